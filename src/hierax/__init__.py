@@ -1,0 +1,80 @@
+"""hierax: Hiera vision transformers for classification, features and masked image modelling, images and video.
+
+The public names are imported when they are first used, so that `import hierax` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hierax.checkpoint.load import LoadingReport, load
+    from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
+    from hierax.checkpoint.save import convert
+    from hierax.config import HieraConfig, list_models
+    from hierax.encoder import Hiera
+    from hierax.models import (
+        HieraBackbone,
+        HieraForImageClassification,
+        HieraForPreTraining,
+        HieraForVideoClassification,
+        HieraModel,
+        create_model,
+    )
+    from hierax.processing import AutoImageProcessor, HieraImageProcessor, ImageError, Preprocessing, load_image
+
+__all__ = [
+    "AutoImageProcessor",
+    "CheckpointRecord",
+    "Hiera",
+    "HieraBackbone",
+    "HieraConfig",
+    "HieraForImageClassification",
+    "HieraForPreTraining",
+    "HieraForVideoClassification",
+    "HieraImageProcessor",
+    "HieraModel",
+    "ImageError",
+    "LoadingReport",
+    "Preprocessing",
+    "convert",
+    "create_model",
+    "list_checkpoints",
+    "list_models",
+    "load",
+    "load_image",
+]
+
+_MODULES = {
+    "hierax.checkpoint.load": ("LoadingReport", "load"),
+    "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
+    "hierax.checkpoint.save": ("convert",),
+    "hierax.config": ("HieraConfig", "list_models"),
+    "hierax.encoder": ("Hiera",),
+    "hierax.models": (
+        "HieraBackbone",
+        "HieraForImageClassification",
+        "HieraForPreTraining",
+        "HieraForVideoClassification",
+        "HieraModel",
+        "create_model",
+    ),
+    "hierax.processing": ("AutoImageProcessor", "HieraImageProcessor", "ImageError", "Preprocessing", "load_image"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hierax")
+    if name not in _HOME:
+        raise AttributeError(f"module 'hierax' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,295 @@
+"""The table of published Hiera weights, as data: where they are, what they were trained for, and under which licence.
+
+One record per Hub id. Several ids may hold the same weights in different dialects; then they share a `name`. Nothing
+here imports torch, so that the command line lists checkpoints at once. SAM 2's encoders are another architecture and
+are not in the table.
+
+Sources: ids and licences from the publishers (facebookresearch/hiera, transformers, timm); top-1 from the paper
+(Ryali et al., ICML 2023) and, for the abs-win weights, from timm's release notes of August 2024; parameters counted.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+Task = Literal["classification", "features", "mae"]
+Dialect = Literal["official", "transformers", "timm"]
+Preprocessing = Literal["imagenet", "timm", "kinetics"]
+
+CC_BY_NC: Final = "CC-BY-NC-4.0"
+APACHE: Final = "Apache-2.0"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointRecord:
+    """What is known of one published checkpoint before it is downloaded."""
+
+    name: str
+    """`variant.tag`; records of the same weights in other dialects share it."""
+    variant: str
+    """The architecture, a name of `hierax.config`'s table of variants."""
+    task: Task
+    """What is trained in the file: "classification" has a head, "mae" a decoder, "features" neither."""
+    dialect: Dialect
+    """Whose tensor names and configuration file it has."""
+    hub_id: str
+    """`owner/repository` on the Hugging Face Hub; unique in the table."""
+    license: str
+    """SPDX identifier of the licence of the weights (not of hierax)."""
+    pretraining_data: str
+    """Data set of the (first) training: "imagenet-1k", "imagenet-12k" or "kinetics-400"."""
+    finetuning_data: str | None = None
+    """Data set of the supervised training after it, if any."""
+    num_labels: int = 0
+    """Classes of the trained head, 0 without one."""
+    labels: str | None = None
+    """The name `hierax.labels.load_labels` knows the classes by, where it has them."""
+    top1: float | None = None
+    """Published top-1 accuracy in percent (images: one centre crop; video: 3 spatial x 5 temporal views)."""
+    parameters: int | None = None
+    """Number of parameters in the file, where known."""
+    preprocessing: Preprocessing = "imagenet"
+    """"imagenet" and "timm" normalise with ImageNet's mean and std, "kinetics" with 0.45 and 0.225 in all channels
+    (16 frames, stride 4 at 30 frames per second)."""
+    crop_pct: float = 0.875
+    """Side of the centre crop over the side the shorter edge is resized to: 0.875 is 224 of 256."""
+    note: str = ""
+    """What a user has to know, in a sentence."""
+
+
+class _Published(NamedTuple):
+    """Figures of one variant: parameters of its classifier, MAE, and encoder with norm; top-1 in percent."""
+
+    classifier: int
+    mae: int
+    top1: float
+    encoder: int | None = None
+
+
+_IMAGE: Final = {
+    "hiera_tiny_224": _Published(27_910_216, 55_020_896, 82.8, 27_141_216),
+    "hiera_small_224": _Published(35_008_072, 62_118_752, 83.8, 34_239_072),
+    "hiera_base_224": _Published(51_524_968, 78_635_648, 84.5, 50_755_968),
+    "hiera_base_plus_224": _Published(69_896_616, 97_584_064, 85.2, 68_999_616),
+    "hiera_large_224": _Published(213_739_912, 242_875_808, 86.1, 212_586_912),
+    "hiera_huge_224": _Published(672_779_752, 710_081_792, 86.9, 670_730_752),
+}
+_VIDEO: Final = {
+    "hiera_base_16x224": _Published(51_092_560, 79_367_104, 84.0),
+    "hiera_base_plus_16x224": _Published(69_392_240, 98_320_352, 85.0),
+    "hiera_large_16x224": _Published(213_091_600, 243_621_760, 87.3),
+    "hiera_huge_16x224": _Published(671_627_664, 710_861_568, 87.8),
+}
+
+_NOTE_MAE: Final = "MAE-pretrained encoder and decoder; pooler norm and head are not in it"
+_NOTE_FEATURES: Final = (
+    "MAE-pretrained encoder; its pooler norm was never trained (weight 1, bias 0.02); "
+    "fine-tuned features are in -224-in1k-hf"
+)
+_NOTE_TIMM_MAE: Final = (
+    "MAE-pretrained encoder without its decoder; its head.norm normalised the fused maps of pretraining, "
+    "so the norm before the head is new"
+)
+_NOTE_IN12K: Final = "11,821 classes of ImageNet-12k, whose names are not packaged"
+
+
+def _official(
+    table: Mapping[str, _Published], data: str, short: str, num_labels: int, preprocessing: Preprocessing
+) -> Iterator[CheckpointRecord]:
+    """Meta's own files: of each variant the fine-tuned classifier and the MAE it came from."""
+    for variant, figures in table.items():
+        name = f"{variant}.mae_{short}_ft_{short}"
+        yield CheckpointRecord(
+            name=name,
+            variant=variant,
+            task="classification",
+            dialect="official",
+            hub_id=f"facebook/{name}",
+            license=CC_BY_NC,
+            pretraining_data=data,
+            finetuning_data=data,
+            num_labels=num_labels,
+            labels=data,
+            top1=figures.top1,
+            parameters=figures.classifier,
+            preprocessing=preprocessing,
+        )
+        name = f"{variant}.mae_{short}"
+        yield CheckpointRecord(
+            name=name,
+            variant=variant,
+            task="mae",
+            dialect="official",
+            hub_id=f"facebook/{name}",
+            license=CC_BY_NC,
+            pretraining_data=data,
+            parameters=figures.mae,
+            preprocessing=preprocessing,
+            note=_NOTE_MAE,
+        )
+
+
+def _transformers() -> Iterator[CheckpointRecord]:
+    """The same image weights as transformers has them."""
+    for variant, figures in _IMAGE.items():
+        folder = f"facebook/{variant.replace('_', '-')}"
+        yield CheckpointRecord(
+            name=f"{variant}.mae_in1k_ft_in1k",
+            variant=variant,
+            task="classification",
+            dialect="transformers",
+            hub_id=f"{folder}-in1k-hf",
+            license=CC_BY_NC,
+            pretraining_data="imagenet-1k",
+            finetuning_data="imagenet-1k",
+            num_labels=1000,
+            labels="imagenet-1k",
+            top1=figures.top1,
+            parameters=figures.classifier,
+        )
+        yield CheckpointRecord(
+            name=f"{variant}.mae_in1k",
+            variant=variant,
+            task="features",
+            dialect="transformers",
+            hub_id=f"{folder}-hf",
+            license=CC_BY_NC,
+            pretraining_data="imagenet-1k",
+            parameters=figures.encoder,
+            note=_NOTE_FEATURES,
+        )
+        yield CheckpointRecord(
+            name=f"{variant}.mae_in1k",
+            variant=variant,
+            task="mae",
+            dialect="transformers",
+            hub_id=f"{folder}-mae-hf",
+            license=CC_BY_NC,
+            pretraining_data="imagenet-1k",
+            parameters=figures.mae,
+            note=_NOTE_MAE,
+        )
+
+
+def _timm() -> Iterator[CheckpointRecord]:
+    """The same image weights as timm has them, and timm's own abs-win weights."""
+    for variant, figures in _IMAGE.items():
+        yield CheckpointRecord(
+            name=f"{variant}.mae_in1k_ft_in1k",
+            variant=variant,
+            task="classification",
+            dialect="timm",
+            hub_id=f"timm/{variant}.mae_in1k_ft_in1k",
+            license=CC_BY_NC,
+            pretraining_data="imagenet-1k",
+            finetuning_data="imagenet-1k",
+            num_labels=1000,
+            labels="imagenet-1k",
+            top1=figures.top1,
+            parameters=figures.classifier,
+            preprocessing="timm",
+            crop_pct=0.9,
+        )
+        yield CheckpointRecord(
+            name=f"{variant}.mae_in1k",
+            variant=variant,
+            task="features",
+            dialect="timm",
+            hub_id=f"timm/{variant}.mae",
+            license=CC_BY_NC,
+            pretraining_data="imagenet-1k",
+            parameters=figures.encoder,
+            preprocessing="timm",
+            crop_pct=0.9,
+            note=_NOTE_TIMM_MAE,
+        )
+    for tag, top1 in (("sbb2_e200_in12k", 84.912), ("sbb2_pd_e200_in12k", 84.56)):
+        variant = "hiera_small_abswin_256"
+        yield CheckpointRecord(
+            name=f"{variant}.{tag}_ft_in1k",
+            variant=variant,
+            task="classification",
+            dialect="timm",
+            hub_id=f"timm/{variant}.{tag}_ft_in1k",
+            license=APACHE,
+            pretraining_data="imagenet-12k",
+            finetuning_data="imagenet-1k",
+            num_labels=1000,
+            labels="imagenet-1k",
+            top1=top1,
+            parameters=34_361_800,
+            preprocessing="timm",
+            crop_pct=0.95,
+        )
+        yield CheckpointRecord(
+            name=f"{variant}.{tag}",
+            variant=variant,
+            task="classification",
+            dialect="timm",
+            hub_id=f"timm/{variant}.{tag}",
+            license=APACHE,
+            pretraining_data="imagenet-12k",
+            num_labels=11_821,
+            parameters=42_683_149,
+            preprocessing="timm",
+            crop_pct=0.95,
+            note=_NOTE_IN12K,
+        )
+
+
+_RECORDS: Final = (
+    *_official(_IMAGE, "imagenet-1k", "in1k", 1000, "imagenet"),
+    *_official(_VIDEO, "kinetics-400", "k400", 400, "kinetics"),
+    *_transformers(),
+    *_timm(),
+)
+
+
+def list_checkpoints(
+    *, task: str | None = None, variant: str | None = None, license: str | None = None, dialect: str | None = None
+) -> tuple[CheckpointRecord, ...]:
+    """The published checkpoints that agree with every given filter, official ones first, small ones first.
+
+    Args:
+        task: "classification", "features" or "mae".
+        variant: an architecture with published weights, as "hiera_tiny_224".
+        license: SPDX identifier, "CC-BY-NC-4.0" (non-commercial) or "Apache-2.0".
+        dialect: "official", "transformers" or "timm".
+
+    Raises:
+        ValueError: a filter has a value that no record can have; names what is allowed.
+    """
+    wanted = {"task": task, "variant": variant, "license": license, "dialect": dialect}
+    allowed = {
+        "task": get_args(Task),
+        "variant": tuple(dict.fromkeys(record.variant for record in _RECORDS)),
+        "license": (CC_BY_NC, APACHE),
+        "dialect": get_args(Dialect),
+    }
+    given = {field: value for field, value in wanted.items() if value is not None}
+    for field, value in given.items():
+        if value not in allowed[field]:
+            raise ValueError(f"{field} is {value!r}; expected one of {', '.join(allowed[field])}")
+    return tuple(r for r in _RECORDS if all(getattr(r, field) == value for field, value in given.items()))
+
+
+def find_record(name_or_hub_id: str) -> CheckpointRecord | None:
+    """The record of a checkpoint, or None if the table has none.
+
+    Args:
+        name_or_hub_id: a Hub id ("facebook/hiera-tiny-224-hf"), a name ("hiera_tiny_224.mae_in1k"), or a Hub id
+            without its owner ("hiera-tiny-224-hf"). Of the records that share a name the official one is meant.
+    """
+    return _BY_KEY.get(name_or_hub_id)
+
+
+def _by_key() -> dict[str, CheckpointRecord]:
+    """Every string a record is found by. Hub ids are unique; for the others the first record of the table wins."""
+    keyed = {record.hub_id: record for record in _RECORDS}
+    for record in _RECORDS:
+        keyed.setdefault(record.name, record)
+        keyed.setdefault(record.hub_id.partition("/")[2], record)
+    return keyed
+
+
+_BY_KEY: Final = _by_key()

@@ -1,0 +1,400 @@
+"""What a Hiera model is, as data: the configuration, the table of variants, and the plan of its blocks.
+
+Nothing here imports torch. A model is decided completely before a module exists: `plan(config)` lists one `BlockSpec`
+per transformer block, and `encoder.Hiera` only builds what the list says.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu", "silu")
+POSITION_EMBEDDINGS = ("absolute", "separable", "abs_win")
+POSITION_RESIZES = ("bicubic", "window")
+TARGETS = ("first_frame", "all")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+_Axes = tuple[int, ...]
+
+
+def _one_per_axis(name: str, value: Any, axes: int, default: int, lowest: int) -> _Axes:
+    """`value` as one integer per axis; an integer stands for all axes, None for `default`."""
+    value = default if value is None else value
+    entries = (value,) * axes if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(entries) != axes or any(isinstance(e, bool) or not isinstance(e, int) or e < lowest for e in entries):
+        raise ValueError(f"{name} is {value!r}; expected {axes} integer(s), each at least {lowest}")
+    return entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class HieraConfig:
+    """The complete description of a Hiera model; its JSON form is the one `transformers` reads and writes.
+
+    The number of entries of `image_size` makes the model 1-D, 2-D or 3-D (video: time, height, width); what is left
+    at None follows from it (patches of 7 with stride 4, mask units of 8 tokens, pooling by 2, on every axis).
+    Sizes are in pixels, mask units in tokens. Field names are those of `transformers`; the fields after `mask_ratio`
+    are hierax's own (paper: Ryali et al., ICML 2023, section 3 and appendix).
+
+    Raises:
+        ValueError: names the field, its value and what is allowed.
+    """
+
+    embed_dim: int = 96
+    image_size: _Axes = (224, 224)
+    patch_size: _Axes = None  # type: ignore[assignment]  # None: filled in by __post_init__, as the next five
+    patch_stride: _Axes = None  # type: ignore[assignment]
+    patch_padding: _Axes = None  # type: ignore[assignment]
+    mlp_ratio: float = 4.0
+    depths: tuple[int, ...] = (2, 3, 16, 3)
+    num_heads: tuple[int, ...] = (1, 2, 4, 8)
+    embed_dim_multiplier: float = 2.0
+    num_query_pool: int = 3
+    query_stride: _Axes = None  # type: ignore[assignment]
+    masked_unit_size: _Axes = None  # type: ignore[assignment]
+    masked_unit_attention: tuple[bool, ...] = (True, True, False, False)
+    drop_path_rate: float = 0.0
+    num_channels: int = 3
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    layer_norm_init: float = 1.0
+    layer_norm_eps: float = 1e-6
+    decoder_hidden_size: int = 512
+    decoder_depth: int = 8
+    decoder_num_heads: int = 16
+    normalize_pixel_loss: bool = True
+    mask_ratio: float = 0.6
+    dropout: float = 0.0
+    position_embedding: str = "absolute"
+    position_resize: str = "bicubic"
+    global_position_size: _Axes | None = None
+    layer_scale_init: float | None = None
+    pooled_shortcut: bool = False
+    target: str = None  # type: ignore[assignment]  # None: "first_frame" for video, else "all"
+    num_labels: int = None  # type: ignore[assignment]  # None: as many as id2label, else 1000
+    id2label: Mapping[int, str] = field(default=None, hash=False)  # type: ignore[assignment]
+    problem_type: str | None = None
+    out_features: tuple[str, ...] | None = None
+    license: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name, value in _resolved(self).items():
+            object.__setattr__(self, name, value)
+        _check(self)
+
+    # -- what follows from the fields ---------------------------------------------------------------------------
+
+    @property
+    def axes(self) -> int:
+        """Number of spatial and temporal axes of the input: 1, 2 or 3."""
+        return len(self.image_size)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether axis 0 of a 3-D input is time: it is never pooled."""
+        return self.axes == 3 and self.query_stride[0] == 1
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self.depths)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """`stem`, `stage1`, … as `transformers` names them."""
+        return ("stem", *(f"stage{i + 1}" for i in range(self.stages)))
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Width of the tokens in each stage."""
+        return tuple(int(self.embed_dim * self.embed_dim_multiplier**i) for i in range(self.stages))
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the tokens in the last stage."""
+        return self.dims[-1]
+
+    @property
+    def unit_pixels(self) -> _Axes:
+        """Size of a mask unit in pixels, per axis."""
+        return tuple(s * u for s, u in zip(self.patch_stride, self.masked_unit_size, strict=True))
+
+    def unit_grid(self, size: Sequence[int]) -> _Axes:
+        """Mask units per axis of an input of `size` pixels, the last one counted when it is only partly filled."""
+        return tuple(-(-s // u) for s, u in zip(size, self.unit_pixels, strict=True))
+
+    def token_grid(self, size: Sequence[int]) -> _Axes:
+        """Tokens per axis at stage 1 of an input of `size` pixels, after padding to whole mask units."""
+        return tuple(n * u for n, u in zip(self.unit_grid(size), self.masked_unit_size, strict=True))
+
+    def pooled(self, stage: int) -> int:
+        """How often the tokens of `stage` (0 is the first) have been pooled."""
+        return min(stage, self.num_query_pool)
+
+    def stage_stride(self, stage: int) -> _Axes:
+        """Pixels per token of `stage` (0 is the first), per axis."""
+        return tuple(p * q ** self.pooled(stage) for p, q in zip(self.patch_stride, self.query_stride, strict=True))
+
+    @property
+    def target_size(self) -> _Axes:
+        """Pixels per axis that one token of the decoder predicts."""
+        stride = self.stage_stride(self.stages - 1)
+        return (1, *stride[1:]) if self.target == "first_frame" else stride
+
+    # -- changes and JSON ---------------------------------------------------------------------------------------
+
+    def replace(self, **changes: Any) -> "HieraConfig":
+        """A copy with other values; `ValueError` for a name that is no field."""
+        known = {f.name for f in dataclasses.fields(self)}
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"{name!r} is no field of HieraConfig; fields are {', '.join(sorted(known))}")
+        if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
+            changes["id2label"] = None
+        if "id2label" in changes and "num_labels" not in changes:
+            changes["num_labels"] = None
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: the fields, `label2id` beside `id2label`, and whatever unknown keys were read."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
+        own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v is not None}
+        own["id2label"] = {str(i): name for i, name in self.id2label.items()}
+        own["label2id"] = {name: i for i, name in self.id2label.items()}
+        del own["num_labels"]  # derived from id2label, there as here
+        return {**self.extra, **own}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "HieraConfig":
+        """The configuration that `to_dict` or `transformers` wrote; unknown keys are kept in `extra`.
+
+        Raises:
+            ValueError: names the field of a bad value.
+        """
+        names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names and v is not None
+        }
+        if "id2label" in known:
+            known["id2label"] = _labels_from_json(known["id2label"])
+        extra = {k: v for k, v in values.items() if k not in names and k != "label2id"}
+        return cls(**known, extra=extra)
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json_file(cls, path: str | Path) -> "HieraConfig":
+        """Reads a `config.json`.
+
+        Raises:
+            ValueError: names the file when it is not JSON, and the field when a value is bad.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not a JSON file ({error})") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: holds a {type(values).__name__}; expected an object of fields")
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _labels_from_json(labels: Any) -> dict[int, str]:
+    try:
+        return {int(i): str(name) for i, name in labels.items()}
+    except (AttributeError, ValueError):
+        raise ValueError(f"id2label is {labels!r:.80}; expected an object of index: name") from None
+
+
+def _resolved(config: HieraConfig) -> dict[str, Any]:
+    """The values of the fields that follow from others, or that were given in a convenient form."""
+    size = config.image_size
+    size = (size, size) if isinstance(size, int) else size
+    axes = len(size) if isinstance(size, Sequence) else 0
+    if axes not in (1, 2, 3):
+        raise ValueError(f"image_size is {config.image_size!r}; expected 1, 2 or 3 sizes in pixels")
+    resolved: dict[str, Any] = {
+        "image_size": _one_per_axis("image_size", size, axes, 224, 1),
+        "patch_size": _one_per_axis("patch_size", config.patch_size, axes, 7, 1),
+        "patch_stride": _one_per_axis("patch_stride", config.patch_stride, axes, 4, 1),
+        "patch_padding": _one_per_axis("patch_padding", config.patch_padding, axes, 3, 0),
+        "query_stride": _one_per_axis("query_stride", config.query_stride, axes, 2, 1),
+        "masked_unit_size": _one_per_axis("masked_unit_size", config.masked_unit_size, axes, 8, 1),
+    }
+    for name in ("depths", "num_heads", "masked_unit_attention", "out_features"):
+        value = getattr(config, name)
+        if value is not None:
+            resolved[name] = tuple(value)
+    if config.global_position_size is not None:
+        resolved["global_position_size"] = _one_per_axis(
+            "global_position_size", config.global_position_size, axes, 1, 1
+        )
+    if config.target is None:
+        resolved["target"] = "first_frame" if axes == 3 and resolved["query_stride"][0] == 1 else "all"
+    labels = config.id2label
+    count = config.num_labels if config.num_labels is not None else len(labels) if labels is not None else 1000
+    resolved["num_labels"] = count
+    if labels is None and isinstance(count, int):
+        resolved["id2label"] = {i: f"LABEL_{i}" for i in range(count)}
+    return resolved
+
+
+def _check(config: HieraConfig) -> None:
+    """Raises the `ValueError` that names the first field whose value cannot be."""
+
+    def require(condition: bool, name: str, allowed: str) -> None:
+        if not condition:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; expected {allowed}")
+
+    def require_counts(name: str, lowest: int) -> None:
+        value = getattr(config, name)
+        require(isinstance(value, int) and not isinstance(value, bool) and value >= lowest, name,
+                f"an integer of at least {lowest}")  # fmt: skip
+
+    for name in ("embed_dim", "num_channels", "decoder_hidden_size", "decoder_depth", "decoder_num_heads"):
+        require_counts(name, 1)
+    require_counts("num_labels", 0)
+    require_counts("num_query_pool", 0)
+    stages = config.stages
+    require(stages >= 1 and all(isinstance(d, int) and d >= 1 for d in config.depths), "depths",
+            "at least one stage of at least one block")  # fmt: skip
+    require(len(config.num_heads) == stages, "num_heads", f"{stages} entries, one per stage")
+    require(len(config.masked_unit_attention) == stages, "masked_unit_attention", f"{stages} booleans, one per stage")
+    require(config.num_query_pool < stages, "num_query_pool", f"at most {stages - 1} with {stages} stages")
+    for dim, heads in zip(config.dims, config.num_heads, strict=True):
+        require(isinstance(heads, int) and heads >= 1 and dim % heads == 0, "num_heads",
+                f"divisors of the widths {config.dims}")  # fmt: skip
+    require(config.decoder_hidden_size % config.decoder_num_heads == 0, "decoder_num_heads",
+            f"a divisor of decoder_hidden_size {config.decoder_hidden_size}")  # fmt: skip
+    for unit, stride in zip(config.masked_unit_size, config.query_stride, strict=True):
+        require(unit % stride**config.num_query_pool == 0, "masked_unit_size",
+                f"multiples of query_stride ** num_query_pool = {stride**config.num_query_pool}")  # fmt: skip
+    for kernel, stride, padding in zip(config.patch_size, config.patch_stride, config.patch_padding, strict=True):
+        require(stride <= kernel == 2 * padding + 1 or (kernel == stride and padding == 0), "patch_padding",
+                f"half of patch_size {config.patch_size}, so that a token stands for patch_stride pixels")  # fmt: skip
+    require(config.mlp_ratio > 0, "mlp_ratio", "a positive number")
+    require(config.layer_norm_eps > 0, "layer_norm_eps", "a positive number")
+    for name in ("drop_path_rate", "dropout", "mask_ratio"):
+        require(0 <= getattr(config, name) < 1, name, "a number from 0 to below 1")
+    for name, allowed in (
+        ("hidden_act", ACTIVATIONS),
+        ("position_embedding", POSITION_EMBEDDINGS),
+        ("position_resize", POSITION_RESIZES),
+        ("target", TARGETS),
+        ("problem_type", (None, *PROBLEM_TYPES)),
+    ):
+        require(getattr(config, name) in allowed, name, f"one of {', '.join(map(str, allowed))}")
+    require(config.target == "all" or config.axes == 3, "target", "'all' unless the input is 3-D")
+    require(config.position_embedding != "separable" or config.axes == 3, "position_embedding",
+            "'separable' for 3-D inputs only")  # fmt: skip
+    require(config.position_embedding != "abs_win" or config.global_position_size is not None, "global_position_size",
+            "a grid in tokens, since position_embedding is 'abs_win'")  # fmt: skip
+    require(not config.pooled_shortcut or config.embed_dim_multiplier == 2, "pooled_shortcut",
+            "False unless embed_dim_multiplier is 2")  # fmt: skip
+    require(set(config.id2label) == set(range(config.num_labels)), "id2label",
+            f"names for the indices 0 to {config.num_labels - 1} (num_labels is {config.num_labels})")  # fmt: skip
+    for feature in config.out_features or ():
+        require(feature in config.stage_names, "out_features", f"names among {', '.join(config.stage_names)}")
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One transformer block: what `encoder.Block` is built from.
+
+    Attributes:
+        stage: the stage it belongs to, 0 is the first.
+        dim, dim_out: width of the tokens that come in and go out.
+        heads: attention heads.
+        unit_attention: attends within mask units (else over all tokens).
+        pool: number of neighbouring tokens whose queries and shortcut are max-pooled into one; 1 is none.
+        drop_path: probability that a residual branch is dropped in training.
+    """
+
+    stage: int
+    dim: int
+    dim_out: int
+    heads: int
+    unit_attention: bool
+    pool: int
+    drop_path: float
+
+
+def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
+    """One `BlockSpec` per block of the encoder, in order.
+
+    Mask unit attention lags by one block: the first block of a stage still attends as the stage before did, since
+    its keys are that stage's tokens. Drop path rises linearly from 0 to `drop_path_rate` (paper, section 3).
+    """
+    specs: list[BlockSpec] = []
+    last = sum(config.depths) - 1
+    for stage, depth in enumerate(config.depths):
+        for layer in range(depth):
+            entering = layer == 0 and stage > 0
+            specs.append(
+                BlockSpec(
+                    stage=stage,
+                    dim=config.dims[stage - 1] if entering else config.dims[stage],
+                    dim_out=config.dims[stage],
+                    heads=config.num_heads[stage],
+                    unit_attention=config.masked_unit_attention[stage - 1 if entering else stage],
+                    pool=math.prod(config.query_stride) if entering and stage <= config.num_query_pool else 1,
+                    drop_path=config.drop_path_rate * len(specs) / max(last, 1),
+                )
+            )
+    return tuple(specs)
+
+
+def _variants() -> dict[str, dict[str, Any]]:
+    """Every named architecture, as the fields in which it differs from `HieraConfig()` (paper, table 1)."""
+    sizes: dict[str, dict[str, Any]] = {
+        "tiny": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 7, 2)},
+        "small": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 11, 2)},
+        "base": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (2, 3, 16, 3)},
+        "base_plus": {"embed_dim": 112, "num_heads": (2, 4, 8, 16), "depths": (2, 3, 16, 3)},
+        "large": {"embed_dim": 144, "num_heads": (2, 4, 8, 16), "depths": (2, 6, 36, 4)},
+        "huge": {"embed_dim": 256, "num_heads": (4, 8, 16, 32), "depths": (2, 6, 36, 4)},
+    }
+    video: dict[str, Any] = {
+        "image_size": (16, 224, 224), "patch_size": (3, 7, 7), "patch_stride": (2, 4, 4), "patch_padding": (1, 3, 3),
+        "query_stride": (1, 2, 2), "masked_unit_size": (1, 8, 8), "position_embedding": "separable",
+        "mask_ratio": 0.9, "num_labels": 400,
+    }  # fmt: skip
+    variants = {f"hiera_{size}_224": fields for size, fields in sizes.items()}
+    variants |= {f"hiera_{size}_16x224": {**sizes[size], **video} for size in ("base", "base_plus", "large", "huge")}
+    variants |= {f"mae_{name}": {**fields, "num_query_pool": 2} for name, fields in variants.items()}
+    abs_win: dict[str, Any] = {"image_size": (256, 256), "position_embedding": "abs_win"}
+    variants["hiera_small_abswin_256"] = {
+        **sizes["small"], **abs_win, "global_position_size": (16, 16), "layer_scale_init": 1e-5,
+        "pooled_shortcut": True,
+    }  # fmt: skip
+    variants["hiera_base_abswin_256"] = {
+        **sizes["base"], **abs_win, "global_position_size": (14, 14), "layer_scale_init": 1e-5,
+    }  # fmt: skip
+    return variants
+
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = _variants()
+
+
+def list_models() -> tuple[str, ...]:
+    """The names that `create_model` knows."""
+    return tuple(VARIANTS)
+
+
+def variant_config(name: str, **overrides: Any) -> HieraConfig:
+    """The configuration of a named variant, with `overrides` of its fields.
+
+    Raises:
+        ValueError: for an unknown variant or field (it lists those there are), or a bad value (it names the field).
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"{name!r} is no variant; variants are {', '.join(VARIANTS)}")
+    return HieraConfig(**VARIANTS[name]).replace(**overrides)

@@ -1,0 +1,398 @@
+"""The models under the names that users know: features, maps, classification of images and clips, pretraining."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hierax.config import VARIANTS, HieraConfig, variant_config
+from hierax.encoder import Features, Hiera, visible_units
+from hierax.init import Head, LayerNorm, init_weights
+from hierax.mae import Decoder, Fusion, check_mae_size, masked_loss, random_keep, visible_patches
+from hierax.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
+from hierax.pretrained import Pretrained
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class _Task(Pretrained):
+    """A model with an encoder: what the four tasks share."""
+
+    mae = False
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        self.encoder = Hiera(config, initialise=False)
+
+    def init_weights(self) -> None:
+        """Draws all weights anew; nothing happens on the meta device."""
+        if self.device.type != "meta":
+            init_weights(self, self.config, mae=self.mae)
+
+    def _encode(
+        self,
+        pixels: Tensor,
+        kept: Tensor | None,
+        *,
+        states: bool | None,
+        attentions: bool | None,
+        also: Sequence[int] = (),
+    ) -> Features:
+        every = range(self.config.stages + 1) if states else ()
+        return self.encoder(pixels, kept=kept, stages={*every, *also}, output_attentions=bool(attentions))
+
+    def _mask(self, pixels: Tensor, keep: Tensor | None, noise: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Indices `[B, K]` of the mask units to see, and the ranks of the noise; None and None for no mask."""
+        if keep is None and noise is None:
+            return None, None
+        if keep is not None and noise is not None:
+            raise ValueError("keep and noise are both given; expected one of them")
+        units = self.encoder.unit_grid(pixels)
+        if keep is not None:
+            return self.encoder.checked_keep(keep, pixels.shape[0], units), None
+        assert noise is not None
+        count = torch.Size(units).numel()
+        if tuple(noise.shape) != (pixels.shape[0], count):
+            raise ValueError(f"noise has shape {list(noise.shape)}; expected [{pixels.shape[0]}, {count}]")
+        return random_keep(noise, visible_units(self.config, count))
+
+
+def _states(features: Features, wanted: bool | None) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+    """`hidden_states` and `reshaped_hidden_states` of all stages."""
+    if not wanted:
+        return None, None
+    stages = range(features.config.stages + 1)
+    return tuple(features.published(s) for s in stages), tuple(features.grid(s) for s in stages)
+
+
+class HieraModel(_Task):
+    """The encoder with its pooled, normalised output (paper, section 3)."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.init_weights()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        keep: Tensor | None = None,
+    ) -> Any:
+        """Features of `pixel_values` `[B, channels, *size]`, any size.
+
+        Args:
+            noise: `[B, U]`; the mask units of smallest noise are seen, as many as the configuration's `mask_ratio`
+                leaves.
+            keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
+            output_attentions, output_hidden_states: fill these fields of the output.
+            interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
+            return_dict: False returns a tuple.
+
+        Returns:
+            `HieraModelOutput`.
+
+        Raises:
+            ValueError: shapes or masks that cannot be; says what came and what is allowed.
+        """
+        kept, ranks = self._mask(pixel_values, keep, noise)
+        features = self._encode(pixel_values, kept, states=output_hidden_states, attentions=output_attentions)
+        hidden, reshaped = _states(features, output_hidden_states)
+        seen = None
+        if kept is not None:
+            seen = torch.zeros(kept.shape[0], torch.Size(features.units).numel(), dtype=torch.bool, device=kept.device)
+            seen = seen.scatter(1, kept, True)
+        out = HieraModelOutput(
+            last_hidden_state=features.published(self.config.stages),
+            pooler_output=self.norm(features.mean()),
+            bool_masked_pos=seen,
+            ids_restore=ranks,
+            hidden_states=hidden,
+            attentions=features.attentions,
+            reshaped_hidden_states=reshaped,
+        )
+        return out if return_dict is not False else out.to_tuple()
+
+
+class HieraBackbone(_Task):
+    """Feature maps for detection and segmentation: exactly those that the classifier sees.
+
+    Attributes:
+        out_features: names of the maps, in order of depth: "stem", "stage1", … (default: the last stage).
+        channels: width of each of them.
+        strides: pixels per cell of each of them (per axis where these differ).
+    """
+
+    def __init__(
+        self,
+        config: HieraConfig,
+        *,
+        out_features: Sequence[str] | None = None,
+        out_indices: Sequence[int] | None = None,
+        norms: bool = False,
+    ) -> None:
+        super().__init__(_with_features(config, out_features, out_indices))
+        names = self.config.stage_names
+        self.out_features = self.config.out_features or names[-1:]
+        self.out_indices = tuple(names.index(name) for name in self.out_features)
+        depths = [max(i - 1, 0) for i in self.out_indices]
+        self.channels = tuple(self.config.dims[depth] for depth in depths)
+        strides = [self.config.stage_stride(depth) for depth in depths]
+        self.strides = tuple(stride[0] if len(set(stride)) == 1 else stride for stride in strides)
+        self.norms = nn.ModuleDict(
+            {n: LayerNorm(c, eps=1e-5) for n, c in zip(self.out_features, self.channels, strict=True)} if norms else {}
+        )
+        self.init_weights()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        out_features: Sequence[str] | None = None,
+        out_indices: Sequence[int] | None = None,
+        norms: bool = False,
+        **options: Any,
+    ) -> "Self":
+        """As `Pretrained.from_pretrained`, which takes the `options`.
+
+        Args:
+            source: a Hub id, a folder or a file.
+            out_features: names of the maps, in order of depth.
+            out_indices: the same by number; 0 is the stem, negative ones count from the end.
+            norms: normalise each map (LayerNorm, eps 1e-5), with the weights a file has for it, else 1 and 0.
+        """
+        from hierax.checkpoint.load import building
+
+        with building(out_features=out_features, out_indices=out_indices, norms=norms):
+            return super().from_pretrained(source, **options)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        interpolate_pos_encoding: bool | None = None,
+    ) -> Any:
+        """Maps of `pixel_values` `[B, channels, *size]`, any size; see `BackboneOutput`.
+
+        Raises:
+            ValueError: shapes that cannot be; says what came and what is allowed.
+        """
+        features = self._encode(
+            pixel_values, None, states=output_hidden_states, attentions=output_attentions, also=self.out_indices
+        )
+        hidden, _ = _states(features, output_hidden_states)
+        maps = tuple(self._map(features, name, i) for name, i in zip(self.out_features, self.out_indices, strict=True))
+        out = BackboneOutput(feature_maps=maps, hidden_states=hidden, attentions=features.attentions)
+        return out if return_dict is not False else out.to_tuple()
+
+    def _map(self, features: Features, name: str, stage: int) -> Tensor:
+        if not self.norms:
+            return features.map(stage)
+        return self.norms[name](features.grid(stage)).movedim(-1, 1).contiguous()
+
+
+def _with_features(config: HieraConfig, names: Sequence[str] | None, indices: Sequence[int] | None) -> HieraConfig:
+    """The configuration with the features that were asked for by name or by number."""
+    if indices is not None:
+        known = config.stage_names
+        if any(not -len(known) <= i < len(known) for i in indices):
+            raise ValueError(f"out_indices is {tuple(indices)}; expected numbers from 0 to {len(known) - 1}")
+        chosen = tuple(known[i] for i in indices)
+        if names is not None and tuple(names) != chosen:
+            raise ValueError(f"out_features is {tuple(names)} but out_indices names {chosen}; expected one of them")
+        names = chosen
+    return config if names is None else config.replace(out_features=tuple(names))
+
+
+class _Classifier(_Task):
+    """Encoder, pooling, norm, dropout, linear head."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        if config.num_labels < 1:
+            raise ValueError("num_labels is 0; expected at least one label for a classifier")
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = Head(config.hidden_size, config.num_labels)
+        self.init_weights()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        keep: Tensor | None = None,
+    ) -> Any:
+        """Logits of `pixel_values` `[B, channels, *size]`, any size, in training and in eval mode alike.
+
+        Args:
+            labels: class indices `[B]`; booleans or probabilities `[B, num_labels]` when several labels may be true.
+            keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
+            output_attentions, output_hidden_states: fill these fields of the output.
+            interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
+            return_dict: False returns a tuple.
+
+        Returns:
+            `ClassifierOutput`.
+
+        Raises:
+            ValueError: shapes or masks that cannot be; says what came and what is allowed.
+        """
+        kept, _ = self._mask(pixel_values, keep, None)
+        features = self._encode(pixel_values, kept, states=output_hidden_states, attentions=output_attentions)
+        logits = self.head(self.dropout(self.norm(features.mean())))
+        hidden, reshaped = _states(features, output_hidden_states)
+        out = ClassifierOutput(
+            loss=None if labels is None else classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=hidden,
+            attentions=features.attentions,
+            reshaped_hidden_states=reshaped,
+        )
+        return out if return_dict is not False else out.to_tuple()
+
+
+class HieraForImageClassification(_Classifier):
+    """Image classifier: logits of `[B, channels, height, width]`."""
+
+
+class HieraForVideoClassification(_Classifier):
+    """Clip classifier: logits of `[B, channels, time, height, width]`."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        if config.axes != 3:
+            raise ValueError(f"image_size is {config.image_size}; expected (time, height, width) for a clip classifier")
+        super().__init__(config)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> Tensor:
+    """The loss of `config.problem_type`; where that is None, the type follows from the labels as in `transformers`.
+
+    One label is regression (mean squared error), integers are classes (cross entropy), floats several labels that may
+    each be true (binary cross entropy).
+
+    Raises:
+        ValueError: labels whose shape does not go with the logits.
+    """
+    kind = config.problem_type
+    if kind is None:
+        integers = not labels.is_floating_point()
+        several = "single_label_classification" if integers else "multi_label_classification"
+        kind = "regression" if config.num_labels == 1 else several
+    expected = tuple(logits.shape[:1]) if kind == "single_label_classification" else tuple(logits.shape)
+    if labels.numel() != torch.Size(expected).numel():
+        raise ValueError(f"labels has shape {list(labels.shape)}; expected {list(expected)} for {kind}")
+    logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
+    if kind == "single_label_classification":
+        return F.cross_entropy(logits, labels)
+    labels = labels.to(logits.dtype)
+    return F.mse_loss(logits, labels) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, labels)
+
+
+class HieraForPreTraining(_Task):
+    """Masked autoencoder: encodes the visible mask units, predicts the pixels of the others (paper, section 3)."""
+
+    mae = True
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        self.fusion = Fusion(config)
+        self.encoder_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = Decoder(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        keep: Tensor | None = None,
+    ) -> Any:
+        """Loss and predicted pixels of `pixel_values` `[B, channels, *size]`, a multiple of the mask unit in size.
+
+        Args:
+            noise: `[B, U]`; the mask units of smallest noise are seen, as many as the configuration's `mask_ratio`
+                leaves. Drawn when neither it nor `keep` is given.
+            keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
+            output_attentions, output_hidden_states: fill these fields of the output.
+            interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
+            return_dict: False returns a tuple.
+
+        Returns:
+            `PreTrainingOutput`.
+
+        Raises:
+            ValueError: shapes or masks that cannot be; says what came and what is allowed.
+        """
+        units = self.encoder.unit_grid(pixel_values)
+        check_mae_size(pixel_values.shape[2:], self.config)
+        count = torch.Size(units).numel()
+        if keep is None and noise is None:
+            noise = torch.rand(pixel_values.shape[0], count, device=pixel_values.device)
+        kept, ranks = self._mask(pixel_values, keep, noise)
+        assert kept is not None
+        if kept.shape[1] == count:
+            raise ValueError(f"keep shows all {count} mask units; at least one must be hidden")
+        features = self._encode(
+            pixel_values, kept, states=output_hidden_states, attentions=output_attentions, also=self.fusion.stages
+        )
+        logits = self.decoder(self.encoder_norm(self.fusion(features)), kept, units)
+        visible = visible_patches(kept, units, self.config)
+        hidden, reshaped = _states(features, output_hidden_states)
+        out = PreTrainingOutput(
+            loss=masked_loss(logits, pixel_values, visible, self.config),
+            logits=logits,
+            bool_masked_pos=visible,
+            ids_restore=ranks,
+            hidden_states=hidden,
+            attentions=features.attentions,
+            reshaped_hidden_states=reshaped,
+        )
+        return out if return_dict is not False else out.to_tuple()
+
+
+TASKS: dict[str, type[_Task]] = {
+    "features": HieraModel,
+    "backbone": HieraBackbone,
+    "classification": HieraForImageClassification,
+    "video-classification": HieraForVideoClassification,
+    "mae": HieraForPreTraining,
+}
+
+
+def create_model(name: str, **overrides: Any) -> Pretrained:
+    """A model of a named variant with fresh weights: `hiera_tiny_224`, `hiera_base_16x224`, `mae_hiera_tiny_224`, …
+
+    Args:
+        name: one of `list_models()`; `mae_…` gives a MAE model, the others a classifier of images or clips.
+        overrides: other values for fields of `HieraConfig`.
+
+    Raises:
+        ValueError: an unknown variant or field, or a bad value; lists what there is.
+    """
+    config = variant_config(name, **overrides)
+    if name.startswith("mae_"):
+        return HieraForPreTraining(config)
+    video = VARIANTS[name].get("query_stride") is not None
+    return HieraForVideoClassification(config) if video else HieraForImageClassification(config)

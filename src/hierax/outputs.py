@@ -1,0 +1,128 @@
+"""What the models return: dataclasses that also read like the outputs of `transformers`.
+
+`out.logits`, `out["logits"]`, `out[0]`, `out[:2]`, `out.to_tuple()`; fields that are None are skipped by position and
+by key, and iterating yields the keys.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Output:
+    """Access to the fields of a dataclass by name, position or slice."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the fields that are not None."""
+        return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None)  # type: ignore[arg-type]
+
+    def values(self) -> tuple[Any, ...]:
+        """Values of the fields that are not None."""
+        return self.to_tuple()
+
+    def items(self) -> tuple[tuple[str, Any], ...]:
+        """Pairs of `keys` and `values`."""
+        return tuple((name, getattr(self, name)) for name in self.keys())
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Values of the fields that are not None, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(f"{key!r} is not in this output; it has {', '.join(self.keys())}")
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+
+@dataclass
+class HieraModelOutput(Output):
+    """Output of `HieraModel`.
+
+    Attributes:
+        last_hidden_state: tokens `[B, N, C]` after the last stage, padded, published order, not normalised.
+        pooler_output: norm of the mean `[B, C]` over the tokens that touch the picture.
+        bool_masked_pos: under a mask, `[B, U]`, True for the mask units that were seen.
+        ids_restore: with `noise`, the rank `[B, U]` of every unit's noise.
+        hidden_states: tokens `[B, N, C]` of the stem and the ends of the stages, padded, published order.
+        attentions: weights `[B, N, windows, queries, keys]` of the last block of each stage, published order.
+        reshaped_hidden_states: maps `[B, *ceil(size / stride), C]`; under a mask `[B, K, *unit, C]`.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+    bool_masked_pos: Tensor | None = None
+    ids_restore: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    reshaped_hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BackboneOutput(Output):
+    """Output of `HieraBackbone`.
+
+    Attributes:
+        feature_maps: `[B, C, *ceil(size / stride)]` for each of `out_features`.
+        hidden_states, attentions: as in `HieraModelOutput`.
+    """
+
+    feature_maps: tuple[Tensor, ...]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class ClassifierOutput(Output):
+    """Output of the classifiers.
+
+    Attributes:
+        loss: scalar, when `labels` were given.
+        logits: `[B, num_labels]`, never a softmax.
+        hidden_states, attentions, reshaped_hidden_states: as in `HieraModelOutput`.
+    """
+
+    loss: Tensor | None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    reshaped_hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PreTrainingOutput(Output):
+    """Output of `HieraForPreTraining`.
+
+    Attributes:
+        loss: scalar: mean squared error over the masked patches, in float32.
+        logits: predicted pixels `[B, patches, pixels]` of all patches, row-major (video: time-major).
+        bool_masked_pos: `[B, patches]`, True for the patches that were visible.
+        ids_restore: rank `[B, U]` of every mask unit's noise; None when `keep` was given.
+        hidden_states, attentions, reshaped_hidden_states: of the encoder, as in `HieraModelOutput`.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    bool_masked_pos: Tensor
+    ids_restore: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    reshaped_hidden_states: tuple[Tensor, ...] | None = None
+
+
+for _output in (HieraModelOutput, BackboneOutput, ClassifierOutput, PreTrainingOutput):
+    torch.export.register_dataclass(_output)  # torch.export must be told how to take an output apart

@@ -1,0 +1,204 @@
+"""Learned position embeddings, and how they follow the input's size.
+
+Three kinds: one absolute table; separable tables for space and time; abs-win, a coarse global table interpolated to the
+grid plus a table of one mask unit, tiled (Bolya et al., arXiv 2311.05613). Tables are resized in float32 and cast back.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hierax.config import HieraConfig
+from hierax.tokens import UnitLayout
+
+_CACHED_GRIDS = 8
+
+
+def _interpolate(table: Tensor, grid: Sequence[int], *, antialias: bool) -> Tensor:
+    """Bicubic resize of `[1, *old, C]` to `[1, *grid, C]`, one, two or three axes, in float32."""
+    x = table.float().movedim(-1, 1)
+    if len(grid) == 1:  # a bicubic kernel over one row is the one-dimensional cubic kernel
+        x = F.interpolate(x[:, :, None], (1, grid[0]), mode="bicubic", antialias=antialias)[:, :, 0]
+    elif len(grid) == 2:
+        x = F.interpolate(x, tuple(grid), mode="bicubic", antialias=antialias)
+    else:  # the kernel is separable: the last two axes first, then the first beside them as they are
+        frames = F.interpolate(x[0].transpose(0, 1), tuple(grid[1:]), mode="bicubic", antialias=antialias)
+        rows = frames.transpose(0, 1).flatten(2)[None]
+        x = F.interpolate(rows, (grid[0], rows.shape[-1]), mode="bicubic", antialias=antialias)
+        x = x.unflatten(-1, tuple(grid[1:]))
+    return x.movedim(1, -1)
+
+
+def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
+    """`[1, *unit, C]` repeated to `[1, *grid, C]`; the grid is a multiple of the unit."""
+    return window.repeat(1, *(g // w for g, w in zip(grid, window.shape[1:-1], strict=True)), 1)
+
+
+def window_mean(table: Tensor, unit: Sequence[int]) -> Tensor:
+    """Mean over all mask units of a table `[1, *grid, C]`: `[1, *unit, C]`. The grid is a multiple of the unit."""
+    split = [n for g, u in zip(table.shape[1:-1], unit, strict=True) for n in (g // u, u)]
+    return table.reshape(1, *split, table.shape[-1]).mean(tuple(range(1, 2 * len(unit), 2)))
+
+
+def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Sequence[int]) -> Tensor:
+    """A learned table `[1, *old, C]` for another grid of tokens, `[1, *grid, C]`; itself where the grid is the same.
+
+    Args:
+        method: "bicubic" interpolates the table; "window" interpolates only what is left of it after its mean over
+            mask units is taken off, and tiles that mean, so that units stay aligned (arXiv 2311.05613).
+        unit: tokens per mask unit and axis.
+    """
+    if tuple(table.shape[1:-1]) == tuple(grid):
+        return table
+    if method == "bicubic":
+        return _interpolate(table, grid, antialias=False).to(table.dtype)
+    whole = table.float()
+    window = window_mean(whole, unit)
+    residual = whole - _tile(window, whole.shape[1:-1])
+    return (_interpolate(residual, grid, antialias=False) + _tile(window, grid)).to(table.dtype)
+
+
+class PositionEmbedding(nn.Module):
+    """Base of the three kinds: `forward(grid)` gives the embedding of a grid of tokens, in the encoder's order.
+
+    Embeddings of a few grids are kept in eval mode with gradients off, and forgotten when a parameter changes.
+    """
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        self.layout = UnitLayout.of(config)
+        self.method = config.position_resize
+        self._kept: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """The embedding `[1, *grid, C]`, rows and columns in their places."""
+        raise NotImplementedError
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """Replaces the parameters by those of another native grid, once and for all."""
+        raise NotImplementedError
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        """`[1, U, P, C]` for a grid of tokens at stage 1."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if self.training or torch.is_grad_enabled() or traced:
+            return self.layout.unroll(self.table(grid))
+        parameters = tuple(self.parameters())
+        if any(p.is_inference() for p in parameters):  # these have no version to recognise a change by
+            return self.layout.unroll(self.table(grid))
+        key = (grid, self.method, *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters))
+        kept = self._kept.get(key)
+        if kept is None:
+            while len(self._kept) >= _CACHED_GRIDS:
+                self._kept.pop(next(iter(self._kept)), None)
+            # the parameters' storage is held too: while it is, no other can take its address and pass for it
+            kept = (self.layout.unroll(self.table(grid)), *(p.detach() for p in parameters))
+            self._kept[key] = kept
+        return kept[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
+
+
+class AbsolutePosition(PositionEmbedding):
+    """One learned vector per token of the native grid: `weight` `[1, N, C]`, row-major."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        self.grid = config.token_grid(config.image_size)
+        self.weight = nn.Parameter(torch.empty(1, torch.Size(self.grid).numel(), config.embed_dim))
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """See the base class."""
+        native = self.weight.unflatten(1, self.grid)
+        return resize_table(native, grid, method=self.method, unit=self.layout.size)
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """See the base class."""
+        with torch.no_grad():
+            self.weight = nn.Parameter(self.table(grid).flatten(1, -2))
+        self.grid = grid
+
+
+class SeparablePosition(PositionEmbedding):
+    """Video: `spatial` `[1, H * W, C]` plus `temporal` `[1, T, C]`, resized apart."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        self.grid = config.token_grid(config.image_size)
+        self.spatial = nn.Parameter(torch.empty(1, self.grid[1] * self.grid[2], config.embed_dim))
+        self.temporal = nn.Parameter(torch.empty(1, self.grid[0], config.embed_dim))
+
+    def _tables(self, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        unit = self.layout.size
+        spatial = resize_table(self.spatial.unflatten(1, self.grid[1:]), grid[1:], method=self.method, unit=unit[1:])
+        return spatial, resize_table(self.temporal, grid[:1], method="bicubic", unit=unit[:1])
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """See the base class."""
+        spatial, temporal = self._tables(grid)
+        return spatial[:, None] + temporal[:, :, None, None]
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """See the base class."""
+        with torch.no_grad():
+            spatial, temporal = self._tables(grid)
+            self.spatial, self.temporal = nn.Parameter(spatial.flatten(1, 2)), nn.Parameter(temporal)
+        self.grid = grid
+
+
+class WindowPosition(PositionEmbedding):
+    """abs-win: `whole` `[1, C, *g]` interpolated to the grid plus `window` `[1, C, *unit]` tiled over it."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        assert config.global_position_size is not None
+        self.whole = nn.Parameter(torch.empty(1, config.embed_dim, *config.global_position_size))
+        self.window = nn.Parameter(torch.empty(1, config.embed_dim, *config.masked_unit_size))
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """See the base class."""
+        whole = self.whole.movedim(1, -1)
+        if tuple(whole.shape[1:-1]) != grid:
+            whole = _interpolate(whole, grid, antialias=True).to(whole.dtype)
+        return whole + _tile(self.window.movedim(1, -1), grid)
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """Nothing to do: the global table is interpolated to whatever grid is asked for."""
+
+
+def position_embedding(config: HieraConfig) -> PositionEmbedding:
+    """The position embedding that the configuration names."""
+    kinds = {"absolute": AbsolutePosition, "separable": SeparablePosition, "abs_win": WindowPosition}
+    return kinds[config.position_embedding](config)
+
+
+class DecoderPosition(nn.Module):
+    """Position embedding of the MAE decoder: `weight` `[1, N, C]`, row-major (video: time-major)."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        self.grid = decoder_grid(config, config.image_size)
+        self.weight = nn.Parameter(torch.empty(1, torch.Size(self.grid).numel(), config.decoder_hidden_size))
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        """`[1, N, C]` for a grid of the decoder's tokens."""
+        if grid == self.grid:
+            return self.weight
+        native = self.weight.unflatten(1, self.grid)
+        return resize_table(native, grid, method="bicubic", unit=grid).flatten(1, -2)
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """Replaces the parameter by that of another native grid."""
+        with torch.no_grad():
+            self.weight = nn.Parameter(self(grid))
+        self.grid = grid
+
+
+def decoder_grid(config: HieraConfig, size: Sequence[int]) -> tuple[int, ...]:
+    """Tokens per axis of the MAE decoder for an input of `size` pixels: those of the last stage."""
+    unit = UnitLayout.of(config, config.stages - 1).size
+    return tuple(n * u for n, u in zip(config.unit_grid(size), unit, strict=True))

@@ -1,0 +1,78 @@
+"""From numpy arrays and torch tensors to [height, width, channels], 8 bits a channel or float."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hierax.processing.errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is a torch tensor; does not import torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, name: str) -> np.ndarray:
+    """One picture as [height, width, channels], uint8 as it is or float32.
+
+    Channels are found by their number, on the last axis or the first; where both fit, the last of an array and the
+    first of a tensor. A picture without a channel axis, or with one channel, is repeated for a model that takes
+    three. Floats must lie in 0..1 and uint16 is divided by 65535, if `unit`; else both keep their values. Raises
+    `ImageError` naming the shape, the type or the values.
+    """
+    tensor = is_tensor(value)
+    array = _to_numpy(value) if tensor else np.asarray(value)
+    array = _to_channels_last(array, channels, first_before_last=tensor, name=name)
+    if 0 in array.shape:
+        raise ImageError(name, f"has no pixels (shape {list(array.shape)})")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return array.astype(np.float32) / 65535 if unit else array.astype(np.float32)
+    if array.dtype.kind != "f":
+        raise ImageError(name, f"dtype {array.dtype}; uint8, uint16 or floating is expected")
+    return _checked_floats(array.astype(np.float32, copy=False), unit=unit, name=name)
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # numpy has no bfloat16
+    return tensor.numpy()
+
+
+def _to_channels_last(array: np.ndarray, channels: int, *, first_before_last: bool, name: str) -> np.ndarray:
+    counts = (3, 1) if channels == 3 else (channels,)
+    if array.ndim == 2 and 1 in (channels, counts[-1]):
+        array = array[:, :, None]
+    elif array.ndim == 3:
+        axes = (0, 2) if first_before_last else (2, 0)
+        found = [(count, axis) for count in counts for axis in axes if array.shape[axis] == count]
+        if not found:
+            wanted = " or ".join(str(count) for count in counts)
+            raise ImageError(name, f"shape {list(array.shape)}; the first or last axis must be the channels ({wanted})")
+        array = np.moveaxis(array, found[0][1], 2)
+    else:
+        raise ImageError(
+            name, f"shape {list(array.shape)}; [height, width, channels] or [channels, height, width] is expected"
+        )
+    return array if array.shape[2] == channels else np.repeat(array, channels, axis=2)
+
+
+def _checked_floats(array: np.ndarray, *, unit: bool, name: str) -> np.ndarray:
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageError(name, "holds values that are not finite")
+    # A little outside is what interpolation leaves behind; anything more was meant in other units.
+    if unit and (low < -0.1 or high > 1.1):
+        raise ImageError(
+            name, f"float values from {low:g} to {high:g}; 0..1 is expected (grey levels 0..255 are uint8)"
+        )
+    return np.clip(array, 0, 1) if unit else array

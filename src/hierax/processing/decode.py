@@ -1,0 +1,174 @@
+"""From files and bytes to decoded pictures. Pillow's limits and warnings stay inside; failures are `ImageError`s."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import BinaryIO, cast
+
+import numpy as np
+from PIL import Image
+
+from hierax.processing.colour import orientation, upright_array
+from hierax.processing.errors import ImageError
+
+DEFAULT_MAX_PIXELS = 178_956_970
+"""Pixels of the largest picture that is decoded unless told otherwise: beyond, Pillow suspects a decompression bomb."""
+
+# Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs
+# Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
+_SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")
+_UNSURE = ("BMP", "PPM", "ICO", "DDS", "DIB", "SGI", "SUN")
+_NOT_AN_IMAGE = "not an image (PNG, JPEG, WebP, … are read)"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
+
+
+def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int | None) -> Image.Image:
+    """The first frame of a picture file or of its bytes, in the colour mode of the file, its orientation tag unapplied.
+
+    `name` is what an error calls the picture. Raises `ImageError`: missing, a folder, a URL, no image, damaged, cut
+    short, or of more than `max_pixels` pixels (None: no limit).
+    """
+    with opened(source, name=name) as stream, pillow_is_quiet():
+        image = read_header(stream, name=name, max_pixels=max_pixels)
+        load(image, name=name)
+        return image
+
+
+def decode_fast(
+    source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int | None
+) -> Image.Image | np.ndarray:
+    """As `decode`, but RGB JPEGs come as an upright array [height, width, 3] by simplejpeg, where that is installed."""
+    simplejpeg = _simplejpeg()
+    if simplejpeg is None:
+        return decode(source, name=name, max_pixels=max_pixels)
+    with opened(source, name=name) as stream, pillow_is_quiet():
+        image = read_header(stream, name=name, max_pixels=max_pixels)
+        if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+            tag = orientation(image)
+            stream.seek(0)
+            try:
+                array = simplejpeg.decode_jpeg(stream.read(), "RGB")
+            except ValueError:
+                pass  # Pillow reads more kinds, and says better what is wrong
+            else:
+                return upright_array(array, tag)
+    return decode(source, name=name, max_pixels=max_pixels)
+
+
+@cache
+def _simplejpeg() -> ModuleType | None:
+    try:
+        return import_module("simplejpeg")
+    except ImportError:
+        return None
+
+
+@contextmanager
+def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[BinaryIO]:
+    """The bytes of a picture as a stream, closed at the end. Raises `ImageError` for what is no readable file."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    with _open_file(source, name) as stream:
+        yield stream
+
+
+def _open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    if isinstance(path, str) and _URL.match(path):
+        raise ImageError(name, "URLs are not fetched; download the picture and give its path")
+    if os.path.isdir(path):
+        raise ImageError(name, "a folder, not an image")
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise ImageError(name, "no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ImageError(name, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+
+
+def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image.Image:
+    """The picture with its size and mode known and its pixels not yet decoded. Call within `pillow_is_quiet`.
+
+    Not `Image.open`: it holds pictures to a limit that is global to the process, and tries formats that run programs.
+    """
+    start = stream.read(16)
+    if not start:
+        raise ImageError(name, "an empty file")
+    for find_plugins in (Image.preinit, Image.init):  # the common formats first: finding all takes 20 ms, once
+        find_plugins()
+        for kind in (*_SURE, *_UNSURE):
+            factory, accepts = Image.OPEN.get(kind, (None, None))
+            verdict = factory is not None and accepts is not None and accepts(start)
+            if isinstance(verdict, str):  # so a plugin says that its decoder is not built in
+                raise ImageError(name, f"a {kind} image, which this Pillow cannot decode")
+            if not verdict or factory is None:
+                continue
+            stream.seek(0)
+            try:
+                image = factory(stream, "")
+            except Image.DecompressionBombError as error:  # some plugins ask Pillow's global limit themselves
+                raise ImageError(name, f"too large for PIL.Image.MAX_IMAGE_PIXELS ({error})") from error
+            except Exception as error:
+                if kind in _UNSURE:
+                    continue
+                raise ImageError(name, f"a damaged {kind} file, or of an unknown kind ({error})") from error
+            check_pixels(image.size, name=name, max_pixels=max_pixels)
+            return image
+    raise ImageError(name, _NOT_AN_IMAGE)
+
+
+def check_pixels(size: tuple[int, int], *, name: str, max_pixels: int | None) -> None:
+    """Raise `ImageError` if (width, height) has no pixels, or more than `max_pixels`."""
+    width, height = size
+    if width <= 0 or height <= 0:
+        raise ImageError(name, f"has no pixels ({width} x {height})")
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(name, f"{width} x {height} pixels; at most max_pixels = {max_pixels:,} are decoded")
+
+
+def load(image: Image.Image, *, name: str) -> None:
+    """Decode the pixels in place. Raises `ImageError`."""
+    try:
+        image.load()
+    except MemoryError as error:
+        raise ImageError(name, f"not enough memory for {image.width} x {image.height} pixels") from error
+    except Exception as error:  # decoders meet damaged data with errors of every kind
+        raise ImageError(name, f"damaged or cut short ({error})") from error
+
+
+_quiet_lock = threading.Lock()
+_quiet_readers = 0
+# The comment in the pattern makes the entry ours alone: a user's own filter for Pillow is not removed with it.
+_QUIET = r"PIL(\.|$)(?#hierax)"
+
+
+@contextmanager
+def pillow_is_quiet() -> Iterator[None]:
+    """Ignore Pillow's warnings (odd metadata, sizes) while any thread is in here.
+
+    Not `warnings.catch_warnings`: it swaps the list of filters of the whole process, and threads that overlap leave
+    it swapped.
+    """
+    global _quiet_readers
+    with _quiet_lock:
+        _quiet_readers += 1
+        warnings.filterwarnings("ignore", module=_QUIET)  # at the front, once, however often it is called
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_readers -= 1
+            if not _quiet_readers:
+                filters = cast("list[tuple[object, ...]]", warnings.filters)
+                entry = ("ignore", None, Warning, re.compile(_QUIET), 0)
+                if entry in filters:
+                    filters.remove(entry)

@@ -1,0 +1,18 @@
+"""The one error of reading pictures."""
+
+from __future__ import annotations
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read or used. `source` says which (a path, or its place in the batch), `problem` why.
+
+    It prints as `notes.txt: not an image (...)`.
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(source, problem)  # both as arguments, so that it survives pickling between processes
+        self.source = source
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}"

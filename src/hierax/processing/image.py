@@ -1,0 +1,267 @@
+"""The image processor: pictures in, `pixel_values` out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+from PIL import Image
+
+from hierax.processing.arrays import is_tensor
+from hierax.processing.batch import BatchFeature
+from hierax.processing.decode import DEFAULT_MAX_PIXELS
+from hierax.processing.errors import ImageError
+from hierax.processing.levels import levels_table, write_pixels
+from hierax.processing.reading import Picture, read_picture, source_name
+from hierax.processing.record import IMAGENET, Preprocessing
+from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
+
+# A strip of 1 x 100,000 pixels would become 256 x 25,600,000; nothing that is looked at comes near this many.
+_MAX_RESIZED_PIXELS = 1 << 26
+
+
+class HieraImageProcessor:
+    """Resizes, crops, rescales and normalises pictures as a checkpoint's record says.
+
+    `record` defaults to Hiera's on ImageNet; `overrides` are fields of `Preprocessing` that replace the record's.
+    Pixels equal those of transformers' `BitImageProcessor` with Pillow bit for bit. `fast=True` decodes JPEGs with
+    simplejpeg (extra `fast`; Pillow without it) and resizes with torch: within one grey level, several times faster.
+    Pictures of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
+
+    Raises TypeError for an override that is no field, ValueError for a bad value.
+    """
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
+
+    def __init__(
+        self,
+        record: Preprocessing | None = None,
+        *,
+        fast: bool = False,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        **overrides: Any,
+    ) -> None:
+        if max_pixels is not None and (not isinstance(max_pixels, int) or max_pixels <= 0):
+            raise ValueError(f"max_pixels is {max_pixels!r}; allowed: a whole number above 0, or None")
+        self.record = (IMAGENET if record is None else record).replace(**overrides)
+        self.fast = fast
+        self.max_pixels = max_pixels
+        self._table = levels_table(self.record)
+
+    def __call__(
+        self, images: Picture | Sequence[Picture], *, return_tensors: Literal["pt", "np"] | None = "pt"
+    ) -> BatchFeature:
+        """`{"pixel_values": [B, C, H, W]}` in float32: a torch tensor ("pt"), a numpy array ("np"), or a list of arrays
+        [C, H, W] (None), which alone may differ in size when the record does not crop.
+
+        `images` is a picture, a list of pictures, or a batch of them as a 4-D array or tensor. A picture is
+
+        - a path, or the bytes of a file: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, …; the first frame of an animation;
+        - a Pillow image of any mode. The EXIF orientation of these and of files is applied, transparency is laid over
+          white, 16-bit grey is scaled to 8 bits;
+        - an array or tensor [height, width, channels], [channels, height, width] or, grey, [height, width]: uint8 in
+          grey levels, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values are
+          taken as they are.
+
+        Raises `ImageError` (a ValueError) naming the picture that cannot be read; ValueError for an empty list.
+        """
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f"return_tensors is {return_tensors!r}; allowed: 'pt', 'np', None")
+        pictures = _as_list(images)
+        if not pictures:
+            raise ValueError("images is empty; at least one picture is expected")
+        alone = not isinstance(images, (list, tuple))
+        names = [source_name(p, default="image" if alone else f"images[{i}]") for i, p in enumerate(pictures)]
+        pixels = self._batch(pictures, names)
+        if return_tensors is None:
+            return BatchFeature(pixel_values=list(pixels))
+        if isinstance(pixels, list):
+            pixels = _stack(pixels, names)
+        if return_tensors == "np":
+            return BatchFeature(pixel_values=pixels)
+        import torch
+
+        return BatchFeature(pixel_values=torch.from_numpy(pixels))
+
+    def _batch(self, pictures: list[Picture], names: list[str]) -> np.ndarray | list[np.ndarray]:
+        """One array [B, C, H, W] if the record fixes the size, else a list of [C, H, W]."""
+        if not self.record.do_center_crop:
+            return [self._pixels(picture, name) for picture, name in zip(pictures, names, strict=True)]
+        size = (self.record.crop_size["height"], self.record.crop_size["width"])
+        batch = np.empty((len(pictures), self.record.num_channels, *size), np.float32)
+        for picture, name, out in zip(pictures, names, batch, strict=True):
+            self._pixels(picture, name, out=out)
+        return batch
+
+    def _pixels(self, source: Picture, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """The pixels [C, H, W] of one picture, written into `out` if given."""
+        record = self.record
+        picture = read_picture(
+            source,
+            channels=record.num_channels,
+            name=name,
+            convert=record.do_convert_rgb,
+            fast=self.fast,
+            unit=record.do_rescale,
+            max_pixels=self.max_pixels,
+        )
+        width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+        plan = geometry(record, height=height, width=width)
+        _check_resized(plan, height, width, name)
+        region = (resize_crop_fast if self.fast else resize_crop)(picture, plan, resample=record.resample)
+        if out is None:
+            out = np.empty((record.num_channels, plan.height, plan.width), np.float32)
+        if region.shape[:2] != (plan.height, plan.width):
+            write_pixels(np.zeros((plan.height, plan.width, record.num_channels), np.uint8), out, record, self._table)
+            (top, bottom), (left, right) = plan.rows, plan.columns
+            inside = out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left]
+            write_pixels(region, inside, record, self._table)
+        else:
+            write_pixels(region, out, record, self._table)
+        return out
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        fast: bool = False,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        **overrides: Any,
+    ) -> HieraImageProcessor:
+        """The processor of a checkpoint (folder, file or name on the Hub); `overrides` replace fields of its record."""
+        from hierax.checkpoint import load_preprocessing
+
+        record = load_preprocessing(
+            source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        return cls(record, fast=fast, max_pixels=max_pixels, **overrides)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `preprocessor_config.json` into `folder` (made if missing), whole or not at all; return its path."""
+        return self.record.write(folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as it is saved."""
+        return self.record.to_dict()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.record!r}, fast={self.fast}, max_pixels={self.max_pixels})"
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What the resize aims at: `{"shortest_edge": n}` or `{"height": h, "width": w}`."""
+        return dict(self.record.size)
+
+    @property
+    def crop_size(self) -> dict[str, int]:
+        """Height and width of the centre crop."""
+        return dict(self.record.crop_size)
+
+    @property
+    def resample(self) -> int:
+        """Pillow's number of the interpolation."""
+        return self.record.resample
+
+    @property
+    def image_mean(self) -> list[float]:
+        """Mean per channel, in rescaled units."""
+        return list(self.record.image_mean)
+
+    @property
+    def image_std(self) -> list[float]:
+        """Standard deviation per channel, in rescaled units."""
+        return list(self.record.image_std)
+
+    @property
+    def rescale_factor(self) -> float:
+        """What grey levels 0..255 are multiplied by."""
+        return self.record.rescale_factor
+
+    @property
+    def do_resize(self) -> bool:
+        """Whether pictures are resized."""
+        return self.record.do_resize
+
+    @property
+    def do_center_crop(self) -> bool:
+        """Whether the centre is cropped."""
+        return self.record.do_center_crop
+
+    @property
+    def do_rescale(self) -> bool:
+        """Whether grey levels are rescaled."""
+        return self.record.do_rescale
+
+    @property
+    def do_normalize(self) -> bool:
+        """Whether mean and standard deviation are applied."""
+        return self.record.do_normalize
+
+    @property
+    def do_convert_rgb(self) -> bool:
+        """Whether other colour modes are converted."""
+        return self.record.do_convert_rgb
+
+
+class AutoImageProcessor:
+    """Finds the processor of a checkpoint; the name that users of transformers know."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        fast: bool = False,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        **overrides: Any,
+    ) -> HieraImageProcessor:
+        """As `HieraImageProcessor.from_pretrained`."""
+        return HieraImageProcessor.from_pretrained(
+            source,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            fast=fast,
+            max_pixels=max_pixels,
+            **overrides,
+        )
+
+
+def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    if (is_tensor(images) or isinstance(images, np.ndarray)) and cast("np.ndarray", images).ndim == 4:
+        return list(cast("np.ndarray", images))
+    return [cast("Picture", images)]
+
+
+def _check_resized(plan: Geometry, height: int, width: int, name: str) -> None:
+    if plan.resized_height * plan.resized_width > _MAX_RESIZED_PIXELS:
+        raise ImageError(
+            name,
+            f"{width} x {height} pixels would become {plan.resized_width} x {plan.resized_height} when resized; "
+            f"at most {_MAX_RESIZED_PIXELS:,} pixels are made",
+        )
+
+
+def _stack(pixels: list[np.ndarray], names: list[str]) -> np.ndarray:
+    for name, one in zip(names, pixels, strict=True):
+        if one.shape != pixels[0].shape:
+            raise ValueError(
+                f"{name} has pixels {list(one.shape)} and {names[0]} {list(pixels[0].shape)}; "
+                "one tensor needs one size: set do_center_crop, or return_tensors=None"
+            )
+    return np.stack(pixels)

@@ -1,0 +1,257 @@
+"""The preprocessing record: how a checkpoint wants its pixels, as written in `preprocessor_config.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "preprocessor_config.json"
+
+RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+"""Names of the interpolations (timm's words) and their numbers (Pillow's, and so the transformers dialect's)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From a picture of any size to the pixels of a model. The defaults are Hiera's on ImageNet.
+
+    The fields are the keys of a transformers `preprocessor_config.json` for `BitImageProcessor`, in the order in which
+    they are applied:
+
+    - `do_resize`, `size`, `resample`: `{"shortest_edge": n}` keeps the aspect (the long side is rounded down),
+      `{"height": h, "width": w}` does not; an int is a shortest edge. `resample` is Pillow's number, or a name of
+      `RESAMPLING`.
+    - `do_center_crop`, `crop_size`: `{"height": h, "width": w}` or an int for a square; black is added where a
+      picture is smaller.
+    - `do_rescale`, `rescale_factor`: grey levels 0..255 times the factor.
+    - `do_normalize`, `image_mean`, `image_std`: one value per channel, in rescaled units. Their length is the number
+      of channels the model takes, whether or not they are applied.
+    - `do_convert_rgb`: pictures of other colour modes are converted; if false, they are refused.
+
+    `num_frames`, `sampling_rate` (every so many frames) and `fps` (frames per second the rate refers to) are for
+    video and absent (None) for images. `extra` holds the keys of a file that hierax does not know; they are written
+    back.
+
+    Raises ValueError naming the field, its value and what is allowed.
+    """
+
+    do_resize: bool = True
+    size: Mapping[str, int] = field(default_factory=lambda: {"shortest_edge": 256}, hash=False)
+    resample: int = RESAMPLING["bicubic"]
+    do_center_crop: bool = True
+    crop_size: Mapping[str, int] = field(default_factory=lambda: {"height": 224, "width": 224}, hash=False)
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    do_convert_rgb: bool = True
+    image_processor_type: str = "BitImageProcessor"
+    num_frames: int | None = None
+    sampling_rate: int | None = None
+    fps: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name, (read, allowed) in _FIELDS.items():
+            value = getattr(self, name)
+            clean = read(value)
+            if clean is None and not (value is None and name in _OPTIONAL):
+                raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
+            object.__setattr__(self, name, clean)
+        if len(self.image_mean) != len(self.image_std):
+            allowed = f"as many numbers as image_mean has ({len(self.image_mean)})"
+            raise ValueError(f"image_std is {list(self.image_std)!r}; allowed: {allowed}")
+        known = sorted(set(self.extra) & set(_FIELDS))
+        if known:
+            raise ValueError(f"extra has {known!r}; allowed: only keys that are no fields of the record")
+
+    @property
+    def num_channels(self) -> int:
+        """Channels the model takes: the length of `image_mean`."""
+        return len(self.image_mean)
+
+    def replace(self, **overrides: Any) -> Preprocessing:
+        """The record with some fields changed. Raises TypeError for a name that is no field, ValueError for a value."""
+        names = [entry.name for entry in fields(self)]
+        for name in overrides:
+            if name not in names:
+                raise TypeError(f"{name!r} is no field of the preprocessing record; the fields are {', '.join(names)}")
+        return replace(self, **overrides)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """From the keys of a `preprocessor_config.json`; unknown keys go to `extra`.
+
+        Absent and null fields take the defaults of this class, except that a record that resizes to a height and width
+        and says nothing of a crop has none.
+        """
+        given = {name: value for name, value in values.items() if name in _FIELDS and value is not None}
+        extra = {name: value for name, value in values.items() if name not in _FIELDS}
+        squashes = isinstance(given.get("size"), Mapping) and "height" in given["size"]
+        if squashes and not {"do_center_crop", "crop_size"} & set(given):
+            given["do_center_crop"] = False
+        return cls(**given, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys and values of a `preprocessor_config.json`, sorted; `from_dict` gives an equal record back."""
+        values: dict[str, Any] = dict(self.extra)
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value is not None:
+                values[name] = list(value) if isinstance(value, tuple) else value
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in sorted(values.items())}
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Preprocessing:
+        """From a JSON file, or from the `preprocessor_config.json` of a folder.
+
+        Raises FileNotFoundError, or ValueError that names the file.
+        """
+        file = Path(path)
+        file = file / FILE_NAME if file.is_dir() else file
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"holds a JSON {type(values).__name__}; a JSON object is expected")
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `preprocessor_config.json` into `folder` (made if missing); return its path.
+
+        Readers see the old file or the new one, never a part.
+        """
+        target = Path(folder) / FILE_NAME
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Not tempfile: its files are readable by their owner only, and a checkpoint folder is shared.
+        part = target.with_name(f".{FILE_NAME}.{os.getpid()}-{threading.get_ident()}")
+        try:
+            part.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+
+    @classmethod
+    def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
+        """From timm's `pretrained_cfg` (`input_size`, `crop_pct`, `crop_mode`, `interpolation`, `mean`, `std`).
+
+        The resize is floor(size / crop_pct), of the shortest edge for `crop_mode` "center", of both for "squash".
+        Raises ValueError for what has no counterpart: "border" crops, and inputs that are not square.
+        """
+        size = pretrained_cfg.get("input_size", (3, 224, 224))
+        if not (_is_list(size) and len(size) == 3 and size[1] == size[2] and _int(size[1])):
+            raise ValueError(f"input_size is {size!r}; allowed: [channels, side, side] with equal sides")
+        crop_pct = pretrained_cfg.get("crop_pct") or 0.875  # timm's own default
+        if _positive(crop_pct) is None:
+            raise ValueError(f"crop_pct is {crop_pct!r}; allowed: a number above 0")
+        mode = pretrained_cfg.get("crop_mode") or "center"
+        if mode not in ("center", "squash"):
+            raise ValueError(f"crop_mode is {mode!r}; allowed: 'center', 'squash'")
+        interpolation = pretrained_cfg.get("interpolation", "bicubic")
+        if interpolation not in RESAMPLING:
+            raise ValueError(f"interpolation is {interpolation!r}; allowed: {', '.join(RESAMPLING)}")
+        side = math.floor(size[1] / crop_pct)
+        return cls(
+            size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},
+            crop_size=size[1],
+            resample=RESAMPLING[interpolation],
+            image_mean=pretrained_cfg.get("mean", IMAGENET.image_mean),
+            image_std=pretrained_cfg.get("std", IMAGENET.image_std),
+        )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _bool(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _positive(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None
+
+
+def _numbers(value: object, read: Callable[[object], float | None]) -> tuple[float, ...] | None:
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    numbers = [number for number in map(read, value) if number is not None]
+    return tuple(numbers) if len(numbers) == len(value) else None
+
+
+def _resampling(value: object) -> int | None:
+    if isinstance(value, str):
+        return RESAMPLING.get(value)
+    # Pillow's Resampling members are ints; a plain int is what JSON and pickle should see.
+    known = isinstance(value, int) and not isinstance(value, bool) and value in RESAMPLING.values()
+    return int(value) if known else None  # pyright: ignore[reportArgumentType]
+
+
+def _edges(value: object, *names: str) -> dict[str, int] | None:
+    if not isinstance(value, Mapping) or set(value) != set(names) or any(_int(value[name]) is None for name in names):
+        return None
+    return {name: value[name] for name in names}
+
+
+def _size(value: object) -> dict[str, int] | None:
+    if _int(value):
+        value = {"shortest_edge": value}
+    return _edges(value, "shortest_edge") or _edges(value, "height", "width")
+
+
+def _crop(value: object) -> dict[str, int] | None:
+    return _edges({"height": value, "width": value} if _int(value) else value, "height", "width")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+_OPTIONAL = ("num_frames", "sampling_rate", "fps")
+_SWITCH = (_bool, "true or false")
+_COUNT = (_int, "a whole number above 0, or none")
+# Each field of the file: how a value is read (None: not allowed), and what is allowed, in words.
+_FIELDS: dict[str, tuple[Callable[[object], Any], str]] = {
+    "do_resize": _SWITCH,
+    "size": (_size, "{'shortest_edge': pixels}, {'height': pixels, 'width': pixels} or a whole number above 0"),
+    "resample": (_resampling, ", ".join(f"{number} ({name})" for name, number in RESAMPLING.items())),
+    "do_center_crop": _SWITCH,
+    "crop_size": (_crop, "{'height': pixels, 'width': pixels} or a whole number above 0"),
+    "do_rescale": _SWITCH,
+    "rescale_factor": (_positive, "a number above 0"),
+    "do_normalize": _SWITCH,
+    "image_mean": (lambda value: _numbers(value, _number), "a list of numbers, one per channel"),
+    "image_std": (lambda value: _numbers(value, _positive), "a list of numbers above 0, one per channel"),
+    "do_convert_rgb": _SWITCH,
+    "image_processor_type": (_text, "the name of a class"),
+    "num_frames": _COUNT,
+    "sampling_rate": _COUNT,
+    "fps": (_positive, "a number above 0, or none"),
+}
+
+IMAGENET = Preprocessing()
+"""Hiera on ImageNet: shortest edge 256 (bicubic), centre 224, ImageNet mean and standard deviation."""
+
+KINETICS = Preprocessing(
+    image_mean=(0.45, 0.45, 0.45), image_std=(0.225, 0.225, 0.225), num_frames=16, sampling_rate=4, fps=30.0
+)
+"""Hiera on Kinetics: 16 frames, every 4th of 30 a second; mean 0.45 and standard deviation 0.225 in all channels."""
