@@ -236,9 +236,7 @@ class Hiera(Pretrained):
             ValueError: wrong rank, channels or an empty axis; a mask of another shape or with unequal counts.
         """
         units, size = self.unit_grid(pixel_values), tuple(pixel_values.shape[2:])
-        weight = self.patch_embed.proj.weight
-        autocast = torch.is_autocast_enabled(weight.device.type)
-        pixels = pixel_values if autocast else pixel_values.to(weight.dtype)
+        pixels = pixel_values.to(self.dtype)
         if keep is not None:
             kept = self.checked_keep(keep, pixels.shape[0], units)
         x = self._embed(pixels, units, size, kept)

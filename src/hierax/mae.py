@@ -46,10 +46,11 @@ class Fusion(nn.Module):
         """`[B, K, F, C]`: `F` positions per mask unit, those of the last stage."""
         fused = features.last
         for stage, kernel, conv in zip(self.stages, self.kernels, self.convs, strict=True):
-            merged = features.tokens[stage].unflatten(2, (kernel.positions, -1)).transpose(2, 3).flatten(3)
-            assert isinstance(conv, CONVS_ANY)
-            weight = kernel.unroll(conv.weight.movedim(1, -1)).flatten(1)
-            fused = fused + nn.functional.linear(merged, weight, conv.bias)
+            # the tokens are put into the kernel's order, and not its weight into theirs: they are fewer
+            merged = features.tokens[stage].unflatten(2, (kernel.positions, -1)).transpose(2, 3)
+            pixels = kernel.reroll_units(merged.flatten(0, 1)).movedim(-1, 2).flatten(2)
+            product = nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias)
+            fused = fused + product.unflatten(0, fused.shape[:2])
         return fused
 
 

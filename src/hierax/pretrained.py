@@ -92,7 +92,7 @@ class Pretrained(nn.Module):
             source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pt`, `.bin`).
             variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
             num_labels: gives a classifier a new head for this many labels.
-            new: names of parts that may be missing and then start anew, such as "norm", "head" or "decoder".
+            new: names of parts that start anew, in the file or not, such as "norm", "head" or "decoder".
             image_size: resizes the position embeddings to another native size in pixels.
             dtype: precision of the weights; None is float32, "auto" that of the file.
             device: where the weights are put; None is the CPU.

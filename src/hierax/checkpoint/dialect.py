@@ -2,8 +2,10 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from hierax.config import HieraConfig
 
@@ -36,12 +38,19 @@ class Dialect(ABC):
     """Matches their block names; what it captures is for `_our_block`, the last group being the name inside."""
 
     @abstractmethod
-    def recognises(self, keys: Sequence[str]) -> bool:
-        """Whether a file with these tensor names is of this dialect."""
+    def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
+        """Whether a file with these tensor names, beside a `config.json` of these `values`, is of this dialect."""
 
     @abstractmethod
     def config(self, values: Mapping[str, Any] | None, shapes: Shapes, variant: str | None) -> HieraConfig:
         """The configuration that a `config.json` states, or where there is none, the shapes of our tensors imply."""
+
+    def states(self, values: Mapping[str, Any]) -> Collection[str] | None:
+        """The fields of `HieraConfig` that a `config.json` of these `values` states; None for all of them.
+
+        What it cannot state stands in the notes of the tensor file, if hierax wrote that.
+        """
+        return None
 
     @abstractmethod
     def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
@@ -54,6 +63,14 @@ class Dialect(ABC):
     @abstractmethod
     def _our_block(self, match: re.Match[str], depths: Sequence[int]) -> str:
         """Our prefix, with a final dot, of a matched block."""
+
+    def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
+        """Our tensors, given those whose names alone were translated: what names do not tell is settled here."""
+        return tensors
+
+    def stored(self, name: str, tensor: Tensor, config: HieraConfig) -> Tensor:
+        """Our tensor in the shape that it has in a file."""
+        return tensor
 
     def depths(self, keys: Sequence[str]) -> tuple[int, ...]:
         """Blocks per stage as far as names tell it; only needed where the names depend on stages."""

@@ -1,7 +1,6 @@
 """From a source (Hub id, folder, file) to its files, and from a file to its tensors; failures name what failed."""
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,21 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hierax.checkpoint.hub import HubOptions, NotCached, fetch
 from hierax.checkpoint.records import CheckpointRecord, find_record
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-_WEIGHT_FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+INDEX = ".index.json"
+_WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
 TENSOR_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+NOTES = "hierax"
+"""Key, in a tensor file's metadata, of what other dialects' `config.json` has no field for."""
 
 
 @dataclass(frozen=True)
-class HubOptions:
-    """What is passed on to the Hub's client."""
+class JsonFile:
+    """A JSON object and where it stands."""
 
-    revision: str | None = None
-    cache_dir: str | Path | None = None
-    token: str | bool | None = None
-    local_files_only: bool = False
+    path: Path
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,28 @@ class Source:
     Attributes:
         name: what the user wrote.
         weights: file (or index of several) with the tensors; None if only the record was asked for and there is none.
-        config, processor: parsed JSON, or None.
+        config, processor: parsed `config.json` and `preprocessor_config.json`, or None.
         record: what the table of published checkpoints says of this id.
     """
 
     name: str
     weights: Path | None
-    config: Mapping[str, Any] | None
-    processor: Mapping[str, Any] | None
+    config: JsonFile | None = None
+    processor: JsonFile | None = None
     record: CheckpointRecord | None = None
-    hub: HubOptions = field(default_factory=HubOptions)
+
+    @property
+    def values(self) -> Mapping[str, Any] | None:
+        """The fields of `config.json`, where there is one."""
+        return None if self.config is None else self.config.values
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """Tensors by the names they have in their file, and the notes that hierax left beside them."""
+
+    tensors: dict[str, Tensor]
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Source:
@@ -61,12 +74,12 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
     if path.is_file():
         if path.suffix not in TENSOR_SUFFIXES:
             raise ValueError(f"{path}: not a tensor file ({', '.join(TENSOR_SUFFIXES)} are read)")
-        return Source(str(source), path, None, None)
+        return Source(str(source), path)
     if path.is_dir():
         found = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
         if found is None and weights:
             raise FileNotFoundError(f"{path}: no weights in this folder; expected one of {', '.join(_WEIGHT_FILES)}")
-        return Source(str(source), found, _json(path / CONFIG), _json(path / PROCESSOR))
+        return Source(str(source), found, read_json(path / CONFIG), read_json(path / PROCESSOR))
     name = str(source)
     record = find_record(name)
     repository = record.hub_id if record else name
@@ -75,115 +88,137 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
         raise FileNotFoundError(
             f"{name}: no such file or folder, and no checkpoint of that name (hierax models lists those there are)"
         )
-    config, processor = (_json(_fetch(repository, file, hub)) for file in (CONFIG, PROCESSOR))
-    found = None
-    if weights:
-        found = next((p for p in (_fetch(repository, file, hub) for file in _WEIGHT_FILES) if p), None)
-        if found is None:
-            raise FileNotFoundError(f"{repository}: the Hub has none of {', '.join(_WEIGHT_FILES)} there")
-    return Source(name, found, config, processor, record, hub)
+    config = read_json(fetch(repository, CONFIG, hub))
+    found = _fetch_weights(repository, hub) if weights else None
+    return Source(name, found, config, _fetch_processor(repository, hub, lenient=weights or record is not None), record)
 
 
-def _fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
-    """The cached path of a repository's file, fetched if need be; None where the repository has no such file."""
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
+def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> JsonFile | None:
+    """The preprocessing record; what is not in the cache may be done without when tensors are what is wanted."""
     try:
-        return Path(
-            hf_hub_download(
-                repository,
-                file,
-                revision=hub.revision,
-                cache_dir=hub.cache_dir,
-                token=hub.token,
-                local_files_only=hub.local_files_only,
-            )
-        )
-    except LocalEntryNotFoundError:
-        if file != CONFIG and _cached(repository, CONFIG, hub):
-            return None  # offline, but the repository is in the cache: it has no such file
-        asked_not_to = hub.local_files_only or constants.HF_HUB_OFFLINE
-        reason = "the Hub is switched off" if asked_not_to else "the Hub cannot be reached"
-        raise OSError(f"{repository} is not in the local cache and {reason}; a folder or file works offline") from None
-    except GatedRepoError:
-        raise OSError(f"{repository}: access to it must be asked for on the Hub; pass token=") from None
-    except RepositoryNotFoundError:
-        raise OSError(f"{repository}: no such repository on the Hub (a private one needs token=)") from None
-    except RevisionNotFoundError:
-        raise OSError(f"{repository}: no revision {hub.revision!r} on the Hub") from None
-    except EntryNotFoundError:
-        return None
-    except HFValidationError as error:
-        raise ValueError(f"{repository}: no file, no folder, and no Hub id either ({error})") from None
+        return read_json(fetch(repository, PROCESSOR, hub))
+    except NotCached:
+        if lenient:
+            return None
+        raise
 
 
-def _cached(repository: str, file: str, hub: HubOptions) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def _fetch_weights(repository: str, hub: HubOptions) -> Path:
+    """The first weights file that the repository has; where that is an index, the files it names too."""
+    offline: NotCached | None = None
+    for file in _WEIGHT_FILES:
+        try:
+            found = fetch(repository, file, hub)
+        except NotCached as error:
+            offline = offline or error
+            continue
+        if found is not None:
+            for shard in _shards(found) if file.endswith(INDEX) else ():
+                if fetch(repository, shard, hub) is None:
+                    raise FileNotFoundError(f"{repository}: {file} names {shard}, which is not there")
+            return found
+    raise offline or FileNotFoundError(f"{repository}: the Hub has none of {', '.join(_WEIGHT_FILES)} there")
 
-    found = try_to_load_from_cache(repository, file, cache_dir=hub.cache_dir, revision=hub.revision)
-    return isinstance(found, str)
 
+def read_json(path: Path | None) -> JsonFile | None:
+    """The JSON object in a file; None where there is no file.
 
-def _json(path: Path | None) -> Mapping[str, Any] | None:
+    Raises:
+        ValueError: not JSON, or not an object; names the file.
+    """
     if path is None or not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds a {type(values).__name__}; expected an object of fields")
-    return values
+    return JsonFile(path, values)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, which stand beside it."""
+    read = read_json(index)
+    named = read.values.get("weight_map") if read else None
+    files = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
+    if not files or any(Path(file).name != file or file.endswith(INDEX) for file in files):
+        raise ValueError(f"{index}: weight_map is {named!r:.80}; expected tensor names and the files beside it")
+    return files
+
+
+def read_tensors(path: Path) -> TensorFile:
     """All tensors of a file, or of the files an index names, mapped from disk where the format allows it.
 
     Raises:
         ValueError: the file is corrupt, truncated, or holds no tensors; names it.
+        OSError: the file cannot be read.
     """
-    if path.name.endswith(".index.json"):
-        index = (_json(path) or {}).get("weight_map", {})
-        shards = [path.parent / name for name in sorted(set(index.values()))]
+    if path.name.endswith(INDEX):
+        shards = [path.parent / name for name in _shards(path)]
         missing = [str(shard) for shard in shards if not shard.is_file()]
-        if missing or not shards:
-            raise ValueError(f"{path}: names {', '.join(missing) or 'no files'}, which must be beside it")
-        return {name: tensor for shard in shards for name, tensor in read_tensors(shard).items()}
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if not tensors:
+        if missing:
+            raise ValueError(f"{path}: names {', '.join(missing)}, which must be beside it")
+        return TensorFile({name: tensor for shard in shards for name, tensor in read_tensors(shard).tensors.items()})
+    with path.open("rb") as file:  # what cannot be read at all is an OSError, and no sign of a corrupt file
+        file.read(1)
+    read = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if not read.tensors:
         raise ValueError(f"{path}: holds no tensors")
-    return tensors
+    return read
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path) -> TensorFile:
+    from safetensors import safe_open
 
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: corrupt or truncated safetensors file ({error})") from None
+        with safe_open(path, framework="pt") as file:
+            notes = (file.metadata() or {}).get(NOTES)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except Exception as error:  # of the parser, and of torch for types it does not have
+        raise ValueError(f"{path}: corrupt or truncated safetensors file ({_first_line(error)})") from None
+    return TensorFile(tensors, _parsed_notes(path, notes))
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> TensorFile:
     """A file of `torch.save`; only tensors and plain containers are unpickled, never code."""
     try:
         mapped = zipfile.is_zipfile(path)  # files older than torch 1.6 are no zip archives and cannot be mapped
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: corrupt, or not a file of tensors alone ({first:.120})") from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(f"{path}: corrupt, or not a file of tensors alone ({_first_line(error)})") from None
+    notes = loaded.get(NOTES) if isinstance(loaded, Mapping) else None
     for wrapper in ("model_state", "state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path}: holds a {type(loaded).__name__}; expected named tensors")
-    return {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+    tensors = {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+    return TensorFile(tensors, _parsed_notes(path, notes))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{lines[0]:.120}" if lines else type(error).__name__
+
+
+def _parsed_notes(path: Path, text: Any) -> Mapping[str, Any]:
+    """What `write_notes` wrote.
+
+    Raises:
+        ValueError: something else; names the file.
+    """
+    if text is None:
+        return {}
+    try:
+        notes = json.loads(text)
+        if all(isinstance(notes[part], dict) for part in ("config", "preprocessing")):
+            return notes
+    except (ValueError, TypeError, LookupError, RecursionError):
+        pass
+    raise ValueError(f"{path}: its metadata {NOTES!r} is not what hierax writes there")
+
+
+def write_notes(config: Mapping[str, Any], preprocessing: Mapping[str, Any] | None) -> str:
+    """The text kept in a tensor file for `read_tensors`: the whole configuration and the preprocessing record."""
+    return json.dumps({"config": config, "preprocessing": preprocessing or {}}, sort_keys=True)

@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hierax.checkpoint.dialect import PARTS, Dialect
-from hierax.checkpoint.files import HubOptions, Source, locate, read_tensors
-from hierax.checkpoint.official import Official
-from hierax.checkpoint.timm import KEPT, Timm, untrained_norm
-from hierax.checkpoint.transformers import ARCHITECTURES, Transformers
+from hierax.checkpoint.dialect import PARTS
+from hierax.checkpoint.hub import HubOptions
+from hierax.checkpoint.opened import Opened, open_checkpoint
+from hierax.checkpoint.preprocessing import preprocessing_of, resized
+from hierax.checkpoint.shapes import PATCH
+from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
-from hierax.labels import load_labels
 from hierax.positions import DecoderPosition, position_embedding
 
 if TYPE_CHECKING:
     from hierax.pretrained import Pretrained
-    from hierax.processing import Preprocessing
 
     Model = TypeVar("Model", bound=Pretrained)
 
-DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (Transformers(), Timm(), Official())}
 _BUILDING: ContextVar[Mapping[str, Any]] = ContextVar("building", default={})  # noqa: B039  (never mutated)
 
 
@@ -57,20 +55,22 @@ class LoadingReport:
         for name in ("missing", "unexpected", "ignored", "resized", "renewed", "changed"):
             entries: list[str] = getattr(self, name)
             if entries:
-                shown = ", ".join(entries[:8]) + (f", and {len(entries) - 8} more" if len(entries) > 8 else "")
-                lines.append(f"  {name}: {shown}")
+                lines.append(f"  {name}: {_listed(entries, 8)}")
         return "\n".join(lines)
 
 
-@dataclass
-class Opened:
-    """A checkpoint that was read: its tensors under our names, and its configuration."""
+def _listed(names: Sequence[str], most: int) -> str:
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
-    source: Source
-    dialect: Dialect
-    config: HieraConfig
-    tensors: dict[str, Tensor]
-    unexpected: list[str]
+
+def _part(name: str) -> str:
+    return name.split(".")[0]
+
+
+def task_of(cls: type) -> str:
+    """The task of a model class or of its nearest base that has one: "features", "classification", "encoder", …"""
+    tasks = {name: task for task, name in ARCHITECTURES.items()}
+    return next(tasks[base.__name__] for base in cls.__mro__ if base.__name__ in tasks)
 
 
 @contextmanager
@@ -81,52 +81,6 @@ def building(**arguments: Any) -> Iterator[None]:
         yield
     finally:
         _BUILDING.reset(token)
-
-
-def open_checkpoint(source: str | Path, hub: HubOptions, variant: str | None = None) -> Opened:
-    """Reads tensors and configuration of any dialect.
-
-    Raises:
-        ValueError: not Hiera, corrupt, or of no known variant; names the file.
-        OSError: the file or the Hub cannot be reached.
-    """
-    found = locate(source, hub)
-    assert found.weights is not None
-    raw = read_tensors(found.weights)
-    keys = tuple(raw)
-    dialect = next((d for d in DIALECTS.values() if d.recognises(keys)), None)
-    if dialect is None:
-        raise ValueError(f"{found.weights}: no Hiera weights; its tensors begin with {', '.join(keys[:3])}")
-    tensors, unexpected = {}, []
-    depths = dialect.depths(keys)
-    for key, tensor in raw.items():
-        ours = dialect.ours(key, depths)
-        if ours == "encoder.pos_embed.weight" and tensor.ndim > 3:
-            ours = "encoder.pos_embed.whole"
-        if ours is None:
-            unexpected.append(key)
-        else:
-            tensors[ours] = tensor
-    if dialect.name == "timm" and untrained_norm(found.config, keys):
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}
-    try:
-        config = dialect.config(found.config, {name: tuple(t.shape) for name, t in tensors.items()}, variant)
-    except ValueError as error:
-        raise ValueError(f"{found.weights}: {error}") from None
-    return Opened(found, dialect, _with_record(config, found, tensors), tensors, unexpected)
-
-
-def _with_record(config: HieraConfig, source: Source, tensors: Mapping[str, Tensor]) -> HieraConfig:
-    """The configuration with the licence of the published record, and the names of the classes where it has none."""
-    if config.license is None and source.record is not None:
-        config = config.replace(license=source.record.license)
-    unnamed = config.id2label == {i: f"LABEL_{i}" for i in range(config.num_labels)}
-    stated = source.config is not None and "id2label" in source.config
-    if "head.weight" in tensors and unnamed and not stated:
-        names = {(1000, 2): "imagenet-1k", (400, 3): "kinetics-400"}.get((config.num_labels, config.axes))
-        if names:
-            config = config.replace(id2label=dict(enumerate(load_labels(names))))
-    return config
 
 
 def load_model(
@@ -144,64 +98,72 @@ def load_model(
     opened: Opened | None = None,
 ) -> "Model":
     """`Pretrained.from_pretrained`, which see; `opened` saves reading the source again."""
-    opened = opened or open_checkpoint(source, hub or HubOptions(), variant)
-    report = LoadingReport(opened.source.name, opened.dialect.name, unexpected=opened.unexpected)
+    precision, target = _precision(dtype), _device(device)
     renewed = {new} if isinstance(new, str) else set(new)
-    renewed |= {"head"} if num_labels is not None else set()
     unknown = renewed - set(PARTS)
     if unknown:
         raise ValueError(f"new names {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
-    config = _task_config(cls, opened.config, report, overrides or {}, num_labels, image_size)
-    with torch.device("meta"):
-        model = cls(config, **_BUILDING.get())
-    _fill(model, opened, report, renewed, _precision(dtype), device or "cpu")
+    given = dict(overrides or {})
+    if num_labels is not None:
+        renewed.add("head")
+        given["num_labels"] = num_labels
+    if image_size is not None:
+        given["image_size"] = image_size
+    opened = opened or open_checkpoint(source, hub or HubOptions(), variant)
+    report = LoadingReport(opened.source.name, opened.dialect.name, unexpected=list(opened.unexpected))
+    config = _task_config(task_of(cls), opened, report, given)
+    try:
+        with torch.device("meta"):
+            model = cls(config, **_BUILDING.get())
+    except ValueError as error:
+        raise ValueError(f"{opened.source.weights}: {error}") from None
+    _fill(model, opened, report, renewed, precision, target)
     model.loading_report = report
-    model.preprocessing = _preprocessing(opened)
+    record = preprocessing_of(opened)
+    model.preprocessing = record and resized(record, opened.config, config)
     return model.eval()
 
 
 def _precision(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """The dtype asked for; None for that of the file."""
-    if dtype == "auto":
-        return None
-    if dtype is None:
-        return torch.float32
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is None or dtype == "auto":
+        return torch.float32 if dtype is None else None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}; expected a floating-point dtype, its name, or 'auto'")
     return found
 
 
-def _task_config(
-    cls: "type[Pretrained]",
-    config: HieraConfig,
-    report: LoadingReport,
-    overrides: Mapping[str, Any],
-    num_labels: int | None,
-    image_size: int | Sequence[int] | None,
-) -> HieraConfig:
-    """The file's configuration as this class and the caller want it.
+def _device(device: torch.device | str | None) -> torch.device:
+    try:
+        return torch.device(device or "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; {str(error).splitlines()[0]}") from None
 
-    A classifier has its last stage pooled, a MAE has not: opened from the other kind's record, the number changes.
+
+def _task_config(task: str, opened: Opened, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
+    """The file's configuration as the task and the caller want it.
+
+    A classifier's last stage is pooled, a MAE's is not: opened from the other kind's record, the number changes.
     """
-    changes = dict(overrides)
-    if "num_query_pool" not in changes and cls.__name__ in (
-        "HieraForImageClassification",
-        "HieraForVideoClassification",
-    ):
-        changes["num_query_pool"] = config.stages - 1
-    elif "num_query_pool" not in changes and cls.__name__ == "HieraForPreTraining" and config.stages > 2:
-        changes["num_query_pool"] = min(config.num_query_pool, config.stages - 2)
-    if num_labels is not None:
-        changes["num_labels"] = num_labels
-    if image_size is not None:
-        changes["image_size"] = image_size
-    changed = config.replace(**changes)
+    before, parts, changes = opened.config, opened.parts, dict(given)
+    if "num_query_pool" not in changes:
+        if "classification" in task and "head" not in parts:
+            changes["num_query_pool"] = _most_poolings(before)
+        elif task == "mae" and "decoder" not in parts:
+            changes["num_query_pool"] = min(before.num_query_pool, max(before.stages - 2, 0))
+    after = before.replace(**changes)
     for name in changes:
-        before, after = getattr(config, name), getattr(changed, name)
-        if before != after and name != "id2label":
-            report.changed.append(f"{name} {before} -> {after}")
-    return changed
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new and name != "id2label":
+            report.changed.append(f"{name} {old} -> {new}")
+    return after
+
+
+def _most_poolings(config: HieraConfig) -> int:
+    """How many stages the mask unit allows to pool."""
+    units = tuple(zip(config.masked_unit_size, config.query_stride, strict=True))
+    return max(n for n in range(config.stages) if all(unit % stride**n == 0 for unit, stride in units))
 
 
 def _fill(
@@ -210,125 +172,96 @@ def _fill(
     report: LoadingReport,
     renewed: set[str],
     dtype: torch.dtype | None,
-    device: torch.device | str,
+    device: torch.device,
 ) -> None:
     """Puts the tensors into a model on the meta device, and draws the parts that start anew."""
-    bare = type(model).__name__ == "Hiera"  # the encoder alone: its names have no "encoder." before them
-    wanted = {f"encoder.{name}" if bare else name: tensor for name, tensor in model.state_dict().items()}
-    tensors = {name: t for name, t in opened.tensors.items() if name.split(".")[0] not in renewed}
-    tensors |= _resized_positions(opened, model.config, tensors, report)
-    absent_norms = any(n.startswith("norms.") for n in wanted) and not any(n.startswith("norms.") for n in tensors)
-    renewed |= {"norms"} if absent_norms else set()  # published files have none; they start at 1 and 0, as there
-    has = {name.split(".")[0] for name in wanted}
-    report.ignored = sorted({name.split(".")[0] for name in tensors} - has)
-    report.missing = [name for name in wanted if name not in tensors]
-    report.renewed = sorted({name.split(".")[0] for name in report.missing} & renewed)
-    lacking = [name for name in report.missing if name.split(".")[0] not in renewed]
+    prefix = "encoder." if task_of(type(model)) == "encoder" else ""  # the encoder alone leaves it out
+    wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    tensors = {name: t for name, t in opened.tensors.items() if _part(name) not in renewed}
+    tensors |= _resized_positions(opened, model.config, tensors, dtype, report)
+    has = {_part(name) for name in wanted}
+    report.ignored = sorted(opened.parts - has)
+    over = [opened.theirs[n] for n in opened.tensors if _part(n) in has - {"norms"} - renewed and n not in wanted]
+    if over:  # the file and its configuration do not belong together
+        raise ValueError(f"{opened.source.weights}: the configuration has no place for {_listed(over, 6)}")
+    absent = [name for name in wanted if name not in tensors]
+    report.missing = [name for name in absent if name not in opened.tensors]
+    lacking = [name for name in report.missing if _part(name) not in renewed | {"norms"}]
     if lacking:
         raise ValueError(_lacking(opened, lacking))
+    report.renewed = sorted({_part(name) for name in absent})
+    own = opened.tensors[PATCH].dtype  # what is new gets the precision of the file
     filled: dict[str, Tensor] = {}
     for name, target in wanted.items():
         tensor = tensors.get(name)
         if tensor is None:
-            tensor = torch.empty_like(target, device=device, dtype=dtype)
-        elif tensor.shape != target.shape:
-            raise ValueError(
-                f"{opened.source.weights}: {opened.dialect.theirs(name, opened.config.depths)} has shape "
-                f"{list(tensor.shape)}; expected {list(target.shape)}{_hint(name)}"
-            )
-        filled[name.removeprefix("encoder.") if bare else name] = tensor.to(device=device, dtype=dtype or tensor.dtype)
+            tensor = torch.empty_like(target, device=device, dtype=dtype or own)
+        else:
+            _check_tensor(opened, name, tensor, target)
+        filled[name.removeprefix(prefix)] = tensor.to(device=device, dtype=dtype or tensor.dtype)
     model.load_state_dict(filled, assign=True)
-    _renew(model, report.renewed)
+    _renew(model, [name.removeprefix(prefix) for name in absent])
 
 
-def _hint(name: str) -> str:
-    return "; num_labels= gives a new head" if name.startswith("head.") else ""
+def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor) -> None:
+    hint = "; num_labels= gives a new head" if name.startswith("head.") else ""
+    where = f"{opened.source.weights}: {opened.theirs[name]}"
+    if tensor.shape != target.shape:
+        raise ValueError(f"{where} has shape {list(tensor.shape)}; expected {list(target.shape)}{hint}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{where} has dtype {tensor.dtype}; expected floating-point weights")
 
 
 def _lacking(opened: Opened, lacking: Sequence[str]) -> str:
-    parts = sorted({name.split(".")[0] for name in lacking})
-    shown = ", ".join(lacking[:6]) + (f", and {len(lacking) - 6} more" if len(lacking) > 6 else "")
-    names = ", ".join(f'"{part}"' for part in parts)
-    hint = "" if "encoder" in parts else f"; pass new=({names},) to start them anew"
+    parts = sorted({_part(name) for name in lacking})
+    hint = "" if "encoder" in parts else f"; pass new=({', '.join(repr(part) for part in parts)},) to start them anew"
     if parts == ["head"]:
         hint += ", or num_labels="
-    return f"{opened.source.weights}: {len(lacking)} tensors are missing: {shown}{hint}"
+    return f"{opened.source.weights}: {len(lacking)} tensors are missing: {_listed(lacking, 6)}{hint}"
 
 
-def _renew(model: "Pretrained", parts: Sequence[str]) -> None:
+def _renew(model: "Pretrained", names: Sequence[str]) -> None:
+    """Draws the parameters with these names: whole parts, or of a backbone's norms those that no file has."""
     from hierax.init import init_weights
 
     mae = any(name.startswith("decoder.") for name, _ in model.named_parameters())
-    for part in parts:
-        module = model.get_submodule(part)
-        init_weights(module, model.config, mae=mae, name=part)
-        if part == "norms":
-            for norm in module.children():
-                torch.nn.init.ones_(norm.get_parameter("weight"))
-                torch.nn.init.zeros_(norm.get_parameter("bias"))
+    for path in sorted({name.rsplit(".", 1)[0] if _part(name) == "norms" else _part(name) for name in names}):
+        module = model.get_submodule(path)
+        if isinstance(module, nn.LayerNorm) and _part(path) == "norms":  # as transformers has them
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        else:
+            init_weights(module, model.config, mae=mae, name=path)
 
 
 def _resized_positions(
-    opened: Opened, config: HieraConfig, tensors: Mapping[str, Tensor], report: LoadingReport
+    opened: Opened,
+    config: HieraConfig,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    report: LoadingReport,
 ) -> dict[str, Tensor]:
     """The file's position embeddings at the native size of `config`, where that is another."""
     native = opened.config
     if native.image_size == config.image_size or native.axes != config.axes:
         return {}
-    resized: dict[str, Tensor] = {}
+    tables: dict[str, Tensor] = {}
     for prefix, make in (("encoder.pos_embed", position_embedding), ("decoder.pos_embed", DecoderPosition)):
         own = {n[len(prefix) + 1 :]: t for n, t in tensors.items() if n.startswith(prefix + ".")}
         with torch.device("meta"):
             table, target = make(native.replace(position_resize=config.position_resize)), make(config)
         shapes = {name: p.shape for name, p in table.named_parameters()}
-        if not own or {name: t.shape for name, t in own.items()} != shapes or "window" in own:
+        fits = {n: t.shape for n, t in own.items() if t.is_floating_point()} == shapes
+        if not fits or "window" in own or type(table) is not type(target):
             continue  # what does not fit is reported with the other shapes; abs-win follows any size by itself
-        table.load_state_dict(own, assign=True)
+        table.load_state_dict({name: t.to(dtype or t.dtype) for name, t in own.items()}, assign=True)
         before, after = table.grid, target.grid
+        if before == after:
+            continue
         table.resize_(after)  # type: ignore[operator]  # AbsolutePosition, SeparablePosition or DecoderPosition
-        resized |= {f"{prefix}.{name}": p.detach() for name, p in table.named_parameters()}
+        tables |= {f"{prefix}.{name}": p.detach() for name, p in table.named_parameters()}
         report.resized.append(f"{prefix} {'x'.join(map(str, before))} -> {'x'.join(map(str, after))}")  # type: ignore[arg-type]
-    return resized
-
-
-def _preprocessing(opened: Opened) -> "Preprocessing":
-    """The checkpoint's record; where it has none, that of the published weights of its kind, for its native size."""
-    return preprocessing_of(opened.source, opened.config)
-
-
-def preprocessing_of(source: Source, config: HieraConfig | None) -> "Preprocessing":
-    """The record in a checkpoint's files, timm's record, or the convention of its kind of input."""
-    from hierax.processing import IMAGENET, KINETICS, Preprocessing
-
-    if source.processor is not None:
-        return Preprocessing.from_dict(source.processor)
-    record = (source.config or {}).get("pretrained_cfg") or (config.extra.get(KEPT, {}) if config else {}).get(
-        "pretrained_cfg"
-    )
-    if record:
-        return Preprocessing.from_timm(record)
-    video = config.axes == 3 if config else len((source.config or {}).get("input_size", ())) == 3
-    return KINETICS if video else IMAGENET
-
-
-def load_preprocessing(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> "Preprocessing":
-    """The preprocessing record of a checkpoint: its own, or the published one of its kind.
-
-    Raises:
-        OSError: the file or the Hub cannot be reached.
-        ValueError: a record with a bad value; names the field.
-    """
-    found = locate(source, HubOptions(revision, cache_dir, token, local_files_only), weights=False)
-    if found.weights is not None and found.processor is None and found.config is None:
-        return preprocessing_of(found, open_checkpoint(source, HubOptions()).config)
-    return preprocessing_of(found, None)
+    return tables
 
 
 def load(
@@ -359,11 +292,9 @@ def load(
 
     if task is not None and task not in TASKS:
         raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
-    hub = HubOptions(revision, cache_dir, token, local_files_only)
-    opened = open_checkpoint(source, hub, variant)
-    found = task or _task_of(opened, renewed_head=num_labels is not None)
-    norms = any(name.startswith("norms.") for name in opened.tensors)
-    with building(**({"norms": norms} if found == "backbone" else {})):
+    opened = open_checkpoint(source, HubOptions(revision, cache_dir, token, local_files_only), variant)
+    found = task or found_task(opened, renewed_head=num_labels is not None)
+    with building(**({"norms": "norms" in opened.parts} if found == "backbone" else {})):
         return load_model(
             TASKS[found],
             source,
@@ -377,13 +308,13 @@ def load(
         )
 
 
-def _task_of(opened: Opened, *, renewed_head: bool) -> str:
+def found_task(opened: Opened, *, renewed_head: bool = False) -> str:
     """What a checkpoint is, by its tensors; where they leave it open, by the class its configuration names."""
-    parts = {name.split(".")[0] for name in opened.tensors}
+    parts, named = opened.parts, opened.config.extra.get("architectures")
+    stated = next((task for task, name in ARCHITECTURES.items() if isinstance(named, list) and named[:1] == [name]), "")
     if "head" in parts or renewed_head:
-        return "video-classification" if opened.config.axes == 3 else "classification"
+        of_its_kind = "video-classification" if opened.config.is_video else "classification"
+        return stated if "classification" in stated and "head" in parts else of_its_kind
     if "decoder" in parts:
         return "mae"
-    stated = (opened.config.extra.get("architectures") or [None])[0]
-    backbone = "norm" not in parts and stated == ARCHITECTURES["backbone"]
-    return "backbone" if "norms" in parts or backbone else "features"
+    return "backbone" if "norms" in parts or (stated == "backbone" and "norm" not in parts) else "features"

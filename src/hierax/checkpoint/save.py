@@ -3,73 +3,76 @@
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hierax.checkpoint.files import CONFIG, PROCESSOR, WEIGHTS
-from hierax.checkpoint.load import DIALECTS, load
+from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
+from hierax.checkpoint.hub import HubOptions
+from hierax.checkpoint.load import building, found_task, load_model, task_of
+from hierax.checkpoint.opened import DIALECTS, open_checkpoint
+from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
 
 if TYPE_CHECKING:
     from hierax.pretrained import Pretrained
 
-_TASKS = {
-    "Hiera": "encoder",
-    "HieraModel": "features",
-    "HieraBackbone": "backbone",
-    "HieraForImageClassification": "classification",
-    "HieraForVideoClassification": "video-classification",
-    "HieraForPreTraining": "mae",
-}
-
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when all went well; a failure leaves what was there before."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def named_tensors(model: "Pretrained", dialect: str) -> dict[str, Tensor]:
-    """The model's tensors under the names of a dialect, contiguous and detached.
+    """The model's tensors under the names and in the shapes of a dialect, contiguous and detached.
 
     Raises:
         ValueError: the dialect has no name for one of them.
     """
-    task = _TASKS[type(model).__name__]
-    names = DIALECTS[dialect]
+    task, names, config = task_of(type(model)), DIALECTS[dialect], model.config
+    around = dialect == "transformers" and task not in ("encoder", "features", "backbone")
     renamed: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         ours = f"encoder.{name}" if task == "encoder" else name
-        theirs = names.theirs(ours, model.config.depths)
-        in_hiera = ours.split(".")[0] in ("encoder", "norm") and task not in ("encoder", "features", "backbone")
-        renamed[f"hiera.{theirs}" if in_hiera and dialect == "transformers" else theirs] = tensor.detach().contiguous()
+        theirs = names.theirs(ours, config.depths)
+        in_hiera = around and ours.split(".")[0] in ("encoder", "norm")
+        renamed[f"hiera.{theirs}" if in_hiera else theirs] = names.stored(ours, tensor.detach(), config).contiguous()
     return renamed
 
 
 def _config_values(model: "Pretrained", dialect: str) -> dict[str, Any]:
-    task = _TASKS[type(model).__name__]
-    values = DIALECTS[dialect].config_values(model.config, task)
+    values = DIALECTS[dialect].config_values(model.config, task_of(type(model)))
     if dialect == "transformers":
         values["dtype"] = str(model.dtype).removeprefix("torch.")
         values.pop("torch_dtype", None)
     return values
 
 
+def _notes(model: "Pretrained") -> str:
+    """The whole configuration and the preprocessing record, for files whose dialect cannot state all of it."""
+    record = model.preprocessing.to_dict() if model.preprocessing else None
+    return write_notes({**model.config.to_dict(), "architectures": [ARCHITECTURES[task_of(type(model))]]}, record)
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def save_model(model: "Pretrained", folder: str | Path, *, dialect: str = "transformers") -> None:
-    """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`, each atomically.
+    """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`.
+
+    All are written aside first: a failure while writing leaves the folder as it was.
 
     Raises:
         ValueError: the dialect cannot express the model; says what.
@@ -81,16 +84,24 @@ def save_model(model: "Pretrained", folder: str | Path, *, dialect: str = "trans
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; expected a folder to write to")
     values, tensors = _config_values(model, dialect), named_tensors(model, dialect)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _written(folder / WEIGHTS) as path:
-        save_file(tensors, path, metadata={"format": "pt"})
-    with _written(folder / CONFIG) as path:
-        path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    notes = {} if dialect == "transformers" else {NOTES: _notes(model)}
+    texts = {CONFIG: _json(values)}
     if model.preprocessing is not None:
-        with _written(folder / PROCESSOR) as path:
-            path.write_text(
-                json.dumps(model.preprocessing.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8"
-            )
+        texts[PROCESSOR] = _json(model.preprocessing.to_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        for name, text in texts.items():
+            stack.enter_context(_written(folder / name)).write_text(text, encoding="utf-8")
+        save_file(tensors, stack.enter_context(_written(folder / WEIGHTS)), metadata={"format": "pt", **notes})
+
+
+def _save_pth(model: "Pretrained", path: Path) -> None:
+    """Writes the authors' kind of file: the tensors under `model_state`, and beside them our notes."""
+    _config_values(model, "official")  # says what cannot be expressed
+    tensors = named_tensors(model, "official")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _written(path) as part:
+        torch.save({"model_state": tensors, NOTES: _notes(model)}, part)
 
 
 def abs_win_values(config: HieraConfig) -> HieraConfig:
@@ -113,16 +124,17 @@ def to_abs_win(model: "Pretrained") -> "Pretrained":
     from hierax.positions import AbsolutePosition, window_mean
 
     config = abs_win_values(model.config)
-    position = model.get_submodule("pos_embed" if type(model).__name__ == "Hiera" else "encoder.pos_embed")
+    prefix = "" if task_of(type(model)) == "encoder" else "encoder."
+    position = model.get_submodule(f"{prefix}pos_embed")
     assert isinstance(position, AbsolutePosition)
     table = position.weight.detach().unflatten(1, position.grid).float()
     unit = config.masked_unit_size
     window = window_mean(table, unit)
     tiled = window.repeat(1, *(g // u for g, u in zip(position.grid, unit, strict=True)), 1)
     split = {"whole": (table - tiled).movedim(-1, 1), "window": window.movedim(-1, 1)}
+    norms = {"norms": len(getattr(model, "norms", ())) > 0} if task_of(type(model)) == "backbone" else {}
     with torch.device("meta"):
-        other = type(model)(config)
-    prefix = "" if type(model).__name__ == "Hiera" else "encoder."
+        other = type(model)(config, **norms)
     tensors = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{prefix}pos_embed.")}
     tensors |= {f"{prefix}pos_embed.{n}": t.to(model.dtype).contiguous() for n, t in split.items()}
     other.load_state_dict(tensors, assign=True)
@@ -154,18 +166,29 @@ def convert(
         raise ValueError(f"to is {to!r}; expected one of {', '.join(DIALECTS)}")
     if pos_embed not in (None, "abswin"):
         raise ValueError(f"pos_embed is {pos_embed!r}; expected 'abswin'")
-    model = load(source, variant=variant, dtype="auto")
+    target = Path(target)
+    if target.suffix in TENSOR_SUFFIXES and not target.is_dir() and (to, target.suffix) != ("official", ".pth"):
+        raise ValueError(f"{target}: expected a folder to write to, or with to='official' a .pth file")
+    model = _whole(source, variant)
     if pos_embed:
         model = to_abs_win(model)
-    target = Path(target)
-    if to == "official" and target.suffix == ".pth":
-        _config_values(model, to)  # says what cannot be expressed
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _written(target) as path:
-            torch.save({"model_state": named_tensors(model, to)}, path)
+    if target.suffix == ".pth" and not target.is_dir():
+        _save_pth(model, target)
     else:
         save_model(model, target, dialect=to)
     return model
+
+
+def _whole(source: str | Path, variant: str | None) -> "Pretrained":
+    """The model that has all tensors of a checkpoint, in their own precision; without a norm, the encoder alone."""
+    from hierax.encoder import Hiera
+    from hierax.models import TASKS
+
+    opened = open_checkpoint(source, HubOptions(), variant)
+    task = found_task(opened)
+    cls = Hiera if task == "features" and "norm" not in opened.parts else TASKS[task]
+    with building(**({"norms": "norms" in opened.parts} if task == "backbone" else {})):
+        return load_model(cls, source, dtype="auto", opened=opened)
 
 
 def push_model(model: "Pretrained", repo_id: str, *, token: str | bool | None, private: bool | None) -> str:
@@ -183,15 +206,14 @@ def push_model(model: "Pretrained", repo_id: str, *, token: str | bool | None, p
 
 def model_card(model: "Pretrained", repo_id: str) -> str:
     """A model card in Markdown: what the model is, how to load it, and the licence of its weights."""
-    name, config = type(model).__name__, model.config
-    license = model.license or "unknown"
+    task, config, license = task_of(type(model)), model.config, model.license or "unknown"
+    name = ARCHITECTURES[task]
     tags = {"classification": "image-classification", "video-classification": "video-classification"}
-    task = tags.get(_TASKS[name], "image-feature-extraction")
     size = "x".join(map(str, config.image_size))
     return f"""---
 library_name: hierax
-license: {license.lower() if model.license else "other"}
-pipeline_tag: {task}
+license: {license.lower()}
+pipeline_tag: {tags.get(task, "image-feature-extraction")}
 tags: [hiera]
 ---
 

@@ -1,29 +1,38 @@
 """Which variant a bare tensor file holds, from the shapes of its tensors; and the checks that dialects share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hierax.checkpoint.dialect import Shapes
 from hierax.config import VARIANTS, HieraConfig, plan, variant_config
 
 PATCH = "encoder.patch_embed.proj.weight"
-_STRUCTURE = (
-    "embed_dim", "patch_size", "patch_stride", "patch_padding", "mlp_ratio", "depths", "num_heads",
-    "embed_dim_multiplier", "query_stride", "masked_unit_size", "masked_unit_attention", "position_embedding",
-    "pooled_shortcut",
-)  # fmt: skip
+_RANKS: Mapping[str, tuple[int, ...]] = {
+    PATCH: (3, 4, 5),
+    "encoder.pos_embed.weight": (3,),
+    "encoder.pos_embed.spatial": (3,),
+    "encoder.pos_embed.temporal": (3,),
+    "encoder.pos_embed.whole": (3, 4, 5),
+    "encoder.pos_embed.window": (3, 4, 5),
+    "decoder.embed.weight": (2,),
+    "head.weight": (2,),
+}
 
 
-def matching_variant(config: HieraConfig) -> str | None:
-    """The classification variant with this structure (whatever its size, channels and labels), or None."""
-    for name in VARIANTS:
-        row = variant_config(name)
-        same = all(getattr(row, field) == getattr(config, field) for field in _STRUCTURE)
-        scaled = (row.layer_scale_init is None) == (config.layer_scale_init is None)
-        if same and scaled and not name.startswith("mae_"):
-            return name
-    return None
+def check_ranks(shapes: Shapes, theirs: Mapping[str, str]) -> None:
+    """Raises the `ValueError` that names the first tensor which cannot be one of Hiera's, whatever the variant.
+
+    Args:
+        theirs: the names that our tensors have in their file.
+    """
+    if PATCH not in shapes:
+        raise ValueError("no Hiera weights; the patch embedding's weight is lacking")
+    for name, shape in shapes.items():
+        ranks = (2,) if name.endswith(".attn.proj.weight") else _RANKS.get(name, range(1, 6))
+        if len(shape) not in ranks or 0 in shape:
+            expected = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+            raise ValueError(f"{theirs[name]} has shape {list(shape)}; expected {expected} axes, none of them empty")
 
 
 def is_mae(shapes: Shapes) -> bool:
@@ -38,20 +47,22 @@ def _signature_of(config: HieraConfig) -> tuple[Any, ...]:
         tuple(spec.dim_out for spec in plan(config)),
         config.position_embedding,
         config.pooled_shortcut,
+        config.layer_scale_init is not None,
     )
 
 
 def _signature(shapes: Shapes) -> tuple[Any, ...]:
     widths = {}
     for key, shape in shapes.items():
-        name = key.split(".")
         if key.startswith("encoder.blocks.") and key.endswith(".attn.proj.weight"):
-            widths[int(name[2])] = shape[0]
+            widths[int(key.split(".")[2])] = shape[0]
     position = "separable" if "encoder.pos_embed.spatial" in shapes else "absolute"
     position = "abs_win" if "encoder.pos_embed.window" in shapes else position
-    projects = any(".attn." not in key and key.endswith(".proj.weight") for key in shapes if "blocks" in key)
+    blocks = [key for key in shapes if key.startswith("encoder.blocks.")]
+    projects = any(key.endswith(".proj.weight") and ".attn." not in key for key in blocks)
+    scaled = any(".ls1." in key for key in blocks)
     embed_dim, _, *kernel = shapes[PATCH]
-    return tuple(kernel), embed_dim, tuple(widths[i] for i in sorted(widths)), position, not projects
+    return tuple(kernel), embed_dim, tuple(widths[i] for i in sorted(widths)), position, not projects, scaled
 
 
 def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
@@ -72,15 +83,19 @@ def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
         variant = found[0]
     variant = variant.removeprefix("mae_")
     config = variant_config(f"mae_{variant}" if is_mae(shapes) and f"mae_{variant}" in VARIANTS else variant)
+    if len(shapes[PATCH]) - 2 != config.axes:
+        raise ValueError(f"its tensors have {len(shapes[PATCH]) - 2} axes and {variant} has {config.axes}")
     return with_shapes(config, shapes)
 
 
 def with_shapes(config: HieraConfig, shapes: Shapes) -> HieraConfig:
-    """`config` with the channels, labels, decoder and native size that the tensors have."""
+    """`config` with the channels, labels, decoder, tables and native size that the tensors have."""
     changes: dict[str, Any] = {"num_channels": shapes[PATCH][1]}
     if "head.weight" in shapes:
         changes["num_labels"] = shapes["head.weight"][0]
-    if is_mae(shapes):
+    if "encoder.pos_embed.whole" in shapes:
+        changes["global_position_size"] = tuple(shapes["encoder.pos_embed.whole"][2:])
+    if "decoder.embed.weight" in shapes:
         blocks = {key.split(".")[2] for key in shapes if key.startswith("decoder.blocks.")}
         changes |= {"decoder_hidden_size": shapes["decoder.embed.weight"][0], "decoder_depth": len(blocks)}
     config = config.replace(**changes)
@@ -104,15 +119,30 @@ def _native_size(config: HieraConfig, shapes: Shapes) -> tuple[int, ...]:
     return (*size[:first], *(side * s for s in stride[first:]))
 
 
-def require_expressible(config: HieraConfig, dialect: str, conditions: Mapping[str, bool]) -> None:
+def require_expressible(dialect: str, conditions: Mapping[str, bool]) -> None:
     """Raises the `ValueError` that names what a dialect cannot express: the keys of `conditions` that are False."""
     lacking = [what for what, possible in conditions.items() if not possible]
     if lacking:
         raise ValueError(f"the {dialect} dialect cannot express {', '.join(lacking)}")
 
 
-def doubled_heads(config: HieraConfig) -> bool:
-    """Whether heads double from stage to stage, as constructors with one number assume."""
-    first: int = config.num_heads[0]
-    expected: Sequence[int] = [first * 2**i for i in range(config.stages)]
-    return tuple(expected) == config.num_heads
+def published_geometry(config: HieraConfig) -> dict[str, bool]:
+    """What all published implementations take for granted, as conditions for `require_expressible`.
+
+    Their order of tokens is made for mask units that the poolings of all stages reduce to one token, and their
+    shortcut is pooled only where it is also projected.
+    """
+    units = zip(config.masked_unit_size, config.query_stride, strict=True)
+    sizes = zip(config.image_size, config.unit_pixels, strict=True)
+    widths = list(config.dims)
+    for stage in range(1, config.stages):  # theirs are rounded stage by stage
+        widths[stage] = int(widths[stage - 1] * config.embed_dim_multiplier)
+    return {
+        "mask units other than query_stride ** (stages - 1)": all(u == s ** (config.stages - 1) for u, s in units),
+        "a native size that is no multiple of the mask unit": all(s % u == 0 for s, u in sizes),
+        "stages that pool without growing in width": all(
+            before != after
+            for before, after in zip(config.dims[: config.num_query_pool], config.dims[1:], strict=False)
+        ),
+        "widths that are rounded differently": tuple(widths) == config.dims,
+    }

@@ -1,12 +1,15 @@
 """The dialect of `transformers`, and our own, which is the same with more names (video, abs-win, layer scale)."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from hierax.checkpoint.dialect import Dialect, Shapes
-from hierax.checkpoint.shapes import config_from_shapes
-from hierax.config import HieraConfig
+from hierax.checkpoint.shapes import config_from_shapes, published_geometry
+from hierax.config import HieraConfig, plan
 
 ARCHITECTURES = {
     "features": "HieraModel",
@@ -16,18 +19,23 @@ ARCHITECTURES = {
     "mae": "HieraForPreTraining",
     "encoder": "Hiera",
 }
+_TABLE, _GLOBAL = "encoder.pos_embed.weight", "encoder.pos_embed.whole"
 
 
 class Transformers(Dialect):
-    """Names like `hiera.encoder.stages.2.layers.0.attn.qkv.weight`; `hiera.` only where a task stands around it."""
+    """Names like `hiera.encoder.stages.2.layers.0.attn.qkv.weight`; `hiera.` only where a task stands around it.
+
+    Models that `transformers` would open wrongly get a model type that its `Auto` classes refuse, and a position table
+    on its grid (`[1, h, w, C]`; abs-win: the global one), whose shape the others refuse.
+    """
 
     name = "transformers"
     parts = {
-        "encoder.pos_embed.weight": "embeddings.position_embeddings",
+        _TABLE: "embeddings.position_embeddings",
+        _GLOBAL: "embeddings.position_embeddings",
+        "encoder.pos_embed.window": "embeddings.position_embeddings_window",
         "encoder.pos_embed.spatial": "embeddings.position_embeddings_spatial",
         "encoder.pos_embed.temporal": "embeddings.position_embeddings_temporal",
-        "encoder.pos_embed.whole": "embeddings.position_embeddings_global",
-        "encoder.pos_embed.window": "embeddings.position_embeddings_window",
         "encoder.patch_embed.proj": "embeddings.patch_embeddings.projection",
         "norm": "pooler.layernorm",
         "head": "classifier",
@@ -52,16 +60,34 @@ class Transformers(Dialect):
         "ls2.weight": "layer_scale2",
     }
     their_block = re.compile(
-        r"(?:encoder\.stages\.(?P<stage>\d+)\.layers\.(?P<layer>\d+)|decoder\.decoder_block\.layers\.(?P<block>\d+))\.(.+)"
+        r"(?:encoder\.stages\.(?P<stage>\d{1,2})\.layers\.(?P<layer>\d{1,4})"
+        r"|decoder\.decoder_block\.layers\.(?P<block>\d{1,4}))\.(.+)"
     )
 
-    def recognises(self, keys: Sequence[str]) -> bool:
+    def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """See the base class."""
         return any(key.removeprefix("hiera.").startswith("embeddings.patch_embeddings.") for key in keys)
 
+    def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
+        """See the base class. The absolute and the global table have one name."""
+        table = tensors.get(_TABLE)
+        if table is None or (table.ndim == 3 and "encoder.pos_embed.window" not in tensors):
+            return tensors
+        others = {name: tensor for name, tensor in tensors.items() if name != _TABLE}
+        if "encoder.pos_embed.window" in tensors:
+            return {_GLOBAL: table, **others}
+        return {_TABLE: table.flatten(1, -2) if table.ndim > 3 else table, **others}
+
+    def stored(self, name: str, tensor: Tensor, config: HieraConfig) -> Tensor:
+        """See the base class."""
+        if name != _TABLE or fits_transformers(config):
+            return tensor
+        return tensor.unflatten(1, config.token_grid(config.image_size))
+
     def ours(self, key: str, depths: Sequence[int]) -> str | None:
         """See the base class."""
-        return super().ours(key.removeprefix("hiera."), depths)
+        key = key.removeprefix("hiera.")
+        return _TABLE if key == self.parts[_TABLE] else super().ours(key, depths)
 
     def depths(self, keys: Sequence[str]) -> tuple[int, ...]:
         """See the base class."""
@@ -92,27 +118,42 @@ class Transformers(Dialect):
             return config_from_shapes(shapes, variant)
         model_type = values.get("model_type")
         if model_type not in ("hiera", "hierax", None):
-            raise ValueError(f"config.json has model_type {model_type!r}; expected 'hiera'")
+            raise ValueError(f"model_type is {model_type!r}; expected 'hiera'")
         if "id2label" not in values and "head.weight" in shapes:  # transformers leaves its default of two labels out
             values = {**values, "num_labels": shapes["head.weight"][0]}
         return HieraConfig.from_dict(values)
 
     def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
-        """See the base class. What `transformers` would open wrongly gets a model type that it refuses."""
+        """See the base class."""
         names = config.stage_names
         features = config.out_features or names[-1:]
-        return {
+        values = {
             **config.to_dict(),
             "architectures": [ARCHITECTURES[task]],
-            "model_type": "hiera" if fits_transformers(config) else "hierax",
+            "model_type": "hiera" if fits_transformers(config, mae=task == "mae") else "hierax",
             "hidden_size": config.hidden_size,
             "stage_names": list(names),
             "out_features": list(features),
             "out_indices": [names.index(name) for name in features],
         }
+        if "classification" not in task and config.id2label == HieraConfig().id2label:
+            del values["id2label"], values["label2id"]  # a thousand names that say nothing
+        return values
 
 
-def fits_transformers(config: HieraConfig) -> bool:
-    """Whether `transformers` can build this model: images, one absolute table, no layer scale."""
-    plain = config.layer_scale_init is None and not config.pooled_shortcut
-    return config.axes == 2 and config.position_embedding == "absolute" and plain
+def fits_transformers(config: HieraConfig, *, mae: bool = False) -> bool:
+    """Whether `transformers` builds the same model: images, one absolute table, its own way with mask units.
+
+    There, the windows of a stage are as large as if every stage before had pooled, and the first block of a stage is
+    within mask units where the stage before it *or its own* is.
+    """
+    if config.axes != 2 or config.position_embedding != "absolute":
+        return False
+    if config.layer_scale_init is not None or config.pooled_shortcut or len(set(config.query_stride)) > 1:
+        return False
+    if mae and len(set(config.patch_stride)) > 1:
+        return False
+    units = config.masked_unit_attention
+    windows = all(spec.stage <= config.num_query_pool for spec in plan(config) if spec.unit_attention)
+    lags = all(before or not own for before, own in itertools.pairwise(units))
+    return windows and lags and all(published_geometry(config).values())

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from hierax.processing.colour import orientation, upright_array
 from hierax.processing.errors import ImageError
@@ -103,27 +103,37 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
     start = stream.read(16)
     if not start:
         raise ImageError(name, "an empty file")
-    for find_plugins in (Image.preinit, Image.init):  # the common formats first: finding all takes 20 ms, once
-        find_plugins()
+    for kind, factory, verdict in _plugins(start):
+        if isinstance(verdict, str):
+            raise ImageError(name, f"a {kind} image, which this Pillow cannot decode")
+        stream.seek(0)
+        try:
+            image = factory(stream, "")
+        except Image.DecompressionBombError as error:  # some plugins ask Pillow's global limit themselves
+            raise ImageError(name, f"too large for PIL.Image.MAX_IMAGE_PIXELS ({error})") from error
+        except Exception as error:
+            if kind in _UNSURE:
+                continue
+            raise ImageError(name, f"a damaged {kind} file, or of an unknown kind ({error})") from error
+        check_pixels(image.size, name=name, max_pixels=max_pixels)
+        return image
+    raise ImageError(name, _NOT_AN_IMAGE)
+
+
+def _plugins(start: bytes) -> Iterator[tuple[str, Callable[..., ImageFile.ImageFile], bool | str]]:
+    """Format, class and verdict of each plugin that accepts a file; a text says that its decoder is missing."""
+    for find in (Image.preinit, Image.init):  # the common formats first: finding all takes 20 ms, once
+        find()
         for kind in (*_SURE, *_UNSURE):
             factory, accepts = Image.OPEN.get(kind, (None, None))
-            verdict = factory is not None and accepts is not None and accepts(start)
-            if isinstance(verdict, str):  # so a plugin says that its decoder is not built in
-                raise ImageError(name, f"a {kind} image, which this Pillow cannot decode")
-            if not verdict or factory is None:
+            if factory is None or accepts is None:
                 continue
-            stream.seek(0)
             try:
-                image = factory(stream, "")
-            except Image.DecompressionBombError as error:  # some plugins ask Pillow's global limit themselves
-                raise ImageError(name, f"too large for PIL.Image.MAX_IMAGE_PIXELS ({error})") from error
-            except Exception as error:
-                if kind in _UNSURE:
-                    continue
-                raise ImageError(name, f"a damaged {kind} file, or of an unknown kind ({error})") from error
-            check_pixels(image.size, name=name, max_pixels=max_pixels)
-            return image
-    raise ImageError(name, _NOT_AN_IMAGE)
+                verdict = accepts(start)
+            except Exception:  # a file shorter than the bytes it looks at
+                continue
+            if verdict:
+                yield kind, factory, verdict
 
 
 def check_pixels(size: tuple[int, int], *, name: str, max_pixels: int | None) -> None:

@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up: they need python3 (with venv) and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test slow lint clean
+
+demo: $(VENV)/core
+	$(VENV)/bin/hierax demo
+
+test: $(VENV)/dev lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not peers" --numprocesses 2 --dist worksteal
+
+slow: $(VENV)/dev
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+$(VENV)/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist

@@ -1,0 +1,70 @@
+"""Files of repositories on the Hugging Face Hub, through its client; failures are `OSError`s that say what to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """What is passed on to the Hub's client."""
+
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+
+
+class NotCached(OSError):
+    """The Hub is out of reach and the local cache does not have the file."""
+
+
+def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
+    """The cached path of a repository's file, fetched if need be; None where the repository has no such file.
+
+    Raises:
+        NotCached: no connection (or none wanted), and not in the cache.
+        OSError: the Hub refuses, or the transfer failed.
+        ValueError: `repository` cannot be the id of one.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    options = {"cache_dir": hub.cache_dir, "token": hub.token, "local_files_only": hub.local_files_only}
+    try:
+        return Path(hf_hub_download(repository, file, revision=hub.revision, **options))
+    except LocalEntryNotFoundError:
+        if _known_absent(repository, file, hub):
+            return None
+        switched_off = hub.local_files_only or constants.HF_HUB_OFFLINE
+        reason = "the Hub is switched off" if switched_off else "the Hub cannot be reached"
+        raise NotCached(
+            f"{repository} is not in the local cache ({file} is lacking) and {reason}; a folder or file works offline"
+        ) from None
+    except GatedRepoError:
+        raise OSError(f"{repository}: access to it must be asked for on the Hub; pass token=") from None
+    except RepositoryNotFoundError:
+        raise OSError(f"{repository}: no such repository on the Hub (a private one needs token=)") from None
+    except RevisionNotFoundError:
+        raise OSError(f"{repository}: no revision {hub.revision!r} on the Hub") from None
+    except EntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise ValueError(f"{repository}: no file, no folder, and no Hub id either ({error})") from None
+    except OSError:
+        raise
+    except Exception as error:  # the client's HTTP library has errors of its own
+        raise OSError(f"{repository}: {file} could not be fetched ({type(error).__name__}: {error})") from error
+
+
+def _known_absent(repository: str, file: str, hub: HubOptions) -> bool:
+    """Whether the cache remembers from an earlier visit that the repository has no such file."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    return try_to_load_from_cache(repository, file, cache_dir=hub.cache_dir, revision=hub.revision) is _CACHED_NO_EXIST

@@ -1,0 +1,117 @@
+"""The preprocessing record of a checkpoint: its own, timm's, or the convention of its kind."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hierax.checkpoint.files import Source, locate
+from hierax.checkpoint.hub import HubOptions
+from hierax.checkpoint.opened import Opened, open_checkpoint
+from hierax.checkpoint.timm import KEPT
+
+if TYPE_CHECKING:
+    from hierax.config import HieraConfig
+    from hierax.processing import Preprocessing
+
+
+def preprocessing_of(opened: Opened) -> "Preprocessing | None":
+    """The record of an opened checkpoint; None where it has none and its inputs are no pictures in colour.
+
+    Raises:
+        ValueError: a record with a bad value; names file and field.
+    """
+    config = opened.config
+    stated = _stated(opened.source, opened.notes, config.extra.get(KEPT, {}).get("pretrained_cfg"))
+    return stated or _convention(config.image_size, config.num_channels, video=config.is_video)
+
+
+def resized(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig") -> "Preprocessing":
+    """The record for a model whose native size was changed, where it was made for the native size before."""
+    old, new = before.image_size[-2:], after.image_size[-2:]
+    crop = (record.crop_size["height"], record.crop_size["width"])
+    if after.axes == 1 or old == new or crop != tuple(old) or not record.do_center_crop:
+        return record
+    edge = record.size.get("shortest_edge")
+    size = {"shortest_edge": max(new) * edge // max(old)} if edge else {"height": new[0], "width": new[1]}
+    return record.replace(size=size, crop_size={"height": new[0], "width": new[1]})
+
+
+def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessing | None":
+    """What a checkpoint itself says."""
+    from hierax.processing import Preprocessing
+
+    path = source.processor.path if source.processor else source.config.path if source.config else source.weights
+    try:
+        if source.processor is not None:
+            return Preprocessing.from_dict(source.processor.values)
+        if notes.get("preprocessing"):
+            return Preprocessing.from_dict(notes["preprocessing"])
+        return _from_timm(timm) if isinstance(timm, Mapping) and timm else None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _from_timm(record: Mapping[str, Any]) -> "Preprocessing":
+    """timm's record; of an input that is not square, the crop has both sides and the resize is for the longer."""
+    from hierax.processing import Preprocessing
+
+    size = record.get("input_size")
+    if not isinstance(size, (list, tuple)) or len(size) != 3 or size[1] == size[2]:
+        return Preprocessing.from_timm(record)
+    square = Preprocessing.from_timm({**record, "input_size": [size[0], *[max(size[1:])] * 2]})
+    return square.replace(crop_size={"height": size[1], "width": size[2]})
+
+
+def _convention(size: Sequence[int], channels: int, *, video: bool) -> "Preprocessing | None":
+    """The published record of images or clips, for inputs of `size` pixels."""
+    from hierax.processing import IMAGENET, KINETICS
+
+    if channels != 3 or not (video or len(size) == 2):
+        return None
+    record = KINETICS.replace(num_frames=size[0]) if video else IMAGENET
+    height, width = size[-2:]
+    edge = max(height, width) * 256 // 224
+    return record.replace(size={"shortest_edge": edge}, crop_size={"height": height, "width": width})
+
+
+def load_preprocessing(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> "Preprocessing":
+    """The preprocessing record of a checkpoint: its own, or the published one of its kind.
+
+    Raises:
+        OSError: the file or the Hub cannot be reached.
+        ValueError: a record with a bad value (it names the field), or none for inputs that are no pictures in colour.
+    """
+    hub = HubOptions(revision, cache_dir, token, local_files_only)
+    found = locate(source, hub, weights=False)
+    values = found.values or {}
+    record = _stated(found, {}, values.get("pretrained_cfg") or _kept_by_us(values))
+    if record is None and found.weights is not None:  # nothing stated: what the tensors say
+        record = preprocessing_of(open_checkpoint(source, hub))
+    elif record is None:
+        record = _convention_of(found)
+    if record is None:
+        raise ValueError(f"{source}: has no preprocessing record, and there is no convention for its inputs")
+    return record
+
+
+def _kept_by_us(values: Mapping[str, Any]) -> Any:
+    kept = values.get(KEPT)
+    return kept.get("pretrained_cfg") if isinstance(kept, Mapping) else None
+
+
+def _convention_of(source: Source) -> "Preprocessing | None":
+    """The convention for a repository of which only the JSON files, and the table's record, are at hand."""
+    values = source.values or {}
+    size = values.get("image_size") or values.get("input_size")
+    if not isinstance(size, (list, tuple)) or not all(isinstance(side, int) and side > 0 for side in size):
+        clips = source.record is not None and source.record.preprocessing == "kinetics"
+        size = [16, 224, 224] if clips else [size, size] if isinstance(size, int) and size > 0 else [224, 224]
+    channels = values.get("num_channels", values.get("in_chans", 3))
+    return _convention(size, channels, video=len(size) == 3)

@@ -1,0 +1,134 @@
+"""The command line: `hierax COMMAND`, one module and one public function per command.
+
+Nothing here, nor at the top of a command's module, imports torch: help comes at once. Results go to stdout; progress,
+licences and errors to stderr. Exit codes: 0 all done, 1 a fault of hierax, 2 nothing could be done as asked, 3 some
+inputs could not be read, 130 interrupted, 141 the reader of a pipe has left.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from hierax.cli import classify, convert, demo, features, models, reconstruct
+from hierax.cli.terminal import UserError, one_line, quiet_libraries, say
+
+_COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "models": models,
+    "classify": classify,
+    "features": features,
+    "reconstruct": reconstruct,
+    "convert": convert,
+}
+_EPILOG = """examples:
+  hierax demo
+  hierax classify holiday/ --model facebook/hiera-tiny-224-in1k-hf --json > labels.jsonl
+
+`hierax COMMAND --help` says more, `hierax models` which weights there are. Images are files, folders or patterns ('*.jpg').
+Exit codes: 0 all done, 2 nothing could be done as asked, 3 some inputs could not be read."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error here."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{message} (see {self.prog} --help)")
+        raise SystemExit(2)
+
+
+class _Version(argparse.Action):
+    """Prints the version; looking it up is left to the moment when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"hierax {version()}")
+        raise SystemExit(0)
+
+
+def version() -> str:
+    """The installed version of hierax."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("hierax")
+    except PackageNotFoundError:  # run from a source tree
+        return "(not installed)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="hierax",
+        description="Hiera vision transformers: classification, features, masked reconstruction.",
+        epilog=_EPILOG,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors (or set HIERAX_DEBUG=1)")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, module in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
+            epilog=module.EPILOG,
+            formatter_class=raw,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        # Without a default, so that `hierax --debug COMMAND` is not undone by the command's own.
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors")
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line (`sys.argv[1:]` unless given) and returns its exit code."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    if not hasattr(arguments, "run"):  # argparse tells in no other way that no command was named
+        parser.print_help()
+        return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    debug = arguments.debug or os.environ.get("HIERAX_DEBUG", "") not in ("", "0")
+    try:
+        with quiet_libraries(debug=debug):
+            code = arguments.run(arguments)
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_left()
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> int:
+    """Says what happened in one line; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        say("interrupted")
+        return 130
+    if isinstance(error, (UserError, ValueError, OSError)):
+        say(one_line(error))
+        return 2
+    say(f"{type(error).__name__}: {one_line(error)} (a fault of hierax; --debug shows the traceback)")
+    return 1
+
+
+def _reader_left() -> int:
+    """Nobody reads stdout any more (`| head`): the interpreter must not fail on it again at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # a stdout without a file below it
+        pass
+    return 141

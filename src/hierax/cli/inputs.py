@@ -1,0 +1,88 @@
+"""From what was typed (files, folders, patterns) to pictures, and from pictures to names for what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hierax.processing.errors import ImageError
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
+)
+"""What is taken for a picture in a folder. A file that is named itself is tried whatever its suffix."""
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Declares the positional argument for pictures."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder (searched to its depths) or pattern")
+
+
+def expand(inputs: Sequence[str | Path]) -> tuple[list[Path], list[ImageError]]:
+    """The files that inputs stand for, each once, in the order of the inputs, and what stands for none.
+
+    A folder is searched to its depths for files with a picture's suffix, sorted; hidden ones are left out. A pattern
+    (`*`, `?`, `[…]`, `**`) that no shell has expanded is expanded, sorted.
+    """
+    found: dict[Path, None] = {}
+    problems: list[ImageError] = []
+    for given in map(os.fspath, inputs):
+        try:
+            found |= dict.fromkeys(_files(given))
+        except ImageError as error:
+            problems.append(error)
+    return list(found), problems
+
+
+def _files(given: str) -> list[Path]:
+    path = Path(given)
+    if path.is_dir():
+        files = sorted(_pictures_below(path))
+        if not files:
+            raise ImageError(given, "no pictures in this folder (PNG, JPEG, WebP, … are read)")
+        return files
+    if path.exists():
+        return [path]
+    if not glob.has_magic(given):
+        raise ImageError(given, "no such file")
+    matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
+    files = [file for match in matches for file in (sorted(_pictures_below(match)) if match.is_dir() else [match])]
+    if not files:
+        raise ImageError(given, "no file matches this pattern")
+    return files
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(parent, name)
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A different name for each picture, without suffix: its own where no other has it, else with the folders that
+    tell them apart (`a-cat`, `b-cat`), else with the suffix (`cat.jpg`, `cat.png`), else numbered.
+
+    Names that differ only in case count as equal, since on some file systems they are.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    root = Path(os.path.commonpath([path.parent for path in absolute])) if absolute else Path()
+    relative = [path.relative_to(root) for path in absolute]
+    choices = [
+        (path.stem, "-".join(path.with_suffix("").parts), "-".join(path.parts), f"{'-'.join(path.parts)}-{number}")
+        for number, path in enumerate(relative, start=1)
+    ]
+    level = [0] * len(paths)
+    while True:
+        names = [choice[i] for choice, i in zip(choices, level, strict=True)]
+        counts = Counter(name.casefold() for name in names)
+        shared = [i for i, name in enumerate(names) if counts[name.casefold()] > 1 and level[i] < len(choices[i]) - 1]
+        if not shared:
+            return names
+        for i in shared:
+            level[i] += 1

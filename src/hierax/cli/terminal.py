@@ -1,0 +1,85 @@
+"""What the commands write to the terminal beside their results: errors, licences, progress. All of it on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_FEW = 4
+"""So many inputs are done before a progress bar would have been read."""
+
+
+class UserError(Exception):
+    """Something was asked for that cannot be done; its text says what and what to do instead."""
+
+
+def say(message: str) -> None:
+    """Writes one line to stderr, under the program's name."""
+    print(f"hierax: {message}", file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks; for errors of the system the file and the reason."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
+    """Keeps the warnings of libraries off the terminal, and on a pipe their progress bars too; not when debugging."""
+    if debug:
+        yield
+        return
+    client = logging.getLogger("huggingface_hub")
+    before = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        client.setLevel(before)
+
+
+@contextmanager
+def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Iterable[_Item]]:
+    """The results, with a bar on stderr that follows them; none where stderr is no terminal or inputs are few."""
+    if total <= _FEW or not sys.stderr.isatty():
+        yield results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Lines printed to the same terminal go above the bar; results that go to a file are left alone.
+    bar = Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+    )
+    with bar:
+        yield bar.track(results, total=total, description=what)
+
+
+class Tally:
+    """Counts inputs that were done and that failed, and says why they failed."""
+
+    def __init__(self) -> None:
+        self.done = self.failed = 0
+
+    def add(self, error: Exception | None) -> None:
+        """Counts one input; an error is written to stderr."""
+        if error is None:
+            self.done += 1
+        else:
+            self.failed += 1
+            say(one_line(error))
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing failed, 3 when some did, 2 when all did."""
+        return 0 if not self.failed else 3 if self.done else 2

@@ -1,0 +1,30 @@
+"""What all tests stand on: no network, and models small enough to be saved and loaded in milliseconds."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's client is first imported; commands that tests start inherit it
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """`saved(cls, config, dialect=…, **arguments)` saves a model with random weights and returns its folder.
+
+    `arguments` are passed to the class.
+    """
+    from small import randomise
+
+    from hierax.checkpoint.save import save_model
+
+    def save(cls: Any, config: Any, *, dialect: str = "transformers", **arguments: Any) -> Path:
+        folder = tmp_path / f"{cls.__name__}-{sum(1 for _ in tmp_path.iterdir())}"
+        model: Any = randomise(cls(config, **arguments)).eval()
+        save_model(model, folder, dialect=dialect)
+        return folder
+
+    return save
