@@ -17,9 +17,8 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
     `arguments` are passed to the class.
     """
-    from small import randomise
-
     from hierax.checkpoint.save import save_model
+    from small import randomise
 
     def save(cls: Any, config: Any, *, dialect: str = "transformers", **arguments: Any) -> Path:
         folder = tmp_path / f"{cls.__name__}-{sum(1 for _ in tmp_path.iterdir())}"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small import randomise, relative
 from torch import Tensor
 
 from hierax import (
@@ -30,6 +29,7 @@ from hierax import (
     load,
 )
 from hierax.checkpoint.save import save_model
+from small import randomise, relative
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 Differences = dict[str, float]

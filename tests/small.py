@@ -105,6 +105,7 @@ def units_of(config: HieraConfig, size: Iterable[int] | None = None) -> int:
 def relative(ours: Tensor, theirs: Tensor) -> float:
     """norm(ours - theirs) / norm(theirs); the shapes must be the same."""
     assert ours.shape == theirs.shape, f"{tuple(ours.shape)} instead of {tuple(theirs.shape)}"
-    scale = theirs.double().norm()
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    scale = theirs.norm()
     assert scale > 0, "the reference is zero everywhere"
-    return float((ours.double() - theirs.double()).norm() / scale)
+    return float((ours - theirs).norm() / scale)

@@ -3,6 +3,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
 from peer_files import CASES, LIMIT, Differences
 from small import fresh_seed
 

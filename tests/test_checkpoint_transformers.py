@@ -1,7 +1,7 @@
 """Folders saved here open in `transformers` with equal outputs, and the reverse.
 
-Their `HieraBackbone` does not unroll its tokens, so that its outputs are wrong whatever the file says; for backbones the
-tensors are compared, and the outputs with those of their `HieraModel` of the same file.
+Their `HieraBackbone` does not unroll its tokens, so that its outputs are wrong whatever the file says; for backbones
+the tensors are compared, and the outputs with those of their `HieraModel` of the same file.
 """
 
 import json
@@ -42,9 +42,9 @@ def config_of(name: str) -> HieraConfig:
 def their_config(name: str, **changes: Any) -> Any:
     values = dict(embed_dim=8, depths=[1, 2, 3, 2], image_size=[64, 64], **changes)
     if name == "HieraForPreTraining":
-        values |= dict(num_query_pool=2, decoder_hidden_size=16, decoder_depth=2, decoder_num_heads=4)
+        values |= {"num_query_pool": 2, "decoder_hidden_size": 16, "decoder_depth": 2, "decoder_num_heads": 4}
     if name == "HieraBackbone":
-        values |= dict(out_features=list(STAGES))
+        values |= {"out_features": list(STAGES)}
     return transformers.HieraConfig(**values)
 
 
@@ -217,7 +217,7 @@ def test_transformers_refuses_what_it_would_open_wrongly(kind: str, saved: Save)
     with pytest.raises(ValueError, match="hierax"):
         transformers.AutoModel.from_pretrained(folder)
     for name in ("HieraModel", "HieraForImageClassification", "HieraBackbone"):
-        with pytest.raises((ValueError, RuntimeError), match="ignore_mismatched_sizes|dimensions of the input image"):
+        with pytest.raises((ValueError, RuntimeError), match=r"ignore_mismatched_sizes|dimensions of the input image"):
             getattr(transformers, name).from_pretrained(folder)
 
 
@@ -233,7 +233,9 @@ def test_transformers_refuses_what_it_would_open_wrongly(kind: str, saved: Save)
     ],
     ids=str,
 )
-def test_what_keeps_the_model_type_of_transformers_has_equal_outputs_there(changes: dict[str, Any], saved: Save) -> None:
+def test_what_keeps_the_model_type_of_transformers_has_equal_outputs_there(
+    changes: dict[str, Any], saved: Save
+) -> None:
     config = image_config(**changes)
     folder = saved(HieraModel, config)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "hiera"

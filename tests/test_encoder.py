@@ -112,7 +112,7 @@ def spread(shown: Tensor, size: tuple[int, ...]) -> Tensor:
     return shown
 
 
-@pytest.mark.parametrize("pools", [2, 3])
+@pytest.mark.parametrize("pools", [0, 1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_every_stage_map_equals_a_plain_implementation(kind: str, pools: int) -> None:

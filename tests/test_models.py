@@ -190,6 +190,7 @@ def test_a_classifier_starts_as_published(kind: str) -> None:
             assert is_normal(part.weight, 0.02), name
             assert bool((part.bias == 0.02).all()), name
         elif isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            assert part.bias is not None
             assert is_normal(part.weight, 0.02), name
             assert is_uniform(part.bias, 1 / math.sqrt(part.weight[0].numel())), name
     for name, table in model.encoder.pos_embed.named_parameters():
@@ -212,6 +213,7 @@ def test_a_mae_starts_as_published(kind: str) -> None:
             own = 1 / math.sqrt(part.weight[0].numel())
             as_linear = math.sqrt(6 / (part.weight.shape[0] + part.weight[0].numel()))
             assert is_uniform(part.weight, own if "fusion" in name else as_linear), name
+            assert part.bias is not None
             assert is_uniform(part.bias, own), name
     tables = [*model.encoder.pos_embed.parameters(), model.decoder.pos_embed.weight, model.decoder.mask_token.weight]
     assert all(is_normal(table, 0.02) for table in tables)

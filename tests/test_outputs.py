@@ -67,7 +67,8 @@ def test_an_output_can_be_spread_as_keyword_arguments(out: ClassifierOutput) -> 
     [
         (
             HieraModelOutput,
-            "last_hidden_state pooler_output bool_masked_pos ids_restore hidden_states attentions reshaped_hidden_states",
+            "last_hidden_state pooler_output bool_masked_pos ids_restore hidden_states attentions "
+            "reshaped_hidden_states",
         ),
         (BackboneOutput, "feature_maps hidden_states attentions"),
         (ClassifierOutput, "loss logits hidden_states attentions reshaped_hidden_states"),

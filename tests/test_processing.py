@@ -73,7 +73,7 @@ def test_pixels_equal_transformers_bit_for_bit_at_every_shape(width: int, height
 
 
 @pytest.mark.parametrize("resample", range(6))
-@pytest.mark.parametrize(("width", "height"), [(300, 200), (211, 305), (90, 61)])
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (211, 305), (90, 61), (1000, 750)])
 def test_pixels_equal_transformers_bit_for_bit_with_every_interpolation(resample: int, width: int, height: int) -> None:
     image = noise(width, height)
     ours = HieraImageProcessor(resample=resample)(image).pixel_values
@@ -147,6 +147,11 @@ def test_the_fast_path_is_within_one_grey_level_of_pillow_on_photographs(width: 
     flipped = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # negative strides, which torch refuses
     for same in (image, array, flipped, torch.from_numpy(array.copy()).permute(2, 0, 1)):
         assert (fast_levels(same) - exact).abs().max() <= 1
+
+
+def test_the_fast_path_is_the_exact_one_near_the_same_size_and_above() -> None:
+    for image in (noise(300, 280), noise(90, 61)):
+        assert torch.equal(fast_levels(image), exact_levels(image))
 
 
 def test_the_fast_path_is_rarely_two_grey_levels_off_on_the_worst_noise() -> None:

@@ -7,7 +7,7 @@ per transformer block, and `encoder.Hiera` only builds what the list says.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,9 +152,7 @@ class HieraConfig:
 
     def replace(self, **changes: Any) -> "HieraConfig":
         """A copy with other values; `ValueError` for a name that is no field."""
-        known = {f.name for f in dataclasses.fields(self)}
-        for name in sorted(changes.keys() - known):
-            raise ValueError(f"{name!r} is no field of HieraConfig; fields are {', '.join(sorted(known))}")
+        _require_fields(changes)
         if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
             changes["id2label"] = None
         if "id2label" in changes and "num_labels" not in changes:
@@ -167,7 +165,7 @@ class HieraConfig:
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v is not None}
         own["id2label"] = {str(i): name for i, name in self.id2label.items()}
         own["label2id"] = {name: i for i, name in self.id2label.items()}
-        del own["num_labels"]  # derived from id2label, there as here
+        del own["num_labels"]  # derived from id2label
         return {**self.extra, **own}
 
     @classmethod
@@ -199,12 +197,11 @@ class HieraConfig:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not a JSON file ({error})") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: holds a {type(values).__name__}; expected an object of fields")
-        try:
+            if not isinstance(values, dict):
+                raise ValueError(f"holds a {type(values).__name__}; expected an object of fields")
             return cls.from_dict(values)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a JSON file ({error})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -218,8 +215,7 @@ def _labels_from_json(labels: Any) -> dict[int, str]:
 
 def _resolved(config: HieraConfig) -> dict[str, Any]:
     """The values of the fields that follow from others, or that were given in a convenient form."""
-    size = config.image_size
-    size = (size, size) if isinstance(size, int) else size
+    size = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     axes = len(size) if isinstance(size, Sequence) else 0
     if axes not in (1, 2, 3):
         raise ValueError(f"image_size is {config.image_size!r}; expected 1, 2 or 3 sizes in pixels")
@@ -228,8 +224,7 @@ def _resolved(config: HieraConfig) -> dict[str, Any]:
     if config.global_position_size is not None:
         defaults["global_position_size"] = 1
     for name, default in defaults.items():
-        lowest = 0 if name == "patch_padding" else 1
-        resolved[name] = _one_per_axis(name, getattr(config, name), axes, default, lowest)
+        resolved[name] = _one_per_axis(name, getattr(config, name), axes, default, int(name != "patch_padding"))
     lists = ("depths", "num_heads", "masked_unit_attention", "out_features")
     resolved |= {name: tuple(getattr(config, name)) for name in lists if isinstance(getattr(config, name), list)}
     if config.target is None:
@@ -240,6 +235,12 @@ def _resolved(config: HieraConfig) -> dict[str, Any]:
     if labels is None:
         resolved["id2label"] = {i: f"LABEL_{i}" for i in range(count if isinstance(count, int) else 0)}
     return resolved
+
+
+def _require_fields(names: Iterable[str]) -> None:
+    known = {f.name for f in dataclasses.fields(HieraConfig)}
+    for name in sorted(set(names) - known):
+        raise ValueError(f"{name!r} is no field of HieraConfig; fields are {', '.join(sorted(known))}")
 
 
 def _require(config: HieraConfig, condition: bool, name: str, allowed: str) -> None:
@@ -338,7 +339,6 @@ def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
     its keys are that stage's tokens. Drop path rises linearly from 0 to `drop_path_rate` (paper, section 3).
     """
     specs: list[BlockSpec] = []
-    last = sum(config.depths) - 1
     for stage, depth in enumerate(config.depths):
         for layer in range(depth):
             entering = layer == 0 and stage > 0
@@ -350,7 +350,7 @@ def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
                     heads=config.num_heads[stage],
                     unit_attention=config.masked_unit_attention[stage - 1 if entering else stage],
                     pool=math.prod(config.query_stride) if entering and stage <= config.num_query_pool else 1,
-                    drop_path=config.drop_path_rate * len(specs) / max(last, 1),
+                    drop_path=config.drop_path_rate * len(specs) / max(sum(config.depths) - 1, 1),
                 )
             )
     return tuple(specs)
@@ -390,11 +390,12 @@ def list_models() -> tuple[str, ...]:
 
 
 def variant_config(name: str, **overrides: Any) -> HieraConfig:
-    """The configuration of a named variant, with `overrides` of its fields.
+    """A named variant with `overrides` of its fields; an `image_size` of 1 or 3 entries makes an image's 1-D or 3-D.
 
     Raises:
         ValueError: for an unknown variant or field (it lists those there are), or a bad value (it names the field).
     """
     if name not in VARIANTS:
         raise ValueError(f"{name!r} is no variant; variants are {', '.join(VARIANTS)}")
-    return HieraConfig(**VARIANTS[name]).replace(**overrides)
+    _require_fields(overrides)
+    return HieraConfig(**{**VARIANTS[name], **overrides})

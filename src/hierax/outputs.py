@@ -125,4 +125,5 @@ class PreTrainingOutput(Output):
 
 
 for _output in (HieraModelOutput, BackboneOutput, ClassifierOutput, PreTrainingOutput):
-    torch.export.register_dataclass(_output)  # torch.export must be told how to take an output apart
+    # torch.export must be told how to take an output apart, and by which name to write it into a file
+    torch.export.register_dataclass(_output, serialized_type_name=f"hierax.{_output.__name__}")

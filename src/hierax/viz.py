@@ -8,6 +8,7 @@ neighbour): a smooth picture would promise detail that the map does not have.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -251,9 +252,9 @@ def reconstruct_pixels(
 ) -> Tensor:
     """The pixels `[B, C, *size]` with hidden patches as a MAE predicts them and visible ones as they are.
 
-    With `normalize_pixel_loss` a MAE predicts patches of mean 0 and deviation 1; their brightness and contrast must come
-    from elsewhere. "visible" guesses them from the visible patches around (`hidden_statistics`). "true" takes them from
-    the hidden patches themselves, as many published pictures do: that shows the answer in part.
+    With `normalize_pixel_loss` a MAE predicts patches of mean 0 and deviation 1; their brightness and contrast must
+    come from elsewhere. "visible" guesses them from the visible patches around (`hidden_statistics`). "true" takes them
+    from the hidden patches themselves, as many published pictures do: that shows the answer in part.
 
     Args:
         pixels: the model's input.
@@ -346,10 +347,14 @@ def _caption(tile: Tile, width: int) -> list[_Line]:
 
 
 def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
-    """The text in lines that fit."""
+    """The text in lines that fit.
+
+    Pillow's font has ASCII and little more: accents are dropped, and what has no letter left becomes a question mark.
+    """
     font = ImageFont.load_default(size=points)
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     lines: list[str] = []
-    for word in text.split():
+    for word in bare.encode("ascii", "replace").decode("ascii").split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer

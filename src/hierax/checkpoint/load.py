@@ -197,19 +197,21 @@ def _fill(
         if tensor is None:
             tensor = torch.empty_like(target, device=device, dtype=dtype or own)
         else:
-            _check_tensor(opened, name, tensor, target)
+            _check_tensor(opened, name, tensor, target, device)
         filled[name.removeprefix(prefix)] = tensor.to(device=device, dtype=dtype or tensor.dtype)
     model.load_state_dict(filled, assign=True)
     _renew(model, [name.removeprefix(prefix) for name in absent])
 
 
-def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor) -> None:
+def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor, device: torch.device) -> None:
     hint = "; num_labels= gives a new head" if name.startswith("head.") else ""
     where = f"{opened.source.weights}: {opened.theirs[name]}"
     if tensor.shape != target.shape:
         raise ValueError(f"{where} has shape {list(tensor.shape)}; expected {list(target.shape)}{hint}")
     if not tensor.is_floating_point():
         raise ValueError(f"{where} has dtype {tensor.dtype}; expected floating-point weights")
+    if tensor.layout is not torch.strided or (tensor.is_meta and device.type != "meta"):
+        raise ValueError(f"{where} is a {tensor.layout} tensor on {tensor.device}; expected plain weights in memory")
 
 
 def _lacking(opened: Opened, lacking: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ class Transformers(Dialect):
         others = {name: tensor for name, tensor in tensors.items() if name != _TABLE}
         if "encoder.pos_embed.window" in tensors:
             return {_GLOBAL: table, **others}
-        return {_TABLE: table.flatten(1, -2) if table.ndim > 3 else table, **others}
+        return {_TABLE: table.flatten(1, -2) if table.ndim in (4, 5) else table, **others}
 
     def stored(self, name: str, tensor: Tensor, config: HieraConfig) -> Tensor:
         """See the base class."""
@@ -126,16 +126,16 @@ class Transformers(Dialect):
     def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
         """See the base class."""
         names = config.stage_names
-        features = config.out_features or names[-1:]
         values = {
             **config.to_dict(),
             "architectures": [ARCHITECTURES[task]],
             "model_type": "hiera" if fits_transformers(config, mae=task == "mae") else "hierax",
             "hidden_size": config.hidden_size,
             "stage_names": list(names),
-            "out_features": list(features),
-            "out_indices": [names.index(name) for name in features],
+            "out_indices": [names.index(name) for name in config.out_features or ()],
         }
+        if config.out_features is None:  # the last stage, there as here
+            del values["out_indices"]
         if "classification" not in task and config.id2label == HieraConfig().id2label:
             del values["id2label"], values["label2id"]  # a thousand names that say nothing
         return values

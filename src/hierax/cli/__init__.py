@@ -6,6 +6,7 @@ inputs could not be read, 130 interrupted, 141 the reader of a pipe has left.
 """
 
 import argparse
+import contextlib
 import io
 import os
 import sys
@@ -24,11 +25,15 @@ _COMMANDS: dict[str, ModuleType] = {
     "reconstruct": reconstruct,
     "convert": convert,
 }
-_EPILOG = """examples:
+_EPILOG = """commands:
+{commands}
+
+examples:
   hierax demo
   hierax classify holiday/ --model facebook/hiera-tiny-224-in1k-hf --json > labels.jsonl
 
-`hierax COMMAND --help` says more, `hierax models` which weights there are. Images are files, folders or patterns ('*.jpg').
+`hierax COMMAND --help` says more, `hierax models` which weights there are.
+Images are files, folders (searched to their depths) or patterns ('*.jpg').
 Exit codes: 0 all done, 2 nothing could be done as asked, 3 some inputs could not be read."""
 
 
@@ -38,6 +43,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"{message} (see {self.prog} --help)")
         raise SystemExit(2)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions, and gives options room."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=100)
 
 
 class _Version(argparse.Action):
@@ -60,29 +72,30 @@ def version() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="hierax",
+        usage="hierax [--version] [--debug] COMMAND …",
         description="Hiera vision transformers: classification, features, masked reconstruction.",
-        epilog=_EPILOG,
-        formatter_class=raw,
+        epilog=_EPILOG.format(commands="\n".join(f"  {n:12} {m.SUMMARY}" for n, m in _COMMANDS.items())),
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors (or set HIERAX_DEBUG=1)")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(prog="hierax", help=argparse.SUPPRESS)  # listed in the epilog, a line each
     for name, module in _COMMANDS.items():
         command = commands.add_parser(
             name,
-            help=module.SUMMARY,
             description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
             epilog=module.EPILOG,
-            formatter_class=raw,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
         module.add_arguments(command)
         # Without a default, so that `hierax --debug COMMAND` is not undone by the command's own.
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors")
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors"
+        )
         command.set_defaults(run=module.run)
     return parser
 
@@ -127,8 +140,6 @@ def _failed(error: BaseException) -> int:
 
 def _reader_left() -> int:
     """Nobody reads stdout any more (`| head`): the interpreter must not fail on it again at its end."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # a stdout without a file below it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # a stdout without a file below it
-        pass
     return 141

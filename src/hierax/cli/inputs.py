@@ -7,12 +7,30 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hierax.processing.errors import ImageError
+if TYPE_CHECKING:
+    from hierax.processing import ImageError
 
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+    )
 )
 """What is taken for a picture in a folder. A file that is named itself is tried whatever its suffix."""
 
@@ -28,17 +46,21 @@ def expand(inputs: Sequence[str | Path]) -> tuple[list[Path], list[ImageError]]:
     A folder is searched to its depths for files with a picture's suffix, sorted; hidden ones are left out. A pattern
     (`*`, `?`, `[…]`, `**`) that no shell has expanded is expanded, sorted.
     """
+    from hierax.processing import ImageError
+
     found: dict[Path, None] = {}
     problems: list[ImageError] = []
-    for given in map(os.fspath, inputs):
+    for given in inputs:
         try:
-            found |= dict.fromkeys(_files(given))
-        except ImageError as error:
+            found |= dict.fromkeys(_files(os.fspath(given)))
+        except ImageError as error:  # noqa: PERF203  (each input stands for itself)
             problems.append(error)
     return list(found), problems
 
 
 def _files(given: str) -> list[Path]:
+    from hierax.processing import ImageError
+
     path = Path(given)
     if path.is_dir():
         files = sorted(_pictures_below(path))
@@ -71,12 +93,13 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     Names that differ only in case count as equal, since on some file systems they are.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
-    root = Path(os.path.commonpath([path.parent for path in absolute])) if absolute else Path()
-    relative = [path.relative_to(root) for path in absolute]
-    choices = [
-        (path.stem, "-".join(path.with_suffix("").parts), "-".join(path.parts), f"{'-'.join(path.parts)}-{number}")
-        for number, path in enumerate(relative, start=1)
-    ]
+    columns = zip(*(path.parts[:-1] for path in absolute), strict=False)
+    shared_folders = len(list(takewhile(lambda parts: len(set(parts)) == 1, columns)))
+    choices: list[tuple[str, ...]] = []
+    for number, path in enumerate(absolute, start=1):
+        apart = [part for part in path.parts[shared_folders:] if part != path.anchor]
+        whole = "-".join(apart)
+        choices.append((path.stem, whole.removesuffix(path.suffix), whole, f"{whole}-{number}"))
     level = [0] * len(paths)
     while True:
         names = [choice[i] for choice, i in zip(choices, level, strict=True)]

@@ -58,9 +58,7 @@ def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Ite
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Lines printed to the same terminal go above the bar; results that go to a file are left alone.
-    bar = Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
-    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
     with bar:
         yield bar.track(results, total=total, description=what)
 

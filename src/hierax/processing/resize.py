@@ -83,8 +83,8 @@ def resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: 
 def resize_crop_fast(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: int) -> np.ndarray:
     """As `resize_crop`, by torch's 8-bit kernels where uint8 is to shrink, bilinear or bicubic.
 
-    Photographs come out within one grey level. Of those that shrink to more than 1/1.6, and of black and white noise, one
-    value in some millions is two levels off (measured on 10,000 pictures).
+    Photographs come out within one grey level. Of those that shrink to more than 1/1.6, and of black and white noise,
+    one value in some millions is two levels off (measured on 10,000 pictures).
     """
     mode = _TORCH_MODES.get(resample)
     width, height = _size(picture)

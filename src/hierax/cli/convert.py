@@ -1,0 +1,47 @@
+"""`hierax convert`: weights of one dialect written in another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hierax.cli.loading import licence_line
+from hierax.cli.terminal import UserError, say
+
+SUMMARY = "write weights in the dialect of another library"
+EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pt, .bin) of any dialect.
+DST is a folder, or for --to official a .pth file.
+--pos-embed abswin splits a learned position embedding into a table of one mask unit and a global one: exact at its own
+size, and better at others (arXiv 2311.05613). In Python: hierax.convert."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("source", metavar="SRC", help="Hub id, folder or file")
+    parser.add_argument("target", metavar="DST", help="folder, or a .pth file")
+    parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="dialect to write")
+    parser.add_argument("--pos-embed", choices=("abswin",), help="change the kind of position embedding")
+    parser.add_argument("--variant", metavar="V", help="architecture of a bare file whose shapes do not tell it")
+    parser.add_argument("--force", action="store_true", help="replace weights that exist")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.checkpoint import convert
+
+    target = Path(arguments.target)
+    taken = [path for path in (target / "model.safetensors", target) if path.is_file()]
+    if taken and not arguments.force:
+        raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --force")
+    model = convert(arguments.source, target, to=arguments.to, pos_embed=arguments.pos_embed, variant=arguments.variant)
+    say(licence_line(arguments.source, model.license))
+    print(f"read {model.loading_report}")
+    print(f"wrote {target} ({arguments.to}): {type(model).__name__}, {model.num_parameters() / 1e6:,.1f} M parameters")
+    for path in [target] if target.is_file() else sorted(target.iterdir()):
+        if path.is_file():
+            print(f"  {path}  {_size(path.stat().st_size)}")
+    return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"

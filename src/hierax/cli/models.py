@@ -1,0 +1,99 @@
+"""`hierax models`: the published checkpoints and the variants that can be built."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hierax.checkpoint.records import CheckpointRecord
+
+SUMMARY = "list the published checkpoints, their licences, and the variants to build"
+EPILOG = """Checkpoints are grouped by their weights: ids below one name hold the same ones, written by
+different libraries. --model takes the name or any of the ids.
+Variants are for hierax.create_model(NAME), with fresh weights."""
+
+_TASKS = ("classification", "features", "mae")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("--task", choices=_TASKS, help="only checkpoints for this")
+    parser.add_argument("--license", metavar="L", help="only checkpoints under this licence, such as Apache-2.0")
+    parser.add_argument("--json", action="store_true", help="write one JSON object: checkpoints and variants")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    found = models(task=arguments.task, license=arguments.license)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    from hierax.checkpoint import list_checkpoints
+
+    width = shutil.get_terminal_size((160, 24)).columns
+    records = list_checkpoints(task=arguments.task, license=arguments.license)
+    for line in (*checkpoint_lines(records, width=width), *variant_lines(found["variants"])):
+        print(line)
+    return 0
+
+
+def models(*, task: str | None = None, license: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """What there is: `checkpoints`, the fields of each `CheckpointRecord` that agrees with the filters, and `variants`.
+
+    Raises:
+        ValueError: a filter has a value that no checkpoint can have; names what is allowed.
+    """
+    from hierax.checkpoint import list_checkpoints
+    from hierax.config import list_models, variant_config
+
+    fields = ("image_size", "embed_dim", "depths", "num_heads", "position_embedding")
+    variants = [
+        {"name": name, **{field: getattr(config, field) for field in fields}}
+        for name, config in ((name, variant_config(name)) for name in list_models())
+    ]
+    records = list_checkpoints(task=task, license=license)
+    return {"checkpoints": [dataclasses.asdict(record) for record in records], "variants": variants}
+
+
+def checkpoint_lines(records: Sequence[CheckpointRecord], *, width: int) -> Iterator[str]:
+    """The table of checkpoints, the freest licence first, notes cut to the `width` of the terminal."""
+    for licence in sorted({record.license for record in records}, key=lambda name: ("-NC" in name, name)):
+        allowed = "not for commercial use" if "-NC" in licence else "also for commercial use"
+        yield f"Checkpoints under {licence} ({allowed})"
+        yield ""
+        yield f"  {'':56}  {'task':14}  {'parameters':>10}  {'top-1':>6}"
+        mine = [record for record in records if record.license == licence]
+        for name in dict.fromkeys(record.name for record in mine):  # in the order of the table: small ones first
+            group = [record for record in mine if record.name == name]
+            yield f"  {name}{' (clips)' if group[0].preprocessing == 'kinetics' else ''}"
+            yield from (_clip(_row(record), width) for record in group)
+        yield ""
+
+
+def _row(record: CheckpointRecord) -> str:
+    count = f"{record.parameters / 1e6:.1f} M" if record.parameters else ""
+    top1 = f"{record.top1:.1f} %" if record.top1 else ""
+    return f"    {record.hub_id:54}  {record.task:14}  {count:>10}  {top1:>6}  {record.note}".rstrip()
+
+
+def _clip(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
+def variant_lines(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The table of variants."""
+    yield "Variants for hierax.create_model, with fresh weights (mae_… adds the decoder)"
+    yield ""
+    yield f"  {'':27}  {'input':12}  {'width':>5}  {'blocks':14}  {'heads':14}  position embedding"
+    for variant in variants:
+        size, blocks, heads = (
+            mark.join(map(str, variant[field]))
+            for field, mark in (("image_size", " x "), ("depths", ", "), ("num_heads", ", "))
+        )
+        rest = f"{variant['embed_dim']:>5}  {blocks:14}  {heads:14}  {variant['position_embedding']}"
+        yield f"  {variant['name']:27}  {size:12}  {rest}"

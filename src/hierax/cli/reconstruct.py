@@ -1,0 +1,190 @@
+"""`hierax reconstruct`: what a masked autoencoder makes of the parts of a picture that it does not see."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hierax.cli.inputs import add_images, expand
+from hierax.cli.loading import add_model, check_pictures, loaded, open_model, read_pixels, record_of
+from hierax.cli.terminal import Tally, UserError, progress
+from hierax.cli.writing import written
+
+if TYPE_CHECKING:
+    import torch
+
+    from hierax.config import HieraConfig
+    from hierax.models import HieraForPreTraining
+    from hierax.pretrained import Pretrained
+    from hierax.processing import ImageError, Preprocessing
+    from hierax.viz import Statistics, Tile
+
+SUMMARY = "hide parts of pictures and let a MAE model fill them in"
+EXAMPLE = "facebook/hiera-tiny-224-mae-hf"
+EPILOG = """Most MAE models predict each patch without its brightness and contrast.
+--statistics visible (the default) guesses these from the patches around it that are seen;
+--statistics true takes them from the hidden patch itself, as many published pictures do:
+it looks better because the answer leaks in."""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Three captioned pictures: as it is, what is seen, what is made of it; or the error that prevented them."""
+
+    path: Path
+    tiles: tuple[Tile, ...] = ()
+    error: ImageError | None = None
+
+
+def reconstruct(
+    images: Iterable[str | Path],
+    *,
+    model: str | Path | Pretrained,
+    mask_ratio: float | None = None,
+    seed: int = 0,
+    statistics: Statistics = "visible",
+    size: int | None = None,
+) -> Iterator[Reconstructed]:
+    """The reconstruction of each picture, one by one.
+
+    Args:
+        images: paths of pictures.
+        model: a MAE model of pictures, or a Hub id, folder or file to load one from.
+        mask_ratio: share of the mask units that is hidden, instead of the model's.
+        seed: decides which units; they are the same ones in every picture.
+        statistics: where brightness and contrast come from, "visible" or "true"; see `viz.reconstruct_pixels`.
+        size: side in pixels of the square that the model sees, instead of the checkpoint's.
+
+    Raises:
+        UserError: the model is no MAE model of pictures.
+        ValueError: a ratio that hides all or nothing, a size that is not whole mask units.
+    """
+    from hierax.models import HieraForPreTraining
+    from hierax.processing import HieraImageProcessor, ImageError
+
+    mae = loaded(model)
+    check_pictures(mae)
+    if not isinstance(mae, HieraForPreTraining):
+        raise UserError(f"this model is a {type(mae).__name__}; reconstruct needs a MAE model, such as {EXAMPLE}")
+    record = record_of(mae, size=size)
+    processor = HieraImageProcessor(record)
+    for path in map(Path, images):
+        try:
+            pixels = read_pixels(processor, path, mae)
+        except ImageError as error:
+            yield Reconstructed(path, error=error)
+            continue
+        keep = draw_keep(mae.config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed).to(pixels.device)
+        tiles = reconstruction_tiles(mae, pixels, keep, record=record, statistics=statistics, title=path.name)
+        yield Reconstructed(path, tiles)
+
+
+def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float | None, seed: int) -> torch.Tensor:
+    """Booleans `[1, U]`, True for the mask units to show: drawn at random, the same for the same `seed`.
+
+    Raises:
+        ValueError: the ratio hides all or nothing, or is none; the size is not whole mask units.
+    """
+    import torch
+
+    from hierax.encoder import visible_units
+    from hierax.mae import check_mae_size, random_keep
+
+    check_mae_size(size, config)
+    count = torch.Size(config.unit_grid(size)).numel()
+    ratio = config if mask_ratio is None else config.replace(mask_ratio=mask_ratio)
+    noise = torch.rand(1, count, generator=torch.Generator().manual_seed(seed))
+    kept, _ = random_keep(noise, visible_units(ratio, count))
+    return torch.zeros(1, count, dtype=torch.bool).scatter(1, kept, True)
+
+
+def reconstruction_tiles(
+    mae: HieraForPreTraining,
+    pixels: torch.Tensor,
+    keep: torch.Tensor,
+    *,
+    record: Preprocessing,
+    statistics: Statistics,
+    title: str,
+) -> tuple[Tile, Tile, Tile]:
+    """Picture, masked picture and reconstruction of `pixels` `[1, C, H, W]`; `keep` `[1, U]` shows True mask units."""
+    import torch
+
+    from hierax.viz import Tile, draw_units, reconstruct_pixels, statistics_note, to_picture
+
+    with torch.inference_mode():
+        out = mae(pixels, keep=keep)
+        made = reconstruct_pixels(pixels, out.logits, out.bool_masked_pos, config=mae.config, statistics=statistics)
+    picture, shown = to_picture(pixels[0], record=record), keep[0].cpu().numpy()
+    masked = draw_units(picture, unit=mae.config.unit_pixels, keep=shown)
+    size = " x ".join(str(n) for n in reversed(pixels.shape[2:]))
+    return (
+        Tile(picture, title, f"{size} pixels"),
+        Tile(masked, "what is seen", f"{shown.sum()} of {len(shown)} mask units"),
+        Tile(to_picture(made[0], record=record), "reconstruction", statistics_note(mae.config, statistics)),
+    )
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = 0.0
+    if not 0 < ratio < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return ratio
+
+
+def _picture_file(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in _SUFFIXES or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a picture ({', '.join(_SUFFIXES)})")
+    return path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    add_images(parser)
+    parser.add_argument(
+        "-o", "--output", required=True, type=_picture_file, metavar="PNG", help="one sheet, a row per image"
+    )
+    add_model(parser, example=EXAMPLE)
+    parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="share that is hidden (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which mask units are hidden (default: 0)")
+    parser.add_argument("--statistics", choices=("visible", "true"), default="visible", help="see below")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.viz import sheet
+
+    paths, problems = expand(arguments.images)
+    tally = Tally()
+    for problem in problems:
+        tally.add(problem)
+    if not paths:
+        return tally.exit_code
+    model = open_model(arguments.model, example=EXAMPLE, device=arguments.device)
+    results = reconstruct(
+        paths,
+        model=model,
+        mask_ratio=arguments.mask_ratio,
+        seed=arguments.seed,
+        statistics=arguments.statistics,
+        size=arguments.size,
+    )
+    rows: list[tuple[Tile, ...]] = []
+    with progress(results, total=len(paths), what="reconstructing") as followed:
+        for result in followed:
+            tally.add(result.error)
+            if result.error is None:
+                rows.append(result.tiles)
+    if rows:
+        with written(arguments.output) as part:
+            sheet(rows, heading="masked reconstruction", note=f"{arguments.model}, seed {arguments.seed}").save(part)
+        print(f"wrote {arguments.output}: {len(rows)} {'picture' if len(rows) == 1 else 'pictures'}")
+    return tally.exit_code
