@@ -172,6 +172,16 @@ def test_masked_pixels_change_the_loss_alone(kind: str) -> None:
     assert not torch.equal(first.loss, second.loss)
 
 
+@pytest.mark.xfail(strict=True, reason="issue 2: masked pixels are multiplied by zero, and 0 * nan is nan")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@torch.no_grad()
+def test_what_is_missing_can_be_masked_whatever_stands_in_its_place(value: float) -> None:
+    model = mae()
+    x, keep = pixels(model.config), random_mask(model.config)
+    hidden = ~over_pixels(keep, model.config, model.config.image_size)
+    assert torch.equal(model(x.masked_fill(hidden, value), keep=keep).logits, model(x, keep=keep).logits)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_prediction_has_no_gradient_with_respect_to_masked_pixels(kind: str) -> None:
     model = mae(kind)

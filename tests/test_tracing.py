@@ -16,6 +16,9 @@ EVERY = ("stem", "stage1", "stage2", "stage3", "stage4")
 BACKENDS = ["eager", pytest.param("inductor", marks=pytest.mark.slow)]
 KINDS = ["image", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("video", "abs_win", "line", "volume"))]
 
+# inductor imports a part of PyTorch that PyTorch itself has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+
 
 @pytest.fixture(autouse=True)
 def _forget_graphs() -> Iterator[None]:
@@ -167,6 +170,30 @@ def test_a_compiled_model_follows_its_weights() -> None:
         model.encoder.pos_embed.weight.add_(torch.randn_like(model.encoder.pos_embed.weight))
         assert_same(compiled(x), model(x))
         assert relative(compiled(x).last_hidden_state, before) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@torch.no_grad()
+def test_a_traced_model_follows_its_weights() -> None:
+    """`torch.jit.trace`, with the embedding of this size in the cache before and after."""
+    model = make("backbone")
+    x = random_pixels(model, size=(96, 96))
+    model(x)
+    traced: Any = torch.jit.trace(Maps(model), (x,))
+    assert relative(traced(x), model(x).feature_maps[-1]) < 1e-10
+    model.encoder.pos_embed.weight.add_(torch.randn_like(model.encoder.pos_embed.weight))
+    assert relative(traced(x), model(x).feature_maps[-1]) < 1e-10
+
+
+class Maps(nn.Module):
+    """A backbone that gives its last map alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).feature_maps[-1]
 
 
 # -- export -----------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class HieraConfig:
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v is not None}
         own["id2label"] = {str(i): name for i, name in self.id2label.items()}
         own["label2id"] = {name: i for i, name in self.id2label.items()}
-        del own["num_labels"]  # derived from id2label
+        del own["num_labels"]  # derived from id2label, there as here
         return {**self.extra, **own}
 
     @classmethod
@@ -176,9 +176,7 @@ class HieraConfig:
             ValueError: names the field of a bad value.
         """
         names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names and v is not None
-        }
+        known: dict[str, Any] = {k: v for k, v in values.items() if k in names and v is not None}
         if "id2label" in known:
             known["id2label"] = _labels_from_json(known["id2label"])
         extra = {k: v for k, v in values.items() if k not in names and k != "label2id"}

@@ -7,10 +7,10 @@ neighbour): a smooth picture would promise detail that the map does not have.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -211,10 +211,14 @@ def _query_at(
 def heat_picture(
     picture: Image.Image, heat: np.ndarray, *, stride: Sequence[int], at: Sequence[int] | None = None
 ) -> Image.Image:
-    """A map `[rows, columns]` of values >= 0 over a picture: black is 0, bright the highest; `at` (y, x) is ringed."""
+    """A map `[rows, columns]` of `attention_map` over a picture: black is 0, bright is much; `at` (y, x) is ringed.
+
+    On the scale of square roots, which shows more than the peak. It reaches to 4 at least, so that an even map (1
+    everywhere) has the colour in the middle and does not look like a strong one.
+    """
     size = (picture.height, picture.width)
-    top = float(np.percentile(heat, 99.5)) or float(heat.max()) or 1.0
-    levels = (heat / top).clip(0, 1) * (len(_HEAT) - 1)
+    top = max(4.0, float(np.percentile(heat, 99.5)))
+    levels = np.sqrt((heat / top).clip(0, 1)) * (len(_HEAT) - 1)
     colours = np.stack([np.interp(levels, np.arange(len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
     grey = np.asarray(picture.convert("L"), np.float32)[..., None]
     mixed = 0.3 * grey + 0.7 * enlarge(colours, stride=stride, size=size)
@@ -295,7 +299,7 @@ def statistics_note(config: HieraConfig, statistics: Statistics) -> str:
 # -- sheets -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Tile:
     """A picture of a sheet, with a title and a note below it."""
 
@@ -305,18 +309,24 @@ class Tile:
 
 
 def sheet(
-    rows: Iterable[Sequence[Tile]], *, heading: str = "", note: str = "", least_width: int = 224, margin: int = 20
+    rows: Iterable[Sequence[Tile]],
+    *,
+    heading: str = "",
+    note: str = "",
+    widths: tuple[int, int] = (224, 512),
+    margin: int = 20,
 ) -> Image.Image:
     """Rows of pictures with captions on white, under a `heading` and a `note`.
 
-    Pictures narrower than `least_width` are enlarged by a whole number; words that do not fit are put on a new line.
+    Pictures narrower than the first of `widths` are enlarged by a whole number, those wider than the second shrunk;
+    words that do not fit are put on a new line.
     """
-    tiles = [[_at_least(tile, least_width) for tile in row] for row in rows]
+    tiles = [[_fitted(tile, *widths) for tile in row] for row in rows]
     columns = max(len(row) for row in tiles)
-    widths = [max(row[i].picture.width for row in tiles if i < len(row)) for i in range(columns)]
-    lefts = [margin + sum(widths[:i]) + i * margin for i in range(columns)]
-    width = lefts[-1] + widths[-1] + margin
-    texts = [[_caption(tile, widths[i]) for i, tile in enumerate(row)] for row in tiles]
+    wide = [max(row[i].picture.width for row in tiles if i < len(row)) for i in range(columns)]
+    lefts = [margin + sum(wide[:i]) + i * margin for i in range(columns)]
+    width = lefts[-1] + wide[-1] + margin
+    texts = [[_caption(tile, wide[i]) for i, tile in enumerate(row)] for row in tiles]
     top_lines = _lines(heading, 22, _INK, width - 2 * margin) + _lines(note, 15, _FADED, width - 2 * margin)
     tops = [margin + (_height(top_lines) + margin if top_lines else 0)]
     for row, captions in zip(tiles, texts, strict=True):
@@ -336,10 +346,14 @@ def sheet(
 _Line = tuple[str, int, tuple[int, int, int]]
 
 
-def _at_least(tile: Tile, width: int) -> Tile:
-    times = -(-width // tile.picture.width)
-    size = (tile.picture.width * times, tile.picture.height * times)
-    return tile if times == 1 else Tile(tile.picture.resize(size, Image.Resampling.NEAREST), tile.title, tile.note)
+def _fitted(tile: Tile, least: int, most: int) -> Tile:
+    width, height = tile.picture.size
+    if width > most:
+        resized = tile.picture.resize((most, max(1, height * most // width)), Image.Resampling.BOX)
+    else:
+        times = -(-least // width)
+        resized = tile.picture.resize((width * times, height * times), Image.Resampling.NEAREST)
+    return dataclasses.replace(tile, picture=resized)
 
 
 def _caption(tile: Tile, width: int) -> list[_Line]:

@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors (or set HIERAX_DEBUG=1)")
-    commands = parser.add_subparsers(prog="hierax", help=argparse.SUPPRESS)  # listed in the epilog, a line each
+    commands = parser.add_subparsers(
+        prog="hierax", metavar="COMMAND", help=argparse.SUPPRESS
+    )  # listed in the epilog, a line each
     for name, module in _COMMANDS.items():
         command = commands.add_parser(
             name,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "name what is in pictures"
 EXAMPLE = "facebook/hiera-tiny-224-in1k-hf"
-EPILOG = """--json writes one object per picture and line (JSON lines), in the order of the inputs:
+EPILOG = """--json writes one object per picture and line (JSON lines):
   {"path": "cat.jpg", "predictions": [{"label": "tabby, tabby cat", "index": 281, "probability": 0.61}, …]}
   {"path": "notes.txt", "error": "not an image (PNG, JPEG, WebP, … are read)"}"""
 

@@ -109,12 +109,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     begin = time.perf_counter()
     print(f"hierax {version()} demo with random weights: no trained checkpoint comes with hierax yet", flush=True)
-    made = demo()
-    for line in made.lines:
-        print(f"  {line}")
-    target = Path(arguments.output, "sheet.png")
+    made, target = demo(), Path(arguments.output, "sheet.png")
     with written(target) as part:
         made.sheet.save(part)
+    for line in made.lines:
+        print(f"  {line}")
     print(f"wrote {target} in {time.perf_counter() - begin:.1f} s")
     print("\nnext, with trained weights from the Hugging Face Hub:")
     for line in next_steps():

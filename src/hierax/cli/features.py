@@ -117,6 +117,7 @@ def _save(
     size = " x ".join(str(n) for n in reversed(found.size))
     with written(picture) as part:
         note = f"{size} pixels as the model sees them. Colours are the first three principal components of each map."
+        note += "" if found.attentions is None else " Attention: dark is little, bright is much."
         sheet(feature_tiles(found, pixels[0], record=record), heading=heading, note=note).save(part)
 
 
@@ -129,7 +130,7 @@ def feature_tiles(found: Features, pixels: torch.Tensor, *, record: Preprocessin
     for stage in range(1, config.stages + 1):
         stride, values = config.stage_stride(stage - 1), found.map(stage)[0]
         channels, height, width = values.shape
-        note = f"{width} x {height} cells of {stride[0]} pixels, {channels} channels"
+        note = f"stride {stride[0]}: {width} x {height}, {channels} channels"
         row.append(Tile(pca_picture(values, stride=stride, size=size), f"stage {stage}", note))
     return [row] if found.attentions is None else [row, attention_tiles(found, picture)]
 
@@ -147,9 +148,9 @@ def attention_tiles(found: Features, picture: Image.Image) -> list[Tile]:
         windowed, last = weights.shape[2] > 1, stage == config.stages - 1
         at = None if windowed or last else centre
         heat, stride = attention_map(weights[0], config=config, stage=stage, size=size, at=at)
-        note = "attention received, each unit by itself" if windowed else "attention received, of all tokens"
-        note = note if at is None else "attention of the token in the ring"
-        row.append(Tile(heat_picture(picture, heat, stride=stride, at=at), f"stage {stage + 1}", note))
+        note = "received within each unit" if windowed else "received from all tokens"
+        note = note if at is None else "of the token in the ring"
+        row.append(Tile(heat_picture(picture, heat, stride=stride, at=at), f"attention, stage {stage + 1}", note))
     return row
 
 

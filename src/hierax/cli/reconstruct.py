@@ -185,6 +185,6 @@ def run(arguments: argparse.Namespace) -> int:
                 rows.append(result.tiles)
     if rows:
         with written(arguments.output) as part:
-            sheet(rows, heading="masked reconstruction", note=f"{arguments.model}, seed {arguments.seed}").save(part)
+            sheet(rows, heading="Masked reconstruction", note=f"{arguments.model}, seed {arguments.seed}").save(part)
         print(f"wrote {arguments.output}: {len(rows)} {'picture' if len(rows) == 1 else 'pictures'}")
     return tally.exit_code

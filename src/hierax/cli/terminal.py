@@ -32,19 +32,18 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
-    """Keeps the warnings of libraries off the terminal, and on a pipe their progress bars too; not when debugging."""
+    """Keeps what libraries warn of off the terminal; not when debugging."""
     if debug:
         yield
         return
-    client = logging.getLogger("huggingface_hub")
-    before = client.level
-    client.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of all loggers: libraries set the levels of theirs when they are imported
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        client.setLevel(before)
+        logging.disable(before)
 
 
 @contextmanager

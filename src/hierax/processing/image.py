@@ -28,7 +28,7 @@ class HieraImageProcessor:
 
     `record` defaults to Hiera's on ImageNet; `overrides` are fields of `Preprocessing` that replace the record's.
     Pixels equal those of transformers' `BitImageProcessor` with Pillow bit for bit. `fast=True` decodes JPEGs with
-    simplejpeg (extra `fast`; Pillow without it) and resizes with torch: three to ten times faster, photographs within
+    simplejpeg (extra `fast`; Pillow without it) and shrinks with torch: three to ten times faster, photographs within
     one grey level. Pictures of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
 
     Raises TypeError for an override that is no field, ValueError for a bad value.

@@ -1,0 +1,86 @@
+"""The README's programs and commands run as they stand, against folders named like the Hub's ids."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import hierax
+from hierax.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SHELL = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL) for line in
+         block.splitlines()]  # fmt: skip
+COMMANDS = [line for line in SHELL if line.startswith("hierax ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `photo.jpg` and every model the README names, real architectures with random weights."""
+    place = tmp_path_factory.mktemp("newcomer")
+    shutil.copy(ROOT / "src/hierax/assets/cat.jpg", place / "photo.jpg")
+    for name, variant, cls in (
+        ("facebook/hiera-tiny-224-in1k-hf", "hiera_tiny_224", hierax.HieraForImageClassification),
+        ("facebook/hiera-small-224-hf", "hiera_small_224", hierax.HieraModel),
+        ("facebook/hiera-tiny-224-mae-hf", "mae_hiera_tiny_224", hierax.HieraForPreTraining),
+    ):
+        model = cls(hierax.create_model(variant).config)
+        model.preprocessing = hierax.Preprocessing()
+        model.save_pretrained(place / name)
+    return place
+
+
+def test_the_readme_has_its_programs_and_commands() -> None:
+    assert len(PYTHON) >= 5
+    assert {command.split()[1] for command in COMMANDS} == {"models", "classify", "features", "reconstruct", "convert"}
+
+
+def test_the_seeds_two_programs_run_with_only_the_import_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, maps = PYTHON[1], PYTHON[2]
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(compile(features, "README features", "exec"), names)
+    outputs = names["outputs"]
+    assert isinstance(outputs, hierax.models.HieraModelOutput)  # type: ignore[attr-defined]
+    assert tuple(outputs.last_hidden_state.shape) == (1, 49, 768)
+    exec(compile(maps, "README maps", "exec"), names)
+    assert [tuple(m.shape) for m in names["feature_maps"]] == [  # type: ignore[attr-defined]
+        (1, 96, 56, 56), (1, 192, 28, 28), (1, 384, 14, 14), (1, 768, 7, 7),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [n for n in range(len(PYTHON)) if n not in (1, 2)])
+def test_every_other_program_of_the_readme_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    exec(compile(PYTHON[number], f"README program {number}", "exec"), {})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_readme_runs(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert main(command.split()[1:]) == 0
+
+
+def test_a_built_wheel_runs_the_demo_by_itself(tmp_path: Path) -> None:
+    """The wheel has all it needs: code, labels, photo, type marker."""
+    build = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-w"]
+    subprocess.run([sys.executable, *build, str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("hierax-*.whl")
+    site = tmp_path / "site"
+    shutil.unpack_archive(wheel, site, "zip")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import hierax; "
+        "assert hierax.__file__.startswith(sys.path[0]), hierax.__file__; "
+        "from hierax.labels import load_labels; assert len(load_labels('imagenet-1k')) == 1000; "
+        "from hierax.cli import main; sys.exit(main(['demo', '-o', sys.argv[1]]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(site), str(tmp_path / "demo")], check=True, capture_output=True)
+    with Image.open(tmp_path / "demo" / "sheet.png") as sheet:
+        assert sheet.width > 400
+    assert (site / "hierax" / "py.typed").is_file()
