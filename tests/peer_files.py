@@ -184,26 +184,26 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def ours_in_the_official_package(folder: Path) -> Differences:
     config = HieraConfig(image_size=(64, 96), id2label=dict(enumerate("abcde")), extra={"theirs": 1}, license="MIT",
                          **{k: v for k, v in fields(SMALL).items() if k != "num_labels"})  # fmt: skip
-    ours = randomise(HieraForImageClassification(config)).eval()
+    ours: Any = randomise(HieraForImageClassification(config)).eval()
     save_model(ours, folder, dialect="official")
     return compare_classifier(import_module("hiera").Hiera.from_pretrained(folder).eval(), ours, (64, 96))
 
 
 def our_clips_in_the_official_package(folder: Path) -> Differences:
-    ours = randomise(HieraForVideoClassification(HieraConfig(**fields(CLIP)))).eval()
+    ours: Any = randomise(HieraForVideoClassification(HieraConfig(**fields(CLIP)))).eval()
     save_model(ours, folder, dialect="official")
     return compare_classifier(import_module("hiera").Hiera.from_pretrained(folder).eval(), ours, (8, 64, 96))
 
 
 def our_mae_in_the_official_package(folder: Path) -> Differences:
-    ours = randomise(HieraForPreTraining(HieraConfig(image_size=(64, 96), **fields({**SMALL, **DECODER})))).eval()
+    ours: Any = randomise(HieraForPreTraining(HieraConfig(image_size=(64, 96), **fields({**SMALL, **DECODER})))).eval()
     save_model(ours, folder, dialect="official")
     theirs = import_module("hiera").MaskedAutoencoderHiera.from_pretrained(folder).eval()
     return compare_mae(theirs, ours, (64, 96), 0.6)
 
 
 def our_pth_in_the_official_package(folder: Path) -> Differences:
-    ours = randomise(HieraForImageClassification(HieraConfig(depths=(1, 2, 7, 2)))).eval()
+    ours: Any = randomise(HieraForImageClassification(HieraConfig(depths=(1, 2, 7, 2)))).eval()
     ours.save_pretrained(folder)
     convert(folder, folder / "tiny.pth", to="official")
     theirs = import_module("hiera").hiera_tiny_224()
@@ -212,8 +212,8 @@ def our_pth_in_the_official_package(folder: Path) -> Differences:
 
 
 def in_timm(folder: Path, size: int, **changes: Any) -> Differences:
-    ours = randomise(HieraForImageClassification(HieraConfig(image_size=(size, size), **fields(SMALL), **changes)))
-    save_model(ours.eval(), folder, dialect="timm")  # type: ignore[arg-type]
+    ours: Any = randomise(HieraForImageClassification(HieraConfig(image_size=(size, size), **fields(SMALL), **changes)))
+    save_model(ours.eval(), folder, dialect="timm")
     theirs = import_module("timm").create_model(f"local-dir:{folder}", pretrained=True).eval()
     return compare_timm(theirs, ours, size)
 
@@ -229,8 +229,8 @@ def our_abswin_in_timm(folder: Path) -> Differences:
 
 @torch.no_grad()
 def our_features_in_timm(folder: Path) -> Differences:
-    ours = randomise(HieraModel(HieraConfig(image_size=(64, 64), **fields(SMALL)))).eval()
-    save_model(ours, folder, dialect="timm")  # type: ignore[arg-type]
+    ours: Any = randomise(HieraModel(HieraConfig(image_size=(64, 64), **fields(SMALL)))).eval()
+    save_model(ours, folder, dialect="timm")
     theirs, x = (
         import_module("timm").create_model(f"local-dir:{folder}", pretrained=True).eval(),
         torch.randn(2, 3, 64, 64),

@@ -25,7 +25,6 @@ LONG = {
 
 # every use of hasattr, with its reason
 HASATTR: dict[str, str] = {
-    "pretrained.py:gradient_checkpointing_enable": "to go with issue 2: a class attribute of Pretrained would do",
     "cli/__init__.py:main": "SIGPIPE is missing on Windows",
 }
 

@@ -80,7 +80,9 @@ def model_with_everything(kind: str) -> Any:
     cls, config = MODELS[kind]
     changes = EVERYTHING if config.position_embedding != "abs_win" else EVERYTHING | {"position_resize": "bicubic"}
     model: Any = randomise(cls(config.replace(**changes))).eval()
-    model.preprocessing = Preprocessing(crop_size=96, image_mean=(0.1, 0.2, 0.3), extra={"note": "x"})
+    model.preprocessing = Preprocessing(
+        crop_size={"height": 96, "width": 96}, image_mean=(0.1, 0.2, 0.3), extra={"note": "x"}
+    )
     return model
 
 

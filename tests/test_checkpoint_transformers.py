@@ -40,7 +40,7 @@ def config_of(name: str) -> HieraConfig:
 
 
 def their_config(name: str, **changes: Any) -> Any:
-    values = dict(embed_dim=8, depths=[1, 2, 3, 2], image_size=[64, 64], **changes)
+    values: dict[str, Any] = dict(embed_dim=8, depths=[1, 2, 3, 2], image_size=[64, 64], **changes)
     if name == "HieraForPreTraining":
         values |= {"num_query_pool": 2, "decoder_hidden_size": 16, "decoder_depth": 2, "decoder_num_heads": 4}
     if name == "HieraBackbone":
@@ -100,7 +100,8 @@ def test_a_folder_saved_by_transformers_opens_here_with_equal_outputs(name: str,
 
 def test_a_backbone_saved_by_us_has_the_tensors_that_transformers_expects(saved: Save) -> None:
     folder = saved(HieraBackbone, config_of("HieraBackbone"), norms=True)
-    theirs, info = transformers.HieraBackbone.from_pretrained(folder, output_loading_info=True)
+    opened: Any = transformers.HieraBackbone.from_pretrained(folder, output_loading_info=True)
+    theirs, info = opened
     assert not any(info.values())
     ours = HieraBackbone.from_pretrained(folder, norms=True)
     named = named_tensors(ours, "transformers")
@@ -154,8 +155,8 @@ def test_a_classifier_config_without_names_takes_the_number_of_labels_from_the_h
     config = their_config("HieraForImageClassification", num_labels=count)
     transformers.HieraForImageClassification(config).save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
-    values.pop("id2label", None), values.pop("label2id", None)
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    unnamed = {name: value for name, value in values.items() if name not in ("id2label", "label2id")}
+    (tmp_path / "config.json").write_text(json.dumps(unnamed))
     assert HieraForImageClassification.from_pretrained(tmp_path).config.num_labels == count
 
 

@@ -121,7 +121,7 @@ BAD: list[tuple[str, Any]] = [
     *(("patch_size", v) for v in ((7,), "7", (7, 0))),
     *(("patch_stride", v) for v in (0, (4,), (4, "4"))),
     *(("patch_padding", v) for v in ((2, 2), (3,), (-1, 3))),
-    *(("mlp_ratio", v) for v in (0, -1, "4", None, float("nan"), float("inf"), [4])),
+    *(("mlp_ratio", v) for v in (0, -1, "4", None, float("nan"), float("inf"), 1e9, [4])),
     *(("depths", v) for v in (5, (), (0, 1, 1, 1), "1234", None, (1.0, 1, 1, 1), (True, 1, 1, 1))),
     *(("num_heads", v) for v in (1, (1, 2, 4), (5, 2, 4, 8), (0, 2, 4, 8), "1248", None, (1.0, 2, 4, 8))),
     *(("embed_dim_multiplier", v) for v in (0, -1, "2", None, float("nan"), float("inf"), 0.1)),
@@ -147,7 +147,7 @@ BAD: list[tuple[str, Any]] = [
     *(("layer_scale_init", v) for v in ("a", True)),
     *(("pooled_shortcut", v) for v in ("no", None)),
     *(("target", v) for v in ("half", "first_frame", 3)),
-    *(("num_labels", v) for v in (-1, "10", 2.0, True)),
+    *(("num_labels", v) for v in (-1, "10", 2.0, True, 10**9)),
     *(("id2label", v) for v in (["a"], {1: "a"}, {"0": "a"}, {0: 5}, "abc", 5)),
     *(("problem_type", v) for v in ("ranking", 3)),
     *(("out_features", v) for v in ("stage1", ("stage9",), 5, ("stage2", "stage1"), ("stage1", "stage1"))),
@@ -162,6 +162,12 @@ def test_a_bad_value_is_refused_with_its_field_and_itself(name: str, value: Any)
         HieraConfig(**{**labels, "embed_dim": 8, "image_size": (64, 64), name: value})
     assert repr(value) in str(caught.value)
     assert "expected" in str(caught.value)
+
+
+def test_a_long_value_is_cut_short_in_the_message() -> None:
+    with pytest.raises(ValueError, match="id2label is") as caught:
+        image_config(id2label={i + 1: f"label {i}" for i in range(1000)}, num_labels=1000)
+    assert len(str(caught.value)) < 400
 
 
 def test_every_field_but_the_unknown_ones_is_checked() -> None:

@@ -128,11 +128,17 @@ def assert_equal_outputs(ours: Any, theirs: Any, limit: float) -> None:
     """All tensors of all fields: the same names in the same order, near in value; integers equal."""
     made, expected = flat(ours), flat(theirs)
     assert list(made) == list(expected)
-    for name, value in expected.items():
-        if value.is_floating_point():
-            assert relative(made[name], value) <= limit, name
-        else:
-            assert torch.equal(made[name], value), name
+    whole = {name for name, value in expected.items() if not value.is_floating_point()}
+    assert [name for name in whole if not torch.equal(made[name], expected[name])] == []
+    assert_near({name: (made[name], expected[name]) for name in expected.keys() - whole}, limit)
+
+
+def assert_near(pairs: dict[str, tuple[Tensor, Tensor]], limit: float) -> None:
+    """Every pair within `limit`; the furthest is printed, for `pytest -s`."""
+    distances = {name: relative(*tensors) for name, tensors in pairs.items()}
+    furthest = max(distances, key=distances.__getitem__)
+    print(f"{len(distances)} tensors, the furthest {distances[furthest]:.1e} ({furthest})")
+    assert {name: d for name, d in distances.items() if not d <= limit} == {}
 
 
 def everything(model: Any, *args: Any, **options: Any) -> Any:
@@ -240,11 +246,9 @@ def assert_equal_gradients(both: Pair, *args: Any, limit: float = 1e-8, **option
     for model in (both.ours, both.theirs):
         model.train()  # no drop path here: the modes agree
         model(*args, **options).loss.backward()
-    compared = 0
-    for name, ours, theirs in both.parameters():
-        assert theirs.grad is not None, name
-        assert relative(ours.grad, theirs.grad) <= limit, name
-        compared += ours.numel()
+    parameters = both.parameters()
+    assert_near({name: (ours.grad, theirs.grad) for name, ours, theirs in parameters}, limit)
+    compared = sum(ours.numel() for _, ours, _ in parameters)
     assert compared == sum(p.numel() for p in both.theirs.parameters() if p.requires_grad)
 
 

@@ -17,6 +17,7 @@ POSITION_EMBEDDINGS = ("absolute", "separable", "abs_win")
 POSITION_RESIZES = ("bicubic", "window")
 TARGETS = ("first_frame", "all")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+_LARGEST = 1_000_000  # labels and factors: a damaged file must not fill the memory before it is refused
 _Axes = tuple[int, ...]
 
 
@@ -148,8 +149,6 @@ class HieraConfig:
         stride = self.stage_stride(self.stages - 1)
         return (1, *stride[1:]) if self.target == "first_frame" else stride
 
-    # -- changes and JSON ---------------------------------------------------------------------------------------
-
     def replace(self, **changes: Any) -> "HieraConfig":
         """A copy with other values; `ValueError` for a name that is no field."""
         _require_fields(changes)
@@ -231,7 +230,7 @@ def _resolved(config: HieraConfig) -> dict[str, Any]:
     if count is None:
         resolved["num_labels"] = count = len(labels) if isinstance(labels, Mapping) else 1000
     if labels is None:
-        resolved["id2label"] = {i: f"LABEL_{i}" for i in range(count if isinstance(count, int) else 0)}
+        resolved["id2label"] = {i: f"LABEL_{i}" for i in range(min(count, _LARGEST) if isinstance(count, int) else 0)}
     return resolved
 
 
@@ -243,7 +242,7 @@ def _require_fields(names: Iterable[str]) -> None:
 
 def _require(config: HieraConfig, condition: bool, name: str, allowed: str) -> None:
     if not condition:
-        raise ValueError(f"{name} is {getattr(config, name)!r}; expected {allowed}")
+        raise ValueError(f"{name} is {getattr(config, name)!r:.200}; expected {allowed}")
 
 
 def _check(config: HieraConfig) -> None:
@@ -251,8 +250,9 @@ def _check(config: HieraConfig) -> None:
     counts = ("embed_dim", "num_channels", "decoder_hidden_size", "decoder_depth", "decoder_num_heads")
     for name, lowest in {**dict.fromkeys(counts, 1), "num_labels": 0, "num_query_pool": 0}.items():
         _require(config, _is_integer(getattr(config, name), lowest), name, f"an integer of at least {lowest}")
-    positive, share = (math.ulp(0.0), math.inf, "a positive number"), (0, 1, "a number from 0 to below 1")
-    any_of = (-math.inf, math.inf, "a number")
+    _require(config, config.num_labels <= _LARGEST, "num_labels", f"at most {_LARGEST}")
+    positive = (math.ulp(0.0), _LARGEST, "a positive number below a million")
+    share, any_of = (0, 1, "a number from 0 to below 1"), (-math.inf, math.inf, "a number")
     for name, (lowest, below, allowed) in {
         "mlp_ratio": positive, "layer_norm_eps": positive, "embed_dim_multiplier": positive, "layer_norm_init": any_of,
         "initializer_range": (0, math.inf, "a number of at least 0"), "layer_scale_init": any_of,

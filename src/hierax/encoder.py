@@ -206,7 +206,6 @@ class Hiera(Pretrained):
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = position_embedding(config)
         self.blocks = nn.ModuleList(Block(spec, config) for spec in plan(config))
-        self.gradient_checkpointing = False
         if initialise:  # a part of a larger model is initialised with that
             self.init_weights()
 

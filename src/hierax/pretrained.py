@@ -35,6 +35,7 @@ class Pretrained(nn.Module):
         self.config = config
         self.loading_report: LoadingReport | None = None
         self.preprocessing: Preprocessing | None = None
+        self.gradient_checkpointing = False
 
     def init_weights(self) -> None:
         """Draws all weights anew; nothing happens on the meta device."""
@@ -62,8 +63,8 @@ class Pretrained(nn.Module):
     def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
         """In training, blocks of the encoder recompute what the backward pass needs instead of keeping it."""
         for part in self.modules():
-            if hasattr(part, "gradient_checkpointing"):
-                part.gradient_checkpointing = enabled  # type: ignore[assignment]
+            if isinstance(part, Pretrained):
+                part.gradient_checkpointing = enabled
 
     def gradient_checkpointing_disable(self) -> None:
         """Undoes `gradient_checkpointing_enable`."""

@@ -38,6 +38,8 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
 
     options = {"cache_dir": hub.cache_dir, "token": hub.token, "local_files_only": hub.local_files_only}
     try:
+        if not _reachable(repository, file, hub):
+            raise LocalEntryNotFoundError("")
         return Path(hf_hub_download(repository, file, revision=hub.revision, **options))
     except LocalEntryNotFoundError:
         if _known_absent(repository, file, hub):
@@ -61,6 +63,27 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
         raise
     except Exception as error:  # the client's HTTP library has errors of its own
         raise OSError(f"{repository}: {file} could not be fetched ({type(error).__name__}: {error})") from error
+
+
+def _reachable(repository: str, file: str, hub: HubOptions) -> bool:
+    """False when one question to the Hub gets no answer: the client itself would ask for half a minute.
+
+    It is only asked about files that are not in the cache; what the Hub answers is left to the client.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if hub.local_files_only or constants.HF_HUB_OFFLINE:
+        return True
+    try:
+        if try_to_load_from_cache(repository, file, cache_dir=hub.cache_dir, revision=hub.revision) is not None:
+            return True
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=hub.revision), token=hub.token, timeout=10)
+    except (HfHubHTTPError, HFValidationError):
+        return True
+    except Exception:  # of the client's HTTP library, which differs between versions
+        return False
+    return True
 
 
 def _known_absent(repository: str, file: str, hub: HubOptions) -> bool:

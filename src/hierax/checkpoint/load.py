@@ -112,16 +112,30 @@ def load_model(
     opened = opened or open_checkpoint(source, hub or HubOptions(), variant)
     report = LoadingReport(opened.source.name, opened.dialect.name, unexpected=list(opened.unexpected))
     config = _task_config(task_of(cls), opened, report, given)
-    try:
-        with torch.device("meta"):
-            model = cls(config, **_BUILDING.get())
-    except ValueError as error:
-        raise ValueError(f"{opened.source.weights}: {error}") from None
+    model = _built(cls, config, opened)
     _fill(model, opened, report, renewed, precision, target)
     model.loading_report = report
     record = preprocessing_of(opened)
     model.preprocessing = record and resized(record, opened.config, config)
     return model.eval()
+
+
+def _built(cls: "type[Model]", config: HieraConfig, opened: Opened) -> "Model":
+    """The model without weights: on the meta device nothing is drawn and nothing takes memory."""
+    where = opened.source.config.path if opened.source.config else opened.source.weights
+    count = len(opened.tensors)
+    for name, blocks in {"depths": sum(config.depths), "decoder_depth": config.decoder_depth}.items():
+        if blocks > max(count, 1000) and (
+            name == "depths" or "decoder" in opened.parts
+        ):  # building these would take forever
+            raise ValueError(f"{where}: {name} is {getattr(config, name)}, but the file has only {count} tensors")
+    try:
+        with torch.device("meta"):
+            return cls(config, **_BUILDING.get())
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        line = str(error).splitlines()[0]
+        absurd = not isinstance(error, ValueError) or "verflow" in line  # PyTorch's ways of saying so
+        raise ValueError(f"{where}: {f'sizes beyond all bounds ({line})' if absurd else line}") from None
 
 
 def _precision(dtype: torch.dtype | str | None) -> torch.dtype | None:

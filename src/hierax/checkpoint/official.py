@@ -131,7 +131,7 @@ def fields_of(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[st
             raise ValueError(f"{name} is {value!r}; expected a positive number")
     for theirs, ours in table.items():
         sequence = isinstance(fields.get(ours), (list, tuple))
-        if ours in ("depths", "image_size", "query_stride") and not (sequence and len(fields[ours]) <= 16):
+        if ours in ("depths", "image_size", "query_stride") and not (sequence and 0 < len(fields[ours]) <= 16):
             raise ValueError(f"{theirs} is {fields.get(ours)!r:.80}; expected a list of integers")
     fields["num_heads"] = [heads]
     for _ in stages[1:]:

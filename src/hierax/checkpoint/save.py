@@ -28,7 +28,10 @@ def _written(path: Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when all went well; a failure leaves what was there before."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # that of any new file; safetensors' writer makes its own readable by the owner only
         yield part
+        os.chmod(part, mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -119,7 +119,7 @@ class Transformers(Dialect):
         model_type = values.get("model_type")
         if model_type not in ("hiera", "hierax", None):
             raise ValueError(f"model_type is {model_type!r}; expected 'hiera'")
-        if "id2label" not in values and "head.weight" in shapes:  # transformers leaves its default of two labels out
+        if values.get("id2label") is None and "head.weight" in shapes:  # its default of two labels is left out
             values = {**values, "num_labels": shapes["head.weight"][0]}
         return HieraConfig.from_dict(values)
 

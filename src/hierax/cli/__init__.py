@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors (or set HIERAX_DEBUG=1)")
+    parser.set_defaults(run=None)  # that of the command that is named
     commands = parser.add_subparsers(
         prog="hierax", metavar="COMMAND", help=argparse.SUPPRESS
     )  # listed in the epilog, a line each
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    if not hasattr(arguments, "run"):  # argparse tells in no other way that no command was named
+    if arguments.run is None:
         parser.print_help()
         return 2
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal cannot show

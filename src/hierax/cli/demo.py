@@ -92,7 +92,7 @@ def _rows(encoder: Pretrained, mae: Pretrained, *, seed: int) -> tuple[list[list
     picture, seen, made = reconstruction_tiles(mae, pixels, keep, record=record, statistics="visible", title="photo")
     drawn = draw_units(to_picture(pixels[0], record=record), unit=config.unit_pixels)
     note = f"{units[1]} x {units[0]}: early stages attend within one, masks hide whole ones"
-    noise = "noise, from random weights, with the brightness and contrast around"
+    noise = "noise, since weights are random; brightness from around"
     made = dataclasses.replace(made, note=noise)
     first = [picture, Tile(drawn, "mask units", note), seen, made]
     return [first, feature_tiles(found, pixels[0], record=record)[0][1:]], seen.note
