@@ -9,6 +9,7 @@ the fraction of this machine's matrix-product ceiling (best of 2048-cubed produc
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
@@ -37,10 +38,15 @@ def transformers(name: str, mae: bool) -> nn.Module:
     """The same of transformers."""
     import transformers as library
 
-    sizes: dict[str, Any] = {"depths": list(STAGES[name]), "embed_dim": 96, "num_heads": [1, 2, 4, 8], "num_labels": 1000}
+    sizes: dict[str, Any] = {
+        "depths": list(STAGES[name]),
+        "embed_dim": 96,
+        "num_heads": [1, 2, 4, 8],
+        "num_labels": 1000,
+    }
     if not mae:
         return library.HieraForImageClassification(library.HieraConfig(**sizes))
-    decoder = {"decoder_hidden_size": 512, "decoder_depth": 8, "decoder_num_heads": 16}
+    decoder: dict[str, Any] = {"decoder_hidden_size": 512, "decoder_depth": 8, "decoder_num_heads": 16}
     return library.HieraForPreTraining(library.HieraConfig(**sizes, **decoder, num_query_pool=2))
 
 
@@ -98,7 +104,7 @@ def ceiling(repeats: int = 5) -> float:
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        a @ b
+        torch.mm(a, b)
         times.append(time.perf_counter() - start)
     return 2048**3 / min(times)
 
@@ -118,10 +124,8 @@ def measure(name: str, task: str, batch: int, rounds: int, seconds: float) -> di
     pixels = torch.randn(batch, 3, 224, 224)
     calls: dict[str, Call] = {}
     for library, build in LIBRARIES.items():
-        try:
+        with contextlib.suppress(ImportError):
             calls[library] = call(build(name, task == "mae"), task, pixels)
-        except ImportError:
-            continue
     for run in calls.values():
         run()
         run()

@@ -3,8 +3,8 @@
     python benchmarks/padding_effect.py [PHOTO]
 
 hierax pads with zeros and lets the padding take part in attention, so that attention needs no mask and kernels stay
-fused. The reference here is the same model with the padded tokens hidden: no query sees them as keys, and pooling leaves
-them out. Prints, per size, the relative difference of each stage's map (over tokens that touch the picture) and the
+fused. The reference here is the same model with the padded tokens hidden: no query sees them as keys, and pooling
+leaves them out. Prints, per size, the relative difference of each stage's map (over tokens that touch the picture) and the
 cosine between the pooled outputs. Weights are random (standard deviation 0.05), the photo is real.
 """
 
@@ -73,7 +73,9 @@ def main() -> None:
         torch.nn.init.normal_(parameter, std=0.05)
     encoder = model.get_submodule("encoder")
     assert isinstance(encoder, hierax.Hiera)
-    print("| size | padding | stage 1 | stage 2 | stage 3 | stage 4 | cosine of pooled |\n|---|---|---|---|---|---|---|")
+    print(
+        "| size | padding | stage 1 | stage 2 | stage 3 | stage 4 | cosine of pooled |\n|---|---|---|---|---|---|---|"
+    )
     for height, width in SIZES:
         record = hierax.Preprocessing(size={"height": height, "width": width}, do_center_crop=False)
         pixels = hierax.HieraImageProcessor(record)(photo).pixel_values
@@ -83,7 +85,10 @@ def main() -> None:
         relative = [((a - b).norm() / b.norm()).item() for a, b in maps]
         cosine = F.cosine_similarity(padded.mean(), hidden.mean()).item()
         added = 1 - height * width / torch.Size(-(-s // 32) * 32 for s in (height, width)).numel()
-        print(f"| {height}x{width} | {added:.0%} | {' | '.join(f'{r:.1e}' for r in relative)} | {cosine:.6f} |", flush=True)
+        print(
+            f"| {height}x{width} | {added:.0%} | {' | '.join(f'{r:.1e}' for r in relative)} | {cosine:.6f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

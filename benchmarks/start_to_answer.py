@@ -75,8 +75,9 @@ def main() -> None:
         rows = [{library: run(program) for library, program in programs.items()} for _ in range(arguments.runs)]
     print("| | hierax | transformers | ratio (median of pairs, quartiles) |\n|---|---|---|---|")
     for what, index, form in (("wall time, s", 0, ".2f"), ("peak memory, MiB", 1, ".0f")):
-        medians = [statistics.median(row[library][index] for row in rows) for library in programs]
-        ratios = [row["hierax"][index] / row["transformers"][index] for row in rows]
+        measured = {library: [float(row[library][index]) for row in rows] for library in programs}
+        medians = [statistics.median(values) for values in measured.values()]
+        ratios = [a / b for a, b in zip(measured["hierax"], measured["transformers"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(f"| {what} | {medians[0]:{form}} | {medians[1]:{form}} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
 

@@ -120,6 +120,38 @@ def test_a_record_that_may_exist_elsewhere_is_not_guessed(saved: Save, tmp_path:
     HieraModel.from_pretrained("me/mine", cache_dir=folder)  # the model does not wait for it
 
 
+@pytest.fixture
+def unplugged(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The Hub is not switched off, but nobody answers; the list has an entry for every question asked."""
+    asked: list[float] = []
+
+    def silence(*_: Any, timeout: float, **__: Any) -> None:
+        asked.append(timeout)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", silence)
+    return asked
+
+
+def test_without_an_answer_the_hub_is_asked_once(unplugged: list[float], tmp_path: Path) -> None:
+    with pytest.raises(
+        OSError, match=rf"^{SEED} is not in the local cache .* the Hub cannot be reached; a folder or file"
+    ):
+        HieraModel.from_pretrained(SEED, cache_dir=tmp_path)
+    assert unplugged == [10]
+
+
+def test_without_an_answer_a_cached_checkpoint_opens(unplugged: list[float], seed: Path) -> None:
+    HieraModel.from_pretrained(SEED, cache_dir=seed)
+    assert unplugged == [10]
+
+
+def test_the_hub_is_not_asked_when_only_local_files_are_wanted(unplugged: list[float], seed: Path) -> None:
+    HieraModel.from_pretrained(SEED, cache_dir=seed, local_files_only=True)
+    assert unplugged == []
+
+
 class Client:
     """Stands for `hf_hub_download`: serves a folder's files and remembers what it was asked."""
 

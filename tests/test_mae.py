@@ -172,7 +172,6 @@ def test_masked_pixels_change_the_loss_alone(kind: str) -> None:
     assert not torch.equal(first.loss, second.loss)
 
 
-@pytest.mark.xfail(strict=True, reason="issue 2: masked pixels are multiplied by zero, and 0 * nan is nan")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @torch.no_grad()
 def test_what_is_missing_can_be_masked_whatever_stands_in_its_place(value: float) -> None:

@@ -197,7 +197,7 @@ def test_resizing_for_good_gives_what_resizing_per_call_gave(kind: str) -> None:
     "kind",
     [
         *(kind for kind in KINDS if kind != "volume"),
-        pytest.param("volume", marks=pytest.mark.xfail(strict=True, reason="issue 2: three axes come out permuted")),
+        pytest.param("volume"),
     ],
 )
 def test_resized_parameters_are_leaves_in_memory_order_that_want_gradients(kind: str) -> None:
@@ -379,7 +379,6 @@ def test_stale_embeddings_do_not_pile_up() -> None:
     assert len(position._kept) <= 8
 
 
-@pytest.mark.xfail(strict=True, reason="issue 2: the key asks for an address that such parameters do not have")
 def test_an_ensemble_is_run_by_vmap_without_gradients() -> None:
     """`torch.func` puts tensors without storage in the place of parameters."""
     several = [embedding(image_config()) for _ in range(3)]

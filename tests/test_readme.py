@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 import hierax
 from hierax.cli import main
+from hierax.outputs import HieraModelOutput
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,13 +46,13 @@ def test_the_readme_has_its_programs_and_commands() -> None:
 def test_the_seeds_two_programs_run_with_only_the_import_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     features, maps = PYTHON[1], PYTHON[2]
     monkeypatch.chdir(folder)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(features, "README features", "exec"), names)
-    outputs = names["outputs"]
-    assert isinstance(outputs, hierax.models.HieraModelOutput)  # type: ignore[attr-defined]
+    outputs: Any = names["outputs"]
+    assert isinstance(outputs, HieraModelOutput)
     assert tuple(outputs.last_hidden_state.shape) == (1, 49, 768)
     exec(compile(maps, "README maps", "exec"), names)
-    assert [tuple(m.shape) for m in names["feature_maps"]] == [  # type: ignore[attr-defined]
+    assert [tuple(m.shape) for m in names["feature_maps"]] == [
         (1, 96, 56, 56), (1, 192, 28, 28), (1, 384, 14, 14), (1, 768, 7, 7),
     ]  # fmt: skip
 

@@ -188,10 +188,17 @@ class Features:
     def mean(self) -> Tensor:
         """Mean `[B, C]` over the last stage's tokens that touch the input."""
         strides = self.config.stage_stride(self.config.stages - 1)
-        padded = zip(self.units, self.config.unit_pixels, strict=True)
-        whole = all(-(-s // p) * p == u * n for (u, n), s, p in zip(padded, self.size, strides, strict=True))
-        tokens = self.last if whole or self.kept is not None else self.grid(self.config.stages)
-        return tokens.flatten(1, -2).mean(1)
+        layout = UnitLayout.of(self.config, self.config.stages - 1)
+        padded = [u * n for u, n in zip(self.units, layout.size, strict=True)]
+        touching = [-(-s // n) for s, n in zip(self.size, strides, strict=True)]
+        if touching == padded:
+            return self.last.flatten(1, 2).mean(1)
+        if self.kept is None:
+            return self.grid(self.config.stages).flatten(1, -2).mean(1)
+        weight = self.last.new_ones(1, *touching, 1)
+        margins = [n for t, p in zip(reversed(touching), reversed(padded), strict=True) for n in (0, p - t)]
+        weight = gather_units(layout.unroll(F.pad(weight, [0, 0, *margins])), self.kept)
+        return (self.last * weight).sum((1, 2)) / weight.sum((1, 2))
 
 
 class Hiera(Pretrained):
@@ -259,6 +266,8 @@ class Hiera(Pretrained):
         Raises:
             ValueError: another rank, another number of channels, an empty axis, or pixels that are not floating point.
         """
+        if not isinstance(pixel_values, Tensor):
+            raise TypeError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor")
         config = self.config
         names = ("time", *_AXIS_NAMES[3][1:]) if config.is_video else _AXIS_NAMES[config.axes]
         shape = pixel_values.shape
@@ -278,6 +287,8 @@ class Hiera(Pretrained):
         Raises:
             ValueError: another shape or dtype, unequal counts, or no unit kept.
         """
+        if not isinstance(keep, Tensor):
+            raise TypeError(f"keep is a {type(keep).__name__}; expected a tensor of booleans")
         count = math.prod(units)
         if tuple(keep.shape) != (batch, count) or keep.dtype != torch.bool:
             raise ValueError(
@@ -305,12 +316,12 @@ class Hiera(Pretrained):
         """Tokens `[B, U or K, P, C]` with their position embedding."""
         pixels = self._padded(pixels, units, size)
         if kept is not None:  # the convolution overlaps units: what is masked must not be seen through it
-            shown = torch.zeros(kept.shape[0], math.prod(units), dtype=pixels.dtype, device=pixels.device)
-            shown = shown.scatter(1, kept, 1.0).unflatten(1, units)
+            shown = torch.zeros(kept.shape[0], math.prod(units), dtype=torch.bool, device=pixels.device)
+            shown = shown.scatter(1, kept, True).unflatten(1, units)
             for axis, (count, pixel) in enumerate(zip(units, self.config.unit_pixels, strict=True)):
                 pixels = pixels.unflatten(2 + 2 * axis, (count, pixel))
                 shown = shown.unsqueeze(2 + 2 * axis)
-            pixels = pixels * shown[:, None]
+            pixels = pixels.masked_fill(~shown[:, None], 0.0)
             for axis in range(len(units)):
                 pixels = pixels.flatten(2 + axis, 3 + axis)
         grid = self.config.token_grid(size)

@@ -46,6 +46,7 @@ class Fusion(nn.Module):
         """`[B, K, F, C]`: `F` positions per mask unit, those of the last stage."""
         fused = features.last
         for stage, kernel, conv in zip(self.stages, self.kernels, self.convs, strict=True):
+            assert isinstance(conv, CONVS_ANY)
             # the tokens are put into the kernel's order, and not its weight into theirs: they are fewer
             merged = features.tokens[stage].unflatten(2, (kernel.positions, -1)).transpose(2, 3)
             pixels = kernel.reroll_units(merged.flatten(0, 1)).movedim(-1, 2).flatten(2)

@@ -243,7 +243,8 @@ class _Classifier(_Task):
         """Logits of `pixel_values` `[B, channels, *size]`, any size, in training and in eval mode alike.
 
         Args:
-            labels: class indices `[B]`; booleans or probabilities `[B, num_labels]` when several labels may be true.
+            labels: class indices `[B]`; or booleans or floats `[B, num_labels]` when several labels may be true (with
+                `problem_type` "single_label_classification": the probability of each class).
             keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
             output_attentions, output_hidden_states: fill these fields of the output.
             interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
@@ -293,15 +294,16 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
     """
     kind = config.problem_type
     if kind is None:
-        integers = not labels.is_floating_point()
+        integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
         several = "single_label_classification" if integers else "multi_label_classification"
         kind = "regression" if config.num_labels == 1 else several
-    expected = tuple(logits.shape[:1]) if kind == "single_label_classification" else tuple(logits.shape)
-    if labels.numel() != torch.Size(expected).numel():
-        raise ValueError(f"labels has shape {list(labels.shape)}; expected {list(expected)} for {kind}")
+    classes = kind == "single_label_classification" and not labels.is_floating_point()
+    shape, expected = tuple(labels.shape), tuple(logits.shape[:1] if classes else logits.shape)
+    if expected not in (shape, (*shape, 1), shape[:1] if shape[1:] == (1,) else shape):
+        raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}")
     logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
-    if kind == "single_label_classification":
-        return F.cross_entropy(logits, labels)
+    if kind == "single_label_classification":  # floats are the probability of each class, as mixup makes them
+        return F.cross_entropy(logits, labels.long() if classes else labels.to(logits.dtype))
     labels = labels.to(logits.dtype)
     return F.mse_loss(logits, labels) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, labels)
 

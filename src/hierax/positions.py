@@ -29,7 +29,7 @@ def _interpolate(table: Tensor, grid: Sequence[int], *, antialias: bool) -> Tens
         rows = frames.transpose(0, 1).flatten(2)[None]
         x = F.interpolate(rows, (grid[0], rows.shape[-1]), mode="bicubic", antialias=antialias)
         x = x.unflatten(-1, tuple(grid[1:]))
-    return x.movedim(1, -1)
+    return x.movedim(1, -1).contiguous()
 
 
 def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
@@ -64,7 +64,8 @@ def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Seque
 class PositionEmbedding(nn.Module):
     """Base of the three kinds: `forward(grid)` gives the embedding of a grid of tokens, in the encoder's order.
 
-    Embeddings of a few grids are kept in eval mode with gradients off, and forgotten when a parameter changes.
+    Embeddings of a few grids are kept in eval mode with gradients off, and forgotten when a parameter changes. A change
+    through `.data`, of which PyTorch keeps no version, is not noticed: write under `torch.no_grad()` instead.
     """
 
     def __init__(self, config: HieraConfig) -> None:
@@ -87,8 +88,8 @@ class PositionEmbedding(nn.Module):
         if self.training or torch.is_grad_enabled() or traced:
             return self.layout.unroll(self.table(grid))
         parameters = tuple(self.parameters())
-        if any(p.is_inference() for p in parameters):  # these have no version to recognise a change by
-            return self.layout.unroll(self.table(grid))
+        if not all(type(p) is nn.Parameter and not p.is_inference() for p in parameters):
+            return self.layout.unroll(self.table(grid))  # no version or no address (torch.func) to know a change by
         key = (grid, self.method, *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters))
         kept = self._kept.get(key)
         if kept is None:

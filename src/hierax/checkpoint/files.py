@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierax.checkpoint.hub import HubOptions, NotCached, fetch
+from hierax.checkpoint.hub import HubOptions, NotCached, fetch, reached
 from hierax.checkpoint.records import CheckpointRecord, find_record
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -88,6 +88,7 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
         raise FileNotFoundError(
             f"{name}: no such file or folder, and no checkpoint of that name (hierax models lists those there are)"
         )
+    hub = reached(repository, CONFIG, hub)
     config = read_json(fetch(repository, CONFIG, hub))
     found = _fetch_weights(repository, hub) if weights else None
     return Source(name, found, config, _fetch_processor(repository, hub, lenient=weights or record is not None), record)

@@ -1,17 +1,18 @@
 """Files of repositories on the Hugging Face Hub, through its client; failures are `OSError`s that say what to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class HubOptions:
-    """What is passed on to the Hub's client."""
+    """What is passed on to the Hub's client; `unreachable` is set when the Hub was found not to answer."""
 
     revision: str | None = None
     cache_dir: str | Path | None = None
     token: str | bool | None = None
     local_files_only: bool = False
+    unreachable: bool = False
 
 
 class NotCached(OSError):
@@ -36,15 +37,14 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
         RevisionNotFoundError,
     )
 
-    options = {"cache_dir": hub.cache_dir, "token": hub.token, "local_files_only": hub.local_files_only}
+    local = hub.local_files_only or hub.unreachable
+    options = {"cache_dir": hub.cache_dir, "token": hub.token, "local_files_only": local}
     try:
-        if not _reachable(repository, file, hub):
-            raise LocalEntryNotFoundError("")
         return Path(hf_hub_download(repository, file, revision=hub.revision, **options))
     except LocalEntryNotFoundError:
         if _known_absent(repository, file, hub):
             return None
-        switched_off = hub.local_files_only or constants.HF_HUB_OFFLINE
+        switched_off = not hub.unreachable and (hub.local_files_only or constants.HF_HUB_OFFLINE)
         reason = "the Hub is switched off" if switched_off else "the Hub cannot be reached"
         raise NotCached(
             f"{repository} is not in the local cache ({file} is lacking) and {reason}; a folder or file works offline"
@@ -65,25 +65,24 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
         raise OSError(f"{repository}: {file} could not be fetched ({type(error).__name__}: {error})") from error
 
 
-def _reachable(repository: str, file: str, hub: HubOptions) -> bool:
-    """False when one question to the Hub gets no answer: the client itself would ask for half a minute.
+def reached(repository: str, file: str, hub: HubOptions) -> HubOptions:
+    """The options, marked `unreachable` when one question about a file gets no answer within ten seconds.
 
-    It is only asked about files that are not in the cache; what the Hub answers is left to the client.
+    The client itself would ask for half a minute, for every file, even if it has all of them in the cache. What the
+    Hub does answer is left to the client.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if hub.local_files_only or constants.HF_HUB_OFFLINE:
-        return True
+        return hub
     try:
-        if try_to_load_from_cache(repository, file, cache_dir=hub.cache_dir, revision=hub.revision) is not None:
-            return True
         get_hf_file_metadata(hf_hub_url(repository, file, revision=hub.revision), token=hub.token, timeout=10)
     except (HfHubHTTPError, HFValidationError):
-        return True
+        return hub
     except Exception:  # of the client's HTTP library, which differs between versions
-        return False
-    return True
+        return replace(hub, unreachable=True)
+    return hub
 
 
 def _known_absent(repository: str, file: str, hub: HubOptions) -> bool:
