@@ -4,8 +4,8 @@
 
 hierax pads with zeros and lets the padding take part in attention, so that attention needs no mask and kernels stay
 fused. The reference here is the same model with the padded tokens hidden: no query sees them as keys, and pooling
-leaves them out. Prints, per size, the relative difference of each stage's map (over tokens that touch the picture) and the
-cosine between the pooled outputs. Weights are random (standard deviation 0.05), the photo is real.
+leaves them out. Prints, per size, the relative difference of each stage's map (over tokens that touch the picture) and
+the cosine between the pooled outputs. Weights are random (standard deviation 0.05), the photo is real.
 """
 
 import argparse
