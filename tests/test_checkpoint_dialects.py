@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[Any, HieraConfig]] = {
     "classifier": (HieraForImageClassification, image_config(num_query_pool=1)),
     "abs-win": (HieraForImageClassification, abs_win_config()),
     "mae": (HieraForPreTraining, image_config(**MAE)),
+    "wide mae": (HieraForPreTraining, image_config(image_size=(64, 96), **MAE)),
     "clips": (HieraForVideoClassification, video_config()),
     "clip mae": (HieraForPreTraining, video_config(**MAE)),
     "line mae": (HieraForPreTraining, line_config(**MAE)),
@@ -44,7 +45,7 @@ MODELS: dict[str, tuple[Any, HieraConfig]] = {
 }
 IN = {
     "transformers": tuple(MODELS),
-    "official": ("features", "encoder", "backbone", "classifier", "mae", "clips", "clip mae", "volume"),
+    "official": ("features", "encoder", "backbone", "classifier", "mae", "wide mae", "clips", "clip mae", "volume"),
     "timm": ("features", "encoder", "backbone", "classifier", "abs-win"),
 }
 PAIRS = [(dialect, kind) for dialect, kinds in IN.items() for kind in kinds]
@@ -195,8 +196,7 @@ def test_an_official_folder_holds_only_arguments_of_the_constructor(tmp_path: Pa
 def test_clips_of_an_official_record_are_masked_by_nine_tenths(tmp_path: Path) -> None:
     model: Any = randomise(HieraForPreTraining(video_config(**MAE)))
     hierax.checkpoint.save_model(model, tmp_path, dialect="official")
-    tensors = {name: t.clone() for name, t in load_file(tmp_path / "model.safetensors").items()}
-    save_file(tensors, tmp_path / "model.safetensors")  # as the package would have: without our notes
+    without_notes(tmp_path)
     assert HieraForPreTraining.from_pretrained(tmp_path).config.mask_ratio == 0.9
 
 
@@ -258,8 +258,7 @@ def test_norms_of_a_backbone_have_no_name_elsewhere(dialect: str, saved: Save, t
 def timm_folder(folder: Path, **changes: Any) -> Path:
     """A folder as timm's published ones are: no `model_args`."""
     hierax.checkpoint.save_model(model_with_everything("features"), folder, dialect="timm")
-    tensors = {name: t.clone() for name, t in load_file(folder / "model.safetensors").items()}
-    save_file(tensors, folder / "model.safetensors")
+    without_notes(folder)
     (folder / "preprocessor_config.json").unlink()
     values = json.loads((folder / "config.json").read_text())
     record = {"tag": "mae", "input_size": [3, 64, 64], "interpolation": "bicubic", "crop_pct": 0.9, "num_classes": 0,
@@ -307,6 +306,52 @@ def test_names_of_labels_are_those_of_timm_where_it_has_them(saved: Save) -> Non
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "label_names": list("vwxyz")}))
     assert HieraForImageClassification.from_pretrained(folder).config.id2label[4] == "z"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "config"),
+    [
+        ("official", image_config(num_heads=(2, 2, 2, 2), embed_dim_multiplier=3.0)),
+        ("official", image_config(num_heads=(1, 4, 16, 64), embed_dim=16)),
+        ("timm", image_config(num_heads=(2, 2, 2, 2), num_query_pool=1)),
+        ("timm", abs_win_config(layer_scale_init=None)),
+        ("timm", image_config(layer_scale_init=0.1)),
+    ],
+)
+def test_architectures_of_ones_own_are_written_as_arguments(
+    dialect: str, config: HieraConfig, saved: Save, tmp_path: Path
+) -> None:
+    folder = saved(HieraForImageClassification, config, dialect=dialect)
+    without_notes(folder)
+    again = HieraForImageClassification.from_pretrained(folder).config
+    decoder = {name: getattr(config, name) for name in ("decoder_hidden_size", "decoder_depth", "decoder_num_heads")}
+    assert fields(again.replace(**decoder)) == fields(config)
+
+
+def without_notes(folder: Path) -> None:
+    """As the packages would have written the weights."""
+    tensors = {name: t.clone() for name, t in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_an_argument_of_timm_that_was_changed_since_is_written_as_it_is(saved: Save, tmp_path: Path) -> None:
+    folder = saved(HieraForImageClassification, image_config(num_query_pool=2), dialect="timm")
+    edited = json.loads((folder / "config.json").read_text())
+    edited["model_args"]["patch_drop_rate"] = 0.1
+    (folder / "config.json").write_text(json.dumps(edited))
+    model = HieraForImageClassification.from_pretrained(folder, num_query_pool=3)
+    hierax.checkpoint.save_model(model, tmp_path / "again", dialect="timm")
+    assert HieraForImageClassification.from_pretrained(tmp_path / "again").config.num_query_pool == 3
+    arguments = json.loads((tmp_path / "again" / "config.json").read_text())["model_args"]
+    assert arguments["patch_drop_rate"] == 0.1  # what is no field of ours is kept
+    assert "q_pool" not in arguments  # timm's own
+
+
+@pytest.mark.parametrize("kind", ["features", "encoder", "backbone"])
+@pytest.mark.parametrize("dialect", ["official", "timm"])
+def test_models_without_a_head_have_no_classes(kind: str, dialect: str, saved: Save) -> None:
+    folder = saved(*MODELS[kind], dialect=dialect)
+    assert json.loads((folder / "config.json").read_text())["num_classes"] == 0
 
 
 # -- converting -------------------------------------------------------------------------------------------------------

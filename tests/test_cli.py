@@ -177,9 +177,7 @@ def test_warnings_of_libraries_stay_off_the_terminal(
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise on Windows")
 def test_a_reader_that_leaves_is_no_error(here: Path) -> None:
-    line = (
-        f"(sleep 0.5; exec {sys.executable} -m hierax models --json) | true; echo ${{PIPESTATUS[0]}}"
-    )
+    line = f"(sleep 0.5; exec {sys.executable} -m hierax models --json) | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("141\n", "")
 

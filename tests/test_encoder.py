@@ -7,109 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig, plan
-from hierax.encoder import Attention, Block, DropPath, Hiera
+import hierax.encoder
+from hierax.config import plan
+from hierax.encoder import Attention, Block
+from plain import KINDS, encoder, every_map, every_stage, plain_maps, windows
 from small import CONFIGS, abs_win_config, fresh_seed, image_config, pixels, randomise, relative, units_of, video_config
-
-KINDS = sorted(CONFIGS)
-
-
-def encoder(config: HieraConfig, std: float = 0.2) -> Any:
-    model = Hiera(config)
-    randomise(model, std)
-    return model.eval()
-
-
-def every_map(features: Any) -> list[Tensor]:
-    return [features.map(stage) for stage in range(features.config.stages + 1)]
-
-
-def every_stage(model: Any, x: Tensor, **options: Any) -> Any:
-    return model(x, stages=range(model.config.stages + 1), **options)
-
-
-# -- against a plain second implementation, on grids, without the layout of mask units ---------------------------------
-
-
-def windows(x: Tensor, window: tuple[int, ...]) -> Tensor:
-    """`[B, *grid, …]` -> `[B, windows, tokens, …]`, both row by row."""
-    axes = len(window)
-    grid = x.shape[1 : axes + 1]
-    split = [n for g, w in zip(grid, window, strict=True) for n in (g // w, w)]
-    order = [0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2)]
-    x = x.reshape(x.shape[0], *split, *x.shape[axes + 1 :])
-    x = x.permute(*order, *range(2 * axes + 1, x.ndim))
-    return x.reshape(x.shape[0], math.prod(split[::2]), math.prod(window), *x.shape[2 * axes + 1 :])
-
-
-def unwindow(x: Tensor, window: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
-    """The inverse of `windows` for `[B, windows, tokens, C]`."""
-    counts = [g // w for g, w in zip(grid, window, strict=True)]
-    axes = len(window)
-    order = [0, *(1 + a + part * axes for a in range(axes) for part in (0, 1)), 2 * axes + 1]
-    return x.reshape(x.shape[0], *counts, *window, x.shape[-1]).permute(*order).reshape(x.shape[0], *grid, x.shape[-1])
-
-
-def pooled(x: Tensor, stride: tuple[int, ...], mode: str = "max") -> Tensor:
-    """Pooling of `[B, *grid, C]`."""
-    functions: dict[str, dict[int, Any]] = {
-        "max": {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d},
-        "mean": {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d},
-    }
-    return functions[mode][len(stride)](x.movedim(-1, 1), stride).movedim(1, -1)
-
-
-def plain_attention(attn: Any, n: Tensor, unit: tuple[int, ...], stride: tuple[int, ...], hidden: Tensor) -> Tensor:
-    """Attention of normed tokens `n` on their grid; `hidden` `[B, *grid]` are keys that nobody sees, across units."""
-    grid = tuple(n.shape[1:-1])
-    window = unit if attn.unit_attention else grid
-    small = tuple(w // s for w, s in zip(window, stride, strict=True))
-    q, k, v = attn.qkv(n).chunk(3, dim=-1)
-    q = windows(pooled(q, stride), small).unflatten(-1, (attn.heads, -1)).transpose(2, 3)
-    k, v = (windows(part, window).unflatten(-1, (attn.heads, -1)).transpose(2, 3) for part in (k, v))
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    if not attn.unit_attention:
-        scores = scores.masked_fill(windows(hidden[..., None], window)[:, :, None, None, :, 0], -math.inf)
-    y = (scores.softmax(-1) @ v).transpose(2, 3).flatten(3)
-    return attn.proj(unwindow(y, small, tuple(g // s for g, s in zip(grid, stride, strict=True))))
-
-
-def plain_block(block: Any, x: Tensor, unit: tuple[int, ...], stride: tuple[int, ...], hidden: Tensor) -> Tensor:
-    n = block.norm1(x)
-    if block.pooled_shortcut:
-        shortcut = torch.cat([pooled(x, stride), pooled(x, stride, "mean")], dim=-1)
-    else:
-        shortcut = pooled(x if block.proj is None else block.proj(n), stride)
-    x = shortcut + block.ls1(plain_attention(block.attn, n, unit, stride, hidden))
-    return x + block.ls2(block.mlp(block.norm2(x)))
-
-
-def plain_maps(model: Any, x: Tensor, keep: Tensor | None = None) -> list[Tensor]:
-    """Maps `[B, C, *grid]` of stem and stages; `keep` `[B, units]` hides units from all others."""
-    config = model.config
-    unit, ones = config.masked_unit_size, (1,) * config.axes
-    units = config.unit_grid(x.shape[2:])
-    shown = torch.ones(x.shape[0], math.prod(units), dtype=torch.bool) if keep is None else keep
-    shown = shown.unflatten(1, units)
-    conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[config.axes]
-    seen = spread(shown, config.unit_pixels)
-    proj = model.patch_embed.proj
-    x = conv(x * seen[:, None], proj.weight, proj.bias, config.patch_stride, config.patch_padding).movedim(1, -1)
-    x = x + model.pos_embed.table(tuple(x.shape[1:-1]))
-    maps = [x]
-    for spec, block in zip(plan(config), model.blocks, strict=True):
-        stride = config.query_stride if spec.pool > 1 else ones
-        x = plain_block(block, x, unit, stride, ~spread(shown, unit))
-        unit = tuple(u // s for u, s in zip(unit, stride, strict=True))
-        maps = [*maps[: spec.stage + 1], x]
-    return [m.movedim(-1, 1) for m in maps]
-
-
-def spread(shown: Tensor, size: tuple[int, ...]) -> Tensor:
-    """`[B, *units]` -> every entry repeated over its unit of `size`."""
-    for axis, n in enumerate(size):
-        shown = shown.repeat_interleave(n, dim=1 + axis)
-    return shown
 
 
 @pytest.mark.parametrize("pools", [0, 1, 2, 3])
@@ -171,12 +73,26 @@ def test_attention_is_four_dimensional_so_that_fused_kernels_apply(
         return fused(q, k, v, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(hierax.encoder, "_FEW_SCORES", 0)
     model = encoder(CONFIGS[kind]())
     x = pixels(model.config)
     keep = (torch.arange(units_of(model.config)) % 2 == 0).expand(2, -1) if masked else None
     model(x, keep=keep)
     assert len(calls) == sum(model.config.depths)
     assert {len(shape) for shape in itertools.chain(*calls)} == {4}
+
+
+@pytest.mark.parametrize("queries", [16, 64])
+def test_attention_of_few_scores_is_that_of_the_fused_kernel(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh_seed()
+    q, k, v = (torch.randn(5, 2, n, 24, requires_grad=True) for n in (queries, 64, 64))
+    fused = F.scaled_dot_product_attention(q, k, v)
+    expected = torch.autograd.grad(fused.square().sum(), (q, k, v))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    few = hierax.encoder.attend(q, k, v)
+    assert relative(few, fused) < 1e-6
+    for ours, theirs in zip(torch.autograd.grad(few.square().sum(), (q, k, v)), expected, strict=True):
+        assert relative(ours, theirs) < 1e-5
 
 
 @torch.no_grad()
@@ -348,242 +264,3 @@ def test_only_the_stages_that_were_asked_for_are_kept() -> None:
     assert set(model(x).tokens) == {4}
     assert set(model(x, stages=(0, 2)).tokens) == {0, 2, 4}
     assert torch.equal(model(x, stages=(2,)).tokens[2], every_stage(model, x).tokens[2])
-
-
-# -- masks ------------------------------------------------------------------------------------------------------------
-
-
-def checkerboard(config: HieraConfig) -> Tensor:
-    """`[2, units]`: every other mask unit, the other ones in the second image."""
-    even = torch.arange(units_of(config)) % 2 == 0
-    return torch.stack([even, ~even])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_what_is_masked_cannot_be_seen(kind: str) -> None:
-    """Not even through the patch embedding, which overlaps its neighbours."""
-    model = encoder(CONFIGS[kind]())
-    x, keep = pixels(model.config), checkerboard(model.config)
-    hidden = ~spread(keep.unflatten(1, model.config.unit_grid(x.shape[2:])), model.config.unit_pixels)[:, None]
-    other = torch.where(hidden, torch.randn_like(x) * 100, x)
-    assert not torch.equal(other, x)
-    first, second = every_stage(model, x, keep=keep), every_stage(model, other, keep=keep)
-    assert all(torch.equal(first.tokens[s], second.tokens[s]) for s in first.tokens)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_a_mask_that_shows_everything_changes_nothing(kind: str) -> None:
-    model = encoder(CONFIGS[kind]())
-    x = pixels(model.config)
-    seen = every_stage(model, x, keep=torch.ones(2, units_of(model.config), dtype=torch.bool))
-    plain = every_stage(model, x)
-    assert all(torch.equal(seen.tokens[s], plain.tokens[s]) for s in plain.tokens)
-
-
-@torch.no_grad()
-def test_images_of_a_batch_have_masks_of_their_own() -> None:
-    model = encoder(image_config()).double()
-    x, keep = pixels(model.config, dtype=torch.float64), checkerboard(model.config)
-    together = model(x, keep=keep).last
-    for row in range(2):
-        torch.testing.assert_close(model(x[row : row + 1], keep=keep[row : row + 1]).last[0], together[row])
-
-
-@torch.no_grad()
-def test_indices_of_kept_units_are_as_good_as_booleans() -> None:
-    model = encoder(image_config())
-    x = pixels(model.config)
-    kept = torch.tensor([[0, 2], [1, 3]])
-    assert torch.equal(model(x, kept=kept).last, model(x, keep=checkerboard(model.config)).last)
-
-
-@torch.no_grad()
-def test_maps_under_a_mask_are_one_per_seen_unit() -> None:
-    model = encoder(image_config(num_query_pool=2))
-    features = every_stage(model, pixels(model.config), keep=checkerboard(model.config))
-    assert [tuple(features.grid(s).shape) for s in range(5)] == [
-        (2, 2, 8, 8, 8), (2, 2, 8, 8, 8), (2, 2, 4, 4, 16), (2, 2, 2, 2, 32), (2, 2, 2, 2, 64),
-    ]  # fmt: skip
-
-
-@torch.no_grad()
-def test_a_mask_works_at_sizes_that_are_padded() -> None:
-    model = encoder(image_config())
-    x = pixels(model.config, size=(40, 70))  # 2 x 3 units
-    keep = torch.tensor([[True, False, True, False, True, False]] * 2)
-    padded = F.pad(x, (0, 26, 0, 24))
-    assert torch.equal(model(x, keep=keep).last, model(padded, keep=keep).last)
-
-
-@pytest.mark.parametrize(
-    ("keep", "message"),
-    [
-        (torch.ones(2, 5, dtype=torch.bool), r"shape \[2, 5\].*\[2, 4\].*32x32 pixels"),
-        (torch.ones(1, 4, dtype=torch.bool), r"shape \[1, 4\].*\[2, 4\]"),
-        (torch.ones(2, 2, 2, dtype=torch.bool), r"shape \[2, 2, 2\].*\[2, 4\]"),
-        (torch.ones(2, 4), r"torch\.float32.*booleans"),
-        (torch.ones(2, 4, dtype=torch.long), r"torch\.int64.*booleans"),
-        (torch.zeros(2, 4, dtype=torch.bool), "hides all 4 mask units"),
-        (torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool(), r"2 mask units in image 0 and 1 in image 1"),
-        (torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0]]).bool(), r"0 mask units in image 0 and 1 in image 1"),
-    ],
-    ids=["units", "batch", "rank", "float", "int", "nothing", "uneven", "uneven and empty"],
-)
-def test_a_mask_that_cannot_be_is_refused(keep: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        encoder(image_config())(torch.randn(2, 3, 64, 64), keep=keep)
-
-
-# -- wrong input ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "shape", "message"),
-    [
-        ("image", (3, 64, 64), r"shape \[3, 64, 64\]; expected \[batch, 3, height, width\]"),
-        ("image", (1, 3, 8, 64, 64), r"shape \[1, 3, 8, 64, 64\]; expected \[batch, 3, height, width\]"),
-        ("image", (1, 4, 64, 64), r"shape \[1, 4, 64, 64\]; expected \[batch, 3, height, width\]"),
-        ("image", (1, 64, 64, 3), r"shape \[1, 64, 64, 3\]; expected \[batch, 3, height, width\]"),
-        ("image", (1, 3, 0, 64), r"shape \[1, 3, 0, 64\]"),
-        ("image", (0, 3, 64, 64), r"shape \[0, 3, 64, 64\]"),
-        ("video", (1, 3, 64, 64), r"expected \[batch, 3, time, height, width\]"),
-        ("volume", (1, 1, 64, 64), r"expected \[batch, 1, depth, height, width\]"),
-        ("line", (8, 512), r"shape \[8, 512\]; expected \[batch, 8, length\]"),
-    ],
-)
-def test_pixels_of_another_shape_are_refused(kind: str, shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        encoder(CONFIGS[kind]())(torch.zeros(shape))
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
-def test_integer_pixels_are_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=f"dtype {dtype}; expected normalised floating-point"):
-        encoder(image_config())(torch.zeros(1, 3, 64, 64, dtype=dtype))
-
-
-# -- training ---------------------------------------------------------------------------------------------------------
-
-
-def test_drop_path_keeps_or_drops_whole_samples_and_the_mean() -> None:
-    torch.manual_seed(0)
-    drop = DropPath(0.3).train()
-    out = drop(torch.ones(20000, 2, 3))
-    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
-    assert torch.equal(out, out[:, :1, :1].expand_as(out))
-    assert abs(float(out.mean()) - 1) < 0.02
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_drop_path_keeps_the_precision(dtype: torch.dtype) -> None:
-    assert DropPath(0.5).train()(torch.ones(4, 2, dtype=dtype)).dtype == dtype
-
-
-def test_drop_path_is_off_in_eval() -> None:
-    model = encoder(image_config(drop_path_rate=0.9))
-    x = pixels(model.config)
-    with torch.no_grad():
-        assert torch.equal(model(x).last, encoder_like(model, drop_path_rate=0.0)(x).last)
-
-
-def encoder_like(model: Any, **changes: Any) -> Any:
-    twin = Hiera(model.config.replace(**changes))
-    twin.load_state_dict(model.state_dict())
-    return twin.eval()
-
-
-@torch.no_grad()
-def test_both_branches_of_a_block_are_dropped_each_by_its_own_draw() -> None:
-    fresh_seed()
-    spec = plan(image_config(drop_path_rate=0.5))[-1]
-    block = Block(spec, image_config())
-    randomise(block, 0.5)
-    block.train()
-    x = torch.randn(1, 1, 4, spec.dim).expand(4000, -1, -1, -1)
-    without_attn = x + block.mlp(block.norm2(x)) / 0.5
-    with_attn = x + block.attn(block.norm1(x)) / 0.5
-    cases = {
-        "neither": x,
-        "mlp": without_attn,
-        "attention": with_attn,
-        "both": with_attn + block.mlp(block.norm2(with_attn)) / 0.5,
-    }
-    out = block(x)
-    share = {name: float(((out - made).abs().amax((1, 2, 3)) < 1e-4).float().mean()) for name, made in cases.items()}
-    assert sum(share.values()) == pytest.approx(1.0)
-    assert all(abs(part - 0.25) < 0.05 for part in share.values()), share
-
-
-def test_the_blocks_drop_as_planned() -> None:
-    model = Hiera(image_config(drop_path_rate=0.7))
-    rates = [block.drop_path.rate for block in model.blocks if isinstance(block, Block)]
-    assert rates == pytest.approx([n / 10 for n in range(8)])
-
-
-@pytest.mark.parametrize("kind", ["image", "abs_win", "video"])
-def test_recomputing_blocks_gives_the_same_gradients(kind: str) -> None:
-    seed = fresh_seed()
-    config = CONFIGS[kind](drop_path_rate=0.4)
-    x = pixels(config, dtype=torch.float64)
-    grads = []
-    for enabled in (False, True):
-        torch.manual_seed(seed)
-        model = encoder(config).double().train()
-        model.gradient_checkpointing_enable(enabled)
-        torch.manual_seed(seed + 1)
-        model(x).last.square().sum().backward()
-        grads.append({name: p.grad for name, p in model.named_parameters()})
-    torch.testing.assert_close(grads[1], grads[0], rtol=1e-10, atol=1e-14)
-
-
-def test_recomputing_saves_what_blocks_would_keep() -> None:
-    """Otherwise the flag would do nothing and the test above still pass."""
-    kept = {}
-    for enabled in (False, True):
-        model = encoder(image_config()).train()
-        model.gradient_checkpointing_enable(enabled)
-        size = 0
-
-        def pack(tensor: Tensor) -> Tensor:
-            nonlocal size
-            size += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            model(pixels(model.config)).last.sum()
-        kept[enabled] = size
-    assert kept[True] < kept[False] / 3
-
-
-def test_recomputing_can_be_turned_off_again_and_is_off_in_eval() -> None:
-    model = encoder(image_config())
-    model.gradient_checkpointing_enable()
-    assert model.gradient_checkpointing
-    model.gradient_checkpointing_disable()
-    assert not model.gradient_checkpointing
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_gets_a_gradient(kind: str) -> None:
-    model = encoder(CONFIGS[kind]()).train()
-    size = [n + 32 for n in model.config.image_size]
-    for shape in (None, size):
-        model.zero_grad()
-        model(pixels(model.config, size=shape)).last.square().sum().backward()
-        without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-        assert without == []
-
-
-def test_the_activation_is_the_exact_gelu_unless_another_is_named() -> None:
-    x = torch.linspace(-3, 3, 50)
-    expected = {
-        "gelu": x * 0.5 * (1 + torch.erf(x / math.sqrt(2))),
-        "gelu_pytorch_tanh": F.gelu(x, approximate="tanh"),
-        "relu": x.clamp(min=0),
-        "silu": x * torch.sigmoid(x),
-    }
-    for name, made in expected.items():
-        config = image_config(hidden_act=name)
-        torch.testing.assert_close(Block(plan(config)[0], config).mlp.act(x), made, atol=1e-6, rtol=1e-6)
