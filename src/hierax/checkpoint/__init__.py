@@ -11,7 +11,6 @@ _HOME = {
     "list_checkpoints": "records",
     "HubOptions": "hub",
     "LoadingReport": "load",
-    "load": "load",
     "load_preprocessing": "preprocessing",
     "convert": "save",
     "model_card": "save",
