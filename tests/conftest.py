@@ -27,3 +27,30 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture
+def features(saved: Callable[..., Path]) -> Path:
+    """A folder with a small `HieraModel`."""
+    from hierax import HieraModel
+    from small import image_config
+
+    return saved(HieraModel, image_config())
+
+
+@pytest.fixture
+def classifier(saved: Callable[..., Path]) -> Path:
+    """A folder with a small image classifier of five classes."""
+    from hierax import HieraForImageClassification
+    from small import image_config
+
+    return saved(HieraForImageClassification, image_config())
+
+
+@pytest.fixture
+def mae(saved: Callable[..., Path]) -> Path:
+    """A folder with a small MAE model."""
+    from hierax import HieraForPreTraining
+    from small import image_config
+
+    return saved(HieraForPreTraining, image_config(num_query_pool=2))

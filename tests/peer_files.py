@@ -1,6 +1,6 @@
 """Files written by the packages `hiera-transformer` and `timm` open here with equal outputs, and ours open there.
 
-Needs an environment with both (`shared/peers/make_env DIR`). `test_checkpoint_peers.py` runs the cases under pytest; as
+Needs an environment with both (`DIR`). `test_checkpoint_peers.py` runs the cases under pytest; as
 a script, this prints the differences of every comparison:
 
     PYTHONPATH=src:tests DIR/bin/python -W ignore tests/peer_files.py

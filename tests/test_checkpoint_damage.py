@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from folders import tensors_of
 from hierax import AutoImageProcessor, HieraForImageClassification, HieraModel, convert, load
 from hierax.checkpoint.save import named_tensors
 from small import fresh_seed, image_config, randomise
@@ -27,10 +28,6 @@ def folder(saved: Save) -> Path:
 def pth(folder: Path, tmp_path: Path) -> Path:
     convert(folder, tmp_path / "good.pth", to="official")
     return tmp_path / "good.pth"
-
-
-def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: t.clone() for name, t in load_file(folder / "model.safetensors").items()}
 
 
 def refused(source: Path, *, names: str | Path) -> str:
