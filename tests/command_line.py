@@ -26,13 +26,13 @@ def save(model: Any, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = hierax.create_model("hiera_tiny_224", **TINY, id2label=LABELS, license="CC-BY-NC-4.0")
     return save(model, tmp_path_factory.mktemp("classifier"))
 
 
 @pytest.fixture(scope="session")
-def mae(tmp_path_factory: pytest.TempPathFactory) -> str:
+def mae_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     decoder = {"decoder_hidden_size": 16, "decoder_depth": 1, "decoder_num_heads": 2}
     return save(hierax.create_model("mae_hiera_tiny_224", **TINY, **decoder), tmp_path_factory.mktemp("mae"))
 

@@ -79,8 +79,8 @@ def test_an_unknown_command_is_refused_in_one_line(run: Run) -> None:
 # -- errors
 
 
-def test_what_is_no_picture_is_said_in_one_line(run: Run, classifier: str) -> None:
-    code, out, err = run("classify", "notes.txt", "--model", classifier)
+def test_what_is_no_picture_is_said_in_one_line(run: Run, classifier_folder: str) -> None:
+    code, out, err = run("classify", "notes.txt", "--model", classifier_folder)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "hierax: notes.txt: not an image (PNG, JPEG, WebP, … are read)"
 
@@ -98,8 +98,8 @@ def test_an_input_that_stands_for_nothing_is_named_before_a_model_is_loaded(run:
     assert run("classify", given) == (2, "", f"hierax: {problem}\n")
 
 
-def test_some_bad_inputs_give_3_and_the_good_ones_are_done(run: Run, classifier: str) -> None:
-    code, out, err = run("classify", "none.jpg", "a/cat.jpg", "notes.txt", "--model", classifier)
+def test_some_bad_inputs_give_3_and_the_good_ones_are_done(run: Run, classifier_folder: str) -> None:
+    code, out, err = run("classify", "none.jpg", "a/cat.jpg", "notes.txt", "--model", classifier_folder)
     assert code == 3
     assert [line.split()[0] for line in out.splitlines()] == ["a/cat.jpg"]
     assert "none.jpg: no such file" in err
@@ -128,8 +128,8 @@ def test_a_model_of_clips_is_refused(run: Run, clips: str, command: list[str]) -
     assert "takes clips" in err
 
 
-def test_a_device_that_is_not_there_is_named(run: Run, classifier: str) -> None:
-    code, _, err = run("classify", "a/cat.jpg", "--model", classifier, "--device", "toaster")
+def test_a_device_that_is_not_there_is_named(run: Run, classifier_folder: str) -> None:
+    code, _, err = run("classify", "a/cat.jpg", "--model", classifier_folder, "--device", "toaster")
     assert code == 2
     assert "--device toaster" in err
 

@@ -39,39 +39,39 @@ def labels_of(model: str) -> dict[int, str]:
 # -- classify
 
 
-def test_classify_writes_a_line_for_each_picture(run: Run, classifier: str) -> None:
-    code, out, err = run("classify", "a", "b/dog.png", "--model", classifier, "--top-k", "2")
+def test_classify_writes_a_line_for_each_picture(run: Run, classifier_folder: str) -> None:
+    code, out, err = run("classify", "a", "b/dog.png", "--model", classifier_folder, "--top-k", "2")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["a/cat.jpg", "b/dog.png"]
     assert all(line.count(" %") == 2 for line in out.splitlines())
-    assert err == f"hierax: {classifier}: weights under CC-BY-NC-4.0 (not for commercial use)\n"
+    assert err == f"hierax: {classifier_folder}: weights under CC-BY-NC-4.0 (not for commercial use)\n"
 
 
-def test_classify_as_json_is_one_object_a_line(run: Run, classifier: str) -> None:
-    code, out, _ = run("classify", "a/cat.jpg", "notes.txt", "--model", classifier, "--json")
+def test_classify_as_json_is_one_object_a_line(run: Run, classifier_folder: str) -> None:
+    code, out, _ = run("classify", "a/cat.jpg", "notes.txt", "--model", classifier_folder, "--json")
     good, bad = (json.loads(line) for line in out.splitlines())
     assert code == 3
     assert bad == {"path": "notes.txt", "error": "not an image (PNG, JPEG, WebP, … are read)"}
     assert good["path"] == "a/cat.jpg"
-    assert {entry["index"]: entry["label"] for entry in good["predictions"]} == labels_of(classifier)
+    assert {entry["index"]: entry["label"] for entry in good["predictions"]} == labels_of(classifier_folder)
     assert sum(entry["probability"] for entry in good["predictions"]) == pytest.approx(1)
 
 
-def test_classify_agrees_with_the_model(here: Path, classifier: str) -> None:
-    model = hierax.HieraForImageClassification.from_pretrained(classifier)
-    processor = hierax.AutoImageProcessor.from_pretrained(classifier)
+def test_classify_agrees_with_the_model(here: Path, classifier_folder: str) -> None:
+    model = hierax.HieraForImageClassification.from_pretrained(classifier_folder)
+    processor = hierax.AutoImageProcessor.from_pretrained(classifier_folder)
     with torch.no_grad():
         wanted = model(**processor("a/cat.jpg")).logits[0].softmax(-1)
-    (found,) = classify(["a/cat.jpg"], model=classifier, top_k=1)
+    (found,) = classify(["a/cat.jpg"], model=classifier_folder, top_k=1)
     assert found.predictions[0].index == wanted.argmax()
     assert found.predictions[0].probability == pytest.approx(float(wanted.max()))
     assert found.predictions[0].label == model.config.id2label[int(wanted.argmax())]
 
 
 def test_classify_at_another_size_shows_the_model_that_many_pixels(
-    here: Path, classifier: str, monkeypatch: pytest.MonkeyPatch
+    here: Path, classifier_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, sizes = hierax.load(classifier), []
+    model, sizes = hierax.load(classifier_folder), []
     monkeypatch.setattr(type(model), "forward", _noting(type(model).forward, sizes))
     list(classify(["a/cat.jpg"], model=model, size=96))
     assert sizes == [(1, 3, 96, 96)]
@@ -85,15 +85,15 @@ def _noting(forward: Callable[..., Any], sizes: list[tuple[int, ...]]) -> Callab
     return noted
 
 
-def test_classify_refuses_a_model_without_classes(run: Run, mae: str) -> None:
-    code, _, err = run("classify", "a/cat.jpg", "--model", mae)
+def test_classify_refuses_a_model_without_classes(run: Run, mae_folder: str) -> None:
+    code, _, err = run("classify", "a/cat.jpg", "--model", mae_folder)
     assert code == 2
     assert err.splitlines()[-1].startswith("hierax: this model is a HieraForPreTraining; classify needs a classifier")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
-def test_classify_refuses_a_top_k_that_is_no_count(run: Run, classifier: str, value: str) -> None:
-    code, _, err = run("classify", "a/cat.jpg", "--model", classifier, f"--top-k={value}")
+def test_classify_refuses_a_top_k_that_is_no_count(run: Run, classifier_folder: str, value: str) -> None:
+    code, _, err = run("classify", "a/cat.jpg", "--model", classifier_folder, f"--top-k={value}")
     assert code == 2
     assert f"--top-k: {value!r} is not a whole number above 0" in err
 
@@ -101,13 +101,13 @@ def test_classify_refuses_a_top_k_that_is_no_count(run: Run, classifier: str, va
 # -- features
 
 
-def test_features_writes_the_maps_that_the_backbone_returns(run: Run, classifier: str) -> None:
-    code, out, _ = run("features", "a/cat.jpg", "-o", "out", "--model", classifier)
+def test_features_writes_the_maps_that_the_backbone_returns(run: Run, classifier_folder: str) -> None:
+    code, out, _ = run("features", "a/cat.jpg", "-o", "out", "--model", classifier_folder)
     assert (code, out) == (0, "a/cat.jpg: out/cat.npz, out/cat.png\n")
     stages = ("stage1", "stage2", "stage3", "stage4")
-    backbone = hierax.HieraBackbone.from_pretrained(classifier, out_features=stages)
+    backbone = hierax.HieraBackbone.from_pretrained(classifier_folder, out_features=stages)
     with torch.no_grad():
-        wanted = backbone(**hierax.AutoImageProcessor.from_pretrained(classifier)("a/cat.jpg")).feature_maps
+        wanted = backbone(**hierax.AutoImageProcessor.from_pretrained(classifier_folder)("a/cat.jpg")).feature_maps
     with np.load("out/cat.npz") as found:
         assert tuple(found) == stages
         for name, expected in zip(stages, wanted, strict=True):
@@ -115,14 +115,14 @@ def test_features_writes_the_maps_that_the_backbone_returns(run: Run, classifier
             assert np.array_equal(found[name], expected[0].numpy())
 
 
-def test_features_overwrites_no_picture_with_another_of_its_name(run: Run, classifier: str) -> None:
-    assert run("features", "a", "b", "-o", "out", "--model", classifier)[0] == 0
+def test_features_overwrites_no_picture_with_another_of_its_name(run: Run, classifier_folder: str) -> None:
+    assert run("features", "a", "b", "-o", "out", "--model", classifier_folder)[0] == 0
     names = {"a-cat", "b-cat", "dog", "owl"}
     assert {path.name for path in Path("out").iterdir()} == {f"{n}{s}" for n in names for s in (".npz", ".png")}
 
 
-def test_features_replaces_files_only_when_told_to(run: Run, classifier: str) -> None:
-    command = ("features", "a", "-o", "out", "--model", classifier)
+def test_features_replaces_files_only_when_told_to(run: Run, classifier_folder: str) -> None:
+    command = ("features", "a", "-o", "out", "--model", classifier_folder)
     run(*command)
     Path("out/cat.png").write_text("mine")
     code, _, err = run(*command)
@@ -133,15 +133,15 @@ def test_features_replaces_files_only_when_told_to(run: Run, classifier: str) ->
     assert size_of("out/cat.png")[0] > 1000
 
 
-def test_features_of_the_whole_picture_keep_its_shape(run: Run, mae: str) -> None:
-    run("features", "a", "-o", "out", "--model", mae, "--whole", "--size", "128")
+def test_features_of_the_whole_picture_keep_its_shape(run: Run, mae_folder: str) -> None:
+    run("features", "a", "-o", "out", "--model", mae_folder, "--whole", "--size", "128")
     with np.load("out/cat.npz") as found:
         assert found["stage1"].shape == (8, 32, 40)  # 80 x 100 pixels become 128 x 160
 
 
-def test_features_with_attention_adds_a_row_to_the_picture(run: Run, classifier: str) -> None:
-    run("features", "a", "-o", "plain", "--model", classifier)
-    run("features", "a", "-o", "attention", "--model", classifier, "--attention")
+def test_features_with_attention_adds_a_row_to_the_picture(run: Run, classifier_folder: str) -> None:
+    run("features", "a", "-o", "plain", "--model", classifier_folder)
+    run("features", "a", "-o", "attention", "--model", classifier_folder, "--attention")
     plain, attention = size_of("plain/cat.png"), size_of("attention/cat.png")
     assert attention[0] == plain[0]
     assert attention[1] > plain[1] + 200
@@ -157,22 +157,24 @@ def test_features_takes_a_loaded_model_and_skips_what_cannot_be_read(here: Path)
 # -- reconstruct
 
 
-def test_reconstruct_makes_one_sheet_with_a_row_for_each_picture(run: Run, mae: str) -> None:
-    code, out, err = run("reconstruct", "a", "-o", "one/sheet.png", "--model", mae)
+def test_reconstruct_makes_one_sheet_with_a_row_for_each_picture(run: Run, mae_folder: str) -> None:
+    code, out, err = run("reconstruct", "a", "-o", "one/sheet.png", "--model", mae_folder)
     assert (code, out) == (0, "wrote one/sheet.png: 1 picture\n")
-    assert err == f"hierax: {mae}: the checkpoint states no licence for its weights\n"
-    assert run("reconstruct", "a", "b", "-o", "four.png", "--model", mae)[1] == "wrote four.png: 4 pictures\n"
+    assert err == f"hierax: {mae_folder}: the checkpoint states no licence for its weights\n"
+    assert run("reconstruct", "a", "b", "-o", "four.png", "--model", mae_folder)[1] == "wrote four.png: 4 pictures\n"
     assert size_of("four.png")[1] > 3 * size_of("one/sheet.png")[1]
 
 
-def test_reconstruct_hides_the_share_that_is_asked_for(here: Path, mae: str) -> None:
-    (found,) = reconstruct(["a/cat.jpg"], model=mae, mask_ratio=0.75, size=128)
+def test_reconstruct_hides_the_share_that_is_asked_for(here: Path, mae_folder: str) -> None:
+    (found,) = reconstruct(["a/cat.jpg"], model=mae_folder, mask_ratio=0.75, size=128)
     assert [tile.title for tile in found.tiles] == ["cat.jpg", "what is seen", "reconstruction"]
     assert found.tiles[1].note == "4 of 16 mask units"
 
 
-def test_reconstruct_says_whose_statistics_it_used(here: Path, mae: str) -> None:
-    visible, true = (next(reconstruct(["a/cat.jpg"], model=mae, statistics=s)).tiles[2] for s in ("visible", "true"))
+def test_reconstruct_says_whose_statistics_it_used(here: Path, mae_folder: str) -> None:
+    visible, true = (
+        next(reconstruct(["a/cat.jpg"], model=mae_folder, statistics=s)).tiles[2] for s in ("visible", "true")
+    )
     assert visible.note == "brightness and contrast guessed from visible patches"
     assert "leaks" in true.note
     assert visible.picture.tobytes() != true.picture.tobytes()
@@ -192,15 +194,15 @@ def test_drawing_a_mask_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_reconstruct_refuses_a_model_that_is_no_mae_model(run: Run, classifier: str) -> None:
-    code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", classifier)
+def test_reconstruct_refuses_a_model_that_is_no_mae_model(run: Run, classifier_folder: str) -> None:
+    code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", classifier_folder)
     assert code == 2
     assert "reconstruct needs a MAE model, such as facebook/hiera-tiny-224-mae-hf" in err
     assert not Path("out.png").exists()
 
 
-def test_reconstruct_names_the_sizes_that_it_takes(run: Run, mae: str) -> None:
-    code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", mae, "--size", "100")
+def test_reconstruct_names_the_sizes_that_it_takes(run: Run, mae_folder: str) -> None:
+    code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", mae_folder, "--size", "100")
     assert code == 2
     assert "multiples of 32x32" in err
 
@@ -218,21 +220,21 @@ def test_reconstruct_refuses_options_before_it_begins(run: Run, option: str, sai
 
 
 @pytest.mark.parametrize("dialect", ["transformers", "official", "timm"])
-def test_convert_writes_weights_that_load_again(run: Run, classifier: str, dialect: str) -> None:
-    code, out, err = run("convert", classifier, "out", "--to", dialect)
+def test_convert_writes_weights_that_load_again(run: Run, classifier_folder: str, dialect: str) -> None:
+    code, out, err = run("convert", classifier_folder, "out", "--to", dialect)
     assert code == 0
     assert out.splitlines()[:2] == [
-        f"read {classifier} (transformers)",
+        f"read {classifier_folder} (transformers)",
         f"wrote out ({dialect}): HieraForImageClassification, 0.1 M parameters",
     ]
     assert {line.split()[0] for line in out.splitlines()[2:]} == {str(path) for path in Path("out").iterdir()}
     assert "CC-BY-NC-4.0" in err
-    before, after = (next(classify(["a/cat.jpg"], model=source)) for source in (classifier, "out"))
+    before, after = (next(classify(["a/cat.jpg"], model=source)) for source in (classifier_folder, "out"))
     assert [p.index for p in after.predictions] == [p.index for p in before.predictions]
 
 
-def test_convert_replaces_weights_only_when_told_to(run: Run, classifier: str) -> None:
-    command = ("convert", classifier, "out", "--to", "transformers")
+def test_convert_replaces_weights_only_when_told_to(run: Run, classifier_folder: str) -> None:
+    command = ("convert", classifier_folder, "out", "--to", "transformers")
     run(*command)
     code, _, err = run(*command)
     assert code == 2
@@ -240,13 +242,13 @@ def test_convert_replaces_weights_only_when_told_to(run: Run, classifier: str) -
     assert run(*command, "--force")[0] == 0
 
 
-def test_convert_changes_the_kind_of_position_embedding(run: Run, classifier: str) -> None:
-    assert run("convert", classifier, "out", "--to", "transformers", "--pos-embed", "abswin")[0] == 0
+def test_convert_changes_the_kind_of_position_embedding(run: Run, classifier_folder: str) -> None:
+    assert run("convert", classifier_folder, "out", "--to", "transformers", "--pos-embed", "abswin")[0] == 0
     assert hierax.load("out").config.position_embedding == "abs_win"
 
 
-def test_convert_says_what_a_dialect_cannot_express(run: Run, classifier: str) -> None:
-    code, _, err = run("convert", classifier, "out.pth", "--to", "official", "--pos-embed", "abswin")
+def test_convert_says_what_a_dialect_cannot_express(run: Run, classifier_folder: str) -> None:
+    code, _, err = run("convert", classifier_folder, "out.pth", "--to", "official", "--pos-embed", "abswin")
     assert code == 2
     assert "official" in err
     assert not Path("out.pth").exists()
