@@ -13,7 +13,7 @@ from hierax.config import BlockSpec, HieraConfig, plan
 from hierax.init import CONVS, LayerNorm, Linear, Scale, init_weights
 from hierax.positions import position_embedding
 from hierax.pretrained import Pretrained
-from hierax.tokens import UnitLayout, gather_units, kept_units, pool, published_order
+from hierax.tokens import UnitLayout, gather_units, kept_units, pool, published_order, shown_units
 
 _AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 _FEW_SCORES = 800_000  # measured: 614,000 (the decoder on one image) is faster unfused, 1,230,000 is not
@@ -129,9 +129,7 @@ class Block(nn.Module):
     def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
         if self.proj is not None:
             return pool(self.proj(normed), self.spec.pool)
-        if (
-            self.pooled_shortcut
-        ):  # abs-win small: the widths double because two poolings of the input stand side by side
+        if self.pooled_shortcut:  # abs-win small: two poolings of the input stand side by side, so the width doubles
             grouped = x.unflatten(2, (self.spec.pool, -1))
             return torch.cat([grouped.amax(2), grouped.mean(2)], dim=-1)
         return pool(x, self.spec.pool)
@@ -335,8 +333,7 @@ class Hiera(Pretrained):
         """Tokens `[B, U or K, P, C]` with their position embedding."""
         pixels = self._padded(pixels, units, size)
         if kept is not None:  # the convolution overlaps units: what is masked must not be seen through it
-            shown = torch.zeros(kept.shape[0], math.prod(units), dtype=torch.bool, device=pixels.device)
-            shown = shown.scatter(1, kept, True).unflatten(1, units)
+            shown = shown_units(kept, math.prod(units)).unflatten(1, units)
             for axis, (count, pixel) in enumerate(zip(units, self.config.unit_pixels, strict=True)):
                 pixels = pixels.unflatten(2 + 2 * axis, (count, pixel))
                 shown = shown.unsqueeze(2 + 2 * axis)

@@ -10,7 +10,7 @@ from hierax.config import BlockSpec, HieraConfig
 from hierax.encoder import Block, Features
 from hierax.init import CONVS, CONVS_ANY, LayerNorm, Linear, MaskToken
 from hierax.positions import DecoderPosition, decoder_grid
-from hierax.tokens import UnitLayout
+from hierax.tokens import UnitLayout, shown_units
 
 
 def random_keep(noise: Tensor, shown: int) -> tuple[Tensor, Tensor]:
@@ -124,8 +124,7 @@ def normalise_patches(patches: Tensor) -> Tensor:
 def visible_patches(kept: Tensor, units: Sequence[int], config: HieraConfig) -> Tensor:
     """Booleans `[B, patches]`, row-major: whether the patch lies in one of the mask units `kept` `[B, K]`."""
     layout = UnitLayout.of(config, config.stages - 1)
-    shown = torch.zeros(kept.shape[0], math.prod(units), dtype=torch.bool, device=kept.device)
-    shown = shown.scatter(1, kept, True)[:, :, None, None].expand(-1, -1, layout.positions, 1)
+    shown = shown_units(kept, math.prod(units))[:, :, None, None].expand(-1, -1, layout.positions, 1)
     return layout.reroll(shown, units).flatten(1)
 
 

@@ -14,6 +14,7 @@ from hierax.init import Head, LayerNorm, init_weights
 from hierax.mae import Decoder, Fusion, check_mae_size, masked_loss, random_keep, visible_patches
 from hierax.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
 from hierax.pretrained import Pretrained
+from hierax.tokens import shown_units
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -107,14 +108,10 @@ class HieraModel(_Task):
         kept, ranks = self._mask(pixel_values, keep, noise)
         features = self._encode(pixel_values, kept, states=output_hidden_states, attentions=output_attentions)
         hidden, reshaped = _states(features, output_hidden_states)
-        seen = None
-        if kept is not None:
-            seen = torch.zeros(kept.shape[0], torch.Size(features.units).numel(), dtype=torch.bool, device=kept.device)
-            seen = seen.scatter(1, kept, True)
         out = HieraModelOutput(
             last_hidden_state=features.published(self.config.stages),
             pooler_output=self.norm(features.mean()),
-            bool_masked_pos=seen,
+            bool_masked_pos=None if kept is None else shown_units(kept, torch.Size(features.units).numel()),
             ids_restore=ranks,
             hidden_states=hidden,
             attentions=features.attentions,

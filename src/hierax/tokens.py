@@ -115,6 +115,11 @@ def gather_units(tokens: Tensor, kept: Tensor) -> Tensor:
     return tokens.expand(kept.shape[0], -1, -1, -1).gather(1, index)
 
 
+def shown_units(kept: Tensor, units: int) -> Tensor:
+    """Booleans `[B, units]`, True for the units whose indices are in `kept` `[B, K]`: the inverse of `kept_units`."""
+    return torch.zeros(kept.shape[0], units, dtype=torch.bool, device=kept.device).scatter(1, kept, True)
+
+
 def kept_units(keep: Tensor, count: int) -> Tensor:
     """Indices `[B, count]` of the True entries of `keep` `[B, U]`, ascending; every row has `count` of them.
 
