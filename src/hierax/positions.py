@@ -37,10 +37,14 @@ def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
     return window.repeat(1, *(g // w for g, w in zip(grid, window.shape[1:-1], strict=True)), 1)
 
 
-def window_mean(table: Tensor, unit: Sequence[int]) -> Tensor:
-    """Mean over all mask units of a table `[1, *grid, C]`: `[1, *unit, C]`. The grid is a multiple of the unit."""
-    split = [n for g, u in zip(table.shape[1:-1], unit, strict=True) for n in (g // u, u)]
-    return table.reshape(1, *split, table.shape[-1]).mean(tuple(range(1, 2 * len(unit), 2)))
+def split_windows(table: Tensor, unit: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A table `[1, *grid, C]` as its mean over mask units, `[1, *unit, C]`, and what is left when that is tiled and
+    taken off, `[1, *grid, C]`; in float32. The grid is a multiple of the unit.
+    """
+    whole = table.float()
+    split = [n for g, u in zip(whole.shape[1:-1], unit, strict=True) for n in (g // u, u)]
+    window = whole.reshape(1, *split, whole.shape[-1]).mean(tuple(range(1, 2 * len(unit), 2)))
+    return window, whole - _tile(window, whole.shape[1:-1])
 
 
 def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Sequence[int]) -> Tensor:
@@ -55,9 +59,7 @@ def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Seque
         return table
     if method == "bicubic":
         return _interpolate(table, grid, antialias=False).to(table.dtype)
-    whole = table.float()
-    window = window_mean(whole, unit)
-    residual = whole - _tile(window, whole.shape[1:-1])
+    window, residual = split_windows(table, unit)
     return (_interpolate(residual, grid, antialias=False) + _tile(window, grid)).to(table.dtype)
 
 

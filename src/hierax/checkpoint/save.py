@@ -124,17 +124,14 @@ def to_abs_win(model: "Pretrained") -> "Pretrained":
     Raises:
         ValueError: the model has another kind of position embedding.
     """
-    from hierax.positions import AbsolutePosition, window_mean
+    from hierax.positions import AbsolutePosition, split_windows
 
     config = abs_win_values(model.config)
     prefix = "" if task_of(type(model)) == "encoder" else "encoder."
     position = model.get_submodule(f"{prefix}pos_embed")
     assert isinstance(position, AbsolutePosition)
-    table = position.weight.detach().unflatten(1, position.grid).float()
-    unit = config.masked_unit_size
-    window = window_mean(table, unit)
-    tiled = window.repeat(1, *(g // u for g, u in zip(position.grid, unit, strict=True)), 1)
-    split = {"whole": (table - tiled).movedim(-1, 1), "window": window.movedim(-1, 1)}
+    window, residual = split_windows(position.weight.detach().unflatten(1, position.grid), config.masked_unit_size)
+    split = {"whole": residual.movedim(-1, 1), "window": window.movedim(-1, 1)}
     norms = {"norms": len(getattr(model, "norms", ())) > 0} if task_of(type(model)) == "backbone" else {}
     with torch.device("meta"):
         other = type(model)(config, **norms)
