@@ -13,7 +13,7 @@ import hierax
 
 PACKAGE = Path(hierax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-MODEL_SIDE = ("config", "tokens", "positions", "init", "encoder", "mae", "models", "outputs", "pretrained")
+MODEL_SIDE = ("config", "tokens", "positions", "init", "encoder", "losses", "mae", "models", "outputs", "pretrained")
 
 # the methods that are allowed to reach for files: `from_pretrained`, `save_pretrained`, `push_to_hub`
 THIN = {"pretrained", "models"}

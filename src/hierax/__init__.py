@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hierax.checkpoint.save import convert
     from hierax.config import HieraConfig, list_models
     from hierax.encoder import Hiera
+    from hierax.engine import Engine
     from hierax.models import (
         HieraBackbone,
         HieraForImageClassification,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoImageProcessor",
     "CheckpointRecord",
+    "Engine",
     "Hiera",
     "HieraBackbone",
     "HieraConfig",
@@ -49,6 +51,7 @@ _MODULES = {
     "hierax.checkpoint.save": ("convert",),
     "hierax.config": ("HieraConfig", "list_models"),
     "hierax.encoder": ("Hiera",),
+    "hierax.engine": ("Engine",),
     "hierax.models": (
         "HieraBackbone",
         "HieraForImageClassification",

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hierax.config import BlockSpec, HieraConfig, plan
 from hierax.init import CONVS, LayerNorm, Linear, Scale, init_weights
-from hierax.positions import position_embedding
+from hierax.positions import is_traced, position_embedding
 from hierax.pretrained import Pretrained
 from hierax.tokens import UnitLayout, gather_units, kept_units, pool, published_order, shown_units
 
@@ -40,17 +40,20 @@ class DropPath(nn.Module):
         return x * (torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep).to(x.dtype).div(keep)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
     """Attention of `[B, N, queries, D]` over keys and values `[B, N, keys, D]`: `scaled_dot_product_attention`.
+
+    `scale` multiplies the scores; None is `1 / sqrt(D)`.
 
     Except for few scores in float32 on a CPU: there its fused kernel hardly uses a second thread, and two products with
     a softmax between are 1.3 to 1.5 times faster (docs/log.md). Never while tracing: exports hold the one operator.
     """
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    few = q.dtype == torch.float32 and q.device.type == "cpu" and not torch.compiler.is_compiling()
+    few = q.dtype == torch.float32 and q.device.type == "cpu" and not is_traced()
     if few and scores <= _FEW_SCORES:
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        scaled = q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)
+        return (scaled @ k.transpose(-2, -1)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
 class Attention(nn.Module):

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hierax.config import VARIANTS, HieraConfig, variant_config
 from hierax.encoder import Features, Hiera, visible_units
 from hierax.init import Head, LayerNorm, init_weights
+from hierax.losses import classification_loss
 from hierax.mae import Decoder, Fusion, check_mae_size, masked_loss, random_keep, visible_patches
 from hierax.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
 from hierax.pretrained import Pretrained
@@ -280,31 +280,6 @@ class HieraForVideoClassification(_Classifier):
         super().__init__(config)
 
 
-def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> Tensor:
-    """The loss of `config.problem_type`; where that is None, the type follows from the labels as in `transformers`.
-
-    One label is regression (mean squared error), integers are classes (cross entropy), floats several labels that may
-    each be true (binary cross entropy).
-
-    Raises:
-        ValueError: labels whose shape does not go with the logits.
-    """
-    kind = config.problem_type
-    if kind is None:
-        integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
-        several = "single_label_classification" if integers else "multi_label_classification"
-        kind = "regression" if config.num_labels == 1 else several
-    classes = kind == "single_label_classification" and not labels.is_floating_point()
-    shape, expected = tuple(labels.shape), tuple(logits.shape[:1] if classes else logits.shape)
-    if expected not in (shape, (*shape, 1), shape[:1] if shape[1:] == (1,) else shape):
-        raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}")
-    logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
-    if kind == "single_label_classification":  # floats are the probability of each class, as mixup makes them
-        return F.cross_entropy(logits, labels.long() if classes else labels.to(logits.dtype))
-    labels = labels.to(logits.dtype)
-    return F.mse_loss(logits, labels) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, labels)
-
-
 class HieraForPreTraining(_Task):
     """Masked autoencoder: encodes the visible mask units, predicts the pixels of the others (paper, section 3)."""
 
@@ -344,20 +319,11 @@ class HieraForPreTraining(_Task):
         Raises:
             ValueError: shapes or masks that cannot be; says what came and what is allowed.
         """
-        units = self.encoder.unit_grid(pixel_values)
-        check_mae_size(pixel_values.shape[2:], self.config)
-        count = torch.Size(units).numel()
-        if keep is None and noise is None:
-            noise = torch.rand(pixel_values.shape[0], count, device=pixel_values.device)
-        kept, ranks = self._mask(pixel_values, keep, noise)
-        assert kept is not None
-        if kept.shape[1] == count:
-            raise ValueError(f"keep shows all {count} mask units; at least one must be hidden")
-        features = self._encode(
-            pixel_values, kept, states=output_hidden_states, attentions=output_attentions, also=self.fusion.stages
+        kept, ranks = self.visible(pixel_values, keep=keep, noise=noise)
+        features, logits = self.predict(
+            pixel_values, kept, hidden_states=output_hidden_states, attentions=output_attentions
         )
-        logits = self.decoder(self.encoder_norm(self.fusion(features)), kept, units)
-        visible = visible_patches(kept, units, self.config)
+        visible = visible_patches(kept, self.config.unit_grid(pixel_values.shape[2:]), self.config)
         hidden, reshaped = _states(features, output_hidden_states)
         out = PreTrainingOutput(
             loss=masked_loss(logits, pixel_values, visible, self.config),
@@ -369,6 +335,30 @@ class HieraForPreTraining(_Task):
             reshaped_hidden_states=reshaped,
         )
         return out if return_dict is not False else out.to_tuple()
+
+    def visible(self, pixels: Tensor, *, keep: Tensor | None, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Indices `[B, K]` of the mask units to see, drawn where nothing says which, and the ranks of the noise."""
+        units = self.encoder.unit_grid(pixels)
+        check_mae_size(pixels.shape[2:], self.config)
+        count = torch.Size(units).numel()
+        if keep is None and noise is None:
+            noise = torch.rand(pixels.shape[0], count, device=pixels.device)
+        kept, ranks = self._mask(pixels, keep, noise)
+        assert kept is not None
+        if kept.shape[1] == count:
+            raise ValueError(f"keep shows all {count} mask units; at least one must be hidden")
+        return kept, ranks
+
+    def predict(
+        self, pixels: Tensor, kept: Tensor, *, hidden_states: bool | None = None, attentions: bool | None = None
+    ) -> tuple[Features, Tensor]:
+        """The encoder's features of the mask units `kept` `[B, K]`, and pixels `[B, patches, pixels]` of all patches.
+
+        What `forward` is made of, without its checks and its loss.
+        """
+        features = self._encode(pixels, kept, states=hidden_states, attentions=attentions, also=self.fusion.stages)
+        units = self.config.unit_grid(pixels.shape[2:])
+        return features, self.decoder(self.encoder_norm(self.fusion(features)), kept, units)
 
 
 TASKS: dict[str, type[_Task]] = {

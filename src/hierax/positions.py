@@ -17,6 +17,11 @@ from hierax.tokens import UnitLayout
 _CACHED_GRIDS = 8
 
 
+def is_traced() -> bool:
+    """Whether PyTorch is writing down what runs (compile, export, trace) and not only running it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _interpolate(table: Tensor, grid: Sequence[int], *, antialias: bool) -> Tensor:
     """Bicubic resize of `[1, *old, C]` to `[1, *grid, C]`, one, two or three axes, in float32."""
     x = table.float().movedim(-1, 1)
@@ -86,8 +91,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         """`[1, U, P, C]` for a grid of tokens at stage 1."""
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        if self.training or torch.is_grad_enabled() or traced:
+        if self.training or torch.is_grad_enabled() or is_traced():
             return self.layout.unroll(self.table(grid))
         parameters = tuple(self.parameters())
         if not all(type(p) is nn.Parameter and not p.is_inference() for p in parameters):

@@ -117,7 +117,8 @@ def gather_units(tokens: Tensor, kept: Tensor) -> Tensor:
 
 def shown_units(kept: Tensor, units: int) -> Tensor:
     """Booleans `[B, units]`, True for the units whose indices are in `kept` `[B, K]`: the inverse of `kept_units`."""
-    return torch.zeros(kept.shape[0], units, dtype=torch.bool, device=kept.device).scatter(1, kept, True)
+    hidden = torch.zeros(kept.shape[0], units, dtype=torch.bool, device=kept.device)
+    return hidden.scatter(1, kept, torch.ones_like(kept, dtype=torch.bool))  # a tensor: traces lose the type of True
 
 
 def kept_units(keep: Tensor, count: int) -> Tensor:

@@ -1,0 +1,144 @@
+"""Compiled artefacts on disk: whole or not at all, checked when they are read, bounded in size.
+
+An entry is one file: a header with the digest of what follows, then the bytes. Any number of processes may read and
+write the same entry; a file that is cut short or altered counts as missing, and is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+_MAGIC = b"hierax-artefact-1\n"
+_DIGEST = hashlib.sha256
+_log = logging.getLogger("hierax.engine")
+
+
+def default_folder() -> Path:
+    """`$HIERAX_CACHE`, else `hierax` in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`)."""
+    named = os.environ.get("HIERAX_CACHE")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "hierax"
+
+
+class ArtefactCache:
+    """Files by key in a folder, the least recently used deleted when they exceed `max_bytes` together.
+
+    A folder that cannot be written to is no error: then nothing is kept, and the reason is logged once.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, *, max_bytes: int = 8 << 30) -> None:
+        self.folder = Path(folder) if folder is not None else default_folder()
+        self.max_bytes = max_bytes
+        self._writable = True
+
+    def path(self, key: str) -> Path:
+        """Where the entry of `key` is, or would be."""
+        return self.folder / f"{key}.artefact"
+
+    def read(self, key: str) -> bytes | None:
+        """What was written under `key`, or None; an entry that is damaged is removed."""
+        path = self.path(key)
+        try:
+            whole = path.read_bytes()
+        except OSError:
+            return None
+        start = len(_MAGIC) + _DIGEST().digest_size
+        digest, content = whole[len(_MAGIC) : start], memoryview(whole)[start:]
+        if not whole.startswith(_MAGIC) or _DIGEST(content).digest() != digest:
+            _log.warning("%s is damaged and will be made again", path)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # now the most recently used
+        return bytes(content)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Keeps `content` under `key`, in place of what was there."""
+        if not self._writable or len(content) > self.max_bytes:
+            return
+        path = self.path(key)
+        part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with part.open("wb") as file:
+                    file.write(_MAGIC)
+                    file.write(_DIGEST(content).digest())
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+            self._bound()
+        except OSError as error:
+            self._writable = False
+            _log.warning("compiled models are not kept: %s", error)
+
+    def _bound(self) -> None:
+        """Deletes the least recently used entries beyond `max_bytes`."""
+        entries: list[tuple[float, int, Path]] = []
+        for path in self.folder.glob("*.artefact"):
+            with contextlib.suppress(OSError):  # another process may have deleted it
+                entries.append(((stat := path.stat()).st_mtime, stat.st_size, path))
+        total = 0
+        for _, size, path in sorted(entries, reverse=True):
+            total += size
+            if total > self.max_bytes:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of all parameters and buffers: names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(flat.shape)} {flat.dtype}\n".encode())
+        digest.update(memoryview(flat.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def artefact_key(parts: Mapping[str, Any]) -> str:
+    """A name for what was compiled from `parts`, which JSON can hold, on this kind of processor."""
+    whole = {**parts, "code": _code_digest(), "torch": torch.__version__, "processor": processor_kind()}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _code_digest() -> str:
+    """A digest of the code that decides what a model computes: releases and working copies alike."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted([*package.glob("*.py"), *package.glob("engine/*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def processor_kind() -> str:
+    """What compiled code depends on: architecture, and model and features of the processor where the system says."""
+    kind = [platform.system(), platform.machine()]
+    with contextlib.suppress(OSError):
+        wanted = ("model name", "flags", "Features", "CPU part")
+        seen: dict[str, str] = {}
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in wanted:
+                seen.setdefault(name.strip(), value.strip())
+        kind += [f"{name}={value}" for name, value in sorted(seen.items())]
+    return "; ".join(kind)

@@ -1,0 +1,291 @@
+"""The engine: a model, fast, for pictures or pixels of any size and number, from any thread."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hierax.engine.cache import ArtefactCache, weights_digest
+from hierax.engine.calibration import Pictures, sample_pixels
+from hierax.engine.eager import TorchBackend
+from hierax.engine.hardware import Choice, choose, fast_bf16
+from hierax.engine.pool import Backend, Runner, RunnerPool, Shape
+from hierax.engine.program import Program, Signature, typed, typed_mae
+from hierax.outputs import Output
+from hierax.pretrained import Pretrained
+from hierax.processing import IMAGENET, HieraImageProcessor, Picture
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_log = logging.getLogger("hierax.engine")
+_CALIBRATED = 80  # of which the last ones are held out, to compare on
+_MAX_BATCH = 64
+
+
+class Engine:
+    """A model made ready to be called as fast as this machine can.
+
+    `Engine("facebook/hiera-tiny-224-in1k-hf")("photo.jpg").logits`. One engine serves one task; its calls return the
+    typed output of that task's model, in float32. It may be called from many threads; calls run one after another, each
+    on all `threads`. What is compiled is kept on disk, so that the next start is fast.
+
+    Args:
+        model: a model, or a Hub id, a folder or a file to load one from; or a folder that `hierax export` wrote.
+        task: as in `hierax.load`: "features" for embeddings, "backbone" for maps, "classification", "mae", …
+        device: "auto" is CUDA or MPS where there is one, else the CPU.
+        precision: "fp32", "bf16", "fp16" or "int8"; "auto" is bf16 where the hardware multiplies it, else fp32.
+        backend: "torch" (eager, with CUDA graphs on a GPU), "compile" (`torch.compile`), "openvino" (CPU) or
+            "onnxruntime"; "auto" is the fastest that is installed.
+        threads: of the CPU; None is PyTorch's number.
+        hidden_states: also return the maps of all stages (`reshaped_hidden_states`).
+        out_features: the maps of a backbone, by name.
+        calibration: pictures to calibrate "int8" on: a folder, a list, or ready pixels; None takes crops of the photo
+            that comes with hierax, and says so.
+        processor: makes pixels of pictures; None is the checkpoint's own.
+        cache_dir: where compiled artefacts are kept; None is `$HIERAX_CACHE`, else the user's cache folder; False keeps
+            nothing.
+        max_shapes: how many sizes are held compiled; others run eagerly.
+
+    Attributes:
+        config, license: those of the model.
+        device, precision, backend: what runs.
+        processor: makes pixels of pictures.
+
+    Raises:
+        ValueError: an unknown name or a combination that cannot be; what `hierax.load` raises.
+        ImportError: the backend's package is missing; names the extra.
+    """
+
+    def __init__(
+        self,
+        model: Pretrained | str | os.PathLike[str],
+        *,
+        task: str | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        hidden_states: bool = False,
+        out_features: Sequence[str] | None = None,
+        calibration: Pictures | None = None,
+        processor: HieraImageProcessor | None = None,
+        cache_dir: str | os.PathLike[str] | bool | None = None,
+        max_shapes: int = 8,
+    ) -> None:
+        for name, value in (("threads", threads), ("max_shapes", max_shapes)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} is {value!r}; allowed: a whole number above 0")
+        choice = choose(device, precision, backend)
+        self._lock = threading.RLock()
+        self._model = _opened(model, task, out_features)
+        self.config, self.license = self._model.config, self._model.license
+        self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend
+        self.signature = Signature.of(self._model, hidden_states=hidden_states)
+        self.processor = processor or HieraImageProcessor(self._model.preprocessing or IMAGENET)
+        self.threads = threads
+        self._calibration = calibration
+        cache = None if cache_dir is False else ArtefactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
+        self._closed = False
+        self._slow: TorchBackend | None = None
+        self._backend = self._make_backend(choice, cache)
+        self._pool = RunnerPool(self._backend.runner, self._eager, limit=max_shapes)
+
+    def _make_backend(self, choice: Choice, cache: ArtefactCache | None) -> Backend:
+        if choice.backend in ("torch", "compile"):
+            self._slow = self._torch(choice.precision, compiler=choice.backend == "compile")
+            return self._slow
+        key: dict[str, Any] = {
+            "weights": weights_digest(self._model),
+            "config": self.config.to_json(),
+            "task": self.signature.task,
+            "outputs": self.signature.outputs,
+        }
+        if choice.precision == "int8":
+            key["calibration"] = self._calibration_digest()
+        from hierax.engine.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend(
+            Program(self._model, self.signature).eval(),
+            precision=choice.precision,
+            threads=self.threads,
+            cache=cache,
+            key=key,
+            calibration=self._calibration_batches,
+        )
+
+    def _torch(self, precision: str, *, compiler: bool = False) -> TorchBackend:
+        return TorchBackend(
+            self._model,
+            self.signature,
+            device=self.device,
+            precision=precision,
+            threads=self.threads,
+            compiler=compiler,
+        )
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture] | None = None,
+        *,
+        pixel_values: Tensor | None = None,
+        noise: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Output:
+        """The model's typed output, in float32 on the engine's device, for pictures or pixels.
+
+        Args:
+            images: a picture or a list of pictures, as `HieraImageProcessor` takes them; or what `pixel_values` takes.
+            pixel_values: ready pixels `[B, C, *size]`, floating point, any size and number.
+            noise, keep: as in `HieraForPreTraining`: what a MAE model is to see.
+
+        Raises:
+            ValueError: shapes that cannot be, or a picture that cannot be read (`ImageError`).
+            RuntimeError: the engine is closed.
+        """
+        pixels = self._pixels(images, pixel_values)
+        if not self.signature.masked:
+            if noise is not None or keep is not None:
+                raise ValueError(f"noise and keep are for MAE models; this one's task is {self.signature.task}")
+            self._model.encoder.unit_grid(pixels)  # type: ignore[operator]  # checks the shape
+            return typed(self.signature, self._run(pixels, None))
+        kept, ranks = self._model.visible(pixels, keep=keep, noise=noise)  # type: ignore[operator]
+        tensors = self._run(pixels, kept)
+        pixels, kept = pixels.to(tensors[0].device), kept.to(tensors[0].device)
+        return typed_mae(self.signature, tensors, pixels=pixels, kept=kept, ranks=ranks, config=self.config)
+
+    def _pixels(self, images: Any, pixel_values: Tensor | None) -> Tensor:
+        """Ready pixels in float32 on the CPU or where they are."""
+        if (images is None) == (pixel_values is None):
+            raise ValueError("expected either images or pixel_values")
+        if pixel_values is None:
+            ready = isinstance(images, Tensor) and images.is_floating_point() and images.ndim == self.config.axes + 2
+            if not ready:
+                if self.config.axes != 2:
+                    raise ValueError(
+                        f"this model takes {'clips' if self.config.is_video else f'{self.config.axes}-D inputs'}: "
+                        "pass ready pixels"
+                    )
+                return self.processor(images).pixel_values
+            pixel_values = images
+        if not isinstance(pixel_values, Tensor):
+            raise TypeError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor")
+        return pixel_values.float() if pixel_values.is_floating_point() else pixel_values
+
+    def _run(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool = False) -> list[Tensor]:
+        """The program's tensors for a batch, in one call or cut into the batches that are compiled."""
+        size, shown = tuple(pixels.shape[2:]), None if kept is None else kept.shape[1]
+        at_once = at_once or size == self.config.image_size
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this engine is closed")
+            if not self._backend.batched:
+                return self._pool.get(Shape(size, None, shown), at_once=at_once)(pixels, kept)
+            parts: list[list[Tensor]] = []
+            for start, count, batch in buckets(len(pixels)):
+                part, units = pixels[start : start + count], None if kept is None else kept[start : start + count]
+                if count < batch:
+                    part = torch.cat([part, part[-1:].expand(batch - count, *part.shape[1:])])
+                    units = None if units is None else torch.cat([units, units[-1:].expand(batch - count, -1)])
+                runner = self._pool.get(Shape(size, batch, shown), at_once=at_once)
+                parts.append([tensor[:count] for tensor in runner(part, units)])
+        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+    def _eager(self, shape: Shape) -> Runner:
+        """What runs a shape that is not worth compiling: PyTorch, in a precision no lower than the engine's."""
+        if self._slow is None:
+            precision = "bf16" if self.precision in ("bf16", "int8") and fast_bf16() else "fp32"
+            self._slow = self._torch(precision)
+            _log.info("sizes that are seldom asked for run on PyTorch in %s", precision)
+        return self._slow.eager(shape)
+
+    def _calibration_pixels(self) -> Tensor:
+        if self._calibration is None:
+            _log.warning(
+                "int8 is calibrated on crops of one photo that comes with hierax; calibration= takes pictures of yours"
+            )
+        return sample_pixels(self._calibration, _CALIBRATED, config=self.config, processor=self.processor)
+
+    def _calibration_digest(self) -> str:
+        pixels = self._calibration_pixels()
+        return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+
+    def _calibration_batches(self, shape: Shape) -> list[tuple[Tensor, ...]]:
+        pixels = self._calibration_pixels()
+        if shape.kept is None:
+            return [(one,) for one in pixels.split(1)]
+        count = torch.Size(self.config.unit_grid(shape.size)).numel()
+        draw = torch.Generator().manual_seed(0)
+        shown = [torch.randperm(count, generator=draw)[: shape.kept].sort().values[None] for _ in range(len(pixels))]
+        return list(zip(pixels.split(1), shown, strict=True))
+
+    def warm_up(self, *, size: Sequence[int] | None = None, batches: Sequence[int] = (1,)) -> Self:
+        """Compiles and runs what calls of these batches will need, at `size` (None: the native one); returns itself."""
+        wanted = tuple(size or self.config.image_size)
+        for batch in batches:
+            pixels = torch.zeros(batch, self.config.num_channels, *wanted)
+            kept = None
+            if self.signature.masked:
+                kept, _ = self._model.visible(pixels, keep=None, noise=None)  # type: ignore[operator]
+            self._run(pixels, kept, at_once=True)
+        return self
+
+    def close(self) -> None:
+        """Gives back memory and threads; a call after this is an error. Closing twice is none."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._pool.close()
+                self._backend.close()
+                self._slow = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"Engine({type(self._model).__name__}, {self.precision} on {self.device} by {self.backend}, "
+            f"{'x'.join(map(str, self.config.image_size))} pixels)"
+        )
+
+
+def buckets(batch: int) -> list[tuple[int, int, int]]:
+    """Start, count and compiled batch of the parts that a batch is cut into: powers of two, the last one padded."""
+    parts, start = [], 0
+    while start < batch:
+        count = min(batch - start, _MAX_BATCH)
+        parts.append((start, count, 1 << (count - 1).bit_length()))
+        start += count
+    return parts
+
+
+def _opened(
+    model: Pretrained | str | os.PathLike[str], task: str | None, out_features: Sequence[str] | None
+) -> Pretrained:
+    """The model itself in eval mode, or one that was loaded."""
+    from hierax.checkpoint.load import load
+    from hierax.encoder import Hiera
+    from hierax.models import HieraBackbone
+
+    if out_features is not None and (task not in (None, "backbone") or isinstance(model, Pretrained)):
+        raise ValueError("out_features is for task='backbone' of a checkpoint that the engine loads")
+    if isinstance(model, Pretrained):
+        if task is not None:
+            raise ValueError(f"task is {task!r}; a model that is already built has its own")
+        if isinstance(model, Hiera):
+            raise TypeError("model is a bare encoder (Hiera); expected one of the task models, such as HieraModel")
+        return model.eval()
+    if out_features is not None:
+        return HieraBackbone.from_pretrained(os.fspath(model), out_features=out_features)
+    return load(os.fspath(model), task=task)

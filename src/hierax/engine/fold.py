@@ -1,0 +1,137 @@
+"""Inference-time algebra: a model with fewer operations that is equal in real arithmetic.
+
+What is constant is multiplied out once, in float64: the affine part of a LayerNorm goes into the linear layers after
+it, the attention's scale into the queries' weights, layer scale into the layer before it, the patch embedding's bias
+into the position embedding, and the shortcut's projection becomes part of the product that makes queries, keys and
+values.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hierax.encoder import Block, Hiera, attend
+from hierax.init import Linear
+from hierax.positions import AbsolutePosition, PositionEmbedding, SeparablePosition, WindowPosition
+from hierax.tokens import pool
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+class BareNorm(nn.Module):
+    """LayerNorm over the last axis without an affine part."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.shape, self.eps = norm.normalized_shape, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` with mean 0 and variance 1 along the last axis."""
+        return F.layer_norm(x, self.shape, eps=self.eps)
+
+
+class FoldedBlock(Block):
+    """A `Block` of which all that is constant was multiplied out; made by `fold`."""
+
+    def __init__(self, block: Block) -> None:
+        nn.Module.__init__(self)
+        attention = block.attn
+        self.spec, self.pooled_shortcut, self.proj = block.spec, block.pooled_shortcut, None
+        self.heads, self.dim_out = attention.heads, block.spec.dim_out
+        self.widens = block.proj is not None
+        self.norm1, self.norm2 = BareNorm(block.norm1), BareNorm(block.norm2)
+        scale = (self.dim_out // self.heads) ** -0.5
+        qkv = _after_norm(block.norm1, attention.qkv)
+        weight, bias = qkv
+        weight[: self.dim_out] *= scale
+        bias[: self.dim_out] *= scale
+        if block.proj is not None:  # the shortcut stands before the queries: both are pooled
+            shortcut = _after_norm(block.norm1, block.proj)
+            weight, bias = torch.cat([shortcut[0], weight]), torch.cat([shortcut[1], bias])
+        self.qkv = _linear(weight, bias, like=attention.qkv)
+        self.out = _scaled(attention.proj, block.ls1)
+        self.fc1 = _linear(*_after_norm(block.norm2, block.mlp.fc1), like=block.mlp.fc1)
+        self.act = block.mlp.act
+        self.fc2 = _scaled(block.mlp.fc2, block.ls2)
+
+    def _parts(self, x: Tensor, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Shortcut `[B, U, P / pool, C_out]`, queries `[B, U, P / pool, C_out]`, keys and values `[B, U, P, C_out]`."""
+        width, y = self.dim_out, self.qkv(normed)
+        if not self.widens:
+            q, k, v = y.split(width, -1)
+            return self._shortcut(x, normed), pool(q, self.spec.pool), k, v
+        pooled, k, v = y.split([2 * width, width, width], -1)
+        shortcut, q = pool(pooled, self.spec.pool).chunk(2, -1)
+        return shortcut, q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
+        shortcut, q, k, v = self._parts(x, self.norm1(x))
+        fold = 0 if self.spec.unit_attention else 1
+        units = x.shape[1]
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).flatten(fold, fold + 1).transpose(1, 2) for part in (q, k, v))
+        y = attend(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
+        x = shortcut + self.out(y.unflatten(fold, (-1, units) if self.spec.unit_attention else (units, -1)))
+        return x + self.fc2(self.act(self.fc1(self.norm2(x))))
+
+
+def _after_norm(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias, in float64, of `linear` and the affine part of the `norm` before it."""
+    assert isinstance(norm, nn.LayerNorm)
+    weight = linear.weight.double()
+    return weight * norm.weight.double(), linear.bias.double() + weight @ norm.bias.double()
+
+
+def _scaled(linear: nn.Linear, scale: nn.Module | None) -> Linear:
+    """`linear` with the layer scale after it."""
+    weight, bias = linear.weight.double(), linear.bias.double()
+    if scale is not None:
+        factors = scale.weight.double()
+        weight, bias = weight * factors[:, None], bias * factors  # pyright: ignore[reportIndexIssue, reportOperatorIssue]
+    return _linear(weight, bias, like=linear)
+
+
+def _linear(weight: Tensor, bias: Tensor, *, like: nn.Linear) -> Linear:
+    linear = Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = (
+        nn.Parameter(t.to(like.weight.dtype).contiguous(), requires_grad=False) for t in (weight, bias)
+    )
+    return linear
+
+
+def _fold_patch_bias(encoder: Hiera) -> None:
+    """Puts the patch embedding's bias into the position embedding, where every token gets it once."""
+    proj, position = encoder.patch_embed.proj, encoder.pos_embed
+    assert isinstance(position, PositionEmbedding)
+    if proj.bias is None:
+        return
+    if isinstance(position, AbsolutePosition):
+        table, bias = position.weight, proj.bias
+    elif isinstance(position, SeparablePosition):
+        table, bias = position.spatial, proj.bias
+    else:  # interpolating and tiling a constant give it back
+        assert isinstance(position, WindowPosition)
+        table, bias = position.window, proj.bias[:, None, None]
+    table.copy_((table.double() + bias.double()).to(table.dtype))
+    proj.bias = None
+
+
+@torch.no_grad()
+def fold(model: _Model) -> _Model:
+    """A copy of `model` for inference, in eval mode, equal in real arithmetic and with fewer operations.
+
+    The copy's parameters are not those of a checkpoint: it is not to be saved or trained.
+    """
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    for part in folded.modules():
+        if isinstance(part, Hiera):
+            _fold_patch_bias(part)
+        for name, child in part.named_children():
+            if isinstance(child, Block):
+                setattr(part, name, FoldedBlock(child))
+    return folded

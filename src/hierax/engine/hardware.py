@@ -1,0 +1,114 @@
+"""What this machine has: device, precision and backend, chosen or asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+import torch
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+BACKENDS = ("torch", "compile", "openvino", "onnxruntime")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_EXTRAS = {"openvino": ("openvino", "openvino"), "onnxruntime": ("onnxruntime", "onnx")}
+_ALLOWED = {
+    # what each backend runs in, on a CPU and elsewhere
+    "torch": (("fp32", "bf16"), ("fp32", "bf16", "fp16")),
+    "compile": (("fp32", "bf16"), ("fp32", "bf16", "fp16")),
+    "openvino": (("fp32", "bf16", "int8"), ()),
+    "onnxruntime": (("fp32", "int8"), ("fp32", "fp16")),
+}
+_log = logging.getLogger("hierax.engine")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where and how an engine runs."""
+
+    device: torch.device
+    precision: str
+    backend: str
+
+
+def installed(backend: str) -> bool:
+    """Whether what the backend needs beyond the core is there."""
+    module, _ = _EXTRAS.get(backend, ("torch", ""))
+    return importlib.util.find_spec(module) is not None
+
+
+def require(backend: str) -> None:
+    """Raises the `ImportError` that names the extra when the backend's package is missing."""
+    if not installed(backend):
+        module, extra = _EXTRAS[backend]
+        raise ImportError(f"backend {backend!r} needs the package {module}: pip install 'hierax[{extra}]'")
+
+
+def fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+
+
+def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
+    """What "auto" stands for on this machine; what was asked for by name is checked, and kept.
+
+    Raises:
+        ValueError: an unknown name, or a precision that the backend does not have on the device.
+        ImportError: the backend's package is missing; names the extra.
+    """
+    _one_of("precision", precision, PRECISIONS)
+    _one_of("backend", backend, BACKENDS)
+    place = _device(device)
+    if backend != "auto":
+        require(backend)
+        if backend == "openvino" and place.type != "cpu":
+            raise ValueError(f"backend is 'openvino', which runs on the CPU; device is {str(place)!r}")
+    if precision == "auto":
+        precision = _best_precision(place, backend)
+    chosen = _best_backend(place, precision) if backend == "auto" else backend
+    allowed = _ALLOWED[chosen][0 if place.type == "cpu" else 1]
+    if precision not in allowed:
+        raise ValueError(
+            f"precision is {precision!r}; the backend {chosen!r} on {place.type} takes {', '.join(allowed)}"
+        )
+    return Choice(place, precision, chosen)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value != "auto" and value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: auto, {', '.join(allowed)}")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        place = torch.device(device)
+        try:
+            torch.empty(0, device=place)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device is {str(device)!r}: {str(error).splitlines()[0]}") from error
+        return place
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _best_precision(place: torch.device, backend: str) -> str:
+    if backend == "onnxruntime":
+        return "fp32"
+    if place.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if place.type == "cpu" and fast_bf16() else "fp32"
+
+
+def _best_backend(place: torch.device, precision: str) -> str:
+    if place.type != "cpu":
+        return "torch"
+    order = [name for name in ("openvino", "onnxruntime") if precision in _ALLOWED[name][0]]
+    for name in order:
+        if installed(name):
+            return name
+        _log.info("backend %s is not installed (pip install 'hierax[%s]')", name, _EXTRAS[name][1])
+    if precision == "int8":
+        raise ImportError("precision 'int8' needs OpenVINO: pip install 'hierax[openvino]'")
+    _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: pip install 'hierax[openvino]'")
+    return "torch"

@@ -1,0 +1,128 @@
+"""Compiled shapes, few at a time: what is worth compiling, and what runs eagerly instead."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+_log = logging.getLogger("hierax.engine")
+_COUNTED = 4096
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a runner is made for.
+
+    Attributes:
+        size: pixels per axis.
+        batch: images per call, or None for any number.
+        kept: mask units that are seen, for a MAE model.
+    """
+
+    size: tuple[int, ...]
+    batch: int | None = None
+    kept: int | None = None
+
+    def __str__(self) -> str:
+        parts = ["x".join(map(str, self.size)) + " pixels"]
+        parts += [f"batch {self.batch}"] if self.batch else []
+        parts += [f"{self.kept} visible mask units"] if self.kept else []
+        return ", ".join(parts)
+
+
+class Runner(Protocol):
+    """Runs a program on inputs of one shape."""
+
+    def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
+        """The program's tensors, in float32, for `pixels` `[batch, C, *size]`; their memory is the caller's."""
+        ...
+
+    def close(self) -> None:
+        """Gives back memory; it is not called again."""
+        ...
+
+
+class Backend(Protocol):
+    """Makes runners of one program.
+
+    Attributes:
+        batched: whether they are made for one number of images each.
+    """
+
+    batched: bool
+
+    def runner(self, shape: Shape) -> Runner:
+        """A runner for a shape; this may take long."""
+        ...
+
+    def close(self) -> None:
+        """Gives back memory; no runner is made after this."""
+        ...
+
+
+class RunnerPool:
+    """At most `limit` compiled runners, so that inputs of ever new shapes cost neither memory nor compilations.
+
+    A shape is compiled when it is asked for the `patience`-th time; until then `eager` serves it, and so it does while
+    all compiled ones are in use: one of them gives way when it was not asked for in the last `idle` requests. Without
+    `eager` every shape is compiled at once. Not thread-safe: the engine holds its lock.
+    """
+
+    def __init__(
+        self,
+        compiled: Callable[[Shape], Runner],
+        eager: Callable[[Shape], Runner] | None,
+        *,
+        limit: int,
+        patience: int = 3,
+        idle: int = 64,
+    ) -> None:
+        self._compile, self._eager = compiled, eager
+        self.limit, self.patience, self.idle = limit, patience, idle
+        self._runners: OrderedDict[Shape, Runner] = OrderedDict()
+        self._used: dict[Shape, int] = {}
+        self._asked: Counter[Shape] = Counter()
+        self._requests = 0
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Shapes that are compiled now, the least recently used first."""
+        return tuple(self._runners)
+
+    def get(self, shape: Shape, *, at_once: bool = False) -> Runner:
+        """The runner for `shape`; `at_once` compiles it without waiting for more requests."""
+        self._requests += 1
+        runner = self._runners.get(shape)
+        if runner is None:
+            if self._eager is not None and not at_once and not self._worthwhile(shape):
+                return self._eager(shape)
+            if len(self._runners) >= self.limit:
+                self._drop(next(iter(self._runners)))
+            _log.info("compiling for %s", shape)
+            runner = self._runners[shape] = self._compile(shape)
+        self._runners.move_to_end(shape)
+        self._used[shape] = self._requests
+        return runner
+
+    def _worthwhile(self, shape: Shape) -> bool:
+        if len(self._asked) >= _COUNTED:
+            self._asked.clear()
+        self._asked[shape] += 1
+        if self._asked[shape] < self.patience:
+            return False
+        oldest = next(iter(self._runners), None)
+        return len(self._runners) < self.limit or oldest is None or self._requests - self._used[oldest] > self.idle
+
+    def _drop(self, shape: Shape) -> None:
+        self._runners.pop(shape).close()
+        del self._used[shape]
+
+    def close(self) -> None:
+        """Drops all runners."""
+        for shape in tuple(self._runners):
+            self._drop(shape)

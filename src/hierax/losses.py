@@ -1,0 +1,31 @@
+"""Losses of the classifiers."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.config import HieraConfig
+
+
+def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> Tensor:
+    """The loss of `config.problem_type`; where that is None, the type follows from the labels as in `transformers`.
+
+    One label is regression (mean squared error), integers are classes (cross entropy), floats several labels that may
+    each be true (binary cross entropy).
+
+    Raises:
+        ValueError: labels whose shape does not go with the logits.
+    """
+    kind = config.problem_type
+    if kind is None:
+        integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        several = "single_label_classification" if integers else "multi_label_classification"
+        kind = "regression" if config.num_labels == 1 else several
+    classes = kind == "single_label_classification" and not labels.is_floating_point()
+    shape, expected = tuple(labels.shape), tuple(logits.shape[:1] if classes else logits.shape)
+    if expected not in (shape, (*shape, 1), shape[:1] if shape[1:] == (1,) else shape):
+        raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}")
+    logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
+    if kind == "single_label_classification":  # floats are the probability of each class, as mixup makes them
+        return F.cross_entropy(logits, labels.long() if classes else labels.to(logits.dtype))
+    labels = labels.to(logits.dtype)
+    return F.mse_loss(logits, labels) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, labels)
