@@ -115,6 +115,7 @@ def test_the_methods_that_reach_for_files_are_the_known_ones() -> None:
 ORDER = {  # module: what of the model side it may import
     "config": set(),
     "outputs": set(),
+    "losses": {"config"},
     "tokens": {"config"},
     "pretrained": {"config"},
     "positions": {"config", "tokens"},

@@ -1,5 +1,6 @@
 """Losses of the classifiers."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
