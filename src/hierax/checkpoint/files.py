@@ -16,6 +16,7 @@ from hierax.checkpoint.records import CheckpointRecord, find_record
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 INDEX = ".index.json"
 _WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
+RUN = "run.json"
 TENSOR_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 NOTES = "hierax"
 """Key, in a tensor file's metadata, of what other dialects' `config.json` has no field for."""
@@ -76,6 +77,8 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
             raise ValueError(f"{path}: not a tensor file ({', '.join(TENSOR_SUFFIXES)} are read)")
         return Source(str(source), path)
     if path.is_dir():
+        if (path / RUN).is_file() and (path / "model").is_dir():  # the folder of a training run
+            path = path / "model"
         found = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
         if found is None and weights:
             raise FileNotFoundError(f"{path}: no weights in this folder; expected one of {', '.join(_WEIGHT_FILES)}")

@@ -14,26 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hierax.processing import ImageError
 
-SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-    )
-)
-"""What is taken for a picture in a folder. A file that is named itself is tried whatever its suffix."""
-
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Declares the positional argument for pictures."""
@@ -79,10 +59,12 @@ def _files(given: str) -> list[Path]:
 
 
 def _pictures_below(folder: Path) -> Iterator[Path]:
+    from hierax.processing.decode import IMAGE_SUFFIXES
+
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield Path(parent, name)
 
 

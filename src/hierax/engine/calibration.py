@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Sequence
@@ -9,11 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hierax.config import HieraConfig
 from hierax.processing import HieraImageProcessor, Picture, load_image
+from hierax.processing.decode import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 Pictures: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[Picture]]
 """A folder of pictures, a list of them, or pixels `[N, C, *size]` that are ready."""
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_MOST = 200  # pictures of a folder
 
 
 def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list[Image.Image]:
@@ -48,26 +52,52 @@ def sample_pixels(
         ValueError: a model that does not take pictures, without ready pixels; a folder without pictures.
     """
     if isinstance(source, Tensor):
-        if source.ndim != config.axes + 2 or source.shape[1] != config.num_channels or not len(source):
+        if tuple(source.shape[1:]) != (config.num_channels, *config.image_size) or not len(source):
             shape = f"[N, {config.num_channels}, {', '.join(map(str, config.image_size))}]"
             raise ValueError(f"calibration has shape {list(source.shape)}; expected {shape}")
-        return source[torch.arange(count) % len(source)].float()
+        if not source.is_floating_point():
+            raise ValueError(f"calibration has dtype {source.dtype}; expected normalised floating-point pixels")
+        return source[torch.arange(count) % len(source)].cpu().float()
     if config.axes != 2 or config.num_channels != 3:
         kind = "clips" if config.is_video else f"{config.num_channels} channels on {config.axes} axes"
         raise ValueError(f"this model takes {kind}: pass ready pixels [N, {config.num_channels}, …] to calibrate on")
-    return processor(crops(_pictures(source), count, seed=seed)).pixel_values
+    pixels = processor(crops(_pictures(source), count, seed=seed)).pixel_values
+    if tuple(pixels.shape[2:]) != config.image_size:  # a record of another size than the model's
+        pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
+    return pixels
+
+
+def source_digest(source: Pictures | None) -> str:
+    """A digest of what would be calibrated on: of files, their paths, sizes and times, so that none is read for it."""
+    digest = hashlib.sha256()
+    sources = [source] if isinstance(source, (str, os.PathLike, Tensor)) or source is None else source
+    for entry in sources:
+        if isinstance(entry, (str, os.PathLike)):
+            for path in _files(Path(entry)):
+                stat = path.stat()
+                digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        elif entry is not None:
+            entry = entry.detach().cpu().float() if isinstance(entry, Tensor) else entry
+            array = entry if isinstance(entry, bytes) else np.ascontiguousarray(np.asarray(entry))
+            digest.update(array if isinstance(array, bytes) else array.tobytes())
+    return digest.hexdigest()
+
+
+def _files(source: Path) -> list[Path]:
+    """The pictures of a folder, or the file itself."""
+    if not source.is_dir():
+        return [source]
+    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"{source}: no pictures in this folder (PNG, JPEG, WebP, … are read)")
+    return paths[:: max(len(paths) // _MOST, 1)]  # spread over the folder, and not all in memory
 
 
 def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None) -> list[Image.Image]:
     if source is None:
         return [load_image((files("hierax") / "assets" / "cat.jpg").read_bytes())]
     if isinstance(source, (str, os.PathLike)):
-        folder = Path(source)
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES) if folder.is_dir() else [folder]
-        if not paths:
-            raise ValueError(f"{folder}: no pictures in this folder (PNG, JPEG, WebP, … are read)")
-        step = max(len(paths) // 1000, 1)  # spread over the folder, and not all in memory
-        return [load_image(path) for path in paths[::step]]
+        return [load_image(path) for path in _files(Path(source))]
     if not source:
         raise ValueError("no pictures were given; at least one is expected")
     return [load_image(picture) for picture in source]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import logging
 import os
 import threading
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hierax.engine.cache import ArtefactCache, weights_digest
-from hierax.engine.calibration import Pictures, sample_pixels
+from hierax.engine.calibration import Pictures, sample_pixels, source_digest
+from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.eager import TorchBackend
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hierax.engine")
 _CALIBRATED = 80  # of which the last ones are held out, to compare on
 _MAX_BATCH = 64
+_MOST_ROWS = 65535  # of fused attention on CUDA, where each mask unit is one (pytorch/pytorch#146704)
 
 
 class Engine:
@@ -91,6 +93,8 @@ class Engine:
         self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend
         self.signature = Signature.of(self._model, hidden_states=hidden_states)
         self.processor = processor or HieraImageProcessor(self._model.preprocessing or IMAGENET)
+        on_device = processor is None and choice.device.type == "cuda"
+        self._device_pixels = DevicePixels(self.processor, choice.device) if on_device else None
         self.threads = threads
         self._calibration = calibration
         cache = None if cache_dir is False else ArtefactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
@@ -110,7 +114,7 @@ class Engine:
             "outputs": self.signature.outputs,
         }
         if choice.precision == "int8":
-            key["calibration"] = self._calibration_digest()
+            key["calibration"] = [source_digest(self._calibration), self.processor.to_dict()]
         from hierax.engine.openvino_backend import OpenVinoBackend
 
         return OpenVinoBackend(
@@ -159,11 +163,13 @@ class Engine:
             return typed(self.signature, self._run(pixels, None))
         kept, ranks = self._model.visible(pixels, keep=keep, noise=noise)  # type: ignore[operator]
         tensors = self._run(pixels, kept)
-        pixels, kept = pixels.to(tensors[0].device), kept.to(tensors[0].device)
+        device = tensors[0].device
+        pixels, kept, ranks = pixels.to(device), kept.to(device), None if ranks is None else ranks.to(device)
         return typed_mae(self.signature, tensors, pixels=pixels, kept=kept, ranks=ranks, config=self.config)
 
     def _pixels(self, images: Any, pixel_values: Tensor | None) -> Tensor:
         """Ready pixels in float32 on the CPU or where they are."""
+        self._check_open()
         if (images is None) == (pixel_values is None):
             raise ValueError("expected either images or pixel_values")
         if pixel_values is None:
@@ -174,30 +180,37 @@ class Engine:
                         f"this model takes {'clips' if self.config.is_video else f'{self.config.axes}-D inputs'}: "
                         "pass ready pixels"
                     )
+                if self._device_pixels is not None:
+                    return self._device_pixels(images)
                 return self.processor(images).pixel_values
             pixel_values = images
         if not isinstance(pixel_values, Tensor):
             raise TypeError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor")
-        return pixel_values.float() if pixel_values.is_floating_point() else pixel_values
+        return pixel_values.detach().float() if pixel_values.is_floating_point() else pixel_values
 
     def _run(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool = False) -> list[Tensor]:
         """The program's tensors for a batch, in one call or cut into the batches that are compiled."""
         size, shown = tuple(pixels.shape[2:]), None if kept is None else kept.shape[1]
-        at_once = at_once or size == self.config.image_size
+        units = torch.Size(self.config.unit_grid(size)).numel()
+        usual = shown is None or shown == int(units * (1 - self.config.mask_ratio))
+        at_once = at_once or (usual and size == self.config.image_size)
         with self._lock:
-            if self._closed:
-                raise RuntimeError("this engine is closed")
+            self._check_open()
             if not self._backend.batched:
                 return self._pool.get(Shape(size, None, shown), at_once=at_once)(pixels, kept)
             parts: list[list[Tensor]] = []
-            for start, count, batch in buckets(len(pixels)):
-                part, units = pixels[start : start + count], None if kept is None else kept[start : start + count]
+            for start, count, batch in buckets(len(pixels), most=_MOST_ROWS // units):
+                part, seen = pixels[start : start + count], None if kept is None else kept[start : start + count]
                 if count < batch:
                     part = torch.cat([part, part[-1:].expand(batch - count, *part.shape[1:])])
-                    units = None if units is None else torch.cat([units, units[-1:].expand(batch - count, -1)])
+                    seen = None if seen is None else torch.cat([seen, seen[-1:].expand(batch - count, -1)])
                 runner = self._pool.get(Shape(size, batch, shown), at_once=at_once)
-                parts.append([tensor[:count] for tensor in runner(part, units)])
+                parts.append([tensor[:count] for tensor in runner(part, seen)])
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this engine is closed")
 
     def _eager(self, shape: Shape) -> Runner:
         """What runs a shape that is not worth compiling: PyTorch, in a precision no lower than the engine's."""
@@ -207,19 +220,12 @@ class Engine:
             _log.info("sizes that are seldom asked for run on PyTorch in %s", precision)
         return self._slow.eager(shape)
 
-    def _calibration_pixels(self) -> Tensor:
+    def _calibration_batches(self, shape: Shape) -> list[tuple[Tensor, ...]]:
         if self._calibration is None:
             _log.warning(
                 "int8 is calibrated on crops of one photo that comes with hierax; calibration= takes pictures of yours"
             )
-        return sample_pixels(self._calibration, _CALIBRATED, config=self.config, processor=self.processor)
-
-    def _calibration_digest(self) -> str:
-        pixels = self._calibration_pixels()
-        return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
-
-    def _calibration_batches(self, shape: Shape) -> list[tuple[Tensor, ...]]:
-        pixels = self._calibration_pixels()
+        pixels = sample_pixels(self._calibration, _CALIBRATED, config=self.config, processor=self.processor)
         if shape.kept is None:
             return [(one,) for one in pixels.split(1)]
         count = torch.Size(self.config.unit_grid(shape.size)).numel()
@@ -260,11 +266,15 @@ class Engine:
         )
 
 
-def buckets(batch: int) -> list[tuple[int, int, int]]:
-    """Start, count and compiled batch of the parts that a batch is cut into: powers of two, the last one padded."""
+def buckets(batch: int, *, most: int = _MAX_BATCH) -> list[tuple[int, int, int]]:
+    """Start, count and compiled batch of the parts that a batch is cut into: powers of two, the last one padded.
+
+    No part is of more than `most`, rounded down to a power of two (at least one).
+    """
     parts, start = [], 0
+    largest = min(1 << (max(most, 1).bit_length() - 1), _MAX_BATCH)
     while start < batch:
-        count = min(batch - start, _MAX_BATCH)
+        count = min(batch - start, largest)
         parts.append((start, count, 1 << (count - 1).bit_length()))
         start += count
     return parts
@@ -285,7 +295,8 @@ def _opened(
             raise ValueError(f"task is {task!r}; a model that is already built has its own")
         if isinstance(model, Hiera):
             raise TypeError("model is a bare encoder (Hiera); expected one of the task models, such as HieraModel")
-        return model.eval()
+        # a copy: the caller may train on, and what is compiled later must be what the cache's key says
+        return copy.deepcopy(model).to("cpu", torch.float32).eval()
     if out_features is not None:
         return HieraBackbone.from_pretrained(os.fspath(model), out_features=out_features)
     return load(os.fspath(model), task=task)

@@ -23,6 +23,9 @@ from hierax.processing.errors import ImageError
 DEFAULT_MAX_PIXELS = 178_956_970
 """Pixels of the largest picture that is decoded unless told otherwise: beyond, Pillow suspects a decompression bomb."""
 
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm .pgm".split())
+"""What is taken for a picture in a folder. A file that is named itself is tried whatever its suffix."""
+
 # Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs
 # Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
 _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")

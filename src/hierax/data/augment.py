@@ -1,0 +1,142 @@
+"""Augmentation of single pictures: random resized crop, flip, RandAugment, random erasing.
+
+All randomness comes from the generator that is handed in, so that a picture looks the same however often a run stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+_BICUBIC = Image.Resampling.BICUBIC
+_LEVELS = 10.0  # magnitudes of RandAugment go from 0 to 10
+_Op: TypeAlias = Callable[[Image.Image, float, bool], Image.Image]
+
+
+def random_crop(
+    random: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop whose share of the area and whose aspect ratio are drawn.
+
+    After ten draws that do not fit, the largest central crop within the ratios, as the published recipes have it.
+    """
+    for _ in range(10):
+        area = height * width * random.uniform(*scale)
+        aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 `[H, W, C]` at `size`, antialiased bicubic, by torch's 8-bit kernels."""
+    if pixels.shape[:2] == size:
+        return pixels
+    planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    out = torch.nn.functional.interpolate(planes, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return out[0].permute(1, 2, 0).numpy()
+
+
+def _enhance(kind: type) -> _Op:
+    """Colour, contrast, brightness, sharpness: further from the original with the magnitude, either way."""
+
+    def apply(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
+        change = 0.9 * magnitude / _LEVELS
+        return kind(image).enhance(max(0.1, 1 - change if flip else 1 + change))
+
+    return apply
+
+
+def _affine(matrix: Callable[[float, Image.Image], tuple[float, ...]]) -> _Op:
+    def apply(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
+        data = matrix(-magnitude if flip else magnitude, image)
+        return image.transform(image.size, Image.Transform.AFFINE, data, resample=_BICUBIC, fillcolor=_grey(image))
+
+    return apply
+
+
+def _grey(image: Image.Image) -> tuple[int, ...] | int:
+    """The colour of what comes in from outside: ImageNet's mean."""
+    return (124, 116, 104) if image.mode == "RGB" else 116
+
+
+def _rotate(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
+    degrees = 30.0 * magnitude / _LEVELS
+    return image.rotate(-degrees if flip else degrees, resample=_BICUBIC, fillcolor=_grey(image))
+
+
+def _posterize(image: Image.Image, magnitude: float, _: bool) -> Image.Image:
+    return ImageOps.posterize(image, max(4 - int(4 * magnitude / _LEVELS), 1))
+
+
+def _solarize(image: Image.Image, magnitude: float, _: bool) -> Image.Image:
+    return ImageOps.solarize(image, 256 - int(256 * magnitude / _LEVELS))
+
+
+def _solarize_add(image: Image.Image, magnitude: float, _: bool) -> Image.Image:
+    add = int(110 * magnitude / _LEVELS)
+    table = [min(255, i + add) if i < 128 else i for i in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+OPERATIONS: dict[str, _Op] = {
+    "autocontrast": lambda image, *_: ImageOps.autocontrast(image),
+    "equalize": lambda image, *_: ImageOps.equalize(image),
+    "invert": lambda image, *_: ImageOps.invert(image),
+    "rotate": _rotate,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+    "color": _enhance(ImageEnhance.Color),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
+    "shear_x": _affine(lambda m, _: (1, 0.3 * m / _LEVELS, 0, 0, 1, 0)),
+    "shear_y": _affine(lambda m, _: (1, 0, 0, 0.3 * m / _LEVELS, 1, 0)),
+    "translate_x": _affine(lambda m, image: (1, 0, 0.45 * m / _LEVELS * image.width, 0, 1, 0)),
+    "translate_y": _affine(lambda m, image: (1, 0, 0, 0, 1, 0.45 * m / _LEVELS * image.height)),
+}
+"""The operations of RandAugment in their "increasing" form: all change more with the magnitude (0 to 10)."""
+
+
+def rand_augment(image: Image.Image, random: np.random.Generator, *, magnitude: float, std: float) -> Image.Image:
+    """Two operations, each with probability 1/2, at a magnitude drawn around `magnitude` with `std` (Cubuk et al.,
+    2020, in the increasing form with noise that the recipes of MAE and Hiera use).
+    """
+    names = list(OPERATIONS)
+    for _ in range(2):
+        name, drawn, flip = names[random.integers(len(names))], random.normal(magnitude, std), random.random() < 0.5
+        if random.random() < 0.5:
+            image = OPERATIONS[name](image, min(max(drawn, 0.0), _LEVELS), flip)
+    return image
+
+
+def erase(pixels: np.ndarray, random: np.random.Generator, *, probability: float) -> np.ndarray:
+    """uint8 `[H, W, C]` in which, with this probability, a rectangle of 2 to 33 % of the area is noise."""
+    if random.random() >= probability:
+        return pixels
+    height, width = pixels.shape[:2]
+    for _ in range(10):
+        area = height * width * random.uniform(0.02, 1 / 3)
+        aspect = math.exp(random.uniform(math.log(0.3), math.log(1 / 0.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < h < height and 0 < w < width:
+            top, left = random.integers(height - h + 1), random.integers(width - w + 1)
+            noise = random.normal(116, 58, (h, w, pixels.shape[2])).clip(0, 255).astype(np.uint8)
+            pixels = pixels.copy()
+            pixels[top : top + h, left : left + w] = noise
+            return pixels
+    return pixels

@@ -1,0 +1,156 @@
+"""Batches for the loop: worker processes decode ahead, in an order that depends on seed, epoch and step alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hierax.data.order import Draw, Order, evaluation_share, share
+from hierax.data.view import EvaluationView, Seen, TrainingView, Unreadable
+
+
+@dataclass
+class Batch:
+    """One part of a step on one rank.
+
+    Attributes:
+        pixels: uint8 `[B, C, H, W]`, or float32 `[B, C, *size]` for arrays.
+        labels: int64 `[B]`, float32 `[B, classes]`, or None.
+        noise: float32 `[B, units]`, or None.
+        indices: int64 `[B]`, numbers of the samples in the dataset.
+        bad: what could not be read; in training its place is taken by the next sample of the part.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    noise: Tensor | None
+    indices: Tensor
+    bad: list[Unreadable] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory; called by PyTorch's loader."""
+        pinned = [t if t is None else t.pin_memory() for t in (self.pixels, self.labels, self.noise)]
+        return Batch(pinned[0], pinned[1], pinned[2], self.indices, self.bad)  # type: ignore[arg-type]
+
+
+def _stacked(seen: Sequence[Seen], bad: list[Unreadable]) -> Batch:
+    first = seen[0].label
+    labels = None
+    if first is not None:
+        kind = torch.long if isinstance(first, (int, np.integer)) else torch.float32
+        labels = torch.tensor([s.label for s in seen], dtype=kind)
+    noise = (
+        None if seen[0].noise is None else torch.from_numpy(np.stack([s.noise for s in seen if s.noise is not None]))
+    )
+    pixels = torch.from_numpy(np.stack([s.pixels for s in seen]))
+    return Batch(pixels, labels, noise, torch.tensor([s.index for s in seen]), bad)
+
+
+def collate_training(items: list[Seen | Unreadable]) -> Batch | list[Unreadable]:
+    """A batch of full size; all that is unreadable, if no sample is left to take its place."""
+    bad = [item for item in items if isinstance(item, Unreadable)]
+    good = [item for item in items if isinstance(item, Seen)]
+    if not good:
+        return bad
+    filled, following = [], good[0]
+    for item in reversed(items):
+        following = item if isinstance(item, Seen) else following
+        filled.append(following)
+    return _stacked(filled[::-1], bad)
+
+
+def collate_evaluation(items: list[Seen | Unreadable]) -> Batch | list[Unreadable]:
+    """A batch of what could be read."""
+    bad = [item for item in items if isinstance(item, Unreadable)]
+    good = [item for item in items if isinstance(item, Seen)]
+    return _stacked(good, bad) if good else bad
+
+
+class _Steps:
+    """The parts of all steps of a rank, from some step on, as lists of draws: the sampler of the loader."""
+
+    def __init__(self, order: Order, *, epochs: int, start: int, rank: int, world: int, parts: int) -> None:
+        self.order, self.epochs, self.start = order, epochs, start
+        self.rank, self.world, self.parts = rank, world, parts
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        first, skip = divmod(self.start, self.order.steps)
+        for epoch in range(first, self.epochs):
+            for batch in self.order.epoch(epoch)[skip if epoch == first else 0 :]:
+                yield from share(batch, rank=self.rank, world=self.world, parts=self.parts)
+
+    def __len__(self) -> int:
+        return (self.epochs * self.order.steps - self.start) * self.parts
+
+
+class TrainingLoader:
+    """The parts of every step from `start` on, and how long the loop waited for them.
+
+    Attributes:
+        waited: seconds that `next` took so far.
+    """
+
+    def __init__(
+        self,
+        view: TrainingView,
+        order: Order,
+        *,
+        epochs: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+        workers: int = 0,
+        pin: bool = False,
+    ) -> None:
+        steps: Any = _Steps(order, epochs=epochs, start=start, rank=rank, world=world, parts=parts)
+        self._loader = _loader(view, steps, collate_training, workers, pin)
+        self.parts, self.waited = parts, 0.0
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        parts = iter(self._loader)
+        while True:
+            started = time.perf_counter()
+            step: list[Batch] = []
+            for _ in range(self.parts):
+                batch = next(parts, None)
+                if batch is None:
+                    return
+                if not isinstance(batch, Batch):
+                    raise ValueError(
+                        f"none of the {len(batch)} samples of a batch could be read; the first: "
+                        f"{batch[0].name}: {batch[0].problem}"
+                    )
+                step.append(batch)
+            self.waited += time.perf_counter() - started
+            yield step
+
+
+def evaluation_loader(
+    view: EvaluationView, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
+) -> Any:
+    """Batches of a rank's share of a dataset, each sample once: `Batch`, or a list of what could not be read."""
+    mine = list(evaluation_share(len(view.dataset), rank=rank, world=world))
+    batches: Any = [mine[i : i + batch] for i in range(0, len(mine), batch)]
+    return _loader(view, batches, collate_evaluation, workers, pin)
+
+
+def _loader(view: Any, batches: Any, collate: Any, workers: int, pin: bool) -> DataLoader[Any]:
+    return DataLoader(
+        view,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )

@@ -1,0 +1,125 @@
+"""Evaluation while training and after it: every sample counts once, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.data.loader import Batch, evaluation_loader
+from hierax.data.view import EvaluationView
+from hierax.pretrained import Pretrained
+from hierax.train.parallel import World
+
+
+@dataclass
+class Predictions:
+    """What a classifier says of a dataset, in the dataset's order.
+
+    Attributes:
+        indices: int64 `[N]`, numbers of the samples that could be read.
+        logits: float32 `[N, classes]`.
+        labels: int64 `[N]`, or float32 `[N, classes]`.
+        bad: names and problems of the samples that could not be read.
+    """
+
+    indices: Tensor
+    logits: Tensor
+    labels: Tensor
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def top(self, k: int) -> float:
+        """Share of the samples whose class is among the `k` likeliest."""
+        best = self.logits.topk(min(k, self.logits.shape[1]), dim=1).indices
+        return (best == self.labels[:, None]).any(1).double().mean().item()
+
+    def confusion(self) -> Tensor:
+        """Counts int64 `[classes, classes]`: row is the true class, column the predicted one."""
+        count = self.logits.shape[1]
+        return torch.bincount(self.labels * count + self.logits.argmax(1), minlength=count**2).view(count, count)
+
+    def metrics(self) -> dict[str, float]:
+        """Loss, and top-1 and top-5 or, with several true labels, the mean average precision; "score" is to be high."""
+        if self.labels.ndim == 2:
+            loss = F.binary_cross_entropy_with_logits(self.logits, self.labels).item()
+            precision = average_precision(self.logits, self.labels)
+            return {"loss": loss, "mean_average_precision": precision, "score": precision}
+        loss = F.cross_entropy(self.logits, self.labels).item()
+        found = {"loss": loss, "top1": self.top(1), "top5": self.top(5)}
+        return {**found, "score": found["top1"]}
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the average precision; classes without a positive are left out."""
+    order = scores.argsort(dim=0, descending=True, stable=True)
+    hits = labels.gather(0, order).double()
+    rank = torch.arange(1, len(hits) + 1, dtype=torch.float64)[:, None]
+    positives = hits.sum(0)
+    precision = (hits.cumsum(0) / rank * hits).sum(0) / positives.clamp(min=1)
+    return precision[positives > 0].mean().item()
+
+
+@torch.inference_mode()
+def predict(
+    model: Pretrained,
+    view: EvaluationView,
+    world: World,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int = 32,
+    workers: int = 0,
+) -> Predictions:
+    """The classifier's logits of all samples, gathered on every rank."""
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    bad: list[tuple[str, str]] = []
+    for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
+        items = part.bad if isinstance(part, Batch) else part
+        bad += [(item.name, item.problem) for item in items]
+        if isinstance(part, Batch):
+            assert part.labels is not None
+            logits = model(_normalised(part.pixels, model, mean, std)).logits
+            found.append((part.indices, logits.float().cpu(), part.labels))
+    everyone = [entry for entries in world.gathered(found) for entry in entries]
+    problems = [entry for entries in world.gathered(bad) for entry in entries]
+    if not everyone:
+        raise ValueError(f"none of the {len(problems)} samples can be read; the first: {': '.join(problems[0])}")
+    indices, logits, labels = (torch.cat(tensors) for tensors in zip(*everyone, strict=True))
+    order = indices.argsort()
+    return Predictions(indices[order], logits[order], labels[order], problems)
+
+
+@torch.inference_mode()
+def reconstruction_loss(
+    model: Pretrained,
+    view: EvaluationView,
+    world: World,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int = 32,
+    workers: int = 0,
+) -> dict[str, float]:
+    """The MAE's loss over a dataset, each sample with a mask of its own that is the same every time."""
+    total, count = 0.0, 0
+    units = torch.Size(model.config.unit_grid(view.size)).numel()
+    for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
+        if isinstance(part, Batch):
+            draws = [torch.rand(units, generator=torch.Generator().manual_seed(int(i))) for i in part.indices]
+            loss = model(_normalised(part.pixels, model, mean, std), noise=torch.stack(draws).to(model.device)).loss
+            total, count = total + loss.item() * len(part), count + len(part)
+    total, samples = world.total(total, count)
+    if not samples:
+        raise ValueError("none of the samples to validate on can be read")
+    return {"loss": total / samples, "score": -total / samples}
+
+
+def _normalised(pixels: Tensor, model: Pretrained, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    kind: Any = torch.float64 if model.dtype == torch.float64 else torch.float32
+    shape = (1, -1, *[1] * (pixels.ndim - 2))
+    centre, spread = (torch.tensor(values, dtype=kind, device=model.device).view(shape) for values in (mean, std))
+    return (pixels.to(model.device, kind) - centre) / spread

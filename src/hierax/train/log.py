@@ -1,0 +1,157 @@
+"""What a run writes beside its weights: JSON lines, TensorBoard scalars, a plot of the loss, a bar on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from hierax.train.loop import StepReport
+
+
+class RunLog:
+    """Follows a run; lines of steps beyond the one that is resumed from are taken back.
+
+    `log.jsonl` has one object a line: `{"step": …, "epoch": …, "loss": …, "lr": …, "images_per_second": …,
+    "waited": …}` for steps, `{"step": …, "validation": {…}}` for evaluations.
+    """
+
+    def __init__(self, folder: Path, *, total: int, quiet: bool = False, every: int = 10) -> None:
+        self.path, self.total, self.every, self.quiet = folder / "log.jsonl", total, every, quiet
+        self._file: TextIO | None = None
+        self._recent: deque[StepReport] = deque(maxlen=every)
+        self._bar: Any = None
+        self._board = None if quiet else _board(folder)
+        self._started, self.seconds, self.waited, self.images = time.perf_counter(), 0.0, 0.0, 0
+
+    def start(self, step: int) -> None:
+        """Drops lines after `step`, and shows the bar."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        kept = [
+            line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
+        ]  # a crash cuts lines
+        self.path.write_text("".join(kept))
+        self._file = self.path.open("a")
+        if not self.quiet and sys.stderr.isatty():
+            self._bar = _bar(self.total, step)
+
+    def step(self, report: StepReport) -> None:
+        """Takes one step in."""
+        self._recent.append(report)
+        self.seconds += report.seconds + report.waited
+        self.waited += report.waited
+        self.images += report.images
+        if report.step % self.every == 0 or report.step == self.total or report.step <= 3:
+            self._write(self._summary())
+        if self._bar is not None:
+            progress, task = self._bar
+            speed = self.images / max(self.seconds, 1e-9)
+            text = f"loss {report.loss:.4f} · lr {report.lr:.1e} · {speed:.0f} img/s"
+            progress.update(task, completed=report.step, description=text)
+
+    def _summary(self) -> dict[str, Any]:
+        last, recent = self._recent[-1], list(self._recent)
+        seconds = sum(r.seconds + r.waited for r in recent)
+        finite = [r.loss for r in recent if math.isfinite(r.loss)]
+        return {
+            "step": last.step,
+            "epoch": round(last.epoch, 4),
+            "loss": sum(finite) / len(finite) if finite else None,
+            "lr": last.lr,
+            "gradient_norm": last.gradient_norm if math.isfinite(last.gradient_norm) else None,
+            "images_per_second": round(sum(r.images for r in recent) / seconds, 2),
+            "waited": round(sum(r.waited for r in recent) / seconds, 4),
+        }
+
+    def evaluated(self, step: int, metrics: dict[str, float], better: bool) -> None:
+        """Takes one evaluation in."""
+        self._write({"step": step, "validation": metrics, "best": better})
+        if not self.quiet:
+            shown = " · ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "score")
+            self.say(f"step {step}: {shown}{' (best so far)' if better else ''}")
+
+    def say(self, text: str) -> None:
+        """A line on the terminal, above the bar."""
+        if self.quiet:
+            return
+        if self._bar is not None:
+            self._bar[0].console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in (entry.get("validation") or entry).items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self._board.add_scalar(
+                        ("validation/" if "validation" in entry else "train/") + name, value, entry["step"]
+                    )
+
+    def close(self) -> None:
+        """Ends the bar and the files."""
+        if self._bar is not None:
+            self._bar[0].stop()
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _bar(total: int, step: int) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    progress.start()
+    return progress, progress.add_task("", total=total, completed=step)
+
+
+def _board(folder: Path) -> Any:
+    """TensorBoard's writer, where it is installed."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def plot_losses(folder: Path) -> Path | None:
+    """`loss.png` of what `log.jsonl` holds; None without matplotlib (extra `train`)."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    try:
+        _line(axes, [e for e in entries if e.get("loss") is not None], "loss", "training")
+        checks = [{"step": e["step"], **e["validation"]} for e in entries if "validation" in e]
+        _line(axes, [c for c in checks if "loss" in c], "loss", "validation")
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        figure.tight_layout()
+        path = folder / "loss.png"
+        figure.savefig(path)
+    finally:
+        pyplot.close(figure)
+    return path
+
+
+def _line(axes: Any, entries: Sequence[dict[str, Any]], key: str, label: str) -> None:
+    if entries:
+        marker = "o" if len(entries) < 30 else None
+        axes.plot([e["step"] for e in entries], [e[key] for e in entries], label=label, marker=marker, markersize=3)

@@ -1,0 +1,239 @@
+"""From a recipe, data and maybe a checkpoint to the model that is trained: sizes, channels, labels, frozen parts."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hierax.checkpoint.hub import HubOptions
+from hierax.checkpoint.opened import open_checkpoint
+from hierax.config import HieraConfig, variant_config
+from hierax.data.sources import Dataset
+from hierax.data.view import Augmentation, EvaluationView
+from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
+from hierax.pretrained import Pretrained
+from hierax.processing import IMAGENET, Preprocessing
+from hierax.train.recipe import Recipe
+
+_STATISTICS_OF = 512  # samples
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model and how its inputs are made.
+
+    Attributes:
+        model: with weights, on the CPU.
+        record: preprocessing for evaluation and for the saved folder; None where inputs are arrays.
+        mean, std: per channel, of what `data` gives: grey levels 0 to 255, or the array's units.
+        notes: lines on what was changed to fit.
+    """
+
+    model: Pretrained
+    record: Preprocessing | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...]
+
+
+def fitted_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str | None]:
+    """The recipe with a batch that the data can fill, and a note if that is another one.
+
+    Raises:
+        ValueError: fewer samples than ranks, or a batch that the ranks cannot share.
+    """
+    unit = math.lcm(world, recipe.repeats)
+    most = samples * recipe.repeats // unit * unit
+    if most < 1:
+        raise ValueError(f"{samples} samples cannot be shared by {world} ranks")
+    if recipe.batch_size > most:
+        note = f"batch_size {recipe.batch_size} is more than the data has; it is {most}"
+        return recipe.replace(batch_size=most), note
+    if recipe.batch_size % unit:
+        raise ValueError(f"batch_size is {recipe.batch_size}; expected a multiple of {unit} ({world} rank(s))")
+    return recipe, None
+
+
+def accumulation(recipe: Recipe, world: int) -> int:
+    """In how many parts a rank's share of a batch is computed."""
+    share = recipe.batch_size // world
+    most = recipe.device_batch_size or share
+    return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= most)
+
+
+def statistics(dataset: Dataset, *, size: Sequence[int], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    record = IMAGENET.replace(**_square(size, channels)) if len(size) == 2 and not dataset.arrays else IMAGENET
+    view = EvaluationView(dataset, record, size=tuple(size))
+    step = max(len(dataset) // _STATISTICS_OF, 1)
+    count, total, squares, problem = 0, np.zeros(channels), np.zeros(channels), ""
+    for index in range(0, len(dataset), step):
+        seen = view[index]
+        pixels = getattr(seen, "pixels", None)
+        if pixels is None:
+            problem = problem or f"{seen.name}: {getattr(seen, 'problem', '')}"
+            continue
+        flat = pixels.reshape(channels, -1).astype(np.float64)
+        count += flat.shape[1]
+        total += flat.sum(1)
+        squares += np.square(flat).sum(1)
+    if not count:
+        raise ValueError(f"no sample can be read; the first: {problem}")
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _square(size: Sequence[int], channels: int) -> dict[str, Any]:
+    """Fields of a record for inputs of `size` pixels: the resize is 256/224 of the longer side, as published."""
+    crop = {"height": size[0], "width": size[1]}
+    changes: dict[str, Any] = {"size": {"shortest_edge": max(size) * 256 // 224}, "crop_size": crop}
+    if channels != 3:
+        changes |= {"image_mean": (0.5,) * channels, "image_std": (0.5,) * channels}
+    return changes
+
+
+def prepare(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    source: str | os.PathLike[str] | None,
+    image_size: Sequence[int] | None = None,
+) -> Prepared:
+    """The model of a run, with fresh weights or those of `source`, and the statistics of its inputs.
+
+    Raises:
+        ValueError: data that does not fit the task or the model; what loading raises.
+    """
+    size = tuple(image_size or recipe.image_size or ()) or None
+    channels = recipe.overrides.get("num_channels") or _channels(dataset)
+    if recipe.task == "finetune" and not dataset.classes:
+        raise ValueError("the data has no classes; fine-tuning takes a folder of class folders, or shards with labels")
+    model, notes = _model(recipe, dataset, source, size, channels)
+    config = model.config
+    record = model.preprocessing
+    if dataset.arrays:
+        mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
+        return Prepared(model, None, mean, std, tuple(notes))
+    if record is None or record.num_channels != config.num_channels:
+        record = IMAGENET.replace(**_square(config.image_size, config.num_channels))
+        if config.num_channels != 3:
+            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
+            scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
+            record = record.replace(**scaled)
+    model.preprocessing = record
+    mean, std = (tuple(value / record.rescale_factor for value in v) for v in (record.image_mean, record.image_std))
+    return Prepared(model, record, mean, std, tuple(notes))
+
+
+def _channels(dataset: Dataset) -> int:
+    return int(np.asarray(dataset.sample(0).content).shape[0]) if dataset.arrays else 3
+
+
+def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int) -> dict[str, Any]:
+    """Fields of the configuration that the recipe decides."""
+    pretraining = recipe.task == "pretrain"
+    wanted = {
+        "image_size": size,
+        "drop_path_rate": recipe.drop_path,
+        "dropout": recipe.dropout,
+        "mask_ratio": recipe.mask_ratio if pretraining else None,
+    }
+    stated = {field: value for field, value in wanted.items() if value is not None}
+    changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
+    if recipe.task == "pretrain":
+        changes["normalize_pixel_loss"] = recipe.target == "normalised"
+    return changes
+
+
+def _model(
+    recipe: Recipe, dataset: Dataset, source: Any, size: tuple[int, ...] | None, channels: int
+) -> tuple[Pretrained, list[str]]:
+    changes = _changes(recipe, size, channels)
+    labels = dict(enumerate(dataset.classes))
+    if source is None:
+        config = variant_config(recipe.model, **changes)
+        if recipe.task == "pretrain":
+            return HieraForPreTraining(config), []
+        return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
+    opened = open_checkpoint(source, HubOptions())
+    own = opened.config.num_channels
+    changes.pop("num_channels")
+    options: dict[str, Any] = {"image_size": changes.pop("image_size", None)}
+    if recipe.task == "pretrain":
+        new = tuple(p for p in ("decoder", "fusion", "encoder_norm") if p not in opened.parts)
+        model: Pretrained = HieraForPreTraining.from_pretrained(source, new=new, **options, **changes)
+    else:
+        new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
+        kind = _classifier(opened.config)
+        model = kind.from_pretrained(source, num_labels=len(labels), new=new, id2label=labels, **options, **changes)
+    notes = [line.strip() for line in str(model.loading_report).splitlines()[1:]]
+    if own != channels:
+        model = with_channels(model, channels)
+        notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
+    _freeze(model, recipe.freeze)
+    return model, notes
+
+
+def _classifier(config: HieraConfig) -> type[HieraForImageClassification | HieraForVideoClassification]:
+    return HieraForVideoClassification if config.is_video else HieraForImageClassification
+
+
+def with_channels(model: Pretrained, channels: int) -> Pretrained:
+    """The model for another number of input channels: the patch embedding's weights are averaged over the old ones and
+    scaled so that inputs whose channels are all alike give what they gave before.
+    """
+    own = model.config.num_channels
+    config = model.config.replace(num_channels=channels)
+    with torch.device("meta"):
+        changed = type(model)(config)
+    state: dict[str, Tensor] = dict(model.state_dict())
+    weight = state["encoder.patch_embed.proj.weight"]
+    repeated = weight.mean(1, keepdim=True) * (own / channels)
+    state["encoder.patch_embed.proj.weight"] = repeated.expand(-1, channels, *weight.shape[2:]).contiguous()
+    wanted = changed.state_dict()
+    fitting = {name: tensor for name, tensor in state.items() if tensor.shape == wanted[name].shape}
+    fresh = type(model)(config).state_dict() if len(fitting) < len(wanted) else {}
+    changed.load_state_dict({**fresh, **fitting}, assign=True)
+    changed.loading_report, changed.preprocessing = model.loading_report, None
+    return changed
+
+
+def _freeze(model: Pretrained, freeze: int | str) -> None:
+    """Takes the gradients off the embedding and the first stages; "all" leaves norm and head."""
+    if freeze == 0:
+        return
+    config = model.config
+    if freeze != "all" and not (isinstance(freeze, int) and 0 < freeze <= config.stages):
+        raise ValueError(f"freeze is {freeze!r}; allowed: 0 to {config.stages} stages, or 'all'")
+    blocks = sum(config.depths) if freeze == "all" else sum(config.depths[: int(freeze)])
+    for layer, names in enumerate(model.layer_groups()):
+        for name in names:
+            if layer <= blocks and name.startswith("encoder."):
+                parameter: nn.Parameter = model.get_parameter(name)
+                parameter.requires_grad_(False)
+
+
+def augmentation(recipe: Recipe, config: HieraConfig) -> Augmentation:
+    """What training sees of a sample."""
+    units = math.prod(config.unit_grid(config.image_size)) if recipe.task == "pretrain" else 0
+    return Augmentation(
+        size=config.image_size,
+        channels=config.num_channels,
+        crop_scale=recipe.crop_scale,
+        flip=recipe.flip,
+        rand_augment=recipe.rand_augment,
+        erasing=recipe.erasing,
+        mask_units=units,
+    )

@@ -1,0 +1,222 @@
+"""A recipe: everything that decides a run, as data that JSON can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_type_hints
+
+TASKS = ("pretrain", "finetune")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
+TARGETS = ("normalised", "pixels", "hog")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The complete configuration of a run.
+
+    Attributes:
+        name, task: which recipe; "pretrain" (MAE) or "finetune".
+        model: the architecture when nothing is loaded: an official name, such as `mae_hiera_tiny_224`.
+        overrides: other values for fields of `HieraConfig`.
+        image_size: pixels per axis; None is the architecture's.
+        epochs, warmup_epochs: the schedule: linear from 0, then cosine to `min_lr` times the learning rate.
+        batch_size: images per step over all devices and accumulated parts.
+        device_batch_size: at most so many at once on a device; None is all of its share.
+        lr, reference_batch: the learning rate at that batch size; it scales with `batch_size` if `scale_lr`.
+        optimizer, betas, momentum, weight_decay, layer_decay: AdamW, or SGD with momentum.
+        clip_grad: norm to which gradients are clipped; None leaves them.
+        drop_path, dropout: rates; None keeps the model's.
+        crop_scale, flip, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
+        mixup, cutmix, label_smoothing: of fine-tuning.
+        class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.
+        freeze: stages whose weights stay as they are, with the embedding; "all" trains norm and head alone.
+        mask_ratio, target: of pretraining; "normalised" pixels, "pixels" or "hog".
+        precision, compile, gradient_checkpointing: how the step is computed.
+        ema: decay of the averaged weights per step; None keeps none.
+        validation_fraction: share of the samples that is held out where the data has no validation set.
+        evaluate_every, patience: epochs between evaluations, and how many without a better one end the run.
+        checkpoint_every, keep: steps between checkpoints (None: once an epoch), and how many are kept.
+        workers: processes that decode, per rank; None is one less than there are cores for it.
+        max_bad: share of unreadable samples that stops the run.
+        max_skipped: steps in a row without a finite loss and gradient that stop the run.
+        seed: of weights, order, augmentation and masks.
+    """
+
+    name: str
+    task: str
+    model: str = "hiera_tiny_224"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    image_size: tuple[int, ...] | None = None
+    epochs: int = 100
+    warmup_epochs: float = 5.0
+    min_lr: float = 0.0
+    batch_size: int = 256
+    device_batch_size: int | None = None
+    lr: float = 1e-3
+    reference_batch: int = 1024
+    scale_lr: bool = True
+    optimizer: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    clip_grad: float | None = None
+    drop_path: float | None = None
+    dropout: float | None = None
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    flip: bool = True
+    rand_augment: tuple[float, float] | None = None
+    erasing: float = 0.0
+    repeats: int = 1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    class_weights: str | None = None
+    freeze: int | str = 0
+    mask_ratio: float | None = None
+    target: str = "normalised"
+    precision: str = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    ema: float | None = None
+    validation_fraction: float = 0.0
+    evaluate_every: int = 1
+    patience: int | None = None
+    checkpoint_every: int | None = None
+    keep: int = 2
+    workers: int | None = None
+    max_bad: float = 0.1
+    max_skipped: int = 20
+    seed: int = 0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("task", TASKS),
+            ("precision", PRECISIONS),
+            ("target", TARGETS),
+            ("optimizer", ("adamw", "sgd")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        for name in ("epochs", "batch_size", "reference_batch", "repeats", "evaluate_every", "keep", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: a whole number above 0")
+        for name in ("lr", "weight_decay", "min_lr", "warmup_epochs", "mixup", "cutmix", "erasing", "label_smoothing"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        for name in ("validation_fraction", "max_bad"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; allowed: above 0, at most 1")
+        if self.class_weights not in (None, "balanced"):
+            raise ValueError(f"class_weights is {self.class_weights!r}; allowed: 'balanced' or null")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, for this batch size."""
+        return self.lr * (self.batch_size / self.reference_batch if self.scale_lr else 1.0)
+
+    def replace(self, **changes: Any) -> Recipe:
+        """The recipe with other values.
+
+        Raises:
+            ValueError: an unknown field, with the nearest known ones, or a bad value.
+        """
+        unknown = set(changes) - set(fields())
+        if unknown:
+            import difflib
+
+            name = sorted(unknown)[0]
+            near = difflib.get_close_matches(name, fields(), 3) or list(fields())
+            raise ValueError(f"{name} is no setting of a recipe; did you mean {', '.join(near)}?")
+        return dataclasses.replace(self, **changes)
+
+    def overridden(self, assignments: Sequence[str]) -> Recipe:
+        """The recipe with `key=value` strings applied, values read as JSON or else as text.
+
+        A key that is no setting of the recipe but a field of `HieraConfig` goes to `overrides`.
+        """
+        from hierax.config import HieraConfig
+
+        model_fields = {f.name for f in dataclasses.fields(HieraConfig)}
+        changes: dict[str, Any] = {}
+        overrides = dict(self.overrides)
+        for assignment in assignments:
+            key, separator, text = assignment.partition("=")
+            if not separator:
+                raise ValueError(f"{assignment!r} is no setting; expected key=value")
+            value = _parsed(text)
+            if key in model_fields and key not in fields():
+                overrides[key] = value
+            else:
+                changes[key] = _typed(key, value)
+        return self.replace(**changes, **({"overrides": overrides} if overrides != self.overrides else {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON holds it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: unknown or missing fields, or bad values.
+        """
+        missing = {"name", "task"} - set(values)
+        if missing:
+            raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
+        base = cls(name=str(values["name"]), task=str(values["task"]))
+        return base.replace(**{key: _typed(key, value) for key, value in values.items()})
+
+
+def fields() -> tuple[str, ...]:
+    """Names of a recipe's settings."""
+    return tuple(f.name for f in dataclasses.fields(Recipe))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        lowered = text.lower()
+        if lowered in ("none", "true", "false"):
+            return {"none": None, "true": True, "false": False}[lowered]
+        numbers = text.split(",")
+        if len(numbers) > 1 and all(part.replace(".", "", 1).strip().isdigit() for part in numbers):
+            return [json.loads(part) for part in numbers]
+        return text
+
+
+def _typed(key: str, value: Any) -> Any:
+    """`value` in the type of the field `key`.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    hints = get_type_hints(Recipe)
+    if key not in hints:
+        return value
+    kinds = get_args(hints[key]) or (hints[key],)
+    text = str(hints[key])
+    if value is None and type(None) in kinds:
+        return None
+    if isinstance(value, (list, tuple)) and "tuple" in text:
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and "tuple[int" in text and int not in kinds:
+        return (value, value)
+    if isinstance(value, bool):
+        good = bool in kinds
+    elif isinstance(value, int) and float in kinds and int not in kinds:
+        return float(value)
+    else:
+        good = any(isinstance(value, kind) for kind in kinds if isinstance(kind, type))
+    if not good:
+        expected = text.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+        raise ValueError(f"{key} is {value!r}; expected {expected}")
+    return value

@@ -1,0 +1,199 @@
+"""Named recipes: the paper's, one per filled cell of its tables, and small ones for one GPU and for a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hierax.train.recipe import Recipe
+
+_PAPER = "Ryali et al., ICML 2023"
+_SIZES = {"tiny": "T", "small": "S", "base": "B", "base_plus": "B+", "large": "L", "huge": "H"}
+_FINETUNED = {"epochs": {"tiny": 300, "small": 200, "base": 100, "base_plus": 100, "large": 50, "huge": 50}}
+
+
+def _pretrain_in1k(size: str, epochs: int) -> Recipe:
+    return Recipe(
+        name=f"mae_in1k_{size}_{epochs}",
+        task="pretrain",
+        model=f"mae_hiera_{size}_224",
+        epochs=epochs,
+        warmup_epochs=40,
+        batch_size=4096,
+        lr=8e-4,
+        reference_batch=4096,
+        betas=(0.9, 0.95),
+        drop_path={"tiny": 0.0, "small": 0.0, "huge": 0.3}.get(size, 0.2),
+        crop_scale=(0.2, 1.0),
+        mask_ratio=0.6,
+        precision="bf16",
+        source=f"{_PAPER}, appendix (IN1K pretraining, {epochs} epochs)",
+    )
+
+
+def _finetune_in1k(size: str, pretrained: int) -> Recipe:
+    large_drop, large_decay = (0.2, 0.9) if pretrained == 400 else (0.1, 0.85)
+    return Recipe(
+        name=f"in1k_{size}_from_{pretrained}",
+        task="finetune",
+        model=f"hiera_{size}_224",
+        epochs=_FINETUNED["epochs"][size],
+        warmup_epochs=5,
+        batch_size=1024,
+        lr=2e-3 if size in ("tiny", "small", "base") else 1e-3,
+        reference_batch=1024,
+        layer_decay={"tiny": 0.65, "small": 0.65, "base": 0.7, "base_plus": 0.7, "large": large_decay}.get(size, 0.85),
+        drop_path={"large": large_drop, "huge": 0.3}.get(size, 0.1),
+        rand_augment=(9.0, 0.5),
+        mixup=0.8,
+        cutmix=1.0,
+        label_smoothing=0.1,
+        precision="bf16",
+        source=f"{_PAPER}, appendix (IN1K fine-tuning, after {pretrained} epochs of pretraining)",
+    )
+
+
+def _pretrain_k400(size: str, epochs: int) -> Recipe:
+    huge = {1600: 0.3, 3200: 0.4}
+    return Recipe(
+        name=f"mae_k400_{size}_{epochs}",
+        task="pretrain",
+        model=f"mae_hiera_{size}_16x224",
+        overrides={"decoder_num_heads": 8},
+        epochs=epochs,
+        warmup_epochs=120,
+        batch_size=512,
+        lr=3.2e-4 if size == "huge" and epochs == 3200 else 8e-4,
+        reference_batch=512,
+        betas=(0.9, 0.95),
+        drop_path=huge[epochs] if size == "huge" else {"base": 0.1}.get(size, 0.2),
+        crop_scale=(0.5, 1.0),
+        repeats=4,
+        mask_ratio=0.9,
+        precision="bf16",
+        source=f"{_PAPER}, appendix (K400 pretraining, {epochs} epochs)",
+    )
+
+
+_K400_DECAY = {
+    "base": {1600: 0.85, 3200: 0.8},
+    "base_plus": {1600: 0.85, 3200: 0.8},
+    "large": {800: 0.925, 1600: 0.9, 3200: 0.875},
+    "huge": {800: 0.925, 1600: 0.9, 3200: 0.875},
+}
+
+
+def _finetune_k400(size: str, pretrained: int) -> Recipe:
+    large = size in ("large", "huge")
+    return Recipe(
+        name=f"k400_{size}_from_{pretrained}",
+        task="finetune",
+        model=f"hiera_{size}_16x224",
+        epochs=100 if large else 150,
+        warmup_epochs=10,
+        batch_size=256,
+        lr=4e-4 if size == "huge" else 8e-4,
+        reference_batch=256,
+        layer_decay=_K400_DECAY[size][pretrained],
+        clip_grad=5.0,
+        drop_path=0.3 if size == "huge" else 0.2,
+        dropout=0.5 if large else 0.3,
+        rand_augment=(7.0, 0.5),
+        repeats=2,
+        mixup=0.8,
+        cutmix=1.0,
+        label_smoothing=0.1,
+        precision="bf16",
+        source=f"{_PAPER}, appendix (K400 fine-tuning, after {pretrained} epochs of pretraining)",
+    )
+
+
+def _small_data(task: str, size: str, place: str) -> Recipe:
+    """What a few thousand pictures and one GPU, or a CPU, can bear: smaller batches, longer warm-up, no huge crops."""
+    cpu = place == "cpu"
+    common: dict[str, Any] = {
+        "batch_size": 32 if cpu else 256,
+        "precision": "bf16" if not cpu else "fp32",
+        "validation_fraction": 0.1,
+        "source": "hierax: a starting point for small data, not from the paper",
+    }
+    if task == "pretrain":
+        return Recipe(
+            name=f"mae_{size}_small_data" + ("_cpu" if cpu else ""),
+            task=task,
+            model=f"mae_hiera_{size}_224",
+            image_size=(96, 96) if cpu else None,
+            epochs=50 if cpu else 400,
+            warmup_epochs=2 if cpu else 20,
+            lr=1.5e-4,
+            reference_batch=256,
+            betas=(0.9, 0.95),
+            drop_path=0.0,
+            crop_scale=(0.2, 1.0),
+            mask_ratio=0.6,
+            **common,
+        )
+    return Recipe(
+        name=f"finetune_{size}_small_data" + ("_cpu" if cpu else ""),
+        task=task,
+        model=f"hiera_{size}_224",
+        image_size=(96, 96) if cpu else None,
+        epochs=20 if cpu else 100,
+        warmup_epochs=2 if cpu else 5,
+        lr=5e-4,
+        reference_batch=256,
+        layer_decay=0.65,
+        clip_grad=1.0,
+        drop_path=0.1,
+        crop_scale=(0.35, 1.0),
+        rand_augment=None if cpu else (7.0, 0.5),
+        mixup=0.0 if cpu else 0.2,
+        label_smoothing=0.1,
+        ema=None if cpu else 0.999,
+        **common,
+    )
+
+
+def _all() -> dict[str, Callable[[], Recipe]]:
+    builders: list[Callable[[], Recipe]] = []
+
+    def add(build: Callable[..., Recipe], *arguments: Any) -> None:
+        builders.append(lambda: build(*arguments))
+
+    for place in ("gpu", "cpu"):
+        for size in ("tiny", "small", "base") if place == "gpu" else ("tiny",):
+            for task in ("pretrain", "finetune"):
+                add(_small_data, task, size, place)
+    for size in _SIZES:
+        for epochs in (400, 1600):
+            add(_pretrain_in1k, size, epochs)
+            add(_finetune_in1k, size, epochs)
+    for size in ("base", "base_plus", "large"):
+        for epochs in (800, 1600, 3200):
+            add(_pretrain_k400, size, epochs)
+    for epochs in (1600, 3200):
+        add(_pretrain_k400, "huge", epochs)
+    for size, decays in _K400_DECAY.items():
+        for pretrained in decays:
+            add(_finetune_k400, size, pretrained)
+    return {build().name: build for build in builders}
+
+
+RECIPES = _all()
+"""Recipes by name; each is a function that returns a complete configuration."""
+
+DEFAULTS = {"pretrain": "mae_tiny_small_data", "finetune": "finetune_tiny_small_data"}
+
+
+def recipe(name: str) -> Recipe:
+    """A named recipe.
+
+    Raises:
+        ValueError: there is none of this name; lists the nearest.
+    """
+    if name not in RECIPES:
+        import difflib
+
+        near = difflib.get_close_matches(name, RECIPES, 5, 0.4) or list(RECIPES)[:8]
+        raise ValueError(f"no recipe {name!r}; near it: {', '.join(near)} (hierax recipes lists all)")
+    return RECIPES[name]()
