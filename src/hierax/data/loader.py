@@ -153,4 +153,5 @@ def _loader(view: Any, batches: Any, collate: Any, workers: int, pin: bool) -> D
         collate_fn=collate,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own: the loop's random numbers must not depend on how often one is made
     )

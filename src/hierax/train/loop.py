@@ -236,6 +236,7 @@ class Loop:
         with self._averaged():
             self.objective.eval()
             metrics = self.evaluate(self.model)
+            self.world.reshard(self.model)
             self.objective.train()
             better = metrics["score"] > self.progress.best
             if better:

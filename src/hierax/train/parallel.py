@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hierax.encoder import Block
+from hierax.train.objective import Objective
 
 WAYS = ("ddp", "fsdp")
 
@@ -58,20 +59,29 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The module to call for the loss: `model` itself, or what keeps its gradients the same on all ranks."""
+    def wrap(self, objective: Objective) -> nn.Module:
+        """The module to call for the loss: itself, or what keeps its gradients the same on all ranks."""
         if self.size == 1:
-            return model
+            return objective
         if self.way == "fsdp":
             from torch.distributed.fsdp import fully_shard
 
-            for part in model.modules():
+            for part in objective.model.modules():
                 if isinstance(part, Block):
                     fully_shard(part)
-            fully_shard(model)  # in place
-            return model
+            fully_shard(objective.model)  # in place; the model, not the loss around it, is called for evaluation
+            return objective
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        return nn.parallel.DistributedDataParallel(objective, device_ids=ids)
+
+    def reshard(self, model: nn.Module) -> None:
+        """After a forward pass without a backward one: puts parameters that ranks share out back into their shares."""
+        if self.size > 1 and self.way == "fsdp":
+            from torch.distributed.fsdp import FSDPModule
+
+            for part in model.modules():
+                if isinstance(part, FSDPModule):
+                    part.reshard()
 
     @contextlib.contextmanager
     def accumulating(self, module: nn.Module, *, last: bool) -> Iterator[None]:
@@ -82,7 +92,8 @@ class World:
             with contextlib.nullcontext() if last else module.no_sync():
                 yield
         else:
-            module.set_requires_gradient_sync(last)  # type: ignore[operator]
+            assert isinstance(module, Objective)
+            module.model.set_requires_gradient_sync(last)  # type: ignore[operator]
             yield
 
 
