@@ -82,7 +82,7 @@ def predict(
         bad += [(item.name, item.problem) for item in items]
         if isinstance(part, Batch):
             assert part.labels is not None
-            logits = model(_normalised(part.pixels, model, mean, std)).logits
+            logits = model(normalised(part.pixels, model, mean, std)).logits
             found.append((part.indices, logits.float().cpu(), part.labels))
     everyone = [entry for entries in world.gathered(found) for entry in entries]
     problems = [entry for entries in world.gathered(bad) for entry in entries]
@@ -110,7 +110,7 @@ def reconstruction_loss(
     for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
         if isinstance(part, Batch):
             draws = [torch.rand(units, generator=torch.Generator().manual_seed(int(i))) for i in part.indices]
-            loss = model(_normalised(part.pixels, model, mean, std), noise=torch.stack(draws).to(model.device)).loss
+            loss = model(normalised(part.pixels, model, mean, std), noise=torch.stack(draws).to(model.device)).loss
             total, count = total + loss.item() * len(part), count + len(part)
     total, samples = world.total(total, count)
     if not samples:
@@ -118,7 +118,8 @@ def reconstruction_loss(
     return {"loss": total / samples, "score": -total / samples}
 
 
-def _normalised(pixels: Tensor, model: Pretrained, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalised(pixels: Tensor, model: Pretrained, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixels of a batch as the model takes them, on its device."""
     kind: Any = torch.float64 if model.dtype == torch.float64 else torch.float32
     shape = (1, -1, *[1] * (pixels.ndim - 2))
     centre, spread = (torch.tensor(values, dtype=kind, device=model.device).view(shape) for values in (mean, std))

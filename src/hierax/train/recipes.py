@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hierax.train.recipe import Recipe
@@ -154,11 +156,11 @@ def _small_data(task: str, size: str, place: str) -> Recipe:
     )
 
 
-def _all() -> dict[str, Callable[[], Recipe]]:
-    builders: list[Callable[[], Recipe]] = []
+def _all() -> dict[str, partial[Recipe]]:
+    builders: list[partial[Recipe]] = []
 
     def add(build: Callable[..., Recipe], *arguments: Any) -> None:
-        builders.append(lambda: build(*arguments))
+        builders.append(partial(build, *arguments))
 
     for place in ("gpu", "cpu"):
         for size in ("tiny", "small", "base") if place == "gpu" else ("tiny",):
@@ -197,3 +199,9 @@ def recipe(name: str) -> Recipe:
         near = difflib.get_close_matches(name, RECIPES, 5, 0.4) or list(RECIPES)[:8]
         raise ValueError(f"no recipe {name!r}; near it: {', '.join(near)} (hierax recipes lists all)")
     return RECIPES[name]()
+
+
+def source_of(name: str) -> str:
+    """The code that makes a recipe, and the arguments it is called with."""
+    build = RECIPES[recipe(name).name]
+    return f"# {build.func.__name__}{build.args}\n{inspect.getsource(build.func)}"

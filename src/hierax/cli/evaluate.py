@@ -1,0 +1,69 @@
+"""`hierax evaluate`: how good a classifier is, or what frozen features are good for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hierax.cli.terminal import say
+
+if TYPE_CHECKING:
+    from hierax.train.evaluation import Evaluation
+
+SUMMARY = "top-1, top-5, per class, confusion; or a probe of frozen features"
+EPILOG = """DATA is a labelled dataset; with train/ and val/ in it, val/ is evaluated. --probe fits a linear classifier
+(linear) or looks up nearest neighbours (knn) on the pooled map of each stage, from --train or DATA/train."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("data", metavar="DATA", help="folder of class folders, tar shards, parquet files, hub:ID")
+    parser.add_argument("--model", required=True, metavar="M", help="checkpoint or run")
+    parser.add_argument("--probe", choices=("linear", "knn"), help="probe frozen features instead")
+    parser.add_argument("--train", metavar="DATA", help="what a probe learns from (default: DATA/train)")
+    parser.add_argument("--confusion", metavar="PNG", help="draw the confusion matrix")
+    parser.add_argument("--json", action="store_true", help="write one JSON object")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once (default: 32)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.train.evaluation import evaluate, probe_features
+
+    common: dict[str, Any] = {"model": arguments.model, "device": arguments.device, "batch_size": arguments.batch_size}
+    if arguments.probe:
+        scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
+        if arguments.json:
+            print(json.dumps({"probe": arguments.probe, "top1": scores, "unreadable": len(bad)}))
+        else:
+            for stage, score in scores.items():
+                print(f"{stage}  {arguments.probe} top-1 {100 * score:.2f} %")
+    else:
+        found = evaluate(arguments.data, **common)
+        bad = found.predictions.bad
+        if arguments.json:
+            print(json.dumps(found.to_dict()))
+        else:
+            _show(found)
+        if arguments.confusion:
+            path = found.draw_confusion(Path(arguments.confusion))
+            say(f"wrote {path}")
+    for name, problem in bad[:20]:
+        say(f"{name}: {problem}")
+    return 3 if bad else 0
+
+
+def _show(found: Evaluation) -> None:
+    metrics = {name: value for name, value in found.metrics.items() if name != "score"}
+    print("   ".join(f"{name} {value:.4f}" for name, value in metrics.items()) + f"   on {found.count:,} samples")
+    width = max((len(entry["label"]) for entry in found.per_class), default=0)
+    for entry in found.per_class:
+        shares = f"recall {_percent(entry['recall'])}  precision {_percent(entry['precision'])}"
+        print(f"  {entry['label']:<{width}}  {shares}  {entry['samples']:>6} samples")
+
+
+def _percent(value: float | None) -> str:
+    return "     -" if value is None else f"{100 * value:5.1f} %"

@@ -1,0 +1,33 @@
+"""`hierax recipes`: what there is, and what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+SUMMARY = "list training recipes, or show one"
+EPILOG = "A recipe's settings are changed on the command line: hierax pretrain DATA -o RUN --recipe NAME key=value …"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this recipe's settings as JSON")
+    parser.add_argument("--source", action="store_true", help="print the code that makes it instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.train.recipes import RECIPES, recipe, source_of
+
+    if arguments.name:
+        chosen = recipe(arguments.name)
+        print(source_of(chosen.name) if arguments.source else json.dumps(chosen.to_dict(), indent=2))
+        return 0
+    made = [build() for build in RECIPES.values()]
+    width = max(len(one.name) for one in made)
+    for one in made:
+        print(
+            f"{one.name:<{width}}  {one.task:<8}  {one.epochs:>4} epochs  batch {one.batch_size:>4}  "
+            f"lr {one.lr:<7g} {one.source}"
+        )
+    return 0

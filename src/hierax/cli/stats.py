@@ -1,0 +1,44 @@
+"""`hierax stats`: what is in a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from hierax.cli.terminal import say
+
+SUMMARY = "count a dataset's samples, classes, sizes and unreadable files; mean and deviation per channel"
+EPILOG = "Mean and deviation are those of whole pictures, in grey levels divided by 255, or of arrays as they are."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("data", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
+    parser.add_argument("--json", action="store_true", help="write one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.data.stats import dataset_statistics
+
+    found = dataset_statistics(arguments.data)
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        for name, value in found.to_dict().items():
+            if name != "unreadable" and value not in (None, {}, []):
+                print(f"{name:<10} {_shown(value)}")
+    for name, problem in found.unreadable[:20]:
+        say(f"{name}: {problem}")
+    if len(found.unreadable) > 20:
+        say(f"and {len(found.unreadable) - 20} more that cannot be read")
+    return 0 if not found.unreadable else 3 if found.readable else 2
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return " ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

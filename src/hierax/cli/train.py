@@ -1,0 +1,66 @@
+"""What `hierax pretrain` and `hierax finetune` share: arguments, and the recipe that they make."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hierax.cli.terminal import UserError
+
+if TYPE_CHECKING:
+    from hierax.train.recipe import Recipe
+
+SETTINGS = """Settings are key=value, such as epochs=200 batch_size=128 lr=5e-4 num_channels=4; hierax recipes NAME
+lists those of a recipe. A run that was interrupted goes on when the same line is run again. On several GPUs:
+torchrun --nproc-per-node 8 -m hierax {command} …"""
+
+
+def add_run(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Declares what a run takes."""
+    parser.add_argument("data", nargs="?", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="other values for the recipe's settings")
+    parser.add_argument("-o", "--out", metavar="RUN", help="the run's folder")
+    parser.add_argument("--recipe", metavar="NAME", help=f"which recipe (default: {default})")
+    parser.add_argument("--config", metavar="JSON", help="repeat the run that this run.json describes")
+    parser.add_argument("--validation", metavar="DATA", help="data to validate on")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
+    parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="with several ranks (default: ddp)")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where RUN holds a run")
+
+
+def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, Recipe, str | None, str | None]:
+    """Data, folder, recipe, source and validation that the arguments stand for.
+
+    Raises:
+        UserError: one of them is missing; a run.json that is none.
+        ValueError: unknown recipes and settings.
+    """
+    from hierax.train.recipe import Recipe
+    from hierax.train.recipes import recipe as named
+
+    before: dict[str, object] = {}
+    if arguments.config:
+        try:
+            before = json.loads(Path(arguments.config).read_text())
+            chosen = Recipe.from_dict(before["recipe"])  # type: ignore[arg-type]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
+        if arguments.recipe:
+            raise UserError("--recipe and --config are both given; expected one of them")
+    else:
+        chosen = named(arguments.recipe or default)
+    settings = list(arguments.settings)
+    data = arguments.data
+    if data is not None and "=" in data and not Path(data).exists():
+        settings.insert(0, data)
+        data = None
+    data = data or before.get("data")
+    if not data:
+        raise UserError("DATA is missing: a folder of pictures, tar shards, parquet files, a .npy file, or hub:ID")
+    if not arguments.out:
+        raise UserError("-o RUN is missing: the folder for checkpoints, log and model")
+    source = getattr(arguments, "source", None) or before.get("from")
+    validation = arguments.validation or before.get("validation")
+    return str(data), arguments.out, chosen.overridden(settings), source and str(source), validation and str(validation)  # type: ignore[return-value]

@@ -1,0 +1,125 @@
+"""What frozen features are good for: a linear classifier and nearest neighbours on the pooled map of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.data.loader import Batch, evaluation_loader
+from hierax.data.view import EvaluationView
+from hierax.pretrained import Pretrained
+from hierax.train.evaluate import normalised
+
+PROBES = ("linear", "knn")
+_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_NEIGHBOURS = 20
+_TEMPERATURE = 0.07
+
+
+@dataclass(frozen=True)
+class Features:
+    """Pooled features of a dataset.
+
+    Attributes:
+        stages: for each stage, float32 `[N, C]`: the mean of its map over the tokens that touch the picture.
+        labels: int64 `[N]`.
+        bad: names and problems of what could not be read.
+    """
+
+    stages: tuple[Tensor, ...]
+    labels: Tensor
+    bad: list[tuple[str, str]]
+
+
+@torch.inference_mode()
+def extract(
+    model: Pretrained,
+    view: EvaluationView,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int = 32,
+    workers: int = 0,
+) -> Features:
+    """The pooled map of every stage for every sample.
+
+    Raises:
+        ValueError: no sample can be read, or samples have no single label.
+    """
+    encoder = model.get_submodule("encoder")
+    stages = range(1, model.config.stages + 1)
+    found: list[list[Tensor]] = []
+    labels: list[Tensor] = []
+    bad: list[tuple[str, str]] = []
+    for part in evaluation_loader(view, batch=batch, workers=workers):
+        bad += [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
+        if isinstance(part, Batch):
+            if part.labels is None or part.labels.ndim != 1:
+                raise ValueError("a probe needs samples with one label each")
+            out = encoder(normalised(part.pixels, model, mean, std), stages=set(stages))
+            found.append([out.grid(stage).flatten(1, -2).mean(1).float().cpu() for stage in stages])
+            labels.append(part.labels)
+    if not found:
+        raise ValueError(f"none of the {len(bad)} samples can be read")
+    return Features(tuple(torch.cat(tensors) for tensors in zip(*found, strict=True)), torch.cat(labels), bad)
+
+
+def knn(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, neighbours: int = _NEIGHBOURS) -> Tensor:
+    """Predicted classes `[M]`: cosine similarity, each of the nearest votes with exp(similarity / 0.07)."""
+    scale = train.std(0, correction=0).clamp(min=1e-6)
+    centre = train.mean(0)
+    a, b = (F.normalize((x - centre) / scale, dim=1) for x in (train, test))
+    similarity, nearest = (b @ a.T).topk(min(neighbours, len(train)), dim=1)
+    votes = torch.zeros(len(test), classes).scatter_add_(1, labels[nearest], (similarity / _TEMPERATURE).exp())
+    return votes.argmax(1)
+
+
+def linear(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, seed: int = 0) -> Tensor:
+    """Predicted classes `[M]` of a multinomial logistic regression on standardised features (L-BFGS).
+
+    Its weight decay is chosen on a fifth of the training samples that is held out, then it is fitted to all of them.
+    """
+    scale, centre = train.std(0, correction=0).clamp(min=1e-6), train.mean(0)
+    a, b = ((x - centre) / scale for x in (train, test))
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
+    held, rest = order[: len(a) // 5], order[len(a) // 5 :]
+    scores = []
+    for decay in _DECAYS:
+        weight, bias = _fit(a[rest], labels[rest], classes, decay)
+        scores.append(((a[held] @ weight + bias).argmax(1) == labels[held]).double().mean().item() if len(held) else 0)
+    weight, bias = _fit(a, labels, classes, _DECAYS[max(range(len(scores)), key=scores.__getitem__)])
+    return (b @ weight + bias).argmax(1)
+
+
+def _fit(features: Tensor, labels: Tensor, classes: int, decay: float) -> tuple[Tensor, Tensor]:
+    weight = torch.zeros(features.shape[1], classes, requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(features @ weight + bias, labels) + decay * weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    solver.step(closure)  # pyright: ignore[reportArgumentType]
+    return weight.detach(), bias.detach()
+
+
+def probe(kind: str, train: Features, test: Features, *, classes: int) -> dict[str, float]:
+    """Top-1 accuracy by stage name.
+
+    Raises:
+        ValueError: an unknown kind of probe.
+    """
+    if kind not in PROBES:
+        raise ValueError(f"probe is {kind!r}; allowed: {', '.join(PROBES)}")
+    predict = linear if kind == "linear" else knn
+    return {
+        f"stage{number}": (predict(a, train.labels, b, classes=classes) == test.labels).double().mean().item()
+        for number, (a, b) in enumerate(zip(train.stages, test.stages, strict=True), start=1)
+    }
