@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import hierax
+from hierax.engine.bench.contenders import multiply_accumulates
+from hierax.engine.bench.measure import matrix_rate
+from hierax.engine.bench.peers import PEERS
 
 Call = Callable[[], Any]
-STAGES = {"tiny": (1, 2, 7, 2), "base": (2, 3, 16, 3)}
 
 
 def ours(name: str, mae: bool) -> nn.Module:
@@ -34,39 +35,7 @@ def ours(name: str, mae: bool) -> nn.Module:
     return hierax.create_model(f"{'mae_' if mae else ''}hiera_{name}_224")
 
 
-def transformers(name: str, mae: bool) -> nn.Module:
-    """The same of transformers."""
-    import transformers as library
-
-    sizes: dict[str, Any] = {
-        "depths": list(STAGES[name]),
-        "embed_dim": 96,
-        "num_heads": [1, 2, 4, 8],
-        "num_labels": 1000,
-    }
-    if not mae:
-        return library.HieraForImageClassification(library.HieraConfig(**sizes))
-    decoder: dict[str, Any] = {"decoder_hidden_size": 512, "decoder_depth": 8, "decoder_num_heads": 16}
-    return library.HieraForPreTraining(library.HieraConfig(**sizes, **decoder, num_query_pool=2))
-
-
-def timm(name: str, mae: bool) -> nn.Module:
-    """The same of timm, which has no MAE."""
-    import timm as library  # pyright: ignore[reportMissingImports]
-
-    if mae:
-        raise ImportError("timm has no MAE")
-    return library.create_model(f"hiera_{name}_224")
-
-
-def official(name: str, mae: bool) -> nn.Module:
-    """The same of the authors' package."""
-    import hiera as library  # pyright: ignore[reportMissingImports]
-
-    return getattr(library, f"{'mae_' if mae else ''}hiera_{name}_224")(pretrained=False)
-
-
-LIBRARIES = {"hierax": ours, "transformers": transformers, "timm": timm, "official": official}
+LIBRARIES = {"hierax": ours, **PEERS}
 
 
 def _first_tensor(out: Any) -> Tensor:
@@ -98,25 +67,10 @@ def call(model: nn.Module, task: str, pixels: Tensor) -> Call:
     return step
 
 
-def ceiling(repeats: int = 5) -> float:
-    """Multiply-accumulates per second of the best of several 2048-cubed products in float32."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - start)
-    return 2048**3 / min(times)
-
-
-def multiply_accumulates(name: str, task: str) -> float:
-    """Multiply-accumulates per image, counted on the meta device; a backward pass counts as two forward ones."""
-    with torch.device("meta"):
-        model = ours(name, task == "mae").eval()
-        pixels = torch.randn(1, 3, 224, 224)
-        with FlopCounterMode(display=False) as counter:
-            model(pixels)
-    return counter.get_total_flops() / 2 * (1 if task == "forward" else 3)
+def work(name: str, task: str) -> float:
+    """Multiply-accumulates per image; a backward pass counts as two forward ones."""
+    forward = multiply_accumulates(ours(name, task == "mae").eval(), (1, 3, 224, 224))
+    return forward * (1 if task == "forward" else 3)
 
 
 def measure(name: str, task: str, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
@@ -130,7 +84,7 @@ def measure(name: str, task: str, batch: int, rounds: int, seconds: float) -> di
         run()
         run()
     times: dict[str, list[float]] = {library: [] for library in calls}
-    peak, started, turn = ceiling(), time.perf_counter(), 0
+    peak, started, turn = matrix_rate(torch.float32), time.perf_counter(), 0
     while turn < rounds or time.perf_counter() - started < seconds:
         order = list(calls)
         for library in order[turn % len(order) :] + order[: turn % len(order)]:
@@ -138,7 +92,7 @@ def measure(name: str, task: str, batch: int, rounds: int, seconds: float) -> di
             calls[library]()
             times[library].append(time.perf_counter() - start)
         turn += 1
-    peak = max(peak, ceiling())
+    peak = max(peak, matrix_rate(torch.float32))
     medians = {library: statistics.median(t) for library, t in times.items()}
     ratios = {
         library: [theirs / mine for theirs, mine in zip(t, times["hierax"], strict=True)]
@@ -153,7 +107,7 @@ def measure(name: str, task: str, batch: int, rounds: int, seconds: float) -> di
         "milliseconds": {library: 1000 * t for library, t in medians.items()},
         "ratio": {library: statistics.median(r) for library, r in ratios.items()},
         "quartiles": {library: statistics.quantiles(r, n=4)[::2] for library, r in ratios.items()},
-        "of_ceiling": multiply_accumulates(name, task) * batch / medians["hierax"] / peak,
+        "of_ceiling": work(name, task) * batch / medians["hierax"] / peak,
     }
 
 

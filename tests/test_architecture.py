@@ -145,6 +145,7 @@ FORBIDDEN = {  # room: what it must not import, in functions either
     "checkpoint": {"cli", "viz", "train", "data", "engine", "embed", "serve"},
     "processing": {*MODEL_SIDE, "cli", "viz", "train", "data", "engine", "embed", "serve"} - {"config"},
     "viz": {"cli", "checkpoint", "train", "data", "engine", "embed", "serve"},
+    "data": {*MODEL_SIDE, "cli", "viz", "checkpoint", "train", "engine", "embed", "serve"} - {"config"},
     "train": {"engine", "embed", "serve", "cli"},
     "engine": {"train", "data", "cli"},
     "embed": {"train", "data", "cli"},

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from hierax.config import HieraConfig, list_models
     from hierax.encoder import Hiera
     from hierax.engine import Engine
+    from hierax.engine.bench import BenchReport, bench
+    from hierax.engine.export import export
+    from hierax.engine.parity import ParityError, ParityReport
     from hierax.models import (
         HieraBackbone,
         HieraForImageClassification,
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoImageProcessor",
+    "BenchReport",
     "CheckpointRecord",
     "Engine",
     "Hiera",
@@ -36,9 +40,13 @@ __all__ = [
     "HieraModel",
     "ImageError",
     "LoadingReport",
+    "ParityError",
+    "ParityReport",
     "Preprocessing",
+    "bench",
     "convert",
     "create_model",
+    "export",
     "list_checkpoints",
     "list_models",
     "load",
@@ -52,6 +60,9 @@ _MODULES = {
     "hierax.config": ("HieraConfig", "list_models"),
     "hierax.encoder": ("Hiera",),
     "hierax.engine": ("Engine",),
+    "hierax.engine.bench": ("BenchReport", "bench"),
+    "hierax.engine.export": ("export",),
+    "hierax.engine.parity": ("ParityError", "ParityReport"),
     "hierax.models": (
         "HieraBackbone",
         "HieraForImageClassification",

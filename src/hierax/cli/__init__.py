@@ -14,7 +14,21 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from hierax.cli import classify, convert, demo, features, models, reconstruct
+from hierax.cli import (
+    bench,
+    classify,
+    convert,
+    demo,
+    evaluate,
+    export,
+    features,
+    finetune,
+    models,
+    pretrain,
+    recipes,
+    reconstruct,
+    stats,
+)
 from hierax.cli.terminal import UserError, one_line, quiet_libraries, say
 
 _COMMANDS: dict[str, ModuleType] = {
@@ -24,6 +38,13 @@ _COMMANDS: dict[str, ModuleType] = {
     "features": features,
     "reconstruct": reconstruct,
     "convert": convert,
+    "export": export,
+    "bench": bench,
+    "stats": stats,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "recipes": recipes,
 }
 _EPILOG = """commands:
 {commands}

@@ -8,21 +8,23 @@ from typing import Any
 
 from hierax.cli.terminal import say
 
-SUMMARY = "count a dataset's samples, classes, sizes and unreadable files; mean and deviation per channel"
-EPILOG = "Mean and deviation are those of whole pictures, in grey levels divided by 255, or of arrays as they are."
+SUMMARY = "count what is in a dataset; mean and deviation per channel"
+EPILOG = """Mean and deviation are those of whole pictures, in grey levels divided by 255, or of arrays as they are. Of
+DATA with train/ and val/ in it, the training set is read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("data", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read (default: one per core)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.data.stats import dataset_statistics
 
-    found = dataset_statistics(arguments.data)
+    found = dataset_statistics(arguments.data, workers=arguments.workers)
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

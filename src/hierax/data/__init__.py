@@ -1,8 +1,10 @@
 """Datasets, augmentation and loading, in an order that can be repeated and resumed."""
 
+from hierax.data.dataset import Dataset, Sample, Subset
 from hierax.data.loader import Batch, TrainingLoader, evaluation_loader
 from hierax.data.order import Draw, Order
-from hierax.data.sources import Dataset, Sample, Subset, open_dataset, open_splits
+from hierax.data.sources import open_dataset
+from hierax.data.split import open_splits
 from hierax.data.view import Augmentation, EvaluationView, TrainingView
 
 __all__ = [

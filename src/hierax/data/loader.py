@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hierax.data.order import Draw, Order, evaluation_share, share
-from hierax.data.view import EvaluationView, Seen, TrainingView, Unreadable
+from hierax.data.view import EvaluationView, Part, Seen, TrainingView, Unreadable
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Batch:
         labels: int64 `[B]`, float32 `[B, classes]`, or None.
         noise: float32 `[B, units]`, or None.
         indices: int64 `[B]`, numbers of the samples in the dataset.
-        bad: what could not be read; in training its place is taken by the next sample of the part.
+        bad: what could not be read; in training its place is taken by the next sample of the part, or of the dataset.
     """
 
     pixels: Tensor
@@ -44,29 +45,19 @@ class Batch:
 
 
 def _stacked(seen: Sequence[Seen], bad: list[Unreadable]) -> Batch:
-    first = seen[0].label
+    first = seen[0]
     labels = None
-    if first is not None:
-        kind = torch.long if isinstance(first, (int, np.integer)) else torch.float32
-        labels = torch.tensor([s.label for s in seen], dtype=kind)
-    noise = (
-        None if seen[0].noise is None else torch.from_numpy(np.stack([s.noise for s in seen if s.noise is not None]))
-    )
+    if first.label is not None:
+        kind = np.float32 if isinstance(first.label, np.ndarray) else np.int64
+        labels = torch.from_numpy(np.stack([np.asarray(s.label, kind) for s in seen]))
+    noise = None if first.noise is None else torch.from_numpy(np.stack([s.noise for s in seen if s.noise is not None]))
     pixels = torch.from_numpy(np.stack([s.pixels for s in seen]))
     return Batch(pixels, labels, noise, torch.tensor([s.index for s in seen]), bad)
 
 
-def collate_training(items: list[Seen | Unreadable]) -> Batch | list[Unreadable]:
-    """A batch of full size; all that is unreadable, if no sample is left to take its place."""
-    bad = [item for item in items if isinstance(item, Unreadable)]
-    good = [item for item in items if isinstance(item, Seen)]
-    if not good:
-        return bad
-    filled, following = [], good[0]
-    for item in reversed(items):
-        following = item if isinstance(item, Seen) else following
-        filled.append(following)
-    return _stacked(filled[::-1], bad)
+def collate_training(part: Part) -> Batch | list[Unreadable]:
+    """A batch of full size; all that is unreadable, where no sample could take its place."""
+    return _stacked(part.seen, part.bad) if part.seen else part.bad
 
 
 def collate_evaluation(items: list[Seen | Unreadable]) -> Batch | list[Unreadable]:
@@ -86,7 +77,7 @@ class _Steps:
     def __iter__(self) -> Iterator[list[Draw]]:
         first, skip = divmod(self.start, self.order.steps)
         for epoch in range(first, self.epochs):
-            for batch in self.order.epoch(epoch)[skip if epoch == first else 0 :]:
+            for batch in self.order.batches(epoch, start=skip if epoch == first else 0):
                 yield from share(batch, rank=self.rank, world=self.world, parts=self.parts)
 
     def __len__(self) -> int:
@@ -128,8 +119,8 @@ class TrainingLoader:
                     return
                 if not isinstance(batch, Batch):
                     raise ValueError(
-                        f"none of the {len(batch)} samples of a batch could be read; the first: "
-                        f"{batch[0].name}: {batch[0].problem}"
+                        f"none of {len(batch)} samples could be read, those of a batch and others in their place; "
+                        f"the first: {batch[0].name}: {batch[0].problem}"
                     )
                 step.append(batch)
             self.waited += time.perf_counter() - started
@@ -139,8 +130,11 @@ class TrainingLoader:
 def evaluation_loader(
     view: EvaluationView, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
 ) -> Any:
-    """Batches of a rank's share of a dataset, each sample once: `Batch`, or a list of what could not be read."""
-    mine = list(evaluation_share(len(view.dataset), rank=rank, world=world))
+    """Batches of a rank's share of a dataset, each sample once: `Batch`, or a list of what could not be read.
+
+    Sharing is by turns, so that the ranks' shares differ by at most one sample.
+    """
+    mine = evaluation_share(len(view.dataset), rank=rank, world=world)
     batches: Any = [mine[i : i + batch] for i in range(0, len(mine), batch)]
     return _loader(view, batches, collate_evaluation, workers, pin)
 
@@ -153,5 +147,14 @@ def _loader(view: Any, batches: Any, collate: Any, workers: int, pin: bool) -> D
         collate_fn=collate,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_loop,
         generator=torch.Generator(),  # its own: the loop's random numbers must not depend on how often one is made
     )
+
+
+def _leave_signals_to_the_loop(_: int) -> None:
+    """What stops a run is sent to all its processes. The loop finishes its step then, for which it needs the workers;
+    these end when the loader tells them, or when it is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+# What random numbers are for; each purpose has streams of its own. 2 mixes batches, in hierax.train.
+AUGMENT, MASK, ORDER, SPLIT = 0, 1, 3, 4
+
+
+def stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
+    """A source of random numbers of its own for each seed, purpose and place (up to three numbers).
+
+    The place is a counter of Philox, whose lowest word runs: streams cannot overlap, and making one takes no hashing.
+    """
+    key = np.array([seed % (1 << 64), purpose], np.uint64)
+    counter = np.array([0, *place, *[0] * (3 - len(place))], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 @dataclass(frozen=True)
@@ -21,10 +35,9 @@ class Draw:
     epoch: int
     repeat: int = 0
 
-    def random(self, seed: int, purpose: int = 0) -> np.random.Generator:
+    def random(self, seed: int, purpose: int = AUGMENT) -> np.random.Generator:
         """The source of this sample's random numbers; another `purpose` gives another stream."""
-        key = (seed & 0xFFFFFFFF) << 32 | (self.epoch & 0xFFFF) << 16 | (self.repeat & 0xFF) << 8 | (purpose & 0xFF)
-        return np.random.Generator(np.random.Philox(key=np.array([key, self.index], dtype=np.uint64)))
+        return stream(seed, purpose, self.index, self.epoch, self.repeat)
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Order:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError("the dataset is empty; at least one sample is expected")
-        if self.batch < 1 or self.batch % self.repeats:
+        if self.repeats < 1 or self.batch < 1 or self.batch % self.repeats:
             raise ValueError(
                 f"batch_size is {self.batch}; expected a multiple of the repeated sampling, {self.repeats}"
             )
@@ -74,15 +87,14 @@ class Order:
 
     def permutation(self, epoch: int) -> np.ndarray:
         """The dataset's indices in the order of an epoch."""
-        return np.random.Generator(np.random.Philox(key=np.array([self.seed, epoch], np.uint64))).permutation(
-            self.samples
-        )
+        return stream(self.seed, ORDER, epoch).permutation(self.samples)
 
-    def epoch(self, epoch: int) -> list[list[Draw]]:
-        """The global batches of an epoch."""
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[list[Draw]]:
+        """The global batches of an epoch, from its step `start` on."""
         each = self.batch // self.repeats
-        order = self.permutation(epoch)[: self.steps * each].reshape(self.steps, each)
-        return [[Draw(int(i), epoch, repeat) for repeat in range(self.repeats) for i in row] for row in order]
+        rows = self.permutation(epoch)[: self.steps * each].reshape(self.steps, each)
+        for row in rows[start:]:
+            yield [Draw(index, epoch, repeat) for repeat in range(self.repeats) for index in row.tolist()]
 
 
 def share(batch: list[Draw], *, rank: int, world: int, parts: int) -> list[list[Draw]]:

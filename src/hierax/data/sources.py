@@ -1,70 +1,40 @@
-"""Where samples come from: folders, tar shards, parquet and Hub datasets, arrays. Each is a list with random access."""
+"""Where samples come from: folders, patterns, arrays here; tar shards and tables beside. Lists with random access."""
 
 from __future__ import annotations
 
-import json
+import glob
 import os
 import re
-import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from hierax.data.dataset import Dataset, Sample
+from hierax.data.labels import Labels, read_labels
+from hierax.data.packed import Strings
+from hierax.data.table import HELD_OUT, TableDataset, open_tables
+from hierax.data.tar import open_shards
 from hierax.processing.decode import IMAGE_SUFFIXES
 
-_TAR_LABELS = ("cls", "cls.txt", "label")
-_LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
-_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
+_KINDS = dict.fromkeys(IMAGE_SUFFIXES, "pictures") | {
+    ".tar": "tar shards",
+    ".parquet": "parquet files",
+    ".npy": "arrays",
+}
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk writes beside the rows
+_ALLOWED = "expected pictures (.jpg, .png, .webp, …), .tar shards, .parquet files or .npy arrays"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What a dataset holds at one index.
-
-    Attributes:
-        name: what errors and lists of bad files call it.
-        content: a path, the bytes of a file, a Pillow image, or an array `[C, *size]` that is no picture.
-        label: the number of its class; several true ones as floats `[classes]`; None without labels.
-    """
-
-    name: str
-    content: Any
-    label: int | Sequence[float] | None = None
-
-
-class Dataset(Protocol):
-    """A list of samples."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in order of their numbers; empty without labels."""
-        ...
-
-    @property
-    def arrays(self) -> bool:
-        """Whether contents are arrays, not pictures."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def sample(self, index: int) -> Sample:
-        """The sample at `index`."""
-        ...
-
-    def labels(self) -> list[int] | None:
-        """The class of every sample, in order; None where samples have none or several."""
-        ...
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FolderDataset:
-    """Pictures in a folder: by classes where all of them lie in subfolders, without labels in one flat folder."""
+    """Pictures, or arrays `[C, *size]`, in files: by classes where all lie in subfolders, else without labels."""
 
-    paths: tuple[str, ...]
-    targets: tuple[int, ...] | None
+    paths: Strings | Sequence[str]
+    targets: Sequence[int] | np.ndarray | None
     classes: tuple[str, ...]
     arrays: bool = False
 
@@ -74,321 +44,249 @@ class FolderDataset:
     def sample(self, index: int) -> Sample:
         """See `Dataset`."""
         path = self.paths[index]
-        content: Any = np.load(path, mmap_mode="r") if self.arrays else path
-        return Sample(path, content, None if self.targets is None else self.targets[index])
+        content: Any = _mapped(path) if self.arrays else path
+        return Sample(path, content, None if self.targets is None else int(self.targets[index]))
 
     def labels(self) -> list[int] | None:
         """See `Dataset`."""
-        return None if self.targets is None else list(self.targets)
+        return None if self.targets is None else np.asarray(self.targets).tolist()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArrayDataset:
-    """An array `[N, C, *size]` in a `.npy` file, memory-mapped."""
+    """An array `[N, C, *size]` in a `.npy` file, memory-mapped; labels in `NAME.labels.npy` beside `NAME.npy`."""
 
     path: str
     count: int
-    classes: tuple[str, ...] = ()
+    values: Labels | None = None
     arrays: bool = True
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See `Dataset`: their numbers."""
+        return () if self.values is None else tuple(map(str, range(self.values.classes)))
 
     def __len__(self) -> int:
         return self.count
 
     def sample(self, index: int) -> Sample:
         """See `Dataset`."""
-        return Sample(f"{self.path}[{index}]", np.load(self.path, mmap_mode="r")[index])
+        label = None if self.values is None else self.values[index]
+        return Sample(f"{self.path}[{index}]", _mapped(self.path)[index], label)
 
     def labels(self) -> list[int] | None:
         """See `Dataset`."""
-        return None
+        single = None if self.values is None else self.values.single()
+        return None if single is None else single.tolist()
 
 
-@dataclass(frozen=True)
-class TarDataset:
-    """Pictures in plain tar shards as webdataset writes them: files that share a name up to the first dot belong
-    together, `.cls` holds the number of the class, `.json` may hold `label`.
-
-    The shards are indexed once; members are then read by their place, in any order.
-    """
-
-    entries: tuple[tuple[str, str, int, int, int | None], ...]
-    classes: tuple[str, ...]
-    arrays: bool = False
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def sample(self, index: int) -> Sample:
-        """See `Dataset`."""
-        shard, name, offset, size, label = self.entries[index]
-        with open(shard, "rb") as file:
-            file.seek(offset)
-            return Sample(f"{shard}:{name}", file.read(size), label)
-
-    def labels(self) -> list[int] | None:
-        """See `Dataset`."""
-        found = [label for *_, label in self.entries if label is not None]
-        return found if len(found) == len(self.entries) else None
-
-
-@dataclass
-class TableDataset:
-    """Rows of a Hugging Face dataset (parquet files, a saved folder, a Hub id) with an image and maybe a label."""
-
-    name: str
-    table: Any
-    image: str
-    label: str | None
-    classes: tuple[str, ...]
-    arrays: bool = False
-    _labels: list[int] | None = field(default=None, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def sample(self, index: int) -> Sample:
-        """See `Dataset`."""
-        row = self.table[index]
-        picture, label = row[self.image], row[self.label] if self.label else None
-        content = picture if not isinstance(picture, dict) else picture.get("bytes") or picture.get("path")
-        return Sample(f"{self.name}[{index}]", content, label)
-
-    def labels(self) -> list[int] | None:
-        """See `Dataset`."""
-        if self.label is None:
-            return None
-        column = list(self.table[self.label])
-        return column if all(isinstance(value, int) for value in column) else None
+def _mapped(path: str | Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"not an array that numpy can map: {' '.join(str(error).split())}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise ValueError(f"holds {getattr(array, 'dtype', 'several arrays')}; expected an array of numbers")
+    return array
 
 
 def open_dataset(source: str | os.PathLike[str], *, split: str | None = None) -> Dataset:
-    """The dataset at `source`.
+    """The dataset at `source`, in an order that depends on names alone.
 
     Args:
-        source: a folder of class folders or of pictures, a folder or pattern of `.tar` shards, `.parquet` files or a
-            folder of them, a `.npy` file `[N, C, *size]`, a folder of `.npy` files `[C, *size]`, or `hub:ID` for a
-            dataset of the Hugging Face Hub.
-        split: of a Hub dataset.
+        source: a folder of class folders (a class is all that is below), or of pictures; a pattern (`*`, `**`, `?`,
+            `[…]`, `{000..012}`) of pictures, which have no labels then; a folder or pattern of `.tar` shards or
+            `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
+            `[C, *size]` as of pictures; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub.
+        split: of parquet files and Hub datasets; None is "train", or the only one.
 
     Raises:
-        ValueError: nothing that can be read is there; names the source.
+        ValueError: nothing that can be read is there, or not of one kind; names what is in the way.
         ImportError: parquet and Hub datasets without the extra `data`.
     """
     text = os.fspath(source)
-    if text.startswith("hub:"):
-        return _table(text, split)
+    tables = tables_of(text)
+    if tables is not None:
+        return chosen(tables, split, name=text)
+    if split is not None:
+        raise ValueError(f"{text}: split is {split!r}, but only parquet files and Hub datasets have named splits")
     path = Path(text)
-    if path.suffix == ".npy" and path.is_file():
+    if path.is_dir():
+        return _folder(path)
+    files = _files(text)
+    kind = _kind_of(text, files)
+    if kind == "tar shards":
+        return open_shards(files)
+    if kind == "arrays" and len(files) == 1 and path.is_file():
         return _array(path)
-    if path.suffix in (".tar", ".parquet") or any(c in text for c in "*?[{"):
-        files = _expand(text)
-        return _tar(files) if files[0].suffix == ".tar" else _table(text, split, files)
-    if not path.is_dir():
-        raise ValueError(f"{path}: no such folder of pictures, shards or arrays")
-    return _folder(path, split)
+    return FolderDataset(Strings(map(str, files)), None, (), arrays=kind == "arrays")
 
 
-def _folder(folder: Path, split: str | None) -> Dataset:
-    found: dict[str, list[Path]] = {}
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                found.setdefault(Path(name).suffix.lower(), []).append(Path(parent, name))
-    for suffix, build in ((".tar", _tar), (".parquet", lambda files: _table(str(folder), split, files))):
-        if suffix in found:
-            return build(sorted(found[suffix]))
-    arrays = not any(suffix in found for suffix in IMAGE_SUFFIXES) and ".npy" in found
-    paths = sorted(p for suffix, ps in found.items() if suffix in ((".npy",) if arrays else IMAGE_SUFFIXES) for p in ps)
-    if not paths:
-        raise ValueError(f"{folder}: no pictures, .tar or .parquet shards, or .npy arrays in this folder")
-    parts = [path.relative_to(folder).parts for path in paths]
-    names = tuple(str(path) for path in paths)
-    if any(len(part) == 1 for part in parts):
-        return FolderDataset(names, None, (), arrays)
-    classes = tuple(sorted({part[0] for part in parts}))
+def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> TableDataset:
+    """The split of this name; without one "train", or the only one."""
+    if split is None and len(tables) == 1:
+        return next(iter(tables.values()))
+    if (split or "train") not in tables:
+        raise ValueError(f"{name} has no split {split or 'train'!r}; it has {', '.join(tables)}")
+    return tables[split or "train"]
+
+
+def tables_of(text: str) -> dict[str, TableDataset] | None:
+    """The splits of what the datasets library reads; None for all else."""
+    path = Path(text)
+    if text.startswith("hub:") or (path.is_dir() and any((path / name).is_file() for name in _SAVED)):
+        return open_tables(text)
+    if path.is_dir():
+        files = _parquet_below(path)
+        return open_tables(text, files) if files else None
+    if path.suffix.lower() == ".parquet":
+        return open_tables(text, _files(text))
+    return None
+
+
+def _parquet_below(folder: Path) -> list[Path]:
+    """The parquet files in a folder; none as soon as anything else is found, for there may be a million pictures."""
+    files: list[Path] = []
+    for parent, names in _walk(folder):
+        for name in names:
+            kind = _KINDS.get(os.path.splitext(name)[1].lower())
+            if kind == "parquet files":
+                files.append(Path(parent, name))
+            elif kind is not None:
+                return []
+    return files
+
+
+def split_folders(folder: Path) -> tuple[Path, Path | None] | None:
+    """`train/` in a folder, and what is beside it to validate on; None where `train` may be a class as others are."""
+    train = folder / "train"
+    if not train.is_dir():
+        return None
+    held = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
+    alone = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    return (train, held) if held is not None or alone == ["train"] else None
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders below, and their visible files, both sorted; links are followed unless they lead back up."""
+
+    def fail(error: OSError) -> None:
+        raise error  # a folder that cannot be listed must not be missed
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(parent, name))
+        yield parent, sorted(name for name in files if not name.startswith("."))
+
+
+def _leads_back(parent: str, name: str) -> bool:
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    here, there = os.path.realpath(parent), os.path.realpath(path)
+    return os.path.commonpath([here, there]) == there
+
+
+def _folder(folder: Path) -> Dataset:
+    if split_folders(folder) is not None:
+        raise ValueError(f"{folder} holds a training set in train/; expected one dataset, such as {folder / 'train'}")
+    found: dict[str, list[str]] = {}
+    tops: dict[str, list[str]] = {}  # the folder at the top below which each file lies; "" for none
+    top_folders: dict[str, int] = {}
+    compressed = 0
+    skip = len(os.path.join(os.fspath(folder), ""))
+    for parent, names in _walk(folder):
+        top = parent[skip:].partition(os.sep)[0]
+        top_folders.setdefault(top, 0)
+        for name in names:
+            kind = _KINDS.get(os.path.splitext(name)[1].lower())
+            if kind is not None:
+                found.setdefault(kind, []).append(os.path.join(parent, name))
+                tops.setdefault(kind, []).append(top)
+                top_folders[top] += 1
+            compressed += name.endswith(_COMPRESSED)
+    if not found:
+        also = f"; {compressed} compressed shard(s), which are to be unpacked to plain .tar" if compressed else ""
+        raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}")
+    if len(found) > 1:
+        counts = " and ".join(f"{len(paths)} {kind}" for kind, paths in sorted(found.items()))
+        raise ValueError(
+            f"{folder} holds {counts}; expected one kind: name its folder, or give a pattern such as "
+            f"'{folder / '**' / '*.jpg'}'"
+        )
+    ((kind, paths),) = found.items()
+    if kind == "tar shards":
+        return open_shards([Path(path) for path in paths])
+    return _by_class(folder, paths, tops[kind], top_folders, arrays=kind == "arrays")
+
+
+def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, arrays: bool) -> Dataset:
+    """Files below one folder, whose classes are the folders at the top."""
+    flat = folders[""]
+    if flat == len(paths):
+        return FolderDataset(Strings(paths), None, (), arrays)
+    classes = tuple(sorted(name for name in folders if name))
+    if flat:
+        raise ValueError(
+            f"{folder} holds {flat} file(s) beside folders of them, such as {paths[tops.index('')]} beside "
+            f"{classes[0]}; expected files alone, or class folders alone ('{folder / '**' / '*'}' takes all, without "
+            "classes)"
+        )
+    empty = [name for name in classes if not folders[name]]
+    if empty:
+        what = "arrays" if arrays else "pictures"
+        raise ValueError(f"{folder / empty[0]} has no {what} ({len(empty)} such); expected some in every class folder")
     number = {name: i for i, name in enumerate(classes)}
-    return FolderDataset(names, tuple(number[part[0]] for part in parts), classes, arrays)
+    return FolderDataset(Strings(paths), np.fromiter((number[t] for t in tops), np.int64, len(tops)), classes, arrays)
 
 
 def _array(path: Path) -> ArrayDataset:
     try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not an array that numpy can map: {error}") from None
-    if array.ndim < 3:
-        raise ValueError(f"{path} holds an array of shape {list(array.shape)}; expected [N, channels, *size]")
-    return ArrayDataset(str(path), len(array))
+        array = _mapped(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if array.ndim < 3 or not array.size:
+        raise ValueError(
+            f"{path} holds an array of shape {list(array.shape)}; expected [N, channels, *size], with samples in it"
+        )
+    beside = path.with_name(f"{path.stem}.labels.npy")
+    if not beside.is_file():
+        return ArrayDataset(str(path), len(array))
+    labels = np.load(beside)
+    if len(labels) != len(array):
+        raise ValueError(f"{beside} holds {len(labels)} labels for {len(array)} samples")
+    return ArrayDataset(str(path), len(array), read_labels(labels, name=str(beside)))
 
 
-def _expand(text: str) -> list[Path]:
-    """Files of a pattern: `*`, `?`, `[…]` and `{000..012}` as webdataset writes ranges of shards."""
-    import glob
-
+def _files(text: str) -> list[Path]:
+    """The files that a path or a pattern stands for, sorted; shards of a range in its order."""
+    if Path(text).exists():
+        return [Path(text)]
     span = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if span:
         first, last = span.groups()
-        numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-        files = [Path(text[: span.start()] + number + text[span.end() :]) for number in numbers]
-        missing = [str(file) for file in files if not file.exists()]
-        if missing:
-            raise ValueError(f"{missing[0]}: no such file ({len(missing)} of {len(files)} shards are missing)")
-        return files
-    files = [Path(text)] if Path(text).exists() else [Path(name) for name in sorted(glob.glob(text, recursive=True))]
+        if int(first) > int(last):
+            raise ValueError(f"{text}: the range {span[0]} is empty; expected the lower number first")
+        texts = [
+            text[: span.start()] + str(number).zfill(len(first)) + text[span.end() :]
+            for number in range(int(first), int(last) + 1)
+        ]
+        return [file for part in texts for file in _files(part)]
+    if not glob.has_magic(text):
+        raise ValueError(f"{text}: no such file or folder; {_ALLOWED}")
+    files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if os.path.isfile(name)]
+    files = [file for file in files if file.suffix.lower() in _KINDS]
     if not files:
-        raise ValueError(f"{text}: no file matches")
+        raise ValueError(f"{text}: no file matches; {_ALLOWED}")
     return files
 
 
-def _tar(files: Sequence[Path]) -> TarDataset:
-    entries: list[tuple[str, str, int, int, int | None]] = []
-    names: dict[int, str] = {}
-    for file in files:
-        pictures: dict[str, tuple[str, int, int]] = {}
-        labels: dict[str, int] = {}
-        try:
-            with tarfile.open(file, "r:") as shard:
-                for member in shard:
-                    _tar_member(shard, member, pictures, labels, names)
-        except (tarfile.TarError, EOFError) as error:
-            raise ValueError(f"{file}: not a plain tar file ({error}); compressed shards are not read") from None
-        entries += [(str(file), name, place, size, labels.get(key)) for key, (name, place, size) in pictures.items()]
-    if not entries:
-        raise ValueError(f"{files[0]}: no pictures in {len(files)} shard(s)")
-    count = max((label for *_, label in entries if label is not None), default=-1) + 1
-    return TarDataset(tuple(entries), tuple(names.get(i, str(i)) for i in range(count)))
-
-
-def _tar_member(
-    shard: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    pictures: dict[str, tuple[str, int, int]],
-    labels: dict[str, int],
-    names: dict[int, str],
-) -> None:
-    if not member.isfile():
-        return
-    folder, _, base = member.name.rpartition("/")
-    stem, _, kind = base.partition(".")
-    key = f"{folder}/{stem}"
-    if f".{kind.lower()}" in IMAGE_SUFFIXES:
-        pictures[key] = (member.name, member.offset_data, member.size)
-        return
-    if kind.lower() in _TAR_LABELS or kind.lower() == "json":
-        handle = shard.extractfile(member)
-        text = handle.read().decode("utf-8", "replace").strip() if handle else ""
-        if kind.lower() == "json":
-            record = json.loads(text) if text.startswith("{") else {}
-            text = str(record.get("label", record.get("cls", "")))
-            if text.isdecimal() and isinstance(record.get("class_name"), str):
-                names[int(text)] = record["class_name"]
-        if text.isdecimal():
-            labels[key] = int(text)
-
-
-def _table(name: str, split: str | None, files: Sequence[Path] | None = None) -> TableDataset:
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(
-            f"{name}: parquet and Hub datasets need the package datasets: pip install 'hierax[data]'"
-        ) from None
-    if files is not None:
-        table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    else:
-        table = datasets.load_dataset(name.removeprefix("hub:"), split=split or "train")
-    columns = table.features
-    image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
-    image = image or next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
-    if image is None:
-        raise ValueError(f"{name}: no column of images among {', '.join(columns)}; expected one named image")
-    label = next((c for c in _LABEL_COLUMNS if c in columns), None)
-    classes: tuple[str, ...] = tuple(getattr(columns[label], "names", None) or ()) if label else ()
-    if label and not classes:
-        count = max((v for v in table[label] if isinstance(v, int)), default=-1) + 1
-        classes = tuple(map(str, range(count)))
-    if isinstance(columns[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))  # we decode: bad files must be told apart
-    return TableDataset(name, table, image, label, classes)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some samples of a dataset."""
-
-    whole: Dataset
-    indices: tuple[int, ...]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Those of the whole."""
-        return self.whole.classes
-
-    @property
-    def arrays(self) -> bool:
-        """As the whole."""
-        return self.whole.arrays
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def sample(self, index: int) -> Sample:
-        """See `Dataset`."""
-        return self.whole.sample(self.indices[index])
-
-    def labels(self) -> list[int] | None:
-        """See `Dataset`."""
-        whole = self.whole.labels()
-        return None if whole is None else [whole[i] for i in self.indices]
-
-
-def open_splits(
-    source: str | os.PathLike[str], *, fraction: float, seed: int, validation: str | os.PathLike[str] | None = None
-) -> tuple[Dataset, Dataset | None]:
-    """Training and validation set: `source/train` and `source/val` where they exist, or `validation` beside `source`,
-    or a `fraction` of the samples drawn with `seed`, by class where there are classes (0: no validation set).
-
-    Raises:
-        ValueError: what `open_dataset` raises; validation with other classes than training.
-    """
-    base = Path(os.fspath(source))
-    held = next((base / name for name in ("val", "validation", "test") if (base / name).is_dir()), None)
-    if validation is None and (base / "train").is_dir() and held is not None:
-        train, val = open_dataset(base / "train"), open_dataset(held)
-    elif validation is not None:
-        train, val = open_dataset(source), open_dataset(validation)
-    else:
-        whole = open_dataset(source)
-        return _drawn(whole, fraction, seed)
-    unknown = set(val.classes) - set(train.classes)
-    if unknown:
-        raise ValueError(f"validation has classes that training lacks: {', '.join(sorted(unknown)[:5])}")
-    return train, _renumbered(val, train.classes)
-
-
-def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """A folder's classes with the numbers they have in training, where some have no picture here."""
-    if dataset.classes == classes or not isinstance(dataset, FolderDataset) or dataset.targets is None:
-        return dataset
-    number = {name: i for i, name in enumerate(classes)}
-    targets = tuple(number[dataset.classes[t]] for t in dataset.targets)
-    return FolderDataset(dataset.paths, targets, classes, dataset.arrays)
-
-
-def _drawn(whole: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    if fraction <= 0:
-        return whole, None
-    draw = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 40], np.uint64)))
-    labels = whole.labels()
-    groups: dict[int, list[int]] = {}
-    for index in range(len(whole)):
-        groups.setdefault(labels[index] if labels else 0, []).append(index)
-    held: list[int] = []
-    for members in (groups[key] for key in sorted(groups)):
-        count = round(len(members) * fraction)
-        held += [members[i] for i in draw.permutation(len(members))[:count]]
-    chosen = set(held)
-    if not chosen or len(chosen) == len(whole):
-        raise ValueError(f"validation_fraction is {fraction} of {len(whole)} samples, which leaves one side empty")
-    rest = tuple(i for i in range(len(whole)) if i not in chosen)
-    return Subset(whole, rest), Subset(whole, tuple(sorted(chosen)))
+def _kind_of(text: str, files: Sequence[Path]) -> str:
+    kinds = {_KINDS.get(file.suffix.lower(), file.suffix) for file in files}
+    if len(kinds) > 1:
+        raise ValueError(f"{text} stands for {' and '.join(sorted(kinds))}; expected one kind")
+    (kind,) = kinds
+    if text.endswith(_COMPRESSED):
+        raise ValueError(f"{text}: a compressed shard; unpack it to a plain .tar, which can be read in any order")
+    if kind not in _KINDS.values():
+        raise ValueError(f"{text}: a {kind or 'nameless'} file; {_ALLOWED}")
+    return kind

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from hierax.data.sources import Sample, open_dataset
+from hierax.data.dataset import Dataset, Sample
+from hierax.data.split import given_splits
 from hierax.processing import ImageError
 from hierax.processing.reading import read_picture
+
+_LEVELS = np.arange(256, dtype=np.float64)
+_FEW = 256
+"""So many samples are read before worker processes have started."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +27,10 @@ class DatasetStatistics:
 
     Attributes:
         samples, readable: how many there are, and how many can be read.
-        classes: samples by class; empty without labels.
-        channels: of each sample.
+        validation: samples beside the training set that are to be validated on; None where none are given.
+        classes: readable samples by class, in order of the classes' numbers; empty without labels. A sample with
+            several labels counts for each that is above 1/2.
+        channels: of each sample; 3 for pictures.
         smallest, largest: shortest and longest length per axis, in pixels.
         mean, std: per channel over all values, in 0 to 1 for pictures.
         unreadable: names and problems.
@@ -30,6 +38,7 @@ class DatasetStatistics:
 
     samples: int
     readable: int
+    validation: int | None
     classes: dict[str, int]
     channels: int
     smallest: list[int]
@@ -43,57 +52,116 @@ class DatasetStatistics:
         return asdict(self)
 
 
-def dataset_statistics(source: str | os.PathLike[str]) -> DatasetStatistics:
-    """Reads every sample of `source` once.
+@dataclass(frozen=True)
+class _Measured:
+    """One sample: per channel how many values, their mean, and the sum of squared distances from it."""
+
+    name: str
+    size: tuple[int, ...]
+    classes: tuple[int, ...]
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.size))
+
+
+class _Measure:
+    """The samples of a dataset, measured, by index; a name and a problem for what cannot be read."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> _Measured | tuple[str, str]:
+        sample = None
+        try:
+            sample = self.dataset.sample(index)
+            size, mean, squares = _moments(sample) if self.dataset.arrays else _picture_moments(sample)
+        except (OSError, ValueError) as error:
+            problem = error.problem if isinstance(error, ImageError) else str(error)
+            return sample.name if sample else f"sample {index}", problem
+        several = np.atleast_1d(sample.label) if sample.label is not None else np.zeros(0)
+        classes = np.flatnonzero(several > 0.5) if isinstance(sample.label, np.ndarray) else several
+        return _Measured(sample.name, size, tuple(int(c) for c in classes), mean, squares)
+
+
+def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = None) -> DatasetStatistics:
+    """Reads every sample of `source` once; of a dataset with a training set and another beside it, the training set.
+
+    Args:
+        source: what `open_dataset` takes, or a folder with `train/`.
+        workers: processes that read; None is one per core, or none where there is little to read.
 
     Raises:
         ValueError: what `open_dataset` raises; arrays of several channel counts.
     """
-    dataset = open_dataset(source)
-    classes: Counter[str] = Counter()
+    dataset, held = given_splits(source)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if len(dataset) > _FEW else 0
+    counts = np.zeros(len(dataset.classes), np.int64)
     unreadable: list[tuple[str, str]] = []
     sizes: list[tuple[int, ...]] = []
-    count, total, squares = 0, np.zeros(0), np.zeros(0)
-    for index in range(len(dataset)):
-        sample = None
-        try:
-            sample = dataset.sample(index)
-            values = _values(sample, arrays=dataset.arrays)
-        except (OSError, ValueError) as error:
-            problem = error.problem if isinstance(error, ImageError) else str(error)
-            unreadable.append((sample.name if sample else f"sample {index}", problem))
+    count, mean, squares = 0, np.zeros(0), np.zeros(0)
+    for found in _measured(dataset, workers):
+        if isinstance(found, tuple):
+            unreadable.append(found)
             continue
-        if not count:
-            total, squares = np.zeros(len(values)), np.zeros(len(values))
-        if len(values) != len(total):
-            raise ValueError(f"{sample.name} has {len(values)} channels, others {len(total)}")
-        flat = values.reshape(len(values), -1)
-        count += flat.shape[1]
-        total += flat.sum(1, dtype=np.float64)
-        squares += (flat.astype(np.float64) ** 2).sum(1)
-        sizes.append(values.shape[1:])
-        if isinstance(sample.label, (int, np.integer)) and dataset.classes:
-            classes[dataset.classes[int(sample.label)]] += 1
-    mean = total / max(count, 1)
-    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
-    axes = list(zip(*sizes, strict=True)) if sizes else []
+        if count and (len(found.mean), len(found.size)) != (len(mean), len(sizes[0])):
+            raise ValueError(
+                f"{found.name} has {len(found.mean)} channels and {len(found.size)} axes, others {len(mean)} and "
+                f"{len(sizes[0])}; expected the same for all"
+            )
+        mean, squares = (mean, squares) if count else (np.zeros_like(found.mean), np.zeros_like(found.mean))
+        # by differences from the mean so far: a sum of squares loses all digits where the mean is large
+        share, apart = found.count / (count + found.count), found.mean - mean
+        squares = squares + found.squares + apart**2 * count * share
+        mean = mean + apart * share
+        count += found.count
+        sizes.append(found.size)
+        counts[list(found.classes)] += 1
+    axes = list(zip(*sizes, strict=True))
     return DatasetStatistics(
         samples=len(dataset),
         readable=len(sizes),
-        classes=dict(sorted(classes.items())),
-        channels=len(total),
-        smallest=[int(min(axis)) for axis in axes],
-        largest=[int(max(axis)) for axis in axes],
+        validation=None if held is None else len(held),
+        classes=dict(zip(dataset.classes, counts.tolist(), strict=True)),
+        channels=len(mean),
+        smallest=[min(axis) for axis in axes],
+        largest=[max(axis) for axis in axes],
         mean=mean.tolist(),
-        std=std.tolist(),
+        std=np.sqrt(squares / max(count, 1)).tolist(),
         unreadable=unreadable,
     )
 
 
-def _values(sample: Sample, *, arrays: bool) -> np.ndarray:
-    """float32 `[C, *size]`: an array as it is, a picture in 0 to 1."""
-    if arrays:
-        return np.asarray(sample.content, dtype=np.float32)
+def _measured(dataset: Dataset, workers: int) -> Iterator[_Measured | tuple[str, str]]:
+    measure: Any = _Measure(dataset)
+    if not workers:
+        return (measure[index] for index in range(len(dataset)))
+    return iter(DataLoader(measure, batch_size=None, num_workers=workers, prefetch_factor=16))
+
+
+def _moments(sample: Sample) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """Size, and per channel mean and sum of squared distances from it, of an array as it is."""
+    array = np.asarray(sample.content, dtype=np.float64)
+    if array.ndim < 2 or not array.size or not np.isfinite(array).all():
+        raise ValueError(f"an array of shape {list(array.shape)}; expected finite numbers [channels, *size]")
+    flat = array.reshape(len(array), -1)
+    mean = flat.mean(1)
+    return array.shape[1:], mean, np.square(flat - mean[:, None]).sum(1)
+
+
+def _picture_moments(sample: Sample) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """The same of a picture in 0 to 1, by counting its grey levels."""
     picture = read_picture(sample.content, channels=3, name=sample.name, fast=True)
-    pixels = np.asarray(picture) if isinstance(picture, Image.Image) else picture
-    return np.moveaxis(pixels, -1, 0).astype(np.float32) / 255
+    pixels = np.asarray(picture)
+    if isinstance(picture, Image.Image) or pixels.dtype == np.uint8:
+        levels = np.stack([np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(3)])
+        mean = levels @ _LEVELS / levels.sum(1)
+        squares = (levels * np.square(_LEVELS - mean[:, None])).sum(1)
+        return pixels.shape[:2], mean / 255, squares / 255**2
+    return _moments(Sample(sample.name, np.moveaxis(pixels, -1, 0)))

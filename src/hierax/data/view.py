@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from hierax.data.augment import erase, rand_augment, random_crop, resized
-from hierax.data.order import Draw
-from hierax.data.sources import Dataset, Sample
+from hierax.data.augment import centre_crop, erase, rand_augment, random_crop
+from hierax.data.dataset import Dataset, Sample
+from hierax.data.labels import Label
+from hierax.data.order import MASK, Draw
+from hierax.data.picture import Box, read_part
 from hierax.processing import ImageError, Preprocessing, geometry
 from hierax.processing.reading import read_picture
 from hierax.processing.resize import resize_crop_fast
 
-_NOISE = 1  # the stream of random numbers that draws masks, apart from that of the augmentation
+_MAX_RESIZED = 1 << 26  # pixels
+_NEIGHBOURS = 64  # how many further samples are tried where none of a part can be read
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,16 @@ class Augmentation:
     Attributes:
         size: pixels per axis of what comes out.
         channels: colour channels, or those of arrays.
-        crop_scale: share of the area that a random resized crop takes, lowest and highest; None crops the centre.
-        flip: mirror left to right with probability 1/2.
-        rand_augment: magnitude and its deviation, or None.
+        crop_scale: share of the area that a random resized crop takes, lowest and highest, its aspect ratio within 3/4
+            and 4/3 of that of `size`; None takes the largest part of that ratio at the centre. Of arrays, a part of
+            `size` is taken, anywhere or at the centre.
+        flip: mirror along the last axis with probability 1/2.
+        rand_augment: magnitude (0 to 10) and its deviation, or None.
         erasing: probability of random erasing.
         mask_units: how many numbers of mask noise are drawn per sample; 0 for none.
+
+    Raises:
+        ValueError: values out of range; RandAugment of pictures that are neither RGB nor grey.
     """
 
     size: tuple[int, ...]
@@ -39,6 +47,20 @@ class Augmentation:
     rand_augment: tuple[float, float] | None = None
     erasing: float = 0.0
     mask_units: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(
+                f"crop_scale is {self.crop_scale}; allowed: two shares above 0, at most 1, the lower first"
+            )
+        if self.rand_augment is not None:
+            magnitude, std = self.rand_augment
+            if not 0 <= magnitude <= 10 or std < 0:
+                raise ValueError(f"rand_augment is {self.rand_augment}; allowed: a magnitude of 0 to 10, a deviation")
+            if self.channels not in (1, 3):
+                raise ValueError(f"rand_augment is for 1 or 3 channels, not for {self.channels}; allowed then: none")
+        if not 0 <= self.erasing <= 1:
+            raise ValueError(f"erasing is {self.erasing}; allowed: 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,7 @@ class Seen:
     """
 
     pixels: np.ndarray
-    label: Any
+    label: Label | None
     noise: np.ndarray | None
     name: str
     index: int
@@ -68,10 +90,23 @@ class Unreadable:
     problem: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a rank computes at once in a step, in full number, or empty; and what could not be read."""
+
+    seen: list[Seen]
+    bad: list[Unreadable]
+
+
 class TrainingView:
-    """The dataset as training sees it, by `Draw`."""
+    """The dataset as training sees it, by `Draw`.
+
+    Raises:
+        ValueError: pictures for a model whose inputs have not two axes.
+    """
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, *, seed: int) -> None:
+        _check_axes(dataset, augmentation.size)
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
     def __getitem__(self, draw: Draw) -> Seen | Unreadable:
@@ -82,21 +117,50 @@ class TrainingView:
         except (OSError, ValueError) as error:  # an ImageError is a ValueError
             return Unreadable(sample.name if sample else f"sample {draw.index}", draw.index, _problem(error))
         units = self.augmentation.mask_units
-        noise = draw.random(self.seed, _NOISE).random(units, dtype=np.float32) if units else None
+        noise = draw.random(self.seed, MASK).random(units, dtype=np.float32) if units else None
         return Seen(pixels, sample.label, noise, sample.name, draw.index)
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Part:
+        """A part of a step, in which what cannot be read is replaced by what follows it in the part, or begins it.
+
+        Where none of it can be read, the next samples of the dataset are tried: one bad file must not stop a run whose
+        parts are single samples.
+        """
+        items = [self[draw] for draw in draws]
+        bad = [item for item in items if isinstance(item, Unreadable)]
+        following = next((item for item in items if isinstance(item, Seen)), None)
+        for step in range(1, _NEIGHBOURS + 1):
+            if following is not None:
+                break
+            last = draws[-1]
+            other = self[Draw((last.index + step) % len(self.dataset), last.epoch, last.repeat)]
+            following = other if isinstance(other, Seen) else None
+            bad += [other] if isinstance(other, Unreadable) else []
+        if following is None:
+            return Part([], bad)
+        seen = []
+        for item in reversed(items):
+            following = item if isinstance(item, Seen) else following
+            seen.append(following)
+        return Part(seen[::-1], bad)
 
     def _pixels(self, sample: Sample, random: np.random.Generator) -> np.ndarray:
         how = self.augmentation
         if self.dataset.arrays:
-            return _array_crop(sample, how, random)
-        picture = read_picture(sample.content, channels=how.channels, name=sample.name, fast=True)
-        pixels = np.asarray(picture)
-        pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
-        height, width = how.size[-2:]
-        if how.crop_scale is not None:
-            top, left, h, w = random_crop(random, *pixels.shape[:2], scale=how.crop_scale)
-            pixels = pixels[top : top + h, left : left + w]
-        pixels = resized(pixels, (height, width))
+            mirror = how.flip and random.random() < 0.5
+            pixels = _array_part(sample, how.size, how.channels, None if how.crop_scale is None else random)
+            return np.ascontiguousarray(pixels[..., ::-1] if mirror else pixels)
+        height, width = how.size
+        aspect = width / height
+
+        def part(rows: int, columns: int) -> Box:
+            if how.crop_scale is None:
+                return centre_crop(rows, columns, aspect=aspect)
+            return random_crop(
+                random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect)
+            )  # fmt: skip
+
+        pixels = read_part(sample.content, channels=how.channels, name=sample.name, part=part, size=(height, width))
         if how.flip and random.random() < 0.5:
             pixels = pixels[:, ::-1]
         if how.rand_augment is not None:
@@ -109,29 +173,61 @@ class TrainingView:
 
 
 class EvaluationView:
-    """The dataset as evaluation sees it: each picture once, resized and cropped as the record says; by index."""
+    """The dataset as evaluation sees it, by index: each picture resized and cropped as the record says; of arrays the
+    part of `size` at the centre, whatever the record.
+
+    Raises:
+        ValueError: a record by which pictures do not come out at `size`.
+    """
 
     def __init__(self, dataset: Dataset, record: Preprocessing, *, size: tuple[int, ...]) -> None:
+        _check_axes(dataset, size)
         self.dataset, self.record, self.size = dataset, record, size
+        self.channels = _channels(dataset) if dataset.arrays else None
+        if dataset.arrays:
+            return
+        edges = record.crop_size if record.do_center_crop else record.size if record.do_resize else {}
+        if (edges.get("height"), edges.get("width")) != tuple(size):
+            raise ValueError(f"the record's pictures are of {edges or 'any size'}; expected height and width {size}")
 
     def __getitem__(self, index: int) -> Seen | Unreadable:
         sample = None
         try:
             sample = self.dataset.sample(index)
             if self.dataset.arrays:
-                pixels = _array_crop(sample, Augmentation(self.size, self.record.num_channels, flip=False), None)
+                pixels = np.ascontiguousarray(_array_part(sample, self.size, self.channels, None))
             else:
-                picture = read_picture(sample.content, channels=self.record.num_channels, name=sample.name, fast=True)
-                width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
-                plan = geometry(self.record, height=height, width=width)
-                part = resize_crop_fast(picture, plan, resample=self.record.resample)
-                whole = np.zeros((plan.height, plan.width, part.shape[2]), np.uint8)
-                (top, bottom), (left, right) = plan.rows, plan.columns
-                whole[top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = part
-                pixels = np.ascontiguousarray(whole.transpose(2, 0, 1))
+                pixels = self._pixels(sample)
         except (OSError, ValueError) as error:
             return Unreadable(sample.name if sample else f"sample {index}", index, _problem(error))
         return Seen(pixels, sample.label, None, sample.name, index)
+
+    def _pixels(self, sample: Sample) -> np.ndarray:
+        picture = read_picture(sample.content, channels=self.record.num_channels, name=sample.name, fast=True)
+        width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+        plan = geometry(self.record, height=height, width=width)
+        if plan.resized_height * plan.resized_width > max(_MAX_RESIZED, height * width):
+            raise ImageError(sample.name, f"{width} x {height} pixels, too long and narrow to be resized")
+        part = resize_crop_fast(picture, plan, resample=self.record.resample)
+        if part.dtype != np.uint8:  # an array of floats, 0 to 1
+            part = np.rint(part.clip(0, 1) * 255).astype(np.uint8)
+        whole = np.zeros((plan.height, plan.width, part.shape[2]), np.uint8)
+        (top, bottom), (left, right) = plan.rows, plan.columns
+        whole[top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = part
+        return np.ascontiguousarray(whole.transpose(2, 0, 1))
+
+
+def _check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
+    if not dataset.arrays and len(size) != 2:
+        raise ValueError(f"the data are pictures, the model takes {len(size)} axes ({size}); expected arrays (.npy)")
+
+
+def _channels(dataset: Dataset) -> int | None:
+    """Those of the first array, which the others must share; None if it cannot be read."""
+    try:
+        return len(dataset.sample(0).content)
+    except (OSError, ValueError, TypeError):  # TypeError: an array without axes
+        return None
 
 
 def _problem(error: Exception) -> str:
@@ -139,17 +235,21 @@ def _problem(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _array_crop(sample: Sample, how: Augmentation, random: np.random.Generator | None) -> np.ndarray:
-    """float32 `[C, *size]`: a part of an array, anywhere if `random` (and maybe mirrored), else at its centre."""
-    array = np.asarray(sample.content)
-    if array.ndim != len(how.size) + 1 or array.shape[0] != how.channels:
-        expected = ", ".join(map(str, (how.channels, *how.size)))
+def _array_part(
+    sample: Sample, size: tuple[int, ...], channels: int | None, random: np.random.Generator | None
+) -> np.ndarray:
+    """float32 `[C, *size]`: a part of an array, anywhere if `random`, else at its centre."""
+    array = sample.content
+    if array.ndim != len(size) + 1 or array.shape[0] != (channels or array.shape[0]):
+        expected = ", ".join(map(str, (channels or "channels", *size)))
         raise ValueError(f"an array of shape {list(array.shape)}; expected [{expected}] or larger along the last axes")
-    for axis, (have, want) in enumerate(zip(array.shape[1:], how.size, strict=True), start=1):
+    part: list[slice] = [slice(None)]
+    for axis, (have, want) in enumerate(zip(array.shape[1:], size, strict=True), start=1):
         if have < want:
             raise ValueError(f"an array of shape {list(array.shape)}; at least {want} are needed on axis {axis}")
         start = (have - want) // 2 if random is None else int(random.integers(have - want + 1))
-        array = array.take(range(start, start + want), axis) if have != want else array
-    if random is not None and how.flip and random.random() < 0.5:
-        array = array[..., ::-1]
-    return np.ascontiguousarray(array, dtype=np.float32)
+        part.append(slice(start, start + want))
+    values = np.array(array[tuple(part)], dtype=np.float32)  # of a mapped file, only this part is read
+    if not np.isfinite(values).all():
+        raise ValueError("holds values that are not finite")
+    return values

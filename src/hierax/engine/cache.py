@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 _MAGIC = b"hierax-artefact-1\n"
+_ABANDONED = 3600.0  # seconds after which nobody writes a part any more
 _DIGEST = hashlib.sha256
 _log = logging.getLogger("hierax.engine")
 
@@ -92,7 +94,11 @@ class ArtefactCache:
             _log.warning("compiled models are not kept: %s", error)
 
     def _bound(self) -> None:
-        """Deletes the least recently used entries beyond `max_bytes`."""
+        """Deletes the least recently used entries beyond `max_bytes`, and what writers left that were killed."""
+        for part in self.folder.glob(".*.artefact.*"):
+            with contextlib.suppress(OSError):
+                if part.stat().st_mtime < time.time() - _ABANDONED:
+                    part.unlink()
         entries: list[tuple[float, int, Path]] = []
         for path in self.folder.glob("*.artefact"):
             with contextlib.suppress(OSError):  # another process may have deleted it

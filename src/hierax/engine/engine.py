@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hierax.config import HieraConfig
 from hierax.engine.cache import ArtefactCache, weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels, source_digest
 from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.eager import TorchBackend
+from hierax.engine.exported import ExportedBackend, find_export
 from hierax.engine.hardware import Choice, choose, fast_bf16
+from hierax.engine.onnx_backend import OnnxBackend
+from hierax.engine.openvino_backend import OpenVinoBackend
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape
 from hierax.engine.program import Program, Signature, typed, typed_mae
-from hierax.outputs import Output
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, HieraImageProcessor, Picture
+from hierax.processing import IMAGENET, HieraImageProcessor, Picture, Preprocessing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,7 +44,7 @@ class Engine:
     on all `threads`. What is compiled is kept on disk, so that the next start is fast.
 
     Args:
-        model: a model, or a Hub id, a folder or a file to load one from; or a folder that `hierax export` wrote.
+        model: a model, of which a copy is taken; or a Hub id, a folder or a file to load one from; or a folder that `hierax export` wrote.
         task: as in `hierax.load`: "features" for embeddings, "backbone" for maps, "classification", "mae", …
         device: "auto" is CUDA or MPS where there is one, else the CPU.
         precision: "fp32", "bf16", "fp16" or "int8"; "auto" is bf16 where the hardware multiplies it, else fp32.
@@ -86,13 +89,20 @@ class Engine:
         for name, value in (("threads", threads), ("max_shapes", max_shapes)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; allowed: a whole number above 0")
-        choice = choose(device, precision, backend)
+        exported = find_export(model)
+        if exported is not None:
+            choice = exported.choice(
+                device=device, precision=precision, backend=backend, task=task,
+                hidden_states=hidden_states, out_features=out_features,
+            )  # fmt: skip
+        else:
+            choice = choose(device, precision, backend)
         self._lock = threading.RLock()
-        self._model = _opened(model, task, out_features)
+        self._model = exported.model() if exported else opened_model(model, task, out_features)
         self.config, self.license = self._model.config, self._model.license
         self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend
         self.signature = Signature.of(self._model, hidden_states=hidden_states)
-        self.processor = processor or HieraImageProcessor(self._model.preprocessing or IMAGENET)
+        self.processor = processor or HieraImageProcessor(self._model.preprocessing or _record(self.config))
         on_device = processor is None and choice.device.type == "cuda"
         self._device_pixels = DevicePixels(self.processor, choice.device) if on_device else None
         self.threads = threads
@@ -100,8 +110,12 @@ class Engine:
         cache = None if cache_dir is False else ArtefactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
         self._closed = False
         self._slow: TorchBackend | None = None
-        self._backend = self._make_backend(choice, cache)
-        self._pool = RunnerPool(self._backend.runner, self._eager, limit=max_shapes)
+        self._backend: Backend
+        if exported is not None:
+            self._backend = ExportedBackend(exported, threads=threads)
+        else:
+            self._backend = self._make_backend(choice, cache)
+        self._pool = RunnerPool(self._backend.runner, None if exported else self._eager, limit=max_shapes)
 
     def _make_backend(self, choice: Choice, cache: ArtefactCache | None) -> Backend:
         if choice.backend in ("torch", "compile"):
@@ -115,8 +129,16 @@ class Engine:
         }
         if choice.precision == "int8":
             key["calibration"] = [source_digest(self._calibration), self.processor.to_dict()]
-        from hierax.engine.openvino_backend import OpenVinoBackend
-
+        if choice.backend == "onnxruntime":
+            return OnnxBackend(
+                self._model,
+                self.signature,
+                precision=choice.precision,
+                threads=self.threads,
+                cache=cache,
+                key=key,
+                calibration=self._calibration_batches,
+            )
         return OpenVinoBackend(
             Program(self._model, self.signature).eval(),
             precision=choice.precision,
@@ -143,7 +165,7 @@ class Engine:
         pixel_values: Tensor | None = None,
         noise: Tensor | None = None,
         keep: Tensor | None = None,
-    ) -> Output:
+    ) -> Any:
         """The model's typed output, in float32 on the engine's device, for pictures or pixels.
 
         Args:
@@ -206,7 +228,7 @@ class Engine:
                     seen = None if seen is None else torch.cat([seen, seen[-1:].expand(batch - count, -1)])
                 runner = self._pool.get(Shape(size, batch, shown), at_once=at_once)
                 parts.append([tensor[:count] for tensor in runner(part, seen)])
-        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+        return parts[0] if len(parts) == 1 else [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def _check_open(self) -> None:
         if self._closed:
@@ -280,7 +302,16 @@ def buckets(batch: int, *, most: int = _MAX_BATCH) -> list[tuple[int, int, int]]
     return parts
 
 
-def _opened(
+def _record(config: HieraConfig) -> Preprocessing:
+    """How pictures become inputs of a model that says nothing of it: as published, at its own size."""
+    if config.axes != 2 or config.num_channels != 3:
+        return IMAGENET
+    height, width = config.image_size
+    crop = {"height": height, "width": width}
+    return IMAGENET.replace(size={"shortest_edge": max(height, width) * 256 // 224}, crop_size=crop)
+
+
+def opened_model(
     model: Pretrained | str | os.PathLike[str], task: str | None, out_features: Sequence[str] | None
 ) -> Pretrained:
     """The model itself in eval mode, or one that was loaded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +45,17 @@ def require(backend: str) -> None:
         raise ImportError(f"backend {backend!r} needs the package {module}: pip install 'hierax[{extra}]'")
 
 
+def require_packages(what: str, packages: Sequence[str], extra: str) -> None:
+    """Raises the `ImportError` that names the `extra` when one of the packages that `what` needs is missing."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"{what} needs the package {package}: pip install 'hierax[{extra}]'")
+
+
 def fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+    # in this order: where PyTorch is built without oneDNN (macOS), it does not even have the second question
+    return torch.cpu._is_avx512_bf16_supported() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
@@ -58,7 +67,7 @@ def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
     """
     _one_of("precision", precision, PRECISIONS)
     _one_of("backend", backend, BACKENDS)
-    place = _device(device)
+    place = torch.device("cpu") if device == "auto" and backend == "openvino" else _device(device)
     if backend != "auto":
         require(backend)
         if backend == "openvino" and place.type != "cpu":
@@ -80,16 +89,17 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        place = torch.device(device)
-        try:
-            torch.empty(0, device=place)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device is {str(device)!r}: {str(error).splitlines()[0]}") from error
-        return place
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device, with its number where it has one: "cuda" alone would follow `torch.cuda.set_device`."""
+    if device == "auto":
+        gpu = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else gpu
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device is {str(device)!r}: {str(error).splitlines()[0]}") from error
+    if place.type == "meta":
+        raise ValueError("device is 'meta', which holds no numbers; allowed: auto, cpu, cuda, mps")
+    return place
 
 
 def _best_precision(place: torch.device, backend: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -70,11 +70,7 @@ class HieraImageProcessor:
         """
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"return_tensors is {return_tensors!r}; allowed: 'pt', 'np', None")
-        pictures = _as_list(images)
-        if not pictures:
-            raise ValueError("images is empty; at least one picture is expected")
-        alone = not isinstance(images, (list, tuple))
-        names = [source_name(p, default="image" if alone else f"images[{i}]") for i, p in enumerate(pictures)]
+        pictures, names = _named(images)
         pixels = self._batch(pictures, names)
         if return_tensors is None:
             return BatchFeature(pixel_values=list(pixels))
@@ -96,8 +92,15 @@ class HieraImageProcessor:
             self._pixels(picture, name, out=out)
         return batch
 
-    def _pixels(self, source: Picture, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """The pixels [C, H, W] of one picture, written into `out` if given."""
+    def decoded(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[Image.Image | np.ndarray, Geometry]]:
+        """Each picture, upright and in the channels of the record, and how it is to be resized and cropped.
+
+        For who makes the pixels elsewhere. Raises as a call does.
+        """
+        for picture, name in zip(*_named(images), strict=True):
+            yield self._read(picture, name)
+
+    def _read(self, source: Picture, name: str) -> tuple[Image.Image | np.ndarray, Geometry]:
         record = self.record
         picture = read_picture(
             source,
@@ -111,6 +114,11 @@ class HieraImageProcessor:
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         plan = geometry(record, height=height, width=width)
         _check_resized(plan, height, width, name)
+        return picture, plan
+
+    def _pixels(self, source: Picture, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """The pixels [C, H, W] of one picture, written into `out` if given."""
+        record, (picture, plan) = self.record, self._read(source, name)
         region = (resize_crop_fast if self.fast else resize_crop)(picture, plan, resample=record.resample)
         if out is None:
             out = np.empty((record.num_channels, plan.height, plan.width), np.float32)
@@ -246,6 +254,15 @@ def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
     if (is_tensor(images) or isinstance(images, np.ndarray)) and cast("np.ndarray", images).ndim == 4:
         return list(cast("np.ndarray", images))
     return [cast("Picture", images)]
+
+
+def _named(images: Picture | Sequence[Picture]) -> tuple[list[Picture], list[str]]:
+    """The pictures, and what errors call them."""
+    pictures = _as_list(images)
+    if not pictures:
+        raise ValueError("images is empty; at least one picture is expected")
+    alone = not isinstance(images, (list, tuple))
+    return pictures, [source_name(p, default="image" if alone else f"images[{i}]") for i, p in enumerate(pictures)]
 
 
 def _check_resized(plan: Geometry, height: int, width: int, name: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from hierax.processing.record import RESAMPLING, Preprocessing
 
 _PILLOW = int(PIL.__version__.partition(".")[0])
-_KNOWN_PILLOW = 13  # the newest whose order of passes was read (see _columns_first)
+_KNOWN_PILLOW = 13  # the newest whose order of passes was read (see columns_first)
 _NEAREST = RESAMPLING["nearest"]
 _TORCH_MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}
 _STRIP_PIXELS = 1 << 20  # fewer cost more calls, more fall out of the cache (measured from 2^14 to whole pictures)
@@ -100,7 +100,7 @@ def resize_crop_fast(picture: Image.Image | np.ndarray, plan: Geometry, *, resam
     planes = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)[None]
     size = (plan.resized_height, plan.resized_width)
     # torch shrinks rows, then columns; where Pillow has it the other way round, so must we to stay close.
-    sizes = [(size[0], width), size] if _columns_first(width, height, *size[::-1]) else [size]
+    sizes = [(size[0], width), size] if columns_first(width, height, *size[::-1]) else [size]
     for to in sizes:
         planes = torch.nn.functional.interpolate(planes, size=to, mode=mode, antialias=True, align_corners=False)
     (top, bottom), (left, right) = plan.rows, plan.columns
@@ -118,17 +118,17 @@ def _resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, resample: in
     width, height = _size(picture)
     size = (plan.resized_width, plan.resized_height)
     # Nearest picks pixels by another arithmetic, in which boxes are not exact.
-    if resample == _NEAREST or _PILLOW > _KNOWN_PILLOW or _columns_first(width, height, *size):
+    if resample == _NEAREST or _PILLOW > _KNOWN_PILLOW or columns_first(width, height, *size):
         return _crop(_strip(picture, 0, height).resize(size, resample), left, top, right, bottom)
     x = _span(width, plan.resized_width, left, right)
     y = _span(height, plan.resized_height, top, bottom)
-    boxed = x.exact and y.exact and not _columns_first(width, height, x.count, y.count)
+    boxed = x.exact and y.exact and not columns_first(width, height, x.count, y.count)
     if boxed and isinstance(picture, Image.Image):
         return picture.resize((x.count, y.count), resample, box=(x.start, y.start, x.stop, y.stop))
     return _two_passes(picture, plan, x, y, resample)
 
 
-def _columns_first(width: int, height: int, new_width: int, new_height: int) -> bool:
+def columns_first(width: int, height: int, new_width: int, new_height: int) -> bool:
     """Whether Pillow resizes along the columns before the rows: since 13, where the height loses over twice what the
     width does. Values between the passes are rounded to 8 bits and clipped, so the order shows in the result.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.data.view import EvaluationView
 from hierax.pretrained import Pretrained
+from hierax.train.objective import Objective
 from hierax.train.parallel import World
+from hierax.train.progress import Interrupted
 
 
 @dataclass
@@ -63,6 +65,11 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
     return precision[positives > 0].mean().item()
 
 
+def never() -> bool:
+    """That an evaluation is not to be given up."""
+    return False
+
+
 @torch.inference_mode()
 def predict(
     model: Pretrained,
@@ -73,49 +80,85 @@ def predict(
     std: Sequence[float],
     batch: int = 32,
     workers: int = 0,
+    stop: Callable[[], bool] = never,
 ) -> Predictions:
-    """The classifier's logits of all samples, gathered on every rank."""
+    """The classifier's logits of all samples, gathered on every rank.
+
+    Raises:
+        ValueError: nothing can be read, or a label is not among the model's classes.
+        Interrupted: `stop` said so on one of the ranks.
+    """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     bad: list[tuple[str, str]] = []
-    for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
+    for part in _parts(view, world, batch, workers, stop):
         items = part.bad if isinstance(part, Batch) else part
         bad += [(item.name, item.problem) for item in items]
         if isinstance(part, Batch):
-            assert part.labels is not None
+            if part.labels is None:
+                raise ValueError("the data has no labels; evaluation of a classifier takes labelled samples")
             logits = model(normalised(part.pixels, model, mean, std)).logits
             found.append((part.indices, logits.float().cpu(), part.labels))
+    _check_stop(world, stop)
     everyone = [entry for entries in world.gathered(found) for entry in entries]
     problems = [entry for entries in world.gathered(bad) for entry in entries]
     if not everyone:
         raise ValueError(f"none of the {len(problems)} samples can be read; the first: {': '.join(problems[0])}")
     indices, logits, labels = (torch.cat(tensors) for tensors in zip(*everyone, strict=True))
+    classes = logits.shape[1]
+    most = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    if most > classes:
+        raise ValueError(f"the data has {most} classes, the model {classes}")
     order = indices.argsort()
     return Predictions(indices[order], logits[order], labels[order], problems)
 
 
 @torch.inference_mode()
-def reconstruction_loss(
-    model: Pretrained,
+def masked_loss(
+    objective: Objective,
     view: EvaluationView,
     world: World,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     batch: int = 32,
     workers: int = 0,
+    stop: Callable[[], bool] = never,
 ) -> dict[str, float]:
-    """The MAE's loss over a dataset, each sample with a mask of its own that is the same every time."""
+    """The loss of masked image modelling over a dataset, each sample with a mask of its own that is always the same.
+
+    Raises:
+        ValueError: nothing can be read.
+        Interrupted: `stop` said so on one of the ranks.
+    """
     total, count = 0.0, 0
-    units = torch.Size(model.config.unit_grid(view.size)).numel()
-    for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
+    for part in _parts(view, world, batch, workers, stop):
         if isinstance(part, Batch):
-            draws = [torch.rand(units, generator=torch.Generator().manual_seed(int(i))) for i in part.indices]
-            loss = model(normalised(part.pixels, model, mean, std), noise=torch.stack(draws).to(model.device)).loss
+            noise = fixed_noise(objective, part.indices)
+            loss = objective(objective.normalised(part.pixels.to(noise.device)), noise)
             total, count = total + loss.item() * len(part), count + len(part)
-    total, samples = world.total(total, count)
+    _check_stop(world, stop)
+    total, samples = world.total(total, float(count))
     if not samples:
         raise ValueError("none of the samples to validate on can be read")
     return {"loss": total / samples, "score": -total / samples}
+
+
+def fixed_noise(objective: Objective, indices: Tensor) -> Tensor:
+    """Noise `[B, units]` by which each sample gets its own mask, on the model's device."""
+    units = torch.Size(objective.config.unit_grid(objective.config.image_size)).numel()
+    draws = [torch.rand(units, generator=torch.Generator().manual_seed(int(i))) for i in indices]
+    return torch.stack(draws).to(objective.model.device)
+
+
+def _parts(view: EvaluationView, world: World, batch: int, workers: int, stop: Callable[[], bool]) -> Iterator[Any]:
+    """This rank's batches, until `stop` says so."""
+    for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
+        if stop():
+            return
+        yield part
+
+
+def _check_stop(world: World, stop: Callable[[], bool]) -> None:
+    if stop is not never and world.total(float(stop()))[0]:
+        raise Interrupted
 
 
 def normalised(pixels: Tensor, model: Pretrained, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from hierax.train.loop import StepReport
+from hierax.train.progress import StepReport
+from hierax.train.state import write_text
 
 
 class RunLog:
@@ -22,28 +23,27 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, total: int, quiet: bool = False, every: int = 10) -> None:
-        self.path, self.total, self.every, self.quiet = folder / "log.jsonl", total, every, quiet
+        self.folder, self.path = folder, folder / "log.jsonl"
+        self.total, self.every, self.quiet = total, every, quiet
         self._file: TextIO | None = None
         self._recent: deque[StepReport] = deque(maxlen=every)
         self._bar: Any = None
-        self._board = None if quiet else _board(folder)
-        self._started, self.seconds, self.waited, self.images = time.perf_counter(), 0.0, 0.0, 0
+        self._board: Any = None
+        self.seconds, self.waited, self.images = 0.0, 0.0, 0
 
-    def start(self, step: int) -> None:
-        """Drops lines after `step`, and shows the bar."""
+    def start(self, step: int, evaluated: int) -> None:
+        """Drops lines after `step`, and of evaluations those after `evaluated`; shows the bar."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        kept = [
-            line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
-        ]  # a crash cuts lines
-        self.path.write_text("".join(kept))
+        write_text(self.path, "".join(line for line in lines if _stays(line, step, evaluated)))
         self._file = self.path.open("a")
+        self._board = _board(self.folder, step)
         if not self.quiet and sys.stderr.isatty():
             self._bar = _bar(self.total, step)
 
     def step(self, report: StepReport) -> None:
         """Takes one step in."""
         self._recent.append(report)
-        self.seconds += report.seconds + report.waited
+        self.seconds += report.seconds
         self.waited += report.waited
         self.images += report.images
         if report.step % self.every == 0 or report.step == self.total or report.step <= 3:
@@ -56,7 +56,7 @@ class RunLog:
 
     def _summary(self) -> dict[str, Any]:
         last, recent = self._recent[-1], list(self._recent)
-        seconds = sum(r.seconds + r.waited for r in recent)
+        seconds = max(sum(r.seconds for r in recent), 1e-9)
         finite = [r.loss for r in recent if math.isfinite(r.loss)]
         return {
             "step": last.step,
@@ -70,7 +70,8 @@ class RunLog:
 
     def evaluated(self, step: int, metrics: dict[str, float], better: bool) -> None:
         """Takes one evaluation in."""
-        self._write({"step": step, "validation": metrics, "best": better})
+        numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._write({"step": step, "validation": numbers, "best": better})
         if not self.quiet:
             shown = " · ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "score")
             self.say(f"step {step}: {shown}{' (best so far)' if better else ''}")
@@ -115,39 +116,43 @@ def _bar(total: int, step: int) -> Any:
     return progress, progress.add_task("", total=total, completed=step)
 
 
-def _board(folder: Path) -> Any:
-    """TensorBoard's writer, where it is installed."""
+def _stays(line: str, step: int, evaluated: int) -> bool:
+    """Whether a line of the log is from before the step that a run goes on from; a crash may cut the last one."""
+    if not line.endswith("\n"):
+        return False
+    entry = json.loads(line)
+    return entry["step"] <= (evaluated if "validation" in entry else step)
+
+
+def _board(folder: Path, step: int) -> Any:
+    """TensorBoard's writer, where it is installed; it shows nothing after `step` of what was written before."""
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
 def plot_losses(folder: Path) -> Path | None:
     """`loss.png` of what `log.jsonl` holds; None without matplotlib (extra `train`)."""
     try:
-        import matplotlib
+        from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
     except ImportError:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
-    try:
-        _line(axes, [e for e in entries if e.get("loss") is not None], "loss", "training")
-        checks = [{"step": e["step"], **e["validation"]} for e in entries if "validation" in e]
-        _line(axes, [c for c in checks if "loss" in c], "loss", "validation")
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
+    checks = [{"step": e["step"], **e["validation"]} for e in entries if "validation" in e]
+    figure = Figure(figsize=(8, 4.5), dpi=120)
+    axes = figure.subplots()
+    _line(axes, [e for e in entries if e.get("loss") is not None], "loss", "training")
+    _line(axes, [c for c in checks if c.get("loss") is not None], "loss", "validation")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    if axes.lines:
         axes.legend()
-        axes.grid(alpha=0.3)
-        figure.tight_layout()
-        path = folder / "loss.png"
-        figure.savefig(path)
-    finally:
-        pyplot.close(figure)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    path = folder / "loss.png"
+    figure.savefig(path)
     return path
 
 

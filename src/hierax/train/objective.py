@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +12,16 @@ from torch.nn import functional as F
 from hierax.config import HieraConfig
 from hierax.data.loader import Batch
 from hierax.data.mix import mix, targets_of
+from hierax.data.order import stream
+from hierax.encoder import Block, Hiera
+from hierax.init import Linear, init_weights
+from hierax.mae import visible_patches
+from hierax.models import HieraForPreTraining
+from hierax.pretrained import Pretrained
+from hierax.train.hog import hog_targets, hog_width
 from hierax.train.recipe import Recipe
 
-_MIX = 2  # the stream of random numbers that mixes batches
+_MIX = 2  # what the random numbers that mix batches are for, beside those of hierax.data.order
 
 
 class Objective(nn.Module):
@@ -24,13 +30,14 @@ class Objective(nn.Module):
     Mean and standard deviation are in grey levels of 0 to 255 for pictures, in the array's units for arrays.
     """
 
+    model: Pretrained
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.config: HieraConfig = model.config  # type: ignore[assignment]
+        self.config: HieraConfig = model.config
         shape = (1, -1, *[1] * self.config.axes)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(shape), persistent=False)
@@ -40,15 +47,27 @@ class Objective(nn.Module):
         kind = torch.float64 if self.recipe.precision == "fp64" else torch.float32
         return (pixels.to(kind) - self.mean) / self.std
 
-    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """What `forward` takes, on the device; `key` (step, part, rank) decides how the batch is mixed."""
+    def train(self, mode: bool = True) -> Objective:
+        """As of any module; blocks of which nothing is trained drop no paths."""
+        super().train(mode)
+        for part in self.model.modules():
+            if isinstance(part, Block) and not any(p.requires_grad for p in part.parameters()):
+                part.eval()
+        return self
+
+    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What `forward` takes, on the device; `key` (step, number of the part) decides how the part is mixed."""
         raise NotImplementedError
+
+    def exported(self) -> Pretrained:
+        """What of the model is of use after the run."""
+        return self.model
 
 
 class Pretraining(Objective):
-    """Masked image modelling."""
+    """Masked image modelling: predicts pixels."""
 
-    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, ...]) -> tuple[Tensor, ...]:
+    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
         """Pixels and noise."""
         assert batch.noise is not None
         pixels = batch.pixels.to(device, non_blocking=True)
@@ -59,6 +78,40 @@ class Pretraining(Objective):
         return self.model(pixels, noise=noise).loss
 
 
+class HogPretraining(Pretraining):
+    """Masked image modelling that predicts histograms of oriented gradients.
+
+    The decoder's last layer is replaced by one of the histograms' width. What is exported is the encoder alone: a
+    decoder that never learned pixels would only look like one that did.
+    """
+
+    model: HieraForPreTraining
+
+    def __init__(self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(model, recipe, mean=mean, std=std)
+        decoder = self.model.decoder
+        decoder.pred = Linear(decoder.pred.in_features, hog_width(self.config), device=model.device, dtype=model.dtype)
+        if model.device.type != "meta":
+            init_weights(decoder.pred, self.config, mae=True, name="decoder.pred")
+
+    def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error over the masked patches, in float32 (float64 stays)."""
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            targets = hog_targets(pixels, self.config)
+        kept, _ = self.model.visible(pixels, keep=None, noise=noise)
+        _, logits = self.model.predict(pixels, kept)
+        hidden = ~visible_patches(kept, self.config.unit_grid(pixels.shape[2:]), self.config)
+        errors = (logits.to(targets.dtype) - targets).square().mean(-1)
+        return (errors * hidden).sum() / hidden.sum()
+
+    def exported(self) -> Pretrained:
+        """The encoder."""
+        with torch.device("meta"):
+            encoder = Hiera(self.config)
+        encoder.load_state_dict(self.model.encoder.state_dict(), assign=True)
+        return encoder
+
+
 class Finetuning(Objective):
     """Classification; with several true labels, binary cross entropy of each."""
 
@@ -66,7 +119,7 @@ class Finetuning(Objective):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Pretrained,
         recipe: Recipe,
         *,
         mean: Sequence[float],
@@ -77,7 +130,7 @@ class Finetuning(Objective):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.several = self.config.problem_type == "multi_label_classification"
 
-    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, ...]) -> tuple[Tensor, ...]:
+    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
         """Pixels and targets, mixed."""
         assert batch.labels is not None
         recipe, labels = self.recipe, batch.labels.to(device)
@@ -88,11 +141,8 @@ class Finetuning(Objective):
             )
         else:
             targets = labels
-        seeds: Any = np.array([recipe.seed << 8 | _MIX, hash_key(key)], dtype=np.uint64)
-        return mix(
-            pixels, targets.to(pixels.dtype), np.random.Generator(np.random.Philox(key=seeds)),
-            mixup=recipe.mixup, cutmix=recipe.cutmix,
-        )  # fmt: skip
+        random = stream(recipe.seed, _MIX, *key)
+        return mix(pixels, targets.to(pixels.dtype), random, mixup=recipe.mixup, cutmix=recipe.cutmix)
 
     def forward(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """The loss, in float32 (float64 stays)."""
@@ -105,14 +155,6 @@ class Finetuning(Objective):
         if weights is not None:
             per_class = per_class * weights.to(logits.dtype)
         return -per_class.sum(-1).mean()
-
-
-def hash_key(key: tuple[int, ...]) -> int:
-    """One number below 2^63 for (step, part, rank)."""
-    number = 0
-    for value in key:
-        number = (number * 1_000_003 + value + 1) % (1 << 63)
-    return number
 
 
 def balanced(labels: Sequence[int], classes: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ class World:
         """Whether this is rank 0, which writes files and talks."""
         return self.rank == 0
 
+    @property
+    def shares(self) -> bool:
+        """Whether several ranks share the model out."""
+        return self.size > 1 and self.way == "fsdp"
+
     def total(self, *values: float) -> list[float]:
         """Sums over all ranks."""
         if self.size == 1:
@@ -59,29 +64,39 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def wrap(self, objective: Objective) -> nn.Module:
-        """The module to call for the loss: itself, or what keeps its gradients the same on all ranks."""
+    def on_first(self, act: Callable[[], object]) -> None:
+        """Has the first rank do something; all ranks wait for it, and raise what it raised."""
+        error: Exception | None = None
+        if self.first:
+            try:
+                act()
+            except Exception as caught:
+                if self.size == 1:
+                    raise
+                error = caught
+        failed = self.gathered(error)[0]
+        if failed is not None:
+            raise failed
+
+    def wrap(self, objective: Objective, *, compile: bool = False) -> nn.Module:
+        """The module to call for the loss: itself, or what keeps its gradients the same on all ranks.
+
+        Compiled as a whole, or block by block where ranks share the model out, which cuts between blocks.
+        """
+        blocks = [part for part in objective.model.modules() if isinstance(part, Block)]
+        for part in (blocks if self.shares else [objective]) if compile else ():
+            part.compile(fullgraph=True)
         if self.size == 1:
             return objective
-        if self.way == "fsdp":
+        if self.shares:
             from torch.distributed.fsdp import fully_shard
 
-            for part in objective.model.modules():
-                if isinstance(part, Block):
-                    fully_shard(part)
-            fully_shard(objective.model)  # in place; the model, not the loss around it, is called for evaluation
+            for part in blocks:
+                fully_shard(part)
+            fully_shard(objective)  # in place
             return objective
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(objective, device_ids=ids)
-
-    def reshard(self, model: nn.Module) -> None:
-        """After a forward pass without a backward one: puts parameters that ranks share out back into their shares."""
-        if self.size > 1 and self.way == "fsdp":
-            from torch.distributed.fsdp import FSDPModule
-
-            for part in model.modules():
-                if isinstance(part, FSDPModule):
-                    part.reshard()
 
     @contextlib.contextmanager
     def accumulating(self, module: nn.Module, *, last: bool) -> Iterator[None]:
@@ -92,8 +107,7 @@ class World:
             with contextlib.nullcontext() if last else module.no_sync():
                 yield
         else:
-            assert isinstance(module, Objective)
-            module.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+            module.set_requires_gradient_sync(last)  # type: ignore[operator]  # of FSDPModule
             yield
 
 
@@ -124,7 +138,8 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
         return
     started = not dist.is_initialized()
     if started:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        accelerated = place.type == "cuda"
+        dist.init_process_group("nccl" if accelerated else "gloo", device_id=place if accelerated else None)
     try:
         yield World(rank, size, place, way)
     finally:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.config import HieraConfig, variant_config
-from hierax.data.sources import Dataset
+from hierax.data.dataset import Dataset, Sample
 from hierax.data.view import Augmentation, EvaluationView
 from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.pretrained import Pretrained
@@ -31,13 +31,13 @@ class Prepared:
 
     Attributes:
         model: with weights, on the CPU.
-        record: preprocessing for evaluation and for the saved folder; None where inputs are arrays.
+        record: preprocessing for evaluation and for the saved folder; of arrays it holds mean and deviation alone.
         mean, std: per channel, of what `data` gives: grey levels 0 to 255, or the array's units.
         notes: lines on what was changed to fit.
     """
 
     model: Pretrained
-    record: Preprocessing | None
+    record: Preprocessing
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...]
@@ -76,7 +76,7 @@ def statistics(dataset: Dataset, *, size: Sequence[int], channels: int) -> tuple
     """
     record = IMAGENET.replace(**_square(size, channels)) if len(size) == 2 and not dataset.arrays else IMAGENET
     view = EvaluationView(dataset, record, size=tuple(size))
-    step = max(len(dataset) // _STATISTICS_OF, 1)
+    step = -(-len(dataset) // _STATISTICS_OF)
     count, total, squares, problem = 0, np.zeros(channels), np.zeros(channels), ""
     for index in range(0, len(dataset), step):
         seen = view[index]
@@ -104,80 +104,112 @@ def _square(size: Sequence[int], channels: int) -> dict[str, Any]:
     return changes
 
 
-def prepare(
-    recipe: Recipe,
-    dataset: Dataset,
-    *,
-    source: str | os.PathLike[str] | None,
-    image_size: Sequence[int] | None = None,
-) -> Prepared:
+def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] | None) -> Prepared:
     """The model of a run, with fresh weights or those of `source`, and the statistics of its inputs.
 
     Raises:
         ValueError: data that does not fit the task or the model; what loading raises.
     """
-    size = tuple(image_size or recipe.image_size or ()) or None
-    channels = recipe.overrides.get("num_channels") or _channels(dataset)
     if recipe.task == "finetune" and not dataset.classes:
         raise ValueError("the data has no classes; fine-tuning takes a folder of class folders, or shards with labels")
-    model, notes = _model(recipe, dataset, source, size, channels)
+    first = _first(dataset)
+    shape = np.asarray(first.content).shape if dataset.arrays else ()
+    # arrays have a size of their own, which a new model takes on
+    size = recipe.image_size or (shape[1:] if source is None and shape else None)
+    model, notes = _model(recipe, dataset, source, size, shape[0] if shape else 3, several=_several(first))
     config = model.config
+    fits = (shape[0], len(shape)) == (config.num_channels, config.axes + 1) if shape else config.axes == 2
+    if not fits:
+        kind = f"arrays of shape {list(shape)}" if shape else "pictures"
+        raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}")
     record = model.preprocessing
     if dataset.arrays:
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
-        return Prepared(model, None, mean, std, tuple(notes))
-    if record is None or record.num_channels != config.num_channels:
+        record = Preprocessing(
+            do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std
+        )
+    elif record is None or record.num_channels != config.num_channels:
         record = IMAGENET.replace(**_square(config.image_size, config.num_channels))
         if config.num_channels != 3:
             mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
             scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
             record = record.replace(**scaled)
     model.preprocessing = record
-    mean, std = (tuple(value / record.rescale_factor for value in v) for v in (record.image_mean, record.image_std))
-    return Prepared(model, record, mean, std, tuple(notes))
+    return Prepared(model, record, *levels(record), tuple(notes))
 
 
-def _channels(dataset: Dataset) -> int:
-    return int(np.asarray(dataset.sample(0).content).shape[0]) if dataset.arrays else 3
+def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation in what the data gives: grey levels 0 to 255, or the units of arrays."""
+    factor = record.rescale_factor if record.do_rescale else 1.0
+    if not record.do_normalize:
+        return (0.0,) * record.num_channels, (1 / factor,) * record.num_channels
+    return tuple(m / factor for m in record.image_mean), tuple(s / factor for s in record.image_std)
 
 
-def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int) -> dict[str, Any]:
-    """Fields of the configuration that the recipe decides."""
+def _first(dataset: Dataset) -> Sample:
+    """The first sample that can be had."""
+    problem: Exception | None = None
+    for index in range(min(len(dataset), _STATISTICS_OF)):
+        try:
+            return dataset.sample(index)
+        except (OSError, ValueError) as error:
+            problem = problem or error
+    raise ValueError(f"no sample can be read; the first: {problem}")
+
+
+def _several(sample: Sample) -> bool:
+    """Whether several classes may be true of a sample."""
+    return isinstance(sample.label, np.ndarray)
+
+
+def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, several: bool) -> dict[str, Any]:
+    """Fields of the configuration that the recipe and the data decide."""
     pretraining = recipe.task == "pretrain"
     wanted = {
         "image_size": size,
         "drop_path_rate": recipe.drop_path,
         "dropout": recipe.dropout,
         "mask_ratio": recipe.mask_ratio if pretraining else None,
+        "problem_type": "multi_label_classification" if several and not pretraining else None,
     }
     stated = {field: value for field, value in wanted.items() if value is not None}
     changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
-    if recipe.task == "pretrain":
+    if pretraining:
         changes["normalize_pixel_loss"] = recipe.target == "normalised"
     return changes
 
 
 def _model(
-    recipe: Recipe, dataset: Dataset, source: Any, size: tuple[int, ...] | None, channels: int
+    recipe: Recipe, dataset: Dataset, source: Any, size: tuple[int, ...] | None, channels: int, *, several: bool
 ) -> tuple[Pretrained, list[str]]:
-    changes = _changes(recipe, size, channels)
+    changes = _changes(recipe, size, channels, several=several)
+    if source is not None:
+        return _loaded(recipe, dataset.classes, source, changes)
+    if recipe.freeze:
+        raise ValueError(f"freeze is {recipe.freeze!r}, but no weights are loaded; expected 0")
+    config = variant_config(recipe.model, **changes)
+    if recipe.task == "pretrain":
+        return HieraForPreTraining(config), []
     labels = dict(enumerate(dataset.classes))
-    if source is None:
-        config = variant_config(recipe.model, **changes)
-        if recipe.task == "pretrain":
-            return HieraForPreTraining(config), []
-        return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
+    return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
+
+
+def _loaded(
+    recipe: Recipe, classes: tuple[str, ...], source: Any, changes: dict[str, Any]
+) -> tuple[Pretrained, list[str]]:
+    """The model of a checkpoint, changed; a head for the same classes is kept."""
     opened = open_checkpoint(source, HubOptions())
-    own = opened.config.num_channels
-    changes.pop("num_channels")
-    options: dict[str, Any] = {"image_size": changes.pop("image_size", None)}
+    own, channels = opened.config.num_channels, changes.pop("num_channels")
+    changes = {"image_size": changes.pop("image_size", None), **changes}
     if recipe.task == "pretrain":
         new = tuple(p for p in ("decoder", "fusion", "encoder_norm") if p not in opened.parts)
-        model: Pretrained = HieraForPreTraining.from_pretrained(source, new=new, **options, **changes)
+        model: Pretrained = HieraForPreTraining.from_pretrained(source, new=new, **changes)
     else:
         new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
-        kind = _classifier(opened.config)
-        model = kind.from_pretrained(source, num_labels=len(labels), new=new, id2label=labels, **options, **changes)
+        labels = dict(enumerate(classes))
+        if "head" not in opened.parts or dict(opened.config.id2label) != labels:
+            changes |= {"num_labels": len(labels), "id2label": labels}
+        model = _classifier(opened.config).from_pretrained(source, new=new, **changes)
     notes = [line.strip() for line in str(model.loading_report).splitlines()[1:]]
     if own != channels:
         model = with_channels(model, channels)
@@ -215,9 +247,9 @@ def _freeze(model: Pretrained, freeze: int | str) -> None:
     if freeze == 0:
         return
     config = model.config
-    if freeze != "all" and not (isinstance(freeze, int) and 0 < freeze <= config.stages):
+    if freeze != "all" and not (isinstance(freeze, int) and freeze <= config.stages):
         raise ValueError(f"freeze is {freeze!r}; allowed: 0 to {config.stages} stages, or 'all'")
-    blocks = sum(config.depths) if freeze == "all" else sum(config.depths[: int(freeze)])
+    blocks = sum(config.depths if freeze == "all" else config.depths[: int(freeze)])
     for layer, names in enumerate(model.layer_groups()):
         for name in names:
             if layer <= blocks and name.startswith("encoder."):

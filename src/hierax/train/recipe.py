@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 TASKS = ("pretrain", "finetune")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
@@ -39,7 +39,7 @@ class Recipe:
         validation_fraction: share of the samples that is held out where the data has no validation set.
         evaluate_every, patience: epochs between evaluations, and how many without a better one end the run.
         checkpoint_every, keep: steps between checkpoints (None: once an epoch), and how many are kept.
-        workers: processes that decode, per rank; None is one less than there are cores for it.
+        workers: processes that decode, per rank; None is one less than there are cores for it, at most 16.
         max_bad: share of unreadable samples that stops the run.
         max_skipped: steps in a row without a finite loss and gradient that stop the run.
         seed: of weights, order, augmentation and masks.
@@ -94,27 +94,14 @@ class Recipe:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("task", TASKS),
-            ("precision", PRECISIONS),
-            ("target", TARGETS),
-            ("optimizer", ("adamw", "sgd")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
-        for name in ("epochs", "batch_size", "reference_batch", "repeats", "evaluate_every", "keep", "max_skipped"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: a whole number above 0")
-        for name in ("lr", "weight_decay", "min_lr", "warmup_epochs", "mixup", "cutmix", "erasing", "label_smoothing"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
-        for name in ("validation_fraction", "max_bad"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is {self.layer_decay}; allowed: above 0, at most 1")
-        if self.class_weights not in (None, "balanced"):
-            raise ValueError(f"class_weights is {self.class_weights!r}; allowed: 'balanced' or null")
+        for names, fits, allowed in _CHECKS:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not fits(value):
+                    raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
+        for name, instead in _DECIDED.items():
+            if name in self.overrides:
+                raise ValueError(f"overrides has {name!r}, which {instead}")
 
     @property
     def peak_lr(self) -> float:
@@ -175,6 +162,56 @@ class Recipe:
         return base.replace(**{key: _typed(key, value) for key, value in values.items()})
 
 
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _one_of(*allowed: object) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in allowed, ", ".join(map(str, allowed))
+
+
+def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: (low < value if above else low <= value) and value <= high, text
+
+
+_COUNTS = (
+    "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
+    "checkpoint_every", "keep", "max_skipped",
+)  # fmt: skip
+# which settings, what fits, and what is allowed in words; None always fits where a setting may be None
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("task",), *_one_of(*TASKS)),
+    (("precision",), *_one_of(*PRECISIONS)),
+    (("target",), *_one_of(*TARGETS)),
+    (("optimizer",), *_one_of("adamw", "sgd")),
+    (("class_weights",), *_one_of("balanced")),
+    (_COUNTS, _count, "a whole number above 0"),
+    (("mixup", "cutmix", "lr", "weight_decay", "warmup_epochs"), *_in(0, 1e9, "0 or more")),
+    (("validation_fraction", "max_bad", "erasing", "min_lr"), *_in(0, 1, "0 to 1")),
+    (("label_smoothing", "momentum", "drop_path", "dropout"), lambda v: 0 <= v < 1, "0 to below 1"),
+    (("mask_ratio", "ema"), lambda v: 0 < v < 1, "above 0 and below 1"),
+    (("layer_decay",), *_in(0, 1, "above 0, at most 1", above=True)),
+    (("clip_grad",), *_in(0, 1e9, "above 0", above=True)),
+    (("betas",), lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers, each 0 to below 1"),
+    (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two numbers above 0, the second at most 1"),
+    (("rand_augment",), lambda v: len(v) == 2 and min(v) >= 0, "magnitude and deviation, 0 or more"),
+    (("image_size",), lambda v: 1 <= len(v) <= 3 and all(map(_count, v)), "one to three whole numbers above 0"),
+    (("workers",), *_in(0, 4096, "0 or more")),
+    (("seed",), *_in(0, 2**32 - 1, "0 to 4294967295")),
+    (("freeze",), lambda v: v == "all" or (isinstance(v, int) and v >= 0), "a number of stages, or 'all'"),
+)
+_DECIDED = {  # fields of the model that a recipe or the data has another word for
+    "image_size": "is a setting of its own",
+    "dropout": "is a setting of its own",
+    "mask_ratio": "is a setting of its own",
+    "drop_path_rate": "is the setting drop_path",
+    "normalize_pixel_loss": "is the setting target: normalised or pixels",
+    "num_labels": "follows from the data",
+    "id2label": "follows from the data",
+    "out_features": "is for backbones",
+}
+
+
 def fields() -> tuple[str, ...]:
     """Names of a recipe's settings."""
     return tuple(f.name for f in dataclasses.fields(Recipe))
@@ -202,11 +239,11 @@ def _typed(key: str, value: Any) -> Any:
     hints = get_type_hints(Recipe)
     if key not in hints:
         return value
-    kinds = get_args(hints[key]) or (hints[key],)
+    kinds = (hints[key],) if get_origin(hints[key]) in (dict, tuple) else get_args(hints[key]) or (hints[key],)
     text = str(hints[key])
     if value is None and type(None) in kinds:
         return None
-    if isinstance(value, (list, tuple)) and "tuple" in text:
+    if isinstance(value, (list, tuple)) and "tuple" in text and all(type(v) in (int, float) for v in value):
         return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and "tuple[int" in text and int not in kinds:
         return (value, value)
@@ -215,7 +252,7 @@ def _typed(key: str, value: Any) -> Any:
     elif isinstance(value, int) and float in kinds and int not in kinds:
         return float(value)
     else:
-        good = any(isinstance(value, kind) for kind in kinds if isinstance(kind, type))
+        good = any(isinstance(value, kind) for kind in kinds if get_origin(kind) is None)
     if not good:
         expected = text.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
         raise ValueError(f"{key} is {value!r}; expected {expected}")

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hierax.data.dataset import Dataset
 from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
-from hierax.data.sources import Dataset, open_splits
+from hierax.data.split import open_splits
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET

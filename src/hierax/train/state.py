@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
-_STEP = "step-"
+from hierax.train.parallel import World
+
+_STEP, _SIZES = "step-", "sizes.json"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file that is there whole or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("w") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file that is there whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def rng_state() -> dict[str, Any]:
@@ -46,7 +53,11 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: one folder a checkpoint, the last `keep` of them."""
+    """The folder `checkpoints/` of a run: one folder a checkpoint, the last `keep` of them and the best.
+
+    Each holds `shared/`, which all ranks wrote together and any number of ranks can read, `rank-N.pt` of each rank,
+    and `sizes.json`, by which a damaged one is told.
+    """
 
     def __init__(self, run: Path, *, keep: int) -> None:
         self.folder, self.keep = run / "checkpoints", keep
@@ -62,51 +73,78 @@ class Checkpoints:
         """Where the checkpoint after `step` steps is."""
         return self.folder / f"{_STEP}{step}"
 
-    def begin(self, step: int) -> Path:
-        """An empty folder to write the checkpoint into; `commit` puts it in its place."""
-        part = self.folder / f".part-{step}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        return part
+    def save(
+        self, step: int, shared: dict[str, Any], own: Mapping[str, Any], *, world: World, best: int = 0
+    ) -> None:
+        """Writes the checkpoint of `step`: whole or not at all; then deletes the oldest but that of step `best`.
 
-    def commit(self, step: int) -> Path:
-        """Makes what was written since `begin` the checkpoint of `step`, and deletes the oldest beyond `keep`."""
-        part, path = self.folder / f".part-{step}", self.path(step)
+        A call of all ranks.
+
+        Raises:
+            OSError, RuntimeError, CheckpointException: it cannot be written; nothing is left of it.
+        """
+        part = self.folder / f".part-{step}"
+        try:
+            world.on_first(lambda: _emptied(part))
+            _together(state_dict_saver.save, shared, part, world)
+            torch.save(dict(own), part / f"rank-{world.rank}.pt")
+            world.barrier()
+            world.on_first(lambda: self._commit(part, step, best))
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)  # on a full disk, this is the room that is missing
+            raise
+
+    def _commit(self, part: Path, step: int, best: int) -> None:
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        write_json(part / _SIZES, {path.relative_to(part).as_posix(): path.stat().st_size for path in files})
         _sync(part)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(part, path)
+        os.replace(part, self.path(step))
         _sync_folder(self.folder)
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old), ignore_errors=True)
-        return path
+            if old != best:
+                shutil.rmtree(self.path(old), ignore_errors=True)
 
-    def clean(self) -> None:
-        """Removes what an interrupted write left."""
-        for part in self.folder.glob(".part-*"):
-            shutil.rmtree(part, ignore_errors=True)
+    def load(self, shared: dict[str, Any], *, world: World) -> tuple[dict[str, Any], bool]:
+        """Reads the last checkpoint into `shared`; a call of all ranks.
+
+        Returns:
+            What this rank saved for itself (another number of ranks: what the first one did), and whether there were
+            as many ranks.
+
+        Raises:
+            OSError: the checkpoint is damaged; names it.
+        """
+        path = self.path(self.steps()[-1])
+        world.on_first(lambda: [shutil.rmtree(part) for part in self.folder.glob(".part-*")])  # of an interrupted write
+        _check(path)
+        _together(state_dict_loader.load, shared, path, world)
+        ranks = len(list(path.glob("rank-*.pt")))
+        own = path / f"rank-{world.rank if world.rank < ranks else 0}.pt"
+        return torch.load(own, map_location="cpu", weights_only=True), ranks == world.size
 
 
-def save_rank(folder: Path, state: Mapping[str, Any], rank: int) -> None:
-    """One rank's own state as a file with its digest."""
-    path = folder / f"rank-{rank}.pt"
-    torch.save(dict(state), path)
-    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+def _together(act: Callable[..., Any], state: dict[str, Any], folder: Path, world: World) -> None:
+    """Saves or loads what all ranks hold together."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a single process is meant
+        act(state, checkpoint_id=folder / "shared", no_dist=world.size == 1)
 
 
-def load_rank(folder: Path, rank: int) -> dict[str, Any] | None:
-    """What `save_rank` wrote; None if that rank wrote nothing (another world size).
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
-    Raises:
-        ValueError: the file is damaged; names it.
-    """
-    path = folder / f"rank-{rank}.pt"
-    if not path.exists():
-        return None
-    with contextlib.suppress(OSError):
-        if hashlib.sha256(path.read_bytes()).hexdigest() == path.with_suffix(".sha256").read_text():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    raise ValueError(f"{path} is damaged; delete {folder} to go on from the checkpoint before")
+
+def _check(path: Path) -> None:
+    """Raises `OSError` for a checkpoint that is not as it was written."""
+    try:
+        sizes = json.loads((path / _SIZES).read_text())
+    except (OSError, ValueError):
+        sizes = {_SIZES: -1}
+    for name, size in sizes.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise OSError(f"{file} is damaged; delete the folder {path} to go on from the checkpoint before")
 
 
 def _sync(folder: Path) -> None:

@@ -1,0 +1,162 @@
+"""`hierax bench`: how fast engines are on this machine, beside the published implementations."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hierax.cli.loading import positive
+from hierax.cli.terminal import UserError, say
+from hierax.cli.writing import written
+
+if TYPE_CHECKING:
+    from hierax.engine.bench import BenchReport, Cell
+
+SUMMARY = "measure speed and memory of engines on this machine's CPU"
+EPILOG = """All contenders are called in turn in one run: an engine per precision and backend, hierax's eager
+model, and with --against the published implementations that are installed. Lists are separated by
+commas. A variant (hiera_tiny_224) gets random weights; speed does not depend on them.
+Without --calibration, int8 is calibrated on one photo: good for timing, not for use.
+In Python: hierax.bench.
+
+  hierax bench --batch 1,8,32 --against all --json bench.json --plot bench.png"""
+_WIDTH = 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    add = parser.add_argument
+    add("--model", default=["hiera_tiny_224"], type=listed, metavar="M", help="variants, ids, folders or files (default: hiera_tiny_224)")  # noqa: E501  # fmt: skip
+    add("--size", type=listed, metavar="PIXELS", help="448 or 320x448, rows x columns (default: each model's own)")
+    add("--batch", default=[1, 8], type=numbers, metavar="B", help="images per call (default: 1,8)")
+    add("--precision", type=listed, metavar="P", help="fp32, bf16, int8 (default: fp32, and bf16 where it is fast)")
+    add("--backend", default=["auto"], type=listed, metavar="B", help="auto, torch, compile, openvino, onnxruntime")
+    add("--against", default=[], type=listed, metavar="L", help="transformers, timm, official; or all that import")
+    add("--against-precision", default="auto", metavar="P", help="compare with fp32 or bf16 (default auto: the same as the engine's, fp32 for int8)")  # noqa: E501  # fmt: skip
+    add("--seconds", type=float, default=20.0, help="at least so long per cell (default: 20)")
+    add("--rounds", type=positive, default=10, help="at least so many calls of each (default: 10)")
+    add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's number)")
+    add("--calibration", metavar="DIR", help="pictures to calibrate int8 on")
+    add("--no-memory", action="store_true", help="do not measure peak memory, which takes a process per contender")
+    add("--markdown", action="store_true", help="write the tables in Markdown")
+    add("--json", type=Path, metavar="FILE", help="write all numbers")
+    add("--plot", type=Path, metavar="FILE", help="draw throughput: .png, .svg or .pdf (extra: plot)")
+
+
+def listed(text: str) -> list[str]:
+    """The entries of a list separated by commas, for argparse."""
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entries):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list separated by commas")
+    return entries
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers above 0, separated by commas, for argparse."""
+    return [positive(entry) for entry in listed(text)]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.engine.bench import bench
+    from hierax.engine.bench.plot import check_plot, plot
+    from hierax.engine.bench.tables import markdown
+
+    try:
+        if arguments.plot:
+            check_plot(arguments.plot)
+        with followed() as progress:
+            report = bench(
+                arguments.model,
+                sizes=arguments.size,
+                batches=arguments.batch,
+                precisions=arguments.precision,
+                backends=arguments.backend,
+                against=arguments.against,
+                against_precision=arguments.against_precision,
+                seconds=arguments.seconds,
+                rounds=arguments.rounds,
+                threads=arguments.threads,
+                memory=not arguments.no_memory,
+                calibration=arguments.calibration,
+                progress=progress,
+            )
+    except ImportError as error:  # says what to install
+        raise UserError(str(error)) from error
+    if arguments.json:
+        with written(arguments.json) as part:
+            part.write_text(report.to_json() + "\n", encoding="utf-8")
+    if arguments.plot:
+        with written(arguments.plot) as part:
+            plot(report, part)
+    if arguments.markdown:
+        for line in markdown(report):
+            print(line)
+    else:
+        show(report)
+    for path in (arguments.json, arguments.plot):
+        if path:
+            say(f"wrote {path}")
+    return 0
+
+
+@contextmanager
+def followed() -> Iterator[Callable[[str, float], None]]:
+    """Shows on stderr what is being done: one line that is overwritten; where it is no terminal, a line per change.
+
+    Not a bar of rich: its thread would wake in the middle of what is timed.
+    """
+    terminal, shown = sys.stderr.isatty(), ""
+
+    def progress(text: str, done: float) -> None:
+        nonlocal shown
+        if terminal:
+            print(f"\r\x1b[K{done:4.0%} {text}"[: _WIDTH + 4], end="", file=sys.stderr, flush=True)
+        elif (cell := text.partition(": ")[0]) != shown:
+            shown = cell
+            say(cell)
+
+    try:
+        yield progress
+    finally:
+        if terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def show(report: BenchReport) -> None:
+    """Prints a table per cell, and what its columns are."""
+    from rich.console import Console
+
+    from hierax.engine.bench.tables import footnotes, legend
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    console.print(f"{report.machine}\n{packages}", markup=False)
+    for cell in report.cells:
+        console.print(f"\n[bold]{cell.title}[/bold]")
+        console.print(table(cell))
+        for line in legend(cell):
+            console.print(f"  {line}", style="dim", markup=False)
+    console.print()
+    for line in footnotes(report):
+        console.print(line, style="dim", markup=False)
+
+
+def table(cell: Cell) -> object:
+    """The cell's table for rich."""
+    from rich.table import Table
+
+    from hierax.engine.bench.tables import COLUMNS, row
+
+    found = Table(box=None, padding=(0, 0, 0, 2), header_style="")
+    for name in COLUMNS:
+        found.add_column(name, justify="left" if name in ("contender", "", "against") else "right", no_wrap=True)
+    for timing in cell.timings:
+        found.add_row(*row(timing), style="" if timing.contender.library == "hierax" else "dim")
+    return found

@@ -1,0 +1,141 @@
+"""What a dataset is: a list of samples. Parts of one, and one whose classes have other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hierax.data.labels import Label
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a dataset holds at one index.
+
+    Attributes:
+        name: what errors and lists of bad files call it.
+        content: a path, the bytes of a file, a Pillow image, or an array `[C, *size]` that is no picture.
+        label: the number of its class; float32 `[classes]` where several may be true; None without labels.
+    """
+
+    name: str
+    content: Any
+    label: Label | None = None
+
+
+class Dataset(Protocol):
+    """A list of samples."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in order of their numbers; empty without labels."""
+        ...
+
+    @property
+    def arrays(self) -> bool:
+        """Whether contents are arrays, not pictures."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int) -> Sample:
+        """The sample at `index`. Raises `ValueError` or `OSError` where it cannot be had."""
+        ...
+
+    def labels(self) -> list[int] | None:
+        """The class of every sample, in order; None where samples have none or several."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some samples of a dataset."""
+
+    whole: Dataset
+    indices: Sequence[int] | np.ndarray
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the whole."""
+        return self.whole.classes
+
+    @property
+    def arrays(self) -> bool:
+        """As the whole."""
+        return self.whole.arrays
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def sample(self, index: int) -> Sample:
+        """See `Dataset`."""
+        return self.whole.sample(int(self.indices[index]))
+
+    def labels(self) -> list[int] | None:
+        """See `Dataset`."""
+        whole = self.whole.labels()
+        return None if whole is None else [whole[int(i)] for i in self.indices]
+
+
+@dataclass(frozen=True, eq=False)
+class Relabelled:
+    """A dataset whose classes have other numbers.
+
+    Attributes:
+        whole: the dataset.
+        classes: names in order of the new numbers.
+        numbers: the new number of each class of `whole`.
+    """
+
+    whole: Dataset
+    classes: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+    @property
+    def arrays(self) -> bool:
+        """As the whole."""
+        return self.whole.arrays
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def sample(self, index: int) -> Sample:
+        """See `Dataset`."""
+        sample = self.whole.sample(index)
+        label: Label | None = None
+        if isinstance(sample.label, np.ndarray):
+            label = np.zeros(len(self.classes), np.float32)
+            label[list(self.numbers)] = sample.label
+        elif sample.label is not None:
+            label = self.numbers[sample.label]
+        return Sample(sample.name, sample.content, label)
+
+    def labels(self) -> list[int] | None:
+        """See `Dataset`."""
+        whole = self.whole.labels()
+        return None if whole is None else [self.numbers[label] for label in whole]
+
+
+def relabelled(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) -> Dataset:
+    """The dataset with the numbers that `classes` have, found by name.
+
+    Where `numbered`, classes whose names are but their numbers, 0 and up, are taken by these.
+
+    Raises:
+        ValueError: a class that is not among them.
+    """
+    if dataset.classes == classes or not dataset.classes:
+        return dataset
+    own = dataset.classes
+    if numbered and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
+        return Relabelled(dataset, classes, tuple(range(len(own))))
+    number = {name: i for i, name in enumerate(classes)}
+    unknown = [name for name in own if name not in number]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        known = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+        raise ValueError(f"unknown classes {', '.join(unknown[:3])}{more}; known are {known}")
+    return Relabelled(dataset, classes, tuple(number[name] for name in own))

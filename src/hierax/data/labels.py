@@ -1,0 +1,123 @@
+"""Labels of a whole dataset: one class per sample, several, or a share of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Label: TypeAlias = "int | np.ndarray"
+"""The number of a class, or float32 `[classes]` where several may be true."""
+
+_EXPECTED = "expected the number of its class; a list of such numbers; or a list of floats 0 to 1, one per class"
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What a dataset says of its samples.
+
+    Attributes:
+        classes: how many there are.
+        numbers: int64 `[N]`; or, where samples have lists of numbers, all of these in one row.
+        ends: int64 `[N]`, where the numbers of each sample end in that row; None where each has one.
+        shares: float32 `[N, classes]` instead of numbers.
+    """
+
+    classes: int
+    numbers: np.ndarray | None = None
+    ends: np.ndarray | None = None
+    shares: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        found = next(values for values in (self.shares, self.ends, self.numbers) if values is not None)
+        return len(found)
+
+    def __getitem__(self, index: int) -> Label:
+        if self.shares is not None:
+            return self.shares[index]
+        assert self.numbers is not None
+        if self.ends is None:
+            return int(self.numbers[index])
+        several = np.zeros(self.classes, np.float32)
+        several[self.numbers[self.ends[index - 1] if index else 0 : self.ends[index]]] = 1
+        return several
+
+    def single(self) -> np.ndarray | None:
+        """The number of each sample's class, int64 `[N]`; None where samples may have several."""
+        return None if self.shares is not None or self.ends is not None else self.numbers
+
+
+def read_labels(values: Sequence[Any] | np.ndarray, *, name: str) -> Labels | None:
+    """The labels of a dataset called `name`; None where all are None or, as the Hub marks held back ones, -1.
+
+    A whole number is a class. A list of whole numbers names several classes, a list of floats or booleans gives each
+    class its share.
+
+    Raises:
+        ValueError: texts, negative numbers, some samples without a label, lists of several kinds or lengths.
+    """
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iub":
+        return _single(values, name)
+    rows = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+    missing = [i for i, row in enumerate(rows) if row is None]
+    if missing:
+        if len(missing) < len(rows):
+            raise ValueError(
+                f"{name}: {len(missing)} of {len(rows)} samples have no label, such as sample {missing[0]}; "
+                "expected one for each sample, or for none"
+            )
+        return None
+    if all(_is_number(row) for row in rows):
+        return _single(np.fromiter(rows, np.int64, len(rows)), name)
+    for i, row in enumerate(rows):
+        if not isinstance(row, (list, tuple)) or not all(isinstance(v, (bool, int, float, np.number)) for v in row):
+            raise ValueError(f"{name}: the label of sample {i} is {_short(row)}; {_EXPECTED} (of one kind for all)")
+    if all(_is_number(value) for row in rows for value in row):
+        return _lists(rows, name)
+    return _shares(rows, name)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _single(numbers: np.ndarray, name: str) -> Labels | None:
+    numbers = numbers.astype(np.int64)
+    if not len(numbers) or (numbers == -1).all():
+        return None
+    if numbers.min() < 0:
+        where = int(numbers.argmin())
+        raise ValueError(f"{name}: the label of sample {where} is {numbers[where]}; {_EXPECTED}")
+    return Labels(int(numbers.max()) + 1, numbers)
+
+
+def _lists(rows: Iterable[Sequence[int]], name: str) -> Labels:
+    flat: list[int] = []
+    ends: list[int] = []
+    for i, row in enumerate(rows):
+        if len(set(row)) < len(row) or min(row, default=0) < 0:
+            # [0, 1, 0] was meant as one number per class, most likely
+            raise ValueError(f"{name}: the label of sample {i} is {_short(row)}, with a number twice; {_EXPECTED}")
+        flat += row
+        ends.append(len(flat))
+    numbers = np.array(flat, np.int64)
+    return Labels(int(numbers.max(initial=-1)) + 1, numbers, np.array(ends, np.int64))
+
+
+def _shares(rows: list[Sequence[float]], name: str) -> Labels:
+    for i, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"{name}: the label of sample {i} has {len(row)} values, that of sample 0 {len(rows[0])}")
+    shares = np.array(rows, np.float32)
+    wrong = ~((shares >= 0) & (shares <= 1)).all(1)
+    if wrong.any():
+        where = int(wrong.argmax())
+        raise ValueError(f"{name}: the label of sample {where} is {_short(rows[where])}; {_EXPECTED}")
+    return Labels(shares.shape[1], shares=shares)

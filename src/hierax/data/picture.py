@@ -1,0 +1,106 @@
+"""From a file to a part of its picture at the size of training, decoding no more than is needed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from hierax.processing.colour import orientation, upright_array
+from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, opened, pillow_is_quiet, read_header
+from hierax.processing.reading import Picture, read_picture
+
+Box: TypeAlias = "tuple[int, int, int, int]"
+"""Top, left, height and width of a part of a picture, in its pixels."""
+
+_KEEP = 2  # a JPEG is decoded at a part of its scale if that leaves this many times the target's pixels per axis
+
+
+@cache
+def _simplejpeg() -> ModuleType | None:
+    try:
+        return import_module("simplejpeg")
+    except ImportError:
+        return None
+
+
+def read_part(
+    source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int]
+) -> np.ndarray:
+    """uint8 `[*size, channels]`: the part that `part(height, width)` chooses of an upright picture, resized.
+
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their scale where the part stays at least twice as large as `size`: the
+    part is then moved to whole pixels of that scale. Raises `ImageError`.
+    """
+    if channels == 3 and isinstance(source, (str, bytes)) and _simplejpeg() is not None:
+        with opened(source, name=name) as stream:
+            source = stream.read()
+        found = _jpeg_part(source, name=name, part=part, size=size)
+        if found is not None:
+            return resized(found, size)
+    pixels = np.asarray(read_picture(source, channels=channels, name=name, fast=True))
+    pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    if pixels.dtype != np.uint8:  # an array of floats, 0 to 1
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    top, left, height, width = part(*pixels.shape[:2])
+    return resized(pixels[top : top + height, left : left + width], size)
+
+
+def _jpeg_part(data: bytes, *, name: str, part: Callable[[int, int], Box], size: tuple[int, int]) -> np.ndarray | None:
+    """The part before resizing; None for what is no JPEG, or one that Pillow understands better."""
+    simplejpeg = _simplejpeg()
+    if simplejpeg is None or not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours not in ("YCbCr", "RGB"):
+        return None
+    check_pixels((width, height), name=name, max_pixels=DEFAULT_MAX_PIXELS)
+    tag = _orientation(data, name) if _has_metadata(data) else 1
+    turned = tag >= 5
+    box = part(*((width, height) if turned else (height, width)))
+    shrink = next((k for k in (8, 4, 2) if min(box[2] / size[0], box[3] / size[1]) >= k * _KEEP), 1)
+    least = {"min_height": -(-height // shrink), "min_width": -(-width // shrink)} if shrink > 1 else {}
+    try:
+        pixels = upright_array(simplejpeg.decode_jpeg(data, "RGB", **least), tag)
+    except ValueError:
+        return None
+    top, left, rows, columns = (round(value / shrink) for value in box)
+    return pixels[top : top + rows, left : left + columns]
+
+
+def _has_metadata(data: bytes) -> bool:
+    """Whether a JPEG has a segment that may hold its orientation (APP1: Exif or XMP)."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xE1:
+            return True
+        if marker == 0xDA:  # the picture begins
+            return False
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return False
+
+
+def _orientation(data: bytes, name: str) -> int:
+    with pillow_is_quiet():
+        return orientation(read_header(io.BytesIO(data), name=name, max_pixels=None))
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 `[H, W, C]` at `size`, antialiased bicubic, by torch's 8-bit kernels."""
+    if pixels.shape[:2] == size:
+        return pixels
+    if not pixels.flags.writeable or not pixels.flags.c_contiguous:  # torch takes no negative strides
+        pixels = pixels.copy(order="C")
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    out = torch.nn.functional.interpolate(planes, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return out[0].permute(1, 2, 0).numpy()

@@ -1,0 +1,88 @@
+"""Training and validation set: as they are given, or drawn by class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from hierax.data.dataset import Dataset, Subset, relabelled
+from hierax.data.order import SPLIT, stream
+from hierax.data.sources import FolderDataset, chosen, open_dataset, split_folders, tables_of
+from hierax.data.table import HELD_OUT
+
+
+def open_splits(
+    source: str | os.PathLike[str], *, fraction: float, seed: int, validation: str | os.PathLike[str] | None = None
+) -> tuple[Dataset, Dataset | None]:
+    """Training and validation set.
+
+    The second is `validation`, or what is beside the training set: `val/` (`validation/`, `valid/`, `test/`) beside
+    `train/`, or such a split of a Hub dataset; or else a `fraction` of the samples drawn with `seed`, by class where
+    there are classes (0: no validation set). Its classes have the numbers they have in training; it may lack some,
+    and all labels.
+
+    Raises:
+        ValueError: what `open_dataset` raises; validation with classes that training lacks.
+    """
+    train, held = given_splits(source)
+    if validation is not None:
+        held = open_dataset(validation)
+    if held is None:
+        return drawn(train, fraction=fraction, seed=seed)
+    try:
+        return train, relabelled(held, train.classes, numbered=not isinstance(held, FolderDataset))
+    except ValueError as error:
+        raise ValueError(f"validation does not fit the training set: {error}") from None
+
+
+def given_splits(source: str | os.PathLike[str]) -> tuple[Dataset, Dataset | None]:
+    """The training set at `source`, and what is beside it to validate on, if anything."""
+    tables = tables_of(os.fspath(source))
+    if tables is not None:
+        held = next((tables[name] for name in HELD_OUT if name in tables), None) if "train" in tables else None
+        return chosen(tables, None, name=os.fspath(source)), held
+    folders = split_folders(Path(source))
+    if folders is None:
+        return open_dataset(source), None
+    return open_dataset(folders[0]), None if folders[1] is None else open_dataset(folders[1])
+
+
+def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The rest, and a `fraction` of the samples drawn with `seed`; 0 draws none.
+
+    Of every class the same share is drawn: as many whole samples as it comes to, and of those that are left over as
+    many as the total needs, from the classes that are owed most. The last sample of a class stays in training.
+
+    Raises:
+        ValueError: one side would be empty.
+    """
+    if fraction <= 0:
+        return whole, None
+    random = stream(seed, SPLIT)
+    labels = np.asarray(whole.labels() or np.zeros(len(whole), np.int64))
+    order = random.permutation(len(whole))
+    order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within
+    _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    counts = _counts(sizes, fraction, random)
+    held = np.concatenate([order[start : start + count] for start, count in zip(first, counts, strict=True)])
+    if not 0 < len(held) < len(whole):
+        raise ValueError(f"validation_fraction is {fraction:g} of {len(whole)} samples, which leaves one side empty")
+    is_held = np.zeros(len(whole), bool)
+    is_held[held] = True
+    return Subset(whole, np.flatnonzero(~is_held)), Subset(whole, np.flatnonzero(is_held))
+
+
+def _counts(sizes: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
+    """How many are drawn of classes of these sizes."""
+    most = np.maximum(sizes - 1, 0) if fraction < 1 else sizes
+    exact = sizes * fraction
+    counts = np.minimum(np.floor(exact + 1e-9).astype(np.int64), most)
+    owed = exact - counts
+    total = max(round(float(exact.sum())), 1)
+    for index in sorted(range(len(sizes)), key=lambda i: (-round(owed[i], 9), random.random())):
+        if counts.sum() >= total:
+            break
+        counts[index] += counts[index] < most[index]
+    return counts

@@ -1,0 +1,140 @@
+"""Datasets of the Hugging Face library: parquet files, folders that it saved, and those of the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hierax.data.dataset import Sample
+from hierax.data.labels import Labels, read_labels
+
+HELD_OUT = ("val", "validation", "valid", "test")
+"""Names of splits to validate on, the first that there is."""
+
+_LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
+_SPLIT = re.compile(r"(train|validation|valid|val|test)(?![A-Za-z])")
+
+
+@dataclass(frozen=True, eq=False)
+class TableDataset:
+    """Rows with an image and maybe a label."""
+
+    name: str
+    rows: Any
+    image: str
+    values: Labels | None
+    classes: tuple[str, ...]
+    arrays: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, index: int) -> Sample:
+        """See `Dataset`."""
+        content = self.rows[index][self.image]
+        if isinstance(content, dict):
+            content = content.get("bytes") or content.get("path")
+        return Sample(f"{self.name}[{index}]", content, None if self.values is None else self.values[index])
+
+    def labels(self) -> list[int] | None:
+        """See `Dataset`."""
+        single = None if self.values is None else self.values.single()
+        return None if single is None else single.tolist()
+
+
+def open_tables(source: str, files: Sequence[Path] = ()) -> dict[str, TableDataset]:
+    """The splits of `hub:ID`, `hub:ID:CONFIG`, a folder made by `save_to_disk`, or parquet `files` by name.
+
+    Raises:
+        ImportError: the package datasets is missing.
+        ValueError: what it cannot read; no column of images; labels of an unknown kind.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            f"{source}: parquet and Hub datasets need the package datasets: pip install 'hierax[data]'"
+        ) from None
+    try:
+        found = _load(datasets, source, files)
+    except Exception as error:  # of many kinds, some of them not even OSError or ValueError
+        reason = error.__cause__ or error
+        raise ValueError(f"{source}: cannot be read as a dataset: {type(reason).__name__}: {reason}") from error
+    if not isinstance(found, Mapping):
+        found = {"train": found}
+    return {str(split): _table(datasets, _named(source, split, len(found)), table) for split, table in found.items()}
+
+
+def _named(source: str, split: object, splits: int) -> str:
+    return source if splits == 1 else f"{source}/{split}"
+
+
+def _load(datasets: Any, source: str, files: Sequence[Path]) -> Any:
+    if files:
+        parts = {split: [str(file) for file in part] for split, part in by_split(files).items()}
+        return datasets.load_dataset("parquet", data_files=parts)
+    if source.startswith("hub:"):
+        name, _, config = source.removeprefix("hub:").partition(":")
+        return datasets.load_dataset(name, config or None)
+    return datasets.load_from_disk(source)
+
+
+def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the split that their names begin with, or that of their folder, where there is one to train on and one
+    to validate on; else all as "train". A file of neither belongs to no split, and is an error then.
+
+    Raises:
+        ValueError: see above.
+    """
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        matches = [_SPLIT.match(text) for text in (file.name, file.parent.name)]
+        found.setdefault(next((m[1] for m in matches if m), ""), []).append(file)
+    if "train" not in found or not any(name in found for name in HELD_OUT):
+        return {"train": list(files)}
+    if "" in found:
+        raise ValueError(
+            f"{found[''][0]} belongs to no split, while others do; expected a name such as train-0.parquet"
+        )
+    return found
+
+
+def _table(datasets: Any, name: str, table: Any) -> TableDataset:
+    columns = table.features
+    image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
+    image = image or next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
+    if image is None:
+        raise ValueError(
+            f"{name}: no column of images among {', '.join(columns)}; expected one of type Image, or named "
+            + ", ".join(_IMAGE_COLUMNS)
+        )
+    if isinstance(columns[image], datasets.Image):
+        table = table.cast_column(image, datasets.Image(decode=False))  # we decode: bad files must be told apart
+    label = next((c for c in _LABEL_COLUMNS if c in columns), None)
+    values, classes = None, ()
+    if label is not None:
+        values = _labels(table, label, f"{name}, column {label}")
+        classes = _class_names(columns[label], values)
+        if values is not None and len(classes) > values.classes and values.shares is None:
+            values = Labels(len(classes), values.numbers, values.ends)  # the last ones need not occur
+    return TableDataset(name, table.select_columns([image]), image, values, classes)
+
+
+def _labels(table: Any, label: str, name: str) -> Labels | None:
+    column = table.select_columns([label]).with_format("arrow")[:].column(label)
+    if str(column.type).startswith(("int", "uint")) and not column.null_count:
+        return read_labels(np.asarray(column.to_numpy()), name=name)
+    return read_labels(column.to_pylist(), name=name)
+
+
+def _class_names(feature: Any, values: Labels | None) -> tuple[str, ...]:
+    if values is None:
+        return ()
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return tuple(names or map(str, range(values.classes)))

@@ -1,0 +1,256 @@
+"""Exports that prove themselves: a file for another runtime, compared with the model before it is put in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hierax.config import HieraConfig
+from hierax.encoder import visible_units
+from hierax.engine.cache import weights_digest
+from hierax.engine.calibration import Pictures, sample_pixels
+from hierax.engine.engine import opened_model
+from hierax.engine.exported import RECORD, VERSION, file_records
+from hierax.engine.formats import FORMATS, Job, open_runner
+from hierax.engine.hardware import PRECISIONS, require_packages
+from hierax.engine.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
+from hierax.engine.program import Signature
+from hierax.engine.traced import INPUTS
+from hierax.mae import check_mae_size
+from hierax.pretrained import Pretrained
+from hierax.processing import IMAGENET, HieraImageProcessor, Preprocessing
+
+_CALIBRATED = 64
+_OUR_FILES = {"config.json", "preprocessor_config.json", RECORD}
+
+
+def export(
+    model: Pretrained | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    format: str,
+    precision: str = "fp32",
+    size: int | Sequence[int] | None = None,
+    batch: int | None = None,
+    task: str | None = None,
+    calibration: Pictures | None = None,
+    evaluate: Pictures | None = None,
+    overwrite: bool = False,
+) -> ParityReport:
+    """Writes a model for another runtime, if what that computes is what the model computes.
+
+    The file is run by its own runtime beside the model in float32: in fp32 every map and output must be within a
+    relative error of 1e-4, in bf16 and fp16 every output must have a cosine of 0.9995, in int8 of 0.995.
+    `hierax.Engine` runs the folder.
+
+    Args:
+        model: a model, or a Hub id, a folder or a file to load one from.
+        folder: is made; it holds the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and `.bin`),
+            `export.json`, `config.json` and, for pictures and clips, `preprocessor_config.json`.
+        format: "pt2", "onnx" or "openvino".
+        precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8 and onnx no bf16. OpenVINO keeps weights in float32
+            for bf16, and in fp16 computes in float32.
+        size: pixels, of a square or per axis; the file takes no other. None is the model's own.
+        batch: images per call, or None for any number.
+        task: as in `hierax.load`.
+        calibration: pictures to calibrate int8 on: a folder, a list, or ready pixels; None takes crops of the photo
+            that comes with hierax.
+        evaluate: pictures to compare on, each as the processor makes it, or ready pixels; None takes 200 crops of that
+            photo, and for models that take no pictures 16 inputs of noise.
+        overwrite: replace an export that is in `folder`.
+
+    Returns:
+        `ParityReport`.
+
+    Raises:
+        ValueError: an unknown name or a combination that cannot be; a folder that is not empty; what `hierax.load`
+            raises. `ParityError` when the bar is missed: then nothing is written.
+        ImportError: a package is missing; names the extra.
+    """
+    target = Path(folder)
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch is {batch!r}; allowed: a whole number above 0, or None for any number")
+    check_export(format, precision, target, overwrite=overwrite)
+    own = opened_model(model, task, None)
+    config = own.config.replace(image_size=_axes(own.config, size))
+    masked = Signature.of(own).masked
+    kept = None
+    if masked:
+        check_mae_size(config.image_size, config)
+        kept = visible_units(config, torch.Size(config.unit_grid(config.image_size)).numel())
+    record = _record(own, config)
+    processor = HieraImageProcessor(record or IMAGENET)
+    kind, inputs = evaluation_inputs(evaluate, config=config, processor=processor, masked=masked)
+
+    def calibrated() -> list[tuple[Tensor, ...]]:
+        count = -(-_CALIBRATED // (batch or 1)) * (batch or 1)
+        pixels = sample_pixels(calibration, count, config=config, processor=processor)
+        return list(with_units(pixels.split(batch or 1), config=config, masked=masked))
+
+    job = Job(own, config.image_size, batch, kept, precision, calibrated)
+    with _put_in_place(target, overwrite=overwrite) as part:
+        report = _written(job, FORMATS[format].file, format, part, inputs, kind)
+        if not report.passed:
+            raise ParityError(report)
+        _write_records(job, format, part, config=config, record=record, report=report)
+    return report
+
+
+def check_export(format: str, precision: str, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raises what `export` would raise before anything is loaded."""
+    for name, value, allowed in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    _check_target(Path(folder), overwrite=overwrite)
+    kind = FORMATS[format]
+    if precision in kind.refused:
+        raise ValueError(f"precision is {precision!r}, which {format} has not: {kind.refused[precision]}")
+    require_packages(f"format {format!r}", kind.writes, kind.extra)
+    if precision == "int8":
+        require_packages("precision 'int8'", ("nncf",), "openvino")
+
+
+def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Pixels per axis; a whole number is for all axes, except time."""
+    if size is None:
+        return config.image_size
+    if isinstance(size, int):
+        return (*config.image_size[:1], size, size) if config.is_video else (size,) * config.axes
+    if len(size) != config.axes:
+        raise ValueError(f"size is {tuple(size)}; expected {config.axes} sizes in pixels, or one")
+    return tuple(size)
+
+
+def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
+    """The model's preprocessing, for inputs of exactly the exported size; None for neither pictures nor clips."""
+    from hierax.checkpoint.preprocessing import resized
+
+    record = model.preprocessing or (IMAGENET if config.axes == 2 and config.num_channels == 3 else None)
+    if record is None or config.axes == 1:
+        return None
+    record = resized(record, model.config, config)
+    height, width = config.image_size[-2:]
+    crop = {"height": height, "width": width}
+    if record.do_center_crop and record.crop_size == crop:
+        return record
+    squashes = "height" in record.size and not record.do_center_crop
+    edge = crop if squashes else {"shortest_edge": max(height, width) * 256 // 224}
+    return record.replace(do_resize=True, size=edge, do_center_crop=True, crop_size=crop)
+
+
+def _written(
+    job: Job, name: str, format: str, folder: Path, inputs: Iterable[tuple[Tensor, ...]], kind: str
+) -> ParityReport:
+    """Writes the file and measures it; its twin with maps is gone afterwards."""
+    twin = folder / "with_maps"
+    twin.mkdir()
+    FORMATS[format].write(job, folder / name, twin / name)
+    exported, mapped = (
+        open_runner(format, path / name, precision=job.precision, threads=None, batch=job.batch)
+        for path in (folder, twin)
+    )
+    report = measure(job.model, exported, mapped, inputs, precision=job.precision, kind=kind)
+    exported.close()
+    mapped.close()
+    shutil.rmtree(twin)
+    return report
+
+
+def _write_records(
+    job: Job, format: str, folder: Path, *, config: HieraConfig, record: Preprocessing | None, report: ParityReport
+) -> None:
+    """The JSON files beside the exported one; `export.json` last, since it has the digests of the others."""
+    from hierax.checkpoint.load import task_of
+    from hierax.checkpoint.opened import DIALECTS
+
+    task, model = task_of(type(job.model)), job.model
+    _write_json(folder / "config.json", DIALECTS["transformers"].config_values(config, task))
+    if record is not None:
+        record.write(folder)
+    packages = ("hierax", "torch", *FORMATS[format].writes, *(("nncf",) if job.precision == "int8" else ()))
+    _write_json(
+        folder / RECORD,
+        {
+            "version": VERSION,
+            "format": format,
+            "precision": job.precision,
+            "task": task,
+            "inputs": list(INPUTS[: 2 if job.signature.masked else 1]),
+            "outputs": job.signature.outputs,
+            "masked": job.signature.masked,
+            "kept": job.kept,
+            "size": job.size,
+            "batch": job.batch,
+            "config": config.to_dict(),
+            "weights": {
+                "sha256": weights_digest(model),
+                "source": model.loading_report.source if model.loading_report else None,
+                "license": model.license,
+            },
+            "versions": {name: _version(name) for name in packages},
+            "parity": report.to_dict(),
+            "files": file_records(folder),
+        },
+    )
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a source tree
+        return None
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    """Raises when `target` holds what must not be lost."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise NotADirectoryError(f"{target}: is a file; expected a folder to write to")
+    names = sorted(path.name for path in target.iterdir())
+    if names and not overwrite:
+        raise ValueError(f"{target}: is not empty; choose another folder, or overwrite it (--overwrite)")
+    stems = tuple(Path(kind.file).stem for kind in FORMATS.values())
+    suffixes = (".pt2", ".onnx", ".onnx.data", ".xml", ".bin")
+    foreign = [n for n in names if n not in _OUR_FILES and not (n.startswith(stems) and n.endswith(suffixes))]
+    if names and (foreign or RECORD not in names):
+        what = f"it holds {foreign[0]}" if foreign else f"it has no {RECORD}"
+        raise ValueError(f"{target}: is no export, {what}; only exports are overwritten")
+
+
+@contextlib.contextmanager
+def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder beside `target` that takes its place when all went well, and else is gone."""
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    old = part.with_name(f"{part.name}.old")
+    part.mkdir()
+    try:
+        yield part
+        _check_target(target, overwrite=overwrite)  # minutes have passed
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(part, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    finally:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,196 @@
+"""A folder that `hierax export` wrote, and the backend that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hierax.config import HieraConfig
+from hierax.engine.formats import FORMATS, open_runner
+from hierax.engine.hardware import Choice
+from hierax.engine.parity import ParityReport
+from hierax.engine.pool import Runner, Shape
+from hierax.engine.program import Signature
+from hierax.models import TASKS
+from hierax.pretrained import Pretrained
+from hierax.processing import Preprocessing
+from hierax.processing.record import FILE_NAME
+
+RECORD = "export.json"
+VERSION = 1
+"""Of the record; folders of a later one are refused."""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and digest of every file in a folder."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in paths}
+
+
+def find_export(source: object) -> Exported | None:
+    """The export that `source` names, or None when it is no folder with an `export.json`.
+
+    Raises:
+        ValueError: the folder is damaged; names the file.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    folder = Path(source)
+    return Exported.open(folder) if (folder / RECORD).is_file() else None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model: what `export.json` says.
+
+    Attributes:
+        config: with the exported size as `image_size`.
+        batch: images per call of the file, or None for any number.
+        kept: visible mask units, for a MAE model.
+        report: how close it is to the model it was made from.
+        files: by name, their sizes and digests.
+    """
+
+    folder: Path
+    format: str
+    precision: str
+    task: str
+    outputs: tuple[str, ...]
+    config: HieraConfig
+    batch: int | None
+    kept: int | None
+    report: ParityReport
+    files: dict[str, dict[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path) -> Exported:
+        """Reads a folder and checks that its files are what was written.
+
+        Raises:
+            ValueError: something is missing or altered; names the file.
+        """
+        path = folder / RECORD
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["version"]
+            found = cls(
+                folder=folder,
+                format=values["format"],
+                precision=values["precision"],
+                task=values["task"],
+                outputs=tuple(values["outputs"]),
+                config=HieraConfig.from_dict(values["config"]),
+                batch=values["batch"],
+                kept=values["kept"],
+                report=ParityReport.from_dict(values["parity"]),
+                files=dict(values["files"]),
+            )
+            for name, value, known in (("format", found.format, FORMATS), ("task", found.task, TASKS)):
+                if value not in known:
+                    raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: is no record of an export ({type(error).__name__}: {error})") from None
+        if version > VERSION:
+            raise ValueError(f"{path}: version {version} was written by a later hierax; this one reads {VERSION}")
+        found._check_files()
+        return found
+
+    def _check_files(self) -> None:
+        for name, record in self.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise ValueError(f"{path}: is missing; export the model again")
+            if path.stat().st_size != record["bytes"] or file_digest(path) != record["sha256"]:
+                raise ValueError(f"{path}: is not what was exported (cut short or altered); export the model again")
+
+    def model(self) -> Pretrained:
+        """The model without weights, on the meta device: its configuration and its checks."""
+        with torch.device("meta"):
+            model = TASKS[self.task](self.config).eval()
+        record = self.folder / FILE_NAME
+        model.preprocessing = Preprocessing.read(record) if record.is_file() else None
+        return model
+
+    @property
+    def signature(self) -> Signature:
+        """What the file takes and gives."""
+        task = "classification" if "classification" in self.task else self.task
+        return Signature(task, self.outputs, masked=self.kept is not None)
+
+    def choice(
+        self,
+        *,
+        device: str | torch.device,
+        precision: str,
+        backend: str,
+        task: str | None,
+        hidden_states: bool,
+        out_features: Sequence[str] | None,
+    ) -> Choice:
+        """Where and how it runs.
+
+        Raises:
+            ValueError: something was asked for that it is not.
+        """
+        own = FORMATS[self.format].backend
+        for name, asked, allowed in (
+            ("device", str(device), ("auto", "cpu")),
+            ("precision", precision, ("auto", self.precision)),
+            ("backend", backend, ("auto", own)),
+            ("task", task, (None, self.task)),
+            ("hidden_states", hidden_states, (False,)),
+            ("out_features", out_features and tuple(out_features), (None, self.config.out_features)),
+        ):
+            if asked not in allowed:
+                raise ValueError(
+                    f"{name} is {asked!r}; {self.folder} is an export for the CPU ({self.format}, {self.precision}, "
+                    f"{self.task}); allowed: {', '.join(map(str, allowed))}"
+                )
+        return Choice(torch.device("cpu"), self.precision, own)
+
+    def runner(self, *, threads: int | None) -> Runner:
+        """What runs it, on any number of images of its size."""
+        path = self.folder / FORMATS[self.format].file
+        return open_runner(self.format, path, precision=self.precision, threads=threads, batch=self.batch)
+
+
+class ExportedBackend:
+    """An export as the backend of an engine: one size, and for a MAE model one number of visible mask units."""
+
+    batched = False
+
+    def __init__(self, exported: Exported, *, threads: int | None) -> None:
+        self._exported, self._threads = exported, threads
+
+    def runner(self, shape: Shape) -> Runner:
+        """The runner of the exported size.
+
+        Raises:
+            ValueError: another size or number of visible mask units; says which was exported.
+        """
+        folder, size, kept = self._exported.folder, self._exported.config.image_size, self._exported.kept
+        if shape.size != size:
+            ours, theirs = ("x".join(map(str, axes)) for axes in (size, shape.size))
+            raise ValueError(f"pixels are {theirs}; {folder} was exported for {ours} alone")
+        if shape.kept != kept:
+            raise ValueError(f"{shape.kept} mask units are visible; {folder} was exported for {kept} alone")
+        return self._exported.runner(threads=self._threads)
+
+    def close(self) -> None:
+        """See `Backend`."""

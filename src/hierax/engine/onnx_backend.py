@@ -1,0 +1,171 @@
+"""Running on ONNX Runtime, and the ONNX graph that its backend and exports share."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hierax.engine.cache import ArtefactCache, artefact_key
+from hierax.engine.hardware import require_packages
+from hierax.engine.openvino_backend import Inputs, example_inputs, quantise_and_compare
+from hierax.engine.pool import Shape
+from hierax.engine.program import Program, Signature
+from hierax.engine.traced import INPUTS, exported_program, program_for, quiet
+from hierax.pretrained import Pretrained
+
+_log = logging.getLogger("hierax.engine")
+_CHUNK = 8  # images at a time: more are no faster, and their activations cost memory
+_LARGEST = (2 << 30) - (64 << 20)  # bytes of weights in one file: protocol buffers end at 2 GiB
+
+
+def to_onnx(program: Program, example: tuple[Tensor, ...], *, dynamic: bool = True) -> Any:
+    """The program as an `onnx.ModelProto` at the sizes of `example`, for any number of images if `dynamic`."""
+    traced = exported_program(program, example, dynamic=dynamic)
+    with quiet("torch.onnx"):
+        made = torch.onnx.export(
+            traced,
+            (),
+            dynamo=True,
+            verbose=False,
+            input_names=list(INPUTS[: len(example)]),
+            output_names=list(program.signature.outputs),
+        )
+    assert made is not None
+    proto = made.model_proto
+    del proto.graph.value_info[:]  # optional, and stale when outputs are taken off
+    for node in proto.graph.node:  # which module of PyTorch it came from
+        del node.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output):
+        for number, axis in enumerate(value.type.tensor_type.shape.dim):
+            if number == 0 and axis.dim_param:
+                axis.dim_param = "batch"
+    return proto
+
+
+def only_outputs(proto: Any, names: Sequence[str]) -> None:
+    """Takes all other outputs off an `onnx.ModelProto`, and what only they needed."""
+    graph = proto.graph
+    for output in [output for output in graph.output if output.name not in names]:
+        graph.output.remove(output)
+    needed = set(names)
+    for index in reversed(range(len(graph.node))):  # they stand in the order in which they are computed
+        if needed & set(graph.node[index].output):
+            needed |= set(graph.node[index].input)
+        else:
+            del graph.node[index]
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in needed:
+            del graph.initializer[index]
+
+
+def fits_one_file(proto: Any) -> bool:
+    """Whether the weights leave an `onnx.ModelProto` below the 2 GiB at which protocol buffers end."""
+    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer) < _LARGEST
+
+
+def save_onnx(proto: Any, path: Path) -> None:
+    """Writes one file, or for a model that is too large for one, its weights to `NAME.data` beside it."""
+    import onnx
+
+    apart: dict[str, Any] = {"save_as_external_data": True, "location": f"{path.name}.data", "size_threshold": 1024}
+    onnx.save_model(proto, path, **({} if fits_one_file(proto) else apart))
+
+
+class OnnxRunner:
+    """A session of ONNX Runtime on the CPU, from a file or from the bytes of one."""
+
+    def __init__(self, model: Path | bytes, *, threads: int | None) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        source = str(model) if isinstance(model, Path) else model
+        self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        batch = self._session.get_inputs()[0].shape[0]
+        self._chunk = batch if isinstance(batch, int) else _CHUNK
+
+    def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
+        """See `Runner`."""
+        inputs = [t.detach().cpu().contiguous().numpy() for t in (pixels, kept) if t is not None]
+        chunks = []
+        for start in range(0, len(pixels), self._chunk):
+            parts = [part[start : start + self._chunk] for part in inputs]
+            chunks.append(self._session.run(None, dict(zip(INPUTS, parts, strict=False))))
+        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
+
+    def close(self) -> None:
+        """See `Runner`."""
+        self._session = None
+
+
+class OnnxBackend:
+    """Exports, quantises and keeps on disk a model for one size after another.
+
+    int8 holds for the native size, at which it is calibrated; other sizes run in float32.
+    """
+
+    batched = False
+
+    def __init__(
+        self,
+        model: Pretrained,
+        signature: Signature,
+        *,
+        precision: str,
+        threads: int | None,
+        cache: ArtefactCache | None,
+        key: dict[str, Any],
+        calibration: Callable[[Shape], Inputs],
+    ) -> None:
+        require_packages("backend 'onnxruntime'", ("onnx", "onnxscript", "onnxruntime"), "onnx")
+        import onnx
+        import onnxruntime as ort
+
+        self._model: Any = model
+        self._signature, self._precision, self._threads, self._cache = signature, precision, threads, cache
+        self._key = {**key, "onnx": onnx.__version__, "onnxruntime": ort.__version__}
+        self._calibration = calibration
+
+    def runner(self, shape: Shape) -> OnnxRunner:
+        """A runner for any batch of a size."""
+        int8 = self._precision == "int8" and shape.size == self._model.config.image_size
+        if self._precision == "int8" and not int8:
+            _log.info("int8 is calibrated at the native size; %s runs in fp32", shape)
+        parts = {**self._key, "size": shape.size, "kept": shape.kept, "int8": int8}
+        if not int8:
+            parts.pop("calibration", None)
+        key = artefact_key(parts)
+        content = self._cache.read(key) if self._cache else None
+        if content is not None:
+            return OnnxRunner(content, threads=self._threads)
+        proto = self._made(shape, int8=int8)
+        if self._cache and fits_one_file(proto):
+            self._cache.write(key, proto.SerializeToString())
+        return self._session(proto)
+
+    def _made(self, shape: Shape, *, int8: bool) -> Any:
+        program = program_for(self._model, shape.size, self._signature, dtype=torch.float32)
+        proto = to_onnx(program, example_inputs(program, shape))
+        if not int8:
+            return proto
+        own = Program(self._model, self._signature).eval()
+        return quantise_and_compare(proto, self._calibration(shape), own, self._session)
+
+    def _session(self, proto: Any) -> OnnxRunner:
+        if fits_one_file(proto):
+            return OnnxRunner(proto.SerializeToString(), threads=self._threads)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            save_onnx(proto, path := Path(folder) / "model.onnx")
+            return OnnxRunner(path, threads=self._threads)
+
+    def close(self) -> None:
+        """Gives back the weights."""
+        self._model = None

@@ -1,0 +1,63 @@
+"""Histograms of oriented gradients as what a masked autoencoder predicts (paper, table 3c; as in masked feature
+prediction, Wei et al., CVPR 2022).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.config import HieraConfig
+
+ORIENTATIONS = 9
+CELL = 8
+
+
+def hog(pictures: Tensor) -> Tensor:
+    """Histograms `[B, C, 9, H / 8, W / 8]` of pictures `[B, C, H, W]`, each of length 1.
+
+    Every pixel counts with the strength of its gradient (central differences, mirrored edges) for one of nine
+    orientations of 20 degrees, where opposite directions are one; counts are summed over cells of 8 x 8 pixels.
+    Channels stay apart.
+    """
+    x = F.pad(pictures, (1, 1, 1, 1), mode="reflect")
+    across, down = x[..., 1:-1, 2:] - x[..., 1:-1, :-2], x[..., 2:, 1:-1] - x[..., :-2, 1:-1]
+    turned = torch.atan2(across, down) * (ORIENTATIONS / math.pi)  # -9 to 9; an orientation and its opposite are 9 apart
+    place = turned.floor().long() % ORIENTATIONS
+    counts = torch.zeros(*place.shape[:2], ORIENTATIONS, *place.shape[2:], dtype=x.dtype, device=x.device)
+    counts = counts.scatter(2, place[:, :, None], torch.hypot(across, down)[:, :, None])
+    cells = counts.unflatten(4, (-1, CELL)).unflatten(3, (-1, CELL)).sum((4, 6))
+    return F.normalize(cells, dim=2)
+
+
+def hog_width(config: HieraConfig) -> int:
+    """Numbers per patch of `hog_targets`.
+
+    Raises:
+        ValueError: the model's patches are no whole cells of pictures or clips.
+    """
+    size = config.target_size
+    flat = config.axes == 2 or (config.axes == 3 and config.target == "first_frame")
+    if not flat or any(pixels % CELL for pixels in size[-2:]):
+        shape = "x".join(map(str, size))
+        raise ValueError(
+            f"target is 'hog' and the model predicts {shape} pixels per patch; hog takes pictures and clips in whole "
+            f"cells of {CELL}x{CELL} pixels"
+        )
+    return config.num_channels * ORIENTATIONS * math.prod(pixels // CELL for pixels in size[-2:])
+
+
+def hog_targets(pixels: Tensor, config: HieraConfig) -> Tensor:
+    """Targets `[B, patches, hog_width]` of pixels `[B, channels, *size]`, patches row-major, in (channel, orientation,
+    row, column); of clips the first frame of each token.
+    """
+    batch = len(pixels)
+    if config.axes == 3:
+        frames = pixels[:, :, :: config.stage_stride(config.stages - 1)[0]]
+        pixels = frames.transpose(1, 2).flatten(0, 1)
+    rows, columns = (length // CELL for length in config.target_size[-2:])
+    cells = hog(pixels).unflatten(4, (-1, columns)).unflatten(3, (-1, rows))  # [B, C, 9, gy, rows, gx, columns]
+    return cells.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).flatten(1, 2).reshape(batch, -1, hog_width(config))

@@ -1,0 +1,67 @@
+"""Reconstructions of the same few held-out pictures as training goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from hierax.data.view import EvaluationView, Seen
+from hierax.processing import Preprocessing
+from hierax.train.evaluate import fixed_noise
+from hierax.train.objective import Objective
+from hierax.viz import Tile, draw_units, reconstruct_pixels, sheet, statistics_note, to_picture
+
+PICTURES = 4
+
+
+def is_due(epoch: int, epochs: int) -> bool:
+    """Whether a panel is drawn after an epoch: often at first, then ten times along the run, and at its end."""
+    return epoch & (epoch - 1) == 0 or epoch % max(epochs // 10, 1) == 0 or epoch == epochs
+
+
+class Panel:
+    """Draws `reconstructions/step-N.png` in a run's folder: what is seen, the reconstruction, the picture."""
+
+    def __init__(self, folder: Path, view: EvaluationView, record: Preprocessing) -> None:
+        self.folder, self.record = folder / "reconstructions", record
+        self.seen: list[Seen] = []
+        for index in range(len(view.dataset)):
+            item = view[index]
+            if isinstance(item, Seen):
+                self.seen.append(item)
+            if len(self.seen) == PICTURES:
+                break
+
+    @torch.inference_mode()
+    def draw(self, objective: Objective, step: int) -> Path | None:
+        """The panel of a model in eval mode; None if no picture can be read."""
+        if not self.seen:
+            return None
+        device, config = objective.model.device, objective.config
+        pixels = torch.stack([torch.from_numpy(item.pixels) for item in self.seen]).to(device)
+        inputs = objective.normalised(pixels)
+        noise = fixed_noise(objective, torch.tensor([item.index for item in self.seen]))
+        kept, _ = objective.model.visible(inputs, keep=None, noise=noise)  # type: ignore[operator]
+        out = objective.model(inputs, noise=noise)
+        made = reconstruct_pixels(inputs, out.logits, out.bool_masked_pos, config=config)
+        units = noise.shape[1]
+        rows: list[tuple[Tile, ...]] = []
+        for row, item in enumerate(self.seen):
+            picture = to_picture(inputs[row], record=self.record)
+            keep = torch.zeros(units, dtype=torch.bool).scatter(0, kept[row].cpu(), True).numpy()
+            masked = draw_units(picture, unit=config.unit_pixels, keep=keep)
+            drawn = to_picture(made[row], record=self.record)
+            name = Path(item.name).name
+            rows.append((Tile(masked, "seen"), Tile(drawn, "reconstruction"), Tile(picture, name)))
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"step-{step}.png"
+        part = path.with_name(f".{path.stem}.{os.getpid()}.png")
+        try:
+            note = statistics_note(config, "visible")
+            sheet(rows, heading=f"After {step} steps", note=f"Held-out pictures; {note}").save(part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path

@@ -1,0 +1,137 @@
+"""Where a run is, what a step did, and the ways in which a run ends before its end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint import CheckpointException
+
+
+class TrainingStopped(RuntimeError):
+    """A run that cannot go on; its last checkpoint is intact."""
+
+
+class Interrupted(Exception):
+    """An evaluation that a signal cut short; it is done again when the run goes on."""
+
+
+@dataclass
+class Progress:
+    """Where a run is, and what is counted along it.
+
+    Attributes:
+        step: steps done; seen: samples seen.
+        skipped, skipped_in_row: steps without a finite loss and gradient.
+        bad: what could not be read, by index.
+        evaluated: the step after which the last evaluation was.
+        best, best_step: the best validation score and when it was reached; 0 is never.
+        waiting: evaluations since then.
+    """
+
+    step: int = 0
+    seen: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    bad: dict[int, str] = field(default_factory=dict)
+    evaluated: int = 0
+    best: float = -math.inf
+    best_step: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did.
+
+    Attributes:
+        step, epoch: how far the run is after it.
+        loss: mean over the batch and all ranks.
+        lr, gradient_norm: of this step; the norm is that before clipping.
+        seconds: from the end of the step before, waiting included.
+        waited: seconds of these without data to work on.
+        images: samples over all ranks.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    lr: float
+    gradient_norm: float
+    seconds: float
+    waited: float
+    images: int
+
+
+class StopSignal:
+    """SIGTERM and SIGINT ask the run to stop after the step; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def __call__(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._asked.is_set()
+
+    def _ask(self, number: int, _: object) -> None:
+        if self._asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked.set()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes the signals while inside; only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
+    """Turns what disks, workers, other ranks and full devices do to a run into `TrainingStopped`, in one sentence each.
+
+    `kept` says what is left to go on from.
+
+    Raises:
+        TrainingStopped: with the reason.
+    """
+    try:
+        yield
+    except CheckpointException as error:  # no Exception to Python; those of the ranks are inside
+        reasons = [str(found[0]) for found in error.failures.values()]
+        raise TrainingStopped(f"the checkpoint cannot be written or read: {reasons[0]}; {kept()}") from error
+    except torch.OutOfMemoryError as error:
+        hint = "a smaller device_batch_size or gradient_checkpointing=true needs less"
+        raise TrainingStopped(f"the device's memory is full ({hint}); {kept()}") from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise TrainingStopped(f"{where}{error.strerror or error}; {kept()}") from error
+    except RuntimeError as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise TrainingStopped(f"{reason}; {kept()}") from error
+
+
+def _reason(error: RuntimeError) -> str | None:
+    """What PyTorch's plain `RuntimeError`s mean, which only their texts tell."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        return "a process that decodes samples was killed (is the memory full? workers=0 uses none)"
+    if "PytorchStreamWriter" in text or "file write failed" in text or "unexpected pos" in text:
+        return f"the checkpoint cannot be written: {text.splitlines()[0]}"
+    if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed")):
+        return f"another rank of the run is gone ({text.splitlines()[0][:200]})"
+    return None

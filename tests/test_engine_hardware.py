@@ -1,0 +1,120 @@
+"""What "auto" stands for, and which combinations are refused."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from hierax.engine import hardware
+from hierax.engine.hardware import choose
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`machine(bf16=…, packages=…)`: a CPU that is fast at bf16 or not, and what is installed on it."""
+
+    def make(*, bf16: bool = True, packages: tuple[str, ...] = ("openvino", "onnxruntime")) -> None:
+        monkeypatch.setattr(hardware, "fast_bf16", lambda: bf16)
+        monkeypatch.setattr(hardware, "installed", lambda backend: backend in ("torch", "compile", *packages))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    return make
+
+
+def chosen(device: str = "auto", precision: str = "auto", backend: str = "auto") -> tuple[str, str, str]:
+    choice = choose(device, precision, backend)
+    return str(choice.device), choice.precision, choice.backend
+
+
+def test_a_cpu_takes_openvino_in_bf16_where_it_multiplies_that(machine: Any) -> None:
+    machine(bf16=True)
+    assert chosen() == ("cpu", "bf16", "openvino")
+
+
+def test_else_in_fp32(machine: Any) -> None:
+    machine(bf16=False)
+    assert chosen() == ("cpu", "fp32", "openvino")
+
+
+def test_without_any_package_it_is_pytorch_and_the_log_says_what_is_faster(
+    machine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine(packages=())
+    with caplog.at_level(logging.INFO, "hierax.engine"):
+        assert chosen() == ("cpu", "bf16", "torch")
+    assert "pip install 'hierax[openvino]'" in caplog.text
+
+
+def test_asking_for_openvino_is_asking_for_the_cpu(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen(backend="openvino") == ("cpu", "bf16", "openvino")
+
+
+def test_what_is_asked_for_by_name_is_kept(machine: Any) -> None:
+    machine()
+    assert chosen("cpu", "fp32", "torch") == ("cpu", "fp32", "torch")
+    assert chosen("cpu", "int8") == ("cpu", "int8", "openvino")
+    assert choose(torch.device("cpu"), "fp32", "compile").backend == "compile"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("precision", "fp64"), ("precision", ""), ("backend", "tensorrt"), ("backend", "cuda")]
+)
+def test_an_unknown_name_is_refused_with_those_there_are(name: str, value: str, machine: Any) -> None:
+    machine()
+    with pytest.raises(ValueError, match=rf"{name} is '{value}'; allowed: auto, .*(bf16|openvino)"):
+        choose(**{"device": "cpu", "precision": "auto", "backend": "auto", name: value})
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device is '{device}'"):
+        choose(device, "auto", "auto")
+
+
+@pytest.mark.parametrize(
+    ("precision", "backend", "takes"),
+    [
+        ("fp16", "torch", "fp32, bf16"),
+        ("int8", "torch", "fp32, bf16"),
+        ("int8", "compile", "fp32, bf16"),
+        ("fp16", "openvino", "fp32, bf16, int8"),
+        ("bf16", "onnxruntime", "fp32, int8"),
+    ],
+)
+def test_a_precision_that_the_backend_lacks_is_refused_with_those_it_has(
+    precision: str, backend: str, takes: str, machine: Any
+) -> None:
+    machine()
+    with pytest.raises(ValueError, match=f"precision is '{precision}'; the backend '{backend}' on cpu takes {takes}"):
+        choose("cpu", precision, backend)
+
+
+@pytest.mark.parametrize(("backend", "extra"), [("openvino", "openvino"), ("onnxruntime", "onnx")])
+def test_a_missing_package_is_an_error_that_names_the_extra(backend: str, extra: str, machine: Any) -> None:
+    machine(packages=())
+    with pytest.raises(ImportError, match=rf"{backend}: pip install 'hierax\[{extra}\]'"):
+        choose("cpu", "auto", backend)
+
+
+def test_int8_without_a_backend_for_it_names_the_extra(machine: Any) -> None:
+    machine(packages=())
+    with pytest.raises(ImportError, match=r"pip install 'hierax\[openvino\]'"):
+        choose("cpu", "int8", "auto")
+
+
+def test_a_processor_that_is_slow_at_bf16_is_not_asked_what_its_pytorch_may_lack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch without oneDNN (on macOS, say) has no such operator."""
+
+    class Without:
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(name)
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", Without(), raising=False)
+    assert hardware.fast_bf16() is False

@@ -1,0 +1,85 @@
+"""`hierax export`, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import hierax
+from hierax.engine import hardware, parity
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+
+
+def test_export_prints_the_report_and_what_it_wrote(run: Run, classifier_folder: str) -> None:
+    command = ("export", classifier_folder, "-o", "out", "--format", "openvino", "--evaluate", "a")
+    code, out, err = run(*command, "--size", "64x96")
+    assert code == 0
+    lines = out.splitlines()
+    assert re.fullmatch(
+        r"  stage maps max rel\. error \d\.\de-\d · logits cosine 1\.0000 \(worst 1\.0000\) · "
+        r"top-1 agreement 1/1 on 1 pictures: within the bar",
+        lines[0],
+    )
+    assert re.fullmatch(r"wrote out \(openvino, fp32\): \d\.\d MB", lines[1])
+    names = {"config.json", "export.json", "openvino_model.bin", "openvino_model.xml", "preprocessor_config.json"}
+    assert {line.split()[0] for line in lines[2:]} == {f"out/{name}" for name in names}
+    assert err == f"hierax: {classifier_folder}: weights under CC-BY-NC-4.0 (not for commercial use)\n"
+    record = json.loads(Path("out/export.json").read_text())
+    assert (record["size"], record["batch"], record["task"]) == ([64, 96], None, "classification")
+    assert record["weights"]["license"] == "CC-BY-NC-4.0"
+    with hierax.Engine("out") as engine:
+        assert engine("a/cat.jpg").logits.shape == (1, 5)  # type: ignore[attr-defined]
+    code, _, err = run(*command)
+    assert code == 2
+    assert "out: is not empty; choose another folder, or overwrite it (--overwrite)" in err
+
+
+def test_an_export_that_misses_its_bar_exits_with_2_and_leaves_nothing(
+    run: Run, mae_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity.LARGEST_ERROR, "fp32", -1.0)
+    before = sorted(Path().iterdir())
+    code, out, err = run("export", mae_folder, "-o", "out", "--format", "openvino", "--evaluate", "a")
+    assert (code, out) == (2, "")
+    assert "the fp32 export misses its bar, so nothing is written: relative error of logits" in err
+    assert sorted(Path().iterdir()) == before
+
+
+def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classifier_folder: str) -> None:
+    command = ("export", classifier_folder, "-o", "out", "--format", "openvino", "--precision", "int8")
+    code, out, err = run(*command, "--task", "features", "--batch", "2", "--evaluate", "a")
+    assert code == 0, err
+    assert "pooled output cosine" in out
+    assert "int8 is calibrated on crops of one photo; --calibration takes pictures of yours" in err
+    assert json.loads(Path("out/export.json").read_text())["batch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "pt2", "--precision", "int8"), "precision is 'int8', which pt2 has not"),
+        (("--format", "onnx", "--size", "big"), "argument --size: 'big' is not a whole number above 0"),
+        (("--format", "onnx", "--batch", "2", "--dynamic-batch"), "not allowed with argument --batch"),
+        (("--format", "tflite"), "invalid choice: 'tflite'"),
+    ],
+)
+def test_what_cannot_be_exported_exits_with_2(run: Run, options: tuple[str, ...], message: str) -> None:
+    code, _, err = run("export", "nowhere", "-o", "out", *options)
+    assert code == 2
+    assert message in err
+    assert not Path("out").exists()
+
+
+def test_a_missing_package_exits_with_2_and_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    code, _, err = run("export", "nowhere", "-o", "out", "--format", "openvino")
+    assert code == 2
+    assert err == "hierax: format 'openvino' needs the package openvino: pip install 'hierax[openvino]'\n"
