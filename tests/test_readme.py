@@ -38,9 +38,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("HIERAX_CACHE", str(tmp_path_factory.getbasetemp() / "readme-cache"))
+
+
 def test_the_readme_has_its_programs_and_commands() -> None:
     assert len(PYTHON) >= 5
-    assert {command.split()[1] for command in COMMANDS} == {"models", "classify", "features", "reconstruct", "convert"}
+    assert {command.split()[1] for command in COMMANDS} == {
+        "models", "classify", "features", "reconstruct", "convert", "export", "bench",
+    }  # fmt: skip
 
 
 def test_the_seeds_two_programs_run_with_only_the_import_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

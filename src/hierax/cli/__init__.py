@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (`sys.argv[1:]` unless given) and returns its exit code."""
     parser = _parser()
     try:
-        arguments = parser.parse_args(argv)
+        arguments = _parsed(parser, argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     if arguments.run is None:
@@ -148,6 +148,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _failed(error)
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; those that argparse does not place, since an option stands before them, go to `settings`."""
+    arguments, rest = parser.parse_known_args(argv)
+    unknown = [text for text in rest if text.startswith("-") or "settings" not in arguments]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        arguments.settings += rest
+    return arguments
 
 
 def _failed(error: BaseException) -> int:

@@ -56,6 +56,9 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
     if data is not None and "=" in data and not Path(data).exists():
         settings.insert(0, data)
         data = None
+    if data is None:  # it may stand after settings and options
+        data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
+        settings = [text for text in settings if text != data]
     data = data or before.get("data")
     if not data:
         raise UserError("DATA is missing: a folder of pictures, tar shards, parquet files, a .npy file, or hub:ID")

@@ -13,6 +13,8 @@ Label: TypeAlias = "int | np.ndarray"
 
 _EXPECTED = "expected the number of its class; a list of such numbers; or a list of floats 0 to 1, one per class"
 
+_REAL = (bool, int, float, np.number)
+
 
 @dataclass(frozen=True, eq=False)
 class Labels:
@@ -72,8 +74,10 @@ def read_labels(values: Sequence[Any] | np.ndarray, *, name: str) -> Labels | No
     if all(_is_number(row) for row in rows):
         return _single(np.fromiter(rows, np.int64, len(rows)), name)
     for i, row in enumerate(rows):
-        if not isinstance(row, (list, tuple)) or not all(isinstance(v, (bool, int, float, np.number)) for v in row):
-            raise ValueError(f"{name}: the label of sample {i} is {_short(row)}; {_EXPECTED} (of one kind for all)")
+        if not _is_number(row) and not (isinstance(row, (list, tuple)) and all(isinstance(v, _REAL) for v in row)):
+            raise ValueError(f"{name}: the label of sample {i} is {_short(row)}; {_EXPECTED}")
+    if any(_is_number(row) for row in rows):
+        raise ValueError(f"{name}: some labels are numbers, others lists; expected one kind for all samples")
     if all(_is_number(value) for row in rows for value in row):
         return _lists(rows, name)
     return _shares(rows, name)
@@ -104,7 +108,9 @@ def _lists(rows: Iterable[Sequence[int]], name: str) -> Labels:
     for i, row in enumerate(rows):
         if len(set(row)) < len(row) or min(row, default=0) < 0:
             # [0, 1, 0] was meant as one number per class, most likely
-            raise ValueError(f"{name}: the label of sample {i} is {_short(row)}, with a number twice; {_EXPECTED}")
+            raise ValueError(
+                f"{name}: the label of sample {i} is {_short(row)}, with a number twice or below 0; {_EXPECTED}"
+            )
         flat += row
         ends.append(len(flat))
     numbers = np.array(flat, np.int64)

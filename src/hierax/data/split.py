@@ -31,6 +31,8 @@ def open_splits(
         held = open_dataset(validation)
     if held is None:
         return drawn(train, fraction=fraction, seed=seed)
+    if not train.classes:
+        return train, held
     try:
         return train, relabelled(held, train.classes, numbered=not isinstance(held, FolderDataset))
     except ValueError as error:

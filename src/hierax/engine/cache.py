@@ -52,7 +52,7 @@ class ArtefactCache:
         """Where the entry of `key` is, or would be."""
         return self.folder / f"{key}.artefact"
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str) -> memoryview | None:
         """What was written under `key`, or None; an entry that is damaged is removed."""
         path = self.path(key)
         try:
@@ -68,7 +68,7 @@ class ArtefactCache:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # now the most recently used
-        return bytes(content)
+        return content  # without a copy: this is every warm start
 
     def write(self, key: str, content: bytes) -> None:
         """Keeps `content` under `key`, in place of what was there."""

@@ -44,7 +44,8 @@ class Engine:
     on all `threads`. What is compiled is kept on disk, so that the next start is fast.
 
     Args:
-        model: a model, of which a copy is taken; or a Hub id, a folder or a file to load one from; or a folder that `hierax export` wrote.
+        model: a model, of which a copy is taken; or a Hub id, a folder or a file to load one from; or a folder that
+            `hierax export` wrote.
         task: as in `hierax.load`: "features" for embeddings, "backbone" for maps, "classification", "mae", …
         device: "auto" is CUDA or MPS where there is one, else the CPU.
         precision: "fp32", "bf16", "fp16" or "int8"; "auto" is bf16 where the hardware multiplies it, else fp32.

@@ -123,15 +123,13 @@ class Exported:
         """The model without weights, on the meta device: its configuration and its checks."""
         with torch.device("meta"):
             model = TASKS[self.task](self.config).eval()
+        if Signature.of(model).outputs != self.outputs:
+            raise ValueError(
+                f"{self.folder / RECORD}: outputs are {', '.join(self.outputs)}, which {self.task} has not"
+            )
         record = self.folder / FILE_NAME
         model.preprocessing = Preprocessing.read(record) if record.is_file() else None
         return model
-
-    @property
-    def signature(self) -> Signature:
-        """What the file takes and gives."""
-        task = "classification" if "classification" in self.task else self.task
-        return Signature(task, self.outputs, masked=self.kept is not None)
 
     def choice(
         self,

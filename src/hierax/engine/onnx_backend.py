@@ -145,7 +145,7 @@ class OnnxBackend:
         key = artefact_key(parts)
         content = self._cache.read(key) if self._cache else None
         if content is not None:
-            return OnnxRunner(content, threads=self._threads)
+            return OnnxRunner(bytes(content), threads=self._threads)
         proto = self._made(shape, int8=int8)
         if self._cache and fits_one_file(proto):
             self._cache.write(key, proto.SerializeToString())

@@ -22,8 +22,7 @@ from hierax.engine.eager import undisturbed
 from hierax.engine.hardware import fast_bf16, require_packages
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program
-from hierax.engine.traced import quiet
-from hierax.engine.traced import baked
+from hierax.engine.traced import baked, quiet
 
 _log = logging.getLogger("hierax.engine")
 _MOST_STREAMS = 8
@@ -62,10 +61,10 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
 
 
 def quantise(model: Any, batches: Inputs) -> Any:
-    """The `openvino.Model`, or `onnx.ModelProto`, with int8 weights and activations, calibrated on `batches` (NNCF, for transformers).
+    """The `openvino.Model` or `onnx.ModelProto` with int8 weights and activations, calibrated on `batches` by NNCF.
 
-    Without SmoothQuant, whose factors come from the inputs' extremes: calibrated on crops of one photo, the pooled
-    features of others kept a cosine of 0.92 with it and 0.999 without (weights of deviation 0.05).
+    Without SmoothQuant, whose factors come from the extremes of the inputs: calibrated on crops of one photo, the
+    pooled features of others kept a cosine of 0.92 with it and 0.999 without (weights of deviation 0.05).
     """
     require_packages("precision 'int8'", ("nncf",), "openvino")
     import nncf
@@ -116,13 +115,13 @@ def serialise(model: Any) -> bytes:
     return len(description).to_bytes(8, "little") + description + weights
 
 
-def deserialise(content: bytes) -> Any:
+def deserialise(content: bytes | memoryview) -> Any:
     """The inverse of `serialise`."""
     import openvino as ov
 
     end = 8 + int.from_bytes(content[:8], "little")
     weights = np.frombuffer(content, np.uint8, offset=end)
-    return ov.Core().read_model(content[8:end], ov.Tensor(weights))
+    return ov.Core().read_model(bytes(content[8:end]), ov.Tensor(weights))
 
 
 class OpenVinoRunner:

@@ -1,6 +1,6 @@
 """Training: masked autoencoders, fine-tuning, evaluation."""
 
-from hierax.train.loop import TrainingStopped
+from hierax.train.progress import TrainingStopped
 from hierax.train.recipe import Recipe
 from hierax.train.recipes import RECIPES, recipe
 from hierax.train.run import RunExists, finetune, pretrain

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hierax.checkpoint.load import load
-from hierax.data.sources import Dataset, FolderDataset, open_dataset
+from hierax.data.dataset import Dataset, Relabelled, relabelled
+from hierax.data.sources import FolderDataset, open_dataset, split_folders, tables_of
+from hierax.data.split import given_splits
 from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET
 from hierax.train.evaluate import Predictions, predict
 from hierax.train.parallel import world
-from hierax.train.prepare import statistics
+from hierax.train.prepare import levels, statistics
 from hierax.train.probe import extract, probe
 
 Setting = str | os.PathLike[str]
@@ -68,28 +71,25 @@ class Evaluation:
     def draw_confusion(self, path: Path) -> Path:
         """A picture of the confusion matrix, rows normalised; needs matplotlib (extra `plot`)."""
         try:
-            import matplotlib
+            from matplotlib.figure import Figure
         except ImportError:
             raise ImportError("the confusion picture needs matplotlib: pip install 'hierax[plot]'") from None
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
+        if self.predictions.labels.ndim != 1:
+            raise ValueError("samples have several labels; a confusion matrix is of one each")
         table = self.predictions.confusion().double()
         shares = (table / table.sum(1, keepdim=True).clamp(min=1)).numpy()
         side = min(max(4.0, 0.35 * len(self.labels) + 2), 24)
-        figure, axes = pyplot.subplots(figsize=(side + 1, side), dpi=110)
-        try:
-            picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-            axes.set_xlabel("predicted")
-            axes.set_ylabel("true")
-            if len(self.labels) <= 60:
-                axes.set_xticks(range(len(self.labels)), self.labels, rotation=90)
-                axes.set_yticks(range(len(self.labels)), self.labels)
-            figure.colorbar(picture, label="share of the true class")
-            figure.tight_layout()
-            figure.savefig(path)
-        finally:
-            pyplot.close(figure)
+        figure = Figure(figsize=(side + 1, side), dpi=110)
+        axes = figure.subplots()
+        picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        if len(self.labels) <= 60:
+            axes.set_xticks(range(len(self.labels)), self.labels, rotation=90)
+            axes.set_yticks(range(len(self.labels)), self.labels)
+        figure.colorbar(picture, label="share of the true class")
+        figure.tight_layout()
+        figure.savefig(path)
         return path
 
 
@@ -155,33 +155,53 @@ def probe_features(
 
 
 def _held(data: Setting) -> Dataset:
-    inside = next((Path(data) / name for name in ("val", "validation", "test") if (Path(data) / name).is_dir()), None)
-    return open_dataset(inside if inside is not None and (Path(data) / "train").is_dir() else data)
+    """What is beside a training set, or the data as they are."""
+    text = os.fspath(data)
+    if tables_of(text) is None and not (Path(text).is_dir() and split_folders(Path(text))):
+        return open_dataset(text)
+    train, held = given_splits(text)
+    return train if held is None else held
+
+
+_SYNSET = re.compile(r"n\d{8}")
 
 
 def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
-    """Class folders with the numbers that the model has for their names; other datasets have numbers already."""
-    if not dataset.classes:
+    """The dataset with the numbers that the model has for its classes.
+
+    Class folders are matched by name, whole or up to the first comma. As many WordNet ids as the model has classes are
+    taken in their order, which is that of ImageNet's classes; other data have the model's numbers already.
+
+    Raises:
+        ValueError: a class that the model has not, or has twice.
+    """
+    own = dataset.classes
+    if not own:
         raise ValueError("the data has no classes: expected a folder of class folders, or shards with labels")
-    if not isinstance(dataset, FolderDataset) or dataset.targets is None:
-        return dataset
-    number = {name: i for i, label in enumerate(labels) for name in (label, label.partition(",")[0])}
-    unknown = [name for name in dataset.classes if name not in number]
-    if unknown:
-        known = ", ".join(labels[:5])
-        raise ValueError(f"the model has no class {unknown[0]!r}; it has {known}, … ({len(unknown)} are unknown)")
-    targets = tuple(number[dataset.classes[t]] for t in dataset.targets)
-    return FolderDataset(dataset.paths, targets, labels, dataset.arrays)
+    if len(own) == len(labels) and all(_SYNSET.fullmatch(name) for name in own) and own != labels:
+        return Relabelled(dataset, labels, tuple(range(len(own))))
+    number: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        for name in {label, label.partition(",")[0]}:
+            number.setdefault(name, []).append(index)
+    twice = [name for name in own if len(number.get(name, ())) > 1]
+    if twice:
+        raise ValueError(
+            f"the model has {len(number[twice[0]])} classes {twice[0]!r}; expected folders by whole labels"
+        )
+    if all(name in number for name in own):
+        return Relabelled(dataset, labels, tuple(number[name][0] for name in own))
+    try:
+        return relabelled(dataset, labels, numbered=not isinstance(dataset, FolderDataset))
+    except ValueError as error:
+        raise ValueError(f"the data do not fit the model: {error}") from None
 
 
 def _view(dataset: Dataset, model: Pretrained) -> tuple[EvaluationView, tuple[float, ...], tuple[float, ...]]:
     """How the model sees the dataset, and its mean and deviation in grey levels, or in the array's units."""
     config = model.config
-    record = model.preprocessing or IMAGENET
-    if dataset.arrays:
+    record = model.preprocessing or (None if dataset.arrays else IMAGENET)
+    if record is None:  # a checkpoint that was not trained here
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
-    else:
-        mean, std = (
-            tuple(value / record.rescale_factor for value in values) for values in (record.image_mean, record.image_std)
-        )
-    return EvaluationView(dataset, record, size=config.image_size), mean, std
+        return EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std
+    return EvaluationView(dataset, record, size=config.image_size), *levels(record)

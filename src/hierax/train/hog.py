@@ -25,7 +25,9 @@ def hog(pictures: Tensor) -> Tensor:
     """
     x = F.pad(pictures, (1, 1, 1, 1), mode="reflect")
     across, down = x[..., 1:-1, 2:] - x[..., 1:-1, :-2], x[..., 2:, 1:-1] - x[..., :-2, 1:-1]
-    turned = torch.atan2(across, down) * (ORIENTATIONS / math.pi)  # -9 to 9; an orientation and its opposite are 9 apart
+    turned = torch.atan2(across, down) * (
+        ORIENTATIONS / math.pi
+    )  # -9 to 9; an orientation and its opposite are 9 apart
     place = turned.floor().long() % ORIENTATIONS
     counts = torch.zeros(*place.shape[:2], ORIENTATIONS, *place.shape[2:], dtype=x.dtype, device=x.device)
     counts = counts.scatter(2, place[:, :, None], torch.hypot(across, down)[:, :, None])

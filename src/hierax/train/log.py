@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path

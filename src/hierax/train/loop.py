@@ -234,8 +234,8 @@ class Loop:
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that are evaluated, whole; a call of all ranks."""
-        kept = self.average.values if self.average is not None else {}
-        return {name: full(kept.get(name, own.detach())) for name, own in self.model.state_dict().items()}
+        averaged = self.average.values if self.average is not None else {}
+        return {name: full(tensor) for name, tensor in {**self.model.state_dict(), **averaged}.items()}
 
     def _finish(self) -> None:
         if not self.progress.best_step:  # nothing is validated on, or no score was a number

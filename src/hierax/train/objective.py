@@ -85,21 +85,25 @@ class HogPretraining(Pretraining):
     decoder that never learned pixels would only look like one that did.
     """
 
-    model: HieraForPreTraining
-
     def __init__(self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(model, recipe, mean=mean, std=std)
-        decoder = self.model.decoder
+        decoder = self.mae.decoder
         decoder.pred = Linear(decoder.pred.in_features, hog_width(self.config), device=model.device, dtype=model.dtype)
         if model.device.type != "meta":
             init_weights(decoder.pred, self.config, mae=True, name="decoder.pred")
+
+    @property
+    def mae(self) -> HieraForPreTraining:
+        """The model."""
+        assert isinstance(self.model, HieraForPreTraining)
+        return self.model
 
     def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error over the masked patches, in float32 (float64 stays)."""
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             targets = hog_targets(pixels, self.config)
-        kept, _ = self.model.visible(pixels, keep=None, noise=noise)
-        _, logits = self.model.predict(pixels, kept)
+        kept, _ = self.mae.visible(pixels, keep=None, noise=noise)
+        _, logits = self.mae.predict(pixels, kept)
         hidden = ~visible_patches(kept, self.config.unit_grid(pixels.shape[2:]), self.config)
         errors = (logits.to(targets.dtype) - targets).square().mean(-1)
         return (errors * hidden).sum() / hidden.sum()
@@ -108,7 +112,7 @@ class HogPretraining(Pretraining):
         """The encoder."""
         with torch.device("meta"):
             encoder = Hiera(self.config)
-        encoder.load_state_dict(self.model.encoder.state_dict(), assign=True)
+        encoder.load_state_dict(self.mae.encoder.state_dict(), assign=True)
         return encoder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -125,9 +126,7 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
     record = model.preprocessing
     if dataset.arrays:
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
-        record = Preprocessing(
-            do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std
-        )
+        record = Preprocessing(do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std)
     elif record is None or record.num_channels != config.num_channels:
         record = IMAGENET.replace(**_square(config.image_size, config.num_channels))
         if config.num_channels != 3:
@@ -148,13 +147,10 @@ def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 def _first(dataset: Dataset) -> Sample:
     """The first sample that can be had."""
-    problem: Exception | None = None
     for index in range(min(len(dataset), _STATISTICS_OF)):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             return dataset.sample(index)
-        except (OSError, ValueError) as error:
-            problem = problem or error
-    raise ValueError(f"no sample can be read; the first: {problem}")
+    return dataset.sample(0)  # says what is wrong with it
 
 
 def _several(sample: Sample) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 TASKS = ("pretrain", "finetune")
@@ -239,7 +240,8 @@ def _typed(key: str, value: Any) -> Any:
     hints = get_type_hints(Recipe)
     if key not in hints:
         return value
-    kinds = (hints[key],) if get_origin(hints[key]) in (dict, tuple) else get_args(hints[key]) or (hints[key],)
+    stated = get_args(hints[key]) if get_origin(hints[key]) is UnionType else (hints[key],)
+    kinds = tuple(get_origin(kind) or kind for kind in stated)
     text = str(hints[key])
     if value is None and type(None) in kinds:
         return None
@@ -252,7 +254,7 @@ def _typed(key: str, value: Any) -> Any:
     elif isinstance(value, int) and float in kinds and int not in kinds:
         return float(value)
     else:
-        good = any(isinstance(value, kind) for kind in kinds if get_origin(kind) is None)
+        good = any(isinstance(value, kind) for kind in kinds)
     if not good:
         expected = text.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
         raise ValueError(f"{key} is {value!r}; expected {expected}")

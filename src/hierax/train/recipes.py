@@ -110,6 +110,43 @@ def _finetune_k400(size: str, pretrained: int) -> Recipe:
     )
 
 
+def _pretrain_ssv2() -> Recipe:
+    return _pretrain_k400("large", 1600).replace(
+        name="mae_ssv2_large_1600",
+        warmup_epochs=30.0,
+        batch_size=1024,
+        reference_batch=1024,
+        clip_grad=0.02,
+        flip=False,
+        drop_path=0.2,
+        source=f"{_PAPER}, appendix (SSv2 pretraining)",
+    )
+
+
+def _finetune_ssv2() -> Recipe:
+    return Recipe(
+        name="ssv2_large_from_1600",
+        task="finetune",
+        model="hiera_large_16x224",
+        epochs=40,
+        warmup_epochs=3,
+        batch_size=256,
+        optimizer="sgd",
+        lr=0.16,
+        reference_batch=256,
+        weight_decay=1e-4,
+        layer_decay=0.875,
+        drop_path=0.1,
+        dropout=0.5,
+        flip=False,
+        mixup=0.8,
+        cutmix=1.0,
+        label_smoothing=0.1,
+        precision="bf16",
+        source=f"{_PAPER}, appendix (SSv2 fine-tuning)",
+    )
+
+
 def _small_data(task: str, size: str, place: str) -> Recipe:
     """What a few thousand pictures and one GPU, or a CPU, can bear: smaller batches, longer warm-up, no huge crops."""
     cpu = place == "cpu"
@@ -178,6 +215,8 @@ def _all() -> dict[str, partial[Recipe]]:
     for size, decays in _K400_DECAY.items():
         for pretrained in decays:
             add(_finetune_k400, size, pretrained)
+    add(_pretrain_ssv2)
+    add(_finetune_ssv2)
     return {build().name: build for build in builders}
 
 

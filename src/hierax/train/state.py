@@ -73,9 +73,7 @@ class Checkpoints:
         """Where the checkpoint after `step` steps is."""
         return self.folder / f"{_STEP}{step}"
 
-    def save(
-        self, step: int, shared: dict[str, Any], own: Mapping[str, Any], *, world: World, best: int = 0
-    ) -> None:
+    def save(self, step: int, shared: dict[str, Any], own: Mapping[str, Any], *, world: World, best: int = 0) -> None:
         """Writes the checkpoint of `step`: whole or not at all; then deletes the oldest but that of step `best`.
 
         A call of all ranks.

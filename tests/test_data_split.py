@@ -1,0 +1,166 @@
+"""Training and validation set."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hierax.data import Dataset, open_splits
+from hierax.data.dataset import Subset, relabelled
+from hierax.data.split import drawn
+from samples import Listed, encoded, picture, write_pictures, write_tar
+from small import fresh_seed
+
+PNG = encoded(picture())
+
+
+def chosen(dataset: Dataset | None) -> list[int]:
+    assert isinstance(dataset, Subset)
+    return [int(i) for i in dataset.indices]
+
+
+def labelled(*sizes: int) -> Any:
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    order = np.random.default_rng(0).permutation(len(labels))
+    return Listed([PNG] * len(labels), [labels[i] for i in order], classes=len(sizes))
+
+
+def opened(source: Any, **options: Any) -> tuple[Dataset, Dataset | None]:
+    return open_splits(source, **{"fraction": 0.0, "seed": 0, **options})
+
+
+def test_every_sample_is_on_one_side() -> None:
+    train, held = drawn(labelled(40, 31, 9), fraction=0.2, seed=fresh_seed())
+    assert sorted(chosen(train) + chosen(held)) == list(range(80))
+    assert len(chosen(held)) == 16
+
+
+def test_a_seed_draws_the_same_samples_and_another_seed_others() -> None:
+    sides = [chosen(drawn(labelled(40, 31), fraction=0.2, seed=seed)[1]) for seed in (3, 3, 4)]
+    assert sides[0] == sides[1] != sides[2]
+
+
+def test_every_class_gives_its_share() -> None:
+    whole = labelled(50, 100, 20, 30)
+    _, held = drawn(whole, fraction=0.1, seed=0)
+    assert held is not None
+    assert Counter(held.labels()) == {0: 5, 1: 10, 2: 2, 3: 3}
+
+
+def test_classes_too_small_for_a_share_give_samples_in_turn() -> None:
+    """A thousand classes of 4 samples, of which a tenth is drawn: 400 samples, of 400 classes."""
+    _, held = drawn(labelled(*[4] * 1000), fraction=0.1, seed=0)
+    assert held is not None
+    counts = Counter(held.labels())
+    assert (len(counts), sum(counts.values())) == (400, 400)
+
+
+def test_the_last_sample_of_a_class_stays_in_training() -> None:
+    train, held = drawn(labelled(1, 2, 30), fraction=0.9, seed=0)
+    assert held is not None
+    assert Counter(train.labels()) == {0: 1, 1: 1, 2: 2}
+
+
+def test_few_samples_give_one() -> None:
+    train, held = drawn(labelled(3), fraction=0.1, seed=0)
+    assert (len(chosen(train)), len(chosen(held))) == (2, 1)
+
+
+def test_samples_without_a_class_or_with_several_are_drawn_alike() -> None:
+    several = [np.array([1, 0], np.float32)] * 20
+    for whole in (Listed([PNG] * 20), Listed([PNG] * 20, None, classes=2), Listed([PNG] * 20, several)):
+        whole.labels = lambda: None  # type: ignore[method-assign]
+        assert len(chosen(drawn(whole, fraction=0.25, seed=0)[1])) == 5
+
+
+def test_no_fraction_draws_nothing_and_all_is_too_much() -> None:
+    whole = labelled(3)
+    assert drawn(whole, fraction=0, seed=0) == (whole, None)
+    for dataset, fraction in ((whole, 1.0), (labelled(1), 0.5)):
+        with pytest.raises(ValueError, match=r"validation_fraction is .* leaves one side empty"):
+            drawn(dataset, fraction=fraction, seed=0)
+
+
+# -- as given ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
+def test_what_is_beside_train_is_validated_on(tmp_path: Path, name: str) -> None:
+    train, held = opened(write_pictures(tmp_path, "train/a/1.png", "train/b/2.png", f"{name}/b/3.png"))
+    assert held is not None
+    assert (train.labels(), held.labels()) == ([0, 1], [1])
+    assert held.classes == train.classes == ("a", "b")
+    assert held.sample(0).label == 1
+
+
+def test_train_alone_is_drawn_from(tmp_path: Path) -> None:
+    train, held = opened(write_pictures(tmp_path, *(f"train/a/{i}.png" for i in range(4))), fraction=0.25)
+    assert (len(train), train.classes, held and len(held)) == (3, ("a",), 1)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    train, held = opened(write_pictures(tmp_path, "plane/1.png", "train/2.png"))
+    assert (train.classes, held) == (("plane", "train"), None)
+
+
+def test_validation_may_lie_elsewhere(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "one", "train/a/1.png", "train/b/1.png", "val/a/2.png")
+    write_pictures(tmp_path / "two", "b/1.png")
+    train, held = opened(tmp_path / "one", validation=tmp_path / "two", fraction=0.5)
+    assert held is not None
+    assert (train.labels(), held.labels()) == ([0, 1], [1])
+
+
+def test_validation_with_unknown_classes_is_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/c/2.png")
+    with pytest.raises(ValueError, match="validation does not fit the training set: unknown classes c; known are a, b"):
+        opened(tmp_path)
+
+
+def test_validation_may_lack_labels(tmp_path: Path) -> None:
+    _, held = opened(write_pictures(tmp_path, "train/a/1.png", "train/b/1.png", "val/2.png"))
+    assert held is not None
+    assert (held.labels(), held.sample(0).label) == (None, None)
+
+
+def test_training_may_lack_the_labels_that_validation_has(tmp_path: Path) -> None:
+    train, held = opened(write_pictures(tmp_path, "train/1.png", "val/a/2.png"))
+    assert held is not None
+    assert (train.classes, held.classes) == ((), ("a",))
+
+
+def test_shards_of_validation_keep_their_numbers(tmp_path: Path) -> None:
+    """And where samples have several labels, as many as training has."""
+    for kind, train_labels, label in (("cls", (0, 3), 1), ("json", ([0, 3], [1]), [1])):
+        label_of = (lambda x: x) if kind == "cls" else (lambda x: {"label": x})
+        folder = tmp_path / kind
+        for name, values in (("train", train_labels), ("val", (label,))):
+            (folder / name).mkdir(parents=True)
+            members = {f"{i}.png": PNG for i in range(len(values))}
+            write_tar(
+                folder / name / "0.tar", members | {f"{i}.{kind}": label_of(value) for i, value in enumerate(values)}
+            )
+        train, held = opened(folder)
+        assert held is not None
+        assert held.classes == train.classes == ("0", "1", "2", "3")
+        assert np.asarray(held.sample(0).label).tolist() == (1 if kind == "cls" else [0, 1, 0, 0])
+
+
+def test_other_numbers_are_given_by_name() -> None:
+    whole = Listed([PNG] * 2, [1, 0], classes=2)
+    found = relabelled(whole, ("class 1", "x", "class 0"), numbered=False)
+    assert (found.labels(), [found.sample(i).label for i in range(2)]) == ([0, 2], [0, 2])
+    several = Listed([PNG], [np.array([0.25, 1], np.float32)], classes=2)
+    found = relabelled(several, ("class 1", "x", "class 0"), numbered=False)
+    assert np.asarray(found.sample(0).label).tolist() == [1, 0, 0.25]
+
+
+def test_subsets_are_their_samples() -> None:
+    whole = labelled(5, 5)
+    part = Subset(whole, np.array([7, 2]))
+    assert (len(part), part.classes, part.arrays) == (2, whole.classes, False)
+    assert [part.sample(i).name for i in range(2)] == ["s7", "s2"]
+    labels = whole.labels()
+    assert part.labels() == [labels[7], labels[2]]

@@ -1,0 +1,124 @@
+"""Counting a dataset, and `hierax stats`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hierax.data import open_dataset
+from hierax.data.stats import dataset_statistics
+from samples import encoded, picture, write_pictures, write_tar
+
+
+def levels(*paths: Path) -> np.ndarray:
+    pixels = [np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3) for path in paths]
+    return np.concatenate(pixels).astype(np.float64) / 255
+
+
+def test_mean_and_deviation_are_those_of_all_pixels(tmp_path: Path) -> None:
+    for name, size in (("cat/1.png", (20, 30)), ("cat/2.png", (50, 11)), ("dog/1.png", (7, 9))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(*size, seed=len(name) + size[0]).save(tmp_path / name)
+    found = dataset_statistics(tmp_path)
+    values = levels(*sorted(tmp_path.rglob("*.png")))
+    assert np.allclose(found.mean, values.mean(0), rtol=1e-12)
+    assert np.allclose(found.std, values.std(0), rtol=1e-12)
+    assert (found.samples, found.readable, found.channels, found.validation) == (3, 3, 3, None)
+    assert (found.smallest, found.largest) == ([7, 9], [50, 30])
+    assert found.classes == {"cat": 2, "dog": 1}
+
+
+def test_what_cannot_be_read_is_listed_and_not_counted(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, "a/1.png", "b/2.png")
+    (folder / "b" / "3.png").write_bytes(b"bad")
+    found = dataset_statistics(folder)
+    assert (found.samples, found.readable, found.classes) == (3, 2, {"a": 1, "b": 1})
+    ((name, problem),) = found.unreadable
+    assert name == str(folder / "b" / "3.png")
+    assert problem.startswith("not an image")
+    assert np.allclose(found.mean, levels(folder / "a" / "1.png", folder / "b" / "2.png").mean(0))
+
+
+def test_a_training_set_is_read_and_what_is_beside_it_counted(tmp_path: Path) -> None:
+    found = dataset_statistics(write_pictures(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png"))
+    assert (found.samples, found.validation, found.classes) == (2, 1, {"a": 1, "b": 1})
+
+
+def test_samples_of_several_classes_count_for_each(tmp_path: Path) -> None:
+    members: dict[str, Any] = {f"{i}.png": encoded(picture(seed=i)) for i in range(3)}
+    members |= {f"{i}.json": {"label": label} for i, label in enumerate(([0, 2], [2], []))}
+    found = dataset_statistics(write_tar(tmp_path / "0.tar", members))
+    assert found.classes == {"0": 1, "1": 0, "2": 2}
+
+
+def test_arrays_are_counted_as_they_are(tmp_path: Path) -> None:
+    """Far from zero, where a sum of squares would lose the deviation."""
+    array = np.random.default_rng(0).normal(1e6, 0.5, (5, 2, 40))
+    np.save(tmp_path / "x.npy", array)
+    found = dataset_statistics(tmp_path / "x.npy")
+    assert np.allclose(found.mean, array.mean((0, 2)), rtol=1e-12)
+    assert np.allclose(found.std, array.std((0, 2)), rtol=1e-6)
+    assert (found.channels, found.smallest, found.classes) == (2, [40], {})
+
+
+def test_arrays_of_other_kinds_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "1.npy", np.zeros((2, 8)))
+    np.save(tmp_path / "2.npy", np.zeros((3, 8)))
+    with pytest.raises(ValueError, match=r"2.npy has 3 channels and 1 axes, others 2 and 1"):
+        dataset_statistics(tmp_path)
+    np.save(tmp_path / "2.npy", np.full((2, 8), np.inf))
+    assert dataset_statistics(tmp_path).unreadable[0][1].startswith("an array of shape [2, 8]; expected finite")
+
+
+def test_workers_count_the_same(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, *(f"{i}.jpg" for i in range(9)))
+    assert dataset_statistics(folder, workers=2) == dataset_statistics(folder, workers=0)
+
+
+def test_a_dataset_of_which_nothing_can_be_read_has_no_mean(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"bad")
+    found = dataset_statistics(tmp_path)
+    assert (found.readable, found.mean, found.smallest) == (0, [], [])
+    assert len(open_dataset(tmp_path)) == 1
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    from hierax.cli import main
+
+    def command(*arguments: Any) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return command
+
+
+def test_the_command_prints_what_the_function_finds(tmp_path: Path, run: Any) -> None:
+    folder = write_pictures(tmp_path, "ant/1.png", "bee/1.png", "bee/2.png")
+    code, out, err = run("stats", folder)
+    assert (code, err) == (0, "")
+    assert "samples    3\n" in out
+    assert "classes    ant 1, bee 2\n" in out
+    code, out, _ = run("stats", folder, "--json", "--workers", 0)
+    assert (code, json.loads(out)) == (0, json.loads(json.dumps(dataset_statistics(folder).to_dict())))
+
+
+def test_the_exit_code_says_whether_all_could_be_read(tmp_path: Path, run: Any) -> None:
+    folder = write_pictures(tmp_path, "1.png", "2.png")
+    (folder / "1.png").write_bytes(b"bad")
+    code, _, err = run("stats", folder)
+    assert code == 3
+    assert "1.png: not an image" in err
+    (folder / "2.png").write_bytes(b"bad")
+    assert run("stats", folder)[0] == 2
+    code, out, err = run("stats", tmp_path / "missing")
+    assert (code, out) == (2, "")
+    assert "no such file or folder" in err

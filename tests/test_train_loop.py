@@ -1,0 +1,312 @@
+"""The loop on a small model and random batches: what a step does, what is saved, and that nothing is left to chance."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hierax.train.average import Average
+from hierax.train.groups import learning_rate
+from hierax.train.progress import Interrupted, TrainingStopped
+from hierax.train.state import Checkpoints
+from training import ALONE, Losses, toy, toy_loop
+
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+RECIPES: dict[str, Any] = {
+    "mae": toy(),
+    "hog": toy(target="hog"),
+    "finetune": toy("finetune", mixup=0.8, cutmix=1.0, label_smoothing=0.1, drop_path=0.2, dropout=0.1,
+                    layer_decay=0.65, clip_grad=1.0),
+}  # fmt: skip
+
+
+def losses(recipe: Any, **options: Any) -> list[float]:
+    watcher = Losses()
+    assert toy_loop(recipe, watcher=watcher, **options).fit()
+    return watcher.losses
+
+
+def parameters(loop: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in loop.model.named_parameters()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_ten_steps_give_the_losses_that_are_on_record(name: str) -> None:
+    """HIERAX_GOLDEN=1 writes the record anew."""
+    found = losses(RECIPES[name])
+    if os.environ.get("HIERAX_GOLDEN"):
+        record = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        GOLDEN.write_text(json.dumps({**record, name: found}, indent=1, sort_keys=True) + "\n")
+    assert len(found) == 10
+    assert found == pytest.approx(json.loads(GOLDEN.read_text())[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_runs_are_the_same(name: str) -> None:
+    assert losses(RECIPES[name]) == losses(RECIPES[name])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_steps_are_the_same_with_a_stop_and_a_start_between_them(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name].replace(ema=0.9)
+    whole, first, second = Losses(), Losses(stop_after=4), Losses()
+    at_once = toy_loop(recipe, watcher=whole)
+    assert at_once.fit()
+    broken = toy_loop(recipe, watcher=first, folder=tmp_path)
+    first.loop = broken  # type: ignore[assignment]
+    assert not broken.fit()
+    torch.manual_seed(999)  # another process draws other numbers
+    resumed = toy_loop(recipe.replace(seed=0), watcher=second, folder=tmp_path)
+    torch.manual_seed(998)
+    assert resumed.resume()
+    assert resumed.progress.step == 4
+    assert resumed.fit()
+    assert first.losses + second.losses == whole.losses
+    assert equal(parameters(resumed), parameters(at_once))
+    assert resumed.average is not None
+    assert at_once.average is not None
+    assert equal(resumed.average.values, at_once.average.values)
+
+
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole() -> None:
+    recipe = toy(precision="fp64", optimizer="sgd", momentum=0.0)
+    loops = [toy_loop(recipe, parts=parts) for parts in (1, 2, 4)]
+    for loop in loops:
+        loop.fit()
+    for other in loops[1:]:
+        for name, values in parameters(loops[0]).items():
+            torch.testing.assert_close(parameters(other)[name], values, rtol=1e-10, atol=1e-12)
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted() -> None:
+    watcher = Losses()
+    loop = toy_loop(toy(), watcher=watcher, poison=lambda step: step in (2, 3))
+    before: list[Any] = []
+    watcher.step = lambda report: before.append((report, parameters(loop)))  # type: ignore[method-assign]
+    assert loop.fit()
+    assert (loop.progress.skipped, loop.progress.skipped_in_row, loop.progress.step) == (2, 0, 10)
+    assert [math.isfinite(report.loss) for report, _ in before] == [True, True, False, False] + [True] * 6
+    assert equal(before[1][1], before[3][1])
+    assert not equal(before[3][1], before[4][1])
+    assert all(torch.isfinite(p).all() for p in loop.model.parameters())
+
+
+def test_too_many_skipped_steps_end_the_run_and_leave_the_checkpoint_before_them(tmp_path: Path) -> None:
+    recipe = toy(max_skipped=3, checkpoint_every=2)
+    loop = toy_loop(recipe, folder=tmp_path, poison=lambda step: step >= 4)
+    with pytest.raises(TrainingStopped, match="4 steps in a row had no finite .* can go on after step 4"):
+        loop.fit()
+    assert Checkpoints(tmp_path, keep=2).steps() == [2, 4]
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    recipe = toy("finetune", optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_grad=1e-3, warmup_epochs=0, lr=1.0)
+    watcher = Losses()
+    loop = toy_loop(recipe, watcher=watcher)
+    before = parameters(loop)
+    steps: list[dict[str, torch.Tensor]] = []
+    watcher.step = lambda _: steps.append(parameters(loop))  # type: ignore[method-assign]
+    loop.fit()
+    moved = torch.stack([(steps[0][n] - before[n]).norm() for n in before]).norm().item()
+    assert moved == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_every_step_has_the_rate_of_the_schedule() -> None:
+    watcher, recipe = Losses(), toy(warmup_epochs=1)
+    toy_loop(recipe, watcher=watcher).fit()
+    assert [r.lr for r in watcher.reports] == [learning_rate(recipe, step, 5) for step in range(10)]
+
+
+def test_the_average_follows_its_decay_and_does_not_linger_on_the_start() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = Average(model, 0.5)
+    expected = model.weight.item()
+    for step in range(1, 30):
+        model.weight.data.fill_(float(step))
+        average.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.values["weight"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_averaged_weights_are_evaluated_and_the_own_ones_trained() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(objective: Any, stop: Any) -> dict[str, float]:
+        assert not objective.model.training
+        seen.append({n: p.detach().clone() for n, p in objective.model.named_parameters()})
+        return {"loss": 1.0, "score": 1.0}
+
+    loop = toy_loop(toy(ema=0.9), evaluate=evaluate)
+    plain = toy_loop(toy())
+    loop.fit()
+    plain.fit()
+    assert loop.average is not None
+    assert equal(seen[-1], loop.average.values)
+    assert equal(parameters(loop), parameters(plain))
+
+
+def test_evaluation_changes_no_step() -> None:
+    recipe = RECIPES["finetune"]
+
+    def evaluate(objective: Any, stop: Any) -> dict[str, float]:
+        objective.model(torch.zeros(1, 3, 64, 64))
+        return {"loss": 1.0, "score": 1.0}
+
+    assert losses(recipe, evaluate=evaluate) == losses(recipe)
+
+
+def test_the_best_score_is_exported_and_patience_ends_the_run(tmp_path: Path) -> None:
+    scores = iter([0.1, 0.3, 0.2, 0.25, 0.1])
+    watcher = Losses()
+    recipe = toy(epochs=9, patience=2, keep=1)
+    loop = toy_loop(recipe, folder=tmp_path, watcher=watcher, evaluate=lambda *_: {"score": next(scores)})
+    assert loop.fit()
+    assert [(step, better) for step, _, better in watcher.metrics] == [(5, True), (10, True), (15, False), (20, False)]
+    assert (loop.progress.best, loop.progress.best_step, watcher.exports) == (0.3, 10, 2)
+    assert Checkpoints(tmp_path, keep=1).steps() == [10, 20], "the best and the last"
+
+
+def test_without_a_number_for_a_score_the_last_weights_are_exported() -> None:
+    watcher = Losses()
+    toy_loop(toy(), watcher=watcher, evaluate=lambda *_: {"score": math.nan}).fit()
+    assert watcher.exports == 1
+    watcher = Losses()
+    toy_loop(toy(), watcher=watcher).fit()
+    assert watcher.exports == 1
+
+
+def test_an_evaluation_that_was_cut_short_is_done_when_the_run_goes_on(tmp_path: Path) -> None:
+    def cut(*_: Any) -> dict[str, float]:
+        raise Interrupted
+
+    first = toy_loop(toy(), folder=tmp_path, evaluate=cut)
+    assert not first.fit()
+    watcher = Losses()
+    second = toy_loop(toy(), folder=tmp_path, watcher=watcher, evaluate=lambda *_: {"score": 1.0})
+    assert second.resume()
+    assert second.fit()
+    assert [step for step, *_ in watcher.metrics] == [5, 10]
+    assert [report.step for report in watcher.reports] == [6, 7, 8, 9, 10]
+
+
+def test_the_last_checkpoints_stay(tmp_path: Path) -> None:
+    toy_loop(toy(checkpoint_every=2, keep=3), folder=tmp_path).fit()
+    assert Checkpoints(tmp_path, keep=3).steps() == [6, 8, 10]
+
+
+def test_what_an_interrupted_write_left_is_no_checkpoint(tmp_path: Path) -> None:
+    toy_loop(toy(), folder=tmp_path).fit()
+    part = tmp_path / "checkpoints" / ".part-99"
+    part.mkdir()
+    (part / "rank-0.pt").write_bytes(b"half")
+    loop = toy_loop(toy(), folder=tmp_path)
+    assert loop.resume()
+    assert loop.progress.step == 10
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("name", ["rank-0.pt", "shared/__0_0.distcp", "shared/.metadata", "sizes.json"])
+def test_a_damaged_checkpoint_is_told(tmp_path: Path, name: str) -> None:
+    toy_loop(toy(), folder=tmp_path).fit()
+    file = tmp_path / "checkpoints" / "step-10" / name
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(TrainingStopped, match="step-10 to go on from the checkpoint before"):
+        toy_loop(toy(), folder=tmp_path).resume()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path: Path, monkeypatch: Any) -> None:
+    original = torch.save
+
+    def full(state: Any, path: Any, *arguments: Any, **options: Any) -> None:
+        if isinstance(path, Path) and state["progress"]["step"] == 10:
+            raise OSError(28, "No space left on device", str(path))
+        original(state, path, *arguments, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingStopped, match="No space left on device; the run can go on after step 5"):
+        toy_loop(toy(), folder=tmp_path).fit()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-5"]
+
+
+def test_frozen_blocks_drop_no_paths_and_keep_their_weights() -> None:
+    loop = toy_loop(toy("finetune", drop_path=0.9))
+    encoder: Any = loop.model.get_submodule("encoder")
+    for block in encoder.blocks[:3]:
+        block.requires_grad_(False)
+    before = parameters(loop)
+    loop.optimizer = type(loop.optimizer)([p for p in loop.model.parameters() if p.requires_grad], lr=1e-3)
+    for group in loop.optimizer.param_groups:
+        group["scale"] = 1.0
+    loop.fit()
+    assert [block.training for block in encoder.blocks] == [False] * 3 + [True] * 5
+    after = parameters(loop)
+    assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("encoder.blocks.1."))
+    assert not equal(before, after)
+
+
+def test_gradient_checkpointing_changes_no_step() -> None:
+    recipe = RECIPES["finetune"]
+    plain, saving = Losses(), Losses()
+    toy_loop(recipe, watcher=plain).fit()
+    loop = toy_loop(recipe, watcher=saving)
+    loop.model.gradient_checkpointing_enable()
+    loop.fit()
+    assert saving.losses == pytest.approx(plain.losses, abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["mae", "finetune"])
+def test_half_precision_stays_near_single(name: str, precision: str) -> None:
+    recipe = RECIPES[name]
+    loop = toy_loop(recipe.replace(precision=precision), watcher=(watcher := Losses()))
+    assert loop.fit()
+    assert watcher.losses == pytest.approx(losses(recipe), rel=0.05)
+    assert all(p.dtype == torch.float32 for p in loop.model.parameters())
+
+
+def test_double_precision_is_double_throughout() -> None:
+    loop = toy_loop(toy(precision="fp64"), watcher=(watcher := Losses()))
+    loop.fit()
+    assert {p.dtype for p in loop.model.parameters()} == {torch.float64}
+    assert watcher.losses != losses(toy())
+    assert watcher.losses == pytest.approx(losses(toy()), abs=1e-4)
+
+
+def test_fp16_with_sharded_models_is_refused() -> None:
+    from dataclasses import replace
+
+    import training
+
+    world = replace(ALONE, size=2, way="fsdp")
+    before, training.ALONE = training.ALONE, world
+    try:
+        with pytest.raises(ValueError, match="fp16.*allowed with it: bf16, fp32"):
+            toy_loop(toy(precision="fp16"))
+    finally:
+        training.ALONE = before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_compiled_step_gives_the_same_losses(name: str) -> None:
+    """In a process of its own: the compiler warns of what is none of ours."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import test_train_loop as t\n"
+        f"recipe = t.RECIPES[{name!r}].replace(drop_path=None, dropout=None)\n"
+        "plain, made = t.losses(recipe), t.losses(recipe.replace(compile=True))\n"
+        "assert max(abs(a - b) for a, b in zip(plain, made)) < 1e-4, (plain, made)\n"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=900)
