@@ -86,7 +86,7 @@ def test_workers_change_nothing_and_outlive_the_signal_that_stops_a_run() -> Non
     loader._loader._get_iterator = lambda: processes.append(started()) or processes[0]  # type: ignore[method-assign]
     together = []
     for (batch,) in loader:
-        if not together:
+        if len(together) == 1:  # one batch of each worker: both have started
             for worker in processes[0]._workers:
                 os.kill(worker.pid, signal.SIGTERM)
                 os.kill(worker.pid, signal.SIGINT)

@@ -82,7 +82,7 @@ def test_names_that_are_no_valid_text_survive(tmp_path: Path) -> None:
 
 
 def refused(source: Any, *parts: str, **options: Any) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (what it says is looked at below)
         open_dataset(source, **options)
     for part in parts:
         assert part in str(caught.value), str(caught.value)
@@ -215,7 +215,7 @@ def rows(count: int, **columns: list[Any]) -> dict[str, list[Any]]:
 def features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     return {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])}
 

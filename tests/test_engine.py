@@ -558,7 +558,7 @@ def test_an_artefact_that_is_whole_but_unreadable_is_made_again_too(
     [path] = tmp_path.glob("*.artefact")
     content = openvino_backend.ArtefactCache(tmp_path).read(path.stem)
     assert content is not None
-    for wrong in (b"", b"x" * 40, content[:8] + b"<net" + content[12:]):
+    for wrong in (b"", b"x" * 40, bytes(content[:8]) + b"<net" + bytes(content[12:])):
         openvino_backend.ArtefactCache(tmp_path).write(path.stem, wrong)
         caplog.clear()
         assert_same(converted(model, tmp_path), first, 0)

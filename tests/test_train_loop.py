@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hierax.train.average import Average
-from hierax.train.groups import learning_rate
+from hierax.train.groups import learning_rate, optimizer
 from hierax.train.progress import Interrupted, TrainingStopped
 from hierax.train.state import Checkpoints
 from training import ALONE, Losses, toy, toy_loop
@@ -104,7 +104,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted() -> None:
 def test_too_many_skipped_steps_end_the_run_and_leave_the_checkpoint_before_them(tmp_path: Path) -> None:
     recipe = toy(max_skipped=3, checkpoint_every=2)
     loop = toy_loop(recipe, folder=tmp_path, poison=lambda step: step >= 4)
-    with pytest.raises(TrainingStopped, match="4 steps in a row had no finite .* can go on after step 4"):
+    with pytest.raises(TrainingStopped, match=r"4 steps in a row had no finite .* can go on after step 4"):
         loop.fit()
     assert Checkpoints(tmp_path, keep=2).steps() == [2, 4]
 
@@ -245,9 +245,7 @@ def test_frozen_blocks_drop_no_paths_and_keep_their_weights() -> None:
     for block in encoder.blocks[:3]:
         block.requires_grad_(False)
     before = parameters(loop)
-    loop.optimizer = type(loop.optimizer)([p for p in loop.model.parameters() if p.requires_grad], lr=1e-3)
-    for group in loop.optimizer.param_groups:
-        group["scale"] = 1.0
+    loop.optimizer = optimizer(loop.model, loop.recipe)
     loop.fit()
     assert [block.training for block in encoder.blocks] == [False] * 3 + [True] * 5
     after = parameters(loop)
@@ -291,7 +289,7 @@ def test_fp16_with_sharded_models_is_refused() -> None:
     world = replace(ALONE, size=2, way="fsdp")
     before, training.ALONE = training.ALONE, world
     try:
-        with pytest.raises(ValueError, match="fp16.*allowed with it: bf16, fp32"):
+        with pytest.raises(ValueError, match=r"fp16.*allowed with it: bf16, fp32"):
             toy_loop(toy(precision="fp16"))
     finally:
         training.ALONE = before

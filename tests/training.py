@@ -81,10 +81,8 @@ class Steps:
             if self.poison(step):
                 pixels = pixels.float() * torch.nan
             labels, noise = torch.randint(0, 5, (count,), generator=draw), torch.rand(count, 4, generator=draw)
-            yield [
-                Batch(*(t[i * size :][:size] for t in (pixels, labels, noise, torch.arange(count))))
-                for i in range(self.parts)
-            ]
+            shares = [slice(i * size, (i + 1) * size) for i in range(self.parts)]
+            yield [Batch(pixels[s], labels[s], noise[s], torch.arange(count)[s]) for s in shares]
 
 
 def toy_loop(

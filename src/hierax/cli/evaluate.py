@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     from hierax.train.evaluation import evaluate, probe_features
 
     common: dict[str, Any] = {"model": arguments.model, "device": arguments.device, "batch_size": arguments.batch_size}
+    first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
     if arguments.probe:
         scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
+        if not first:
+            return 3 if bad else 0
         if arguments.json:
             print(json.dumps({"probe": arguments.probe, "top1": scores, "unreadable": len(bad)}))
         else:
@@ -44,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         found = evaluate(arguments.data, **common)
         bad = found.predictions.bad
+        if not first:
+            return 3 if bad else 0
         if arguments.json:
             print(json.dumps(found.to_dict()))
         else:

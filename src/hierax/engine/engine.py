@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,8 @@ class Engine:
         self._calibration = calibration
         cache = None if cache_dir is False else ArtefactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
         self._closed = False
+        on_cpu = choice.device.type == "cpu"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine") if on_cpu else None
         self._slow: TorchBackend | None = None
         self._backend: Backend
         if exported is not None:
@@ -212,6 +215,19 @@ class Engine:
         return pixel_values.detach().float() if pixel_values.is_floating_point() else pixel_values
 
     def _run(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool = False) -> list[Tensor]:
+        """`_run_here`, on a CPU in the engine's own thread.
+
+        Every thread that computes has memory of its own, which it keeps: with eight callers, an engine grew by 370 MiB.
+        """
+        if self._thread is None:
+            return self._run_here(pixels, kept, at_once=at_once)
+        try:
+            return self._thread.submit(self._run_here, pixels, kept, at_once=at_once).result()
+        except RuntimeError:
+            self._check_open()  # closed between the two
+            raise
+
+    def _run_here(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool) -> list[Tensor]:
         """The program's tensors for a batch, in one call or cut into the batches that are compiled."""
         size, shown = tuple(pixels.shape[2:]), None if kept is None else kept.shape[1]
         units = torch.Size(self.config.unit_grid(size)).numel()
@@ -275,6 +291,8 @@ class Engine:
                 self._pool.close()
                 self._backend.close()
                 self._slow = None
+                if self._thread is not None:
+                    self._thread.shutdown(wait=False)
 
     def __enter__(self) -> Self:
         return self

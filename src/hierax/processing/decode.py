@@ -23,7 +23,24 @@ from hierax.processing.errors import ImageError
 DEFAULT_MAX_PIXELS = 178_956_970
 """Pixels of the largest picture that is decoded unless told otherwise: beyond, Pillow suspects a decompression bomb."""
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm .pgm".split())
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+    ]
+)
 """What is taken for a picture in a folder. A file that is named itself is tried whatever its suffix."""
 
 # Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs

@@ -70,7 +70,7 @@ def never() -> bool:
     return False
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
     model: Pretrained,
     view: EvaluationView,
@@ -112,7 +112,7 @@ def predict(
     return Predictions(indices[order], logits[order], labels[order], problems)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def masked_loss(
     objective: Objective,
     view: EvaluationView,

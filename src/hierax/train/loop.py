@@ -211,7 +211,7 @@ class Loop:
         assert self.evaluate is not None
         progress, objective = self.progress, self._plain()
         try:
-            with torch.inference_mode(), self._autocast():
+            with torch.no_grad(), self._autocast():
                 metrics = self.evaluate(objective, self.stop)
         except Interrupted:
             self.save()

@@ -34,7 +34,7 @@ class Panel:
             if len(self.seen) == PICTURES:
                 break
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def draw(self, objective: Objective, step: int) -> Path | None:
         """The panel of a model in eval mode; None if no picture can be read."""
         if not self.seen:

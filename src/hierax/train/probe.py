@@ -35,7 +35,7 @@ class Features:
     bad: list[tuple[str, str]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract(
     model: Pretrained,
     view: EvaluationView,

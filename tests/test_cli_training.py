@@ -1,0 +1,123 @@
+"""The commands around training, from pictures to a confusion matrix, at toy size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from training import pictures, same, weights
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+
+TINY = (
+    "embed_dim=8", "depths=[1,1,1,1]", "num_heads=[1,1,1,1]", "decoder_hidden_size=16", "decoder_depth=1",
+    "decoder_num_heads=2", "image_size=64", "epochs=1", "batch_size=4", "workers=0",
+)  # fmt: skip
+PRETRAIN = ("--recipe", "mae_tiny_small_data_cpu", "--device", "cpu")
+FINETUNE = ("--recipe", "finetune_tiny_small_data_cpu", "--device", "cpu")
+SHORT = ("epochs=1", "batch_size=4", "workers=0", "image_size=64")
+
+
+@pytest.fixture
+def data(here: Path) -> Path:
+    base = here / "data"
+    pictures(base / "train", each=6)
+    pictures(base / "val", each=2, seed=1)
+    return base
+
+
+def test_from_pictures_to_a_confusion_matrix(run: Run, data: Path) -> None:
+    code, out, err = run("pretrain", "data", *TINY, "-o", "mae", *PRETRAIN)
+    assert (code, out) == (0, "")
+    assert "12 samples, 3 steps of 4 per epoch, 1 epochs; 4 to validate on; peak lr 2.34e-06, fp32 on cpu" in err
+    assert "done: mae/model" in err
+    code, _, err = run("finetune", "data", "--from", "mae", "-o", "tuned", *FINETUNE, *SHORT, "freeze=1")
+    assert code == 0, err
+    code, out, err = run("evaluate", "data", "--model", "tuned", "--device", "cpu", "--confusion", "c.png", "--json")
+    assert code == 0, err
+    assert json.loads(out)["samples"] == 4
+    assert {"loss", "top1", "top5", "classes", "unreadable"} <= json.loads(out).keys()
+    assert Path("c.png").stat().st_size > 1000
+    code, out, _ = run("evaluate", "data", "--model", "mae", "--device", "cpu", "--probe", "knn")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["stage1", "stage2", "stage3", "stage4"]
+
+
+def test_settings_may_stand_anywhere(run: Run, data: Path) -> None:
+    code, _, err = run("pretrain", *TINY[:4], *PRETRAIN, "data", "-o", "first", *TINY[4:])
+    assert code == 0, err
+    code, _, err = run("pretrain", "-o", "second", *PRETRAIN, "data", *TINY)
+    assert code == 0, err
+    assert same(weights(Path("first")), weights(Path("second")))
+
+
+def test_a_run_is_repeated_from_its_configuration(run: Run, data: Path) -> None:
+    assert run("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)[0] == 0
+    assert run("pretrain", "--config", "first/run.json", "-o", "second", "--device", "cpu")[0] == 0
+    assert same(weights(Path("first")), weights(Path("second")))
+    assert run("finetune", "data", "-o", "third", "--from", "scratch", *FINETUNE, *SHORT, *TINY[:3])[0] == 0
+    code, _, err = run("finetune", "--config", "third/run.json", "-o", "fourth", "--device", "cpu", "epochs=2")
+    assert code == 0, err
+    assert json.loads(Path("fourth/run.json").read_text())["recipe"]["epochs"] == 2
+
+
+def test_the_same_command_again_says_that_the_run_is_finished(run: Run, data: Path) -> None:
+    command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
+    assert run(*command)[0] == 0
+    assert run(*command) == (2, "", "hierax: first holds a finished run; --overwrite starts anew\n")
+    assert run(*command, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("pretrain", "-o", "x"), "DATA is missing"),
+        (("pretrain", "data"), "-o RUN is missing"),
+        (("pretrain", "none", "-o", "x"), "none: no such file or folder"),
+        (("pretrain", "data", "-o", "x", "epocs=3"), "epocs is no setting of a recipe; did you mean epochs"),
+        (("pretrain", "data", "-o", "x", "nonsense"), "'nonsense' is no setting; expected key=value"),
+        (("pretrain", "data", "-o", "x", "--fast"), "unrecognized arguments: --fast"),
+        (("pretrain", "data", "-o", "x", "--recipe", "mae"), "no recipe 'mae'; near it"),
+        (("pretrain", "data", "-o", "x", "--recipe", "in1k_tiny_from_400"), "is for finetune, not for pretrain"),
+        (("pretrain", "data", "-o", "x", "--config", "notes.txt"), "notes.txt: not the description of a run"),
+        (("finetune", "data", "-o", "x"), "--from is missing"),
+        (("finetune", "data", "-o", "x", "--from", "nowhere/at/all"), "nowhere/at/all"),
+        (("finetune", "data/train/class0", "-o", "x", "--from", "scratch"), "the data has no classes"),
+        (("evaluate", "data", "--model", "nowhere/at/all"), "nowhere/at/all"),
+        (("recipes", "none"), "no recipe 'none'"),
+    ],
+)
+def test_an_error_is_one_line_and_leaves_nothing(run: Run, data: Path, command: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*command)
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert message in err
+    assert not Path("x").exists()
+
+
+def test_unreadable_pictures_are_told_by_the_exit_code_of_evaluation(run: Run, data: Path) -> None:
+    assert run("finetune", "data", "-o", "third", "--from", "scratch", *FINETUNE, *SHORT, *TINY[:3])[0] == 0
+    (data / "val" / "class0" / "0.png").write_bytes(b"x")
+    code, out, err = run("evaluate", "data", "--model", "third", "--device", "cpu")
+    assert code == 3
+    assert "on 3 samples" in out
+    assert "class0/0.png" in err
+
+
+def test_recipes_are_listed_and_shown(run: Run) -> None:
+    code, out, _ = run("recipes")
+    assert code == 0
+    assert "mae_in1k_base_400" in out
+    assert json.loads(run("recipes", "mae_in1k_base_400")[1])["batch_size"] == 4096
+    assert "def _pretrain_in1k(" in run("recipes", "mae_in1k_base_400", "--source")[1]
+
+
+def test_a_dataset_is_counted(run: Run, data: Path) -> None:
+    code, out, _ = run("stats", "data/train", "--json")
+    assert code == 0
+    assert json.loads(out)["classes"] == {"class0": 6, "class1": 6}

@@ -1,0 +1,199 @@
+"""Evaluation: metrics against ones worked out by hand, every sample once, probes."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hierax import HieraForImageClassification, HieraForPreTraining
+from hierax.checkpoint.save import save_model
+from hierax.data.loader import evaluation_loader
+from hierax.data.sources import open_dataset
+from hierax.data.view import EvaluationView
+from hierax.processing import IMAGENET
+from hierax.train.evaluate import Predictions, average_precision, normalised, predict
+from hierax.train.evaluation import Evaluation, evaluate, probe_features
+from hierax.train.probe import knn, linear, probe
+from small import image_config, randomise
+from training import ALONE, pictures
+
+LOGITS = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 2, 3], [3, 1, 2], [2, 3, 1]])
+LABELS = torch.tensor([0, 1, 0, 2, 0])
+
+
+def predictions(labels: torch.Tensor = LABELS) -> Predictions:
+    return Predictions(torch.arange(5), LOGITS, labels)
+
+
+def test_top_1_and_top_2_are_counted_by_hand() -> None:
+    """Right: samples 0 and 1; second best: 3 and 4."""
+    assert predictions().top(1) == pytest.approx(2 / 5)
+    assert predictions().top(2) == pytest.approx(4 / 5)
+    assert predictions().top(5) == 1.0
+
+
+def test_the_loss_is_the_cross_entropy() -> None:
+    logs = [math.log(sum(math.exp(v) for v in row)) - row[label] for row, label in zip(LOGITS.tolist(), LABELS)]  # noqa: B905
+    metrics = predictions().metrics()
+    assert metrics["loss"] == pytest.approx(sum(logs) / 5, rel=1e-6)
+    assert (metrics["top1"], metrics["score"], metrics["top5"]) == pytest.approx((0.4, 0.4, 1.0))
+
+
+def test_confusion_recall_and_precision_are_counted_by_hand() -> None:
+    assert predictions().confusion().tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0]]
+    found = Evaluation(predictions(), ("a", "b", "c"), predictions().metrics())
+    rows = [(row["label"], row["samples"], row["recall"], row["precision"]) for row in found.per_class]
+    assert rows == [("a", 3, 1 / 3, 0.5), ("b", 1, 1.0, 0.5), ("c", 1, 0.0, 0.0)]
+
+
+def test_average_precision_is_worked_out_by_hand() -> None:
+    """Class 0 has its positives at ranks 1 and 3: (1 + 2/3) / 2; class 1 at rank 2: 1/2; class 2 has none."""
+    scores = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.9, 0.0], [0.7, 0.5, 0.0]])
+    labels = torch.tensor([[1.0, 0, 0], [0, 0, 0], [1, 1, 0]])
+    assert average_precision(scores, labels) == pytest.approx(((1 + 2 / 3) / 2 + 0.5) / 2)
+    metrics = Predictions(torch.arange(3), scores, labels).metrics()
+    assert metrics["score"] == metrics["mean_average_precision"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("evaluated")
+    pictures(base / "train", classes=3, each=6)
+    pictures(base / "val", classes=3, each=3, seed=1)
+    return base
+
+
+def saved(folder: Path, labels: tuple[str, ...], **config: Any) -> Path:
+    torch.manual_seed(0)
+    model = randomise(
+        HieraForImageClassification(image_config(id2label=dict(enumerate(labels)), num_labels=None, **config))
+    )
+    model.preprocessing = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})  # type: ignore[assignment]
+    save_model(model, folder)  # type: ignore[arg-type]
+    return folder
+
+
+def test_the_held_out_part_is_evaluated_sample_by_sample(data: Path, tmp_path: Path) -> None:
+    found = evaluate(data, model=saved(tmp_path / "m", ("class0", "class1", "class2")), device="cpu", batch_size=2)
+    assert found.count == 9
+    assert found.predictions.indices.tolist() == list(range(9))
+    assert found.predictions.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    whole = evaluate(data / "val", model=tmp_path / "m", device="cpu", batch_size=9)
+    torch.testing.assert_close(found.predictions.logits, whole.predictions.logits)
+    assert json.loads(json.dumps(found.to_dict()))["samples"] == 9
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 7, 11])
+def test_every_sample_is_evaluated_once_on_any_number_of_ranks(data: Path, world: int) -> None:
+    record = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
+    view = EvaluationView(open_dataset(data / "val"), record, size=(64, 64))
+    parts = [part for rank in range(world) for part in evaluation_loader(view, batch=2, rank=rank, world=world)]
+    assert sorted(i for part in parts for i in part.indices.tolist()) == list(range(9))
+
+
+def test_classes_are_matched_by_name_not_by_order(data: Path, tmp_path: Path) -> None:
+    straight = evaluate(data, model=saved(tmp_path / "a", ("class0", "class1", "class2")), device="cpu")
+    turned = evaluate(data, model=saved(tmp_path / "b", ("class2, last", "class0", "class1")), device="cpu")
+    assert turned.predictions.labels.tolist() == [1, 1, 1, 2, 2, 2, 0, 0, 0]
+    assert torch.equal(straight.predictions.logits, turned.predictions.logits)
+
+
+def test_a_class_that_the_model_has_not_or_has_twice_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown classes class1, class2; known are class0, cat, dog"):
+        evaluate(data, model=saved(tmp_path / "a", ("class0", "cat", "dog")), device="cpu")
+    with pytest.raises(ValueError, match="the model has 2 classes 'class0'; expected folders by whole labels"):
+        evaluate(data, model=saved(tmp_path / "b", ("class0, bird", "class0, machine", "class2")), device="cpu")
+
+
+def test_wordnet_ids_stand_for_the_classes_in_their_order(tmp_path: Path) -> None:
+    for name in ("n01440764", "n02123045"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "data" / name / "0.png")
+    found = evaluate(tmp_path / "data", model=saved(tmp_path / "m", ("tench", "tabby")), device="cpu")
+    assert found.predictions.labels.tolist() == [0, 1]
+
+
+def test_unreadable_samples_are_named_and_not_counted(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", classes=2, each=2)
+    (data / "class0" / "1.png").write_bytes(b"x")
+    found = evaluate(data, model=saved(tmp_path / "m", ("class0", "class1")), device="cpu")
+    assert (found.count, len(found.predictions.bad)) == (3, 1)
+    assert found.to_dict()["unreadable"] == 1
+
+
+def test_a_model_that_is_no_classifier_is_refused(data: Path, tmp_path: Path) -> None:
+    save_model(randomise(HieraForPreTraining(image_config(num_query_pool=2))), tmp_path / "m")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is a HieraForPreTraining; expected a classifier, or a probe"):
+        evaluate(data, model=tmp_path / "m", device="cpu")
+
+
+def test_labels_beyond_the_model_s_classes_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 3, 64, 64), np.float32))
+    np.save(tmp_path / "x.labels.npy", np.array([0, 1, 7]))
+    with pytest.raises(ValueError, match="unknown classes"):
+        evaluate(tmp_path / "x.npy", model=saved(tmp_path / "m", ("a", "b")), device="cpu")
+    model = HieraForImageClassification(image_config(num_labels=2)).eval()
+    view = EvaluationView(open_dataset(tmp_path / "x.npy"), IMAGENET, size=(64, 64))
+    with pytest.raises(ValueError, match="the data has 8 classes, the model 2"):
+        predict(model, view, ALONE, mean=(0,) * 3, std=(1,) * 3)
+
+
+def test_the_confusion_matrix_is_drawn(data: Path, tmp_path: Path) -> None:
+    found = evaluate(data, model=saved(tmp_path / "m", ("class0", "class1", "class2")), device="cpu")
+    with Image.open(found.draw_confusion(tmp_path / "c.png")) as drawn:
+        assert min(drawn.size) > 300
+
+
+def test_pixels_are_normalised_per_channel() -> None:
+    model: Any = HieraForImageClassification(image_config())
+    levels = torch.full((1, 3, 2, 2), 100, dtype=torch.uint8)
+    found = normalised(levels, model, (100.0, 50.0, 0.0), (1.0, 10.0, 50.0))
+    assert found[0, :, 0, 0].tolist() == [0.0, 5.0, 2.0]
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------
+
+
+def clusters(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    centres = torch.tensor([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])
+    return centres[labels] + torch.randn(count, 3, generator=draw), labels
+
+
+@pytest.mark.parametrize("method", [linear, knn])
+def test_a_probe_finds_classes_that_lie_apart(method: Any) -> None:
+    (train, labels), (test, truth) = clusters(90, 0), clusters(60, 1)
+    assert (method(train, labels, test, classes=3) == truth).double().mean() > 0.95
+    assert torch.equal(method(train, labels, test, classes=3), method(train, labels, test, classes=3))
+
+
+def test_the_nearest_neighbours_vote_by_similarity() -> None:
+    """One very near neighbour outweighs two far ones: exp(1 / 0.07) against 2 exp(-1 / 0.07)."""
+    train = torch.tensor([[1.0, 1], [-1, -1], [-1, -1.001]])
+    assert knn(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 1.01]]), classes=2, neighbours=3).tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "knn"])
+def test_features_of_every_stage_are_probed(data: Path, tmp_path: Path, kind: str) -> None:
+    """Brightness tells the classes, and any features know brightness."""
+    save_model(randomise(HieraForPreTraining(image_config(num_query_pool=2))), tmp_path / "m")  # type: ignore[arg-type]
+    scores, bad = probe_features(data, model=tmp_path / "m", kind=kind, device="cpu")
+    assert list(scores) == ["stage1", "stage2", "stage3", "stage4"]
+    assert scores["stage1"] > 0.9
+    assert bad == []
+
+
+def test_an_unknown_probe_and_a_missing_training_set_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="probe is 'forest'; allowed: linear, knn"):
+        probe("forest", None, None, classes=2)  # type: ignore[arg-type]
+    model = saved(tmp_path / "m", ("class0", "class1", "class2"))
+    with pytest.raises(ValueError, match=r"has no train/ for the probe to learn from; pass --train"):
+        probe_features(data / "val", model=model, kind="knn", device="cpu")
+    found, _ = probe_features(data / "val", model=model, kind="knn", train=data / "train", device="cpu")
+    assert len(found) == 4
