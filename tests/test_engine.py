@@ -180,9 +180,9 @@ def test_torch_compile_answers_as_the_model_does(monkeypatch: pytest.MonkeyPatch
     """Without a compiler of C++, which takes a minute; for more shapes than PyTorch compiles of one code object."""
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, **options: original(call, backend="eager", **options))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     model = tiny("classification")
-    with Engine(model, backend="compile", precision="fp32", max_shapes=20) as engine:
+    limited = torch._dynamo.config.patch(recompile_limit=2)  # type: ignore[attr-defined]
+    with limited, Engine(model, backend="compile", precision="fp32", max_shapes=20) as engine:
         for size in range(33, 36):
             engine.warm_up(size=(size, 32))
             x = pixels(model.config, 1, (size, 32))
