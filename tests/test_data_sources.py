@@ -375,6 +375,22 @@ def test_labels_that_mean_nothing_are_named(values: list[Any], problem: str) -> 
         read_labels(values, name="x")
 
 
+def test_every_dataset_can_be_sent_to_another_process(tmp_path: Path, features: dict[str, Any]) -> None:
+    """Where processes are not forked but started afresh."""
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 8)))
+    sources = [
+        write_pictures(tmp_path / "folder", "a/1.png", "b/2.png"),
+        write_tar(tmp_path / "0.tar", {"1.png": PNG, "1.cls": 1, "2.png": PNG, "2.cls": 0}),
+        write_parquet(tmp_path / "0.parquet", rows(2, label=[0, 1]), features),
+        tmp_path / "x.npy",
+    ]
+    for source in sources:
+        there = open_dataset(source)
+        here = pickle.loads(pickle.dumps(there))
+        assert (len(here), here.classes, here.labels()) == (2, there.classes, there.labels())
+        assert np.array_equal(here.sample(1).content, there.sample(1).content)
+
+
 def test_packed_strings_are_a_list_of_them() -> None:
     strings = ["", "a", "ä/ö", "\udcff", "a" * 1000, ""]
     packed = pickle.loads(pickle.dumps(Strings(strings)))

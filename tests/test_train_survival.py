@@ -68,6 +68,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("survival") / "data")
 
 
+@pytest.fixture(scope="session")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining run without settings of its own, from its beginning to its end."""
+    whole(data, run := tmp_path_factory.mktemp("undisturbed") / "run")
+    return run
+
+
 @pytest.fixture
 def running() -> Iterator[list[Any]]:
     """Processes that are ended with the test, however it ends."""
@@ -231,7 +238,9 @@ def test_sigterm_to_all_ranks_saves_and_the_rest_is_the_same(data: Path, tmp_pat
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(data: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
+    data: Path, tmp_path: Path, undisturbed: Path
+) -> None:
     """No file may grow beyond a limit, from the third step on."""
     limited = CODE.replace(
         'print("step",',
@@ -246,11 +255,12 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(data: Path, t
     assert "Traceback" not in err
     assert not list((tmp_path / "run" / "checkpoints").glob(".part-*"))
     whole(data, tmp_path / "run")
-    whole(data, tmp_path / "whole")
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert same(weights(tmp_path / "run"), weights(undisturbed))
 
 
-def test_a_small_disk_that_is_full_ends_the_run_and_leaves_the_checkpoint_before(data: Path, tmp_path: Path) -> None:
+def test_a_small_disk_that_is_full_ends_the_run_and_leaves_the_checkpoint_before(
+    data: Path, tmp_path: Path, undisturbed: Path
+) -> None:
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -270,8 +280,7 @@ def test_a_small_disk_that_is_full_ends_the_run_and_leaves_the_checkpoint_before
     finally:
         subprocess.run(["umount", place], check=True)
     whole(data, tmp_path / "moved")
-    whole(data, tmp_path / "whole")
-    assert same(weights(tmp_path / "moved"), weights(tmp_path / "whole"))
+    assert same(weights(tmp_path / "moved"), weights(undisturbed))
 
 
 def test_a_folder_that_became_read_only_ends_the_run_and_is_left_as_it_was(data: Path, tmp_path: Path) -> None:
