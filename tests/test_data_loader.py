@@ -161,6 +161,7 @@ def test_evaluation_replaces_nothing() -> None:
     assert [item.index for item in batches[2]] == [8]  # a batch of which nothing is left is what was bad
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is locked for a GPU")
 def test_locked_batches_are_the_same() -> None:
     batch = next(iter(training(labels=list(range(12)))))[0]
