@@ -106,7 +106,7 @@ def measure(name: str, task: str, batch: int, rounds: int, seconds: float) -> di
         "rounds": turn,
         "milliseconds": {library: 1000 * t for library, t in medians.items()},
         "ratio": {library: statistics.median(r) for library, r in ratios.items()},
-        "quartiles": {library: statistics.quantiles(r, n=4)[::2] for library, r in ratios.items()},
+        "quartiles": {library: statistics.quantiles(r, n=4, method="inclusive")[::2] for library, r in ratios.items()},
         "of_ceiling": work(name, task) * batch / medians["hierax"] / peak,
     }
 

@@ -29,8 +29,8 @@ print(model(**processor(image, return_tensors="pt")).logits.argmax().item())
 OPEN = {"hierax": "image = {photo!r}", "transformers": "from PIL import Image; image = Image.open({photo!r})"}
 
 
-def prepare(folder: Path) -> Path:
-    """Saves tiny with its preprocessing record, and a photo-sized picture; returns the picture's path."""
+def prepare(folder: Path) -> None:
+    """Saves tiny with its preprocessing record, and a photo-sized picture."""
     import hierax
 
     model = hierax.create_model("hiera_tiny_224")
@@ -39,7 +39,6 @@ def prepare(folder: Path) -> Path:
     rows, columns = np.mgrid[0:480, 0:640]
     waves = np.stack([np.sin(rows / 9), np.cos(columns / 13), np.sin((rows + columns) / 17)], axis=-1)
     Image.fromarray(((waves + 1) * 127).astype(np.uint8)).save(folder / "photo.jpg", quality=90)
-    return folder / "photo.jpg"
 
 
 def run(program: str) -> tuple[float, float, str]:
@@ -63,9 +62,15 @@ def main() -> None:
     """Runs the pairs and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.prepare:
+        prepare(arguments.prepare)
+        return
     with tempfile.TemporaryDirectory() as name:
-        photo = prepare(Path(name))
+        # in a process of its own: Linux counts the memory of the one that starts a process as that one's, too
+        subprocess.run([sys.executable, "-W", "ignore", __file__, "--prepare", name], check=True)
+        photo = Path(name) / "photo.jpg"
         programs = {
             library: PROGRAM.format(library=library, folder=name, image=opening.format(photo=str(photo)))
             for library, opening in OPEN.items()
@@ -78,7 +83,7 @@ def main() -> None:
         measured = {library: [float(row[library][index]) for row in rows] for library in programs}
         medians = [statistics.median(values) for values in measured.values()]
         ratios = [a / b for a, b in zip(measured["hierax"], measured["transformers"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         print(f"| {what} | {medians[0]:{form}} | {medians[1]:{form}} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
 
 

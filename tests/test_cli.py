@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +152,12 @@ def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device", "out.npz"), 2, "out.npz: No space left on device"),
         (ValueError("two\n  lines"), 2, "two lines"),
+        (
+            ImportError("this needs that: pip install 'hierax[train]'"),
+            2,
+            "this needs that: pip install 'hierax[train]'",
+        ),
+        (ImportError("no such name"), 1, "ImportError: no such name (a fault of hierax; --debug shows the traceback)"),
         (TypeError("what"), 1, "TypeError: what (a fault of hierax; --debug shows the traceback)"),
     ],
 )
@@ -160,6 +169,22 @@ def test_every_failure_ends_in_one_line_and_its_exit_code(
 
     monkeypatch.setattr("hierax.cli.classify.expand", fails)
     assert run("classify", "a/cat.jpg") == (code, "", f"hierax: {said}\n")
+
+
+def test_a_command_that_is_terminated_takes_away_what_is_half_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def writes(*_: object, **__: object) -> None:
+        with tempfile.TemporaryDirectory(dir=".", prefix="half"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    monkeypatch.setattr("hierax.cli.classify.expand", writes)
+    assert run("classify", "a/cat.jpg") == (143, "", "hierax: terminated\n")
+    assert not list(Path().glob("half*"))
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_warnings_of_libraries_stay_off_the_terminal(

@@ -2,15 +2,17 @@
 
 Nothing here, nor at the top of a command's module, imports torch: help comes at once. Results go to stdout; progress,
 licences and errors to stderr. Exit codes: 0 all done, 1 a fault of hierax, 2 nothing could be done as asked, 3 some
-inputs could not be read, 130 interrupted, 141 the reader of a pipe has left.
+inputs could not be read, 130 interrupted, 141 the reader of a pipe has left, 143 terminated.
 """
 
 import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -124,6 +126,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Terminated(BaseException):
+    """SIGTERM came; like Ctrl-C, it lets what is half written be taken away."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Takes SIGTERM while inside; training, which saves and ends in order, has a way of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (`sys.argv[1:]` unless given) and returns its exit code."""
     parser = _parser()
@@ -138,12 +161,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = arguments.debug or os.environ.get("HIERAX_DEBUG", "") not in ("", "0")
     try:
-        with quiet_libraries(debug=debug):
+        with _terminable(), quiet_libraries(debug=debug):
             code = arguments.run(arguments)
             sys.stdout.flush()
         return code
     except BrokenPipeError:
         return _reader_left()
+    except _Terminated:
+        say("terminated")
+        return 143
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -166,7 +192,8 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return 130
-    if isinstance(error, (UserError, ValueError, OSError)):
+    missing = isinstance(error, ImportError) and "pip install" in str(error)  # an extra, which the message names
+    if missing or isinstance(error, (UserError, ValueError, OSError)):
         say(one_line(error))
         return 2
     say(f"{type(error).__name__}: {one_line(error)} (a fault of hierax; --debug shows the traceback)")

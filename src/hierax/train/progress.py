@@ -110,8 +110,9 @@ def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except CheckpointException as error:  # no Exception to Python; those of the ranks are inside
-        reasons = [str(found[0]) for found in error.failures.values()]
-        raise TrainingStopped(f"the checkpoint cannot be written or read: {reasons[0]}; {kept()}") from error
+        first = str(next(iter(error.failures.values()))[0])
+        reason = _reason(first) or f"the checkpoint cannot be written or read: {first}"
+        raise TrainingStopped(f"{reason}; {kept()}") from error
     except torch.OutOfMemoryError as error:
         hint = "a smaller device_batch_size or gradient_checkpointing=true needs less"
         raise TrainingStopped(f"the device's memory is full ({hint}); {kept()}") from error
@@ -119,19 +120,25 @@ def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise TrainingStopped(f"{where}{error.strerror or error}; {kept()}") from error
     except RuntimeError as error:
-        reason = _reason(error)
+        reason = _lost_rank(error) if isinstance(error, dist.DistError) else _reason(str(error))
         if reason is None:
             raise
         raise TrainingStopped(f"{reason}; {kept()}") from error
 
 
-def _reason(error: RuntimeError) -> str | None:
-    """What PyTorch's plain `RuntimeError`s mean, which only their texts tell."""
-    text = str(error)
+def _reason(text: str) -> str | None:
+    """What PyTorch's plain `RuntimeError`s mean, which only their texts tell.
+
+    That of a killed worker is raised wherever the main thread is, even in the middle of writing a checkpoint.
+    """
     if "DataLoader worker" in text:
         return "a process that decodes samples was killed (is the memory full? workers=0 uses none)"
     if "PytorchStreamWriter" in text or "file write failed" in text or "unexpected pos" in text:
         return f"the checkpoint cannot be written: {text.splitlines()[0]}"
-    if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed")):
-        return f"another rank of the run is gone ({text.splitlines()[0][:200]})"
+    if any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed")):
+        return _lost_rank(text)
     return None
+
+
+def _lost_rank(error: object) -> str:
+    return f"another rank of the run is gone ({str(error).splitlines()[0][:200]})"

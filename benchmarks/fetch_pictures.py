@@ -1,0 +1,262 @@
+"""Fetches two Debian packages of drawings and makes of them what benchmarks/real_pictures.py trains on.
+
+    python benchmarks/fetch_pictures.py FOLDER [--side 128] [--least 40] [--most 120] [--held-out 0.2]
+
+FOLDER gets `debs/` and `unpacked/` (from `apt-get download` and `dpkg-deb`), `labelled/train` and `labelled/val` with a
+folder for each class, `unlabelled/` with every picture that is not held out and looks like none that is, and
+`pictures.json` with the counts. Classes are the packages' own folders, two levels deep: a subfolder with `--least`
+pictures is one, and so is a folder at the top none of whose subfolders is. Of a class at most `--most` are labelled.
+
+A picture is put on white, its white margin cut off, padded to a square and saved as PNG (no JPEG: the ringing beside
+hard edges would be what a masked autoencoder learns). The same picture twice is one. Pictures that may be versions of
+one drawing stay on the same side of the split: names in one folder that differ in digits alone, and pictures whose
+difference hashes, mirrored or not, are near each other.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PACKAGES = {"openclipart-png": "usr/share/openclipart/png", "tuxpaint-stamps-default": "usr/share/tuxpaint/stamps"}
+ALIASES = {  # folders of the second package that have another name in the first
+    ("animals", "insects"): ("animals", "bugs"),
+    ("clothes", "hats"): ("people", "clothing"),
+    ("clothes",): ("people", "clothing"),
+    ("food", "dessert"): ("food", "desserts"),
+    ("hobbies", "music"): ("recreation", "music"),
+}
+NO_CLASS = ("unsorted",)
+NEAR = 12  # bits of 256
+FEWEST_GROUPS = 10  # of a class: one series of drawings is none
+Place = tuple[str, ...]
+
+
+@dataclass
+class Picture:
+    """A picture: where it comes from, its folders, its pixels `[side, side, 3]`, and its group once that is known."""
+
+    package: str
+    place: Place
+    path: Path
+    pixels: np.ndarray
+    group: int = -1
+
+    @property
+    def name(self) -> str:
+        """A file name of its own."""
+        text = "-".join((*self.place, self.path.stem))
+        mark = hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
+        return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', text)}-{mark}.png"
+
+    @property
+    def stem(self) -> tuple[Place, str]:
+        """What the names of the pictures of a series have in common."""
+        return self.place, re.sub(r"[^a-z]", "", self.path.stem.lower())
+
+
+def fetch(folder: Path) -> None:
+    """Downloads and unpacks what is not there yet."""
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise SystemExit(f"{tool} is not here: this script needs Debian, or a system derived from it")
+    debs = folder / "debs"
+    debs.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        unpacked = folder / "unpacked" / package
+        if unpacked.is_dir():
+            continue
+        if not list(debs.glob(f"{package}_*.deb")):
+            done = subprocess.run(["apt-get", "download", package], cwd=debs, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"apt-get download {package}: {done.stderr.strip()} (is apt-get update needed first?)")
+        part = unpacked.with_name(f".{package}")
+        subprocess.run(["dpkg-deb", "-x", str(next(debs.glob(f"{package}_*.deb"))), str(part)], check=True)
+        part.rename(unpacked)
+
+
+def listed(folder: Path) -> Iterator[tuple[str, Place, Path]]:
+    """Package, folders and file of every PNG that is no link."""
+    for package, below in PACKAGES.items():
+        root = folder / "unpacked" / package / below
+        for path in sorted(root.rglob("*.png")):
+            if path.is_file() and not path.is_symlink():
+                place = path.relative_to(root).parts[:-1][:2]
+                yield package, ALIASES.get(place, place), path
+
+
+def squared(path: Path, side: int) -> np.ndarray | None:
+    """The picture on white, cut to what is not white, in a square; None if it is blank or cannot be read."""
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        picture = Image.open(path).convert("RGBA")
+    except (OSError, ValueError, SyntaxError):
+        return None
+    picture.thumbnail((8 * side, 8 * side), Image.Resampling.BOX)
+    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    box = Image.eval(flat, lambda level: 255 if level < 250 else 0).getbbox()
+    if box is None or min(box[2] - box[0], box[3] - box[1]) < 8:
+        return None
+    flat = flat.crop(box)
+    edge = round(1.08 * max(flat.size))
+    square = Image.new("RGB", (edge, edge), "white")
+    square.paste(flat, ((edge - flat.width) // 2, (edge - flat.height) // 2))
+    kind = Image.Resampling.BOX if edge > 2 * side else Image.Resampling.BILINEAR
+    return np.asarray(square.resize((side, side), kind))
+
+
+def pictures(folder: Path, side: int) -> tuple[list[Picture], Counter[str]]:
+    """Every picture once, and how many were left out for what."""
+    entries = list(listed(folder))
+    left, seen, found = Counter[str](), set[bytes](), list[Picture]()
+    with ProcessPoolExecutor() as pool:
+        every = pool.map(partial(squared, side=side), [path for _, _, path in entries], chunksize=64)
+        for (package, place, path), pixels in zip(entries, every, strict=True):
+            mark = b"" if pixels is None else hashlib.sha256(pixels.tobytes()).digest()
+            if pixels is None or mark in seen:
+                left["blank, unreadable or tiny" if pixels is None else "the same as another"] += 1
+                continue
+            seen.add(mark)
+            found.append(Picture(package, place, path, pixels))
+    return found, left
+
+
+def difference_hash(pixels: np.ndarray) -> np.ndarray:
+    """uint64 `[4]`: whether it gets brighter from each cell of a 16 x 16 grid to the next on its right."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
+    return np.packbits((np.diff(grey, axis=1) > 2).ravel()).view(np.uint64)
+
+
+def group(found: Sequence[Picture]) -> None:
+    """Gives pictures that may be versions of one drawing the same group."""
+    parent = list(range(len(found)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[tuple[Place, str], int] = {}
+    for index, picture in enumerate(found):
+        parent[root(index)] = root(first.setdefault(picture.stem, index))
+    plain = np.stack([difference_hash(picture.pixels) for picture in found])
+    mirrored = np.stack([difference_hash(np.ascontiguousarray(picture.pixels[:, ::-1])) for picture in found])
+    for index in range(len(found)):
+        for others in (plain, mirrored):
+            distances = np.bitwise_count(others[: index + 1] ^ plain[index]).sum(1)
+            for near in np.flatnonzero(distances <= NEAR):
+                parent[root(index)] = root(int(near))
+    for index, picture in enumerate(found):
+        picture.group = root(index)
+
+
+def classes(found: Sequence[Picture], *, least: int, most: int) -> dict[str, list[Picture]]:
+    """The labelled pictures of each class, those of many groups before many of one group."""
+    members: dict[str, list[Picture]] = defaultdict(list)
+    tops: dict[str, list[Picture]] = defaultdict(list)
+    for picture in found:
+        if picture.place and picture.place[0] not in NO_CLASS:
+            tops[picture.place[0]].append(picture)
+            if len(picture.place) > 1:
+                members["-".join(picture.place)].append(picture)
+    large = {name: those for name, those in members.items() if len(those) >= least}
+    split = {those[0].place[0] for those in large.values()}
+    large |= {name: those for name, those in tops.items() if name not in split and len(those) >= least}
+    chosen: dict[str, list[Picture]] = {}
+    for name, those in sorted(large.items()):
+        turns, ordered = Counter[int](), list[tuple[int, str, Picture]]()
+        for picture in sorted(those, key=lambda p: hashlib.sha256(p.name.encode()).digest()):
+            ordered.append((turns[picture.group], picture.name, picture))
+            turns[picture.group] += 1
+        ordered.sort(key=lambda entry: (entry[0], hashlib.sha256(entry[1].encode()).digest()))
+        kept = [picture for _, _, picture in ordered][:most]
+        if len({picture.group for picture in kept}) >= FEWEST_GROUPS:
+            chosen[name] = kept
+    return chosen
+
+
+def held_groups(chosen: dict[str, list[Picture]], share: float) -> set[int]:
+    """Groups that are held out: of each class about this share of its pictures; no group of several classes."""
+    homes: dict[int, set[str]] = defaultdict(set)
+    for name, those in chosen.items():
+        for picture in those:
+            homes[picture.group].add(name)
+    held: set[int] = set()
+    for name, those in chosen.items():
+        sizes = Counter(picture.group for picture in those if homes[picture.group] == {name})
+        wanted, got = round(share * len(those)), 0
+        for number in sorted(sizes, key=lambda n: hashlib.sha256(f"{name} {n}".encode()).digest()):
+            if got + sizes[number] <= wanted:
+                held.add(number)
+                got += sizes[number]
+    return held
+
+
+def write(folder: Path, found: Sequence[Picture], chosen: dict[str, list[Picture]], held: set[int]) -> dict[str, Any]:
+    """Saves the pictures; returns the counts of the split."""
+    for name in ("labelled", "unlabelled"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    counts: dict[str, dict[str, int]] = {}
+    for name, those in chosen.items():
+        sides = Counter[str]()
+        for picture in those:
+            side = "val" if picture.group in held else "train"
+            place = folder / "labelled" / side / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.pixels).save(place / picture.name)
+            sides[side] += 1
+        counts[name] = {**sides, "groups": len({picture.group for picture in those})}
+    (folder / "unlabelled").mkdir()
+    rest = [picture for picture in found if picture.group not in held]
+    for picture in rest:
+        Image.fromarray(picture.pixels).save(folder / "unlabelled" / picture.name)
+    train, val = (sum(count.get(side, 0) for count in counts.values()) for side in ("train", "val"))
+    return {"classes": counts, "train": train, "val": val, "pretraining": len(rest)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fetches, arranges and prints the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--side", type=int, default=128, help="of the squares, in pixels (default: 128)")
+    parser.add_argument("--least", type=int, default=40, help="pictures that a class has (default: 40)")
+    parser.add_argument("--most", type=int, default=120, help="pictures of a class that are labelled (default: 120)")
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of each class (default: 0.2)")
+    arguments = parser.parse_args(argv)
+    fetch(arguments.folder)
+    found, left = pictures(arguments.folder, arguments.side)
+    if not found:
+        raise SystemExit(f"{arguments.folder / 'unpacked'} holds no picture; delete it to unpack the packages again")
+    group(found)
+    chosen = classes(found, least=arguments.least, most=arguments.most)
+    split = write(arguments.folder, found, chosen, held_groups(chosen, arguments.held_out))
+    counts = {
+        "packages": Counter(picture.package for picture in found),
+        "left out": left,
+        "groups": len({picture.group for picture in found}),
+        "largest groups": [size for _, size in Counter(picture.group for picture in found).most_common(5)],
+        **split,
+    }
+    (arguments.folder / "pictures.json").write_text(json.dumps(counts, indent=2) + "\n")
+    for name, count in split["classes"].items():
+        print(f"{name:32} {count.get('train', 0):5} train {count.get('val', 0):5} val  of {count['groups']} groups")
+    print(json.dumps({name: value for name, value in counts.items() if name != "classes"}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
