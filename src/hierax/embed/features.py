@@ -1,0 +1,160 @@
+"""A model as a function from pixels to the vectors of a collection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.embed.store import Column
+from hierax.engine import Engine
+from hierax.pretrained import Pretrained
+from hierax.processing import IMAGENET, HieraImageProcessor, Preprocessing
+
+POOLED = "pooled"
+_POOLING = {
+    POOLED: "mean of the last stage's tokens, then the encoder's norm: what a classifier's head takes",
+    "stage": "mean of the stage's tokens, without a norm",
+    "map": "the stage's map, channels first, without a norm",
+}
+
+
+class FeatureExtractor:
+    """An engine, and what of its outputs a collection keeps.
+
+    Args:
+        model: any Hiera model of pictures, or a Hub id, folder or file.
+        layers: "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole map).
+        l2: divide vectors by their length; no maps.
+        size: side in pixels of the square that the model sees, instead of the checkpoint's.
+
+    Raises:
+        ValueError: an unknown layer, a model that takes no pictures; what `hierax.load` raises.
+    """
+
+    def __init__(
+        self,
+        model: Pretrained | str | os.PathLike[str],
+        *,
+        layers: Sequence[str] = (POOLED,),
+        l2: bool = False,
+        size: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        calibration: Any = None,
+    ) -> None:
+        given = model if isinstance(model, Pretrained) else _loaded(os.fspath(model))
+        self.name = type(given).__name__ if isinstance(model, Pretrained) else os.fspath(model)
+        self.untrained_norm = not isinstance(model, Pretrained) and "norm" in given.loading_report.renewed  # type: ignore[union-attr]
+        if given.config.axes != 2:
+            raise ValueError(f"{self.name} takes {'clips' if given.config.is_video else 'other inputs'}, not pictures")
+        self.record = _record(given, size)
+        states = tuple(layers) != (POOLED,)
+        self.engine = Engine(
+            given, device=device, precision=precision, backend=backend, threads=threads, hidden_states=states,
+            processor=HieraImageProcessor(self.record), calibration=calibration,
+        )  # fmt: skip
+        self.config, self.license, self.precision = given.config, given.license, self.engine.precision
+        self.layers, self.l2 = tuple(layers), l2
+        self.size = (self.record.crop_size["height"], self.record.crop_size["width"])
+        self.columns = tuple(self._column(layer) for layer in self.layers)
+        shape = (1, -1, 1, 1)
+        scale = self.record.rescale_factor if self.record.do_rescale else 1.0
+        mean, std = (self.record.image_mean, self.record.image_std) if self.record.do_normalize else ((0.0,), (1.0,))
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(shape) / scale
+        self._std = torch.tensor(std, dtype=torch.float32).view(shape) / scale
+
+    def _column(self, layer: str) -> Column:
+        config = self.config
+        if layer == POOLED:
+            return Column("embedding", layer, (config.hidden_size,), _POOLING[POOLED])
+        stage, _, kind = layer.partition("_")
+        names = [f"stage{i}" for i in range(1, config.stages + 1)]
+        if stage not in names or kind not in ("", "map"):
+            raise ValueError(f"layer is {layer!r}; allowed: {POOLED}, {', '.join(names)}, or one of these with _map")
+        number = names.index(stage)
+        width = config.dims[number]
+        if not kind:
+            return Column(layer, layer, (width,), _POOLING["stage"])
+        if self.l2:
+            raise ValueError(f"layer is {layer!r}, a map, which l2 is not for")
+        stride = config.stage_stride(number)
+        return Column(
+            layer, layer, (width, *(-(-edge // s) for edge, s in zip(self.size, stride, strict=True))), _POOLING["map"]
+        )
+
+    def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
+        """float32 `[B, width]` by column, for uint8 pixels `[B, C, H, W]`."""
+        device = self.engine.device
+        moved = pixels.to(device, non_blocking=True).float()
+        out = self.engine(pixel_values=(moved - self._mean.to(device)) / self._std.to(device))
+        found = {}
+        for column in self.columns:
+            vectors = self._vectors(out, column)
+            found[column.name] = (F.normalize(vectors, dim=1) if self.l2 else vectors).cpu().numpy()
+        return found
+
+    def _vectors(self, out: Any, column: Column) -> Tensor:
+        if column.layer == POOLED:
+            return out.pooler_output.float()
+        stage, _, kind = column.layer.partition("_")
+        grid = out.reshaped_hidden_states[int(stage[5:])].float()  # [B, h, w, C]
+        return grid.permute(0, 3, 1, 2).flatten(1) if kind else grid.mean((1, 2))
+
+    def close(self) -> None:
+        """Gives back memory and threads."""
+        self.engine.close()
+
+
+def _loaded(source: str) -> Pretrained:
+    """The model for features; of a MAE's file the pooled features get a norm that does nothing."""
+    from hierax.checkpoint.hub import HubOptions
+    from hierax.checkpoint.opened import open_checkpoint
+    from hierax.models import HieraModel
+
+    opened = open_checkpoint(source, HubOptions(), None)
+    new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
+    return HieraModel.from_pretrained(source, new=new)
+
+
+def _record(model: Pretrained, size: int | None) -> Preprocessing:
+    """How pictures become pixels of one size: as the checkpoint says, or the same part of them at another size."""
+    record = model.preprocessing or IMAGENET
+    if record.do_center_crop and size is None:
+        return record
+    height, width = (size, size) if size else model.config.image_size
+    crop = {"height": height, "width": width}
+    own = min(record.crop_size.values()) if record.do_center_crop else 224
+    edge = (
+        record.size.get("shortest_edge", own) * min(height, width) // own
+        if record.do_center_crop
+        else min(height, width)
+    )
+    return record.replace(do_resize=True, size={"shortest_edge": edge}, do_center_crop=True, crop_size=crop)
+
+
+def vectors(
+    paths: Sequence[str | Path], extractor: FeatureExtractor, column: str
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """float32 `[N, width]` of the pictures that can be read, in their order, and names and problems of the others."""
+    from hierax.embed.decode import Decoder
+    from hierax.embed.sources import Source
+
+    decoder, rows, problems = Decoder(extractor.record), [], []
+    for path in paths:
+        pixels = np.zeros((1, extractor.record.num_channels, *extractor.size), np.uint8)
+        item = decoder(Source(os.path.abspath(path)), pixels[0])
+        if item.error is not None:
+            problems.append((os.fspath(path), item.error))
+            continue
+        rows.append(extractor(torch.from_numpy(pixels))[column])
+    width = next(c.width for c in extractor.columns if c.name == column)
+    return np.concatenate(rows) if rows else np.zeros((0, width), np.float32), problems

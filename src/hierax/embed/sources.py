@@ -1,0 +1,301 @@
+"""What is to be embedded: files, folders, patterns, lists, shards, tables, URLs; listed once, then read anywhere."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hierax.data.packed import Strings
+from hierax.data.table import TableDataset, open_tables
+from hierax.data.tar import open_shards
+from hierax.embed.store import LISTINGS, CollectionError, arrow, source_id
+from hierax.processing.decode import IMAGE_SUFFIXES
+
+KINDS = ("file", "tar", "table", "url")
+_PATHS = ("path", "file", "filename", "file_name", "image", "url")
+_ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
+_SAVED = ("dataset_dict.json", "dataset_info.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to embed.
+
+    Attributes:
+        path: its name for ever: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, or a URL.
+        kind: one of `KINDS`.
+        container: the shard, or the table as it was named; "" for others.
+        offset, size: where a member lies in its shard; of a table the number of the row.
+    """
+
+    path: str
+    kind: str = "file"
+    container: str = ""
+    offset: int = 0
+    size: int = 0
+
+    @property
+    def id(self) -> str:
+        """See `source_id`."""
+        return source_id(self.path)
+
+    def read(self) -> Any:
+        """The bytes of a picture; of a table maybe a path or a Pillow image.
+
+        Raises:
+            OSError, ValueError: it cannot be had.
+        """
+        if self.kind == "table":
+            return _table(self.container).sample(self.offset).content
+        if self.kind == "url":
+            import fsspec
+
+            with fsspec.open(self.path, "rb") as file:
+                return file.read()  # type: ignore[attr-defined]
+        with open(self.container if self.kind == "tar" else self.path, "rb") as file:
+            if self.kind == "tar":
+                file.seek(self.offset)
+                return file.read(self.size)
+            return file.read()
+
+
+@lru_cache(maxsize=8)
+def _table(container: str) -> TableDataset:
+    """A split of a table, opened once in every process."""
+    name, _, split = container.rpartition("#")
+    files = [Path(name)] if name.endswith(".parquet") else []
+    return open_tables(name, files, labels=False)[split]
+
+
+class Listing:
+    """Sources in their order, as columns: a hundred thousand of them must not be as many Python objects."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        containers: dict[str, int] = {}
+        kinds, places, offsets, sizes = [], [], [], []
+
+        def paths() -> Iterator[str]:
+            for source in sources:
+                kinds.append(KINDS.index(source.kind))
+                places.append(containers.setdefault(source.container, len(containers)))
+                offsets.append(source.offset)
+                sizes.append(source.size)
+                yield source.path
+
+        self.paths = Strings(paths())
+        self.containers = tuple(containers)
+        self._kind, self._place = np.array(kinds, np.uint8), np.array(places, np.int32)
+        self._offset, self._size = np.array(offsets, np.int64), np.array(sizes, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Source:
+        return Source(
+            self.paths[index], KINDS[self._kind[index]], self.containers[self._place[index]],
+            int(self._offset[index]), int(self._size[index]),
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Source]:
+        return (self[i] for i in range(len(self)))
+
+    def write(self, path: Path) -> None:
+        """Writes the listing, unless there is one already: of several processes that list, the first one's counts."""
+        pa = arrow()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
+                            ("offset", pa.int64()), ("size", pa.int64())])  # fmt: skip
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with pa.parquet.ParquetWriter(part, schema) as writer:
+                for start in range(0, len(self), _ROWS):
+                    rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]
+                    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+                    columns["path"] = [os.fsencode(path) for path in columns["path"]]  # names need not be valid text
+                    writer.write_table(pa.table(columns, schema=schema))
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                if not path.exists():
+                    os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Listing:
+        """One that was written.
+
+        Raises:
+            CollectionError: it is damaged.
+        """
+        pa = arrow()
+
+        def rows() -> Iterator[Source]:
+            for batch in pa.parquet.ParquetFile(path).iter_batches(_ROWS):
+                for row in batch.to_pylist():
+                    yield Source(**{**row, "path": os.fsdecode(row["path"])})
+
+        try:
+            return cls(rows())
+        except (OSError, pa.ArrowException, TypeError) as error:
+            raise CollectionError(f"{path} is damaged: {error}") from None
+
+
+def listing_path(folder: Path, number: int) -> Path:
+    """Where listing `number` of a collection is: 0 is the first, each update adds one."""
+    return folder / LISTINGS / f"{number:04}.parquet"
+
+
+def listings(folder: Path) -> list[Path]:
+    """Those of a collection, in their order."""
+    return sorted((folder / LISTINGS).glob("[0-9]*.parquet"))
+
+
+def located(given: str) -> str:
+    """An input by a name that holds from any folder."""
+    return given if "://" in given or given.startswith("hub:") else os.path.abspath(given)
+
+
+def list_sources(inputs: Sequence[str]) -> Iterator[Source]:
+    """The sources that inputs stand for, each once, in the order of the inputs, those of a folder by name.
+
+    Args:
+        inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files left out; patterns
+            (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
+            file, filename, image or url), relative to the list's folder; `.tar` shards; tables with a column of
+            images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens (`s3://…`).
+
+    Raises:
+        ValueError: an input stands for nothing, or cannot be read; names it.
+        ImportError: what reads it is missing; names the extra.
+    """
+    seen: set[str] = set()
+    for given in inputs:
+        count = 0
+        for source in _sources(given):
+            count += 1
+            if source.id not in seen:
+                seen.add(source.id)
+                yield source
+        if not count:
+            raise ValueError(f"{given}: no pictures in it (PNG, JPEG, WebP, … are read)")
+
+
+def _sources(given: str) -> Iterator[Source]:
+    if given.startswith("hub:"):
+        yield from _rows_of_tables(given, [])
+    elif "://" in given:
+        yield from _of_url(given)
+    elif os.path.isdir(given):
+        if any(os.path.exists(os.path.join(given, name)) for name in _SAVED):
+            yield from _rows_of_tables(os.path.abspath(given), [])
+        else:
+            for path in sorted(_files_below(given)):
+                yield from _of_file(path)
+    elif os.path.exists(given):
+        yield from _of_file(os.path.abspath(given))
+    elif glob.has_magic(given):
+        for match in sorted(glob.glob(given, recursive=True)):
+            if not os.path.isdir(match):
+                yield from _of_file(os.path.abspath(match))
+    else:
+        raise ValueError(f"{given}: no such file")
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    for parent, folders, files in os.walk(os.path.abspath(folder)):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if not name.startswith(".") and (suffix in IMAGE_SUFFIXES or suffix == ".tar"):
+                yield os.path.join(parent, name)
+
+
+def _of_file(path: str) -> Iterator[Source]:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".tar":
+        shard = open_shards([Path(path)], labels=False)
+        for i, name in enumerate(shard.names):
+            yield Source(f"{path}::{name}", "tar", path, int(shard.offset[i]), int(shard.size[i]))
+    elif suffix in (".txt", ".csv", ".tsv"):
+        yield from _of_list(path, _column_of_csv(path) if suffix != ".txt" else _lines(path))
+    elif suffix == ".parquet":
+        column = _paths_column(path)
+        if column is None:
+            yield from _rows_of_tables(path, [Path(path)])
+        else:
+            yield from _of_list(path, _column_of_parquet(path, column))
+    else:
+        yield Source(path)
+
+
+def _of_list(path: str, entries: Iterable[str]) -> Iterator[Source]:
+    folder = os.path.dirname(path)
+    for entry in entries:
+        yield Source(entry, "url") if "://" in entry else Source(os.path.abspath(os.path.join(folder, entry)))
+
+
+def _lines(path: str) -> Iterator[str]:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        yield from (line.rstrip("\r\n") for line in file if line.strip())
+
+
+def _column_of_csv(path: str) -> Iterator[str]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+        column = next((name for name in rows.fieldnames or () if name.strip().lower() in _PATHS), None)
+        if column is None:
+            raise ValueError(f"{path}: no column named {', '.join(_PATHS)} among {', '.join(rows.fieldnames or ())}")
+        yield from (row[column] for row in rows if row[column])
+
+
+def _paths_column(path: str) -> str | None:
+    """The column of a parquet file that holds paths; None if it has none."""
+    pa = arrow()
+    try:
+        schema = pa.parquet.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
+    strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    return next((name for name in strings if name.lower() in _PATHS), None)
+
+
+def _column_of_parquet(path: str, column: str) -> Iterator[str]:
+    for batch in arrow().parquet.ParquetFile(path).iter_batches(_ROWS, columns=[column]):
+        yield from (entry for entry in batch.column(0).to_pylist() if entry)
+
+
+def _rows_of_tables(name: str, files: Sequence[Path]) -> Iterator[Source]:
+    for split, table in open_tables(name, files, labels=False).items():
+        for row in range(len(table)):
+            yield Source(f"{name}#{split}[{row}]", "table", f"{name}#{split}", row)
+
+
+def _of_url(given: str) -> Iterator[Source]:
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(given)
+        if glob.has_magic(path):
+            found = sorted(system.glob(path))
+        elif system.isdir(path):
+            found = sorted(p for p in system.find(path) if os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES)
+        else:
+            yield Source(given, "url")
+            return
+    except ImportError as error:
+        raise ImportError(f"{given}: {error} (pip install the package that it names)") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{given}: {error}") from None
+    for entry in found:
+        yield Source(system.unstrip_protocol(entry), "url")

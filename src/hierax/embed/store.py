@@ -1,0 +1,333 @@
+"""The folder of a collection: `manifest.json`, `listings/`, `data/` with a shard per block, `errors.parquet`.
+
+A block is a fixed run of sources of one listing; its shard is there whole or not at all. What could not be read stands
+in the shard's metadata, and in `errors.parquet` of the whole collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST, ERRORS, LISTINGS, DATA = "manifest.json", "errors.parquet", "listings", "data"
+FORMAT = 1
+OK, GONE, REPLACED = "ok", "gone", "replaced"
+_UNREADABLE = b"hierax.unreadable"
+_MUST_AGREE = ("model", "weights", "config", "preprocessing", "columns", "l2", "dtype", "precision")
+
+
+class CollectionError(ValueError):
+    """A folder that is no collection, is damaged, or was made in another way; names what differs."""
+
+
+def arrow() -> Any:
+    """The package pyarrow, with its module for parquet.
+
+    Raises:
+        ImportError: it is missing; names the extra.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError("collections of features need the package pyarrow: pip install 'hierax[embed]'") from None
+    return pyarrow
+
+
+def source_id(path: str) -> str:
+    """What a source is called for ever: 16 hexadecimal digits of the hash of its path."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of vectors.
+
+    Attributes:
+        name: "embedding" for the pooled features, else that of the layer: "stage3", "stage3_map".
+        layer: "pooled", or the stage.
+        shape: `[D]`, or `[D, h, w]` of a map, which the column holds flat.
+        pooling: how a vector came out of the tokens.
+    """
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    pooling: str
+
+    @property
+    def width(self) -> int:
+        """Numbers per row."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a collection was made; collections of different fingerprints are never mixed.
+
+    Attributes:
+        model: what was loaded, by name.
+        weights: digest of the weights.
+        config: the model's.
+        preprocessing: the record by which pictures became pixels.
+        columns: of vectors.
+        l2: whether vectors have length 1.
+        dtype: "float32" or "float16", in the shards.
+        precision: in which the engine computed.
+        block, batch: sources per shard, and per call of the engine.
+        inputs: what was to be embedded, for updates.
+        created: date and time, and `version` of hierax; neither is part of the fingerprint, nor is `inputs`.
+    """
+
+    model: str
+    weights: str
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    columns: tuple[Column, ...]
+    l2: bool
+    dtype: str
+    precision: str
+    block: int
+    batch: int
+    inputs: tuple[str, ...]
+    created: str
+    version: str
+    format: int = FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that the vectors depend on."""
+        fields = asdict(self)
+        text = json.dumps([fields[name] for name in _MUST_AGREE if name != "model"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def column(self, name: str | None = None) -> Column:
+        """The column of that name; None is the first.
+
+        Raises:
+            CollectionError: there is none; lists those there are.
+        """
+        found = [c for c in self.columns if name in (None, c.name, c.layer)]
+        if not found:
+            raise CollectionError(f"no column {name!r}; there are: {', '.join(c.name for c in self.columns)}")
+        return found[0]
+
+    def check_same(self, other: Manifest, *, folder: Path) -> None:
+        """Raises `CollectionError` unless rows of the other may stand beside this one's."""
+        if self.fingerprint == other.fingerprint:
+            return
+        ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
+        differ = [name for name in _MUST_AGREE if ours[name] != theirs[name]]
+        shown = [f"{n} was {ours[n]!r}, now {theirs[n]!r}" for n in differ if not isinstance(ours[n], (dict, list))]
+        shown += [n for n in differ if isinstance(ours[n], (dict, list))]
+        raise CollectionError(f"{folder} was made in another way: {'; '.join(shown)}; choose another folder")
+
+    def write(self, folder: Path) -> None:
+        """Writes `manifest.json`, whole or not at all."""
+        with replaced(folder / MANIFEST) as part:
+            part.write_text(json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """That of a collection.
+
+        Raises:
+            CollectionError: the folder holds none, or one that is damaged or of a later version.
+        """
+        try:
+            values = json.loads((folder / MANIFEST).read_text())
+            columns = tuple(Column(**{**c, "shape": tuple(c["shape"])}) for c in values.pop("columns"))
+            values.pop("fingerprint")
+            if values["format"] > FORMAT:
+                raise CollectionError(f"{folder}: written by a later hierax ({values['version']}); update hierax")
+            return cls(**{**values, "columns": columns, "inputs": tuple(values["inputs"])})
+        except FileNotFoundError:
+            raise CollectionError(f"{folder}: no collection ({MANIFEST} is missing); hierax embed makes one") from None
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CollectionError(f"{folder / MANIFEST} is damaged: {error}") from None
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when it is written, on the disk, or is gone."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """A run of sources: those of listing `listing` from `number * manifest.block` on."""
+
+    listing: int
+    number: int
+
+    @property
+    def file(self) -> str:
+        """The name of its shard."""
+        return f"part-{self.listing:04}-{self.number:07}.parquet"
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of a collection, in the order of its rows."""
+    return sorted((folder / DATA).glob("part-*.parquet"))
+
+
+def shard_path(folder: Path, block: Block) -> Path:
+    """Where the shard of a block is, or will be."""
+    return folder / DATA / block.file
+
+
+def schema(manifest: Manifest) -> pa.Schema:
+    """Columns of a shard."""
+    pa = arrow()
+    kind = pa.float16() if manifest.dtype == "float16" else pa.float32()
+    fields = [
+        ("id", pa.string()), ("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
+        ("hash", pa.string()), ("status", pa.string()),
+    ]  # fmt: skip
+    vectors = [pa.field(c.name, pa.list_(kind, c.width)) for c in manifest.columns]
+    return pa.schema([*(pa.field(name, of) for name, of in fields), *vectors])
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A source that could not be read."""
+
+    id: str
+    path: str
+    hash: str
+    error: str
+
+
+def write_shard(
+    folder: Path, block: Block, rows: Mapping[str, Sequence[Any]], vectors: Mapping[str, np.ndarray],
+    unreadable: Sequence[Unreadable], *, manifest: Manifest,
+) -> pa.Table:  # fmt: skip
+    """Writes the rows of a block; `vectors` are `[rows, width]` by column. Returns the table."""
+    pa = arrow()
+    wanted = schema(manifest)
+    arrays = {name: pa.array(rows[name], wanted.field(name).type) for name in wanted.names if name in rows}
+    arrays["status"] = pa.array([OK] * len(rows["id"]), pa.string())
+    for column in manifest.columns:
+        flat = np.ascontiguousarray(vectors[column.name], np.dtype(manifest.dtype)).reshape(-1)
+        arrays[column.name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), column.width)
+    table = pa.Table.from_arrays([arrays[name] for name in wanted.names], schema=wanted)
+    path = shard_path(folder, block)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_table(table.replace_schema_metadata(_metadata(unreadable)), path, [c.name for c in manifest.columns])
+    return table
+
+
+def _metadata(unreadable: Sequence[Unreadable]) -> dict[bytes, bytes]:
+    return {_UNREADABLE: json.dumps([asdict(item) for item in unreadable]).encode()} if unreadable else {}
+
+
+def _write_table(table: pa.Table, path: Path, vectors: Sequence[str]) -> None:
+    pa = arrow()
+    compression = {n: "none" if n in vectors else "zstd" for n in table.column_names}
+    compression |= {f"{n}.list.element": "none" for n in vectors}  # floats do not shrink
+    with replaced(path) as part:
+        pa.parquet.write_table(table, part, use_dictionary=["status"], compression=compression)
+
+
+def unreadable_of(shard: Path) -> list[Unreadable]:
+    """What could not be read in a block."""
+    notes = arrow().parquet.read_schema(shard).metadata or {}
+    return [Unreadable(**item) for item in json.loads(notes.get(_UNREADABLE, b"[]"))]
+
+
+def write_errors(folder: Path) -> int:
+    """Writes `errors.parquet`, all that could not be read, in the order of the sources; returns how many these are."""
+    pa = arrow()
+    found = [item for shard in shards(folder) for item in unreadable_of(shard)]
+    if not found:
+        (folder / ERRORS).unlink(missing_ok=True)
+        return 0
+    names = ("id", "path", "hash", "error")
+    table = pa.table({name: pa.array([getattr(item, name) for item in found], pa.string()) for name in names})
+    with replaced(folder / ERRORS) as part:
+        pa.parquet.write_table(table, part)
+    return len(found)
+
+
+def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> None:
+    """Gives rows of a shard, by id, another status; what could not be read of these sources is forgotten."""
+    pa = arrow()
+    table = pa.parquet.read_table(shard)
+    ids, before = table.column("id").to_pylist(), table.column("status").to_pylist()
+    after = [statuses.get(name, now) if now == OK else now for name, now in zip(ids, before, strict=True)]
+    notes = unreadable_of(shard)
+    left = [item for item in notes if item.id not in statuses]
+    if after == before and left == notes:
+        return
+    place = table.column_names.index("status")
+    changed = table.set_column(place, "status", pa.array(after, pa.string()))
+    _write_table(changed.replace_schema_metadata(_metadata(left)), shard, [c.name for c in manifest.columns])
+
+
+def statuses_of(shard: Path) -> list[str]:
+    """The status of each row."""
+    return arrow().parquet.read_table(shard, columns=["status"]).column("status").to_pylist()
+
+
+def hashes_of(shard: Path) -> dict[str, str]:
+    """By id the hash of the bytes of each source that has a row that stands, or could not be read."""
+    table = arrow().parquet.read_table(shard, columns=["id", "hash", "status"])
+    rows = zip(*(table.column(name).to_pylist() for name in ("id", "hash", "status")), strict=True)
+    found = {name: digest for name, digest, status in rows if status == OK}
+    return found | {item.id: item.hash for item in unreadable_of(shard)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one shard that stand (status "ok").
+
+    Attributes:
+        ids, paths, hashes: of each.
+        vectors: float32 `[rows, width]`.
+    """
+
+    ids: list[str]
+    paths: list[str]
+    hashes: list[str]
+    vectors: np.ndarray
+
+
+def read_rows(shard: Path, column: Column, *, manifest: Manifest) -> Rows:
+    """The rows of a shard that stand.
+
+    Raises:
+        CollectionError: the shard is damaged.
+    """
+    pa = arrow()
+    try:
+        table = pa.parquet.read_table(shard, columns=["id", "path", "hash", "status", column.name])
+    except (OSError, pa.ArrowException) as error:
+        raise CollectionError(f"{shard} is damaged ({error}); delete it, and hierax embed makes it again") from None
+    keep = np.array([status == OK for status in table.column("status").to_pylist()], bool)
+    vectors = table.column(column.name).combine_chunks()
+    flat = vectors.flatten().to_numpy(zero_copy_only=False)
+    matrix = flat.reshape(len(keep), column.width).astype(np.float32, copy=False)
+    names = [table.column(n).to_pylist() for n in ("id", "path", "hash")]
+    if not keep.all():
+        matrix = matrix[keep]
+        names = [[value for value, stays in zip(values, keep, strict=True) if stays] for values in names]
+    return Rows(names[0], names[1], names[2], matrix)

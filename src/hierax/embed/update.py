@@ -1,0 +1,101 @@
+"""Updates of a collection: what is new or has changed, and which rows no longer stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hierax.embed.decode import as_bytes, content_hash
+from hierax.embed.sources import Listing, Source, listings
+from hierax.embed.store import (
+    DATA,
+    GONE,
+    OK,
+    REPLACED,
+    Block,
+    Manifest,
+    hashes_of,
+    mark,
+    shard_path,
+    shards,
+    statuses_of,
+    write_errors,
+)
+
+_READERS = 8  # files that are hashed at a time
+_CHUNK = 4096
+
+
+def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source]) -> list[Source]:
+    """Those that the collection does not have yet, or with other bytes; rows of what is no longer among `sources` are
+    marked as gone. What is listed and not done yet is left to its block.
+    """
+    known: dict[str, str] = {}
+    waiting = {s.id for number, path in enumerate(listings(folder)) for s in _waiting(folder, manifest, number, path)}
+    for shard in shards(folder):
+        known |= hashes_of(shard)
+    seen, found = set[str](), list[Source]()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for chunk in _chunks(sources):
+            seen.update(source.id for source in chunk)
+            old = [source for source in chunk if source.id in known]
+            digests = dict(zip((source.id for source in old), pool.map(_digest, old), strict=True))
+            changed = [s for s in chunk if s.id not in known or digests[s.id] != known[s.id]]
+            found += [source for source in changed if source.id not in waiting]
+    gone = dict.fromkeys(known.keys() - seen, GONE)
+    if gone:
+        for shard in shards(folder):
+            mark(shard, gone, manifest=manifest)
+    return found
+
+
+def _waiting(folder: Path, manifest: Manifest, number: int, path: Path) -> Iterator[Source]:
+    """Sources of a listing in blocks without a shard."""
+    listing = Listing.read(path)
+    for start in range(0, len(listing), manifest.block):
+        if not shard_path(folder, Block(number, start // manifest.block)).exists():
+            yield from (listing[i] for i in range(start, min(start + manifest.block, len(listing))))
+
+
+def _chunks(sources: Iterable[Source]) -> Iterable[list[Source]]:
+    chunk: list[Source] = []
+    for source in sources:
+        chunk.append(source)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _digest(source: Source) -> str:
+    try:
+        return content_hash(as_bytes(source.read()))
+    except (OSError, ValueError):
+        return ""  # as of what could not be read
+
+
+def settle(folder: Path, manifest: Manifest, listed: Sequence[Listing], *, finished: bool) -> dict[str, int]:
+    """Marks rows that a later listing replaced, if all blocks are done, and writes `errors.parquet`.
+
+    Returns:
+        Numbers of rows that stand, errors, rows gone and rows replaced.
+    """
+    last: dict[str, int] = {}
+    if finished:
+        for number, listing in enumerate(listed[1:], start=1):
+            last |= dict.fromkeys((source.id for source in listing), number)
+    counts: Counter[str] = Counter()
+    for shard in shards(folder):
+        number = int(shard.name.split("-")[1])
+        later = {name: REPLACED for name, at in last.items() if at > number}
+        if later:
+            mark(shard, later, manifest=manifest)
+        counts.update(statuses_of(shard))
+    if finished:  # nobody is writing: what is half written was left by a process that was killed
+        for part in (folder / DATA).glob(".part-*.part"):
+            part.unlink(missing_ok=True)
+    errors = write_errors(folder)
+    return {"rows": counts[OK], "errors": errors, "gone": counts[GONE], "replaced": counts[REPLACED]}
