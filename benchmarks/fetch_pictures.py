@@ -84,6 +84,7 @@ def fetch(folder: Path) -> None:
             if done.returncode:
                 raise SystemExit(f"apt-get download {package}: {done.stderr.strip()} (is apt-get update needed first?)")
         part = unpacked.with_name(f".{package}")
+        part.parent.mkdir(exist_ok=True)
         subprocess.run(["dpkg-deb", "-x", str(next(debs.glob(f"{package}_*.deb"))), str(part)], check=True)
         part.rename(unpacked)
 

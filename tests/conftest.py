@@ -10,6 +10,9 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's client is first imported; commands that tests start inherit it
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+# helpers that are plugins too: an assertion that fails in them shows what it compared, as it does in a test
+pytest.register_assert_rewrite("benches", "engines", "exports")
+
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:

@@ -1,14 +1,12 @@
+"""Position embeddings: every kind of table, at its own grid and resized to others."""
+
 import copy
-import io
-import pickle
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig
 from hierax.positions import (
     AbsolutePosition,
     DecoderPosition,
@@ -20,15 +18,8 @@ from hierax.positions import (
     split_windows,
 )
 from hierax.tokens import UnitLayout
+from position_tables import KINDS, OTHER, embedding
 from small import CONFIGS, abs_win_config, image_config, line_config, randomise, video_config, volume_config
-
-KINDS = sorted(CONFIGS)
-
-
-def embedding(config: HieraConfig) -> Any:
-    made = position_embedding(config)
-    randomise(made, std=1.0)
-    return made.eval()
 
 
 def on_grid(position: PositionEmbedding, grid: tuple[int, ...]) -> Tensor:
@@ -182,8 +173,6 @@ def test_abs_win_uses_the_global_table_itself_where_the_grid_is_its_own() -> Non
 
 # -- resizing for good ------------------------------------------------------------------------------------------------
 
-OTHER = {"image": (24, 40), "video": (8, 24, 16), "line": (64,), "volume": (16, 8, 24), "abs_win": (24, 40)}
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resizing_for_good_gives_what_resizing_per_call_gave(kind: str) -> None:
@@ -193,13 +182,7 @@ def test_resizing_for_good_gives_what_resizing_per_call_gave(kind: str) -> None:
     assert torch.equal(position(OTHER[kind]), before)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *(kind for kind in KINDS if kind != "volume"),
-        pytest.param("volume"),
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_resized_parameters_are_leaves_in_memory_order_that_want_gradients(kind: str) -> None:
     position = embedding(CONFIGS[kind]())
     position.resize_(OTHER[kind])
@@ -258,185 +241,6 @@ def test_the_sum_of_two_low_precision_tables_is_near_that_in_float32(kind: str, 
     expected = exact(OTHER[kind])
     assert low.dtype == dtype
     torch.testing.assert_close(low.float(), expected, rtol=0, atol=float(expected.abs().max()) * torch.finfo(dtype).eps)
-
-
-# -- the cache --------------------------------------------------------------------------------------------------------
-
-GRID = (24, 32)
-
-
-def cached(position: PositionEmbedding) -> Tensor:
-    with torch.no_grad():
-        return position(GRID)
-
-
-def storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def test_the_embedding_of_a_grid_is_kept_in_eval_without_gradients() -> None:
-    position = embedding(image_config())
-    assert storage(cached(position)) == storage(cached(position))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_kept_is_what_would_be_computed(kind: str) -> None:
-    position = embedding(CONFIGS[kind]())
-    with torch.no_grad():
-        first, second = position(OTHER[kind]), position(OTHER[kind])
-    assert torch.equal(first, second)
-    assert torch.equal(second, position(OTHER[kind]))
-
-
-def test_two_grids_with_the_same_number_of_tokens_are_told_apart() -> None:
-    position = embedding(image_config())
-    with torch.no_grad():
-        wide, high = position((16, 32)), position((32, 16))
-    assert not torch.equal(wide, high)
-
-
-@pytest.mark.parametrize("change", ["in place", "load", "assign", "another parameter", "optimizer", "half"])
-def test_a_changed_parameter_is_noticed(change: str) -> None:
-    position = embedding(image_config())
-    old = cached(position).clone()
-    other = torch.randn_like(position.weight)
-    if change == "in place":
-        with torch.no_grad():
-            position.weight.copy_(other)
-    elif change == "load":
-        position.load_state_dict({"weight": other})
-    elif change == "assign":
-        position.load_state_dict({"weight": other}, assign=True)
-    elif change == "another parameter":
-        position.weight = torch.nn.Parameter(other)
-    elif change == "optimizer":
-        position.weight.grad = other
-        torch.optim.SGD(position.parameters(), lr=1.0).step()
-    else:
-        position.to(torch.bfloat16)
-    new = cached(position)
-    assert not torch.equal(new.float(), old)
-    assert torch.equal(new, position(GRID))
-
-
-def test_a_parameter_at_a_freed_address_does_not_pass_for_the_old_one() -> None:
-    """An allocator gives freed memory out again; version and shape are the same then."""
-    position = embedding(image_config())
-    for _ in range(20):
-        position.weight = torch.nn.Parameter(torch.randn(position.weight.shape))
-        assert torch.equal(cached(position), position(GRID))
-
-
-def test_changing_the_method_is_noticed() -> None:
-    position = embedding(image_config())
-    before = cached(position).clone()
-    position.method = "window"
-    assert not torch.equal(cached(position), before)
-
-
-@pytest.mark.parametrize("where", ["gradients on", "training"])
-def test_nothing_is_kept_or_reused_where_gradients_may_flow(where: str) -> None:
-    position = embedding(image_config())
-    kept = storage(cached(position))
-    if where == "gradients on":
-        out = position(GRID)
-        assert out.requires_grad
-    else:
-        position.train()
-        out = cached(position)
-    assert storage(out) != kept
-    fresh = embedding(image_config())
-    fresh.train(where == "training")
-    if where == "gradients on":
-        fresh(GRID)
-    else:
-        cached(fresh)
-    assert not fresh._kept
-
-
-def test_gradients_reach_the_table_after_it_was_cached() -> None:
-    position = embedding(image_config())
-    cached(position)
-    position(GRID).square().sum().backward()
-    assert position.weight.grad is not None
-    assert position.weight.grad.abs().min() > 0
-
-
-def test_only_a_few_grids_are_kept() -> None:
-    position = embedding(image_config())
-    with torch.no_grad():
-        for n in range(1, 40):
-            position((8, 8 * n))
-    assert len(position._kept) <= 8
-
-
-def test_stale_embeddings_do_not_pile_up() -> None:
-    position = embedding(image_config())
-    for _ in range(40):
-        with torch.no_grad():
-            position.weight.add_(1.0)
-        cached(position)
-    assert len(position._kept) <= 8
-
-
-def test_an_ensemble_is_run_by_vmap_without_gradients() -> None:
-    """`torch.func` puts tensors without storage in the place of parameters."""
-    several = [embedding(image_config()) for _ in range(3)]
-    stacked = {"weight": torch.stack([p.weight.detach() for p in several])}
-    with torch.no_grad():
-        made = torch.func.vmap(lambda w: torch.func.functional_call(several[0], w, (GRID,)))(stacked)
-        assert torch.equal(made, torch.stack([p(GRID) for p in several]))
-
-
-def test_other_parameters_for_one_call_are_noticed() -> None:
-    position, other = embedding(image_config()), embedding(image_config())
-    with torch.no_grad():
-        before = position(GRID).clone()
-        assert torch.equal(torch.func.functional_call(position, other.state_dict(), (GRID,)), other(GRID))
-        assert torch.equal(position(GRID), before)
-
-
-def test_what_inference_mode_kept_can_be_used_outside_of_it() -> None:
-    position = embedding(image_config())
-    with torch.inference_mode():
-        inside = position(GRID).clone()
-    outside = cached(position)
-    assert torch.equal(outside, inside)
-    assert torch.equal(outside + torch.zeros(1), inside)
-
-
-def test_a_model_made_under_inference_mode_works_and_notices_changes() -> None:
-    with torch.inference_mode():
-        position = embedding(image_config())
-        before = position(GRID).clone()
-        position.weight.add_(1.0)
-        torch.testing.assert_close(position(GRID), before + 1.0, atol=1e-4, rtol=1e-4)
-    assert torch.equal(position(GRID), cached(position))
-
-
-def test_the_cache_is_no_part_of_the_state_copies_or_files() -> None:
-    position = embedding(image_config())
-    bare = len(pickle.dumps(position))
-    kept = storage(cached(position))
-    assert set(position.state_dict()) == {"weight"}
-    assert len(pickle.dumps(position)) == bare
-    for twin in (copy.deepcopy(position), pickle.loads(pickle.dumps(position))):
-        assert not twin._kept
-        assert torch.equal(cached(twin), cached(position))
-        assert storage(cached(twin)) != kept
-    buffer = io.BytesIO()
-    torch.save(position, buffer)
-    assert not torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)._kept
-
-
-def test_compiled_code_does_not_use_the_cache() -> None:
-    position = embedding(image_config())
-    old = cached(position).clone()
-    compiled = torch.compile(position, backend="eager", fullgraph=True)
-    with torch.no_grad():
-        assert torch.equal(compiled(GRID), old)
-        position.weight.add_(1.0)
-        torch.testing.assert_close(compiled(GRID), old + 1.0, atol=1e-4, rtol=1e-4)
 
 
 def test_the_layout_of_the_embedding_is_the_encoders() -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
     from hierax.checkpoint.save import convert
     from hierax.config import HieraConfig, list_models
+    from hierax.embed import CollectionError, EmbedReport, FeatureExtractor, embed
     from hierax.encoder import Hiera
     from hierax.engine import Engine
     from hierax.engine.bench import BenchReport, bench
@@ -29,7 +30,10 @@ __all__ = [
     "AutoImageProcessor",
     "BenchReport",
     "CheckpointRecord",
+    "CollectionError",
+    "EmbedReport",
     "Engine",
+    "FeatureExtractor",
     "Hiera",
     "HieraBackbone",
     "HieraConfig",
@@ -46,6 +50,7 @@ __all__ = [
     "bench",
     "convert",
     "create_model",
+    "embed",
     "export",
     "list_checkpoints",
     "list_models",
@@ -58,6 +63,7 @@ _MODULES = {
     "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
     "hierax.checkpoint.save": ("convert",),
     "hierax.config": ("HieraConfig", "list_models"),
+    "hierax.embed": ("CollectionError", "EmbedReport", "FeatureExtractor", "embed"),
     "hierax.encoder": ("Hiera",),
     "hierax.engine": ("Engine",),
     "hierax.engine.bench": ("BenchReport", "bench"),

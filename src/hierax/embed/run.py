@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,13 @@ class EmbedReport:
     def limit(self) -> str:
         """What limited the speed: "decoding" or "the model"."""
         return "decoding" if self.waited > 0.2 else "the model"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            **asdict(self), "out": str(self.out), "images_per_second": round(self.images_per_second, 2),
+            "limit": self.limit,
+        }  # fmt: skip
 
 
 @dataclass

@@ -31,12 +31,21 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
         return
     with _threads_lock:
-        before = torch.get_num_threads()
+        before = _process_threads()
         torch.set_num_threads(count)
         try:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+def _process_threads() -> int:
+    """The number that new threads get. One that began while another engine had set its own still has that one's."""
+    found: list[int] = []
+    asking = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    asking.start()
+    asking.join()
+    return found[0]
 
 
 @contextlib.contextmanager

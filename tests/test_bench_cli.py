@@ -1,0 +1,70 @@
+"""`hierax bench`: what it prints and writes, and its errors."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hierax.engine.bench import BenchReport
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("benches", "command_line")
+pytestmark = pytest.mark.usefixtures("small_and_private")
+
+
+def test_the_command_prints_a_table_and_writes_numbers_and_a_plot(run: Run, classifier_folder: str) -> None:
+    code, out, err = run(
+        "bench", "--model", classifier_folder, "--batch", "1", "--precision", "fp32", "--seconds", "0", "--rounds", "2",
+        "--threads", "1", "--against", "transformers", "--json", "new/found.json", "--plot", "found.png",
+    )  # fmt: skip
+    assert code == 0, err
+    found = BenchReport.from_json(Path("new/found.json").read_text())
+    (cell,) = found.cells
+    assert [str(t.contender) for t in cell.timings] == ["hierax openvino fp32", "hierax eager fp32"]
+    assert all(t.peak_mib and t.peak_mib > 100 for t in cell.timings)
+    assert cell.title in out
+    assert "hierax openvino  fp32" in out
+    assert "not among what transformers build by name" in out
+    assert all(len(line) <= 100 for line in out.splitlines() if line.startswith("  hierax"))
+    assert Path("found.png").read_bytes().startswith(b"\x89PNG")
+    assert err.endswith("wrote found.png\n")
+
+
+def test_the_command_prints_markdown(run: Run, classifier_folder: str) -> None:
+    code, out, _ = run(
+        "bench", "--model", classifier_folder, "--batch", "2", "--precision", "fp32", "--backend", "torch",
+        "--seconds", "0", "--rounds", "2", "--threads", "1", "--no-memory", "--markdown",
+    )  # fmt: skip
+    assert code == 0
+    assert "| hierax torch | fp32 |" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--batch", "0"), "'0' is not a whole number above 0"),
+        (("--batch", "1,,2"), "'1,,2' is not a list separated by commas"),
+        (("--backend", "tensorrt"), "backend is 'tensorrt'"),
+        (("--precision", "fp8"), "precisions has 'fp8'"),
+        (("--against", "jax"), "against has 'jax'"),
+        (("--model", "hiera_minute_224"), "hiera_minute_224"),
+        (("--plot", "found.txt"), "a plot is one of .png, .svg, .pdf"),
+    ],
+)
+def test_errors_of_the_command_are_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = run("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_command_names_the_extra_that_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
+    code, _, err = run("bench", "--plot", "found.png")
+    assert (code, err) == (2, "hierax: a plot needs the package matplotlib: pip install 'hierax[plot]'\n")

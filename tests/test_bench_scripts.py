@@ -1,0 +1,84 @@
+"""The scripts in benchmarks/ at toy size. Never a speed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+pytest_plugins = ("benches", "command_line")
+pytestmark = pytest.mark.usefixtures("small_and_private")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`script("gpu")` is `benchmarks/gpu.py` as a module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+
+    def imported(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return imported
+
+
+def test_the_script_for_gpus_goes_through_all_its_code_at_toy_size(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler = torch.compile
+
+    def quick(model: Any, **options: Any) -> Any:
+        return compiler(model, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", quick)
+    script("gpu").main(
+        ["--device", "cpu", "--tiny-run", "--models", "tiny", "--batches", "1,2", "--train-batch", "2",
+         "--seconds", "0", "--rounds", "2", "--json", str(tmp_path / "found.json")]
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert "| hierax engine (graphs) |" in out
+    assert "| official compiled |" in out
+    assert "timm is left out: timm has no MAE" in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["inference"][0]["best_rate"].keys() >= {"hierax engine (compile)", "timm compiled", "official eager"}
+    assert found["training"][0]["ratio"].keys() == {"official", "transformers"}
+
+
+def test_the_script_for_gpus_leaves_out_who_runs_out_of_memory(script: Any) -> None:
+    gpu = script("gpu")
+    taking_part = gpu.Bench("cpu", toy=True, seconds=0, rounds=2)
+
+    def greedy() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert list(taking_part.interleaved({"greedy": greedy, "modest": lambda: None})) == ["modest"]
+
+
+def test_an_engine_answers_many_threads_as_it_answers_one(
+    script: Any, classifier_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = script("engine_soak").main(
+        ["--model", classifier_folder, "--calls", "60", "--callers", "4", "--precision", "fp32", "--backend", "torch",
+         "--threads", "1", "--growth", "1"]
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert "60 calls" in out
+    assert "0 errors" in out
+
+
+def test_a_wrong_answer_of_the_soak_is_seen(script: Any) -> None:
+    soak, answer = script("engine_soak"), torch.randn(2, 5)
+    assert soak.distance(answer, answer, "fp32") == 0
+    assert soak.distance(answer * 1.001, answer, "fp32") > 1
+    assert soak.distance(answer.flip(0), answer, "bf16") > 1
+
+
+@pytest.mark.slow
+def test_starts_of_an_engine_are_timed(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("engine_start").main(["--runs", "1"]) in (0, 1)
+    assert "| warm |" in capsys.readouterr().out

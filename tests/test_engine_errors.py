@@ -1,0 +1,96 @@
+"""What an engine says when it cannot."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engines import Shared, tiny
+from hierax.encoder import Hiera
+from hierax.engine import Engine, hardware
+from small import image_config
+
+pytest.importorskip("openvino")
+
+pytest_plugins = ("engines",)
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.mark.parametrize(
+    ("task", "call", "problem"),
+    [
+        ("features", {}, "expected either images or pixel_values"),
+        ("features", {"images": "a.jpg", "pixel_values": torch.zeros(1)}, "expected either images or pixel_values"),
+        ("features", {"pixel_values": torch.zeros(3, 64, 64)}, r"pixel_values has shape \[3, 64, 64\]; expected"),
+        ("features", {"pixel_values": torch.zeros(1, 4, 64, 64)}, r"expected \[batch, 3, height, width\]"),
+        ("features", {"pixel_values": torch.zeros(0, 3, 64, 64)}, r"pixel_values has shape \[0, 3, 64, 64\]"),
+        ("features", {"pixel_values": torch.zeros(1, 3, 64, 64).int()}, "dtype torch.int32; expected normalised"),
+        ("features", {"pixel_values": torch.zeros(1, 3, 64, 64), "noise": torch.zeros(1, 4)}, "for MAE models"),
+        ("features", {"pixel_values": torch.zeros(1, 3, 64, 64), "keep": torch.ones(1, 4) > 0}, "for MAE models"),
+        ("mae", {"pixel_values": torch.zeros(1, 3, 64, 70)}, "multiples of 32x32"),
+        ("mae", {"pixel_values": torch.zeros(1, 3, 64, 64).int()}, "dtype torch.int32"),
+        ("mae", {"pixel_values": torch.zeros(1, 3, 64, 64), "noise": torch.zeros(1, 5)}, r"noise has shape \[1, 5\]"),
+        ("mae", {"pixel_values": torch.zeros(1, 3, 64, 64), "keep": torch.ones(1, 4) > 0}, "at least one must be hid"),
+        (
+            "mae",
+            {"pixel_values": torch.zeros(2, 3, 64, 64), "keep": torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]) > 0},
+            "keep shows 1 mask units in image 0 and 2 in image 1",
+        ),
+    ],
+)
+def test_a_call_that_cannot_be_says_why(task: str, call: dict[str, Any], problem: str, shared: Shared) -> None:
+    _, engine = shared("image", task, "torch")
+    with pytest.raises(ValueError, match=problem):
+        engine(**call)
+
+
+def test_pixels_that_are_no_tensor_are_refused(shared: Shared) -> None:
+    with pytest.raises(TypeError, match="pixel_values is a ndarray; expected a tensor"):
+        shared("image", "features", "torch")[1](pixel_values=np.zeros((1, 3, 64, 64)))  # type: ignore[arg-type]
+
+
+def test_clips_do_not_come_from_picture_files(shared: Shared) -> None:
+    with pytest.raises(ValueError, match="this model takes clips: pass ready pixels"):
+        shared("video", "classification", "torch")[1]("clip.jpg")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"threads": 0}, "threads is 0; allowed: a whole number above 0"),
+        ({"threads": True}, "threads is True"),
+        ({"max_shapes": 0}, "max_shapes is 0"),
+        ({"backend": "tensorflow"}, "backend is 'tensorflow'; allowed: auto, torch, compile, openvino"),
+        ({"precision": "fp8"}, "precision is 'fp8'; allowed: auto, fp32, bf16"),
+        ({"precision": "fp16", "backend": "torch", "device": "cpu"}, "precision is 'fp16'"),
+        ({"device": "gpu"}, "device is 'gpu'"),
+        ({"task": "features"}, "task is 'features'; a model that is already built has its own"),
+        ({"out_features": ("stem",)}, "out_features is for task='backbone'"),
+    ],
+)
+def test_an_engine_that_cannot_be_says_why(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Engine(tiny("features"), **options)
+
+
+def test_openvino_runs_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_device", lambda device: torch.device("cuda", 0))
+    with pytest.raises(ValueError, match="backend is 'openvino', which runs on the CPU; device is 'cuda:0'"):
+        Engine(tiny("features"), device="cuda", backend="openvino")
+
+
+def test_a_backbone_has_no_hidden_states_beside_its_maps() -> None:
+    with pytest.raises(ValueError, match="name them in out_features"):
+        Engine(tiny("backbone"), hidden_states=True)
+
+
+def test_a_bare_encoder_is_refused() -> None:
+    with pytest.raises(TypeError, match="bare encoder"):
+        Engine(Hiera(image_config()))
+
+
+def test_a_missing_package_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs the package openvino: pip install 'hierax\[openvino\]'"):
+        Engine(tiny("features"), backend="openvino")

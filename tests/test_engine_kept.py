@@ -1,0 +1,115 @@
+"""What engines keep on disk: when a model is converted again, and when it is not."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engines import assert_same, tiny
+from hierax.engine import Engine, openvino_backend
+
+pytest.importorskip("openvino")
+
+pytest_plugins = ("engines",)
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Grows by one with every conversion to OpenVINO."""
+    counted: list[Any] = []
+    original = openvino_backend.to_openvino
+
+    def counting(program: Any, example: Any) -> Any:
+        counted.append(example)
+        return original(program, example)
+
+    monkeypatch.setattr(openvino_backend, "to_openvino", counting)
+    return counted
+
+
+def converted(model: Any, cache: Any, **options: Any) -> Any:
+    with Engine(model, backend="openvino", cache_dir=cache, **{"precision": "fp32", "threads": 1, **options}) as engine:
+        return engine(pixel_values=torch.ones(1, 3, 64, 64))
+
+
+def test_a_second_engine_does_not_convert_again(tmp_path: Path, conversions: list[Any]) -> None:
+    model = tiny("features")
+    first = converted(model, tmp_path / "kept")
+    again = converted(model, tmp_path / "kept")
+    assert len(conversions) == 1
+    assert_same(again, first, 0)
+
+
+def test_what_is_kept_serves_every_precision_that_is_no_int8(tmp_path: Path, conversions: list[Any]) -> None:
+    model = tiny("features")
+    converted(model, tmp_path / "kept", precision="fp32")
+    converted(model, tmp_path / "kept", precision="bf16")
+    assert len(conversions) == 1
+
+
+def test_other_weights_or_outputs_are_converted_anew(tmp_path: Path, conversions: list[Any]) -> None:
+    model = tiny("features")
+    converted(model, tmp_path / "kept")
+    converted(model, tmp_path / "kept", hidden_states=True)
+    with torch.no_grad():
+        model.norm.bias.add_(1)
+    converted(model, tmp_path / "kept")
+    assert len(conversions) == 3
+
+
+def test_a_damaged_artefact_is_made_again_and_the_log_says_so(
+    tmp_path: Path, conversions: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny("features")
+    first = converted(model, tmp_path)
+    [path] = tmp_path.glob("*.artefact")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert_same(converted(model, tmp_path), first, 0)
+    assert len(conversions) == 2
+    assert "damaged and will be made again" in caplog.text
+
+
+def test_an_artefact_that_is_whole_but_unreadable_is_made_again_too(
+    tmp_path: Path, conversions: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny("features")
+    first = converted(model, tmp_path)
+    [path] = tmp_path.glob("*.artefact")
+    content = openvino_backend.ArtefactCache(tmp_path).read(path.stem)
+    assert content is not None
+    for wrong in (b"", b"x" * 40, bytes(content[:8]) + b"<net" + bytes(content[12:])):
+        openvino_backend.ArtefactCache(tmp_path).write(path.stem, wrong)
+        caplog.clear()
+        assert_same(converted(model, tmp_path), first, 0)
+        assert "cannot be read and will be made again" in caplog.text
+    assert len(conversions) == 4
+
+
+def test_without_a_cache_nothing_is_written(tmp_path: Path) -> None:
+    converted(tiny("features"), False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path: Path) -> None:
+    converted(tiny("features"), None)
+    assert len(list((tmp_path / "cache").glob("*.artefact"))) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are read-only in another way there")
+def test_a_folder_that_cannot_be_written_to_costs_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = tiny("features")
+    out = converted(model, tmp_path / "file" / "cache")
+    assert torch.equal(out.pooler_output, converted(model, False).pooler_output)
+
+
+def test_warming_up_makes_what_calls_will_need(conversions: list[Any]) -> None:
+    with Engine(tiny("mae"), precision="fp32", cache_dir=False, threads=1) as engine:
+        engine.warm_up(batches=(1, 4)).warm_up(size=(64, 96))
+        assert len(conversions) == 2
+        engine(pixel_values=torch.zeros(4, 3, 64, 64))
+        engine(pixel_values=torch.zeros(1, 3, 64, 96))
+    assert len(conversions) == 2

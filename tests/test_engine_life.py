@@ -1,0 +1,190 @@
+"""The life of an engine: threads, what it leaves alone, what it compiles, and its end."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engines import BACKENDS, Shared, assert_same, plainly, tensors, tiny
+from hierax.engine import Engine, eager
+from small import pixels
+from tasks import make
+
+pytest.importorskip("openvino")
+
+pytest_plugins = ("engines",)
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_threads_at_once_get_their_own_answers(backend: str, shared: Shared) -> None:
+    model, engine = shared("image", "features", backend)
+    inputs = [pixels(model.config, 1 + i % 5, (64, 64) if i % 3 else (72, 101)) for i in range(16)]
+    serial = [engine(pixel_values=x) for x in inputs]
+    with ThreadPoolExecutor(8) as executor:
+        found = list(executor.map(lambda x: engine(pixel_values=x), inputs))
+    for ours, theirs in zip(found, serial, strict=True):
+        assert_same(ours, theirs)
+
+
+def test_a_closed_engine_refuses_whatever_it_is_given(tmp_path: Path) -> None:
+    engine = Engine(tiny("mae"), precision="fp32", backend="torch")
+    engine.close()
+    engine.close()
+    for call in (
+        lambda: engine(pixel_values=torch.zeros(1, 3, 64, 64)),
+        lambda: engine(tmp_path / "not there.jpg"),
+        engine.warm_up,
+    ):
+        with pytest.raises(RuntimeError, match="this engine is closed"):
+            call()
+    assert repr(engine).startswith("Engine(HieraForPreTraining")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_with_block_closes_the_engine(backend: str) -> None:
+    with Engine(tiny("features"), precision="fp32", backend=backend, cache_dir=False) as engine:
+        assert engine.warm_up() is engine
+    with pytest.raises(RuntimeError, match="closed"):
+        engine(pixel_values=torch.zeros(1, 3, 64, 64))
+
+
+def test_closing_waits_for_calls_that_are_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, running, order = tiny("features"), threading.Event(), []
+    engine = Engine(model, precision="fp32", backend="torch", cache_dir=False)
+    give = engine._pool.get
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        running.set()
+        time.sleep(0.5)
+        order.append("called")
+        return give(*arguments, **options)
+
+    monkeypatch.setattr(engine._pool, "get", slow)
+    x = pixels(model.config)
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(engine, pixel_values=x)
+        running.wait()
+        engine.close()
+        order.append("closed")
+        assert_same(answer.result(), plainly(model, x))
+    assert order == ["called", "closed"]
+
+
+def in_a_new_thread(act: Callable[[], int]) -> int:
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(act).result()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_process_keeps_its_number_of_threads(backend: str) -> None:
+    before = torch.get_num_threads()
+    with Engine(tiny("features"), precision="fp32", backend=backend, threads=2, cache_dir=False) as engine:
+        for size in ((64, 64), (72, 64)):
+            engine(pixel_values=torch.zeros(2, 3, *size))
+    assert torch.get_num_threads() == before
+    assert in_a_new_thread(torch.get_num_threads) == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_model_that_was_passed_is_left_alone_and_may_change(backend: str) -> None:
+    model = tiny("features").double().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x = pixels(model.config)
+    with Engine(model, precision="fp32", backend=backend, cache_dir=False) as engine:
+        first = engine(pixel_values=x)
+        assert model.training
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        engine.warm_up(size=(96, 64))
+        odd = engine(pixel_values=torch.ones(1, 3, 96, 64))
+        assert_same(engine(pixel_values=x), first)
+        assert tensors(odd)["pooler_output.0"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_modes_of_the_caller_change_nothing(backend: str) -> None:
+    """Also not what is compiled, and kept, while a mode is on."""
+    model = tiny("features")
+    x = pixels(model.config)
+    expected = plainly(model, x)
+    engine = Engine(model, precision="fp32", backend=backend, cache_dir=False)
+    with engine, torch.autocast("cpu", torch.bfloat16):
+        assert_same(engine(pixel_values=x), expected)
+    with Engine(model, precision="fp32", backend=backend, cache_dir=False) as engine:
+        with torch.inference_mode():
+            engine(pixel_values=x)
+            engine(pixel_values=pixels(model.config, 1, (72, 64)))
+        assert_same(engine(pixel_values=x), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_comes_out_can_be_trained_on(backend: str, shared: Shared) -> None:
+    model, engine = shared("image", "features", backend)
+    head = torch.nn.Linear(model.config.hidden_size, 2)
+    for size in ((64, 64), (72, 101)):
+        out: Any = engine(pixel_values=pixels(model.config, 3, size))
+        assert not out.pooler_output.requires_grad
+        head(out.pooler_output).sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_answers_do_not_change_when_the_engine_goes_on(backend: str, shared: Shared) -> None:
+    model, engine = shared("image", "features", backend)
+    first: Any = engine(pixel_values=pixels(model.config, 3))
+    before = first.pooler_output.clone()
+    engine(pixel_values=pixels(model.config, 3))
+    assert torch.equal(first.pooler_output, before)
+
+
+def test_repr_says_what_runs_where() -> None:
+    with Engine(tiny("features"), precision="fp32", backend="torch") as engine:
+        assert repr(engine) == "Engine(HieraModel, fp32 on cpu by torch, 64x64 pixels)"
+
+
+def test_a_size_that_is_seldom_asked_for_is_not_compiled_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = tiny("features")
+    with caplog.at_level(logging.INFO, "hierax.engine"), Engine(model, precision="fp32", cache_dir=False) as engine:
+        for size in range(33, 40):
+            engine(pixel_values=torch.zeros(1, 3, size, 40))
+        assert engine._pool.shapes == ()
+    assert caplog.text.count("sizes that are seldom asked for run on PyTorch in fp32") == 1
+
+
+def test_a_mae_model_is_not_compiled_for_ever_new_numbers_of_visible_units() -> None:
+    model = make("image", "mae", image_size=(128, 128))
+    with Engine(model, precision="fp32", backend="torch") as engine:
+        for shown in range(1, 16):
+            engine(pixel_values=torch.zeros(1, 3, 128, 128), keep=torch.arange(16)[None] < shown)
+        assert [shape.kept for shape in engine._pool.shapes] == [8]  # what mask_ratio leaves
+
+
+def test_engines_with_threads_of_their_own_take_turns() -> None:
+    before, inside = torch.get_num_threads(), []
+    barrier, most = threading.Barrier(2), []
+
+    def run(count: int) -> None:
+        barrier.wait()
+        for _ in range(50):
+            with eager.torch_threads(count):
+                inside.append(count)
+                most.append(len(inside))
+                assert torch.get_num_threads() == count
+                time.sleep(0.001)
+                inside.remove(count)
+
+    with ThreadPoolExecutor(2) as executor:
+        list(executor.map(run, (before + 1, before + 2)))
+    assert set(most) == {1}
+    assert in_a_new_thread(torch.get_num_threads) == before
