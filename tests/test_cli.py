@@ -152,6 +152,7 @@ def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device", "out.npz"), 2, "out.npz: No space left on device"),
         (ValueError("two\n  lines"), 2, "two lines"),
+        (ValueError("x" * 100_000), 2, "x" * 1000 + " …"),
         (
             ImportError("this needs that: pip install 'hierax[train]'"),
             2,

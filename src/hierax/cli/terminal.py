@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
+_LONGEST = 1000
+"""Characters of an error; compilers put all that they were given into theirs."""
 _FEW = 4
 """So many inputs are done before a progress bar would have been read."""
 
@@ -24,10 +26,11 @@ def say(message: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text without line breaks; for errors of the system the file and the reason."""
+    """An error's text without line breaks, cut if very long; for errors of the system the file and the reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 @contextmanager

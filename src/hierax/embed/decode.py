@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,7 +139,18 @@ def batches_of(
         for one in blocks
         for first in range(0, min(block, len(listings[one.listing]) - one.number * block), batch)
     ]
-    loader: Any = DataLoader(
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="This DataLoader will create"
+        )  # more processes than cores: one's choice
+        return iter(_loader(indices, decoder, listings, batch, block, workers, pin=pin))
+
+
+def _loader(
+    indices: Sequence[tuple[Block, int]], decoder: Decoder, listings: Sequence[Listing], batch: int, block: int,
+    workers: int, *, pin: bool,
+) -> Any:  # fmt: skip
+    return DataLoader(
         _Batches(decoder, listings, batch, block),  # type: ignore[arg-type]
         batch_size=None,
         sampler=indices,  # type: ignore[arg-type]
@@ -148,7 +160,6 @@ def batches_of(
         generator=torch.Generator(),
         worker_init_fn=_ignore_interrupts,
     )
-    return iter(loader)
 
 
 def _ignore_interrupts(_: int) -> None:

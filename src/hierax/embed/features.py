@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hierax.embed.store import Column
 from hierax.engine import Engine
+from hierax.engine.cache import weights_digest
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, HieraImageProcessor, Preprocessing
 
@@ -63,6 +64,7 @@ class FeatureExtractor:
             processor=HieraImageProcessor(self.record), calibration=calibration,
         )  # fmt: skip
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
+        self.weights = weights_digest(given)
         self.layers, self.l2 = tuple(layers), l2
         self.size = (self.record.crop_size["height"], self.record.crop_size["width"])
         self.columns = tuple(self._column(layer) for layer in self.layers)

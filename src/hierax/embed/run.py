@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from hierax.embed.features import POOLED, FeatureExtractor
 from hierax.embed.sources import Listing, list_sources, listing_path, listings, located
 from hierax.embed.store import MANIFEST, Block, CollectionError, Manifest, Unreadable, arrow, shards, write_shard
 from hierax.embed.update import changed_sources, settle
-from hierax.engine.cache import weights_digest
 from hierax.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def embed(
     batches: whenever a call was killed, the collection ends the same. What cannot be read is in `errors.parquet`.
 
     Args:
-        sources: see `list_sources`; of a collection that exists, used by `update` only, and may be empty then.
+        sources: see `list_sources`; of a collection that exists they may be left out, and only `update` adds others.
         out: made if missing.
         model: any Hiera model of pictures, a source to load one from, or a `FeatureExtractor`, whose settings count.
         layers, l2, size: see `FeatureExtractor`.
@@ -143,7 +142,7 @@ def embed(
 
     Raises:
         ValueError: sources that stand for nothing; bad settings.
-        CollectionError: `out` was made in another way, or is damaged; names what differs.
+        CollectionError: `out` was made in another way or of other sources, or is damaged; names what differs.
         ImportError: pyarrow is missing; names the extra.
         OSError: `out` cannot be written; what was written before stays.
     """
@@ -158,7 +157,12 @@ def embed(
     try:
         inputs = [located(os.fspath(source)) for source in sources]
         manifest = _manifest(folder, extractor, inputs, half=half, batch=batch_size, block=block_size)
-        _list(folder, manifest, inputs, update=update)
+        others = [given for given in inputs if given not in manifest.inputs]
+        if others and not update:
+            raise CollectionError(f"{folder} is of other sources than {others[0]}; update adds it (--update)")
+        if others:
+            manifest = replace(manifest, inputs=(*manifest.inputs, *others))
+        _list(folder, manifest, update=update)
         job = _Job(folder, manifest, extractor, workers=_workers() if workers is None else workers)
         return job.run(shard, on_table, on_progress)
     finally:
@@ -189,11 +193,10 @@ def _manifest(
         CollectionError: it is of other weights or settings.
     """
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
-    engine = extractor.engine
     manifest = Manifest(
         model=extractor.name,
-        weights=weights_digest(engine._model),
-        config=engine.config.to_dict(),
+        weights=extractor.weights,
+        config=extractor.config.to_dict(),
         preprocessing=extractor.record.to_dict(),
         columns=extractor.columns,
         l2=extractor.l2,
@@ -213,16 +216,16 @@ def _manifest(
     return manifest
 
 
-def _list(folder: Path, manifest: Manifest, inputs: Sequence[str], *, update: bool) -> None:
-    """Has manifest and listings written."""
+def _list(folder: Path, manifest: Manifest, *, update: bool) -> None:
+    """Has manifest and listings written; what is wrong with sources is said before."""
     if not listings(folder):
-        listing = Listing(list_sources(inputs or manifest.inputs))  # errors come before anything is written
+        listing = Listing(list_sources(manifest.inputs))
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).exists():
-            manifest.write(folder)
+        manifest.write(folder)
         listing.write(listing_path(folder, 0))
     elif update:
-        found = changed_sources(folder, manifest, list_sources(inputs or manifest.inputs))
+        found = changed_sources(folder, manifest, list_sources(manifest.inputs))
+        manifest.write(folder)
         if found:
             Listing(found).write(listing_path(folder, len(listings(folder))))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hierax.engine.fold import fold
 from hierax.engine.hardware import DTYPES
+from hierax.engine.memory import release
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program, Signature
 from hierax.engine.staging import Staging
@@ -107,6 +108,24 @@ class TorchRunner:
     def close(self) -> None:
         """See `Runner`."""
         del self._program
+
+
+class SeldomRunner:
+    """A runner whose memory is given back after every call: that of ever other sizes would add up."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
+        """See `Runner`."""
+        try:
+            return self._runner(pixels, kept)
+        finally:
+            release()
+
+    def close(self) -> None:
+        """See `Runner`."""
+        self._runner.close()
 
 
 class GraphRunner:

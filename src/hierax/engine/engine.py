@@ -18,7 +18,7 @@ from hierax.config import HieraConfig
 from hierax.engine.cache import ArtefactCache, weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels, source_digest
 from hierax.engine.device_pixels import DevicePixels
-from hierax.engine.eager import TorchBackend
+from hierax.engine.eager import SeldomRunner, TorchBackend
 from hierax.engine.exported import ExportedBackend, find_export
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.onnx_backend import OnnxBackend
@@ -257,7 +257,7 @@ class Engine:
             precision = "bf16" if self.precision in ("bf16", "int8") and fast_bf16() else "fp32"
             self._slow = self._torch(precision)
             _log.info("sizes that are seldom asked for run on PyTorch in %s", precision)
-        return self._slow.eager(shape)
+        return SeldomRunner(self._slow.eager(shape))
 
     def _calibration_batches(self, shape: Shape) -> list[tuple[Tensor, ...]]:
         if self._calibration is None:

@@ -14,7 +14,6 @@ from hierax.engine.memory import release
 
 _log = logging.getLogger("hierax.engine")
 _COUNTED = 4096
-_RELEASED = 16  # eager requests after which freed memory is given back
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class RunnerPool:
         self._runners: OrderedDict[Shape, Runner] = OrderedDict()
         self._used: dict[Shape, int] = {}
         self._asked: Counter[Shape] = Counter()
-        self._requests = self._eager_requests = 0
+        self._requests = 0
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -103,9 +102,6 @@ class RunnerPool:
         runner = self._runners.get(shape)
         if runner is None:
             if self._eager is not None and not at_once and not self._worthwhile(shape):
-                self._eager_requests += 1
-                if self._eager_requests % _RELEASED == 0:
-                    release()
                 return self._eager(shape)
             full = len(self._runners) >= self.limit
             if full:
