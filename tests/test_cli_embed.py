@@ -1,0 +1,83 @@
+"""`hierax embed`: what it says, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+import pytest
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+FAST = ("--backend", "torch", "--precision", "fp32", "--workers", "0")
+
+
+def test_a_folder_becomes_a_collection_and_the_same_line_goes_on(run: Run, classifier_folder: str) -> None:
+    run("embed", "b", "-o", "out", "--model", classifier_folder, *FAST)
+    code, out, err = run("embed", "b", "-o", "out", "--model", classifier_folder, *FAST)
+    assert (code, out) == (0, "3 rows in out\n")
+    assert "weights under CC-BY-NC-4.0" in err
+    assert "images/s" not in err
+    names = [Path(path).name for path in pq.read_table("out/data").column("path").to_pylist()]
+    assert names == ["cat.jpg", "owl.webp", "dog.png"]
+
+
+def test_what_a_collection_knows_need_not_be_said_again(run: Run, classifier_folder: str) -> None:
+    run("embed", "b", "-o", "out", "--model", classifier_folder, "--l2", "--half", "--layer", "stage2", *FAST)
+    Path("b/new.png").write_bytes(Path("b/dog.png").read_bytes())
+    Path("b/cat.jpg").unlink()
+    assert run("embed", "-o", "out", "--update", *FAST)[:2] == (0, "3 rows in out (1 gone)\n")
+
+
+def test_some_that_cannot_be_read_are_3_and_all_are_2(run: Run, classifier_folder: str) -> None:
+    code, out, err = run("embed", "a", "notes.txt.png", "-o", "out", "--model", classifier_folder, *FAST)
+    assert (code, out) == (2, "")
+    assert err.endswith("/notes.txt.png: no such file\n")
+    Path("bad.png").write_text("no picture")
+    code, out, err = run("embed", "a", "bad.png", "-o", "out", "--model", classifier_folder, *FAST)
+    assert (code, out) == (3, "1 rows in out\n")
+    assert "1 cannot be read: out/errors.parquet" in err
+    assert run("embed", "bad.png", "-o", "other", "--model", classifier_folder, *FAST)[0] == 2
+
+
+def test_json_holds_the_counts(run: Run, classifier_folder: str) -> None:
+    _, out, _ = run("embed", "a", "-o", "out", "--model", classifier_folder, "--json", *FAST)
+    found = json.loads(out)
+    assert (found["rows"], found["done"], found["errors"], found["pending"], found["stopped"]) == (1, 1, 0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("embed", "a", "-o", "new"), "--model is missing"),
+        (("embed", "-o", "new", "--model", "M"), "is a new collection; name the pictures"),
+        (("embed", "a", "-o", "new", "--model", "M", "--shard", "2/2"), "'2/2' is not I/N with I from 0 to N - 1"),
+        (("embed", "a", "-o", "b", "--model", "M", *FAST), "b is not empty and holds no collection"),
+        (("embed", "a", "-o", "new", "--model", "M", "--layer", "neck", *FAST), "layer is 'neck'; allowed: pooled"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    run: Run, classifier_folder: str, arguments: tuple[str, ...], said: str
+) -> None:
+    code, out, err = run(*(classifier_folder if a == "M" else a for a in arguments))
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert not Path("new").exists()
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    run: Run, classifier_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = run("embed", "a", "-o", "out", "--model", classifier_folder)
+    assert (code, err) == (2, "hierax: collections of features need the package pyarrow: pip install 'hierax[embed]'\n")
+
+
+def test_features_of_a_mae_come_with_a_note(run: Run, mae_folder: str) -> None:
+    _, _, err = run("embed", "a", "-o", "out", "--model", mae_folder, *FAST)
+    assert "a MAE's encoder, whose last norm was never trained" in err

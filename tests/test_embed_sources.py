@@ -1,0 +1,164 @@
+"""What is to be embedded: how files, folders, patterns, lists, shards, tables and URLs become a list of sources."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from hierax.embed.decode import Decoder, as_bytes, content_hash
+from hierax.embed.sources import Listing, Source, list_sources, listing_path
+from hierax.processing import Preprocessing
+
+
+def png(level: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (level, level, level)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in: pictures at two depths, and what is none."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/b.png", "p/a.JPG", "p/deep/c.webp", "p/.hidden.png", "p/.git/d.png", "p/notes.md", "p/10.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(png())
+    return tmp_path
+
+
+def paths(*inputs: str) -> list[str]:
+    return [
+        os.path.relpath(source.path) if "://" not in source.path else source.path for source in list_sources(inputs)
+    ]
+
+
+def contents(*inputs: str) -> list[bytes]:
+    return [as_bytes(source.read()) for source in list_sources(inputs)]
+
+
+def test_a_folder_is_searched_to_its_depths_by_name_without_hidden_files(here: Path) -> None:
+    assert paths("p") == ["p/10.png", "p/a.JPG", "p/b.png", "p/deep/c.webp"]
+
+
+def test_patterns_and_files_of_any_suffix_are_taken(here: Path) -> None:
+    assert paths("p/*.png", "p/notes.md") == ["p/10.png", "p/b.png", "p/notes.md"]
+    assert paths("p/**/*.webp") == ["p/deep/c.webp"]
+
+
+def test_each_source_is_listed_once_where_it_comes_first(here: Path) -> None:
+    assert paths("p/b.png", "p", "p/deep") == ["p/b.png", "p/10.png", "p/a.JPG", "p/deep/c.webp"]
+
+
+def test_folders_that_lead_back_to_themselves_end(here: Path) -> None:
+    (here / "p" / "deep" / "loop").symlink_to(here / "p", target_is_directory=True)
+    assert len(paths("p")) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.txt", "p/b.png\n\np/a.JPG\n"),
+        ("list.csv", "id,path\n1,p/b.png\n2,p/a.JPG\n"),
+        ("list.tsv", "file\tlabel\np/b.png\tx\np/a.JPG\ty\n"),
+    ],
+)
+def test_lists_of_paths_are_relative_to_their_folder(
+    here: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / name).write_text(text)
+    monkeypatch.chdir("p")
+    assert paths(f"../{name}") == ["b.png", "a.JPG"]
+
+
+def test_a_parquet_file_with_paths_is_a_list_and_one_with_images_a_table(here: Path) -> None:
+    pq.write_table(pa.table({"n": [1, 2], "filename": ["p/b.png", "p/10.png"]}), "list.parquet")
+    assert paths("list.parquet") == ["p/b.png", "p/10.png"]
+    images = pa.array([{"bytes": png(1), "path": "x"}, {"bytes": png(2), "path": "y"}])
+    pq.write_table(pa.table({"image": images}), "table.parquet")
+    assert paths("table.parquet") == ["table.parquet#train[0]", "table.parquet#train[1]"]
+    assert contents("table.parquet") == [png(1), png(2)]
+
+
+def test_members_of_tar_shards_are_read_by_their_place(here: Path) -> None:
+    with tarfile.open("s.tar", "w") as shard:
+        for name, content in (("1.png", png(1)), ("1.cls", b"0"), ("sub/2.png", png(2))):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    assert paths("s.tar") == ["s.tar::1.png", "s.tar::sub/2.png"]
+    assert contents("s.tar") == [png(1), png(2)]
+
+
+def test_urls_are_what_fsspec_opens(here: Path) -> None:
+    import fsspec
+
+    system: Any = fsspec.filesystem("memory")
+    for name in ("b.png", "a.png", "notes.txt"):
+        system.pipe(f"/bucket/{name}", png(3))
+    assert paths("memory://bucket") == ["memory:///bucket/a.png", "memory:///bucket/b.png"]
+    assert paths("memory://bucket/b.*") == ["memory:///bucket/b.png"]
+    assert contents("memory://bucket/b.png") == [png(3)]
+    with pytest.raises(FileNotFoundError):
+        Source("memory://bucket/none.png", "url").read()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("none.png", "none.png: no such file"),
+        ("*.gif", r"\*.gif: no pictures in it"),
+        ("p/.git", "p/.git: no pictures in it|no such"),
+        ("bad.csv", "bad.csv: no column named path, file"),
+        ("bad.parquet", "bad.parquet: cannot be read as parquet"),
+        ("bad.tar", "bad.tar: a damaged tar file"),
+        ("nowhere://x/y", "nowhere://x/y: Protocol not known"),
+    ],
+)
+def test_what_stands_for_nothing_is_named(here: Path, given: str, message: str) -> None:
+    (here / "bad.csv").write_text("a,b\n1,2\n")
+    (here / "bad.parquet").write_bytes(b"no")
+    (here / "bad.tar").write_bytes(b"no tar file at all" * 100)
+    (here / "p" / ".git" / "d.png").unlink()
+    with pytest.raises(ValueError, match=message):
+        list(list_sources([given]))
+
+
+def test_a_listing_is_read_as_it_was_written(tmp_path: Path) -> None:
+    sources = [Source("/a.png"), Source("/s.tar::b", "tar", "/s.tar", 512, 99), Source("s3://x/ü.png", "url")]
+    Listing(sources).write(listing_path(tmp_path, 0))
+    read = Listing.read(listing_path(tmp_path, 0))
+    assert list(read) == sources
+    assert [source.id for source in read] == [source.id for source in sources]
+
+
+def test_the_first_listing_stands(tmp_path: Path) -> None:
+    for name in ("/first.png", "/second.png"):
+        Listing([Source(name)]).write(listing_path(tmp_path, 0))
+    assert Listing.read(listing_path(tmp_path, 0))[0].path == "/first.png"
+    assert len(list((tmp_path / "listings").iterdir())) == 1
+
+
+def test_a_picture_keeps_its_orientation_and_lies_on_black_where_it_is_too_small(tmp_path: Path) -> None:
+    import numpy as np
+
+    image, exif = Image.new("RGB", (30, 10), (255, 0, 0)), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    image.save(tmp_path / "x.jpg", exif=exif)
+    record = Preprocessing(do_resize=False, crop_size={"height": 40, "width": 20})
+    out = np.zeros((3, 40, 20), np.uint8)
+    item = Decoder(record)(Source(str(tmp_path / "x.jpg")), out)
+    assert (item.width, item.height, item.error) == (10, 30, None)
+    assert item.hash == content_hash((tmp_path / "x.jpg").read_bytes())
+    assert (out[0] > 200).sum() == 300
+    assert (out[0, 5:35, 5:15] > 200).all()
+
+
+def test_a_record_that_does_not_crop_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not crop"):
+        Decoder(Preprocessing(do_center_crop=False))
