@@ -122,6 +122,7 @@ def squared(path: Path, side: int) -> np.ndarray | None:
 def pictures(folder: Path, side: int) -> tuple[list[Picture], Counter[str]]:
     """Every picture once, and how many were left out for what."""
     entries = list(listed(folder))
+    print(f"{len(entries)} pictures to look at, which takes minutes", flush=True)
     left, seen, found = Counter[str](), set[bytes](), list[Picture]()
     with ProcessPoolExecutor() as pool:
         every = pool.map(partial(squared, side=side), [path for _, _, path in entries], chunksize=64)

@@ -10,8 +10,7 @@ seeds is larger than the largest difference between the seeds of one arm. Then a
 frozen features: of random weights, of the pretrained ones, and of the fine-tuned ones.
 
 Everything can be interrupted and started again with the same command. `--stages` does a part, `--arms scratch` one arm,
-so that it can run beside the pretraining. OUT gets `pretrained/`, `runs/`, `records/`, and of what there is so far
-`results.json`, `tables.md` and `curves.png` (needs matplotlib).
+so that it can run beside the pretraining. OUT gets the runs, `results.json`, `tables.md` and `curves.png` (matplotlib).
 """
 
 import argparse
@@ -24,6 +23,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from hierax.train.probe import PROBES
 
 STAGES = ("pretrain", "finetune", "probe", "report")
 ARMS = ("scratch", "pretrained")
+PROBED = ("random", "pretrained", *(f"finetuned from {arm}" for arm in ARMS))
 COLOURS = {"scratch": "tab:orange", "pretrained": "tab:blue", "random": "tab:gray"}
 Json = dict[str, Any]
 
@@ -79,38 +80,41 @@ class Experiment:
         decoder = {"decoder_hidden_size": self.a.decoder_width, "decoder_depth": self.a.decoder_depth}
         return {**self.overrides(), **decoder, "decoder_num_heads": self.a.decoder_width // 32}
 
-    def common(self, size: int) -> Json:
+    def common(self) -> Json:
         """Settings that all runs share."""
-        return {"image_size": (size, size), "precision": self.a.precision, "workers": self.a.workers, "scale_lr": False}
+        return {
+            "image_size": (self.a.size,) * 2,
+            "precision": self.a.precision,
+            "workers": self.a.workers,
+            "scale_lr": False,
+        }
 
     def pretraining(self) -> Recipe:
         """The recipe of the one pretraining run."""
         a = self.a
         return recipe("mae_tiny_small_data_cpu").replace(
-            **self.common(a.size), overrides=self.mae_overrides(), epochs=a.pretrain_epochs,
+            **self.common(), overrides=self.mae_overrides(), epochs=a.pretrain_epochs,
             warmup_epochs=max(a.pretrain_epochs / 20, 1), batch_size=a.pretrain_batch, lr=a.pretrain_rate,
-            mask_ratio=a.mask_ratio, target=a.target, crop_scale=(a.pretrain_crop, 1.0), validation_fraction=0.03,
-            evaluate_every=a.pretrain_check, seed=0,
+            mask_ratio=a.mask_ratio, target=a.target, crop_scale=(0.35, 1.0), validation_fraction=0.03,
+            evaluate_every=max(a.pretrain_epochs // 6, 1), seed=0,
         )  # fmt: skip
 
     def finetuning(self, trial: Trial) -> Recipe:
         """The recipe of a trial: of both arms the same, but for the learning rate."""
         a = self.a
         return recipe("finetune_tiny_small_data_cpu").replace(
-            **self.common(a.finetune_size or a.size), overrides=self.overrides(), epochs=a.epochs,
+            **self.common(), overrides=self.overrides(), epochs=a.epochs,
             warmup_epochs=a.epochs / 10, batch_size=a.batch, lr=trial.rate, layer_decay=a.layer_decay,
             validation_fraction=0.0, seed=trial.seed, keep=1,
         )  # fmt: skip
 
     def record(self, name: str) -> Json:
         """What was kept about a run or a probe beside its folder."""
-        path = self.out / "records" / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read(self.out / "records" / f"{name}.json")
 
     def keep(self, name: str, **values: Any) -> None:
         """Adds to `record`."""
-        path = self.out / "records" / f"{name}.json"
-        path.write_text(json.dumps({**self.record(name), **values}, indent=2) + "\n")
+        (self.out / "records" / f"{name}.json").write_text(json.dumps({**self.record(name), **values}) + "\n")
 
     def timed(self, name: str, call: Any) -> None:
         """Calls what starts or goes on with a run; one that is finished is left alone. Its seconds are added up."""
@@ -135,6 +139,8 @@ class Experiment:
         """One fine-tuning run, and an evaluation of the model that it leaves."""
         folder = self.out / "runs" / trial.name
         source = self.source if trial.arm == "pretrained" else None
+        if source and not is_finished(source):
+            raise SystemExit(f"{source} is not finished: run the stage pretrain first")
         chosen, device = self.finetuning(trial), self.a.device
         self.timed(trial.name, lambda: finetune(self.data, source=source, out=folder, recipe=chosen, device=device))
         if not is_finished(folder):
@@ -147,23 +153,21 @@ class Experiment:
         """All fine-tuning runs of these arms, `jobs` at a time, each in a process of its own."""
         first, *others = self.a.seeds
         self.start([Trial(arm, rate, first) for rate in self.a.rates for arm in arms])
-        rates = {arm: self.a.rates if self.a.all_rates else [self.best_rate(arm, [first])] for arm in arms}
+        rates = {arm: self.a.rates if self.a.all_rates else [self.best_rate(arm)] for arm in arms}
         self.start([Trial(arm, rate, seed) for seed in others for arm in arms for rate in rates[arm]])
 
     def start(self, trials: Sequence[Trial]) -> None:
         """Runs trials in processes."""
-        threads = self.a.threads or max(len(os.sched_getaffinity(0)) // self.a.jobs, 1)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-
-        def run(trial: Trial) -> None:
-            command = [sys.executable, *sys.argv, "--only", trial.name]
-            subprocess.run(command, env=environment, check=True)
-
+        threads = max(len(os.sched_getaffinity(0)) // self.a.jobs, 1)
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        names = [trial.name for trial in trials if "evaluated" not in self.record(trial.name)]
+        commands = [[sys.executable, *sys.argv, "--only", name] for name in names]
         with ThreadPoolExecutor(self.a.jobs) as pool:
-            list(pool.map(run, [t for t in trials if not self.record(t.name).get("evaluated")]))
+            list(pool.map(lambda command: subprocess.run(command, env=environment, check=True), commands))
 
-    def best_rate(self, arm: str, seeds: Sequence[int]) -> float:
-        """The rate whose trials with these seeds ended best on average."""
+    def best_rate(self, arm: str) -> float:
+        """The rate whose trials ended best on average, over the seeds that were run at every rate."""
+        seeds = self.a.seeds if self.a.all_rates else self.a.seeds[:1]
         return max(self.a.rates, key=lambda rate: mean_last(self.scores(arm, rate, seeds)))
 
     def scores(self, arm: str, rate: float, seeds: Sequence[int]) -> list[Json]:
@@ -175,7 +179,7 @@ class Experiment:
         """Linear and nearest-neighbour probes of random, pretrained and fine-tuned weights."""
         models: dict[str, Path] = {"random": self.random_weights(), "pretrained": self.source}
         for arm in ARMS:
-            if self.scores(arm, rate := self.best_rate(arm, self.a.seeds), self.a.seeds[:1]):
+            if self.scores(arm, rate := self.best_rate(arm), self.a.seeds[:1]):
                 models[f"finetuned from {arm}"] = self.out / "runs" / Trial(arm, rate, self.a.seeds[0]).name
         for name, folder in models.items():
             mark = str(folder.relative_to(self.out))
@@ -195,10 +199,14 @@ class Experiment:
         return folder
 
 
+def read(path: Path) -> Json:
+    """An object in a file of JSON; an empty one where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def is_finished(run: Path) -> bool:
     """Whether a run is."""
-    path = run / "run.json"
-    return path.exists() and bool(json.loads(path.read_text()).get("finished"))
+    return bool(read(run / "run.json").get("finished"))
 
 
 def log_of(run: Path) -> list[Json]:
@@ -226,17 +234,16 @@ def mean_last(scores: Sequence[Json]) -> float:
 
 def arm_summary(experiment: Experiment, arm: str) -> Json:
     """The trials of an arm, and its scores at the rate that it chooses; empty while there are none."""
-    a = experiment.a
-    by_rate = {rate: experiment.scores(arm, rate, a.seeds) for rate in a.rates}
-    if not any(by_rate.values()):
+    rates, rate = experiment.a.rates, experiment.best_rate(arm)
+    by_rate = {r: experiment.scores(arm, r, experiment.a.seeds) for r in rates}
+    if not by_rate[rate]:
         return {}
-    rate = experiment.best_rate(arm, a.seeds if a.all_rates else a.seeds[:1])
-    found: Json = {"rate": rate, "edge": rate in (min(a.rates), max(a.rates)), "seeds": len(by_rate[rate])}
+    found: Json = {"rate": rate, "edge": rate in (min(rates), max(rates)), "seeds": len(by_rate[rate])}
     for key in ("last", "last5", "best", "best5"):
         values = [s[key] for s in by_rate[rate]]
         found[key] = {"mean": statistics.mean(values), "min": min(values), "max": max(values)}
-    records = {(r, s["seed"]): experiment.record(Trial(arm, r, s["seed"]).name) for r in a.rates for s in by_rate[r]}
-    found["trials"] = [{"rate": r, **s, **records[r, s["seed"]]} for r in a.rates for s in by_rate[r]]
+    pairs = [(Trial(arm, r, s["seed"]), s) for r in rates for s in by_rate[r]]
+    found["trials"] = [{"rate": trial.rate, **s, **experiment.record(trial.name)} for trial, s in pairs]
     return found
 
 
@@ -256,20 +263,14 @@ def summary(experiment: Experiment) -> Json:
         "loss": [(e["step"], e["loss"]) for e in log if "loss" in e],
         "validation": [(e["step"], e["validation"]["loss"]) for e in log if "validation" in e],
     }
-    names = ("random", "pretrained", *(f"finetuned from {arm}" for arm in ARMS))
-    found["probes"] = {name: record for name in names if (record := experiment.record(f"probe {name}"))}
+    found["probes"] = {name: record for name in PROBED if (record := experiment.record(f"probe {name}"))}
     return found
 
 
 def table(heading: str, rows: Sequence[Sequence[Any]]) -> list[str]:
     """Lines of Markdown."""
-    columns = heading.count("|") + 1
-    return [f"| {heading} |", "|---" * columns + "|", *(f"| {' | '.join(map(str, row))} |" for row in rows), ""]
-
-
-def span(values: Json) -> str:
-    """A mean with its extremes."""
-    return f"{values['mean']:.1f} ({values['min']:.1f} to {values['max']:.1f})"
+    rule = "|---" * (heading.count("|") + 1)
+    return [f"| {heading} |", f"{rule}|", *(f"| {' | '.join(map(str, row))} |" for row in rows), ""]
 
 
 def tables(found: Json) -> str:
@@ -281,6 +282,7 @@ def tables(found: Json) -> str:
         for arm, values in arms.items() for t in values["trials"]
     ]  # fmt: skip
     lines = table("start | rate | seed | top-1 last | top-5 last | top-1 best | top-5 best | best at | seconds", trials)
+    span = "{mean:.1f} ({min:.1f} to {max:.1f})".format_map
     keys, edge = ("last", "last5", "best"), {True: " (edge of the range)", False: ""}
     chosen = [
         (arm, f"{v['rate']:g}{edge[v['edge']]}", v["seeds"], *(span(v[k]) for k in keys)) for arm, v in arms.items()
@@ -319,11 +321,9 @@ def draw(found: Json, path: Path) -> None:
     middle.set(xlabel="step", ylabel="loss", title="pretraining")
     for name, record in found["probes"].items():
         for kind, line in zip(PROBES, ("-", "--"), strict=True):
-            stages = list(record[kind])
+            scores = [100 * value for value in record[kind].values()]
             colour = COLOURS.get(name, "tab:green" if name.endswith("pretrained") else "tab:orange")
-            right.plot(
-                stages, [100 * record[kind][s] for s in stages], line, marker="o", color=colour, label=f"{name}, {kind}"
-            )
+            right.plot(list(record[kind]), scores, line, marker="o", color=colour, label=f"{name}, {kind}")
     right.set(ylabel="top-1, %", title="probes of frozen features")
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
@@ -333,8 +333,17 @@ def draw(found: Json, path: Path) -> None:
     figure.savefig(path)
 
 
-def numbers(kind: type) -> Any:
-    """Reads a list of numbers with commas."""
+def report(experiment: Experiment) -> None:
+    """Writes and prints what was measured so far."""
+    found = summary(experiment)
+    (experiment.out / "results.json").write_text(json.dumps(found) + "\n")
+    (experiment.out / "tables.md").write_text(tables(found))
+    draw(found, experiment.out / "curves.png")
+    print(tables(found))
+
+
+def several(kind: type) -> Any:
+    """Reads what commas separate."""
     return lambda text: [kind(part) for part in text.split(",")]
 
 
@@ -344,11 +353,10 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("pictures", type=Path, help="the folder that benchmarks/fetch_pictures.py made")
     add("out", type=Path)
-    add("--stages", type=lambda text: text.split(","), default=list(STAGES), help="comma-separated")
-    add("--arms", type=lambda text: text.split(","), default=list(ARMS), help="comma-separated")
+    add("--stages", nargs="+", choices=STAGES, default=STAGES)
+    add("--arms", nargs="+", choices=ARMS, default=ARMS)
     add("--only", type=Trial.of, help="one trial by name, such as scratch-0.001-0")
     add("--size", type=int, default=96, help="pixels, a multiple of 32")
-    add("--finetune-size", type=int, help="pixels of fine-tuning in both arms; default: --size")
     add("--width", type=int, default=48, help="of the first stage; hiera_tiny has 96")
     add("--fields", type=json.loads, default={}, help="JSON of further fields of HieraConfig, such as depths")
     add("--decoder-width", type=int, default=128)
@@ -356,21 +364,18 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     add("--pretrain-epochs", type=int, default=60)
     add("--pretrain-batch", type=int, default=64)
     add("--pretrain-rate", type=float, default=1e-3)
-    add("--pretrain-crop", type=float, default=0.35, help="smallest share of a picture that is seen")
-    add("--pretrain-check", type=int, default=4, help="epochs between validations")
     add("--mask-ratio", type=float, default=0.6)
     add("--target", default="normalised", choices=("normalised", "pixels", "hog"))
     add("--epochs", type=int, default=15)
     add("--batch", type=int, default=32)
-    add("--rates", type=numbers(float), default=[3e-4, 1e-3, 3e-3], help="comma-separated")
-    add("--seeds", type=numbers(int), default=[0, 1, 2], help="comma-separated")
+    add("--rates", type=several(float), default=[3e-4, 1e-3, 3e-3], help="comma-separated")
+    add("--seeds", type=several(int), default=[0, 1, 2], help="comma-separated")
     add("--all-rates", action="store_true", help="every seed at every rate")
     add("--layer-decay", type=float, default=1.0, help="of both arms")
     add("--precision", default="fp32", choices=("fp32", "bf16"))
     add("--device", default="cpu")
     add("--workers", type=int, default=0, help="processes that decode")
     add("--jobs", type=int, default=2, help="fine-tuning runs at a time")
-    add("--threads", type=int, help="of each of them; default: the cores shared among them")
     return parser.parse_args(argv)
 
 
@@ -378,25 +383,16 @@ def main(argv: list[str] | None = None) -> int:
     """Does the stages that are asked for."""
     arguments = parsed(argv)
     if not (arguments.pictures / "labelled").is_dir():
-        raise SystemExit(
-            f"{arguments.pictures} has no labelled/: run benchmarks/fetch_pictures.py {arguments.pictures}"
-        )
+        raise SystemExit(f"{arguments.pictures} has no labelled/: benchmarks/fetch_pictures.py makes it")
     experiment = Experiment(arguments)
     if arguments.only is not None:
         experiment.trial(arguments.only)
         return 0
-    if "pretrain" in arguments.stages:
-        experiment.pretrain()
-    if "finetune" in arguments.stages:
-        experiment.trials(arguments.arms)
-    if "probe" in arguments.stages:
-        experiment.probes()
-    if "report" in arguments.stages:
-        found = summary(experiment)
-        (arguments.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-        (arguments.out / "tables.md").write_text(tables(found))
-        draw(found, arguments.out / "curves.png")
-        print(tables(found))
+    finetuning, reporting = partial(experiment.trials, arguments.arms), partial(report, experiment)
+    work = (experiment.pretrain, finetuning, experiment.probes, reporting)
+    for stage, call in zip(STAGES, work, strict=True):
+        if stage in arguments.stages:
+            call()
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,3 +122,41 @@ def test_a_dataset_is_counted(run: Run, data: Path) -> None:
     code, out, _ = run("stats", "data/train", "--json")
     assert code == 0
     assert json.loads(out)["classes"] == {"class0": 6, "class1": 6}
+
+
+def test_resume_goes_on_with_a_run_and_with_nothing_else(run: Run, data: Path) -> None:
+    command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
+    assert run(*command, "--resume") == (2, "", "hierax: first holds no run to go on with\n")
+    assert run(*command)[0] == 0
+    whole = weights(Path("first"))
+    path = Path("first/run.json")
+    values = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("finished", "result")}
+    path.write_text(json.dumps(values))
+    shutil.rmtree("first/model")
+    shutil.rmtree("first/checkpoints")
+    code, _, err = run("pretrain", "-o", "first", "--resume", "--device", "cpu", "workers=1")
+    assert code == 0, err
+    assert same(weights(Path("first")), whole)
+    code, _, err = run(*command, "--resume", "--overwrite")
+    assert code == 2
+    assert "not allowed with argument" in err
+
+
+def test_a_run_s_folder_is_as_good_as_its_configuration(run: Run, data: Path) -> None:
+    assert run("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)[0] == 0
+    assert run("pretrain", "--config", "first", "-o", "second", "--device", "cpu")[0] == 0
+    assert same(weights(Path("first")), weights(Path("second")))
+
+
+def test_pretraining_minds_no_labels(run: Run, data: Path) -> None:
+    (data / "train" / "empty").mkdir()
+    shutil.copytree(data / "train" / "class0", data / "val" / "other")
+    assert run("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)[0] == 0
+    code, _, err = run("finetune", "data", "-o", "second", "--from", "first", *FINETUNE, *SHORT)
+    assert (code, "empty has no pictures" in err) == (2, True)
+
+
+def test_a_device_that_is_not_there_is_one_line(run: Run, data: Path) -> None:
+    code, out, err = run("pretrain", "data", "-o", "x", *PRETRAIN[:2], *TINY, "--device", "toaster")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert "device is 'toaster', which cannot be used" in err

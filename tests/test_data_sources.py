@@ -399,3 +399,48 @@ def test_packed_strings_are_a_list_of_them() -> None:
     for index in (6, -7):
         with pytest.raises(IndexError, match="out of range: there are 6"):
             packed[index]
+
+
+# -- what must not stop those who use no labels -----------------------------------------------------------------------
+
+
+def test_folders_that_link_to_each_other_are_walked_once(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "data/a/1.png", "data/b/2.png")
+    (tmp_path / "data" / "a" / "x").symlink_to(tmp_path / "data" / "b")
+    (tmp_path / "data" / "b" / "y").symlink_to(tmp_path / "data" / "a")
+    found = open_dataset(tmp_path / "data")
+    assert names(found, tmp_path / "data") == ["a/1.png", "a/x/2.png", "b/2.png", "b/y/1.png"]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"1.png": PNG, "1.cls": "cat"},
+        {"1.png": PNG, "1.json": b"{'label': 1}"},
+        {"1.png": PNG, "1.cls": 1, "2.png": PNG},
+    ],
+)
+def test_labels_that_are_not_asked_for_may_be_anything(tmp_path: Path, members: dict[str, Any]) -> None:
+    found = open_dataset(write_tar(tmp_path / "0.tar", members), labels=False)
+    assert (len(found), found.classes, found.labels()) == (sum(n.endswith("png") for n in members), (), None)
+
+
+def test_class_folders_may_be_empty_where_labels_are_not_asked_for(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, "cat/1.png", "dog/2.png")
+    (folder / "bird").mkdir()
+    refused(folder, "bird has no pictures (1 such)")
+    assert len(open_dataset(folder, labels=False)) == 2
+    np.save(folder / "x.npy", np.zeros((3, 2, 4)))
+    np.save(folder / "x.labels.npy", np.array([None, {}]), allow_pickle=True)
+    assert open_dataset(folder / "x.npy", labels=False).classes == ()
+    refused(folder / "x.npy", "x.labels.npy: not an array")
+
+
+@pytest.mark.usefixtures("features")
+def test_a_row_without_a_picture_is_one_that_cannot_be_read(tmp_path: Path) -> None:
+    columns = rows(2, label=["cat", "dog"])
+    columns["image"][1] = None
+    found = open_dataset(write_parquet(tmp_path / "0.parquet", columns), labels=False)
+    assert found.sample(0).label is None
+    with pytest.raises(ValueError, match=r"0\.parquet\[1\]: no picture in column image"):
+        found.sample(1)

@@ -164,3 +164,10 @@ def test_subsets_are_their_samples() -> None:
     assert [part.sample(i).name for i in range(2)] == ["s7", "s2"]
     labels = whole.labels()
     assert part.labels() == [labels[7], labels[2]]
+
+
+def test_validation_may_have_any_classes_where_labels_are_not_asked_for(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/c/2.png")
+    train, held = opened(tmp_path, labels=False)
+    assert held is not None
+    assert (len(train), len(held)) == (2, 2)

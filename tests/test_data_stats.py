@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hierax.data import open_dataset
-from hierax.data.stats import dataset_statistics
+from hierax.data.stats import Moments, dataset_statistics
 from samples import encoded, picture, write_pictures, write_tar
 
 
@@ -122,3 +122,14 @@ def test_the_exit_code_says_whether_all_could_be_read(tmp_path: Path, run: Any) 
     code, out, err = run("stats", tmp_path / "missing")
     assert (code, out) == (2, "")
     assert "no such file or folder" in err
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8, -3e11])
+def test_moments_of_pieces_are_those_of_the_whole_where_the_mean_is_large(offset: float) -> None:
+    """A mean of squares less the square of the mean would lose all 16 digits."""
+    values = np.random.default_rng(0).normal(size=(2, 6, 50)) * [[[1.0]], [[30.0]]] + offset
+    pieces = [Moments.of(values[:, i]) for i in range(6)]
+    found = sum(pieces[1:], pieces[0])
+    assert found.count == 300
+    np.testing.assert_allclose(found.mean, values.reshape(2, -1).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(found.std, values.reshape(2, -1).std(1), rtol=1e-3 if offset else 1e-12)

@@ -71,11 +71,17 @@ def test_no_more_than_the_limit_are_compiled_and_others_run_eagerly_meanwhile() 
     assert recorder.closed == []
 
 
-def test_what_was_long_not_asked_for_gives_way() -> None:
-    shapes, recorder = pool(limit=2, patience=1, idle=4)
-    assert ask(shapes, 1, 2, 2, 2, 2, 3) == [1, 2, 2, 2, 2, 3]
+def test_what_is_not_asked_for_any_more_gives_way_to_what_is() -> None:
+    shapes, recorder = pool(limit=2, patience=1, insistence=3)
+    assert ask(shapes, 1, 2, 3, 3, 2, 3) == [1, 2, "eager", "eager", 2, 3]
     assert recorder.closed == [1]
     assert held(shapes) == [2, 3]
+
+
+def test_what_is_asked_for_as_often_does_not_give_way() -> None:
+    shapes, recorder = pool(limit=2, patience=1)
+    assert ask(shapes, *[1, 2, 3] * 100).count("eager") == 100
+    assert recorder.made == [1, 2]
 
 
 def test_what_was_used_less_recently_gives_way_first() -> None:

@@ -197,3 +197,33 @@ def test_an_unknown_probe_and_a_missing_training_set_are_refused(data: Path, tmp
         probe_features(data / "val", model=model, kind="knn", device="cpu")
     found, _ = probe_features(data / "val", model=model, kind="knn", train=data / "train", device="cpu")
     assert len(found) == 4
+
+
+def test_samples_of_one_score_are_found_together() -> None:
+    """Their order is no merit: all alike are worth the share of positives, (2 / 4); two of one score at rank 2: both
+    at 2 / 3, one of them a positive.
+    """
+    labels = torch.tensor([[1.0], [1], [0], [0]])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        assert average_precision(torch.zeros(4, 1), labels[order]) == pytest.approx(0.5)
+    scores = torch.tensor([[0.9], [0.5], [0.5], [0.1]])
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3]):
+        assert average_precision(scores, labels[order]) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_model_in_double_precision_is_evaluated_in_it(data: Path) -> None:
+    model = randomise(HieraForImageClassification(image_config(num_labels=3))).double().eval()
+    record = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
+    view = EvaluationView(open_dataset(data / "val"), record, size=(64, 64))
+    found = predict(model, view, ALONE, mean=(0,) * 3, std=(1,) * 3)  # type: ignore[arg-type]
+    assert found.logits.dtype == torch.float64
+    assert not torch.equal(found.logits, found.logits.float().double())
+
+
+def test_a_device_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "m", ("class0", "class1", "class2"))
+    with pytest.raises(ValueError, match="device is 'toaster', which cannot be used"):
+        evaluate(data, model=model, device="toaster")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device is 'cuda', which cannot be used"):
+            evaluate(data, model=model, device="cuda")

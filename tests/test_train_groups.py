@@ -97,8 +97,12 @@ def test_the_optimizer_is_the_recipe_s_and_follows_the_rate(kind: str, expected:
     from hierax import HieraForImageClassification
     from small import image_config
 
-    made = optimizer(HieraForImageClassification(image_config()), toy("finetune", optimizer=kind, layer_decay=0.5))
+    recipe = toy("finetune", optimizer=kind, layer_decay=0.5, betas=(0.8, 0.7), momentum=0.6, weight_decay=0.3)
+    made = optimizer(HieraForImageClassification(image_config()), recipe)
     assert type(made) is expected
+    assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.3}
+    moments = {"adamw": ("betas", (0.8, 0.7)), "sgd": ("momentum", 0.6)}[kind]
+    assert {group[moments[0]] for group in made.param_groups} == {moments[1]}
     set_lr(made, 0.8)
     assert sorted({group["lr"] for group in made.param_groups})[-3:] == [0.2, 0.4, 0.8]
 

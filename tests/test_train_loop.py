@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 
 from hierax.train.average import Average
 from hierax.train.groups import learning_rate, optimizer
-from hierax.train.progress import Interrupted, TrainingStopped
+from hierax.train.progress import Interrupted, TrainingStopped, clear_errors
 from hierax.train.state import Checkpoints
-from training import ALONE, Losses, toy, toy_loop
+from training import ALONE, Losses, toy, toy_loop, wrapped
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 RECIPES: dict[str, Any] = {
@@ -308,3 +310,87 @@ def test_a_compiled_step_gives_the_same_losses(name: str) -> None:
     )
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=900)
+
+
+def test_a_run_that_is_stopped_before_it_learned_anything_leaves_no_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint of an optimizer that took no step would count one."""
+    loop = toy_loop(toy(), folder=tmp_path)
+    loop.stop._asked.set()
+    assert not loop.fit()
+    assert Checkpoints(tmp_path, keep=2).steps() == []
+    again = toy_loop(toy(), folder=tmp_path, watcher=(watcher := Losses()))
+    assert not again.resume()
+    again.fit()
+    assert watcher.losses == losses(toy())
+
+
+def test_samples_that_cannot_be_loaded_end_the_run_with_what_is_left_of_it(tmp_path: Path) -> None:
+    def poison(step: int) -> bool:
+        if step == 7:
+            raise ValueError("none of 64 samples could be read")
+        return False
+
+    with pytest.raises(TrainingStopped, match="none of 64 samples could be read; the run can go on after step 5"):
+        toy_loop(toy(), folder=tmp_path, poison=poison).fit()
+
+
+WORKER = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+FAILURES: list[tuple[BaseException, str]] = [
+    (CheckpointException("x", {1: wrapped(WORKER)}), "a process that decodes samples was killed"),
+    (CheckpointException("x", {0: wrapped(OSError(28, "No space"))}), "the checkpoint cannot be written or read"),
+    (WORKER, "a process that decodes samples was killed"),
+    (torch.OutOfMemoryError("CUDA out of memory"), "the device's memory is full (a smaller device_batch_size"),
+    (MemoryError(), "the device's memory is full"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the device's memory is full"),
+    (RuntimeError("[.../gloo/pair.cc:1] Connection closed by peer"), "another rank of the run is gone ([.../gloo"),
+    (dist.DistNetworkError("lost"), "another rank of the run is gone (lost)"),
+    (OSError(5, "Input/output error", "a.pt"), "a.pt: Input/output error"),
+    (
+        RuntimeError("[enforce fail] PytorchStreamWriter failed writing file\nmore"),
+        "the checkpoint cannot be written: [e",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence"), FAILURES, ids=[type(error).__name__ for error, _ in FAILURES])
+def test_what_happens_to_a_run_is_said_in_one_sentence(error: BaseException, sentence: str) -> None:
+    with pytest.raises(TrainingStopped) as caught, clear_errors(lambda: "the rest"):
+        raise error
+    assert str(caught.value).startswith(sentence)
+    assert str(caught.value).endswith("; the rest")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), TrainingStopped("as it is"), KeyboardInterrupt()])
+def test_what_is_no_fault_of_the_machine_stays_as_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, clear_errors(lambda: "the rest"):
+        raise error
+    assert caught.value is error
+
+
+# ten steps are too few to tell weight decay and the second beta, which test_train_groups.py looks at
+CHANGES = {
+    "lr": 1.05e-3,
+    "betas": (0.95, 0.999),
+    "warmup_epochs": 0.8,
+    "seed": 1,
+    "optimizer": "sgd",
+    "layer_decay": 0.6,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_record_of_losses_tells_what_was_changed(name: str, change: str) -> None:
+    changed = losses(RECIPES[name].replace(**{change: CHANGES[change]}))
+    assert changed != pytest.approx(json.loads(GOLDEN.read_text())[name], abs=1e-4)
+
+
+def test_in_long_epochs_a_checkpoint_is_written_by_the_clock(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("hierax.train.loop._SAVE_AFTER", 0.0)
+    watcher = Losses()
+    toy_loop(toy(keep=9), folder=tmp_path / "a", watcher=watcher).fit()
+    assert Checkpoints(tmp_path / "a", keep=2).steps() == [*range(2, 11)], "the nine last of all ten"
+    assert watcher.losses == losses(toy())
+    toy_loop(toy(keep=9, checkpoint_every=4), folder=tmp_path / "b").fit()
+    assert Checkpoints(tmp_path / "b", keep=2).steps() == [4, 8, 10], "who says when is not asked again"

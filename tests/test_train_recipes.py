@@ -9,6 +9,8 @@ import torch
 from hierax.config import variant_config
 from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.train import RECIPES, Recipe, recipe
+from hierax.train.prepare import augmentation
+from hierax.train.recipe import FREE, fields
 from hierax.train.recipes import DEFAULTS, source_of
 
 SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
@@ -188,3 +190,33 @@ def test_a_recipe_that_lacks_its_name_is_refused() -> None:
 
 def test_the_source_of_a_recipe_is_code() -> None:
     assert source_of("mae_k400_huge_3200").startswith("# _pretrain_k400('huge', 3200)\ndef _pretrain_k400(")
+
+
+def test_pictures_are_mirrored_and_arrays_are_not_unless_a_recipe_says_so() -> None:
+    config = variant_config("mae_hiera_tiny_224")
+    for flip, (picture, array) in {None: (True, False), True: (True, True), False: (False, False)}.items():
+        chosen = recipe("mae_tiny_small_data").replace(flip=flip)
+        assert augmentation(chosen, config, arrays=False).flip is picture
+        assert augmentation(chosen, config, arrays=True).flip is array
+    assert recipe("mae_tiny_small_data").flip is recipe("finetune_tiny_small_data").flip is None
+    assert recipe("mae_tiny_small_data").overridden(["flip=true"]).overridden(["flip=null"]).flip is None
+
+
+def test_settings_may_be_written_as_python_writes_numbers() -> None:
+    changed = recipe("mae_tiny_small_data").overridden(["lr=.001", "weight_decay=5.e-2", "drop_path=-.0"])
+    assert (changed.lr, changed.weight_decay, changed.drop_path) == (0.001, 0.05, 0.0)
+
+
+def test_overrides_may_be_given_whole_and_one_by_one() -> None:
+    changed = recipe("mae_tiny_small_data").overridden(["embed_dim=8", 'overrides={"decoder_depth": 2}'])
+    assert changed.overrides == {"embed_dim": 8, "decoder_depth": 2}
+
+
+@pytest.mark.parametrize(("key", "instead"), [("source", "--from names the weights"), ("task", "it is the command")])
+def test_what_is_no_setting_of_a_run_is_refused(key: str, instead: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} is not to be set: .*{instead}"):
+        recipe("finetune_tiny_small_data").overridden([f"{key}=runs/mae"])
+
+
+def test_settings_that_teach_nothing_are_settings() -> None:
+    assert set(fields()) > FREE

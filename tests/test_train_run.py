@@ -393,3 +393,113 @@ def test_a_process_that_is_killed_while_it_saves_leaves_the_checkpoint_before(da
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"step-3", ".part-6"}
     pretrain(data, out=run, recipe=held(), device="cpu", quiet=True)
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"step-3", "step-6"}
+
+
+# -- what may change, what must not be lost ---------------------------------------------------------------------------
+
+
+def test_settings_that_teach_nothing_may_change_when_a_run_goes_on(
+    pretrained: Path, data: Path, tmp_path: Path
+) -> None:
+    """Which the messages about memory and workers ask for."""
+    run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "step-6")
+    changes: dict[str, Any] = {
+        "workers": 1,
+        "device_batch_size": 2,
+        "keep": 5,
+        "max_bad": 0.5,
+        "max_skipped": 3,
+        "checkpoint_every": 1,
+    }
+    pretrain(data, out=run, recipe=held(**changes, gradient_checkpointing=True), device="cpu", quiet=True)
+    assert (
+        json.loads((run / "run.json").read_text())["recipe"] == held(**changes, gradient_checkpointing=True).to_dict()
+    )
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == [f"step-{n}" for n in (3, 4, 5, 6)]
+    torch.testing.assert_close(weights(run), weights(pretrained), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_was_fitted_to_the_data_stays_when_its_parts_become_smaller(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", each=5)
+    run = pretrain(data, out=tmp_path / "run", recipe=toy(batch_size=99), device="cpu", quiet=True)
+    shutil.rmtree(unfinished(run) / "checkpoints" / "step-2")
+    pretrain(data, out=run, recipe=toy(batch_size=99, device_batch_size=4), device="cpu", quiet=True)
+    assert json.loads((run / "run.json").read_text())["facts"]["batch"] == 10
+
+
+def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import time, training, hierax.train.loop as loop\n"
+        "from hierax.train import pretrain\n"
+        "slow = loop.Loop._step\n"
+        "def step(self, *a):\n"
+        "    print('step', flush=True); time.sleep(60); return slow(self, *a)\n"
+        "loop.Loop._step = step\n"
+        f"pretrain({str(data)!r}, out={str(tmp_path / 'run')!r}, recipe=training.toy(validation_fraction=0.25, "
+        "workers=1), device='cpu')\n"
+    )
+    process = started(code)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "step\n"
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match=r"another process is training in .*run; let it end, or stop it first"):
+                pretrain(
+                    data, out=tmp_path / "run", recipe=held(workers=1), device="cpu", quiet=True, overwrite=overwrite
+                )
+        assert (tmp_path / "run" / "log.jsonl").exists()
+    finally:
+        process.kill()
+        process.communicate()
+    pretrain(data, out=tmp_path / "run", recipe=held(workers=1), device="cpu", quiet=True)
+
+
+def test_a_run_among_its_data_is_refused(data: Path, tmp_path: Path) -> None:
+    """Its pictures of reconstructions would be samples when it goes on."""
+    copied = shutil.copytree(data, tmp_path / "data")
+    for out in (copied / "run", copied):
+        with pytest.raises(ValueError, match=r"the run .* lies inside data, .*, and would become part of it"):
+            pretrain(copied, out=out, recipe=held(), device="cpu", quiet=True)
+    split = tmp_path / "split"
+    for name in ("train", "val"):
+        shutil.copytree(data, split / name)
+    with pytest.raises(ValueError, match="lies inside data"):
+        pretrain(split, out=split / "val" / "run", recipe=toy(epochs=1), device="cpu", quiet=True)
+    pretrain(split, out=split / "runs" / "a", recipe=toy(epochs=1), device="cpu", quiet=True)
+
+
+def test_unreadable_samples_of_validation_are_counted_and_listed(data: Path, tmp_path: Path, capsys: Any) -> None:
+    for task in ("pretrain", "finetune"):
+        bad = shutil.copytree(data, tmp_path / task / "data")
+        (bad / "class0" / "0.png").write_bytes(b"not a picture")
+        out = tmp_path / task / "run"
+        options: dict[str, Any] = {"out": out, "recipe": toy(task), "validation": bad, "device": "cpu"}
+        pretrain(data, **options) if task == "pretrain" else finetune(data, source=None, **options)
+        assert [entry["validation"]["unreadable"] for entry in log(out) if "validation" in entry] == [1, 1]
+        assert "class0/0.png: " in (out / "unreadable.txt").read_text()
+        said = capsys.readouterr().err
+        assert said.count("class0/0.png: ") == 1
+        assert "1 samples could not be read" in said
+
+
+def test_skipped_steps_are_told_at_the_end(data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    from hierax.train.loop import Loop
+
+    apply = Loop._apply
+    monkeypatch.setattr(Loop, "_apply", lambda self, *, finite: apply(self, finite=finite and self.progress.step != 1))
+    run = pretrain(data, out=tmp_path / "run", recipe=held(), device="cpu")
+    assert "1 steps were skipped, whose loss or gradient was not finite" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["result"]["skipped"] == 1
+
+
+def test_the_panel_shows_pictures_from_all_over_the_held_out_set(data: Path) -> None:
+    from hierax.data.sources import open_dataset
+    from hierax.data.view import EvaluationView
+    from hierax.processing import IMAGENET
+    from hierax.train.panel import Panel
+
+    record = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
+    shown = Panel(data, EvaluationView(open_dataset(data), record, size=(64, 64)), record).seen
+    assert [item.index for item in shown] == [0, 4, 8, 12]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,8 @@ def started(code: str, *, ranks: int = 1, port: int = 0) -> "subprocess.Popen[st
     else:
         command += ["-c", code]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def wrapped(error: Exception) -> Any:
+    """A failure of a rank as torch.distributed.checkpoint hands it on."""
+    return error, traceback.extract_stack()[-1:]

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.terminal import say
+from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
     from hierax.train.evaluation import Evaluation
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SUMMARY = "top-1, top-5, per class, confusion; or a probe of frozen features"
 EPILOG = """DATA is a labelled dataset; with train/ and val/ in it, val/ is evaluated. --probe fits a linear classifier
 (linear) or looks up nearest neighbours (knn) on the pooled map of each stage, from --train or DATA/train."""
+
+_LISTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once (default: 32)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: by cores and data)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    from hierax.train import TrainingStopped
+
+    try:
+        return _run(arguments)
+    except TrainingStopped as error:
+        raise UserError(str(error)) from error
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from hierax.train.evaluation import evaluate, probe_features
 
-    common: dict[str, Any] = {"model": arguments.model, "device": arguments.device, "batch_size": arguments.batch_size}
+    common: dict[str, Any] = {name: getattr(arguments, name) for name in ("model", "device", "batch_size", "workers")}
     first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
     if arguments.probe:
         scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
@@ -57,8 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.confusion:
             path = found.draw_confusion(Path(arguments.confusion))
             say(f"wrote {path}")
-    for name, problem in bad[:20]:
+    for name, problem in bad[:_LISTED]:
         say(f"{name}: {problem}")
+    if len(bad) > _LISTED:
+        say(f"and {len(bad) - _LISTED} more that cannot be read")
     return 3 if bad else 0
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from hierax.train.recipe import Recipe
 
 SETTINGS = """Settings are key=value, such as epochs=200 batch_size=128 lr=5e-4 num_channels=4; hierax recipes NAME
-lists those of a recipe. A run that was interrupted goes on when the same line is run again. On several GPUs:
-torchrun --nproc-per-node 8 -m hierax {command} …"""
+lists those of a recipe. A run that was interrupted goes on when the same line is run again, or by --resume -o RUN
+alone. On several GPUs: torchrun --nproc-per-node 8 -m hierax {command} …"""
 
 
 def add_run(parser: argparse.ArgumentParser, *, default: str) -> None:
@@ -27,7 +27,9 @@ def add_run(parser: argparse.ArgumentParser, *, default: str) -> None:
     parser.add_argument("--validation", metavar="DATA", help="data to validate on")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="with several ranks (default: ddp)")
-    parser.add_argument("--overwrite", action="store_true", help="start anew where RUN holds a run")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with RUN, which is what happens anyway, or fail")
+    again.add_argument("--overwrite", action="store_true", help="start anew where RUN holds a run")
 
 
 def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, Recipe, str | None, str | None]:
@@ -40,17 +42,8 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
     from hierax.train.recipe import Recipe
     from hierax.train.recipes import recipe as named
 
-    before: dict[str, object] = {}
-    if arguments.config:
-        try:
-            before = json.loads(Path(arguments.config).read_text())
-            chosen = Recipe.from_dict(before["recipe"])  # type: ignore[arg-type]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
-        if arguments.recipe:
-            raise UserError("--recipe and --config are both given; expected one of them")
-    else:
-        chosen = named(arguments.recipe or default)
+    if not arguments.out:
+        raise UserError("-o RUN is missing: the folder for checkpoints, log and model")
     settings = list(arguments.settings)
     data = arguments.data
     if data is not None and "=" in data and not Path(data).exists():
@@ -59,11 +52,27 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
     if data is None:  # it may stand after settings and options
         data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
         settings = [text for text in settings if text != data]
+    if arguments.resume:
+        description = Path(arguments.out, "run.json")
+        if not description.exists():
+            raise UserError(f"{arguments.out} holds no run to go on with")
+        if not (arguments.config or arguments.recipe or data):
+            arguments.config = str(description)
+    before: dict[str, object] = {}
+    if arguments.config:
+        path = Path(arguments.config)
+        try:
+            before = json.loads((path / "run.json" if path.is_dir() else path).read_text())
+            chosen = Recipe.from_dict(before["recipe"])  # type: ignore[arg-type]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
+        if arguments.recipe:
+            raise UserError("--recipe and --config are both given; expected one of them")
+    else:
+        chosen = named(arguments.recipe or default)
     data = data or before.get("data")
     if not data:
         raise UserError("DATA is missing: a folder of pictures, tar shards, parquet files, a .npy file, or hub:ID")
-    if not arguments.out:
-        raise UserError("-o RUN is missing: the folder for checkpoints, log and model")
     source = getattr(arguments, "source", None) or before.get("from")
     validation = arguments.validation or before.get("validation")
     return str(data), arguments.out, chosen.overridden(settings), source and str(source), validation and str(validation)  # type: ignore[return-value]

@@ -90,7 +90,7 @@ def _mapped(path: str | Path) -> np.ndarray:
     return array
 
 
-def open_dataset(source: str | os.PathLike[str], *, split: str | None = None) -> Dataset:
+def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, labels: bool = True) -> Dataset:
     """The dataset at `source`, in an order that depends on names alone.
 
     Args:
@@ -99,26 +99,28 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None) ->
             `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
             `[C, *size]` as of pictures; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub.
         split: of parquet files and Hub datasets; None is "train", or the only one.
+        labels: False where they are of no use: none are read from shards, tables and arrays, and class folders may be
+            empty.
 
     Raises:
         ValueError: nothing that can be read is there, or not of one kind; names what is in the way.
         ImportError: parquet and Hub datasets without the extra `data`.
     """
     text = os.fspath(source)
-    tables = tables_of(text)
+    tables = tables_of(text, labels=labels)
     if tables is not None:
         return chosen(tables, split, name=text)
     if split is not None:
         raise ValueError(f"{text}: split is {split!r}, but only parquet files and Hub datasets have named splits")
     path = Path(text)
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, labels=labels)
     files = _files(text)
     kind = _kind_of(text, files)
     if kind == "tar shards":
-        return open_shards(files)
+        return open_shards(files, labels=labels)
     if kind == "arrays" and len(files) == 1 and path.is_file():
-        return _array(path)
+        return _array(path, labels=labels)
     return FolderDataset(Strings(map(str, files)), None, (), arrays=kind == "arrays")
 
 
@@ -131,16 +133,16 @@ def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> 
     return tables[split or "train"]
 
 
-def tables_of(text: str) -> dict[str, TableDataset] | None:
+def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | None:
     """The splits of what the datasets library reads; None for all else."""
     path = Path(text)
     if text.startswith("hub:") or (path.is_dir() and any((path / name).is_file() for name in _SAVED)):
-        return open_tables(text)
+        return open_tables(text, labels=labels)
     if path.is_dir():
         files = _parquet_below(path)
-        return open_tables(text, files) if files else None
+        return open_tables(text, files, labels=labels) if files else None
     if path.suffix.lower() == ".parquet":
-        return open_tables(text, _files(text))
+        return open_tables(text, _files(text), labels=labels)
     return None
 
 
@@ -173,20 +175,29 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     def fail(error: OSError) -> None:
         raise error  # a folder that cannot be listed must not be missed
 
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(parent, name))
+    top = os.fspath(folder)
+    for parent, folders, files in os.walk(top, followlinks=True, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(top, parent, name))
         yield parent, sorted(name for name in files if not name.startswith("."))
 
 
-def _leads_back(parent: str, name: str) -> bool:
+def _leads_back(top: str, parent: str, name: str) -> bool:
+    """Whether a folder is a link to one on the way to it from `top`, or above one: two may lead to each other."""
     path = os.path.join(parent, name)
     if not os.path.islink(path):
         return False
-    here, there = os.path.realpath(parent), os.path.realpath(path)
-    return os.path.commonpath([here, there]) == there
+    there = os.path.realpath(path)
+    below = os.path.join(there, "")
+    while True:
+        here = os.path.realpath(parent)
+        if here == there or here.startswith(below):
+            return True
+        if parent == top:
+            return False
+        parent = os.path.dirname(parent)
 
 
-def _folder(folder: Path) -> Dataset:
+def _folder(folder: Path, *, labels: bool) -> Dataset:
     if split_folders(folder) is not None:
         raise ValueError(f"{folder} holds a training set in train/; expected one dataset, such as {folder / 'train'}")
     found: dict[str, list[str]] = {}
@@ -215,7 +226,9 @@ def _folder(folder: Path) -> Dataset:
         )
     ((kind, paths),) = found.items()
     if kind == "tar shards":
-        return open_shards([Path(path) for path in paths])
+        return open_shards([Path(path) for path in paths], labels=labels)
+    if not labels:
+        top_folders = {top: count for top, count in top_folders.items() if count or not top}
     return _by_class(folder, paths, tops[kind], top_folders, arrays=kind == "arrays")
 
 
@@ -239,7 +252,7 @@ def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str
     return FolderDataset(Strings(paths), np.fromiter((number[t] for t in tops), np.int64, len(tops)), classes, arrays)
 
 
-def _array(path: Path) -> ArrayDataset:
+def _array(path: Path, *, labels: bool) -> ArrayDataset:
     try:
         array = _mapped(path)
     except ValueError as error:
@@ -249,12 +262,15 @@ def _array(path: Path) -> ArrayDataset:
             f"{path} holds an array of shape {list(array.shape)}; expected [N, channels, *size], with samples in it"
         )
     beside = path.with_name(f"{path.stem}.labels.npy")
-    if not beside.is_file():
+    if not labels or not beside.is_file():
         return ArrayDataset(str(path), len(array))
-    labels = np.load(beside)
-    if len(labels) != len(array):
-        raise ValueError(f"{beside} holds {len(labels)} labels for {len(array)} samples")
-    return ArrayDataset(str(path), len(array), read_labels(labels, name=str(beside)))
+    try:
+        values = np.atleast_1d(np.load(beside))
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{beside}: not an array: {' '.join(str(error).split())}") from None
+    if len(values) != len(array):
+        raise ValueError(f"{beside} holds {len(values)} labels for {len(array)} samples")
+    return ArrayDataset(str(path), len(array), read_labels(values, name=str(beside)))
 
 
 def _files(text: str) -> list[Path]:

@@ -14,24 +14,29 @@ from hierax.data.table import HELD_OUT
 
 
 def open_splits(
-    source: str | os.PathLike[str], *, fraction: float, seed: int, validation: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str],
+    *,
+    fraction: float,
+    seed: int,
+    validation: str | os.PathLike[str] | None = None,
+    labels: bool = True,
 ) -> tuple[Dataset, Dataset | None]:
     """Training and validation set.
 
     The second is `validation`, or what is beside the training set: `val/` (`validation/`, `valid/`, `test/`) beside
     `train/`, or such a split of a Hub dataset; or else a `fraction` of the samples drawn with `seed`, by class where
     there are classes (0: no validation set). Its classes have the numbers they have in training; it may lack some,
-    and all labels.
+    and all labels. `labels` is that of `open_dataset`; without, validation may have any classes.
 
     Raises:
         ValueError: what `open_dataset` raises; validation with classes that training lacks.
     """
-    train, held = given_splits(source)
+    train, held = given_splits(source, labels=labels)
     if validation is not None:
-        held = open_dataset(validation)
+        held = open_dataset(validation, labels=labels)
     if held is None:
         return drawn(train, fraction=fraction, seed=seed)
-    if not train.classes:
+    if not labels or not train.classes:
         return train, held
     try:
         return train, relabelled(held, train.classes, numbered=not isinstance(held, FolderDataset))
@@ -39,16 +44,17 @@ def open_splits(
         raise ValueError(f"validation does not fit the training set: {error}") from None
 
 
-def given_splits(source: str | os.PathLike[str]) -> tuple[Dataset, Dataset | None]:
+def given_splits(source: str | os.PathLike[str], *, labels: bool = True) -> tuple[Dataset, Dataset | None]:
     """The training set at `source`, and what is beside it to validate on, if anything."""
-    tables = tables_of(os.fspath(source))
+    tables = tables_of(os.fspath(source), labels=labels)
     if tables is not None:
         held = next((tables[name] for name in HELD_OUT if name in tables), None) if "train" in tables else None
         return chosen(tables, None, name=os.fspath(source)), held
     folders = split_folders(Path(source))
     if folders is None:
-        return open_dataset(source), None
-    return open_dataset(folders[0]), None if folders[1] is None else open_dataset(folders[1])
+        return open_dataset(source, labels=labels), None
+    held = None if folders[1] is None else open_dataset(folders[1], labels=labels)
+    return open_dataset(folders[0], labels=labels), held
 
 
 def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:

@@ -53,18 +53,43 @@ class DatasetStatistics:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of values per channel: how many each channel has, their mean, and the sum of their squared distances from it.
+
+    Two are added by the difference of their means: a sum of squares loses all digits where the mean is large.
+    """
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Moments:
+        """Those of an array `[C, *size]`."""
+        flat = array.reshape(len(array), -1).astype(np.float64)
+        mean = flat.mean(1)
+        return cls(flat.shape[1], mean, np.square(flat - mean[:, None]).sum(1))
+
+    def __add__(self, other: Moments) -> Moments:
+        count = self.count + other.count
+        share, apart = other.count / count, other.mean - self.mean
+        squares = self.squares + other.squares + apart**2 * self.count * share
+        return Moments(count, self.mean + apart * share, squares)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation per channel, over all values."""
+        return np.sqrt(self.squares / self.count)
+
+
+@dataclass(frozen=True)
 class _Measured:
-    """One sample: per channel how many values, their mean, and the sum of squared distances from it."""
+    """One sample."""
 
     name: str
     size: tuple[int, ...]
     classes: tuple[int, ...]
-    mean: np.ndarray
-    squares: np.ndarray
-
-    @property
-    def count(self) -> int:
-        return int(np.prod(self.size))
+    moments: Moments
 
 
 class _Measure:
@@ -80,13 +105,13 @@ class _Measure:
         sample = None
         try:
             sample = self.dataset.sample(index)
-            size, mean, squares = _moments(sample) if self.dataset.arrays else _picture_moments(sample)
+            size, moments = _array_moments(sample) if self.dataset.arrays else _picture_moments(sample)
         except (OSError, ValueError) as error:
             problem = error.problem if isinstance(error, ImageError) else str(error)
             return sample.name if sample else f"sample {index}", problem
         several = np.atleast_1d(sample.label) if sample.label is not None else np.zeros(0)
         classes = np.flatnonzero(several > 0.5) if isinstance(sample.label, np.ndarray) else several
-        return _Measured(sample.name, size, tuple(int(c) for c in classes), mean, squares)
+        return _Measured(sample.name, size, tuple(int(c) for c in classes), moments)
 
 
 def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = None) -> DatasetStatistics:
@@ -105,22 +130,18 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
     counts = np.zeros(len(dataset.classes), np.int64)
     unreadable: list[tuple[str, str]] = []
     sizes: list[tuple[int, ...]] = []
-    count, mean, squares = 0, np.zeros(0), np.zeros(0)
+    total: Moments | None = None
     for found in _measured(dataset, workers):
         if isinstance(found, tuple):
             unreadable.append(found)
             continue
-        if count and (len(found.mean), len(found.size)) != (len(mean), len(sizes[0])):
+        channels = len(found.moments.mean)
+        if total is not None and (channels, len(found.size)) != (len(total.mean), len(sizes[0])):
             raise ValueError(
-                f"{found.name} has {len(found.mean)} channels and {len(found.size)} axes, others {len(mean)} and "
+                f"{found.name} has {channels} channels and {len(found.size)} axes, others {len(total.mean)} and "
                 f"{len(sizes[0])}; expected the same for all"
             )
-        mean, squares = (mean, squares) if count else (np.zeros_like(found.mean), np.zeros_like(found.mean))
-        # by differences from the mean so far: a sum of squares loses all digits where the mean is large
-        share, apart = found.count / (count + found.count), found.mean - mean
-        squares = squares + found.squares + apart**2 * count * share
-        mean = mean + apart * share
-        count += found.count
+        total = found.moments if total is None else total + found.moments
         sizes.append(found.size)
         counts[list(found.classes)] += 1
     axes = list(zip(*sizes, strict=True))
@@ -129,11 +150,11 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
         readable=len(sizes),
         validation=None if held is None else len(held),
         classes=dict(zip(dataset.classes, counts.tolist(), strict=True)),
-        channels=len(mean),
+        channels=0 if total is None else len(total.mean),
         smallest=[min(axis) for axis in axes],
         largest=[max(axis) for axis in axes],
-        mean=mean.tolist(),
-        std=np.sqrt(squares / max(count, 1)).tolist(),
+        mean=[] if total is None else total.mean.tolist(),
+        std=[] if total is None else total.std.tolist(),
         unreadable=unreadable,
     )
 
@@ -145,17 +166,15 @@ def _measured(dataset: Dataset, workers: int) -> Iterator[_Measured | tuple[str,
     return iter(DataLoader(measure, batch_size=None, num_workers=workers, prefetch_factor=16))
 
 
-def _moments(sample: Sample) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-    """Size, and per channel mean and sum of squared distances from it, of an array as it is."""
+def _array_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
+    """Size, and moments per channel, of an array as it is."""
     array = np.asarray(sample.content, dtype=np.float64)
     if array.ndim < 2 or not array.size or not np.isfinite(array).all():
         raise ValueError(f"an array of shape {list(array.shape)}; expected finite numbers [channels, *size]")
-    flat = array.reshape(len(array), -1)
-    mean = flat.mean(1)
-    return array.shape[1:], mean, np.square(flat - mean[:, None]).sum(1)
+    return array.shape[1:], Moments.of(array)
 
 
-def _picture_moments(sample: Sample) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+def _picture_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
     """The same of a picture in 0 to 1, by counting its grey levels."""
     picture = read_picture(sample.content, channels=3, name=sample.name, fast=True)
     pixels = np.asarray(picture)
@@ -163,5 +182,5 @@ def _picture_moments(sample: Sample) -> tuple[tuple[int, ...], np.ndarray, np.nd
         levels = np.stack([np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(3)])
         mean = levels @ _LEVELS / levels.sum(1)
         squares = (levels * np.square(_LEVELS - mean[:, None])).sum(1)
-        return pixels.shape[:2], mean / 255, squares / 255**2
-    return _moments(Sample(sample.name, np.moveaxis(pixels, -1, 0)))
+        return pixels.shape[:2], Moments(pixels.shape[0] * pixels.shape[1], mean / 255, squares / 255**2)
+    return _array_moments(Sample(sample.name, np.moveaxis(pixels, -1, 0)))

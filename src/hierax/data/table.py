@@ -40,6 +40,8 @@ class TableDataset:
         content = self.rows[index][self.image]
         if isinstance(content, dict):
             content = content.get("bytes") or content.get("path")
+        if content is None:
+            raise ValueError(f"{self.name}[{index}]: no picture in column {self.image}")
         return Sample(f"{self.name}[{index}]", content, None if self.values is None else self.values[index])
 
     def labels(self) -> list[int] | None:
@@ -48,8 +50,9 @@ class TableDataset:
         return None if single is None else single.tolist()
 
 
-def open_tables(source: str, files: Sequence[Path] = ()) -> dict[str, TableDataset]:
-    """The splits of `hub:ID`, `hub:ID:CONFIG`, a folder made by `save_to_disk`, or parquet `files` by name.
+def open_tables(source: str, files: Sequence[Path] = (), *, labels: bool = True) -> dict[str, TableDataset]:
+    """The splits of `hub:ID`, `hub:ID:CONFIG`, a folder made by `save_to_disk`, or parquet `files` by name; `labels`
+    False reads none.
 
     Raises:
         ImportError: the package datasets is missing.
@@ -68,7 +71,10 @@ def open_tables(source: str, files: Sequence[Path] = ()) -> dict[str, TableDatas
         raise ValueError(f"{source}: cannot be read as a dataset: {type(reason).__name__}: {reason}") from error
     if not isinstance(found, Mapping):
         found = {"train": found}
-    return {str(split): _table(datasets, _named(source, split, len(found)), table) for split, table in found.items()}
+    return {
+        str(split): _table(datasets, _named(source, split, len(found)), table, labels=labels)
+        for split, table in found.items()
+    }
 
 
 def _named(source: str, split: object, splits: int) -> str:
@@ -105,7 +111,7 @@ def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     return found
 
 
-def _table(datasets: Any, name: str, table: Any) -> TableDataset:
+def _table(datasets: Any, name: str, table: Any, *, labels: bool) -> TableDataset:
     columns = table.features
     image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
     image = image or next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
@@ -116,7 +122,7 @@ def _table(datasets: Any, name: str, table: Any) -> TableDataset:
         )
     if isinstance(columns[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))  # we decode: bad files must be told apart
-    label = next((c for c in _LABEL_COLUMNS if c in columns), None)
+    label = next((c for c in _LABEL_COLUMNS if c in columns), None) if labels else None
     values, classes = None, ()
     if label is not None:
         values = _labels(table, label, f"{name}, column {label}")

@@ -63,15 +63,15 @@ class _Shard:
     labels: dict[str, Any] = field(default_factory=dict)
 
 
-def open_shards(files: Sequence[Path]) -> TarDataset:
-    """The pictures in these shards, in the order of shards and members.
+def open_shards(files: Sequence[Path], *, labels: bool = True) -> TarDataset:
+    """The pictures in these shards, in the order of shards and members; `labels` False reads none.
 
     Raises:
         ValueError: a shard that is compressed, damaged or no tar file; labels that cannot be read; no picture; two
             pictures of one name.
     """
     rows: list[tuple[str, int, int, int]] = []
-    labels: list[Any] = []
+    given: list[Any] = []
     class_names: dict[int, str] = {}
     for number, file in enumerate(files):
         found = _Shard()
@@ -80,17 +80,17 @@ def open_shards(files: Sequence[Path]) -> TarDataset:
             with tarfile.open(file, "r:") as shard:
                 for member in shard:
                     if member.isfile():
-                        _add(found, shard, member, class_names)
+                        _add(found, shard, member, class_names, labels=labels)
                 _check_end(shard)
         except (tarfile.TarError, EOFError) as error:
             raise ValueError(f"{file}: a damaged tar file, or none: {error}") from None
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
         rows += [(name, number, place, size) for name, place, size in found.pictures.values()]
-        labels += [found.labels.get(key) for key in found.pictures]
+        given += [found.labels.get(key) for key in found.pictures]
     if not rows:
         raise ValueError(f"{files[0]}: no pictures in {len(files)} shard(s); expected members such as 0001.jpg")
-    values = read_labels(labels, name=str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1]}")
+    values = read_labels(given, name=str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1]}")
     names, shard_of, offset, size = zip(*rows, strict=True)
     return TarDataset(
         shards=tuple(map(str, files)),
@@ -120,7 +120,9 @@ def _check_end(shard: tarfile.TarFile) -> None:
         raise tarfile.ReadError(f"a bad header at byte {shard.offset}")
 
 
-def _add(found: _Shard, shard: tarfile.TarFile, member: tarfile.TarInfo, class_names: dict[int, str]) -> None:
+def _add(
+    found: _Shard, shard: tarfile.TarFile, member: tarfile.TarInfo, class_names: dict[int, str], *, labels: bool
+) -> None:
     folder, _, base = member.name.rpartition("/")
     stem, _, kind = base.partition(".")
     key, kind = f"{folder}/{stem}", kind.lower()
@@ -129,7 +131,7 @@ def _add(found: _Shard, shard: tarfile.TarFile, member: tarfile.TarInfo, class_n
             other = found.pictures[key][0]
             raise ValueError(f"{other} and {member.name} are two pictures of one sample; expected one per name")
         found.pictures[key] = (member.name, member.offset_data, member.size)
-    elif kind in _LABELS or kind == "json":
+    elif labels and (kind in _LABELS or kind == "json"):
         stream = shard.extractfile(member)
         text = stream.read().decode("utf-8", "replace").strip() if stream else ""
         label = _json_label(text, member.name, class_names) if kind == "json" else _number(text, member.name)

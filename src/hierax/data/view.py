@@ -129,7 +129,7 @@ class TrainingView:
         items = [self[draw] for draw in draws]
         bad = [item for item in items if isinstance(item, Unreadable)]
         following = next((item for item in items if isinstance(item, Seen)), None)
-        for step in range(1, _NEIGHBOURS + 1):
+        for step in range(1, min(_NEIGHBOURS, len(self.dataset) - 1) + 1):
             if following is not None:
                 break
             last = draws[-1]

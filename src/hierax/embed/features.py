@@ -53,7 +53,7 @@ class FeatureExtractor:
         calibration: Any = None,
     ) -> None:
         given = model if isinstance(model, Pretrained) else _loaded(os.fspath(model))
-        self.name = type(given).__name__ if isinstance(model, Pretrained) else os.fspath(model)
+        self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(os.fspath(model))
         self.untrained_norm = not isinstance(model, Pretrained) and "norm" in given.loading_report.renewed  # type: ignore[union-attr]
         if given.config.axes != 2:
             raise ValueError(f"{self.name} takes {'clips' if given.config.is_video else 'other inputs'}, not pictures")
@@ -114,6 +114,11 @@ class FeatureExtractor:
     def close(self) -> None:
         """Gives back memory and threads."""
         self.engine.close()
+
+
+def _located(source: str) -> str:
+    """A folder or file by a name that holds from anywhere."""
+    return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def _loaded(source: str) -> Pretrained:

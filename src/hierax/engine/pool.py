@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,8 +71,8 @@ class RunnerPool:
     """At most `limit` compiled runners, so that inputs of ever new shapes cost neither memory nor compilations.
 
     A shape is compiled when it is asked for the `patience`-th time; until then `eager` serves it, and so it does while
-    all compiled ones are in use: one of them gives way when it was not asked for in the last `idle` requests. Without
-    `eager` every shape is compiled at once. Not thread-safe: the engine holds its lock.
+    all compiled ones are in use: the least recently used one gives way to a shape that was asked for `insistence` times
+    since. Without `eager` every shape is compiled at once. Not thread-safe: the engine holds its lock.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class RunnerPool:
         *,
         limit: int,
         patience: int = 3,
-        idle: int = 64,
+        insistence: int = 8,
     ) -> None:
         self._compile, self._eager = compiled, eager
-        self.limit, self.patience, self.idle = limit, patience, idle
+        self.limit, self.patience, self.insistence = limit, patience, insistence
         self._runners: OrderedDict[Shape, Runner] = OrderedDict()
         self._used: dict[Shape, int] = {}
-        self._asked: Counter[Shape] = Counter()
+        self._asked: dict[Shape, deque[int]] = {}  # the last requests of shapes that are not compiled
         self._requests = 0
 
     @property
@@ -108,6 +108,7 @@ class RunnerPool:
                 self._drop(next(iter(self._runners)))
             _log.info("compiling for %s", shape)
             runner = self._runners[shape] = self._compile(shape)
+            self._asked.pop(shape, None)
             if full:
                 release()
         self._runners.move_to_end(shape)
@@ -117,11 +118,12 @@ class RunnerPool:
     def _worthwhile(self, shape: Shape) -> bool:
         if len(self._asked) >= _COUNTED:
             self._asked.clear()
-        self._asked[shape] += 1
-        if self._asked[shape] < self.patience:
-            return False
-        oldest = next(iter(self._runners), None)
-        return len(self._runners) < self.limit or oldest is None or self._requests - self._used[oldest] > self.idle
+        asked = self._asked.setdefault(shape, deque(maxlen=max(self.patience, self.insistence)))
+        asked.append(self._requests)
+        if len(self._runners) < self.limit:
+            return len(asked) >= self.patience
+        last = self._used[next(iter(self._runners))]
+        return sum(request > last for request in asked) >= self.insistence
 
     def _drop(self, shape: Shape) -> None:
         self._runners.pop(shape).close()

@@ -24,7 +24,7 @@ class Predictions:
 
     Attributes:
         indices: int64 `[N]`, numbers of the samples that could be read.
-        logits: float32 `[N, classes]`.
+        logits: float32 `[N, classes]` (of a model in float64, float64).
         labels: int64 `[N]`, or float32 `[N, classes]`.
         bad: names and problems of the samples that could not be read.
     """
@@ -47,21 +47,27 @@ class Predictions:
     def metrics(self) -> dict[str, float]:
         """Loss, and top-1 and top-5 or, with several true labels, the mean average precision; "score" is to be high."""
         if self.labels.ndim == 2:
-            loss = F.binary_cross_entropy_with_logits(self.logits, self.labels).item()
+            loss = F.binary_cross_entropy_with_logits(self.logits.double(), self.labels.double()).item()
             precision = average_precision(self.logits, self.labels)
             return {"loss": loss, "mean_average_precision": precision, "score": precision}
-        loss = F.cross_entropy(self.logits, self.labels).item()
+        loss = F.cross_entropy(self.logits.double(), self.labels).item()
         found = {"loss": loss, "top1": self.top(1), "top5": self.top(5)}
         return {**found, "score": found["top1"]}
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Mean over classes of the average precision; classes without a positive are left out."""
-    order = scores.argsort(dim=0, descending=True, stable=True)
+    """Mean over classes of the average precision; classes without a positive are left out.
+
+    Samples of the same score are found together: their order says nothing.
+    """
+    scores, order = scores.sort(dim=0, descending=True)
     hits = labels.gather(0, order).double()
     rank = torch.arange(1, len(hits) + 1, dtype=torch.float64)[:, None]
+    last = torch.ones_like(scores, dtype=torch.bool)  # of those with its score
+    last[:-1] = scores[1:] != scores[:-1]
+    place = torch.where(last, torch.arange(len(hits))[:, None], len(hits)).flip(0).cummin(0).values.flip(0)
     positives = hits.sum(0)
-    precision = (hits.cumsum(0) / rank * hits).sum(0) / positives.clamp(min=1)
+    precision = ((hits.cumsum(0) / rank).gather(0, place) * hits).sum(0) / positives.clamp(min=1)
     return precision[positives > 0].mean().item()
 
 
@@ -90,14 +96,18 @@ def predict(
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     bad: list[tuple[str, str]] = []
-    for part in _parts(view, world, batch, workers, stop):
-        items = part.bad if isinstance(part, Batch) else part
-        bad += [(item.name, item.problem) for item in items]
-        if isinstance(part, Batch):
-            if part.labels is None:
-                raise ValueError("the data has no labels; evaluation of a classifier takes labelled samples")
-            logits = model(normalised(part.pixels, model, mean, std)).logits
-            found.append((part.indices, logits.float().cpu(), part.labels))
+
+    def own() -> None:
+        for part in _parts(view, world, batch, workers, stop):
+            bad.extend(_unreadable(part))
+            if isinstance(part, Batch):
+                if part.labels is None:
+                    raise ValueError("the data has no labels; evaluation of a classifier takes labelled samples")
+                logits = model(normalised(part.pixels, model, mean, std)).logits
+                logits = logits if logits.dtype == torch.float64 else logits.float()
+                found.append((part.indices, logits.cpu(), part.labels))
+
+    world.everywhere(own)
     _check_stop(world, stop)
     everyone = [entry for entries in world.gathered(found) for entry in entries]
     problems = [entry for entries in world.gathered(bad) for entry in entries]
@@ -121,24 +131,33 @@ def masked_loss(
     batch: int = 32,
     workers: int = 0,
     stop: Callable[[], bool] = never,
-) -> dict[str, float]:
-    """The loss of masked image modelling over a dataset, each sample with a mask of its own that is always the same.
+) -> tuple[dict[str, float], list[tuple[str, str]]]:
+    """The loss of masked image modelling over a dataset, each sample with a mask of its own that is always the same,
+    and names and problems of the samples that could not be read.
 
     Raises:
         ValueError: nothing can be read.
         Interrupted: `stop` said so on one of the ranks.
     """
-    total, count = 0.0, 0
-    for part in _parts(view, world, batch, workers, stop):
-        if isinstance(part, Batch):
-            noise = fixed_noise(objective, part.indices)
-            loss = objective(objective.normalised(part.pixels.to(noise.device)), noise)
-            total, count = total + loss.item() * len(part), count + len(part)
+    bad: list[tuple[str, str]] = []
+
+    def own() -> tuple[float, int]:
+        total, count = 0.0, 0
+        for part in _parts(view, world, batch, workers, stop):
+            bad.extend(_unreadable(part))
+            if isinstance(part, Batch):
+                noise = fixed_noise(objective, part.indices)
+                loss = objective(objective.normalised(part.pixels.to(noise.device)), noise)
+                total, count = total + loss.item() * len(part), count + len(part)
+        return total, count
+
+    total, count = world.everywhere(own)
     _check_stop(world, stop)
     total, samples = world.total(total, float(count))
+    problems = [entry for entries in world.gathered(bad) for entry in entries]
     if not samples:
-        raise ValueError("none of the samples to validate on can be read")
-    return {"loss": total / samples, "score": -total / samples}
+        raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
+    return {"loss": total / samples, "score": -total / samples}, problems
 
 
 def fixed_noise(objective: Objective, indices: Tensor) -> Tensor:
@@ -154,6 +173,11 @@ def _parts(view: EvaluationView, world: World, batch: int, workers: int, stop: C
         if stop():
             return
         yield part
+
+
+def _unreadable(part: Any) -> list[tuple[str, str]]:
+    """Names and problems of what a batch lacks."""
+    return [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
 
 
 def _check_stop(world: World, stop: Callable[[], bool]) -> None:

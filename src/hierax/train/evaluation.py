@@ -17,11 +17,13 @@ from hierax.models import HieraForImageClassification, HieraForVideoClassificati
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET
 from hierax.train.evaluate import Predictions, predict
-from hierax.train.parallel import world
+from hierax.train.parallel import default_workers, world
 from hierax.train.prepare import levels, statistics
 from hierax.train.probe import extract, probe
+from hierax.train.progress import clear_errors
 
 Setting = str | os.PathLike[str]
+_FEW = 256  # samples, which are read before processes for it have started
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ class Evaluation:
 
 
 def evaluate(
-    data: Setting, *, model: Setting | Pretrained, device: str = "auto", batch_size: int = 32, workers: int = 0
+    data: Setting,
+    *,
+    model: Setting | Pretrained,
+    device: str = "auto",
+    batch_size: int = 32,
+    workers: int | None = None,
 ) -> Evaluation:
     """What a classifier says of labelled `data`; every sample counts once.
 
@@ -102,9 +109,11 @@ def evaluate(
         data: what `hierax.data.open_dataset` takes; of a folder with `val/` in it, that. Class folders are matched to
             the model's labels by name.
         model: a classifier, or a checkpoint or run to load one from.
+        workers: processes that decode; None is none for few samples, else one less than there are cores.
 
     Raises:
         ValueError: the model is no classifier, or the data has other classes.
+        TrainingStopped: memory, a worker or another rank was lost.
     """
     classifier = model if isinstance(model, Pretrained) else load(os.fspath(model))
     if not isinstance(classifier, (HieraForImageClassification, HieraForVideoClassification)):
@@ -115,7 +124,9 @@ def evaluate(
     with world(device) as here:
         classifier = classifier.to(here.device).eval()
         view, mean, std = _view(dataset, classifier)
-        found = predict(classifier, view, here, mean=mean, std=std, batch=batch_size, workers=workers)
+        workers = _workers(dataset) if workers is None else workers
+        with clear_errors(lambda: "nothing was written"):
+            found = predict(classifier, view, here, mean=mean, std=std, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics())
 
 
@@ -127,7 +138,7 @@ def probe_features(
     train: Setting | None = None,
     device: str = "auto",
     batch_size: int = 32,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
     """Top-1 accuracy of a probe on the frozen, pooled features of each stage, and what could not be read.
 
@@ -136,6 +147,7 @@ def probe_features(
         model: any checkpoint or run.
         kind: "linear" or "knn".
         train: what the probe learns from; None is `data/train`.
+        workers: as in `evaluate`.
     """
     learn = Path(train) if train is not None else Path(data) / "train"
     if train is None and not learn.is_dir():
@@ -150,8 +162,14 @@ def probe_features(
         sides = []
         for dataset in (fit, held):
             view, mean, std = _view(dataset, features)
-            sides.append(extract(features, view, mean=mean, std=std, batch=batch_size, workers=workers))
+            processes = _workers(dataset) if workers is None else workers
+            with clear_errors(lambda: "nothing was written"):
+                sides.append(extract(features, view, mean=mean, std=std, batch=batch_size, workers=processes))
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
+
+
+def _workers(dataset: Dataset) -> int:
+    return default_workers() if len(dataset) > _FEW else 0
 
 
 def _held(data: Setting) -> Dataset:

@@ -21,7 +21,8 @@ def hog(pictures: Tensor) -> Tensor:
 
     Every pixel counts with the strength of its gradient (central differences, mirrored edges) for one of nine
     orientations of 20 degrees, where opposite directions are one; counts are summed over cells of 8 x 8 pixels.
-    Channels stay apart.
+    Channels stay apart. The published code of masked feature prediction does the same with gradients that are smoothed
+    over three rows or columns; the plain ones are those of Dalal and Triggs (CVPR 2005), who found them best.
     """
     x = F.pad(pictures, (1, 1, 1, 1), mode="reflect")
     across, down = x[..., 1:-1, 2:] - x[..., 1:-1, :-2], x[..., 2:, 1:-1] - x[..., :-2, 1:-1]
@@ -49,7 +50,8 @@ def hog_width(config: HieraConfig) -> int:
             f"target is 'hog' and the model predicts {shape} pixels per patch; hog takes pictures and clips in whole "
             f"cells of {CELL}x{CELL} pixels"
         )
-    return config.num_channels * ORIENTATIONS * math.prod(pixels // CELL for pixels in size[-2:])
+    rows, columns = size[-2] // CELL, size[-1] // CELL  # a generator here would not compile
+    return config.num_channels * ORIENTATIONS * rows * columns
 
 
 def hog_targets(pixels: Tensor, config: HieraConfig) -> Tensor:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 from hierax.train.progress import StepReport
 from hierax.train.state import write_text
+
+_SAY_EVERY = (10.0, 60.0)  # seconds between lines where there is no terminal for a bar: at first, and after an hour
 
 
 class RunLog:
@@ -29,13 +33,17 @@ class RunLog:
         self._bar: Any = None
         self._board: Any = None
         self.seconds, self.waited, self.images = 0.0, 0.0, 0
+        self._first, self._started, self._said = 0, 0.0, 0.0
 
     def start(self, step: int, evaluated: int) -> None:
         """Drops lines after `step`, and of evaluations those after `evaluated`; shows the bar."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        lines = text.splitlines(keepends=True)
         write_text(self.path, "".join(line for line in lines if _stays(line, step, evaluated)))
         self._file = self.path.open("a")
         self._board = _board(self.folder, step)
+        self._first, self._started = step, time.monotonic()
+        self._said = self._started
         if not self.quiet and sys.stderr.isatty():
             self._bar = _bar(self.total, step)
 
@@ -49,9 +57,23 @@ class RunLog:
             self._write(self._summary())
         if self._bar is not None:
             progress, task = self._bar
-            speed = self.images / max(self.seconds, 1e-9)
-            text = f"loss {report.loss:.4f} · lr {report.lr:.1e} · {speed:.0f} img/s"
-            progress.update(task, completed=report.step, description=text)
+            progress.update(task, completed=report.step, description=self._shown(report))
+        elif not self.quiet:
+            now = time.monotonic()
+            spent, (shortest, longest) = now - self._started, _SAY_EVERY
+            if now - self._said >= min(max(spent / 60, shortest), longest):
+                self._said = now
+                left = timedelta(seconds=round(spent / (report.step - self._first) * (self.total - report.step)))
+                self.say(f"step {report.step:,} of {self.total:,} · {self._shown(report)} · {left} left")
+
+    def _shown(self, report: StepReport) -> str:
+        """Loss and learning rate; speed, and the share of the time without data, over the last steps."""
+        recent = self._recent
+        seconds = max(sum(r.seconds for r in recent), 1e-9)
+        speed, waited = sum(r.images for r in recent) / seconds, sum(r.waited for r in recent) / seconds
+        return (
+            f"loss {report.loss:.4f} · lr {report.lr:.1e} · {speed:.1f} img/s · {100 * waited:.0f} % waiting for data"
+        )
 
     def _summary(self) -> dict[str, Any]:
         last, recent = self._recent[-1], list(self._recent)
@@ -119,8 +141,11 @@ def _stays(line: str, step: int, evaluated: int) -> bool:
     """Whether a line of the log is from before the step that a run goes on from; a crash may cut the last one."""
     if not line.endswith("\n"):
         return False
-    entry = json.loads(line)
-    return entry["step"] <= (evaluated if "validation" in entry else step)
+    try:
+        entry = json.loads(line)
+        return entry["step"] <= (evaluated if "validation" in entry else step)
+    except (ValueError, KeyError, TypeError):  # what a loss of power left of the file's end
+        return False
 
 
 def _board(folder: Path, step: int) -> Any:

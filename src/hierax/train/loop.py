@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from hierax.train.recipe import Recipe
 from hierax.train.state import Checkpoints, rng_state, set_rng_state
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SAVE_AFTER = 1800.0  # seconds: what a loss of power may cost where epochs are long
 Metrics = dict[str, float]
 
 
@@ -31,6 +32,9 @@ class Watcher:
 
     def step(self, report: StepReport) -> None:
         """A step is done."""
+
+    def unreadable(self, found: list[str]) -> None:
+        """These samples, which were not known to be bad, could not be read: name and problem of each."""
 
     def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
         """An evaluation is done, of `objective`."""
@@ -78,6 +82,8 @@ class Loop:
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
         self.progress, self.stop = Progress(), StopSignal()
+        self._saved_at = time.monotonic()
+        self._saved: int | None = None  # the step of the last checkpoint; disks of other machines may show it late
 
     @property
     def total_steps(self) -> int:
@@ -110,17 +116,44 @@ class Loop:
         if self._patience_is_over():
             return True
         loader = self.loader(progress.step)
-        started, waited = time.perf_counter(), 0.0
-        for parts in loader:
+        steps = iter(loader)
+        while True:
+            started, waited = time.perf_counter(), loader.waited
+            parts, stop, late = self._fetched(steps)
+            if parts is None:
+                return True
+            if stop or (late and not progress.skipped_in_row):
+                self.save()
+            if stop:
+                return False
             report = self._step(parts, started, loader.waited - waited)
             if self.world.first:
                 self.watcher.step(report)
             if not self._after_step():
                 return False
             if self._patience_is_over():
-                break
-            started, waited = time.perf_counter(), loader.waited
-        return True
+                return True
+
+    def _fetched(self, steps: Iterator[list[Batch]]) -> tuple[list[Batch] | None, bool, bool]:
+        """The parts of the next step, None after the last; whether one of the ranks was told to stop; and whether the
+        last checkpoint is long ago.
+
+        What keeps one rank from loading ends all of them, with the same words.
+        """
+        parts: list[Batch] | None = None
+        error: Exception | None = None
+        try:
+            parts = next(steps, None)
+        except ValueError as caught:
+            error = TrainingStopped(f"{caught}; {self._kept()}")
+        except Exception as caught:
+            error = caught
+        late = self.world.first and time.monotonic() - self._saved_at > _SAVE_AFTER
+        mine = (error is not None, self.stop(), late and self.recipe.checkpoint_every is None)
+        failed, stop, due = self.world.total(*map(float, mine))
+        if failed:
+            self.world.everywhere(lambda: _raised(error))
+        return parts, bool(stop), bool(due)
 
     def _step(self, parts: list[Batch], started: float, waited: float) -> StepReport:
         recipe, progress, world = self.recipe, self.progress, self.world
@@ -171,8 +204,11 @@ class Loop:
 
     def _count_bad(self, found: list[tuple[int, str]]) -> None:
         bad = self.progress.bad
-        for index, text in (entry for entries in self.world.gathered(found) for entry in entries):
-            bad.setdefault(index, text)
+        everyone = {index: text for entries in self.world.gathered(found) for index, text in entries}
+        new = {index: text for index, text in everyone.items() if index not in bad}
+        bad.update(new)
+        if new and self.world.first:
+            self.watcher.unreadable(list(new.values()))
         if len(bad) > self.recipe.max_bad * self.samples:
             raise TrainingStopped(
                 f"{len(bad)} of {self.samples} samples could not be read, more than max_bad={self.recipe.max_bad:g} "
@@ -199,23 +235,26 @@ class Loop:
         skipped no checkpoint is written, so that those before the trouble stay.
         """
         progress, every = self.progress, self.recipe.checkpoint_every
-        stop = bool(self.world.total(float(self.stop()))[0])
         evaluating = self._to_evaluate()
         due = evaluating or progress.step % (every or self.steps_per_epoch) == 0
-        if stop or (due and not progress.skipped_in_row):
+        if due and not progress.skipped_in_row:
             self.save()
-        return not stop and (not evaluating or self._evaluate())
+        return not evaluating or self._evaluate()
 
     def _evaluate(self) -> bool:
         """Evaluates the weights; False if a signal cut that short."""
         assert self.evaluate is not None
-        progress, objective = self.progress, self._plain()
+        progress = self.progress
         try:
+            if self.world.total(float(self.stop()))[0]:
+                raise Interrupted
+            objective = self._plain()
             with torch.no_grad(), self._autocast():
                 metrics = self.evaluate(objective, self.stop)
         except Interrupted:
             self.save()
             return False
+        metrics = self.world.gathered(metrics)[0]  # other processors round otherwise; all must decide alike
         progress.evaluated = progress.step
         better = metrics["score"] > progress.best
         if better:
@@ -254,12 +293,13 @@ class Loop:
         return state
 
     def save(self) -> None:
-        """Writes a checkpoint, unless there is one of this step."""
-        if self.checkpoints is None or self.progress.step in self.checkpoints.steps():
-            return
-        own = {"rng": rng_state(), "progress": vars(self.progress), "scaler": self.scaler.state_dict()}
+        """Writes a checkpoint, unless there is one of this step, or nothing was learned yet."""
         progress = self.progress
+        if self.checkpoints is None or progress.step == self._saved or not self.optimizer.state:
+            return
+        own = {"rng": rng_state(), "progress": vars(progress), "scaler": self.scaler.state_dict()}
         self.checkpoints.save(progress.step, self._shared(), own, world=self.world, best=progress.best_step)
+        self._saved, self._saved_at = progress.step, time.monotonic()
 
     def resume(self) -> bool:
         """Goes back to the last checkpoint; False if there is none.
@@ -267,14 +307,21 @@ class Loop:
         Raises:
             TrainingStopped: it cannot be read.
         """
-        if self.checkpoints is None or not self.checkpoints.steps():
-            return False
         with clear_errors(lambda: "the checkpoints before it are untouched"):
+            steps = self.world.gathered(self.checkpoints.steps() if self.checkpoints else [])[0]
+            if self.checkpoints is None or not steps:
+                return False
             state = self._shared()
-            own, same_world = self.checkpoints.load(state, world=self.world)
+            own, same_world = self.checkpoints.load(steps[-1], state, world=self.world)
         set_optimizer_state_dict(self.model, self.optimizer, optim_state_dict=state["optimizer"])
         if same_world:  # else the ranks draw other numbers for drop path and dropout from here on, and no more
             set_rng_state(own["rng"])
         self.progress = Progress(**own["progress"])
         self.scaler.load_state_dict(own["scaler"])
+        self._saved = self.progress.step
         return True
+
+
+def _raised(error: Exception | None) -> None:
+    if error is not None:
+        raise error

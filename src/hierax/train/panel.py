@@ -14,6 +14,7 @@ from hierax.train.objective import Objective
 from hierax.viz import Tile, draw_units, reconstruct_pixels, sheet, statistics_note, to_picture
 
 PICTURES = 4
+_TRIED = 64  # where some of these cannot be read
 
 
 def is_due(epoch: int, epochs: int) -> bool:
@@ -27,7 +28,9 @@ class Panel:
     def __init__(self, folder: Path, view: EvaluationView, record: Preprocessing) -> None:
         self.folder, self.record = folder / "reconstructions", record
         self.seen: list[Seen] = []
-        for index in range(len(view.dataset)):
+        count = len(view.dataset)
+        spread = [count * number // PICTURES for number in range(PICTURES)]  # neighbours are of one class
+        for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
             item = view[index]
             if isinstance(item, Seen):
                 self.seen.append(item)

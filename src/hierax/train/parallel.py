@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,8 +16,11 @@ from torch import Tensor, nn
 
 from hierax.encoder import Block
 from hierax.train.objective import Objective
+from hierax.train.progress import TrainingStopped, lost_rank
 
 WAYS = ("ddp", "fsdp")
+_T = TypeVar("_T")
+_MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,6 @@ class World:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def barrier(self) -> None:
-        """Waits for all ranks."""
-        if self.size > 1:
-            dist.barrier()
-
     def gathered(self, value: Any) -> list[Any]:
         """`value` of all ranks."""
         if self.size == 1:
@@ -64,19 +64,24 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def everywhere(self, act: Callable[[], _T]) -> _T:
+        """Has every rank do something for which it needs no other; all wait, and raise what one of them raised."""
+        if self.size == 1:
+            return act()
+        done: list[_T] = []
+        error: Exception | None = None
+        try:
+            done.append(act())
+        except Exception as caught:
+            error = caught
+        failed = next((found for found in self.gathered(_portable(error)) if found is not None), None)
+        if failed is not None:
+            raise failed from error
+        return done[0]
+
     def on_first(self, act: Callable[[], object]) -> None:
         """Has the first rank do something; all ranks wait for it, and raise what it raised."""
-        error: Exception | None = None
-        if self.first:
-            try:
-                act()
-            except Exception as caught:
-                if self.size == 1:
-                    raise
-                error = caught
-        failed = self.gathered(error)[0]
-        if failed is not None:
-            raise failed
+        self.everywhere(lambda: act() if self.first else None)
 
     def wrap(self, objective: Objective, *, compile: bool = False) -> nn.Module:
         """The module to call for the loss: itself, or what keeps its gradients the same on all ranks.
@@ -96,7 +101,8 @@ class World:
             fully_shard(objective)  # in place
             return objective
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(objective, device_ids=ids)
+        # buffers hold the data's mean and deviation, which never change
+        return nn.parallel.DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
 
     @contextlib.contextmanager
     def accumulating(self, module: nn.Module, *, last: bool) -> Iterator[None]:
@@ -111,11 +117,46 @@ class World:
             yield
 
 
+def default_workers() -> int:
+    """Processes that decode beside each rank: the cores there are for it but one."""
+    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(cores // ranks - 1, 0), _MOST_WORKERS)
+
+
 def full(tensor: Tensor) -> Tensor:
     """A tensor that ranks share out, whole on each; any other as it is."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error, or one that says the same where it cannot be sent to other processes."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _place(name: str) -> torch.device:
+    """The device of this process by its name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(automatic if name == "auto" else name)
+        if place.type == "cuda" and place.index is None:
+            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without it: AssertionError
+        raise ValueError(f"device is {name!r}, which cannot be used: {str(error).splitlines()[0]}") from error
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    return place
 
 
 @contextlib.contextmanager
@@ -124,15 +165,12 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
 
     Raises:
         ValueError: an unknown device or way.
+        TrainingStopped: another rank was lost.
     """
     if way not in WAYS:
         raise ValueError(f"parallel is {way!r}; allowed: {', '.join(WAYS)}")
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    place = torch.device(name)
-    if place.type == "cuda" and place.index is None:
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(place)
+    place = _place(device)
     if size == 1:
         yield World(rank, size, place, way)
         return
@@ -142,6 +180,11 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
         dist.init_process_group("nccl" if accelerated else "gloo", device_id=place if accelerated else None)
     try:
         yield World(rank, size, place, way)
+    except RuntimeError as error:
+        reason = None if isinstance(error, TrainingStopped) else lost_rank(error)
+        if reason is None:
+            raise
+        raise TrainingStopped(reason) from error
     finally:
         if started:
             dist.destroy_process_group()

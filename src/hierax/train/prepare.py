@@ -17,7 +17,9 @@ from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.config import HieraConfig, variant_config
 from hierax.data.dataset import Dataset, Sample
-from hierax.data.view import Augmentation, EvaluationView
+from hierax.data.stats import Moments
+from hierax.data.view import Augmentation, EvaluationView, Unreadable
+from hierax.mae import check_mae_size
 from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, Preprocessing
@@ -55,11 +57,16 @@ def fitted_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str 
     if most < 1:
         raise ValueError(f"{samples} samples cannot be shared by {world} ranks")
     if recipe.batch_size > most:
+        whole = math.lcm(unit, (recipe.device_batch_size or 1) * world)  # parts of that size and no smaller ones
+        most = most // whole * whole or most
         note = f"batch_size {recipe.batch_size} is more than the data has; it is {most}"
         return recipe.replace(batch_size=most), note
     if recipe.batch_size % unit:
         raise ValueError(f"batch_size is {recipe.batch_size}; expected a multiple of {unit} ({world} rank(s))")
-    return recipe, None
+    share = recipe.batch_size // world
+    each, wanted = share // accumulation(recipe, world), min(recipe.device_batch_size or share, share)
+    note = f"batch_size {recipe.batch_size} divides into parts of {each} at most, not of device_batch_size {wanted}"
+    return recipe, note if 2 * each <= wanted else None
 
 
 def accumulation(recipe: Recipe, world: int) -> int:
@@ -72,28 +79,28 @@ def accumulation(recipe: Recipe, world: int) -> int:
 def statistics(dataset: Dataset, *, size: Sequence[int], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
 
+    The deviation of a channel that never changes is 1, so that the first other value is not blown up.
+
     Raises:
         ValueError: none of them can be read.
     """
     record = IMAGENET.replace(**_square(size, channels)) if len(size) == 2 and not dataset.arrays else IMAGENET
     view = EvaluationView(dataset, record, size=tuple(size))
     step = -(-len(dataset) // _STATISTICS_OF)
-    count, total, squares, problem = 0, np.zeros(channels), np.zeros(channels), ""
+    total: Moments | None = None
+    problem = ""
     for index in range(0, len(dataset), step):
         seen = view[index]
-        pixels = getattr(seen, "pixels", None)
-        if pixels is None:
-            problem = problem or f"{seen.name}: {getattr(seen, 'problem', '')}"
-            continue
-        flat = pixels.reshape(channels, -1).astype(np.float64)
-        count += flat.shape[1]
-        total += flat.sum(1)
-        squares += np.square(flat).sum(1)
-    if not count:
+        if isinstance(seen, Unreadable):
+            problem = problem or f"{seen.name}: {seen.problem}"
+        else:
+            moments = Moments.of(seen.pixels)
+            total = moments if total is None else total + moments
+    if total is None:
         raise ValueError(f"no sample can be read; the first: {problem}")
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-    return tuple(mean.tolist()), tuple(std.tolist())
+    rounding = np.finfo(np.float32).eps * np.abs(total.mean)  # pixels come in float32
+    std = np.where(total.std > rounding, total.std, 1.0)
+    return tuple(total.mean.tolist()), tuple(std.tolist())
 
 
 def _square(size: Sequence[int], channels: int) -> dict[str, Any]:
@@ -114,6 +121,8 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
     if recipe.task == "finetune" and not dataset.classes:
         raise ValueError("the data has no classes; fine-tuning takes a folder of class folders, or shards with labels")
     first = _first(dataset)
+    if recipe.task == "finetune" and len(dataset.classes) < 2 and not _several(first):
+        raise ValueError(f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more")
     shape = np.asarray(first.content).shape if dataset.arrays else ()
     # arrays have a size of their own, which a new model takes on
     size = recipe.image_size or (shape[1:] if source is None and shape else None)
@@ -122,9 +131,14 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
     fits = (shape[0], len(shape)) == (config.num_channels, config.axes + 1) if shape else config.axes == 2
     if not fits:
         kind = f"arrays of shape {list(shape)}" if shape else "pictures"
-        raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}")
+        hint = "; image_size=none takes the size of the data" if shape and source is None and recipe.image_size else ""
+        raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}{hint}")
+    if recipe.task == "pretrain":
+        check_mae_size(config.image_size, config)
     record = model.preprocessing
-    if dataset.arrays:
+    if dataset.arrays and record is not None and _of_arrays(record, config):
+        notes.append("arrays are normalised by the mean and deviation that the checkpoint was trained with")
+    elif dataset.arrays:
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
         record = Preprocessing(do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std)
     elif record is None or record.num_channels != config.num_channels:
@@ -133,8 +147,18 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
             mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
             scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
             record = record.replace(**scaled)
+    if dataset.arrays and recipe.flip is None:
+        notes.append("arrays are not mirrored (flip=true does)")
+    if dataset.arrays and (recipe.rand_augment is not None or recipe.erasing):
+        notes.append("rand_augment and erasing are for pictures, not for arrays")
     model.preprocessing = record
     return Prepared(model, record, *levels(record), tuple(notes))
+
+
+def _of_arrays(record: Preprocessing, config: HieraConfig) -> bool:
+    """Whether a record is one that `prepare` made for arrays such as the model's."""
+    plain = not (record.do_resize or record.do_center_crop or record.do_rescale)
+    return plain and record.do_normalize and record.num_channels == config.num_channels
 
 
 def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -166,7 +190,7 @@ def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, sev
         "drop_path_rate": recipe.drop_path,
         "dropout": recipe.dropout,
         "mask_ratio": recipe.mask_ratio if pretraining else None,
-        "problem_type": "multi_label_classification" if several and not pretraining else None,
+        "problem_type": None if pretraining else f"{'multi' if several else 'single'}_label_classification",
     }
     stated = {field: value for field, value in wanted.items() if value is not None}
     changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
@@ -253,15 +277,15 @@ def _freeze(model: Pretrained, freeze: int | str) -> None:
                 parameter.requires_grad_(False)
 
 
-def augmentation(recipe: Recipe, config: HieraConfig) -> Augmentation:
+def augmentation(recipe: Recipe, config: HieraConfig, *, arrays: bool) -> Augmentation:
     """What training sees of a sample."""
     units = math.prod(config.unit_grid(config.image_size)) if recipe.task == "pretrain" else 0
     return Augmentation(
         size=config.image_size,
         channels=config.num_channels,
         crop_scale=recipe.crop_scale,
-        flip=recipe.flip,
-        rand_augment=recipe.rand_augment,
-        erasing=recipe.erasing,
+        flip=not arrays if recipe.flip is None else recipe.flip,
+        rand_augment=None if arrays else recipe.rand_augment,
+        erasing=0.0 if arrays else recipe.erasing,
         mask_units=units,
     )

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+_FULL = "the device's memory is full (a smaller device_batch_size or gradient_checkpointing=true needs less)"
+
 
 class TrainingStopped(RuntimeError):
     """A run that cannot go on; its last checkpoint is intact."""
@@ -113,14 +115,13 @@ def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
         first = str(next(iter(error.failures.values()))[0])
         reason = _reason(first) or f"the checkpoint cannot be written or read: {first}"
         raise TrainingStopped(f"{reason}; {kept()}") from error
-    except torch.OutOfMemoryError as error:
-        hint = "a smaller device_batch_size or gradient_checkpointing=true needs less"
-        raise TrainingStopped(f"the device's memory is full ({hint}); {kept()}") from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingStopped(f"{_FULL}; {kept()}") from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise TrainingStopped(f"{where}{error.strerror or error}; {kept()}") from error
     except RuntimeError as error:
-        reason = _lost_rank(error) if isinstance(error, dist.DistError) else _reason(str(error))
+        reason = None if isinstance(error, TrainingStopped) else lost_rank(error) or _reason(str(error))
         if reason is None:
             raise
         raise TrainingStopped(f"{reason}; {kept()}") from error
@@ -133,12 +134,14 @@ def _reason(text: str) -> str | None:
     """
     if "DataLoader worker" in text:
         return "a process that decodes samples was killed (is the memory full? workers=0 uses none)"
-    if "PytorchStreamWriter" in text or "file write failed" in text or "unexpected pos" in text:
+    if any(word in text for word in ("PytorchStreamWriter", "file write failed", "unexpected pos")):
         return f"the checkpoint cannot be written: {text.splitlines()[0]}"
-    if any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed")):
-        return _lost_rank(text)
+    return _FULL if "can't allocate memory" in text else None
+
+
+def lost_rank(error: RuntimeError) -> str | None:
+    """A sentence for an error that means that another process of the run has ended; None for any other."""
+    text = str(error)
+    if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed")):
+        return f"another rank of the run is gone ({text.splitlines()[0][:200]})"
     return None
-
-
-def _lost_rank(error: object) -> str:
-    return f"another rank of the run is gone ({str(error).splitlines()[0][:200]})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import UnionType
@@ -30,7 +31,9 @@ class Recipe:
         optimizer, betas, momentum, weight_decay, layer_decay: AdamW, or SGD with momentum.
         clip_grad: norm to which gradients are clipped; None leaves them.
         drop_path, dropout: rates; None keeps the model's.
-        crop_scale, flip, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
+        crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
+        flip: mirror along the last axis with probability 1/2. None mirrors pictures, and arrays never: a signal would
+            run backwards, a volume change sides.
         mixup, cutmix, label_smoothing: of fine-tuning.
         class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.
         freeze: stages whose weights stay as they are, with the embedding; "all" trains norm and head alone.
@@ -39,7 +42,8 @@ class Recipe:
         ema: decay of the averaged weights per step; None keeps none.
         validation_fraction: share of the samples that is held out where the data has no validation set.
         evaluate_every, patience: epochs between evaluations, and how many without a better one end the run.
-        checkpoint_every, keep: steps between checkpoints (None: once an epoch), and how many are kept.
+        checkpoint_every, keep: steps between checkpoints (None: once an epoch, and every half hour), and how many are
+            kept.
         workers: processes that decode, per rank; None is one less than there are cores for it, at most 16.
         max_bad: share of unreadable samples that stops the run.
         max_skipped: steps in a row without a finite loss and gradient that stop the run.
@@ -68,7 +72,7 @@ class Recipe:
     drop_path: float | None = None
     dropout: float | None = None
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
-    flip: bool = True
+    flip: bool | None = None
     rand_augment: tuple[float, float] | None = None
     erasing: float = 0.0
     repeats: int = 1
@@ -139,7 +143,11 @@ class Recipe:
             if not separator:
                 raise ValueError(f"{assignment!r} is no setting; expected key=value")
             value = _parsed(text)
-            if key in model_fields and key not in fields():
+            if key in _FIXED:
+                raise ValueError(f"{key} is not to be set: {_FIXED[key]}")
+            if key == "overrides":
+                overrides |= _typed(key, value)
+            elif key in model_fields and key not in fields():
                 overrides[key] = value
             else:
                 changes[key] = _typed(key, value)
@@ -201,6 +209,17 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("seed",), *_in(0, 2**32 - 1, "0 to 4294967295")),
     (("freeze",), lambda v: v == "all" or (isinstance(v, int) and v >= 0), "a number of stages, or 'all'"),
 )
+_FIXED = {
+    "task": "it is the command",
+    "source": "it says where the recipe is from; --from names the weights to start from",
+}
+FREE = frozenset(
+    [
+        "device_batch_size", "compile", "gradient_checkpointing", "checkpoint_every", "keep", "workers", "max_bad",
+        "max_skipped",
+    ]
+)  # fmt: skip
+"""Settings that say how a run is computed and looked after, not what it learns: another value may go on with it."""
 _DECIDED = {  # fields of the model that a recipe or the data has another word for
     "image_size": "is a setting of its own",
     "dropout": "is a setting of its own",
@@ -222,6 +241,8 @@ def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
+        if re.fullmatch(r"[-+]?(\d+\.|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE):  # such as .5, which JSON has not
+            return float(text)
         lowered = text.lower()
         if lowered in ("none", "true", "false"):
             return {"none": None, "true": True, "false": False}[lowered]

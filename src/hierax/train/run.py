@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -16,25 +17,23 @@ import hierax
 from hierax.data.dataset import Dataset
 from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
+from hierax.data.sources import split_folders
 from hierax.data.split import open_splits
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.pretrained import Pretrained
-from hierax.processing import Preprocessing
 from hierax.train.evaluate import masked_loss, predict
-from hierax.train.log import RunLog, plot_losses
 from hierax.train.loop import Loop, Metrics, Watcher
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining, balanced
-from hierax.train.panel import Panel, is_due
-from hierax.train.parallel import World, world
+from hierax.train.panel import Panel
+from hierax.train.parallel import World, default_workers, world
 from hierax.train.prepare import Prepared, accumulation, augmentation, fitted_batch, prepare
-from hierax.train.progress import Progress, StepReport
-from hierax.train.recipe import Recipe
+from hierax.train.recipe import FREE, Recipe
 from hierax.train.recipes import DEFAULTS
 from hierax.train.recipes import recipe as named_recipe
-from hierax.train.state import Checkpoints, write_json
+from hierax.train.state import LOCK, Checkpoints, taken, write_json
+from hierax.train.witness import Witness
 
 Setting = str | os.PathLike[str]
-_MOST_WORKERS = 16
 
 
 class RunExists(ValueError):
@@ -55,7 +54,8 @@ def pretrain(
 ) -> Path:
     """Trains a masked autoencoder on `data` and returns the folder `out`, whose `model/` can be loaded.
 
-    A run that was interrupted goes on where it stopped when it is called again with the same arguments.
+    A run that was interrupted goes on where it stopped when it is called again with the same arguments; only the
+    recipe's settings that change nothing it learns may be others (`hierax.train.recipe.FREE`), and the ranks.
 
     Args:
         data: what `hierax.data.open_dataset` takes; labels are not used.
@@ -117,8 +117,7 @@ def _train(
         "recipe": chosen.to_dict(),
     }
     run = Path(out)
-    if overwrite:
-        _check_outside(run, settings)
+    _check_places(run, settings, overwrite=overwrite)
     with world(device, parallel) as here:
         here.on_first(lambda: _check_free(run, settings, overwrite=overwrite))
         share = _Share(run, settings, chosen, here, overwrite=overwrite, quiet=quiet)
@@ -132,11 +131,21 @@ def _located(setting: Setting) -> str:
     return os.path.abspath(text) if os.path.exists(text) or any(c in text for c in "*?[{") else text
 
 
-def _check_outside(run: Path, settings: Mapping[str, Any]) -> None:
+def _check_places(run: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Raises `ValueError` for a run among its data, where its pictures would be taken for samples, and for one that
+    would be overwritten with what it is made from.
+    """
     for name in ("data", "validation", "from"):
         place = settings[name]
-        if place and os.path.exists(place) and Path(place).resolve().is_relative_to(run.resolve()):
+        if not place or not os.path.exists(place):
+            continue
+        there, here = Path(place).resolve(), run.resolve()
+        if overwrite and there.is_relative_to(here):
             raise ValueError(f"{name} is {place}, inside the run {run}, which --overwrite would delete")
+        parts = split_folders(there)  # what is beside a training and a validation set is not read
+        read = parts if parts and parts[1] else (there,)
+        if name != "from" and any(here.is_relative_to(part) for part in read if part):
+            raise ValueError(f"the run {run} lies inside {name}, {place}, and would become part of it")
 
 
 def _before(run: Path) -> dict[str, Any] | None:
@@ -159,15 +168,27 @@ def _check_free(run: Path, settings: Mapping[str, Any], *, overwrite: bool) -> N
         return
     before = _before(run)
     if before is None:
-        if run.exists() and any(run.iterdir()):
+        # what a run left that was killed before it had written anything is nothing to keep
+        if run.exists() and any(not path.name.startswith((".run.json.", LOCK)) for path in run.iterdir()):
             raise RunExists(f"{run} is not empty and holds no run")
         return
     if before.get("finished"):
         raise RunExists(f"{run} holds a finished run; --overwrite starts anew")
     then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (before, settings))
-    others = [f"{key} was {then.get(key)!r}, now {now[key]!r}" for key in sorted(now) if then.get(key) != now[key]]
+    others = [
+        f"{key} was {then.get(key)!r}, now {now[key]!r}" for key in sorted(set(now) - FREE) if then.get(key) != now[key]
+    ]
     if others:
         raise RunExists(f"{run} was started with other settings: {'; '.join(others)}; --overwrite starts anew")
+
+
+def _empty(folder: Path) -> None:
+    """Deletes what a run's folder holds; run.json last, by which it is known as one that may be deleted."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "run.json"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 class _Share:
@@ -180,20 +201,28 @@ class _Share:
         self.overwrite, self.quiet = overwrite, quiet or not here.first
 
     def train(self, data: Setting, source: Setting | None, validation: Setting | None) -> None:
-        """Prepares, resumes and runs to the end or to a signal."""
-        recipe, here = self.recipe, self.here
-        train, held = open_splits(data, fraction=recipe.validation_fraction, seed=recipe.seed, validation=validation)
-        recipe, note = fitted_batch(recipe, len(train), here.size)
-        torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
-        made = prepare(recipe, train, source=source)
+        """Prepares the run, takes its folder, and runs."""
+        here = self.here
+        train, held, recipe, note, made = here.everywhere(lambda: self._prepared(data, source, validation))
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
-        watcher = _Witness(self.folder, made.record, quiet=self.quiet)
+        watcher = Witness(self.folder, made.record, quiet=self.quiet)
         loop = self._loop(recipe, made, train, held, order, watcher)
         torch.manual_seed(recipe.seed + here.rank)  # drop path and dropout differ between ranks
         facts = {"samples": len(train), "held_out": len(held or ()), "batch": recipe.batch_size}
-        here.on_first(lambda: self._begin(facts))
+        with contextlib.ExitStack() as lock:
+            here.on_first(lambda: self._begin(facts, lock))
+            here.everywhere(self._check_shared)
+            self._run(loop, watcher, made, train, held, order, note)
+
+    def _run(
+        self, loop: Loop, watcher: Witness, made: Prepared, train: Dataset, held: Dataset | None, order: Order,
+        note: str | None,
+    ) -> None:  # fmt: skip
+        """Resumes, and runs to the end or to a signal."""
+        recipe, here = loop.recipe, self.here
         resumed = loop.resume()
-        if here.first:
+
+        def start() -> None:
             if recipe.task == "pretrain" and recipe.target != "hog" and held is not None and not held.arrays:
                 view = EvaluationView(held, made.record, size=made.model.config.image_size)
                 watcher.panel = Panel(self.folder, view, made.record)
@@ -202,25 +231,56 @@ class _Share:
             lines.append(f"resumed after step {loop.progress.step}" if resumed else None)
             for line in filter(None, lines):
                 watcher.log.say(line)
+
         try:
+            here.on_first(start)
             finished = loop.fit()
             if here.first:
                 watcher.end(loop.progress, loop.total_steps, finished=finished)
         finally:
             watcher.log.close()
 
-    def _begin(self, facts: dict[str, Any]) -> None:
-        """Makes the run's folder, or finds that its data are those it was started with."""
+    def _prepared(
+        self, data: Setting, source: Setting | None, validation: Setting | None
+    ) -> tuple[Dataset, Dataset | None, Recipe, str | None, Prepared]:
+        """Training and validation set, the recipe for so many samples and ranks with a note, and the model."""
+        recipe = self.recipe
+        train, held = open_splits(
+            data,
+            fraction=recipe.validation_fraction,
+            seed=recipe.seed,
+            validation=validation,
+            labels=recipe.task == "finetune",
+        )
+        if recipe.task == "finetune" and train.classes and held is not None and not held.classes:
+            raise ValueError("the data to validate on has no classes; expected those of the training set")
+        before = None if self.overwrite else _before(self.folder)
+        if before is not None:  # what the batch came to does not change when the run goes on
+            recipe = recipe.replace(batch_size=min(recipe.batch_size, before.get("facts", {}).get("batch", 2**62)))
+        recipe, note = fitted_batch(recipe, len(train), self.here.size)
+        torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
+        return train, held, recipe, note, prepare(recipe, train, source=source)
+
+    def _check_shared(self) -> None:
+        """All ranks write their share of a checkpoint to one folder."""
+        if not (self.folder / "run.json").exists():
+            raise OSError(f"{self.folder}: rank {self.here.rank} does not see it; expected a disk that all ranks share")
+
+    def _begin(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> None:
+        """Makes the run's folder, or finds that its data are those it was started with; keeps others out of it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(taken(self.folder))
         if self.overwrite and (self.folder / "run.json").exists():
-            shutil.rmtree(self.folder)
+            _empty(self.folder)
         before = _before(self.folder)
         if before is not None:
             then = before.get("facts", facts)
             others = [f"{k} was {then.get(k)}, now {value}" for k, value in facts.items() if then.get(k) != value]
             if others:
                 raise RunExists(f"{self.folder} was started on other data: {'; '.join(others)}")
+            if before["recipe"] != self.settings["recipe"]:
+                write_json(self.folder / "run.json", {**before, "recipe": self.settings["recipe"]})
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         environment = {
             "hierax": hierax.__version__, "torch": torch.__version__, "python": platform.python_version(),
             "device": str(self.here.device), "ranks": self.here.size, "parallel": self.here.way,
@@ -243,8 +303,8 @@ class _Share:
     ) -> Loop:
         here, model = self.here, made.model
         parts = accumulation(recipe, here.size)
-        view = TrainingView(train, augmentation(recipe, model.config), seed=recipe.seed)
-        workers = _workers() if recipe.workers is None else recipe.workers
+        view = TrainingView(train, augmentation(recipe, model.config, arrays=train.arrays), seed=recipe.seed)
+        workers = default_workers() if recipe.workers is None else recipe.workers
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()
 
@@ -268,12 +328,12 @@ class _Share:
             steps_per_epoch=order.steps,
             samples=len(train),
             checkpoints=Checkpoints(self.folder, keep=recipe.keep),
-            evaluate=self._evaluator(recipe, made, held, workers),
+            evaluate=self._evaluator(recipe, made, held, workers, watcher),
             watcher=watcher,
         )
 
     def _evaluator(
-        self, recipe: Recipe, made: Prepared, held: Dataset | None, workers: int
+        self, recipe: Recipe, made: Prepared, held: Dataset | None, workers: int, watcher: Watcher
     ) -> Callable[[Objective, Callable[[], bool]], Metrics] | None:
         if held is None:
             return None
@@ -282,11 +342,16 @@ class _Share:
 
         def evaluate(objective: Objective, stop: Callable[[], bool]) -> Metrics:
             if recipe.task == "pretrain":
-                return masked_loss(objective, view, self.here, batch=batch, workers=workers, stop=stop)
-            found = predict(
-                objective.model, view, self.here, mean=made.mean, std=made.std, batch=batch, workers=workers, stop=stop
-            )
-            return found.metrics()
+                metrics, bad = masked_loss(objective, view, self.here, batch=batch, workers=workers, stop=stop)
+            else:
+                found = predict(
+                    objective.model, view, self.here, mean=made.mean, std=made.std, batch=batch, workers=workers,
+                    stop=stop,
+                )  # fmt: skip
+                metrics, bad = found.metrics(), found.bad
+            if bad and self.here.first:
+                watcher.unreadable([f"{name}: {problem}" for name, problem in bad])
+            return {**metrics, "unreadable": float(len(bad))} if bad else metrics
 
         return evaluate
 
@@ -305,77 +370,9 @@ def _objective(recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset
     return objective.double() if recipe.precision == "fp64" else objective
 
 
-def _workers() -> int:
-    """Processes that decode beside each rank: the cores there are for it but one."""
-    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(cores // ranks - 1, 0), _MOST_WORKERS)
-
-
 def _warning(recipe: Recipe) -> str | None:
     if recipe.warmup_epochs < recipe.epochs:
         return None
     return (
         f"warmup_epochs is {recipe.warmup_epochs:g} of {recipe.epochs} epochs: the learning rate never gets to its peak"
     )
-
-
-class _Witness(Watcher):
-    """Writes a run's folder, on the first rank."""
-
-    def __init__(self, folder: Path, record: Preprocessing, *, quiet: bool) -> None:
-        self.folder, self.record, self.quiet = folder, record, quiet
-        self.panel: Panel | None = None
-        self.steps_per_epoch, self.epochs = 1, 1
-        self.log = RunLog(folder, total=0, quiet=quiet)
-
-    def start(self, loop: Loop, steps_per_epoch: int) -> None:
-        """Goes on with the log after what is done."""
-        self.steps_per_epoch, self.epochs = steps_per_epoch, loop.recipe.epochs
-        self.log = RunLog(self.folder, total=loop.total_steps, quiet=self.quiet)
-        self.log.start(loop.progress.step, loop.progress.evaluated)
-
-    def step(self, report: StepReport) -> None:
-        """See `Watcher`."""
-        self.log.step(report)
-
-    def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
-        """See `Watcher`."""
-        self.log.evaluated(step, metrics, better)
-        if self.panel is not None and is_due(step // self.steps_per_epoch, self.epochs):
-            self.panel.draw(objective, step)
-
-    def export(self, model: Pretrained) -> None:
-        """Writes `model/`, in float32."""
-        with torch.device("meta"):
-            plain = type(model)(model.config)
-        plain.load_state_dict({name: t.float().cpu() for name, t in model.state_dict().items()}, assign=True)
-        plain.preprocessing = self.record
-        plain.save_pretrained(self.folder / "model")
-
-    def end(self, progress: Progress, total: int, *, finished: bool) -> None:
-        """Says how the run ended, and marks it finished if it did."""
-        log, folder = self.log, self.folder
-        if progress.bad:
-            (folder / "unreadable.txt").write_text("".join(f"{text}\n" for text in progress.bad.values()))
-            log.say(f"{len(progress.bad)} samples could not be read: {folder / 'unreadable.txt'}")
-        if not finished:
-            log.say(f"stopped after step {progress.step} of {total}; the same command goes on from there")
-            return
-        drawn = plot_losses(folder)
-        result = {
-            "steps": progress.step,
-            "best": progress.best if progress.best_step else None,
-            "best_step": progress.best_step or None,
-            "skipped": progress.skipped,
-            "unreadable": len(progress.bad),
-            "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,
-            "waited": round(log.waited / log.seconds, 4) if log.seconds else None,
-        }
-        values = json.loads((folder / "run.json").read_text())
-        write_json(folder / "run.json", {**values, "finished": True, "result": result})
-        early = f" after {progress.step} of {total} steps, without a better score" if progress.step < total else ""
-        waited = 100 * (result["waited"] or 0)
-        speed = f"{result['images_per_second']} images/s, {waited:.1f} % of the time waiting for data"
-        plot = "" if drawn else "; loss.png needs the extra: hierax[train]"
-        log.say(f"done{early}: {folder / 'model'} ({speed}){plot}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
 from hierax.train.parallel import World
 
+LOCK = ".lock"
 _STEP, _SIZES = "step-", "sizes.json"
 
 
@@ -35,6 +37,35 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that is there whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+class FolderTaken(ValueError):
+    """Another process is writing to the folder."""
+
+
+@contextlib.contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """A folder for this process alone, until it leaves or dies; where the file system knows locks.
+
+    Raises:
+        FolderTaken: another process has it.
+    """
+    path = folder / LOCK
+    with path.open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: those that decode do not inherit it
+        except ImportError:  # Windows
+            pass
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise FolderTaken(f"another process is training in {folder}; let it end, or stop it first") from None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the disk may have become read-only
+                path.unlink()
 
 
 def rng_state() -> dict[str, Any]:
@@ -85,8 +116,7 @@ class Checkpoints:
         try:
             world.on_first(lambda: _emptied(part))
             _together(state_dict_saver.save, shared, part, world)
-            torch.save(dict(own), part / f"rank-{world.rank}.pt")
-            world.barrier()
+            world.everywhere(lambda: torch.save(dict(own), part / f"rank-{world.rank}.pt"))
             world.on_first(lambda: self._commit(part, step, best))
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)  # on a full disk, this is the room that is missing
@@ -102,8 +132,8 @@ class Checkpoints:
             if old != best:
                 shutil.rmtree(self.path(old), ignore_errors=True)
 
-    def load(self, shared: dict[str, Any], *, world: World) -> tuple[dict[str, Any], bool]:
-        """Reads the last checkpoint into `shared`; a call of all ranks.
+    def load(self, step: int, shared: dict[str, Any], *, world: World) -> tuple[dict[str, Any], bool]:
+        """Reads the checkpoint of `step` into `shared`; a call of all ranks.
 
         Returns:
             What this rank saved for itself (another number of ranks: what the first one did), and whether there were
@@ -112,9 +142,9 @@ class Checkpoints:
         Raises:
             OSError: the checkpoint is damaged; names it.
         """
-        path = self.path(self.steps()[-1])
+        path = self.path(step)
         world.on_first(lambda: [shutil.rmtree(part) for part in self.folder.glob(".part-*")])  # of an interrupted write
-        _check(path)
+        world.everywhere(lambda: _check(path))
         _together(state_dict_loader.load, shared, path, world)
         ranks = len(list(path.glob("rank-*.pt")))
         own = path / f"rank-{world.rank if world.rank < ranks else 0}.pt"

@@ -1,0 +1,135 @@
+"""From recipe and data to a model: batches, statistics of arrays, what is refused before anything is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hierax import HieraForImageClassification, HieraForPreTraining, load
+from hierax.checkpoint.save import save_model
+from hierax.data.sources import open_dataset
+from hierax.train import finetune, pretrain
+from hierax.train.prepare import accumulation, fitted_batch, prepare, statistics
+from hierax.train.recipes import recipe
+from small import image_config, line_config, randomise
+from training import TINY, pictures, toy
+
+
+def signals(folder: Path, *, mean: float = 5.0, shape: tuple[int, ...] = (8, 512)) -> Path:
+    """Twelve signals of two classes."""
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    np.save(folder / "x.npy", (mean + 3 * random.normal(size=(12, *shape))).astype(np.float32))
+    np.save(folder / "x.labels.npy", np.arange(12) % 2)
+    return folder / "x.npy"
+
+
+@pytest.mark.parametrize(
+    ("samples", "ranks", "changes", "batch", "note"),
+    [
+        (100, 1, {"batch_size": 64}, 64, None),
+        (509, 1, {"batch_size": 1024}, 509, "batch_size 1024 is more than the data has; it is 509"),
+        (509, 1, {"batch_size": 1024, "device_batch_size": 64}, 448, "it is 448"),
+        (509, 2, {"batch_size": 1024, "device_batch_size": 64, "repeats": 3}, 1152, None),
+        (30, 2, {"batch_size": 1024, "device_batch_size": 64}, 30, "it is 30"),
+        (
+            900,
+            2,
+            {"batch_size": 254, "device_batch_size": 64},
+            254,
+            "divides into parts of 1 at most, not of device_batc",
+        ),
+    ],
+)
+def test_a_batch_is_as_large_as_the_data_and_made_of_whole_parts(
+    samples: int, ranks: int, changes: dict[str, Any], batch: int, note: str | None
+) -> None:
+    if batch == 1152:
+        changes = {**changes, "batch_size": 4096}
+    found, said = fitted_batch(toy(**changes), samples, ranks)
+    assert found.batch_size == batch
+    assert (said is None) == (note is None and batch != 1152)
+    assert (note or "") in (said or "")
+    assert batch % (ranks * accumulation(found, ranks)) == 0
+
+
+def test_a_channel_that_never_changes_is_not_blown_up(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(6, 3, 64)).astype(np.float32)
+    values[:, 1] = 0.1
+    np.save(tmp_path / "x.npy", values)
+    mean, std = statistics(open_dataset(tmp_path / "x.npy"), size=(64,), channels=3)
+    assert mean == pytest.approx(values.astype(np.float64).mean((0, 2)), abs=1e-9)
+    assert std == pytest.approx([values[:, 0].std(), 1.0, values[:, 2].std()], rel=1e-5)
+
+
+def test_arrays_are_seen_as_the_checkpoint_saw_its_own(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"device": "cpu", "quiet": True}
+    small = toy(image_size=None, epochs=1)
+    run = pretrain(signals(tmp_path / "a"), out=tmp_path / "run", recipe=small, **settings)
+    other = signals(tmp_path / "b", mean=50.0)
+    tuned = finetune(
+        other, source=run, out=tmp_path / "tuned", recipe=toy("finetune", image_size=None, epochs=1), **settings
+    )
+    before, after = load(run).preprocessing, load(tuned).preprocessing
+    assert before is not None
+    assert after is not None
+    assert before.image_mean == after.image_mean == pytest.approx((5.0,) * 8, abs=0.3)
+    fresh = prepare(toy("finetune", image_size=None), open_dataset(other), source=None)
+    assert fresh.mean == pytest.approx((50.0,) * 8, abs=0.3)
+
+
+def test_signals_are_fine_tuned_by_the_recipe_for_pictures(tmp_path: Path, capsys: Any) -> None:
+    chosen = recipe("finetune_tiny_small_data").replace(
+        overrides=TINY, epochs=1, batch_size=4, precision="fp32", workers=0
+    )
+    finetune(signals(tmp_path), source=None, out=tmp_path / "run", recipe=chosen, device="cpu")
+    said = capsys.readouterr().err
+    assert "arrays are not mirrored (flip=true does)" in said
+    assert "rand_augment and erasing are for pictures, not for arrays" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "message"),
+    [
+        ((8, 500), {"image_size": None}, "masked image modelling takes multiples of 32, the nearest being 480 or 512"),
+        ((8, 512), {"image_size": (64, 64)}, r"model takes \[8, 64, 64\]; image_size=none takes the size of the data"),
+        ((8, 512), {"image_size": (1024,)}, "at least 1024 are needed on axis 1"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_before_anything_is_written(
+    tmp_path: Path, shape: tuple[int, ...], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pretrain(signals(tmp_path, shape=shape), out=tmp_path / "run", recipe=toy(**changes), device="cpu", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", classes=1)
+    with pytest.raises(ValueError, match="the data has one class, class0; fine-tuning takes two or more"):
+        finetune(data, source=None, out=tmp_path / "run", recipe=toy("finetune"), device="cpu", quiet=True)
+
+
+def test_validation_without_classes_is_refused_before_an_epoch_is_spent(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    with pytest.raises(ValueError, match="the data to validate on has no classes"):
+        finetune(
+            data, source=None, out=tmp_path / "run", recipe=toy("finetune"), validation=data / "class0", device="cpu"
+        )
+
+
+def test_single_labels_are_told_apart_also_by_what_had_several(tmp_path: Path) -> None:
+    source = randomise(HieraForImageClassification(image_config(problem_type="multi_label_classification")))
+    save_model(source, tmp_path / "source")  # type: ignore[arg-type]
+    made = prepare(toy("finetune", overrides={}), open_dataset(pictures(tmp_path / "data")), source=tmp_path / "source")
+    assert made.model.config.problem_type == "single_label_classification"
+
+
+def test_other_statistics_are_not_taken_for_those_of_arrays(tmp_path: Path) -> None:
+    """A checkpoint that was trained on pictures tells nothing of arrays."""
+    save_model(randomise(HieraForPreTraining(line_config(num_query_pool=2))), tmp_path / "source")  # type: ignore[arg-type]
+    made = prepare(toy(image_size=None, overrides={}), open_dataset(signals(tmp_path)), source=tmp_path / "source")
+    assert made.mean == pytest.approx((5.0,) * 8, abs=0.3)
