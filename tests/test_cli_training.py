@@ -110,6 +110,13 @@ def test_unreadable_pictures_are_told_by_the_exit_code_of_evaluation(run: Run, d
     assert "class0/0.png" in err
 
 
+def test_a_recipe_that_was_printed_is_a_configuration(run: Run, data: Path) -> None:
+    settings = json.loads(run("recipes", "mae_tiny_small_data_cpu")[1])
+    (data.parent / "mine.json").write_text(json.dumps({**settings, "lr": 0.5}))
+    assert run("pretrain", "data", "-o", "own", "--config", "mine.json", *PRETRAIN[2:], *TINY)[0] == 0
+    assert json.loads(Path("own/run.json").read_text())["recipe"]["lr"] == 0.5
+
+
 def test_recipes_are_listed_and_shown(run: Run) -> None:
     code, out, _ = run("recipes")
     assert code == 0

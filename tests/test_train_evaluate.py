@@ -16,11 +16,12 @@ from hierax.data.loader import evaluation_loader
 from hierax.data.sources import open_dataset
 from hierax.data.view import EvaluationView
 from hierax.processing import IMAGENET
+from hierax.train import finetune
 from hierax.train.evaluate import Predictions, average_precision, normalised, predict
 from hierax.train.evaluation import Evaluation, evaluate, probe_features
 from hierax.train.probe import knn, linear, probe
 from small import image_config, randomise
-from training import ALONE, pictures
+from training import ALONE, pictures, toy
 
 LOGITS = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 2, 3], [3, 1, 2], [2, 3, 1]])
 LABELS = torch.tensor([0, 1, 0, 2, 0])
@@ -101,6 +102,24 @@ def test_classes_are_matched_by_name_not_by_order(data: Path, tmp_path: Path) ->
     turned = evaluate(data, model=saved(tmp_path / "b", ("class2, last", "class0", "class1")), device="cpu")
     assert turned.predictions.labels.tolist() == [1, 1, 1, 2, 2, 2, 0, 0, 0]
     assert torch.equal(straight.predictions.logits, turned.predictions.logits)
+
+
+def test_of_what_a_run_was_trained_on_only_what_it_held_out_is_evaluated(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos")
+    options: Any = {"source": None, "device": "cpu", "quiet": True}
+    run = finetune(photos, out=tmp_path / "run", recipe=toy("finetune", epochs=1, validation_fraction=0.25), **options)
+    found = evaluate(photos, model=run, device="cpu")
+    assert found.count == 4
+    assert found.note is not None
+    assert "the 4 samples that it held out" in found.note
+    score = json.loads((run / "run.json").read_text())["result"]["best"]
+    assert found.metrics["top1"] == pytest.approx(score)
+    blind = finetune(photos, out=tmp_path / "all", recipe=toy("finetune", epochs=1), **options)
+    found = evaluate(photos, model=blind, device="cpu")
+    assert found.count == 16
+    assert found.note is not None
+    assert "is what the run was trained on" in found.note
+    assert evaluate(pictures(tmp_path / "others"), model=blind, device="cpu").note is None
 
 
 def test_a_class_that_the_model_has_not_or_has_twice_is_refused(data: Path, tmp_path: Path) -> None:

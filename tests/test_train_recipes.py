@@ -152,6 +152,8 @@ def test_settings_are_read_as_json_or_as_text() -> None:
         ("epocs=3", "epocs is no setting of a recipe; did you mean epochs"),
         ("epochs", "'epochs' is no setting; expected key=value"),
         ("epochs=3.5", "epochs is 3.5; expected int"),
+        ("num_chanels=1", "num_chanels is no setting of a recipe; did you mean num_channels"),
+        ("quux=1", "quux is no setting of a recipe; hierax recipes NAME lists them"),
         ("epochs=0", "epochs is 0; allowed: a whole number above 0"),
         ("epochs=true", "epochs is True; expected int"),
         ("lr=fast", "lr is 'fast'; expected float"),

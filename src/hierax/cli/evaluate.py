@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.cli.loading import positive
 from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confusion", metavar="PNG", help="draw the confusion matrix")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="pictures at once (default: 32)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: by cores and data)")
 
 
@@ -60,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         found = evaluate(arguments.data, **common)
         bad = found.predictions.bad
+        if first and found.note:
+            say(found.note)
         if not first:
             return 3 if bad else 0
         if arguments.json:

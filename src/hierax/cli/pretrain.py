@@ -15,7 +15,9 @@ _DEFAULT = "mae_tiny_small_data"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     train.add_run(parser, default=_DEFAULT)
-    parser.add_argument("--from", dest="source", metavar="CKPT", help="start from a checkpoint or run")
+    parser.add_argument(
+        "--from", dest="source", metavar="CKPT", help="start from a checkpoint or run (default: scratch)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             data,
             out=out,
             recipe=recipe,
-            source=source,
+            source=None if source == "scratch" else source,
             validation=validation,
             device=arguments.device,
             parallel=arguments.parallel,

@@ -63,6 +63,8 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
         path = Path(arguments.config)
         try:
             before = json.loads((path / "run.json" if path.is_dir() else path).read_text())
+            if "recipe" not in before:  # as `hierax recipes NAME` prints it
+                before = {"recipe": before}
             chosen = Recipe.from_dict(before["recipe"])  # type: ignore[arg-type]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{arguments.config}: not the description of a run: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from hierax.checkpoint.load import load
 from hierax.data.dataset import Dataset, Relabelled, relabelled
 from hierax.data.sources import FolderDataset, open_dataset, split_folders, tables_of
-from hierax.data.split import given_splits
+from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
@@ -21,6 +22,7 @@ from hierax.train.parallel import default_workers, world
 from hierax.train.prepare import levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors
+from hierax.train.recipe import Recipe
 
 Setting = str | os.PathLike[str]
 _FEW = 256  # samples, which are read before processes for it have started
@@ -34,11 +36,13 @@ class Evaluation:
         predictions: logits and labels by sample.
         labels: names of the classes.
         metrics: loss, top1 and top5, or mean_average_precision.
+        note: which samples these are, where that is not plain.
     """
 
     predictions: Predictions
     labels: tuple[str, ...]
     metrics: dict[str, float]
+    note: str | None = None
 
     @property
     def count(self) -> int:
@@ -106,8 +110,8 @@ def evaluate(
     """What a classifier says of labelled `data`; every sample counts once.
 
     Args:
-        data: what `hierax.data.open_dataset` takes; of a folder with `val/` in it, that. Class folders are matched to
-            the model's labels by name.
+        data: what `hierax.data.open_dataset` takes; of a folder with `val/` in it, that; of what a run was trained on,
+            what it held out. Class folders are matched to the model's labels by name.
         model: a classifier, or a checkpoint or run to load one from.
         workers: processes that decode; None is none for few samples, else one less than there are cores.
 
@@ -120,14 +124,15 @@ def evaluate(
         raise ValueError(f"the model is a {type(classifier).__name__}; expected a classifier, or a probe")
     config = classifier.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    dataset = _matched(_held(data), labels)
+    part, note = _of_run(data, model)
+    dataset = _matched(_held(data) if part is None else part, labels)
     with world(device) as here:
         classifier = classifier.to(here.device).eval()
         view, mean, std = _view(dataset, classifier)
         workers = _workers(dataset) if workers is None else workers
         with clear_errors(lambda: "nothing was written"):
             found = predict(classifier, view, here, mean=mean, std=std, batch=batch_size, workers=workers)
-    return Evaluation(found, labels, found.metrics())
+    return Evaluation(found, labels, found.metrics(), note)
 
 
 def probe_features(
@@ -166,6 +171,22 @@ def probe_features(
             with clear_errors(lambda: "nothing was written"):
                 sides.append(extract(features, view, mean=mean, std=std, batch=batch_size, workers=processes))
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
+
+
+def _of_run(data: Setting, model: Setting | Pretrained) -> tuple[Dataset | None, str | None]:
+    """What the run `model` held out of `data`, where it was trained on these, and a note on it."""
+    record = None if isinstance(model, Pretrained) else Path(model, "run.json")
+    if record is None or not record.is_file():
+        return None, None
+    values = json.loads(record.read_text())
+    if values.get("task") != "finetune" or values.get("data") != os.path.abspath(data) or given_splits(data)[1]:
+        return None, None
+    recipe = Recipe.from_dict(values["recipe"])
+    fraction = 0.0 if values.get("validation") else recipe.validation_fraction
+    held = open_splits(data, fraction=fraction, seed=recipe.seed)[1]
+    if held is None:
+        return None, f"{data} is what the run was trained on; these numbers say nothing about other pictures"
+    return held, f"of {data}, which the run was trained on, the {len(held):,} samples that it held out"
 
 
 def _workers(dataset: Dataset) -> int:

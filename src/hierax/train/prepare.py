@@ -230,11 +230,17 @@ def _loaded(
         if "head" not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}
         model = _classifier(opened.config).from_pretrained(source, new=new, **changes)
-    notes = [line.strip() for line in str(model.loading_report).splitlines()[1:]]
+    notes = [f"starts from {source}: weights under {model.license or 'no stated licence'}"]
+    notes += [f"of {source}, {line.strip()}" for line in str(model.loading_report).splitlines()[1:]]
     if own != channels:
         model = with_channels(model, channels)
         notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
+        if recipe.task == "pretrain":
+            notes.append("the decoder's last layer, which predicts the channels, starts anew")
     _freeze(model, recipe.freeze)
+    wanted, found = variant_config(recipe.model), model.config
+    if (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
+        notes.append(f"the recipe's model, {recipe.model}, is another one; {source} is trained as it is")
     return model, notes
 
 

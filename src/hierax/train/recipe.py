@@ -123,9 +123,12 @@ class Recipe:
         if unknown:
             import difflib
 
+            from hierax.config import HieraConfig
+
             name = sorted(unknown)[0]
-            near = difflib.get_close_matches(name, fields(), 3) or list(fields())
-            raise ValueError(f"{name} is no setting of a recipe; did you mean {', '.join(near)}?")
+            near = difflib.get_close_matches(name, [*fields(), *(f.name for f in dataclasses.fields(HieraConfig))], 3)
+            hint = f"did you mean {', '.join(near)}?" if near else "hierax recipes NAME lists them"
+            raise ValueError(f"{name} is no setting of a recipe; {hint}")
         return dataclasses.replace(self, **changes)
 
     def overridden(self, assignments: Sequence[str]) -> Recipe:

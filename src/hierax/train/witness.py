@@ -68,10 +68,10 @@ class Witness(Watcher):
             log.say(f"{len(self.bad)} samples could not be read: {folder / 'unreadable.txt'}")
         if progress.skipped:
             log.say(f"{progress.skipped} steps were skipped, whose loss or gradient was not finite")
+        drawn = plot_losses(folder)
         if not finished:
             log.say(f"stopped after step {progress.step} of {total}; the same command goes on from there")
             return
-        drawn = plot_losses(folder)
         result = {
             "steps": progress.step,
             "best": progress.best if progress.best_step else None,
