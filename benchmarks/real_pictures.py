@@ -183,7 +183,7 @@ class Experiment:
                 models[f"finetuned from {arm}"] = self.out / "runs" / Trial(arm, rate, self.a.seeds[0]).name
         for name, folder in models.items():
             mark = str(folder.relative_to(self.out))
-            if self.record(f"probe {name}").get("model") == mark or not (folder / "model").is_dir():
+            if self.record(f"probe {name}").get("model") == mark or not folder.is_dir():
                 continue
             found = {kind: probe_features(self.data, model=folder, kind=kind)[0] for kind in PROBES}
             self.keep(f"probe {name}", model=mark, **found)
@@ -195,7 +195,7 @@ class Experiment:
             torch.manual_seed(self.pretraining().seed)
             model = hierax.create_model("mae_hiera_tiny_224", image_size=self.a.size, **self.mae_overrides())
             model.preprocessing = hierax.load(self.source).preprocessing
-            model.save_pretrained(folder / "model")
+            model.save_pretrained(folder)
         return folder
 
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 import hierax
 from hierax import HieraForPreTraining, HieraModel, Preprocessing
-from hierax.embed import CollectionError, FeatureExtractor, embed
-from hierax.embed.sources import Listing
-from hierax.embed.store import Manifest, source_id
+from hierax.embedding import CollectionError, FeatureExtractor, embed
+from hierax.embedding.sources import Listing
+from hierax.embedding.store import Manifest, source_id
 from hierax.processing import HieraImageProcessor
 from small import image_config, randomise, relative
 
@@ -208,7 +208,7 @@ def test_only_blocks_that_are_missing_are_done(originals: Path, model: str, whol
 
 CODE = """
 import sys, time; sys.path.insert(0, "tests")
-from hierax.embed import embed
+from hierax.embedding import embed
 def told(progress): print(progress.done, flush=True); time.sleep(0.05)
 options = dict(batch_size=4, block_size=8, workers={workers}, precision="fp32", backend="torch")
 report = embed([{pictures!r}], {out!r}, model={model!r}, on_progress=told, **options)
@@ -395,7 +395,7 @@ def test_a_model_of_clips_is_refused(tmp_path: Path) -> None:
 
 
 def test_listings_hold_names_that_are_no_text(tmp_path: Path) -> None:
-    from hierax.embed.sources import Source
+    from hierax.embedding.sources import Source
 
     strange = os.fsdecode(b"/x/\xff.png")
     Listing([Source(strange)]).write(tmp_path / "0000.parquet")

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hierax.embed.decode import Decoder, as_bytes, content_hash
-from hierax.embed.sources import Listing, Source, list_sources, listing_path
+from hierax.embedding.decode import Decoder, as_bytes, content_hash
+from hierax.embedding.sources import Listing, Source, list_sources, listing_path
 from hierax.processing import Preprocessing
 
 

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
     from hierax.checkpoint.save import convert
     from hierax.config import HieraConfig, list_models
-    from hierax.embed import CollectionError, EmbedReport, FeatureExtractor, embed
+    from hierax.embedding import CollectionError, EmbedReport, FeatureExtractor, embed
+    from hierax.embedding.duplicates import duplicates
+    from hierax.embedding.index import Hit, Index
+    from hierax.embedding.outliers import outliers
     from hierax.encoder import Hiera
     from hierax.engine import Engine
     from hierax.engine.bench import BenchReport, bench
@@ -42,7 +45,9 @@ __all__ = [
     "HieraForVideoClassification",
     "HieraImageProcessor",
     "HieraModel",
+    "Hit",
     "ImageError",
+    "Index",
     "LoadingReport",
     "ParityError",
     "ParityReport",
@@ -50,12 +55,14 @@ __all__ = [
     "bench",
     "convert",
     "create_model",
+    "duplicates",
     "embed",
     "export",
     "list_checkpoints",
     "list_models",
     "load",
     "load_image",
+    "outliers",
 ]
 
 _MODULES = {
@@ -63,7 +70,10 @@ _MODULES = {
     "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
     "hierax.checkpoint.save": ("convert",),
     "hierax.config": ("HieraConfig", "list_models"),
-    "hierax.embed": ("CollectionError", "EmbedReport", "FeatureExtractor", "embed"),
+    "hierax.embedding": ("CollectionError", "EmbedReport", "FeatureExtractor", "embed"),
+    "hierax.embedding.duplicates": ("duplicates",),
+    "hierax.embedding.index": ("Hit", "Index"),
+    "hierax.embedding.outliers": ("outliers",),
     "hierax.encoder": ("Hiera",),
     "hierax.engine": ("Engine",),
     "hierax.engine.bench": ("BenchReport", "bench"),

@@ -16,6 +16,8 @@ from hierax.pretrained import Pretrained
 from hierax.tokens import UnitLayout, gather_units, kept_units, pool, published_order, shown_units
 
 _AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+_HALF = (torch.bfloat16, torch.float16)
+_HALF_SCORES = 1 << 27  # beyond, their memory is the greater evil
 _FEW_SCORES = 800_000  # measured: 614,000 (the decoder on one image) is faster unfused, 1,230,000 is not
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -45,12 +47,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Te
 
     `scale` multiplies the scores; None is `1 / sqrt(D)`.
 
-    Except for few scores in float32 on a CPU: there its fused kernel hardly uses a second thread, and two products with
-    a softmax between are 1.3 to 1.5 times faster (docs/log.md). Never while tracing: exports hold the one operator.
+    On a CPU, two products with a softmax between are faster in two cases (docs/log.md). In float32 its fused kernel
+    hardly uses a second thread, which shows where scores are few. In half precision the kernel's backward pass takes
+    2.5 times as long. Never while tracing: exports hold the one operator.
     """
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    few = q.dtype == torch.float32 and q.device.type == "cpu" and not is_traced()
-    if few and scores <= _FEW_SCORES:
+    most = 0
+    if q.device.type == "cpu" and not is_traced():
+        learning = q.dtype in _HALF and torch.is_grad_enabled() and q.requires_grad
+        most = _FEW_SCORES if q.dtype == torch.float32 else _HALF_SCORES if learning else 0
+    if scores <= most:
         scaled = q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)
         return (scaled @ k.transpose(-2, -1)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, scale=scale)

@@ -21,17 +21,21 @@ from hierax.cli import (
     classify,
     convert,
     demo,
+    duplicates,
     embed,
     evaluate,
     export,
     features,
     finetune,
     models,
+    outliers,
     pretrain,
     recipes,
     reconstruct,
+    search,
     stats,
 )
+from hierax.cli import map as map_command
 from hierax.cli.terminal import UserError, one_line, quiet_libraries, say
 
 _COMMANDS: dict[str, ModuleType] = {
@@ -42,6 +46,10 @@ _COMMANDS: dict[str, ModuleType] = {
     "reconstruct": reconstruct,
     "convert": convert,
     "embed": embed,
+    "search": search,
+    "duplicates": duplicates,
+    "outliers": outliers,
+    "map": map_command,
     "export": export,
     "bench": bench,
     "stats": stats,

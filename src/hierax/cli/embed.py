@@ -14,7 +14,7 @@ from hierax.cli.loading import licence_line, positive
 from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
-    from hierax.embed.run import EmbedReport, Progress
+    from hierax.embedding.run import EmbedReport, Progress
 
 SUMMARY = "write the features of many pictures; goes on where it was interrupted"
 EXAMPLE = "facebook/hiera-tiny-224-in1k-hf"
@@ -67,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from pathlib import Path
 
-    from hierax.embed import FeatureExtractor, embed
-    from hierax.embed.store import MANIFEST, Manifest, arrow
+    from hierax.embedding import FeatureExtractor, embed
+    from hierax.embedding.store import MANIFEST, Manifest, arrow
 
     arrow()
     folder = Path(arguments.output)

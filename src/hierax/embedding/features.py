@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.embed.store import Column
+from hierax.embedding.store import Column
 from hierax.engine import Engine
 from hierax.engine.cache import weights_digest
 from hierax.pretrained import Pretrained
@@ -152,8 +152,8 @@ def vectors(
     paths: Sequence[str | Path], extractor: FeatureExtractor, column: str
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """float32 `[N, width]` of the pictures that can be read, in their order, and names and problems of the others."""
-    from hierax.embed.decode import Decoder
-    from hierax.embed.sources import Source
+    from hierax.embedding.decode import Decoder
+    from hierax.embedding.sources import Source
 
     decoder, rows, problems = Decoder(extractor.record), [], []
     for path in paths:

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hierax.embed.sources import Listing, Source
-from hierax.embed.store import Block
+from hierax.embedding.sources import Listing, Source
+from hierax.embedding.store import Block
 from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.resize import resize_crop_fast
 

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import hierax
-from hierax.embed.decode import Decoder, Pixels, batches_of
-from hierax.embed.features import POOLED, FeatureExtractor
-from hierax.embed.sources import Listing, list_sources, listing_path, listings, located
-from hierax.embed.store import MANIFEST, Block, CollectionError, Manifest, Unreadable, arrow, shards, write_shard
-from hierax.embed.update import changed_sources, settle
+from hierax.embedding.decode import Decoder, Pixels, batches_of
+from hierax.embedding.features import POOLED, FeatureExtractor
+from hierax.embedding.sources import Listing, list_sources, listing_path, listings, located
+from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, Unreadable, arrow, shards, write_shard
+from hierax.embedding.update import changed_sources, settle
 from hierax.pretrained import Pretrained
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_log = logging.getLogger("hierax.embed")
+_log = logging.getLogger("hierax.embedding")
 BLOCK, BATCH = 512, 32
 _MOST_WORKERS = 16
 
@@ -358,5 +358,6 @@ def _stopping() -> Iterator[threading.Event]:
 
 
 def _workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
     return min(max(cores - 1, 1), _MOST_WORKERS)

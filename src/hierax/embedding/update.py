@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hierax.embed.decode import as_bytes, content_hash
-from hierax.embed.sources import Listing, Source, listings
-from hierax.embed.store import (
+from hierax.embedding.decode import as_bytes, content_hash
+from hierax.embedding.sources import Listing, Source, listings
+from hierax.embedding.store import (
     DATA,
     GONE,
     OK,

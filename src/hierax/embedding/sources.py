@@ -16,7 +16,7 @@ import numpy as np
 from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import open_shards
-from hierax.embed.store import LISTINGS, CollectionError, arrow, source_id
+from hierax.embedding.store import LISTINGS, CollectionError, arrow, source_id
 from hierax.processing.decode import IMAGE_SUFFIXES
 
 KINDS = ("file", "tar", "table", "url")

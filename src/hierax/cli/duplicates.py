@@ -1,0 +1,80 @@
+"""`hierax duplicates`: pictures that a collection holds more than once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from hierax.cli.loading import positive
+from hierax.cli.search import add_approximate, add_collection, cosine, open_index, ticking, way_of, write_page
+from hierax.cli.terminal import say
+
+if TYPE_CHECKING:
+    from hierax.embedding.duplicates import Member
+
+SUMMARY = "group the pictures of a collection that are there more than once"
+EPILOG = """Equal files (=) are found by their hash, near duplicates by the cosine similarity of their vectors.
+With --linkage chain a group is all that pairs connect, so that its ends may differ more than --threshold says;
+with first, every picture is as like the first of its group as asked for.
+Pairs that were found are kept in OUT/index: another run compares only new pictures with all.
+--json writes one object per group and line, largest first:
+  {"size": 2, "members": [{"id": "5f0c…", "path": "a.jpg", "score": 1.0, "exact": true}, …]}"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    add_collection(parser, page="a contact sheet")
+    parser.add_argument(
+        "--threshold", type=cosine, default=0.95, metavar="S", help="least cosine similarity of a pair (default: 0.95)"
+    )
+    parser.add_argument(
+        "--whiten", action="store_true", help="compare after whitening: for features in which all look alike"
+    )
+    parser.add_argument("--components", type=positive, metavar="N", help="directions that whitening keeps")
+    parser.add_argument("--linkage", choices=("chain", "first"), default="chain", help="what a group is (see below)")
+    add_approximate(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.embedding.duplicates import duplicates
+    from hierax.embedding.pages import Entry, Section, contact_sheet
+
+    index = open_index(arguments, page=arguments.html)
+    groups = duplicates(
+        index,
+        threshold=arguments.threshold,
+        whiten=arguments.whiten,
+        components=arguments.components,
+        linkage=arguments.linkage,
+        approximate=way_of(arguments, index),
+        on_progress=ticking(),
+    )
+    for group in groups:
+        if arguments.json:
+            print(json.dumps({"size": len(group.members), "members": [asdict(m) for m in group.members]}))
+        else:
+            print(f"{len(group.members)} pictures")
+            first, *others = group.members
+            print(f"  first     {first.path}")
+            print(*(f"  {m.score:.4f}{' =' if m.exact else '  '}  {m.path}" for m in others), sep="\n")
+    count = sum(len(group.members) for group in groups)
+    say(f"{len(groups)} groups of {count} pictures, of {len(index)}; {count - len(groups)} are one too many")
+    if arguments.html is not None:
+        sections = [
+            Section(
+                f"{len(group.members)} pictures",
+                [Entry(group.members[0].path, "the first"), *(Entry(m.path, _caption(m)) for m in group.members[1:])],
+            )
+            for group in groups
+        ]
+        note = "Below each picture its similarity to the first of its group, and whether their files are equal."
+        sheet = contact_sheet(index.folders, sections, title=f"Duplicates in {index.folders[0].name}", note=note)
+        write_page(sheet, arguments.html)
+    return 0
+
+
+def _caption(member: Member) -> str:
+    return f"{member.score:.4f}{', the same file' if member.exact else ''}"

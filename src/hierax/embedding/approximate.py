@@ -1,0 +1,230 @@
+"""Approximate search through faiss: it proposes rows, which are then compared exactly.
+
+Vectors lie in lists around centres (k-means), eight bits a number; a query looks into the nearest lists. The file in
+`FOLDER/index/` is mapped for searching. Building takes about one byte of memory per number: 0.8 GB for 1,000,000 x 768.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hierax.embedding.mapped import INDEX
+from hierax.embedding.store import Column, replaced
+
+if TYPE_CHECKING:
+    from hierax.embedding.index import Index
+
+APPROXIMATE_FROM = 200_000
+"""Rows from which on an approximate index that was built is used without being asked for."""
+LEAST = 1000
+"""Rows below which none is built."""
+WANTED = 0.99
+"""Recall@10 on the sample at which no more lists are looked into."""
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What reading an .npz raises that is missing or damaged."""
+_SAMPLE = 256
+_PER_CENTRE = 64  # rows that k-means sees per centre
+_CANDIDATES = 10  # for every hit that is asked for; eight bits put some in the wrong order
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was built.
+
+    Attributes:
+        rows: in the index, `added` of them now.
+        lists: into which they are cut, `probes` of them looked into by a query.
+        recall: share of the 10 nearest rows by exact search that this one finds too, over `sample` rows as queries
+            (each without itself).
+    """
+
+    rows: int
+    added: int
+    lists: int
+    probes: int
+    recall: float
+    sample: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows ({self.added} new) in {self.lists} lists, {self.probes} looked into: "
+            f"recall@10 {self.recall:.3f} against exact search, over {self.sample} queries"
+        )
+
+
+def library() -> Any:
+    """The package faiss.
+
+    Raises:
+        ImportError: it is missing; names the extra.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ImportError("approximate search needs the package faiss: pip install 'hierax[search]'") from None
+    return faiss
+
+
+class Approximate:
+    """An index of faiss, and the keys of its rows in the order in which they were added."""
+
+    def __init__(self, lists: Any, keys: np.ndarray, report: Report, trained: int) -> None:
+        self._lists, self._keys, self.report, self.trained = lists, keys, report, trained
+        self._seen: np.ndarray | None = None  # keys of a collection, for which the next two hold
+        self._rows = self._missing = np.zeros(0, np.int64)
+
+    @classmethod
+    def read(cls, folder: Path, column: Column) -> Approximate | None:
+        """That of a collection; None where there is none, or one that is damaged.
+
+        Raises:
+            ImportError: there is one, and faiss is missing.
+        """
+        file, notes = _files(folder, column)
+        if not (file.exists() and notes.exists()):
+            return None
+        faiss = library()
+        try:
+            with notes.open("rb") as opened, np.load(opened) as kept:
+                keys, trained = kept["keys"], int(kept["trained"])
+                report = Report(*(type_(kept[name]) for name, type_ in _FIELDS.items()))
+            lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        except (*DAMAGED, RuntimeError):
+            return None
+        if lists.ntotal != len(keys) or lists.d != column.width:
+            return None
+        lists.nprobe = report.probes
+        return cls(lists, keys, report, trained)
+
+    def lacks(self, keys: np.ndarray) -> np.ndarray:
+        """Which of these keys it does not have, as booleans."""
+        return positions(keys, self._keys) < 0
+
+    def candidates(self, queries: np.ndarray, k: int, keys: np.ndarray) -> np.ndarray:
+        """Numbers of the rows to compare with these queries, rising: what faiss proposes, and what it does not have.
+
+        Args:
+            queries: float32 `[Q, D]` of length 1.
+            k: hits that are wanted.
+            keys: those of the collection's rows now; rows that are gone drop out.
+        """
+        if self._seen is not keys:
+            self._seen, self._missing = keys, np.flatnonzero(self.lacks(keys))
+            self._rows = positions(self._keys, keys)
+        labels = np.unique(_proposed(self._lists, queries, k))
+        rows = self._rows[labels[labels >= 0]]
+        return np.union1d(rows[rows >= 0], self._missing)
+
+
+def _proposed(lists: Any, queries: np.ndarray, k: int) -> np.ndarray:
+    """Labels `[Q, candidates]` of rows in the lists; -1 where there are no more."""
+    return lists.search(np.ascontiguousarray(queries), min(max(50, _CANDIDATES * k), lists.ntotal))[1]
+
+
+def positions(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Where each of `wanted` is among `keys`; -1 where it is not."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    order = np.argsort(keys, kind="stable")
+    place = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
+    return np.where(keys[place] == wanted, place, -1)
+
+
+_FIELDS: dict[str, type] = {"rows": int, "added": int, "lists": int, "probes": int, "recall": float, "sample": int}
+
+
+def _files(folder: Path, column: Column) -> tuple[Path, Path]:
+    return folder / INDEX / f"{column.name}.faiss", folder / INDEX / f"{column.name}.faiss.npz"
+
+
+def build(index: Index) -> Report:
+    """Makes the approximate index of a collection, or adds its new rows; measures its recall and writes it.
+
+    It is made anew when the collection has grown to four times what it was made of, or a quarter of it is gone.
+
+    Raises:
+        ValueError: several collections, or too few rows.
+        ImportError: faiss is missing.
+        OSError: the folder cannot be written to.
+    """
+    faiss = library()
+    if len(index.folders) > 1:
+        raise ValueError("several collections have no approximate index; build one for each")
+    if len(index) < LEAST:
+        raise ValueError(f"{index.folders[0]} has {len(index)} rows; approximate search is for {LEAST} and more")
+    file, notes = _files(index.folders[0], index.column)
+    old = Approximate.read(index.folders[0], index.column)
+    if old is not None:
+        gone = len(old._keys) - int((~old.lacks(index.keys)).sum())
+        if gone > len(old._keys) // 4 or len(index) > 4 * old.trained:
+            old = None
+    if old is not None and not old.lacks(index.keys).any():
+        return replace(old.report, added=0)
+    if old is None:
+        lists, keys, trained = _trained(faiss, index), np.zeros(0, np.uint64), len(index)
+        new = np.arange(len(index))
+    else:
+        lists, keys, trained = faiss.read_index(str(file)), old._keys, old.trained
+        new = np.flatnonzero(old.lacks(index.keys))
+    for _, matrix in index.tiles(new):
+        lists.add(np.ascontiguousarray(matrix))
+    keys = np.concatenate([keys, index.keys[new]])
+    probes, recall, sample = _tuned(lists, keys, index, first=old.report.probes if old else 4)
+    report = Report(len(keys), len(new), lists.nlist, probes, recall, sample)
+    _write(faiss, lists, keys, report, trained, file, notes)
+    return report
+
+
+def _trained(faiss: Any, index: Index) -> Any:
+    """Lists without rows, their centres found among rows at even distances."""
+    width, count = index.column.width, len(index)
+    centres = max(8, min(65_536, round(count**0.5)))
+    quantizer = faiss.IndexFlatIP(width)
+    lists = faiss.IndexIVFScalarQuantizer(
+        quantizer, width, centres, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+    lists.cp.seed, lists.cp.max_points_per_centroid, lists.cp.min_points_per_centroid = 0, _PER_CENTRE, 1
+    rows = np.unique(np.linspace(0, count - 1, min(count, centres * _PER_CENTRE)).astype(np.int64))
+    lists.train(index.take(rows))
+    quantizer.this.disown()  # the lists own it now
+    lists.own_fields = True
+    return lists
+
+
+def _tuned(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[int, float, int]:
+    """How many lists to look into, the recall that comes of it, and over how many queries it was measured.
+
+    What faiss proposes is compared exactly, so each of the nearest rows that is proposed is found.
+    """
+    from hierax.embedding.index import nearest
+
+    rows = np.unique(np.linspace(0, len(index) - 1, _SAMPLE).astype(np.int64))
+    queries = index.take(rows)
+    query, row, _ = nearest(queries, index.tiles(), 11)  # ten, and the row itself
+    truth = [row[(query == q) & (row != rows[q])][:10] for q in range(len(rows))]
+    position = positions(keys, index.keys)
+    probes, recall = max(1, first // 2), 0.0
+    while recall < WANTED and probes < lists.nlist:
+        lists.nprobe = probes = min(2 * probes, lists.nlist)
+        proposed = _proposed(lists, queries, 10)
+        found = sum(np.isin(t, position[labels[labels >= 0]]).sum() for t, labels in zip(truth, proposed, strict=True))
+        recall = float(found) / sum(map(len, truth))
+    return probes, recall, len(rows)
+
+
+def _write(
+    faiss: Any, lists: Any, keys: np.ndarray, report: Report, trained: int, file: Path, notes: Path
+) -> None:  # fmt: skip
+    file.parent.mkdir(exist_ok=True)
+    with replaced(file) as part:
+        faiss.write_index(lists, str(part))
+    with contextlib.closing(io.BytesIO()) as kept, replaced(notes) as part:
+        np.savez(kept, keys=keys, trained=trained, **{name: getattr(report, name) for name in _FIELDS})
+        part.write_bytes(kept.getvalue())

@@ -1,0 +1,350 @@
+"""Search in a collection: exact, shard by shard, or approximate through faiss, then exact on what faiss proposes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from hierax.embedding.mapped import INDEX, Named, Shard, unit
+from hierax.embedding.store import Manifest, Rows, shards
+
+if TYPE_CHECKING:
+    import torch
+
+    from hierax.embedding.approximate import Approximate, Report
+    from hierax.embedding.features import FeatureExtractor
+
+DIGITS = 6
+"""Decimals of a similarity: float32 holds no more, and equal pictures get equal scores."""
+_TILE = 1 << 25  # bytes of vectors that are compared at a time
+_QUERIES = 512  # compared with a tile at a time
+
+Vectors: TypeAlias = "np.ndarray | torch.Tensor | Sequence[Sequence[float]]"
+Folders: TypeAlias = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row that was found, and its cosine similarity to the query, rounded to six decimals."""
+
+    id: str
+    path: str
+    score: float
+
+
+Found: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Query, row and score of everything found; by query, then the best first, then by row."""
+
+
+def nearest(
+    queries: np.ndarray, tiles: Iterable[tuple[np.ndarray, np.ndarray]], k: int | None, *, least: float = -1.0
+) -> Found:
+    """The `k` rows most similar to each query (None: all), of a similarity of at least `least`.
+
+    Scores are sums in float64 of vectors in float32, rounded; float32 products only rule out what is too far. So a
+    score does not depend on how rows are cut into tiles, and equal scores are in the order of the rows.
+
+    `queries` are float32 `[Q, D]` of length 1; `tiles` are numbers of rows, rising, with their vectors `[R, D]`.
+    """
+    exact = queries.astype(np.float64)
+    slack = 10**-DIGITS + 1e-5 * max(1.0, (queries.shape[1] / 1024) ** 0.5)
+    bar = np.full(len(queries), least)
+    found, all_found = _nothing(), [_nothing()]
+    for numbers, matrix in tiles:
+        scores = queries @ matrix.T
+        passing = scores >= (bar - slack).astype(np.float32)[:, None]
+        if k is not None and k < len(numbers):
+            crowded = np.flatnonzero(passing.sum(1) > 2 * k)
+            if len(crowded):
+                kth = np.partition(scores[crowded], len(numbers) - k, axis=1)[:, len(numbers) - k]
+                passing[crowded] &= scores[crowded] >= (kth - slack)[:, None]
+        new = _scored(exact, matrix, numbers, np.nonzero(passing), least)
+        if k is None:
+            all_found.append(new)
+            continue
+        found = _ordered([found, new], k)
+        query = found[0]
+        last = np.flatnonzero(np.arange(len(query)) - np.searchsorted(query, query) == k - 1)
+        bar[query[last]] = found[2][last]
+    return _ordered(all_found, None) if k is None else found
+
+
+def _nothing() -> Found:
+    return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+
+
+def _scored(
+    exact: np.ndarray, matrix: np.ndarray, numbers: np.ndarray, pairs: tuple[np.ndarray, ...], least: float
+) -> Found:
+    query, place = pairs
+    step = max(1, _TILE // (16 * exact.shape[1]))
+    parts = [
+        (exact[query[i : i + step]] * matrix[place[i : i + step]].astype(np.float64)).sum(1)
+        for i in range(0, len(query), step)
+    ]
+    score = np.round(np.concatenate(parts), DIGITS).clip(-1, 1) if parts else np.zeros(0)
+    keep = score >= least
+    return query[keep], numbers[place[keep]], score[keep]
+
+
+def _ordered(parts: Sequence[Found], k: int | None) -> Found:
+    query, row, score = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((row, -score, query))
+    if k is not None:
+        ranked = query[order]
+        order = order[np.arange(len(order)) - np.searchsorted(ranked, ranked) < k]
+    return query[order], row[order], score[order]
+
+
+class Index:
+    """A collection, or several that were made in the same way, to search in.
+
+    What lies in the folder when it is opened is searched; `refresh` takes in shards that came or changed since. The
+    vectors of new shards are mapped then (`index/` in the folder: four bytes per number), those of others stay.
+
+    Args:
+        folder: of a collection; of several, one after the other in the order of rows.
+        column: name of the vectors; the first if None.
+
+    Raises:
+        CollectionError: no collection, a damaged shard, no such column, collections of different models.
+        ImportError: pyarrow is missing.
+    """
+
+    def __init__(self, folder: Folders, *, column: str | None = None) -> None:
+        self.folders = [Path(folder)] if isinstance(folder, (str, Path)) else [Path(f) for f in folder]
+        if not self.folders:
+            raise ValueError("folder is an empty list; expected at least one collection")
+        self.manifest = Manifest.read(self.folders[0])
+        for other in self.folders[1:]:
+            self.manifest.check_same(Manifest.read(other), folder=self.folders[0])
+        self.column = self.manifest.column(column)
+        self.shards: list[Shard] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes in what has changed in the folder."""
+        found = [
+            Shard(path, self.column, self.manifest, place=folder / INDEX)
+            for folder in self.folders
+            for path in shards(folder)
+        ]
+        self.shards, self._first = found, np.cumsum([0, *(shard.rows for shard in found)])
+        for name in ("keys", "approximate"):
+            self.__dict__.pop(name, None)
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __iter__(self) -> Iterator[Rows]:
+        """The rows that stand, shard by shard, with vectors of length 1."""
+        for shard in self.shards:
+            yield Rows(*shard.columns(), vectors=shard.vectors())
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """uint64 `[rows]`, one number per row, which it keeps while its id, its picture and its vector stay."""
+        return np.concatenate([np.zeros(0, np.uint64), *(shard.keys for shard in self.shards)])
+
+    @cached_property
+    def approximate(self) -> Approximate | None:
+        """What `build(approximate=True)` made for this collection.
+
+        Raises:
+            ImportError: it is there, and faiss is missing.
+        """
+        from hierax.embedding.approximate import Approximate
+
+        return Approximate.read(self.folders[0], self.column) if len(self.folders) == 1 else None
+
+    def lists(self, approximate: bool | None) -> Approximate | None:
+        """What to search by, as `approximate` says (see `search`); None is exact search.
+
+        Raises:
+            ValueError, ImportError: approximate search was asked for and cannot be had.
+        """
+        from hierax.embedding.approximate import APPROXIMATE_FROM
+
+        if approximate is False or (approximate is None and len(self) < APPROXIMATE_FROM):
+            return None
+        try:
+            built = self.approximate
+        except ImportError:
+            if approximate:
+                raise
+            return None
+        if approximate and built is None:
+            raise ValueError(f"no approximate index in {self.folders[0]}; Index.build(approximate=True) makes one")
+        return built
+
+    def tiles(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers and vectors (float32 `[R, D]`, length 1) of all rows, or of those given by rising numbers."""
+        step = max(1, _TILE // (4 * self.column.width))
+        for shard, first in zip(self.shards, self._first, strict=False):
+            wanted = None if rows is None else rows[slice(*np.searchsorted(rows, (first, first + shard.rows)))] - first
+            count = shard.rows if wanted is None else len(wanted)
+            vectors = shard.vectors() if count else None
+            for start in range(0, count, step):
+                assert vectors is not None
+                places = np.arange(start, min(start + step, count)) if wanted is None else wanted[start : start + step]
+                whole = len(places) == places[-1] + 1 - places[0]  # a run of rows needs no copy
+                yield places + first, vectors[places[0] : places[-1] + 1] if whole else vectors[places]
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """float32 `[len(rows), D]` of length 1, for rows by number in any order."""
+        distinct, place = np.unique(rows, return_inverse=True)
+        parts = [np.zeros((0, self.column.width), np.float32), *(matrix for _, matrix in self.tiles(distinct))]
+        return np.concatenate(parts)[place]
+
+    def names(self, rows: np.ndarray) -> list[Named]:
+        """What rows are called, by number in any order."""
+        named: dict[int, Named] = {}
+        distinct = np.unique(rows)
+        for shard, first in zip(self.shards, self._first, strict=False):
+            wanted = distinct[slice(*np.searchsorted(distinct, (first, first + shard.rows)))]
+            if len(wanted):
+                named |= zip(wanted.tolist(), shard.names(wanted - first), strict=True)
+        return [named[int(row)] for row in rows]
+
+    def find(self, names: Iterable[str]) -> dict[str, int]:
+        """Numbers of rows by id or path; what is neither is left out."""
+        wanted, found = set(names), {}
+        for shard, first in zip(self.shards, self._first, strict=False):
+            for column in shard.columns()[:2]:
+                if not wanted.isdisjoint(column):
+                    for place, name in enumerate(column):
+                        if name in wanted:
+                            found.setdefault(name, int(first) + place)
+        return found
+
+    def vectors_of(self, ids: Sequence[str]) -> np.ndarray:
+        """float32 `[len(ids), D]`, of length 1, for rows by id or path.
+
+        Raises:
+            ValueError: one is not in the collection; names it.
+        """
+        found = self.find(ids)
+        for name in ids:
+            if name not in found:
+                raise ValueError(f"{name!r} is neither id nor path of a row of {self.folders[0]}")
+        return self.take(np.array([found[name] for name in ids], np.int64))
+
+    def search(
+        self, vectors: Vectors, k: int = 10, *, threshold: float | None = None, approximate: bool | None = None
+    ) -> list[list[Hit]]:
+        """The `k` most similar rows of every query, best first; of equal ones, the first in the collection.
+
+        Exact search compares every row, a few tens of megabytes at a time, whatever the size of the collection.
+
+        Args:
+            vectors: `[Q, D]`, of any length but 0.
+            k: hits per query; fewer where the collection, or the threshold, has fewer.
+            threshold: least cosine similarity, -1 to 1.
+            approximate: search what `build(approximate=True)` made, and rows that came later exactly; None does so
+                from `hierax.embedding.approximate.APPROXIMATE_FROM` rows on, if it was built.
+
+        Raises:
+            ValueError: shape, k or threshold; no approximate index was built.
+            ImportError: faiss is missing.
+        """
+        found = self.neighbours(unit(self._checked(vectors, k, threshold)), k, threshold, approximate)
+        names = dict(zip(np.unique(found[1]).tolist(), self.names(np.unique(found[1])), strict=True))
+        hits: list[list[Hit]] = [[] for _ in range(len(vectors))]
+        for query, row, score in zip(*(part.tolist() for part in found), strict=True):
+            hits[query].append(Hit(names[row].id, names[row].path, score))
+        return hits
+
+    def neighbours(
+        self, queries: np.ndarray, k: int, threshold: float | None = None, approximate: bool | None = None
+    ) -> Found:
+        """As `search`, with numbers of rows, for float32 queries `[Q, D]` of length 1."""
+        built = self.lists(approximate)
+        parts = [_nothing()]
+        for start in range(0, len(queries), _QUERIES):
+            some = queries[start : start + _QUERIES]
+            rows = None if built is None else built.candidates(some, k, self.keys)
+            query, row, score = nearest(some, self.tiles(rows), k, least=-1.0 if threshold is None else threshold)
+            parts.append((query + start, row, score))
+        return _ordered(parts, None)
+
+    def _checked(self, vectors: Vectors, k: int, threshold: float | None) -> np.ndarray:
+        array: Any = vectors
+        array = np.asarray(array.detach().cpu() if type(array).__module__ == "torch" else array, np.float64)
+        if array.ndim != 2 or array.shape[1] != self.column.width:
+            raise ValueError(f"vectors has shape {list(array.shape)}; expected [Q, {self.column.width}]")
+        if not np.isfinite(array).all():
+            raise ValueError("vectors holds NaN or infinity; expected numbers")
+        if k < 1:
+            raise ValueError(f"k is {k}; expected at least 1")
+        if threshold is not None and not -1 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; expected a cosine similarity, -1 to 1")
+        return array
+
+    def build(self, *, approximate: bool = False) -> Report | None:
+        """Takes in new shards; with `approximate`, makes or extends the index for approximate search.
+
+        Returns:
+            None, or a `hierax.embedding.approximate.Report`: its recall against exact search, measured.
+
+        Raises:
+            ValueError: several collections, or fewer rows than such an index is for.
+            ImportError: faiss is missing; names the extra.
+            OSError: the folder cannot be written to.
+        """
+        self.refresh()
+        if not approximate:
+            return None
+        from hierax.embedding.approximate import build
+
+        report = build(self)
+        self.__dict__.pop("approximate", None)
+        return report
+
+
+def embed_queries(
+    paths: Sequence[str | Path], manifest: Manifest, *, folder: Path, column: str, model: str | None = None,
+    device: str = "auto",
+) -> tuple[np.ndarray, list[tuple[str, str]]]:  # fmt: skip
+    """Vectors of pictures, made as those of the collection in `folder` were.
+
+    Returns:
+        float32 `[N, D]` of the pictures that could be read, in their order, and path and problem of the others.
+
+    Raises:
+        CollectionError: the model is not the one that made the collection.
+        ValueError, OSError: those of `hierax.load`.
+    """
+    from hierax.embedding import features
+
+    extractor = _extractor(manifest, model or manifest.model, device, size=None)
+    if extractor.record.to_dict() != manifest.preprocessing:  # perhaps it was made at another size than the model's
+        extractor.close()
+        extractor = _extractor(manifest, model or manifest.model, device, size=_side(manifest))
+    try:
+        made = dataclasses.replace(
+            manifest, model=extractor.name, weights=extractor.weights, config=extractor.config.to_dict(),
+            preprocessing=extractor.record.to_dict(), precision=extractor.precision,
+        )  # fmt: skip
+        manifest.check_same(made, folder=folder)
+        return features.vectors(paths, extractor, column)
+    finally:
+        extractor.close()
+
+
+def _extractor(manifest: Manifest, model: str, device: str, *, size: int | None) -> FeatureExtractor:
+    from hierax.embedding.features import FeatureExtractor
+
+    layers = [column.layer for column in manifest.columns]
+    return FeatureExtractor(
+        model, layers=layers, l2=manifest.l2, size=size, device=device, precision=manifest.precision
+    )  # fmt: skip
+
+
+def _side(manifest: Manifest) -> int | None:
+    return manifest.preprocessing.get("crop_size", {}).get("height")

@@ -1,0 +1,86 @@
+"""Pictures of a collection that are like no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hierax.embedding.index import DIGITS, Index, nearest
+
+if TYPE_CHECKING:
+    from hierax.embedding.index import Folders
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A row, and how far it is from the rows nearest to it: 0 is equal to them, 1 unlike, up to 2."""
+
+    id: str
+    path: str
+    score: float
+
+
+def outliers(
+    folder: Folders | Index,
+    count: int = 100,
+    *,
+    k: int = 10,
+    column: str | None = None,
+    references: int = 50_000,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> list[Outlier]:
+    """The `count` rows that are farthest from their neighbours, farthest first; equal ones in their order.
+
+    The score of a row is 1 minus the mean of its cosine similarities to the `k` rows most similar to it, itself left
+    out: the mean cosine distance to its k nearest neighbours. A strange picture that is there `k + 1` times is no
+    outlier by this; `duplicates` finds it.
+
+    Args:
+        folder: of a collection, or several (see `Index`).
+        count: how many rows.
+        k: neighbours of a row; all others where there are fewer.
+        column: name of the vectors; the first if None.
+        references: neighbours are sought among at most so many rows, taken at even distances from a larger collection;
+            what is returned are distances to these. Time grows with rows times references.
+        on_progress: is called with the number of rows done so far, and of all.
+
+    Raises:
+        CollectionError: those of `Index`.
+        ValueError: count, k or references below 1.
+    """
+    for name, value in (("count", count), ("k", k), ("references", references)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1")
+    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    parts, done = [np.zeros(0)], 0
+    for part in _scores(index, k, references):
+        parts.append(part)
+        done += len(part)
+        if on_progress is not None:
+            on_progress(done, len(index))
+    scores = np.concatenate(parts)
+    order = np.lexsort((np.arange(len(scores)), -scores))[:count]
+    named = index.names(order)
+    return [Outlier(n.id, n.path, float(score)) for n, score in zip(named, scores[order], strict=True)]
+
+
+def _scores(index: Index, k: int, references: int) -> Iterator[np.ndarray]:
+    sample = None
+    if len(index) > references:
+        rows = np.unique(np.linspace(0, len(index) - 1, references).astype(np.int64))
+        sample = [(numbers, np.array(matrix)) for numbers, matrix in index.tiles(rows)]
+    for start in range(0, len(index), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(index)))
+        query, row, score = nearest(index.take(rows), sample or index.tiles(), k + 1)
+        apart = row != rows[query]
+        query, score = query[apart], score[apart]
+        rank = np.arange(len(query)) - np.searchsorted(query, query)
+        query, score = query[rank < k], score[rank < k]
+        found = np.bincount(query, minlength=len(rows))
+        total = np.bincount(query, weights=score, minlength=len(rows))
+        yield np.round(1 - total / np.maximum(found, 1), DIGITS)

@@ -1,0 +1,244 @@
+"""The pages: the map and contact sheets are one file each, hold every name safely, and say what they leave out."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from collections_of import clustered, collection, noise
+from hierax.cli import map as command
+from hierax.cli.terminal import UserError
+from hierax.embedding.layout import Layout, Point, layout, principal
+from hierax.embedding.pages import Entry, Section, contact_sheet, map_page, pictures
+
+NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028\udcff.jpg"
+
+
+class Tags(HTMLParser):
+    """Elements with their attributes, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def data_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def draw(folder: Path, count: int) -> list[str]:
+    """Pictures of different shapes; returns their paths."""
+    folder.mkdir(exist_ok=True)
+    paths = [str(folder / f"{i}.png") for i in range(count)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (100 + 10 * i, 120), (20 * i % 255, 80, 160)).save(path)
+    return paths
+
+
+def places(paths: list[str]) -> Layout:
+    points = [Point(str(i), path, i / len(paths), 1 - i / len(paths)) for i, path in enumerate(paths)]
+    return Layout(tuple(points), len(points), "pca")
+
+
+# -- layout -----------------------------------------------------------------------------------------------------------
+
+
+def test_principal_components_equal_those_of_a_singular_value_decomposition() -> None:
+    for vectors in (noise(100, 12), noise(9, 40)):
+        centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
+        left, scale, _ = np.linalg.svd(centred, full_matrices=False)
+        np.testing.assert_allclose(np.abs(principal(vectors, count=5)), np.abs(left * scale)[:, :5], atol=1e-4)
+
+
+def test_components_that_are_lacking_are_zero() -> None:
+    assert principal(noise(3, 8), count=5)[:, 2:].max() == 0
+    assert principal(np.ones((4, 8), np.float32), count=5).max() == 0
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_like_rows_are_near_each_other(tmp_path: Path, method: Any) -> None:
+    if method == "tsne":
+        pytest.importorskip("sklearn")
+    vectors = np.repeat(noise(3, 16), 60, axis=0) + 0.05 * noise(180, 16, seed=1)
+    found = layout(collection(tmp_path, vectors), method=method)
+    xy = np.array([(p.x, p.y) for p in found.points])
+    assert (xy.min(), xy.max(), found.method, found.rows) == (0, 1, method, 180)
+    groups = xy.reshape(3, 60, 2)
+    centres = groups.mean(1)
+    apart = min(np.linalg.norm(a - b) for i, a in enumerate(centres) for b in centres[:i])
+    assert np.linalg.norm(groups - centres[:, None], axis=2).max() < apart
+
+
+def test_a_layout_is_the_same_every_time(tmp_path: Path) -> None:
+    folder = collection(tmp_path, clustered(120, 16, clusters=4))
+    assert layout(folder) == layout(folder)
+
+
+def test_of_a_large_collection_rows_at_even_distances_are_laid_out(tmp_path: Path) -> None:
+    found = layout(collection(tmp_path, noise(101)), points=11, method="pca")
+    assert [p.path for p in found.points] == [f"0/{10 * i}.jpg" for i in range(11)]
+    assert found.rows == 101
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_few_rows_are_laid_out_too(tmp_path: Path, count: int) -> None:
+    assert len(layout(collection(tmp_path, noise(count))).points) == count
+
+
+def test_without_scikit_learn_components_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    folder = collection(tmp_path, noise(20))
+    assert layout(folder).method == "pca"
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        layout(folder, method="tsne")
+
+
+def test_other_methods_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="method is 'umap'"):
+        layout(tmp_path, method="umap")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_shrunk_and_those_that_are_gone_are_none(tmp_path: Path) -> None:
+    paths = draw(tmp_path, 3)
+    (tmp_path / "bad.png").write_text("no picture")
+    found = list(pictures([tmp_path], [*paths, str(tmp_path / "bad.png"), str(tmp_path / "gone.png")], side=60))
+    assert [image.size if image else None for image in found] == [(50, 60), (55, 60), (60, 60), None, None]
+
+
+def test_members_of_shards_are_found_by_the_listing(tmp_path: Path) -> None:
+    import tarfile
+
+    from hierax.embedding.sources import Listing, list_sources, listing_path
+
+    paths = draw(tmp_path / "drawn", 3)
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for path in paths:
+            shard.add(path, os.path.basename(path))
+    listing = Listing(list_sources([str(tmp_path / "shard.tar")]))
+    listing.write(listing_path(tmp_path / "out", 0))
+    found = list(pictures([tmp_path / "out"], [source.path for source in listing], side=60))
+    assert [image.size if image else None for image in found] == [(50, 60), (55, 60), (60, 60)]
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def outside(page: str) -> list[str]:
+    """What a page would fetch."""
+    links = [a.get(name) or "" for _, a in Tags(page).found for name in ("src", "href", "data", "action", "srcset")]
+    links += re.findall(r"url\(([^)]*)\)|@import|https?://[^\s\"'<]*", page)
+    return [link for link in links if link and not link.startswith("data:")]
+
+
+def test_pages_fetch_nothing_and_allow_themselves_nothing_from_outside(tmp_path: Path) -> None:
+    paths = draw(tmp_path, 4)
+    sheet = contact_sheet([tmp_path], [Section("all", [Entry(path) for path in paths])], title="Sheet")
+    for page in (sheet, map_page([tmp_path], places(paths), title="Map")):
+        assert outside(page) == []
+        assert "default-src 'none'; img-src data:" in page
+
+
+def test_names_of_files_cannot_become_part_of_the_page(tmp_path: Path) -> None:
+    entries = [Entry(NASTY, NASTY)]
+    sheet = contact_sheet([tmp_path], [Section(NASTY, entries)], title=NASTY, note=NASTY)
+    tags = Tags(sheet)
+    assert tags.all("script") == []
+    assert [a for a in tags.all("img") if "onerror" in a] == []
+    assert tags.all("figure")[0]["title"] == NASTY.replace("\udcff", "\\udcff")
+    page = map_page([tmp_path], places([NASTY, "b.jpg"]), title=NASTY, note=NASTY)
+    assert len(Tags(page).all("script")) == 2
+    assert data_of(page)["names"] == [NASTY, "b.jpg"]
+    for text in (sheet, page):
+        text.encode("utf-8")
+
+
+def test_a_picture_that_is_gone_is_a_tile_with_its_name(tmp_path: Path) -> None:
+    paths = [*draw(tmp_path, 2), str(tmp_path / "gone & lost.png")]
+    page = contact_sheet([tmp_path], [Section("all", [Entry(path, "0.9") for path in paths])], title="Sheet")
+    tags = Tags(page)
+    assert [a["alt"] for a in tags.all("img")] == ["0.png", "1.png"]
+    assert len([a for a in tags.all("div") if a.get("class") == "missing"]) == 1
+    assert "gone & lost.png" in tags.text
+
+
+def test_a_sheet_is_bounded_and_says_so(tmp_path: Path) -> None:
+    sections = [Section(str(i), [Entry(f"{i}/{j}.png") for j in range(4)]) for i in range(5)]
+    tags = Tags(contact_sheet([tmp_path], sections, title="Sheet", most=10))
+    assert len(tags.all("figure")) == 10
+    assert "the first 10 of 20 pictures" in tags.text
+
+
+def test_the_map_is_bounded_and_says_so(tmp_path: Path) -> None:
+    paths = [*draw(tmp_path, 12), "gone.png"]
+    page = map_page([tmp_path], places(paths), title="Map", thumbnails=5)
+    data = data_of(page)
+    assert sum(thumb >= 0 for thumb in data["thumbs"]) == 5
+    assert data["names"] == paths
+    assert "5 are drawn, the others are dots" in Tags(page).text
+    assert data_of(map_page([tmp_path], places(paths), title="Map"))["thumbs"] == [*range(12), -1]
+
+
+def test_the_pictures_of_the_map_lie_where_it_says(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    paths = []
+    for i in range(300):
+        colour = (i % 16 * 16, i // 16 * 12, 255 - i // 2)
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.new("RGB", (80, 60), colour).save(paths[-1])
+    data = data_of(map_page([tmp_path], places(paths), title="Map"))
+    sheets = [Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) for source in data["sheets"]]
+    assert len(sheets) == 2
+    for i in (0, 17, 255, 256, 299):
+        cell = data["thumbs"][i] % 256
+        at = (cell % 16 * data["side"] + 40, cell // 16 * data["side"] + 30)
+        got = np.array(sheets[data["thumbs"][i] // 256].getpixel(at))
+        assert np.abs(got - (i % 16 * 16, i // 16 * 12, 255 - i // 2)).max() < 16
+        assert data["sizes"][data["thumbs"][i]] == [80, 60]
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(*given: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(given))
+
+
+def test_the_map_of_a_collection_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = draw(tmp_path / "drawn", 30)
+    folder = collection(tmp_path / "out", noise(30), paths=paths)
+    page = tmp_path / "map.html"
+    assert run(str(folder), "-o", str(page), "--method", "pca") == 0
+    assert data_of(page.read_text())["names"] == paths
+    assert "wrote" in capsys.readouterr().err
+    with pytest.raises(UserError, match="would be replaced"):
+        run(str(folder), "-o", str(page))
+    assert run(str(folder), "-o", str(page), "--force", "--points", "10", "--thumbnails", "3") == 0
+    assert "10 of 30 pictures, at even distances; 3 are drawn" in page.read_text()
