@@ -17,8 +17,8 @@ from hierax.data.sources import open_dataset
 from hierax.data.view import EvaluationView
 from hierax.processing import IMAGENET
 from hierax.train import finetune
-from hierax.train.evaluate import Predictions, average_precision, normalised, predict
 from hierax.train.evaluation import Evaluation, evaluate, probe_features
+from hierax.train.predictions import Predictions, average_precision, normalised, predict
 from hierax.train.probe import knn, linear, probe
 from small import image_config, randomise
 from training import ALONE, pictures, toy

@@ -69,8 +69,12 @@ def quantise(model: Any, batches: Inputs) -> Any:
     require_packages("precision 'int8'", ("nncf",), "openvino")
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    plain = AdvancedQuantizationParameters(smooth_quant_alphas=AdvancedSmoothQuantParameters(-1, -1))
+    plain = AdvancedQuantizationParameters(
+        smooth_quant_alphas=AdvancedSmoothQuantParameters(-1, -1),
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+    )
     arrays = [{n: t.numpy() for n, t in zip(("pixels", "kept"), batch, strict=False)} for batch in batches]
     with quiet("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         return nncf.quantize(

@@ -17,8 +17,8 @@ from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET
-from hierax.train.evaluate import Predictions, predict
 from hierax.train.parallel import default_workers, world
+from hierax.train.predictions import Predictions, predict
 from hierax.train.prepare import levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors

@@ -9,8 +9,8 @@ import torch
 
 from hierax.data.view import EvaluationView, Seen
 from hierax.processing import Preprocessing
-from hierax.train.evaluate import fixed_noise
 from hierax.train.objective import Objective
+from hierax.train.predictions import fixed_noise
 from hierax.viz import Tile, draw_units, reconstruct_pixels, sheet, statistics_note, to_picture
 
 PICTURES = 4

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.data.view import EvaluationView
 from hierax.pretrained import Pretrained
-from hierax.train.evaluate import normalised
+from hierax.train.predictions import normalised
 
 PROBES = ("linear", "knn")
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -21,11 +21,11 @@ from hierax.data.sources import split_folders
 from hierax.data.split import open_splits
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.pretrained import Pretrained
-from hierax.train.evaluate import masked_loss, predict
 from hierax.train.loop import Loop, Metrics, Watcher
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining, balanced
 from hierax.train.panel import Panel
 from hierax.train.parallel import World, default_workers, world
+from hierax.train.predictions import masked_loss, predict
 from hierax.train.prepare import Prepared, accumulation, augmentation, fitted_batch, prepare
 from hierax.train.recipe import FREE, Recipe
 from hierax.train.recipes import DEFAULTS
