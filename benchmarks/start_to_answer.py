@@ -29,8 +29,8 @@ print(model(**processor(image, return_tensors="pt")).logits.argmax().item())
 OPEN = {"hierax": "image = {photo!r}", "transformers": "from PIL import Image; image = Image.open({photo!r})"}
 
 
-def prepare(folder: Path) -> None:
-    """Saves tiny with its preprocessing record, and a photo-sized picture."""
+def prepare(folder: Path) -> Path:
+    """Saves tiny with its preprocessing record, and a photo-sized picture; returns the picture's path."""
     import hierax
 
     model = hierax.create_model("hiera_tiny_224")
@@ -39,6 +39,7 @@ def prepare(folder: Path) -> None:
     rows, columns = np.mgrid[0:480, 0:640]
     waves = np.stack([np.sin(rows / 9), np.cos(columns / 13), np.sin((rows + columns) / 17)], axis=-1)
     Image.fromarray(((waves + 1) * 127).astype(np.uint8)).save(folder / "photo.jpg", quality=90)
+    return folder / "photo.jpg"
 
 
 def run(program: str) -> tuple[float, float, str]:

@@ -182,14 +182,6 @@ def test_pooled_features_of_a_mae_are_taken_and_said_to_be_untrained(tmp_path: P
 # -- going on ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_any_number_of_processes_writes_the_same(
-    originals: Path, model: str, whole: Path, tmp_path: Path, workers: int
-) -> None:
-    embed([originals], tmp_path / "out", model=model, **{**OPTIONS, "workers": workers})
-    assert same(tmp_path / "out", whole)
-
-
 def test_shares_of_several_processes_make_the_whole(originals: Path, model: str, whole: Path, tmp_path: Path) -> None:
     for number in (2, 0, 1):
         report = embed([originals], tmp_path / "out", model=model, shard=(number, 3), **OPTIONS)
@@ -219,6 +211,17 @@ print(report.stopped, report.pending)
 def started(pictures: Path, out: Path, model: str, workers: int = 0) -> "subprocess.Popen[str]":
     code = CODE.format(pictures=str(pictures), out=str(out), model=model, workers=workers)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_processes_writes_the_same(
+    originals: Path, model: str, whole: Path, tmp_path: Path, workers: int
+) -> None:
+    process = started(originals, tmp_path / "out", model, workers)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.endswith("False 0\n")
+    assert same(tmp_path / "out", whole)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
