@@ -16,6 +16,7 @@ from torch import Tensor
 
 import hierax
 from hierax import Engine, HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel, ParityReport
+from hierax.engine.openvino_backend import shared_core
 from hierax.engine.program import Program, Signature
 from small import CONFIGS, image_config, pixels, randomise
 
@@ -81,10 +82,8 @@ def run_file(folder: Path, format: str, *inputs: Tensor) -> list[Tensor]:
         names = [entry.name for entry in session.get_inputs()]
         found: Any = session.run(None, dict(zip(names, arrays, strict=True)))
     else:
-        import openvino
-
         options = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled: Any = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", options)
+        compiled: Any = shared_core().compile_model(folder / "openvino_model.xml", "CPU", options)
         found = list(compiled(arrays).values())
     return [torch.from_numpy(np.array(array)) for array in found]
 

@@ -1,6 +1,8 @@
 """The life of an engine: threads, what it leaves alone, what it compiles, and its end."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -188,3 +190,31 @@ def test_engines_with_threads_of_their_own_take_turns() -> None:
         list(executor.map(run, (before + 1, before + 2)))
     assert set(most) == {1}
     assert in_a_new_thread(torch.get_num_threads) == before
+
+
+SIGNAL = """
+import faulthandler, os, signal, sys, threading
+import torch
+sys.path.insert(0, "tests")
+from engines import tiny
+from hierax.engine.openvino_backend import OpenVinoRunner, to_openvino
+from hierax.engine.program import Program, Signature
+from small import pixels
+faulthandler.enable()  # as pytest and many services do: signals get a stack of their own
+model = tiny("features").eval()
+inputs = (pixels(model.config, 1, (64, 64)),)
+held = [OpenVinoRunner(to_openvino(Program(model, Signature.of(model)), inputs), precision="fp32", threads=1)]
+held[0](*inputs, None)  # loads OpenVINO's CPU plugin in this thread
+thread = threading.Thread(target=held.clear)  # and lets it go in another
+thread.start()
+thread.join()
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+os.kill(os.getpid(), signal.SIGUSR1)
+print("alive", caught)
+"""
+
+
+def test_a_signal_after_a_compiled_model_is_gone_kills_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNAL], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive [1]\n"), done.stderr

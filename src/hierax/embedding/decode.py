@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import multiprocessing
 import os
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -110,20 +116,41 @@ def as_bytes(content: Any) -> bytes:
     raise ValueError(f"{type(content).__name__} is no picture")
 
 
+@dataclass(frozen=True)
+class Request:
+    """One batch that is to be decoded: sources of `block` from `first` on."""
+
+    block: Block
+    first: int
+    sources: list[Source]
+
+
+class _Requests:
+    """All batches of these blocks in their order, made as they are asked for."""
+
+    def __init__(self, blocks: Sequence[Block], listings: Sequence[Listing], batch: int, block: int) -> None:
+        self.blocks, self.listings, self.batch, self.block = blocks, listings, batch, block
+
+    def __iter__(self) -> Iterator[Request]:
+        for block in self.blocks:
+            listing, start = self.listings[block.listing], block.number * self.block
+            stop = min(start + self.block, len(listing))
+            for first in range(start, stop, self.batch):
+                sources = [listing[i] for i in range(first, min(first + self.batch, stop))]
+                yield Request(block, first - start, sources)
+
+
 class _Batches:
-    """A dataset for PyTorch's loader, whose indices are batches: block, first source, listing."""
+    """A dataset for PyTorch's loader, whose indices are requests."""
 
-    def __init__(self, decoder: Decoder, listings: Sequence[Listing], batch: int, block: int) -> None:
-        self.decoder, self.listings, self.batch, self.block = decoder, listings, batch, block
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
 
-    def __getitem__(self, index: tuple[Block, int]) -> Pixels:
-        block, first = index
-        listing, start = self.listings[block.listing], block.number * self.block
-        stop = min(start + self.block, start + first + self.batch, len(listing))
-        sources = [listing[i] for i in range(start + first, stop)]
-        pixels = np.zeros((len(sources), self.decoder.record.num_channels, *self.decoder.size), np.uint8)
-        items = [self.decoder(source, out) for source, out in zip(sources, pixels, strict=True)]
-        return Pixels(block, first, items, torch.from_numpy(pixels))
+    def __getitem__(self, request: Request) -> Pixels:
+        size = (len(request.sources), self.decoder.record.num_channels, *self.decoder.size)
+        pixels = np.zeros(size, np.uint8)
+        items = [self.decoder(source, out) for source, out in zip(request.sources, pixels, strict=True)]
+        return Pixels(request.block, request.first, items, torch.from_numpy(pixels))
 
 
 def batches_of(
@@ -134,37 +161,61 @@ def batches_of(
 
     At most four batches a worker wait to be taken.
     """
-    indices = [
-        (one, first)
-        for one in blocks
-        for first in range(0, min(block, len(listings[one.listing]) - one.number * block), batch)
-    ]
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="This DataLoader will create"
-        )  # more processes than cores: one's choice
-        return iter(_loader(indices, decoder, listings, batch, block, workers, pin=pin))
-
-
-def _loader(
-    indices: Sequence[tuple[Block, int]], decoder: Decoder, listings: Sequence[Listing], batch: int, block: int,
-    workers: int, *, pin: bool,
-) -> Any:  # fmt: skip
-    return DataLoader(
-        _Batches(decoder, listings, batch, block),  # type: ignore[arg-type]
+    loader = DataLoader(
+        _Batches(decoder),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=indices,  # type: ignore[arg-type]
+        sampler=_Requests(blocks, listings, batch, block),  # type: ignore[arg-type]
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_begin,
+        multiprocessing_context=_context() if workers else None,
+    )
+    with warnings.catch_warnings(), _without_main():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores: one's choice
+        return iter(loader)
+
+
+def prepare_processes() -> None:
+    """Has the process start from which those that decode are made: it imports while this one loads a model."""
+    context = _context()
+    if context.get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        context.set_forkserver_preload([__name__])
+        forkserver.ensure_running()
+
+
+def _context() -> Any:
+    """How processes are made: never as copies of this one, whose engine has threads that may hold locks."""
+    return multiprocessing.get_context(
+        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     )
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C goes to all processes of a terminal; the first one decides."""
-    import signal
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """New processes would run the caller's program, all of it where it has no `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
+
+def _begin(_: int) -> None:
+    """In a process that decodes: Ctrl-C goes to all processes of a terminal, of which the first decides; none of them
+    outlives it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import hierax
-from hierax.embedding.decode import Decoder, Pixels, batches_of
+from hierax.embedding.decode import Decoder, Pixels, batches_of, prepare_processes
 from hierax.embedding.features import POOLED, FeatureExtractor
 from hierax.embedding.sources import Listing, list_sources, listing_path, listings, located
 from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, Unreadable, arrow, shards, write_shard
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hierax.embedding")
 BLOCK, BATCH = 512, 32
 _MOST_WORKERS = 16
+_FEW = 256  # sources that are decoded sooner than processes for them have started
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def embed(
         update: list again; embed what is new or whose bytes have changed, mark what is gone or replaced.
         shard: (i, n): do every n-th block only, from the i-th on, for n processes that share `out`.
         device, precision, backend, threads: see `hierax.Engine`.
-        workers: processes that decode; None is one per core but one, at least one, at most 16; 0 decodes here.
+        workers: processes that decode; None is one per core but one, at least one, at most 16; 0 decodes here, as
+            None does where sources are few.
         batch_size, block_size: sources per call of the engine, per shard; an existing collection keeps its own.
         on_table: called with the `pyarrow.Table` of each block after it was written.
         on_progress: called after each batch.
@@ -150,6 +152,8 @@ def embed(
     _check(shard, batch_size, block_size)
     folder = Path(out)
     _check_folder(folder)
+    if workers != 0:
+        prepare_processes()
     owned = not isinstance(model, FeatureExtractor)
     extractor = model if isinstance(model, FeatureExtractor) else FeatureExtractor(
         model, layers=layers, l2=l2, size=size, device=device, precision=precision, backend=backend, threads=threads
@@ -163,7 +167,7 @@ def embed(
         if others:
             manifest = replace(manifest, inputs=(*manifest.inputs, *others))
         _list(folder, manifest, update=update)
-        job = _Job(folder, manifest, extractor, workers=_workers() if workers is None else workers)
+        job = _Job(folder, manifest, extractor, workers=workers)
         return job.run(shard, on_table, on_progress)
     finally:
         if owned:
@@ -233,7 +237,7 @@ def _list(folder: Path, manifest: Manifest, *, update: bool) -> None:
 class _Job:
     """Blocks of a collection, computed one after the other."""
 
-    def __init__(self, folder: Path, manifest: Manifest, extractor: FeatureExtractor, *, workers: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, extractor: FeatureExtractor, *, workers: int | None) -> None:
         self.folder, self.manifest, self.extractor, self.workers = folder, manifest, extractor, workers
         self.listings = [Listing.read(path) for path in listings(folder)]
         self.decoder = Decoder(extractor.record)
@@ -299,8 +303,10 @@ class _Job:
     def _batches(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Pixels]:
         """Batches, with the time that they were waited for."""
         manifest = self.manifest
+        few = sum(map(self.sources_in, blocks)) <= _FEW
+        workers = self.workers if self.workers is not None else 0 if few else _workers()
         batches = batches_of(
-            blocks, self.decoder, self.listings, batch=manifest.batch, block=manifest.block, workers=self.workers,
+            blocks, self.decoder, self.listings, batch=manifest.batch, block=manifest.block, workers=workers,
             pin=self.extractor.engine.device.type == "cuda",
         )  # fmt: skip
         while True:

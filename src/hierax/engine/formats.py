@@ -14,7 +14,7 @@ from torch import Tensor
 from hierax.engine.eager import torch_threads, undisturbed
 from hierax.engine.hardware import DTYPES, require_packages
 from hierax.engine.onnx_backend import OnnxRunner, only_outputs, save_onnx, to_onnx
-from hierax.engine.openvino_backend import Inputs, OpenVinoRunner, example_inputs, quantise, to_openvino
+from hierax.engine.openvino_backend import Inputs, OpenVinoRunner, example_inputs, quantise, shared_core, to_openvino
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program, Signature
 from hierax.engine.traced import baked, exported_program, program_for, quiet
@@ -144,12 +144,10 @@ def _read_onnx(path: Path, precision: str, threads: int | None, batch: int | Non
 
 
 def _read_openvino(path: Path, precision: str, threads: int | None, batch: int | None) -> Runner:
-    import openvino as ov
-
     # weights in fp16 are made float32 when they are read
     hint = "fp32" if precision == "fp16" else precision
     threads = threads or torch.get_num_threads()
-    return OpenVinoRunner(ov.Core().read_model(path), precision=hint, threads=threads, batch=batch)
+    return OpenVinoRunner(shared_core().read_model(path), precision=hint, threads=threads, batch=batch)
 
 
 @dataclass(frozen=True)

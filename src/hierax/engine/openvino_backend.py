@@ -35,6 +35,18 @@ Inputs = Sequence[tuple[Tensor, ...]]
 """Batches to calibrate on: pixels, and for a MAE model the indices of visible units."""
 
 
+@functools.cache
+def shared_core() -> Any:
+    """OpenVINO's entry, one for the process and never given back.
+
+    Its CPU plugin gives the thread that loads it a stack for signals, and takes that away in the thread that happens to
+    let it go. Where those are two, the next signal (a child's end, Ctrl-C) kills the process with SIGSEGV.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
     """The program as an `openvino.Model` in float32, for any batch at the example's size.
 
@@ -125,7 +137,7 @@ def deserialise(content: bytes | memoryview) -> Any:
 
     end = 8 + int.from_bytes(content[:8], "little")
     weights = np.frombuffer(content, np.uint8, offset=end)
-    return ov.Core().read_model(bytes(content[8:end]), ov.Tensor(weights))
+    return shared_core().read_model(bytes(content[8:end]), ov.Tensor(weights))
 
 
 class OpenVinoRunner:
@@ -137,9 +149,7 @@ class OpenVinoRunner:
     def __init__(
         self, model: Any, *, precision: str, threads: int, batch: int | None = None, lean: bool = False
     ) -> None:
-        import openvino as ov
-
-        self._core = ov.Core()
+        self._core = shared_core()
         self._model: Any = model
         hint = _HINTS.get(precision) or ("bf16" if fast_bf16() else "f32")
         self._options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pickle
 import platform
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -175,16 +177,29 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
         yield World(rank, size, place, way)
         return
     started = not dist.is_initialized()
+    broken: list[bool] = []
+    atexit.register(_leave, broken)  # now, so that what the run registers still takes place before
     if started:
         accelerated = place.type == "cuda"
         dist.init_process_group("nccl" if accelerated else "gloo", device_id=place if accelerated else None)
     try:
         yield World(rank, size, place, way)
-    except RuntimeError as error:
-        reason = None if isinstance(error, TrainingStopped) else lost_rank(error)
-        if reason is None:
+    except BaseException as error:
+        broken.append(True)
+        reason = lost_rank(error) if isinstance(error, RuntimeError) else None
+        if reason is None or isinstance(error, TrainingStopped):
             raise
         raise TrainingStopped(reason) from error
     finally:
         if started:
             dist.destroy_process_group()
+
+
+def _leave(broken: Sequence[bool]) -> None:
+    """Ends a rank whose run broke without the interpreter's own end, which waits for what the other ranks never send:
+    each would wait for the other, for half an hour.
+    """
+    if broken:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
