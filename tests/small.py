@@ -1,7 +1,7 @@
 """What the tests of the models share: configurations that run in milliseconds, weights in which nothing hides."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,15 +12,14 @@ from hierax.config import HieraConfig
 # tensors here are so small that threads cost more than they give: 7 s become 90 s when something else runs beside
 torch.set_num_threads(1)
 
-_WIDTHS: dict[str, Any] = {
-    "embed_dim": 8,
-    "depths": (1, 2, 3, 2),
-    "num_heads": (1, 2, 4, 8),
-    "num_labels": 5,
-    "decoder_hidden_size": 16,
-    "decoder_depth": 2,
-    "decoder_num_heads": 4,
-}
+
+def narrow(*, depths: Sequence[int], heads: Sequence[int], decoder: tuple[int, int]) -> dict[str, Any]:
+    """Fields of a model whose first stage has 8 channels; `decoder`: its blocks and heads."""
+    own = {"embed_dim": 8, "depths": tuple(depths), "num_heads": tuple(heads), "decoder_hidden_size": 16}
+    return {**own, "decoder_depth": decoder[0], "decoder_num_heads": decoder[1]}
+
+
+_WIDTHS = {**narrow(depths=(1, 2, 3, 2), heads=(1, 2, 4, 8), decoder=(2, 4)), "num_labels": 5}
 
 
 def image_config(**changes: Any) -> HieraConfig:

@@ -171,6 +171,13 @@ def test_reconstruct_hides_the_share_that_is_asked_for(here: Path, mae_folder: s
     assert found.tiles[1].note == "4 of 16 mask units"
 
 
+def test_reconstruct_of_an_encoder_alone_says_what_it_lacks(run: Run, tmp_path: Path) -> None:
+    hierax.Hiera(image_config()).save_pretrained(tmp_path / "encoder")
+    code, out, err = run("reconstruct", "a", "-o", "x.png", "--model", str(tmp_path / "encoder"))
+    assert (code, out) == (2, "")
+    assert "is an encoder without a decoder (target=hog saves no other); reconstruct needs a MAE model" in err
+
+
 def test_reconstruct_says_whose_statistics_it_used(here: Path, mae_folder: str) -> None:
     visible, true = (
         next(reconstruct(["a/cat.jpg"], model=mae_folder, statistics=s)).tiles[2] for s in ("visible", "true")

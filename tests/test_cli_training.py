@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from training import pictures, same, weights
@@ -36,7 +37,7 @@ def data(here: Path) -> Path:
 def test_from_pictures_to_a_confusion_matrix(run: Run, data: Path) -> None:
     code, out, err = run("pretrain", "data", *TINY, "-o", "mae", *PRETRAIN)
     assert (code, out) == (0, "")
-    assert "12 samples, 3 steps of 4 per epoch, 1 epochs; 4 to validate on; peak lr 2.34e-06, fp32 on cpu" in err
+    assert "12 samples, 3 steps of 4 per epoch, 1 epochs; 4 to validate on; peak lr 8.75e-05, fp32 on cpu" in err
     assert "done: mae/model" in err
     code, _, err = run("finetune", "data", "--from", "mae", "-o", "tuned", *FINETUNE, *SHORT, "freeze=1")
     assert code == 0, err
@@ -167,3 +168,22 @@ def test_a_device_that_is_not_there_is_one_line(run: Run, data: Path) -> None:
     code, out, err = run("pretrain", "data", "-o", "x", *PRETRAIN[:2], *TINY, "--device", "toaster")
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert "device is 'toaster', which cannot be used" in err
+
+
+def test_what_has_no_head_is_not_evaluated_but_probed(run: Run, data: Path) -> None:
+    assert run("pretrain", "data", *TINY, "-o", "hog", *PRETRAIN, "target=hog")[0] == 0
+    code, out, err = run("evaluate", "data", "--model", "hog", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert err == (
+        "hierax: hog is an encoder without a head; expected a classifier, as hierax finetune makes them, or a probe\n"
+    )
+    assert run("evaluate", "data", "--model", "hog", "--device", "cpu", "--probe", "knn")[0] == 0
+
+
+def test_arrays_without_labels_are_refused_in_one_line(run: Run, data: Path) -> None:
+    np.save("x.npy", np.zeros((4, 2, 64), np.float32))
+    code, _, err = run("finetune", "x.npy", "--from", "scratch", "-o", "x", *FINETUNE)
+    assert (code, err) == (
+        2,
+        "hierax: the data has no classes; fine-tuning takes labels from x.labels.npy beside x.npy\n",
+    )

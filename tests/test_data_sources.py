@@ -1,32 +1,16 @@
-"""Folders, patterns, shards, tables and arrays as lists of samples, and what is said of those that are none."""
+"""Folders, patterns, shards and arrays as lists of samples, and what is said of those that are none."""
 
 import gzip
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hierax.data import Dataset, open_dataset
-from hierax.data.labels import read_labels
-from hierax.data.packed import Strings
-from samples import encoded, picture, write_parquet, write_pictures, write_tar
-
-PNG = encoded(picture())
-
-
-def names(dataset: Dataset, folder: Path) -> list[str]:
-    return [os.path.relpath(dataset.sample(i).name, folder) for i in range(len(dataset))]
-
-
-def labels(dataset: Dataset) -> list[Any]:
-    found = [dataset.sample(i).label for i in range(len(dataset))]
-    return [label.tolist() if isinstance(label, np.ndarray) else label for label in found]
-
-
-# -- folders ----------------------------------------------------------------------------------------------------------
+from hierax.data import open_dataset
+from opening import PNG, labels, names, refused, survives
+from samples import encoded, picture, write_pictures, write_tar
 
 
 def test_class_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -81,13 +65,6 @@ def test_names_that_are_no_valid_text_survive(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).sample(0).name == odd
 
 
-def refused(source: Any, *parts: str, **options: Any) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  (what it says is looked at below)
-        open_dataset(source, **options)
-    for part in parts:
-        assert part in str(caught.value), str(caught.value)
-
-
 def test_what_cannot_be_opened_is_named_with_what_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_pictures(tmp_path / "mixed", "1.png", "cat/2.png")
@@ -120,9 +97,6 @@ def test_a_folder_that_must_not_be_listed_is_not_passed_over(tmp_path: Path) -> 
     with pytest.raises(PermissionError, match="dog"):
         open_dataset(folder)
     (folder / "dog").chmod(0o700)
-
-
-# -- tar shards -------------------------------------------------------------------------------------------------------
 
 
 def test_members_of_a_shard_are_samples_by_name(tmp_path: Path) -> None:
@@ -204,88 +178,6 @@ def test_a_damaged_shard_is_never_read_in_part(tmp_path: Path) -> None:
     refused(path, "0.tar: compressed by gzip; expected a plain tar file")
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
-
-
-def rows(count: int, **columns: list[Any]) -> dict[str, list[Any]]:
-    return {"image": [{"bytes": encoded(picture(seed=i)), "path": None} for i in range(count)], **columns}
-
-
-@pytest.fixture
-def features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    import datasets
-
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    return {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])}
-
-
-def test_rows_of_a_parquet_file_are_samples(tmp_path: Path, features: dict[str, Any]) -> None:
-    path = write_parquet(tmp_path / "0.parquet", rows(3, label=[1, 0, 1]), features)
-    for source in (path, f"{tmp_path}/*.parquet"):
-        found = open_dataset(source)
-        assert found.sample(2).content == encoded(picture(seed=2))
-        assert labels(found) == found.labels() == [1, 0, 1]
-        assert found.classes == ("ant", "bee", "cat")
-
-
-def test_files_that_are_named_by_splits_are_kept_apart(tmp_path: Path, features: dict[str, Any]) -> None:
-    folder = tmp_path / "data"
-    write_parquet(folder / "train-0.parquet", rows(3, label=[0, 1, 2]), features)
-    write_parquet(folder / "test-0.parquet", rows(1, label=[1]), features)
-    assert len(open_dataset(folder)) == 3
-    assert len(open_dataset(folder, split="test")) == 1
-    refused(folder, "has no split 'val'; it has test, train", split="val")
-    write_parquet(folder / "more.parquet", rows(1, label=[1]), features)
-    refused(folder, "more.parquet belongs to no split")
-
-
-@pytest.mark.usefixtures("features")
-def test_lists_in_a_column_are_several_labels(tmp_path: Path) -> None:
-    for column, expected in (([[0, 2], [1]], [[1, 0, 1], [0, 1, 0]]), ([[0.5, 0.0], [1.0, 1.0]], [[0.5, 0], [1, 1]])):
-        path = write_parquet(tmp_path / f"{len(expected[0])}.parquet", rows(2, labels=column))
-        found = open_dataset(path)
-        assert (labels(found), found.labels()) == (expected, None)
-        assert found.classes == tuple(map(str, range(len(expected[0]))))
-
-
-def test_held_back_labels_of_the_hub_are_no_labels(tmp_path: Path, features: dict[str, Any]) -> None:
-    found = open_dataset(write_parquet(tmp_path / "0.parquet", rows(2, label=[-1, -1]), features))
-    assert (found.labels(), found.classes) == (None, ())
-
-
-def test_a_folder_that_the_datasets_library_saved_is_read(tmp_path: Path, features: dict[str, Any]) -> None:
-    import datasets
-
-    one = datasets.Dataset.from_dict(rows(2, label=[2, 0]), features=datasets.Features(features))
-    one.save_to_disk(tmp_path / "one")
-    datasets.DatasetDict({"train": one, "validation": one.select([0])}).save_to_disk(tmp_path / "two")
-    assert open_dataset(tmp_path / "one").labels() == open_dataset(tmp_path / "two").labels() == [2, 0]
-    assert open_dataset(tmp_path / "two", split="validation").labels() == [2]
-
-
-@pytest.mark.usefixtures("features")
-@pytest.mark.parametrize(
-    ("columns", "problem"),
-    [
-        ({"text": ["a"]}, "no column of images among text; expected one of type Image, or named image"),
-        (rows(2, label=["cat", "dog"]), "column label: the label of sample 0 is 'cat'; expected the number"),
-        (rows(2, label=[1, None]), "1 of 2 samples have no label, such as sample 1"),
-    ],
-)
-def test_a_table_of_bad_columns_is_named(tmp_path: Path, columns: dict[str, list[Any]], problem: str) -> None:
-    refused(write_parquet(tmp_path / "0.parquet", columns), "0.parquet", problem)
-
-
-@pytest.mark.usefixtures("features")
-def test_what_the_datasets_library_cannot_read_is_an_error_of_ours(tmp_path: Path) -> None:
-    (tmp_path / "0.parquet").write_bytes(b"no parquet file")
-    refused(tmp_path / "0.parquet", "0.parquet: cannot be read as a dataset")
-
-
-# -- arrays -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(4, 8, 32), (4, 5, 16, 16), (4, 1, 8, 8, 8)])
 def test_a_file_of_arrays_is_one_sample_per_row(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -329,79 +221,12 @@ def test_arrays_that_are_none_are_named(tmp_path: Path) -> None:
     refused(tmp_path / "objects.npy", "objects.npy: not an array that numpy can map")
 
 
-# -- labels and names -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([2, 0], [2, 0]),
-        (np.array([2, 0], np.int32), [2, 0]),
-        ([[2], [0, 1]], [[0, 0, 1], [1, 1, 0]]),
-        ([[0.0, 0.25], [1, 0]], [[0, 0.25], [1, 0]]),
-        ([[True, False], [True, True]], [[1, 0], [1, 1]]),
-        ([np.array([0, 1]), np.array([1])], [[1, 1], [0, 1]]),
-    ],
-)
-def test_labels_are_numbers_lists_of_numbers_or_shares(values: Any, expected: list[Any]) -> None:
-    found = read_labels(values, name="x")
-    assert found is not None
-    assert len(found) == 2
-    assert [np.asarray(found[i]).tolist() for i in range(2)] == expected
-
-
-@pytest.mark.parametrize("values", [[None, None], [-1, -1], []])
-def test_labels_that_nobody_gave_are_none(values: list[Any]) -> None:
-    assert read_labels(values, name="x") is None
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        ([0, -1], "the label of sample 1 is -1; expected the number of its class"),
-        ([0, "cat"], "the label of sample 1 is 'cat'"),
-        ([0, [1]], "some labels are numbers, others lists; expected one kind for all samples"),
-        (["cat"], "the label of sample 0 is 'cat'"),
-        ([[0, 1, 0]], r"the label of sample 0 is \[0, 1, 0\], with a number twice or below 0"),
-        ([[-1]], "a number twice or below 0"),
-        ([[0.5], [0.5, 0.5]], "that of sample 0"),
-        ([[0.5, 1.5]], r"\[0.5, 1.5\]; expected .* floats 0 to 1"),
-        ([[float("nan")]], "nan"),
-        ([0.5, 1.0], "the label of sample 0 is 0.5"),
-    ],
-)
-def test_labels_that_mean_nothing_are_named(values: list[Any], problem: str) -> None:
-    with pytest.raises(ValueError, match=f"^x: .*{problem}"):
-        read_labels(values, name="x")
-
-
-def test_every_dataset_can_be_sent_to_another_process(tmp_path: Path, features: dict[str, Any]) -> None:
+def test_every_dataset_can_be_sent_to_another_process(tmp_path: Path) -> None:
     """Where processes are not forked but started afresh."""
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8)))
-    sources = [
-        write_pictures(tmp_path / "folder", "a/1.png", "b/2.png"),
-        write_tar(tmp_path / "0.tar", {"1.png": PNG, "1.cls": 1, "2.png": PNG, "2.cls": 0}),
-        write_parquet(tmp_path / "0.parquet", rows(2, label=[0, 1]), features),
-        tmp_path / "x.npy",
-    ]
-    for source in sources:
-        there = open_dataset(source)
-        here = pickle.loads(pickle.dumps(there))
-        assert (len(here), here.classes, here.labels()) == (2, there.classes, there.labels())
-        assert np.array_equal(here.sample(1).content, there.sample(1).content)
-
-
-def test_packed_strings_are_a_list_of_them() -> None:
-    strings = ["", "a", "ä/ö", "\udcff", "a" * 1000, ""]
-    packed = pickle.loads(pickle.dumps(Strings(strings)))
-    assert (list(packed), packed[-2], len(packed)) == (strings, "a" * 1000, 6)
-    assert len(Strings([])) == 0
-    for index in (6, -7):
-        with pytest.raises(IndexError, match="out of range: there are 6"):
-            packed[index]
-
-
-# -- what must not stop those who use no labels -----------------------------------------------------------------------
+    survives(write_pictures(tmp_path / "folder", "a/1.png", "b/2.png"))
+    survives(write_tar(tmp_path / "0.tar", {"1.png": PNG, "1.cls": 1, "2.png": PNG, "2.cls": 0}))
+    survives(tmp_path / "x.npy")
 
 
 def test_folders_that_link_to_each_other_are_walked_once(tmp_path: Path) -> None:
@@ -434,13 +259,3 @@ def test_class_folders_may_be_empty_where_labels_are_not_asked_for(tmp_path: Pat
     np.save(folder / "x.labels.npy", np.array([None, {}]), allow_pickle=True)
     assert open_dataset(folder / "x.npy", labels=False).classes == ()
     refused(folder / "x.npy", "x.labels.npy: not an array")
-
-
-@pytest.mark.usefixtures("features")
-def test_a_row_without_a_picture_is_one_that_cannot_be_read(tmp_path: Path) -> None:
-    columns = rows(2, label=["cat", "dog"])
-    columns["image"][1] = None
-    found = open_dataset(write_parquet(tmp_path / "0.parquet", columns), labels=False)
-    assert found.sample(0).label is None
-    with pytest.raises(ValueError, match=r"0\.parquet\[1\]: no picture in column image"):
-        found.sample(1)

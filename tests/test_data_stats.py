@@ -32,6 +32,30 @@ def test_mean_and_deviation_are_those_of_all_pixels(tmp_path: Path) -> None:
     assert found.classes == {"cat": 2, "dog": 1}
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_are_counted_as_rgb_and_by_what_they_are_stored_as(tmp_path: Path, workers: int) -> None:
+    random = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    levels, alpha = random[..., :3].astype(np.float64), random[..., 3:] / 255
+    Image.fromarray(random).save(tmp_path / "rgba.png")
+    Image.fromarray(random[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(random[..., 1].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(random[..., :3]).save(tmp_path / "rgb.png")
+    over_white = np.rint(levels * alpha + 255 * (1 - alpha))
+    grey, deep = (np.repeat(levels[..., c : c + 1], 3, axis=2) for c in (0, 1))
+    values = np.concatenate([over_white, grey, deep, levels]).reshape(-1, 3) / 255
+    found = dataset_statistics(tmp_path, workers=workers)
+    assert (found.channels, found.modes) == (3, {"I;16": 1, "L": 1, "RGB": 1, "RGBA": 1})
+    assert np.allclose(found.mean, values.mean(0), atol=1e-3)
+    assert np.allclose(found.std, values.std(0), atol=1e-3)
+
+
+def test_holes_in_a_palette_are_told(tmp_path: Path) -> None:
+    flat = picture().convert("P")
+    flat.save(tmp_path / "a.png")
+    flat.save(tmp_path / "b.png", transparency=0)
+    assert dataset_statistics(tmp_path).modes == {"P": 1, "P+transparency": 1}
+
+
 def test_what_cannot_be_read_is_listed_and_not_counted(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, "a/1.png", "b/2.png")
     (folder / "b" / "3.png").write_bytes(b"bad")
@@ -62,7 +86,7 @@ def test_arrays_are_counted_as_they_are(tmp_path: Path) -> None:
     found = dataset_statistics(tmp_path / "x.npy")
     assert np.allclose(found.mean, array.mean((0, 2)), rtol=1e-12)
     assert np.allclose(found.std, array.std((0, 2)), rtol=1e-6)
-    assert (found.channels, found.smallest, found.classes) == (2, [40], {})
+    assert (found.channels, found.modes, found.smallest, found.classes) == (2, {}, [40], {})
 
 
 def test_arrays_of_other_kinds_are_named(tmp_path: Path) -> None:
@@ -106,9 +130,17 @@ def test_the_command_prints_what_the_function_finds(tmp_path: Path, run: Any) ->
     code, out, err = run("stats", folder)
     assert (code, err) == (0, "")
     assert "samples    3\n" in out
+    assert "modes      RGB 3\n" in out
     assert "classes    ant 1, bee 2\n" in out
     code, out, _ = run("stats", folder, "--json", "--workers", 0)
     assert (code, json.loads(out)) == (0, json.loads(json.dumps(dataset_statistics(folder).to_dict())))
+
+
+def test_the_command_tells_that_other_pictures_are_counted_as_rgb(tmp_path: Path, run: Any) -> None:
+    picture(channels=4).save(tmp_path / "a.png")
+    picture(channels=1).save(tmp_path / "b.png")
+    _, out, _ = run("stats", tmp_path)
+    assert "channels   3\nmodes      RGBA 1, L 1 (counted as RGB: see --help)\n" in out
 
 
 def test_the_exit_code_says_whether_all_could_be_read(tmp_path: Path, run: Any) -> None:

@@ -14,19 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 import hierax
-from hierax import HieraForPreTraining, HieraModel, Preprocessing
+from hierax import HieraForPreTraining, HieraModel
 from hierax.embedding import CollectionError, FeatureExtractor, embed
 from hierax.embedding.sources import Listing
 from hierax.embedding.store import Manifest, source_id
 from hierax.processing import HieraImageProcessor
+from pictures import BAD, COUNT, OPTIONS, RECORD, same
+from pictures import pictures as write_pictures
 from small import image_config, randomise, relative
-
-RECORD = Preprocessing(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
-COUNT, BAD = 44, {5: b"", 6: b"no picture", 30: b"\xff\xd8\xff broken"}
-OPTIONS: dict[str, Any] = {"batch_size": 4, "block_size": 8, "workers": 0, "precision": "fp32", "backend": "torch"}
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of several sizes, and files that are none."""
-    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for number in range(COUNT):
-        file = folder / ("a" if number < 20 else "b") / f"{number:03}.png"
-        file.parent.mkdir(exist_ok=True)
-        height, width = (int(n) for n in draw.integers(40, 140, 2))
-        Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file)
-        if number in BAD:
-            file.write_bytes(BAD[number])
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture
@@ -73,15 +61,6 @@ def rows(out: Path) -> list[dict[str, Any]]:
 def standing(out: Path) -> dict[str, np.ndarray]:
     """Vectors by path of the rows that stand."""
     return {row["path"]: np.array(row["embedding"]) for row in rows(out) if row["status"] == "ok"}
-
-
-def same(a: Path, b: Path) -> bool:
-    """Whether two collections hold the same files, byte by byte, but for when they were made."""
-    names = [sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file()) for out in (a, b)]
-    alike = all(
-        (a / n).read_bytes() == (b / n).read_bytes() for n in names[0] if n.suffix == ".parquet" and n in names[1]
-    )
-    return names[0] == names[1] and alike
 
 
 # -- what is written --------------------------------------------------------------------------------------------------

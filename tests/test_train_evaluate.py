@@ -18,7 +18,7 @@ from hierax.data.view import EvaluationView
 from hierax.processing import IMAGENET
 from hierax.train import finetune
 from hierax.train.evaluation import Evaluation, evaluate, probe_features
-from hierax.train.predictions import Predictions, average_precision, normalised, predict
+from hierax.train.predictions import Inputs, Predictions, average_precision, normalised, predict
 from hierax.train.probe import knn, linear, probe
 from small import image_config, randomise
 from training import ALONE, pictures, toy
@@ -147,7 +147,7 @@ def test_unreadable_samples_are_named_and_not_counted(tmp_path: Path) -> None:
 
 def test_a_model_that_is_no_classifier_is_refused(data: Path, tmp_path: Path) -> None:
     save_model(randomise(HieraForPreTraining(image_config(num_query_pool=2))), tmp_path / "m")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is a HieraForPreTraining; expected a classifier, or a probe"):
+    with pytest.raises(ValueError, match=r"m is a masked autoencoder; expected a classifier, .* or a probe"):
         evaluate(data, model=tmp_path / "m", device="cpu")
 
 
@@ -159,7 +159,7 @@ def test_labels_beyond_the_model_s_classes_are_refused(tmp_path: Path) -> None:
     model = HieraForImageClassification(image_config(num_labels=2)).eval()
     view = EvaluationView(open_dataset(tmp_path / "x.npy"), IMAGENET, size=(64, 64))
     with pytest.raises(ValueError, match="the data has 8 classes, the model 2"):
-        predict(model, view, ALONE, mean=(0,) * 3, std=(1,) * 3)
+        predict(model, Inputs(view, (0,) * 3, (1,) * 3), ALONE)
 
 
 def test_the_confusion_matrix_is_drawn(data: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_model_in_double_precision_is_evaluated_in_it(data: Path) -> None:
     model = randomise(HieraForImageClassification(image_config(num_labels=3))).double().eval()
     record = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
     view = EvaluationView(open_dataset(data / "val"), record, size=(64, 64))
-    found = predict(model, view, ALONE, mean=(0,) * 3, std=(1,) * 3)  # type: ignore[arg-type]
+    found = predict(model, Inputs(view, (0,) * 3, (1,) * 3), ALONE)  # type: ignore[arg-type]
     assert found.logits.dtype == torch.float64
     assert not torch.equal(found.logits, found.logits.float().double())
 

@@ -133,3 +133,38 @@ def test_other_statistics_are_not_taken_for_those_of_arrays(tmp_path: Path) -> N
     save_model(randomise(HieraForPreTraining(line_config(num_query_pool=2))), tmp_path / "source")  # type: ignore[arg-type]
     made = prepare(toy(image_size=None, overrides={}), open_dataset(signals(tmp_path)), source=tmp_path / "source")
     assert made.mean == pytest.approx((5.0,) * 8, abs=0.3)
+
+
+@pytest.mark.parametrize("ratio", [0.76, 0.999])
+@pytest.mark.parametrize("target", ["normalised", "hog"])
+def test_a_mask_that_hides_all_is_refused_before_anything_is_written(tmp_path: Path, ratio: float, target: str) -> None:
+    data = pictures(tmp_path / "data")
+    message = rf"mask_ratio is {ratio}, which keeps none of 4 mask units; .* \(image_size is 64x64\)"
+    with pytest.raises(ValueError, match=message):
+        pretrain(data, out=tmp_path / "run", recipe=toy(mask_ratio=ratio, target=target), device="cpu", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_is_said_how_many_mask_units_are_seen(tmp_path: Path) -> None:
+    data = open_dataset(pictures(tmp_path / "data"))
+    notes = prepare(toy(mask_ratio=0.7, image_size=(96, 64)), data, source=None).notes
+    assert notes == ("1 of 6 mask units are visible (mask_ratio 0.7, image_size 96x64)",)
+    assert prepare(toy("finetune"), data, source=None).notes == ()
+
+
+def test_arrays_without_labels_are_told_where_labels_belong(tmp_path: Path) -> None:
+    (path := signals(tmp_path)).with_name("x.labels.npy").unlink()
+    for data, message in (
+        (path, rf"the data has no classes; fine-tuning takes labels from x\.labels\.npy beside {path}"),
+        (single(tmp_path / "many"), "the data has no classes; fine-tuning takes a folder of class folders"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune(data, source=None, out=tmp_path / "run", recipe=toy("finetune"), device="cpu", quiet=True)
+
+
+def single(folder: Path) -> Path:
+    """A folder with an array of its own for each sample."""
+    folder.mkdir()
+    for number in range(3):
+        np.save(folder / f"{number}.npy", np.zeros((8, 512), np.float32))
+    return folder

@@ -110,6 +110,27 @@ def test_every_other_recipe_says_that_it_is_not_from_the_paper() -> None:
     assert set(DEFAULTS.values()) <= {one.name for one in others}
 
 
+@pytest.mark.parametrize(
+    ("name", "batch", "lr"),
+    [
+        ("mae_tiny_small_data", 256, 1.5e-4),
+        ("finetune_tiny_small_data", 256, 5e-4),
+        ("mae_tiny_small_data_cpu", 32, 7e-4),
+        ("finetune_tiny_small_data_cpu", 32, 5e-4),
+    ],
+)
+def test_the_rate_of_a_recipe_for_small_data_is_that_of_its_own_batch(name: str, batch: int, lr: float) -> None:
+    chosen = recipe(name)
+    assert (chosen.batch_size, chosen.reference_batch, chosen.peak_lr) == (batch, batch, lr)
+    assert ("its rate" in chosen.source) == name.endswith("_cpu")
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_small_data_is_fine_tuned_at_the_paper_s_rate_for_the_batch(size: str) -> None:
+    small, paper = recipe(f"finetune_{size}_small_data"), recipe(f"in1k_{size}_from_400")
+    assert small.peak_lr == paper.replace(batch_size=small.batch_size).peak_lr
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_its_model(name: str) -> None:
     chosen = recipe(name)

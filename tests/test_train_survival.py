@@ -100,7 +100,8 @@ def run(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return started(CODE.format(arguments=arguments, fault=fault), ranks=ranks, port=port)
+    code = CODE.format(arguments=arguments, fault=fault)
+    return started(code, ranks=ranks, port=port, folder=out.parent)
 
 
 def whole(*arguments: Any, **options: Any) -> None:
@@ -293,17 +294,8 @@ def test_two_ranks_stop_early_together_and_evaluate_together(data: Path, tmp_pat
     result = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (result["finished"], result["result"]["steps"], result["result"]["best_step"]) == (True, 6, 3)
     (damaged := shutil.copytree(data, tmp_path / "data") / "class1" / "3.png").write_bytes(b"not a picture")
-    arguments = [
-        "-m",
-        "hierax",
-        "evaluate",
-        tmp_path / "data",
-        "--model",
-        tmp_path / "run",
-        "--device",
-        "cpu",
-        "--json",
-    ]
+    arguments = ["-m", "hierax", "evaluate", tmp_path / "data", "--model", tmp_path / "run", "--device", "cpu"]
+    arguments.append("--json")
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     found = []
     for ranks in ([], together):
@@ -338,14 +330,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     data: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     """No file may grow beyond a limit, from the third step on."""
-    limited = CODE.replace(
-        'print("step",',
-        "import resource\n    if self.progress.step == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        '    print("step",',
-    )
-    process = started(
-        limited.format(arguments=("pretrain", str(data), str(tmp_path / "run"), "", "ddp", None, {}), fault="pass")
-    )
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
+    process = run(data, tmp_path / "run", fault=f"if self.progress.step == 3: {limit}")
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert "stopped: the checkpoint cannot be written" in err

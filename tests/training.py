@@ -21,16 +21,9 @@ from hierax.train.loop import Loop, Watcher
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining
 from hierax.train.parallel import World
 from hierax.train.state import Checkpoints
-from small import image_config
+from small import image_config, narrow
 
-TINY: dict[str, Any] = {
-    "embed_dim": 8,
-    "depths": (1, 1, 1, 1),
-    "num_heads": (1, 1, 1, 1),
-    "decoder_hidden_size": 16,
-    "decoder_depth": 1,
-    "decoder_num_heads": 2,
-}
+TINY = narrow(depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), decoder=(1, 2))
 ALONE = World(0, 1, torch.device("cpu"), "ddp")
 
 
@@ -64,6 +57,11 @@ def toy(task: str = "pretrain", **changes: Any) -> Recipe:
         "workers": 0,
     }
     return Recipe(**{**settings, **changes})
+
+
+def held(task: str = "pretrain", **changes: Any) -> Recipe:
+    """`toy` with a quarter of the samples held out."""
+    return toy(task, validation_fraction=0.25, **changes)
 
 
 class Steps:
@@ -172,21 +170,44 @@ def log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def unfinished(run: Path) -> Path:
+    """The folder of a finished run, made one that was killed before it could say so."""
+    path = run / "run.json"
+    values = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("finished", "result")}
+    path.write_text(json.dumps(values))
+    return run
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
 
 
-def started(code: str, *, ranks: int = 1, port: int = 0) -> "subprocess.Popen[str]":
-    """A process (or several ranks) that runs `code`."""
+def started(code: str, *, ranks: int = 1, port: int = 0, folder: Path = Path()) -> "subprocess.Popen[str]":
+    """A process that runs `code`; or several ranks, which find it in a file in `folder`."""
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(port)]
-        script = Path(environment().get("TMPDIR", "/tmp")) / f"hierax-ranks-{os.getpid()}-{port}.py"
+        script = folder / f"ranks-{port}.py"
         script.write_text(code)
         command.append(str(script))
     else:
         command += ["-c", code]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def slow_pretraining(data: Path, out: Path, *, seconds: float) -> "subprocess.Popen[str]":
+    """A process that pretrains as `held` does with a worker; before each step it prints "step" and waits."""
+    return started(
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import time, training, hierax.train.loop as loop\n"
+        "from hierax.train import pretrain\n"
+        "quick = loop.Loop._step\n"
+        "def step(self, *a):\n"
+        f"    print('step', flush=True); time.sleep({seconds}); return quick(self, *a)\n"
+        "loop.Loop._step = step\n"
+        "recipe = training.toy(validation_fraction=0.25, workers=1)\n"
+        f"pretrain({str(data)!r}, out={str(out)!r}, recipe=recipe, device='cpu')\n"
+    )
 
 
 def wrapped(error: Exception) -> Any:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.loading import licence_line, positive
+from hierax.cli.loading import licence_line, named, positive
 from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=positive, metavar="PIXELS", help="side of the square the model sees (default: its own)")
     add("--update", action="store_true", help="embed what is new or has changed, mark what is gone")
     add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="every N-th block only, from the I-th (from 0) on")
-    add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
+    add("--ray", action="store_true", help="work on a Ray cluster (RAY_ADDRESS, or this machine) that shares OUT")
+    add("--device", default="auto", metavar="D", help="auto (default: all GPUs), cpu, cuda:0,cuda:2, …")
     add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
     add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
     add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's number)")
@@ -68,33 +69,36 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from hierax.embedding import FeatureExtractor, embed
+    from hierax.embedding.cluster import ray_package
+    from hierax.embedding.run import devices
     from hierax.embedding.store import MANIFEST, Manifest, arrow
 
     arrow()
     folder = Path(arguments.output)
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
-    model = arguments.model or (before and before.model)
-    if model is None:
-        raise UserError(
-            f"--model is missing: no trained checkpoint comes with hierax; try --model {EXAMPLE} "
-            "(hierax models lists more)"
-        )
+    model = named(arguments.model or (before and before.model), example=EXAMPLE)
     if before is None and not arguments.sources:
         raise UserError(f"{folder} is a new collection; name the pictures to embed")
+    if arguments.ray:
+        ray_package()  # says what is missing before the model is loaded
+    places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
     layers = arguments.layer or ([c.layer for c in before.columns] if before else ["pooled"])
     extractor = FeatureExtractor(
         model, layers=layers, l2=arguments.l2 or bool(before and before.l2), size=arguments.size,
-        device=arguments.device, precision=arguments.precision, backend=arguments.backend, threads=arguments.threads,
+        device=places[0], precision=arguments.precision, backend=arguments.backend, threads=arguments.threads,
     )  # fmt: skip
     say(licence_line(model, extractor.license))
     if extractor.untrained_norm and "pooled" in layers:
         say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
     half = arguments.half or bool(before and before.dtype == "float16")
     heading = f"{extractor.name} ({extractor.precision}, {extractor.engine.backend})"
-    with contextlib.closing(extractor), _follow(heading) as follow:
+    # Ray prints what it has to say of workers where results belong
+    aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
+    with contextlib.closing(extractor), _follow(heading) as follow, aside:
         report = embed(
             arguments.sources, folder, model=extractor, half=half,
-            update=arguments.update, shard=arguments.shard, workers=arguments.workers,
+            update=arguments.update, shard=arguments.shard, workers=arguments.workers, ray=arguments.ray,
+            device=places, threads=arguments.threads,
             batch_size=arguments.batch_size, block_size=arguments.batch_size * 16, on_progress=follow,
         )  # fmt: skip
     return _tell(report, as_json=arguments.json)

@@ -40,11 +40,7 @@ def open_model(source: str | None, *, example: str, device: str = "cpu", task: s
         UserError: no model was named, or it does not take pictures.
         ValueError, OSError: those of `hierax.load`.
     """
-    if source is None:
-        raise UserError(
-            f"--model is missing: no trained checkpoint comes with hierax; try --model {example} "
-            "(hierax models lists more)"
-        )
+    source = named(source, example=example)
     import torch
 
     from hierax.checkpoint.load import load
@@ -57,6 +53,20 @@ def open_model(source: str | None, *, example: str, device: str = "cpu", task: s
     model = load(source, device=place, task=task)
     say(licence_line(source, model.license))
     return model
+
+
+def named(source: str | None, *, example: str) -> str:
+    """What `--model` names.
+
+    Raises:
+        UserError: nothing.
+    """
+    if source is None:
+        raise UserError(
+            f"--model is missing: no trained checkpoint comes with hierax; try --model {example} "
+            "(hierax models lists more)"
+        )
+    return source
 
 
 def licence_line(source: str | Path, licence: str | None) -> str:

@@ -158,6 +158,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--statistics", choices=("visible", "true"), default="visible", help="see below")
 
 
+def _check_decoder(source: str | None) -> None:
+    """Raises `UserError` for a checkpoint that is an encoder alone, as pretraining with target=hog leaves it."""
+    from hierax.checkpoint.hub import HubOptions
+    from hierax.checkpoint.opened import open_checkpoint
+
+    if source is not None and not {"decoder", "head"} & set(open_checkpoint(source, HubOptions()).parts):
+        raise UserError(
+            f"{source} is an encoder without a decoder (target=hog saves no other); reconstruct needs a MAE model, "
+            f"such as {EXAMPLE}"
+        )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.viz import sheet
@@ -168,6 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
         tally.add(problem)
     if not paths:
         return tally.exit_code
+    _check_decoder(arguments.model)
     model = open_model(arguments.model, example=EXAMPLE, device=arguments.device)
     results = reconstruct(
         paths,

@@ -10,7 +10,8 @@ from hierax.cli.terminal import say
 
 SUMMARY = "count what is in a dataset; mean and deviation per channel"
 EPILOG = """Mean and deviation are those of whole pictures, in grey levels divided by 255, or of arrays as they are. Of
-DATA with train/ and val/ in it, the training set is read."""
+DATA with train/ and val/ in it, the training set is read. Pictures are counted as RGB, whatever they are stored as
+(modes): transparency is laid over white, grey is the same in all three channels, 16 bits become 8."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        for name, value in found.to_dict().items():
+        values = found.to_dict()
+        as_rgb = " (counted as RGB: see --help)" if set(found.modes) - {"RGB"} else ""
+        for name, value in values.items():
             if name != "unreadable" and value not in (None, {}, []):
-                print(f"{name:<10} {_shown(value)}")
+                print(f"{name:<10} {_shown(value)}{as_rgb if name == 'modes' else ''}")
     for name, problem in found.unreadable[:20]:
         say(f"{name}: {problem}")
     if len(found.unreadable) > 20:

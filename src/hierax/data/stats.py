@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import given_splits
 from hierax.processing import ImageError
+from hierax.processing.decode import opened, pillow_is_quiet, read_header
 from hierax.processing.reading import read_picture
 
 _LEVELS = np.arange(256, dtype=np.float64)
@@ -30,9 +32,12 @@ class DatasetStatistics:
         validation: samples beside the training set that are to be validated on; None where none are given.
         classes: readable samples by class, in order of the classes' numbers; empty without labels. A sample with
             several labels counts for each that is above 1/2.
-        channels: of each sample; 3 for pictures.
+        channels: of each sample; 3 for pictures, which are read as RGB.
+        modes: readable pictures by the colour mode they are stored in, as Pillow names it, most first; "array" for
+            arrays of colours. Empty for arrays that are no pictures.
         smallest, largest: shortest and longest length per axis, in pixels.
-        mean, std: per channel over all values, in 0 to 1 for pictures.
+        mean, std: per channel over all values, in 0 to 1 for pictures, as RGB: transparency is laid over white, grey
+            is the same in all three.
         unreadable: names and problems.
     """
 
@@ -41,6 +46,7 @@ class DatasetStatistics:
     validation: int | None
     classes: dict[str, int]
     channels: int
+    modes: dict[str, int]
     smallest: list[int]
     largest: list[int]
     mean: list[float]
@@ -90,6 +96,7 @@ class _Measured:
     size: tuple[int, ...]
     classes: tuple[int, ...]
     moments: Moments
+    mode: str | None
 
 
 class _Measure:
@@ -106,12 +113,13 @@ class _Measure:
         try:
             sample = self.dataset.sample(index)
             size, moments = _array_moments(sample) if self.dataset.arrays else _picture_moments(sample)
+            mode = None if self.dataset.arrays else _mode(sample)
         except (OSError, ValueError) as error:
             problem = error.problem if isinstance(error, ImageError) else str(error)
             return sample.name if sample else f"sample {index}", problem
         several = np.atleast_1d(sample.label) if sample.label is not None else np.zeros(0)
         classes = np.flatnonzero(several > 0.5) if isinstance(sample.label, np.ndarray) else several
-        return _Measured(sample.name, size, tuple(int(c) for c in classes), moments)
+        return _Measured(sample.name, size, tuple(int(c) for c in classes), moments, mode)
 
 
 def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = None) -> DatasetStatistics:
@@ -130,6 +138,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
     counts = np.zeros(len(dataset.classes), np.int64)
     unreadable: list[tuple[str, str]] = []
     sizes: list[tuple[int, ...]] = []
+    modes: Counter[str] = Counter()
     total: Moments | None = None
     for found in _measured(dataset, workers):
         if isinstance(found, tuple):
@@ -143,6 +152,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
             )
         total = found.moments if total is None else total + found.moments
         sizes.append(found.size)
+        modes.update(() if found.mode is None else (found.mode,))
         counts[list(found.classes)] += 1
     axes = list(zip(*sizes, strict=True))
     return DatasetStatistics(
@@ -151,6 +161,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
         validation=None if held is None else len(held),
         classes=dict(zip(dataset.classes, counts.tolist(), strict=True)),
         channels=0 if total is None else len(total.mean),
+        modes=dict(modes.most_common()),
         smallest=[min(axis) for axis in axes],
         largest=[max(axis) for axis in axes],
         mean=[] if total is None else total.mean.tolist(),
@@ -172,6 +183,19 @@ def _array_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
     if array.ndim < 2 or not array.size or not np.isfinite(array).all():
         raise ValueError(f"an array of shape {list(array.shape)}; expected finite numbers [channels, *size]")
     return array.shape[1:], Moments.of(array)
+
+
+def _mode(sample: Sample) -> str:
+    """The colour mode that a picture is stored in, "+transparency" for a palette or a key colour with holes."""
+    image = sample.content
+    if isinstance(image, (str, bytes, os.PathLike)):
+        with opened(image, name=sample.name) as stream, pillow_is_quiet():
+            return _named(read_header(stream, name=sample.name, max_pixels=None))
+    return _named(image) if isinstance(image, Image.Image) else "array"
+
+
+def _named(image: Image.Image) -> str:
+    return image.mode + "+transparency" * ("transparency" in image.info)
 
 
 def _picture_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:

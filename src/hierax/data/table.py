@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,13 +84,30 @@ def _named(source: str, split: object, splits: int) -> str:
 
 
 def _load(datasets: Any, source: str, files: Sequence[Path]) -> Any:
-    if files:
+    if source.startswith("hub:") and not files:
+        name, _, config = source.removeprefix("hub:").partition(":")
+        return datasets.load_dataset(name, config or None)  # with its bars: a download may take long
+    with _without_bars(datasets):
+        if not files:
+            return datasets.load_from_disk(source)
         parts = {split: [str(file) for file in part] for split, part in by_split(files).items()}
         return datasets.load_dataset("parquet", data_files=parts)
-    if source.startswith("hub:"):
-        name, _, config = source.removeprefix("hub:").partition(":")
-        return datasets.load_dataset(name, config or None)
-    return datasets.load_from_disk(source)
+
+
+@contextlib.contextmanager
+def _without_bars(datasets: Any) -> Iterator[None]:
+    """Keeps the library's progress bars off the terminal, unless the environment asks for them."""
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the environment has the last word
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if datasets.are_progress_bars_disabled():
+            datasets.enable_progress_bars()
 
 
 def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:

@@ -27,6 +27,8 @@ from hierax.embedding.store import Block
 from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.resize import resize_crop_fast
 
+_MAIN = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Item:
@@ -197,12 +199,13 @@ def _context() -> Any:
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
     """New processes would run the caller's program, all of it where it has no `if __name__ == "__main__"`."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _MAIN:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _begin(_: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ class FeatureExtractor:
         threads: int | None = None,
         calibration: Any = None,
     ) -> None:
+        self._settings = {
+            "model": model, "layers": layers, "l2": l2, "size": size, "device": device, "precision": precision,
+            "backend": backend, "threads": threads, "calibration": calibration,
+        }  # fmt: skip
         given = model if isinstance(model, Pretrained) else _loaded(os.fspath(model))
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(os.fspath(model))
         self.untrained_norm = not isinstance(model, Pretrained) and "norm" in given.loading_report.renewed  # type: ignore[union-attr]
@@ -73,6 +78,14 @@ class FeatureExtractor:
         mean, std = (self.record.image_mean, self.record.image_std) if self.record.do_normalize else ((0.0,), (1.0,))
         self._mean = torch.tensor(mean, dtype=torch.float32).view(shape) / scale
         self._std = torch.tensor(std, dtype=torch.float32).view(shape) / scale
+
+    def again(self, **changes: Any) -> FeatureExtractor:
+        """Another one of the same model and settings, but for `changes`."""
+        return FeatureExtractor(**{**self._settings, **changes})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process makes one of its own."""
+        return partial(FeatureExtractor, **{**self._settings, "precision": self.precision}), ()
 
     def _column(self, layer: str) -> Column:
         config = self.config

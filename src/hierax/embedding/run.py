@@ -8,19 +8,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
 import hierax
-from hierax.embedding.decode import Decoder, Pixels, batches_of, prepare_processes
+from hierax.embedding.cluster import on_cluster, ray_package
+from hierax.embedding.decode import prepare_processes
 from hierax.embedding.features import POOLED, FeatureExtractor
+from hierax.embedding.job import Job, Step, on_devices
 from hierax.embedding.sources import Listing, list_sources, listing_path, listings, located
-from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, Unreadable, arrow, shards, write_shard
+from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, arrow, shard_path
 from hierax.embedding.update import changed_sources, settle
 from hierax.pretrained import Pretrained
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hierax.embedding")
 BLOCK, BATCH = 512, 32
-_MOST_WORKERS = 16
-_FEW = 256  # sources that are decoded sooner than processes for them have started
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def embed(
     size: int | None = None,
     update: bool = False,
     shard: tuple[int, int] = (0, 1),
-    device: str = "auto",
+    ray: bool = False,
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
     backend: str = "auto",
     threads: int | None = None,
@@ -132,12 +133,16 @@ def embed(
         half: write vectors in float16.
         update: list again; embed what is new or whose bytes have changed, mark what is gone or replaced.
         shard: (i, n): do every n-th block only, from the i-th on, for n processes that share `out`.
-        device, precision, backend, threads: see `hierax.Engine`.
+        ray: work on a Ray cluster, whose machines share `out` and the model; see `hierax.embedding.cluster`.
+        device: see `hierax.Engine`; of several, each takes a share of the blocks; "auto" is all GPUs, where there are
+            any. With a `FeatureExtractor`, the first is its own.
+        precision, backend, threads: see `hierax.Engine`.
         workers: processes that decode; None is one per core but one, at least one, at most 16; 0 decodes here, as
             None does where sources are few.
         batch_size, block_size: sources per call of the engine, per shard; an existing collection keeps its own.
-        on_table: called with the `pyarrow.Table` of each block after it was written.
-        on_progress: called after each batch.
+        on_table: called with the `pyarrow.Table` of each block after it was written, in the order of the rows unless
+            several devices or machines write.
+        on_progress: called after each batch (after each block on a cluster).
 
     Returns:
         What was done.
@@ -145,33 +150,100 @@ def embed(
     Raises:
         ValueError: sources that stand for nothing; bad settings.
         CollectionError: `out` was made in another way or of other sources, or is damaged; names what differs.
-        ImportError: pyarrow is missing; names the extra.
+        ImportError: pyarrow or ray is missing; names the extra.
         OSError: `out` cannot be written; what was written before stays.
     """
     arrow()
+    if ray:
+        ray_package()
     _check(shard, batch_size, block_size)
     folder = Path(out)
     _check_folder(folder)
-    if workers != 0:
+    if workers != 0 and not ray:
         prepare_processes()
     owned = not isinstance(model, FeatureExtractor)
+    places = ["auto"] if device == "auto" and not owned else devices(device)
     extractor = model if isinstance(model, FeatureExtractor) else FeatureExtractor(
-        model, layers=layers, l2=l2, size=size, device=device, precision=precision, backend=backend, threads=threads
+        model, layers=layers, l2=l2, size=size, device=places[0], precision=precision, backend=backend, threads=threads
     )  # fmt: skip
     try:
         inputs = [located(os.fspath(source)) for source in sources]
         manifest = _manifest(folder, extractor, inputs, half=half, batch=batch_size, block=block_size)
-        others = [given for given in inputs if given not in manifest.inputs]
-        if others and not update:
-            raise CollectionError(f"{folder} is of other sources than {others[0]}; update adds it (--update)")
-        if others:
-            manifest = replace(manifest, inputs=(*manifest.inputs, *others))
+        new = [given for given in inputs if given not in manifest.inputs]
+        if new and not update:
+            raise CollectionError(f"{folder} is of other sources than {new[0]}; update adds it (--update)")
+        if new:
+            manifest = replace(manifest, inputs=(*manifest.inputs, *new))
         _list(folder, manifest, update=update)
-        job = _Job(folder, manifest, extractor, workers=workers)
-        return job.run(shard, on_table, on_progress)
+        run = _Run(Job(folder, manifest), extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
+        return run.report(shard, on_table, on_progress)
     finally:
         if owned:
             extractor.close()
+
+
+class _Run:
+    """One call's share of a job, and what came of it."""
+
+    def __init__(
+        self, job: Job, extractor: FeatureExtractor, *, others: Sequence[str], workers: int | None, cluster: bool,
+        threads: int | None,
+    ) -> None:  # fmt: skip
+        self.job, self.extractor, self.others, self.workers = job, extractor, others, workers
+        self.cluster, self.threads = cluster, threads
+
+    def report(
+        self, shard: tuple[int, int], on_table: Callable[[pa.Table], object] | None,
+        on_progress: Callable[[Progress], object] | None,
+    ) -> EmbedReport:  # fmt: skip
+        """Does this share's blocks that are not done."""
+        job = self.job
+        pending = set(job.pending())
+        mine = [block for n, block in enumerate(job.blocks()) if block in pending and n % shard[1] == shard[0]]
+        progress = Progress(0, job.sources_in(*mine))
+        done, start = 0, time.perf_counter()
+        with _stopping() as stop, contextlib.closing(self._steps(mine, stop)) as steps:
+            for step in steps:
+                progress.done += step.sources
+                progress.errors += step.errors
+                progress.waited += step.waited
+                progress.seconds = time.perf_counter() - start
+                if on_progress is not None:
+                    on_progress(progress)
+                if step.block is not None:
+                    done += job.sources_in(step.block)
+                    if on_table is not None:
+                        written = shard_path(job.folder, step.block)
+                        on_table(arrow().parquet.read_table(written) if step.table is None else step.table)
+        seconds = time.perf_counter() - start
+        left = job.pending()
+        counts = settle(job.folder, job.manifest, job.listings, finished=not left)
+        return EmbedReport(
+            job.folder, sum(map(len, job.listings)), done, **counts, pending=job.sources_in(*left), seconds=seconds,
+            waited=progress.waited / max(seconds, 1e-9), stopped=stop.is_set(),
+        )  # fmt: skip
+
+    def _steps(self, blocks: Sequence[Block], stop: threading.Event) -> Generator[Step]:
+        """Computes these blocks where the call is to run."""
+        if not blocks:
+            return
+        if self.cluster:
+            threads = self.threads or torch.get_num_threads()
+            yield from on_cluster(self.job, blocks, self.extractor, stop=stop, threads=threads, workers=self.workers)
+            return
+        with contextlib.ExitStack() as stack:
+            others = [
+                stack.enter_context(contextlib.closing(self.extractor.again(device=place)))
+                for place in self.others[: len(blocks) - 1]
+            ]
+            yield from on_devices(self.job, blocks, [self.extractor, *others], stop=stop, workers=self.workers)
+
+
+def devices(given: str | Sequence[str]) -> list[str]:
+    """Those that are asked for; "auto" is all GPUs where there are several."""
+    if given == "auto" and torch.cuda.device_count() > 1:
+        return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    return [given] if isinstance(given, str) else list(given) or ["auto"]
 
 
 def _check(shard: tuple[int, int], batch: int, block: int) -> None:
@@ -234,114 +306,6 @@ def _list(folder: Path, manifest: Manifest, *, update: bool) -> None:
             Listing(found).write(listing_path(folder, len(listings(folder))))
 
 
-class _Job:
-    """Blocks of a collection, computed one after the other."""
-
-    def __init__(self, folder: Path, manifest: Manifest, extractor: FeatureExtractor, *, workers: int | None) -> None:
-        self.folder, self.manifest, self.extractor, self.workers = folder, manifest, extractor, workers
-        self.listings = [Listing.read(path) for path in listings(folder)]
-        self.decoder = Decoder(extractor.record)
-
-    def blocks(self) -> list[Block]:
-        """All blocks, in the order of the rows."""
-        size = self.manifest.block
-        return [Block(i, n) for i, one in enumerate(self.listings) for n in range(-(-len(one) // size))]
-
-    def sources_in(self, block: Block) -> int:
-        """How many sources a block has."""
-        return min(self.manifest.block, len(self.listings[block.listing]) - block.number * self.manifest.block)
-
-    def pending(self) -> list[Block]:
-        """Blocks without a shard."""
-        there = {path.name for path in shards(self.folder)}
-        return [block for block in self.blocks() if block.file not in there]
-
-    def run(
-        self, shard: tuple[int, int], on_table: Callable[[pa.Table], object] | None,
-        on_progress: Callable[[Progress], object] | None,
-    ) -> EmbedReport:  # fmt: skip
-        """Does this share's blocks that are not done."""
-        pending = set(self.pending())
-        mine = [block for n, block in enumerate(self.blocks()) if block in pending and n % shard[1] == shard[0]]
-        progress = Progress(0, sum(map(self.sources_in, mine)))
-        start = time.perf_counter()
-        with _stopping() as stop:
-            done = self._embed(mine, progress, start, stop, on_table, on_progress) if mine else 0
-        seconds = time.perf_counter() - start
-        left = self.pending()
-        counts = settle(self.folder, self.manifest, self.listings, finished=not left)
-        return EmbedReport(
-            self.folder, sum(map(len, self.listings)), done, **counts, pending=sum(map(self.sources_in, left)),
-            seconds=seconds, waited=progress.waited / max(seconds, 1e-9), stopped=stop.is_set(),
-        )  # fmt: skip
-
-    def _embed(
-        self, blocks: Sequence[Block], progress: Progress, start: float, stop: threading.Event,
-        on_table: Callable[[pa.Table], object] | None, on_progress: Callable[[Progress], object] | None,
-    ) -> int:  # fmt: skip
-        """Computes and writes blocks; returns how many sources were done."""
-        done, parts, vectors = 0, [], []
-        for pixels in self._batches(blocks, progress):
-            vectors.append(self.extractor(pixels.pixels))
-            parts.append(pixels)
-            progress.done += len(pixels.items)
-            progress.errors += sum(item.error is not None for item in pixels.items)
-            progress.seconds = time.perf_counter() - start
-            if on_progress is not None:
-                on_progress(progress)
-            if sum(len(part.items) for part in parts) < self.sources_in(pixels.block):
-                continue
-            table = self._write(pixels.block, parts, vectors)
-            done += self.sources_in(pixels.block)
-            parts, vectors = [], []
-            if on_table is not None:
-                on_table(table)
-            if stop.is_set():
-                break
-        return done
-
-    def _batches(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Pixels]:
-        """Batches, with the time that they were waited for."""
-        manifest = self.manifest
-        few = sum(map(self.sources_in, blocks)) <= _FEW
-        workers = self.workers if self.workers is not None else 0 if few else _workers()
-        batches = batches_of(
-            blocks, self.decoder, self.listings, batch=manifest.batch, block=manifest.block, workers=workers,
-            pin=self.extractor.engine.device.type == "cuda",
-        )  # fmt: skip
-        while True:
-            before = time.perf_counter()
-            try:
-                found = next(batches, None)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise OSError(
-                    "a process that decodes was killed (is the memory full? fewer workers need less); what was written "
-                    "stays, the same call goes on"
-                ) from error
-            if found is None:
-                return
-            progress.waited += time.perf_counter() - before
-            yield found
-
-    def _write(self, block: Block, parts: Sequence[Pixels], vectors: Sequence[dict[str, np.ndarray]]) -> pa.Table:
-        items = [item for part in parts for item in part.items]
-        good = np.array([item.error is None for item in items], bool)
-        names = ("width", "height", "hash")
-        rows: dict[str, list[Any]] = {name: [getattr(i, name) for i in items if i.error is None] for name in names}
-        rows["id"] = [item.source.id for item in items if item.error is None]
-        rows["path"] = [shown(item.source.path) for item in items if item.error is None]
-        bad = [Unreadable(i.source.id, shown(i.source.path), i.hash, i.error) for i in items if i.error is not None]
-        whole = {c.name: np.concatenate([part[c.name] for part in vectors])[good] for c in self.manifest.columns}
-        return write_shard(self.folder, block, rows, whole, bad, manifest=self.manifest)
-
-
-def shown(path: str) -> str:
-    """A path as text; file names need not be valid, what is not is shown as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 @contextlib.contextmanager
 def _stopping() -> Iterator[threading.Event]:
     """What SIGINT and SIGTERM set: the block is finished first; a second SIGINT ends the run at once."""
@@ -361,9 +325,3 @@ def _stopping() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-
-
-def _workers() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    return min(max(cores - 1, 1), _MOST_WORKERS)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.load import load
+from hierax.checkpoint.opened import open_checkpoint
 from hierax.data.dataset import Dataset, Relabelled, relabelled
 from hierax.data.sources import FolderDataset, open_dataset, split_folders, tables_of
 from hierax.data.split import given_splits, open_splits
@@ -18,7 +20,7 @@ from hierax.models import HieraForImageClassification, HieraForVideoClassificati
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET
 from hierax.train.parallel import default_workers, world
-from hierax.train.predictions import Predictions, predict
+from hierax.train.predictions import Inputs, Predictions, predict
 from hierax.train.prepare import levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors
@@ -119,7 +121,7 @@ def evaluate(
         ValueError: the model is no classifier, or the data has other classes.
         TrainingStopped: memory, a worker or another rank was lost.
     """
-    classifier = model if isinstance(model, Pretrained) else load(os.fspath(model))
+    classifier = model if isinstance(model, Pretrained) else _classifier(os.fspath(model))
     if not isinstance(classifier, (HieraForImageClassification, HieraForVideoClassification)):
         raise ValueError(f"the model is a {type(classifier).__name__}; expected a classifier, or a probe")
     config = classifier.config
@@ -128,11 +130,20 @@ def evaluate(
     dataset = _matched(_held(data) if part is None else part, labels)
     with world(device) as here:
         classifier = classifier.to(here.device).eval()
-        view, mean, std = _view(dataset, classifier)
+        inputs = _inputs(dataset, classifier)
         workers = _workers(dataset) if workers is None else workers
         with clear_errors(lambda: "nothing was written"):
-            found = predict(classifier, view, here, mean=mean, std=std, batch=batch_size, workers=workers)
+            found = predict(classifier, inputs, here, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics(), note)
+
+
+def _classifier(source: str) -> Pretrained:
+    """The model of a checkpoint or run that has a head."""
+    parts = open_checkpoint(source, HubOptions()).parts
+    if "head" not in parts:
+        kind = "a masked autoencoder" if "decoder" in parts else "an encoder without a head"
+        raise ValueError(f"{source} is {kind}; expected a classifier, as hierax finetune makes them, or a probe")
+    return load(source)
 
 
 def probe_features(
@@ -166,10 +177,10 @@ def probe_features(
         features = features.to(here.device).eval()
         sides = []
         for dataset in (fit, held):
-            view, mean, std = _view(dataset, features)
+            inputs = _inputs(dataset, features)
             processes = _workers(dataset) if workers is None else workers
             with clear_errors(lambda: "nothing was written"):
-                sides.append(extract(features, view, mean=mean, std=std, batch=batch_size, workers=processes))
+                sides.append(extract(features, inputs, batch=batch_size, workers=processes))
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
 
 
@@ -236,11 +247,11 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
         raise ValueError(f"the data do not fit the model: {error}") from None
 
 
-def _view(dataset: Dataset, model: Pretrained) -> tuple[EvaluationView, tuple[float, ...], tuple[float, ...]]:
+def _inputs(dataset: Dataset, model: Pretrained) -> Inputs:
     """How the model sees the dataset, and its mean and deviation in grey levels, or in the array's units."""
     config = model.config
     record = model.preprocessing or (None if dataset.arrays else IMAGENET)
     if record is None:  # a checkpoint that was not trained here
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
-        return EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std
-    return EvaluationView(dataset, record, size=config.image_size), *levels(record)
+        return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)
+    return Inputs(EvaluationView(dataset, record, size=config.image_size), *levels(record))

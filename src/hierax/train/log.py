@@ -91,8 +91,7 @@ class RunLog:
 
     def evaluated(self, step: int, metrics: dict[str, float], better: bool) -> None:
         """Takes one evaluation in."""
-        numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._write({"step": step, "validation": numbers, "best": better})
+        self._write({"step": step, "validation": finite(metrics), "best": better})
         if not self.quiet:
             shown = " · ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "score")
             self.say(f"step {step}: {shown}{' (best so far)' if better else ''}")
@@ -125,6 +124,11 @@ class RunLog:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON holds them: None for what is no finite number."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _bar(total: int, step: int) -> Any:

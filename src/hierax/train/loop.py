@@ -73,6 +73,13 @@ class Loop:
     ) -> None:
         if recipe.precision == "fp16" and world.shares:
             raise ValueError("precision is 'fp16', whose scaling does not go with fsdp; allowed with it: bf16, fp32")
+        half_on_cpu = recipe.precision in _AUTOCAST and world.device.type == "cpu"
+        if recipe.compile and half_on_cpu and recipe.task == "pretrain":
+            # the fusion's biases have one gradient, which inductor's C++ stores twice under one name
+            raise ValueError(
+                f"compile=true with precision={recipe.precision}: PyTorch cannot compile pretraining so for a CPU; "
+                "expected compile=false or precision=fp32"
+            )
         self.recipe, self.objective, self.world, self.blank = recipe, objective, world, blank
         self.loader, self.steps_per_epoch, self.samples = loader, steps_per_epoch, samples
         self.checkpoints, self.evaluate, self.watcher = checkpoints, evaluate, watcher or Watcher()
@@ -82,7 +89,7 @@ class Loop:
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
         self.progress, self.stop = Progress(), StopSignal()
-        self._saved_at = time.monotonic()
+        self._saved_at = self._counted = time.monotonic()
         self._saved: int | None = None  # the step of the last checkpoint; disks of other machines may show it late
 
     @property
@@ -97,11 +104,18 @@ class Loop:
             TrainingStopped: too many steps without a finite loss, too many samples that cannot be read, or a fault of
                 disk, memory, workers or other ranks.
         """
+        self._counted = time.monotonic()
         with self.stop.listening(), clear_errors(self._kept):
             finished = self._run()
             if finished:
                 self._finish()
+            self._count_seconds()
             return finished
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._counted
+        self._counted = now
 
     def _kept(self) -> str:
         steps = self.checkpoints.steps() if self.checkpoints else []
@@ -255,7 +269,7 @@ class Loop:
             self.save()
             return False
         metrics = self.world.gathered(metrics)[0]  # other processors round otherwise; all must decide alike
-        progress.evaluated = progress.step
+        progress.evaluated, progress.last = progress.step, metrics
         better = metrics["score"] > progress.best
         if better:
             progress.best, progress.best_step, progress.waiting = metrics["score"], progress.step, 0
@@ -297,6 +311,7 @@ class Loop:
         progress = self.progress
         if self.checkpoints is None or progress.step == self._saved or not self.optimizer.state:
             return
+        self._count_seconds()
         own = {"rng": rng_state(), "progress": vars(progress), "scaler": self.scaler.state_dict()}
         self.checkpoints.save(progress.step, self._shared(), own, world=self.world, best=progress.best_step)
         self._saved, self._saved_at = progress.step, time.monotonic()

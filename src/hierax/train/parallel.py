@@ -8,7 +8,7 @@ import os
 import pickle
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +23,10 @@ from hierax.train.progress import TrainingStopped, lost_rank
 WAYS = ("ddp", "fsdp")
 _T = TypeVar("_T")
 _MOST_WORKERS = 16
+_BROKEN: list[Any] = []
+"""Process groups of runs that broke, kept to the process's end: the last reference to one would go with the model, and
+its destructor waits for a thread that may itself wait for the interpreter's lock.
+"""
 
 
 @dataclass(frozen=True)
@@ -177,15 +181,15 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
         yield World(rank, size, place, way)
         return
     started = not dist.is_initialized()
-    broken: list[bool] = []
-    atexit.register(_leave, broken)  # now, so that what the run registers still takes place before
+    atexit.register(_leave)  # now, so that what the run registers still takes place before
     if started:
         accelerated = place.type == "cuda"
         dist.init_process_group("nccl" if accelerated else "gloo", device_id=place if accelerated else None)
+    group = dist.group.WORLD
     try:
         yield World(rank, size, place, way)
     except BaseException as error:
-        broken.append(True)
+        _BROKEN.append(group)
         reason = lost_rank(error) if isinstance(error, RuntimeError) else None
         if reason is None or isinstance(error, TrainingStopped):
             raise
@@ -195,11 +199,11 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def _leave(broken: Sequence[bool]) -> None:
+def _leave() -> None:
     """Ends a rank whose run broke without the interpreter's own end, which waits for what the other ranks never send:
     each would wait for the other, for half an hour.
     """
-    if broken:
+    if _BROKEN:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

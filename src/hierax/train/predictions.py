@@ -76,14 +76,21 @@ def never() -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """A dataset as a model is given it: `view`, and mean and deviation per channel of what it holds."""
+
+    view: EvaluationView
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
 @torch.no_grad()
 def predict(
     model: Pretrained,
-    view: EvaluationView,
+    inputs: Inputs,
     world: World,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     batch: int = 32,
     workers: int = 0,
     stop: Callable[[], bool] = never,
@@ -98,12 +105,12 @@ def predict(
     bad: list[tuple[str, str]] = []
 
     def own() -> None:
-        for part in _parts(view, world, batch, workers, stop):
-            bad.extend(_unreadable(part))
+        for part in _parts(inputs.view, world, batch, workers, stop):
+            bad.extend(unreadable(part))
             if isinstance(part, Batch):
                 if part.labels is None:
                     raise ValueError("the data has no labels; evaluation of a classifier takes labelled samples")
-                logits = model(normalised(part.pixels, model, mean, std)).logits
+                logits = model(normalised(part.pixels, model, inputs.mean, inputs.std)).logits
                 logits = logits if logits.dtype == torch.float64 else logits.float()
                 found.append((part.indices, logits.cpu(), part.labels))
 
@@ -144,7 +151,7 @@ def masked_loss(
     def own() -> tuple[float, int]:
         total, count = 0.0, 0
         for part in _parts(view, world, batch, workers, stop):
-            bad.extend(_unreadable(part))
+            bad.extend(unreadable(part))
             if isinstance(part, Batch):
                 noise = fixed_noise(objective, part.indices)
                 loss = objective(objective.normalised(part.pixels.to(noise.device)), noise)
@@ -175,7 +182,7 @@ def _parts(view: EvaluationView, world: World, batch: int, workers: int, stop: C
         yield part
 
 
-def _unreadable(part: Any) -> list[tuple[str, str]]:
+def unreadable(part: Any) -> list[tuple[str, str]]:
     """Names and problems of what a batch lacks."""
     return [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.config import HieraConfig, variant_config
-from hierax.data.dataset import Dataset, Sample
+from hierax.data.dataset import Dataset, Sample, Subset
+from hierax.data.sources import ArrayDataset
 from hierax.data.stats import Moments
 from hierax.data.view import Augmentation, EvaluationView, Unreadable
+from hierax.encoder import visible_units
 from hierax.mae import check_mae_size
 from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.pretrained import Pretrained
@@ -119,7 +122,7 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
         ValueError: data that does not fit the task or the model; what loading raises.
     """
     if recipe.task == "finetune" and not dataset.classes:
-        raise ValueError("the data has no classes; fine-tuning takes a folder of class folders, or shards with labels")
+        raise ValueError(f"the data has no classes; {_labels_beside(dataset)}")
     first = _first(dataset)
     if recipe.task == "finetune" and len(dataset.classes) < 2 and not _several(first):
         raise ValueError(f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more")
@@ -134,7 +137,7 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
         hint = "; image_size=none takes the size of the data" if shape and source is None and recipe.image_size else ""
         raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}{hint}")
     if recipe.task == "pretrain":
-        check_mae_size(config.image_size, config)
+        notes.append(_masking(config))
     record = model.preprocessing
     if dataset.arrays and record is not None and _of_arrays(record, config):
         notes.append("arrays are normalised by the mean and deviation that the checkpoint was trained with")
@@ -155,6 +158,22 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
     return Prepared(model, record, *levels(record), tuple(notes))
 
 
+def _masking(config: HieraConfig) -> str:
+    """A note on how many mask units are seen.
+
+    Raises:
+        ValueError: the size is not whole mask units; the ratio hides all of them, or none.
+    """
+    check_mae_size(config.image_size, config)
+    units = math.prod(config.unit_grid(config.image_size))
+    size = "x".join(map(str, config.image_size))
+    try:
+        shown = visible_units(config, units)
+    except ValueError as error:
+        raise ValueError(f"{error} (image_size is {size})") from None
+    return f"{shown} of {units} mask units are visible (mask_ratio {config.mask_ratio:g}, image_size {size})"
+
+
 def _of_arrays(record: Preprocessing, config: HieraConfig) -> bool:
     """Whether a record is one that `prepare` made for arrays such as the model's."""
     plain = not (record.do_resize or record.do_center_crop or record.do_rescale)
@@ -167,6 +186,14 @@ def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]
     if not record.do_normalize:
         return (0.0,) * record.num_channels, (1 / factor,) * record.num_channels
     return tuple(m / factor for m in record.image_mean), tuple(s / factor for s in record.image_std)
+
+
+def _labels_beside(dataset: Dataset) -> str:
+    """Where fine-tuning takes labels from, for data such as these."""
+    whole = dataset.whole if isinstance(dataset, Subset) else dataset
+    if isinstance(whole, ArrayDataset):
+        return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"
+    return "fine-tuning takes a folder of class folders, or shards with labels"
 
 
 def _first(dataset: Dataset) -> Sample:

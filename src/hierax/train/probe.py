@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.data.loader import Batch, evaluation_loader
-from hierax.data.view import EvaluationView
 from hierax.pretrained import Pretrained
-from hierax.train.predictions import normalised
+from hierax.train.predictions import Inputs, normalised, unreadable
 
 PROBES = ("linear", "knn")
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -36,15 +34,7 @@ class Features:
 
 
 @torch.no_grad()
-def extract(
-    model: Pretrained,
-    view: EvaluationView,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch: int = 32,
-    workers: int = 0,
-) -> Features:
+def extract(model: Pretrained, inputs: Inputs, *, batch: int = 32, workers: int = 0) -> Features:
     """The pooled map of every stage for every sample.
 
     Raises:
@@ -55,12 +45,12 @@ def extract(
     found: list[list[Tensor]] = []
     labels: list[Tensor] = []
     bad: list[tuple[str, str]] = []
-    for part in evaluation_loader(view, batch=batch, workers=workers):
-        bad += [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
+    for part in evaluation_loader(inputs.view, batch=batch, workers=workers):
+        bad += unreadable(part)
         if isinstance(part, Batch):
             if part.labels is None or part.labels.ndim != 1:
                 raise ValueError("a probe needs samples with one label each")
-            out = encoder(normalised(part.pixels, model, mean, std), stages=set(stages))
+            out = encoder(normalised(part.pixels, model, inputs.mean, inputs.std), stages=set(stages))
             found.append([out.grid(stage).flatten(1, -2).mean(1).float().cpu() for stage in stages])
             labels.append(part.labels)
     if not found:

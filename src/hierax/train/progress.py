@@ -35,6 +35,8 @@ class Progress:
         evaluated: the step after which the last evaluation was.
         best, best_step: the best validation score and when it was reached; 0 is never.
         waiting: evaluations since then.
+        last: metrics of the last evaluation.
+        seconds: that the run took, evaluations and checkpoints included; what a kill took back does not count.
     """
 
     step: int = 0
@@ -46,6 +48,8 @@ class Progress:
     best: float = -math.inf
     best_step: int = 0
     waiting: int = 0
+    last: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,18 @@ def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise TrainingStopped(f"{where}{error.strerror or error}; {kept()}") from error
     except RuntimeError as error:
-        reason = None if isinstance(error, TrainingStopped) else lost_rank(error) or _reason(str(error))
+        found = _uncompiled(error) or lost_rank(error) or _reason(str(error))
+        reason = None if isinstance(error, TrainingStopped) else found
         if reason is None:
             raise
         raise TrainingStopped(f"{reason}; {kept()}") from error
+
+
+def _uncompiled(error: RuntimeError) -> str | None:
+    """A sentence for an error of PyTorch's compiler, which puts all that it was given into its own."""
+    if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):  # importing it takes a second
+        return f"the step cannot be compiled ({str(error).strip().splitlines()[0][:200]}); compile=false goes without"
+    return None
 
 
 def _reason(text: str) -> str | None:

@@ -22,10 +22,11 @@ from hierax.data.split import open_splits
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.pretrained import Pretrained
 from hierax.train.loop import Loop, Metrics, Watcher
+from hierax.train.notes import plan, remarks
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining, balanced
 from hierax.train.panel import Panel
 from hierax.train.parallel import World, default_workers, world
-from hierax.train.predictions import masked_loss, predict
+from hierax.train.predictions import Inputs, masked_loss, predict
 from hierax.train.prepare import Prepared, accumulation, augmentation, fitted_batch, prepare
 from hierax.train.recipe import FREE, Recipe
 from hierax.train.recipes import DEFAULTS
@@ -227,7 +228,8 @@ class _Share:
                 view = EvaluationView(held, made.record, size=made.model.config.image_size)
                 watcher.panel = Panel(self.folder, view, made.record)
             watcher.start(loop, order.steps)
-            lines = [*made.notes, note, self._plan(recipe, order, train, held), _warning(recipe)]
+            lines = [*made.notes, note, plan(recipe, order, here, train, held)]
+            lines += remarks(recipe, made.model.config, train, held, fresh=self.settings["from"] is None)
             lines.append(f"resumed after step {loop.progress.step}" if resumed else None)
             for line in filter(None, lines):
                 watcher.log.say(line)
@@ -287,17 +289,6 @@ class _Share:
         }  # fmt: skip
         write_json(self.folder / "run.json", {**self.settings, "facts": facts, "environment": environment})
 
-    def _plan(self, recipe: Recipe, order: Order, train: Dataset, held: Dataset | None) -> str:
-        parts, size = accumulation(recipe, self.here.size), self.here.size
-        each = recipe.batch_size // size // parts
-        lines = f"{len(train):,} samples, {order.steps} steps of {recipe.batch_size} per epoch, {recipe.epochs} epochs"
-        shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
-        dropped = f"; {order.dropped} samples sit out each epoch" if order.dropped else ""
-        check = f"; {len(held):,} to validate on" if held is not None else ""
-        return (
-            f"{lines}{shared}{dropped}{check}; peak lr {recipe.peak_lr:.3g}, {recipe.precision} on {self.here.device}"
-        )
-
     def _loop(
         self, recipe: Recipe, made: Prepared, train: Dataset, held: Dataset | None, order: Order, watcher: Watcher
     ) -> Loop:
@@ -338,16 +329,14 @@ class _Share:
         if held is None:
             return None
         view = EvaluationView(held, made.record, size=made.model.config.image_size)
+        inputs = Inputs(view, made.mean, made.std)
         batch = min(recipe.device_batch_size or 64, 64)
 
         def evaluate(objective: Objective, stop: Callable[[], bool]) -> Metrics:
             if recipe.task == "pretrain":
                 metrics, bad = masked_loss(objective, view, self.here, batch=batch, workers=workers, stop=stop)
             else:
-                found = predict(
-                    objective.model, view, self.here, mean=made.mean, std=made.std, batch=batch, workers=workers,
-                    stop=stop,
-                )  # fmt: skip
+                found = predict(objective.model, inputs, self.here, batch=batch, workers=workers, stop=stop)
                 metrics, bad = found.metrics(), found.bad
             if bad and self.here.first:
                 watcher.unreadable([f"{name}: {problem}" for name, problem in bad])
@@ -368,11 +357,3 @@ def _objective(recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset
         options["class_weights"] = balanced(labels, model.config.num_labels)
     objective = kind(model, recipe, **options)
     return objective.double() if recipe.precision == "fp64" else objective
-
-
-def _warning(recipe: Recipe) -> str | None:
-    if recipe.warmup_epochs < recipe.epochs:
-        return None
-    return (
-        f"warmup_epochs is {recipe.warmup_epochs:g} of {recipe.epochs} epochs: the learning rate never gets to its peak"
-    )

@@ -9,7 +9,7 @@ import torch
 
 from hierax.pretrained import Pretrained
 from hierax.processing import Preprocessing
-from hierax.train.log import RunLog, plot_losses
+from hierax.train.log import RunLog, finite, plot_losses
 from hierax.train.loop import Loop, Metrics, Watcher
 from hierax.train.objective import Objective
 from hierax.train.panel import Panel, is_due
@@ -74,8 +74,10 @@ class Witness(Watcher):
             return
         result = {
             "steps": progress.step,
+            "seconds": round(progress.seconds, 1),
             "best": progress.best if progress.best_step else None,
             "best_step": progress.best_step or None,
+            "last": finite(progress.last) or None,
             "skipped": progress.skipped,
             "unreadable": len(self.bad),
             "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,

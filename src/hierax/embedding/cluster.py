@@ -1,0 +1,122 @@
+"""The blocks of a collection on a Ray cluster: a pool of actors, each with an engine, that write the same shards."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hierax.embedding.decode import prepare_processes
+from hierax.embedding.features import FeatureExtractor
+from hierax.embedding.job import Job, Step
+from hierax.embedding.store import Block, CollectionError, Manifest
+
+
+def ray_package() -> Any:
+    """The package Ray with its module for data.
+
+    Raises:
+        ImportError: it is missing; names the extra.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is lost is started again, and needs no page of text
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ImportError("work on a cluster needs the package ray: pip install 'hierax[ray]'") from None
+    return ray
+
+
+class BlockWorker:
+    """An actor: one engine, called with one block after the other. What it computes it writes into the shared folder.
+
+    Args:
+        folder: the collection; every machine must see it by this path.
+        manifest: that it must have.
+        extractor: what computes; it is made anew on the actor's machine.
+        workers: processes that decode.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, extractor: FeatureExtractor, workers: int) -> None:
+        if workers:
+            prepare_processes()
+        if not folder.is_dir():
+            raise CollectionError(f"{folder}: machine {os.uname().nodename} does not see it; a cluster needs a folder "
+                                  "that all its machines share")  # fmt: skip
+        Manifest.read(folder).check_same(manifest, folder=folder)
+        self.job, self.extractor, self.workers = Job(folder, manifest), extractor, workers
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Computes one block; a block that another actor wrote before it was lost is left."""
+        block = Block(int(row["listing"]), int(row["number"]))
+        steps = list(self.job.compute([block], self.extractor, stop=threading.Event(), workers=self.workers))
+        sums = {name: sum(getattr(step, name) for step in steps) for name in ("sources", "errors", "waited")}
+        return {**row, **sums}
+
+
+def on_cluster(
+    job: Job, blocks: Sequence[Block], extractor: FeatureExtractor, *, stop: threading.Event, threads: int,
+    workers: int | None = None,
+) -> Iterator[Step]:  # fmt: skip
+    """`Job.compute` by as many actors as the cluster has GPUs, or times `threads` cores where it has none.
+
+    The cluster is the one this process is connected to, or that `RAY_ADDRESS` names, or this machine. An actor that is
+    lost is started again, and its block with it. Whether the vectors are the same to the last bit as on one machine
+    depends on whether the processors are alike.
+
+    Raises:
+        CollectionError: a machine does not see the collection; what else an actor raises.
+    """
+    package = ray_package()
+    started = not package.is_initialized()
+    if started:
+        package.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        _quiet(package)
+        has = package.cluster_resources()
+        gpus, cores = int(has.get("GPU", 0)), int(has.get("CPU", 1))
+        most = gpus or max(cores // threads, 1)
+        each = max(cores // gpus, 1) if gpus else min(threads, cores)
+        if workers is None:
+            workers = max(each - 1, 1)
+        rows = [{"listing": block.listing, "number": block.number} for block in blocks]
+        done = package.data.from_items(rows, override_num_blocks=len(rows)).map(
+            BlockWorker,
+            fn_constructor_args=(job.folder, job.manifest, extractor, workers),
+            compute=package.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(rows))),
+            num_cpus=each,
+            num_gpus=1 if gpus else 0,
+        )
+        for row in done.iter_rows():
+            yield Step(row["sources"], row["errors"], row["waited"], Block(row["listing"], row["number"]))
+            if stop.is_set():
+                return
+    except package.exceptions.RayError as error:
+        raise _cause(error) from None
+    finally:
+        if started:
+            package.shutdown()
+
+
+def _quiet(package: Any) -> None:
+    """Progress is told by hierax."""
+    package.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an actor raised, out of what Ray wraps it in; of Ray's own errors their first line."""
+    seen: BaseException | None = error
+    while seen is not None:
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        if inner is None:
+            break
+        seen = inner
+    if isinstance(seen, (ValueError, OSError, ImportError)):
+        return seen
+    return OSError(f"the Ray cluster: {str(error).strip().splitlines()[-1]}; what was written stays, the same call "
+                   "goes on")  # fmt: skip

@@ -1,0 +1,195 @@
+"""The blocks of a collection: which are done, and how they are computed, here on one device or on several."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hierax.embedding.decode import Decoder, Pixels, batches_of
+from hierax.embedding.features import FeatureExtractor
+from hierax.embedding.sources import Listing, listings
+from hierax.embedding.store import Block, Manifest, Unreadable, shards, write_shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MOST_WORKERS = 16
+_FEW = 256  # sources that are decoded sooner than processes for them have started
+
+
+@dataclass
+class Step:
+    """What was just done: a batch, or a whole block where that is all that is known.
+
+    Attributes:
+        sources, errors: how many, and how many of them could not be read.
+        waited: seconds in which there was nothing to compute on.
+        block: that was finished and written with it.
+        table: its rows, where they are at hand.
+    """
+
+    sources: int
+    errors: int
+    waited: float
+    block: Block | None = None
+    table: pa.Table | None = None
+
+
+class Job:
+    """The blocks of a collection.
+
+    Args:
+        folder: the collection, with its listings.
+        manifest: how it is made.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.listings = [Listing.read(path) for path in listings(folder)]
+
+    def blocks(self) -> list[Block]:
+        """All blocks, in the order of the rows."""
+        size = self.manifest.block
+        return [Block(i, n) for i, one in enumerate(self.listings) for n in range(-(-len(one) // size))]
+
+    def sources_in(self, *blocks: Block) -> int:
+        """How many sources these blocks have."""
+        size = self.manifest.block
+        return sum(min(size, len(self.listings[block.listing]) - block.number * size) for block in blocks)
+
+    def pending(self) -> list[Block]:
+        """Blocks without a shard."""
+        there = {path.name for path in shards(self.folder)}
+        return [block for block in self.blocks() if block.file not in there]
+
+    def compute(
+        self, blocks: Sequence[Block], extractor: FeatureExtractor, *, stop: threading.Event, workers: int | None = None
+    ) -> Iterator[Step]:
+        """Computes and writes blocks, one after the other; ends after the one in which `stop` was set.
+
+        Raises:
+            OSError: the shard cannot be written, or a process that decodes was killed.
+        """
+        parts: list[Pixels] = []
+        vectors: list[dict[str, np.ndarray]] = []
+        left = 0
+        for pixels, waited in self._batches(blocks, extractor, workers):
+            left = left or self.sources_in(pixels.block)
+            vectors.append(extractor(pixels.pixels))
+            parts.append(pixels)
+            left -= len(pixels.items)
+            step = Step(len(pixels.items), sum(item.error is not None for item in pixels.items), waited)
+            if not left:
+                step.block, step.table = pixels.block, self._write(pixels.block, parts, vectors)
+                parts, vectors = [], []
+            yield step
+            if not left and stop.is_set():
+                return
+
+    def _batches(
+        self, blocks: Sequence[Block], extractor: FeatureExtractor, workers: int | None
+    ) -> Iterator[tuple[Pixels, float]]:
+        """Batches, and for how many seconds each was waited for."""
+        if workers is None:
+            workers = 0 if self.sources_in(*blocks) <= _FEW else default_workers()
+        batches = batches_of(
+            blocks, Decoder(extractor.record), self.listings, batch=self.manifest.batch, block=self.manifest.block,
+            workers=workers, pin=extractor.engine.device.type == "cuda",
+        )  # fmt: skip
+        while True:
+            before = time.perf_counter()
+            try:
+                found = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise OSError(
+                    "a process that decodes was killed (is the memory full? fewer workers need less); what was written "
+                    "stays, the same call goes on"
+                ) from error
+            if found is None:
+                return
+            yield found, time.perf_counter() - before
+
+    def _write(self, block: Block, parts: Sequence[Pixels], vectors: Sequence[dict[str, np.ndarray]]) -> pa.Table:
+        items = [item for part in parts for item in part.items]
+        good = np.array([item.error is None for item in items], bool)
+        names = ("width", "height", "hash")
+        rows: dict[str, list[Any]] = {name: [getattr(i, name) for i in items if i.error is None] for name in names}
+        rows["id"] = [item.source.id for item in items if item.error is None]
+        rows["path"] = [shown(item.source.path) for item in items if item.error is None]
+        bad = [Unreadable(i.source.id, shown(i.source.path), i.hash, i.error) for i in items if i.error is not None]
+        whole = {c.name: np.concatenate([part[c.name] for part in vectors])[good] for c in self.manifest.columns}
+        return write_shard(self.folder, block, rows, whole, bad, manifest=self.manifest)
+
+
+def on_devices(
+    job: Job, blocks: Sequence[Block], extractors: Sequence[FeatureExtractor], *, stop: threading.Event,
+    workers: int | None = None,
+) -> Iterator[Step]:  # fmt: skip
+    """`Job.compute` on several devices at once, a thread each; what one of them raises ends all after their blocks."""
+    found: queue.Queue[Step | BaseException | None] = queue.Queue(64)
+    if workers is None and job.sources_in(*blocks) > _FEW:
+        workers = default_workers()
+    each = workers and max(workers // len(extractors), 1)
+
+    def work(extractor: FeatureExtractor, mine: Sequence[Block]) -> None:
+        try:
+            for step in job.compute(mine, extractor, stop=stop, workers=each):
+                found.put(step)
+            found.put(None)
+        except BaseException as error:
+            stop.set()
+            found.put(error)
+
+    shares = [blocks[n :: len(extractors)] for n in range(len(extractors))]
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(extractors, shares, strict=True)]
+    for thread in threads:
+        thread.start()
+    failures: list[BaseException] = []
+    ended = 0
+    try:
+        while ended < len(threads):
+            step = found.get()
+            if isinstance(step, Step):
+                yield step
+                continue
+            ended += 1
+            failures += [step] if step is not None else []
+    finally:
+        if ended < len(threads):  # nobody takes what they find any more
+            stop.set()
+        for thread in threads:
+            while thread.is_alive():
+                _emptied(found)
+                thread.join(0.05)
+    if failures:
+        raise failures[0]
+
+
+def _emptied(steps: queue.Queue[Any]) -> None:
+    """Lets threads go on that wait for room, when nobody takes what they found."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            steps.get_nowait()
+
+
+def shown(path: str) -> str:
+    """A path as text; file names need not be valid, what is not is shown as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def default_workers() -> int:
+    """Processes that decode: one per core but one, at least one."""
+    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return min(max(cores - 1, 1), _MOST_WORKERS)

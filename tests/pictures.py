@@ -1,0 +1,35 @@
+"""Pictures to embed, and collections to compare."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hierax import Preprocessing
+
+RECORD = Preprocessing(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
+COUNT, BAD = 44, {5: b"", 6: b"no picture", 30: b"\xff\xd8\xff broken"}
+OPTIONS: dict[str, Any] = {"batch_size": 4, "block_size": 8, "workers": 0, "precision": "fp32", "backend": "torch"}
+
+
+def pictures(folder: Path, count: int = COUNT) -> Path:
+    """Writes pictures of several sizes, and files that are none; returns the folder."""
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        file = folder / ("a" if number < 20 else "b") / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        height, width = (int(n) for n in draw.integers(40, 140, 2))
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file)
+        if number in BAD:
+            file.write_bytes(BAD[number])
+    return folder
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether two collections hold the same files, byte by byte, but for when they were made."""
+    names = [sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file()) for out in (a, b)]
+    alike = all(
+        (a / n).read_bytes() == (b / n).read_bytes() for n in names[0] if n.suffix == ".parquet" and n in names[1]
+    )
+    return names[0] == names[1] and alike

@@ -1,0 +1,63 @@
+"""Labels as numbers, lists or shares, and lists of strings in one piece of memory."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hierax.data.labels import read_labels
+from hierax.data.packed import Strings
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([2, 0], [2, 0]),
+        (np.array([2, 0], np.int32), [2, 0]),
+        ([[2], [0, 1]], [[0, 0, 1], [1, 1, 0]]),
+        ([[0.0, 0.25], [1, 0]], [[0, 0.25], [1, 0]]),
+        ([[True, False], [True, True]], [[1, 0], [1, 1]]),
+        ([np.array([0, 1]), np.array([1])], [[1, 1], [0, 1]]),
+    ],
+)
+def test_labels_are_numbers_lists_of_numbers_or_shares(values: Any, expected: list[Any]) -> None:
+    found = read_labels(values, name="x")
+    assert found is not None
+    assert len(found) == 2
+    assert [np.asarray(found[i]).tolist() for i in range(2)] == expected
+
+
+@pytest.mark.parametrize("values", [[None, None], [-1, -1], []])
+def test_labels_that_nobody_gave_are_none(values: list[Any]) -> None:
+    assert read_labels(values, name="x") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([0, -1], "the label of sample 1 is -1; expected the number of its class"),
+        ([0, "cat"], "the label of sample 1 is 'cat'"),
+        ([0, [1]], "some labels are numbers, others lists; expected one kind for all samples"),
+        (["cat"], "the label of sample 0 is 'cat'"),
+        ([[0, 1, 0]], r"the label of sample 0 is \[0, 1, 0\], with a number twice or below 0"),
+        ([[-1]], "a number twice or below 0"),
+        ([[0.5], [0.5, 0.5]], "that of sample 0"),
+        ([[0.5, 1.5]], r"\[0.5, 1.5\]; expected .* floats 0 to 1"),
+        ([[float("nan")]], "nan"),
+        ([0.5, 1.0], "the label of sample 0 is 0.5"),
+    ],
+)
+def test_labels_that_mean_nothing_are_named(values: list[Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=f"^x: .*{problem}"):
+        read_labels(values, name="x")
+
+
+def test_packed_strings_are_a_list_of_them() -> None:
+    strings = ["", "a", "ä/ö", "\udcff", "a" * 1000, ""]
+    packed = pickle.loads(pickle.dumps(Strings(strings)))
+    assert (list(packed), packed[-2], len(packed)) == (strings, "a" * 1000, 6)
+    assert len(Strings([])) == 0
+    for index in (6, -7):
+        with pytest.raises(IndexError, match="out of range: there are 6"):
+            packed[index]

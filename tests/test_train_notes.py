@@ -1,0 +1,65 @@
+"""What a run says before its first step."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hierax.data.sources import open_dataset
+from hierax.train import finetune, pretrain
+from hierax.train.notes import remarks
+from small import image_config
+from training import held, toy
+
+pytest_plugins = ("runs",)
+
+
+def said(data: Path, *, fresh: bool = True, validated: bool = True, **changes: Any) -> list[str]:
+    train = open_dataset(data)
+    found = remarks(toy(**changes), image_config(), train, train if validated else None, fresh=fresh)
+    return [line for line in found if line is not None]
+
+
+def test_where_all_is_well_nothing_is_said(data: Path) -> None:
+    for task in ("pretrain", "finetune"):
+        assert said(data, task=task) == []
+
+
+def test_layers_that_hardly_learn_from_scratch_are_told(data: Path) -> None:
+    (line,) = said(data, task="finetune", layer_decay=0.65)
+    assert line == (
+        "layer_decay is 0.65 and the weights are fresh: the first layer learns at 0.032 of the learning rate, and "
+        "hardly anything; layer_decay=1 trains all layers alike"
+    )
+    assert said(data, task="finetune", layer_decay=0.65, fresh=False) == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"target": "pixels"}])
+def test_that_nothing_is_held_out_to_be_drawn_is_told(data: Path, changes: dict[str, Any]) -> None:
+    (line,) = said(data, validated=False, **changes)
+    assert line.startswith("no pictures of reconstructions: nothing is held out (validation_fraction=0.1 or")
+    assert said(data, validated=False, task="finetune") == []
+
+
+def test_that_histograms_are_no_pictures_is_told(data: Path) -> None:
+    for validated in (True, False):
+        (line,) = said(data, validated=validated, target="hog")
+        assert line.startswith("no pictures of reconstructions, and no decoder in the saved model: target is hog")
+
+
+def test_a_warm_up_without_an_end_is_told(data: Path) -> None:
+    (line,) = said(data, warmup_epochs=2)
+    assert line == "warmup_epochs is 2 of 2 epochs: the learning rate never gets to its peak"
+
+
+def test_a_run_says_it_all_on_the_terminal(pretrained: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    finetune(data, source=None, out=tmp_path / "a", recipe=held("finetune", epochs=1, layer_decay=0.5), device="cpu")
+    assert "layer_decay is 0.5 and the weights are fresh" in capsys.readouterr().err
+    tuning = held("finetune", epochs=1, layer_decay=0.5, overrides={})
+    finetune(data, source=pretrained, out=tmp_path / "b", recipe=tuning, device="cpu")
+    assert "layer_decay" not in capsys.readouterr().err
+    run = pretrain(data, out=tmp_path / "c", recipe=toy(epochs=1), device="cpu")
+    lines = capsys.readouterr().err.splitlines()
+    assert "1 of 4 mask units are visible (mask_ratio 0.6, image_size 64x64)" in lines
+    assert sum(line.startswith("no pictures of reconstructions: ") for line in lines) == 1
+    assert not (run / "reconstructions").exists()

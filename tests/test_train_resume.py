@@ -1,0 +1,159 @@
+"""Runs that stop and go on: signals, lost processes, other settings and data, two processes."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hierax.train import RunExists, pretrain
+from training import held, log, pictures, same, slow_pretraining, started, toy, unfinished, weights
+
+pytest_plugins = ("runs",)
+
+LIMIT = 300  # seconds for a process
+
+
+def test_resuming_with_other_settings_lists_them(pretrained: Path, data: Path, tmp_path: Path) -> None:
+    run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
+    with pytest.raises(RunExists, match=r"epochs was 2, now 5; lr was 0.001, now 0.5; --overwrite"):
+        pretrain(data, out=run, recipe=held(epochs=5, lr=0.5), device="cpu", quiet=True)
+    with pytest.raises(RunExists, match="validation was None, now"):
+        pretrain(data, out=run, recipe=held(), validation=data, device="cpu", quiet=True)
+
+
+def test_resuming_on_data_that_changed_is_an_error(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
+    more = shutil.copytree(data, tmp_path / "data")
+    shutil.copy(more / "class0" / "0.png", more / "class0" / "9.png")
+    values = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**values, "data": str(more)}))
+    with pytest.raises(RunExists, match="started on other data: samples was 12, now 13"):
+        pretrain(more, out=run, recipe=held(), device="cpu", quiet=True)
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_only_finished(pretrained: Path, tmp_path: Path) -> None:
+    run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
+    data = json.loads((run / "run.json").read_text())["data"]
+    before = log(run)
+    pretrain(data, out=run, recipe=held(), device="cpu", quiet=True)
+    assert json.loads((run / "run.json").read_text())["finished"]
+    assert log(run) == before
+    assert same(weights(run), weights(pretrained))
+
+
+def test_sigterm_saves_and_exits_with_0_and_the_rest_is_the_same(pretrained: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = slow_pretraining(data, run, seconds=0.5)
+    assert process.stdout is not None
+    assert [process.stdout.readline().strip() for _ in range(2)] == ["step", "step"]
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    assert out.count("step") <= 1
+    assert "stopped after step 2 of 6; the same command goes on from there" in err
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-2"]
+    resumed = pretrain(data, out=run, recipe=held(workers=1), device="cpu", quiet=True)
+    assert same(weights(resumed), weights(pretrained))
+
+
+def test_a_killed_worker_ends_the_run_in_one_sentence(data: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import os, training, hierax.data.view as view\n"
+        "from hierax.cli import main\n"
+        "before = view.TrainingView.__getitem__\n"
+        "def getitem(self, draw):\n"
+        "    if draw.epoch == 1: os.kill(os.getpid(), 9)\n"
+        "    return before(self, draw)\n"
+        "view.TrainingView.__getitem__ = getitem\n"
+        "settings = ['embed_dim=8', 'depths=[1,1,1,1]', 'num_heads=[1,1,1,1]', 'decoder_hidden_size=16',\n"
+        "            'decoder_depth=1', 'decoder_num_heads=2', 'image_size=64', 'epochs=9', 'batch_size=2']\n"
+        f"sys.exit(main(['pretrain', {str(data)!r}, '-o', {str(tmp_path / 'run')!r}, '--recipe',\n"
+        "    'mae_tiny_small_data_cpu', 'workers=1', 'checkpoint_every=1', *settings]))\n"
+    )
+    process = started(code)
+    _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 2, err
+    assert "hierax: a process that decodes samples was killed" in err.splitlines()[-1]
+    assert "can go on after step" in err
+    assert "Traceback" not in err
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_parts(pretrained: Path, tmp_path: Path) -> None:
+    whole = json.loads((pretrained / "run.json").read_text())
+    run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
+    pretrain(whole["data"], out=run, recipe=held(), device="cpu", quiet=True)
+    result = json.loads((run / "run.json").read_text())["result"]
+    assert result["last"] == whole["result"]["last"]
+    assert result["seconds"] > whole["result"]["seconds"] / 2, "that of writing the last checkpoint is lost"
+
+
+def test_a_process_that_is_killed_while_it_saves_leaves_the_checkpoint_before(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import os, training, hierax.train.state as state\n"
+        "from hierax.train import pretrain\n"
+        "def commit(self, part, step, best):\n"
+        "    if step == 6: os.kill(os.getpid(), 9)\n"
+        "    return before(self, part, step, best)\n"
+        "before, state.Checkpoints._commit = state.Checkpoints._commit, commit\n"
+        f"pretrain({str(data)!r}, out={str(run)!r}, recipe=training.toy(validation_fraction=0.25), device='cpu')\n"
+    )
+    process = started(code)
+    process.communicate(timeout=LIMIT)
+    assert process.returncode == -signal.SIGKILL
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"step-3", ".part-6"}
+    pretrain(data, out=run, recipe=held(), device="cpu", quiet=True)
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"step-3", "step-6"}
+
+
+def test_settings_that_teach_nothing_may_change_when_a_run_goes_on(
+    pretrained: Path, data: Path, tmp_path: Path
+) -> None:
+    """Which the messages about memory and workers ask for."""
+    run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "step-6")
+    changes: dict[str, Any] = {
+        "workers": 1,
+        "device_batch_size": 2,
+        "keep": 5,
+        "max_bad": 0.5,
+        "max_skipped": 3,
+        "checkpoint_every": 1,
+    }
+    pretrain(data, out=run, recipe=held(**changes, gradient_checkpointing=True), device="cpu", quiet=True)
+    assert (
+        json.loads((run / "run.json").read_text())["recipe"] == held(**changes, gradient_checkpointing=True).to_dict()
+    )
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == [f"step-{n}" for n in (3, 4, 5, 6)]
+    torch.testing.assert_close(weights(run), weights(pretrained), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_was_fitted_to_the_data_stays_when_its_parts_become_smaller(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", each=5)
+    run = pretrain(data, out=tmp_path / "run", recipe=toy(batch_size=99), device="cpu", quiet=True)
+    shutil.rmtree(unfinished(run) / "checkpoints" / "step-2")
+    pretrain(data, out=run, recipe=toy(batch_size=99, device_batch_size=4), device="cpu", quiet=True)
+    assert json.loads((run / "run.json").read_text())["facts"]["batch"] == 10
+
+
+def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) -> None:
+    process = slow_pretraining(data, tmp_path / "run", seconds=60)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "step\n"
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match=r"another process is training in .*run; let it end, or stop it first"):
+                pretrain(
+                    data, out=tmp_path / "run", recipe=held(workers=1), device="cpu", quiet=True, overwrite=overwrite
+                )
+        assert (tmp_path / "run" / "log.jsonl").exists()
+    finally:
+        process.kill()
+        process.communicate()
+    pretrain(data, out=tmp_path / "run", recipe=held(workers=1), device="cpu", quiet=True)
