@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 
+import hierax
+
 if TYPE_CHECKING:
     from command_line import Run
 
@@ -81,3 +83,10 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_features_of_a_mae_come_with_a_note(run: Run, mae_folder: str) -> None:
     _, _, err = run("embed", "a", "-o", "out", "--model", mae_folder, *FAST)
     assert "a MAE's encoder, whose last norm was never trained" in err
+
+
+def test_a_collection_of_a_model_that_was_an_object_asks_for_its_name(run: Run, classifier_folder: str) -> None:
+    hierax.embed(["a"], "out", model=hierax.HieraModel.from_pretrained(classifier_folder), workers=0)
+    code, _, err = run("embed", "-o", "out", "--update", *FAST)
+    assert code == 2
+    assert "was passed as an object, which no name loads; name its folder or Hub id (--model)" in err

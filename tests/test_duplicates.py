@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import hierax.embedding.duplicates as module
 import hierax.embedding.index as indexing
 from collections_of import clustered, collection, noise, unit
 from hierax.cli import duplicates as command
 from hierax.cli import outliers as outliers_command
+from hierax.cli.terminal import UserError
 from hierax.embedding.duplicates import Group, Whitening, duplicates
 from hierax.embedding.index import Index
 from hierax.embedding.outliers import outliers
 from hierax.embedding.store import GONE, CollectionError, mark, shards, source_id
+from hierax.embedding.verify import SAME, common, smaller
 
 
 def planted(count: int = 300, width: int = 24, *, copies: int = 40, seed: int = 0) -> np.ndarray:
@@ -254,6 +257,60 @@ def test_through_faiss_planted_duplicates_are_found(tmp_path: Path) -> None:
     assert len({g.members for g in exact} & {g.members for g in found}) >= 0.98 * len(exact)
 
 
+# -- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def drawn(seed: int) -> Image.Image:
+    """Coloured squares, smooth between them: another picture for every seed."""
+    levels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(levels).resize((300, 240), Image.Resampling.BICUBIC)
+
+
+def changed(image: Image.Image) -> dict[str, Image.Image]:
+    return {
+        "resized": image.resize((170, 140)),
+        "cropped": image.crop((14, 3, 292, 230)),
+        "brighter": image.point([min(255, level + 6) for level in range(256)] * 3),
+        "mirrored": image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "half": image.crop((0, 0, 150, 240)),
+    }
+
+
+def test_a_crop_and_a_resized_copy_are_one_picture_and_a_mirrored_one_or_a_half_is_not() -> None:
+    for seed in range(5):
+        small = smaller(drawn(seed))[None]
+        shares = {name: common(small, smaller(image)[None])[0] for name, image in changed(drawn(seed)).items()}
+        backwards = {name: common(smaller(image)[None], small)[0] for name, image in changed(drawn(seed)).items()}
+        for name in shares:
+            expected = name not in ("mirrored", "half")
+            assert (shares[name] >= SAME, backwards[name] >= SAME) == (expected, expected), (name, shares, backwards)
+        assert common(small, smaller(drawn(seed + 100))[None])[0] < 0.5
+
+
+def test_plain_pictures_are_one_only_where_they_have_one_colour() -> None:
+    plain = [smaller(Image.new("RGB", (60, 50), colour))[None] for colour in ("#fff", "#fefefe", "#ddd")]
+    assert common(plain[0], plain[1])[0] >= SAME
+    assert common(plain[0], plain[2])[0] < SAME
+    assert common(plain[0], smaller(drawn(0))[None])[0] < SAME
+
+
+def test_with_verify_pairs_stay_whose_pictures_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = {"original": drawn(0), **changed(drawn(0)), "other": drawn(1)}
+    paths = [str(tmp_path / f"{name}.jpg") for name in (*pictures, "gone")]
+    for image, path in zip(pictures.values(), paths, strict=False):
+        image.save(path, quality=85)
+    folder = collection(tmp_path / "rows", np.tile(noise(1), (len(paths), 1)), paths=paths)
+    told: list[tuple[int, int]] = []
+    assert len(duplicates(folder)[0].members) == len(paths)
+    groups = duplicates(folder, verify=True, on_progress=lambda *at: told.append(at))
+    assert [[Path(m.path).stem for m in group.members] for group in groups] == [
+        ["original", "resized", "cropped", "brighter"]
+    ]
+    assert told[-1] == (len(paths), len(paths))
+    assert run(command, str(folder), "--verify") == 0
+    assert capsys.readouterr().out.startswith("4 pictures\n")
+
+
 # -- outliers ---------------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +378,13 @@ def test_duplicates_are_printed_and_drawn(tmp_path: Path, capsys: pytest.Capture
     score = groups[0]["members"][1]["score"]
     wanted = ["2 pictures", "  first     0/0.jpg", f"  {score:.4f}    0/260.jpg"]
     assert capsys.readouterr().out.splitlines()[:3] == wanted
+
+
+def test_whitening_and_faiss_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    folder = collection(tmp_path / "rows", planted())
+    with pytest.raises(UserError, match="--approximate is not for --whiten"):
+        run(command, str(folder), "--whiten", "--approximate")
+    assert not (folder / "index").exists()
 
 
 def test_outliers_are_printed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

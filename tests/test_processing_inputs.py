@@ -274,6 +274,17 @@ def test_files_that_are_no_picture_are_named_with_the_reason(tmp_path: Path) -> 
         load_image(b"hello")
 
 
+def test_a_png_with_a_wrong_checksum_is_damaged(tmp_path: Path) -> None:
+    good = encoded(picture(), "PNG")
+    place = good.index(b"IDAT") + 4 + int.from_bytes(good[good.index(b"IDAT") - 4 :][:4], "big")  # of its checksum
+    bad = good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
+    Image.open(io.BytesIO(bad)).load()  # Pillow takes it
+    for fast in (False, True):
+        HieraImageProcessor(fast=fast)(good)
+        with pytest.raises(ImageError, match="damaged or cut short"):
+            HieraImageProcessor(fast=fast)(bad)
+
+
 @pytest.mark.parametrize("url", ["http://a.b/c.png", "https://a.b/c.png", "s3://a/c.png", "data:image/png;base64,AAAA"])
 def test_urls_are_not_fetched(url: str) -> None:
     with pytest.raises(ValueError, match="URLs are not fetched"):

@@ -105,6 +105,21 @@ def test_a_picture_is_not_searched_for_with_another_model(real: Path, tmp_path: 
         command.run(arguments(str(real), str(tmp_path / "again.png"), "--model", str(mae), "--device", "cpu"))
 
 
+def test_a_collection_of_a_model_that_was_passed_says_that_it_names_none(
+    tmp_path: Path, real: Path, features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hierax import HieraModel
+    from hierax.embedding import embed
+
+    model = HieraModel.from_pretrained(str(features))
+    embed([tmp_path / "pictures"], tmp_path / "passed", model=model, workers=0, precision="fp32", device="cpu")
+    picture, place = str(tmp_path / "again.png"), str(tmp_path / "passed")
+    with pytest.raises(CollectionError, match=r"passed was made by a HieraModel that was passed as an object.*--model"):
+        command.run(arguments(place, picture, "--device", "cpu"))
+    assert command.run(arguments(place, picture, "--device", "cpu", "--model", str(features))) == 0
+    assert "pictures/0.png" in capsys.readouterr().out
+
+
 def test_a_contact_sheet_is_written_and_not_replaced_unasked(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "sheet.html"
     assert command.run(arguments(str(folder), "0/9.jpg", "--html", str(page))) == 0

@@ -315,7 +315,7 @@ def test_a_compiled_step_gives_the_same_losses(name: str) -> None:
 def test_a_run_that_is_stopped_before_it_learned_anything_leaves_no_checkpoint(tmp_path: Path) -> None:
     """A checkpoint of an optimizer that took no step would count one."""
     loop = toy_loop(toy(), folder=tmp_path)
-    loop.stop._asked.set()
+    loop.stop.set()
     assert not loop.fit()
     assert Checkpoints(tmp_path, keep=2).steps() == []
     again = toy_loop(toy(), folder=tmp_path, watcher=(watcher := Losses()))

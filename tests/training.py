@@ -147,7 +147,7 @@ class Losses(Watcher):
         self.reports.append(report)
         if report.step == self.stop_after:
             assert self.loop is not None
-            self.loop.stop._asked.set()
+            self.loop.stop.set()
 
     def evaluated(self, step: int, metrics: dict[str, float], better: bool, objective: Objective) -> None:
         self.metrics.append((step, metrics, better))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hierax.cli.loading import positive
 from hierax.cli.search import add_approximate, add_collection, cosine, open_index, ticking, way_of, write_page
-from hierax.cli.terminal import say
+from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
     from hierax.embedding.duplicates import Member
@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--whiten", action="store_true", help="compare after whitening: for features in which all look alike"
     )
     parser.add_argument("--components", type=positive, metavar="N", help="directions that whitening keeps")
+    parser.add_argument(
+        "--verify", action="store_true", help="keep what is one picture by its pixels too; reads the files again"
+    )
     parser.add_argument("--linkage", choices=("chain", "first"), default="chain", help="what a group is (see below)")
     add_approximate(parser)
 
@@ -42,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     from hierax.embedding.duplicates import duplicates
     from hierax.embedding.pages import Entry, Section, contact_sheet
 
+    if arguments.whiten and arguments.approximate:  # before faiss builds anything
+        raise UserError("--approximate is not for --whiten: whitened vectors are compared exactly; leave one out")
     index = open_index(arguments, page=arguments.html)
     groups = duplicates(
         index,
@@ -49,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         whiten=arguments.whiten,
         components=arguments.components,
         linkage=arguments.linkage,
+        verify=arguments.verify,
         approximate=way_of(arguments, index),
         on_progress=ticking(),
     )

@@ -70,17 +70,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     from hierax.embedding import FeatureExtractor, embed
     from hierax.embedding.cluster import ray_package
+    from hierax.embedding.decode import prepare_processes
     from hierax.embedding.run import devices
     from hierax.embedding.store import MANIFEST, Manifest, arrow
 
     arrow()
     folder = Path(arguments.output)
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
-    model = named(arguments.model or (before and before.model), example=EXAMPLE)
+    model = named(arguments.model or (before and before.named(folder)), example=EXAMPLE)
     if before is None and not arguments.sources:
         raise UserError(f"{folder} is a new collection; name the pictures to embed")
     if arguments.ray:
         ray_package()  # says what is missing before the model is loaded
+    elif arguments.workers != 0:
+        prepare_processes()  # they import while it is
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
     layers = arguments.layer or ([c.layer for c in before.columns] if before else ["pooled"])
     extractor = FeatureExtractor(

@@ -167,7 +167,7 @@ def ticking(every: float = 10.0) -> Callable[[int, int], None]:
         nonlocal last
         if time.monotonic() - last >= every:
             last = time.monotonic()
-            say(f"compared {done} of {total} rows")
+            say(f"{done:,} of {total:,} done")
 
     return tick
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import zipfile
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from hierax.embedding.mapped import INDEX
 from hierax.embedding.store import Column, replaced
+from hierax.engine.hardware import require_packages
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
@@ -65,11 +67,8 @@ def library() -> Any:
     Raises:
         ImportError: it is missing; names the extra.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise ImportError("approximate search needs the package faiss: pip install 'hierax[search]'") from None
-    return faiss
+    require_packages("approximate search", ["faiss"], "search")
+    return import_module("faiss")
 
 
 class Approximate:

@@ -15,6 +15,7 @@ from hierax.embedding.approximate import DAMAGED, positions
 from hierax.embedding.index import DIGITS, Found, Index, nearest
 from hierax.embedding.mapped import INDEX, unit
 from hierax.embedding.store import replaced
+from hierax.embedding.verify import verified
 
 if TYPE_CHECKING:
     from hierax.embedding.approximate import Approximate
@@ -90,6 +91,7 @@ def duplicates(
     components: int | None = None,
     linkage: Linkage = "chain",
     approximate: bool | None = None,
+    verify: bool = False,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Group]:
     """Groups of rows that are one picture, the largest first, then in the order of their first rows.
@@ -115,7 +117,10 @@ def duplicates(
         linkage: see above.
         approximate: look only among the fifty rows that `Index.build(approximate=True)` finds nearest to each; None
             does so from `hierax.embedding.approximate.APPROXIMATE_FROM` rows on, if it was built. Not with `whiten`.
-        on_progress: is called with the number of rows compared so far, and of all that are to be.
+        verify: keep pairs whose pictures are one by their pixels too (`hierax.embedding.verify`): every picture of a
+            pair is read again, and may be a crop of a tenth less at each edge. The threshold can be lower then.
+        on_progress: is called with the number of rows compared so far, and of all that are to be; with `verify` then
+            with the number of pictures read so far, and of all.
 
     Raises:
         CollectionError: those of `Index`.
@@ -137,6 +142,9 @@ def duplicates(
     kind = f"white{components or ''}" if whiten else "faiss" if built else "exact"
     compare = _Compare(index, transform, built, on_progress)
     left, right = _Pairs(index, kind).extended(rows, threshold, compare, afresh=whiten)
+    if verify:
+        same = verified(index, left, right, on_progress=on_progress)
+        left, right = left[same], right[same]
     roots = (_chained if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
     return _groups(index, roots, hashes, transform)
 

@@ -317,15 +317,17 @@ def embed_queries(
         float32 `[N, D]` of the pictures that could be read, in their order, and path and problem of the others.
 
     Raises:
-        CollectionError: the model is not the one that made the collection.
+        CollectionError: the model is not the one that made the collection; the collection names none, since it was made
+            by a model that was passed as an object, and `model` is None.
         ValueError, OSError: those of `hierax.load`.
     """
     from hierax.embedding import features
 
-    extractor = _extractor(manifest, model or manifest.model, device, size=None)
+    model = model or manifest.named(folder)
+    extractor = _extractor(manifest, model, device, size=None)
     if extractor.record.to_dict() != manifest.preprocessing:  # perhaps it was made at another size than the model's
         extractor.close()
-        extractor = _extractor(manifest, model or manifest.model, device, size=_side(manifest))
+        extractor = _extractor(manifest, model, device, size=_side(manifest))
     try:
         made = dataclasses.replace(
             manifest, model=extractor.name, weights=extractor.weights, config=extractor.config.to_dict(),

@@ -137,6 +137,9 @@ def on_devices(
     workers: int | None = None,
 ) -> Iterator[Step]:  # fmt: skip
     """`Job.compute` on several devices at once, a thread each; what one of them raises ends all after their blocks."""
+    if len(extractors) == 1:
+        yield from job.compute(blocks, extractors[0], stop=stop, workers=workers)
+        return
     found: queue.Queue[Step | BaseException | None] = queue.Queue(64)
     if workers is None and job.sources_in(*blocks) > _FEW:
         workers = default_workers()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +24,7 @@ from hierax.embedding.sources import Listing, list_sources, listing_path, listin
 from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, arrow, shard_path
 from hierax.embedding.update import changed_sources, settle
 from hierax.pretrained import Pretrained
+from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -202,7 +202,8 @@ class _Run:
         mine = [block for n, block in enumerate(job.blocks()) if block in pending and n % shard[1] == shard[0]]
         progress = Progress(0, job.sources_in(*mine))
         done, start = 0, time.perf_counter()
-        with _stopping() as stop, contextlib.closing(self._steps(mine, stop)) as steps:
+        stop = StopSignal()
+        with stop.listening(), contextlib.closing(self._steps(mine, stop)) as steps:
             for step in steps:
                 progress.done += step.sources
                 progress.errors += step.errors
@@ -304,24 +305,3 @@ def _list(folder: Path, manifest: Manifest, *, update: bool) -> None:
         manifest.write(folder)
         if found:
             Listing(found).write(listing_path(folder, len(listings(folder))))
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """What SIGINT and SIGTERM set: the block is finished first; a second SIGINT ends the run at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, _: object) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)

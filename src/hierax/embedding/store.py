@@ -124,6 +124,19 @@ class Manifest:
             raise CollectionError(f"no column {name!r}; there are: {', '.join(c.name for c in self.columns)}")
         return found[0]
 
+    def named(self, folder: Path) -> str:
+        """The model's path or Hub id.
+
+        Raises:
+            CollectionError: it was passed as an object, and `model` is its class.
+        """
+        if self.model.isidentifier() and not Path(self.model).exists():
+            raise CollectionError(
+                f"{folder} was made by a {self.model} that was passed as an object, which no name loads; "
+                "name its folder or Hub id (--model)"
+            )
+        return self.model
+
     def check_same(self, other: Manifest, *, folder: Path) -> None:
         """Raises `CollectionError` unless rows of the other may stand beside this one's."""
         if self.fingerprint == other.fingerprint:

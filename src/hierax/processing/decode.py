@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from hierax.processing.colour import orientation, upright_array
 from hierax.processing.errors import ImageError
@@ -59,6 +59,8 @@ def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int
     """
     with opened(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=max_pixels)
+        if image.format == "PNG":
+            _check_sums(stream, name)
         load(image, name=name)
         return image
 
@@ -173,6 +175,18 @@ def load(image: Image.Image, *, name: str) -> None:
         raise ImageError(name, f"not enough memory for {image.width} x {image.height} pixels") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
         raise ImageError(name, f"damaged or cut short ({error})") from error
+
+
+def _check_sums(stream: BinaryIO, name: str) -> None:
+    """Raises `ImageError` for a PNG whose checksums are wrong: Pillow decodes its pixels without a look at them."""
+    place = stream.tell()
+    stream.seek(0)
+    try:
+        PngImagePlugin.PngImageFile(io.BytesIO(stream.read())).verify()
+    except Exception as error:
+        raise ImageError(name, f"damaged or cut short ({error})") from error
+    finally:
+        stream.seek(place)
 
 
 _quiet_lock = threading.Lock()

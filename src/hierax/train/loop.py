@@ -14,11 +14,12 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from hierax.data.loader import Batch, TrainingLoader
 from hierax.pretrained import Pretrained
+from hierax.stopping import StopSignal
 from hierax.train.average import Average
 from hierax.train.groups import learning_rate, optimizer, set_lr
 from hierax.train.objective import Objective
 from hierax.train.parallel import World, full
-from hierax.train.progress import Interrupted, Progress, StepReport, StopSignal, TrainingStopped, clear_errors
+from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, clear_errors
 from hierax.train.recipe import Recipe
 from hierax.train.state import Checkpoints, rng_state, set_rng_state
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -73,35 +71,6 @@ class StepReport:
     seconds: float
     waited: float
     images: int
-
-
-class StopSignal:
-    """SIGTERM and SIGINT ask the run to stop after the step; a second SIGINT ends it at once."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-
-    def __call__(self) -> bool:
-        """Whether this process was asked to stop."""
-        return self._asked.is_set()
-
-    def _ask(self, number: int, _: object) -> None:
-        if self._asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked.set()
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Takes the signals while inside; only the main thread of a process can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
