@@ -1,12 +1,14 @@
 """What the tests of benchmarks share: settings at toy size, and a report with made up times. Never a speed.
 
-Also a plugin: tests that name it in `pytest_plugins` have its fixture.
+Also a plugin: tests that name it in `pytest_plugins` have its fixtures.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -32,6 +34,17 @@ def small_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_SIDE", 64)
     monkeypatch.setattr(measure, "_CEILING_SECONDS", 0.0)
     monkeypatch.setenv("HIERAX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`script("gpu")` is `benchmarks/gpu.py` as a module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+
+    def imported(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return imported
 
 
 def settings(**changes: Any) -> Any:

@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's client is first imported;
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # helpers that are plugins too: an assertion that fails in them shows what it compared, as it does in a test
-pytest.register_assert_rewrite("benches", "engines", "exports")
+pytest.register_assert_rewrite("benches", "engines", "exports", "pictures")
 
 
 @pytest.fixture

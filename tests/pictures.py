@@ -1,12 +1,15 @@
-"""Pictures to embed, and collections to compare."""
+"""Pictures to embed, and collections to compare; a plugin with the fixtures of the tests of `embed`."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from hierax import Preprocessing
+from hierax import HieraModel, Preprocessing
+from hierax.embedding import embed
+from small import image_config, randomise
 
 RECORD = Preprocessing(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
 COUNT, BAD = 44, {5: b"", 6: b"no picture", 30: b"\xff\xd8\xff broken"}
@@ -33,3 +36,25 @@ def same(a: Path, b: Path) -> bool:
         (a / n).read_bytes() == (b / n).read_bytes() for n in names[0] if n.suffix == ".parquet" and n in names[1]
     )
     return names[0] == names[1] and alike
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    made: Any = randomise(HieraModel(image_config()))
+    made.preprocessing = RECORD
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def whole(originals: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection that was made without interruption."""
+    out = tmp_path_factory.mktemp("whole") / "features"
+    embed([originals], out, model=model, **OPTIONS)
+    return out

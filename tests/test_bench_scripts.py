@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,17 +11,6 @@ import torch
 
 pytest_plugins = ("benches", "command_line")
 pytestmark = pytest.mark.usefixtures("small_and_private")
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`script("gpu")` is `benchmarks/gpu.py` as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-
-    def imported(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return imported
 
 
 def test_the_script_for_gpus_goes_through_all_its_code_at_toy_size(

@@ -22,36 +22,15 @@ from hierax.embedding.sources import Listing
 from hierax.embedding.store import Manifest, source_id
 from hierax.processing import HieraImageProcessor
 from pictures import BAD, COUNT, OPTIONS, RECORD, same
-from pictures import pictures as write_pictures
 from small import image_config, randomise, relative
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    made: Any = randomise(HieraModel(image_config()))
-    made.preprocessing = RECORD
-    made.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+pytest_plugins = ("pictures",)
 
 
 @pytest.fixture
 def pictures(originals: Path, tmp_path: Path) -> Path:
     """A copy of them, to change."""
     return Path(shutil.copytree(originals, tmp_path / "pictures"))
-
-
-@pytest.fixture(scope="module")
-def whole(originals: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection that was made without interruption."""
-    out = tmp_path_factory.mktemp("whole") / "features"
-    embed([originals], out, model=model, **OPTIONS)
-    return out
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

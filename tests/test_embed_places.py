@@ -14,35 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from hierax import HieraModel
 from hierax.embedding import CollectionError, FeatureExtractor, embed
 from hierax.embedding.cluster import BlockWorker
 from hierax.embedding.job import Job, on_devices
 from hierax.embedding.run import devices
 from hierax.embedding.store import Manifest, shards
-from pictures import COUNT, OPTIONS, RECORD, pictures, same
-from small import image_config, randomise
+from pictures import COUNT, OPTIONS, pictures, same
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    made: Any = randomise(HieraModel(image_config()))
-    made.preprocessing = RECORD
-    made.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def whole(originals: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "features"
-    embed([originals], out, model=model, **OPTIONS)
-    return out
+pytest_plugins = ("pictures",)
 
 
 def test_all_gpus_are_taken_unless_some_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

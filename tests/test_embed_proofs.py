@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,17 +14,6 @@ from hierax.processing import ImageError, load_image
 
 pytest_plugins = ("benches",)
 pytestmark = pytest.mark.usefixtures("small_and_private")
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`script("embed_proofs")` is `benchmarks/embed_proofs.py` as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-
-    def imported(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return imported
 
 
 def test_pictures_are_the_same_for_the_same_seed_and_can_be_read(script: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 
 from hierax.data.order import Draw, Order, evaluation_share, share
 from hierax.data.view import EvaluationView, Part, Seen, TrainingView, Unreadable
+
+_MOST_WORKERS = 16
 
 
 @dataclass
@@ -158,3 +161,10 @@ def _leave_signals_to_the_loop(_: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def spare_cores(*, sharers: int = 1, least: int = 0) -> int:
+    """Processes that decode beside each of `sharers` that compute: the cores there are for it but one, 16 at most."""
+    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return min(max(cores // sharers - 1, least), _MOST_WORKERS)

@@ -13,6 +13,7 @@ from hierax.embedding.decode import prepare_processes
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.job import Job, Step
 from hierax.embedding.store import Block, CollectionError, Manifest
+from hierax.engine.hardware import require_packages
 
 
 def ray_package() -> Any:
@@ -23,11 +24,10 @@ def ray_package() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is lost is started again, and needs no page of text
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ImportError("work on a cluster needs the package ray: pip install 'hierax[ray]'") from None
+    require_packages("work on a cluster", ("ray",), "ray")
+    import ray
+    import ray.data
+
     return ray
 
 
@@ -51,7 +51,7 @@ class BlockWorker:
         self.job, self.extractor, self.workers = Job(folder, manifest), extractor, workers
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Computes one block; a block that another actor wrote before it was lost is left."""
+        """Computes and writes one block; a block of an actor that was lost is computed again, to the same shard."""
         block = Block(int(row["listing"]), int(row["number"]))
         steps = list(self.job.compute([block], self.extractor, stop=threading.Event(), workers=self.workers))
         sums = {name: sum(getattr(step, name) for step in steps) for name in ("sources", "errors", "waited")}
@@ -109,7 +109,7 @@ def _quiet(package: Any) -> None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What an actor raised, out of what Ray wraps it in; of Ray's own errors their first line."""
+    """What an actor raised, out of what Ray wraps it in; of Ray's own errors their last line."""
     seen: BaseException | None = error
     while seen is not None:
         inner = getattr(seen, "cause", None) or seen.__cause__

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hierax.data.loader import spare_cores
 from hierax.embedding.decode import Decoder, Pixels, batches_of
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.sources import Listing, listings
@@ -22,7 +23,6 @@ from hierax.embedding.store import Block, Manifest, Unreadable, shards, write_sh
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MOST_WORKERS = 16
 _FEW = 256  # sources that are decoded sooner than processes for them have started
 
 
@@ -100,7 +100,7 @@ class Job:
     ) -> Iterator[tuple[Pixels, float]]:
         """Batches, and for how many seconds each was waited for."""
         if workers is None:
-            workers = 0 if self.sources_in(*blocks) <= _FEW else default_workers()
+            workers = 0 if self.sources_in(*blocks) <= _FEW else spare_cores(least=1)
         batches = batches_of(
             blocks, Decoder(extractor.record), self.listings, batch=self.manifest.batch, block=self.manifest.block,
             workers=workers, pin=extractor.engine.device.type == "cuda",
@@ -142,7 +142,7 @@ def on_devices(
         return
     found: queue.Queue[Step | BaseException | None] = queue.Queue(64)
     if workers is None and job.sources_in(*blocks) > _FEW:
-        workers = default_workers()
+        workers = spare_cores(least=1)
     each = workers and max(workers // len(extractors), 1)
 
     def work(extractor: FeatureExtractor, mine: Sequence[Block]) -> None:
@@ -189,10 +189,3 @@ def _emptied(steps: queue.Queue[Any]) -> None:
 def shown(path: str) -> str:
     """A path as text; file names need not be valid, what is not is shown as \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def default_workers() -> int:
-    """Processes that decode: one per core but one, at least one."""
-    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    return min(max(cores - 1, 1), _MOST_WORKERS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -29,7 +28,6 @@ from hierax.stopping import StopSignal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_log = logging.getLogger("hierax.embedding")
 BLOCK, BATCH = 512, 32
 
 

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import pickle
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hierax.data.loader import spare_cores
 from hierax.encoder import Block
 from hierax.train.objective import Objective
 from hierax.train.progress import TrainingStopped, lost_rank
 
 WAYS = ("ddp", "fsdp")
 _T = TypeVar("_T")
-_MOST_WORKERS = 16
 _BROKEN: list[Any] = []
 """Process groups of runs that broke, kept to the process's end: the last reference to one would go with the model, and
 its destructor waits for a thread that may itself wait for the interpreter's lock.
@@ -125,9 +124,7 @@ class World:
 
 def default_workers() -> int:
     """Processes that decode beside each rank: the cores there are for it but one."""
-    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(cores // ranks - 1, 0), _MOST_WORKERS)
+    return spare_cores(sharers=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def full(tensor: Tensor) -> Tensor:
