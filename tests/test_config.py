@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hierax.config import HieraConfig, list_models, plan, variant_config
+from hierax.models import create_model
 from small import CONFIGS, image_config, video_config
 
 
@@ -264,7 +266,8 @@ def test_the_table_holds_all_published_architectures() -> None:
     images = [f"hiera_{s}_224" for s in ("tiny", "small", "base", "base_plus", "large", "huge")]
     videos = [f"hiera_{s}_16x224" for s in ("base", "base_plus", "large", "huge")]
     expected = {*images, *videos, *(f"mae_{n}" for n in images + videos)}
-    assert set(list_models()) == expected | {"hiera_small_abswin_256", "hiera_base_abswin_256"}
+    own = {"hiera_femto_160", "mae_hiera_femto_160"}
+    assert set(list_models()) == expected | {"hiera_small_abswin_256", "hiera_base_abswin_256"} | own
 
 
 @pytest.mark.parametrize("name", [n for n in list_models() if "224" in n])
@@ -283,6 +286,13 @@ def test_head_dimensions_are_those_of_the_paper() -> None:
     for size, width in widths.items():
         blocks = plan(variant_config(f"hiera_{size}_224"))
         assert {b.dim_out // b.heads for b in blocks} == {width}, size
+
+
+def test_femto_is_small_enough_to_come_with_the_package() -> None:
+    for name in ("hiera_femto_160", "mae_hiera_femto_160"):
+        with torch.device("meta"):
+            model = create_model(name)
+        assert 2 * model.num_parameters() < 8_000_000, name  # bytes in half precision
 
 
 def test_only_the_small_abs_win_variant_has_the_pooled_shortcut() -> None:

@@ -355,7 +355,14 @@ def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
 
 
 def _variants() -> dict[str, dict[str, Any]]:
-    """Every named architecture, as the fields in which it differs from `HieraConfig()` (paper, table 1)."""
+    """Every named architecture, as the fields in which it differs from `HieraConfig()` (paper, table 1).
+
+    Femto is not the paper's: it is sized for weights that come with the package.
+    """
+    femto: dict[str, Any] = {
+        "embed_dim": 40, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 5, 1), "image_size": (160, 160),
+        "decoder_hidden_size": 128, "decoder_depth": 2, "decoder_num_heads": 4,
+    }  # fmt: skip
     sizes: dict[str, dict[str, Any]] = {
         "tiny": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 7, 2)},
         "small": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 11, 2)},
@@ -369,7 +376,7 @@ def _variants() -> dict[str, dict[str, Any]]:
         "query_stride": (1, 2, 2), "masked_unit_size": (1, 8, 8), "position_embedding": "separable",
         "mask_ratio": 0.9, "num_labels": 400,
     }  # fmt: skip
-    variants = {f"hiera_{size}_224": fields for size, fields in sizes.items()}
+    variants = {"hiera_femto_160": femto} | {f"hiera_{size}_224": fields for size, fields in sizes.items()}
     variants |= {f"hiera_{size}_16x224": {**sizes[size], **video} for size in ("base", "base_plus", "large", "huge")}
     variants |= {f"mae_{name}": {**fields, "num_query_pool": 2} for name, fields in variants.items()}
     abs_win: dict[str, Any] = {"image_size": (256, 256), "position_embedding": "abs_win", "layer_scale_init": 1e-5}
