@@ -47,7 +47,9 @@ def test_every_listed_model_can_be_made_and_nothing_else() -> None:
     for name in hierax.list_models():
         with torch.device("meta"):
             create_model(name)
-    with pytest.raises(ValueError, match=r"'hiera_nano_224' is no variant; variants are hiera_tiny_224"):
+    with pytest.raises(
+        ValueError, match=r"'hiera_nano_224' is no variant; variants are hiera_femto_160, hiera_tiny_224"
+    ):
         create_model("hiera_nano_224")
 
 

@@ -226,6 +226,10 @@ class _Classifier(_Task):
         self.head = Head(config.hidden_size, config.num_labels)
         self.init_weights()
 
+    def pooled(self, pixel_values: Tensor) -> Tensor:
+        """What the head sees, before dropout: the norm of the mean over the tokens `[B, C]`."""
+        return self.norm(self._encode(pixel_values, None, states=None, attentions=None).mean())
+
     def forward(
         self,
         pixel_values: Tensor,

@@ -8,14 +8,23 @@ from hierax.cli import train
 from hierax.cli.terminal import UserError
 
 SUMMARY = "train a classifier on your labelled data, from a checkpoint or from scratch"
-EPILOG = train.SETTINGS.format(command="finetune") + "\n--from scratch starts with fresh weights."
+EPILOG = (
+    train.SETTINGS.format(command="finetune")
+    + """
+--from scratch starts with fresh weights. --teacher: logits and features of another network are learned on the very
+crops and mixes that the model sees (teacher_logits, teacher_features, label_weight weigh them); data without labels,
+or label_weight=0, is learned from the teacher alone."""
+)
 _DEFAULT = "finetune_tiny_small_data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     train.add_run(parser, default=_DEFAULT)
-    parser.add_argument("--from", dest="source", metavar="CKPT", help="checkpoint or run to start from, or 'scratch'")
+    add = parser.add_argument
+    add("--from", dest="source", metavar="CKPT", help="checkpoint or run to start from, or 'scratch'")
+    add("--teacher", metavar="T", help="an .onnx or .pt2 file or a checkpoint, whose answers are learned too")
+    add("--teacher-cache", metavar="DIR", help="keep its answers there, for epochs that come again and other runs")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
             source=None if source == "scratch" else source,
             out=out,
             recipe=recipe,
+            teacher=arguments.teacher or train.described(arguments).get("teacher"),
+            teacher_cache=arguments.teacher_cache,
             validation=validation,
             device=arguments.device,
             parallel=arguments.parallel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hierax.cli.terminal import UserError
 
@@ -58,14 +58,10 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
             raise UserError(f"{arguments.out} holds no run to go on with")
         if not (arguments.config or arguments.recipe or data):
             arguments.config = str(description)
-    before: dict[str, object] = {}
+    before = described(arguments)
     if arguments.config:
-        path = Path(arguments.config)
         try:
-            before = json.loads((path / "run.json" if path.is_dir() else path).read_text())
-            if "recipe" not in before:  # as `hierax recipes NAME` prints it
-                before = {"recipe": before}
-            chosen = Recipe.from_dict(before["recipe"])  # type: ignore[arg-type]
+            chosen = Recipe.from_dict(before["recipe"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
         if arguments.recipe:
@@ -77,4 +73,20 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
         raise UserError("DATA is missing: a folder of pictures, tar shards, parquet files, a .npy file, or hub:ID")
     source = getattr(arguments, "source", None) or before.get("from")
     validation = arguments.validation or before.get("validation")
-    return str(data), arguments.out, chosen.overridden(settings), source and str(source), validation and str(validation)  # type: ignore[return-value]
+    return str(data), arguments.out, chosen.overridden(settings), source and str(source), validation and str(validation)
+
+
+def described(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the run.json says that `--config` names; nothing without one.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not arguments.config:
+        return {}
+    path = Path(arguments.config)
+    try:
+        values = json.loads((path / "run.json" if path.is_dir() else path).read_text())
+        return values if "recipe" in values else {"recipe": values}  # as `hierax recipes NAME` prints it
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{arguments.config}: not the description of a run: {error}") from error

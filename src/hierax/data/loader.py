@@ -73,14 +73,16 @@ def collate_evaluation(items: list[Seen | Unreadable]) -> Batch | list[Unreadabl
 class _Steps:
     """The parts of all steps of a rank, from some step on, as lists of draws: the sampler of the loader."""
 
-    def __init__(self, order: Order, *, epochs: int, start: int, rank: int, world: int, parts: int) -> None:
-        self.order, self.epochs, self.start = order, epochs, start
+    def __init__(
+        self, order: Order, *, epochs: int, distinct: int, start: int, rank: int, world: int, parts: int
+    ) -> None:
+        self.order, self.epochs, self.distinct, self.start = order, epochs, distinct, start
         self.rank, self.world, self.parts = rank, world, parts
 
     def __iter__(self) -> Iterator[list[Draw]]:
         first, skip = divmod(self.start, self.order.steps)
         for epoch in range(first, self.epochs):
-            for batch in self.order.batches(epoch, start=skip if epoch == first else 0):
+            for batch in self.order.batches(epoch % self.distinct, start=skip if epoch == first else 0):
                 yield from share(batch, rank=self.rank, world=self.world, parts=self.parts)
 
     def __len__(self) -> int:
@@ -89,6 +91,9 @@ class _Steps:
 
 class TrainingLoader:
     """The parts of every step from `start` on, and how long the loop waited for them.
+
+    Args:
+        distinct: after so many epochs they come again; None never repeats them.
 
     Attributes:
         waited: seconds that `next` took so far.
@@ -100,6 +105,7 @@ class TrainingLoader:
         order: Order,
         *,
         epochs: int,
+        distinct: int | None = None,
         start: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -107,7 +113,9 @@ class TrainingLoader:
         workers: int = 0,
         pin: bool = False,
     ) -> None:
-        steps: Any = _Steps(order, epochs=epochs, start=start, rank=rank, world=world, parts=parts)
+        steps: Any = _Steps(
+            order, epochs=epochs, distinct=distinct or epochs, start=start, rank=rank, world=world, parts=parts
+        )
         self._loader = _loader(view, steps, collate_training, workers, pin)
         self.parts, self.waited = parts, 0.0
 

@@ -89,6 +89,7 @@ class Loop:
         self.optimizer = optimizer(self.model, recipe)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
+        self._distinct = (recipe.distinct_epochs or recipe.epochs) * steps_per_epoch  # steps that are mixed otherwise
         self.progress, self.stop = Progress(), StopSignal()
         self._saved_at = self._counted = time.monotonic()
         self._saved: int | None = None  # the step of the last checkpoint; disks of other machines may show it late
@@ -177,7 +178,7 @@ class Loop:
         loss = torch.zeros((), device=world.device)
         for number, batch in enumerate(parts):
             # numbered over all ranks: the parts of one rank are mixed as those of several would be
-            key = (progress.step, number * world.size + world.rank)
+            key = (progress.step % self._distinct, number * world.size + world.rank)
             inputs = self.objective.prepared(batch, world.device, key=key)
             with world.accumulating(self.wrapped, last=number == len(parts) - 1):
                 with self._autocast():

@@ -150,7 +150,10 @@ class Finetuning(Objective):
 
     def forward(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """The loss, in float32 (float64 stays)."""
-        logits = self.model(pixels).logits
+        return self.classification(self.model(pixels).logits, targets)
+
+    def classification(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of `logits` `[B, classes]`."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         weights = self.class_weights
         if self.several:

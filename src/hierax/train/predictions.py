@@ -105,7 +105,7 @@ def predict(
     bad: list[tuple[str, str]] = []
 
     def own() -> None:
-        for part in _parts(inputs.view, world, batch, workers, stop):
+        for part in batches(inputs.view, world, batch, workers, stop):
             bad.extend(unreadable(part))
             if isinstance(part, Batch):
                 if part.labels is None:
@@ -115,7 +115,7 @@ def predict(
                 found.append((part.indices, logits.cpu(), part.labels))
 
     world.everywhere(own)
-    _check_stop(world, stop)
+    check_stop(world, stop)
     everyone = [entry for entries in world.gathered(found) for entry in entries]
     problems = [entry for entries in world.gathered(bad) for entry in entries]
     if not everyone:
@@ -150,7 +150,7 @@ def masked_loss(
 
     def own() -> tuple[float, int]:
         total, count = 0.0, 0
-        for part in _parts(view, world, batch, workers, stop):
+        for part in batches(view, world, batch, workers, stop):
             bad.extend(unreadable(part))
             if isinstance(part, Batch):
                 noise = fixed_noise(objective, part.indices)
@@ -159,7 +159,7 @@ def masked_loss(
         return total, count
 
     total, count = world.everywhere(own)
-    _check_stop(world, stop)
+    check_stop(world, stop)
     total, samples = world.total(total, float(count))
     problems = [entry for entries in world.gathered(bad) for entry in entries]
     if not samples:
@@ -174,7 +174,7 @@ def fixed_noise(objective: Objective, indices: Tensor) -> Tensor:
     return torch.stack(draws).to(objective.model.device)
 
 
-def _parts(view: EvaluationView, world: World, batch: int, workers: int, stop: Callable[[], bool]) -> Iterator[Any]:
+def batches(view: EvaluationView, world: World, batch: int, workers: int, stop: Callable[[], bool]) -> Iterator[Any]:
     """This rank's batches, until `stop` says so."""
     for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
         if stop():
@@ -187,7 +187,8 @@ def unreadable(part: Any) -> list[tuple[str, str]]:
     return [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
 
 
-def _check_stop(world: World, stop: Callable[[], bool]) -> None:
+def check_stop(world: World, stop: Callable[[], bool]) -> None:
+    """Raises `Interrupted` on all ranks where `stop` said so on one of them."""
     if stop is not never and world.total(float(stop()))[0]:
         raise Interrupted
 

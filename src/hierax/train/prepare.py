@@ -27,6 +27,7 @@ from hierax.models import HieraForImageClassification, HieraForPreTraining, Hier
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.train.recipe import Recipe
+from hierax.train.teacher import Teacher, open_teacher
 
 _STATISTICS_OF = 512  # samples
 
@@ -40,6 +41,8 @@ class Prepared:
         record: preprocessing for evaluation and for the saved folder; of arrays it holds mean and deviation alone.
         mean, std: per channel, of what `data` gives: grey levels 0 to 255, or the array's units.
         notes: lines on what was changed to fit.
+        labelled: whether labels are learned.
+        teacher: whose answers are learned, or None.
     """
 
     model: Pretrained
@@ -47,6 +50,8 @@ class Prepared:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...]
+    labelled: bool = True
+    teacher: Teacher | None = None
 
 
 def fitted_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str | None]:
@@ -115,21 +120,33 @@ def _square(size: Sequence[int], channels: int) -> dict[str, Any]:
     return changes
 
 
-def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] | None) -> Prepared:
-    """The model of a run, with fresh weights or those of `source`, and the statistics of its inputs.
+def prepare(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    source: str | os.PathLike[str] | None,
+    teacher: str | os.PathLike[str] | None = None,
+    device: torch.device | None = None,
+) -> Prepared:
+    """The model of a run, with fresh weights or those of `source`, the statistics of its inputs, and its `teacher`, on
+    `device`.
 
     Raises:
         ValueError: data that does not fit the task or the model; what loading raises.
     """
-    if recipe.task == "finetune" and not dataset.classes:
-        raise ValueError(f"the data has no classes; {_labels_beside(dataset)}")
     first = _first(dataset)
-    if recipe.task == "finetune" and len(dataset.classes) < 2 and not _several(first):
-        raise ValueError(f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more")
+    teaches = None if teacher is None else _teacher(recipe, dataset, source, teacher, device or torch.device("cpu"))
+    labelled = recipe.task == "finetune" and bool(dataset.classes) and recipe.label_weight > 0
+    if recipe.task == "finetune" and teaches is None:
+        _check_labels(recipe, dataset, first)
     shape = np.asarray(first.content).shape if dataset.arrays else ()
     # arrays have a size of their own, which a new model takes on
     size = recipe.image_size or (shape[1:] if source is None and shape else None)
-    model, notes = _model(recipe, dataset, source, size, shape[0] if shape else 3, several=_several(first))
+    classes = dataset.classes if labelled or teaches is None else _taught(recipe, teaches)
+    several = labelled and _several(first)
+    model, notes = _model(recipe, classes, source, size, shape[0] if shape else 3, several=several)
+    if teaches is not None:
+        notes.append(teaches.note)
     config = model.config
     fits = (shape[0], len(shape)) == (config.num_channels, config.axes + 1) if shape else config.axes == 2
     if not fits:
@@ -155,7 +172,43 @@ def prepare(recipe: Recipe, dataset: Dataset, *, source: str | os.PathLike[str] 
     if dataset.arrays and (recipe.rand_augment is not None or recipe.erasing):
         notes.append("rand_augment and erasing are for pictures, not for arrays")
     model.preprocessing = record
-    return Prepared(model, record, *levels(record), tuple(notes))
+    return Prepared(model, record, *levels(record), tuple(notes), labelled, teaches)
+
+
+def _check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
+    """Raises `ValueError` for data from whose labels alone nothing can be learned."""
+    if not dataset.classes:
+        raise ValueError(f"the data has no classes; {_labels_beside(dataset)}, or --teacher whose answers are learned")
+    if not recipe.label_weight:
+        raise ValueError("label_weight is 0 and there is no teacher, which leaves nothing to learn; expected above 0")
+    if len(dataset.classes) < 2 and not _several(first):
+        raise ValueError(f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more")
+
+
+def _teacher(
+    recipe: Recipe,
+    dataset: Dataset,
+    source: str | os.PathLike[str] | None,
+    teacher: str | os.PathLike[str],
+    device: torch.device,
+) -> Teacher:
+    """The teacher of a run, which has something to teach it."""
+    if dataset.arrays:
+        raise ValueError(f"{teacher}: a teacher is shown pictures; the data are arrays")
+    own = variant_config(recipe.model) if source is None else open_checkpoint(os.fspath(source), HubOptions()).config
+    found = open_teacher(teacher, size=recipe.image_size or own.image_size, device=device)
+    gives = {"teacher_logits": found.logits, "teacher_features": found.features}
+    if not any(count and getattr(recipe, weight) for weight, count in gives.items()):
+        listed = " and ".join(f"{weight} is {getattr(recipe, weight):g}" for weight in gives)
+        raise ValueError(f"{found.note}; {listed}, which leaves nothing to learn from it")
+    return found
+
+
+def _taught(recipe: Recipe, teacher: Teacher) -> tuple[str, ...]:
+    """The classes of a model that learns no labels: the teacher's, where these are learned."""
+    if not (teacher.logits and recipe.teacher_logits):
+        return ("none",)
+    return teacher.classes or tuple(f"LABEL_{i}" for i in range(teacher.logits))
 
 
 def _masking(config: HieraConfig) -> str:
@@ -227,17 +280,17 @@ def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, sev
 
 
 def _model(
-    recipe: Recipe, dataset: Dataset, source: Any, size: tuple[int, ...] | None, channels: int, *, several: bool
+    recipe: Recipe, classes: tuple[str, ...], source: Any, size: tuple[int, ...] | None, channels: int, *, several: bool
 ) -> tuple[Pretrained, list[str]]:
     changes = _changes(recipe, size, channels, several=several)
     if source is not None:
-        return _loaded(recipe, dataset.classes, source, changes)
+        return _loaded(recipe, classes, source, changes)
     if recipe.freeze:
         raise ValueError(f"freeze is {recipe.freeze!r}, but no weights are loaded; expected 0")
     config = variant_config(recipe.model, **changes)
     if recipe.task == "pretrain":
         return HieraForPreTraining(config), []
-    labels = dict(enumerate(dataset.classes))
+    labels = dict(enumerate(classes))
     return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
 
 

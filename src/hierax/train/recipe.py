@@ -36,6 +36,11 @@ class Recipe:
             run backwards, a volume change sides.
         mixup, cutmix, label_smoothing: of fine-tuning.
         class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.
+        label_weight: of the labels in the loss; with a teacher, 0 leaves labels out.
+        teacher_logits, teacher_features, teacher_temperature: with a teacher, weights of the divergence from its logits
+            at a temperature and of the cosine distance from its features.
+        distinct_epochs: after so many epochs order, crops and mixes come again, so that a teacher's kept answers serve
+            again; None never repeats them.
         freeze: stages whose weights stay as they are, with the embedding; "all" trains norm and head alone.
         mask_ratio, target: of pretraining; "normalised" pixels, "pixels" or "hog".
         precision, compile, gradient_checkpointing: how the step is computed.
@@ -80,6 +85,11 @@ class Recipe:
     cutmix: float = 0.0
     label_smoothing: float = 0.0
     class_weights: str | None = None
+    label_weight: float = 1.0
+    teacher_logits: float = 1.0
+    teacher_features: float = 1.0
+    teacher_temperature: float = 1.0
+    distinct_epochs: int | None = None
     freeze: int | str = 0
     mask_ratio: float | None = None
     target: str = "normalised"
@@ -188,7 +198,10 @@ def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Cal
 
 _COUNTS = (
     "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
-    "checkpoint_every", "keep", "max_skipped",
+    "checkpoint_every", "keep", "max_skipped", "distinct_epochs",
+)  # fmt: skip
+_AMOUNTS = (
+    "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs", "label_weight", "teacher_logits", "teacher_features",
 )  # fmt: skip
 # which settings, what fits, and what is allowed in words; None always fits where a setting may be None
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
@@ -198,12 +211,12 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("optimizer",), *_one_of("adamw", "sgd")),
     (("class_weights",), *_one_of("balanced")),
     (_COUNTS, _count, "a whole number above 0"),
-    (("mixup", "cutmix", "lr", "weight_decay", "warmup_epochs"), *_in(0, 1e9, "0 or more")),
+    (_AMOUNTS, *_in(0, 1e9, "0 or more")),
     (("validation_fraction", "max_bad", "erasing", "min_lr"), *_in(0, 1, "0 to 1")),
     (("label_smoothing", "momentum", "drop_path", "dropout"), lambda v: 0 <= v < 1, "0 to below 1"),
     (("mask_ratio", "ema"), lambda v: 0 < v < 1, "above 0 and below 1"),
     (("layer_decay",), *_in(0, 1, "above 0, at most 1", above=True)),
-    (("clip_grad",), *_in(0, 1e9, "above 0", above=True)),
+    (("clip_grad", "teacher_temperature"), *_in(0, 1e9, "above 0", above=True)),
     (("betas",), lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers, each 0 to below 1"),
     (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two numbers above 0, the second at most 1"),
     (("rand_augment",), lambda v: len(v) == 2 and min(v) >= 0, "magnitude and deviation, 0 or more"),

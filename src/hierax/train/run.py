@@ -21,6 +21,8 @@ from hierax.data.sources import split_folders
 from hierax.data.split import open_splits
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.pretrained import Pretrained
+from hierax.train.answers import AnswerCache
+from hierax.train.distil import Distillation, agreement, same_classes
 from hierax.train.loop import Loop, Metrics, Watcher
 from hierax.train.notes import plan, remarks
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining, balanced
@@ -73,7 +75,7 @@ def pretrain(
         ValueError: data or settings that cannot be.
         TrainingStopped: the run cannot go on; its last checkpoint is intact.
     """
-    return _train("pretrain", data, out, recipe, source, validation, device, parallel, overwrite, quiet)
+    return _train("pretrain", data, out, recipe, source, None, None, validation, device, parallel, overwrite, quiet)
 
 
 def finetune(
@@ -82,6 +84,8 @@ def finetune(
     source: Setting | None,
     out: Setting,
     recipe: str | Recipe = DEFAULTS["finetune"],
+    teacher: Setting | None = None,
+    teacher_cache: Setting | None = None,
     validation: Setting | None = None,
     device: str = "auto",
     parallel: str = "ddp",
@@ -90,9 +94,21 @@ def finetune(
 ) -> Path:
     """Trains a classifier on labelled `data`, from the checkpoint or run `source` (None: from scratch).
 
-    Arguments, result and errors are those of `pretrain`.
+    With a `teacher` its answers on the very crops and mixes that the model sees are learned too, or, where the data
+    has no labels or the recipe's `label_weight` is 0, they alone: then the classes are the teacher's, or, of a teacher
+    without logits, a model of features is what is saved (arXiv 2106.05237).
+
+    Args:
+        teacher: an `.onnx` file, a `.pt2` file of `torch.export`, or a checkpoint of Hiera; see
+            `hierax.train.teacher.open_teacher`.
+        teacher_cache: folder in which its answers are kept for other runs, and for epochs that come again
+            (`distinct_epochs`).
+
+    The other arguments, result and errors are those of `pretrain`.
     """
-    return _train("finetune", data, out, recipe, source, validation, device, parallel, overwrite, quiet)
+    return _train(
+        "finetune", data, out, recipe, source, teacher, teacher_cache, validation, device, parallel, overwrite, quiet
+    )
 
 
 def _train(
@@ -101,6 +117,8 @@ def _train(
     out: Setting,
     recipe: str | Recipe,
     source: Setting | None,
+    teacher: Setting | None,
+    teacher_cache: Setting | None,
     validation: Setting | None,
     device: str,
     parallel: str,
@@ -115,6 +133,7 @@ def _train(
         "data": _located(data),
         "validation": validation and _located(validation),
         "from": source and _located(source),
+        **({"teacher": _located(teacher)} if teacher else {}),
         "recipe": chosen.to_dict(),
     }
     run = Path(out)
@@ -122,7 +141,7 @@ def _train(
     with world(device, parallel) as here:
         here.on_first(lambda: _check_free(run, settings, overwrite=overwrite))
         share = _Share(run, settings, chosen, here, overwrite=overwrite, quiet=quiet)
-        share.train(data, source, validation)
+        share.train(data, source, validation, teacher=teacher, cache=teacher_cache)
     return run
 
 
@@ -136,8 +155,8 @@ def _check_places(run: Path, settings: Mapping[str, Any], *, overwrite: bool) ->
     """Raises `ValueError` for a run among its data, where its pictures would be taken for samples, and for one that
     would be overwritten with what it is made from.
     """
-    for name in ("data", "validation", "from"):
-        place = settings[name]
+    for name in ("data", "validation", "from", "teacher"):
+        place = settings.get(name)
         if not place or not os.path.exists(place):
             continue
         there, here = Path(place).resolve(), run.resolve()
@@ -145,7 +164,7 @@ def _check_places(run: Path, settings: Mapping[str, Any], *, overwrite: bool) ->
             raise ValueError(f"{name} is {place}, inside the run {run}, which --overwrite would delete")
         parts = split_folders(there)  # what is beside a training and a validation set is not read
         read = parts if parts and parts[1] else (there,)
-        if name != "from" and any(here.is_relative_to(part) for part in read if part):
+        if name not in ("from", "teacher") and any(here.is_relative_to(part) for part in read if part):
             raise ValueError(f"the run {run} lies inside {name}, {place}, and would become part of it")
 
 
@@ -175,10 +194,10 @@ def _check_free(run: Path, settings: Mapping[str, Any], *, overwrite: bool) -> N
         return
     if before.get("finished"):
         raise RunExists(f"{run} holds a finished run; --overwrite starts anew")
-    then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (before, settings))
-    others = [
-        f"{key} was {then.get(key)!r}, now {now[key]!r}" for key in sorted(set(now) - FREE) if then.get(key) != now[key]
-    ]
+    first = {**before, "recipe": Recipe.from_dict(before["recipe"]).to_dict()}  # with settings that are newer than it
+    then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (first, settings))
+    keys = sorted({*now, *({"teacher"} & then.keys())} - FREE)
+    others = [f"{k} was {then.get(k)!r}, now {now.get(k)!r}" for k in keys if then.get(k) != now.get(k)]
     if others:
         raise RunExists(f"{run} was started with other settings: {'; '.join(others)}; --overwrite starts anew")
 
@@ -200,11 +219,17 @@ class _Share:
     ) -> None:
         self.folder, self.settings, self.recipe, self.here = folder, settings, recipe, here
         self.overwrite, self.quiet = overwrite, quiet or not here.first
+        self.cache: AnswerCache | None = None
 
-    def train(self, data: Setting, source: Setting | None, validation: Setting | None) -> None:
+    def train(
+        self, data: Setting, source: Setting | None, validation: Setting | None, *, teacher: Setting | None,
+        cache: Setting | None,
+    ) -> None:  # fmt: skip
         """Prepares the run, takes its folder, and runs."""
         here = self.here
-        train, held, recipe, note, made = here.everywhere(lambda: self._prepared(data, source, validation))
+        train, held, recipe, note, made = here.everywhere(lambda: self._prepared(data, source, validation, teacher))
+        if made.teacher is not None and cache is not None:
+            self.cache = AnswerCache(cache, made.teacher.digest)
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
         watcher = Witness(self.folder, made.record, quiet=self.quiet)
         loop = self._loop(recipe, made, train, held, order, watcher)
@@ -243,7 +268,7 @@ class _Share:
             watcher.log.close()
 
     def _prepared(
-        self, data: Setting, source: Setting | None, validation: Setting | None
+        self, data: Setting, source: Setting | None, validation: Setting | None, teacher: Setting | None
     ) -> tuple[Dataset, Dataset | None, Recipe, str | None, Prepared]:
         """Training and validation set, the recipe for so many samples and ranks with a note, and the model."""
         recipe = self.recipe
@@ -252,7 +277,7 @@ class _Share:
             fraction=recipe.validation_fraction,
             seed=recipe.seed,
             validation=validation,
-            labels=recipe.task == "finetune",
+            labels=recipe.task == "finetune" and (recipe.label_weight > 0 or teacher is None),
         )
         if recipe.task == "finetune" and train.classes and held is not None and not held.classes:
             raise ValueError("the data to validate on has no classes; expected those of the training set")
@@ -261,7 +286,8 @@ class _Share:
             recipe = recipe.replace(batch_size=min(recipe.batch_size, before.get("facts", {}).get("batch", 2**62)))
         recipe, note = fitted_batch(recipe, len(train), self.here.size)
         torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
-        return train, held, recipe, note, prepare(recipe, train, source=source)
+        made = prepare(recipe, train, source=source, teacher=teacher, device=self.here.device)
+        return train, held, recipe, note, made
 
     def _check_shared(self) -> None:
         """All ranks write their share of a checkpoint to one folder."""
@@ -301,18 +327,18 @@ class _Share:
 
         def loader(step: int) -> TrainingLoader:
             return TrainingLoader(
-                view, order, epochs=recipe.epochs, start=step, rank=here.rank, world=here.size, parts=parts,
-                workers=workers, pin=here.device.type == "cuda",
+                view, order, epochs=recipe.epochs, distinct=recipe.distinct_epochs, start=step, rank=here.rank,
+                world=here.size, parts=parts, workers=workers, pin=here.device.type == "cuda",
             )  # fmt: skip
 
         def blank() -> Objective:
             with torch.device("meta"):
                 empty = type(model)(model.config)
-            return _objective(recipe, made, empty, train)
+            return _objective(recipe, made, empty, train, self.cache)
 
         return Loop(
             recipe,
-            _objective(recipe, made, model, train).to(here.device),
+            _objective(recipe, made, model, train, self.cache).to(here.device),
             here,
             blank=blank,
             loader=loader,
@@ -335,6 +361,8 @@ class _Share:
         def evaluate(objective: Objective, stop: Callable[[], bool]) -> Metrics:
             if recipe.task == "pretrain":
                 metrics, bad = masked_loss(objective, view, self.here, batch=batch, workers=workers, stop=stop)
+            elif isinstance(objective, Distillation) and not objective.labelled:
+                metrics, bad = agreement(objective, view, self.here, batch=batch, workers=workers, stop=stop)
             else:
                 found = predict(objective.model, inputs, self.here, batch=batch, workers=workers, stop=stop)
                 metrics, bad = found.metrics(), found.bad
@@ -345,15 +373,20 @@ class _Share:
         return evaluate
 
 
-def _objective(recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset) -> Objective:
+def _objective(
+    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: AnswerCache | None
+) -> Objective:
     kind: type[Pretraining | Finetuning] = Finetuning
     options: dict[str, Any] = {"mean": made.mean, "std": made.std}
     if recipe.task == "pretrain":
         kind = HogPretraining if recipe.target == "hog" else Pretraining
-    elif recipe.class_weights == "balanced":
+    elif recipe.class_weights == "balanced" and made.labelled:
         labels = train.labels()
         if labels is None:
             raise ValueError("class_weights is 'balanced', but samples have none or several labels")
         options["class_weights"] = balanced(labels, model.config.num_labels)
+    if made.teacher is not None:
+        kind, own = Distillation, same_classes(model.config, made.teacher)
+        options |= {"teacher": made.teacher, "labelled": made.labelled, "own_head": own, "cache": cache}
     objective = kind(model, recipe, **options)
     return objective.double() if recipe.precision == "fp64" else objective

@@ -1,0 +1,59 @@
+"""A teacher's answers, kept on disk: what it was shown once it need not see again, in this run or another."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hierax.train.teacher import Answers
+
+
+class AnswerCache:
+    """A folder of answers by what they are answers to.
+
+    A key is a digest of the teacher and of the very pixels of a batch, so that no answer can serve another teacher,
+    other pictures, crops or mixes. Answers are kept in float16, 2 bytes a number: of 1,000 logits and 1,280 features
+    4.5 kB a picture. Processes may share the folder.
+
+    Args:
+        folder: is made when there is something to keep.
+        teacher: the teacher's digest.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], teacher: str) -> None:
+        self.folder, self.teacher = Path(folder), teacher
+
+    def key(self, pixels: Tensor, *mixed: object) -> str:
+        """Of a batch as it was loaded, and of how it was mixed."""
+        digest = hashlib.blake2b(f"{self.teacher} {tuple(pixels.shape)} {mixed}".encode(), digest_size=20)
+        digest.update(pixels.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def get(self, key: str, device: torch.device) -> Answers | None:
+        """The answers kept under a key; None where there are none, or what is there cannot be read."""
+        try:
+            found = load_file(self._path(key))
+        except (OSError, SafetensorError):
+            return None
+        logits, features = (found.get(name) for name in ("logits", "features"))
+        return Answers(*(None if t is None else t.to(device).float() for t in (logits, features)))
+
+    def put(self, key: str, answers: Answers) -> Answers:
+        """Keeps answers, and returns them as they will be read: rounded."""
+        kept = {"logits": answers.logits, "features": answers.features}
+        tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, part)
+        os.replace(part, path)
+        return Answers(*(None if t is None else t.half().float() for t in (answers.logits, answers.features)))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"

@@ -1,0 +1,248 @@
+"""A network whose answers a student learns: a checkpoint of Hiera, an ONNX file, or a program of `torch.export`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.labels import load_labels
+from hierax.processing import IMAGENET, Preprocessing
+from hierax.processing.record import FILE_NAME
+
+SUFFIXES = (".onnx", ".pt2")
+_LOGITS, _FEATURES = ("logits",), ("features", "pooler_output")
+_Run = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a teacher says of a batch: `logits` float32 `[B, classes]` and `features` float32 `[B, width]`, or None."""
+
+    logits: Tensor | None
+    features: Tensor | None
+
+
+class Teacher:
+    """A frozen network and what it is to be shown.
+
+    Attributes:
+        name: what the user wrote.
+        digest: SHA-256 of its files, hexadecimal.
+        size: pixels per axis that it is shown; None is what the student sees.
+        classes: names of what its logits stand for, or None.
+        logits, features: how many of each it gives; 0 for none.
+        note: a line on how it is used.
+    """
+
+    def __init__(
+        self, name: str, digest: str, run: _Run, record: Preprocessing, *, size: tuple[int, ...] | None,
+        classes: Sequence[str] | None, probe: tuple[int, ...], device: torch.device,
+    ) -> None:  # fmt: skip
+        self.name, self.digest, self._run, self.size = name, digest, run, size
+        shape = (1, -1, *[1] * len(probe))
+        self._mean = torch.tensor(record.image_mean, device=device).view(shape)
+        self._std = torch.tensor(record.image_std, device=device).view(shape)
+        first = self._answers(torch.zeros(1, record.num_channels, *(size or probe), device=device))
+        self.logits = 0 if first.logits is None else first.logits.shape[1]
+        self.features = 0 if first.features is None else first.features.shape[1]
+        self.classes = tuple(classes) if classes and len(classes) == self.logits else None
+        if self.classes is None and self.logits == 1000:
+            self.classes = load_labels("imagenet-1k")
+
+    @property
+    def note(self) -> str:
+        """What it gives, and at which size, in a line."""
+        parts = [f"{count} {what}" for count, what in ((self.logits, "logits"), (self.features, "features")) if count]
+        shown = "the student's pixels" if self.size is None else f"{'x'.join(map(str, self.size))} pixels"
+        return f"teacher {self.name}: {' and '.join(parts)} of {shown}"
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> Answers:
+        """Answers on `pixels` `[B, C, *size]`, out of which `mean` and `std`, in grey levels, were taken."""
+        levels = (pixels.float() * std.float() + mean.float()).clamp_(0, 255)
+        if self.size is not None and tuple(levels.shape[2:]) != self.size:
+            levels = F.interpolate(levels, self.size, mode="bicubic", antialias=True).clamp_(0, 255)
+        return self._answers((levels / 255 - self._mean) / self._std)
+
+    def _answers(self, pixels: Tensor) -> Answers:
+        found = {name: tensor.float() for name, tensor in self._run(pixels).items() if tensor.ndim == 2}
+        if len(found) == 1 and not set(found) & {*_LOGITS, *_FEATURES}:
+            return Answers(next(iter(found.values())), None)
+        logits, features = (next((found[n] for n in names if n in found), None) for names in (_LOGITS, _FEATURES))
+        if logits is None and features is None:
+            raise ValueError(
+                f"{self.name}: its outputs of two axes are {', '.join(found) or 'none'}; expected 'logits', 'features' "
+                "(or 'pooler_output'), both, or one output alone, which is taken for logits"
+            )
+        return Answers(logits, features)
+
+
+def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device: torch.device) -> Teacher:
+    """The teacher that `source` names, on `device`; it is tried once.
+
+    Args:
+        source: an `.onnx` file, a `.pt2` file of `torch.export`, the folder of an ONNX export, or whatever
+            `hierax.load` opens: a run, a folder, a tensor file, a Hub id. A `preprocessor_config.json` beside a file
+            says mean, deviation and size; without one they are ImageNet's, and the file's own size.
+        size: what the student sees, in pixels per axis.
+
+    Raises:
+        ValueError: no teacher, one of other inputs, or one that cannot be run; names it.
+        OSError: it cannot be read.
+        ImportError: onnxruntime is missing; names the extra.
+    """
+    path = Path(source)
+    if path.is_dir() and (path / "export.json").is_file():
+        path = _exported(path)
+    if path.suffix not in SUFFIXES:
+        return _checkpoint(source, size=size, device=device)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    record, classes = _record(path)
+    run, own = (_onnx if path.suffix == ".onnx" else _program)(path, device)
+    shown = own or _cropped(record)
+    files = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())  # an ONNX file's weights lie beside it
+    try:
+        return Teacher(
+            str(source), _digest(files), run, record or IMAGENET, size=shown, classes=classes, probe=tuple(size),
+            device=device,
+        )  # fmt: skip
+    except (RuntimeError, TypeError, AssertionError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: cannot be run as a teacher on {list(shown or size)} pixels: {line:.200}") from None
+
+
+def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: torch.device) -> Teacher:
+    """A Hiera model: the logits of its head, if it has one, and its pooled features."""
+    from hierax.checkpoint.load import load
+    from hierax.models import HieraForImageClassification, HieraForVideoClassification, HieraModel
+
+    model = load(os.fspath(source), device=device)
+    if not isinstance(model, (HieraForImageClassification, HieraForVideoClassification, HieraModel)):
+        raise ValueError(
+            f"{source}: {type(model).__name__} gives neither logits nor pooled features; expected a classifier or "
+            "a model of features"
+        )
+    if model.config.axes != len(size):
+        raise ValueError(f"{source}: takes {model.config.axes} axes of pixels, the student {len(size)}")
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    classes = None if isinstance(model, HieraModel) else list(model.config.id2label.values())
+
+    def run(pixels: Tensor) -> Mapping[str, Tensor]:
+        if isinstance(model, HieraModel):
+            return {"features": model(pixels).pooler_output}
+        pooled = model.pooled(pixels)
+        return {"logits": model.head(pooled), "features": pooled}
+
+    record = model.preprocessing or IMAGENET
+    native = tuple(model.config.image_size)
+    return Teacher(
+        str(source), digest.hexdigest(), run, record, size=native, classes=classes, probe=native, device=device
+    )
+
+
+def _exported(folder: Path) -> Path:
+    """The ONNX file of a folder that `hierax export` wrote."""
+    if not (folder / "model.onnx").is_file():
+        raise ValueError(f"{folder}: an export that is not ONNX cannot teach; expected the checkpoint it was made from")
+    return folder / "model.onnx"
+
+
+def _record(path: Path) -> tuple[Preprocessing | None, list[str] | None]:
+    """Preprocessing and names of classes that stand beside a file."""
+    beside, config = path.with_name(FILE_NAME), path.with_name("config.json")
+    try:
+        record = Preprocessing.from_dict(json.loads(beside.read_text())) if beside.is_file() else None
+        labels = json.loads(config.read_text()).get("id2label") if config.is_file() else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{beside}, or config.json beside it: {error}") from None
+    return record, [labels[key] for key in sorted(labels, key=int)] if labels else None
+
+
+def _cropped(record: Preprocessing | None) -> tuple[int, ...] | None:
+    """The size that a record makes pictures of."""
+    if record is None or not record.do_center_crop:
+        return None
+    return record.crop_size["height"], record.crop_size["width"]
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _sides(shape: Sequence[Any]) -> tuple[int, ...] | None:
+    """Pixels per axis of an input's shape `[B, C, *size]`; None where the file leaves them open."""
+    sides = tuple(shape[2:])
+    return sides if sides and all(isinstance(side, int) for side in sides) else None
+
+
+def _onnx(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | None]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError("a teacher in ONNX needs the extra: hierax[onnx]") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # threads that wait busily for the next batch would take the student's cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    offered = onnxruntime.get_available_providers()
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in offered]
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # the runtime's errors have no common base
+        raise ValueError(f"{path}: cannot be opened: {str(error).splitlines()[0]:.200}") from None
+    if len(session.get_inputs()) != 1:
+        raise ValueError(f"{path}: takes {len(session.get_inputs())} inputs; expected one of pixels")
+    taken, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
+
+    def run(pixels: Tensor) -> Mapping[str, Tensor]:
+        try:
+            found = session.run(names, {taken.name: pixels.cpu().numpy()})
+        except Exception as error:
+            raise RuntimeError(str(error).splitlines()[0]) from None
+        return {name: torch.from_numpy(array).to(device) for name, array in zip(names, found, strict=True)}
+
+    return run, _sides(taken.shape)
+
+
+def _program(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | None]:
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # a damaged archive can fail in any way
+        raise ValueError(f"{path}: no program of torch.export ({str(error).splitlines()[0]:.200})") from None
+    module = program.module().to(device)
+    value = next(n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in _inputs(program))
+
+    def run(pixels: Tensor) -> Mapping[str, Tensor]:
+        found = module(pixels)
+        if isinstance(found, Mapping):
+            return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+        if isinstance(found, Tensor):
+            return {"output": found}
+        known = ("logits", "features")  # of a tuple, by place
+        return {(known[i] if i < 2 else f"output {i}"): t for i, t in enumerate(found) if isinstance(t, Tensor)}
+
+    return run, _sides(value.shape)
+
+
+def _inputs(program: Any) -> tuple[str, ...]:
+    return tuple(program.graph_signature.user_inputs)
