@@ -279,8 +279,8 @@ def check_torchrun(words: list[str]) -> Recipe:
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_and_program_of_a_guide_runs(guide: str, small_world: Path) -> None:
-    """An export to ONNX takes seconds even of a small model, and is done to OpenVINO here."""
-    run_guide(guide, instead={"onnx": "openvino"})
+    """An export to ONNX takes seconds even of a small model, and is done to OpenVINO where nothing reads it later."""
+    run_guide(guide, instead={} if guide == "finetune" else {"onnx": "openvino"})
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def pretrain(
         ValueError: data or settings that cannot be.
         TrainingStopped: the run cannot go on; its last checkpoint is intact.
     """
-    return _train("pretrain", data, out, recipe, source, None, None, validation, device, parallel, overwrite, quiet)
+    given = _Given(data, source, validation)
+    return _train("pretrain", given, out, recipe, device, parallel, overwrite=overwrite, quiet=quiet)
 
 
 def finetune(
@@ -106,22 +108,29 @@ def finetune(
 
     The other arguments, result and errors are those of `pretrain`.
     """
-    return _train(
-        "finetune", data, out, recipe, source, teacher, teacher_cache, validation, device, parallel, overwrite, quiet
-    )
+    given = _Given(data, source, validation, teacher, teacher_cache)
+    return _train("finetune", given, out, recipe, device, parallel, overwrite=overwrite, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a run is made from, as the caller named it."""
+
+    data: Setting
+    source: Setting | None
+    validation: Setting | None
+    teacher: Setting | None = None
+    teacher_cache: Setting | None = None
 
 
 def _train(
     task: str,
-    data: Setting,
+    given: _Given,
     out: Setting,
     recipe: str | Recipe,
-    source: Setting | None,
-    teacher: Setting | None,
-    teacher_cache: Setting | None,
-    validation: Setting | None,
     device: str,
     parallel: str,
+    *,
     overwrite: bool,
     quiet: bool,
 ) -> Path:
@@ -130,10 +139,10 @@ def _train(
         raise ValueError(f"recipe {chosen.name} is for {chosen.task}, not for {task}")
     settings = {
         "task": task,
-        "data": _located(data),
-        "validation": validation and _located(validation),
-        "from": source and _located(source),
-        **({"teacher": _located(teacher)} if teacher else {}),
+        "data": _located(given.data),
+        "validation": given.validation and _located(given.validation),
+        "from": given.source and _located(given.source),
+        **({"teacher": _located(given.teacher)} if given.teacher else {}),
         "recipe": chosen.to_dict(),
     }
     run = Path(out)
@@ -141,7 +150,7 @@ def _train(
     with world(device, parallel) as here:
         here.on_first(lambda: _check_free(run, settings, overwrite=overwrite))
         share = _Share(run, settings, chosen, here, overwrite=overwrite, quiet=quiet)
-        share.train(data, source, validation, teacher=teacher, cache=teacher_cache)
+        share.train(given)
     return run
 
 
@@ -221,15 +230,12 @@ class _Share:
         self.overwrite, self.quiet = overwrite, quiet or not here.first
         self.cache: AnswerCache | None = None
 
-    def train(
-        self, data: Setting, source: Setting | None, validation: Setting | None, *, teacher: Setting | None,
-        cache: Setting | None,
-    ) -> None:  # fmt: skip
+    def train(self, given: _Given) -> None:
         """Prepares the run, takes its folder, and runs."""
         here = self.here
-        train, held, recipe, note, made = here.everywhere(lambda: self._prepared(data, source, validation, teacher))
-        if made.teacher is not None and cache is not None:
-            self.cache = AnswerCache(cache, made.teacher.digest)
+        train, held, recipe, note, made = here.everywhere(lambda: self._prepared(given))
+        if made.teacher is not None and given.teacher_cache is not None:
+            self.cache = AnswerCache(given.teacher_cache, made.teacher.digest)
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
         watcher = Witness(self.folder, made.record, quiet=self.quiet)
         loop = self._loop(recipe, made, train, held, order, watcher)
@@ -267,17 +273,15 @@ class _Share:
         finally:
             watcher.log.close()
 
-    def _prepared(
-        self, data: Setting, source: Setting | None, validation: Setting | None, teacher: Setting | None
-    ) -> tuple[Dataset, Dataset | None, Recipe, str | None, Prepared]:
+    def _prepared(self, given: _Given) -> tuple[Dataset, Dataset | None, Recipe, str | None, Prepared]:
         """Training and validation set, the recipe for so many samples and ranks with a note, and the model."""
         recipe = self.recipe
         train, held = open_splits(
-            data,
+            given.data,
             fraction=recipe.validation_fraction,
             seed=recipe.seed,
-            validation=validation,
-            labels=recipe.task == "finetune" and (recipe.label_weight > 0 or teacher is None),
+            validation=given.validation,
+            labels=recipe.task == "finetune" and (recipe.label_weight > 0 or given.teacher is None),
         )
         if recipe.task == "finetune" and train.classes and held is not None and not held.classes:
             raise ValueError("the data to validate on has no classes; expected those of the training set")
@@ -286,7 +290,7 @@ class _Share:
             recipe = recipe.replace(batch_size=min(recipe.batch_size, before.get("facts", {}).get("batch", 2**62)))
         recipe, note = fitted_batch(recipe, len(train), self.here.size)
         torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
-        made = prepare(recipe, train, source=source, teacher=teacher, device=self.here.device)
+        made = prepare(recipe, train, source=given.source, teacher=given.teacher, device=self.here.device)
         return train, held, recipe, note, made
 
     def _check_shared(self) -> None:
