@@ -45,6 +45,15 @@ def test_the_loss_is_the_cross_entropy() -> None:
     assert (metrics["top1"], metrics["score"], metrics["top5"]) == pytest.approx((0.4, 0.4, 1.0))
 
 
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_there_are() -> None:
+    assert predictions().metrics()["balanced"] == pytest.approx((1 / 3 + 1 + 0) / 3)
+    without_the_last = Predictions(torch.arange(4), LOGITS[:4], LABELS[:4])
+    assert without_the_last.balanced() == pytest.approx(
+        sum(Evaluation(without_the_last, ("a", "b", "c"), {}).per_class[i]["recall"] for i in set(LABELS[:4].tolist()))
+        / len(set(LABELS[:4].tolist()))
+    )
+
+
 def test_confusion_recall_and_precision_are_counted_by_hand() -> None:
     assert predictions().confusion().tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0]]
     found = Evaluation(predictions(), ("a", "b", "c"), predictions().metrics())

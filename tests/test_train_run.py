@@ -120,7 +120,7 @@ def test_early_stopping_finishes_the_run(data: Path, tmp_path: Path) -> None:
     run = finetune(data, source=None, out=tmp_path / "run", recipe=recipe, device="cpu", quiet=True)
     result = json.loads((run / "run.json").read_text())
     assert (result["finished"], result["result"]["best_step"], result["result"]["steps"]) == (True, 3, 6)
-    assert {"loss", "top1", "top5", "score"} == set(result["result"]["last"])
+    assert {"loss", "top1", "top5", "balanced", "score"} == set(result["result"]["last"])
 
 
 def test_a_run_among_its_data_is_refused(data: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Evaluation:
     Attributes:
         predictions: logits and labels by sample.
         labels: names of the classes.
-        metrics: loss, top1 and top5, or mean_average_precision.
+        metrics: loss, top1, top5 and balanced (mean recall), or mean_average_precision.
         note: which samples these are, where that is not plain.
     """
 

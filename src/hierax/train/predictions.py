@@ -44,14 +44,22 @@ class Predictions:
         count = self.logits.shape[1]
         return torch.bincount(self.labels * count + self.logits.argmax(1), minlength=count**2).view(count, count)
 
+    def balanced(self) -> float:
+        """Mean, over the classes that occur, of the share of their samples that are found."""
+        table = self.confusion().double()
+        count = table.sum(1)
+        return (table.diagonal() / count)[count > 0].mean().item()
+
     def metrics(self) -> dict[str, float]:
-        """Loss, and top-1 and top-5 or, with several true labels, the mean average precision; "score" is to be high."""
+        """Loss, and top-1, top-5 and the mean recall of the classes ("balanced") or, with several true labels, the mean
+        average precision; "score" is to be high.
+        """
         if self.labels.ndim == 2:
             loss = F.binary_cross_entropy_with_logits(self.logits.double(), self.labels.double()).item()
             precision = average_precision(self.logits, self.labels)
             return {"loss": loss, "mean_average_precision": precision, "score": precision}
         loss = F.cross_entropy(self.logits.double(), self.labels).item()
-        found = {"loss": loss, "top1": self.top(1), "top5": self.top(5)}
+        found = {"loss": loss, "top1": self.top(1), "top5": self.top(5), "balanced": self.balanced()}
         return {**found, "score": found["top1"]}
 
 
