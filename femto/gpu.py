@@ -4,8 +4,8 @@
     python femto/gpu.py PICTURES OUT --teacher teacher/teacher.pt2
 
 PICTURES is the folder of femto/pictures.py. All pictures lie decoded in the GPU's memory, crops are made there and the
-teacher runs there too, so that tens of millions of crops take hours instead of weeks. OUT gets `mae/` and `classifier/`,
-each with checkpoints and `model/`; the same command goes on after an interruption. `--device cpu --steps 2` tries it.
+teacher runs there too: tens of millions of crops, for which a CPU needs weeks. OUT gets `mae/` and `classifier/`, each
+with checkpoints and `model/`; the same command goes on after an interruption. `--device cpu --steps 2` tries it.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from hierax.data.loader import Batch
 from hierax.models import HieraForImageClassification, HieraForPreTraining
 from hierax.processing import IMAGENET
 from hierax.train.distil import Distillation
-from hierax.train.log import RunLog
 from hierax.train.loop import Loop
 from hierax.train.objective import Objective, Pretraining
 from hierax.train.parallel import World

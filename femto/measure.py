@@ -1,4 +1,4 @@
-"""Measures the checkpoints that come with hierax on held-out pictures; writes tables, and `metrics.json` for the package.
+"""Measures the checkpoints that come with hierax on held-out pictures.
 
     python femto/measure.py all PICTURES --classifier RUN --mae RUN --teacher teacher.onnx -o OUT
     python femto/measure.py accuracy|baselines|neighbours|masked|engines|sizes …
@@ -229,7 +229,7 @@ def _seen(visible: Tensor, config: Any, pixels: Tensor) -> Tensor:
 
 
 def inpainted(truth: Tensor, seen: Tensor) -> Tensor:
-    """What is not seen, filled from coarser and coarser averages of what is, each enlarged bicubically (push and pull)."""
+    """What is not seen, filled from coarser and coarser averages of what is, each enlarged bicubically."""
     if min(truth.shape[2:]) <= 2:
         return truth
     half = [max(s // 2, 1) for s in truth.shape[2:]]

