@@ -1,4 +1,4 @@
-"""What a Hiera model is, as data: the configuration, the table of variants, and the plan of its blocks.
+"""What a Hiera model is, as data: the configuration and the plan of its blocks.
 
 Nothing here imports torch. A model is decided completely before a module exists: `plan(config)` lists one `BlockSpec`
 per transformer block, and `encoder.Hiera` only builds what the list says.
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from hierax.variants import VARIANTS
 
 ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu", "silu")
 POSITION_EMBEDDINGS = ("absolute", "separable", "abs_win")
@@ -352,41 +354,6 @@ def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
                 )
             )
     return tuple(specs)
-
-
-def _variants() -> dict[str, dict[str, Any]]:
-    """Every named architecture, as the fields in which it differs from `HieraConfig()` (paper, table 1).
-
-    Femto is not the paper's: it is sized for weights that come with the package.
-    """
-    femto: dict[str, Any] = {
-        "embed_dim": 40, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 5, 1), "image_size": (160, 160),
-        "decoder_hidden_size": 128, "decoder_depth": 2, "decoder_num_heads": 4,
-    }  # fmt: skip
-    sizes: dict[str, dict[str, Any]] = {
-        "tiny": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 7, 2)},
-        "small": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 11, 2)},
-        "base": {"embed_dim": 96, "num_heads": (1, 2, 4, 8), "depths": (2, 3, 16, 3)},
-        "base_plus": {"embed_dim": 112, "num_heads": (2, 4, 8, 16), "depths": (2, 3, 16, 3)},
-        "large": {"embed_dim": 144, "num_heads": (2, 4, 8, 16), "depths": (2, 6, 36, 4)},
-        "huge": {"embed_dim": 256, "num_heads": (4, 8, 16, 32), "depths": (2, 6, 36, 4)},
-    }
-    video: dict[str, Any] = {
-        "image_size": (16, 224, 224), "patch_size": (3, 7, 7), "patch_stride": (2, 4, 4), "patch_padding": (1, 3, 3),
-        "query_stride": (1, 2, 2), "masked_unit_size": (1, 8, 8), "position_embedding": "separable",
-        "mask_ratio": 0.9, "num_labels": 400,
-    }  # fmt: skip
-    variants = {"hiera_femto_160": femto} | {f"hiera_{size}_224": fields for size, fields in sizes.items()}
-    variants |= {f"hiera_{size}_16x224": {**sizes[size], **video} for size in ("base", "base_plus", "large", "huge")}
-    variants |= {f"mae_{name}": {**fields, "num_query_pool": 2} for name, fields in variants.items()}
-    abs_win: dict[str, Any] = {"image_size": (256, 256), "position_embedding": "abs_win", "layer_scale_init": 1e-5}
-    small, base = {"global_position_size": (16, 16), "pooled_shortcut": True}, {"global_position_size": (14, 14)}
-    variants["hiera_small_abswin_256"] = {**sizes["small"], **abs_win, **small}
-    variants["hiera_base_abswin_256"] = {**sizes["base"], **abs_win, **base}
-    return variants
-
-
-VARIANTS: Mapping[str, Mapping[str, Any]] = _variants()
 
 
 def list_models() -> tuple[str, ...]:
