@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import hierax
+from hierax.cli import embed as command
+from hierax.embedding.run import Progress
+from hierax.embedding.store import Manifest
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -25,6 +28,8 @@ def test_a_folder_becomes_a_collection_and_the_same_line_goes_on(run: Run, class
     assert (code, out) == (0, "3 rows in out\n")
     assert "weights under CC-BY-NC-4.0" in err
     assert "images/s" not in err
+    assert err.endswith("nothing was left to do; --update looks for what came, changed or went\n")
+    assert run("embed", "-o", "out", "--update", *FAST)[2].endswith("hierax: nothing is new\n")
     names = [Path(path).name for path in pq.read_table("out/data").column("path").to_pylist()]
     assert names == ["cat.jpg", "owl.webp", "dog.png"]
 
@@ -36,14 +41,36 @@ def test_what_a_collection_knows_need_not_be_said_again(run: Run, classifier_fol
     assert run("embed", "-o", "out", "--update", *FAST)[:2] == (0, "3 rows in out (1 gone)\n")
 
 
+def test_size_and_precision_of_a_collection_need_not_be_said_again(run: Run, classifier_folder: str) -> None:
+    made = ("embed", "a", "-o", "out", "--model", classifier_folder, "--workers", "0")
+    run(*made, "--precision", "fp32", "--backend", "torch", "--size", "96", "--layer", "stage2", "--layer", "stage2")
+    Path("a/new.png").write_bytes(Path("b/dog.png").read_bytes())
+    assert run("embed", "-o", "out", "--update")[:2] == (0, "2 rows in out\n")
+    code, _, err = run("embed", "-o", "out", "--precision", "bf16")
+    assert (code, "precision was 'fp32', now 'bf16'" in err) == (2, True)
+
+
+def test_without_a_model_it_is_the_one_that_comes_with_hierax(run: Run) -> None:
+    assert run("embed", "a", "-o", "out", "--backend", "torch")[:2] == (0, "1 row in out\n")
+    assert Manifest.read(Path("out")).model == "hierax/femto"
+
+
+def test_that_it_is_about_to_stop_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with command._follow("fp32") as follow:
+        for done in range(3):
+            follow(Progress(done, 9, stopping=done > 0))
+    assert capsys.readouterr().err == "hierax: stopping after the pictures in hand; Ctrl-C again leaves them\n"
+
+
 def test_some_that_cannot_be_read_are_3_and_all_are_2(run: Run, classifier_folder: str) -> None:
     code, out, err = run("embed", "a", "notes.txt.png", "-o", "out", "--model", classifier_folder, *FAST)
     assert (code, out) == (2, "")
-    assert err.endswith("/notes.txt.png: no such file\n")
+    assert err.endswith("/notes.txt.png: no such file or folder\n")
+    assert "weights" not in err, "what is missing is said before a model is loaded"
     Path("bad.png").write_text("no picture")
     code, out, err = run("embed", "a", "bad.png", "-o", "out", "--model", classifier_folder, *FAST)
-    assert (code, out) == (3, "1 rows in out\n")
-    assert "1 cannot be read: out/errors.parquet" in err
+    assert (code, out) == (3, "1 row in out\n")
+    assert "1 cannot be read, see out/errors.parquet: not an image (1)\n" in err
     assert run("embed", "bad.png", "-o", "other", "--model", classifier_folder, *FAST)[0] == 2
 
 
@@ -56,7 +83,7 @@ def test_json_holds_the_counts(run: Run, classifier_folder: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("embed", "a", "-o", "new"), "--model is missing"),
+        (("embed", "a", "-o", "new", "--workers", "-3"), "'-3' is not a whole number from 0 on"),
         (("embed", "-o", "new", "--model", "M"), "is a new collection; name the pictures"),
         (("embed", "a", "-o", "new", "--model", "M", "--shard", "2/2"), "'2/2' is not I/N with I from 0 to N - 1"),
         (("embed", "a", "-o", "b", "--model", "M", *FAST), "b is not empty and holds no collection"),

@@ -119,6 +119,7 @@ def test_empty_and_lone_collections_have_none(tmp_path: Path) -> None:
     [
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"linkage": "all"}, "linkage is 'all'"),
+        ({"components": 5}, "components is 5, which is for whiten=True"),
         ({"approximate": True}, "no approximate index"),
         ({"approximate": True, "whiten": True}, "exclude each other"),
     ],
@@ -300,15 +301,19 @@ def test_with_verify_pairs_stay_whose_pictures_are_one(tmp_path: Path, capsys: p
     for image, path in zip(pictures.values(), paths, strict=False):
         image.save(path, quality=85)
     folder = collection(tmp_path / "rows", np.tile(noise(1), (len(paths), 1)), paths=paths)
-    told: list[tuple[int, int]] = []
+    told, unread = [], []
     assert len(duplicates(folder)[0].members) == len(paths)
-    groups = duplicates(folder, verify=True, on_progress=lambda *at: told.append(at))
+    heard: dict[str, Any] = {"on_progress": lambda *at: told.append(at), "on_unreadable": unread.append}
+    groups = duplicates(folder, verify=True, **heard)
+    assert unread == paths[-1:]
     assert [[Path(m.path).stem for m in group.members] for group in groups] == [
         ["original", "resized", "cropped", "brighter"]
     ]
     assert told[-1] == (len(paths), len(paths))
     assert run(command, str(folder), "--verify") == 0
-    assert capsys.readouterr().out.startswith("4 pictures\n")
+    out, err = capsys.readouterr()
+    assert out.startswith("4 pictures\n")
+    assert f"1 picture cannot be read any more, which --verify counts as different, such as {paths[-1]}" in err
 
 
 # -- outliers ---------------------------------------------------------------------------------------------------------
@@ -372,7 +377,7 @@ def test_duplicates_are_printed_and_drawn(tmp_path: Path, capsys: pytest.Capture
     groups = [json.loads(line) for line in out.splitlines()]
     assert [group["size"] for group in groups] == [2] * 40
     assert groups[0]["members"][1]["path"] == "0/260.jpg"
-    assert "40 groups of 80 pictures, of 300; 40 are one too many" in err
+    assert "80 of 300 pictures are in 40 groups; 40 could go" in err
     assert page.read_text().count("<figure") == 80
     assert run(command, folder, "--threshold", "0.8") == 0
     score = groups[0]["members"][1]["score"]

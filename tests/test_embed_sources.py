@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hierax.embedding.decode import Decoder, as_bytes, content_hash
-from hierax.embedding.sources import Listing, Source, list_sources, listing_path
+from hierax.embedding.sources import Listing, Source, are_few, list_sources, listing_path
 from hierax.processing import Preprocessing
 
 
@@ -60,10 +60,42 @@ def test_folders_that_lead_back_to_themselves_end(here: Path) -> None:
     assert len(paths("p")) == 4
 
 
+def test_a_folder_that_cannot_be_opened_is_a_source_that_cannot_be_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, closed = os.scandir, str(here / "p" / "deep")
+
+    def scandir(path: Any) -> Any:
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert paths("p") == ["p/10.png", "p/a.JPG", "p/b.png", "p/deep"]
+
+
+def test_few_pictures_are_known_to_be_few_without_listing_all(here: Path) -> None:
+    assert are_few(["p"], 4)
+    assert are_few(["p/b.png", "p/deep"], 2)
+    assert not are_few(["p"], 3)
+    (here / "list.txt").write_text("p/b.png\n")
+    for unknown in ("list.txt", "p/*.png", "hub:x/y", "s3://x/y.png", "none.png"):
+        assert not are_few(["p/b.png", unknown], 9)
+
+
+def test_names_in_lists_that_are_no_text_are_the_files_of_that_name(here: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Path(name).write_bytes(png(7))
+    (here / "latin.csv").write_bytes(b"path\ncaf\xe9.png\n")
+    (here / "latin.txt").write_bytes(b"caf\xe9.png\n")
+    assert contents("latin.csv") == contents("latin.txt") == [png(7)]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("list.txt", "p/b.png\n\np/a.JPG\n"),
+        ("windows.txt", "\ufeffp/b.png\r\np/a.JPG\r\n"),
         ("list.csv", "id,path\n1,p/b.png\n2,p/a.JPG\n"),
         ("list.tsv", "file\tlabel\np/b.png\tx\np/a.JPG\ty\n"),
     ],
@@ -112,9 +144,11 @@ def test_urls_are_what_fsspec_opens(here: Path) -> None:
     ("given", "message"),
     [
         ("none.png", "none.png: no such file"),
-        ("*.gif", r"\*.gif: no pictures in it"),
+        ("*.gif", r"\*.gif: no file matches this pattern"),
+        ("none.txt", "none.txt: an empty list"),
         ("p/.git", "p/.git: no pictures in it|no such"),
-        ("bad.csv", "bad.csv: no column named path, file"),
+        ("bad.csv", "bad.csv: no column named path, file.*; there are: a, b"),
+        ("broken.csv", "broken.csv: after line 1: field larger than field limit"),
         ("bad.parquet", "bad.parquet: cannot be read as parquet"),
         ("bad.tar", "bad.tar: a damaged tar file"),
         ("nowhere://x/y", "nowhere://x/y: Protocol not known"),
@@ -122,6 +156,8 @@ def test_urls_are_what_fsspec_opens(here: Path) -> None:
 )
 def test_what_stands_for_nothing_is_named(here: Path, given: str, message: str) -> None:
     (here / "bad.csv").write_text("a,b\n1,2\n")
+    (here / "broken.csv").write_text(f"path\n{'x' * 200_000}\n")
+    (here / "none.txt").write_text("\n")
     (here / "bad.parquet").write_bytes(b"no")
     (here / "bad.tar").write_bytes(b"no tar file at all" * 100)
     (here / "p" / ".git" / "d.png").unlink()

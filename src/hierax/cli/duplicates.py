@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hierax.cli.loading import positive
-from hierax.cli.search import add_approximate, add_collection, cosine, open_index, ticking, way_of, write_page
+from hierax.cli.search import (
+    add_approximate,
+    add_collection,
+    cosine,
+    counted,
+    open_index,
+    ticking,
+    way_of,
+    write_page,
+)
 from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
-    from hierax.embedding.duplicates import Member
+    from hierax.embedding.duplicates import Group, Member
+    from hierax.embedding.index import Index
 
 SUMMARY = "group the pictures of a collection that are there more than once"
 EPILOG = """Equal files (=) are found by their hash, near duplicates by the cosine similarity of their vectors.
@@ -32,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--whiten", action="store_true", help="compare after whitening: for features in which all look alike"
     )
-    parser.add_argument("--components", type=positive, metavar="N", help="directions that whitening keeps")
+    parser.add_argument(
+        "--components", type=positive, metavar="N", help="directions that --whiten keeps (default: all but noise)"
+    )
     parser.add_argument(
         "--verify", action="store_true", help="keep what is one picture by its pixels too; reads the files again"
     )
@@ -47,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.whiten and arguments.approximate:  # before faiss builds anything
         raise UserError("--approximate is not for --whiten: whitened vectors are compared exactly; leave one out")
-    index = open_index(arguments, page=arguments.html)
+    if arguments.components is not None and not arguments.whiten:
+        raise UserError("--components is for --whiten; add that, or leave it out")
+    index, unread = open_index(arguments, page=arguments.html), list[str]()
     groups = duplicates(
         index,
         threshold=arguments.threshold,
@@ -57,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         approximate=way_of(arguments, index),
         on_progress=ticking(),
+        on_unreadable=unread.append,
     )
     for group in groups:
         if arguments.json:
@@ -66,20 +82,40 @@ def run(arguments: argparse.Namespace) -> int:
             first, *others = group.members
             print(f"  first     {first.path}")
             print(*(f"  {m.score:.4f}{' =' if m.exact else '  '}  {m.path}" for m in others), sep="\n")
-    count = sum(len(group.members) for group in groups)
-    say(f"{len(groups)} groups of {count} pictures, of {len(index)}; {count - len(groups)} are one too many")
+    said = _summary(groups, index, arguments.threshold)
+    say(said)
+    if unread:
+        lost = counted(len(unread), "picture")
+        say(f"{lost} cannot be read any more, which --verify counts as different, such as {unread[0]}")
+    if _is_vague(groups, len(index)):
+        hint = "features in which all look alike need --whiten, a higher --threshold, or --verify"
+        say(f"the largest group is {counted(len(groups[0].members), 'picture')}: {hint}")
     if arguments.html is not None:
         sections = [
             Section(
-                f"{len(group.members)} pictures",
+                counted(len(group.members), "picture"),
                 [Entry(group.members[0].path, "the first"), *(Entry(m.path, _caption(m)) for m in group.members[1:])],
             )
             for group in groups
         ]
-        note = "Below each picture its similarity to the first of its group, and whether their files are equal."
+        note = f"{said[0].upper()}{said[1:]}. Below each its similarity to the first of its group."
         sheet = contact_sheet(index.folders, sections, title=f"Duplicates in {index.folders[0].name}", note=note)
         write_page(sheet, arguments.html)
     return 0
+
+
+def _summary(groups: Sequence[Group], index: Index, threshold: float) -> str:
+    count = sum(len(group.members) for group in groups)
+    if not count:
+        return f"no duplicates among {counted(len(index), 'picture')} at a similarity of {threshold} or more"
+    found = f"{count:,} of {counted(len(index), 'picture')} are in {counted(len(groups), 'group')}"
+    return f"{found}; {count - len(groups):,} could go"
+
+
+def _is_vague(groups: Sequence[Group], count: int) -> bool:
+    """Whether one group holds so much of a collection that it hardly is one picture."""
+    members = groups[0].members if groups else ()
+    return len(members) > max(20, count // 10) and not all(member.exact for member in members)
 
 
 def _caption(member: Member) -> str:

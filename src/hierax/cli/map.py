@@ -6,15 +6,18 @@ import argparse
 from typing import TYPE_CHECKING
 
 from hierax.cli.loading import positive
-from hierax.cli.search import add_collection, open_index, write_page
+from hierax.cli.search import add_collection, counted, open_index, write_page
+from hierax.cli.terminal import say
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
     from hierax.embedding.layout import Method
 
 SUMMARY = "draw a collection as a map: one HTML file that opens offline"
-EPILOG = """Like pictures are near each other: t-SNE of 50 principal components where scikit-learn is installed,
-else the first two components. A page of 5000 points with 2000 pictures has about six megabytes."""
+EPILOG = """Like pictures are near each other: by tsne, of 50 principal components, where scikit-learn is installed,
+else by pca, the first two components. A page of 5000 points with 2000 pictures has about six megabytes."""
+
+_MANY = 1000  # pictures whose layout is waited for
 
 
 def write_map(
@@ -28,13 +31,18 @@ def write_map(
         points, method: see `hierax.embedding.layout.layout`.
         thumbnails: points that are drawn as pictures; the others are dots.
     """
-    from hierax.embedding.layout import COMPONENTS, layout
+    from hierax.embedding.layout import COMPONENTS, has_tsne, layout
     from hierax.embedding.pages import map_page
 
+    count = min(points, len(index))
+    if count > _MANY and method != "pca" and has_tsne():
+        say(f"laying out {counted(count, 'picture')}, which takes t-SNE about a minute for 5,000")
     places = layout(index, points=points, method=method)
     way = f"t-SNE of {COMPONENTS} principal components" if places.method == "tsne" else "two principal components"
     title, note = f"Map of {index.folders[0].name}", f"Near is alike, by {way} of {index.column.name}."
     write_page(map_page(index.folders, places, title=title, note=note, thumbnails=thumbnails), output)
+    if method == "auto" and places.method == "pca" and not has_tsne():
+        say("drawn by two principal components; t-SNE, which parts pictures better, needs pip install scikit-learn")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thumbnails", type=positive, default=2000, metavar="N", help="of them drawn as pictures (default: 2000)"
     )
-    parser.add_argument("--method", choices=("auto", "tsne", "pca"), default="auto", help="how (default: auto)")
+    parser.add_argument("--method", choices=("auto", "tsne", "pca"), default="auto", help="see below (default: auto)")
 
 
 def run(arguments: argparse.Namespace) -> int:

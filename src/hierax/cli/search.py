@@ -49,7 +49,8 @@ def search(
     model: str | None = None,
     device: str = "auto",
 ) -> list[Searched]:
-    """The rows of a collection most like each query: first those that could not be read, then the others in order.
+    """The rows of a collection most like each query: first what could not be read, then the others in the order of the
+    queries.
 
     Args:
         index: the collection.
@@ -66,30 +67,43 @@ def search(
     """
     import numpy as np
 
-    rows, pictures, problems = _resolved(index, queries)
+    named, problems = _resolved(index, queries)
     results = [Searched(problem.source, error=problem) for problem in problems]
-    vectors = index.take(np.array(list(rows.values()), np.int64))
-    names, own = list(rows), [named.id for named in index.names(np.array(list(rows.values()), np.int64))]
+    rows = {name: row for name, row in named.items() if row is not None}
+    numbers = np.array(list(rows.values()), np.int64)
+    vectors, own = index.take(numbers), dict(zip(rows, (row.id for row in index.names(numbers)), strict=True))
+    names, pictures = list(rows), [Path(name) for name, row in named.items() if row is None]
     if pictures:
         embedded, read, unread = _embedded(index, pictures, model=model, device=device)
         results += unread
-        vectors, names, own = np.concatenate([vectors, embedded]), [*names, *read], [*own, *[""] * len(read)]
-    if names:
-        found = index.search(vectors, top_k + bool(rows), threshold=threshold, approximate=approximate)
-        for name, itself, hits in zip(names, own, found, strict=True):
-            results.append(Searched(name, tuple(hit for hit in hits if hit.id != itself)[:top_k]))
-    return results
+        vectors, names = np.concatenate([vectors, embedded]), [*names, *read]
+    if not names:
+        return results
+    found = index.search(vectors, top_k + bool(rows), threshold=threshold, approximate=approximate)
+    hits = {
+        name: tuple(hit for hit in some if hit.id != own.get(name))[:top_k]
+        for name, some in zip(names, found, strict=True)
+    }
+    return results + [Searched(name, hits[name]) for name in named if name in hits]
 
 
-def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int], list[Path], list[ImageError]]:
-    """Rows by query, the pictures that are no rows, and what is neither."""
-    rows = index.find([name for query in queries for name in (query, os.path.abspath(query))])
-    others = [query for query in queries if query not in rows and os.path.abspath(query) not in rows]
-    found = {query: rows.get(query, rows.get(os.path.abspath(query), -1)) for query in queries if query not in others}
-    pictures, problems = expand(others)
-    below = index.find(os.path.abspath(path) for path in pictures)
-    found |= {str(path): below[os.path.abspath(path)] for path in pictures if os.path.abspath(path) in below}
-    return found, [path for path in pictures if os.path.abspath(path) not in below], problems
+def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | None], list[ImageError]]:
+    """Rows by query, in the order of the queries, None for a picture that is no row; and what is neither."""
+    rows = index.find(name for query in queries for name in (query, _path_of(query)))
+    found: dict[str, int | None] = {query: rows.get(query, rows.get(_path_of(query))) for query in queries}
+    files = {query: expand([query]) for query, row in found.items() if row is None}
+    below = index.find(_path_of(path) for paths, _ in files.values() for path in paths)
+    named: dict[str, int | None] = {}
+    for query, row in found.items():
+        named |= {query: row} if row is not None else {str(p): below.get(_path_of(p)) for p in files[query][0]}
+    return named, [problem for _, problems in files.values() for problem in problems]
+
+
+def _path_of(picture: str | Path) -> str:
+    """By what path rows call a file."""
+    from hierax.embedding.store import shown
+
+    return shown(os.path.abspath(picture))
 
 
 def _embedded(
@@ -113,7 +127,11 @@ def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None
     """Declares the collection, `--column`, `--also`; with the name of a `page` also `--json`, `--html`, `--force`."""
     parser.add_argument("collection", metavar="OUT", help="folder that hierax embed wrote")
     parser.add_argument(
-        "--also", action="append", default=[], metavar="DIR", help="another collection, made in the same way"
+        "--also",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="another collection, made in the same way; may be repeated",
     )
     parser.add_argument("--column", metavar="NAME", help="which vectors, such as embedding or stage3 (default: first)")
     if page is not None:
@@ -135,11 +153,13 @@ def open_index(arguments: argparse.Namespace, *, page: str | None) -> Index:
     """The collection that arguments name.
 
     Raises:
-        UserError: the page to write exists, and not `--force`.
+        UserError: the page to write exists, and not `--force`; or it is a folder.
         CollectionError: those of `hierax.Index`.
     """
     from hierax.embedding.index import Index
 
+    if page is not None and os.path.isdir(page):  # before the work that it is to show
+        raise UserError(f"{page} is a folder; name a file in it, such as {os.path.join(page, 'page.html')}")
     if page is not None and os.path.exists(page) and not arguments.force:
         raise UserError(f"{page} would be replaced; choose another name, or pass --force")
     return Index([arguments.collection, *arguments.also], column=arguments.column)
@@ -156,7 +176,13 @@ def write_page(page: str, path: str) -> None:
     """Writes a page, whole or not at all, and says so."""
     with written(Path(path)) as part:
         part.write_text(page, encoding="utf-8")
-    say(f"wrote {path} ({len(page) / 1e6:.1f} MB)")
+    size = len(page.encode())
+    say(f"wrote {path} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"wrote {path} ({size / 1e3:.0f} kB)")
+
+
+def counted(count: int, what: str) -> str:
+    """`1 picture`, `2,000 pictures`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def ticking(every: float = 10.0) -> Callable[[int, int], None]:
@@ -214,7 +240,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(as_json(result)))
         elif result.error is None:
-            print(result.query, *(f"  {hit.score:.4f}  {hit.path}" for hit in result.hits), sep="\n")
+            print(result.query, *(f"  {hit.score:.4f}  {hit.path}" for hit in result.hits), sep="\n", flush=True)
+            if not result.hits:
+                say(f"{result.query}: no picture is similar enough")
     if arguments.html is not None and tally.done:
         write_page(_sheet(index, results), arguments.html)
     return tally.exit_code
@@ -240,12 +268,12 @@ def _sheet(index: Index, results: Sequence[Searched]) -> str:
         Section(
             result.query,
             [
-                Entry(rows.get(result.query, result.query), "the query"),
+                Entry(rows.get(result.query, os.path.abspath(result.query)), "the query"),
                 *(Entry(hit.path, f"{hit.score:.4f}") for hit in result.hits),
             ],
         )
         for result in results
         if result.error is None
     ]
-    note = f"Cosine similarity of {index.column.name}, best first, among {len(index)} pictures."
+    note = f"Cosine similarity of {index.column.name}, best first, among {counted(len(index), 'picture')}."
     return contact_sheet(index.folders, sections, title=f"Search in {index.folders[0].name}", note=note)

@@ -93,6 +93,7 @@ def duplicates(
     approximate: bool | None = None,
     verify: bool = False,
     on_progress: Callable[[int, int], object] | None = None,
+    on_unreadable: Callable[[str], object] | None = None,
 ) -> list[Group]:
     """Groups of rows that are one picture, the largest first, then in the order of their first rows.
 
@@ -121,15 +122,20 @@ def duplicates(
             pair is read again, and may be a crop of a tenth less at each edge. The threshold can be lower then.
         on_progress: is called with the number of rows compared so far, and of all that are to be; with `verify` then
             with the number of pictures read so far, and of all.
+        on_unreadable: is called with the path of every picture that `verify` cannot read any more; none of its pairs
+            is kept, but for equal files.
 
     Raises:
         CollectionError: those of `Index`.
-        ValueError: threshold, linkage; `approximate` with `whiten`, or when no such index was built.
+        ValueError: threshold, linkage; `components` without `whiten`; `approximate` with `whiten`, or when no such
+            index was built.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; expected a cosine similarity above 0, up to 1")
     if linkage not in ("chain", "first"):
         raise ValueError(f"linkage is {linkage!r}; expected 'chain' or 'first'")
+    if components is not None and not whiten:
+        raise ValueError(f"components is {components}, which is for whiten=True")
     if whiten and approximate:
         raise ValueError("approximate=True and whiten=True exclude each other; whitened vectors are compared exactly")
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
@@ -143,7 +149,7 @@ def duplicates(
     compare = _Compare(index, transform, built, on_progress)
     left, right = _Pairs(index, kind).extended(rows, threshold, compare, afresh=whiten)
     if verify:
-        same = verified(index, left, right, on_progress=on_progress)
+        same = verified(index, left, right, on_progress=on_progress, on_unreadable=on_unreadable)
         left, right = left[same], right[same]
     roots = (_chained if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
     return _groups(index, roots, hashes, transform)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.embedding.store import Column
+from hierax.embedding.store import Column, Manifest
 from hierax.engine import Engine
 from hierax.engine.cache import weights_digest
 from hierax.pretrained import Pretrained
@@ -32,7 +32,8 @@ class FeatureExtractor:
 
     Args:
         model: any Hiera model of pictures, or a Hub id, folder or file.
-        layers: "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole map).
+        layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
+            map).
         l2: divide vectors by their length; no maps.
         size: side in pixels of the square that the model sees, instead of the checkpoint's.
 
@@ -44,7 +45,7 @@ class FeatureExtractor:
         self,
         model: Pretrained | str | os.PathLike[str],
         *,
-        layers: Sequence[str] = (POOLED,),
+        layers: str | Sequence[str] = (POOLED,),
         l2: bool = False,
         size: int | None = None,
         device: str = "auto",
@@ -63,14 +64,16 @@ class FeatureExtractor:
         if given.config.axes != 2:
             raise ValueError(f"{self.name} takes {'clips' if given.config.is_video else 'other inputs'}, not pictures")
         self.record = _record(given, size)
-        states = tuple(layers) != (POOLED,)
+        self.layers, self.l2 = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers)), l2
+        if not self.layers:
+            raise ValueError("layers is empty; expected at least one")
+        states = self.layers != (POOLED,)
         self.engine = Engine(
             given, device=device, precision=precision, backend=backend, threads=threads, hidden_states=states,
             processor=HieraImageProcessor(self.record), calibration=calibration,
         )  # fmt: skip
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
         self.weights = weights_digest(given)
-        self.layers, self.l2 = tuple(layers), l2
         self.size = (self.record.crop_size["height"], self.record.crop_size["width"])
         self.columns = tuple(self._column(layer) for layer in self.layers)
         shape = (1, -1, 1, 1)
@@ -127,6 +130,23 @@ class FeatureExtractor:
     def close(self) -> None:
         """Gives back memory and threads."""
         self.engine.close()
+
+
+def extractor_like(
+    manifest: Manifest, model: Pretrained | str | os.PathLike[str], *, size: int | None = None, **settings: Any
+) -> FeatureExtractor:
+    """An extractor with the layers, lengths, precision and size that a collection was made with, but for `settings`.
+
+    Raises:
+        ValueError: see `FeatureExtractor`.
+    """
+    kept = {"layers": [c.layer for c in manifest.columns], "l2": manifest.l2, "precision": manifest.precision}
+    extractor = FeatureExtractor(model, size=size, **{**kept, **settings})
+    side = manifest.preprocessing.get("crop_size", {}).get("height")
+    if size is None and side and extractor.record.to_dict() != manifest.preprocessing:  # not at the model's own size
+        extractor.close()
+        extractor = FeatureExtractor(model, size=side, **{**kept, **settings})
+    return extractor
 
 
 def _located(source: str) -> str:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from hierax.embedding.approximate import Approximate, Report
-    from hierax.embedding.features import FeatureExtractor
 
 DIGITS = 6
 """Decimals of a similarity: float32 holds no more, and equal pictures get equal scores."""
@@ -123,7 +122,8 @@ class Index:
             raise ValueError("folder is an empty list; expected at least one collection")
         self.manifest = Manifest.read(self.folders[0])
         for other in self.folders[1:]:
-            self.manifest.check_same(Manifest.read(other), folder=self.folders[0])
+            advice = f"{other} cannot be searched with it"
+            self.manifest.check_same(Manifest.read(other), folder=self.folders[0], advice=advice)
         self.column = self.manifest.column(column)
         self.shards: list[Shard] = []
         self.refresh()
@@ -141,6 +141,10 @@ class Index:
 
     def __len__(self) -> int:
         return int(self._first[-1])
+
+    def __repr__(self) -> str:
+        folders = ", ".join(map(str, self.folders))
+        return f"Index({folders}: {len(self)} rows, {self.column.name} {list(self.column.shape)})"
 
     def __iter__(self) -> Iterator[Rows]:
         """The rows that stand, shard by shard, with vectors of length 1."""
@@ -324,29 +328,13 @@ def embed_queries(
     from hierax.embedding import features
 
     model = model or manifest.named(folder)
-    extractor = _extractor(manifest, model, device, size=None)
-    if extractor.record.to_dict() != manifest.preprocessing:  # perhaps it was made at another size than the model's
-        extractor.close()
-        extractor = _extractor(manifest, model, device, size=_side(manifest))
+    extractor = features.extractor_like(manifest, model, device=device)
     try:
         made = dataclasses.replace(
             manifest, model=extractor.name, weights=extractor.weights, config=extractor.config.to_dict(),
             preprocessing=extractor.record.to_dict(), precision=extractor.precision,
         )  # fmt: skip
-        manifest.check_same(made, folder=folder)
+        manifest.check_same(made, folder=folder, advice="pictures to search for are read by the model that made it")
         return features.vectors(paths, extractor, column)
     finally:
         extractor.close()
-
-
-def _extractor(manifest: Manifest, model: str, device: str, *, size: int | None) -> FeatureExtractor:
-    from hierax.embedding.features import FeatureExtractor
-
-    layers = [column.layer for column in manifest.columns]
-    return FeatureExtractor(
-        model, layers=layers, l2=manifest.l2, size=size, device=device, precision=manifest.precision
-    )  # fmt: skip
-
-
-def _side(manifest: Manifest) -> int | None:
-    return manifest.preprocessing.get("crop_size", {}).get("height")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -18,12 +17,13 @@ from hierax.data.loader import spare_cores
 from hierax.embedding.decode import Decoder, Pixels, batches_of
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.sources import Listing, listings
-from hierax.embedding.store import Block, Manifest, Unreadable, shards, write_shard
+from hierax.embedding.store import Block, Manifest, Unreadable, shards, shown, write_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FEW = 256  # sources that are decoded sooner than processes for them have started
+FEW = 256
+"""Sources that are decoded sooner than processes for them have started."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Job:
     ) -> Iterator[tuple[Pixels, float]]:
         """Batches, and for how many seconds each was waited for."""
         if workers is None:
-            workers = 0 if self.sources_in(*blocks) <= _FEW else spare_cores(least=1)
+            workers = 0 if self.sources_in(*blocks) <= FEW else spare_cores(least=1)
         batches = batches_of(
             blocks, Decoder(extractor.record), self.listings, batch=self.manifest.batch, block=self.manifest.block,
             workers=workers, pin=extractor.engine.device.type == "cuda",
@@ -141,7 +141,7 @@ def on_devices(
         yield from job.compute(blocks, extractors[0], stop=stop, workers=workers)
         return
     found: queue.Queue[Step | BaseException | None] = queue.Queue(64)
-    if workers is None and job.sources_in(*blocks) > _FEW:
+    if workers is None and job.sources_in(*blocks) > FEW:
         workers = spare_cores(least=1)
     each = workers and max(workers // len(extractors), 1)
 
@@ -184,8 +184,3 @@ def _emptied(steps: queue.Queue[Any]) -> None:
     with contextlib.suppress(queue.Empty):
         while True:
             steps.get_nowait()
-
-
-def shown(path: str) -> str:
-    """A path as text; file names need not be valid, what is not is shown as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -85,6 +85,11 @@ def layout(
     return Layout(tuple(Point(n.id, n.path, round(x, 5), round(y, 5)) for n, (x, y) in named), len(index), used)
 
 
+def has_tsne() -> bool:
+    """Whether scikit-learn is installed."""
+    return _tsne() is not None
+
+
 def _tsne() -> Any:
     try:
         from sklearn.manifold import TSNE

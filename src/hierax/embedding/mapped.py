@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hierax.embedding.store import OK, CollectionError, Column, Manifest, Rows, arrow, read_rows, replaced
+from hierax.embedding.store import OK, CollectionError, Column, Manifest, Rows, opened, read_rows, replaced
 
 INDEX = "index"
 _PIECE = 1 << 25  # bytes of float64 at a time
@@ -79,11 +79,8 @@ class Shard:
         Raises:
             CollectionError: the shard is damaged.
         """
-        pa = arrow()
-        try:
+        with opened(self.path) as pa:
             table = pa.parquet.read_table(self.path, columns=["id", "path", "hash", "status"])
-        except (OSError, pa.ArrowException) as error:
-            raise CollectionError(f"{self.path} is damaged ({error})") from None
         *columns, status = (column.to_pylist() for column in table.columns)
         if status.count(OK) == len(status):
             return columns

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,16 +76,15 @@ def _picture(name: str, source: Source | None, side: int) -> Image.Image | None:
 def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:
     """What the listings of collections say of these paths."""
     from hierax.embedding.sources import Source, listings
-    from hierax.embedding.store import arrow
+    from hierax.embedding.store import arrow, shown
 
     found: dict[str, Source] = {}
-    wanted = {os.fsencode(name) for name in names}
-    for listing in (path for folder in folders for path in listings(folder)) if wanted else ():
+    for listing in (path for folder in folders for path in listings(folder)) if names else ():
         for batch in arrow().parquet.ParquetFile(listing).iter_batches():
-            for place, path in enumerate(batch.column("path").to_pylist()):
-                if path in wanted:
+            for place, path in enumerate(map(os.fsdecode, batch.column("path").to_pylist())):
+                if shown(path) in names:
                     row = {name: batch.column(name)[place].as_py() for name in batch.schema.names}
-                    found[os.fsdecode(path)] = Source(**{**row, "path": os.fsdecode(path)})
+                    found[shown(path)] = Source(**{**row, "path": path})
     return found
 
 
@@ -112,7 +112,7 @@ _HEAD = """<!DOCTYPE html>
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.4 system-ui, sans-serif; }}
 h1 {{ font-size: 20px; margin: 0; }}
-p {{ color: var(--faded); margin: 4px 0 0; max-width: 75ch; }}
+p {{ color: var(--faded); margin: 4px 0 0; max-width: 75ch; overflow-wrap: anywhere; }}
 {style}
 </style>
 </head>
@@ -121,13 +121,13 @@ p {{ color: var(--faded); margin: 4px 0 0; max-width: 75ch; }}
 _SHEET_STYLE = """header, section { padding: 16px 20px 0; }
 h2 { font-size: 16px; margin: 8px 0; overflow-wrap: anywhere; }
 section { border-top: 1px solid var(--tile); margin-top: 16px; }
-.row { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
-figure { margin: 0; width: 176px; }
-figure > div { height: 176px; display: flex; align-items: flex-end; }
-img { display: block; max-width: 100%; outline: 1px solid var(--tile); }
-.missing { background: var(--tile); color: var(--faded); width: 176px; height: 132px; padding: 8px; font-size: 13px;
-  overflow: hidden; overflow-wrap: anywhere; }
-figcaption { font-size: 13px; overflow-wrap: anywhere; padding-top: 4px; }
+.row { display: grid; grid-template-columns: repeat(auto-fill, min(176px, calc(50% - 8px))); gap: 16px; }
+figure { margin: 0; min-width: 0; display: grid; grid-row: span 2; grid-template-rows: subgrid; gap: 4px; }
+figure > div { display: flex; align-items: flex-end; }
+img { display: block; max-width: 100%; height: auto; min-width: 8px; min-height: 8px; outline: 1px solid var(--tile); }
+.missing { background: var(--tile); color: var(--faded); width: 100%; aspect-ratio: 4 / 3; padding: 8px;
+  font-size: 13px; }
+figcaption { font-size: 13px; overflow-wrap: anywhere; }
 figcaption span { color: var(--faded); display: block; }"""
 
 
@@ -136,7 +136,8 @@ def contact_sheet(
 ) -> str:
     """A page with a row of pictures for every section, `most` of them at the most; the page says what it leaves out.
 
-    A picture that cannot be read any more is a grey tile with its name.
+    Below each picture is its path, from the folder on that all of them share, which stands in the head. A picture that
+    cannot be read any more is a grey tile.
     """
     shown, left = [], most
     for section in sections:
@@ -147,20 +148,29 @@ def contact_sheet(
     total, kept = (sum(len(s.entries) for s in some) for some in (sections, shown))
     if kept < total:
         note = f"{note} Shown are the first {kept} of {total} pictures.".strip()
-    found = pictures(folders, [entry.path for section in shown for entry in section.entries], side=_SIDE)
+    paths = [entry.path for section in shown for entry in section.entries]
+    found, shared = pictures(folders, paths, side=_SIDE), _shared(paths)
     parts = [_HEAD.format(title=_text(title), style=_SHEET_STYLE), "<body>\n"]
-    parts.append(f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p></header>\n")
+    below = f"<p>The files are below {_text(shared)}</p>" if shared else ""
+    parts.append(f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n")
     for section in shown:
         parts.append(f'<section><h2>{_text(section.heading)}</h2><div class="row">\n')
-        parts += [_figure(entry, next(found)) for entry in section.entries]
+        parts += [_figure(entry, next(found), entry.path[len(shared) :]) for entry in section.entries]
         parts.append("</div></section>\n")
     return "".join([*parts, "</body>\n</html>\n"])
 
 
-def _figure(entry: Entry, image: Image.Image | None) -> str:
-    name = _text(os.path.basename(entry.path) or entry.path)
+def _shared(paths: Sequence[str]) -> str:
+    """The folders that all paths begin with; "" where they share none."""
+    levels = zip(*(path.split("/")[:-1] for path in paths), strict=False)
+    common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
+    return "".join(f"{name}/" for name in common) if any(common) else ""
+
+
+def _figure(entry: Entry, image: Image.Image | None, path: str) -> str:
+    name = _text(path)
     if image is None:
-        picture = f'<div class="missing">{name}<br>cannot be read any more</div>'
+        picture = '<div class="missing">cannot be read any more</div>'
     else:
         picture = f'<img src="{_data(image)}" width="{image.width}" height="{image.height}" alt="{name}">'
     caption = f"<figcaption>{name}<span>{_text(entry.caption)}</span></figcaption>"
@@ -177,8 +187,9 @@ def _text(text: str) -> str:
 _MAP_STYLE = """html, body { height: 100%; overflow: hidden; }
 canvas { position: absolute; inset: 0; width: 100%; height: 100%; cursor: grab; touch-action: none; }
 header { position: absolute; left: 0; top: 0; padding: 12px 16px; max-width: 460px; background: var(--paper);
-  border-bottom-right-radius: 8px; opacity: .93; }
-header p { font-size: 13px; }
+  border-bottom-right-radius: 8px; }
+header p, output { font-size: 13px; }
+output { display: block; min-height: 22px; padding-top: 4px; color: var(--faded); }
 input { margin-top: 8px; width: 100%; font: inherit; padding: 4px 8px; }
 #card { position: absolute; pointer-events: none; background: var(--paper); padding: 8px; border-radius: 8px;
   box-shadow: 0 2px 12px #0006; width: 260px; display: none; font-size: 13px; overflow-wrap: anywhere; }
@@ -191,11 +202,17 @@ const canvas = document.getElementById("map"), pen = canvas.getContext("2d"), ca
 const view = { x: 0.5, y: 0.5, zoom: 1 }, held = new Map();
 const sheets = data.sheets.map(source => Object.assign(new Image(), { onload: draw, src: source }));
 const sheet = i => sheets[Math.floor(data.thumbs[i] / data.columns ** 2)];
-let found = null, hovered = -1, waiting = false;
+let found = null, hovered = -1, waiting = false, moved = 0;
+const header = document.querySelector("header"), input = document.querySelector("input");
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name);
-const scale = () => 0.86 * Math.min(canvas.clientWidth, canvas.clientHeight) * view.zoom;
-const place = i => [canvas.clientWidth / 2 + (data.x[i] - view.x) * scale(),
-                    canvas.clientHeight / 2 + (data.y[i] - view.y) * scale()];
+let free = null;
+function measure() {  // what the header leaves free, beside or below it: x, y, width, height
+  const w = canvas.clientWidth, h = canvas.clientHeight, left = header.offsetWidth, top = header.offsetHeight;
+  free = Math.min(w - left, h) > Math.min(w, h - top) ? [left, 0, w - left, h] : [0, top, w, h - top];
+}
+const centre = () => [free[0] + free[2] / 2, free[1] + free[3] / 2];
+const scale = () => 0.86 * Math.max(100, Math.min(free[2], free[3])) * view.zoom;
+const place = i => [centre()[0] + (data.x[i] - view.x) * scale(), centre()[1] + (data.y[i] - view.y) * scale()];
 const tile = () => Math.max(20, Math.min(data.side, 26 * Math.sqrt(view.zoom)));
 function paint(target, i, x, y, side) {
   const t = data.thumbs[i], [w, h] = data.sizes[t], cell = t % (data.columns * data.columns);
@@ -214,6 +231,7 @@ function drawNow() {
   const [ink, faded, edge] = ["--ink", "--faded", "--tile"].map(colour);
   const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
+  measure();
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
   for (let i = 0; i < data.x.length; i++) {
@@ -258,25 +276,29 @@ function show(event) {
   }
   card.querySelector("div").textContent = data.names[hovered];
   const left = event.clientX + 16, top = event.clientY + 16;
-  card.style.left = (left + 260 > innerWidth ? event.clientX - 276 : left) + "px";
+  card.style.left = (left + 260 > innerWidth ? Math.max(0, event.clientX - 276) : left) + "px";
   card.style.top = Math.max(0, Math.min(top, innerHeight - card.offsetHeight - 8)) + "px";
 }
 function zoom(factor, x, y) {
   const before = scale(), next = Math.max(0.5, Math.min(200, view.zoom * factor));
-  const dx = x - canvas.clientWidth / 2, dy = y - canvas.clientHeight / 2;
+  const dx = x - centre()[0], dy = y - centre()[1];
   view.zoom = next;
   view.x += dx / before - dx / scale(); view.y += dy / before - dy / scale();
   draw();
 }
 canvas.addEventListener("wheel", e => { e.preventDefault(); zoom(Math.exp(-e.deltaY / 400), e.clientX, e.clientY); },
   { passive: false });
-canvas.addEventListener("pointerdown", e => { held.set(e.pointerId, [e.clientX, e.clientY]);
+function leave() { hovered = -1; card.style.display = "none"; draw(); }
+canvas.addEventListener("pointerdown", e => { held.set(e.pointerId, [e.clientX, e.clientY]); moved = 0;
   canvas.setPointerCapture(e.pointerId); });
-for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, e => held.delete(e.pointerId));
-canvas.addEventListener("pointerleave", () => { hovered = -1; card.style.display = "none"; draw(); });
+canvas.addEventListener("pointerup", e => { held.delete(e.pointerId); if (moved < 8) hover(e); });  // a finger's tap
+canvas.addEventListener("pointercancel", e => held.delete(e.pointerId));
+canvas.addEventListener("pointerleave", e => { if (e.pointerType === "mouse") leave(); });
 canvas.addEventListener("pointermove", e => {
   const was = held.get(e.pointerId);
   if (!was) { hover(e); return; }
+  moved += Math.hypot(e.clientX - was[0], e.clientY - was[1]);
+  if (moved >= 8) leave();
   const other = [...held].find(([id]) => id !== e.pointerId);
   if (other) {
     const [ox, oy] = other[1], reach = Math.hypot(was[0] - ox, was[1] - oy) || 1;
@@ -285,9 +307,10 @@ canvas.addEventListener("pointermove", e => {
   held.set(e.pointerId, [e.clientX, e.clientY]);
 });
 canvas.addEventListener("dblclick", () => { view.x = view.y = 0.5; view.zoom = 1; draw(); });
-document.querySelector("input").addEventListener("input", e => {
-  const words = e.target.value.toLowerCase();
+input.addEventListener("input", () => {
+  const words = input.value.toLowerCase();
   found = words ? new Set(data.names.flatMap((n, i) => n.toLowerCase().includes(words) ? [i] : [])) : null;
+  document.querySelector("output").textContent = found ? `${found.size} of ${data.names.length} have it` : "";
   draw();
 });
 window.addEventListener("resize", draw);
@@ -312,8 +335,10 @@ def map_page(folders: Sequence[Path], layout: Layout, *, title: str, note: str =
     said = [note, f"{layout.rows} pictures"]
     if count < layout.rows:
         said[-1] = f"{count} of {layout.rows} pictures, at even distances"
-    said[-1] += f"; {len(images)} are drawn, the others are dots." if len(images) < count else "."
-    said.append("Drag to move, turn the wheel to zoom, double-click for all.")
+    said[-1] += f"; {len(images)} are drawn, the others are dots" if len(images) < count else ""
+    unread = len(chosen) - len(images)
+    said[-1] += f", {unread} of them because they cannot be read any more." if unread else "."
+    said.append("Drag to move, turn the wheel or pinch to zoom, double-click for all.")
     data = {
         "x": [p.x for p in layout.points],
         "y": [p.y for p in layout.points],
@@ -326,7 +351,8 @@ def map_page(folders: Sequence[Path], layout: Layout, *, title: str, note: str =
         _HEAD.format(title=_text(title), style=_MAP_STYLE),
         '<body>\n<canvas id="map"></canvas>\n',
         f"<header><h1>{_text(title)}</h1><p>{_text(' '.join(part for part in said if part))}</p>",
-        '<input type="search" placeholder="Part of a path" aria-label="Part of a path"></header>\n',
+        '<input type="search" placeholder="Find: part of a path" aria-label="Find: part of a path">',
+        "<output></output></header>\n",
         '<div id="card"><canvas></canvas><div></div></div>\n',
         f'<script type="application/json" id="data">{text}</script>\n<script>{_MAP_SCRIPT}</script>\n',
         "</body>\n</html>\n",

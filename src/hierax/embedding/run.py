@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -18,10 +18,19 @@ import hierax
 from hierax.embedding.cluster import on_cluster, ray_package
 from hierax.embedding.decode import prepare_processes
 from hierax.embedding.features import POOLED, FeatureExtractor
-from hierax.embedding.job import Job, Step, on_devices
-from hierax.embedding.sources import Listing, list_sources, listing_path, listings, located
+from hierax.embedding.job import FEW, Job, Step, on_devices
+from hierax.embedding.sources import (
+    Listing,
+    NoSourcesError,
+    are_few,
+    list_sources,
+    listing_path,
+    listings,
+    located,
+    lost,
+)
 from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, arrow, shard_path
-from hierax.embedding.update import changed_sources, settle
+from hierax.embedding.update import changed_sources, inputs_left, settle
 from hierax.pretrained import Pretrained
 from hierax.stopping import StopSignal
 
@@ -73,8 +82,8 @@ class EmbedReport:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {
-            **asdict(self), "out": str(self.out), "images_per_second": round(self.images_per_second, 2),
-            "limit": self.limit,
+            **asdict(self), "out": str(self.out), "seconds": round(self.seconds, 3), "waited": round(self.waited, 3),
+            "images_per_second": round(self.images_per_second, 2), "limit": self.limit,
         }  # fmt: skip
 
 
@@ -86,6 +95,7 @@ class Progress:
         done, total: sources.
         errors: that could not be read so far.
         seconds, waited: so far.
+        stopping: a signal came: this is the last block, or the last one of each device.
     """
 
     done: int
@@ -93,14 +103,42 @@ class Progress:
     errors: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    stopping: bool = False
+
+
+Sources: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+
+
+def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None = None, ray: bool = False) -> list[str]:
+    """What `embed` does before it has a model: says what is missing, and has processes that decode import what they
+    need while the model is loaded. Returns the sources, by names that hold from any folder.
+
+    Raises:
+        ValueError, CollectionError, ImportError: see `embed`.
+    """
+    arrow()
+    if ray:
+        ray_package()
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers is {workers}; expected 0 or more")
+    folder = Path(out)
+    _check_folder(folder)
+    known = dict.fromkeys(Manifest.read(folder).inputs if (folder / MANIFEST).exists() else ())
+    several = [sources] if isinstance(sources, (str, os.PathLike)) else sources
+    inputs = [located(os.fspath(source)) for source in several]
+    for missing in lost(given for given in inputs if given not in known):
+        raise NoSourcesError(missing, "no such file or folder")
+    if workers != 0 and not ray and not (workers is None and are_few(inputs or list(known), FEW)):
+        prepare_processes()
+    return inputs
 
 
 def embed(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Sources,
     out: str | os.PathLike[str],
     *,
     model: Pretrained | str | os.PathLike[str] | FeatureExtractor,
-    layers: Sequence[str] = (POOLED,),
+    layers: str | Sequence[str] = (POOLED,),
     l2: bool = False,
     half: bool = False,
     size: int | None = None,
@@ -124,7 +162,8 @@ def embed(
     batches: whenever a call was killed, the collection ends the same. What cannot be read is in `errors.parquet`.
 
     Args:
-        sources: see `list_sources`; of a collection that exists they may be left out, and only `update` adds others.
+        sources: one or several, see `list_sources`; of a collection that exists they may be left out (an empty list),
+            and only `update` adds others.
         out: made if missing.
         model: any Hiera model of pictures, a source to load one from, or a `FeatureExtractor`, whose settings count.
         layers, l2, size: see `FeatureExtractor`.
@@ -151,25 +190,19 @@ def embed(
         ImportError: pyarrow or ray is missing; names the extra.
         OSError: `out` cannot be written; what was written before stays.
     """
-    arrow()
-    if ray:
-        ray_package()
     _check(shard, batch_size, block_size)
-    folder = Path(out)
-    _check_folder(folder)
-    if workers != 0 and not ray:
-        prepare_processes()
+    folder, inputs = Path(out), begin(sources, out, workers=workers, ray=ray)
     owned = not isinstance(model, FeatureExtractor)
     places = ["auto"] if device == "auto" and not owned else devices(device)
     extractor = model if isinstance(model, FeatureExtractor) else FeatureExtractor(
         model, layers=layers, l2=l2, size=size, device=places[0], precision=precision, backend=backend, threads=threads
     )  # fmt: skip
     try:
-        inputs = [located(os.fspath(source)) for source in sources]
         manifest = _manifest(folder, extractor, inputs, half=half, batch=batch_size, block=block_size)
-        new = [given for given in inputs if given not in manifest.inputs]
+        known = set(manifest.inputs)
+        new = [given for given in inputs if given not in known]
         if new and not update:
-            raise CollectionError(f"{folder} is of other sources than {new[0]}; update adds it (--update)")
+            raise CollectionError(f"{new[0]} is not among the sources of {folder}; update adds it (--update)")
         if new:
             manifest = replace(manifest, inputs=(*manifest.inputs, *new))
         _list(folder, manifest, update=update)
@@ -206,7 +239,7 @@ class _Run:
                 progress.done += step.sources
                 progress.errors += step.errors
                 progress.waited += step.waited
-                progress.seconds = time.perf_counter() - start
+                progress.seconds, progress.stopping = time.perf_counter() - start, stop.is_set()
                 if on_progress is not None:
                     on_progress(progress)
                 if step.block is not None:
@@ -256,7 +289,9 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise CollectionError(f"{folder} is a file; expected a folder")
     if folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
-        raise CollectionError(f"{folder} is not empty and holds no collection ({MANIFEST} is missing)")
+        raise CollectionError(
+            f"{folder} is not empty and holds no collection ({MANIFEST} is missing); choose another folder"
+        )
 
 
 def _manifest(
@@ -299,7 +334,7 @@ def _list(folder: Path, manifest: Manifest, *, update: bool) -> None:
         manifest.write(folder)
         listing.write(listing_path(folder, 0))
     elif update:
-        found = changed_sources(folder, manifest, list_sources(manifest.inputs))
+        found = changed_sources(folder, manifest, list_sources(inputs_left(folder, manifest)))
         manifest.write(folder)
         if found:
             Listing(found).write(listing_path(folder, len(listings(folder))))

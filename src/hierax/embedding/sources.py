@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,20 @@ from hierax.processing.decode import IMAGE_SUFFIXES
 KINDS = ("file", "tar", "table", "url")
 _PATHS = ("path", "file", "filename", "file_name", "image", "url")
 _ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
+_LISTS = (".txt", ".csv", ".tsv")
 _SAVED = ("dataset_dict.json", "dataset_info.json")
+
+
+class NoSourcesError(ValueError):
+    """An input that stands for nothing.
+
+    Attributes:
+        given: the input.
+    """
+
+    def __init__(self, given: str, problem: str) -> None:
+        super().__init__(f"{given}: {problem}")
+        self.given = given
 
 
 @dataclass(frozen=True)
@@ -163,20 +177,45 @@ def listings(folder: Path) -> list[Path]:
 
 def located(given: str) -> str:
     """An input by a name that holds from any folder."""
-    return given if "://" in given or given.startswith("hub:") else os.path.abspath(given)
+    return os.path.abspath(given) if _is_local(given) else given
+
+
+def _is_local(given: str) -> bool:
+    return "://" not in given and not given.startswith("hub:")
+
+
+def lost(inputs: Iterable[str], *, patterns: bool = False) -> list[str]:
+    """Of these inputs the files and folders that are not there, seen without listing any; with `patterns` also those
+    that may be patterns, since they hold one of `*?[`.
+    """
+    missing = (given for given in inputs if _is_local(given) and not os.path.exists(given))
+    return [given for given in missing if patterns or not glob.has_magic(given)]
+
+
+def are_few(inputs: Sequence[str], most: int) -> bool:
+    """Whether inputs are `most` files of pictures at the most, or folders of no more; only as many are looked at."""
+
+    def counted() -> Iterator[str]:
+        for given in inputs:
+            yield from _files_below(given) if os.path.isdir(given) and not _is_saved(given) else [given]
+
+    found = list(islice(counted(), most + 1))
+    return len(found) <= most and all(_is_picture(path) and os.path.isfile(path) for path in found)
 
 
 def list_sources(inputs: Sequence[str]) -> Iterator[Source]:
     """The sources that inputs stand for, each once, in the order of the inputs, those of a folder by name.
 
     Args:
-        inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files left out; patterns
+        inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files and links to
+            folders left out (a folder below them that cannot be opened is a source that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
             file, filename, image or url), relative to the list's folder; `.tar` shards; tables with a column of
             images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens (`s3://…`).
 
     Raises:
-        ValueError: an input stands for nothing, or cannot be read; names it.
+        NoSourcesError: an input stands for nothing; names it.
+        ValueError: an input cannot be read; names it.
         ImportError: what reads it is missing; names the extra.
     """
     seen: set[str] = set()
@@ -188,7 +227,15 @@ def list_sources(inputs: Sequence[str]) -> Iterator[Source]:
                 seen.add(source.id)
                 yield source
         if not count:
-            raise ValueError(f"{given}: no pictures in it (PNG, JPEG, WebP, … are read)")
+            raise NoSourcesError(given, _nothing_in(given))
+
+
+def _nothing_in(given: str) -> str:
+    if _is_local(given) and not os.path.exists(given):
+        return "no file matches this pattern"
+    if os.path.splitext(given)[1].lower() in _LISTS:
+        return "an empty list; expected a path a line, or a row"
+    return "no pictures in it (PNG, JPEG, WebP, … are read)"
 
 
 def _sources(given: str) -> Iterator[Source]:
@@ -197,7 +244,7 @@ def _sources(given: str) -> Iterator[Source]:
     elif "://" in given:
         yield from _of_url(given)
     elif os.path.isdir(given):
-        if any(os.path.exists(os.path.join(given, name)) for name in _SAVED):
+        if _is_saved(given):
             yield from _rows_of_tables(os.path.abspath(given), [])
         else:
             for path in sorted(_files_below(given)):
@@ -209,16 +256,26 @@ def _sources(given: str) -> Iterator[Source]:
             if not os.path.isdir(match):
                 yield from _of_file(os.path.abspath(match))
     else:
-        raise ValueError(f"{given}: no such file")
+        raise NoSourcesError(given, "no such file or folder")
+
+
+def _is_saved(given: str) -> bool:
+    """Whether it is a folder that `datasets` saved."""
+    return any(os.path.exists(os.path.join(given, name)) for name in _SAVED)
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _files_below(folder: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(os.path.abspath(folder)):
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(os.path.abspath(folder), onerror=closed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if not name.startswith(".") and (suffix in IMAGE_SUFFIXES or suffix == ".tar"):
+            if not name.startswith(".") and (_is_picture(name) or name.lower().endswith(".tar")):
                 yield os.path.join(parent, name)
+    yield from (error.filename for error in closed)  # read as files they say why; left out they would not be missed
 
 
 def _of_file(path: str) -> Iterator[Source]:
@@ -227,7 +284,7 @@ def _of_file(path: str) -> Iterator[Source]:
         shard = open_shards([Path(path)], labels=False)
         for i, name in enumerate(shard.names):
             yield Source(f"{path}::{name}", "tar", path, int(shard.offset[i]), int(shard.size[i]))
-    elif suffix in (".txt", ".csv", ".tsv"):
+    elif suffix in _LISTS:
         yield from _of_list(path, _column_of_csv(path) if suffix != ".txt" else _lines(path))
     elif suffix == ".parquet":
         column = _paths_column(path)
@@ -246,17 +303,23 @@ def _of_list(path: str, entries: Iterable[str]) -> Iterator[Source]:
 
 
 def _lines(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         yield from (line.rstrip("\r\n") for line in file if line.strip())
 
 
 def _column_of_csv(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
-        column = next((name for name in rows.fieldnames or () if name.strip().lower() in _PATHS), None)
-        if column is None:
-            raise ValueError(f"{path}: no column named {', '.join(_PATHS)} among {', '.join(rows.fieldnames or ())}")
-        yield from (row[column] for row in rows if row[column])
+        try:
+            names = rows.fieldnames or ()
+            column = next((name for name in names if name.strip().lower() in _PATHS), None)
+            if column is None:
+                raise ValueError(
+                    f"{path}: no column named {', '.join(_PATHS)}; there are: {', '.join(names) or 'none'}"
+                )
+            yield from (row[column] for row in rows if row[column])
+        except csv.Error as error:
+            raise ValueError(f"{path}: after line {rows.line_num}: {error}") from None
 
 
 def _paths_column(path: str) -> str | None:
@@ -289,7 +352,7 @@ def _of_url(given: str) -> Iterator[Source]:
         if glob.has_magic(path):
             found = sorted(system.glob(path))
         elif system.isdir(path):
-            found = sorted(p for p in system.find(path) if os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES)
+            found = sorted(p for p in system.find(path) if _is_picture(p))
         else:
             yield Source(given, "url")
             return

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ MANIFEST, ERRORS, LISTINGS, DATA = "manifest.json", "errors.parquet", "listings"
 FORMAT = 1
 OK, GONE, REPLACED = "ok", "gone", "replaced"
 _UNREADABLE = b"hierax.unreadable"
+_DIGEST = re.compile("[0-9a-f]{64}")
+_FEW = 4  # differences between two collections that are told
 _MUST_AGREE = ("model", "weights", "config", "preprocessing", "columns", "l2", "dtype", "precision")
 
 
@@ -49,6 +52,11 @@ def arrow() -> Any:
 def source_id(path: str) -> str:
     """What a source is called for ever: 16 hexadecimal digits of the hash of its path."""
     return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+
+
+def shown(path: str) -> str:
+    """A path as rows hold it, as text; file names need not be valid, what is not is shown as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -128,24 +136,28 @@ class Manifest:
         """The model's path or Hub id.
 
         Raises:
-            CollectionError: it was passed as an object, and `model` is its class.
+            CollectionError: it was passed as an object, and `model` is its class; or it is not there any more.
         """
         if self.model.isidentifier() and not Path(self.model).exists():
             raise CollectionError(
                 f"{folder} was made by a {self.model} that was passed as an object, which no name loads; "
                 "name its folder or Hub id (--model)"
             )
+        if Path(self.model).is_absolute() and not Path(self.model).exists():
+            raise CollectionError(
+                f"{folder} was made by {self.model}, which is not there any more; name where it is now (--model)"
+            )
         return self.model
 
-    def check_same(self, other: Manifest, *, folder: Path) -> None:
-        """Raises `CollectionError` unless rows of the other may stand beside this one's."""
+    def check_same(self, other: Manifest, *, folder: Path, advice: str = "choose another folder") -> None:
+        """Raises `CollectionError` unless rows of the other may stand beside this one's; it ends with `advice`."""
         if self.fingerprint == other.fingerprint:
             return
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
-        differ = [name for name in _MUST_AGREE if ours[name] != theirs[name]]
-        shown = [f"{n} was {ours[n]!r}, now {theirs[n]!r}" for n in differ if not isinstance(ours[n], (dict, list))]
-        shown += [n for n in differ if isinstance(ours[n], (dict, list))]
-        raise CollectionError(f"{folder} was made in another way: {'; '.join(shown)}; choose another folder")
+        differ = [text for name in _MUST_AGREE for text in _differences(name, ours[name], theirs[name])]
+        if len(differ) > _FEW:
+            differ[_FEW:] = [f"and {len(differ) - _FEW} differences more"]
+        raise CollectionError(f"{folder} was made in another way: {'; '.join(differ)}; {advice}")
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json`, whole or not at all."""
@@ -168,8 +180,26 @@ class Manifest:
             return cls(**{**values, "columns": columns, "inputs": tuple(values["inputs"])})
         except FileNotFoundError:
             raise CollectionError(f"{folder}: no collection ({MANIFEST} is missing); hierax embed makes one") from None
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except KeyError as error:
+            raise CollectionError(f"{folder / MANIFEST} is damaged: {error} is missing") from None
+        except (TypeError, json.JSONDecodeError) as error:
             raise CollectionError(f"{folder / MANIFEST} is damaged: {error}") from None
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
+    """What differs between two values of a manifest, down to the fields of records."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield f"{name} was {_short(before)}, now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    """A value of a manifest in a few words: the names of columns, the first digits of a digest."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return ", ".join(f"{column['name']} {column['shape']}" for column in value)
+    return repr(f"{value[:12]}…" if isinstance(value, str) and _DIGEST.fullmatch(value) else value)
 
 
 @contextlib.contextmanager
@@ -261,9 +291,24 @@ def _write_table(table: pa.Table, path: Path, vectors: Sequence[str]) -> None:
         pa.parquet.write_table(table, part, use_dictionary=["status"], compression=compression)
 
 
+@contextlib.contextmanager
+def opened(shard: Path) -> Iterator[Any]:
+    """The package pyarrow, to read a shard with.
+
+    Raises:
+        CollectionError: the shard is damaged.
+    """
+    pa = arrow()
+    try:
+        yield pa
+    except (OSError, pa.ArrowException) as error:
+        raise CollectionError(f"{shard} is damaged ({error}); delete it, and hierax embed makes it again") from None
+
+
 def unreadable_of(shard: Path) -> list[Unreadable]:
     """What could not be read in a block."""
-    notes = arrow().parquet.read_schema(shard).metadata or {}
+    with opened(shard) as pa:
+        notes = pa.parquet.read_schema(shard).metadata or {}
     return [Unreadable(**item) for item in json.loads(notes.get(_UNREADABLE, b"[]"))]
 
 
@@ -283,8 +328,8 @@ def write_errors(folder: Path) -> int:
 
 def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> None:
     """Gives rows of a shard, by id, another status; what could not be read of these sources is forgotten."""
-    pa = arrow()
-    table = pa.parquet.read_table(shard)
+    with opened(shard) as pa:
+        table = pa.parquet.read_table(shard)
     ids, before = table.column("id").to_pylist(), table.column("status").to_pylist()
     after = [statuses.get(name, now) if now == OK else now for name, now in zip(ids, before, strict=True)]
     notes = unreadable_of(shard)
@@ -298,12 +343,14 @@ def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> Non
 
 def statuses_of(shard: Path) -> list[str]:
     """The status of each row."""
-    return arrow().parquet.read_table(shard, columns=["status"]).column("status").to_pylist()
+    with opened(shard) as pa:
+        return pa.parquet.read_table(shard, columns=["status"]).column("status").to_pylist()
 
 
 def hashes_of(shard: Path) -> dict[str, str]:
     """By id the hash of the bytes of each source that has a row that stands, or could not be read."""
-    table = arrow().parquet.read_table(shard, columns=["id", "hash", "status"])
+    with opened(shard) as pa:
+        table = pa.parquet.read_table(shard, columns=["id", "hash", "status"])
     rows = zip(*(table.column(name).to_pylist() for name in ("id", "hash", "status")), strict=True)
     found = {name: digest for name, digest, status in rows if status == OK}
     return found | {item.id: item.hash for item in unreadable_of(shard)}
@@ -330,11 +377,8 @@ def read_rows(shard: Path, column: Column, *, manifest: Manifest) -> Rows:
     Raises:
         CollectionError: the shard is damaged.
     """
-    pa = arrow()
-    try:
+    with opened(shard) as pa:
         table = pa.parquet.read_table(shard, columns=["id", "path", "hash", "status", column.name])
-    except (OSError, pa.ArrowException) as error:
-        raise CollectionError(f"{shard} is damaged ({error}); delete it, and hierax embed makes it again") from None
     keep = np.array([status == OK for status in table.column("status").to_pylist()], bool)
     vectors = table.column(column.name).combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)

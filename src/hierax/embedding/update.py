@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hierax.embedding.decode import as_bytes, content_hash
-from hierax.embedding.sources import Listing, Source, listings
+from hierax.embedding.sources import Listing, NoSourcesError, Source, listings, lost
 from hierax.embedding.store import (
     DATA,
     GONE,
+    MANIFEST,
     OK,
     REPLACED,
     Block,
+    CollectionError,
     Manifest,
     hashes_of,
     mark,
     shard_path,
     shards,
+    source_id,
     statuses_of,
     write_errors,
 )
@@ -28,27 +33,62 @@ _READERS = 8  # files that are hashed at a time
 _CHUNK = 4096
 
 
+def inputs_left(folder: Path, manifest: Manifest) -> list[str]:
+    """Inputs of a collection but for pictures that were named one by one and are gone: the update marks their rows."""
+    gone = set(lost(manifest.inputs, patterns=True))
+    listed = {source.id for path in listings(folder) for source in Listing.read(path)} if gone else set()
+    return [given for given in manifest.inputs if given not in gone or source_id(given) not in listed]
+
+
 def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source]) -> list[Source]:
     """Those that the collection does not have yet, or with other bytes; rows of what is no longer among `sources` are
-    marked as gone. What is listed and not done yet is left to its block.
+    marked as gone, but not of what is below a folder that cannot be opened. What is listed and not done yet is left to
+    its block.
+
+    Raises:
+        CollectionError: an input that the collection was made of stands for nothing any more, as a folder that was
+            moved, or is on a disk that is not mounted; nothing has been marked.
     """
     known: dict[str, str] = {}
     waiting = {s.id for number, path in enumerate(listings(folder)) for s in _waiting(folder, manifest, number, path)}
     for shard in shards(folder):
         known |= hashes_of(shard)
-    seen, found = set[str](), list[Source]()
-    with ThreadPoolExecutor(_READERS) as pool:
+    seen, found, closed = set[str](), list[Source](), list[str]()
+    with ThreadPoolExecutor(_READERS) as pool, _advice(folder):
         for chunk in _chunks(sources):
             seen.update(source.id for source in chunk)
+            closed += [source.path for source in chunk if source.kind == "file" and os.path.isdir(source.path)]
             old = [source for source in chunk if source.id in known]
             digests = dict(zip((source.id for source in old), pool.map(_digest, old), strict=True))
             changed = [s for s in chunk if s.id not in known or digests[s.id] != known[s.id]]
             found += [source for source in changed if source.id not in waiting]
+    seen |= _below(closed, folder)
     gone = dict.fromkeys(known.keys() - seen, GONE)
     if gone:
         for shard in shards(folder):
             mark(shard, gone, manifest=manifest)
     return found
+
+
+def _below(closed: Sequence[str], folder: Path) -> set[str]:
+    """Ids of a collection's sources in these folders."""
+    starts = tuple(os.path.join(place, "") for place in closed)
+    sources = (source for path in listings(folder) for source in Listing.read(path)) if starts else ()
+    return {source.id for source in sources if source.path.startswith(starts)}
+
+
+@contextlib.contextmanager
+def _advice(folder: Path) -> Iterator[None]:
+    """What to do about an input that stands for nothing any more."""
+    try:
+        yield
+    except NoSourcesError as error:
+        if error.given not in Manifest.read(folder).inputs:  # one that was to be added
+            raise
+        place = folder / MANIFEST
+        raise CollectionError(
+            f'{error}; bring it back, or take it out of "inputs" in {place}, which marks its rows as gone'
+        ) from None
 
 
 def _waiting(folder: Path, manifest: Manifest, number: int, path: Path) -> Iterator[Source]:

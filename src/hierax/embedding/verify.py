@@ -24,9 +24,11 @@ _PLAIN = 5.0  # grey levels of deviation that count at the least: in a plain pic
 
 
 def verified(
-    index: Index, left: np.ndarray, right: np.ndarray, *, on_progress: Callable[[int, int], object] | None = None
-) -> np.ndarray:
-    """Which pairs of rows are one picture, as booleans; none is of which a picture cannot be read any more.
+    index: Index, left: np.ndarray, right: np.ndarray, *, on_progress: Callable[[int, int], object] | None = None,
+    on_unreadable: Callable[[str], object] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Which pairs of rows are one picture, as booleans; none is of which a picture cannot be read any more, with whose
+    path `on_unreadable` is called.
 
     Each picture is read once. Their small versions lie in a temporary file, 3 kB each.
     """
@@ -37,10 +39,12 @@ def verified(
     with tempfile.TemporaryFile() as file:
         small = np.memmap(file, np.uint8, "w+", shape=(len(rows), SIDE, SIDE, 3))
         readable = np.zeros(len(rows), bool)
-        paths = (named.path for named in index.names(rows))
+        paths = [named.path for named in index.names(rows)]
         for number, image in enumerate(pictures(index.folders, paths, side=8 * SIDE)):
             if image is not None:
                 small[number], readable[number] = smaller(image), True
+            elif on_unreadable is not None:
+                on_unreadable(paths[number])
             if on_progress is not None:
                 on_progress(number + 1, len(rows))
         first, second = place[: len(left)], place[len(left) :]

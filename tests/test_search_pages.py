@@ -1,0 +1,132 @@
+"""What the commands over a collection say and draw beside their results."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from collections_of import collection, noise
+from hierax.cli import duplicates as duplicates_command
+from hierax.cli import map as map_command
+from hierax.cli import search as command
+from hierax.cli.terminal import UserError
+from hierax.embedding import layout
+from hierax.embedding.index import Index
+from hierax.embedding.pages import Entry, Section, contact_sheet, map_page, pictures
+from hierax.embedding.sources import Listing, Source, listing_path
+from hierax.embedding.store import shown
+
+
+def run(module: Any, *given: str) -> int:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(given))
+
+
+def drawn(place: Path, size: tuple[int, int] = (40, 30)) -> str:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (200, 80, 40)).save(place)
+    return str(place)
+
+
+def test_results_are_in_the_order_of_the_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hierax.embedding.index as indexing
+
+    vectors = noise(20)
+    monkeypatch.setattr(indexing, "embed_queries", lambda paths, *_, **__: (vectors[: len(paths)], []))
+    folder = collection(tmp_path / "rows", vectors)
+    queries = [drawn(tmp_path / "b.png"), "0/5.jpg", drawn(tmp_path / "a.png"), "0/3.jpg"]
+    assert run(command, str(folder), *queries, "--top-k", "1") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0] != " "] == queries
+
+
+def test_a_row_whose_name_is_no_text_is_found_by_its_file(tmp_path: Path) -> None:
+    name = tmp_path / os.fsdecode(b"\xff.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    shutil.move(tmp_path / "x.png", name)
+    folder = collection(tmp_path / "rows", noise(2), paths=[shown(str(name)), "other.png"])
+    results = command.search(Index(folder), [str(name)], top_k=5)
+    assert [[hit.path for hit in result.hits] for result in results] == [["other.png"]]
+    Listing([Source(str(name))]).write(listing_path(folder, 0))
+    assert [image and image.size for image in pictures([folder], [shown(str(name))], side=60)] == [(8, 8)]
+
+
+def test_that_nothing_is_similar_enough_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = collection(tmp_path, noise(9))
+    assert run(command, str(folder), "0/5.jpg", "--threshold", "1") == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("0/5.jpg\n", "hierax: 0/5.jpg: no picture is similar enough\n")
+
+
+def test_a_folder_in_place_of_a_page_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    with pytest.raises(UserError, match=r"pages is a folder; name a file in it, such as .*pages/page\.html"):
+        run(command, str(tmp_path / "no collection"), "x", "--html", str(tmp_path / "pages"), "--force")
+
+
+def test_an_index_says_what_it_holds(tmp_path: Path) -> None:
+    folder = collection(tmp_path / "rows", noise(7))
+    assert repr(Index(folder)) == f"Index({folder}: 7 rows, embedding [8])"
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    paths = [drawn(tmp_path / "trip" / name / "1.png") for name in ("june", "july")]
+    page = contact_sheet([tmp_path], [Section("all", [Entry(path) for path in paths])], title="Sheet")
+    assert "<figcaption>june/1.png<" in page
+    assert "<figcaption>july/1.png<" in page
+    assert f"The files are below {tmp_path}/trip/<" in page
+    apart = contact_sheet([tmp_path], [Section("all", [Entry("a/1.png"), Entry("b/1.png")])], title="Sheet")
+    assert "below" not in apart
+
+
+def test_the_map_says_how_many_pictures_it_could_not_read(tmp_path: Path) -> None:
+    points = [layout.Point(str(i), path, 0.5, 0.5) for i, path in enumerate([drawn(tmp_path / "1.png"), "gone.png"])]
+    page = map_page([tmp_path], layout.Layout(tuple(points), 2, "pca"), title="Map")
+    assert "1 are drawn, the others are dots, 1 of them because they cannot be read any more." in page
+
+
+def test_a_map_without_scikit_learn_says_what_it_would_bring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(collection(tmp_path / "rows", noise(12)))
+    monkeypatch.setattr(layout, "_tsne", lambda: None)
+    run(map_command, folder, "-o", str(tmp_path / "1.html"))
+    assert "t-SNE, which parts pictures better, needs pip install scikit-learn" in capsys.readouterr().err
+    run(map_command, folder, "-o", str(tmp_path / "2.html"), "--method", "pca")
+    assert "scikit-learn" not in capsys.readouterr().err
+
+
+# -- duplicates -------------------------------------------------------------------------------------------------------
+
+
+def test_components_without_whitening_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--components is for --whiten"):
+        run(duplicates_command, str(tmp_path), "--components", "5")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        (noise(9), "no duplicates among 9 pictures at a similarity of 0.99 or more"),
+        (np.concatenate([noise(8), noise(1)]), "2 of 9 pictures are in 1 group; 1 could go"),
+        (
+            np.tile(noise(1), (30, 1)),
+            "the largest group is 30 pictures: features in which all look alike need --whiten",
+        ),
+    ],
+)
+def test_what_was_found_is_summed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], vectors: np.ndarray, said: str
+) -> None:
+    assert run(duplicates_command, str(collection(tmp_path, vectors)), "--threshold", "0.99") == 0
+    assert said in capsys.readouterr().err
