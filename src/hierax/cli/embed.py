@@ -5,28 +5,36 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.loading import licence_line, named, positive
+from hierax.checkpoint.bundled import FEMTO
+from hierax.cli.loading import licence_line, positive
+from hierax.cli.search import counted
 from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
+    from hierax.embedding import FeatureExtractor
     from hierax.embedding.run import EmbedReport, Progress
+    from hierax.embedding.store import Manifest
 
 SUMMARY = "write the features of many pictures; goes on where it was interrupted"
-EXAMPLE = "facebook/hiera-tiny-224-in1k-hf"
-EPILOG = """SOURCES are files, folders (searched to their depths), patterns, lists (.txt; .csv or .parquet with a
-column of paths), .tar shards, tables with images (.parquet, hub:ID) or URLs (s3://…, what fsspec opens).
-OUT/data/ then holds one row per picture: id, path, width, height, hash, status, embedding. What cannot be read is in
-OUT/errors.parquet. The same line again goes on where it stopped; SOURCES and --model may then be left out.
+EPILOG = """SOURCES are files, folders (searched to their depths), patterns, lists (.txt, a path a line; .csv or
+.parquet with a column named path, file, filename, image or url; relative to the list's folder), .tar shards,
+tables with images (.parquet, hub:ID) or URLs (s3://…, what fsspec opens).
+OUT/data/ then holds one row per picture: id, path, width, height, hash, status, embedding. What cannot be
+read is in OUT/errors.parquet. The same line again goes on where it stopped; SOURCES and --model may then be
+left out. Only --update looks for pictures that came, changed or went.
 
   hierax embed photos/ -o features --model facebook/hiera-tiny-224-in1k-hf
   hierax embed -o features --update            # only what is new or has changed; marks what is gone
   hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that share OUT"""
 _EVERY = 30.0  # seconds between lines where stderr is no terminal
+_REASONS = 4  # why pictures cannot be read, that are told
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, list, shard, table or URL")
     add("-o", "--output", required=True, metavar="OUT", help="folder of the collection, made if missing")
-    add("--model", metavar="M", help=f"Hub id, folder or file, such as {EXAMPLE} (default: that of OUT)")
+    add(
+        "--model",
+        metavar="M",
+        help=f"Hub id, folder or file (default: that of OUT, else {FEMTO}, which comes with hierax)",
+    )
     add(
         "--layer",
         action="append",
@@ -51,9 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
     add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
     add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's number)")
-    add("--workers", type=int, metavar="N", help="processes that decode (default: one per core but one)")
+    add("--workers", type=_workers, metavar="N", help="processes that decode (default: one per core but one; 0: none)")
     add("--batch-size", type=positive, default=32, metavar="N", help="pictures per call (default: 32)")
     add("--json", action="store_true", help="write one JSON object")
+
+
+def _workers(text: str) -> int:
+    """A whole number, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -68,33 +87,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from pathlib import Path
 
-    from hierax.embedding import FeatureExtractor, embed
-    from hierax.embedding.cluster import ray_package
-    from hierax.embedding.decode import prepare_processes
-    from hierax.embedding.run import devices
-    from hierax.embedding.store import MANIFEST, Manifest, arrow
+    from hierax.embedding import embed
+    from hierax.embedding.run import begin, devices
+    from hierax.embedding.store import MANIFEST, Manifest
 
-    arrow()
     folder = Path(arguments.output)
+    begin(arguments.sources, folder, workers=arguments.workers, ray=arguments.ray)
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
-    model = named(arguments.model or (before and before.named(folder)), example=EXAMPLE)
+    model = arguments.model or (before.named(folder) if before else FEMTO)
     if before is None and not arguments.sources:
         raise UserError(f"{folder} is a new collection; name the pictures to embed")
-    if arguments.ray:
-        ray_package()  # says what is missing before the model is loaded
-    elif arguments.workers != 0:
-        prepare_processes()  # they import while it is
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
-    layers = arguments.layer or ([c.layer for c in before.columns] if before else ["pooled"])
-    extractor = FeatureExtractor(
-        model, layers=layers, l2=arguments.l2 or bool(before and before.l2), size=arguments.size,
-        device=places[0], precision=arguments.precision, backend=arguments.backend, threads=arguments.threads,
-    )  # fmt: skip
+    extractor = _extractor(arguments, model, before, device=places[0])
     say(licence_line(model, extractor.license))
-    if extractor.untrained_norm and "pooled" in layers:
+    if extractor.untrained_norm and "pooled" in extractor.layers:
         say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
     half = arguments.half or bool(before and before.dtype == "float16")
-    heading = f"{extractor.name} ({extractor.precision}, {extractor.engine.backend})"
+    heading = f"{extractor.precision}, {extractor.engine.backend}"
     # Ray prints what it has to say of workers where results belong
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
     with contextlib.closing(extractor), _follow(heading) as follow, aside:
@@ -104,10 +113,24 @@ def run(arguments: argparse.Namespace) -> int:
             device=places, threads=arguments.threads,
             batch_size=arguments.batch_size, block_size=arguments.batch_size * 16, on_progress=follow,
         )  # fmt: skip
-    return _tell(report, as_json=arguments.json)
+    return _tell(report, as_json=arguments.json, update=arguments.update)
 
 
-def _tell(report: EmbedReport, *, as_json: bool) -> int:
+def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | None, *, device: str) -> FeatureExtractor:
+    """As the options say; what they leave out is as in the collection that exists."""
+    from hierax.embedding import FeatureExtractor
+    from hierax.embedding.features import extractor_like
+
+    given = {"layers": arguments.layer, "l2": arguments.l2}
+    given["precision"] = arguments.precision if arguments.precision != "auto" else None
+    settings = {name: value for name, value in given.items() if value}
+    settings |= {"device": device, "backend": arguments.backend, "threads": arguments.threads}
+    if before is None:
+        return FeatureExtractor(model, size=arguments.size, **settings)
+    return extractor_like(before, model, size=arguments.size, **settings)
+
+
+def _tell(report: EmbedReport, *, as_json: bool, update: bool) -> int:
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
@@ -115,31 +138,60 @@ def _tell(report: EmbedReport, *, as_json: bool) -> int:
             f"{count:,} {name}" for name, count in (("gone", report.gone), ("replaced", report.replaced)) if count
         ]
         shown = f" ({', '.join(marked)})" if marked else ""
-        print(f"{report.rows:,} rows in {report.out}{shown}")
+        print(f"{counted(report.rows, 'row')} in {report.out}{shown}")
     if report.done:
-        say(f"{report.done:,} pictures, {report.images_per_second:.1f} images/s, limited by {report.limit}")
+        speed = f"{report.images_per_second:.1f} images/s, limited by {report.limit}"
+        say(f"{counted(report.done, 'picture')}, {speed}")
     if report.errors:
-        say(f"{report.errors:,} cannot be read: {report.out / 'errors.parquet'}")
-    if report.stopped:
-        say(f"stopped; {report.pending:,} pictures are left, the same command goes on")
+        say(f"{report.errors:,} cannot be read, see {report.out / 'errors.parquet'}: {_reasons(report)}")
+    left = counted(report.pending, "picture")
+    if report.stopped and report.pending:
+        say(f"stopped; {left} left, the same command goes on")
         return 130
     if report.pending:
-        say(f"{report.pending:,} pictures are left to other shards")
+        say(f"{left} left to other shards")
+    elif not report.done:
+        say("nothing is new" if update else "nothing was left to do; --update looks for what came, changed or went")
     return 0 if not report.errors else 3 if report.rows else 2
+
+
+def _reasons(report: EmbedReport) -> str:
+    """Why pictures cannot be read, the commonest reason first."""
+    from hierax.embedding.store import ERRORS, arrow
+
+    errors = arrow().parquet.read_table(report.out / ERRORS, columns=["error"]).column("error").to_pylist()
+    counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # what follows is of one picture
+    told = [f"{reason} ({count:,})" for reason, count in counts[:_REASONS]]
+    others = sum(count for _, count in counts[_REASONS:])
+    return ", ".join([*told, f"other reasons ({others:,})"] if others else told)
 
 
 @contextlib.contextmanager
 def _follow(heading: str) -> Iterator[Callable[[Progress], None]]:
-    """What shows where a run is: a bar on a terminal, else a line now and then."""
+    """What shows where a run is, and that it is about to stop: a bar on a terminal, else a line now and then."""
+    stopping = False
+
+    def told_of(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        def follow(progress: Progress) -> None:
+            nonlocal stopping
+            if progress.stopping and not stopping:
+                stopping = True
+                say("stopping after the pictures in hand; Ctrl-C again leaves them")
+            show(progress)
+
+        return follow
+
     if not sys.stderr.isatty():
         told = [time.monotonic()]
 
         def line(progress: Progress) -> None:
             if time.monotonic() - told[0] >= _EVERY:
                 told[0] = time.monotonic()
-                say(f"{progress.done:,} of {progress.total:,} {_numbers(progress)}")
+                say(
+                    f"{progress.done:,} of {progress.total:,}  {_speed(progress)}  {_rest(progress)}{_unread(progress)}"
+                )
 
-        yield line
+        yield told_of(line)
         return
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -147,25 +199,29 @@ def _follow(heading: str) -> Iterator[Callable[[Progress], None]]:
 
     columns: Any = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"embedding with {heading}", total=None, numbers="")
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("looking for pictures", total=None, numbers="")
 
         def show(progress: Progress) -> None:
-            text = f"embedding {progress.total:,} pictures with {heading}"
-            bar.update(
-                task, description=text, total=progress.total, completed=progress.done, numbers=_numbers(progress)
-            )
+            text = f"{counted(progress.total, 'picture')} ({heading})"
+            numbers = f"{_speed(progress)}{_unread(progress)}"
+            bar.update(task, description=text, total=progress.total, completed=progress.done, numbers=numbers)
 
-        yield show
+        yield told_of(show)
 
 
-def _numbers(progress: Progress) -> str:
-    speed = progress.done / max(progress.seconds, 1e-9)
-    unreadable = f"  {progress.errors:,} unreadable" if progress.errors else ""
-    left = (progress.total - progress.done) / max(speed, 1e-9)
-    rest = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-    return f"{speed:.0f} img/s  {rest} left{unreadable}"
+def _speed(progress: Progress) -> str:
+    return f"{progress.done / max(progress.seconds, 1e-9):.0f} images/s"
+
+
+def _rest(progress: Progress) -> str:
+    left = (progress.total - progress.done) * progress.seconds / max(progress.done, 1)
+    return f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left"
+
+
+def _unread(progress: Progress) -> str:
+    return f"  {progress.errors:,} unreadable" if progress.errors else ""
