@@ -277,6 +277,26 @@ def sizes(a: argparse.Namespace) -> Json:
 PARTS = {f.__name__: f for f in (accuracy, baselines, neighbours, masked, engines, sizes)}
 
 
+def metrics(out: Path) -> dict[str, Json]:
+    """What stands beside the weights in the package (see `hierax.checkpoint.bundled`), of the parts measured so far."""
+    found: dict[str, Json] = {}
+    if (out / "accuracy.json").exists():
+        values = json.loads((out / "accuracy.json").read_text())
+        for name in ("top1", "balanced"):
+            found.setdefault("femto", {}).update(
+                dict(zip((name, f"{name}_low", f"{name}_high"), values[name], strict=True))
+            )
+        found["femto"] |= {
+            "top5": values["top5"], "test_pictures": values["pictures"], "classes": len(values["labels"]),
+            "data": "drawings and photos from free packages of Debian and PyPI, see femto/SOURCES.md",
+        }  # fmt: skip
+    if (out / "masked.json").exists():
+        values = json.loads((out / "masked.json").read_text())
+        errors = {name.replace(" ", "_"): v for name, v in values["root mean square error"].items()}
+        found["femto.mae"] = {"masked_rmse": errors, "test_pictures": values["photos"]}
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures a part, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -292,6 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in PARTS if a.part == "all" else (a.part,):
         found = PARTS[name](a)
         (a.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        (a.out / "metrics.json").write_text(json.dumps(metrics(a.out), indent=1) + "\n")
         print(name, json.dumps({k: v for k, v in found.items() if k not in ("per class", "labels")}), flush=True)
     return 0
 
