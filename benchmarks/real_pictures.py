@@ -1,6 +1,6 @@
 """Whether MAE pretraining helps on real pictures: pretraining then fine-tuning against fine-tuning from scratch.
 
-    python benchmarks/fetch_pictures.py PICTURES
+    python femto/fetch_drawings.py PICTURES
     python benchmarks/real_pictures.py PICTURES OUT [--size 96] [--pretrain-epochs 60] [--epochs 15] [--jobs 2]
 
 Both arms take the same number of steps with the same recipe; only `source` differs, and the learning rate, which each
@@ -351,7 +351,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     add = parser.add_argument
-    add("pictures", type=Path, help="the folder that benchmarks/fetch_pictures.py made")
+    add("pictures", type=Path, help="the folder that femto/fetch_drawings.py made")
     add("out", type=Path)
     add("--stages", nargs="+", choices=STAGES, default=STAGES)
     add("--arms", nargs="+", choices=ARMS, default=ARMS)
@@ -383,7 +383,7 @@ def main(argv: list[str] | None = None) -> int:
     """Does the stages that are asked for."""
     arguments = parsed(argv)
     if not (arguments.pictures / "labelled").is_dir():
-        raise SystemExit(f"{arguments.pictures} has no labelled/: benchmarks/fetch_pictures.py makes it")
+        raise SystemExit(f"{arguments.pictures} has no labelled/: femto/fetch_drawings.py makes it")
     experiment = Experiment(arguments)
     if arguments.only is not None:
         experiment.trial(arguments.only)

@@ -1,6 +1,6 @@
 """Fetches two Debian packages of drawings and makes of them what benchmarks/real_pictures.py trains on.
 
-    python benchmarks/fetch_pictures.py FOLDER [--side 128] [--least 40] [--most 120] [--held-out 0.2]
+    python femto/fetch_drawings.py FOLDER [--side 128] [--least 40] [--most 120] [--held-out 0.2]
 
 FOLDER gets `debs/` and `unpacked/` (from `apt-get download` and `dpkg-deb`), `labelled/train` and `labelled/val` with a
 folder for each class, `unlabelled/` with every picture that is not held out and looks like none that is, and
@@ -21,12 +21,12 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -43,6 +43,7 @@ NO_CLASS = ("unsorted",)
 NEAR = 12  # bits of 256
 FEWEST_GROUPS = 10  # of a class: one series of drawings is none
 Place = tuple[str, ...]
+P = TypeVar("P", bound="Picture")
 
 
 @dataclass
@@ -68,14 +69,14 @@ class Picture:
         return self.place, re.sub(r"[^a-z]", "", self.path.stem.lower())
 
 
-def fetch(folder: Path) -> None:
+def fetch(folder: Path, packages: Iterable[str] = tuple(PACKAGES)) -> None:
     """Downloads and unpacks what is not there yet."""
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise SystemExit(f"{tool} is not here: this script needs Debian, or a system derived from it")
     debs = folder / "debs"
     debs.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
+    for package in packages:
         unpacked = folder / "unpacked" / package
         if unpacked.is_dir():
             continue
@@ -99,24 +100,41 @@ def listed(folder: Path) -> Iterator[tuple[str, Place, Path]]:
                 yield package, ALIASES.get(place, place), path
 
 
-def squared(path: Path, side: int) -> np.ndarray | None:
-    """The picture on white, cut to what is not white, in a square; None if it is blank or cannot be read."""
+def opened(path: Path, most: int) -> Image.Image | None:
+    """The picture as RGBA, no side longer than `most` pixels; None if it cannot be read."""
     Image.MAX_IMAGE_PIXELS = None
     try:
         picture = Image.open(path).convert("RGBA")
     except (OSError, ValueError, SyntaxError):
         return None
-    picture.thumbnail((8 * side, 8 * side), Image.Resampling.BOX)
-    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    picture.thumbnail((most, most), Image.Resampling.BOX)
+    return picture
+
+
+def flattened(picture: Image.Image) -> Image.Image:
+    """An RGBA picture on white, as RGB."""
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def squarely(picture: Image.Image, side: int, colour: str | tuple[int, ...]) -> Image.Image:
+    """The picture in the middle of a square of that colour, with a margin of 4 %, in its own mode."""
+    edge = round(1.08 * max(picture.size))
+    square = Image.new(picture.mode, (edge, edge), colour)
+    square.paste(picture, ((edge - picture.width) // 2, (edge - picture.height) // 2))
+    kind = Image.Resampling.BOX if edge > 2 * side else Image.Resampling.BILINEAR
+    return square.resize((side, side), kind)
+
+
+def squared(path: Path, side: int) -> np.ndarray | None:
+    """The picture on white, cut to what is not white, in a square; None if it is blank or cannot be read."""
+    picture = opened(path, 8 * side)
+    if picture is None:
+        return None
+    flat = flattened(picture)
     box = Image.eval(flat, lambda level: 255 if level < 250 else 0).getbbox()
     if box is None or min(box[2] - box[0], box[3] - box[1]) < 8:
         return None
-    flat = flat.crop(box)
-    edge = round(1.08 * max(flat.size))
-    square = Image.new("RGB", (edge, edge), "white")
-    square.paste(flat, ((edge - flat.width) // 2, (edge - flat.height) // 2))
-    kind = Image.Resampling.BOX if edge > 2 * side else Image.Resampling.BILINEAR
-    return np.asarray(square.resize((side, side), kind))
+    return np.asarray(squarely(flat.crop(box), side, "white"))
 
 
 def pictures(folder: Path, side: int) -> tuple[list[Picture], Counter[str]]:
@@ -142,9 +160,9 @@ def difference_hash(pixels: np.ndarray) -> np.ndarray:
     return np.packbits((np.diff(grey, axis=1) > 2).ravel()).view(np.uint64)
 
 
-def group(found: Sequence[Picture]) -> None:
-    """Gives pictures that may be versions of one drawing the same group."""
-    parent = list(range(len(found)))
+def joined(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """The group of each of `count` things: the pairs, and the pairs of those, are in one."""
+    parent = list(range(count))
 
     def root(index: int) -> int:
         while parent[index] != index:
@@ -152,18 +170,44 @@ def group(found: Sequence[Picture]) -> None:
             index = parent[index]
         return index
 
-    first: dict[tuple[Place, str], int] = {}
-    for index, picture in enumerate(found):
-        parent[root(index)] = root(first.setdefault(picture.stem, index))
-    plain = np.stack([difference_hash(picture.pixels) for picture in found])
-    mirrored = np.stack([difference_hash(np.ascontiguousarray(picture.pixels[:, ::-1])) for picture in found])
-    for index in range(len(found)):
-        for others in (plain, mirrored):
-            distances = np.bitwise_count(others[: index + 1] ^ plain[index]).sum(1)
-            for near in np.flatnonzero(distances <= NEAR):
-                parent[root(index)] = root(int(near))
-    for index, picture in enumerate(found):
-        picture.group = root(index)
+    for one, other in pairs:
+        parent[root(one)] = root(other)
+    return [root(index) for index in range(count)]
+
+
+def hashes(found: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
+    """The difference hashes of the pictures and of their mirror images, uint64 `[pictures, 4]` each."""
+    plain = [difference_hash(picture.pixels) for picture in found]
+    mirrored = [difference_hash(np.ascontiguousarray(picture.pixels[:, ::-1])) for picture in found]
+    return np.stack(plain), np.stack(mirrored)
+
+
+def group(found: Sequence[Picture]) -> None:
+    """Gives pictures that may be versions of one drawing the same group."""
+
+    def pairs() -> Iterator[tuple[int, int]]:
+        first: dict[tuple[Place, str], int] = {}
+        for index, picture in enumerate(found):
+            yield index, first.setdefault(picture.stem, index)
+        plain, mirrored = hashes(found)
+        for index in range(len(found)):
+            for others in (plain, mirrored):
+                distances = np.bitwise_count(others[: index + 1] ^ plain[index]).sum(1)
+                for near in np.flatnonzero(distances <= NEAR):
+                    yield index, int(near)
+
+    for picture, number in zip(found, joined(len(found), pairs()), strict=True):
+        picture.group = number
+
+
+def in_turns(those: Sequence[P], most: int) -> list[P]:
+    """At most so many of the pictures, one of each group before a second one of any."""
+    turns, ordered = Counter[int](), list[tuple[int, str, P]]()
+    for picture in sorted(those, key=lambda p: hashlib.sha256(p.name.encode()).digest()):
+        ordered.append((turns[picture.group], picture.name, picture))
+        turns[picture.group] += 1
+    ordered.sort(key=lambda entry: (entry[0], hashlib.sha256(entry[1].encode()).digest()))
+    return [picture for _, _, picture in ordered][:most]
 
 
 def classes(found: Sequence[Picture], *, least: int, most: int) -> dict[str, list[Picture]]:
@@ -180,18 +224,13 @@ def classes(found: Sequence[Picture], *, least: int, most: int) -> dict[str, lis
     large |= {name: those for name, those in tops.items() if name not in split and len(those) >= least}
     chosen: dict[str, list[Picture]] = {}
     for name, those in sorted(large.items()):
-        turns, ordered = Counter[int](), list[tuple[int, str, Picture]]()
-        for picture in sorted(those, key=lambda p: hashlib.sha256(p.name.encode()).digest()):
-            ordered.append((turns[picture.group], picture.name, picture))
-            turns[picture.group] += 1
-        ordered.sort(key=lambda entry: (entry[0], hashlib.sha256(entry[1].encode()).digest()))
-        kept = [picture for _, _, picture in ordered][:most]
+        kept = in_turns(those, most)
         if len({picture.group for picture in kept}) >= FEWEST_GROUPS:
             chosen[name] = kept
     return chosen
 
 
-def held_groups(chosen: dict[str, list[Picture]], share: float) -> set[int]:
+def held_groups(chosen: Mapping[str, Sequence[Picture]], share: float) -> set[int]:
     """Groups that are held out: of each class about this share of its pictures; no group of several classes."""
     homes: dict[int, set[str]] = defaultdict(set)
     for name, those in chosen.items():

