@@ -105,7 +105,7 @@ def varied(drawing: Image.Image, mark: bytes, backdrops: Sequence[Path]) -> Imag
     colours = [np.frombuffer(mark[start : start + 3], np.uint8).astype(np.float32) for start in range(1, 19, 3)]
     colours = sorted(colours, key=lambda colour: -contrast(colour, shown, weight))
     kind = mark[0] % 10
-    if kind < 4 or not backdrops:
+    if kind < 4 or (kind >= 7 and not backdrops):
         ground = np.broadcast_to(colours[0], shown.shape)
     elif kind < 7:
         angle = 2 * math.pi * mark[19] / 256

@@ -179,7 +179,7 @@ HEADING = """# Sources of the pictures
 
 Written by `python femto/sources.py`. The licences are those that the packages name for these pictures, in
 `/usr/share/doc/PACKAGE/copyright` or beside them. All allow to copy and to change the pictures, commercially too. The
-pictures are not in this repository, but for those that `src/hierax/assets/CREDITS.md` names. The names and groups of the
+pictures are not in this repository, but for those that `src/hierax/assets/CREDITS.md` names. Names and groups of the
 emoji are those of Debian's `unicode-data`.
 """
 EMOJI_NAMES = "unicode-data"  # a package without pictures: the groups of the emoji
