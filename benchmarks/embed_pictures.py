@@ -35,13 +35,12 @@ _FOLDER = 1000  # files in one folder
 
 @cache
 def shipped() -> tuple[Path, ...]:
-    """The pictures of installed packages, in the order of `SHIPPED` and by name; of hierax, the cat."""
+    """The pictures of installed packages, in the order of `SHIPPED` and by name."""
     found: list[Path] = []
     for package, folder in SHIPPED:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
-            below = pictures_below(Path(spec.origin).parent / folder)
-            found += [path for path in below if package != "hierax" or path.name == "cat.jpg"]
+            found += pictures_below(Path(spec.origin).parent / folder)
     return tuple(found)
 
 

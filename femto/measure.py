@@ -278,7 +278,7 @@ PARTS = {f.__name__: f for f in (accuracy, baselines, neighbours, masked, engine
 
 
 def metrics(out: Path) -> dict[str, Json]:
-    """What stands beside the weights in the package (see `hierax.checkpoint.bundled`), of the parts measured so far."""
+    """What is to stand beside the weights in the package, of the parts measured so far."""
     found: dict[str, Json] = {}
     if (out / "accuracy.json").exists():
         values = json.loads((out / "accuracy.json").read_text())
@@ -302,8 +302,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("all", *PARTS))
     parser.add_argument("pictures", type=Path)
-    parser.add_argument("--classifier", default="hierax/femto")
-    parser.add_argument("--mae", default="hierax/femto.mae")
+    parser.add_argument("--classifier", type=Path, required=True)
+    parser.add_argument("--mae", type=Path, required=True)
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--limit", type=int, help="training pictures for the baselines (default: all)")
     parser.add_argument("-o", "--out", type=Path, default=Path("measured"))

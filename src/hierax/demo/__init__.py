@@ -1,1 +1,0 @@
-"""The demonstration: the photos and the gallery that come with hierax, and the sheet that `hierax demo` draws."""
