@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import hierax
 from hierax.checkpoint.load import load
 from hierax.data.loader import Batch
+from hierax.data.sources import open_dataset
+from hierax.data.view import EvaluationView, Seen
 from hierax.engine.traced import quiet
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.train import finetune
@@ -198,6 +200,23 @@ def test_features_are_compared_by_direction_alone() -> None:
     torch.testing.assert_close(similarity(a, 3 * a), torch.ones(4))
 
 
+def test_what_all_pictures_have_in_common_is_taken_off_the_features(data: Path, tmp_path: Path) -> None:
+    teacher = open_teacher(program(tmp_path / "t.pt2"), size=(64, 64), device=CPU)
+    size = {"height": 64, "width": 64}
+    view = EvaluationView(open_dataset(data), Preprocessing(size=size, crop_size=size), size=(64, 64))
+    seen = torch.stack(
+        [torch.from_numpy(item.pixels) for item in (view[i] for i in range(16)) if isinstance(item, Seen)]
+    )
+    raw = teacher(seen, torch.zeros(1), torch.ones(1)).features
+    assert raw is not None
+    teacher.measure(view)
+    found = student(teacher).standardised(raw)
+    torch.testing.assert_close(found.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.std(0, correction=0), torch.ones(8), atol=1e-5, rtol=0)
+    constant = similarity(torch.ones(16, 8), found).mean().item()
+    assert abs(constant) < 0.2 < similarity(raw.mean(0).expand(16, 8), raw).mean().item()
+
+
 @pytest.fixture
 def teacher(tmp_path: Path) -> Teacher:
     return open_teacher(program(tmp_path / "teacher.pt2"), size=(64, 64), device=CPU)
@@ -347,7 +366,7 @@ def test_kept_answers_change_nothing_but_their_rounding_and_serve_later_runs(
     first = run(data, tmp_path / "first", teacher=path, teacher_cache=cache, distinct_epochs=1, mixup=0.2)
     kept = sorted(cache.rglob("*.safetensors"))
     assert len(kept) == 3  # the steps of one epoch
-    monkeypatch.setattr(Teacher, "__call__", lambda *_: pytest.fail("the teacher was asked again"))
+    monkeypatch.setattr(AnswerCache, "put", lambda *_: pytest.fail("the teacher was asked again"))
     second = run(data, tmp_path / "second", teacher=path, teacher_cache=cache, distinct_epochs=1, mixup=0.2)
     assert same(weights(first), weights(second))
     assert sorted(cache.rglob("*.safetensors")) == kept

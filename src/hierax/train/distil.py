@@ -28,8 +28,8 @@ class Distillation(Finetuning):
     """Classification, and beside it, or alone, agreement with a teacher that sees the same crops and mixes.
 
     The student's logits for the teacher's classes are those of its own head where `own_head` says that these are its
-    classes, else of a second head; the teacher's features are predicted by a projection of the student's. Second head
-    and projection are parts of the model while it learns, and are left out of what is exported.
+    classes, else of a second head; the teacher's features, centred and scaled, are predicted by a projection of the
+    student's. Second head and projection are parts of the model while it learns, and are left out of what is exported.
 
     Args:
         labelled: whether labels are learned.
@@ -105,8 +105,12 @@ class Distillation(Finetuning):
             loss = loss + recipe.teacher_logits * divergence(said, logits, temperature=recipe.teacher_temperature)
         if self.taught[1]:
             projected = model.get_submodule(_PROJECTION)(pooled)
-            loss = loss + recipe.teacher_features * (1 - similarity(projected, features)).mean()
+            loss = loss + recipe.teacher_features * (1 - similarity(projected, self.standardised(features))).mean()
         return loss
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """The teacher's features `[B, width]`, centred and scaled."""
+        return (features - self.teacher.feature_mean) / self.teacher.feature_std
 
     def exported(self) -> Pretrained:
         """The student alone; where its head learned nothing, the model of features."""
@@ -197,7 +201,7 @@ def _measured(objective: Distillation, part: Batch) -> Tensor:
         sums[1] += hits[:, 0].sum().item()
         sums[2] += hits.any(1).sum().item()
     if objective.taught[1] and answers.features is not None:
-        cosines = similarity(model.get_submodule(_PROJECTION)(pooled), answers.features)
+        cosines = similarity(model.get_submodule(_PROJECTION)(pooled), objective.standardised(answers.features))
         sums[0] += objective.recipe.teacher_features * (1 - cosines).sum().item()
         sums[3] += cosines.sum().item()
     return sums

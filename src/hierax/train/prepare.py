@@ -172,6 +172,8 @@ def prepare(
     if dataset.arrays and (recipe.rand_augment is not None or recipe.erasing):
         notes.append("rand_augment and erasing are for pictures, not for arrays")
     model.preprocessing = record
+    if teaches is not None and teaches.features and recipe.teacher_features:
+        teaches.measure(EvaluationView(dataset, record, size=config.image_size))
     return Prepared(model, record, *levels(record), tuple(notes), labelled, teaches)
 
 

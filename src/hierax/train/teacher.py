@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierax.data.view import EvaluationView, Seen
 from hierax.labels import load_labels
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.processing.record import FILE_NAME
 
 SUFFIXES = (".onnx", ".pt2")
 _LOGITS, _FEATURES = ("logits",), ("features", "pooler_output")
+_MEASURED = 512  # pictures
 _Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -40,6 +43,7 @@ class Teacher:
         size: pixels per axis that it is shown; None is what the student sees.
         classes: names of what its logits stand for, or None.
         logits, features: how many of each it gives; 0 for none.
+        feature_mean, feature_std: per feature, 0 and 1 until `measure` was called.
         note: a line on how it is used.
     """
 
@@ -54,6 +58,8 @@ class Teacher:
         first = self._answers(torch.zeros(1, record.num_channels, *(size or probe), device=device))
         self.logits = 0 if first.logits is None else first.logits.shape[1]
         self.features = 0 if first.features is None else first.features.shape[1]
+        self.feature_mean = torch.zeros(self.features, device=device)
+        self.feature_std = torch.ones(self.features, device=device)
         self.classes = tuple(classes) if classes and len(classes) == self.logits else None
         if self.classes is None and self.logits == 1000:
             self.classes = load_labels("imagenet-1k")
@@ -64,6 +70,21 @@ class Teacher:
         parts = [f"{count} {what}" for count, what in ((self.logits, "logits"), (self.features, "features")) if count]
         shown = "the student's pixels" if self.size is None else f"{'x'.join(map(str, self.size))} pixels"
         return f"teacher {self.name}: {' and '.join(parts)} of {shown}"
+
+    def measure(self, view: EvaluationView) -> None:
+        """Takes mean and deviation of its features over up to 512 pictures, spread over those of `view`.
+
+        What all pictures have in common says nothing: features after a ReLU are all alike by a cosine of a half.
+        """
+        shown = range(0, len(view.dataset), -(-len(view.dataset) // _MEASURED))
+        seen = [item.pixels for item in (view[index] for index in shown) if isinstance(item, Seen)]
+        grey = torch.zeros(1, device=self._mean.device), torch.ones(1, device=self._mean.device)
+        batches = (torch.from_numpy(np.stack(seen[i : i + 32])).to(grey[0].device) for i in range(0, len(seen), 32))
+        found = [f for f in (self(batch, *grey).features for batch in batches) if f is not None]
+        if found:
+            every = torch.cat(found)
+            self.feature_mean, spread = every.mean(0), every.std(0, correction=0)
+            self.feature_std = torch.where(spread > 1e-6 * spread.max(), spread, 1.0)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> Answers:
