@@ -185,5 +185,5 @@ def test_arrays_without_labels_are_refused_in_one_line(run: Run, data: Path) -> 
     code, _, err = run("finetune", "x.npy", "--from", "scratch", "-o", "x", *FINETUNE)
     assert (code, err) == (
         2,
-        "hierax: the data has no classes; fine-tuning takes labels from x.labels.npy beside x.npy, or a teacher (--teacher)\n",
+        "hierax: the data has no classes; fine-tuning takes labels from x.labels.npy beside x.npy\n",
     )

@@ -180,7 +180,8 @@ def prepare(
 def _check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
     """Raises `ValueError` for data from whose labels alone nothing can be learned."""
     if not dataset.classes:
-        raise ValueError(f"the data has no classes; {_labels_beside(dataset)}, or a teacher (--teacher)")
+        teacher = "" if dataset.arrays else ", or a teacher (--teacher)"
+        raise ValueError(f"the data has no classes; {_labels_beside(dataset)}{teacher}")
     if not recipe.label_weight:
         raise ValueError("label_weight is 0 and there is no teacher, which leaves nothing to learn; expected above 0")
     if len(dataset.classes) < 2 and not _several(first):
