@@ -25,8 +25,10 @@ from torch.nn import functional as F
 from hierax.checkpoint.load import load
 from hierax.config import variant_config
 from hierax.data.loader import Batch
+from hierax.data.sources import open_dataset
+from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForPreTraining
-from hierax.processing import IMAGENET
+from hierax.processing import IMAGENET, Preprocessing
 from hierax.train.distil import Distillation
 from hierax.train.loop import Loop
 from hierax.train.objective import Objective, Pretraining
@@ -164,6 +166,11 @@ def objective(recipe: Recipe, out: Path, teacher: Teacher, *, empty: bool) -> Ob
     return Distillation(model, recipe, mean=mean, std=std, teacher=teacher, labelled=False, own_head=True)
 
 
+def record_of(side: int) -> Preprocessing:
+    """How whole pictures are shown."""
+    return IMAGENET.replace(size={"shortest_edge": side * 256 // 224}, crop_size={"height": side, "width": side})
+
+
 def train(recipe: Recipe, crops: Crops, out: Path, teacher: Teacher, *, steps: int) -> bool:
     """Runs or goes on with a stage; whether it reached its end."""
     folder = out / ("mae" if recipe.task == "pretrain" else "classifier")
@@ -172,8 +179,7 @@ def train(recipe: Recipe, crops: Crops, out: Path, teacher: Teacher, *, steps: i
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"task": recipe.task, "recipe": recipe.to_dict()}) + "\n")
     torch.manual_seed(recipe.seed)
-    side = crops.side
-    record = IMAGENET.replace(size={"shortest_edge": side * 256 // 224}, crop_size={"height": side, "width": side})
+    side, record = crops.side, record_of(crops.side)
     made = objective(recipe, out, teacher, empty=False).to(crops.device)
     units = (side // 32) ** 2 if recipe.task == "pretrain" else 0
     per_epoch = max(steps // recipe.epochs, 1)
@@ -213,6 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         a.compile = False
     crops = Crops(a.pictures / "unlabelled", side=a.side, device=device)
     teacher = open_teacher(a.teacher, size=(a.side, a.side), device=device)
+    teacher.measure(
+        EvaluationView(open_dataset(a.pictures / "unlabelled", labels=False), record_of(a.side), size=(a.side,) * 2)
+    )
     print(f"{len(crops)} pictures in {crops.pixels.nbytes / 2**30:.1f} GiB; {teacher.note}", file=sys.stderr)
     for recipe, steps in zip(recipes(a), (a.mae_steps, a.steps), strict=True):
         if not train(recipe, crops, a.out, teacher, steps=steps):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Path]:
+def written(path: Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when all went well; a failure leaves what was there before."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
@@ -94,8 +94,8 @@ def save_model(model: "Pretrained", folder: str | Path, *, dialect: str = "trans
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for name, text in texts.items():
-            stack.enter_context(_written(folder / name)).write_text(text, encoding="utf-8")
-        save_file(tensors, stack.enter_context(_written(folder / WEIGHTS)), metadata={"format": "pt", **notes})
+            stack.enter_context(written(folder / name)).write_text(text, encoding="utf-8")
+        save_file(tensors, stack.enter_context(written(folder / WEIGHTS)), metadata={"format": "pt", **notes})
 
 
 def _save_pth(model: "Pretrained", path: Path) -> None:
@@ -103,7 +103,7 @@ def _save_pth(model: "Pretrained", path: Path) -> None:
     _config_values(model, "official")  # says what cannot be expressed
     tensors = named_tensors(model, "official")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _written(path) as part:
+    with written(path) as part:
         torch.save({"model_state": tensors, NOTES: _notes(model)}, part)
 
 

@@ -42,11 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, list, shard, table or URL")
     add("-o", "--output", required=True, metavar="OUT", help="folder of the collection, made if missing")
-    add(
-        "--model",
-        metavar="M",
-        help=f"Hub id, folder or file, such as {EXAMPLE} (default: that of OUT)",
-    )
+    add("--model", metavar="M", help=f"Hub id, folder or file, such as {EXAMPLE} (default: that of OUT)")
     add(
         "--layer",
         action="append",

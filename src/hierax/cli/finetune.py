@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, finetune
 
-    data, out, recipe, source, validation = train.decided(arguments, default=_DEFAULT)
+    data, out, recipe, source, validation, teacher = train.decided(arguments, default=_DEFAULT)
     if source is None and arguments.config is None:
         raise UserError("--from is missing: a checkpoint, a run's folder, or 'scratch' for fresh weights")
     try:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             source=None if source == "scratch" else source,
             out=out,
             recipe=recipe,
-            teacher=arguments.teacher or train.described(arguments).get("teacher"),
+            teacher=teacher,
             teacher_cache=arguments.teacher_cache,
             validation=validation,
             device=arguments.device,

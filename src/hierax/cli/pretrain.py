@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, pretrain
 
-    data, out, recipe, source, validation = train.decided(arguments, default=_DEFAULT)
+    data, out, recipe, source, validation, _ = train.decided(arguments, default=_DEFAULT)
     try:
         pretrain(
             data,

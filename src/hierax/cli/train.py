@@ -32,8 +32,10 @@ def add_run(parser: argparse.ArgumentParser, *, default: str) -> None:
     again.add_argument("--overwrite", action="store_true", help="start anew where RUN holds a run")
 
 
-def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, Recipe, str | None, str | None]:
-    """Data, folder, recipe, source and validation that the arguments stand for.
+def decided(
+    arguments: argparse.Namespace, *, default: str
+) -> tuple[str, str, Recipe, str | None, str | None, str | None]:
+    """Data, folder, recipe, source, validation and teacher that the arguments stand for.
 
     Raises:
         UserError: one of them is missing; a run.json that is none.
@@ -58,7 +60,7 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
             raise UserError(f"{arguments.out} holds no run to go on with")
         if not (arguments.config or arguments.recipe or data):
             arguments.config = str(description)
-    before = described(arguments)
+    before = _described(arguments)
     if arguments.config:
         try:
             chosen = Recipe.from_dict(before["recipe"])
@@ -73,10 +75,11 @@ def decided(arguments: argparse.Namespace, *, default: str) -> tuple[str, str, R
         raise UserError("DATA is missing: a folder of pictures, tar shards, parquet files, a .npy file, or hub:ID")
     source = getattr(arguments, "source", None) or before.get("from")
     validation = arguments.validation or before.get("validation")
-    return str(data), arguments.out, chosen.overridden(settings), source and str(source), validation and str(validation)
+    teacher = getattr(arguments, "teacher", None) or before.get("teacher")
+    return str(data), arguments.out, chosen.overridden(settings), source, validation, teacher
 
 
-def described(arguments: argparse.Namespace) -> dict[str, Any]:
+def _described(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the run.json says that `--config` names; nothing without one.
 
     Raises:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hierax.checkpoint.save import written
 from hierax.train.teacher import Answers
 
 
@@ -50,9 +51,8 @@ class AnswerCache:
         tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, part)
-        os.replace(part, path)
+        with written(path) as part:
+            save_file(tensors, part)
         return Answers(*(None if t is None else t.half().float() for t in (answers.logits, answers.features)))
 
     def _path(self, key: str) -> Path:

@@ -198,8 +198,13 @@ def _teacher(
     """The teacher of a run, which has something to teach it."""
     if dataset.arrays:
         raise ValueError(f"{teacher}: a teacher is shown pictures; the data are arrays")
-    own = variant_config(recipe.model) if source is None else open_checkpoint(os.fspath(source), HubOptions()).config
-    found = open_teacher(teacher, size=recipe.image_size or own.image_size, device=device)
+    size = recipe.image_size
+    if size is None:
+        own = (
+            variant_config(recipe.model) if source is None else open_checkpoint(os.fspath(source), HubOptions()).config
+        )
+        size = own.image_size
+    found = open_teacher(teacher, size=size, device=device)
     gives = {"teacher_logits": found.logits, "teacher_features": found.features}
     if not any(count and getattr(recipe, weight) for weight, count in gives.items()):
         listed = " and ".join(f"{weight} is {getattr(recipe, weight):g}" for weight in gives)

@@ -142,7 +142,7 @@ def _train(
         "data": _located(given.data),
         "validation": given.validation and _located(given.validation),
         "from": given.source and _located(given.source),
-        **({"teacher": _located(given.teacher)} if given.teacher else {}),
+        "teacher": given.teacher and _located(given.teacher),
         "recipe": chosen.to_dict(),
     }
     run = Path(out)
@@ -165,7 +165,7 @@ def _check_places(run: Path, settings: Mapping[str, Any], *, overwrite: bool) ->
     would be overwritten with what it is made from.
     """
     for name in ("data", "validation", "from", "teacher"):
-        place = settings.get(name)
+        place = settings[name]
         if not place or not os.path.exists(place):
             continue
         there, here = Path(place).resolve(), run.resolve()
@@ -205,8 +205,9 @@ def _check_free(run: Path, settings: Mapping[str, Any], *, overwrite: bool) -> N
         raise RunExists(f"{run} holds a finished run; --overwrite starts anew")
     first = {**before, "recipe": Recipe.from_dict(before["recipe"]).to_dict()}  # with settings that are newer than it
     then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (first, settings))
-    keys = sorted({*now, *({"teacher"} & then.keys())} - FREE)
-    others = [f"{k} was {then.get(k)!r}, now {now.get(k)!r}" for k in keys if then.get(k) != now.get(k)]
+    others = [
+        f"{key} was {then.get(key)!r}, now {now[key]!r}" for key in sorted(set(now) - FREE) if then.get(key) != now[key]
+    ]
     if others:
         raise RunExists(f"{run} was started with other settings: {'; '.join(others)}; --overwrite starts anew")
 

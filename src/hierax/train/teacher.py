@@ -251,7 +251,8 @@ def _program(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | 
     except Exception as error:  # a damaged archive can fail in any way
         raise ValueError(f"{path}: no program of torch.export ({str(error).splitlines()[0]:.200})") from None
     module = program.module().to(device)
-    value = next(n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in _inputs(program))
+    (pixels_in,) = program.graph_signature.user_inputs
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == pixels_in)
 
     def run(pixels: Tensor) -> Mapping[str, Tensor]:
         found = module(pixels)
@@ -262,8 +263,4 @@ def _program(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | 
         known = ("logits", "features")  # of a tuple, by place
         return {(known[i] if i < 2 else f"output {i}"): t for i, t in enumerate(found) if isinstance(t, Tensor)}
 
-    return run, _sides(value.shape)
-
-
-def _inputs(program: Any) -> tuple[str, ...]:
-    return tuple(program.graph_signature.user_inputs)
+    return run, _sides(shape)
