@@ -10,9 +10,10 @@ command, once uninterrupted, once killed with SIGKILL at so many random moments 
 the shards byte by byte, the tables row by row, and the errors with the broken files. `memory` embeds collections of
 64-pixel pictures and prints the peak of the command's resident memory, and of that of all its processes together
 (proportional set size, twenty times a second; Linux). `duplicates` plants re-encoded, resized and slightly cropped
-copies among pictures of which no two overlap, embeds all by random weights, and prints recall and precision of
-`hierax.embedding.duplicates` over thresholds. Each writes into FOLDER, which may be deleted afterwards, and ends with 1
-where what is promised does not hold. The weights are random, seeded, and small where only the bookkeeping counts.
+copies among pictures of which no two overlap, embeds all by random weights or those of `--model`, and prints recall and
+precision of `hierax.embedding.duplicates` over thresholds. Each writes into FOLDER, which may be deleted afterwards,
+and ends with 1 where what is promised does not hold. Random weights are seeded, and small where only the bookkeeping
+counts.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def small_model(folder: Path) -> Path:
     return folder
 
 
-def command(sources: Path, out: Path, model: Path) -> list[str]:
+def command(sources: Path, out: Path, model: Path | str) -> list[str]:
     """`hierax embed` as a user types it."""
     return [sys.executable, "-m", "hierax", "embed", str(sources), "-o", str(out), "--model", str(model)]
 
@@ -236,8 +237,11 @@ def duplicates(arguments: argparse.Namespace) -> bool:
     if not planted.exists():
         write_planted(planted, arguments.count, arguments.planted, extra=arguments.extra, seed=arguments.seed)
     model = tiny(arguments.folder / "tiny") if arguments.tiny else small_model(arguments.folder / "small")
-    out = arguments.folder / f"features-{model.name}"
-    subprocess.run(command(planted / "pictures", out, model), stdout=subprocess.DEVNULL, check=True)
+    if arguments.model:
+        model = arguments.model
+    out = arguments.folder / f"features-{Path(model).name}-{arguments.layer}"
+    words = [*command(planted / "pictures", out, model), "--layer", arguments.layer]
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
     return found_again(planted, out)
 
 
@@ -252,7 +256,8 @@ def main(given: Sequence[str] | None = None) -> int:
         "kills": {"--kills": {"type": int, "default": 10}},
         "memory": {"--rows": {"default": "10000,200000"}},
         "duplicates": {"--count": {"type": int, "default": 20_000}, "--planted": {"type": int, "default": 500},
-                       "--extra": extra, "--tiny": {"action": "store_true", "help": "Tiny at 224 pixels, not 64"}},
+                       "--extra": extra, "--tiny": {"action": "store_true", "help": "Tiny at 224 pixels, not 64"},
+                       "--model": {"help": "trained weights, such as hierax/femto"}, "--layer": {"default": "pooled"}},
     }  # fmt: skip
     for name, own in options.items():
         some = commands.add_parser(name)

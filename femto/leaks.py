@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Embeds, compares and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default="hierax/femto")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("-o", "--out", type=Path, required=True)
     a = parser.parse_args(argv)

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 import hierax
 from hierax.data.dataset import Dataset
 from hierax.data.sources import open_dataset
+from hierax.demo.pictures import gallery
 from hierax.mae import visible_patches
 from hierax.models import HieraForPreTraining
 from hierax.processing import HieraImageProcessor
@@ -243,14 +244,17 @@ def inpainted(truth: Tensor, seen: Tensor) -> Tensor:
 
 
 def engines(a: argparse.Namespace) -> Json:
-    """Agreement with float32 and accuracy of the engine's precisions on the whole test set."""
+    """Agreement with float32 and accuracy of the engine's precisions on the whole test set; int8 is calibrated on the
+    gallery of the demo.
+    """
     test = open_dataset(a.pictures / "labelled" / "test")
     labels = np.array(test.labels())
     contents = [test.sample(i).content for i in range(len(test))]
     found: Json = {}
     reference: np.ndarray | None = None
     for precision_ in ("fp32", "bf16", "int8"):
-        with hierax.Engine(a.classifier, device="cpu", precision=precision_) as engine:
+        known = [picture.picture for picture in gallery()] if precision_ == "int8" else None
+        with hierax.Engine(a.classifier, device="cpu", precision=precision_, calibration=known) as engine:
             logits = torch.cat([engine(contents[i : i + 32]).logits.float() for i in range(0, len(contents), 32)])
             predicted = logits.argmax(1).numpy()
             reference = predicted if reference is None else reference
@@ -278,7 +282,7 @@ PARTS = {f.__name__: f for f in (accuracy, baselines, neighbours, masked, engine
 
 
 def metrics(out: Path) -> dict[str, Json]:
-    """What is to stand beside the weights in the package, of the parts measured so far."""
+    """What stands beside the weights in the package (see `hierax.checkpoint.bundled`), of the parts measured so far."""
     found: dict[str, Json] = {}
     if (out / "accuracy.json").exists():
         values = json.loads((out / "accuracy.json").read_text())
@@ -302,8 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("all", *PARTS))
     parser.add_argument("pictures", type=Path)
-    parser.add_argument("--classifier", type=Path, required=True)
-    parser.add_argument("--mae", type=Path, required=True)
+    parser.add_argument("--classifier", default="hierax/femto")
+    parser.add_argument("--mae", default="hierax/femto.mae")
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--limit", type=int, help="training pictures for the baselines (default: all)")
     parser.add_argument("-o", "--out", type=Path, default=Path("measured"))

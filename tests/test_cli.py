@@ -109,11 +109,24 @@ def test_some_bad_inputs_give_3_and_the_good_ones_are_done(run: Run, classifier_
     assert "notes.txt: not an image" in err
 
 
-def test_a_missing_model_is_asked_for_with_an_example(run: Run) -> None:
-    code, _, err = run("classify", "a/cat.jpg")
-    assert code == 2
-    assert "--model is missing" in err
-    assert "--model facebook/hiera-tiny-224-in1k-hf" in err
+MISS = "facebook/hiera-tiny-224-in1k-hf"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["classify", "a/cat.jpg", "--model", MISS], "--model hierax/femto"),
+        (["features", "a/cat.jpg", "-o", "out", f"--model={MISS}"], "--model hierax/femto"),
+        (["reconstruct", "a", "-o", "x.png", "--model", "hiera_tiny_224.mae_in1k"], "--model hierax/femto.mae"),
+        (["convert", MISS, "out", "--to", "timm"], "hierax/femto"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_offline_the_option_is_named_that_makes_a_command_run(run: Run, arguments: list[str], advice: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.endswith(f" is not in the local cache and the Hub is switched off; {advice} works offline\n")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("source", ["facebook/hiera-tiny-224-in1k-hf", "nowhere", "notes.txt", "a"])
@@ -138,12 +151,13 @@ def test_a_device_that_is_not_there_is_named(run: Run, classifier_folder: str) -
 
 
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments in (["--debug", "classify", "a/cat.jpg"], ["classify", "a/cat.jpg", "--debug"]):
+    command = ("classify", "a/cat.jpg", "--device", "toaster")
+    for arguments in (("--debug", *command), (*command, "--debug")):
         with pytest.raises(UserError):
             run(*arguments)
     monkeypatch.setenv("HIERAX_DEBUG", "1")
     with pytest.raises(UserError):
-        run("classify", "a/cat.jpg")
+        run(*command)
 
 
 @pytest.mark.parametrize(

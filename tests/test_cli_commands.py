@@ -13,9 +13,7 @@ import torch
 from PIL import Image
 
 import hierax
-from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.classify import classify
-from hierax.cli.demo import next_steps
 from hierax.cli.features import write_features
 from hierax.cli.reconstruct import draw_keep, reconstruct
 from small import image_config
@@ -204,7 +202,7 @@ def test_drawing_a_mask_leaves_the_random_state_alone() -> None:
 def test_reconstruct_refuses_a_model_that_is_no_mae_model(run: Run, classifier_folder: str) -> None:
     code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", classifier_folder)
     assert code == 2
-    assert "reconstruct needs a MAE model, such as facebook/hiera-tiny-224-mae-hf" in err
+    assert "reconstruct needs a MAE model, such as hierax/femto.mae" in err
     assert not Path("out.png").exists()
 
 
@@ -259,25 +257,3 @@ def test_convert_says_what_a_dialect_cannot_express(run: Run, classifier_folder:
     assert code == 2
     assert "official" in err
     assert not Path("out.pth").exists()
-
-
-# -- demo
-
-
-def test_the_demo_says_first_that_its_weights_are_random(run: Run) -> None:
-    before = torch.get_rng_state()
-    code, out, err = run("demo")
-    assert (code, err) == (0, "")
-    assert "random weights: no trained checkpoint" in out.splitlines()[0]
-    assert "wrote demo/sheet.png in " in out
-    assert size_of("demo/sheet.png")[0] > 1500
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_demo_tells_what_to_do_next_with_checkpoints_that_exist(run: Run) -> None:
-    known = {record.hub_id: record.license for record in list_checkpoints()}
-    licence = ""
-    for line in next_steps():
-        licence = line if line.startswith("#") else licence
-        if "--model" in line:
-            assert known[line.split()[-1]] in licence

@@ -13,6 +13,7 @@ import pytest
 import hierax
 from hierax.cli import embed as command
 from hierax.embedding.run import Progress
+from hierax.embedding.store import Manifest
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -49,6 +50,11 @@ def test_size_and_precision_of_a_collection_need_not_be_said_again(run: Run, cla
     assert (code, "precision was 'fp32', now 'bf16'" in err) == (2, True)
 
 
+def test_without_a_model_it_is_the_one_that_comes_with_hierax(run: Run) -> None:
+    assert run("embed", "a", "-o", "out", "--backend", "torch")[:2] == (0, "1 row in out\n")
+    assert Manifest.read(Path("out")).model == "hierax/femto"
+
+
 def test_that_it_is_about_to_stop_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     with command._follow("fp32") as follow:
         for done in range(3):
@@ -77,7 +83,6 @@ def test_json_holds_the_counts(run: Run, classifier_folder: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("embed", "a", "-o", "new"), "--model is missing"),
         (("embed", "a", "-o", "new", "--workers", "-3"), "'-3' is not a whole number from 0 on"),
         (("embed", "-o", "new", "--model", "M"), "is a new collection; name the pictures"),
         (("embed", "a", "-o", "new", "--model", "M", "--shard", "2/2"), "'2/2' is not I/N with I from 0 to N - 1"),

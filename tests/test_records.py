@@ -24,14 +24,23 @@ def key_list(name: str) -> dict[str, Any]:
     return json.loads((KEYS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_the_table_lists_every_published_id_once() -> None:
+def published() -> list[CheckpointRecord]:
+    return [record for record in list_checkpoints() if not record.bundled]
+
+
+def test_the_table_lists_every_id_once() -> None:
     ids = [r.hub_id for r in list_checkpoints()]
-    assert len(ids) == len(set(ids)) == 54
+    assert len(ids) == len(set(ids)) == 56
+
+
+def test_what_comes_with_hierax_stands_first() -> None:
+    assert [r.hub_id for r in list_checkpoints() if r.bundled] == [r.hub_id for r in list_checkpoints()[:2]]
+    assert [r.hub_id for r in list_checkpoints()[:2]] == ["hierax/femto", "hierax/femto.mae"]
 
 
 @pytest.mark.parametrize(("dialect", "count"), [("official", 20), ("transformers", 18), ("timm", 16)])
-def test_each_dialect_has_all_its_files(dialect: str, count: int) -> None:
-    assert len(list_checkpoints(dialect=dialect)) == count
+def test_each_dialect_has_all_its_published_files(dialect: str, count: int) -> None:
+    assert len([r for r in published() if r.dialect == dialect]) == count
 
 
 @pytest.mark.parametrize(
@@ -69,8 +78,8 @@ def test_every_variant_of_the_table_can_be_built() -> None:
     assert {r.variant for r in list_checkpoints()} <= set(list_models())
 
 
-def test_only_abs_win_weights_may_be_used_commercially() -> None:
-    free = {r.hub_id for r in list_checkpoints(license="Apache-2.0")}
+def test_of_published_weights_only_those_with_abs_win_may_be_used_commercially() -> None:
+    free = {r.hub_id for r in published() if r.license == "Apache-2.0"}
     assert free == {
         f"timm/hiera_small_abswin_256.sbb2_{tag}"
         for tag in ("e200_in12k", "e200_in12k_ft_in1k", "pd_e200_in12k", "pd_e200_in12k_ft_in1k")
@@ -163,7 +172,7 @@ def test_filters_that_exclude_each_other_give_nothing() -> None:
         ({"task": "detection"}, "task is 'detection'; expected one of classification, features, mae"),
         ({"license": "MIT"}, "license is 'MIT'; expected one of CC-BY-NC-4.0, Apache-2.0"),
         ({"dialect": "sam2"}, "dialect is 'sam2'; expected one of official, transformers, timm"),
-        ({"variant": "tiny"}, "variant is 'tiny'; expected one of hiera_tiny_224, .*hiera_small_abswin_256"),
+        ({"variant": "tiny"}, "variant is 'tiny'; expected one of hiera_femto_160, .*hiera_small_abswin_256"),
     ],
 )
 def test_a_bad_filter_value_is_refused_with_what_is_allowed(filters: dict[str, str], message: str) -> None:
@@ -179,7 +188,9 @@ def test_a_record_is_found_without_the_owner_of_its_hub_id() -> None:
     assert record("hiera-tiny-224-hf").hub_id == "facebook/hiera-tiny-224-hf"
 
 
-@pytest.mark.parametrize("key", ["", "hiera_tiny_224", "facebook/sam2-hiera-tiny", "other/hiera-tiny-224-hf"])
+@pytest.mark.parametrize(
+    "key", ["", "hierax/nano", "hiera_tiny_224", "facebook/sam2-hiera-tiny", "other/hiera-tiny-224-hf"]
+)
 def test_what_is_not_in_the_table_is_not_found(key: str) -> None:
     assert find_record(key) is None
 

@@ -106,7 +106,8 @@ class Pretrained(nn.Module):
         """Loads weights of any dialect and returns the model in eval mode.
 
         Args:
-            source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pt`, `.bin`).
+            source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pt`, `.bin`); "hierax/femto" and
+                "hierax/femto.mae" come with hierax and need no network.
             variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
             num_labels: gives a classifier a new head for this many labels.
             new: names of parts that start anew, in the file or not, such as "norm", "head" or "decoder".

@@ -360,15 +360,17 @@ def _caption(tile: Tile, width: int) -> list[_Line]:
     return _lines(tile.title, 16, _INK, width) + _lines(tile.note, 14, _FADED, width)
 
 
-def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
-    """The text in lines that fit.
-
-    Pillow's font has ASCII and little more: accents are dropped, and what has no letter left becomes a question mark.
-    """
-    font = ImageFont.load_default(size=points)
+def drawable(text: str) -> str:
+    """The text in letters that Pillow's font has: accents are dropped, what is not ASCII becomes a question mark."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return bare.encode("ascii", "replace").decode("ascii")
+
+
+def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
+    """The text in lines that fit."""
+    font = ImageFont.load_default(size=points)
     lines: list[str] = []
-    for word in bare.encode("ascii", "replace").decode("ascii").split():
+    for word in drawable(text).split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer

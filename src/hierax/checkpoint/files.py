@@ -1,4 +1,4 @@
-"""From a source (Hub id, folder, file) to its files, and from a file to its tensors; failures name what failed."""
+"""From a source (id, folder, file) to its files, and from a file to its tensors; failures name what failed."""
 
 import json
 import zipfile
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hierax.checkpoint.bundled import bundled_folder
 from hierax.checkpoint.hub import HubOptions, NotCached, fetch, reached
 from hierax.checkpoint.records import CheckpointRecord, find_record
 
@@ -62,13 +63,13 @@ class TensorFile:
 
 
 def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Source:
-    """Finds the files of a Hub id, a folder or a tensor file.
+    """Finds the files of a folder, a tensor file, a checkpoint that comes with hierax, or a Hub id, in this order.
 
     Args:
         weights: whether the tensors are wanted; without, only the JSON files are fetched.
 
     Raises:
-        OSError: nothing there, or the Hub cannot be reached and has nothing in the cache.
+        OSError: nothing there, or the Hub cannot be reached and nothing of it is in the cache.
         ValueError: a file that is no tensor file, a folder without weights, JSON that is none.
     """
     path = Path(source)
@@ -76,16 +77,14 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
         if path.suffix not in TENSOR_SUFFIXES:
             raise ValueError(f"{path}: not a tensor file ({', '.join(TENSOR_SUFFIXES)} are read)")
         return Source(str(source), path)
-    if path.is_dir():
-        if (path / RUN).is_file() and (path / "model").is_dir():  # the folder of a training run
-            path = path / "model"
-        found = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
-        if found is None and weights:
-            raise FileNotFoundError(f"{path}: no weights in this folder; expected one of {', '.join(_WEIGHT_FILES)}")
-        return Source(str(source), found, read_json(path / CONFIG), read_json(path / PROCESSOR))
     name = str(source)
+    if path.is_dir():
+        return _in_folder(name, path, weights=weights)
     record = find_record(name)
     repository = record.hub_id if record else name
+    bundled = bundled_folder(repository)
+    if bundled is not None:
+        return _in_folder(name, bundled, weights=weights, record=record)
     local = path.is_absolute() or name.startswith(".") or path.suffix in TENSOR_SUFFIXES or repository.count("/") != 1
     if local:
         raise FileNotFoundError(
@@ -95,6 +94,16 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
     config = read_json(fetch(repository, CONFIG, hub))
     found = _fetch_weights(repository, hub) if weights else None
     return Source(name, found, config, _fetch_processor(repository, hub, lenient=weights or record is not None), record)
+
+
+def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord | None = None) -> Source:
+    """The checkpoint that is in a folder; in that of a training run, its model."""
+    if (path / RUN).is_file() and (path / "model").is_dir():
+        path = path / "model"
+    found = next((path / file for file in _WEIGHT_FILES if (path / file).is_file()), None)
+    if found is None and weights:
+        raise FileNotFoundError(f"{path}: no weights in this folder; expected one of {', '.join(_WEIGHT_FILES)}")
+    return Source(name, found, read_json(path / CONFIG), read_json(path / PROCESSOR), record)
 
 
 def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> JsonFile | None:

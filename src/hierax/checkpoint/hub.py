@@ -3,6 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
+from hierax.checkpoint.records import find_record
+
 
 @dataclass(frozen=True)
 class HubOptions:
@@ -16,7 +19,29 @@ class HubOptions:
 
 
 class NotCached(OSError):
-    """The Hub is out of reach and the local cache does not have the file."""
+    """The Hub is out of reach and the local cache does not have the file.
+
+    Attributes:
+        repository: what was looked for.
+        instead: a checkpoint of its kind that comes with hierax; None for clips.
+    """
+
+    def __init__(self, repository: str, file: str, reason: str) -> None:
+        self.repository, self._file, self._reason = repository, file, reason
+        record = find_record(repository)
+        self.instead: str | None = FEMTO_MAE if record is not None and record.task == "mae" else FEMTO
+        if record is not None and record.preprocessing == "kinetics":
+            self.instead = None
+        super().__init__(self.advising())
+
+    def __reduce__(self) -> tuple[type["NotCached"], tuple[str, str, str]]:
+        return NotCached, (self.repository, self._file, self._reason)
+
+    def advising(self, option: str = "") -> str:
+        """What happened, and what works offline; `option` is the one of the command line that names a checkpoint."""
+        lacking = "" if self._file == "config.json" else f" ({self._file} is lacking)"  # the first to be looked for
+        other = f"{option} {self.instead}".lstrip() if self.instead else "a folder or file"
+        return f"{self.repository} is not in the local cache{lacking} and {self._reason}; {other} works offline"
 
 
 def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
@@ -46,9 +71,7 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
             return None
         switched_off = not hub.unreachable and (hub.local_files_only or constants.HF_HUB_OFFLINE)
         reason = "the Hub is switched off" if switched_off else "the Hub cannot be reached"
-        raise NotCached(
-            f"{repository} is not in the local cache ({file} is lacking) and {reason}; a folder or file works offline"
-        ) from None
+        raise NotCached(repository, file, reason) from None
     except GatedRepoError:
         raise OSError(f"{repository}: access to it must be asked for on the Hub; pass token=") from None
     except RepositoryNotFoundError:

@@ -299,7 +299,7 @@ def load(
     """A checkpoint as the model it is: a classifier if it has a head, a MAE model if a decoder, else `HieraModel`.
 
     Args:
-        source: a Hub id, a folder, or a file.
+        source: a Hub id, a folder, or a file; "hierax/femto" and "hierax/femto.mae" come with hierax.
         task: "features", "backbone", "classification", "video-classification" or "mae" instead.
 
     The other arguments and the errors are those of `Pretrained.from_pretrained`.

@@ -1,16 +1,20 @@
 """The table of published Hiera weights, as data: where they are, what they were trained for, and under which licence.
 
-One record per Hub id. Several ids may hold the same weights in different dialects; then they share a `name`. Nothing
+One record per id. Several ids may hold the same weights in different dialects; then they share a `name`. Nothing
 here imports torch, so that the command line lists checkpoints at once. SAM 2's encoders are another architecture and
 are not in the table.
 
 Sources: ids and licences from the publishers (facebookresearch/hiera, transformers, timm); top-1 from the paper
 (Ryali et al., ICML 2023) and, for the abs-win weights, from timm's release notes of August 2024; parameters counted.
+The two checkpoints that come with hierax are described by their own files.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE, bundled_labels, bundled_metrics, bundled_parameters
 
 Task = Literal["classification", "features", "mae"]
 Dialect = Literal["official", "transformers", "timm"]
@@ -22,7 +26,7 @@ APACHE: Final = "Apache-2.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointRecord:
-    """What is known of one published checkpoint before it is downloaded."""
+    """What is known of one checkpoint before it is opened."""
 
     name: str
     """`variant.tag`; records of the same weights in other dialects share it."""
@@ -33,11 +37,11 @@ class CheckpointRecord:
     dialect: Dialect
     """Whose tensor names and configuration file it has."""
     hub_id: str
-    """`owner/repository` on the Hugging Face Hub; unique in the table."""
+    """`owner/repository` on the Hugging Face Hub, or `hierax/…` of what is `bundled`; unique in the table."""
     license: str
     """SPDX identifier of the licence of the weights (not of hierax)."""
     pretraining_data: str
-    """Data set of the (first) training: "imagenet-1k", "imagenet-12k" or "kinetics-400"."""
+    """Data set of the (first) training: "imagenet-1k", "imagenet-12k", "kinetics-400" or "free-pictures"."""
     finetuning_data: str | None = None
     """Data set of the supervised training after it, if any."""
     num_labels: int = 0
@@ -45,7 +49,8 @@ class CheckpointRecord:
     labels: str | None = None
     """The name `hierax.labels.load_labels` knows the classes by, where it has them."""
     top1: float | None = None
-    """Published top-1 accuracy in percent (images: one centre crop; video: 3 spatial x 5 temporal views)."""
+    """Published top-1 accuracy in percent on ImageNet-1k or Kinetics-400 (images: one centre crop; video: 3 spatial x
+    5 temporal views). What was measured on other categories is in `metrics`."""
     parameters: int | None = None
     """Number of parameters in the file, where known."""
     preprocessing: Preprocessing = "imagenet"
@@ -55,6 +60,13 @@ class CheckpointRecord:
     """Side of the centre crop over the side the shorter edge is resized to: 0.875 is 224 of 256."""
     note: str = ""
     """What a user has to know, in a sentence."""
+    bundled: bool = False
+    """Whether the files come with hierax: it opens offline, and is not on the Hub."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What was measured of a bundled checkpoint, as `hierax.checkpoint.bundled` explains; else empty."""
+        return bundled_metrics(self.hub_id) if self.bundled else {}
 
 
 class _Published(NamedTuple):
@@ -91,6 +103,36 @@ _NOTE_TIMM_MAE: Final = (
     "so the norm before the head is new"
 )
 _NOTE_IN12K: Final = "11,821 classes of ImageNet-12k, whose names are not packaged"
+
+
+def _bundled() -> Iterator[CheckpointRecord]:
+    """What comes with hierax: a small classifier with categories of its own, and the MAE it came from."""
+    yield CheckpointRecord(
+        name="hiera_femto_160.mae_free_ft_free",
+        variant="hiera_femto_160",
+        task="classification",
+        dialect="transformers",
+        hub_id=FEMTO,
+        license=APACHE,
+        pretraining_data="free-pictures",
+        finetuning_data="free-pictures",
+        num_labels=bundled_labels(FEMTO),
+        parameters=bundled_parameters(FEMTO),
+        note="categories of its own, not ImageNet's",
+        bundled=True,
+    )
+    yield CheckpointRecord(
+        name="hiera_femto_160.mae_free",
+        variant="hiera_femto_160",
+        task="mae",
+        dialect="transformers",
+        hub_id=FEMTO_MAE,
+        license=APACHE,
+        pretraining_data="free-pictures",
+        parameters=bundled_parameters(FEMTO_MAE),
+        note=_NOTE_MAE,
+        bundled=True,
+    )
 
 
 def _official(
@@ -237,18 +279,23 @@ def _timm() -> Iterator[CheckpointRecord]:
         )
 
 
-_RECORDS: Final = (
-    *_official(_IMAGE, "imagenet-1k", "in1k", 1000, "imagenet"),
-    *_official(_VIDEO, "kinetics-400", "k400", 400, "kinetics"),
-    *_transformers(),
-    *_timm(),
-)
+@cache
+def _records() -> tuple[CheckpointRecord, ...]:
+    """The table, made when it is first asked for: what is bundled is read from its files."""
+    return (
+        *_bundled(),
+        *_official(_IMAGE, "imagenet-1k", "in1k", 1000, "imagenet"),
+        *_official(_VIDEO, "kinetics-400", "k400", 400, "kinetics"),
+        *_transformers(),
+        *_timm(),
+    )
 
 
 def list_checkpoints(
     *, task: str | None = None, variant: str | None = None, license: str | None = None, dialect: str | None = None
 ) -> tuple[CheckpointRecord, ...]:
-    """The published checkpoints that agree with every given filter, official ones first, small ones first.
+    """The checkpoints that agree with every given filter: those that come with hierax, then official ones, small ones
+    first.
 
     Args:
         task: "classification", "features" or "mae".
@@ -262,7 +309,7 @@ def list_checkpoints(
     wanted = {"task": task, "variant": variant, "license": license, "dialect": dialect}
     allowed = {
         "task": get_args(Task),
-        "variant": tuple(dict.fromkeys(record.variant for record in _RECORDS)),
+        "variant": tuple(dict.fromkeys(record.variant for record in _records())),
         "license": (CC_BY_NC, APACHE),
         "dialect": get_args(Dialect),
     }
@@ -270,7 +317,7 @@ def list_checkpoints(
     for field, value in given.items():
         if value not in allowed[field]:
             raise ValueError(f"{field} is {value!r}; expected one of {', '.join(allowed[field])}")
-    return tuple(r for r in _RECORDS if all(getattr(r, field) == value for field, value in given.items()))
+    return tuple(r for r in _records() if all(getattr(r, field) == value for field, value in given.items()))
 
 
 def find_record(name_or_hub_id: str) -> CheckpointRecord | None:
@@ -280,16 +327,14 @@ def find_record(name_or_hub_id: str) -> CheckpointRecord | None:
         name_or_hub_id: a Hub id ("facebook/hiera-tiny-224-hf"), a name ("hiera_tiny_224.mae_in1k"), or a Hub id
             without its owner ("hiera-tiny-224-hf"). Of the records that share a name the official one is meant.
     """
-    return _BY_KEY.get(name_or_hub_id)
+    return _by_key().get(name_or_hub_id)
 
 
+@cache
 def _by_key() -> dict[str, CheckpointRecord]:
     """Every string a record is found by. Hub ids are unique; for the others the first record of the table wins."""
-    keyed = {record.hub_id: record for record in _RECORDS}
-    for record in _RECORDS:
+    keyed = {record.hub_id: record for record in _records()}
+    for record in _records():
         keyed.setdefault(record.name, record)
         keyed.setdefault(record.hub_id.partition("/")[2], record)
     return keyed
-
-
-_BY_KEY: Final = _by_key()

@@ -63,9 +63,10 @@ _EPILOG = """commands:
 
 examples:
   hierax demo
-  hierax classify holiday/ --model facebook/hiera-tiny-224-in1k-hf --json > labels.jsonl
+  hierax classify holiday/ --json > labels.jsonl
 
-`hierax COMMAND --help` says more, `hierax models` which weights there are.
+hierax/femto, a small model, comes with hierax and is what --model means where it is left out.
+`hierax COMMAND --help` says more, `hierax models` which other weights there are.
 Images are files, folders (searched to their depths) or patterns ('*.jpg').
 Exit codes: 0 all done, 2 nothing could be done as asked, 3 some inputs could not be read."""
 
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        return _failed(error)
+        return _failed(error, sys.argv[1:] if argv is None else argv)
 
 
 def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -197,17 +198,34 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argp
     return arguments
 
 
-def _failed(error: BaseException) -> int:
+def _failed(error: BaseException, argv: Sequence[str]) -> int:
     """Says what happened in one line; returns the exit code."""
+    from hierax.checkpoint.hub import NotCached
+
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return 130
+    if isinstance(error, NotCached):
+        say(error.advising(_option_of(error.repository, argv)))
+        return 2
     missing = isinstance(error, ImportError) and "pip install" in str(error)  # an extra, which the message names
     if missing or isinstance(error, (UserError, ValueError, OSError)):
         say(one_line(error))
         return 2
     say(f"{type(error).__name__}: {one_line(error)} (a fault of hierax; --debug shows the traceback)")
     return 1
+
+
+def _option_of(repository: str, argv: Sequence[str]) -> str:
+    """The option of a command line that names a checkpoint, such as `--model`; "" where none does."""
+    from hierax.checkpoint import find_record
+
+    for before, text in zip(("", *argv), argv, strict=False):
+        option, _, value = text.partition("=") if text.startswith("--") else (before, "", text)
+        record = find_record(value)
+        if option.startswith("--") and repository in (value, record and record.hub_id):
+            return option
+    return ""
 
 
 def _reader_left() -> int:

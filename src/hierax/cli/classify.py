@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, check_pictures, loaded, open_model, positive, read_pixels, record_of
-from hierax.cli.terminal import Tally, UserError, progress
+from hierax.cli.terminal import Tally, UserError, percent, progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from hierax.processing import ImageError
 
 SUMMARY = "name what is in pictures"
-EXAMPLE = "facebook/hiera-tiny-224-in1k-hf"
-EPILOG = """--json writes one object per picture and line (JSON lines):
+EPILOG = """Without --model it is hierax/femto, small, with categories of its own. `hierax models` lists
+classifiers of ImageNet's 1000 classes; the first use of one downloads it:
+  hierax classify holiday/ --model timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k
+
+--json writes one object per picture and line (JSON lines):
   {"path": "cat.jpg", "predictions": [{"label": "tabby, tabby cat", "index": 281, "probability": 0.61}, …]}
   {"path": "notes.txt", "error": "not an image (PNG, JPEG, WebP, … are read)"}"""
 
@@ -68,7 +72,7 @@ def classify(
     classifier = loaded(model)
     check_pictures(classifier)
     if not isinstance(classifier, HieraForImageClassification):
-        raise UserError(f"this model is a {type(classifier).__name__}; classify needs a classifier, such as {EXAMPLE}")
+        raise UserError(f"this model is a {type(classifier).__name__}; classify needs a classifier, such as {FEMTO}")
     processor = HieraImageProcessor(record_of(classifier, size=size))
     for path in map(Path, images):
         try:
@@ -92,7 +96,7 @@ def _likeliest(logits: Tensor, config: HieraConfig, top_k: int) -> tuple[Predict
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_images(parser)
-    add_model(parser, example=EXAMPLE)
+    add_model(parser)
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="how many classes (default: 5)")
     parser.add_argument("--json", action="store_true", help="write JSON lines")
 
@@ -105,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         _write(Classified(Path(problem.source), error=problem), tally, json_lines=arguments.json, width=width)
     if not paths:
         return tally.exit_code
-    model = open_model(arguments.model, example=EXAMPLE, device=arguments.device)
+    model = open_model(arguments.model, device=arguments.device)
     results = classify(paths, model=model, top_k=arguments.top_k, size=arguments.size)
     with progress(results, total=len(paths), what="classifying") as followed:
         for result in followed:
@@ -118,7 +122,7 @@ def _write(result: Classified, tally: Tally, *, json_lines: bool, width: int) ->
     if json_lines:
         print(json.dumps(as_json(result)), flush=True)
     elif result.error is None:
-        classes = "   ".join(f"{_short(p.label)} {_percent(p.probability)}" for p in result.predictions)
+        classes = "   ".join(f"{_short(p.label)} {percent(p.probability)}" for p in result.predictions)
         print(f"{result.path!s:<{width}}   {classes}", flush=True)
 
 
@@ -133,7 +137,3 @@ def as_json(result: Classified) -> dict[str, Any]:
 def _short(label: str) -> str:
     """The first of several names for a class ("tabby, tabby cat")."""
     return label.partition(",")[0]
-
-
-def _percent(probability: float) -> str:
-    return f"{probability:.0%}".replace("%", " %") if probability >= 0.01 else "<1 %"

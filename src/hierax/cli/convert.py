@@ -17,7 +17,7 @@ size, and better at others (arXiv 2311.05613). In Python: hierax.convert."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("source", metavar="SRC", help="Hub id, folder or file")
+    parser.add_argument("source", metavar="SRC", help="Hub id, folder or file; hierax/femto comes with hierax")
     parser.add_argument("target", metavar="DST", help="folder, or a .pth file")
     parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="dialect to write")
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the kind of position embedding")

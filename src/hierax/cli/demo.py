@@ -1,26 +1,31 @@
-"""`hierax demo`: one picture of what Hiera does, offline."""
+"""`hierax demo`: one picture of what Hiera makes of photos, offline."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
+from hierax.cli.terminal import percent
 from hierax.cli.writing import written
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
-    from hierax.pretrained import Pretrained
-    from hierax.viz import Tile
+    from hierax.demo.pictures import Photo
+    from hierax.encoder import Features
+    from hierax.models import HieraForImageClassification, HieraForPreTraining
 
-SUMMARY = "make a picture of what Hiera does, offline"
-EPILOG = "The photo comes with hierax; the weights are random until a trained checkpoint comes with it too."
-_PHOTO, _CREDIT = "cat.jpg", "Chelsea the cat, photo by Stéfan van der Walt, CC0"
-_SIZE = (288, 416)  # height and width: whole mask units, close to the photo's own shape
+SUMMARY = "make a picture of what a trained Hiera makes of photos, offline"
+EPILOG = f"""The photos come with hierax, and so do the models: {FEMTO} names what is in them,
+its features draw the maps and find neighbours; {FEMTO_MAE} fills in what is hidden.
+None of the photos was trained on."""
+_TOP, _NEAREST = 3, 4
+_STAGES = (2, 3)  # whose maps are shown
 _NEXT = (
     ("classify PHOTO.jpg", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
     ("features PHOTO.jpg -o features/ --attention", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
@@ -28,74 +33,165 @@ _NEXT = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Demonstration:
-    """The sheet, and what was done for it in lines."""
+def demo(*, seed: int = 0, tell: Callable[[str], None] = lambda _: None) -> Image.Image:
+    """A sheet of the bundled photos: labels, feature maps, masked reconstruction, and nearest neighbours in a gallery.
 
-    sheet: Image.Image
-    lines: tuple[str, ...]
-
-
-def demo(*, seed: int = 0) -> Demonstration:
-    """A sheet of the bundled photo: mask units, what a masked model sees and makes of it, and the maps of all stages.
-
-    The weights of both models are random, drawn with `seed`; PyTorch's own random numbers stay as they were.
+    Args:
+        seed: decides what is hidden from the masked autoencoder, in each photo something else.
+        tell: called with lines of text as they are found: the model, then each photo with its labels.
     """
+    from hierax.demo.pictures import gallery, photos
+    from hierax.demo.sheet import Row, demo_sheet
+    from hierax.models import HieraForImageClassification, HieraForPreTraining
+
+    shown, others = photos(), gallery()
+    classifier = HieraForImageClassification.from_pretrained(FEMTO)
+    tell(_heading(classifier, len(shown)))
+    answers, vectors = _answers(classifier, shown)
+    width = max(len(photo.name) for photo in shown)
+    for photo, found in zip(shown, answers, strict=True):
+        tell(f"  {photo.name:<{width}}   {'   '.join(f'{label} {share}' for label, _, share in found)}")
+    mae = HieraForPreTraining.from_pretrained(FEMTO_MAE)
+    masked, seen = _masked(mae, shown, seed=seed)
+    pairs = zip(_maps(classifier, shown), masked, strict=True)
+    nearest = _nearest(vectors, _pooled(classifier, others))
+    rows = [
+        Row(photo.name, (*maps, *made), found, [(others[i].picture, others[i].label) for i in near])
+        for photo, (maps, made), found, near in zip(shown, pairs, answers, nearest, strict=True)
+    ]
+    return demo_sheet(
+        rows,
+        heading=f"What {FEMTO} makes of photos that it was not trained on",
+        notes=_notes(classifier, mae),
+        columns=_columns(classifier, mae, seen=seen, gallery=len(others)),
+    )
+
+
+def _heading(model: HieraForImageClassification, count: int) -> str:
+    """Version, model, and how it runs."""
+    from hierax.cli import version
+
+    precision = str(model.dtype).removeprefix("torch.").replace("float", "fp")
+    return (
+        f"hierax {version()} · {FEMTO} ({model.license or 'no licence stated'}, "
+        f"{model.num_parameters() / 1e6:.1f} M parameters, {precision} on {model.device.type.upper()} via PyTorch) · "
+        f"{count} bundled photos"
+    )
+
+
+def _notes(classifier: HieraForImageClassification, mae: HieraForPreTraining) -> list[str]:
+    models = {FEMTO: classifier, FEMTO_MAE: mae}
+    sizes = [f"{name} ({model.num_parameters() / 1e6:.1f} M parameters)" for name, model in models.items()]
+    known = f"{FEMTO} knows {classifier.config.num_labels} categories and gives each photo to one of them."
+    licence = f" under {classifier.license}" if classifier.license else ""
+    return [f"{' and '.join(sizes)} come with hierax{licence}. {known}"]
+
+
+def _columns(
+    model: HieraForImageClassification, mae: HieraForPreTraining, *, seen: str, gallery: int
+) -> list[tuple[str, str]]:
+    """Titles and notes of the columns."""
+    guessed = "brightness guessed from around" if mae.config.normalize_pixel_loss else "what the MAE makes of it"
+    config, size = model.config, [2 * side for side in model.config.image_size]
+    grids = [[side // stride for side, stride in zip(size, config.stage_stride(s - 1), strict=True)] for s in _STAGES]
+    return [
+        ("photo", f"the {_TOP} likeliest categories"),
+        *(
+            (f"features, stage {stage}", f"{' x '.join(map(str, reversed(grid)))} cells; colours: PCA")
+            for stage, grid in zip(_STAGES, grids, strict=True)
+        ),
+        ("masked", seen),
+        ("reconstructed", guessed),
+        ("nearest neighbours", f"of {gallery} pictures, by features"),
+    ]
+
+
+def _pixels(pictures: Sequence[Photo], model: HieraForImageClassification | HieraForPreTraining, size: int) -> Tensor:
+    """The squares `[B, 3, size, size]` that the model sees of pictures."""
+    from hierax.cli.loading import record_of
+    from hierax.processing import HieraImageProcessor
+
+    return HieraImageProcessor(record_of(model, size=size))([photo.picture for photo in pictures]).pixel_values
+
+
+def _pooled(model: HieraForImageClassification, pictures: Sequence[Photo]) -> Tensor:
+    """Pooled features `[B, C]`."""
     import torch
 
-    from hierax.models import HieraForPreTraining, create_model
-    from hierax.viz import sheet
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = create_model("hiera_tiny_224", image_size=_SIZE).eval()
-        mae = create_model("mae_hiera_tiny_224", image_size=_SIZE).eval()
-    assert isinstance(mae, HieraForPreTraining)
-    rows, masking = _rows(encoder, mae, seed=seed)
-    heading = "What Hiera does with a picture"
-    note = (
-        f"Random weights (seed {seed}): this shows the parts of the model, not what training makes of them. {_CREDIT}."
-    )
-    config, units = encoder.config, encoder.config.unit_grid(_SIZE)
-    channels, strides = (
-        ", ".join(map(str, values))
-        for values in (config.dims, [config.stage_stride(stage)[0] for stage in range(config.stages)])
-    )
-    lines = (
-        f"photo     {_PHOTO} ({_CREDIT}), {_SIZE[1]} x {_SIZE[0]} pixels, {units[1]} x {units[0]} mask units",
-        f"features  hiera_tiny_224, {encoder.num_parameters() / 1e6:.1f} M parameters: "
-        f"maps of {channels} channels at strides {strides}",
-        f"masking   mae_hiera_tiny_224, {mae.num_parameters() / 1e6:.1f} M parameters: {masking} seen",
-    )
-    return Demonstration(sheet(rows, heading=heading, note=note), lines)
-
-
-def _rows(encoder: Pretrained, mae: Pretrained, *, seed: int) -> tuple[list[list[Tile]], str]:
-    """The rows of the sheet, and how much the masked model saw."""
-    import torch
-
-    from hierax.cli.features import feature_tiles
-    from hierax.cli.reconstruct import draw_keep, reconstruction_tiles
-    from hierax.models import HieraForPreTraining
-    from hierax.processing import IMAGENET, HieraImageProcessor
-    from hierax.viz import Tile, draw_units, to_picture
-
-    assert isinstance(mae, HieraForPreTraining)
-    height, width = _SIZE
-    record = IMAGENET.replace(size=height, crop_size={"height": height, "width": width})
-    photo = (files("hierax") / "assets" / _PHOTO).read_bytes()
-    pixels = HieraImageProcessor(record)(photo).pixel_values
-    keep = draw_keep(mae.config, _SIZE, mask_ratio=None, seed=seed)
     with torch.inference_mode():
-        found = encoder.get_submodule("encoder")(pixels, stages=range(1, 5))
-    config, units = encoder.config, encoder.config.unit_grid(_SIZE)
-    picture, seen, made = reconstruction_tiles(mae, pixels, keep, record=record, statistics="visible", title="photo")
-    drawn = draw_units(to_picture(pixels[0], record=record), unit=config.unit_pixels)
-    note = f"{units[1]} x {units[0]}: early stages attend within one, masks hide whole ones"
-    noise = "noise, since weights are random; brightness from around"
-    made = dataclasses.replace(made, note=noise)
-    first = [picture, Tile(drawn, "mask units", note), seen, made]
-    return [first, feature_tiles(found, pixels[0], record=record)[0][1:]], seen.note
+        parts = _pixels(pictures, model, model.config.image_size[0]).split(32)
+        return torch.cat([model.pooled(part) for part in parts])
+
+
+def _answers(
+    model: HieraForImageClassification, pictures: Sequence[Photo]
+) -> tuple[list[list[tuple[str, float, str]]], Tensor]:
+    """The likeliest labels of each picture with their probabilities, and the pooled features behind them."""
+    import torch
+
+    vectors = _pooled(model, pictures)
+    with torch.inference_mode():
+        values, indices = model.head(vectors).softmax(-1).topk(min(_TOP, model.config.num_labels))
+    names = model.config.id2label
+    return [
+        [(names[index], value, percent(value)) for value, index in zip(*pair, strict=True)]
+        for pair in zip(values.tolist(), indices.tolist(), strict=True)
+    ], vectors
+
+
+def _nearest(vectors: Tensor, others: Tensor) -> list[list[int]]:
+    """The numbers of the `others` with the highest cosine similarity to each vector."""
+    from torch.nn.functional import normalize
+
+    return (normalize(vectors) @ normalize(others).T).topk(_NEAREST).indices.tolist()
+
+
+def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list[list[Image.Image]]:
+    """Each picture, and the maps of its features: at twice the model's own size, which makes them finer."""
+    import torch
+
+    from hierax.cli.loading import record_of
+    from hierax.viz import to_picture
+
+    size = 2 * model.config.image_size[0]
+    record, rows = record_of(model, size=size), []
+    for pixels in _pixels(pictures, model, size).split(1):
+        with torch.inference_mode():
+            found = model.encoder(pixels, stages=_STAGES)
+        rows.append([to_picture(pixels[0], record=record), *(_map(found, stage) for stage in _STAGES)])
+    return rows
+
+
+def _map(found: Features, stage: int) -> Image.Image:
+    """The map of a stage, one pixel per cell, its first three principal components as colours."""
+    from hierax.viz import pca_picture
+
+    values = found.map(stage)[0]
+    return pca_picture(values, stride=(1, 1), size=values.shape[1:])
+
+
+def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int) -> tuple[list[list[Image.Image]], str]:
+    """What is left to see of each picture and what is made of it; and how much is left."""
+    import torch
+    from PIL import Image
+
+    from hierax.cli.reconstruct import draw_keep
+    from hierax.demo.sheet import TILE
+    from hierax.viz import draw_units, reconstruct_pixels, to_picture
+
+    config, size = model.config, model.config.image_size
+    pixels = _pixels(pictures, model, size[0])
+    keep = torch.cat([draw_keep(config, size, mask_ratio=None, seed=seed + i) for i in range(len(pictures))])
+    with torch.inference_mode():
+        out = model(pixels, keep=keep)
+        made = reconstruct_pixels(pixels, out.logits, out.bool_masked_pos, config=config)
+    unit, rows = [TILE * pixel // side for pixel, side in zip(config.unit_pixels, size, strict=True)], []
+    record = model.preprocessing
+    assert record is not None
+    for before, after, shown in zip(pixels, made, keep, strict=True):
+        large = to_picture(before, record=record).resize((TILE, TILE), Image.Resampling.LANCZOS)
+        rows.append([draw_units(large, unit=unit, keep=shown.numpy()), to_picture(after, record=record)])
+    return rows, f"{int(keep[0].sum())} of {keep.shape[1]} mask units are seen"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,17 +201,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.cli import version
-
     begin = time.perf_counter()
-    print(f"hierax {version()} demo with random weights: no trained checkpoint comes with hierax yet", flush=True)
-    made, target = demo(), Path(arguments.output, "sheet.png")
+    target = Path(arguments.output, "sheet.png")
+    sheet = demo(tell=lambda line: print(line, flush=True))
     with written(target) as part:
-        made.sheet.save(part)
-    for line in made.lines:
-        print(f"  {line}")
-    print(f"wrote {target} in {time.perf_counter() - begin:.1f} s")
-    print("\nnext, with trained weights from the Hugging Face Hub:")
+        sheet.save(part)
+    done = f"wrote {target}: labels, feature maps, reconstruction, nearest neighbours"
+    print(f"{done}      {time.perf_counter() - begin:.1f} s")
+    print("\nnext:")
     for line in next_steps():
         print(f"  {line}")
     return 0
@@ -125,12 +218,12 @@ def next_steps() -> list[str]:
     """Commands to go on with, each under the licence of the weights it loads."""
     from hierax.checkpoint import find_record
 
-    lines: list[str] = []
+    lines = [f"# the same on your pictures, offline, with {FEMTO}", "hierax classify PHOTO.jpg"]
     for command, checkpoint in _NEXT:
         record = find_record(checkpoint)
         assert record is not None
         use = "not for commercial use" if "-NC" in record.license else "also for commercial use"
-        heading = f"# weights under {record.license}, {use}"
+        heading = f"# larger weights, from the Hugging Face Hub, under {record.license}, {use}"
         if heading not in lines:
             lines.append(heading)
         lines.append(f"hierax {command} --model {checkpoint}")

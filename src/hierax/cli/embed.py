@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.loading import licence_line, named, positive
+from hierax.checkpoint.bundled import FEMTO
+from hierax.cli.loading import licence_line, positive
 from hierax.cli.search import counted
 from hierax.cli.terminal import UserError, say
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from hierax.embedding.run import EmbedReport, Progress
     from hierax.embedding.store import Manifest
 
-EXAMPLE = "facebook/hiera-tiny-224-in1k-hf"
 SUMMARY = "write the features of many pictures; goes on where it was interrupted"
 EPILOG = """SOURCES are files, folders (searched to their depths), patterns, lists (.txt, a path a line; .csv or
 .parquet with a column named path, file, filename, image or url; relative to the list's folder), .tar shards,
@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, list, shard, table or URL")
     add("-o", "--output", required=True, metavar="OUT", help="folder of the collection, made if missing")
-    add("--model", metavar="M", help=f"Hub id, folder or file, such as {EXAMPLE} (default: that of OUT)")
+    add(
+        "--model",
+        metavar="M",
+        help=f"Hub id, folder or file (default: that of OUT, else {FEMTO}, which comes with hierax)",
+    )
     add(
         "--layer",
         action="append",
@@ -90,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.output)
     begin(arguments.sources, folder, workers=arguments.workers, ray=arguments.ray)
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
-    model = named(arguments.model or (before and before.named(folder)), example=EXAMPLE)
+    model = arguments.model or (before.named(folder) if before else FEMTO)
     if before is None and not arguments.sources:
         raise UserError(f"{folder} is a new collection; name the pictures to embed")
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))

@@ -20,7 +20,7 @@ picture, bf16 and fp16 a cosine of 0.9995, int8 of 0.995. hierax.Engine("DIR") r
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="Hub id, folder or file")
+    add("model", metavar="MODEL", help="Hub id, folder or file; hierax/femto comes with hierax")
     add("-o", "--output", required=True, metavar="DIR", help="folder to write to, made if missing")
     add("--format", choices=("pt2", "onnx", "openvino"), required=True, help="torch.export, ONNX or OpenVINO")
     add("--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32", help="default: fp32")

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from hierax.viz import Tile
 
 SUMMARY = "write the feature maps of pictures, as arrays and as a picture"
-EXAMPLE = "facebook/hiera-tiny-224-in1k-hf"
 EPILOG = """For each IMAGE, NAME.npz holds the maps stage1, stage2, … (float32, channels x height x width).
 NAME.png shows them: their first three principal components as red, green and blue.
 Like colours are like features, within one map; between maps colours cannot be compared.
-Pictures of one name are told apart by their folders (a-cat, b-cat)."""
+Pictures of one name are told apart by their folders (a-cat, b-cat).
+Without --model it is hierax/femto; `hierax models` lists larger ones, which are downloaded."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_images(parser)
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write to, made if missing")
-    add_model(parser, example=EXAMPLE)
+    add_model(parser)
     parser.add_argument("--whole", action="store_true", help="the whole picture, not the square in its centre")
     parser.add_argument("--attention", action="store_true", help="also draw mask units and attention")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
@@ -176,7 +176,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = write_features(
         paths,
         arguments.output,
-        model=open_model(arguments.model, example=EXAMPLE, device=arguments.device, task="backbone"),
+        model=open_model(arguments.model, device=arguments.device, task="backbone"),
         attention=arguments.attention,
         size=arguments.size,
         whole=arguments.whole,

@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
@@ -24,23 +25,27 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_model(parser: argparse.ArgumentParser, *, example: str) -> None:
+def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
     """Declares `--model`, `--size` and `--device`."""
-    parser.add_argument("--model", metavar="M", help=f"Hub id, folder or file, such as {example}")
+    parser.add_argument(
+        "--model",
+        default=default,
+        metavar="M",
+        help=f"Hub id, folder or file (default: {default}, which comes with hierax)",
+    )
     parser.add_argument(
         "--size", type=positive, metavar="PIXELS", help="side of the square the model sees (default: the checkpoint's)"
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, mps, …")
 
 
-def open_model(source: str | None, *, example: str, device: str = "cpu", task: str | None = None) -> Pretrained:
+def open_model(source: str, *, device: str = "cpu", task: str | None = None) -> Pretrained:
     """Loads the model that `--model` names and says its licence on stderr.
 
     Raises:
-        UserError: no model was named, or it does not take pictures.
+        UserError: the device is not there.
         ValueError, OSError: those of `hierax.load`.
     """
-    source = named(source, example=example)
     import torch
 
     from hierax.checkpoint.load import load
@@ -53,20 +58,6 @@ def open_model(source: str | None, *, example: str, device: str = "cpu", task: s
     model = load(source, device=place, task=task)
     say(licence_line(source, model.license))
     return model
-
-
-def named(source: str | None, *, example: str) -> str:
-    """What `--model` names.
-
-    Raises:
-        UserError: nothing.
-    """
-    if source is None:
-        raise UserError(
-            f"--model is missing: no trained checkpoint comes with hierax; try --model {example} "
-            "(hierax models lists more)"
-        )
-    return source
 
 
 def licence_line(source: str | Path, licence: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`hierax models`: the published checkpoints and the variants that can be built."""
+"""`hierax models`: the checkpoints there are and the variants that can be built."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hierax.checkpoint.records import CheckpointRecord
 
-SUMMARY = "list the published checkpoints, their licences, and the variants to build"
-EPILOG = """Checkpoints are grouped by their weights: ids below one name hold the same ones, written by
-different libraries. --model takes the name or any of the ids.
+SUMMARY = "list the checkpoints, their licences, and the variants to build"
+EPILOG = """hierax/… come with hierax and open offline; the others are on the Hugging Face Hub.
+Checkpoints are grouped by their weights: ids below one name hold the same ones, written by
+different libraries. --model takes the name or any of the ids. The column top-1 is ImageNet-1k
+(clips: Kinetics-400), as published; what was measured on other categories stands in the note.
 Variants are for hierax.create_model(NAME), with fresh weights."""
 
 _TASKS = ("classification", "features", "mae")
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def models(*, task: str | None = None, license: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """What there is: `checkpoints`, the fields of each `CheckpointRecord` that agrees with the filters, and `variants`.
+    """What there is: `checkpoints`, fields and metrics of each record that agrees with the filters, and `variants`.
 
     Raises:
         ValueError: a filter has a value that no checkpoint can have; names what is allowed.
@@ -57,7 +59,8 @@ def models(*, task: str | None = None, license: str | None = None) -> dict[str, 
         for name, config in ((name, variant_config(name)) for name in list_models())
     ]
     records = list_checkpoints(task=task, license=license)
-    return {"checkpoints": [dataclasses.asdict(record) for record in records], "variants": variants}
+    checkpoints = [{**dataclasses.asdict(record), "metrics": dict(record.metrics)} for record in records]
+    return {"checkpoints": checkpoints, "variants": variants}
 
 
 def checkpoint_lines(records: Sequence[CheckpointRecord], *, width: int) -> Iterator[str]:
@@ -70,15 +73,31 @@ def checkpoint_lines(records: Sequence[CheckpointRecord], *, width: int) -> Iter
         mine = [record for record in records if record.license == licence]
         for name in dict.fromkeys(record.name for record in mine):  # in the order of the table: small ones first
             group = [record for record in mine if record.name == name]
-            yield f"  {name}{' (clips)' if group[0].preprocessing == 'kinetics' else ''}"
+            yield f"  {name}{_mark(group[0])}"
             yield from (_clip(_row(record), width) for record in group)
         yield ""
+
+
+def _mark(record: CheckpointRecord) -> str:
+    return " (comes with hierax)" if record.bundled else " (clips)" if record.preprocessing == "kinetics" else ""
 
 
 def _row(record: CheckpointRecord) -> str:
     count = f"{record.parameters / 1e6:.1f} M" if record.parameters else ""
     top1 = f"{record.top1:.1f} %" if record.top1 else ""
-    return f"    {record.hub_id:54}  {record.task:14}  {count:>10}  {top1:>6}  {record.note}".rstrip()
+    return f"    {record.hub_id:54}  {record.task:14}  {count:>10}  {top1:>6}  {note_of(record)}".rstrip()
+
+
+def note_of(record: CheckpointRecord) -> str:
+    """What a user has to know of a checkpoint; of a bundled classifier, how well it knows its own categories."""
+    if not (record.bundled and record.num_labels):
+        return record.note
+    metrics, note = record.metrics, f"{record.num_labels} {record.note}"
+    if "top1" not in metrics:
+        return note
+    between = f" ({metrics['top1_low']:.1f} to {metrics['top1_high']:.1f})" if "top1_low" in metrics else ""
+    pictures = f" on {metrics['test_pictures']:,} held-out pictures" if "test_pictures" in metrics else ""
+    return f"{note}; top-1 {metrics['top1']:.1f} %{between}{pictures}"
 
 
 def _clip(line: str, width: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, check_pictures, loaded, open_model, read_pixels, record_of
 from hierax.cli.terminal import Tally, UserError, progress
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from hierax.viz import Statistics, Tile
 
 SUMMARY = "hide parts of pictures and let a MAE model fill them in"
-EXAMPLE = "facebook/hiera-tiny-224-mae-hf"
 EPILOG = """Most MAE models predict each patch without its brightness and contrast.
 --statistics visible (the default) guesses these from the patches around it that are seen;
 --statistics true takes them from the hidden patch itself, as many published pictures do:
-it looks better because the answer leaks in."""
+it looks better because the answer leaks in.
+Without --model it is hierax/femto.mae; `hierax models --task mae` lists larger ones, which are downloaded."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -69,7 +70,7 @@ def reconstruct(
     mae = loaded(model)
     check_pictures(mae)
     if not isinstance(mae, HieraForPreTraining):
-        raise UserError(f"this model is a {type(mae).__name__}; reconstruct needs a MAE model, such as {EXAMPLE}")
+        raise UserError(f"this model is a {type(mae).__name__}; reconstruct needs a MAE model, such as {FEMTO_MAE}")
     record = record_of(mae, size=size)
     processor = HieraImageProcessor(record)
     for path in map(Path, images):
@@ -152,21 +153,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, type=_picture_file, metavar="PNG", help="one sheet, a row per image"
     )
-    add_model(parser, example=EXAMPLE)
+    add_model(parser, default=FEMTO_MAE)
     parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="share that is hidden (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which mask units are hidden (default: 0)")
     parser.add_argument("--statistics", choices=("visible", "true"), default="visible", help="see below")
 
 
-def _check_decoder(source: str | None) -> None:
+def _check_decoder(source: str) -> None:
     """Raises `UserError` for a checkpoint that is an encoder alone, as pretraining with target=hog leaves it."""
     from hierax.checkpoint.hub import HubOptions
     from hierax.checkpoint.opened import open_checkpoint
 
-    if source is not None and not {"decoder", "head"} & set(open_checkpoint(source, HubOptions()).parts):
+    if not {"decoder", "head"} & set(open_checkpoint(source, HubOptions()).parts):
         raise UserError(
             f"{source} is an encoder without a decoder (target=hog saves no other); reconstruct needs a MAE model, "
-            f"such as {EXAMPLE}"
+            f"such as {FEMTO_MAE}"
         )
 
 
@@ -181,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not paths:
         return tally.exit_code
     _check_decoder(arguments.model)
-    model = open_model(arguments.model, example=EXAMPLE, device=arguments.device)
+    model = open_model(arguments.model, device=arguments.device)
     results = reconstruct(
         paths,
         model=model,

@@ -33,6 +33,11 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
+def percent(probability: float) -> str:
+    """A probability in whole percent, or that it is less than one."""
+    return f"{probability:.0%}".replace("%", " %") if probability >= 0.01 else "<1 %"
+
+
 @contextmanager
 def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
     """Keeps what libraries warn of off the terminal; not when debugging."""

@@ -1,0 +1,46 @@
+"""The pictures that come with hierax: photos to demonstrate on, and a gallery to find their nearest neighbours in.
+
+None of them was trained on. `assets/CREDITS.md` says whose they are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+_ASSETS = Path(__file__).parent.parent / "assets"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture with its name; in the gallery also the category it belongs to."""
+
+    name: str
+    picture: Image.Image
+    label: str = ""
+
+
+def photos() -> list[Photo]:
+    """The photos, about 300 pixels high or wide, the cat first."""
+    files = [_ASSETS / "cat.jpg", *sorted((_ASSETS / "photos").glob("*.jpg"))]
+    return [Photo(file.name, _opened(file)) for file in files]
+
+
+def gallery() -> list[Photo]:
+    """Small squares with their categories: the cells of `gallery.jpg`, row by row, as `gallery.json` lists them."""
+    listed = json.loads((_ASSETS / "gallery.json").read_text(encoding="utf-8"))
+    page, side = _opened(_ASSETS / "gallery.jpg"), listed["side"]
+    columns = page.width // side
+    corners = ((number % columns * side, number // columns * side) for number in range(len(listed["pictures"])))
+    return [
+        Photo(entry["name"], page.crop((left, top, left + side, top + side)), entry["label"])
+        for entry, (left, top) in zip(listed["pictures"], corners, strict=True)
+    ]
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,108 @@
+"""The sheet of the demonstration: a row for each photo, with what a model makes of it. Pictures in, one picture out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from hierax.viz import drawable
+
+TILE = 200
+"""Side of a picture on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""
+_MARGIN, _GAP, _BELOW = 28, 20, 8  # around the sheet, between columns, between a picture and its captions
+_LINE, _BAR = 21, 18  # distance of the lines of labels, height of their bars
+_PAPER, _INK, _FADED, _SHARE, _RULE = (255, 255, 255), (24, 24, 27), (100, 100, 108), (203, 222, 248), (228, 228, 231)
+_Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is shown of a photo.
+
+    Attributes:
+        name: of its file.
+        pictures: one for each column but the last, squares that are resized to `TILE`.
+        answers: labels, how probable they are, and the same in words, likeliest first.
+        neighbours: pictures and their labels, the nearest first; four fill the last column.
+    """
+
+    name: str
+    pictures: Sequence[Image.Image]
+    answers: Sequence[tuple[str, float, str]]
+    neighbours: Sequence[tuple[Image.Image, str]]
+
+
+def demo_sheet(
+    rows: Sequence[Row], *, heading: str, notes: Sequence[str], columns: Sequence[tuple[str, str]]
+) -> Image.Image:
+    """All rows on white, under a heading and lines of notes; `columns` has a title and a note for each."""
+    left = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns))]
+    width = left[-1] + TILE + _MARGIN
+    top = _MARGIN + 36 + 20 * len(notes) + 14
+    first = top + 46
+    tall = TILE + _BELOW + _LINE * max(1 + len(row.answers) for row in rows) + 14
+    page = Image.new("RGB", (width, first + tall * len(rows) + _MARGIN - 14), _PAPER)
+    draw = ImageDraw.Draw(page)
+    _write(draw, heading, (_MARGIN, _MARGIN - 4), 26)
+    for number, note in enumerate(notes):
+        _write(draw, note, (_MARGIN, _MARGIN + 34 + 20 * number), 15, _FADED)
+    for x, (title, note) in zip(left, columns, strict=True):
+        _write(draw, title, (x, top), 17)
+        _write(draw, note, (x, top + 22), 13, _FADED)
+    for number, row in enumerate(rows):
+        y = first + number * tall
+        for x, picture in zip(left, row.pictures, strict=False):
+            page.paste(_square(picture), (x, y))
+        _write(draw, row.name, (left[0], y + TILE + _BELOW), 15, _FADED)
+        for place, answer in enumerate(row.answers, start=1):
+            _answer(draw, *answer, (left[0], y + TILE + _BELOW + place * _LINE))
+        _neighbours(page, draw, row.neighbours, (left[-1], y))
+    return page
+
+
+def _square(picture: Image.Image, side: int = TILE) -> Image.Image:
+    """The picture at this size: smooth, but what has less than half of it is a map, whose cells stay sharp."""
+    cells = 2 * picture.width <= side
+    return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST if cells else Image.Resampling.LANCZOS)
+
+
+def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: str, at: tuple[int, int]) -> None:
+    """A label on a bar that is as long as it is probable."""
+    x, y = at
+    draw.rectangle((x, y, x + TILE - 1, y + _BAR), fill=(244, 244, 246))
+    draw.rectangle((x, y, x + max(round(TILE * probability), 1) - 1, y + _BAR), fill=_SHARE)
+    _write(draw, share, (x + TILE - 5 - round(_font(14).getlength(share)), y + 1), 14)
+    _write(draw, label, (x + 5, y + 1), 14, room=TILE - 60)
+
+
+def _neighbours(
+    page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
+) -> None:
+    """Four pictures, two by two, with their labels below."""
+    side = (TILE - _BELOW) // 2
+    for number, (picture, label) in enumerate(found[:4]):
+        x, y = at[0] + number % 2 * (side + _BELOW), at[1] + number // 2 * (side + 25)
+        page.paste(_square(picture, side), (x, y))
+        _write(draw, label, (x, y + side + 2), 13, _FADED, room=side)
+
+
+def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=points)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    at: tuple[int, int],
+    points: int,
+    colour: _Colour = _INK,
+    *,
+    room: int | None = None,
+) -> None:
+    """One line, cut off where there is no more `room`."""
+    shown, font = drawable(text), _font(points)
+    while room is not None and len(shown) > 1 and font.getlength(shown) > room:
+        shown = shown[:-2].rstrip() + "."
+    draw.text(at, shown, fill=colour, font=font)

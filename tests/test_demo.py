@@ -1,0 +1,161 @@
+"""The demonstration: its pictures, its sheet, and what it prints, whatever the models answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+import hierax
+from hierax.checkpoint.records import list_checkpoints
+from hierax.cli.demo import demo, next_steps
+from hierax.demo.pictures import gallery, photos
+from hierax.demo.sheet import TILE, Row, demo_sheet
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+ASSETS = Path(hierax.__file__).parent / "assets"
+COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
+
+
+# -- the pictures that come with hierax ------------------------------------------------------------------------------
+
+
+def test_there_are_six_to_eight_small_photos_and_the_cat_is_first() -> None:
+    found = photos()
+    assert 6 <= len(found) <= 8
+    assert found[0].name == "cat.jpg"
+    assert all(230 <= min(photo.picture.size) <= 320 for photo in found)
+    assert all(file.stat().st_size <= 60_000 for file in (ASSETS / "cat.jpg", *(ASSETS / "photos").iterdir()))
+
+
+def test_the_gallery_is_small_and_each_of_its_pictures_has_a_name_a_category_and_an_origin() -> None:
+    listed = json.loads((ASSETS / "gallery.json").read_text(encoding="utf-8"))
+    assert 80 <= len(listed["pictures"]) == len(gallery()) <= 130
+    assert len({entry["name"] for entry in listed["pictures"]}) == len(listed["pictures"])
+    assert all(entry["label"] and entry["source"] and entry["licence"] for entry in listed["pictures"])
+    assert all(other.picture.size == (listed["side"], listed["side"]) for other in gallery())
+    assert sum((ASSETS / name).stat().st_size for name in ("gallery.jpg", "gallery.json")) < 400_000
+
+
+def test_cells_of_the_gallery_are_cut_out_where_they_are() -> None:
+    """None is empty, as the last ones would be if it was cut in another order or at another size."""
+    assert all(max(high - low for low, high in other.picture.getextrema()) > 20 for other in gallery())  # type: ignore[misc]
+
+
+def test_every_photo_is_credited() -> None:
+    credits = (ASSETS / "CREDITS.md").read_text(encoding="utf-8")
+    assert [photo.name for photo in photos() if f"`{photo.name}`" not in credits.replace("photos/", "")] == []
+
+
+def test_no_photo_is_in_the_gallery_too() -> None:
+    stems = {Path(photo.name).stem for photo in photos()}
+    assert not stems & {other.name for other in gallery()}
+
+
+# -- the sheet -------------------------------------------------------------------------------------------------------
+
+
+def rows(count: int) -> list[Row]:
+    pictures = [Image.new("RGB", (10, 10), colour) for colour in COLOURS[:5]]
+    near = [(Image.new("RGB", (96, 96), COLOURS[5]), "a label")] * 4
+    return [Row(f"{number}.jpg", pictures, [("yes", 0.5, "50 %")] * 3, near) for number in range(count)]
+
+
+def sheet(count: int) -> Image.Image:
+    columns = [(f"column {number}", "a note") for number in range(6)]
+    return demo_sheet(rows(count), heading="Heading", notes=["a note"], columns=columns)
+
+
+def count_of(page: Image.Image, colour: tuple[int, int, int]) -> int:
+    """Pixels of exactly this colour."""
+    found = page.getcolors(page.width * page.height) or []
+    return sum(count for count, other in found if other == colour)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_every_row_shows_all_its_pictures_whole(count: int) -> None:
+    page = sheet(count)
+    for colour in COLOURS[:5]:
+        assert count_of(page, colour) == count * TILE**2
+    side = (TILE - 8) // 2
+    assert count_of(page, COLOURS[5]) == count * 4 * side**2
+
+
+def test_a_row_more_makes_the_sheet_longer_and_no_wider() -> None:
+    one, two, three = sheet(1), sheet(2), sheet(3)
+    assert one.width == two.width == three.width
+    assert three.height - two.height == two.height - one.height > TILE
+
+
+def test_cells_of_a_map_stay_sharp() -> None:
+    cells = Image.new("RGB", (2, 2), (0, 0, 0))
+    cells.putpixel((0, 0), (255, 0, 0))
+    page = demo_sheet([Row("x", [cells], [], [])], heading="", notes=[], columns=[("", ""), ("", "")])
+    assert count_of(page, (255, 0, 0)) == (TILE // 2) ** 2
+
+
+@pytest.mark.parametrize(("probability", "wide"), [(0.0, 1), (0.25, TILE // 4), (1.0, TILE)])
+def test_a_bar_is_as_long_as_its_label_is_probable(probability: float, wide: int) -> None:
+    page = demo_sheet([Row("x", [], [("", probability, "")], [])], heading="", notes=[], columns=[("", ""), ("", "")])
+    shares = {x for x in range(page.width) for y in range(page.height) if page.getpixel((x, y)) == (203, 222, 248)}
+    assert len(shares) == wide
+
+
+def test_words_that_do_not_fit_are_cut_and_signs_without_a_letter_are_no_error() -> None:
+    long = Row("naïve ☃.jpg", [], [("a label that is far too long for its bar", 0.5, "50 %")], [])
+    assert demo_sheet([long], heading="…", notes=["é"], columns=[("", ""), ("", "")]).width > TILE
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_prints_a_line_for_each_photo_and_writes_a_sheet_with_a_row_for_each(run: Run) -> None:
+    before = torch.get_rng_state()
+    code, out, err = run("demo")
+    assert (code, err) == (0, "")
+    names = [photo.name for photo in photos()]
+    first, *lines = out.splitlines()
+    assert re.fullmatch(
+        rf"hierax \S+ · hierax/femto \(Apache-2\.0, \d\.\d M parameters, fp32 on CPU via PyTorch\) · {len(names)} "
+        r"bundled photos",
+        first,
+    )
+    assert [line.split()[0] for line in lines[: len(names)]] == names
+    labels = set(hierax.load("hierax/femto").config.id2label.values())
+    for line in lines[: len(names)]:
+        found = [re.sub(r" (\d+|<1) %$", "", part) for part in re.split(r" {3,}", line.strip())[1:]]
+        assert len(found) == 3
+        assert set(found) <= labels
+    done = lines[len(names)]
+    assert re.fullmatch(
+        r"wrote demo/sheet\.png: labels, feature maps, reconstruction, nearest neighbours +\d+\.\d s", done
+    )
+    with Image.open("demo/sheet.png") as page:
+        assert page.size == sheet(len(names)).size
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_hides_other_parts_and_changes_nothing_else() -> None:
+    one, same, other = (demo(seed=seed) for seed in (0, 0, 1))
+    assert one.tobytes() == same.tobytes()
+    assert one.size == other.size
+    left, _, right, _ = ImageChops.difference(one, other).getbbox() or (0, 0, 0, 0)
+    assert 2 * TILE < left < right < 6 * TILE  # the columns of what is masked and reconstructed
+
+
+def test_the_demo_tells_what_to_do_next_with_checkpoints_that_exist() -> None:
+    known = {record.hub_id: record.license for record in list_checkpoints()}
+    licence = ""
+    for line in next_steps():
+        licence = line if line.startswith("#") else licence
+        if "--model" in line:
+            assert known[line.split()[-1]] in licence
+    assert any("--model" in line for line in next_steps())
