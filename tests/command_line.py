@@ -11,6 +11,7 @@ from PIL import Image
 
 import hierax
 from hierax.cli import main
+from hierax.processing import KINETICS
 from small import video_config
 
 TINY: dict[str, Any] = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "image_size": 64}
@@ -20,7 +21,8 @@ LABELS = {0: "tabby, tabby cat", 1: "tench", 2: "crane", 3: "zebra", 4: "volcano
 def save(model: Any, folder: Path) -> str:
     torch.manual_seed(0)
     model.init_weights()
-    model.preprocessing = hierax.Preprocessing().replace(size=72, crop_size=64)
+    record = KINETICS.replace(num_frames=8) if model.config.is_video else hierax.Preprocessing()
+    model.preprocessing = record.replace(size=72, crop_size=64)
     model.save_pretrained(folder)
     return str(folder)
 

@@ -68,6 +68,7 @@ class Listed:
         self.contents, self.targets = contents, labels
         self.classes = tuple(f"class {i}" for i in range(classes))
         self.arrays = any(isinstance(content, np.ndarray) for content in contents)
+        self.videos = False
 
     def __len__(self) -> int:
         return len(self.contents)

@@ -213,7 +213,12 @@ def test_reconstruct_names_the_sizes_that_it_takes(run: Run, mae_folder: str) ->
 
 
 @pytest.mark.parametrize(
-    ("option", "said"), [("--mask-ratio=1.5", "between 0 and 1"), ("-o=out.gif", "not the name of a picture")]
+    ("option", "said"),
+    [
+        ("--mask-ratio=1.5", "between 0 and 1"),
+        ("-o=out.gif", "what is made of pictures is one of .png"),
+        ("-o=out.txt", "not the name of a picture"),
+    ],
 )
 def test_reconstruct_refuses_options_before_it_begins(run: Run, option: str, said: str) -> None:
     code, _, err = run("reconstruct", "a", "-o", "out.png", option)

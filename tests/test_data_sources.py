@@ -77,7 +77,7 @@ def test_what_cannot_be_opened_is_named_with_what_is_allowed(tmp_path: Path) -> 
     (tmp_path / "zipped" / "0.tar.gz").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("text")
     refused(tmp_path / "missing", "missing: no such file or folder", "expected pictures")
-    refused(tmp_path / "empty", "empty: nothing to read", "expected pictures (.jpg, .png, .webp, …), .tar shards")
+    refused(tmp_path / "empty", "empty: nothing to read", "expected pictures (.jpg, .png, .webp, …), videos")
     refused(tmp_path / "mixed", "holds 1 file(s) beside folders", "1.png beside cat", "mixed/**/*'")
     refused(tmp_path / "hollow", "dog has no pictures (1 such)", "some in every class folder")
     refused(tmp_path / "kinds", "holds 1 pictures and 1 tar shards", "expected one kind")

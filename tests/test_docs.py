@@ -32,10 +32,12 @@ from PIL import Image
 import hierax
 from hierax.cli import main
 from hierax.config import VARIANTS, HieraConfig, variant_config
+from hierax.processing import KINETICS
 from hierax.train import RECIPES, Recipe, recipe
+from videos import action_set, video
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ("pretrain", "finetune", "features", "recipes", "engine", "embed", "sizes", "README")
+GUIDES = ("pretrain", "finetune", "features", "recipes", "engine", "embed", "sizes", "video", "README")
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))
 _ARGUMENTS = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
@@ -129,6 +131,12 @@ def make_data(place: Path) -> None:
     for name, count, shape in (("signals", 8, (2, 512)), ("volumes", 6, (1, 32, 64, 64)), ("clips", 6, (3, 4, 96, 96))):
         np.save(place / f"{name}.npy", random.normal(size=(count, *shape)).astype(np.float32))
     np.save(place / "clips.labels.npy", np.arange(6) % 2)
+    for part in ("train", "val"):
+        action_set(place / "actions" / part, each=1, seed=0, frames=8)
+    (place / "films").mkdir()
+    for film in (place / "clip.mp4", place / "films" / "a.mp4"):
+        film.write_bytes(video(70, codec="mpeg4"))
+    (place / "parts.csv").write_text("path,start,end,label\nclip.mp4,0,1,left\nclip.mp4,1,2,right\n")
 
 
 def make_models(place: Path) -> None:
@@ -140,10 +148,14 @@ def make_models(place: Path) -> None:
         ("facebook/hiera-tiny-224-mae-hf", "mae_hiera_tiny_224", hierax.HieraForPreTraining, {}),
         ("timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k", "hiera_small_abswin_256",
          hierax.HieraForImageClassification, {}),
+        ("facebook/hiera_base_16x224.mae_k400_ft_k400", "hiera_base_16x224", hierax.HieraForVideoClassification, {}),
+        ("facebook/hiera_base_16x224.mae_k400", "mae_hiera_base_16x224", hierax.HieraForPreTraining,
+         {"mask_ratio": 0.75}),
     ):  # fmt: skip
         torch.manual_seed(0)
         model: Any = cls(variant_config(name=variant, **changes))
-        model.preprocessing = hierax.Preprocessing().replace(size=73, crop_size=64)
+        record = KINETICS.replace(num_frames=4) if model.config.is_video else hierax.Preprocessing()
+        model.preprocessing = record.replace(size=73, crop_size=64)
         model.save_pretrained(place / name)
 
 

@@ -350,11 +350,11 @@ def test_a_damaged_manifest_or_listing_is_named(whole: Path, model: str, tmp_pat
             embed([], out, model=model, **OPTIONS)
 
 
-def test_a_model_of_clips_is_refused(tmp_path: Path) -> None:
-    from small import video_config
+def test_a_model_of_volumes_is_refused(tmp_path: Path) -> None:
+    from small import volume_config
 
-    with pytest.raises(ValueError, match="takes clips, not pictures"):
-        FeatureExtractor(HieraModel(video_config()))
+    with pytest.raises(ValueError, match="takes inputs of 3 axes; expected a model of pictures or clips"):
+        FeatureExtractor(HieraModel(volume_config()))
 
 
 def test_listings_hold_names_that_are_no_text(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hierax.engine.bench import BenchReport, bench
     from hierax.engine.export import export
     from hierax.engine.parity import ParityError, ParityReport
+    from hierax.inflation import inflate
     from hierax.models import (
         HieraBackbone,
         HieraForImageClassification,
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
         HieraModel,
         create_model,
     )
-    from hierax.processing import AutoImageProcessor, HieraImageProcessor, ImageError, Preprocessing, load_image
+    from hierax.processing import (
+        AutoImageProcessor,
+        HieraImageProcessor,
+        HieraVideoProcessor,
+        ImageError,
+        Preprocessing,
+        VideoError,
+        load_image,
+    )
 
 __all__ = [
     "AutoImageProcessor",
@@ -45,6 +54,7 @@ __all__ = [
     "HieraForVideoClassification",
     "HieraImageProcessor",
     "HieraModel",
+    "HieraVideoProcessor",
     "Hit",
     "ImageError",
     "Index",
@@ -52,12 +62,14 @@ __all__ = [
     "ParityError",
     "ParityReport",
     "Preprocessing",
+    "VideoError",
     "bench",
     "convert",
     "create_model",
     "duplicates",
     "embed",
     "export",
+    "inflate",
     "list_checkpoints",
     "list_models",
     "load",
@@ -79,6 +91,7 @@ _MODULES = {
     "hierax.engine.bench": ("BenchReport", "bench"),
     "hierax.engine.export": ("export",),
     "hierax.engine.parity": ("ParityError", "ParityReport"),
+    "hierax.inflation": ("inflate",),
     "hierax.models": (
         "HieraBackbone",
         "HieraForImageClassification",
@@ -87,7 +100,15 @@ _MODULES = {
         "HieraModel",
         "create_model",
     ),
-    "hierax.processing": ("AutoImageProcessor", "HieraImageProcessor", "ImageError", "Preprocessing", "load_image"),
+    "hierax.processing": (
+        "AutoImageProcessor",
+        "HieraImageProcessor",
+        "HieraVideoProcessor",
+        "ImageError",
+        "Preprocessing",
+        "VideoError",
+        "load_image",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -28,6 +28,8 @@ def preprocessing_of(opened: Opened) -> "Preprocessing | None":
 def resized(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig") -> "Preprocessing":
     """The record for a model whose native size was changed, where it was made for the native size before."""
     old, new = before.image_size[-2:], after.image_size[-2:]
+    if after.is_video and record.num_frames == before.image_size[0] != after.image_size[0]:
+        record = record.replace(num_frames=after.image_size[0])
     crop = (record.crop_size["height"], record.crop_size["width"])
     if after.axes == 1 or old == new or crop != tuple(old) or not record.do_center_crop:
         return record

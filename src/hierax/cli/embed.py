@@ -1,4 +1,4 @@
-"""`hierax embed`: the features of many pictures."""
+"""`hierax embed`: the features of many pictures, or of videos window by window."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from hierax.embedding.run import EmbedReport, Progress
     from hierax.embedding.store import Manifest
 
-SUMMARY = "write the features of many pictures; goes on where it was interrupted"
+SUMMARY = "write the features of many pictures or videos; goes on where it was interrupted"
 EPILOG = """SOURCES are files, folders (searched to their depths), patterns, lists (.txt, a path a line; .csv or
 .parquet with a column named path, file, filename, image or url; relative to the list's folder), .tar shards,
 tables with images (.parquet, hub:ID) or URLs (s3://…, what fsspec opens).
 OUT/data/ then holds one row per picture: id, path, width, height, hash, status, embedding. What cannot be
 read is in OUT/errors.parquet. The same line again goes on where it stopped; SOURCES and --model may then be
 left out. Only --update looks for pictures that came, changed or went.
+A model of clips takes videos (extra `video`): a row for each window of about two seconds, with start and end.
 
   hierax embed photos/ -o features --model facebook/hiera-tiny-224-in1k-hf
   hierax embed -o features --update            # only what is new or has changed; marks what is gone
   hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that share OUT"""
 _EVERY = 30.0  # seconds between lines where stderr is no terminal
+_UNITS = {"picture": "images", "window": "windows"}
 _REASONS = 4  # why pictures cannot be read, that are told
 
 
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
     add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's number)")
     add("--workers", type=_workers, metavar="N", help="processes that decode (default: one per core but one; 0: none)")
-    add("--batch-size", type=positive, default=32, metavar="N", help="pictures per call (default: 32)")
+    add("--batch-size", type=positive, metavar="N", help="per call of the model (default: 32 pictures, or 4 windows)")
     add("--json", action="store_true", help="write one JSON object")
 
 
@@ -102,18 +104,20 @@ def run(arguments: argparse.Namespace) -> int:
     say(licence_line(model, extractor.license))
     if extractor.untrained_norm and "pooled" in extractor.layers:
         say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
+    unit = "picture" if extractor.record.num_frames is None else "window"
+    batch = arguments.batch_size or (32 if unit == "picture" else 4)
     half = arguments.half or bool(before and before.dtype == "float16")
     heading = f"{extractor.precision}, {extractor.engine.backend}"
     # Ray prints what it has to say of workers where results belong
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
-    with contextlib.closing(extractor), _follow(heading) as follow, aside:
+    with contextlib.closing(extractor), _follow(heading, unit) as follow, aside:
         report = embed(
             arguments.sources, folder, model=extractor, half=half,
             update=arguments.update, shard=arguments.shard, workers=arguments.workers, ray=arguments.ray,
             device=places, threads=arguments.threads,
-            batch_size=arguments.batch_size, block_size=arguments.batch_size * 16, on_progress=follow,
+            batch_size=batch, block_size=batch * 16, on_progress=follow,
         )  # fmt: skip
-    return _tell(report, as_json=arguments.json, update=arguments.update)
+    return _tell(report, unit, as_json=arguments.json, update=arguments.update)
 
 
 def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | None, *, device: str) -> FeatureExtractor:
@@ -130,7 +134,7 @@ def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | Non
     return extractor_like(before, model, size=arguments.size, **settings)
 
 
-def _tell(report: EmbedReport, *, as_json: bool, update: bool) -> int:
+def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int:
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
@@ -140,11 +144,11 @@ def _tell(report: EmbedReport, *, as_json: bool, update: bool) -> int:
         shown = f" ({', '.join(marked)})" if marked else ""
         print(f"{counted(report.rows, 'row')} in {report.out}{shown}")
     if report.done:
-        speed = f"{report.images_per_second:.1f} images/s, limited by {report.limit}"
-        say(f"{counted(report.done, 'picture')}, {speed}")
+        speed = f"{report.images_per_second:.1f} {_UNITS[unit]}/s, limited by {report.limit}"
+        say(f"{counted(report.done, unit)}, {speed}")
     if report.errors:
         say(f"{report.errors:,} cannot be read, see {report.out / 'errors.parquet'}: {_reasons(report)}")
-    left = counted(report.pending, "picture")
+    left = counted(report.pending, unit)
     if report.stopped and report.pending:
         say(f"stopped; {left} left, the same command goes on")
         return 130
@@ -167,7 +171,7 @@ def _reasons(report: EmbedReport) -> str:
 
 
 @contextlib.contextmanager
-def _follow(heading: str) -> Iterator[Callable[[Progress], None]]:
+def _follow(heading: str, unit: str = "picture") -> Iterator[Callable[[Progress], None]]:
     """What shows where a run is, and that it is about to stop: a bar on a terminal, else a line now and then."""
     stopping = False
 
@@ -176,7 +180,7 @@ def _follow(heading: str) -> Iterator[Callable[[Progress], None]]:
             nonlocal stopping
             if progress.stopping and not stopping:
                 stopping = True
-                say("stopping after the pictures in hand; Ctrl-C again leaves them")
+                say(f"stopping after the {unit}s in hand; Ctrl-C again leaves them")
             show(progress)
 
         return follow
@@ -187,9 +191,8 @@ def _follow(heading: str) -> Iterator[Callable[[Progress], None]]:
         def line(progress: Progress) -> None:
             if time.monotonic() - told[0] >= _EVERY:
                 told[0] = time.monotonic()
-                say(
-                    f"{progress.done:,} of {progress.total:,}  {_speed(progress)}  {_rest(progress)}{_unread(progress)}"
-                )
+                count = f"{progress.done:,} of {progress.total:,}"
+                say(f"{count}  {_speed(progress, unit)}  {_rest(progress)}{_unread(progress)}")
 
         yield told_of(line)
         return
@@ -204,18 +207,18 @@ def _follow(heading: str) -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[numbers]}"),
     )
     with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, expand=True) as bar:
-        task = bar.add_task("looking for pictures", total=None, numbers="")
+        task = bar.add_task(f"looking for {unit}s", total=None, numbers="")
 
         def show(progress: Progress) -> None:
-            text = f"{counted(progress.total, 'picture')} ({heading})"
-            numbers = f"{_speed(progress)}{_unread(progress)}"
+            text = f"{counted(progress.total, unit)} ({heading})"
+            numbers = f"{_speed(progress, unit)}{_unread(progress)}"
             bar.update(task, description=text, total=progress.total, completed=progress.done, numbers=numbers)
 
         yield told_of(show)
 
 
-def _speed(progress: Progress) -> str:
-    return f"{progress.done / max(progress.seconds, 1e-9):.0f} images/s"
+def _speed(progress: Progress, unit: str) -> str:
+    return f"{progress.done / max(progress.seconds, 1e-9):.0f} {_UNITS[unit]}/s"
 
 
 def _rest(progress: Progress) -> str:

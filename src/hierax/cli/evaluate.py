@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.cli.clips import view_counts
 from hierax.cli.loading import positive
 from hierax.cli.terminal import UserError, say
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "top-1, top-5, per class, confusion; or a probe of frozen features"
 EPILOG = """DATA is a labelled dataset; with train/ and val/ in it, val/ is evaluated. --probe fits a linear classifier
-(linear) or looks up nearest neighbours (knn) on the pooled map of each stage, from --train or DATA/train."""
+(linear) or looks up nearest neighbours (knn) on the pooled map of each stage, from --train or DATA/train.
+Of videos, one window is seen, from the middle; --views 5x3 averages five windows and three crops of each."""
 
 _LISTED = 20
 
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="M", help="checkpoint or run")
     parser.add_argument("--probe", choices=("linear", "knn"), help="probe frozen features instead")
     parser.add_argument("--train", metavar="DATA", help="what a probe learns from (default: DATA/train)")
+    parser.add_argument(
+        "--views", type=view_counts, default=(1, 1), metavar="TxS", help="of videos: windows x crops (default: 1x1)"
+    )
     parser.add_argument("--confusion", metavar="PNG", help="draw the confusion matrix")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
@@ -59,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
             for stage, score in scores.items():
                 print(f"{stage}  {arguments.probe} top-1 {100 * score:.2f} %")
     else:
-        found = evaluate(arguments.data, **common)
+        found = evaluate(arguments.data, views=arguments.views, **common)
         bad = found.predictions.bad
         if first and found.note:
             say(found.note)

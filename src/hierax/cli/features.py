@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.cli.clips import check_inputs, in_parts, takes_clips
 from hierax.cli.inputs import add_images, expand, output_names
-from hierax.cli.loading import add_model, check_pictures, loaded, open_model, read_pixels, record_of
+from hierax.cli.loading import add_model, loaded, open_model, read_pixels, record_of
+from hierax.cli.moving import featured_clip, write_animation
 from hierax.cli.terminal import Tally, UserError, progress
 from hierax.cli.writing import written
 
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
     from hierax.processing import ImageError, Preprocessing
     from hierax.viz import Tile
 
-SUMMARY = "write the feature maps of pictures, as arrays and as a picture"
+SUMMARY = "write the feature maps of pictures or videos, as arrays and as a picture"
 EPILOG = """For each IMAGE, NAME.npz holds the maps stage1, stage2, … (float32, channels x height x width).
 NAME.png shows them: their first three principal components as red, green and blue.
 Like colours are like features, within one map; between maps colours cannot be compared.
 Pictures of one name are told apart by their folders (a-cat, b-cat).
+Of a video (by a model of clips; extra `video`) it is the window in its middle: maps have an axis of time
+before height, and NAME.gif shows them move.
 Without --model it is hierax/femto; `hierax models` lists larger ones, which are downloaded."""
 
 
@@ -50,53 +54,64 @@ def write_features(
     whole: bool = False,
     force: bool = False,
 ) -> Iterator[FeatureFiles]:
-    """Writes `NAME.npz` and `NAME.png` for each picture into the folder `output`, one by one.
+    """Writes `NAME.npz` and `NAME.png` (of videos `NAME.gif`) for each picture into the folder `output`, one by one.
 
     Args:
-        images: paths of pictures.
+        images: paths of pictures; of videos for a model of clips.
         output: made if missing.
-        model: any Hiera model of pictures, or a Hub id, folder or file to load one from.
-        attention: also draw mask units and attention.
+        model: any Hiera model of pictures or clips, or a Hub id, folder or file to load one from.
+        attention: also draw mask units and attention, of pictures.
         size: side in pixels of the square that the model sees, instead of the checkpoint's.
         whole: the whole picture instead of its centre, `size` being its shorter side.
         force: replace files that exist.
 
     Raises:
-        UserError: the model does not take pictures; a file exists already (before anything is written).
+        UserError: the model takes neither pictures nor clips; a file exists already (before anything is written).
         ValueError, OSError: those of `hierax.load`.
     """
     import torch
 
     from hierax.encoder import Hiera
-    from hierax.processing import HieraImageProcessor, ImageError
+    from hierax.processing import HieraImageProcessor, HieraVideoProcessor, ImageError
 
     paths = [Path(image) for image in images]
-    files = feature_files(paths, output, force=force)
     backbone = loaded(model, task="backbone")
-    check_pictures(backbone)
+    check_inputs(backbone, ())
+    video = backbone.config.is_video
+    files = feature_files(paths, output, force=force, clips=video)
     encoder = backbone if isinstance(backbone, Hiera) else backbone.get_submodule("encoder")
     record = record_of(backbone, size=size, whole=whole)
-    processor = HieraImageProcessor(record)
+    processor = HieraVideoProcessor(record) if video else HieraImageProcessor(record)
     for path, (arrays, picture) in zip(paths, files, strict=True):
         try:
-            pixels = read_pixels(processor, path, backbone)
+            if isinstance(processor, HieraVideoProcessor):
+                (pixels,) = in_parts(processor.clips(path), backbone)
+            else:
+                pixels = read_pixels(processor, path, backbone)
         except ImageError as error:
             yield FeatureFiles(path, error=error)
             continue
         with torch.inference_mode():
             found = encoder(pixels, stages=range(1, backbone.config.stages + 1), output_attentions=attention)
-        _save(found, pixels, record, arrays=arrays, picture=picture, heading=path.name)
+        _save_arrays(found, arrays)
+        if isinstance(processor, HieraVideoProcessor):
+            seconds = float(processor.sampling.span)
+            write_animation([featured_clip(found, pixels[0], record=record, seconds=seconds)], picture)
+        else:
+            _save_picture(found, pixels, record, picture=picture, heading=path.name)
         yield FeatureFiles(path, arrays, picture)
 
 
-def feature_files(images: Sequence[Path], output: str | Path, *, force: bool = False) -> list[tuple[Path, Path]]:
-    """The files that `write_features` makes for each picture: arrays and picture.
+def feature_files(
+    images: Sequence[Path], output: str | Path, *, force: bool = False, clips: bool = False
+) -> list[tuple[Path, Path]]:
+    """The files that `write_features` makes for each picture, or video if `clips`: arrays and picture.
 
     Raises:
         UserError: one of them exists, and not `force`.
     """
     stems = [Path(output, name) for name in output_names(images)]
-    files = [(Path(f"{stem}.npz"), Path(f"{stem}.png")) for stem in stems]
+    files = [(Path(f"{stem}.npz"), Path(f"{stem}.{'gif' if clips else 'png'}")) for stem in stems]
     taken = [file for pair in files for file in pair if file.exists()]
     if taken and not force:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
@@ -104,16 +119,17 @@ def feature_files(images: Sequence[Path], output: str | Path, *, force: bool = F
     return files
 
 
-def _save(
-    found: Features, pixels: torch.Tensor, record: Preprocessing, *, arrays: Path, picture: Path, heading: str
-) -> None:
+def _save_arrays(found: Features, arrays: Path) -> None:
     import numpy as np
-
-    from hierax.viz import sheet
 
     maps = {f"stage{stage}": found.map(stage)[0].float().cpu().numpy() for stage in sorted(found.tokens) if stage > 0}
     with written(arrays) as part:
         np.savez(part, **maps)  # type: ignore[arg-type]  # the stubs take any name for its one option
+
+
+def _save_picture(found: Features, pixels: torch.Tensor, record: Preprocessing, *, picture: Path, heading: str) -> None:
+    from hierax.viz import sheet
+
     size = " x ".join(str(n) for n in reversed(found.size))
     with written(picture) as part:
         note = f"{size} pixels as the model sees them. Colours are the first three principal components of each map."
@@ -156,7 +172,7 @@ def attention_tiles(found: Features, picture: Image.Image) -> list[Tile]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    add_images(parser)
+    add_images(parser, clips=True)
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write to, made if missing")
     add_model(parser)
     parser.add_argument("--whole", action="store_true", help="the whole picture, not the square in its centre")
@@ -166,17 +182,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    paths, problems = expand(arguments.images)
+    video = takes_clips(arguments.model)
+    paths, problems = expand(arguments.images, clips=video)
+    if video and (arguments.attention or arguments.whole):
+        raise UserError("--attention and --whole are for pictures, and this model takes clips")
     tally = Tally()
     for problem in problems:
         tally.add(problem)
     if not paths:
         return tally.exit_code
-    feature_files(paths, arguments.output, force=arguments.force)  # better said before a model is fetched
+    feature_files(paths, arguments.output, force=arguments.force, clips=video)  # better said before a model is fetched
+    model = open_model(arguments.model, device=arguments.device, task="backbone")
+    check_inputs(model, paths)
     results = write_features(
         paths,
         arguments.output,
-        model=open_model(arguments.model, device=arguments.device, task="backbone"),
+        model=model,
         attention=arguments.attention,
         size=arguments.size,
         whole=arguments.whole,

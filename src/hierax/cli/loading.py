@@ -76,13 +76,6 @@ def loaded(model: str | Path | Pretrained, *, task: str | None = None) -> Pretra
     return model if isinstance(model, Pretrained) else load(model, task=task)
 
 
-def check_pictures(model: Pretrained) -> None:
-    """Raises `UserError` for a model of clips, signals or volumes."""
-    if model.config.axes != 2:
-        kind = "clips" if model.config.is_video else f"{model.config.axes}-D inputs"
-        raise UserError(f"this model ({type(model).__name__}) takes {kind}; pictures are what this command reads")
-
-
 def record_of(model: Pretrained, *, size: int | None = None, whole: bool = False) -> Preprocessing:
     """The checkpoint's preprocessing record, for a square of another `size`, or for the `whole` picture.
 
@@ -90,8 +83,11 @@ def record_of(model: Pretrained, *, size: int | None = None, whole: bool = False
     its shorter side being that of the square.
     """
     from hierax.processing import IMAGENET
+    from hierax.processing.windows import with_frames
 
     record = model.preprocessing or IMAGENET
+    if model.config.is_video:
+        record = with_frames(record, model.config.image_size[0])
     side = min((record.crop_size if record.do_center_crop else record.size).values())
     wanted = size or side
     if whole:

@@ -1,4 +1,4 @@
-"""`hierax reconstruct`: what a masked autoencoder makes of the parts of a picture that it does not see."""
+"""`hierax reconstruct`: what a masked autoencoder makes of the parts of a picture or video that it does not see."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO_MAE
+from hierax.cli.clips import MAE, check_inputs, in_parts, takes_clips
 from hierax.cli.inputs import add_images, expand
-from hierax.cli.loading import add_model, check_pictures, loaded, open_model, read_pixels, record_of
+from hierax.cli.loading import add_model, loaded, open_model, read_pixels, record_of
+from hierax.cli.moving import MOVING, Moving, reconstructed_clip, write_animation, write_strip
 from hierax.cli.terminal import Tally, UserError, progress
 from hierax.cli.writing import written
 
@@ -23,21 +25,26 @@ if TYPE_CHECKING:
     from hierax.processing import ImageError, Preprocessing
     from hierax.viz import Statistics, Tile
 
-SUMMARY = "hide parts of pictures and let a MAE model fill them in"
-EPILOG = """Most MAE models predict each patch without its brightness and contrast.
+SUMMARY = "hide parts of pictures or videos and let a MAE model fill them in"
+EPILOG = f"""Most MAE models predict each patch without its brightness and contrast.
 --statistics visible (the default) guesses these from the patches around it that are seen;
 --statistics true takes them from the hidden patch itself, as many published pictures do:
 it looks better because the answer leaks in.
-Without --model it is hierax/femto.mae; `hierax models --task mae` lists larger ones, which are downloaded."""
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+Without --model it is hierax/femto.mae; `hierax models --task mae` lists larger ones, which are downloaded.
+A MAE model of clips takes videos (extra `video`): OUT moves ({", ".join(MOVING)}), OUT-strip.png shows all frames:
+  hierax reconstruct clip.mp4 -o clip.gif --model {MAE}"""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Three captioned pictures: as it is, what is seen, what is made of it; or the error that prevented them."""
+    """Three captioned pictures: as it is, what is seen, what is made of it; of a video the same of its frames; or the
+    error that prevented them.
+    """
 
     path: Path
     tiles: tuple[Tile, ...] = ()
+    moving: Moving | None = None
     error: ImageError | None = None
 
 
@@ -50,38 +57,48 @@ def reconstruct(
     statistics: Statistics = "visible",
     size: int | None = None,
 ) -> Iterator[Reconstructed]:
-    """The reconstruction of each picture, one by one.
+    """The reconstruction of each picture, or of the middle of each video, one by one.
 
     Args:
-        images: paths of pictures.
-        model: a MAE model of pictures, or a Hub id, folder or file to load one from.
+        images: paths of pictures; of videos for a model of clips.
+        model: a MAE model, or a Hub id, folder or file to load one from.
         mask_ratio: share of the mask units that is hidden, instead of the model's.
         seed: decides which units; they are the same ones in every picture.
         statistics: where brightness and contrast come from, "visible" or "true"; see `viz.reconstruct_pixels`.
         size: side in pixels of the square that the model sees, instead of the checkpoint's.
 
     Raises:
-        UserError: the model is no MAE model of pictures.
+        UserError: the model is no MAE model, or takes neither pictures nor clips.
         ValueError: a ratio that hides all or nothing, a size that is not whole mask units.
     """
     from hierax.models import HieraForPreTraining
-    from hierax.processing import HieraImageProcessor, ImageError
+    from hierax.processing import HieraImageProcessor, HieraVideoProcessor, ImageError
 
     mae = loaded(model)
-    check_pictures(mae)
+    check_inputs(mae, ())
     if not isinstance(mae, HieraForPreTraining):
-        raise UserError(f"this model is a {type(mae).__name__}; reconstruct needs a MAE model, such as {FEMTO_MAE}")
-    record = record_of(mae, size=size)
-    processor = HieraImageProcessor(record)
+        such = MAE if mae.config.is_video else FEMTO_MAE
+        raise UserError(f"this model is a {type(mae).__name__}; reconstruct needs a MAE model, such as {such}")
+    record, video = record_of(mae, size=size), mae.config.is_video
+    processor = HieraVideoProcessor(record) if video else HieraImageProcessor(record)
     for path in map(Path, images):
         try:
-            pixels = read_pixels(processor, path, mae)
+            if isinstance(processor, HieraVideoProcessor):
+                (pixels,) = in_parts(processor.clips(path), mae)
+            else:
+                pixels = read_pixels(processor, path, mae)
         except ImageError as error:
             yield Reconstructed(path, error=error)
             continue
         keep = draw_keep(mae.config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed).to(pixels.device)
-        tiles = reconstruction_tiles(mae, pixels, keep, record=record, statistics=statistics, title=path.name)
-        yield Reconstructed(path, tiles)
+        if isinstance(processor, HieraVideoProcessor):
+            moving = reconstructed_clip(
+                mae, pixels, keep, record=record, statistics=statistics, seconds=float(processor.sampling.span)
+            )
+            yield Reconstructed(path, moving=moving)
+        else:
+            tiles = reconstruction_tiles(mae, pixels, keep, record=record, statistics=statistics, title=path.name)
+            yield Reconstructed(path, tiles)
 
 
 def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float | None, seed: int) -> torch.Tensor:
@@ -149,9 +166,9 @@ def _picture_file(text: str) -> Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    add_images(parser)
+    add_images(parser, clips=True)
     parser.add_argument(
-        "-o", "--output", required=True, type=_picture_file, metavar="PNG", help="one sheet, a row per image"
+        "-o", "--output", required=True, type=_picture_file, metavar="OUT", help="one picture, a row per file"
     )
     add_model(parser, default=FEMTO_MAE)
     parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="share that is hidden (default: the model's)")
@@ -175,7 +192,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.viz import sheet
 
-    paths, problems = expand(arguments.images)
+    video = takes_clips(arguments.model)
+    paths, problems = expand(arguments.images, clips=video)
+    allowed = MOVING if video else tuple(suffix for suffix in _SUFFIXES if suffix != ".gif")
+    if arguments.output.suffix.lower() not in allowed:
+        what = "videos" if video else "pictures"
+        raise UserError(f"--output {arguments.output}: what is made of {what} is one of {', '.join(allowed)}")
     tally = Tally()
     for problem in problems:
         tally.add(problem)
@@ -183,6 +205,7 @@ def run(arguments: argparse.Namespace) -> int:
         return tally.exit_code
     _check_decoder(arguments.model)
     model = open_model(arguments.model, device=arguments.device)
+    check_inputs(model, paths)
     results = reconstruct(
         paths,
         model=model,
@@ -192,12 +215,20 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
     )
     rows: list[tuple[Tile, ...]] = []
+    clips: list[Moving] = []
     with progress(results, total=len(paths), what="reconstructing") as followed:
         for result in followed:
             tally.add(result.error)
-            if result.error is None:
+            if result.moving is not None:
+                clips.append(result.moving)
+            elif result.error is None:
                 rows.append(result.tiles)
-    if rows:
+    if clips:
+        strip = arguments.output.with_name(f"{arguments.output.stem}-strip.png")
+        write_animation(clips, arguments.output)
+        write_strip(clips, strip)
+        print(f"wrote {arguments.output} and {strip}: {len(clips)} {'video' if len(clips) == 1 else 'videos'}")
+    elif rows:
         with written(arguments.output) as part:
             sheet(rows, heading="Masked reconstruction", note=f"{arguments.model}, seed {arguments.seed}").save(part)
         print(f"wrote {arguments.output}: {len(rows)} {'picture' if len(rows) == 1 else 'pictures'}")

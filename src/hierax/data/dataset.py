@@ -17,7 +17,8 @@ class Sample:
 
     Attributes:
         name: what errors and lists of bad files call it.
-        content: a path, the bytes of a file, a Pillow image, or an array `[C, *size]` that is no picture.
+        content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is no picture, or a part of a
+            video (`hierax.data.clips.Extract`).
         label: the number of its class; float32 `[classes]` where several may be true; None without labels.
     """
 
@@ -37,6 +38,11 @@ class Dataset(Protocol):
     @property
     def arrays(self) -> bool:
         """Whether contents are arrays, not pictures."""
+        ...
+
+    @property
+    def videos(self) -> bool:
+        """Whether contents are videos, or parts of some."""
         ...
 
     def __len__(self) -> int: ...
@@ -66,6 +72,11 @@ class Subset:
     def arrays(self) -> bool:
         """As the whole."""
         return self.whole.arrays
+
+    @property
+    def videos(self) -> bool:
+        """As the whole."""
+        return self.whole.videos
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -98,6 +109,11 @@ class Relabelled:
     def arrays(self) -> bool:
         """As the whole."""
         return self.whole.arrays
+
+    @property
+    def videos(self) -> bool:
+        """As the whole."""
+        return self.whole.videos
 
     def __len__(self) -> int:
         return len(self.whole)

@@ -12,31 +12,35 @@ from typing import Any
 
 import numpy as np
 
+from hierax.data.clips import Extract, open_list
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.labels import Labels, read_labels
 from hierax.data.packed import Strings
 from hierax.data.table import HELD_OUT, TableDataset, open_tables
 from hierax.data.tar import open_shards
-from hierax.processing.decode import IMAGE_SUFFIXES
+from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-_KINDS = dict.fromkeys(IMAGE_SUFFIXES, "pictures") | {
-    ".tar": "tar shards",
-    ".parquet": "parquet files",
-    ".npy": "arrays",
-}
+_KINDS = (
+    dict.fromkeys(IMAGE_SUFFIXES, "pictures")
+    | dict.fromkeys(VIDEO_SUFFIXES, "videos")
+    | {".tar": "tar shards", ".parquet": "parquet files", ".npy": "arrays"}
+)
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk writes beside the rows
-_ALLOWED = "expected pictures (.jpg, .png, .webp, …), .tar shards, .parquet files or .npy arrays"
+_ALLOWED = "expected pictures (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files or .npy arrays"
 
 
 @dataclass(frozen=True, eq=False)
 class FolderDataset:
-    """Pictures, or arrays `[C, *size]`, in files: by classes where all lie in subfolders, else without labels."""
+    """Pictures, videos, or arrays `[C, *size]`, in files: by classes where all lie in subfolders, else without
+    labels.
+    """
 
     paths: Strings | Sequence[str]
     targets: Sequence[int] | np.ndarray | None
     classes: tuple[str, ...]
     arrays: bool = False
+    videos: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -44,7 +48,7 @@ class FolderDataset:
     def sample(self, index: int) -> Sample:
         """See `Dataset`."""
         path = self.paths[index]
-        content: Any = _mapped(path) if self.arrays else path
+        content: Any = _mapped(path) if self.arrays else Extract(path) if self.videos else path
         return Sample(path, content, None if self.targets is None else int(self.targets[index]))
 
     def labels(self) -> list[int] | None:
@@ -60,6 +64,7 @@ class ArrayDataset:
     count: int
     values: Labels | None = None
     arrays: bool = True
+    videos: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,7 +102,8 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
         source: a folder of class folders (a class is all that is below), or of pictures; a pattern (`*`, `**`, `?`,
             `[…]`, `{000..012}`) of pictures, which have no labels then; a folder or pattern of `.tar` shards or
             `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
-            `[C, *size]` as of pictures; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub.
+            `[C, *size]` as of pictures; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
+            pictures, where there are no pictures beside them; or a `.csv` list, see `hierax.data.clips.open_list`.
         split: of parquet files and Hub datasets; None is "train", or the only one.
         labels: False where they are of no use: none are read from shards, tables and arrays, and class folders may be
             empty.
@@ -115,13 +121,15 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
     path = Path(text)
     if path.is_dir():
         return _folder(path, labels=labels)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return open_list(path, labels=labels)
     files = _files(text)
     kind = _kind_of(text, files)
     if kind == "tar shards":
         return open_shards(files, labels=labels)
     if kind == "arrays" and len(files) == 1 and path.is_file():
         return _array(path, labels=labels)
-    return FolderDataset(Strings(map(str, files)), None, (), arrays=kind == "arrays")
+    return FolderDataset(Strings(map(str, files)), None, (), arrays=kind == "arrays", videos=kind == "videos")
 
 
 def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> TableDataset:
@@ -218,6 +226,10 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
     if not found:
         also = f"; {compressed} compressed shard(s), which are to be unpacked to plain .tar" if compressed else ""
         raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}")
+    if set(found) == {"pictures", "videos"}:  # what a camera leaves in one folder: the pictures are meant
+        for top in tops.pop("videos"):
+            top_folders[top] -= 1
+        del found["videos"]
     if len(found) > 1:
         counts = " and ".join(f"{len(paths)} {kind}" for kind, paths in sorted(found.items()))
         raise ValueError(
@@ -229,14 +241,14 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
         return open_shards([Path(path) for path in paths], labels=labels)
     if not labels:
         top_folders = {top: count for top, count in top_folders.items() if count or not top}
-    return _by_class(folder, paths, tops[kind], top_folders, arrays=kind == "arrays")
+    return _by_class(folder, paths, tops[kind], top_folders, kind=kind)
 
 
-def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, arrays: bool) -> Dataset:
+def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, kind: str) -> Dataset:
     """Files below one folder, whose classes are the folders at the top."""
-    flat = folders[""]
+    flat, how = folders[""], {"arrays": kind == "arrays", "videos": kind == "videos"}
     if flat == len(paths):
-        return FolderDataset(Strings(paths), None, (), arrays)
+        return FolderDataset(Strings(paths), None, (), **how)
     classes = tuple(sorted(name for name in folders if name))
     if flat:
         raise ValueError(
@@ -246,10 +258,9 @@ def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str
         )
     empty = [name for name in classes if not folders[name]]
     if empty:
-        what = "arrays" if arrays else "pictures"
-        raise ValueError(f"{folder / empty[0]} has no {what} ({len(empty)} such); expected some in every class folder")
+        raise ValueError(f"{folder / empty[0]} has no {kind} ({len(empty)} such); expected some in every class folder")
     number = {name: i for i, name in enumerate(classes)}
-    return FolderDataset(Strings(paths), np.fromiter((number[t] for t in tops), np.int64, len(tops)), classes, arrays)
+    return FolderDataset(Strings(paths), np.fromiter((number[t] for t in tops), np.int64, len(tops)), classes, **how)
 
 
 def _array(path: Path, *, labels: bool) -> ArrayDataset:

@@ -130,9 +130,11 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
         workers: processes that read; None is one per core, or none where there is little to read.
 
     Raises:
-        ValueError: what `open_dataset` raises; arrays of several channel counts.
+        ValueError: what `open_dataset` raises; arrays of several channel counts; videos.
     """
     dataset, held = given_splits(source)
+    if dataset.videos:
+        raise ValueError(f"{source} holds videos; statistics are of pictures and arrays")
     if workers is None:
         workers = (os.cpu_count() or 1) if len(dataset) > _FEW else 0
     counts = np.zeros(len(dataset.classes), np.int64)

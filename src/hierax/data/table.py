@@ -33,6 +33,7 @@ class TableDataset:
     values: Labels | None
     classes: tuple[str, ...]
     arrays: bool = False
+    videos: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -37,6 +37,7 @@ class TarDataset:
     values: Labels | None
     classes: tuple[str, ...]
     arrays: bool = False
+    videos: bool = False
 
     def __len__(self) -> int:
         return len(self.names)

@@ -9,13 +9,15 @@ import numpy as np
 from PIL import Image
 
 from hierax.data.augment import centre_crop, erase, rand_augment, random_crop
+from hierax.data.clips import evaluation_clips, training_clip
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.labels import Label
 from hierax.data.order import MASK, Draw
 from hierax.data.picture import Box, read_part
-from hierax.processing import ImageError, Preprocessing, geometry
+from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing, geometry
 from hierax.processing.reading import read_picture
 from hierax.processing.resize import resize_crop_fast
+from hierax.processing.windows import Sampling
 
 _MAX_RESIZED = 1 << 26  # pixels
 _NEIGHBOURS = 64  # how many further samples are tried where none of a part can be read
@@ -23,7 +25,7 @@ _NEIGHBOURS = 64  # how many further samples are tried where none of a part can 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training sees pictures; arrays are only cropped and flipped.
+    """How training sees pictures; frames of a video all alike; arrays are only cropped and flipped.
 
     Attributes:
         size: pixels per axis of what comes out.
@@ -35,6 +37,7 @@ class Augmentation:
         rand_augment: magnitude (0 to 10) and its deviation, or None.
         erasing: probability of random erasing.
         mask_units: how many numbers of mask noise are drawn per sample; 0 for none.
+        sampling: which frames of a video are taken, as many as `size` has first; None for what is no video.
 
     Raises:
         ValueError: values out of range; RandAugment of pictures that are neither RGB nor grey.
@@ -47,6 +50,7 @@ class Augmentation:
     rand_augment: tuple[float, float] | None = None
     erasing: float = 0.0
     mask_units: int = 0
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -68,7 +72,8 @@ class Seen:
     """A sample as a step sees it.
 
     Attributes:
-        pixels: uint8 `[C, H, W]`, or for arrays float32 `[C, *size]`.
+        pixels: uint8 `[C, H, W]`, of videos `[C, T, H, W]`, or `[views, C, T, H, W]` where several are asked for, or
+            for arrays float32 `[C, *size]`.
         label: as in `Sample`.
         noise: float32 `[mask_units]`, or None.
         name, index: which sample it is.
@@ -150,7 +155,12 @@ class TrainingView:
             mirror = how.flip and random.random() < 0.5
             pixels = _array_part(sample, how.size, how.channels, None if how.crop_scale is None else random)
             return np.ascontiguousarray(pixels[..., ::-1] if mirror else pixels)
-        height, width = how.size
+        height, width = how.size[-2:]
+        if how.sampling is not None:
+            return training_clip(
+                sample, random, sampling=how.sampling, size=(height, width), crop_scale=how.crop_scale, flip=how.flip,
+                augment=how.rand_augment, erasing=how.erasing,
+            )  # fmt: skip
         aspect = width / height
 
         def part(rows: int, columns: int) -> Box:
@@ -173,22 +183,32 @@ class TrainingView:
 
 
 class EvaluationView:
-    """The dataset as evaluation sees it, by index: each picture resized and cropped as the record says; of arrays the
-    part of `size` at the centre, whatever the record.
+    """The dataset as evaluation sees it, by index: each picture resized and cropped as the record says, of a video the
+    window in its middle, or `views` (windows, crops of each); of arrays the part of `size` at the centre, whatever the
+    record.
 
     Raises:
-        ValueError: a record by which pictures do not come out at `size`.
+        ValueError: a record by which pictures do not come out at `size`; several views of what is no video.
     """
 
-    def __init__(self, dataset: Dataset, record: Preprocessing, *, size: tuple[int, ...]) -> None:
+    def __init__(
+        self, dataset: Dataset, record: Preprocessing, *, size: tuple[int, ...], views: tuple[int, int] = (1, 1)
+    ) -> None:
         _check_axes(dataset, size)
-        self.dataset, self.record, self.size = dataset, record, size
+        if views != (1, 1) and not dataset.videos:
+            raise ValueError(f"views are of videos; the data are {'arrays' if dataset.arrays else 'pictures'}")
+        self.dataset, self.record, self.size, self.views = dataset, record, size, views
         self.channels = _channels(dataset) if dataset.arrays else None
         if dataset.arrays:
             return
         edges = record.crop_size if record.do_center_crop else record.size if record.do_resize else {}
-        if (edges.get("height"), edges.get("width")) != tuple(size):
-            raise ValueError(f"the record's pictures are of {edges or 'any size'}; expected height and width {size}")
+        if (edges.get("height"), edges.get("width")) != tuple(size[-2:]):
+            raise ValueError(
+                f"the record's pictures are of {edges or 'any size'}; expected height and width {size[-2:]}"
+            )
+        if dataset.videos:
+            # grey levels, as of pictures: mean and deviation are taken out where the model is
+            self.processor = HieraVideoProcessor(record, num_frames=size[0], do_rescale=False, do_normalize=False)
 
     def __getitem__(self, index: int) -> Seen | Unreadable:
         sample = None
@@ -196,6 +216,9 @@ class EvaluationView:
             sample = self.dataset.sample(index)
             if self.dataset.arrays:
                 pixels = np.ascontiguousarray(_array_part(sample, self.size, self.channels, None))
+            elif self.dataset.videos:
+                pixels = evaluation_clips(sample, self.processor, views=self.views)
+                pixels = pixels[0] if self.views == (1, 1) else pixels
             else:
                 pixels = self._pixels(sample)
         except (OSError, ValueError) as error:
@@ -218,7 +241,9 @@ class EvaluationView:
 
 
 def _check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
-    if not dataset.arrays and len(size) != 2:
+    if dataset.videos and len(size) != 3:
+        raise ValueError(f"the data are videos, the model takes {len(size)} axes ({size})")
+    if not dataset.arrays and not dataset.videos and len(size) != 2:
         raise ValueError(f"the data are pictures, the model takes {len(size)} axes ({size}); expected arrays (.npy)")
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from hierax.embedding.sources import Listing, Source
 from hierax.embedding.store import Block
 from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.resize import resize_crop_fast
+
+if TYPE_CHECKING:
+    from hierax.embedding.clips import ClipDecoder
 
 _MAIN = threading.Lock()
 
@@ -39,6 +42,7 @@ class Item:
         hash: of its bytes, 32 hexadecimal digits; "" where it could not be read at all.
         width, height: of the picture, upright, in pixels.
         error: why it is none, or None.
+        start, end: of a window of a video, in seconds.
     """
 
     source: Source
@@ -46,6 +50,8 @@ class Item:
     width: int = 0
     height: int = 0
     error: str | None = None
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass
@@ -55,7 +61,7 @@ class Pixels:
     Attributes:
         block, first: which sources they are: those of the block from `first` on.
         items: of each source.
-        pixels: uint8 `[B, C, H, W]`.
+        pixels: uint8 `[B, C, H, W]`, of videos `[B, C, T, H, W]`.
     """
 
     block: Block
@@ -80,7 +86,7 @@ class Decoder:
         if not record.do_center_crop:
             raise ValueError("the record does not crop, so that pictures differ in size; expected do_center_crop")
         self.record = record
-        self.size = (record.crop_size["height"], record.crop_size["width"])
+        self.shape = (record.crop_size["height"], record.crop_size["width"])
         self.processor = HieraImageProcessor(record, fast=True)
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:
@@ -92,16 +98,17 @@ class Decoder:
             picture, plan = next(self.processor.decoded(content))
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
         except (OSError, ValueError, MemoryError) as error:  # an ImageError is a ValueError
-            problem = error.problem if isinstance(error, ImageError) else _reason(error)
-            return Item(source, digest, error=" ".join(problem.split()) or type(error).__name__)
+            return Item(source, digest, error=reason_of(error))
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         return Item(source, digest, width, height)
 
 
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """Why a source cannot be read, in one line."""
+    problem = error.problem if isinstance(error, ImageError) else getattr(error, "strerror", None) or str(error)
+    return " ".join(problem.split()) or type(error).__name__
 
 
 def as_bytes(content: Any) -> bytes:
@@ -127,6 +134,15 @@ class Request:
     sources: list[Source]
 
 
+def decoder_of(record: Preprocessing) -> Decoder | ClipDecoder:
+    """What reads pictures, or windows of videos, as the record says."""
+    if record.num_frames is None:
+        return Decoder(record)
+    from hierax.embedding.clips import ClipDecoder
+
+    return ClipDecoder(record)
+
+
 class _Requests:
     """All batches of these blocks in their order, made as they are asked for."""
 
@@ -145,19 +161,19 @@ class _Requests:
 class _Batches:
     """A dataset for PyTorch's loader, whose indices are requests."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder | ClipDecoder) -> None:
         self.decoder = decoder
 
     def __getitem__(self, request: Request) -> Pixels:
-        size = (len(request.sources), self.decoder.record.num_channels, *self.decoder.size)
+        size = (len(request.sources), self.decoder.record.num_channels, *self.decoder.shape)
         pixels = np.zeros(size, np.uint8)
         items = [self.decoder(source, out) for source, out in zip(request.sources, pixels, strict=True)]
         return Pixels(request.block, request.first, items, torch.from_numpy(pixels))
 
 
 def batches_of(
-    blocks: Sequence[Block], decoder: Decoder, listings: Sequence[Listing], *, batch: int, block: int, workers: int,
-    pin: bool = False,
+    blocks: Sequence[Block], decoder: Decoder | ClipDecoder, listings: Sequence[Listing], *, batch: int, block: int,
+    workers: int, pin: bool = False,
 ) -> Iterator[Pixels]:  # fmt: skip
     """All batches of these blocks in their order, decoded ahead by `workers` processes (0: here).
 

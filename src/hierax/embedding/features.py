@@ -17,7 +17,8 @@ from hierax.embedding.store import Column, Manifest
 from hierax.engine import Engine
 from hierax.engine.cache import weights_digest
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, HieraImageProcessor, Preprocessing
+from hierax.processing import IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
+from hierax.processing.windows import with_frames
 
 POOLED = "pooled"
 _POOLING = {
@@ -31,14 +32,14 @@ class FeatureExtractor:
     """An engine, and what of its outputs a collection keeps.
 
     Args:
-        model: any Hiera model of pictures, or a Hub id, folder or file.
+        model: any Hiera model of pictures or clips, or a Hub id, folder or file.
         layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
             map).
         l2: divide vectors by their length; no maps.
         size: side in pixels of the square that the model sees, instead of the checkpoint's.
 
     Raises:
-        ValueError: an unknown layer, a model that takes no pictures; what `hierax.load` raises.
+        ValueError: an unknown layer, a model that takes neither pictures nor clips; what `hierax.load` raises.
     """
 
     def __init__(
@@ -61,8 +62,11 @@ class FeatureExtractor:
         given = model if isinstance(model, Pretrained) else _loaded(os.fspath(model))
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(os.fspath(model))
         self.untrained_norm = not isinstance(model, Pretrained) and "norm" in given.loading_report.renewed  # type: ignore[union-attr]
-        if given.config.axes != 2:
-            raise ValueError(f"{self.name} takes {'clips' if given.config.is_video else 'other inputs'}, not pictures")
+        video = given.config.is_video
+        if given.config.axes != 2 and not video:
+            raise ValueError(
+                f"{self.name} takes inputs of {given.config.axes} axes; expected a model of pictures or clips"
+            )
         self.record = _record(given, size)
         self.layers, self.l2 = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers)), l2
         if not self.layers:
@@ -70,13 +74,14 @@ class FeatureExtractor:
         states = self.layers != (POOLED,)
         self.engine = Engine(
             given, device=device, precision=precision, backend=backend, threads=threads, hidden_states=states,
-            processor=HieraImageProcessor(self.record), calibration=calibration,
+            processor=None if video else HieraImageProcessor(self.record), calibration=calibration,
         )  # fmt: skip
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
         self.weights = weights_digest(given)
         self.size = (self.record.crop_size["height"], self.record.crop_size["width"])
+        self.shape = (self.record.num_frames, *self.size) if video and self.record.num_frames else self.size
         self.columns = tuple(self._column(layer) for layer in self.layers)
-        shape = (1, -1, 1, 1)
+        shape = (1, -1, *[1] * len(self.shape))
         scale = self.record.rescale_factor if self.record.do_rescale else 1.0
         mean, std = (self.record.image_mean, self.record.image_std) if self.record.do_normalize else ((0.0,), (1.0,))
         self._mean = torch.tensor(mean, dtype=torch.float32).view(shape) / scale
@@ -106,11 +111,11 @@ class FeatureExtractor:
             raise ValueError(f"layer is {layer!r}, a map, which l2 is not for")
         stride = config.stage_stride(number)
         return Column(
-            layer, layer, (width, *(-(-edge // s) for edge, s in zip(self.size, stride, strict=True))), _POOLING["map"]
+            layer, layer, (width, *(-(-edge // s) for edge, s in zip(self.shape, stride, strict=True))), _POOLING["map"]
         )
 
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """float32 `[B, width]` by column, for uint8 pixels `[B, C, H, W]`."""
+        """float32 `[B, width]` by column, for uint8 pixels `[B, C, H, W]`, of clips `[B, C, T, H, W]`."""
         device = self.engine.device
         moved = pixels.to(device, non_blocking=True).float()
         out = self.engine(pixel_values=(moved - self._mean.to(device)) / self._std.to(device))
@@ -125,7 +130,7 @@ class FeatureExtractor:
             return out.pooler_output.float()
         stage, _, kind = column.layer.partition("_")
         grid = out.reshaped_hidden_states[int(stage[5:])].float()  # [B, h, w, C]
-        return grid.permute(0, 3, 1, 2).flatten(1) if kind else grid.mean((1, 2))
+        return grid.movedim(-1, 1).flatten(1) if kind else grid.flatten(1, -2).mean(1)
 
     def close(self) -> None:
         """Gives back memory and threads."""
@@ -167,10 +172,13 @@ def _loaded(source: str) -> Pretrained:
 
 def _record(model: Pretrained, size: int | None) -> Preprocessing:
     """How pictures become pixels of one size: as the checkpoint says, or the same part of them at another size."""
-    record = model.preprocessing or IMAGENET
+    config = model.config
+    record = model.preprocessing or (KINETICS.replace(num_frames=None) if config.is_video else IMAGENET)
+    if config.is_video:
+        record = with_frames(record, config.image_size[0])
     if record.do_center_crop and size is None:
         return record
-    height, width = (size, size) if size else model.config.image_size
+    height, width = (size, size) if size else model.config.image_size[-2:]
     crop = {"height": height, "width": width}
     own = min(record.crop_size.values()) if record.do_center_crop else 224
     edge = (
@@ -185,12 +193,12 @@ def vectors(
     paths: Sequence[str | Path], extractor: FeatureExtractor, column: str
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """float32 `[N, width]` of the pictures that can be read, in their order, and names and problems of the others."""
-    from hierax.embedding.decode import Decoder
+    from hierax.embedding.decode import decoder_of
     from hierax.embedding.sources import Source
 
-    decoder, rows, problems = Decoder(extractor.record), [], []
+    decoder, rows, problems = decoder_of(extractor.record), [], []
     for path in paths:
-        pixels = np.zeros((1, extractor.record.num_channels, *extractor.size), np.uint8)
+        pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), np.uint8)
         item = decoder(Source(os.path.abspath(path)), pixels[0])
         if item.error is not None:
             problems.append((os.fspath(path), item.error))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierax.data.loader import spare_cores
-from hierax.embedding.decode import Decoder, Pixels, batches_of
+from hierax.embedding.decode import Pixels, batches_of, decoder_of
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.sources import Listing, listings
 from hierax.embedding.store import Block, Manifest, Unreadable, shards, shown, write_shard
@@ -102,7 +102,7 @@ class Job:
         if workers is None:
             workers = 0 if self.sources_in(*blocks) <= FEW else spare_cores(least=1)
         batches = batches_of(
-            blocks, Decoder(extractor.record), self.listings, batch=self.manifest.batch, block=self.manifest.block,
+            blocks, decoder_of(extractor.record), self.listings, batch=self.manifest.batch, block=self.manifest.block,
             workers=workers, pin=extractor.engine.device.type == "cuda",
         )  # fmt: skip
         while True:
@@ -123,7 +123,7 @@ class Job:
     def _write(self, block: Block, parts: Sequence[Pixels], vectors: Sequence[dict[str, np.ndarray]]) -> pa.Table:
         items = [item for part in parts for item in part.items]
         good = np.array([item.error is None for item in items], bool)
-        names = ("width", "height", "hash")
+        names = ("width", "height", "hash", "start", "end")
         rows: dict[str, list[Any]] = {name: [getattr(i, name) for i in items if i.error is None] for name in names}
         rows["id"] = [item.source.id for item in items if item.error is None]
         rows["path"] = [shown(item.source.path) for item in items if item.error is None]

@@ -14,10 +14,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -66,11 +68,24 @@ def _picture(name: str, source: Source | None, side: int) -> Image.Image | None:
     from hierax.processing import load_image
 
     try:
-        image = load_image(name if source is None else source.read())
+        if source is not None and source.kind == "clip":
+            image = _frame(source)
+        else:
+            image = load_image(name if source is None else source.read())
     except Exception:  # of any library that reads sources: a page without one picture is still a page
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return image
+
+
+def _frame(source: Source) -> Image.Image:
+    """A frame from the beginning of a window of a video."""
+    from hierax.embedding.clips import MARK
+    from hierax.processing.video_file import VideoFile
+
+    with VideoFile(source.container) as file:
+        (shot,) = file.frames([Fraction(source.path.rpartition(MARK)[2])])
+    return Image.fromarray(np.ascontiguousarray(shot.pixels))
 
 
 def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:

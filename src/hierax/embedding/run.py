@@ -32,6 +32,7 @@ from hierax.embedding.sources import (
 from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, arrow, shard_path
 from hierax.embedding.update import changed_sources, inputs_left, settle
 from hierax.pretrained import Pretrained
+from hierax.processing import Preprocessing
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -155,17 +156,21 @@ def embed(
     on_table: Callable[[pa.Table], object] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> EmbedReport:
-    """Writes the features of pictures into the folder `out`, and goes on where an earlier call was interrupted.
+    """Writes the features of pictures, or of videos window by window, into the folder `out`, and goes on where an
+    earlier call was interrupted.
 
     Every source is listed once, in the order of the first listing. Blocks of `block_size` sources become shards
     (`part-*.parquet`: id, path, width, height, hash, status, embedding), whole or not at all, always in the same
     batches: whenever a call was killed, the collection ends the same. What cannot be read is in `errors.parquet`.
+    A model of clips makes a row for each window of a video, with `start` and `end` in seconds; the windows follow each
+    other, and the last one shows its last frame on.
 
     Args:
         sources: one or several, see `list_sources`; of a collection that exists they may be left out (an empty list),
             and only `update` adds others.
         out: made if missing.
-        model: any Hiera model of pictures, a source to load one from, or a `FeatureExtractor`, whose settings count.
+        model: any Hiera model of pictures or clips, a source to load one from, or a `FeatureExtractor`, whose settings
+            count.
         layers, l2, size: see `FeatureExtractor`.
         half: write vectors in float16.
         update: list again; embed what is new or whose bytes have changed, mark what is gone or replaced.
@@ -205,7 +210,7 @@ def embed(
             raise CollectionError(f"{new[0]} is not among the sources of {folder}; update adds it (--update)")
         if new:
             manifest = replace(manifest, inputs=(*manifest.inputs, *new))
-        _list(folder, manifest, update=update)
+        _list(folder, manifest, extractor.record, update=update)
         run = _Run(Job(folder, manifest), extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
         return run.report(shard, on_table, on_progress)
     finally:
@@ -326,15 +331,15 @@ def _manifest(
     return manifest
 
 
-def _list(folder: Path, manifest: Manifest, *, update: bool) -> None:
+def _list(folder: Path, manifest: Manifest, record: Preprocessing, *, update: bool) -> None:
     """Has manifest and listings written; what is wrong with sources is said before."""
     if not listings(folder):
-        listing = Listing(list_sources(manifest.inputs))
+        listing = Listing(list_sources(manifest.inputs, record=record))
         folder.mkdir(parents=True, exist_ok=True)
         manifest.write(folder)
         listing.write(listing_path(folder, 0))
     elif update:
-        found = changed_sources(folder, manifest, list_sources(inputs_left(folder, manifest)))
+        found = changed_sources(folder, manifest, list_sources(inputs_left(folder, manifest), record=record))
         manifest.write(folder)
         if found:
             Listing(found).write(listing_path(folder, len(listings(folder))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -18,10 +18,12 @@ from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import open_shards
 from hierax.embedding.store import LISTINGS, CollectionError, arrow, source_id
-from hierax.processing.decode import IMAGE_SUFFIXES
+from hierax.processing import Preprocessing
+from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-KINDS = ("file", "tar", "table", "url")
+KINDS = ("file", "tar", "table", "url", "clip")
 _PATHS = ("path", "file", "filename", "file_name", "image", "url")
+_PICTURES = IMAGE_SUFFIXES | {".tar"}
 _ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
 _LISTS = (".txt", ".csv", ".tsv")
 _SAVED = ("dataset_dict.json", "dataset_info.json")
@@ -44,10 +46,11 @@ class Source:
     """One thing to embed.
 
     Attributes:
-        path: its name for ever: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, or a URL.
+        path: its name for ever: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or
+            `VIDEO#t=SECONDS` of a window.
         kind: one of `KINDS`.
-        container: the shard, or the table as it was named; "" for others.
-        offset, size: where a member lies in its shard; of a table the number of the row.
+        container: the shard, the table as it was named, or the video; "" for others.
+        offset, size: where a member lies in its shard; of a table the number of the row, of a video of the window.
     """
 
     path: str
@@ -62,7 +65,7 @@ class Source:
         return source_id(self.path)
 
     def read(self) -> Any:
-        """The bytes of a picture; of a table maybe a path or a Pillow image.
+        """The bytes of a picture, or of the whole video; of a table maybe a path or a Pillow image.
 
         Raises:
             OSError, ValueError: it cannot be had.
@@ -74,7 +77,7 @@ class Source:
 
             with fsspec.open(self.path, "rb") as file:
                 return file.read()  # type: ignore[attr-defined]
-        with open(self.container if self.kind == "tar" else self.path, "rb") as file:
+        with open(self.container if self.kind in ("tar", "clip") else self.path, "rb") as file:
             if self.kind == "tar":
                 file.seek(self.offset)
                 return file.read(self.size)
@@ -197,14 +200,16 @@ def are_few(inputs: Sequence[str], most: int) -> bool:
 
     def counted() -> Iterator[str]:
         for given in inputs:
-            yield from _files_below(given) if os.path.isdir(given) and not _is_saved(given) else [given]
+            folder = os.path.isdir(given) and not _is_saved(given)
+            yield from _files_below(given, _PICTURES) if folder else [given]
 
     found = list(islice(counted(), most + 1))
     return len(found) <= most and all(_is_picture(path) and os.path.isfile(path) for path in found)
 
 
-def list_sources(inputs: Sequence[str]) -> Iterator[Source]:
-    """The sources that inputs stand for, each once, in the order of the inputs, those of a folder by name.
+def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) -> Iterator[Source]:
+    """The sources that inputs stand for, each once, in the order of the inputs, those of a folder by name. Where
+    `record` is one of clips these are the windows of videos.
 
     Args:
         inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files and links to
@@ -219,35 +224,43 @@ def list_sources(inputs: Sequence[str]) -> Iterator[Source]:
         ImportError: what reads it is missing; names the extra.
     """
     seen: set[str] = set()
+    clips = record is not None and record.num_frames is not None
     for given in inputs:
         count = 0
-        for source in _sources(given):
+        found = _sources(given, VIDEO_SUFFIXES if clips else _PICTURES)
+        if clips:
+            from hierax.embedding.clips import expanded
+            from hierax.processing.windows import sampling_of
+
+            assert record is not None
+            found = expanded(found, sampling_of(record))
+        for source in found:
             count += 1
             if source.id not in seen:
                 seen.add(source.id)
                 yield source
         if not count:
-            raise NoSourcesError(given, _nothing_in(given))
+            raise NoSourcesError(given, _nothing_in(given, clips=clips))
 
 
-def _nothing_in(given: str) -> str:
+def _nothing_in(given: str, *, clips: bool) -> str:
     if _is_local(given) and not os.path.exists(given):
         return "no file matches this pattern"
     if os.path.splitext(given)[1].lower() in _LISTS:
         return "an empty list; expected a path a line, or a row"
-    return "no pictures in it (PNG, JPEG, WebP, … are read)"
+    return f"no {'videos in it (MP4, WebM, MKV' if clips else 'pictures in it (PNG, JPEG, WebP'}, … are read)"
 
 
-def _sources(given: str) -> Iterator[Source]:
+def _sources(given: str, suffixes: Collection[str]) -> Iterator[Source]:
     if given.startswith("hub:"):
         yield from _rows_of_tables(given, [])
     elif "://" in given:
-        yield from _of_url(given)
+        yield from _of_url(given, suffixes)
     elif os.path.isdir(given):
         if _is_saved(given):
             yield from _rows_of_tables(os.path.abspath(given), [])
         else:
-            for path in sorted(_files_below(given)):
+            for path in sorted(_files_below(given, suffixes)):
                 yield from _of_file(path)
     elif os.path.exists(given):
         yield from _of_file(os.path.abspath(given))
@@ -268,12 +281,12 @@ def _is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _files_below(folder: str) -> Iterator[str]:
+def _files_below(folder: str, suffixes: Collection[str]) -> Iterator[str]:
     closed: list[OSError] = []
     for parent, folders, files in os.walk(os.path.abspath(folder), onerror=closed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and (_is_picture(name) or name.lower().endswith(".tar")):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
                 yield os.path.join(parent, name)
     yield from (error.filename for error in closed)  # read as files they say why; left out they would not be missed
 
@@ -344,7 +357,7 @@ def _rows_of_tables(name: str, files: Sequence[Path]) -> Iterator[Source]:
             yield Source(f"{name}#{split}[{row}]", "table", f"{name}#{split}", row)
 
 
-def _of_url(given: str) -> Iterator[Source]:
+def _of_url(given: str, suffixes: Collection[str]) -> Iterator[Source]:
     import fsspec
 
     try:
@@ -352,7 +365,7 @@ def _of_url(given: str) -> Iterator[Source]:
         if glob.has_magic(path):
             found = sorted(system.glob(path))
         elif system.isdir(path):
-            found = sorted(p for p in system.find(path) if _is_picture(p))
+            found = sorted(p for p in system.find(path) if os.path.splitext(p)[1].lower() in suffixes)
         else:
             yield Source(given, "url")
             return

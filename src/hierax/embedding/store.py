@@ -246,6 +246,8 @@ def schema(manifest: Manifest) -> pa.Schema:
         ("id", pa.string()), ("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
         ("hash", pa.string()), ("status", pa.string()),
     ]  # fmt: skip
+    if manifest.preprocessing.get("num_frames"):
+        fields += [("start", pa.float64()), ("end", pa.float64())]
     vectors = [pa.field(c.name, pa.list_(kind, c.width)) for c in manifest.columns]
     return pa.schema([*(pa.field(name, of) for name, of in fields), *vectors])
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hierax.embedding.clips import file_hash
 from hierax.embedding.decode import as_bytes, content_hash
 from hierax.embedding.sources import Listing, NoSourcesError, Source, listings, lost
 from hierax.embedding.store import (
@@ -112,7 +113,7 @@ def _chunks(sources: Iterable[Source]) -> Iterable[list[Source]]:
 
 def _digest(source: Source) -> str:
     try:
-        return content_hash(as_bytes(source.read()))
+        return file_hash(source.container) if source.kind == "clip" else content_hash(as_bytes(source.read()))
     except (OSError, ValueError):
         return ""  # as of what could not be read
 

@@ -43,6 +43,26 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What is taken for a picture in a folder. A file that is named itself is tried whatever its suffix."""
 
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".m2ts",
+        ".mts",
+        ".wmv",
+        ".flv",
+        ".3gp",
+        ".ogv",
+    ]
+)
+"""What is taken for a video in a folder."""
+
 # Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs
 # Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
 _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")

@@ -119,16 +119,9 @@ class HieraImageProcessor:
     def _pixels(self, source: Picture, name: str, out: np.ndarray | None = None) -> np.ndarray:
         """The pixels [C, H, W] of one picture, written into `out` if given."""
         record, (picture, plan) = self.record, self._read(source, name)
-        region = (resize_crop_fast if self.fast else resize_crop)(picture, plan, resample=record.resample)
         if out is None:
             out = np.empty((record.num_channels, plan.height, plan.width), np.float32)
-        if region.shape[:2] != (plan.height, plan.width):
-            write_pixels(np.zeros((plan.height, plan.width, record.num_channels), np.uint8), out, record, self._table)
-            (top, bottom), (left, right) = plan.rows, plan.columns
-            inside = out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left]
-            write_pixels(region, inside, record, self._table)
-        else:
-            write_pixels(region, out, record, self._table)
+        write_part(picture, plan, out, record=record, table=self._table, fast=self.fast)
         return out
 
     @classmethod
@@ -219,33 +212,17 @@ class HieraImageProcessor:
         return self.record.do_convert_rgb
 
 
-class AutoImageProcessor:
-    """Finds the processor of a checkpoint; the name that users of transformers know."""
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        fast: bool = False,
-        max_pixels: int | None = DEFAULT_MAX_PIXELS,
-        **overrides: Any,
-    ) -> HieraImageProcessor:
-        """As `HieraImageProcessor.from_pretrained`."""
-        return HieraImageProcessor.from_pretrained(
-            source,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            fast=fast,
-            max_pixels=max_pixels,
-            **overrides,
-        )
+def write_part(
+    picture: Image.Image | np.ndarray, plan: Geometry, out: np.ndarray, *, record: Preprocessing, table: np.ndarray,
+    fast: bool,
+) -> None:  # fmt: skip
+    """Put the window of the resized picture into `out` `[C, H, W]` as pixels, with black where there is no picture."""
+    region = (resize_crop_fast if fast else resize_crop)(picture, plan, resample=record.resample)
+    if region.shape[:2] != (plan.height, plan.width):
+        write_pixels(np.zeros((plan.height, plan.width, record.num_channels), np.uint8), out, record, table)
+        (top, bottom), (left, right) = plan.rows, plan.columns
+        out = out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left]
+    write_pixels(region, out, record, table)
 
 
 def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:

@@ -21,7 +21,7 @@ from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET
 from hierax.train.parallel import default_workers, world
 from hierax.train.predictions import Inputs, Predictions, predict
-from hierax.train.prepare import levels, statistics
+from hierax.train.prepare import convention, levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors
 from hierax.train.recipe import Recipe
@@ -108,6 +108,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
+    views: tuple[int, int] = (1, 1),
 ) -> Evaluation:
     """What a classifier says of labelled `data`; every sample counts once.
 
@@ -116,9 +117,10 @@ def evaluate(
             what it held out. Class folders are matched to the model's labels by name.
         model: a classifier, or a checkpoint or run to load one from.
         workers: processes that decode; None is none for few samples, else one less than there are cores.
+        views: of videos, windows in time and crops of each; their probabilities are averaged. Kinetics is (5, 3).
 
     Raises:
-        ValueError: the model is no classifier, or the data has other classes.
+        ValueError: the model is no classifier, or the data has other classes; several views of what is no video.
         TrainingStopped: memory, a worker or another rank was lost.
     """
     classifier = model if isinstance(model, Pretrained) else _classifier(os.fspath(model))
@@ -130,7 +132,7 @@ def evaluate(
     dataset = _matched(_held(data) if part is None else part, labels)
     with world(device) as here:
         classifier = classifier.to(here.device).eval()
-        inputs = _inputs(dataset, classifier)
+        inputs = _inputs(dataset, classifier, views=views)
         workers = _workers(dataset) if workers is None else workers
         with clear_errors(lambda: "nothing was written"):
             found = predict(classifier, inputs, here, batch=batch_size, workers=workers)
@@ -247,11 +249,12 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
         raise ValueError(f"the data do not fit the model: {error}") from None
 
 
-def _inputs(dataset: Dataset, model: Pretrained) -> Inputs:
+def _inputs(dataset: Dataset, model: Pretrained, *, views: tuple[int, int] = (1, 1)) -> Inputs:
     """How the model sees the dataset, and its mean and deviation in grey levels, or in the array's units."""
     config = model.config
-    record = model.preprocessing or (None if dataset.arrays else IMAGENET)
-    if record is None:  # a checkpoint that was not trained here
+    record = model.preprocessing
+    if dataset.arrays and record is None:  # a checkpoint that was not trained here
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
         return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)
-    return Inputs(EvaluationView(dataset, record, size=config.image_size), *levels(record))
+    record = record or convention(config.image_size, config.num_channels)
+    return Inputs(EvaluationView(dataset, record, size=config.image_size, views=views), *levels(record))

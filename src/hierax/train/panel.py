@@ -1,12 +1,15 @@
-"""Reconstructions of the same few held-out pictures as training goes."""
+"""Reconstructions of the same few held-out pictures, or frames of videos, as training goes."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from hierax.config import HieraConfig
 from hierax.data.view import EvaluationView, Seen
 from hierax.processing import Preprocessing
 from hierax.train.objective import Objective
@@ -52,10 +55,13 @@ class Panel:
         units = noise.shape[1]
         rows: list[tuple[Tile, ...]] = []
         for row, item in enumerate(self.seen):
-            picture = to_picture(inputs[row], record=self.record)
             keep = torch.zeros(units, dtype=torch.bool).scatter(0, kept[row].cpu(), True).numpy()
-            masked = draw_units(picture, unit=config.unit_pixels, keep=keep)
-            drawn = to_picture(made[row], record=self.record)
+            before, after = inputs[row], made[row]
+            if config.is_video:  # the frame in the middle of those that are predicted
+                before, after, keep = _frame(before, after, keep, config)
+            picture = to_picture(before, record=self.record)
+            masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)
+            drawn = to_picture(after, record=self.record)
             name = Path(item.name).name
             rows.append((Tile(masked, "seen"), Tile(drawn, "reconstruction"), Tile(picture, name)))
         self.folder.mkdir(exist_ok=True)
@@ -68,3 +74,11 @@ class Panel:
         finally:
             part.unlink(missing_ok=True)
         return path
+
+
+def _frame(before: Tensor, after: Tensor, keep: np.ndarray, config: HieraConfig) -> tuple[Tensor, Tensor, np.ndarray]:
+    """One frame `[C, H, W]` of a clip and of what is made of it, and the mask units that are seen of it."""
+    number = after.shape[1] // 2
+    times = config.unit_grid(before.shape[1:])[0]
+    unit = number * times // after.shape[1]
+    return before[:, number * before.shape[1] // after.shape[1]], after[:, number], keep.reshape(times, -1)[unit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,8 +119,7 @@ def predict(
             if isinstance(part, Batch):
                 if part.labels is None:
                     raise ValueError("the data has no labels; evaluation of a classifier takes labelled samples")
-                logits = model(normalised(part.pixels, model, inputs.mean, inputs.std)).logits
-                logits = logits if logits.dtype == torch.float64 else logits.float()
+                logits = _logits(model, part.pixels, inputs)
                 found.append((part.indices, logits.cpu(), part.labels))
 
     world.everywhere(own)
@@ -135,6 +135,21 @@ def predict(
         raise ValueError(f"the data has {most} classes, the model {classes}")
     order = indices.argsort()
     return Predictions(indices[order], logits[order], labels[order], problems)
+
+
+def _logits(model: Pretrained, pixels: Tensor, inputs: Inputs) -> Tensor:
+    """Logits `[B, classes]`; of samples that are seen in several views, those of the mean of their probabilities."""
+
+    def of(part: Tensor) -> Tensor:
+        logits = model(normalised(part, model, inputs.mean, inputs.std)).logits
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    if inputs.view.views == (1, 1):
+        return of(pixels)
+    logits = torch.stack([of(view) for view in pixels.unbind(1)], 1)
+    if model.config.problem_type == "multi_label_classification":
+        return logits.sigmoid().mean(1).logit(eps=1e-12)
+    return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
 
 
 @torch.no_grad()

@@ -8,11 +8,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import open_checkpoint
@@ -23,9 +21,10 @@ from hierax.data.stats import Moments
 from hierax.data.view import Augmentation, EvaluationView, Unreadable
 from hierax.encoder import visible_units
 from hierax.mae import check_mae_size
-from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, Preprocessing
+from hierax.processing import IMAGENET, KINETICS, Preprocessing
+from hierax.processing.windows import sampling_of
+from hierax.train.model import for_videos, model_of
 from hierax.train.recipe import Recipe
 from hierax.train.teacher import Teacher, open_teacher
 
@@ -92,7 +91,7 @@ def statistics(dataset: Dataset, *, size: Sequence[int], channels: int) -> tuple
     Raises:
         ValueError: none of them can be read.
     """
-    record = IMAGENET.replace(**_square(size, channels)) if len(size) == 2 and not dataset.arrays else IMAGENET
+    record = IMAGENET if dataset.arrays else convention(size, channels)
     view = EvaluationView(dataset, record, size=tuple(size))
     step = -(-len(dataset) // _STATISTICS_OF)
     total: Moments | None = None
@@ -111,13 +110,15 @@ def statistics(dataset: Dataset, *, size: Sequence[int], channels: int) -> tuple
     return tuple(total.mean.tolist()), tuple(std.tolist())
 
 
-def _square(size: Sequence[int], channels: int) -> dict[str, Any]:
-    """Fields of a record for inputs of `size` pixels: the resize is 256/224 of the longer side, as published."""
-    crop = {"height": size[0], "width": size[1]}
-    changes: dict[str, Any] = {"size": {"shortest_edge": max(size) * 256 // 224}, "crop_size": crop}
-    if channels != 3:
-        changes |= {"image_mean": (0.5,) * channels, "image_std": (0.5,) * channels}
-    return changes
+def convention(size: Sequence[int], channels: int) -> Preprocessing:
+    """The record for pictures or clips of `size` pixels: the resize is 256/224 of the longer side, as published."""
+    record = KINETICS.replace(num_frames=size[0]) if len(size) == 3 else IMAGENET
+    height, width = size[-2:]
+    edge = max(height, width) * 256 // 224
+    record = record.replace(size={"shortest_edge": edge}, crop_size={"height": height, "width": width})
+    if channels == 3:
+        return record
+    return record.replace(image_mean=(0.5,) * channels, image_std=(0.5,) * channels)
 
 
 def prepare(
@@ -144,13 +145,20 @@ def prepare(
     size = recipe.image_size or (shape[1:] if source is None and shape else None)
     classes = dataset.classes if labelled or teaches is None else _taught(recipe, teaches)
     several = labelled and _several(first)
-    model, notes = _model(recipe, classes, source, size, shape[0] if shape else 3, several=several)
+    with for_videos(source, size) if dataset.videos and source is not None else contextlib.nullcontext(source) as begin:
+        model, notes = model_of(recipe, classes, begin, size, shape[0] if shape else 3, several=several)
+    if begin != source:
+        notes = [note.replace(str(begin), str(source)) for note in notes]
+        notes.append(f"{source} is a model of pictures: its weights see every frame alike, until they learn of time")
     if teaches is not None:
         notes.append(teaches.note)
     config = model.config
-    fits = (shape[0], len(shape)) == (config.num_channels, config.axes + 1) if shape else config.axes == 2
+    if shape:
+        fits = (shape[0], len(shape)) == (config.num_channels, config.axes + 1)
+    else:
+        fits = config.is_video and config.num_channels == 3 if dataset.videos else config.axes == 2
     if not fits:
-        kind = f"arrays of shape {list(shape)}" if shape else "pictures"
+        kind = f"arrays of shape {list(shape)}" if shape else "videos" if dataset.videos else "pictures"
         hint = "; image_size=none takes the size of the data" if shape and source is None and recipe.image_size else ""
         raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}{hint}")
     if recipe.task == "pretrain":
@@ -161,12 +169,16 @@ def prepare(
     elif dataset.arrays:
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
         record = Preprocessing(do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std)
-    elif record is None or record.num_channels != config.num_channels:
-        record = IMAGENET.replace(**_square(config.image_size, config.num_channels))
+    elif record is None or record.num_channels != config.num_channels or (dataset.videos and not record.num_frames):
+        record = convention(config.image_size, config.num_channels)
         if config.num_channels != 3:
             mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
             scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
             record = record.replace(**scaled)
+    if dataset.videos:
+        stride = recipe.frame_stride or record.sampling_rate
+        record = record.replace(num_frames=config.image_size[0], sampling_rate=stride)
+        notes.append(_sampled(record))
     if dataset.arrays and recipe.flip is None:
         notes.append("arrays are not mirrored (flip=true does)")
     if dataset.arrays and (recipe.rand_augment is not None or recipe.erasing):
@@ -175,6 +187,12 @@ def prepare(
     if teaches is not None and teaches.features and recipe.teacher_features:
         teaches.measure(EvaluationView(dataset, record, size=config.image_size))
     return Prepared(model, record, *levels(record), tuple(notes), labelled, teaches)
+
+
+def _sampled(record: Preprocessing) -> str:
+    sampling = sampling_of(record)
+    rate = float(1 / sampling.step)
+    return f"clips of {sampling.count} frames, {rate:g} a second: {float(sampling.span):.2f} s"
 
 
 def _check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
@@ -196,8 +214,9 @@ def _teacher(
     device: torch.device,
 ) -> Teacher:
     """The teacher of a run, which has something to teach it."""
-    if dataset.arrays:
-        raise ValueError(f"{teacher}: a teacher is shown pictures; the data are arrays")
+    if dataset.arrays or dataset.videos:
+        kind = "arrays" if dataset.arrays else "videos"
+        raise ValueError(f"{teacher}: a teacher is shown pictures; the data are {kind}")
     size = recipe.image_size
     if size is None:
         own = (
@@ -270,109 +289,10 @@ def _several(sample: Sample) -> bool:
     return isinstance(sample.label, np.ndarray)
 
 
-def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, several: bool) -> dict[str, Any]:
-    """Fields of the configuration that the recipe and the data decide."""
-    pretraining = recipe.task == "pretrain"
-    wanted = {
-        "image_size": size,
-        "drop_path_rate": recipe.drop_path,
-        "dropout": recipe.dropout,
-        "mask_ratio": recipe.mask_ratio if pretraining else None,
-        "problem_type": None if pretraining else f"{'multi' if several else 'single'}_label_classification",
-    }
-    stated = {field: value for field, value in wanted.items() if value is not None}
-    changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
-    if pretraining:
-        changes["normalize_pixel_loss"] = recipe.target == "normalised"
-    return changes
-
-
-def _model(
-    recipe: Recipe, classes: tuple[str, ...], source: Any, size: tuple[int, ...] | None, channels: int, *, several: bool
-) -> tuple[Pretrained, list[str]]:
-    changes = _changes(recipe, size, channels, several=several)
-    if source is not None:
-        return _loaded(recipe, classes, source, changes)
-    if recipe.freeze:
-        raise ValueError(f"freeze is {recipe.freeze!r}, but no weights are loaded; expected 0")
-    config = variant_config(recipe.model, **changes)
-    if recipe.task == "pretrain":
-        return HieraForPreTraining(config), []
-    labels = dict(enumerate(classes))
-    return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
-
-
-def _loaded(
-    recipe: Recipe, classes: tuple[str, ...], source: Any, changes: dict[str, Any]
-) -> tuple[Pretrained, list[str]]:
-    """The model of a checkpoint, changed; a head for the same classes is kept."""
-    opened = open_checkpoint(source, HubOptions())
-    own, channels = opened.config.num_channels, changes.pop("num_channels")
-    changes = {"image_size": changes.pop("image_size", None), **changes}
-    if recipe.task == "pretrain":
-        new = tuple(p for p in ("decoder", "fusion", "encoder_norm") if p not in opened.parts)
-        model: Pretrained = HieraForPreTraining.from_pretrained(source, new=new, **changes)
-    else:
-        new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
-        labels = dict(enumerate(classes))
-        if "head" not in opened.parts or dict(opened.config.id2label) != labels:
-            changes |= {"num_labels": len(labels), "id2label": labels}
-        model = _classifier(opened.config).from_pretrained(source, new=new, **changes)
-    notes = [f"starts from {source}: weights under {model.license or 'no stated licence'}"]
-    notes += [f"of {source}, {line.strip()}" for line in str(model.loading_report).splitlines()[1:]]
-    if own != channels:
-        model = with_channels(model, channels)
-        notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
-        if recipe.task == "pretrain":
-            notes.append("the decoder's last layer, which predicts the channels, starts anew")
-    _freeze(model, recipe.freeze)
-    wanted, found = variant_config(recipe.model), model.config
-    if (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
-        notes.append(f"the recipe's model, {recipe.model}, is another one; {source} is trained as it is")
-    return model, notes
-
-
-def _classifier(config: HieraConfig) -> type[HieraForImageClassification | HieraForVideoClassification]:
-    return HieraForVideoClassification if config.is_video else HieraForImageClassification
-
-
-def with_channels(model: Pretrained, channels: int) -> Pretrained:
-    """The model for another number of input channels: the patch embedding's weights are averaged over the old ones and
-    scaled so that inputs whose channels are all alike give what they gave before.
-    """
-    own = model.config.num_channels
-    config = model.config.replace(num_channels=channels)
-    with torch.device("meta"):
-        changed = type(model)(config)
-    state: dict[str, Tensor] = dict(model.state_dict())
-    weight = state["encoder.patch_embed.proj.weight"]
-    repeated = weight.mean(1, keepdim=True) * (own / channels)
-    state["encoder.patch_embed.proj.weight"] = repeated.expand(-1, channels, *weight.shape[2:]).contiguous()
-    wanted = changed.state_dict()
-    fitting = {name: tensor for name, tensor in state.items() if tensor.shape == wanted[name].shape}
-    fresh = type(model)(config).state_dict() if len(fitting) < len(wanted) else {}
-    changed.load_state_dict({**fresh, **fitting}, assign=True)
-    changed.loading_report, changed.preprocessing = model.loading_report, None
-    return changed
-
-
-def _freeze(model: Pretrained, freeze: int | str) -> None:
-    """Takes the gradients off the embedding and the first stages; "all" leaves norm and head."""
-    if freeze == 0:
-        return
-    config = model.config
-    if freeze != "all" and not (isinstance(freeze, int) and freeze <= config.stages):
-        raise ValueError(f"freeze is {freeze!r}; allowed: 0 to {config.stages} stages, or 'all'")
-    blocks = sum(config.depths if freeze == "all" else config.depths[: int(freeze)])
-    for layer, names in enumerate(model.layer_groups()):
-        for name in names:
-            if layer <= blocks and name.startswith("encoder."):
-                parameter: nn.Parameter = model.get_parameter(name)
-                parameter.requires_grad_(False)
-
-
-def augmentation(recipe: Recipe, config: HieraConfig, *, arrays: bool) -> Augmentation:
-    """What training sees of a sample."""
+def augmentation(
+    recipe: Recipe, config: HieraConfig, *, arrays: bool, record: Preprocessing | None = None
+) -> Augmentation:
+    """What training sees of a sample; of videos, `record` says which frames."""
     units = math.prod(config.unit_grid(config.image_size)) if recipe.task == "pretrain" else 0
     return Augmentation(
         size=config.image_size,
@@ -382,4 +302,5 @@ def augmentation(recipe: Recipe, config: HieraConfig, *, arrays: bool) -> Augmen
         rand_augment=None if arrays else recipe.rand_augment,
         erasing=0.0 if arrays else recipe.erasing,
         mask_units=units,
+        sampling=None if arrays or record is None or record.num_frames is None else sampling_of(record),
     )

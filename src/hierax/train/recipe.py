@@ -32,6 +32,7 @@ class Recipe:
         clip_grad: norm to which gradients are clipped; None leaves them.
         drop_path, dropout: rates; None keeps the model's.
         crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
+        frame_stride: of videos, every so many of 30 frames a second; None is as the checkpoint was trained, or 4.
         flip: mirror along the last axis with probability 1/2. None mirrors pictures, and arrays never: a signal would
             run backwards, a volume change sides.
         mixup, cutmix, label_smoothing: of fine-tuning.
@@ -81,6 +82,7 @@ class Recipe:
     rand_augment: tuple[float, float] | None = None
     erasing: float = 0.0
     repeats: int = 1
+    frame_stride: int | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
     label_smoothing: float = 0.0
@@ -198,7 +200,7 @@ def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Cal
 
 _COUNTS = (
     "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
-    "checkpoint_every", "keep", "max_skipped", "distinct_epochs",
+    "checkpoint_every", "keep", "max_skipped", "distinct_epochs", "frame_stride",
 )  # fmt: skip
 _AMOUNTS = (
     "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs", "label_weight", "teacher_logits", "teacher_features",

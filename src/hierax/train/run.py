@@ -325,7 +325,8 @@ class _Share:
     ) -> Loop:
         here, model = self.here, made.model
         parts = accumulation(recipe, here.size)
-        view = TrainingView(train, augmentation(recipe, model.config, arrays=train.arrays), seed=recipe.seed)
+        seen = augmentation(recipe, model.config, arrays=train.arrays, record=made.record)
+        view = TrainingView(train, seen, seed=recipe.seed)
         workers = default_workers() if recipe.workers is None else recipe.workers
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()

@@ -1,0 +1,99 @@
+"""From a model of pictures to one of clips that begins with its weights."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hierax.config import HieraConfig
+from hierax.encoder import Hiera
+from hierax.models import HieraForImageClassification, HieraForVideoClassification, HieraModel
+from hierax.positions import PositionEmbedding
+from hierax.pretrained import Pretrained
+from hierax.processing.windows import with_frames
+
+Patch = Literal["centre", "mean"]
+"""Where the weights of the patch embedding go: all to the middle one of its three frames, or a third to each."""
+_EMBEDDING = "encoder.patch_embed.proj.weight"
+_POSITION = "encoder.pos_embed."
+
+
+def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, patch: Patch = "centre") -> Pretrained:
+    """A model of clips with the weights of one of pictures: of a classifier a classifier, with its head, else a
+    `HieraModel`. A masked autoencoder's decoder is left out, since clips have other targets.
+
+    The temporal position embedding is 0, so that time means nothing yet. With the patch embedding "centre", a clip in
+    which nothing moves has the pooled features and logits of its picture; "mean" (Carreira and Zisserman, arXiv
+    1705.07750) begins from averages over three frames, the first and last tokens' less than that. The preprocessing
+    record stays but for its frames: mean and deviation are those that the weights know.
+
+    Args:
+        source: a model of pictures, or a Hub id, folder or file to load one from.
+        frames: of a clip, a multiple of 2.
+
+    Raises:
+        ValueError: a model of other inputs; an odd number of frames; another word for `patch`.
+    """
+    from hierax.checkpoint.load import load
+
+    model = source if isinstance(source, Pretrained) else load(os.fspath(source))
+    if model.config.axes != 2:
+        raise ValueError(f"{type(model).__name__} takes {model.config.axes} axes; expected a model of pictures")
+    if frames < 2 or frames % 2:
+        raise ValueError(f"frames is {frames}; expected a multiple of 2, the frames of a token")
+    if patch not in get_args(Patch):
+        raise ValueError(f"patch is {patch!r}; allowed: {', '.join(map(repr, get_args(Patch)))}")
+    config = inflated_config(model.config, frames=frames)
+    classifier = isinstance(model, HieraForImageClassification)
+    with torch.device("meta"):
+        made: Pretrained = (HieraForVideoClassification if classifier else HieraModel)(config)
+    state = _inflated(model, frames=frames, patch=patch)
+    wanted = made.state_dict()
+    state = {**_fresh_norm(state[_EMBEDDING], model.config.hidden_size), **state}
+    made.load_state_dict({name: state[name] for name in wanted}, assign=True)
+    record = model.preprocessing
+    made.preprocessing = None if record is None else with_frames(record, frames)
+    return made.train(model.training)
+
+
+def inflated_config(config: HieraConfig, *, frames: int) -> HieraConfig:
+    """The configuration of clips of `frames` that is otherwise the same (paper, table 1 and section 3)."""
+    along = {"patch_size": 3, "patch_stride": 2, "patch_padding": 1, "query_stride": 1, "masked_unit_size": 1}
+    changes = {name: (first, *getattr(config, name)) for name, first in along.items()}
+    return config.replace(
+        image_size=(frames, *config.image_size), **changes, position_embedding="separable", global_position_size=None,
+        target="first_frame", num_query_pool=config.stages - 1,
+    )  # fmt: skip
+
+
+def _inflated(model: Pretrained, *, frames: int, patch: Patch) -> dict[str, Tensor]:
+    """The tensors of a model of clips, by name."""
+    bare = isinstance(model, Hiera)
+    encoder, prefix = (model, "encoder.") if bare else (model.get_submodule("encoder"), "")
+    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    weight = state[_EMBEDDING]
+    if patch == "mean":
+        inflated = weight[:, :, None].repeat(1, 1, 3, 1, 1) / 3
+    else:
+        inflated = weight.new_zeros(*weight.shape[:2], 3, *weight.shape[2:])
+        inflated[:, :, 1] = weight
+    positions = encoder.get_submodule("pos_embed")
+    assert isinstance(positions, PositionEmbedding)
+    config = model.config
+    with torch.no_grad():
+        spatial = positions.table(config.token_grid(config.image_size)).flatten(1, 2)
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(_POSITION)}
+    return {
+        **kept,
+        _EMBEDDING: inflated,
+        f"{_POSITION}spatial": spatial.clone(),
+        f"{_POSITION}temporal": spatial.new_zeros(1, frames // 2, spatial.shape[-1]),
+    }
+
+
+def _fresh_norm(weight: Tensor, width: int) -> dict[str, Tensor]:
+    """The norm before a head, as yet untrained: a masked autoencoder has none, for its own is of fused maps."""
+    return {"norm.weight": weight.new_ones(width), "norm.bias": weight.new_zeros(width)}

@@ -1,0 +1,371 @@
+"""The video processor: videos in, `pixel_values` of clips out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, Union, cast
+
+import numpy as np
+from PIL import Image
+
+from hierax.processing.arrays import is_tensor
+from hierax.processing.batch import BatchFeature
+from hierax.processing.decode import IMAGE_SUFFIXES
+from hierax.processing.image import write_part
+from hierax.processing.levels import levels_table
+from hierax.processing.reading import Picture, read_picture, source_name
+from hierax.processing.record import KINETICS, Preprocessing
+from hierax.processing.resize import Geometry
+from hierax.processing.video_file import Shot, VideoError, VideoFile
+from hierax.processing.windows import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
+
+Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
+"""A path, the bytes of a file, frames `[T, H, W, C]` (array or tensor), or a list of pictures, one for each frame."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a model sees of a video.
+
+    Attributes:
+        pixels: float32 `[C, T, H, W]`.
+        start, end: seconds from the beginning of the video; None of frames whose rate is not known.
+        view: number of the window, and of the crop within it.
+    """
+
+    pixels: np.ndarray
+    start: float | None
+    end: float | None
+    view: tuple[int, int]
+
+
+class _Source(Protocol):
+    """Frames by time."""
+
+    name: str
+    ended: Fraction | None
+
+    def duration(self) -> Fraction: ...
+    def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]: ...
+
+
+class HieraVideoProcessor:
+    """Samples, resizes, crops, rescales and normalises videos as a checkpoint's record says.
+
+    `record` defaults to Hiera's on Kinetics: 16 frames, every 4th of 30 a second (videos of other rates are sampled by
+    time), shorter side 256, a crop of 224 that keeps the aspect ratio, mean 0.45 and deviation 0.225 in all channels.
+    `overrides` are fields of `Preprocessing` that replace the record's.
+
+    Args:
+        short: what becomes of a video shorter than a window: "hold" (the default) shows its last frame on, "loop"
+            begins it anew.
+        fast: shrink frames with torch, within one grey level of Pillow's.
+
+    Raises:
+        TypeError: an override that is no field.
+        ValueError: a bad value; a record of pictures.
+    """
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
+
+    def __init__(
+        self, record: Preprocessing | None = None, *, short: Short = "hold", fast: bool = True, **overrides: Any
+    ) -> None:
+        check_short(short)
+        self.record = (KINETICS if record is None else record).replace(**overrides)
+        self.sampling: Sampling = sampling_of(self.record)
+        self.short: Short = short
+        self.fast = fast
+        self._table = levels_table(self.record)
+
+    def __call__(
+        self,
+        videos: Video | Sequence[Video],
+        *,
+        views: tuple[int, int] = (1, 1),
+        fps: float | None = None,
+        return_tensors: Literal["pt", "np"] = "pt",
+    ) -> BatchFeature:
+        """`{"pixel_values": [B, C, T, H, W]}` in float32, one video after the other, `views[0] * views[1]` clips of
+        each: first all crops of the first window.
+
+        Args:
+            videos: a video, or a list of them. A list of pictures (Pillow images, arrays with up to three axes, paths
+                with the suffix of a picture) is one video.
+            views: how many windows in time, spread over the video, and how many crops of each frame, spread along its
+                longer side; (1, 1) are the centres, (5, 3) is what Hiera was evaluated with on Kinetics.
+            fps: frames per second of frames that are given as arrays or pictures; None takes all of them as they are.
+            return_tensors: "pt" or "np".
+
+        Raises:
+            VideoError: (a ValueError) a video that cannot be read; names it.
+            ValueError: nothing to read; clips of different shapes.
+        """
+        if return_tensors not in ("pt", "np"):
+            raise ValueError(f"return_tensors is {return_tensors!r}; allowed: 'pt', 'np'")
+        named = _named(videos)
+        found = [(name, clip) for name, video in named for clip in self.clips(video, views=views, fps=fps, name=name)]
+        first_name, first = found[0]
+        for name, clip in found:
+            if clip.pixels.shape != first.pixels.shape:
+                raise ValueError(
+                    f"{name} gives clips {list(clip.pixels.shape)} and {first_name} {list(first.pixels.shape)}; "
+                    "one tensor needs one shape"
+                )
+        pixels = np.stack([clip.pixels for _, clip in found])
+        if return_tensors == "np":
+            return BatchFeature(pixel_values=pixels)
+        import torch
+
+        return BatchFeature(pixel_values=torch.from_numpy(pixels))
+
+    def clips(
+        self,
+        video: Video,
+        *,
+        views: tuple[int, int] = (1, 1),
+        fps: float | None = None,
+        name: str | None = None,
+        part: tuple[Fraction | None, Fraction | None] = (None, None),
+    ) -> list[Clip]:
+        """The views of one video, with their times; see `__call__`.
+
+        Args:
+            name: what errors call it.
+            part: beginning and end, in seconds, of the part that is looked at; None is that of the video.
+        """
+        windows, each = _checked_views(views)
+        with self._opened(video, fps=fps, name=name) as source:
+            if isinstance(source, _Stills):
+                if windows > 1:
+                    raise ValueError(f"{windows} windows of frames whose rate is not known; pass fps, or views=(1, …)")
+                return self._views([source.every()], each, name=source.name)
+            begin, end = part[0] or Fraction(0), source.duration()
+            end = end if part[1] is None else min(part[1], end)
+            made = self._windows(source, begin, end, windows, each)
+            if source.ended is not None and source.ended < end:  # the file is shorter than it says
+                made = self._windows(source, begin, source.ended, windows, each)
+            return made
+
+    def windows(self, video: Video, *, hop: float | None = None, fps: float | None = None) -> Iterator[Clip]:
+        """Clips that follow one another, the centre of the frames of each, in bounded memory.
+
+        The first begins at 0, each next one `hop` seconds later (None: where the last one ended; rounded to whole steps
+        between frames), until the video ends; the last shows its last frame on.
+
+        Raises:
+            VideoError: a video that cannot be read; names it.
+            ValueError: a hop that is not above 0; frames of no known rate.
+        """
+        if hop is not None and not hop > 0:
+            raise ValueError(f"hop is {hop} seconds; allowed: above 0, or None")
+        sampling = self.sampling
+        steps = sampling.count if hop is None else max(round(Fraction(hop) / sampling.step), 1)
+        with self._opened(video, fps=fps, name=None) as source:
+            if isinstance(source, _Stills):
+                raise ValueError(f"{source.name}: windows of frames whose rate is not known; pass fps")
+            kept: dict[Fraction, tuple[np.ndarray, ...]] = {}
+            for number, start in enumerate(consecutive(steps * sampling.step)):
+                if source.ended is not None and start >= source.ended:
+                    return
+                kept = {time: part for time, part in kept.items() if time >= start}
+                times = sampling.times(start)
+                missing = [time for time in times if time not in kept]
+                for time, shot in zip(missing, source.frames(missing), strict=True):
+                    kept[time] = self._parts(shot.pixels, 1)
+                end = start + sampling.span
+                if source.ended is not None:
+                    if start >= source.ended:
+                        return
+                    if number == 0 and self.short == "loop" and source.ended < end:
+                        yield from self._windows(source, Fraction(0), source.ended, 1, 1)
+                        return
+                    end = min(end, source.ended)
+                yield Clip(self._stacked([kept[time][0] for time in times]), float(start), float(end), (number, 0))
+
+    def window(self, file: VideoFile, start: Fraction) -> Clip:
+        """The window of an open file that begins at `start` seconds, the centre of its frames; where the video ends
+        before it does, its last frame is held.
+
+        Raises:
+            VideoError: the video ends before the window begins.
+        """
+        times = self.sampling.times(start)
+        frames = [self._parts(shot.pixels, 1)[0] for shot in file.frames(times)]
+        if file.ended is not None and 0 < start >= file.ended:
+            raise VideoError(file.name, f"the video ends at {float(file.ended):g} s")
+        last = file.ended or file.info.duration
+        end = start + self.sampling.span
+        return Clip(self._stacked(frames), float(start), float(end if last is None else min(end, last)), (0, 0))
+
+    # -- one video -----------------------------------------------------------------------------------------------------
+
+    def _windows(self, source: _Source, begin: Fraction, end: Fraction, count: int, each: int) -> list[Clip]:
+        """`count` windows from `begin` to `end`, and `each` crops of their frames; every frame is decoded once."""
+        if begin > 0 and begin >= end:
+            raise VideoError(source.name, f"the video ends at {float(end):g} s")
+        sampling, duration = self.sampling, end - begin
+        begins = starts(duration, sampling.span, count)
+        short = self.short if duration < sampling.span else "hold"
+        latest = max(duration - sampling.step / 4, Fraction(0)) if short == "hold" else duration
+        wanted = [
+            [begin + min(within(time, duration, short), latest) for time in sampling.times(start)] for start in begins
+        ]
+        times = sorted({time for window in wanted for time in window})
+        parts = {t: self._parts(shot.pixels, each) for t, shot in zip(times, source.frames(times), strict=True)}
+        return [
+            Clip(
+                self._stacked([parts[time][crop] for time in window]),
+                float(begin + start), float(begin + min(start + sampling.span, max(duration, start))), (number, crop),
+            )
+            for number, (start, window) in enumerate(zip(begins, wanted, strict=True))
+            for crop in range(each)
+        ]  # fmt: skip
+
+    def _views(self, windows: Sequence[Sequence[np.ndarray]], each: int, *, name: str) -> list[Clip]:
+        """Crops of frames as they are."""
+        made = []
+        for number, frames in enumerate(windows):
+            for index, frame in enumerate(frames):
+                if frame.shape != frames[0].shape:
+                    raise VideoError(
+                        name, f"frame {index} has shape {list(frame.shape)}, frame 0 {list(frames[0].shape)}"
+                    )
+            parts = [self._parts(frame, each) for frame in frames]
+            made += [Clip(self._stacked([part[i] for part in parts]), None, None, (number, i)) for i in range(each)]
+        return made
+
+    def _parts(self, frame: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+        """The crops of a frame as pixels `[C, H, W]`."""
+        plans = crops(self.record, height=frame.shape[0], width=frame.shape[1], count=count)
+        return tuple(self._pixels(frame, plan) for plan in plans)
+
+    def _pixels(self, frame: np.ndarray, plan: Geometry) -> np.ndarray:
+        out = np.empty((self.record.num_channels, plan.height, plan.width), np.float32)
+        write_part(frame, plan, out, record=self.record, table=self._table, fast=self.fast)
+        return out
+
+    @staticmethod
+    def _stacked(frames: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(frames, axis=1)
+
+    def _opened(self, video: Video, *, fps: float | None, name: str | None) -> AbstractContextManager[Any]:
+        if isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)):
+            return VideoFile(cast("str | bytes", video), name=name)
+        stills = _Stills(video, name=name or "video", record=self.record)
+        if fps is None:
+            return nullcontext(stills)
+        if not fps > 0:
+            raise ValueError(f"fps is {fps}; allowed: above 0")
+        return nullcontext(_Timed(stills, Fraction(fps).limit_denominator(1_000_000)))
+
+    # -- the record ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        short: Short = "hold",
+        fast: bool = True,
+        **overrides: Any,
+    ) -> HieraVideoProcessor:
+        """The processor of a checkpoint of clips (folder, file or name on the Hub); `overrides` replace fields."""
+        from hierax.checkpoint import load_preprocessing
+
+        record = load_preprocessing(
+            source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        return cls(record, short=short, fast=fast, **overrides)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `preprocessor_config.json` into `folder` (made if missing), whole or not at all; return its path."""
+        return self.record.write(folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as it is saved."""
+        return self.record.to_dict()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.record!r}, short={self.short!r}, fast={self.fast})"
+
+
+class _Stills:
+    """Frames in memory, whose rate is not known."""
+
+    def __init__(self, video: Any, *, name: str, record: Preprocessing) -> None:
+        self.name = name
+        if (is_tensor(video) or isinstance(video, np.ndarray)) and video.ndim != 4:
+            raise VideoError(name, f"shape {list(video.shape)}; frames [time, height, width, channels] are expected")
+        self._frames, self._record = list(video), record
+        if not self._frames:
+            raise VideoError(name, "has no frames")
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def frame(self, number: int) -> np.ndarray:
+        """uint8 or float32 `[H, W, C]`."""
+        name = source_name(self._frames[number], default=f"{self.name}, frame {number}")
+        picture = read_picture(
+            self._frames[number], channels=self._record.num_channels, name=name, unit=self._record.do_rescale
+        )
+        array = np.asarray(picture)
+        return array if array.ndim == 3 else array[:, :, None]
+
+    def every(self) -> list[np.ndarray]:
+        """All of them."""
+        return [self.frame(number) for number in range(len(self))]
+
+
+class _Timed:
+    """Frames in memory, `rate` of them a second."""
+
+    def __init__(self, stills: _Stills, rate: Fraction) -> None:
+        self.name, self._stills, self._rate = stills.name, stills, rate
+        self.ended: Fraction | None = len(stills) / rate
+
+    def duration(self) -> Fraction:
+        """Seconds."""
+        return len(self._stills) / self._rate
+
+    def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]:
+        """The nearest frame to each time, the earlier of two."""
+        for time in times:
+            number = min(max(-int((Fraction(1, 2) - time * self._rate) // 1), 0), len(self._stills) - 1)
+            yield Shot(number / self._rate, self._stills.frame(number))
+
+
+def _checked_views(views: tuple[int, int]) -> tuple[int, int]:
+    if len(views) != 2 or not all(isinstance(count, int) and count > 0 for count in views):
+        raise ValueError(f"views is {views!r}; allowed: how many windows and how many crops, such as (5, 3)")
+    return views
+
+
+def _named(videos: Any) -> list[tuple[str, Any]]:
+    """Videos, and what errors call them."""
+    several = isinstance(videos, (list, tuple)) and not (videos and all(map(_is_frame, videos)))
+    if not isinstance(videos, (list, tuple)) and getattr(videos, "ndim", 0) == 5:
+        videos, several = list(videos), True
+    if not several:
+        return [(source_name(videos, default="video"), videos)]
+    if not videos:
+        raise ValueError("videos is empty; at least one video is expected")
+    return [(source_name(video, default=f"videos[{i}]"), video) for i, video in enumerate(videos)]
+
+
+def _is_frame(value: Any) -> bool:
+    """Whether an element of a list is a frame, not a video."""
+    if isinstance(value, (str, os.PathLike)):
+        return os.path.splitext(os.fspath(value))[1].lower() in IMAGE_SUFFIXES
+    array = is_tensor(value) or isinstance(value, np.ndarray)
+    return isinstance(value, Image.Image) or (array and value.ndim <= 3)

@@ -1,0 +1,145 @@
+"""The model of a run: built, or loaded and changed so that it fits recipe and data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hierax.checkpoint.hub import HubOptions
+from hierax.checkpoint.opened import open_checkpoint
+from hierax.config import HieraConfig, variant_config
+from hierax.inflation import inflate
+from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
+from hierax.pretrained import Pretrained
+from hierax.train.recipe import Recipe
+
+_FRAMES = 16  # of a clip
+
+
+@contextlib.contextmanager
+def for_videos(source: str | os.PathLike[str], size: tuple[int, ...] | None) -> Iterator[str | os.PathLike[str]]:
+    """The checkpoint, or, of a model of pictures, a folder with one of clips that begins with its weights."""
+    if open_checkpoint(os.fspath(source), HubOptions()).config.axes != 2:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="hierax-") as folder:
+        inflate(source, frames=size[0] if size else _FRAMES).save_pretrained(folder)
+        yield folder
+
+
+def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, several: bool) -> dict[str, Any]:
+    """Fields of the configuration that the recipe and the data decide."""
+    pretraining = recipe.task == "pretrain"
+    wanted = {
+        "image_size": size,
+        "drop_path_rate": recipe.drop_path,
+        "dropout": recipe.dropout,
+        "mask_ratio": recipe.mask_ratio if pretraining else None,
+        "problem_type": None if pretraining else f"{'multi' if several else 'single'}_label_classification",
+    }
+    stated = {field: value for field, value in wanted.items() if value is not None}
+    changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
+    if pretraining:
+        changes["normalize_pixel_loss"] = recipe.target == "normalised"
+    return changes
+
+
+def model_of(
+    recipe: Recipe, classes: tuple[str, ...], source: Any, size: tuple[int, ...] | None, channels: int, *, several: bool
+) -> tuple[Pretrained, list[str]]:
+    """The model that recipe and data ask for, with fresh weights or those of `source`, and lines on what was changed.
+
+    Args:
+        classes: names, of a classifier.
+        size: pixels per axis; None is the architecture's, or the checkpoint's.
+        channels: of what the data holds.
+        several: whether several classes may be true.
+
+    Raises:
+        ValueError: settings that cannot be; what loading raises.
+    """
+    changes = _changes(recipe, size, channels, several=several)
+    if source is not None:
+        return _loaded(recipe, classes, source, changes)
+    if recipe.freeze:
+        raise ValueError(f"freeze is {recipe.freeze!r}, but no weights are loaded; expected 0")
+    config = variant_config(recipe.model, **changes)
+    if recipe.task == "pretrain":
+        return HieraForPreTraining(config), []
+    labels = dict(enumerate(classes))
+    return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
+
+
+def _loaded(
+    recipe: Recipe, classes: tuple[str, ...], source: Any, changes: dict[str, Any]
+) -> tuple[Pretrained, list[str]]:
+    """The model of a checkpoint, changed; a head for the same classes is kept."""
+    opened = open_checkpoint(source, HubOptions())
+    own, channels = opened.config.num_channels, changes.pop("num_channels")
+    changes = {"image_size": changes.pop("image_size", None), **changes}
+    if recipe.task == "pretrain":
+        new = tuple(p for p in ("decoder", "fusion", "encoder_norm") if p not in opened.parts)
+        model: Pretrained = HieraForPreTraining.from_pretrained(source, new=new, **changes)
+    else:
+        new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
+        labels = dict(enumerate(classes))
+        if "head" not in opened.parts or dict(opened.config.id2label) != labels:
+            changes |= {"num_labels": len(labels), "id2label": labels}
+        model = _classifier(opened.config).from_pretrained(source, new=new, **changes)
+    notes = [f"starts from {source}: weights under {model.license or 'no stated licence'}"]
+    notes += [f"of {source}, {line.strip()}" for line in str(model.loading_report).splitlines()[1:]]
+    if own != channels:
+        model = with_channels(model, channels)
+        notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
+        if recipe.task == "pretrain":
+            notes.append("the decoder's last layer, which predicts the channels, starts anew")
+    _freeze(model, recipe.freeze)
+    wanted, found = variant_config(recipe.model), model.config
+    if (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
+        notes.append(f"the recipe's model, {recipe.model}, is another one; {source} is trained as it is")
+    return model, notes
+
+
+def _classifier(config: HieraConfig) -> type[HieraForImageClassification | HieraForVideoClassification]:
+    return HieraForVideoClassification if config.is_video else HieraForImageClassification
+
+
+def with_channels(model: Pretrained, channels: int) -> Pretrained:
+    """The model for another number of input channels: the patch embedding's weights are averaged over the old ones and
+    scaled so that inputs whose channels are all alike give what they gave before.
+    """
+    own = model.config.num_channels
+    config = model.config.replace(num_channels=channels)
+    with torch.device("meta"):
+        changed = type(model)(config)
+    state: dict[str, Tensor] = dict(model.state_dict())
+    weight = state["encoder.patch_embed.proj.weight"]
+    repeated = weight.mean(1, keepdim=True) * (own / channels)
+    state["encoder.patch_embed.proj.weight"] = repeated.expand(-1, channels, *weight.shape[2:]).contiguous()
+    wanted = changed.state_dict()
+    fitting = {name: tensor for name, tensor in state.items() if tensor.shape == wanted[name].shape}
+    fresh = type(model)(config).state_dict() if len(fitting) < len(wanted) else {}
+    changed.load_state_dict({**fresh, **fitting}, assign=True)
+    changed.loading_report, changed.preprocessing = model.loading_report, None
+    return changed
+
+
+def _freeze(model: Pretrained, freeze: int | str) -> None:
+    """Takes the gradients off the embedding and the first stages; "all" leaves norm and head."""
+    if freeze == 0:
+        return
+    config = model.config
+    if freeze != "all" and not (isinstance(freeze, int) and freeze <= config.stages):
+        raise ValueError(f"freeze is {freeze!r}; allowed: 0 to {config.stages} stages, or 'all'")
+    blocks = sum(config.depths if freeze == "all" else config.depths[: int(freeze)])
+    for layer, names in enumerate(model.layer_groups()):
+        for name in names:
+            if layer <= blocks and name.startswith("encoder."):
+                parameter: nn.Parameter = model.get_parameter(name)
+                parameter.requires_grad_(False)

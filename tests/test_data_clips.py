@@ -1,0 +1,184 @@
+"""Videos as data: folders and lists of them, and what training and evaluation see."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hierax.data import open_dataset
+from hierax.data.clips import Extract
+from hierax.data.order import Draw
+from hierax.data.stats import dataset_statistics
+from hierax.data.view import Augmentation, EvaluationView, Seen, TrainingView, Unreadable
+from hierax.processing import KINETICS
+from hierax.processing.windows import Sampling
+from videos import number_of, numbered, only_sound, video
+
+RECORD = KINETICS.replace(size=48, crop_size={"height": 48, "width": 64}, num_frames=8)
+SAMPLING = Sampling(8, Fraction(4, 30))
+
+
+def numbers(pixels: np.ndarray) -> list[int]:
+    """Those of the frames of `[C, T, H, W]`."""
+    return [number_of(frame) for frame in pixels.transpose(1, 2, 3, 0)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two class folders with a video of 100 frames each."""
+    for name in ("jump", "run"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "a.mp4").write_bytes(video(100))
+    return tmp_path / "set"
+
+
+# -- where they come from ----------------------------------------------------------------------------------------------
+
+
+def test_class_folders_of_videos_are_a_dataset(folder: Path) -> None:
+    found = open_dataset(folder)
+    assert (found.videos, found.arrays, found.classes, found.labels()) == (True, False, ("jump", "run"), [0, 1])
+    assert found.sample(1).content == Extract(str(folder / "run" / "a.mp4"))
+
+
+def test_beside_pictures_videos_are_left_out(folder: Path) -> None:
+    """As a camera leaves them."""
+    for name in ("jump", "run"):
+        Image.new("RGB", (8, 8)).save(folder / name / "b.png")
+    found = open_dataset(folder)
+    assert (found.videos, len(found)) == (False, 2)
+
+
+def test_a_list_names_parts_of_videos(folder: Path) -> None:
+    (folder / "list.csv").write_text(
+        "path,start,end,label\njump/a.mp4,0.5,2,jump\nrun/a.mp4,,,run\njump/a.mp4,1,,run\n"
+    )
+    found = open_dataset(folder / "list.csv")
+    assert (found.classes, found.labels(), found.videos) == (("jump", "run"), [0, 1, 1], True)
+    parts = [found.sample(i).content for i in range(3)]
+    assert [(p.start, p.end) for p in parts] == [(Fraction(1, 2), Fraction(2)), (None, None), (Fraction(1), None)]
+    assert found.sample(0).name == f"{folder}/jump/a.mp4 from 0.5 s"
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("video,class\na.mp4,10\nb.mp4,9\n")
+    assert open_dataset(tmp_path / "list.csv").classes == ("9", "10")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a.mp4,run\n", "its first line is a.mp4, run; expected names of columns, with path among them"),
+        ("path,label\n", "no rows below the names"),
+        ("path,label\na.mp4,\nb.mp4,x\n", "row 1: no label"),
+        ("path,start\na.mp4,soon\n", "line 2: start is 'soon'; expected seconds, 0 or more"),
+        ("path,start\na.mp4,-1\n", "line 2: start is '-1'"),
+        ("path,start,end\na.mp4,2,1\n", "line 2: it ends at 1 s, but starts at 2 s"),
+        ("path,label\n,x\n", "line 2: no path"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"list.csv.*{problem}"):
+        open_dataset(tmp_path / "list.csv")
+
+
+def test_statistics_of_videos_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="holds videos; statistics are of pictures and arrays"):
+        dataset_statistics(folder)
+
+
+# -- what training sees ------------------------------------------------------------------------------------------------
+
+
+def view(source: Path, **changes: object) -> TrainingView:
+    how = {"size": (8, 48, 64), "crop_scale": None, "flip": False, "sampling": SAMPLING} | changes
+    return TrainingView(open_dataset(source), Augmentation(**how), seed=3)  # type: ignore[arg-type]
+
+
+def seen(found: object) -> Seen:
+    assert isinstance(found, Seen), found
+    return found
+
+
+def test_a_window_is_anywhere_in_the_video_and_always_the_same_for_a_draw(folder: Path) -> None:
+    training = view(folder)
+    found = [seen(training[Draw(0, epoch)]).pixels for epoch in range(12)]
+    first = [numbers(pixels)[0] for pixels in found]
+    assert all(numbers(pixels) == [start + 4 * k for k in range(8)] for start, pixels in zip(first, found, strict=True))
+    assert len(set(first)) > 8
+    assert 0 <= min(first) < 20 < 50 < max(first) <= 68
+    assert np.array_equal(seen(training[Draw(0, 5)]).pixels, found[5])
+
+
+def test_repeats_see_other_windows(folder: Path) -> None:
+    training = view(folder)
+    assert not np.array_equal(seen(training[Draw(0, 0, 0)]).pixels, seen(training[Draw(0, 0, 1)]).pixels)
+
+
+def test_a_window_stays_in_the_part_that_a_list_names(folder: Path) -> None:
+    (folder / "list.csv").write_text("path,start,end\njump/a.mp4,1,2.5\nrun/a.mp4,3,3.1\n")
+    training = view(folder / "list.csv")
+    shown = {n for epoch in range(12) for n in numbers(seen(training[Draw(0, epoch)]).pixels)}
+    assert 30 <= min(shown) <= max(shown) < 75
+    assert numbers(seen(training[Draw(1, 0)]).pixels) == [90] + [92] * 7  # the last of the part is held
+
+
+def test_all_frames_are_changed_alike(tmp_path: Path) -> None:
+    """Of a video in which nothing moves, all frames of what is seen are the same."""
+    still = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    (tmp_path / "still.mp4").write_bytes(video([still] * 60, keys=1))
+    training = view(
+        tmp_path / "still.mp4", crop_scale=(0.3, 0.6), flip=True, rand_augment=(9.0, 0.5), erasing=1.0
+    )  # fmt: skip
+    for epoch in range(4):
+        pixels = seen(training[Draw(0, epoch)]).pixels.astype(int)
+        assert pixels.shape == (3, 8, 48, 64)
+        assert np.abs(pixels - pixels[:, :1]).max() <= 12
+        assert pixels.std() > 10
+
+
+def test_what_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "jump" / "a.mp4").write_bytes(only_sound())
+    found = view(folder)[Draw(0, 0)]
+    assert isinstance(found, Unreadable)
+    assert (found.name, found.problem) == (str(folder / "jump" / "a.mp4"), "no video in this file (only sound)")
+
+
+def test_pictures_for_a_model_of_clips_and_the_reverse_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the data are videos, the model takes 2 axes"):
+        view(folder, size=(48, 64))
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="the data are pictures, the model takes 3 axes"):
+        view(tmp_path / "b.png")
+
+
+# -- what evaluation sees ----------------------------------------------------------------------------------------------
+
+
+def test_evaluation_sees_the_middle(folder: Path) -> None:
+    found = seen(EvaluationView(open_dataset(folder), RECORD, size=(8, 48, 64))[0])
+    assert (found.pixels.dtype, found.pixels.shape) == (np.uint8, (3, 8, 48, 64))
+    assert numbers(found.pixels) == [34 + 4 * k for k in range(8)]
+
+
+def test_evaluation_of_a_part_sees_its_middle(folder: Path) -> None:
+    (folder / "list.csv").write_text("path,start,end\njump/a.mp4,0,1.6\n")
+    found = seen(EvaluationView(open_dataset(folder / "list.csv"), RECORD, size=(8, 48, 64))[0])
+    assert numbers(found.pixels) == [8 + 4 * k for k in range(8)]
+
+
+def test_evaluation_sees_several_views(folder: Path) -> None:
+    found = seen(EvaluationView(open_dataset(folder), RECORD, size=(8, 48, 64), views=(3, 2))[0])
+    assert found.pixels.shape == (6, 3, 8, 48, 64)
+    assert [numbers(one)[0] for one in found.pixels] == [0, 0, 34, 34, 68, 68]
+
+
+def test_several_views_of_pictures_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(numbered(3)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="views are of videos; the data are pictures"):
+        EvaluationView(open_dataset(tmp_path / "b.png"), RECORD, size=(48, 64), views=(2, 1))

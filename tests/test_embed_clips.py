@@ -1,0 +1,163 @@
+"""Collections of videos: a row for each window, whenever it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import hierax
+from hierax.embedding.features import vectors
+from hierax.embedding.pages import pictures
+from hierax.embedding.run import Progress
+from hierax.embedding.store import unreadable_of
+from hierax.processing import KINETICS, HieraVideoProcessor
+from small import video_config
+from videos import number_of, only_sound, video
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+RECORD = KINETICS.replace(size=72, crop_size=64, num_frames=8)
+SPAN = 32 / 30
+
+
+@pytest.fixture(scope="module")
+def model() -> hierax.HieraModel:
+    torch.manual_seed(0)
+    found = hierax.HieraModel(video_config(num_labels=None)).eval()
+    found.preprocessing = RECORD
+    return found
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Three windows, one, and a file without a picture."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "long.mp4").write_bytes(video(90))
+    (folder / "short.mkv").write_bytes(video(20, container="matroska"))
+    (folder / "sound.mp4").write_bytes(only_sound())
+    (folder / "notes.txt").write_text("none\n")
+    return folder
+
+
+def embedded(films: Any, out: Path, model: Any, **settings: Any) -> hierax.EmbedReport:
+    how = {"backend": "torch", "precision": "fp32", "device": "cpu", "workers": 0, "batch_size": 2, "block_size": 2}
+    return hierax.embed(films, out, model=model, **{**how, **settings})
+
+
+def table(out: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(file) for file in sorted((out / "data").glob("*.parquet"))])
+
+
+def test_every_window_is_a_row_with_its_times(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    report = embedded(films, tmp_path / "out", model)
+    rows = table(tmp_path / "out").to_pylist()
+    assert (report.rows, report.errors) == (4, 1)
+    assert [Path(row["path"]).name for row in rows] == [
+        "long.mp4#t=0", "long.mp4#t=1.067", "long.mp4#t=2.133", "short.mkv#t=0",
+    ]  # fmt: skip
+    assert [row["start"] for row in rows] == pytest.approx([0, SPAN, 2 * SPAN, 0])
+    assert [row["end"] for row in rows] == pytest.approx([SPAN, 2 * SPAN, 3, 0.667], abs=2e-3)
+    assert [(row["width"], row["height"]) for row in rows] == [(64, 48)] * 4
+    (bad,) = (item for shard in (tmp_path / "out" / "data").iterdir() for item in unreadable_of(shard))
+    assert (bad.path, bad.error) == (f"{films}/sound.mp4#t=0", "no video in this file (only sound)")
+
+
+def test_rows_are_what_the_model_says_of_the_windows(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(films, tmp_path / "out", model)
+    clips = list(HieraVideoProcessor(RECORD).windows(films / "long.mp4"))
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(np.stack([clip.pixels for clip in clips]))).pooler_output.numpy()
+    found = np.array(table(tmp_path / "out").column("embedding").to_pylist())[:3]
+    assert np.abs(found - wanted).max() < 1e-4
+
+
+def test_stages_and_maps_have_an_axis_of_time(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(films, tmp_path / "out", model, layers=("stage2", "stage4_map"))
+    found = table(tmp_path / "out")
+    assert found.schema.field("stage2").type.list_size == 16
+    assert found.schema.field("stage4_map").type.list_size == 64 * 4 * 2 * 2
+
+
+class Stop(Exception):
+    """As of a process that is gone."""
+
+
+def test_what_was_interrupted_goes_on_to_the_same_bytes(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(films, tmp_path / "whole", model)
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        embedded(films, tmp_path / "parts", model, on_progress=stop)
+    assert len(list((tmp_path / "parts" / "data").iterdir())) == 1
+    embedded([], tmp_path / "parts", model)
+    for file in sorted((tmp_path / "whole" / "data").iterdir()):
+        assert (tmp_path / "parts" / "data" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_with_processes_that_decode_it_is_the_same(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(films, tmp_path / "here", model)
+    embedded(films, tmp_path / "there", model, workers=2)
+    for file in (tmp_path / "here" / "data").iterdir():
+        assert (tmp_path / "there" / "data" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_an_update_takes_in_what_changed_and_marks_what_went(
+    films: Path, tmp_path: Path, model: hierax.HieraModel
+) -> None:
+    embedded(films, tmp_path / "out", model)
+    (films / "short.mkv").unlink()
+    (films / "long.mp4").write_bytes(video(60))
+    report = embedded(films, tmp_path / "out", model, update=True)
+    assert (report.rows, report.gone, report.replaced) == (2, 2, 2)
+
+
+def test_pages_show_a_frame_of_each_window(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(films, tmp_path / "out", model)
+    paths = [f"{films}/long.mp4#t=0", f"{films}/long.mp4#t=2.133", f"{films}/gone.mp4#t=0"]
+    first, last, gone = pictures([tmp_path / "out"], paths, side=64)
+    assert gone is None
+    assert first is not None
+    assert last is not None
+    assert (number_of(np.asarray(first)), number_of(np.asarray(last))) == (0, 64)
+
+
+def test_a_video_is_a_query(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(films, tmp_path / "out", model)
+    extractor = hierax.FeatureExtractor(model, backend="torch", precision="fp32", device="cpu")
+    found, problems = vectors([films / "short.mkv", films / "sound.mp4"], extractor, "embedding")
+    assert [name for name, _ in problems] == [str(films / "sound.mp4")]
+    (hits,) = hierax.Index(tmp_path / "out").search(found, 1)
+    assert Path(hits[0].path).name == "short.mkv#t=0"
+
+
+def test_a_folder_without_videos_is_named(tmp_path: Path, model: hierax.HieraModel) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"none: no videos in it \(MP4, WebM, MKV, … are read\)"):
+        embedded(tmp_path / "none", tmp_path / "out", model)
+
+
+def test_videos_in_shards_are_refused(tmp_path: Path, model: hierax.HieraModel, saved: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="videos are embedded from files"):
+        embedded("memory://film.mp4", tmp_path / "out", model)
+
+
+def test_the_command_says_windows(run: Run, films: Path, clips: str) -> None:
+    code, out, err = run(
+        "embed", str(films), "-o", "out", "--model", clips, "--backend", "torch", "--precision", "fp32"
+    )
+    assert (code, out.split(" in ")[0]) == (3, "4 rows")
+    assert "5 windows, " in err
+    assert "no video in this file (1)" in err
