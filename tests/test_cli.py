@@ -69,7 +69,7 @@ def test_the_version_is_the_installed_one(run: Run) -> None:
 def test_python_m_hierax_is_the_same_program(here: Path) -> None:
     done = python("-m", "hierax", "classify")
     assert done.returncode == 2
-    assert done.stderr == "hierax: the following arguments are required: IMAGE (see hierax classify --help)\n"
+    assert done.stderr == "hierax: the following arguments are required: FILE (see hierax classify --help)\n"
 
 
 def test_an_unknown_command_is_refused_in_one_line(run: Run) -> None:
