@@ -33,7 +33,7 @@ it looks better because the answer leaks in.
 Without --model it is hierax/femto.mae; `hierax models --task mae` lists larger ones, which are downloaded.
 A MAE model of clips takes videos (extra `video`): OUT moves ({", ".join(MOVING)}), OUT-strip.png shows all frames:
   hierax reconstruct clip.mp4 -o clip.gif --model {MAE}"""
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,9 @@ def _ratio(text: str) -> float:
 
 def _picture_file(text: str) -> Path:
     path = Path(text)
-    if path.suffix.lower() not in _SUFFIXES or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a picture ({', '.join(_SUFFIXES)})")
+    known = dict.fromkeys((*_SUFFIXES, *MOVING))
+    if path.suffix.lower() not in known or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a picture ({', '.join(known)})")
     return path
 
 
@@ -194,7 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     video = takes_clips(arguments.model)
     paths, problems = expand(arguments.images, clips=video)
-    allowed = MOVING if video else tuple(suffix for suffix in _SUFFIXES if suffix != ".gif")
+    allowed = MOVING if video else _SUFFIXES
     if arguments.output.suffix.lower() not in allowed:
         what = "videos" if video else "pictures"
         raise UserError(f"--output {arguments.output}: what is made of {what} is one of {', '.join(allowed)}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -17,13 +16,14 @@ from hierax.processing.errors import ImageError
 from hierax.processing.levels import levels_table, write_pixels
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
+from hierax.processing.recorded import Recorded
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
 
 # A strip of 1 x 100,000 pixels would become 256 x 25,600,000; nothing that is looked at comes near this many.
 _MAX_RESIZED_PIXELS = 1 << 26
 
 
-class HieraImageProcessor:
+class HieraImageProcessor(Recorded):
     """Resizes, crops, rescales and normalises pictures as a checkpoint's record says.
 
     `record` defaults to Hiera's on ImageNet; `overrides` are fields of `Preprocessing` that replace the record's.
@@ -33,8 +33,6 @@ class HieraImageProcessor:
 
     Raises TypeError for an override that is no field, ValueError for a bad value.
     """
-
-    model_input_names: ClassVar[list[str]] = ["pixel_values"]
 
     def __init__(
         self,
@@ -144,14 +142,6 @@ class HieraImageProcessor:
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
         return cls(record, fast=fast, max_pixels=max_pixels, **overrides)
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `preprocessor_config.json` into `folder` (made if missing), whole or not at all; return its path."""
-        return self.record.write(folder)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as it is saved."""
-        return self.record.to_dict()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.record!r}, fast={self.fast}, max_pixels={self.max_pixels})"

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, Union, cast
+from typing import Any, Literal, Protocol, TypeAlias, Union, cast
 
 import numpy as np
 from PIL import Image
@@ -20,6 +19,7 @@ from hierax.processing.image import write_part
 from hierax.processing.levels import levels_table
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
+from hierax.processing.recorded import Recorded
 from hierax.processing.resize import Geometry
 from hierax.processing.video_file import Shot, VideoError, VideoFile
 from hierax.processing.windows import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
@@ -54,7 +54,7 @@ class _Source(Protocol):
     def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]: ...
 
 
-class HieraVideoProcessor:
+class HieraVideoProcessor(Recorded):
     """Samples, resizes, crops, rescales and normalises videos as a checkpoint's record says.
 
     `record` defaults to Hiera's on Kinetics: 16 frames, every 4th of 30 a second (videos of other rates are sampled by
@@ -70,8 +70,6 @@ class HieraVideoProcessor:
         TypeError: an override that is no field.
         ValueError: a bad value; a record of pictures.
     """
-
-    model_input_names: ClassVar[list[str]] = ["pixel_values"]
 
     def __init__(
         self, record: Preprocessing | None = None, *, short: Short = "hold", fast: bool = True, **overrides: Any
@@ -144,7 +142,7 @@ class HieraVideoProcessor:
             if isinstance(source, _Stills):
                 if windows > 1:
                     raise ValueError(f"{windows} windows of frames whose rate is not known; pass fps, or views=(1, …)")
-                return self._views([source.every()], each, name=source.name)
+                return self._stills(source, each)
             begin, end = part[0] or Fraction(0), source.duration()
             end = end if part[1] is None else min(part[1], end)
             made = self._windows(source, begin, end, windows, each)
@@ -227,18 +225,15 @@ class HieraVideoProcessor:
             for crop in range(each)
         ]  # fmt: skip
 
-    def _views(self, windows: Sequence[Sequence[np.ndarray]], each: int, *, name: str) -> list[Clip]:
-        """Crops of frames as they are."""
-        made = []
-        for number, frames in enumerate(windows):
-            for index, frame in enumerate(frames):
-                if frame.shape != frames[0].shape:
-                    raise VideoError(
-                        name, f"frame {index} has shape {list(frame.shape)}, frame 0 {list(frames[0].shape)}"
-                    )
-            parts = [self._parts(frame, each) for frame in frames]
-            made += [Clip(self._stacked([part[i] for part in parts]), None, None, (number, i)) for i in range(each)]
-        return made
+    def _stills(self, source: _Stills, each: int) -> list[Clip]:
+        """Crops of all frames as they are."""
+        frames = source.every()
+        for index, frame in enumerate(frames):
+            if frame.shape != frames[0].shape:
+                shapes = f"frame {index} has shape {list(frame.shape)}, frame 0 {list(frames[0].shape)}"
+                raise VideoError(source.name, shapes)
+        parts = [self._parts(frame, each) for frame in frames]
+        return [Clip(self._stacked([part[i] for part in parts]), None, None, (0, i)) for i in range(each)]
 
     def _parts(self, frame: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
         """The crops of a frame as pixels `[C, H, W]`."""
@@ -286,14 +281,6 @@ class HieraVideoProcessor:
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
         return cls(record, short=short, fast=fast, **overrides)
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `preprocessor_config.json` into `folder` (made if missing), whole or not at all; return its path."""
-        return self.record.write(folder)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as it is saved."""
-        return self.record.to_dict()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.record!r}, short={self.short!r}, fast={self.fast})"
