@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 from PIL import Image
 
 from hierax.data import open_dataset
-from hierax.data.clips import Extract
+from hierax.data.dataset import Extract
 from hierax.data.order import Draw
+from hierax.data.sources import FolderDataset
 from hierax.data.stats import dataset_statistics
 from hierax.data.view import Augmentation, EvaluationView, Seen, TrainingView, Unreadable
 from hierax.processing import KINETICS
@@ -53,38 +56,38 @@ def test_beside_pictures_videos_are_left_out(folder: Path) -> None:
     assert (found.videos, len(found)) == (False, 2)
 
 
-def test_a_list_names_parts_of_videos(folder: Path) -> None:
-    (folder / "list.csv").write_text(
-        "path,start,end,label\njump/a.mp4,0.5,2,jump\nrun/a.mp4,,,run\njump/a.mp4,1,,run\n"
-    )
-    found = open_dataset(folder / "list.csv")
-    assert (found.classes, found.labels(), found.videos) == (("jump", "run"), [0, 1, 1], True)
-    parts = [found.sample(i).content for i in range(3)]
-    assert [(p.start, p.end) for p in parts] == [(Fraction(1, 2), Fraction(2)), (None, None), (Fraction(1), None)]
-    assert found.sample(0).name == f"{folder}/jump/a.mp4 from 0.5 s"
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as shard:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return path
 
 
-def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("video,class\na.mp4,10\nb.mp4,9\n")
-    assert open_dataset(tmp_path / "list.csv").classes == ("9", "10")
+def test_shards_hold_videos(tmp_path: Path) -> None:
+    members = {"a.mp4": video(100), "a.cls": b"1", "b.mkv": video(40, container="matroska"), "b.cls": b"0"}
+    found = open_dataset(tar(tmp_path / "0.tar", members))
+    assert (found.videos, found.labels(), found.classes) == (True, [1, 0], ("0", "1"))
+    whole = (tmp_path / "a.mp4", found.sample(0))
+    whole[0].write_bytes(members["a.mp4"])
+    assert whole[1].name == f"{tmp_path}/0.tar:a.mp4"
+    single = FolderDataset([str(whole[0])], None, (), videos=True)
+    how = Augmentation(size=(8, 48, 64), crop_scale=None, flip=False, sampling=SAMPLING)
+    pixels = [seen(TrainingView(data, how, seed=3)[Draw(0, 5)]).pixels for data in (found, single)]
+    assert (pixels[0] == pixels[1]).all()
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("a.mp4,run\n", "its first line is a.mp4, run; expected names of columns, with path among them"),
-        ("path,label\n", "no rows below the names"),
-        ("path,label\na.mp4,\nb.mp4,x\n", "row 1: no label"),
-        ("path,start\na.mp4,soon\n", "line 2: start is 'soon'; expected seconds, 0 or more"),
-        ("path,start\na.mp4,-1\n", "line 2: start is '-1'"),
-        ("path,start,end\na.mp4,2,1\n", "line 2: it ends at 1 s, but starts at 2 s"),
-        ("path,label\n,x\n", "line 2: no path"),
-    ],
-)
-def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
-    (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(ValueError, match=f"list.csv.*{problem}"):
-        open_dataset(tmp_path / "list.csv")
+def test_pictures_beside_the_videos_of_shards_are_previews(tmp_path: Path) -> None:
+    film = video(3)
+    assert open_dataset(tar(tmp_path / "0.tar", {"a.mp4": film, "a.jpg": b"x", "b.mp4": film})).videos
+    mixed = open_dataset(tar(tmp_path / "1.tar", {"a.mp4": film, "b.jpg": b"x"}))
+    assert (mixed.videos, len(mixed)) == (False, 1)
+
+
+def test_two_videos_of_one_sample_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"0.tar: a.mp4 and a.mkv are two videos of one sample"):
+        open_dataset(tar(tmp_path / "0.tar", {"a.mp4": b"x", "a.mkv": b"x"}))
 
 
 def test_statistics_of_videos_are_refused(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -149,9 +151,59 @@ def test_a_folder_without_videos_is_named(tmp_path: Path, model: hierax.HieraMod
         embedded(tmp_path / "none", tmp_path / "out", model)
 
 
-def test_videos_in_shards_are_refused(tmp_path: Path, model: hierax.HieraModel, saved: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match="videos are embedded from files"):
-        embedded("memory://film.mp4", tmp_path / "out", model)
+@pytest.fixture
+def shard(films: Path) -> Path:
+    """The same films in a shard, after something that is passed over."""
+    with tarfile.open(films.parent / "films.tar", "w") as out:
+        for path in (films / "notes.txt", films / "long.mp4", films / "short.mkv", films / "sound.mp4"):
+            out.add(path, path.name)
+    return films.parent / "films.tar"
+
+
+def test_shards_and_urls_give_what_files_give(
+    films: Path, shard: Path, tmp_path: Path, model: hierax.HieraModel
+) -> None:
+    far = fsspec.filesystem("memory")
+    for name in ("long.mp4", "short.mkv", "sound.mp4"):
+        far.pipe(f"/films/{name}", (films / name).read_bytes())
+    given = {"files": films, "shard": shard, "urls": "memory://films"}
+    for name, source in given.items():
+        embedded(source, tmp_path / name, model)
+        assert embedded(source, tmp_path / name, model, update=True).rows == 4
+    rows = {name: table(tmp_path / name).to_pylist() for name in given}
+    starts = {"files": f"{films}/", "shard": f"{shard}::", "urls": "memory:///films/"}
+    for name, start in starts.items():
+        assert [row["path"].removeprefix(start) for row in rows[name]] == [
+            "long.mp4#t=0", "long.mp4#t=1.067", "long.mp4#t=2.133", "short.mkv#t=0"
+        ]  # fmt: skip
+        for key in ("hash", "start", "end", "embedding", "width"):
+            assert [row[key] for row in rows[name]] == [row[key] for row in rows["files"]], (name, key)
+        errors = pq.read_table(tmp_path / name / "errors.parquet").column("path").to_pylist()
+        assert [path.removeprefix(start) for path in errors] == ["sound.mp4#t=0"]
+
+
+def test_a_shard_whose_video_changed_is_embedded_anew(shard: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(shard, tmp_path / "out", model)
+    with tarfile.open(shard, "w") as out:
+        content = video(20)
+        member = tarfile.TarInfo("short.mkv")
+        member.size = len(content)
+        out.addfile(member, io.BytesIO(content))
+    report = embedded(shard, tmp_path / "out", model, update=True)
+    assert report.rows == 1
+
+
+def test_pages_show_windows_of_shards(shard: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    embedded(shard, tmp_path / "out", model)
+    (image,) = pictures([tmp_path / "out"], [f"{shard}::long.mp4#t=1.067"], side=64)
+    assert image is not None
+    assert number_of(np.asarray(image)) == 32
+
+
+def test_rows_of_tables_are_refused(tmp_path: Path, model: hierax.HieraModel) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="rows of tables are pictures; videos come from files"):
+        embedded(tmp_path / "a.parquet", tmp_path / "out", model)
 
 
 def test_the_command_says_windows(run: Run, films: Path, clips: str) -> None:

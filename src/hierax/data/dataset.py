@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
 
 from hierax.data.labels import Label
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A part of a video, a path or the bytes of a file: from `start` to `end` in seconds; None is the beginning, and
+    the end.
+    """
+
+    video: str | bytes
+    start: Fraction | None = None
+    end: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -18,7 +30,7 @@ class Sample:
     Attributes:
         name: what errors and lists of bad files call it.
         content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is no picture, or a part of a
-            video (`hierax.data.clips.Extract`).
+            video (`Extract`).
         label: the number of its class; float32 `[classes]` where several may be true; None without labels.
     """
 

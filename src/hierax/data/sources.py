@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from hierax.data.clips import Extract, open_list
-from hierax.data.dataset import Dataset, Sample
+from hierax.data.dataset import Dataset, Extract, Sample
 from hierax.data.labels import Labels, read_labels
+from hierax.data.lists import SUFFIXES as LISTS
+from hierax.data.lists import names_files, open_list
 from hierax.data.packed import Strings
 from hierax.data.table import HELD_OUT, TableDataset, open_tables
 from hierax.data.tar import open_shards
@@ -27,7 +28,10 @@ _KINDS = (
 )
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk writes beside the rows
-_ALLOWED = "expected pictures (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files or .npy arrays"
+_ALLOWED = (
+    "expected pictures (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files, .npy arrays or a list "
+    "(.csv, .txt)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +107,8 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
             `[…]`, `{000..012}`) of pictures, which have no labels then; a folder or pattern of `.tar` shards or
             `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
             `[C, *size]` as of pictures; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
-            pictures, where there are no pictures beside them; or a `.csv` list, see `hierax.data.clips.open_list`.
+            pictures, where there are no pictures beside them. Or a list of pictures or videos (`.csv`, `.tsv`, `.txt`,
+            `.parquet`): see `hierax.data.lists.open_list`.
         split: of parquet files and Hub datasets; None is "train", or the only one.
         labels: False where they are of no use: none are read from shards, tables and arrays, and class folders may be
             empty.
@@ -121,7 +126,7 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
     path = Path(text)
     if path.is_dir():
         return _folder(path, labels=labels)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() in LISTS and path.is_file():
         return open_list(path, labels=labels)
     files = _files(text)
     kind = _kind_of(text, files)
@@ -149,7 +154,7 @@ def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | No
     if path.is_dir():
         files = _parquet_below(path)
         return open_tables(text, files, labels=labels) if files else None
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() == ".parquet" and not (path.is_file() and names_files(path)):
         return open_tables(text, _files(text), labels=labels)
     return None
 

@@ -1,4 +1,4 @@
-"""Plain tar shards as webdataset writes them, with random access."""
+"""Plain tar shards as webdataset writes them, of pictures or videos, with random access."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hierax.data.dataset import Sample
+from hierax.data.dataset import Extract, Sample
 from hierax.data.labels import Labels, read_labels
 from hierax.data.packed import Strings
-from hierax.processing.decode import IMAGE_SUFFIXES
+from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 _LABELS = ("cls", "cls.txt", "label")
 _JSON_LABELS = ("label", "labels", "cls")
@@ -23,8 +23,8 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 @dataclass(frozen=True, eq=False)
 class TarDataset:
-    """Pictures in tar shards: files that share a name up to the first dot belong together. `.cls` holds the number of
-    the class; `.json` may hold `label` (see `read_labels`), and `class_name` beside a number.
+    """Pictures or videos in tar shards: files that share a name up to the first dot belong together. `.cls` holds the
+    number of the class; `.json` may hold `label` (see `read_labels`), and `class_name` beside a number.
 
     The shards are indexed once, as columns; members are then read by their place, in any order.
     """
@@ -47,7 +47,8 @@ class TarDataset:
         shard = self.shards[self.shard[index]]
         with open(shard, "rb") as file:
             file.seek(self.offset[index])
-            content = file.read(self.size[index])
+            data = file.read(self.size[index])
+        content = Extract(data) if self.videos else data
         return Sample(f"{shard}:{self.names[index]}", content, None if self.values is None else self.values[index])
 
     def labels(self) -> list[int] | None:
@@ -61,36 +62,33 @@ class _Shard:
     """What is found in one shard, by key."""
 
     pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    videos: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
 
 
-def open_shards(files: Sequence[Path], *, labels: bool = True) -> TarDataset:
-    """The pictures in these shards, in the order of shards and members; `labels` False reads none.
+def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | None = None) -> TarDataset:
+    """The pictures or videos in these shards, in the order of shards and members; `labels` False reads none.
+
+    Args:
+        videos: whether videos are meant, or pictures; None: videos where every picture belongs to one, as its preview.
 
     Raises:
-        ValueError: a shard that is compressed, damaged or no tar file; labels that cannot be read; no picture; two
-            pictures of one name.
+        ValueError: a shard that is compressed, damaged or no tar file; labels that cannot be read; nothing of the kind
+            that is meant; two of one name.
     """
+    class_names: dict[int, str] = {}
+    found = [_read(file, class_names, labels=labels) for file in files]
+    if videos is None:
+        videos = any(shard.videos for shard in found) and all(s.pictures.keys() <= s.videos.keys() for s in found)
     rows: list[tuple[str, int, int, int]] = []
     given: list[Any] = []
-    class_names: dict[int, str] = {}
-    for number, file in enumerate(files):
-        found = _Shard()
-        _check_magic(file)
-        try:
-            with tarfile.open(file, "r:") as shard:
-                for member in shard:
-                    if member.isfile():
-                        _add(found, shard, member, class_names, labels=labels)
-                _check_end(shard)
-        except (tarfile.TarError, EOFError) as error:
-            raise ValueError(f"{file}: a damaged tar file, or none: {error}") from None
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
-        rows += [(name, number, place, size) for name, place, size in found.pictures.values()]
-        given += [found.labels.get(key) for key in found.pictures]
+    for number, shard in enumerate(found):
+        members = shard.videos if videos else shard.pictures
+        rows += [(name, number, place, size) for name, place, size in members.values()]
+        given += [shard.labels.get(key) for key in members]
     if not rows:
-        raise ValueError(f"{files[0]}: no pictures in {len(files)} shard(s); expected members such as 0001.jpg")
+        kind, example = ("videos", "0001.mp4") if videos else ("pictures", "0001.jpg")
+        raise ValueError(f"{files[0]}: no {kind} in {len(files)} shard(s); expected members such as {example}")
     values = read_labels(given, name=str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1]}")
     names, shard_of, offset, size = zip(*rows, strict=True)
     return TarDataset(
@@ -101,7 +99,24 @@ def open_shards(files: Sequence[Path], *, labels: bool = True) -> TarDataset:
         size=np.array(size, np.int64),
         values=values,
         classes=tuple(class_names.get(i, str(i)) for i in range(values.classes)) if values else (),
+        videos=videos,
     )
+
+
+def _read(file: Path, class_names: dict[int, str], *, labels: bool) -> _Shard:
+    found = _Shard()
+    _check_magic(file)
+    try:
+        with tarfile.open(file, "r:") as shard:
+            for member in shard:
+                if member.isfile():
+                    _add(found, shard, member, class_names, labels=labels)
+            _check_end(shard)
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{file}: a damaged tar file, or none: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return found
 
 
 def _check_magic(file: Path) -> None:
@@ -127,11 +142,13 @@ def _add(
     folder, _, base = member.name.rpartition("/")
     stem, _, kind = base.partition(".")
     key, kind = f"{folder}/{stem}", kind.lower()
-    if f".{kind}" in IMAGE_SUFFIXES and stem:
-        if key in found.pictures:
-            other = found.pictures[key][0]
-            raise ValueError(f"{other} and {member.name} are two pictures of one sample; expected one per name")
-        found.pictures[key] = (member.name, member.offset_data, member.size)
+    is_video = f".{kind}" in VIDEO_SUFFIXES
+    if stem and (is_video or f".{kind}" in IMAGE_SUFFIXES):
+        members = found.videos if is_video else found.pictures
+        if key in members:
+            what = "videos" if is_video else "pictures"
+            raise ValueError(f"{members[key][0]} and {member.name} are two {what} of one sample; expected one per name")
+        members[key] = (member.name, member.offset_data, member.size)
     elif labels and (kind in _LABELS or kind == "json"):
         stream = shard.extractfile(member)
         text = stream.read().decode("utf-8", "replace").strip() if stream else ""

@@ -3,50 +3,129 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from functools import lru_cache
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from hierax.embedding.decode import Item, reason_of
-from hierax.embedding.sources import Source
+from hierax.embedding.sources import MARK, Source
 from hierax.processing import HieraVideoProcessor, Preprocessing
 from hierax.processing.video_file import VideoFile
 from hierax.processing.windows import Sampling, sampling_of
 
-MARK = "#t="
-"""What stands between a file's path and the second at which a window begins (media fragments, W3C)."""
-_CHUNK = 1 << 22  # bytes that are hashed at a time
-
-
-def windows_of(path: str, sampling: Sampling) -> Iterator[Source]:
-    """The windows of a video, one after the other until its end; one of a file that cannot be read, which says why when
-    it is.
-    """
-    count = 1
-    with suppress(OSError, ValueError), VideoFile(path) as file:
-        # what is left and is shorter than a step between frames has no frame of its own
-        count = max(-int((sampling.step - file.duration()) // sampling.span), 1)
-    for number in range(count):
-        start = float(number * sampling.span)
-        yield Source(f"{path}{MARK}{start:.3f}".rstrip("0").rstrip("."), "clip", path, number)
+_CHUNK = 1 << 22  # bytes that are hashed or copied at a time
 
 
 def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
-    """Windows in the place of files."""
+    """Windows in the place of videos, one after the other until the end of each; one of what cannot be read, which says
+    why when it is.
+
+    Raises:
+        ValueError: rows of a table.
+    """
     for source in sources:
-        if source.kind == "file":
-            yield from windows_of(source.path, sampling)
-        else:
-            raise ValueError(f"{source.path}: videos are embedded from files; this is a {source.kind}")
+        if source.kind == "table":
+            raise ValueError(
+                f"{source.path}: rows of tables are pictures; videos come from files, .tar and URLs"
+            )
+        count = 1
+        with suppress(OSError, ValueError), ExitStack() as stack:
+            there = source.name if source.kind == "file" else stack.enter_context(_stream(source))
+            file = stack.enter_context(VideoFile(there, name=source.name))
+            # what is left and is shorter than a step between frames has no frame of its own
+            count = max(-int((sampling.step - file.duration()) // sampling.span), 1)
+        for number in range(count):
+            start = f"{float(number * sampling.span):.3f}".rstrip("0").rstrip(".")
+            yield replace(source, path=f"{source.path}{MARK}{start}", window=number)
+
+
+def _stream(source: Source) -> BinaryIO:
+    """The bytes of a whole video, to read and to seek in."""
+    if source.kind == "url":
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(source.name)
+        return cast(BinaryIO, system.open(path, "rb"))
+    if source.kind == "tar":
+        return cast(BinaryIO, io.BufferedReader(Section(source.container, source.offset, source.size)))
+    return open(source.name, "rb")
+
+
+class Section(io.RawIOBase):
+    """A part of a file as a file: `size` bytes from `start`."""
+
+    def __init__(self, path: str, start: int, size: int) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed as this is)
+        self._start, self._size, self._place = start, size, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Goes to a place in the part; returns it."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(base + offset, 0)
+        return self._place
+
+    def readinto(self, buffer: object) -> int:
+        """Fills the buffer with what follows; returns the number of bytes."""
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        count = max(min(len(view), self._size - self._place), 0)
+        self._file.seek(self._start + self._place)
+        count = self._file.readinto(view[:count])
+        self._place += count
+        return count
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        super().close()
+
+
+class Opened:
+    """The video of a source, opened to be decoded, and its digest. One that is far away is fetched first, once.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        with ExitStack() as stack:
+            there: str | BinaryIO = source.name
+            if source.kind == "url":
+                there = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
+                with _stream(source) as stream:
+                    shutil.copyfileobj(stream, there, _CHUNK)
+                self.digest = _hash_of(there)
+            else:
+                self.digest = file_hash(source)
+                there = there if source.kind == "file" else stack.enter_context(_stream(source))
+            self.file = stack.enter_context(closing(VideoFile(there, name=self.name)))
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Gives back the file and the decoder."""
+        self._stack.close()
 
 
 class ClipDecoder:
     """Reads windows of videos as `record` says. A plain object that can be sent to other processes.
 
-    One file stays open, since windows come in their order: a video is decoded once, not once for each of them.
+    One video stays open, since windows come in their order: a video is decoded once, not once for each of them.
     """
 
     def __init__(self, record: Preprocessing) -> None:
@@ -56,54 +135,66 @@ class ClipDecoder:
         # grey levels: mean and deviation are taken out where the model is
         self.processor = HieraVideoProcessor(record, do_rescale=False, do_normalize=False)
         self.shape = (self.sampling.count, record.crop_size["height"], record.crop_size["width"])
-        self._file: VideoFile | None = None
+        self._video: Opened | None = None
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:
-        """Writes the pixels of one window into `out`, uint8 `[C, T, H, W]` of zeros."""
-        path = source.container or source.path
+        """Writes the pixels of one window into `out`, uint8 `[C, T, H, W]` of zeros; of a video that is no window, as
+        a query, those in its middle.
+        """
         digest = ""
         try:
-            digest = file_hash(path)
-            file = self._opened(path)
-            if source.container:
-                clip = self.processor.window(file, source.offset * self.sampling.span)
-            else:  # a video by itself, as a query
-                (clip,) = self.processor.clips(path)
+            video = self._opened(source)
+            digest, file = video.digest, video.file
+            if source.window < 0:
+                (clip,) = self.processor.clips(file)
+            else:
+                clip = self.processor.window(file, source.window * self.sampling.span)
         except (OSError, ValueError, MemoryError) as error:
             self._close()
+            with suppress(OSError, ValueError):
+                digest = digest or file_hash(source)
             return Item(source, digest, error=reason_of(error))
         out[:] = np.rint(clip.pixels)
         return Item(source, digest, file.info.width, file.info.height, start=clip.start, end=clip.end)
 
-    def _opened(self, path: str) -> VideoFile:
-        if self._file is None or self._file.name != path:
+    def _opened(self, source: Source) -> Opened:
+        if self._video is None or self._video.name != source.name:
             self._close()
-            self._file = VideoFile(path)
-        return self._file
+            self._video = Opened(source)
+        return self._video
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        if self._video is not None:
+            self._video.close()
+        self._video = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_video": None}
 
 
-def file_hash(path: str) -> str:
-    """BLAKE2b of 128 bits of a file's bytes; of a file that did not change, made once by each process.
+def file_hash(source: Source) -> str:
+    """BLAKE2b of 128 bits of a video's bytes; of a file that did not change, made once by each process.
 
     Raises:
         OSError: it cannot be read.
     """
-    facts = os.stat(path)
-    return _file_hash(path, facts.st_size, facts.st_mtime_ns)
+    if source.kind == "url":
+        with _stream(source) as stream:
+            return _hash_of(stream)
+    facts = os.stat(source.container or source.name)
+    return _kept_hash(replace(source, path=source.name, window=-1), facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _file_hash(path: str, size: int, time: int) -> str:
+def _kept_hash(source: Source, size: int, time: int) -> str:
+    with _stream(source) as stream:
+        return _hash_of(stream)
+
+
+def _hash_of(stream: BinaryIO) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    stream.seek(0)
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    stream.seek(0)
     return digest.hexdigest()

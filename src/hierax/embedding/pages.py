@@ -7,6 +7,7 @@ from outside.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
@@ -68,7 +69,7 @@ def _picture(name: str, source: Source | None, side: int) -> Image.Image | None:
     from hierax.processing import load_image
 
     try:
-        if source is not None and source.kind == "clip":
+        if source is not None and source.window >= 0:
             image = _frame(source)
         else:
             image = load_image(name if source is None else source.read())
@@ -80,11 +81,11 @@ def _picture(name: str, source: Source | None, side: int) -> Image.Image | None:
 
 def _frame(source: Source) -> Image.Image:
     """A frame from the beginning of a window of a video."""
-    from hierax.embedding.clips import MARK
-    from hierax.processing.video_file import VideoFile
+    from hierax.embedding.clips import Opened
+    from hierax.embedding.sources import MARK
 
-    with VideoFile(source.container) as file:
-        (shot,) = file.frames([Fraction(source.path.rpartition(MARK)[2])])
+    with contextlib.closing(Opened(source)) as video:
+        (shot,) = video.file.frames([Fraction(source.path.rpartition(MARK)[2])])
     return Image.fromarray(np.ascontiguousarray(shot.pixels))
 
 

@@ -21,9 +21,12 @@ from hierax.embedding.store import LISTINGS, CollectionError, arrow, source_id
 from hierax.processing import Preprocessing
 from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-KINDS = ("file", "tar", "table", "url", "clip")
-_PATHS = ("path", "file", "filename", "file_name", "image", "url")
-_PICTURES = IMAGE_SUFFIXES | {".tar"}
+KINDS = ("file", "tar", "table", "url")
+MARK = "#t="
+"""What stands between a video's path and the second at which a window begins (media fragments, W3C)."""
+
+_PATHS = ("path", "file", "filename", "file_name", "image", "video", "clip", "url")
+_PICTURES, _VIDEOS = IMAGE_SUFFIXES | {".tar"}, VIDEO_SUFFIXES | {".tar"}
 _ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
 _LISTS = (".txt", ".csv", ".tsv")
 _SAVED = ("dataset_dict.json", "dataset_info.json")
@@ -46,11 +49,12 @@ class Source:
     """One thing to embed.
 
     Attributes:
-        path: its name for ever: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or
-            `VIDEO#t=SECONDS` of a window.
+        path: its name for ever: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or one of these
+            and `#t=SECONDS` of a window of a video.
         kind: one of `KINDS`.
-        container: the shard, the table as it was named, or the video; "" for others.
-        offset, size: where a member lies in its shard; of a table the number of the row, of a video of the window.
+        container: the shard, or the table as it was named; "" for others.
+        offset, size: where a member lies in its shard; of a table the number of the row.
+        window: the number of a window of a video; -1 for what is no window.
     """
 
     path: str
@@ -58,14 +62,20 @@ class Source:
     container: str = ""
     offset: int = 0
     size: int = 0
+    window: int = -1
 
     @property
     def id(self) -> str:
         """See `source_id`."""
         return source_id(self.path)
 
+    @property
+    def name(self) -> str:
+        """The path without the time of a window."""
+        return self.path if self.window < 0 else self.path.rpartition(MARK)[0]
+
     def read(self) -> Any:
-        """The bytes of a picture, or of the whole video; of a table maybe a path or a Pillow image.
+        """The bytes of a picture; of a table maybe a path or a Pillow image.
 
         Raises:
             OSError, ValueError: it cannot be had.
@@ -77,7 +87,7 @@ class Source:
 
             with fsspec.open(self.path, "rb") as file:
                 return file.read()  # type: ignore[attr-defined]
-        with open(self.container if self.kind in ("tar", "clip") else self.path, "rb") as file:
+        with open(self.container if self.kind == "tar" else self.path, "rb") as file:
             if self.kind == "tar":
                 file.seek(self.offset)
                 return file.read(self.size)
@@ -97,7 +107,7 @@ class Listing:
 
     def __init__(self, sources: Iterable[Source]) -> None:
         containers: dict[str, int] = {}
-        kinds, places, offsets, sizes = [], [], [], []
+        kinds, places, offsets, sizes, windows = [], [], [], [], []
 
         def paths() -> Iterator[str]:
             for source in sources:
@@ -105,12 +115,14 @@ class Listing:
                 places.append(containers.setdefault(source.container, len(containers)))
                 offsets.append(source.offset)
                 sizes.append(source.size)
+                windows.append(source.window)
                 yield source.path
 
         self.paths = Strings(paths())
         self.containers = tuple(containers)
         self._kind, self._place = np.array(kinds, np.uint8), np.array(places, np.int32)
         self._offset, self._size = np.array(offsets, np.int64), np.array(sizes, np.int64)
+        self._window = np.array(windows, np.int32)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -118,7 +130,7 @@ class Listing:
     def __getitem__(self, index: int) -> Source:
         return Source(
             self.paths[index], KINDS[self._kind[index]], self.containers[self._place[index]],
-            int(self._offset[index]), int(self._size[index]),
+            int(self._offset[index]), int(self._size[index]), int(self._window[index]),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Source]:
@@ -129,7 +141,7 @@ class Listing:
         pa = arrow()
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
-                            ("offset", pa.int64()), ("size", pa.int64())])  # fmt: skip
+                            ("offset", pa.int64()), ("size", pa.int64()), ("window", pa.int32())])  # fmt: skip
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with pa.parquet.ParquetWriter(part, schema) as writer:
@@ -216,7 +228,8 @@ def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) 
             folders left out (a folder below them that cannot be opened is a source that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
             file, filename, image or url), relative to the list's folder; `.tar` shards; tables with a column of
-            images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens (`s3://…`).
+            images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens (`s3://…`). Tables
+            have no videos.
 
     Raises:
         NoSourcesError: an input stands for nothing; names it.
@@ -227,7 +240,7 @@ def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) 
     clips = record is not None and record.num_frames is not None
     for given in inputs:
         count = 0
-        found = _sources(given, VIDEO_SUFFIXES if clips else _PICTURES)
+        found = _sources(given, _VIDEOS if clips else _PICTURES)
         if clips:
             from hierax.embedding.clips import expanded
             from hierax.processing.windows import sampling_of
@@ -261,13 +274,13 @@ def _sources(given: str, suffixes: Collection[str]) -> Iterator[Source]:
             yield from _rows_of_tables(os.path.abspath(given), [])
         else:
             for path in sorted(_files_below(given, suffixes)):
-                yield from _of_file(path)
+                yield from _of_file(path, suffixes)
     elif os.path.exists(given):
-        yield from _of_file(os.path.abspath(given))
+        yield from _of_file(os.path.abspath(given), suffixes)
     elif glob.has_magic(given):
         for match in sorted(glob.glob(given, recursive=True)):
             if not os.path.isdir(match):
-                yield from _of_file(os.path.abspath(match))
+                yield from _of_file(os.path.abspath(match), suffixes)
     else:
         raise NoSourcesError(given, "no such file or folder")
 
@@ -291,10 +304,10 @@ def _files_below(folder: str, suffixes: Collection[str]) -> Iterator[str]:
     yield from (error.filename for error in closed)  # read as files they say why; left out they would not be missed
 
 
-def _of_file(path: str) -> Iterator[Source]:
+def _of_file(path: str, suffixes: Collection[str]) -> Iterator[Source]:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".tar":
-        shard = open_shards([Path(path)], labels=False)
+        shard = open_shards([Path(path)], labels=False, videos=suffixes is _VIDEOS)
         for i, name in enumerate(shard.names):
             yield Source(f"{path}::{name}", "tar", path, int(shard.offset[i]), int(shard.size[i]))
     elif suffix in _LISTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,8 @@ from hierax.processing.video_file import Shot, VideoError, VideoFile
 from hierax.processing.windows import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
 
 Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
-"""A path, the bytes of a file, frames `[T, H, W, C]` (array or tensor), or a list of pictures, one for each frame."""
+"""A path, the bytes of a file, a file opened to read bytes, a `VideoFile`, frames `[T, H, W, C]` (array or tensor), or
+a list of pictures, one for each frame."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,9 @@ class HieraVideoProcessor(Recorded):
         return np.stack(frames, axis=1)
 
     def _opened(self, video: Video, *, fps: float | None, name: str | None) -> AbstractContextManager[Any]:
-        if isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)):
+        if isinstance(video, VideoFile):
+            return nullcontext(video)
+        if isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, io.IOBase)):
             return VideoFile(cast("str | bytes", video), name=name)
         stills = _Stills(video, name=name or "video", record=self.record)
         if fps is None:

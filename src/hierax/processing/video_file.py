@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ _FAR = Fraction(3)  # seconds: a gap that is worth a seek
 _BACK = (Fraction(0), Fraction(2), Fraction(10))  # seconds before a moment that a seek aims at, until it lands there
 _BEFORE = Fraction(-10)  # where a seek aims that must not miss the first key frame, as in MPEG-TS
 _LATE = Fraction(1, 20)  # how much after a moment a frame may begin to be its frame, at the most
+_NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or cut off before its table of contents"
 _UNKNOWN_RATE = Fraction(30)  # of a file that does not say its own
 
 
@@ -59,7 +60,7 @@ class VideoFile:
     nothing more can be decoded; `ended` says when, once that was come to.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, the bytes of a file, or a file opened to read bytes, which can be sought in and stays open.
         name: what errors call it; None takes the path.
 
     Raises:
@@ -67,7 +68,7 @@ class VideoFile:
         ModuleNotFoundError: PyAV is missing; names the extra.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> None:
+    def __init__(self, source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> None:
         self._av = import_av()
         self.name = name or source_name(source, default="video")
         self.ended: Fraction | None = None
@@ -229,22 +230,28 @@ class VideoFile:
         width, height = sides[::-1] if turns % 2 else sides
         return VideoInfo(width, height, self._rate, duration if duration and duration > 0 else None, 90 * turns)
 
-    def _opened(self, source: str | os.PathLike[str] | bytes) -> Any:
+    def _opened(self, source: str | os.PathLike[str] | bytes | BinaryIO) -> Any:
         if isinstance(source, (bytes, bytearray, memoryview)):
-            if not source:
-                raise VideoError(self.name, "is empty")
-            with self._told("not a video (MP4, WebM, MKV, MOV, AVI, … are read)"):
-                return self._av.open(io.BytesIO(source), metadata_errors="replace")
-        if os.path.isdir(source):
-            raise VideoError(self.name, "is a folder")
-        try:
-            size = os.stat(source).st_size
-        except OSError as error:
-            raise VideoError(self.name, (error.strerror or str(error)).lower()) from None
+            source = io.BytesIO(source)
+        if isinstance(source, (str, os.PathLike)):
+            size, there = self._size_of(source), os.fspath(source)
+        else:
+            there = source
+            with self._told("cannot be sought in"):
+                size = source.seek(0, os.SEEK_END)
+                source.seek(0)
         if size == 0:
             raise VideoError(self.name, "is empty")
-        with self._told("not a video (MP4, WebM, MKV, MOV, AVI, … are read), or cut off before its table of contents"):
-            return self._av.open(os.fspath(source), metadata_errors="replace")
+        with self._told(_NO_VIDEO):
+            return self._av.open(there, metadata_errors="replace")
+
+    def _size_of(self, path: str | os.PathLike[str]) -> int:
+        if os.path.isdir(path):
+            raise VideoError(self.name, "is a folder")
+        try:
+            return os.stat(path).st_size
+        except OSError as error:
+            raise VideoError(self.name, (error.strerror or str(error)).lower()) from None
 
     def _video_stream(self) -> Any:
         attached = self._av.stream.Disposition.attached_pic
