@@ -84,7 +84,9 @@ def test_what_cannot_be_opened_is_named_with_what_is_allowed(tmp_path: Path) -> 
     refused(tmp_path / "sides", "holds a training set in train/", "sides/train")
     refused(tmp_path / "zipped", "1 compressed shard(s)", "unpacked to plain .tar")
     refused(tmp_path / "zipped" / "0.tar.gz", "0.tar.gz: a compressed shard; unpack it")
-    refused(tmp_path / "notes.txt", "notes.txt: a .txt file; expected pictures")
+    refused(
+        tmp_path / "notes.txt", "notes.txt: its first line is text; expected names of columns, with path among them"
+    )
     refused(tmp_path / "*.jpg", "*.jpg: no file matches")
     refused(f"{tmp_path}/*/**/*", "expected one kind")
     refused(tmp_path / "mixed", "only parquet files and Hub datasets have named splits", split="val")

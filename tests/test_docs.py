@@ -136,6 +136,7 @@ def make_data(place: Path) -> None:
     (place / "films").mkdir()
     for film in (place / "clip.mp4", place / "films" / "a.mp4"):
         film.write_bytes(video(70, codec="mpeg4"))
+    (place / "photos.csv").write_text("path,label\nlabelled/train/cat/0.png,cat\nphotos/0.jpg,dog\n")
     (place / "parts.csv").write_text("path,start,end,label\nclip.mp4,0,1,left\nclip.mp4,1,2,right\n")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "write the features of many pictures or videos; goes on where it was interrupted"
 EPILOG = """SOURCES are files, folders (searched to their depths), patterns, lists (.txt, a path a line; .csv or
-.parquet with a column named path, file, filename, image or url; relative to the list's folder), .tar shards,
+.parquet with a column named path, file, image, video or url; relative to the list's folder), .tar shards,
 tables with images (.parquet, hub:ID) or URLs (s3://…, what fsspec opens).
 OUT/data/ then holds one row per picture: id, path, width, height, hash, status, embedding. What cannot be
 read is in OUT/errors.parquet. The same line again goes on where it stopped; SOURCES and --model may then be

@@ -33,9 +33,7 @@ def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
     """
     for source in sources:
         if source.kind == "table":
-            raise ValueError(
-                f"{source.path}: rows of tables are pictures; videos come from files, .tar and URLs"
-            )
+            raise ValueError(f"{source.path}: rows of tables are pictures; videos come from files, .tar and URLs")
         count = 1
         with suppress(OSError, ValueError), ExitStack() as stack:
             there = source.name if source.kind == "file" else stack.enter_context(_stream(source))
