@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from embed_pictures import encoded, opened, pictures_below, place, shipped
+from embed_pictures import encoded, opened, opened_whole, pictures_below, place, shipped
 from hierax import HieraModel, Preprocessing
 from hierax.config import variant_config
 from hierax.embedding.duplicates import Group, duplicates
@@ -33,6 +34,7 @@ _FLAT = 12.0  # grey levels: a picture of less deviation shows nothing
 _NEAR = 40  # bits of 256 that the difference hashes of two pictures differ by at the most where they may be one drawing
 _LONGEST = 320
 _CELL = 100  # pixels of the shorter side of a part
+_LARGE, _CELL_OF_PHOTO = 480, 160  # pixels of the shorter side of a photo, and of its parts
 
 
 def tiny(folder: Path) -> Path:
@@ -50,16 +52,17 @@ def tiny(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Part:
-    """A cell of a grid of `cells` x `cells` over a source, and the signs of its difference hash."""
+    """A cell of a grid of `cells` x `cells` over a source, shrunk or `whole`, and the signs of its difference hash."""
 
     source: Path
     cells: int
     number: int
     hash: np.ndarray
+    whole: bool = False
 
     def picture(self) -> Image.Image:
         """Its pixels, at most 320 wide and high."""
-        image = _cell(opened(self.source), self.cells, self.number)
+        image = _cell((opened_whole if self.whole else opened)(self.source), self.cells, self.number)
         image.thumbnail((_LONGEST, _LONGEST))
         return image
 
@@ -76,12 +79,36 @@ def parts_of(source: Path) -> list[Part]:
     for cells in (1, 2, 4):
         if min(image.size) // cells < _CELL:
             break
-        for number in range(cells * cells):
-            small = _cell(image, cells, number).convert("L").resize((17, 16), Image.Resampling.BOX)
-            levels = np.asarray(small, np.float32)
-            if levels.std() >= _FLAT:
-                signs = np.where(levels[:, 1:] > levels[:, :-1] + 1, 1, -1).astype(np.int8)
-                found.append(Part(source, cells, number, signs.reshape(-1)))
+        found += _shown(source, image, cells)
+    return found
+
+
+def photographs(folders: Sequence[Path]) -> list[Path]:
+    """Large pictures below folders, of those that come in several sizes the largest: wallpapers of packages."""
+    largest: dict[Path, tuple[int, Path]] = {}
+    for path in (path for folder in folders for path in pictures_below(folder, least=_LARGE, most=None)):
+        several = re.fullmatch(r"\d+x\d+", path.stem) is not None  # NAME/contents/images/1080x1920.jpg
+        key = path.parents[2] if several else path
+        with Image.open(path) as image:
+            largest[key] = max(largest.get(key, (0, path)), (image.width * image.height, path))
+    return [path for _, path in largest.values()]
+
+
+def cells_of(source: Path) -> list[Part]:
+    """The cells of a grid over a photo, about 160 pixels each way: no two overlap."""
+    image = opened_whole(source)
+    return _shown(source, image, min(image.size) // _CELL_OF_PHOTO, whole=True)
+
+
+def _shown(source: Path, image: Image.Image, cells: int, *, whole: bool = False) -> list[Part]:
+    """The cells that show something."""
+    found = []
+    for number in range(cells * cells):
+        small = _cell(image, cells, number).convert("L").resize((17, 16), Image.Resampling.BOX)
+        levels = np.asarray(small, np.float32)
+        if levels.std() >= _FLAT:
+            signs = np.where(levels[:, 1:] > levels[:, :-1] + 1, 1, -1).astype(np.int8)
+            found.append(Part(source, cells, number, signs.reshape(-1), whole))
     return found
 
 
@@ -109,13 +136,18 @@ def changed(image: Image.Image, kind: str, generator: np.random.Generator) -> by
     return encoded(image, suffix, quality=int(generator.integers(50, 80)) if poor else 90)
 
 
-def write_planted(folder: Path, count: int, planted: int, *, extra: Sequence[Path], seed: int, jobs: int = 2) -> None:
+def write_planted(
+    folder: Path, count: int, planted: int, *, extra: Sequence[Path], seed: int, photos: Sequence[Path] = (),
+    jobs: int = 2,
+) -> None:  # fmt: skip
     """Writes `count` pictures, or as many as differ, `planted` of them duplicates of others, and `truth.json`: pairs of
-    paths with kinds.
+    paths with kinds. With `photos` they are cells of the large pictures below those folders, and of nothing else.
     """
-    sources = [*shipped(), *(path for one in extra for path in pictures_below(one, least=_CELL))]
+    sources, cut = [*shipped(), *(path for one in extra for path in pictures_below(one, least=_CELL))], parts_of
+    if photos:
+        sources, cut = photographs(photos), cells_of
     with ProcessPoolExecutor(jobs) if jobs > 1 else contextlib.nullcontext() as pool:
-        some = pool.map(parts_of, sources, chunksize=32) if pool else map(parts_of, sources)
+        some = pool.map(cut, sources, chunksize=1 if photos else 32) if pool else map(cut, sources)
         parts = distinct([part for found in some for part in found])
         generator = np.random.default_rng(seed)
         if len(parts) < count - planted:

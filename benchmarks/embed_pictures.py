@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import shutil
 import struct
 import zlib
@@ -45,15 +46,15 @@ def shipped() -> tuple[Path, ...]:
     return tuple(found)
 
 
-def pictures_below(folder: Path, *, least: int = LEAST) -> list[Path]:
-    """Those of at least `least` pixels each way, by name; very large ones are left out."""
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and _fits(path, least)]
+def pictures_below(folder: Path, *, least: int = LEAST, most: int | None = MOST) -> list[Path]:
+    """Those of at least `least` pixels each way, by name; larger ones than `most` pixels in all are left out."""
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and _fits(path, least, most)]
 
 
-def _fits(path: Path, least: int) -> bool:
+def _fits(path: Path, least: int, most: int | None) -> bool:
     try:
         with Image.open(path) as image:
-            return min(image.size) >= least and image.width * image.height <= MOST
+            return min(image.size) >= least and image.width * image.height <= (most or math.inf)
     except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning):  # a dangling link, 231 megapixels
         return False
 
@@ -63,9 +64,20 @@ def opened(path: Path) -> Image.Image:
     """A source in RGB, on white where it is transparent, at most 1200 pixels wide and high."""
     with Image.open(path) as image:
         image.thumbnail((1200, 1200))
-        whole = image.convert("RGBA")
-    white = Image.new("RGBA", whole.size, "white")
-    return Image.alpha_composite(white, whole).convert("RGB")
+        return on_white(image)
+
+
+@lru_cache(maxsize=1)
+def opened_whole(path: Path) -> Image.Image:
+    """A source in RGB, on white where it is transparent."""
+    with Image.open(path) as image:
+        return on_white(image)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture in RGB, on white where it is transparent."""
+    whole = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
 
 
 def crop(image: Image.Image, generator: np.random.Generator, size: tuple[int, int]) -> Image.Image:

@@ -235,7 +235,10 @@ def duplicates(arguments: argparse.Namespace) -> bool:
     """Plants duplicates, embeds all and finds them again."""
     planted = arguments.folder / "planted"
     if not planted.exists():
-        write_planted(planted, arguments.count, arguments.planted, extra=arguments.extra, seed=arguments.seed)
+        write_planted(
+            planted, arguments.count, arguments.planted, extra=arguments.extra, seed=arguments.seed,
+            photos=arguments.photos,
+        )  # fmt: skip
     model = tiny(arguments.folder / "tiny") if arguments.tiny else small_model(arguments.folder / "small")
     if arguments.model:
         model = arguments.model
@@ -257,6 +260,7 @@ def main(given: Sequence[str] | None = None) -> int:
         "memory": {"--rows": {"default": "10000,200000"}},
         "duplicates": {"--count": {"type": int, "default": 20_000}, "--planted": {"type": int, "default": 500},
                        "--extra": extra, "--tiny": {"action": "store_true", "help": "Tiny at 224 pixels, not 64"},
+                       "--photos": {**extra, "help": "folders of large photos, to cut into parts and use alone"},
                        "--model": {"help": "trained weights, such as hierax/femto"}, "--layer": {"default": "pooled"}},
     }  # fmt: skip
     for name, own in options.items():

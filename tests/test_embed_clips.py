@@ -145,6 +145,14 @@ def test_a_video_is_a_query(films: Path, tmp_path: Path, model: hierax.HieraMode
     assert Path(hits[0].path).name == "short.mkv#t=0"
 
 
+def test_pictures_and_videos_are_told_apart(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    with pytest.raises(ValueError, match=r"long.mp4 is a video and this model takes pictures"):
+        embedded(films / "long.mp4", tmp_path / "out", "hierax/femto")
+    (films / "a.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a.png is a picture and this model takes clips"):
+        embedded(films / "a.png", tmp_path / "out", model)
+
+
 def test_a_folder_without_videos_is_named(tmp_path: Path, model: hierax.HieraModel) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match=r"none: no videos in it \(MP4, WebM, MKV, … are read\)"):

@@ -74,7 +74,7 @@ def test_views_are_averaged_as_probabilities(actions: Path, tmp_path: Path) -> N
     processor = hierax.AutoImageProcessor.from_pretrained(run)
     _, held = open_splits(actions, fraction=0, seed=0)
     assert held is not None
-    paths = [held.sample(i).content.path for i in range(len(held))]
+    paths = [held.sample(i).content.video for i in range(len(held))]
     with torch.no_grad():
         logits = model(processor(paths, views=(2, 3)).pixel_values).logits
     wanted = logits.softmax(-1).view(len(paths), 6, -1).mean(1)

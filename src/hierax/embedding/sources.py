@@ -239,6 +239,7 @@ def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) 
     seen: set[str] = set()
     clips = record is not None and record.num_frames is not None
     for given in inputs:
+        _check_kind(given, clips=clips)
         count = 0
         found = _sources(given, _VIDEOS if clips else _PICTURES)
         if clips:
@@ -254,6 +255,15 @@ def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) 
                 yield source
         if not count:
             raise NoSourcesError(given, _nothing_in(given, clips=clips))
+
+
+def _check_kind(given: str, *, clips: bool) -> None:
+    """Raises `ValueError` for a video that is named where pictures are meant, and the reverse."""
+    suffix = os.path.splitext(given)[1].lower()
+    if suffix in VIDEO_SUFFIXES and not clips:
+        raise ValueError(f"{given} is a video and this model takes pictures; one of clips takes videos")
+    if suffix in IMAGE_SUFFIXES and clips:
+        raise ValueError(f"{given} is a picture and this model takes clips; videos are what it reads")
 
 
 def _nothing_in(given: str, *, clips: bool) -> str:
