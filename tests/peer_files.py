@@ -118,6 +118,18 @@ def official_video_folder(folder: Path) -> Differences:
     return compare_classifier(theirs, HieraForVideoClassification.from_pretrained(folder), (8, 64, 96))
 
 
+def official_base_16x224(folder: Path) -> Differences:
+    theirs = official("hiera_base_16x224")
+    torch.save({"model_state": theirs.state_dict()}, folder / "base.pth")
+    return compare_classifier(theirs, HieraForVideoClassification.from_pretrained(folder / "base.pth"), (16, 224, 224))
+
+
+def official_mae_base_16x224(folder: Path) -> Differences:
+    theirs = official("mae_hiera_base_16x224")
+    torch.save({"model_state": theirs.state_dict()}, folder / "mae.pth")
+    return compare_mae(theirs, HieraForPreTraining.from_pretrained(folder / "mae.pth"), (16, 224, 224), 0.9)
+
+
 def official_mae_folder(folder: Path) -> Differences:
     theirs = official("MaskedAutoencoderHiera", input_size=(64, 96), **{**SMALL, **DECODER})
     theirs.save_pretrained(folder)
@@ -244,6 +256,8 @@ CASES: tuple[Callable[[Path], Differences], ...] = (
     official_folder,
     official_folder_with_all_arguments,
     official_video_folder,
+    official_base_16x224,
+    official_mae_base_16x224,
     official_mae_folder,
     official_video_mae_folder,
     timm_tiny,

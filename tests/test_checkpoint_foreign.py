@@ -140,6 +140,14 @@ def test_timm_has_neither_clips_nor_decoders(kind: str, saved: Save, tmp_path: P
         convert(saved(*MODELS[kind]), tmp_path / "out", to="timm")
 
 
+def test_an_architecture_of_our_own_has_the_name_of_one_that_timm_has(tmp_path: Path) -> None:
+    convert("hierax/femto", tmp_path / "out", to="timm")
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert values["architecture"] == "hiera_tiny_224"
+    assert values["model_args"]["stages"] == [1, 2, 5, 1]
+    assert HieraForImageClassification.from_pretrained(tmp_path / "out").config.depths == (1, 2, 5, 1)
+
+
 @pytest.mark.parametrize("dialect", ["timm", "official"])
 def test_norms_of_a_backbone_have_no_name_elsewhere(dialect: str, saved: Save, tmp_path: Path) -> None:
     folder = saved(HieraBackbone, image_config(), norms=True)

@@ -90,7 +90,7 @@ def test_they_are_exported_with_a_dynamic_batch(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(6, 160, 160), (8, 224, 224), (32, 160, 160)], ids=str)
 def test_a_masked_autoencoder_takes_them(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    model = randomise(HieraForPreTraining(config(num_query_pool=2, mask_ratio=0.9, decoder_depth=1)), 0.2).train()
+    model: Any = randomise(HieraForPreTraining(config(num_query_pool=2, mask_ratio=0.9, decoder_depth=1)), 0.2).train()
     out = model(pixels(model.config, 1, shape))
     units = shape[0] // 2 * (shape[1] // 32) * (shape[2] // 32)
     assert int(out.bool_masked_pos.sum()) == 4 * int(units * (1 - 0.9))  # what is seen, in cells of the decoder

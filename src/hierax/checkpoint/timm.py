@@ -12,6 +12,7 @@ from hierax.config import VARIANTS, HieraConfig, variant_config
 
 _SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
 KEPT = "timm"
+_OWN = ("hiera_femto_160",)  # architectures that timm does not have
 """Key of `HieraConfig.extra` under which what timm's record says beyond our fields is kept."""
 _ARGUMENTS: Mapping[str, str] = {
     "img_size": "image_size",
@@ -128,7 +129,11 @@ def _arguments(config: HieraConfig) -> dict[str, Any]:
 
 def _architecture(config: HieraConfig) -> str:
     """timm's name for the architecture; where it has none, the one whose arguments are nearest."""
-    rows = [name for name in VARIANTS if not name.startswith("mae_") and variant_config(name).axes == 2]
+    rows = [
+        name
+        for name in VARIANTS
+        if not name.startswith("mae_") and name not in _OWN and variant_config(name).axes == 2
+    ]
     own = _arguments(config)
     free = ("img_size", "in_chans", "num_classes")
 
