@@ -1,7 +1,7 @@
 """Measures the checkpoints that come with hierax on held-out pictures.
 
     python femto/measure.py all PICTURES --classifier RUN --mae RUN --teacher teacher.onnx -o OUT
-    python femto/measure.py accuracy|baselines|neighbours|masked|engines|sizes …
+    python femto/measure.py accuracy|baselines|neighbours|masked|engines|parity|sizes …
 
 PICTURES is the folder of femto/pictures.py: the test set is `labelled/test`, `held_out_photos` is what the masked
 autoencoder is measured on. OUT gets a JSON file per part, `tables.md`, `confusion.png` and `metrics.json`.
@@ -12,6 +12,7 @@ import json
 import math
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,19 @@ def engines(a: argparse.Namespace) -> Json:
     return found
 
 
+def parity(a: argparse.Namespace) -> Json:
+    """The report of an export to int8, compared with the model in float32 on the whole test set."""
+    test = open_dataset(a.pictures / "labelled" / "test")
+    contents = [test.sample(i).content for i in range(len(test))]
+    known = [picture.picture for picture in gallery()]
+    how: Json = {"format": "openvino", "precision": "int8", "calibration": known, "evaluate": contents}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return hierax.export(a.classifier, Path(folder) / "int8", **how).to_dict()
+        except hierax.ParityError as error:
+            return error.report.to_dict()
+
+
 def sizes(a: argparse.Namespace) -> Json:
     """Accuracy at other sizes, by how position embeddings are resized."""
     native = hierax.load(a.classifier).config.image_size[0]
@@ -278,7 +292,7 @@ def sizes(a: argparse.Namespace) -> Json:
     return found
 
 
-PARTS = {f.__name__: f for f in (accuracy, baselines, neighbours, masked, engines, sizes)}
+PARTS = {f.__name__: f for f in (accuracy, baselines, neighbours, masked, engines, parity, sizes)}
 
 
 def metrics(out: Path) -> dict[str, Json]:

@@ -1,4 +1,4 @@
-"""Puts trained checkpoints into the package: half precision, licence, what was measured.
+"""Puts trained checkpoints into the package: half precision, licence, what was measured, the report of int8.
 
     python femto/ship.py --classifier RUN --mae RUN --measured OUT
 
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = json.loads((a.measured / "metrics.json").read_text())
     for source, name in ((a.classifier, "femto"), (a.mae, "femto.mae")):
         ship(source, name, metrics.get(name, {}))
+    shutil.copy(a.measured / "parity.json", ASSETS / "femto" / "int8-parity.json")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 from fractions import Fraction
@@ -156,6 +157,15 @@ def test_what_cannot_be_read_is_named(content: bytes, problem: str, tmp_path: Pa
         VideoFile(path)
     with pytest.raises(VideoError, match=rf"^mine: {problem}"):
         VideoFile(content, name="mine")
+
+
+def test_what_cannot_be_sought_in_is_named(tmp_path: Path) -> None:
+    class Pipe(io.BytesIO):
+        def seek(self, *_: int) -> int:
+            raise io.UnsupportedOperation("underlying stream is not seekable")
+
+    with pytest.raises(VideoError, match=r"^video: cannot be sought in \(underlying stream is not seekable\)"):
+        VideoFile(Pipe(video(3)))
 
 
 def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import hierax
 from hierax.processing import KINETICS, HieraImageProcessor, HieraVideoProcessor, VideoError
+from hierax.processing.video_file import VideoFile
 from hierax.processing.windows import crops, sampling_of, starts
 from small import video_config
 from videos import number_of, numbered, video
@@ -165,6 +166,10 @@ def test_path_bytes_array_tensor_and_list_are_videos(plain: HieraVideoProcessor,
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for same in (torch.from_numpy(frames), pictures, list(frames), paths, [frames], frames[None]):
         assert torch.equal(plain(same).pixel_values, wanted)
+    with (tmp_path / "clip.mp4").open("rb") as stream, VideoFile(content) as opened:
+        assert torch.equal(plain(stream).pixel_values, plain(content).pixel_values)
+        for _ in range(2):  # what was opened stays open
+            assert torch.equal(plain(opened).pixel_values, plain(content).pixel_values)
     several = plain([content, str(tmp_path / "clip.mp4")]).pixel_values
     assert torch.equal(several[0], several[1])
     assert several.shape[0] == 2

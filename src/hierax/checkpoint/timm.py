@@ -130,9 +130,7 @@ def _arguments(config: HieraConfig) -> dict[str, Any]:
 def _architecture(config: HieraConfig) -> str:
     """timm's name for the architecture; where it has none, the one whose arguments are nearest."""
     rows = [
-        name
-        for name in VARIANTS
-        if not name.startswith("mae_") and name not in _OWN and variant_config(name).axes == 2
+        name for name in VARIANTS if not name.startswith("mae_") and name not in _OWN and variant_config(name).axes == 2
     ]
     own = _arguments(config)
     free = ("img_size", "in_chans", "num_classes")
