@@ -14,13 +14,13 @@ from hierax.embedding.pages import pictures
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
 
-SAME = 0.95
+SAME = 0.985
 """Share of the variance that two pictures must have in common to be one."""
 SIDE = 32  # pixels of the small versions
 _STEPS = 6  # of the search for the place; twelve find no more
 _BLOCK = 512  # pairs compared at a time
 _REACH = 0.12  # of the side that a picture may lack at each edge
-_PLAIN = 5.0  # grey levels of deviation that count at the least: in a plain picture all variance is noise
+_PLAIN = 9.0  # grey levels of deviation that count at the least: in a plain picture all variance is noise
 
 
 def verified(
