@@ -94,6 +94,7 @@ def test_labels_that_are_of_no_use_are_not_read(tmp_path: Path) -> None:
         ("path,start,end\na.mp4,2,1\n", "line 2: it ends at 1 s, but starts at 2 s"),
         ("path,end\na.mp4,0\n", "line 2: it ends at 0 s, but starts at 0 s"),
         ("path,label\n,x\n", "line 2: no path"),
+        ("a.mp4 0\nb.mp4 riding a bike\n", "line 2: 'b.mp4 riding a bike'; expected a file, or a file and a label"),
         ("path\na.mp4\nb.png\n", "holds pictures and videos, such as b.png and a.mp4; expected one kind"),
         ("path,start\nb.png,1\n", "line 2: b.png is a picture; start and end are of videos"),
     ],

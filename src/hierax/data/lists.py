@@ -145,11 +145,10 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         first = file.readline(_FIRST).rstrip("\r\n")
         file.seek(0)
-        if _file_and_label(first, path) is not None:
+        if _file_and_label(first) is not None:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    entry, label = _file_and_label(line.rstrip("\r\n"), path) or (line.strip(), "")
-                    yield f"{path}, line {number}", {"path": entry, "label": label}
+                    yield f"{path}, line {number}", _plain_row(line, f"{path}, line {number}")
             return
         rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         columns = _columns(path, rows.fieldnames or ())
@@ -160,8 +159,17 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
             raise ValueError(f"{path}: after line {rows.line_num}: {error}") from None
 
 
-def _file_and_label(line: str, path: Path) -> tuple[str, str] | None:
-    """The two of a line without names of columns; None where it begins with no picture or video."""
+def _plain_row(line: str, where: str) -> Row:
+    """A line of a list without names of columns."""
+    found = _file_and_label(line.rstrip("\r\n"))
+    if found is None:
+        given = line.strip()[:80]
+        raise ValueError(f"{where}: {given!r}; expected a file, or a file and a label after comma, tab or space")
+    return {"path": found[0], "label": found[1]}
+
+
+def _file_and_label(line: str) -> tuple[str, str] | None:
+    """The two of a line; None where it begins with no picture or video."""
     if _is_file(line):
         return line.strip(), ""
     for mark in ("\t", ",", " "):
