@@ -94,26 +94,30 @@ class Section(io.RawIOBase):
 
 
 class Opened:
-    """The video of a source, opened to be decoded, and its digest. One that is far away is fetched first, once.
+    """The video of a source, opened to be decoded. One that is far away is fetched first, once.
 
     Raises:
         OSError, ValueError: it cannot be read.
     """
 
     def __init__(self, source: Source) -> None:
-        self.name = source.name
+        self.name, self._source, self._digest = source.name, source, ""
         with ExitStack() as stack:
             there: str | BinaryIO = source.name
             if source.kind == "url":
                 there = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
                 with _stream(source) as stream:
                     shutil.copyfileobj(stream, there, _CHUNK)
-                self.digest = _hash_of(there)
-            else:
-                self.digest = file_hash(source)
-                there = there if source.kind == "file" else stack.enter_context(_stream(source))
+                self._digest = _hash_of(there)
+            elif source.kind == "tar":
+                there = stack.enter_context(_stream(source))
             self.file = stack.enter_context(closing(VideoFile(there, name=self.name)))
             self._stack = stack.pop_all()
+
+    @property
+    def digest(self) -> str:
+        """See `file_hash`."""
+        return self._digest or file_hash(self._source)
 
     def close(self) -> None:
         """Gives back the file and the decoder."""
