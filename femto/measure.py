@@ -244,13 +244,17 @@ def inpainted(truth: Tensor, seen: Tensor) -> Tensor:
 # -- engines and sizes ------------------------------------------------------------------------------------------------
 
 
+def tested(a: argparse.Namespace) -> tuple[list[Any], np.ndarray]:
+    """The pictures of the test set, and their labels."""
+    test = open_dataset(a.pictures / "labelled" / "test")
+    return [test.sample(i).content for i in range(len(test))], np.array(test.labels())
+
+
 def engines(a: argparse.Namespace) -> Json:
     """Agreement with float32 and accuracy of the engine's precisions on the whole test set; int8 is calibrated on the
     gallery of the demo.
     """
-    test = open_dataset(a.pictures / "labelled" / "test")
-    labels = np.array(test.labels())
-    contents = [test.sample(i).content for i in range(len(test))]
+    contents, labels = tested(a)
     found: Json = {}
     reference: np.ndarray | None = None
     for precision_ in ("fp32", "bf16", "int8"):
@@ -268,8 +272,7 @@ def engines(a: argparse.Namespace) -> Json:
 
 def parity(a: argparse.Namespace) -> Json:
     """The report of an export to int8, compared with the model in float32 on the whole test set."""
-    test = open_dataset(a.pictures / "labelled" / "test")
-    contents = [test.sample(i).content for i in range(len(test))]
+    contents, _ = tested(a)
     known = [picture.picture for picture in gallery()]
     how: Json = {"format": "openvino", "precision": "int8", "calibration": known, "evaluate": contents}
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 import hierax
+from hierax.embedding import update
+from hierax.embedding.clips import file_hash
 from hierax.embedding.features import vectors
 from hierax.embedding.pages import pictures
 from hierax.embedding.run import Progress
@@ -188,6 +190,16 @@ def test_shards_and_urls_give_what_files_give(
             assert [row[key] for row in rows[name]] == [row[key] for row in rows["files"]], (name, key)
         errors = pq.read_table(tmp_path / name / "errors.parquet").column("path").to_pylist()
         assert [path.removeprefix(start) for path in errors] == ["sound.mp4#t=0"]
+
+
+def test_an_update_reads_every_video_once(
+    shard: Path, tmp_path: Path, model: hierax.HieraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    embedded(shard, tmp_path / "out", model)
+    monkeypatch.setattr(update, "file_hash", lambda source: read.append(source.name) or file_hash(source))
+    embedded(shard, tmp_path / "out", model, update=True)
+    assert sorted(read) == [f"{shard}::{name}" for name in ("long.mp4", "short.mkv", "sound.mp4")]
 
 
 def test_a_shard_whose_video_changed_is_embedded_anew(shard: Path, tmp_path: Path, model: hierax.HieraModel) -> None:

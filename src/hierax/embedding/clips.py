@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -94,25 +94,29 @@ class Section(io.RawIOBase):
 
 
 class Opened:
-    """The video of a source, opened to be decoded. One that is far away is fetched first, once.
+    """The video of a source, to be decoded. One that is far away is fetched first, once.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        OSError, ValueError: it cannot be had.
     """
 
     def __init__(self, source: Source) -> None:
         self.name, self._source, self._digest = source.name, source, ""
+        self._there: str | BinaryIO = source.name
         with ExitStack() as stack:
-            there: str | BinaryIO = source.name
             if source.kind == "url":
-                there = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
+                self._there = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
                 with _stream(source) as stream:
-                    shutil.copyfileobj(stream, there, _CHUNK)
-                self._digest = _hash_of(there)
+                    shutil.copyfileobj(stream, self._there, _CHUNK)
+                self._digest = _hash_of(self._there)
             elif source.kind == "tar":
-                there = stack.enter_context(_stream(source))
-            self.file = stack.enter_context(closing(VideoFile(there, name=self.name)))
+                self._there = stack.enter_context(_stream(source))
             self._stack = stack.pop_all()
+
+    @cached_property
+    def file(self) -> VideoFile:
+        """The file, opened when it is first asked for: of one that cannot be decoded the digest is known."""
+        return self._stack.enter_context(closing(VideoFile(self._there, name=self.name)))
 
     @property
     def digest(self) -> str:
@@ -153,8 +157,6 @@ class ClipDecoder:
                 clip = self.processor.window(file, source.window * self.sampling.span)
         except (OSError, ValueError, MemoryError) as error:
             self._close()
-            with suppress(OSError, ValueError):
-                digest = digest or file_hash(source)
             return Item(source, digest, error=reason_of(error))
         out[:] = np.rint(clip.pixels)
         return Item(source, digest, file.info.width, file.info.height, start=clip.start, end=clip.end)

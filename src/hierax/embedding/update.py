@@ -60,8 +60,9 @@ def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source])
             seen.update(source.id for source in chunk)
             closed += [source.path for source in chunk if source.kind == "file" and os.path.isdir(source.path)]
             old = [source for source in chunk if source.id in known]
-            digests = dict(zip((source.id for source in old), pool.map(_digest, old), strict=True))
-            changed = [s for s in chunk if s.id not in known or digests[s.id] != known[s.id]]
+            files = {source.name: source for source in old}  # of a video's windows one: it is read once, not for each
+            digests = dict(zip(files, pool.map(_digest, files.values()), strict=True))
+            changed = [s for s in chunk if s.id not in known or digests[s.name] != known[s.id]]
             found += [source for source in changed if source.id not in waiting]
     seen |= _below(closed, folder)
     gone = dict.fromkeys(known.keys() - seen, GONE)
