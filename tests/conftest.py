@@ -1,14 +1,42 @@
-"""What all tests stand on: no network, and models small enough to be saved and loaded in milliseconds."""
+"""What all tests stand on: no network, folders of their own instead of the user's, and models small enough to be saved
+and loaded in milliseconds.
+"""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's client is first imported; commands that tests start inherit it
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+def _isolate() -> None:
+    """Gives the tests, and the commands that they start, a home and caches that nobody else uses.
+
+    Called before the Hub's client is first imported, since that reads its settings then.
+    """
+    foreign = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "HIERAX_", "XDG_")
+    for name in [name for name in os.environ if name.startswith(foreign)]:
+        del os.environ[name]
+    home = Path(tempfile.mkdtemp(prefix="hierax-tests-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    fonts = Path(
+        tempfile.gettempdir(), f"hierax-tests-matplotlib-{os.getuid()}"
+    )  # a list of fonts takes seconds to make
+    os.environ |= {
+        "HOME": str(home),
+        "HF_HOME": str(home / "huggingface"),
+        "HIERAX_CACHE": str(home / "hierax"),
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR") or str(fonts),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+_isolate()
 
 # helpers that are plugins too: an assertion that fails in them shows what it compared, as it does in a test
 pytest.register_assert_rewrite("benches", "engines", "exports", "pictures")
