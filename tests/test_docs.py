@@ -55,7 +55,7 @@ def text_of(guide: str) -> str:
     """Of the README, the part on training and features; tests/test_readme.py runs the others."""
     if guide == "README":
         whole = (ROOT / "README.md").read_text(encoding="utf-8")
-        return whole[whole.index("### Train on") : whole.index("## Checkpoints")]
+        return whole[whole.index("## Train on") : whole.index("## Checkpoints")]
     return (ROOT / "docs" / f"{guide}.md").read_text(encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from hierax.outputs import HieraModelOutput
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-WITHOUT_GUIDES = re.sub(r"### Train on .*?## Checkpoints", "", README, flags=re.DOTALL)  # tests/test_docs.py runs these
+WITHOUT_GUIDES = re.sub(r"## Train on .*?## Checkpoints", "", README, flags=re.DOTALL)  # tests/test_docs.py runs these
 BLOCKS = re.findall(r"```sh\n(.*?)```", WITHOUT_GUIDES, flags=re.DOTALL)
 SHELL = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in SHELL if line.startswith("hierax ")]
