@@ -125,5 +125,5 @@ def test_a_plot_names_its_formats_and_its_extra(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match=r"a plot is one of \.png, \.svg, \.pdf"):
         plot(made, tmp_path / "found.txt")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'hierax\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'matplotlib>=3.8'"):
         plot(made, tmp_path / "found.png")

@@ -67,4 +67,5 @@ def test_the_command_names_the_extra_that_is_missing(run: Run, monkeypatch: pyte
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
     code, _, err = run("bench", "--plot", "found.png")
-    assert (code, err) == (2, "hierax: a plot needs the package matplotlib: pip install 'hierax[plot]'\n")
+    line = "pip install 'matplotlib>=3.8' (part of hierax[plot])"
+    assert (code, err) == (2, f"hierax: a plot needs the package matplotlib: {line}\n")

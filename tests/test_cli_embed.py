@@ -104,7 +104,8 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     code, _, err = run("embed", "a", "-o", "out", "--model", classifier_folder)
-    assert (code, err) == (2, "hierax: collections of features need the package pyarrow: pip install 'hierax[embed]'\n")
+    line = "pip install 'pyarrow>=15' (part of hierax[embed])"
+    assert (code, err) == (2, f"hierax: a collection of features needs the package pyarrow: {line}\n")
 
 
 def test_features_of_a_mae_come_with_a_note(run: Run, mae_folder: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engines import Shared, tiny
+from hierax import extras
 from hierax.encoder import Hiera
 from hierax.engine import Engine, hardware
 from small import image_config
@@ -91,6 +92,6 @@ def test_a_bare_encoder_is_refused() -> None:
 
 
 def test_a_missing_package_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"needs the package openvino: pip install 'hierax\[openvino\]'"):
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"package openvino: pip install '.*' \(part of hierax\[openvino\]\)"):
         Engine(tiny("features"), backend="openvino")

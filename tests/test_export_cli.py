@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import hierax
-from hierax.engine import hardware, parity
+from hierax import extras
+from hierax.engine import parity
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -79,7 +80,8 @@ def test_what_cannot_be_exported_exits_with_2(run: Run, options: tuple[str, ...]
 
 
 def test_a_missing_package_exits_with_2_and_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     code, _, err = run("export", "nowhere", "-o", "out", "--format", "openvino")
     assert code == 2
-    assert err == "hierax: format 'openvino' needs the package openvino: pip install 'hierax[openvino]'\n"
+    line = "pip install 'openvino>=2025.4' (part of hierax[openvino])"
+    assert err == f"hierax: format 'openvino' needs the package openvino: {line}\n"

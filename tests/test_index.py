@@ -323,7 +323,7 @@ def test_too_few_rows_have_no_approximate_index(folder: Path) -> None:
 
 def test_without_faiss_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'hierax\[search\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'faiss-cpu>=1.9' \(part of hierax\[search\]\)"):
         Index(folder).build(approximate=True)
 
 

@@ -177,5 +177,7 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
 
 def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'hierax\[video\]'"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"needs the package av: pip install 'av>=14' \(part of hierax\[video\]\)"
+    ):
         VideoFile(b"x")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hierax.cli.loading import positive
 from hierax.cli.search import add_collection, counted, open_index, write_page
 from hierax.cli.terminal import say
+from hierax.extras import install_line
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
@@ -42,7 +43,7 @@ def write_map(
     title, note = f"Map of {index.folders[0].name}", f"Near is alike, by {way} of {index.column.name}."
     write_page(map_page(index.folders, places, title=title, note=note, thumbnails=thumbnails), output)
     if method == "auto" and places.method == "pca" and not has_tsne():
-        say("drawn by two principal components; t-SNE, which parts pictures better, needs pip install scikit-learn")
+        say(f"drawn by two principal components; t-SNE, which parts pictures better: {install_line('sklearn')}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from hierax.data.dataset import Sample
 from hierax.data.labels import Labels, read_labels
+from hierax.extras import load
 
 HELD_OUT = ("val", "validation", "valid", "test")
 """Names of splits to validate on, the first that there is."""
@@ -61,12 +62,7 @@ def open_tables(source: str, files: Sequence[Path] = (), *, labels: bool = True)
         ImportError: the package datasets is missing.
         ValueError: what it cannot read; no column of images; labels of an unknown kind.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(
-            f"{source}: parquet and Hub datasets need the package datasets: pip install 'hierax[data]'"
-        ) from None
+    datasets = load(f"{source} (a parquet or Hub dataset)", "datasets")
     try:
         found = _load(datasets, source, files)
     except Exception as error:  # of many kinds, some of them not even OSError or ValueError

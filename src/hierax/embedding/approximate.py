@@ -10,7 +10,6 @@ import contextlib
 import io
 import zipfile
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from hierax.embedding.mapped import INDEX
 from hierax.embedding.store import Column, replaced
-from hierax.engine.hardware import require_packages
+from hierax.extras import load
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
@@ -67,8 +66,7 @@ def library() -> Any:
     Raises:
         ImportError: it is missing; names the extra.
     """
-    require_packages("approximate search", ["faiss"], "search")
-    return import_module("faiss")
+    return load("approximate search", "faiss")
 
 
 class Approximate:

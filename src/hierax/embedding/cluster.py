@@ -13,7 +13,7 @@ from hierax.embedding.decode import prepare_processes
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.job import Job, Step
 from hierax.embedding.store import Block, CollectionError, Manifest
-from hierax.engine.hardware import require_packages
+from hierax.extras import require
 
 
 def ray_package() -> Any:
@@ -24,7 +24,7 @@ def ray_package() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is lost is started again, and needs no page of text
-    require_packages("work on a cluster", ("ray",), "ray")
+    require("work on a cluster", "ray")
     import ray
     import ray.data
 

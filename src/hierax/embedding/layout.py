@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hierax.embedding.index import Index
+from hierax.extras import missing
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Folders
@@ -69,7 +70,7 @@ def layout(
         raise ValueError(f"method is {method!r}; expected 'auto', 'tsne' or 'pca'")
     tsne = None if method == "pca" else _tsne()
     if method == "tsne" and tsne is None:
-        raise ImportError("t-SNE needs the package scikit-learn: pip install scikit-learn")
+        raise missing("t-SNE", "sklearn")
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
     rows = np.unique(np.linspace(0, len(index) - 1, min(points, len(index))).astype(np.int64))
     components = principal(index.take(rows), count=COMPONENTS)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hierax.extras import load
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -41,12 +43,8 @@ def arrow() -> Any:
     Raises:
         ImportError: it is missing; names the extra.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError("collections of features need the package pyarrow: pip install 'hierax[embed]'") from None
-    return pyarrow
+    load("a collection of features", "pyarrow.parquet")
+    return load("a collection of features", "pyarrow")
 
 
 def source_id(path: str) -> str:

@@ -22,10 +22,11 @@ from hierax.engine.calibration import Pictures, sample_pixels
 from hierax.engine.engine import opened_model
 from hierax.engine.exported import RECORD, VERSION, file_records
 from hierax.engine.formats import FORMATS, Job, open_runner
-from hierax.engine.hardware import PRECISIONS, require_packages
+from hierax.engine.hardware import PRECISIONS
 from hierax.engine.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
 from hierax.engine.program import Signature
 from hierax.engine.traced import INPUTS
+from hierax.extras import require
 from hierax.mae import check_mae_size
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, HieraImageProcessor, Preprocessing
@@ -115,9 +116,9 @@ def check_export(format: str, precision: str, folder: str | os.PathLike[str], *,
     kind = FORMATS[format]
     if precision in kind.refused:
         raise ValueError(f"precision is {precision!r}, which {format} has not: {kind.refused[precision]}")
-    require_packages(f"format {format!r}", kind.writes, kind.extra)
+    require(f"format {format!r}", *kind.writes)
     if precision == "int8":
-        require_packages("precision 'int8'", ("nncf",), "openvino")
+        require("precision 'int8'", "nncf")
 
 
 def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from hierax.engine.eager import torch_threads, undisturbed
-from hierax.engine.hardware import DTYPES, require_packages
+from hierax.engine.hardware import DTYPES
 from hierax.engine.onnx_backend import OnnxRunner, only_outputs, save_onnx, to_onnx
 from hierax.engine.openvino_backend import Inputs, OpenVinoRunner, example_inputs, quantise, shared_core, to_openvino
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program, Signature
 from hierax.engine.traced import baked, exported_program, program_for, quiet
+from hierax.extras import require
 from hierax.models import HieraBackbone
 from hierax.pretrained import Pretrained
 
@@ -159,7 +160,6 @@ class Format:
         backend: the engine's name of what runs it.
         refused: precisions it does not have, each with the reason.
         writes, reads: packages that exporting and running need, beyond the core.
-        extra: the extra that brings them.
     """
 
     file: str
@@ -167,7 +167,6 @@ class Format:
     refused: Mapping[str, str]
     writes: tuple[str, ...]
     reads: tuple[str, ...]
-    extra: str
     write: Callable[[Job, Path, Path], None]
     read: Callable[[Path, str, int | None, int | None], Runner]
 
@@ -175,14 +174,14 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "pt2": Format(
         "model.pt2", "torch", {"int8": "its graph is not quantised; openvino and onnx are"},
-        (), (), "", write_pt2, _read_pt2,
+        (), (), write_pt2, _read_pt2,
     ),
     "onnx": Format(
         "model.onnx", "onnxruntime", {"bf16": "ONNX Runtime has no bf16 convolution for a CPU; take fp16 or fp32"},
-        ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",), "onnx", write_onnx, _read_onnx,
+        ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",), write_onnx, _read_onnx,
     ),
     "openvino": Format(
-        "openvino_model.xml", "openvino", {}, ("openvino",), ("openvino",), "openvino", write_openvino, _read_openvino,
+        "openvino_model.xml", "openvino", {}, ("openvino",), ("openvino",), write_openvino, _read_openvino,
     ),
 }  # fmt: skip
 
@@ -195,7 +194,7 @@ def open_runner(format: str, path: Path, *, precision: str, threads: int | None,
         ValueError: the file cannot be read; names it.
     """
     kind = FORMATS[format]
-    require_packages(f"{path.name}", kind.reads, kind.extra)
+    require(path.name, *kind.reads)
     try:
         runner = kind.read(path, precision, threads, batch)
     except Exception as error:  # each runtime has its own

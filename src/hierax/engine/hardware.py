@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from hierax import extras
+
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 BACKENDS = ("torch", "compile", "openvino", "onnxruntime")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_EXTRAS = {"openvino": ("openvino", "openvino"), "onnxruntime": ("onnxruntime", "onnx")}
 _ALLOWED = {
     # what each backend runs in, on a CPU and elsewhere
     "torch": (("fp32", "bf16"), ("fp32", "bf16", "fp16")),
@@ -34,22 +33,13 @@ class Choice:
 
 def installed(backend: str) -> bool:
     """Whether what the backend needs beyond the core is there."""
-    module, _ = _EXTRAS.get(backend, ("torch", ""))
-    return importlib.util.find_spec(module) is not None
+    return backend not in extras.PACKAGES or extras.installed(backend)
 
 
 def require(backend: str) -> None:
-    """Raises the `ImportError` that names the extra when the backend's package is missing."""
+    """Raises the `ImportError` that says what to install when the backend's package is missing."""
     if not installed(backend):
-        module, extra = _EXTRAS[backend]
-        raise ImportError(f"backend {backend!r} needs the package {module}: pip install 'hierax[{extra}]'")
-
-
-def require_packages(what: str, packages: Sequence[str], extra: str) -> None:
-    """Raises the `ImportError` that names the `extra` when one of the packages that `what` needs is missing."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(f"{what} needs the package {package}: pip install 'hierax[{extra}]'")
+        raise extras.missing(f"backend {backend!r}", backend)
 
 
 def fast_bf16() -> bool:
@@ -117,8 +107,8 @@ def _best_backend(place: torch.device, precision: str) -> str:
     for name in order:
         if installed(name):
             return name
-        _log.info("backend %s is not installed (pip install 'hierax[%s]')", name, _EXTRAS[name][1])
+        _log.info("backend %s is not installed: %s", name, extras.install_line(name))
     if precision == "int8":
-        raise ImportError("precision 'int8' needs OpenVINO: pip install 'hierax[openvino]'")
-    _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: pip install 'hierax[openvino]'")
+        raise extras.missing("precision 'int8'", "openvino")
+    _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: %s", extras.install_line("openvino"))
     return "torch"

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from hierax.engine.cache import ArtefactCache, artefact_key
-from hierax.engine.hardware import require_packages
 from hierax.engine.openvino_backend import Inputs, example_inputs, quantise_and_compare
 from hierax.engine.pool import Shape
 from hierax.engine.program import Program, Signature
 from hierax.engine.traced import INPUTS, exported_program, program_for, quiet
+from hierax.extras import require
 from hierax.pretrained import Pretrained
 
 _log = logging.getLogger("hierax.engine")
@@ -125,7 +125,7 @@ class OnnxBackend:
         key: dict[str, Any],
         calibration: Callable[[Shape], Inputs],
     ) -> None:
-        require_packages("backend 'onnxruntime'", ("onnx", "onnxscript", "onnxruntime"), "onnx")
+        require("backend 'onnxruntime'", "onnx", "onnxscript", "onnxruntime")
         import onnx
         import onnxruntime as ort
 

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hierax.engine.cache import ArtefactCache, artefact_key
 from hierax.engine.eager import undisturbed
-from hierax.engine.hardware import fast_bf16, require_packages
+from hierax.engine.hardware import fast_bf16
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program
 from hierax.engine.traced import baked, quiet
+from hierax.extras import require
 
 _log = logging.getLogger("hierax.engine")
 _MOST_STREAMS = 8
@@ -78,7 +79,7 @@ def quantise(model: Any, batches: Inputs) -> Any:
     Without SmoothQuant, whose factors come from the extremes of the inputs: calibrated on crops of one photo, the
     pooled features of others kept a cosine of 0.92 with it and 0.999 without (weights of deviation 0.05).
     """
-    require_packages("precision 'int8'", ("nncf",), "openvino")
+    require("precision 'int8'", "nncf")
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet

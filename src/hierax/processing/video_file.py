@@ -288,10 +288,7 @@ def import_av() -> ModuleType:
     Raises:
         ModuleNotFoundError: it is missing; names the extra.
     """
-    try:
-        import av
-        import av.logging
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("videos are decoded by PyAV: pip install 'hierax[video]'", name="av") from error
-    av.logging.set_level(None)
-    return av
+    from hierax.extras import load
+
+    load("a video", "av.logging").set_level(None)
+    return load("a video", "av")

@@ -16,6 +16,7 @@ from hierax.data.dataset import Dataset, Relabelled, relabelled
 from hierax.data.sources import FolderDataset, open_dataset, split_folders, tables_of
 from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
+from hierax.extras import require
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET
@@ -78,10 +79,9 @@ class Evaluation:
 
     def draw_confusion(self, path: Path) -> Path:
         """A picture of the confusion matrix, rows normalised; needs matplotlib (extra `plot`)."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError("the confusion picture needs matplotlib: pip install 'hierax[plot]'") from None
+        require("a picture of the confusion matrix", "matplotlib")
+        from matplotlib.figure import Figure
+
         if self.predictions.labels.ndim != 1:
             raise ValueError("samples have several labels; a confusion matrix is of one each")
         table = self.predictions.confusion().double()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.data.view import EvaluationView, Seen
+from hierax.extras import require
 from hierax.labels import load_labels
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.processing.record import FILE_NAME
@@ -216,10 +217,9 @@ def _sides(shape: Sequence[Any]) -> tuple[int, ...] | None:
 
 
 def _onnx(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | None]:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ImportError("a teacher in ONNX needs the extra: hierax[onnx]") from None
+    require("a teacher in ONNX", "onnxruntime")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # threads that wait busily for the next batch would take the student's cores

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 from hierax.engine.bench.results import BenchReport, Cell, Timing
 from hierax.engine.bench.tables import short
+from hierax.extras import require
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -22,8 +22,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
     """
     if Path(path).suffix.lower() not in FORMATS:
         raise ValueError(f"{os.fspath(path)}: a plot is one of {', '.join(FORMATS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("a plot needs the package matplotlib: pip install 'hierax[plot]'")
+    require("a plot", "matplotlib")
 
 
 def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:

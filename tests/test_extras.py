@@ -1,0 +1,51 @@
+"""Optional packages: the table agrees with what the extras install, and errors name a line that installs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hierax import extras
+
+
+def declared() -> set[tuple[str, str]]:
+    """Requirement and extra, as pyproject.toml states them."""
+    tomllib = pytest.importorskip("tomllib")
+    found = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    extras_of = found["project"]["optional-dependencies"]
+    return {(name, extra) for extra, names in extras_of.items() if extra not in ("test", "dev") for name in names}
+
+
+def test_the_table_says_what_the_extras_of_the_project_install() -> None:
+    own = {(name, extra) for name, extra in declared() if not name.startswith("hierax[")}
+    assert own == {(package.requirement, package.extra) for package in extras.PACKAGES.values() if package.extra}
+
+
+def test_the_line_quotes_what_a_shell_would_take_for_its_own() -> None:
+    assert extras.install_line("pyarrow") == "pip install 'pyarrow>=15' (part of hierax[embed])"
+    assert extras.install_line("sklearn") == "pip install scikit-learn"
+    both = "pip install 'onnx>=1.17' 'onnxscript>=0.5' (part of hierax[onnx])"
+    assert extras.install_line("onnx", "onnxscript") == both
+
+
+def test_all_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "installed", lambda module: module not in ("onnx", "onnxruntime"))
+    with pytest.raises(ImportError, match=r"^a plan needs the packages onnx, onnxruntime: pip install"):
+        extras.require("a plan", "onnx", "onnxscript", "onnxruntime")
+
+
+def test_a_package_that_is_set_aside_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert not extras.installed("av")
+    with pytest.raises(extras.MissingPackage, match="a video needs the package av: pip install"):
+        extras.load("a video", "av")
+
+
+def test_a_package_that_is_there_and_broken_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(extras, "installed", lambda module: True)
+    monkeypatch.setattr("importlib.import_module", broken)
+    with pytest.raises(extras.MissingPackage, match=r"cannot be imported \(libGL.so.1"):
+        extras.load("a video", "av")
