@@ -21,7 +21,7 @@ from hierax.train.objective import Objective
 from hierax.train.parallel import World, full
 from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, clear_errors
 from hierax.train.recipe import Recipe
-from hierax.train.state import Checkpoints, rng_state, set_rng_state
+from hierax.train.state import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SAVE_AFTER = 1800.0  # seconds: what a loss of power may cost where epochs are long
@@ -91,6 +91,7 @@ class Loop:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
         self._distinct = (recipe.distinct_epochs or recipe.epochs) * steps_per_epoch  # steps that are mixed otherwise
         self.progress, self.stop = Progress(), StopSignal()
+        self.damaged: list[str] = []  # what `resume` found
         self._saved_at = self._counted = time.monotonic()
         self._saved: int | None = None  # the step of the last checkpoint; disks of other machines may show it late
 
@@ -319,17 +320,19 @@ class Loop:
         self._saved, self._saved_at = progress.step, time.monotonic()
 
     def resume(self) -> bool:
-        """Goes back to the last checkpoint; False if there is none.
+        """Goes back to the last checkpoint that is whole; False if there is none at all.
+
+        Damaged ones are put aside, and `damaged` says so of each.
 
         Raises:
-            TrainingStopped: it cannot be read.
+            TrainingStopped: none can be read.
         """
-        with clear_errors(lambda: "the checkpoints before it are untouched"):
-            steps = self.world.gathered(self.checkpoints.steps() if self.checkpoints else [])[0]
-            if self.checkpoints is None or not steps:
+        with clear_errors(lambda: "the checkpoints are untouched"):
+            step = self._whole_checkpoint()
+            if self.checkpoints is None or step is None:
                 return False
             state = self._shared()
-            own, same_world = self.checkpoints.load(steps[-1], state, world=self.world)
+            own, same_world = self.checkpoints.load(step, state, world=self.world)
         set_optimizer_state_dict(self.model, self.optimizer, optim_state_dict=state["optimizer"])
         if same_world:  # else the ranks draw other numbers for drop path and dropout from here on, and no more
             set_rng_state(own["rng"])
@@ -337,6 +340,26 @@ class Loop:
         self.scaler.load_state_dict(own["scaler"])
         self._saved = self.progress.step
         return True
+
+    def _whole_checkpoint(self) -> int | None:
+        """The step of the last checkpoint that is as it was written; None if there are no checkpoints."""
+        checkpoints, world = self.checkpoints, self.world
+        steps = world.gathered(checkpoints.steps() if checkpoints else [])[0]
+        if checkpoints is None or not steps:
+            return None
+        found: dict[int, str] = {}
+        for step in reversed(steps):
+            try:
+                checkpoints.check(step, world=world)
+            except DamagedCheckpoint as error:
+                found[step] = str(error)
+                continue
+            for damaged, reason in found.items():
+                world.on_first(lambda damaged=damaged: checkpoints.put_aside(damaged))
+                self.damaged.append(f"{reason}; the run resumes from the checkpoint before, of step {step}")
+            return step
+        first = next(iter(found.values()))
+        raise TrainingStopped(f"no checkpoint in {checkpoints.folder} is whole: {first}; choose another folder")
 
 
 def _raised(error: Exception | None) -> None:

@@ -262,6 +262,7 @@ class _Share:
             watcher.start(loop, order.steps)
             lines = [*made.notes, note, plan(recipe, order, here, train, held)]
             lines += remarks(recipe, made.model.config, train, held, fresh=self.settings["from"] is None)
+            lines += loop.damaged
             lines.append(f"resumed after step {loop.progress.step}" if resumed else None)
             for line in filter(None, lines):
                 watcher.log.say(line)

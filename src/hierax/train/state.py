@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import pickle
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
+from hierax.train import sharded
 from hierax.train.parallel import World
 
 LOCK = ".lock"
-_STEP, _SIZES = "step-", "sizes.json"
+_STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,11 +84,15 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+class DamagedCheckpoint(OSError):
+    """A checkpoint is not as it was written."""
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run: one folder a checkpoint, the last `keep` of them and the best.
 
     Each holds `shared/`, which all ranks wrote together and any number of ranks can read, `rank-N.pt` of each rank,
-    and `sizes.json`, by which a damaged one is told.
+    and `digests.json`, by which a damaged one is told.
     """
 
     def __init__(self, run: Path, *, keep: int) -> None:
@@ -115,47 +120,61 @@ class Checkpoints:
         part = self.folder / f".part-{step}"
         try:
             world.on_first(lambda: _emptied(part))
-            _together(state_dict_saver.save, shared, part, world)
+            sharded.write(shared, part / _SHARED, alone=world.size == 1)
             world.everywhere(lambda: torch.save(dict(own), part / f"rank-{world.rank}.pt"))
-            world.on_first(lambda: self._commit(part, step, best))
+            world.on_first(lambda: _sync(part))
+            digests = world.everywhere(lambda: _digests(part, world))
+            everyone = {name: value for found in world.gathered(digests) for name, value in found.items()}
+            world.on_first(lambda: self._commit(part, step, best, everyone))
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)  # on a full disk, this is the room that is missing
             raise
 
-    def _commit(self, part: Path, step: int, best: int) -> None:
-        files = sorted(path for path in part.rglob("*") if path.is_file())
-        write_json(part / _SIZES, {path.relative_to(part).as_posix(): path.stat().st_size for path in files})
-        _sync(part)
+    def _commit(self, part: Path, step: int, best: int, digests: Mapping[str, Any]) -> None:
+        write_json(part / _DIGESTS, digests)
+        _sync_folder(part)
         os.replace(part, self.path(step))
         _sync_folder(self.folder)
         for old in self.steps()[: -self.keep]:
             if old != best:
                 shutil.rmtree(self.path(old), ignore_errors=True)
 
+    def check(self, step: int, *, world: World) -> None:
+        """Compares the checkpoint of `step` with what was written; a call of all ranks.
+
+        Raises:
+            DamagedCheckpoint: it is another; names the file.
+        """
+        world.everywhere(lambda: _check(self.path(step), world))
+
+    def put_aside(self, step: int) -> Path:
+        """Renames the checkpoint of `step`, so that it counts no more and its place is free; returns where it is."""
+        aside = self.folder / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(self.path(step), aside)
+        return aside
+
     def load(self, step: int, shared: dict[str, Any], *, world: World) -> tuple[dict[str, Any], bool]:
-        """Reads the checkpoint of `step` into `shared`; a call of all ranks.
+        """Reads the checkpoint of `step`, which was checked, into `shared`; a call of all ranks.
 
         Returns:
             What this rank saved for itself (another number of ranks: what the first one did), and whether there were
             as many ranks.
-
-        Raises:
-            OSError: the checkpoint is damaged; names it.
         """
         path = self.path(step)
         world.on_first(lambda: [shutil.rmtree(part) for part in self.folder.glob(".part-*")])  # of an interrupted write
-        world.everywhere(lambda: _check(path))
-        _together(state_dict_loader.load, shared, path, world)
+        sharded.read(shared, path / _SHARED, alone=world.size == 1)
         ranks = len(list(path.glob("rank-*.pt")))
         own = path / f"rank-{world.rank if world.rank < ranks else 0}.pt"
-        return torch.load(own, map_location="cpu", weights_only=True), ranks == world.size
+        return world.everywhere(lambda: _plain(own)), ranks == world.size
 
 
-def _together(act: Callable[..., Any], state: dict[str, Any], folder: Path, world: World) -> None:
-    """Saves or loads what all ranks hold together."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a single process is meant
-        act(state, checkpoint_id=folder / "shared", no_dist=world.size == 1)
+def _plain(path: Path) -> dict[str, Any]:
+    """What a rank saved for itself: tensors and plain values."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise DamagedCheckpoint(f"{path} holds more than plain values; nothing of it was run") from None
 
 
 def _emptied(folder: Path) -> None:
@@ -163,16 +182,45 @@ def _emptied(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _check(path: Path) -> None:
-    """Raises `OSError` for a checkpoint that is not as it was written."""
+def _files(folder: Path, world: World) -> list[Path]:
+    """This rank's share of the files of a checkpoint; as all ranks list them alike, it is another for each."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())[world.rank :: world.size]
+
+
+def _digests(folder: Path, world: World) -> dict[str, str]:
+    """Digests of this rank's share of the files, by path in the folder."""
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder, world)}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check(path: Path, world: World) -> None:
+    """Raises `DamagedCheckpoint` for one that is not as it was written; every rank looks at its share."""
     try:
-        sizes = json.loads((path / _SIZES).read_text())
-    except (OSError, ValueError):
-        sizes = {_SIZES: -1}
-    for name, size in sizes.items():
+        digests: dict[str, str] = dict(json.loads((path / _DIGESTS).read_text()))
+    except (OSError, ValueError, TypeError):
+        raise DamagedCheckpoint(f"{path / _DIGESTS} is damaged or missing") from None
+    for name in sorted(digests)[world.rank :: world.size]:
         file = path / name
-        if not file.is_file() or file.stat().st_size != size:
-            raise OSError(f"{file} is damaged; delete the folder {path} to go on from the checkpoint before")
+        if not file.is_file():
+            raise DamagedCheckpoint(f"{file} is missing")
+        try:
+            found = _digest(file)
+        except OSError as error:
+            raise DamagedCheckpoint(f"{file} cannot be read ({error.strerror})") from None
+        if found != digests[name]:
+            raise DamagedCheckpoint(f"{file} is damaged: it is not what was written")
+    if world.first:
+        try:
+            sharded.read_table(path / _SHARED)
+        except (OSError, ValueError) as error:
+            raise DamagedCheckpoint(str(error)) from None
 
 
 def _sync(folder: Path) -> None:

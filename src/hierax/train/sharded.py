@@ -1,0 +1,128 @@
+"""What all ranks write together, in PyTorch's distributed format, and how it is read: no file of a run's folder may run
+code.
+
+The format keeps its table of contents, and values that are no tensors, as pickles. PyTorch reads both without limits;
+here the first may name the classes of such a table alone, and the second plain values.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import metadata as tables
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.planner import ReadItem
+
+_TABLE = ".metadata"
+_PART = re.compile(r"__\d+_\d+\.distcp")
+_CLASSES: dict[tuple[str, str], Any] = {
+    **{
+        (tables.__name__, name): getattr(tables, name)
+        for name in (
+            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+            "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+        )
+    },
+    (_StorageInfo.__module__, "_StorageInfo"): _StorageInfo,
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+}  # fmt: skip
+
+
+class UnsafePickle(ValueError):
+    """A pickle names something that no checkpoint of a run holds."""
+
+
+class _TableUnpickler(pickle.Unpickler):
+    """Makes the objects of a table of contents and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of this name, if a table may hold it."""
+        found = _CLASSES.get((module, name))
+        if found is not None:
+            return found
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if module in ("pathlib", "pathlib._local") and name.endswith(("PosixPath", "WindowsPath")):
+            return pathlib.PurePath  # where it was written; may be another kind of system
+        raise UnsafePickle(f"names {module}.{name}, which no checkpoint holds; nothing of it was run")
+
+
+def read_table(folder: Path) -> tables.Metadata:
+    """The table of contents of what `write` wrote to `folder`.
+
+    Raises:
+        ValueError: it is none, or names objects or files that do not belong there; nothing of it is run.
+        OSError: it cannot be read.
+    """
+    path = folder / _TABLE
+    try:
+        with path.open("rb") as file:
+            found = _TableUnpickler(file).load()
+        places = found.storage_data.values()
+        good = isinstance(found, tables.Metadata) and isinstance(found.state_dict_metadata, dict)
+        good = good and all(_PART.fullmatch(p.relative_path) and not p.transform_descriptors for p in places)
+    except (OSError, UnsafePickle) as error:
+        if isinstance(error, OSError):
+            raise
+        raise UnsafePickle(f"{path} {error}") from None
+    except Exception as error:  # whatever damaged bytes make of it
+        raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
+    if not good:
+        raise ValueError(f"{path} is no table of contents of a checkpoint")
+    return found
+
+
+class _Reader(FileSystemReader):
+    """Reads a folder whose table of contents may hold no code."""
+
+    def read_metadata(self, *_: Any, **__: Any) -> tables.Metadata:
+        """The table of contents."""
+        found = read_table(Path(self.path))
+        found.storage_meta = found.storage_meta or tables.StorageMeta()
+        found.storage_meta.load_id = self.load_id
+        return found
+
+
+class _Planner(DefaultLoadPlanner):
+    """Takes plain values alone beside tensors."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Puts a value that is no tensor in its place."""
+        name = read_item.dest_index.fqn
+        try:
+            plain = torch.load(value, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            raise UnsafePickle(f"{name} is no plain value; nothing of it was run") from None
+        written = io.BytesIO()  # so that PyTorch puts it in its place, of a value that is known to be harmless
+        torch.save(plain, written)
+        written.seek(0)
+        super().load_bytes(read_item, written)
+
+
+def write(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
+    """Writes what all ranks hold together; a call of all of them, unless one is `alone`."""
+    _quietly(lambda: state_dict_saver.save(state, checkpoint_id=folder, no_dist=alone))
+
+
+def read(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
+    """Reads the folder into `state`, whose tensors say what is wanted; a call of all ranks, unless one is `alone`."""
+    reader = _Reader(os.fspath(folder))
+    _quietly(lambda: state_dict_loader.load(state, storage_reader=reader, planner=_Planner(), no_dist=alone))
+
+
+def _quietly(act: Callable[[], Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a single process is meant
+        act()
