@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
             update=arguments.update, shard=arguments.shard, workers=arguments.workers, ray=arguments.ray,
             device=places, threads=arguments.threads,
             batch_size=batch, block_size=batch * 16, on_progress=follow,
+            on_wait=lambda owner: say(f"{owner} is at work on the contents of {folder}; waiting for it"),
         )  # fmt: skip
     return _tell(report, unit, as_json=arguments.json, update=arguments.update)
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from hierax.notices import Notice
+
 _Item = TypeVar("_Item")
 _LONGEST = 1000
 """Characters of an error; compilers put all that they were given into theirs."""
@@ -49,6 +51,8 @@ def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=Notice)
+            warnings.showwarning = lambda message, *_, **__: say(str(message))
             yield
     finally:
         logging.disable(before)

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +50,11 @@ class Job:
     Args:
         folder: the collection, with its listings.
         manifest: how it is made.
+        check: called before each block is written; raises when it is not to be.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
+    def __init__(self, folder: Path, manifest: Manifest, *, check: Callable[[], object] | None = None) -> None:
+        self.folder, self.manifest, self._check = folder, manifest, check
         self.listings = [Listing.read(path) for path in listings(folder)]
 
     def blocks(self) -> list[Block]:
@@ -128,6 +129,8 @@ class Job:
         rows["id"] = [item.source.id for item in items if item.error is None]
         rows["path"] = [shown(item.source.path) for item in items if item.error is None]
         bad = [Unreadable(i.source.id, shown(i.source.path), i.hash, i.error) for i in items if i.error is not None]
+        if self._check is not None:
+            self._check()
         whole = {c.name: np.concatenate([part[c.name] for part in vectors])[good] for c in self.manifest.columns}
         return write_shard(self.folder, block, rows, whole, bad, manifest=self.manifest)
 

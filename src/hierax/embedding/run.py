@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-import hierax
 from hierax.embedding.cluster import on_cluster, ray_package
 from hierax.embedding.decode import prepare_processes
 from hierax.embedding.features import POOLED, FeatureExtractor
 from hierax.embedding.job import FEW, Job, Step, on_devices
-from hierax.embedding.sources import (
-    Listing,
-    NoSourcesError,
-    are_few,
-    list_sources,
-    listing_path,
-    listings,
-    located,
-    lost,
-)
-from hierax.embedding.store import MANIFEST, Block, CollectionError, Manifest, arrow, shard_path
-from hierax.embedding.update import changed_sources, inputs_left, settle
+from hierax.embedding.plan import Claim, check_folder, claimed, planned
+from hierax.embedding.sources import NoSourcesError, are_few, located, lost
+from hierax.embedding.store import MANIFEST, Block, Manifest, arrow, shard_path
+from hierax.embedding.update import settle
 from hierax.pretrained import Pretrained
-from hierax.processing import Preprocessing
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -120,11 +110,10 @@ def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None 
     arrow()
     if ray:
         ray_package()
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers is {workers}; expected 0 or more")
     folder = Path(out)
-    _check_folder(folder)
+    check_folder(folder)
     known = dict.fromkeys(Manifest.read(folder).inputs if (folder / MANIFEST).exists() else ())
+    workers = _workers(workers)
     several = [sources] if isinstance(sources, (str, os.PathLike)) else sources
     inputs = [located(os.fspath(source)) for source in several]
     for missing in lost(given for given in inputs if given not in known):
@@ -155,6 +144,7 @@ def embed(
     block_size: int = BLOCK,
     on_table: Callable[[pa.Table], object] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
+    on_wait: Callable[[str], object] | None = None,
 ) -> EmbedReport:
     """Writes the features of pictures, or of videos window by window, into the folder `out`, and goes on where an
     earlier call was interrupted.
@@ -185,6 +175,7 @@ def embed(
         on_table: called with the `pyarrow.Table` of each block after it was written, in the order of the rows unless
             several devices or machines write.
         on_progress: called after each batch (after each block on a cluster).
+        on_wait: told who is listing the sources of `out`, or closing it, when this call waits for that.
 
     Returns:
         What was done.
@@ -197,22 +188,20 @@ def embed(
     """
     _check(shard, batch_size, block_size)
     folder, inputs = Path(out), begin(sources, out, workers=workers, ray=ray)
+    workers = _workers(workers)
     owned = not isinstance(model, FeatureExtractor)
     places = ["auto"] if device == "auto" and not owned else devices(device)
     extractor = model if isinstance(model, FeatureExtractor) else FeatureExtractor(
         model, layers=layers, l2=l2, size=size, device=places[0], precision=precision, backend=backend, threads=threads
     )  # fmt: skip
     try:
-        manifest = _manifest(folder, extractor, inputs, half=half, batch=batch_size, block=block_size)
-        known = set(manifest.inputs)
-        new = [given for given in inputs if given not in known]
-        if new and not update:
-            raise CollectionError(f"{new[0]} is not among the sources of {folder}; update adds it (--update)")
-        if new:
-            manifest = replace(manifest, inputs=(*manifest.inputs, *new))
-        _list(folder, manifest, extractor.record, update=update)
-        run = _Run(Job(folder, manifest), extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
-        return run.report(shard, on_table, on_progress)
+        with claimed(folder, on_wait) as claim:
+            with claim.turn():
+                manifest = planned(
+                    folder, extractor, inputs, update=update, half=half, batch=batch_size, block=block_size
+                )
+            run = _Run(claim, manifest, extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
+            return run.report(shard, on_table, on_progress)
     finally:
         if owned:
             extractor.close()
@@ -222,10 +211,11 @@ class _Run:
     """One call's share of a job, and what came of it."""
 
     def __init__(
-        self, job: Job, extractor: FeatureExtractor, *, others: Sequence[str], workers: int | None, cluster: bool,
-        threads: int | None,
+        self, claim: Claim, manifest: Manifest, extractor: FeatureExtractor, *, others: Sequence[str],
+        workers: int | None, cluster: bool, threads: int | None,
     ) -> None:  # fmt: skip
-        self.job, self.extractor, self.others, self.workers = job, extractor, others, workers
+        self.claim, self.job = claim, Job(claim.folder, manifest, check=claim.check)
+        self.extractor, self.others, self.workers = extractor, others, workers
         self.cluster, self.threads = cluster, threads
 
     def report(
@@ -253,8 +243,11 @@ class _Run:
                         written = shard_path(job.folder, step.block)
                         on_table(arrow().parquet.read_table(written) if step.table is None else step.table)
         seconds = time.perf_counter() - start
-        left = job.pending()
-        counts = settle(job.folder, job.manifest, job.listings, finished=not left)
+        self.claim.check()
+        with self.claim.turn():
+            left = job.pending()
+            counts = settle(job.folder, job.manifest, job.listings, finished=not left)
+            self.claim.remove_leftovers()
         return EmbedReport(
             job.folder, sum(map(len, job.listings)), done, **counts, pending=job.sources_in(*left), seconds=seconds,
             waited=progress.waited / max(seconds, 1e-9), stopped=stop.is_set(),
@@ -290,56 +283,16 @@ def _check(shard: tuple[int, int], batch: int, block: int) -> None:
         raise ValueError(f"block_size is {block} and batch_size {batch}; expected a multiple of it, both above 0")
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise CollectionError(f"{folder} is a file; expected a folder")
-    if folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
-        raise CollectionError(
-            f"{folder} is not empty and holds no collection ({MANIFEST} is missing); choose another folder"
-        )
-
-
-def _manifest(
-    folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, half: bool, batch: int, block: int
-) -> Manifest:
-    """The collection's, made if there is none.
+def _workers(given: int | None) -> int | None:
+    """How many processes may decode; a daemon, as those of `multiprocessing.Pool` are, can start none.
 
     Raises:
-        CollectionError: it is of other weights or settings.
+        ValueError: a negative number, or one above 0 in a daemon.
     """
-    before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
-    manifest = Manifest(
-        model=extractor.name,
-        weights=extractor.weights,
-        config=extractor.config.to_dict(),
-        preprocessing=extractor.record.to_dict(),
-        columns=extractor.columns,
-        l2=extractor.l2,
-        dtype="float16" if half else "float32",
-        precision=extractor.precision,
-        block=before.block if before else block,
-        batch=before.batch if before else batch,
-        inputs=before.inputs if before else tuple(inputs),
-        created=before.created if before else datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        version=before.version if before else hierax.__version__,
-    )
-    if before is not None:
-        before.check_same(manifest, folder=folder)
-        return before
-    if not inputs:
-        raise ValueError(f"{folder} is a new collection; expected sources for it")
-    return manifest
-
-
-def _list(folder: Path, manifest: Manifest, record: Preprocessing, *, update: bool) -> None:
-    """Has manifest and listings written; what is wrong with sources is said before."""
-    if not listings(folder):
-        listing = Listing(list_sources(manifest.inputs, record=record))
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest.write(folder)
-        listing.write(listing_path(folder, 0))
-    elif update:
-        found = changed_sources(folder, manifest, list_sources(inputs_left(folder, manifest), record=record))
-        manifest.write(folder)
-        if found:
-            Listing(found).write(listing_path(folder, len(listings(folder))))
+    if given is not None and given < 0:
+        raise ValueError(f"workers is {given}; expected 0 or more")
+    if not multiprocessing.current_process().daemon:
+        return given
+    if given:
+        raise ValueError(f"workers is {given}, but this process is a daemon, which can start no others; expected 0")
+    return 0

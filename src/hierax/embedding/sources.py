@@ -17,7 +17,7 @@ import numpy as np
 from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import open_shards
-from hierax.embedding.store import LISTINGS, CollectionError, arrow, source_id
+from hierax.embedding.store import LISTINGS, CollectionError, arrow, replaced, source_id
 from hierax.processing import Preprocessing
 from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -142,23 +142,12 @@ class Listing:
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
                             ("offset", pa.int64()), ("size", pa.int64()), ("window", pa.int32())])  # fmt: skip
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with pa.parquet.ParquetWriter(part, schema) as writer:
-                for start in range(0, len(self), _ROWS):
-                    rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]
-                    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-                    columns["path"] = [os.fsencode(path) for path in columns["path"]]  # names need not be valid text
-                    writer.write_table(pa.table(columns, schema=schema))
-            try:
-                os.link(part, path)
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without links
-                if not path.exists():
-                    os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replaced(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
+            for start in range(0, len(self), _ROWS):
+                rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]
+                columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+                columns["path"] = [os.fsencode(path) for path in columns["path"]]  # names need not be valid text
+                writer.write_table(pa.table(columns, schema=schema))
 
     @classmethod
     def read(cls, path: Path) -> Listing:

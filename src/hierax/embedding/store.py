@@ -201,16 +201,32 @@ def _short(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when it is written, on the disk, or is gone."""
+def replaced(path: Path, *, keep: bool = False) -> Iterator[Path]:
+    """A file beside `path` that takes its place when it is written, on the disk, or is gone.
+
+    Args:
+        keep: a file that is there by then stays: of several processes that write it, the first one's counts.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(part, path)
+        if not (keep and _linked(part, path)):
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _linked(part: Path, path: Path) -> bool:
+    """Gives a file a second name unless another has it; False where the file system cannot."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return True
+    except OSError:
+        return path.exists()
+    return True
 
 
 @dataclass(frozen=True, order=True)
@@ -274,8 +290,9 @@ def write_shard(
         arrays[column.name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), column.width)
     table = pa.Table.from_arrays([arrays[name] for name in wanted.names], schema=wanted)
     path = shard_path(folder, block)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_table(table.replace_schema_metadata(_metadata(unreadable)), path, [c.name for c in manifest.columns])
+    path.parent.mkdir(exist_ok=True)  # not the collection itself: if it is gone, it was removed
+    vectors_of = [c.name for c in manifest.columns]
+    _write_table(table.replace_schema_metadata(_metadata(unreadable)), path, vectors_of, keep=True)
     return table
 
 
@@ -283,11 +300,11 @@ def _metadata(unreadable: Sequence[Unreadable]) -> dict[bytes, bytes]:
     return {_UNREADABLE: json.dumps([asdict(item) for item in unreadable]).encode()} if unreadable else {}
 
 
-def _write_table(table: pa.Table, path: Path, vectors: Sequence[str]) -> None:
+def _write_table(table: pa.Table, path: Path, vectors: Sequence[str], *, keep: bool = False) -> None:
     pa = arrow()
     compression = {n: "none" if n in vectors else "zstd" for n in table.column_names}
     compression |= {f"{n}.list.element": "none" for n in vectors}  # floats do not shrink
-    with replaced(path) as part:
+    with replaced(path, keep=keep) as part:
         pa.parquet.write_table(table, part, use_dictionary=["status"], compression=compression)
 
 

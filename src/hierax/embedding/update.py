@@ -13,7 +13,6 @@ from hierax.embedding.clips import file_hash
 from hierax.embedding.decode import as_bytes, content_hash
 from hierax.embedding.sources import Listing, NoSourcesError, Source, listings, lost
 from hierax.embedding.store import (
-    DATA,
     GONE,
     MANIFEST,
     OK,
@@ -136,8 +135,5 @@ def settle(folder: Path, manifest: Manifest, listed: Sequence[Listing], *, finis
         if later:
             mark(shard, later, manifest=manifest)
         counts.update(statuses_of(shard))
-    if finished:  # nobody is writing: what is half written was left by a process that was killed
-        for part in (folder / DATA).glob(".part-*.part"):
-            part.unlink(missing_ok=True)
     errors = write_errors(folder)
     return {"rows": counts[OK], "errors": errors, "gone": counts[GONE], "replaced": counts[REPLACED]}

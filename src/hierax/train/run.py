@@ -21,6 +21,7 @@ from hierax.data.order import Order
 from hierax.data.sources import split_folders
 from hierax.data.split import open_splits
 from hierax.data.view import EvaluationView, TrainingView
+from hierax.locking import LOCK
 from hierax.pretrained import Pretrained
 from hierax.train.answers import AnswerCache
 from hierax.train.distil import Distillation, agreement, same_classes
@@ -34,7 +35,7 @@ from hierax.train.prepare import Prepared, accumulation, augmentation, fitted_ba
 from hierax.train.recipe import FREE, Recipe
 from hierax.train.recipes import DEFAULTS
 from hierax.train.recipes import recipe as named_recipe
-from hierax.train.state import LOCK, Checkpoints, taken, write_json
+from hierax.train.state import Checkpoints, taken, write_json
 from hierax.train.witness import Witness
 
 Setting = str | os.PathLike[str]

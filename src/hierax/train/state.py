@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -15,10 +14,10 @@ from typing import Any
 
 import torch
 
+from hierax.locking import LOCK, FolderTaken, locked
 from hierax.train import sharded
 from hierax.train.parallel import World
 
-LOCK = ".lock"
 _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"
 
 
@@ -40,10 +39,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-class FolderTaken(ValueError):
-    """Another process is writing to the folder."""
-
-
 @contextlib.contextmanager
 def taken(folder: Path) -> Iterator[None]:
     """A folder for this process alone, until it leaves or dies; where the file system knows locks.
@@ -51,22 +46,13 @@ def taken(folder: Path) -> Iterator[None]:
     Raises:
         FolderTaken: another process has it.
     """
-    path = folder / LOCK
-    with path.open("w") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: those that decode do not inherit it
-        except ImportError:  # Windows
-            pass
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise FolderTaken(f"another process is training in {folder}; let it end, or stop it first") from None
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # the disk may have become read-only
-                path.unlink()
+            stack.enter_context(locked(folder / LOCK))
+        except FolderTaken as error:
+            problem = f"another process is training in {folder}; let it end, or stop it first ({error})"
+            raise FolderTaken(problem) from None
+        yield
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,0 +1,161 @@
+"""What is settled before features are computed: that the folder is this call's to write to, how the collection is made,
+and what is in it. Several calls may work on one collection; in this they take turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import hierax
+from hierax.embedding.features import FeatureExtractor
+from hierax.embedding.sources import Listing, list_sources, listing_path, listings
+from hierax.embedding.store import DATA, LISTINGS, MANIFEST, CollectionError, Manifest
+from hierax.embedding.update import changed_sources, inputs_left
+from hierax.locking import LOCK, Lock, locked
+from hierax.processing import Preprocessing
+
+WRITERS = ".writers"
+"""The lock file that all calls share which write to a collection."""
+
+_TRIES = 100
+
+
+class Claim:
+    """The folder of a collection while a call writes to it; see `claimed`."""
+
+    def __init__(self, folder: Path, lock: Lock, on_wait: Callable[[str], object] | None) -> None:
+        self.folder, self._lock, self._on_wait = folder, lock, on_wait
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keeps other calls from reading and changing manifest, listings and marks meanwhile."""
+        with locked(self.folder / LOCK, wait=True, on_wait=self._on_wait):
+            yield
+
+    def check(self) -> None:
+        """Raises `CollectionError` when the folder is not there any more, or is another one."""
+        if not self._lock.stands():
+            raise CollectionError(
+                f"{self.folder} was removed or moved while features were written to it; the same command makes it again"
+            )
+
+    def remove_leftovers(self) -> None:
+        """Takes away what a killed process left half written, unless others are writing; the end of a call's turn."""
+        if self._lock.is_alone():
+            for place in (self.folder, self.folder / LISTINGS, self.folder / DATA):
+                for part in place.glob(".*.part"):
+                    part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, on_wait: Callable[[str], object] | None = None) -> Iterator[Claim]:
+    """The folder, made if it is missing, for a call that writes to it; taken away again if nothing was written.
+
+    Args:
+        on_wait: told who has the folder when this call waits for its turn.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, missing)
+        yield Claim(folder, _writer(folder, stack), on_wait)
+
+
+def _writer(folder: Path, stack: contextlib.ExitStack) -> Lock:
+    for attempt in range(_TRIES):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return stack.enter_context(locked(folder / WRITERS, shared=True, wait=True))
+        except FileNotFoundError:  # a call that failed has just taken away the folder that it had made
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("not reached")
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # the first that is not empty
+        for folder in folders:
+            folder.rmdir()
+
+
+def check_folder(folder: Path) -> None:
+    """Raises `CollectionError` for a folder with other things in it. Hidden files are none: locks, and what a killed
+    process left half written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CollectionError(f"{folder} is a file; expected a folder")
+    if (folder / MANIFEST).exists() or not folder.exists():
+        return
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise CollectionError(
+            f"{folder} is not empty and holds no collection ({MANIFEST} is missing); choose another folder"
+        )
+
+
+def planned(
+    folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, update: bool, half: bool, batch: int,
+    block: int,
+) -> Manifest:  # fmt: skip
+    """Has manifest and listings written, in this call's turn; what is wrong with sources is said before.
+
+    Raises:
+        ValueError, CollectionError, ImportError, OSError: see `embed`.
+    """
+    check_folder(folder)
+    manifest = _manifest(folder, extractor, inputs, half=half, batch=batch, block=block)
+    known = set(manifest.inputs)
+    new = [given for given in inputs if given not in known]
+    if new and not update:
+        raise CollectionError(f"{new[0]} is not among the sources of {folder}; update adds it (--update)")
+    if new:
+        manifest = replace(manifest, inputs=(*manifest.inputs, *new))
+    _list(folder, manifest, extractor.record, update=update)
+    (folder / DATA).mkdir(exist_ok=True)
+    return manifest
+
+
+def _manifest(
+    folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, half: bool, batch: int, block: int
+) -> Manifest:
+    """The collection's, made if there is none.
+
+    Raises:
+        CollectionError: it is of other weights or settings.
+    """
+    before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
+    manifest = Manifest(
+        model=extractor.name,
+        weights=extractor.weights,
+        config=extractor.config.to_dict(),
+        preprocessing=extractor.record.to_dict(),
+        columns=extractor.columns,
+        l2=extractor.l2,
+        dtype="float16" if half else "float32",
+        precision=extractor.precision,
+        block=before.block if before else block,
+        batch=before.batch if before else batch,
+        inputs=before.inputs if before else tuple(inputs),
+        created=before.created if before else datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        version=before.version if before else hierax.__version__,
+    )
+    if before is not None:
+        before.check_same(manifest, folder=folder)
+        return before
+    if not inputs:
+        raise ValueError(f"{folder} is a new collection; expected sources for it")
+    return manifest
+
+
+def _list(folder: Path, manifest: Manifest, record: Preprocessing, *, update: bool) -> None:
+    if not listings(folder):
+        listing = Listing(list_sources(manifest.inputs, record=record))
+        manifest.write(folder)
+        listing.write(listing_path(folder, 0))
+    elif update:
+        found = changed_sources(folder, manifest, list_sources(inputs_left(folder, manifest), record=record))
+        manifest.write(folder)
+        if found:
+            Listing(found).write(listing_path(folder, len(listings(folder))))

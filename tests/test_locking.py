@@ -1,0 +1,119 @@
+"""Locks of folders: one owner, given back when it ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hierax.locking as module
+from hierax.locking import FolderTaken, NoLocks, locked
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / ".lock"
+
+
+def test_a_lock_has_one_owner_who_is_named(path: Path) -> None:
+    with locked(path), pytest.raises(FolderTaken, match=f"process {os.getpid()} on "), locked(path):
+        pass
+    assert not path.exists()
+    with locked(path):
+        assert path.exists()
+
+
+def test_a_shared_lock_has_several_owners_and_knows_when_it_is_alone(path: Path) -> None:
+    with locked(path, shared=True) as first:
+        with locked(path, shared=True) as second:
+            assert not second.is_alone()
+            with pytest.raises(FolderTaken), locked(path):
+                pass
+        assert path.exists()
+        assert first.is_alone()
+    assert not path.exists()
+
+
+def test_who_waits_gets_the_lock_that_is_given_back(path: Path) -> None:
+    told: list[str] = []
+    waiting, got = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with locked(path, wait=True, on_wait=lambda owner: (told.append(owner), waiting.set())) as lock:
+            assert lock.stands(), "the file that was waited for is gone; another one is locked"
+            got.set()
+
+    thread = threading.Thread(target=wait)
+    with locked(path):
+        thread.start()
+        assert waiting.wait(30)
+        assert not got.is_set()
+    thread.join(30)
+    assert got.is_set()
+    assert told[0].startswith(f"process {os.getpid()}")
+
+
+HOLD = """
+import sys; from pathlib import Path; from hierax.locking import locked
+with locked(Path(sys.argv[1])):
+    print("has it", flush=True); sys.stdin.read()
+"""
+
+
+def test_a_process_that_is_killed_gives_its_lock_back(path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"has it\n"
+    with pytest.raises(FolderTaken, match=f"process {process.pid} on "), locked(path):
+        pass
+    process.kill()
+    process.communicate()
+    assert path.exists(), "what it left is no obstacle"
+    with locked(path):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")  # pytest's own threads
+def test_a_process_that_is_forked_keeps_no_lock(path: Path) -> None:
+    read, write = os.pipe()
+    with locked(path):
+        child = os.fork()
+        if not child:  # lives on when the owner has given the lock back
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+    try:
+        with locked(path):
+            pass
+    finally:
+        os.close(write)
+        os.waitpid(child, 0)
+        os.close(read)
+
+
+def test_a_lock_whose_folder_was_removed_no_longer_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with locked(folder / ".lock", shared=True) as lock:
+        assert lock.stands()
+        folder.rename(tmp_path / "moved")
+        assert not lock.stands()
+        folder.mkdir()
+        (folder / ".lock").touch()
+        assert not lock.stands(), "another folder took its place"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_warned_of(path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    with pytest.warns(NoLocks, match="this disk has no locks of files: start one process at a time"), locked(path):
+        pass
