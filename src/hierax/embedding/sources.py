@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from hierax.atomic import replaced
 from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import open_shards
-from hierax.embedding.store import LISTINGS, CollectionError, arrow, replaced, source_id
+from hierax.embedding.store import LISTINGS, CollectionError, arrow, source_id
 from hierax.processing import Preprocessing
 from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hierax.atomic import replaced
 from hierax.extras import load
 
 if TYPE_CHECKING:
@@ -198,35 +198,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(f"{column['name']} {column['shape']}" for column in value)
     return repr(f"{value[:12]}…" if isinstance(value, str) and _DIGEST.fullmatch(value) else value)
-
-
-@contextlib.contextmanager
-def replaced(path: Path, *, keep: bool = False) -> Iterator[Path]:
-    """A file beside `path` that takes its place when it is written, on the disk, or is gone.
-
-    Args:
-        keep: a file that is there by then stays: of several processes that write it, the first one's counts.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        if not (keep and _linked(part, path)):
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _linked(part: Path, path: Path) -> bool:
-    """Gives a file a second name unless another has it; False where the file system cannot."""
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        return True
-    except OSError:
-        return path.exists()
-    return True
 
 
 @dataclass(frozen=True, order=True)
