@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import hierax
-from hierax.encoder import Block, Features
+from hierax.blocks import Block
+from hierax.encoder import Features
 from hierax.tokens import pool
 
 SIZES = ((224, 224), (223, 223), (216, 216), (208, 208), (200, 200), (193, 193), (225, 225), (472, 1000), (449, 449))

@@ -1,6 +1,8 @@
+import copy
 import dataclasses
 import json
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -91,9 +93,67 @@ def test_widths_and_strides_by_stage() -> None:
     assert config.hidden_size == 64
 
 
-def test_a_configuration_is_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        image_config().embed_dim = 3  # type: ignore[misc]
+@pytest.mark.parametrize(
+    ("name", "value"), [("embed_dim", 3), ("num_labels", 7), ("depths", (1,)), ("out_indices", (1,))]
+)
+def test_what_a_model_is_built_from_stays(name: str, value: Any) -> None:
+    config = image_config()
+    with pytest.raises(AttributeError, match=rf"{name} cannot be changed .* config.replace\({name}=…\)"):
+        setattr(config, name, value)
+    assert config == image_config()
+
+
+def test_attributes_that_are_no_fields_are_kept_beside_and_not_saved() -> None:
+    config: Any = image_config()
+    config.use_cache = False
+    assert config.use_cache is False
+    assert config == image_config()
+    assert hash(config) == hash(image_config())
+    assert "use_cache" not in config.to_dict()
+    assert not hasattr(config.replace(mask_ratio=0.5), "use_cache")
+    assert copy.deepcopy(config).use_cache is pickle.loads(pickle.dumps(config)).use_cache is False
+
+
+def test_labels_and_objectives_can_be_assigned() -> None:
+    config = image_config(num_labels=2)
+    config.id2label = {0: "cat", 1: "dog"}
+    assert config.label2id == {"cat": 0, "dog": 1}
+    config.label2id = {"ape": 1, "bee": 0}
+    assert config.id2label == {0: "bee", 1: "ape"}
+    config.problem_type, config.mask_ratio = "multi_label_classification", 0.3
+    assert config == image_config(
+        id2label={0: "bee", 1: "ape"}, problem_type="multi_label_classification", mask_ratio=0.3, num_labels=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("id2label", {0: "cat"}, "id2label has 1 labels; this model has 5"),
+        ("label2id", {"cat": 4}, "id2label is .*expected names for the indices"),
+        ("label2id", ["cat"], "label2id is .*expected an object of name: index"),
+        ("problem_type", "ranking", "problem_type is 'ranking'"),
+        ("mask_ratio", 60, "mask_ratio is 60; expected a number from 0 to below 1"),
+    ],
+)
+def test_assigned_values_are_checked(name: str, value: Any, message: str) -> None:
+    config = image_config()
+    with pytest.raises(ValueError, match=message):
+        setattr(config, name, value)
+    assert config == image_config()
+
+
+def test_labels_and_maps_can_be_given_the_other_way_round() -> None:
+    assert HieraConfig(label2id={"cat": 0, "dog": 1}) == HieraConfig(id2label={0: "cat", 1: "dog"})
+    assert HieraConfig(out_indices=[0, 2]) == HieraConfig(out_features=("stem", "stage2"))
+    assert HieraConfig(out_indices=[-1]).out_indices == (4,)
+    assert image_config(out_features=("stage1",)).replace(out_indices=(2, 3)).out_features == ("stage2", "stage3")
+    assert image_config().replace(label2id={"cat": 0}).id2label == {0: "cat"}
+    assert HieraConfig().out_indices is None
+    with pytest.raises(ValueError, match=r"out_features is .*'stage1'.* but out_indices says .*'stage2'"):
+        HieraConfig(out_features=("stage1",), out_indices=(2,))
+    with pytest.raises(ValueError, match=r"out_indices is .*expected numbers from 0 to 4"):
+        HieraConfig(out_indices=(5,))
 
 
 def test_equal_configurations_are_equal_and_hash_alike() -> None:
@@ -154,12 +214,14 @@ BAD: list[tuple[str, Any]] = [
     *(("problem_type", v) for v in ("ranking", 3)),
     *(("out_features", v) for v in ("stage1", ("stage9",), 5, ("stage2", "stage1"), ("stage1", "stage1"))),
     *(("license", v) for v in (5,)),
+    *(("label2id", v) for v in (["a"], {"a": "b"}, 5)),
+    *(("out_indices", v) for v in ((5,), "1", 5, (1.0,))),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{n}={v!r}" for n, v in BAD])
 def test_a_bad_value_is_refused_with_its_field_and_itself(name: str, value: Any) -> None:
-    labels = {} if name in ("num_labels", "id2label") else {"num_labels": 5}
+    labels = {} if name in ("num_labels", "id2label", "label2id") else {"num_labels": 5}
     with pytest.raises(ValueError, match=f"^{name} is ") as caught:
         HieraConfig(**{**labels, "embed_dim": 8, "image_size": (64, 64), name: value})
     assert repr(value) in str(caught.value)

@@ -145,7 +145,7 @@ def test_every_recipe_builds_its_model(name: str) -> None:
             assert config.num_query_pool == 2
         else:
             model = (HieraForVideoClassification if config.is_video else HieraForImageClassification)(config)
-    assert len(model.layer_groups()) == sum(config.depths) + 2
+    assert len(model.layer_groups()) == sum(config.depths) + 1
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,33 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hierax.validation import check, resolved
 from hierax.variants import VARIANTS
 
-ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu", "silu")
-POSITION_EMBEDDINGS = ("absolute", "separable", "abs_win")
-POSITION_RESIZES = ("bicubic", "window")
-TARGETS = ("first_frame", "all")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-_LARGEST = 1_000_000  # labels and factors: a damaged file must not fill the memory before it is refused
 _Axes = tuple[int, ...]
 
-
-def _is_integer(value: Any, lowest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-
-
-def _one_per_axis(name: str, value: Any, axes: int, default: int, lowest: int) -> _Axes:
-    """`value` as one integer per axis; an integer stands for all axes, None for `default`."""
-    value = default if value is None else value
-    entries = (value,) * axes if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(entries) != axes or not all(_is_integer(e, lowest) for e in entries):
-        raise ValueError(f"{name} is {value!r}; expected {axes} integer(s), each at least {lowest}")
-    return entries
+_SETTABLE = ("id2label", "problem_type", "license", "mask_ratio", "normalize_pixel_loss")
+"""Fields that may change after a model was built, since no module was built from them."""
+_DERIVED = {"label2id": "id2label", "out_indices": "out_features"}
+"""Fields that say the same as another one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(unsafe_hash=True, kw_only=True)
 class HieraConfig:
     """The complete description of a Hiera model; its JSON form is the one `transformers` reads and writes.
+
+    What a model is built from cannot be changed afterwards: `replace` makes another configuration. Labels,
+    `problem_type`, `mask_ratio` and the like can be assigned. Names that are no fields, such as the `use_cache` that
+    transformers' Trainer sets, are kept as plain attributes, and are neither compared nor saved.
+
+    `label2id` may be given instead of `id2label`, and `out_indices` (0 is the stem) instead of `out_features`.
 
     The number of entries of `image_size` makes the model 1-D, 2-D or 3-D (video: time, height, width); what is left
     at None follows from it (patches of 7 with stride 4, mask units of 8 tokens, pooling by 2, on every axis).
@@ -47,6 +40,7 @@ class HieraConfig:
 
     Raises:
         ValueError: names the field, its value and what is allowed.
+        AttributeError: a field was assigned that a model is built from.
     """
 
     embed_dim: int = 96
@@ -86,11 +80,52 @@ class HieraConfig:
     out_features: tuple[str, ...] | None = None
     license: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    label2id: Mapping[str, int] = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    out_indices: Sequence[int] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, value in _resolved(self).items():
+        if self.label2id is not None:
+            self.id2label = self._agreed("id2label", _labels_by_id(self.label2id), "label2id")
+        if self.out_indices is not None:
+            self.out_features = self._agreed("out_features", self.names_at(self.out_indices), "out_indices")
+        for name, value in resolved(self).items():
+            setattr(self, name, value)
+        check(self)
+        self._derive()
+        self.__dict__["_complete"] = True
+
+    def _derive(self) -> None:
+        """Sets the two fields that say the same as others."""
+        names = self.out_features
+        self.__dict__["label2id"] = {name: i for i, name in self.id2label.items()}
+        self.__dict__["out_indices"] = names if names is None else tuple(self.stage_names.index(n) for n in names)
+
+    def _agreed(self, name: str, value: Any, told: str) -> Any:
+        """`value`, which the argument `told` gives, unless the field `name` was given otherwise."""
+        given = getattr(self, name)
+        same = given is None or (dict(given) == value if isinstance(given, Mapping) else tuple(given) == value)
+        if not same:
+            raise ValueError(f"{name} is {given!r:.200} but {told} says {value!r:.200}; expected one of them")
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self.__dict__.get("_complete"):
             object.__setattr__(self, name, value)
-        _check(self)
+        elif name == "label2id":
+            self.id2label = _labels_by_id(value)
+        elif name in _SETTABLE:
+            checked = self.replace(**{name: value})
+            if checked.num_labels != self.num_labels:
+                raise ValueError(f"id2label has {checked.num_labels} labels; this model has {self.num_labels}")
+            self.__dict__[name] = getattr(checked, name)
+            self._derive()
+        elif name in _field_names():
+            raise AttributeError(
+                f"{name} cannot be changed after a model was built from it; config.replace({name}=…) makes another "
+                "configuration, and from_pretrained takes it as an argument"
+            )
+        else:
+            object.__setattr__(self, name, value)
 
     # -- what follows from the fields ---------------------------------------------------------------------------
 
@@ -113,6 +148,18 @@ class HieraConfig:
     def stage_names(self) -> tuple[str, ...]:
         """`stem`, `stage1`, … as `transformers` names them."""
         return ("stem", *(f"stage{i + 1}" for i in range(self.stages)))
+
+    def names_at(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """Of `stage_names` those at these indices; negative ones count from the end.
+
+        Raises:
+            ValueError: an index that there is not.
+        """
+        names = self.stage_names
+        listed = isinstance(indices, Sequence) and all(isinstance(i, int) for i in indices)
+        if not listed or any(not -len(names) <= i < len(names) for i in indices):
+            raise ValueError(f"out_indices is {indices!r}; expected numbers from 0 to {len(names) - 1}")
+        return tuple(names[i] for i in indices)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -156,16 +203,19 @@ class HieraConfig:
         _require_fields(changes)
         if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
             changes["id2label"] = None
-        if "id2label" in changes and "num_labels" not in changes:
+        if ("id2label" in changes or "label2id" in changes) and "num_labels" not in changes:
             changes["num_labels"] = None
+        for given, derived in _DERIVED.items():
+            if changes.setdefault(given, None) is not None:
+                changes.setdefault(derived, None)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the fields, `label2id` beside `id2label`, and whatever unknown keys were read."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
+        own = {name: getattr(self, name) for name in _field_names() - {"extra", *_DERIVED}}
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v is not None}
         own["id2label"] = {str(i): name for i, name in self.id2label.items()}
-        own["label2id"] = {name: i for i, name in self.id2label.items()}
+        own["label2id"] = self.label2id
         del own["num_labels"]  # derived from id2label, there as here
         return {**self.extra, **own}
 
@@ -176,11 +226,14 @@ class HieraConfig:
         Raises:
             ValueError: names the field of a bad value.
         """
-        names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        names = _field_names() - {"extra"}
         known: dict[str, Any] = {k: v for k, v in values.items() if k in names and v is not None}
+        for given, derived in _DERIVED.items():  # what says the same a second time is not compared
+            if derived in known:
+                known.pop(given, None)
         if "id2label" in known:
             known["id2label"] = _labels_from_json(known["id2label"])
-        extra = {k: v for k, v in values.items() if k not in names and k != "label2id"}
+        extra = {k: v for k, v in values.items() if k not in names}
         return cls(**known, extra=extra)
 
     def to_json(self) -> str:
@@ -205,6 +258,14 @@ class HieraConfig:
             raise ValueError(f"{path}: {error}") from None
 
 
+def _labels_by_id(labels: Any) -> dict[int, str]:
+    """From label: index to index: label."""
+    try:
+        return {int(i): str(name) for name, i in labels.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"label2id is {labels!r:.80}; expected an object of name: index") from None
+
+
 def _labels_from_json(labels: Any) -> dict[int, str]:
     try:
         return {int(i): str(name) for i, name in labels.items()}
@@ -212,102 +273,14 @@ def _labels_from_json(labels: Any) -> dict[int, str]:
         raise ValueError(f"id2label is {labels!r:.80}; expected an object of index: name") from None
 
 
-def _resolved(config: HieraConfig) -> dict[str, Any]:
-    """The values of the fields that follow from others, or that were given in a convenient form."""
-    size = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
-    axes = len(size) if isinstance(size, Sequence) else 0
-    if axes not in (1, 2, 3):
-        raise ValueError(f"image_size is {config.image_size!r}; expected 1, 2 or 3 sizes in pixels")
-    resolved: dict[str, Any] = {"image_size": _one_per_axis("image_size", size, axes, 224, 1)}
-    defaults = {"patch_size": 7, "patch_stride": 4, "patch_padding": 3, "query_stride": 2, "masked_unit_size": 8}
-    if config.global_position_size is not None:
-        defaults["global_position_size"] = 1
-    for name, default in defaults.items():
-        resolved[name] = _one_per_axis(name, getattr(config, name), axes, default, int(name != "patch_padding"))
-    lists = ("depths", "num_heads", "masked_unit_attention", "out_features")
-    resolved |= {name: tuple(getattr(config, name)) for name in lists if isinstance(getattr(config, name), list)}
-    if config.target is None:
-        resolved["target"] = "first_frame" if axes == 3 and resolved["query_stride"][0] == 1 else "all"
-    labels, count = config.id2label, config.num_labels
-    if count is None:
-        resolved["num_labels"] = count = len(labels) if isinstance(labels, Mapping) else 1000
-    if labels is None:
-        resolved["id2label"] = {i: f"LABEL_{i}" for i in range(min(count, _LARGEST) if isinstance(count, int) else 0)}
-    return resolved
+def _field_names() -> set[str]:
+    return {f.name for f in dataclasses.fields(HieraConfig)}
 
 
 def _require_fields(names: Iterable[str]) -> None:
-    known = {f.name for f in dataclasses.fields(HieraConfig)}
+    known = _field_names()
     for name in sorted(set(names) - known):
         raise ValueError(f"{name!r} is no field of HieraConfig; fields are {', '.join(sorted(known))}")
-
-
-def _require(config: HieraConfig, condition: bool, name: str, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{name} is {getattr(config, name)!r:.200}; expected {allowed}")
-
-
-def _check(config: HieraConfig) -> None:
-    """Raises the `ValueError` that names the first field whose value cannot be, each field by itself."""
-    counts = ("embed_dim", "num_channels", "decoder_hidden_size", "decoder_depth", "decoder_num_heads")
-    for name, lowest in {**dict.fromkeys(counts, 1), "num_labels": 0, "num_query_pool": 0}.items():
-        _require(config, _is_integer(getattr(config, name), lowest), name, f"an integer of at least {lowest}")
-    _require(config, config.num_labels <= _LARGEST, "num_labels", f"at most {_LARGEST}")
-    positive = (math.ulp(0.0), _LARGEST, "a positive number below a million")
-    share, any_of = (0, 1, "a number from 0 to below 1"), (-math.inf, math.inf, "a number")
-    for name, (lowest, below, allowed) in {
-        "mlp_ratio": positive, "layer_norm_eps": positive, "embed_dim_multiplier": positive, "layer_norm_init": any_of,
-        "initializer_range": (0, math.inf, "a number of at least 0"), "layer_scale_init": any_of,
-        "drop_path_rate": share, "dropout": share, "mask_ratio": share,
-    }.items():  # fmt: skip
-        value = getattr(config, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value < below
-        _require(config, number or (value is None and name == "layer_scale_init"), name, allowed)
-    for name, options in {
-        "hidden_act": ACTIVATIONS, "position_embedding": POSITION_EMBEDDINGS, "position_resize": POSITION_RESIZES,
-        "target": TARGETS, "problem_type": (None, *PROBLEM_TYPES), "normalize_pixel_loss": (True, False),
-        "pooled_shortcut": (True, False),
-    }.items():  # fmt: skip
-        _require(config, getattr(config, name) in options, name, f"one of {', '.join(map(str, options))}")
-    depths = config.depths
-    fits = isinstance(depths, tuple) and len(depths) > 0 and all(_is_integer(d, 1) for d in depths)
-    _require(config, fits, "depths", "at least one stage of at least one block")
-    for name, kind in {"num_heads": int, "masked_unit_attention": bool}.items():
-        entries = getattr(config, name)
-        fits = isinstance(entries, tuple) and [type(e) for e in entries] == [kind] * len(depths)
-        _require(config, fits, name, f"{len(depths)} values of type {kind.__name__}, one per stage")
-    _require(config, isinstance(config.license, (str, type(None))), "license", "a name")
-    _check_together(config)
-
-
-def _check_together(config: HieraConfig) -> None:
-    """Raises the `ValueError` that names the first field whose value does not go with those of others."""
-    most, names, features = config.stages - 1, config.stage_names, config.out_features
-    _require(config, config.num_query_pool <= most, "num_query_pool", f"at most {most} with {most + 1} stages")
-    _require(config, min(config.dims) >= 1, "embed_dim_multiplier", "a factor that leaves every stage a channel")
-    fits = all(heads >= 1 and dim % heads == 0 for dim, heads in zip(config.dims, config.num_heads, strict=True))
-    _require(config, fits, "num_heads", f"divisors of the widths {config.dims}")
-    _require(config, config.decoder_hidden_size % config.decoder_num_heads == 0, "decoder_num_heads",
-             f"a divisor of decoder_hidden_size {config.decoder_hidden_size}")  # fmt: skip
-    for unit, stride in zip(config.masked_unit_size, config.query_stride, strict=True):
-        _require(config, unit % stride**config.num_query_pool == 0, "masked_unit_size",
-                 f"multiples of query_stride ** num_query_pool = {stride**config.num_query_pool}")  # fmt: skip
-    for kernel, stride, padding in zip(config.patch_size, config.patch_stride, config.patch_padding, strict=True):
-        _require(config, stride <= kernel == 2 * padding + 1 or (kernel == stride and padding == 0), "patch_padding",
-                 f"half of an odd patch_size (it is {config.patch_size}) that is at least patch_stride (it is "
-                 f"{config.patch_stride}), so that a token stands for patch_stride pixels")  # fmt: skip
-    for name, value in {"target": "first_frame", "position_embedding": "separable"}.items():
-        _require(config, config.axes == 3 or getattr(config, name) != value, name, f"not {value!r}, which is for 3-D")
-    _require(config, config.position_embedding != "abs_win" or config.global_position_size is not None,
-             "global_position_size", "a grid in tokens, since position_embedding is 'abs_win'")  # fmt: skip
-    _require(config, not config.pooled_shortcut or config.embed_dim_multiplier == 2, "pooled_shortcut",
-             "False unless embed_dim_multiplier is 2")  # fmt: skip
-    labels = config.id2label
-    fits = isinstance(labels, Mapping) and set(labels) == set(range(config.num_labels))
-    _require(config, fits and all(isinstance(label, str) for label in labels.values()), "id2label",
-             f"names for the indices 0 to {config.num_labels - 1} (num_labels is {config.num_labels})")  # fmt: skip
-    fits = isinstance(features, tuple) and features == tuple(name for name in names if name in features)
-    _require(config, features is None or fits, "out_features", f"names of {', '.join(names)}, each once, in this order")
 
 
 @dataclass(frozen=True)

@@ -1,168 +1,24 @@
-"""The encoder: patch embedding, blocks, and the one path from pixels to the tokens of every stage."""
+"""The encoder: the one path from pixels to the tokens of every stage."""
 
+import dataclasses
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hierax.config import BlockSpec, HieraConfig, plan
-from hierax.init import CONVS, LayerNorm, Linear, Scale, init_weights
-from hierax.positions import is_traced, position_embedding
+from hierax.blocks import Block, PatchEmbed
+from hierax.config import HieraConfig, plan
+from hierax.init import init_weights
+from hierax.positions import position_embedding
 from hierax.pretrained import Pretrained
-from hierax.tokens import UnitLayout, gather_units, kept_units, pool, published_order, shown_units
+from hierax.tokens import UnitLayout, gather_units, kept_units, published_order, shown_units, unpublished_order
 
 _AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-_HALF = (torch.bfloat16, torch.float16)
-_HALF_SCORES = 1 << 27  # beyond, their memory is the greater evil
-_FEW_SCORES = 800_000  # measured: 614,000 (the decoder on one image) is faster unfused, 1,230,000 is not
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-
-
-def activation(name: str) -> nn.Module:
-    """The activation of the MLPs; `gelu` is the exact one (erf)."""
-    return nn.GELU(approximate="tanh") if name == "gelu_pytorch_tanh" else _ACTIVATIONS[name]()
-
-
-class DropPath(nn.Module):
-    """Drops a residual branch, per sample of the batch, with probability `rate` in training."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`, or zeros for dropped samples; what is left is scaled up so that the mean stays."""
-        if self.rate == 0 or not self.training:
-            return x
-        keep = 1 - self.rate
-        return x * (torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep).to(x.dtype).div(keep)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
-    """Attention of `[B, N, queries, D]` over keys and values `[B, N, keys, D]`: `scaled_dot_product_attention`.
-
-    `scale` multiplies the scores; None is `1 / sqrt(D)`.
-
-    On a CPU, two products with a softmax between are faster in two cases (docs/log.md). In float32 its fused kernel
-    hardly uses a second thread, which shows where scores are few. In half precision the kernel's backward pass takes
-    2.5 times as long. Never while tracing: exports hold the one operator.
-    """
-    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    most = 0
-    if q.device.type == "cpu" and not is_traced():
-        learning = q.dtype in _HALF and torch.is_grad_enabled() and q.requires_grad
-        most = _FEW_SCORES if q.dtype == torch.float32 else _HALF_SCORES if learning else 0
-    if scores <= most:
-        scaled = q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)
-        return (scaled @ k.transpose(-2, -1)).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
-
-
-class Attention(nn.Module):
-    """Multi-head attention over `[B, U, P, C]`, within mask units or over all tokens, with pooled queries.
-
-    Keys, queries and values are views of one product, and always 4-D, so that fused attention kernels apply.
-    """
-
-    def __init__(self, spec: BlockSpec) -> None:
-        super().__init__()
-        self.heads, self.pool, self.unit_attention = spec.heads, spec.pool, spec.unit_attention
-        self.qkv = Linear(spec.dim, 3 * spec.dim_out)
-        self.proj = Linear(spec.dim_out, spec.dim_out)
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `[B, U, P / pool, N, D]`, keys and values `[B, U, P, N, D]`."""
-        q, k, v = self.qkv(x).view(*x.shape[:-1], 3, self.heads, -1).unbind(3)
-        return pool(q, self.pool), k, v
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
-        units = x.shape[1]
-        # unit attention: every unit is a row of the batch; global attention: all units' tokens are one row
-        fold = 0 if self.unit_attention else 1
-        q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in self._project(x))
-        y = attend(q, k, v).transpose(1, 2).flatten(2)
-        return self.proj(y.unflatten(fold, (-1, units) if self.unit_attention else (units, -1)))
-
-    def weights(self, x: Tensor) -> Tensor:
-        """The attention weights `[B, N, windows, queries, keys]`, tokens of a window in the published order."""
-        q, k, _ = self._project(x)
-        if self.unit_attention:
-            q, k = (part.permute(0, 3, 1, 2, 4) for part in (q, k))
-        else:
-            q, k = (published_order(part.flatten(3)).unflatten(-1, part.shape[3:]) for part in (q, k))
-            q, k = (part.transpose(1, 2)[:, :, None] for part in (q, k))
-        return (q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5).softmax(-1)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an activation between."""
-
-    def __init__(self, dim: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.fc1 = Linear(dim, hidden)
-        self.act = activation(act)
-        self.fc2 = Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., C]` -> `[..., C]`."""
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """One transformer block; the first of a stage widens the tokens and may pool them (paper, section 3)."""
-
-    def __init__(self, spec: BlockSpec, config: HieraConfig) -> None:
-        super().__init__()
-        self.spec = spec
-        widens = spec.dim != spec.dim_out
-        self.norm1 = LayerNorm(spec.dim, eps=config.layer_norm_eps)
-        self.attn = Attention(spec)
-        self.norm2 = LayerNorm(spec.dim_out, eps=config.layer_norm_eps)
-        self.mlp = Mlp(spec.dim_out, int(spec.dim_out * config.mlp_ratio), config.hidden_act)
-        self.proj = Linear(spec.dim, spec.dim_out) if widens and not config.pooled_shortcut else None
-        self.pooled_shortcut = widens and config.pooled_shortcut
-        scaled = config.layer_scale_init is not None
-        self.ls1, self.ls2 = (Scale(spec.dim_out) if scaled else None for _ in range(2))
-        self.drop_path = DropPath(spec.drop_path)
-
-    def _branch(self, y: Tensor, scale: Scale | None) -> Tensor:
-        """A residual branch, scaled and dropped where the model does that."""
-        y = y if scale is None else scale(y)
-        return self.drop_path(y) if self.training and self.spec.drop_path else y
-
-    def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
-        if self.proj is not None:
-            return pool(self.proj(normed), self.spec.pool)
-        if self.pooled_shortcut:  # abs-win small: two poolings of the input stand side by side, so the width doubles
-            grouped = x.unflatten(2, (self.spec.pool, -1))
-            return torch.cat([grouped.amax(2), grouped.mean(2)], dim=-1)
-        return pool(x, self.spec.pool)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
-        normed = self.norm1(x)
-        x = self._shortcut(x, normed) + self._branch(self.attn(normed), self.ls1)
-        return x + self._branch(self.mlp(self.norm2(x)), self.ls2)
-
-
-class PatchEmbed(nn.Module):
-    """Overlapping convolution from pixels to tokens on their grid, channels last."""
-
-    def __init__(self, config: HieraConfig) -> None:
-        super().__init__()
-        conv = CONVS[config.axes]
-        self.proj = conv(
-            config.num_channels, config.embed_dim, config.patch_size, config.patch_stride, config.patch_padding
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """`[B, channels, *size]` -> `[B, *grid, C]`."""
-        return self.proj(pixels).movedim(1, -1)
 
 
 @dataclass(frozen=True)
@@ -175,6 +31,7 @@ class Features:
         size: pixels per axis of the input before padding.
         kept: indices `[B, K]` of the mask units that were seen, or None for all (then `U` is `K`).
         attentions: weights `[B, N, windows, queries, keys]` of the last block of each stage, where asked for.
+        states, maps: what `published` and `grid` return, where the later stages were computed from it.
     """
 
     config: HieraConfig
@@ -182,7 +39,9 @@ class Features:
     units: tuple[int, ...]
     size: tuple[int, ...]
     kept: Tensor | None
-    attentions: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None = None
+    states: dict[int, Tensor] = field(default_factory=dict)
+    maps: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def last(self) -> Tensor:
@@ -191,13 +50,38 @@ class Features:
 
     def published(self, stage: int) -> Tensor:
         """Tokens `[B, N, C]` of a stage, padded, in the order of the published implementations."""
-        return published_order(self.tokens[stage])
+        return self.states[stage] if stage in self.states else published_order(self.tokens[stage])
+
+    def pass_through(self, stage: int, tokens: Tensor, *, maps: bool) -> Tensor:
+        """The same `tokens` `[B, U, P, C]`, computed from the stage's published state and, if `maps`, from its map.
+
+        What later stages make of them then has gradients with respect to both.
+        """
+        self.states[stage] = published_order(tokens)
+        tokens = self.tokens[stage] = unpublished_order(self.states[stage], tokens.shape[1])
+        if maps:
+            layout = UnitLayout.of(self.config, max(stage - 1, 0))
+            self.maps[stage] = shown = self.grid(stage)
+            if self.kept is not None:
+                tokens = layout.unroll_units(shown)
+            else:
+                whole = layout.reroll(tokens, self.units)
+                missing = [w - s for w, s in zip(whole.shape[1:-1], shown.shape[1:-1], strict=True)]
+                if any(missing):  # what only the padding sees is not part of the map
+                    margins = [0, 0, *(n for right in reversed(missing) for n in (0, right))]
+                    inside = F.pad(torch.ones_like(shown[:1, ..., :1], dtype=torch.bool), margins)
+                    shown = torch.where(inside, F.pad(shown, margins), whole)
+                tokens = layout.unroll(shown)
+            self.tokens[stage] = tokens
+        return tokens
 
     def grid(self, stage: int) -> Tensor:
         """The map `[B, *ceil(size / stride), C]` of a stage, channels last: only tokens that touch the input.
 
         Under a mask: `[B, K, *unit, C]`, one small map per unit that was seen.
         """
+        if stage in self.maps:
+            return self.maps[stage]
         layout = UnitLayout.of(self.config, max(stage - 1, 0))
         if self.kept is not None:
             return layout.reroll_units(self.tokens[stage])
@@ -234,11 +118,13 @@ class Hiera(Pretrained):
     last frame is repeated).
     """
 
-    def __init__(self, config: HieraConfig, *, initialise: bool = True) -> None:
+    def __init__(self, config: HieraConfig, *, initialise: bool = True, stages: int | None = None) -> None:
+        """`stages` builds the first stages alone; 0 is the stem."""
         super().__init__(config)
+        self.stages = config.stages if stages is None else stages
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = position_embedding(config)
-        self.blocks = nn.ModuleList(Block(spec, config) for spec in plan(config))
+        self.blocks = nn.ModuleList(Block(spec, config) for spec in plan(config) if spec.stage < self.stages)
         if initialise:  # a part of a larger model is initialised with that
             self.init_weights()
 
@@ -254,6 +140,8 @@ class Hiera(Pretrained):
         *,
         kept: Tensor | None = None,
         stages: Collection[int] = (),
+        states: Collection[int] = (),
+        maps: Collection[int] = (),
         output_attentions: bool = False,
     ) -> Features:
         """Encodes `pixel_values` `[B, channels, *size]`.
@@ -262,7 +150,10 @@ class Hiera(Pretrained):
             keep: booleans `[B, units]`, True for the mask units to see; every image keeps the same number.
             kept: the same as ascending indices `[B, K]`, trusted.
             stages: numbers of the stages whose tokens are wanted beside the last one's; 0 is the stem.
-            output_attentions: also compute the attention weights of the last block of each stage.
+            states: numbers of the stages that are computed by way of `Features.published`, so that gradients with
+                respect to it can be taken.
+            maps: those of `states` that are computed by way of `Features.grid` too.
+            output_attentions: compute the last block of each stage by way of its attention weights, and return these.
 
         Raises:
             ValueError: wrong rank, channels or an empty axis; a mask of another shape or with unequal counts.
@@ -272,19 +163,24 @@ class Hiera(Pretrained):
         if keep is not None:
             kept = self.checked_keep(keep, pixels.shape[0], units)
         x = self._embed(pixels, units, size, kept)
-        tokens = {0: x} if 0 in stages else {}
+        features = Features(self.config, {}, units, size, kept)
         attentions: list[Tensor] = []
-        ends = {sum(self.config.depths[: i + 1]) - 1: i + 1 for i in range(self.config.stages)}
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            stage = ends.get(index)
-            if stage and output_attentions:
-                attentions.append(block.attn.weights(block.norm1(x)))
-            recompute = self.gradient_checkpointing and self.training
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-            if stage and (stage in stages or stage == self.config.stages):
-                tokens[stage] = x
-        return Features(self.config, tokens, units, size, kept, tuple(attentions) if output_attentions else None)
+        ends = {sum(self.config.depths[:stage]): stage for stage in range(self.config.stages + 1)}
+        for index, block in enumerate([None, *self.blocks]):
+            stage, weighs = ends.get(index), bool(index in ends and output_attentions)
+            if block is not None:
+                recomputed = self.gradient_checkpointing and self.training and index % self.recomputed_every == 0
+                x = _run(block, x, weighs, recomputed=recomputed)
+                if weighs:
+                    x, weights = x
+                    attentions.append(weights)
+            if stage is None:
+                continue
+            if stage in states:
+                x = features.pass_through(stage, x, maps=stage in maps)
+            elif stage in stages or index == len(self.blocks):
+                features.tokens[stage] = x
+        return dataclasses.replace(features, attentions=tuple(attentions) if output_attentions else None)
 
     def unit_grid(self, pixel_values: Tensor) -> tuple[int, ...]:
         """Mask units per axis of `pixel_values`.
@@ -366,15 +262,24 @@ class Hiera(Pretrained):
         return pixels
 
 
-def visible_units(config: HieraConfig, units: int) -> int:
-    """How many of `units` mask units the configuration's `mask_ratio` leaves visible (in Python floats, as published).
+def _run(block: nn.Module, x: Tensor, output_attentions: bool, *, recomputed: bool) -> Any:
+    """What a block makes of `x`, computed again in the backward pass if it is to be `recomputed`."""
+    asked = (True,) if output_attentions else ()  # an engine's blocks take none
+    return checkpoint(block, x, *asked, use_reentrant=False) if recomputed else block(x, *asked)
+
+
+def visible_units(config: HieraConfig, units: int, mask_ratio: float | None = None) -> int:
+    """How many of `units` mask units `mask_ratio` leaves visible (in Python floats, as published).
 
     Raises:
-        ValueError: the ratio keeps none, or hides none.
+        ValueError: the ratio, the configuration's unless given, keeps none, or hides none, or is no share.
     """
-    shown = int(units * (1 - config.mask_ratio))
+    ratio = config.mask_ratio if mask_ratio is None else mask_ratio
+    if not 0 <= ratio < 1:
+        raise ValueError(f"mask_ratio is {ratio}; expected a number from 0 to below 1")
+    shown = int(units * (1 - ratio))
     if not 0 < shown < units:
         word = "all" if shown else "none"
-        raise ValueError(f"mask_ratio is {config.mask_ratio}, which keeps {word} of {units} mask units; "
+        raise ValueError(f"mask_ratio is {ratio}, which keeps {word} of {units} mask units; "
                          "at least one must be kept and one hidden")  # fmt: skip
     return shown

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hierax.blocks import Block
 from hierax.config import BlockSpec, HieraConfig
-from hierax.encoder import Block, Features
+from hierax.encoder import Features
 from hierax.init import CONVS, CONVS_ANY, LayerNorm, Linear, MaskToken
 from hierax.positions import DecoderPosition, decoder_grid
 from hierax.tokens import UnitLayout, shown_units

@@ -1,5 +1,6 @@
 """The models under the names that users know: features, maps, classification of images and clips, pretraining."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,69 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from hierax.config import VARIANTS, HieraConfig, variant_config
-from hierax.encoder import Features, Hiera, visible_units
-from hierax.init import Head, LayerNorm, init_weights
+from hierax.encoder import Features
+from hierax.init import Head, LayerNorm
 from hierax.losses import classification_loss
-from hierax.mae import Decoder, Fusion, check_mae_size, masked_loss, random_keep, visible_patches
+from hierax.mae import Decoder, Fusion, check_mae_size, masked_loss, visible_patches
 from hierax.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
-from hierax.pretrained import Pretrained
+from hierax.pretrained import Pretrained, require_config
+from hierax.task import Task, returned, states_of
 from hierax.tokens import shown_units
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class _Task(Pretrained):
-    """A model with an encoder: what the four tasks share."""
-
-    mae = False
-
-    def __init__(self, config: HieraConfig) -> None:
-        super().__init__(config)
-        self.encoder = Hiera(config, initialise=False)
-
-    def init_weights(self) -> None:
-        """Draws all weights anew; nothing happens on the meta device."""
-        if self.device.type != "meta":
-            init_weights(self, self.config, mae=self.mae)
-
-    def _encode(
-        self,
-        pixels: Tensor,
-        kept: Tensor | None,
-        *,
-        states: bool | None,
-        attentions: bool | None,
-        also: Sequence[int] = (),
-    ) -> Features:
-        every = range(self.config.stages + 1) if states else ()
-        return self.encoder(pixels, kept=kept, stages={*every, *also}, output_attentions=bool(attentions))
-
-    def _mask(self, pixels: Tensor, keep: Tensor | None, noise: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Indices `[B, K]` of the mask units to see, and the ranks of the noise; None and None for no mask."""
-        if keep is None and noise is None:
-            return None, None
-        if keep is not None and noise is not None:
-            raise ValueError("keep and noise are both given; expected one of them")
-        units = self.encoder.unit_grid(pixels)
-        if keep is not None:
-            return self.encoder.checked_keep(keep, pixels.shape[0], units), None
-        assert noise is not None
-        count = torch.Size(units).numel()
-        if tuple(noise.shape) != (pixels.shape[0], count):
-            raise ValueError(f"noise has shape {list(noise.shape)}; expected [{pixels.shape[0]}, {count}]")
-        return random_keep(noise, visible_units(self.config, count))
-
-
-def _states(features: Features, wanted: bool | None) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
-    """`hidden_states` and `reshaped_hidden_states` of all stages."""
-    if not wanted:
-        return None, None
-    stages = range(features.config.stages + 1)
-    return tuple(features.published(s) for s in stages), tuple(features.grid(s) for s in stages)
-
-
-class HieraModel(_Task):
+class HieraModel(Task[HieraModelOutput]):
     """The encoder with its pooled, normalised output (paper, section 3)."""
 
     def __init__(self, config: HieraConfig) -> None:
@@ -88,14 +40,17 @@ class HieraModel(_Task):
         return_dict: bool | None = None,
         *,
         keep: Tensor | None = None,
-    ) -> Any:
+        mask_ratio: float | None = None,
+    ) -> HieraModelOutput:
         """Features of `pixel_values` `[B, channels, *size]`, any size.
 
         Args:
             noise: `[B, U]`; the mask units of smallest noise are seen, as many as the configuration's `mask_ratio`
                 leaves.
             keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
-            output_attentions, output_hidden_states: fill these fields of the output.
+            mask_ratio: hide this share of the mask units; None is the configuration's if `noise` is given, else none.
+            output_attentions, output_hidden_states: fill these fields of the output. It is computed from them, so that
+                gradients with respect to them exist.
             interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
             return_dict: False returns a tuple.
 
@@ -105,9 +60,11 @@ class HieraModel(_Task):
         Raises:
             ValueError: shapes or masks that cannot be; says what came and what is allowed.
         """
-        kept, ranks = self._mask(pixel_values, keep, noise)
-        features = self._encode(pixel_values, kept, states=output_hidden_states, attentions=output_attentions)
-        hidden, reshaped = _states(features, output_hidden_states)
+        kept, ranks = self._mask(pixel_values, keep, noise, mask_ratio)
+        features = self._encode(
+            pixel_values, kept, states=output_hidden_states, attentions=output_attentions, last=True
+        )
+        hidden, reshaped = states_of(features, output_hidden_states)
         out = HieraModelOutput(
             last_hidden_state=features.published(self.config.stages),
             pooler_output=self.norm(features.mean()),
@@ -117,16 +74,20 @@ class HieraModel(_Task):
             attentions=features.attentions,
             reshaped_hidden_states=reshaped,
         )
-        return out if return_dict is not False else out.to_tuple()
+        return returned(out, return_dict)
 
 
-class HieraBackbone(_Task):
+class HieraBackbone(Task[BackboneOutput]):
     """Feature maps for detection and segmentation: exactly those that the classifier sees.
+
+    The stages after the last of these maps are neither built nor loaded nor run.
 
     Attributes:
         out_features: names of the maps, in order of depth: "stem", "stage1", … (default: the last stage).
+        out_indices: their numbers; 0 is the stem.
         channels: width of each of them.
         strides: pixels per cell of each of them (per axis where these differ).
+        stage_names, num_features: names and widths of all stages, the stem first.
     """
 
     def __init__(
@@ -137,18 +98,30 @@ class HieraBackbone(_Task):
         out_indices: Sequence[int] | None = None,
         norms: bool = False,
     ) -> None:
-        super().__init__(_with_features(config, out_features, out_indices))
-        names = self.config.stage_names
-        self.out_features = self.config.out_features or names[-1:]
-        self.out_indices = tuple(names.index(name) for name in self.out_features)
-        depths = [max(i - 1, 0) for i in self.out_indices]
-        self.channels = tuple(self.config.dims[depth] for depth in depths)
-        strides = [self.config.stage_stride(depth) for depth in depths]
-        self.strides = tuple(stride[0] if len(set(stride)) == 1 else stride for stride in strides)
+        config = _with_features(config, out_features, out_indices)
+        chosen = config.out_features or config.stage_names[-1:]
+        names = list(config.stage_names)
+        super().__init__(config, stages=names.index(chosen[-1]))
+        self.stage_names, self.out_features = names, list(chosen)
+        self.num_features = [config.dims[max(i - 1, 0)] for i in range(len(names))]
+        self.out_indices = [names.index(name) for name in self.out_features]
+        self.channels = [self.num_features[i] for i in self.out_indices]
+        strides = [config.stage_stride(max(i - 1, 0)) for i in self.out_indices]
+        self.strides = [stride[0] if len(set(stride)) == 1 else stride for stride in strides]
         self.norms = nn.ModuleDict(
             {n: LayerNorm(c, eps=1e-5) for n, c in zip(self.out_features, self.channels, strict=True)} if norms else {}
         )
         self.init_weights()
+
+    @property
+    def out_feature_channels(self) -> dict[str, int]:
+        """Width of each of `out_features`."""
+        return dict(zip(self.out_features, self.channels, strict=True))
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a tensor belongs to a block after the last map that was asked for."""
+        found = re.match(r"encoder\.blocks\.(\d+)\.", name)
+        return found is not None and int(found[1]) >= len(self.encoder.blocks)
 
     @classmethod
     def from_pretrained(
@@ -181,7 +154,7 @@ class HieraBackbone(_Task):
         return_dict: bool | None = None,
         *,
         interpolate_pos_encoding: bool | None = None,
-    ) -> Any:
+    ) -> BackboneOutput:
         """Maps of `pixel_values` `[B, channels, *size]`, any size; see `BackboneOutput`.
 
         Raises:
@@ -190,10 +163,10 @@ class HieraBackbone(_Task):
         features = self._encode(
             pixel_values, None, states=output_hidden_states, attentions=output_attentions, also=self.out_indices
         )
-        hidden, _ = _states(features, output_hidden_states)
+        hidden, _ = states_of(features, output_hidden_states)
         maps = tuple(self._map(features, name, i) for name, i in zip(self.out_features, self.out_indices, strict=True))
         out = BackboneOutput(feature_maps=maps, hidden_states=hidden, attentions=features.attentions)
-        return out if return_dict is not False else out.to_tuple()
+        return returned(out, return_dict)
 
     def _map(self, features: Features, name: str, stage: int) -> Tensor:
         if not self.norms:
@@ -203,18 +176,16 @@ class HieraBackbone(_Task):
 
 def _with_features(config: HieraConfig, names: Sequence[str] | None, indices: Sequence[int] | None) -> HieraConfig:
     """The configuration with the features that were asked for by name or by number."""
+    require_config(config)
     if indices is not None:
-        known = config.stage_names
-        if any(not -len(known) <= i < len(known) for i in indices):
-            raise ValueError(f"out_indices is {tuple(indices)}; expected numbers from 0 to {len(known) - 1}")
-        chosen = tuple(known[i] for i in indices)
+        chosen = config.names_at(indices)
         if names is not None and tuple(names) != chosen:
             raise ValueError(f"out_features is {tuple(names)} but out_indices names {chosen}; expected one of them")
         names = chosen
     return config if names is None else config.replace(out_features=tuple(names))
 
 
-class _Classifier(_Task):
+class _Classifier(Task[ClassifierOutput]):
     """Encoder, pooling, norm, dropout, linear head."""
 
     def __init__(self, config: HieraConfig) -> None:
@@ -240,14 +211,15 @@ class _Classifier(_Task):
         return_dict: bool | None = None,
         *,
         keep: Tensor | None = None,
-    ) -> Any:
+    ) -> ClassifierOutput:
         """Logits of `pixel_values` `[B, channels, *size]`, any size, in training and in eval mode alike.
 
         Args:
             labels: class indices `[B]`; or booleans or floats `[B, num_labels]` when several labels may be true (with
                 `problem_type` "single_label_classification": the probability of each class).
             keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
-            output_attentions, output_hidden_states: fill these fields of the output.
+            output_attentions, output_hidden_states: fill these fields of the output. It is computed from them, so that
+                gradients with respect to them exist.
             interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
             return_dict: False returns a tuple.
 
@@ -260,7 +232,7 @@ class _Classifier(_Task):
         kept, _ = self._mask(pixel_values, keep, None)
         features = self._encode(pixel_values, kept, states=output_hidden_states, attentions=output_attentions)
         logits = self.head(self.dropout(self.norm(features.mean())))
-        hidden, reshaped = _states(features, output_hidden_states)
+        hidden, reshaped = states_of(features, output_hidden_states)
         out = ClassifierOutput(
             loss=None if labels is None else classification_loss(logits, labels, self.config),
             logits=logits,
@@ -268,7 +240,7 @@ class _Classifier(_Task):
             attentions=features.attentions,
             reshaped_hidden_states=reshaped,
         )
-        return out if return_dict is not False else out.to_tuple()
+        return returned(out, return_dict)
 
 
 class HieraForImageClassification(_Classifier):
@@ -284,7 +256,7 @@ class HieraForVideoClassification(_Classifier):
         super().__init__(config)
 
 
-class HieraForPreTraining(_Task):
+class HieraForPreTraining(Task[PreTrainingOutput]):
     """Masked autoencoder: encodes the visible mask units, predicts the pixels of the others (paper, section 3)."""
 
     mae = True
@@ -306,14 +278,17 @@ class HieraForPreTraining(_Task):
         return_dict: bool | None = None,
         *,
         keep: Tensor | None = None,
-    ) -> Any:
+        mask_ratio: float | None = None,
+    ) -> PreTrainingOutput:
         """Loss and predicted pixels of `pixel_values` `[B, channels, *size]`, a multiple of the mask unit in size.
 
         Args:
             noise: `[B, U]`; the mask units of smallest noise are seen, as many as the configuration's `mask_ratio`
                 leaves. Drawn when neither it nor `keep` is given.
             keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
-            output_attentions, output_hidden_states: fill these fields of the output.
+            mask_ratio: hide this share of the mask units; None is the configuration's.
+            output_attentions, output_hidden_states: fill these fields of the output. It is computed from them, so that
+                gradients with respect to them exist.
             interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
             return_dict: False returns a tuple.
 
@@ -323,12 +298,12 @@ class HieraForPreTraining(_Task):
         Raises:
             ValueError: shapes or masks that cannot be; says what came and what is allowed.
         """
-        kept, ranks = self.visible(pixel_values, keep=keep, noise=noise)
+        kept, ranks = self.visible(pixel_values, keep=keep, noise=noise, mask_ratio=mask_ratio)
         features, logits = self.predict(
             pixel_values, kept, hidden_states=output_hidden_states, attentions=output_attentions
         )
         visible = visible_patches(kept, self.config.unit_grid(pixel_values.shape[2:]), self.config)
-        hidden, reshaped = _states(features, output_hidden_states)
+        hidden, reshaped = states_of(features, output_hidden_states)
         out = PreTrainingOutput(
             loss=masked_loss(logits, pixel_values, visible, self.config),
             logits=logits,
@@ -338,16 +313,18 @@ class HieraForPreTraining(_Task):
             attentions=features.attentions,
             reshaped_hidden_states=reshaped,
         )
-        return out if return_dict is not False else out.to_tuple()
+        return returned(out, return_dict)
 
-    def visible(self, pixels: Tensor, *, keep: Tensor | None, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def visible(
+        self, pixels: Tensor, *, keep: Tensor | None, noise: Tensor | None, mask_ratio: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Indices `[B, K]` of the mask units to see, drawn where nothing says which, and the ranks of the noise."""
         units = self.encoder.unit_grid(pixels)
         check_mae_size(pixels.shape[2:], self.config)
         count = torch.Size(units).numel()
         if keep is None and noise is None:
             noise = torch.rand(pixels.shape[0], count, device=pixels.device)
-        kept, ranks = self._mask(pixels, keep, noise)
+        kept, ranks = self._mask(pixels, keep, noise, mask_ratio)
         assert kept is not None
         if kept.shape[1] == count:
             raise ValueError(f"keep shows all {count} mask units; at least one must be hidden")
@@ -365,7 +342,7 @@ class HieraForPreTraining(_Task):
         return features, self.decoder(self.encoder_norm(self.fusion(features)), kept, units)
 
 
-TASKS: dict[str, type[_Task]] = {
+TASKS: dict[str, type[Task[Any]]] = {
     "features": HieraModel,
     "backbone": HieraBackbone,
     "classification": HieraForImageClassification,

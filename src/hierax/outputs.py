@@ -32,6 +32,11 @@ class Output:
         """Values of the fields that are not None, in order."""
         return tuple(getattr(self, name) for name in self.keys())
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """The field of this name, or `default` where it is None."""
+        value = getattr(self, key) if key in self.keys() else None
+        return default if value is None else value
+
     def __getitem__(self, key: str | int | slice) -> Any:
         if not isinstance(key, str):
             return self.to_tuple()[key]
@@ -64,7 +69,7 @@ class HieraModelOutput(Output):
     """
 
     last_hidden_state: Tensor
-    pooler_output: Tensor | None = None
+    pooler_output: Tensor
     bool_masked_pos: Tensor | None = None
     ids_restore: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None

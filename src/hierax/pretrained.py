@@ -1,11 +1,11 @@
 """The base of all models: configuration, where weights come from and go to, and what PyTorch leaves out."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hierax.config import HieraConfig
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
     from hierax.checkpoint.load import LoadingReport
     from hierax.processing import Preprocessing
+
+
+def require_config(config: object) -> None:
+    """Raises the `TypeError` that says what came instead of a `HieraConfig`."""
+    if not isinstance(config, HieraConfig):
+        raise TypeError(f"config is a {type(config).__name__}; expected a HieraConfig")
 
 
 class Pretrained(nn.Module):
@@ -29,13 +35,12 @@ class Pretrained(nn.Module):
     """
 
     def __init__(self, config: HieraConfig) -> None:
-        if not isinstance(config, HieraConfig):
-            raise TypeError(f"config is a {type(config).__name__}; expected a HieraConfig")
         super().__init__()
+        require_config(config)
         self.config = config
         self.loading_report: LoadingReport | None = None
         self.preprocessing: Preprocessing | None = None
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing, self.recomputed_every = False, 1
 
     def init_weights(self) -> None:
         """Draws all weights anew; nothing happens on the meta device."""
@@ -56,15 +61,60 @@ class Pretrained(nn.Module):
         """Device of the weights."""
         return next(self.parameters()).device
 
-    def num_parameters(self) -> int:
-        """Number of weights."""
-        return sum(p.numel() for p in self.parameters())
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Number of weights, or of those that training changes."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
-    def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
-        """In training, blocks of the encoder recompute what the backward pass needs instead of keeping it."""
+    def leaves_out(self, name: str) -> bool:
+        """Whether a tensor of a checkpoint, under our name, is one that this model does without."""
+        return False
+
+    def gradient_checkpointing_enable(
+        self, enabled: bool = True, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """In training, blocks of the encoder recompute what the backward pass needs instead of keeping it.
+
+        Args:
+            enabled: False keeps it again.
+            gradient_checkpointing_kwargs: for code written for transformers; `use_reentrant` is accepted and makes no
+                difference: gradients are the same either way.
+
+        Raises:
+            ValueError: another option than `use_reentrant`.
+        """
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
         for part in self.modules():
             if isinstance(part, Pretrained):
                 part.gradient_checkpointing = enabled
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        *,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """`gradient_checkpointing_enable` under its name in transformers 5.
+
+        Args:
+            activation_checkpointing_kwargs: `use_reentrant` alone; it makes no difference.
+            every_n_layers: recompute every n-th block only.
+            offload: only False.
+
+        Raises:
+            ValueError: another option.
+        """
+        unknown = set(activation_checkpointing_kwargs or ()) - {"use_reentrant"}
+        if unknown or offload or every_n_layers < 1:
+            given = f"{dict(activation_checkpointing_kwargs or {})}, every_n_layers={every_n_layers}, offload={offload}"
+            raise ValueError(f"activation checkpointing with {given}; expected use_reentrant, n >= 1, offload=False")
+        for part in self.modules():
+            if isinstance(part, Pretrained):
+                part.gradient_checkpointing, part.recomputed_every = True, every_n_layers
+
+    def activation_checkpointing_disable(self) -> None:
+        """Undoes `activation_checkpointing_enable`."""
+        self.gradient_checkpointing_enable(False)
 
     def gradient_checkpointing_disable(self) -> None:
         """Undoes `gradient_checkpointing_enable`."""
@@ -73,17 +123,17 @@ class Pretrained(nn.Module):
     def layer_groups(self) -> list[list[str]]:
         """Names of all parameters by depth, for layer-wise learning rates: a partition.
 
-        The first list is the embeddings, then one per block of the encoder, and the last one norm, head, fusion and
-        decoder: they come after the last block, as in the fine-tuning code of BEiT, MAE and MViT.
+        The first list is the embeddings, then one per block of the encoder; norm, head, fusion and decoder stand with
+        the last block, as in the published recipes.
         """
         depth = sum(self.config.depths)
-        layers: list[list[str]] = [[] for _ in range(depth + 2)]
+        layers: list[list[str]] = [[] for _ in range(depth + 1)]
         for name, _ in self.named_parameters():
             inner = name.removeprefix("encoder.")
             if inner.startswith("blocks."):
                 layers[int(inner.split(".")[1]) + 1].append(name)
             else:
-                layers[0 if inner.startswith(("patch_embed", "pos_embed")) else depth + 1].append(name)
+                layers[0 if inner.startswith(("patch_embed", "pos_embed")) else depth].append(name)
         return layers
 
     @classmethod
@@ -137,11 +187,32 @@ class Pretrained(nn.Module):
             overrides=overrides,
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, as `transformers` reads them."""
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, as `transformers` reads them.
+
+        Args:
+            folder: made if missing.
+            is_main_process: False writes nothing.
+            state_dict: these weights, under the names of `state_dict()`, instead of the model's own; accelerate
+                gathers them so.
+            safe_serialization: only True; weights are never pickled.
+
+        Raises:
+            ValueError: `state_dict` has other names than the model, or `safe_serialization` is False.
+        """
         from hierax.checkpoint.save import save_model
 
-        save_model(self, folder)
+        if not safe_serialization:
+            raise ValueError("safe_serialization is False; expected True: weights are written as safetensors")
+        if is_main_process:
+            save_model(self, folder, state_dict=state_dict)
 
     def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool | None = None) -> str:
         """Uploads what `save_pretrained` writes, and a model card that states the licence; returns the address."""

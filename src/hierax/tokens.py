@@ -87,6 +87,10 @@ class UnitLayout:
         rows = ordered.permute(0, 1, *(2 + d for d in inverse), len(flat) + 2)
         return rows.reshape(batch, units, *self.size, channels)
 
+    def unroll_units(self, maps: Tensor) -> Tensor:
+        """`[B, U, *size, C]` -> `[B, U, P, C]`: the inverse of `reroll_units`."""
+        return self.unroll(maps.flatten(0, 1)).flatten(1, 2).unflatten(0, maps.shape[:2])
+
     def reroll(self, tokens: Tensor, units: Sequence[int]) -> Tensor:
         """`[B, U, P, C]` -> `[B, *grid, C]`, given the mask units per axis (`U` is their product)."""
         axes = len(units)
@@ -107,6 +111,11 @@ def pool(tokens: Tensor, neighbours: int, dim: int = 2) -> Tensor:
 def published_order(tokens: Tensor) -> Tensor:
     """`[B, U, P, C]` -> `[B, P * U, C]`: index `p * U + u`, the order of the published implementations."""
     return tokens.transpose(1, 2).flatten(1, 2)
+
+
+def unpublished_order(tokens: Tensor, units: int) -> Tensor:
+    """`[B, P * U, C]` -> `[B, U, P, C]`, a view: the inverse of `published_order`."""
+    return tokens.unflatten(1, (-1, units)).transpose(1, 2)
 
 
 def gather_units(tokens: Tensor, kept: Tensor) -> Tensor:

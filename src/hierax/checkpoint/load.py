@@ -35,7 +35,7 @@ class LoadingReport:
         source, dialect: where the weights came from, and whose names they had.
         missing: our names of tensors that the file lacks; they belong to parts in `renewed`.
         unexpected: names in the file that belong to no part of Hiera.
-        ignored: parts in the file that this class does not have.
+        ignored: parts in the file that this model does not have, also blocks after a backbone's last map.
         resized: position embeddings that were resized, each with its grids.
         renewed: parts that start anew.
         changed: configuration fields set differently from the record, each with both values.
@@ -194,8 +194,10 @@ def _fill(
     tensors = {name: t for name, t in opened.tensors.items() if _part(name) not in renewed}
     tensors |= _resized_positions(opened, model.config, tensors, dtype, report)
     has = {_part(name) for name in wanted}
-    report.ignored = sorted(opened.parts - has)
-    over = [opened.theirs[n] for n in opened.tensors if _part(n) in has - {"norms"} - renewed and n not in wanted]
+    unbuilt = {".".join(name.split(".")[:3]) for name in opened.tensors if model.leaves_out(name)}
+    report.ignored = sorted(opened.parts - has) + sorted(unbuilt, key=lambda name: int(name.split(".")[-1]))
+    known = [name for name in opened.tensors if not model.leaves_out(name)]
+    over = [opened.theirs[n] for n in known if _part(n) in has - {"norms"} - renewed and n not in wanted]
     if over:  # the file and its configuration do not belong together
         raise ValueError(f"{opened.source.weights}: the configuration has no place for {_listed(over, 6)}")
     absent = [name for name in wanted if name not in tensors]

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,16 +37,28 @@ def written(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def named_tensors(model: "Pretrained", dialect: str) -> dict[str, Tensor]:
-    """The model's tensors under the names and in the shapes of a dialect, contiguous and detached.
+def named_tensors(
+    model: "Pretrained", dialect: str, state_dict: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The model's tensors, or those of `state_dict`, under the names and in the shapes of a dialect, contiguous and
+    detached.
 
     Raises:
-        ValueError: the dialect has no name for one of them.
+        ValueError: the dialect has no name for one of them, or no models of some stages alone; `state_dict` has other
+            names than the model.
     """
+    own = model.state_dict()
+    if state_dict is not None and state_dict.keys() != own.keys():
+        odd = sorted(state_dict.keys() ^ own.keys())
+        raise ValueError(f"state_dict and the model differ in {', '.join(odd[:6])}; expected the same names")
     task, names, config = task_of(type(model)), DIALECTS[dialect], model.config
+    if dialect != "transformers" and model.leaves_out(f"encoder.blocks.{sum(config.depths) - 1}."):
+        raise ValueError(
+            f"this backbone has no stages after {(config.out_features or ('',))[-1]}, which {dialect} cannot express"
+        )
     around = dialect == "transformers" and task not in ("encoder", "features", "backbone")
     renamed: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in (own if state_dict is None else state_dict).items():
         ours = f"encoder.{name}" if task == "encoder" else name
         theirs = names.theirs(ours, config.depths)
         in_hiera = around and ours.split(".")[0] in ("encoder", "norm")
@@ -72,7 +84,13 @@ def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def save_model(model: "Pretrained", folder: str | Path, *, dialect: str = "transformers") -> None:
+def save_model(
+    model: "Pretrained",
+    folder: str | Path,
+    *,
+    dialect: str = "transformers",
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`.
 
     All are written aside first: a failure while writing leaves the folder as it was.
@@ -86,7 +104,7 @@ def save_model(model: "Pretrained", folder: str | Path, *, dialect: str = "trans
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; expected a folder to write to")
-    values, tensors = _config_values(model, dialect), named_tensors(model, dialect)
+    values, tensors = _config_values(model, dialect), named_tensors(model, dialect, state_dict)
     notes = {} if dialect == "transformers" else {NOTES: _notes(model)}
     texts = {CONFIG: _json(values)}
     if model.preprocessing is not None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.encoder import Block, Hiera, attend
+from hierax.blocks import Block, attend
+from hierax.encoder import Hiera
 from hierax.init import Linear
 from hierax.positions import AbsolutePosition, PositionEmbedding, SeparablePosition, WindowPosition
 from hierax.tokens import pool
@@ -69,7 +70,7 @@ class FoldedBlock(Block):
         shortcut, q = pool(pooled, self.spec.pool).chunk(2, -1)
         return shortcut, q, k, v
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # no attentions here
         """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
         shortcut, q, k, v = self._parts(x, self.norm1(x))
         fold = 0 if self.spec.unit_attention else 1

@@ -41,7 +41,7 @@ def _warmup(recipe: Recipe) -> str | None:
 def _early_layers(recipe: Recipe, config: HieraConfig) -> str | None:
     if recipe.task != "finetune" or recipe.layer_decay == 1:
         return None
-    first = recipe.layer_decay ** (sum(config.depths) + 1)
+    first = recipe.layer_decay ** sum(config.depths)
     return (
         f"layer_decay is {recipe.layer_decay:g} and the weights are fresh: the first layer learns at {first:.2g} of "
         "the learning rate, and hardly anything; layer_decay=1 trains all layers alike"

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hierax.blocks import Block
 from hierax.config import HieraConfig
 from hierax.data.loader import Batch
 from hierax.data.mix import mix, targets_of
 from hierax.data.order import stream
-from hierax.encoder import Block, Hiera
+from hierax.encoder import Hiera
 from hierax.init import Linear, init_weights
 from hierax.mae import visible_patches
 from hierax.models import HieraForPreTraining

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hierax.blocks import Block
 from hierax.data.loader import spare_cores
-from hierax.encoder import Block
 from hierax.train.objective import Objective
 from hierax.train.progress import TrainingStopped, lost_rank
 

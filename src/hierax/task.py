@@ -1,0 +1,84 @@
+"""The base of the models: an encoder, masks, and what the outputs of all tasks share."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from hierax.config import HieraConfig
+from hierax.encoder import Features, Hiera, visible_units
+from hierax.init import init_weights
+from hierax.mae import random_keep
+from hierax.outputs import Output
+from hierax.pretrained import Pretrained
+
+_Output = TypeVar("_Output", bound=Output)
+
+
+class Task(Pretrained, Generic[_Output]):
+    """A model with an encoder: what the four tasks share."""
+
+    mae = False
+
+    def __init__(self, config: HieraConfig, *, stages: int | None = None) -> None:
+        super().__init__(config)
+        self.encoder = Hiera(config, initialise=False, stages=stages)
+
+    if TYPE_CHECKING:  # PyTorch declares that a call returns anything
+
+        def __call__(self, pixel_values: Tensor, *arguments: Any, **options: Any) -> _Output:
+            """What `forward` returns."""
+            ...
+
+    def init_weights(self) -> None:
+        """Draws all weights anew; nothing happens on the meta device."""
+        if self.device.type != "meta":
+            init_weights(self, self.config, mae=self.mae)
+
+    def _encode(
+        self,
+        pixels: Tensor,
+        kept: Tensor | None,
+        *,
+        states: bool | None,
+        attentions: bool | None,
+        also: Sequence[int] = (),
+        last: bool = False,
+    ) -> Features:
+        """The encoder's features; all `states`, or the `last`, are such that gradients with respect to them exist."""
+        every = range(self.encoder.stages + 1) if states else ()
+        published = {*every, *((self.encoder.stages,) if last else ())}
+        return self.encoder(
+            pixels, kept=kept, stages=also, states=published, maps=every, output_attentions=bool(attentions)
+        )
+
+    def _mask(
+        self, pixels: Tensor, keep: Tensor | None, noise: Tensor | None, mask_ratio: float | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Indices `[B, K]` of the mask units to see, and the ranks of the noise; None and None for no mask."""
+        if keep is not None and (noise is not None or mask_ratio is not None):
+            raise ValueError(f"keep and {'noise' if noise is not None else 'mask_ratio'} are both given; expected one")
+        if keep is None and noise is None and mask_ratio is None:
+            return None, None
+        units = self.encoder.unit_grid(pixels)
+        if keep is not None:
+            return self.encoder.checked_keep(keep, pixels.shape[0], units), None
+        count = torch.Size(units).numel()
+        if noise is None:
+            noise = torch.rand(pixels.shape[0], count, device=pixels.device)
+        if tuple(noise.shape) != (pixels.shape[0], count):
+            raise ValueError(f"noise has shape {list(noise.shape)}; expected [{pixels.shape[0]}, {count}]")
+        return random_keep(noise, visible_units(self.config, count, mask_ratio))
+
+
+def states_of(features: Features, wanted: bool | None) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+    """`hidden_states` and `reshaped_hidden_states` of all stages."""
+    if not wanted:
+        return None, None
+    return tuple(features.states.values()), tuple(features.maps.values())
+
+
+def returned(out: _Output, return_dict: bool | None) -> _Output:
+    """The output, or its tuple where `return_dict` is False, which is for code written for transformers."""
+    return out if return_dict is not False else cast("_Output", out.to_tuple())
