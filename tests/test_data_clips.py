@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from fractions import Fraction
 from pathlib import Path
@@ -158,6 +159,34 @@ def test_pictures_for_a_model_of_clips_and_the_reverse_are_refused(folder: Path,
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match="the data are pictures, the model takes 3 axes"):
         view(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "container", "codec"),
+    [("avi", "avi", "libx264"), ("flv", "flv", "libx264"), ("mpg", "mpeg", "mpeg2video"), ("webm", "webm", "libvpx")],
+)
+def test_formats_without_an_index_are_read_alike(tmp_path: Path, suffix: str, container: str, codec: str) -> None:
+    """Parts anywhere, and videos that are shorter than a window."""
+    (tmp_path / f"a.{suffix}").write_bytes(video(100, container=container, codec=codec))
+    (tmp_path / f"b.{suffix}").write_bytes(video(20, container=container, codec=codec))
+    (tmp_path / "list.csv").write_text(f"path,start,end\na.{suffix},1,2.5\nb.{suffix},,\n")
+    training = view(tmp_path / "list.csv")
+    for epoch in range(4):
+        shown = numbers(seen(training[Draw(0, epoch)]).pixels)
+        assert 30 <= shown[0] <= shown[-1] < 75
+        assert np.diff(shown).tolist() == [4] * 7
+        assert numbers(seen(training[Draw(1, epoch)]).pixels)[:5] == [0, 4, 8, 12, 16]
+    held = EvaluationView(open_dataset(tmp_path / "list.csv"), RECORD, size=(8, 48, 64), views=(2, 1))
+    assert [numbers(one)[0] for one in seen(held[0]).pixels] == [30, 43]
+    assert [numbers(one)[0] for one in seen(held[1]).pixels] == [0, 0]
+
+
+def test_pipes_are_not_waited_for(folder: Path) -> None:
+    (folder / "jump" / "a.mp4").unlink()
+    os.mkfifo(folder / "jump" / "a.mp4")
+    found = view(folder)[Draw(0, 0)]
+    assert isinstance(found, Unreadable)
+    assert found.problem == "not a regular file"
 
 
 # -- what evaluation sees ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,13 @@ import pytest
 import torch
 
 import hierax
+from hierax.embedding import clips as embed_clips
 from hierax.embedding import update
 from hierax.embedding.clips import file_hash
 from hierax.embedding.features import vectors
 from hierax.embedding.pages import pictures
 from hierax.embedding.run import Progress
+from hierax.embedding.sources import Source
 from hierax.embedding.store import unreadable_of
 from hierax.processing import KINETICS, HieraVideoProcessor
 from small import video_config
@@ -233,3 +236,47 @@ def test_the_command_says_windows(run: Run, films: Path, clips: str) -> None:
     assert (code, out.split(" in ")[0]) == (3, "4 rows")
     assert "5 windows, " in err
     assert "no video in this file (1)" in err
+
+
+@pytest.mark.parametrize(
+    ("suffix", "container", "codec"),
+    [("webm", "webm", "libvpx"), ("avi", "avi", "libx264"), ("flv", "flv", "libx264"), ("mpg", "mpeg", "mpeg2video")],
+)
+def test_folders_of_every_format_have_the_windows_that_are_there(
+    run: Run, tmp_path: Path, clips: str, suffix: str, container: str, codec: str
+) -> None:
+    """Also where the sound is longer, and where a seek is refused."""
+    (tmp_path / "films").mkdir()
+    sound = False if suffix == "mpg" else 6.0
+    (tmp_path / "films" / f"a.{suffix}").write_bytes(video(90, container=container, codec=codec, sound=sound))
+    (tmp_path / "films" / f"b.{suffix}").write_bytes(video(20, container=container, codec=codec))
+    code, out, err = run("embed", "films", "-o", "out", "--model", clips, "--workers", "0", "--backend", "torch")
+    assert (code, out.split(" in ")[0]) == (0, "4 rows"), err
+    assert "4 windows, " in err
+
+
+def test_whatever_a_source_raises_is_one_row(
+    films: Path, tmp_path: Path, model: hierax.HieraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clients of networks, which have exceptions of their own."""
+
+    class Odd(Exception):
+        pass
+
+    def fail(source: Source) -> Any:
+        raise Odd("the answer was cut short")
+
+    (tmp_path / "list.txt").write_text(f"memory://x/a.mp4\n{films}/short.mkv\n")
+    stream = embed_clips._stream
+    monkeypatch.setattr(embed_clips, "_stream", lambda source: (fail if source.kind == "url" else stream)(source))
+    report = embedded(tmp_path / "list.txt", tmp_path / "out", model)
+    assert (report.rows, report.errors) == (1, 1)
+    errors = pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
+    assert [(row["path"], row["error"]) for row in errors] == [("memory://x/a.mp4#t=0", "the answer was cut short")]
+
+
+def test_a_pipe_is_no_video(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    os.mkfifo(films / "pipe.mp4")
+    embedded(films, tmp_path / "out", model)
+    errors = pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
+    assert (f"{films}/pipe.mp4#t=0", "not a regular file") in [(row["path"], row["error"]) for row in errors]

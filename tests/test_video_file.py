@@ -75,7 +75,7 @@ def test_large_gaps_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = itertools.chain.from_iterable(itertools.repeat(numbered(second), 30) for second in range(60))
     content, pulled = video(frames), []
     pull = VideoFile._pull
-    monkeypatch.setattr(VideoFile, "_pull", lambda self: pulled.append(1) or pull(self))
+    monkeypatch.setattr(VideoFile, "_pull", lambda self, last: pulled.append(1) or pull(self, last))
     assert numbers_at(content, [Fraction(1, 2), Fraction(30), Fraction(59)]) == [0, 30, 59]
     assert len(pulled) < 100
 
@@ -124,11 +124,11 @@ def test_one_frame_is_a_video() -> None:
 def test_a_file_that_is_cut_off_ends_where_it_is_cut() -> None:
     whole = video(300, container="matroska")
     with VideoFile(whole[: len(whole) // 2]) as file:
-        assert file.info.duration == 10
         shots = list(file.walk())
         assert 30 < len(shots) < 300
         assert file.ended is not None
         assert 0 < file.ended - shots[-1].time < Fraction(1, 20)
+        assert abs(file.duration() - file.ended) <= Fraction(1, 20)  # of what is there, not of what was
         assert [number_of(shot.pixels) for shot in shots] == [round(shot.time * 30) % 256 for shot in shots]
 
 

@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 BITS = 8
+_SOUND = {"webm": "libopus"}
 
 
 def numbered(number: int, *, height: int = 48, width: int = 64) -> np.ndarray:
@@ -39,32 +40,36 @@ def video(
     times: Sequence[int] | None = None,
     rotation: int = 0,
     keys: int = 12,
-    sound: bool = False,
+    sound: bool | float = False,
     aspect: Fraction | None = None,
     size: tuple[int, int] = (48, 64),
+    b_frames: int | None = None,
+    options: dict[str, str] | None = None,
 ) -> bytes:
     """The bytes of a video file: of given frames, or of so many that are `numbered`.
 
     `times` are milliseconds, one for each frame; `keys` is the distance of key frames; `rotation` in degrees
-    counterclockwise; `sound` adds a silent track that lasts as long.
+    counterclockwise; `sound` adds a silent track that lasts as long, or so many seconds; `options` are the codec's.
     """
     pictures = (
         [numbered(i, height=size[0], width=size[1]) for i in range(frames)] if isinstance(frames, int) else frames
     )
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:
-        stream: Any = out.add_stream(codec, rate=rate)
+        stream: Any = out.add_stream(codec, rate=rate, options=options)
         pictures = list(pictures)
         stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.codec_context.gop_size = keys
+        if b_frames is not None:
+            stream.codec_context.max_b_frames = b_frames
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
-        track: Any = out.add_stream("aac", rate=8000, layout="mono") if sound else None
+        track: Any = out.add_stream(_SOUND.get(container, "aac"), rate=16000, layout="mono") if sound else None
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = index if times is None else times[index]
@@ -72,7 +77,7 @@ def video(
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
         if track is not None:
-            _silence(out, track, seconds=len(pictures) / float(rate))
+            _silence(out, track, seconds=len(pictures) / float(rate) if sound is True else sound)
     return buffer.getvalue()
 
 
@@ -80,14 +85,16 @@ def only_sound(seconds: float = 1.0) -> bytes:
     """The bytes of a file without a video."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as out:
-        _silence(out, out.add_stream("aac", rate=8000, layout="mono"), seconds=seconds)
+        _silence(out, out.add_stream("aac", rate=16000, layout="mono"), seconds=seconds)
     return buffer.getvalue()
 
 
 def _silence(out: Any, track: Any, *, seconds: float) -> None:
-    for start in range(0, int(seconds * 8000), 1024):
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = 8000, start
+    kind = track.codec_context.format.name
+    for start in range(0, int(seconds * 16000), 320):
+        samples: Any = np.zeros((1, 320), np.float32 if kind.startswith("flt") else np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
+        frame.sample_rate, frame.pts = 16000, start
         out.mux(track.encode(frame))
     out.mux(track.encode())
 

@@ -1,4 +1,4 @@
-"""Videos as sources: a row for each window, listed by a file's length, decoded window after window."""
+"""Videos as sources: a row for each window, listed by the length of the video, decoded window after window."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -18,6 +19,7 @@ import numpy as np
 from hierax.embedding.decode import Item, reason_of
 from hierax.embedding.sources import MARK, Source
 from hierax.processing import HieraVideoProcessor, Preprocessing
+from hierax.processing.demux import import_av
 from hierax.processing.video_file import VideoFile
 from hierax.processing.windows import Sampling, sampling_of
 
@@ -31,11 +33,12 @@ def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
     Raises:
         ValueError: rows of a table.
     """
+    import_av()  # where it is missing, this is said once, not for each video
     for source in sources:
         if source.kind == "table":
             raise ValueError(f"{source.path}: rows of tables are pictures; videos come from files, .tar and URLs")
         count = 1
-        with suppress(OSError, ValueError), ExitStack() as stack:
+        with suppress(Exception), ExitStack() as stack:  # whatever it is, it is raised again where the row is made
             there = source.name if source.kind == "file" else stack.enter_context(_stream(source))
             file = stack.enter_context(VideoFile(there, name=source.name))
             # what is left and is shorter than a step between frames has no frame of its own
@@ -54,6 +57,8 @@ def _stream(source: Source) -> BinaryIO:
         return cast(BinaryIO, system.open(path, "rb"))
     if source.kind == "tar":
         return cast(BinaryIO, io.BufferedReader(Section(source.container, source.offset, source.size)))
+    if not stat.S_ISREG(os.stat(source.name).st_mode):  # a pipe would be waited for, for ever
+        raise OSError("not a regular file")
     return open(source.name, "rb")
 
 
@@ -155,7 +160,7 @@ class ClipDecoder:
                 (clip,) = self.processor.clips(file)
             else:
                 clip = self.processor.window(file, source.window * self.sampling.span)
-        except (OSError, ValueError, MemoryError) as error:
+        except Exception as error:  # one source is one row, whatever a decoder or a client of a network raises
             self._close()
             return Item(source, digest, error=reason_of(error))
         out[:] = np.rint(clip.pixels)

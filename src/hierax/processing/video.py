@@ -16,13 +16,14 @@ from PIL import Image
 from hierax.processing.arrays import is_tensor
 from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import IMAGE_SUFFIXES
+from hierax.processing.demux import VideoError
 from hierax.processing.image import write_part
 from hierax.processing.levels import levels_table
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.recorded import Recorded
 from hierax.processing.resize import Geometry
-from hierax.processing.video_file import Shot, VideoError, VideoFile
+from hierax.processing.video_file import Shot, VideoFile
 from hierax.processing.windows import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
 
 Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
@@ -50,8 +51,9 @@ class _Source(Protocol):
     """Frames by time."""
 
     name: str
-    ended: Fraction | None
 
+    @property
+    def ended(self) -> Fraction | None: ...
     def duration(self) -> Fraction: ...
     def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]: ...
 
@@ -195,13 +197,12 @@ class HieraVideoProcessor(Recorded):
         Raises:
             VideoError: the video ends before the window begins.
         """
-        times = self.sampling.times(start)
+        times, last = self.sampling.times(start), file.duration()
         frames = [self._parts(shot.pixels, 1)[0] for shot in file.frames(times)]
         if file.ended is not None and 0 < start >= file.ended:
             raise VideoError(file.name, f"the video ends at {float(file.ended):g} s")
-        last = file.ended or file.info.duration
-        end = start + self.sampling.span
-        return Clip(self._stacked(frames), float(start), float(end if last is None else min(end, last)), (0, 0))
+        end = min(start + self.sampling.span, file.ended or last)
+        return Clip(self._stacked(frames), float(start), float(end), (0, 0))
 
     # -- one video -----------------------------------------------------------------------------------------------------
 

@@ -1,31 +1,28 @@
-"""Video files: what they hold, and their frames by time, decoded by PyAV (FFmpeg)."""
+"""Video files: their frames by time, decoded by PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from hierax.processing.errors import ImageError
+from hierax.processing.demux import Packets, VideoError
 from hierax.processing.reading import source_name
 
 _FAR = Fraction(3)  # seconds: a gap that is worth a seek
 _BACK = (Fraction(0), Fraction(2), Fraction(10))  # seconds before a moment that a seek aims at, until it lands there
-_BEFORE = Fraction(-10)  # where a seek aims that must not miss the first key frame, as in MPEG-TS
+_REORDERED = Fraction(1)  # seconds that frames may lie behind a key frame where only times of decoding are stated
+_PREDICTED = 2  # FFmpeg's number for frames that are made from others
 _LATE = Fraction(1, 20)  # how much after a moment a frame may begin to be its frame, at the most
-_NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or cut off before its table of contents"
-_UNKNOWN_RATE = Fraction(30)  # of a file that does not say its own
-
-
-class VideoError(ImageError):
-    """A video that cannot be read or used: `source` says which, `problem` why."""
+_LONGEST = 100 * 86400  # seconds: a video that says more has damaged time stamps
+MAX_PIXELS = 1 << 28
+"""Pixels of the largest frame that is decoded: 16,384 x 16,384."""
 
 
 class Shot(NamedTuple):
@@ -35,6 +32,13 @@ class Shot(NamedTuple):
     pixels: np.ndarray
 
 
+class _Frame(NamedTuple):
+    """A decoded frame, and its time stamp."""
+
+    stamp: Fraction
+    data: Any
+
+
 @dataclass(frozen=True)
 class VideoInfo:
     """What a video says of itself.
@@ -42,22 +46,22 @@ class VideoInfo:
     Attributes:
         width, height: of an upright frame, in square pixels.
         rate: frames per second, on average.
-        duration: seconds; None where only reading it all would tell.
         rotation: degrees by which frames are turned counterclockwise to be upright.
+        mirrored: whether they are also mirrored.
     """
 
     width: int
     height: int
     rate: Fraction
-    duration: Fraction | None
     rotation: int
+    mirrored: bool
 
 
 class VideoFile:
     """A video file, opened: `info`, and frames by time. A context manager; not for several threads at once.
 
-    Times are exact, in seconds from the beginning of the video stream. A file that is cut off or damaged ends where
-    nothing more can be decoded; `ended` says when, once that was come to.
+    Times are exact, in seconds from the first frame. A file that is cut off or damaged ends where nothing more can be
+    decoded; `ended` says when, once that was come to.
 
     Args:
         source: a path, the bytes of a file, or a file opened to read bytes, which can be sought in and stays open.
@@ -69,27 +73,21 @@ class VideoFile:
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> None:
-        self._av = import_av()
         self.name = name or source_name(source, default="video")
-        self.ended: Fraction | None = None
-        self._now: Any = None
-        self._ahead: Any = None
-        self._frames: Any = None
-        self._container: Any = self._opened(source)
+        self._end: Fraction | None = None
+        self._packets = Packets(source, name=self.name)
+        self._duration: Fraction | None = None
+        self._far = _FAR
         try:
-            self._stream: Any = self._video_stream()
-            self._tick = Fraction(self._stream.time_base or Fraction(1, 1000))
-            self._zero = (self._stream.start_time or 0) * self._tick
-            rate = self._stream.average_rate or self._stream.guessed_rate
-            self._rate = Fraction(rate) if rate else _UNKNOWN_RATE
-            self._frames = self._decoded()
-            self._now = self._pull()
+            self._check_size()
+            self._now, self._ahead = self._begin()
             if self._now is None:
                 raise VideoError(self.name, "no frame of it can be decoded: cut off, damaged, or without any")
-            self._ahead = self._pull()
-            self.info = self._described(self._now)
+            self._zero = self._now.stamp
+            self._first = self._now.data.width, self._now.data.height
+            self.info = self._described(self._now.data)
         except BaseException:
-            self._container.close()
+            self._packets.close()
             raise
 
     def __enter__(self) -> VideoFile:
@@ -102,12 +100,9 @@ class VideoFile:
         """Gives back the file, and the decoder with its threads: a process that is forked has none of these, and hangs
         when it is to end them.
         """
-        if self._container is None:
-            return
         self._frames.close()  # it refers to this object, which refers to it: without this, both would stay
         self._now = self._ahead = None
-        self._container.close()
-        self._stream = self._container = None
+        self._packets.close()
 
     def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]:
         """The frame on display at each of `times`; before the first frame and after the last one, that one.
@@ -116,179 +111,193 @@ class VideoFile:
         which do not divide each other are sampled evenly. Decoding begins at the key frame before the first time and
         ends at the last; what lies in large gaps is skipped. Rising times are fastest.
         """
-        late = min(1 / self._rate / 2, _LATE)
-        shown: Any = None
+        late = min(1 / self._packets.rate / 2, _LATE)
+        shown: _Frame | None = None
         shot: Shot | None = None
         for time in times:
-            self._show(time, late)
-            if shot is None or self._now is not shown:
-                shown, shot = self._now, self._shot(self._now)
+            now = self._show(time, late)
+            if shot is None or now is not shown:
+                shown, shot = now, self._shot(now)
             yield shot
+
+    @property
+    def ended(self) -> Fraction | None:
+        """When the last frame that can be decoded ends, in seconds; None while it was not come to."""
+        return None if self._end is None else self._end - self._zero
 
     def walk(self) -> Iterator[Shot]:
         """All frames, in their order."""
         self._seek(Fraction(0))
-        while True:
+        while self._now is not None:
             yield self._shot(self._now)
-            if self._ahead is None:
-                return
             self._step()
 
     def duration(self) -> Fraction:
-        """Seconds: what the file says, or, where it says nothing, the end of its last packet."""
-        if self.info.duration is not None:
-            return self.info.duration
-        self._rewind(_BEFORE)
-        last = Fraction(0)
-        with contextlib.suppress(self._av.FFmpegError):
-            for packet in self._container.demux(self._stream):
-                if packet.pts is not None:
-                    length = packet.duration * self._tick if packet.duration else 1 / self._rate
-                    last = max(last, packet.pts * self._tick - self._zero + length)
-        self._seek(Fraction(0))
-        return last
+        """Seconds from the first frame to the end of the last one that is in the file, whatever it says of itself and
+        however long its sound is. Files without an index are read whole.
+
+        Raises:
+            VideoError: its time stamps are damaged.
+        """
+        if self._duration is None:
+            self._now = self._ahead = None  # reading goes elsewhere
+            end, first = self._packets.end() * self._packets.tick, self._zero
+            if (
+                self._packets.by_decoding and self._packets.first is not None
+            ):  # a frame is decoded before it is displayed
+                first = self._packets.first * self._packets.tick
+            self._duration = end - first
+        if self._duration > _LONGEST:
+            raise VideoError(self.name, f"it would last {self._duration // 86400} days: its time stamps are damaged")
+        return self._duration
 
     # -- finding a moment ----------------------------------------------------------------------------------------------
 
-    def _show(self, time: Fraction, late: Fraction) -> None:
+    def _show(self, time: Fraction, late: Fraction) -> _Frame:
         """Makes `_now` the frame on display at `time`."""
-        now = self._time(self._now)
-        if time < now or (time - now > _FAR and self._ahead is not None):
+        if self._now is None:
             self._seek(time)
+        elif time < self._time(self._now):
+            if self._now.stamp > self._zero:
+                self._seek(time)
+        elif time - self._time(self._now) > self._far and self._ahead is not None:
+            before = self._time(self._now)
+            self._seek(time)
+            if self._now is not None and self._time(self._now) <= before:  # key frames lie far apart
+                self._far = max(2 * self._far, time - self._time(self._now))
         while self._ahead is not None and self._time(self._ahead) < time + late:
             self._step()
+        assert self._now is not None
+        return self._now
 
     def _step(self) -> None:
-        self._now, self._ahead = self._ahead, self._pull()
+        self._now, self._ahead = self._ahead, None if self._ahead is None else self._pull(self._ahead)
 
     def _seek(self, time: Fraction) -> None:
         """Makes `_now` a frame at or before `time`, where there is one."""
-        for back in (*_BACK, None):
-            aim = time - back if back is not None and back < time else _BEFORE
-            self._rewind(aim)
-            self._now = self._pull()
-            if self._now is not None and (aim == _BEFORE or self._time(self._now) <= time):
+        packets = self._packets
+        aim = time - _REORDERED if packets.by_decoding else time
+        for back in _BACK:
+            if aim - back <= 0 or not packets.seek(int((aim - back + self._zero) / packets.tick)):
                 break
+            if self._lands(time):
+                return
+        number = packets.key_before(int((aim + self._zero) / packets.tick)) if time > _FAR else 0
+        packets.restart()
+        if number and self._lands(time, skipped=number):
+            return
+        if number:
+            packets.restart()
+        self._now, self._ahead = self._begin()
         if self._now is None:
             raise VideoError(self.name, "can be decoded only once from its beginning: damaged")
-        self._ahead = self._pull()
 
-    def _rewind(self, aim: Fraction) -> None:
-        with self._told("cannot be sought in"):
-            self._container.seek(int((aim + self._zero) / self._tick), stream=self._stream)
-        self._frames, self._now, self._ahead = self._decoded(), None, None
+    def _lands(self, time: Fraction, *, skipped: int = 0) -> bool:
+        """Whether decoding, from the next key frame on, begins at or before `time`."""
+        self._now, self._ahead = self._begin(skipped, key=True)
+        return self._now is not None and self._time(self._now) <= time
 
-    def _decoded(self) -> Iterator[Any]:
-        """Frames in the order of display; packets that cannot be decoded are passed over."""
-        try:
-            for packet in self._container.demux(self._stream):
-                try:
-                    frames = packet.decode()
-                except self._av.FFmpegError:
+    # -- decoding ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, skipped: int = 0, *, key: bool = False) -> tuple[_Frame | None, _Frame | None]:
+        """The next two frames."""
+        self._frames = self._decoded(skipped, key=key)
+        now = self._pull(None)
+        return now, None if now is None else self._pull(now)
+
+    def _pull(self, last: _Frame | None) -> _Frame | None:
+        """The frame after `last`; None at the end."""
+        found = next(self._frames, None)
+        if found is None and last is not None:
+            self._end = last.stamp + self._length(last.data)
+        return found
+
+    def _decoded(self, skipped: int, *, key: bool) -> Generator[_Frame, None, None]:
+        """Whole frames in the order of display. What cannot be decoded is passed over.
+
+        Args:
+            skipped: packets that are not decoded.
+            key: begin at a key frame; frames that are displayed before it are left out, since they may need what is
+                not decoded. Where "key frame" means that the picture begins to be refreshed, so are those before the
+                next one.
+        """
+        packets = itertools.islice(self._packets.packets(), skipped, None)
+        if key:
+            packets = itertools.dropwhile(lambda packet: packet is not None and not packet.is_keyframe, packets)
+        floor, last, refreshing = None, None, False
+        for packet in packets:
+            if key and floor is None and packet is not None and not self._packets.by_decoding:
+                floor = self._packets.stamp(packet)
+            for data in self._packets.decode(packet):
+                found = data.dts if self._packets.by_decoding else self._packets.stamp(data)
+                if data.is_corrupt or (found is not None and floor is not None and found < floor):
                     continue
-                yield from frames
-        except self._av.FFmpegError:  # the end of what is left of a file
-            return
+                if key and last is None and not (data.key_frame if refreshing else data.pict_type != _PREDICTED):
+                    refreshing = True
+                    continue
+                if found is not None:
+                    stamp = found * Fraction(data.time_base or self._packets.tick)
+                    stamp = stamp if last is None else max(stamp, last.stamp)
+                elif last is not None:
+                    stamp = last.stamp + self._length(last.data)
+                elif not key:
+                    stamp = Fraction(0)  # a stream without times
+                else:
+                    continue
+                last = _Frame(stamp, data)
+                yield last
 
-    def _pull(self) -> Any:
-        """The next whole frame that has a time; None at the end."""
-        last = self._ahead or self._now
-        for frame in self._frames:
-            if (frame.pts is not None or frame.dts is not None) and not frame.is_corrupt:
-                return frame
-        if last is not None:
-            length = frame_length(last) or 1 / self._rate
-            self.ended = self._time(last) + length
-        return None
+    def _time(self, frame: _Frame) -> Fraction:
+        return frame.stamp - self._zero
 
-    def _time(self, frame: Any) -> Fraction:
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        return stamp * Fraction(frame.time_base or self._tick) - self._zero
+    def _length(self, data: Any) -> Fraction:
+        """Seconds that a frame is on display, as far as it says."""
+        stated = data.duration * Fraction(data.time_base) if data.duration and data.time_base else None
+        return stated or 1 / self._packets.rate
 
     # -- pixels and facts ----------------------------------------------------------------------------------------------
 
-    def _shot(self, frame: Any) -> Shot:
-        wide = self._square_width(frame)
-        with self._told("a frame cannot be converted"):
-            pixels = frame.to_ndarray(format="rgb24", **({"width": wide} if wide != frame.width else {}))
-        turns = round(frame.rotation / 90) % 4
-        return Shot(self._time(frame), np.rot90(pixels, turns) if turns else pixels)
+    def _shot(self, frame: _Frame) -> Shot:
+        width, height = self._square_size()
+        with self._packets.explained("a frame cannot be converted"):
+            pixels = frame.data.to_ndarray(format="rgb24", width=width, height=height)
+        return Shot(self._time(frame), _upright(pixels, _matrix(frame.data)))
 
-    def _square_width(self, frame: Any) -> int:
-        """Width of a frame in pixels as wide as they are high."""
-        ratio = self._stream.sample_aspect_ratio
-        return max(round(frame.width * Fraction(ratio)), 1) if ratio and ratio > 0 else frame.width
+    def _square_size(self) -> tuple[int, int]:
+        """Width and height of all frames, not yet upright, in square pixels: those of the first one."""
+        width, height = self._first
+        ratio = self._packets.stream.sample_aspect_ratio
+        return max(round(width * Fraction(ratio)), 1) if ratio and ratio > 0 else width, height
+
+    def _check_size(self) -> None:
+        context = self._packets.stream.codec_context
+        self._check_pixels(context.width, context.height)
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        if width * height > MAX_PIXELS:
+            raise VideoError(self.name, f"frames of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
 
     def _described(self, frame: Any) -> VideoInfo:
-        stream, turns = self._stream, round(frame.rotation / 90) % 4
-        duration = None
-        if stream.duration is not None:
-            duration = stream.duration * self._tick
-        elif self._container.duration is not None:
-            duration = Fraction(self._container.duration, self._av.time_base)
-        sides = (self._square_width(frame), frame.height)
-        width, height = sides[::-1] if turns % 2 else sides
-        return VideoInfo(width, height, self._rate, duration if duration and duration > 0 else None, 90 * turns)
-
-    def _opened(self, source: str | os.PathLike[str] | bytes | BinaryIO) -> Any:
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            source = io.BytesIO(source)
-        if isinstance(source, (str, os.PathLike)):
-            size, there = self._size_of(source), os.fspath(source)
-        else:
-            there = source
-            with self._told("cannot be sought in"):
-                size = source.seek(0, os.SEEK_END)
-                source.seek(0)
-        if size == 0:
-            raise VideoError(self.name, "is empty")
-        with self._told(_NO_VIDEO):
-            return self._av.open(there, metadata_errors="replace")
-
-    def _size_of(self, path: str | os.PathLike[str]) -> int:
-        if os.path.isdir(path):
-            raise VideoError(self.name, "is a folder")
-        try:
-            return os.stat(path).st_size
-        except OSError as error:
-            raise VideoError(self.name, (error.strerror or str(error)).lower()) from None
-
-    def _video_stream(self) -> Any:
-        attached = self._av.stream.Disposition.attached_pic
-        streams = [s for s in self._container.streams.video if not s.disposition & attached]
-        if not streams:
-            sound = " (only sound)" if self._container.streams.audio else ""
-            raise VideoError(self.name, f"no video in this file{sound}")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(self.name, "its codec is not known to this build of FFmpeg")
-        stream.thread_type = "AUTO"
-        return stream
-
-    @contextlib.contextmanager
-    def _told(self, problem: str) -> Iterator[None]:
-        """Errors of FFmpeg as `VideoError`."""
-        try:
-            yield
-        except (self._av.FFmpegError, OSError, ValueError) as error:
-            if isinstance(error, VideoError):
-                raise
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise VideoError(self.name, f"{problem} ({reason})") from None
+        width, height = self._square_size()
+        self._check_pixels(width, height)
+        a, b, c, d = _matrix(frame)
+        if abs(b) > abs(a):
+            width, height = height, width
+        return VideoInfo(width, height, self._packets.rate, 90 * (round(frame.rotation / 90) % 4), a * d < b * c)
 
 
-def frame_length(frame: Any) -> Fraction | None:
-    """Seconds that a frame says it is on display."""
-    return frame.duration * Fraction(frame.time_base) if frame.duration and frame.time_base else None
+def _matrix(frame: Any) -> tuple[int, int, int, int]:
+    """How a frame is to be shown: its display matrix, without the shift."""
+    sides = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = struct.unpack("=5i", bytes(sides)[:20]) if sides else (1, 0, 0, 0, 1)
+    return (a, b, c, d) if a * d != b * c else (1, 0, 0, 1)
 
 
-def import_av() -> ModuleType:
-    """PyAV, quiet.
-
-    Raises:
-        ModuleNotFoundError: it is missing; names the extra.
-    """
-    from hierax.extras import load
-
-    load("a video", "av.logging").set_level(None)
-    return load("a video", "av")
+def _upright(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """`pixels` `[height, width, 3]` turned and mirrored as a display matrix says, to the nearest right angle."""
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        pixels, across, down = pixels.transpose(1, 0, 2), c, b
+    else:
+        across, down = a, d
+    return pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]

@@ -1,0 +1,253 @@
+"""The packets of a video file: which stream is read, in what order, and where decoding may begin."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from fractions import Fraction
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple
+
+from hierax.processing.errors import ImageError
+
+# Formats whose index, or time stamps, lead exactly to a frame. Others are read from their beginning: MPEG-PS states the
+# times of some frames only, FLV has no index, streams without a container have no times at all.
+_SEEKABLE = frozenset(["mov", "matroska", "avi"])
+_TRANSPORT = "mpegts"  # may be sought in, unless its time stamps jump
+_DECODING_TIMES = frozenset(["avi", "asf"])  # formats that state when a frame is decoded, not when it is displayed
+_JUMP_BACK, _JUMP_AHEAD = Fraction(1, 10), Fraction(10)  # seconds between packets that are a new beginning
+_KEYS_APART = Fraction(1, 2)  # seconds between the key frames that are remembered: bounds the memory
+_END = 1 << 40  # a time stamp behind every end
+_NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or cut off before its table of contents"
+_UNKNOWN_RATE = Fraction(30)  # of a file that does not say its own
+_PICTURES = ("attached_pic", "timed_thumbnails", "still_image", "dependent")
+
+
+class VideoError(ImageError):
+    """A video that cannot be read or used: `source` says which, `problem` why."""
+
+
+class Scan(NamedTuple):
+    """What all packets of a file say together: where the last one ends, key frames (time stamp, number of the packet),
+    and whether time stamps lead to a frame.
+    """
+
+    end: int
+    keys: list[tuple[int, int]]
+    regular: bool
+
+
+class Packets:
+    """The video stream of a file, opened, as packets in the order of decoding.
+
+    Time stamps count in `tick` seconds. Where they jump, as in transport streams that were put one after the other,
+    those of the packets go on without the jump.
+
+    Args:
+        source: a path, the bytes of a file, or a file opened to read bytes, which can be sought in and stays open.
+        name: what errors call it.
+
+    Raises:
+        VideoError: no such file, no regular file, no video in it.
+        ModuleNotFoundError: PyAV is missing; names the extra.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str) -> None:
+        self._av = import_av()
+        self.name = name
+        self._source = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
+        self._check_source()
+        self._scan: Scan | None = None
+        self._jumped = False
+        self.first: int | None = None  # when the first packet is decoded
+        self.container: Any = None
+        self.restart()
+        formats = frozenset(self.container.format.name.split(","))
+        self.by_decoding = bool(formats & _DECODING_TIMES)
+        self._discontinuous = bool(self.container.format.flags & self._av.format.Flags.ts_discont.value)
+        self._transport = _TRANSPORT in formats
+        self._seekable = bool(formats & _SEEKABLE)
+        self.tick = Fraction(self.stream.time_base or Fraction(1, 1000))
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        self.rate = Fraction(rate) if rate else _UNKNOWN_RATE
+        self._back = int(_JUMP_BACK / self.tick)
+        self._ahead = int(_JUMP_AHEAD / self.tick)
+
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Opens the file anew: what follows are the packets from its first."""
+        self.close()
+        if not isinstance(self._source, (str, os.PathLike)):
+            with self.explained("cannot be sought in"):
+                self._source.seek(0)
+        with self.explained(_NO_VIDEO):
+            self.container = self._av.open(self._source, metadata_errors="replace")
+        try:
+            self.stream: Any = self._video_stream()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Gives back the file, and the decoder with its threads."""
+        if self.container is not None:
+            self.container.close()
+        self.stream = self.container = None
+
+    def _check_source(self) -> None:
+        source = self._source
+        if isinstance(source, (str, os.PathLike)):
+            try:
+                found = os.stat(source)
+            except OSError as error:
+                raise VideoError(self.name, (error.strerror or str(error)).lower()) from None
+            if not stat.S_ISREG(found.st_mode):
+                raise VideoError(self.name, "is a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file")
+            size = found.st_size
+        else:
+            with self.explained("cannot be sought in"):
+                size = source.seek(0, os.SEEK_END)
+        if size == 0:
+            raise VideoError(self.name, "is empty")
+
+    def _video_stream(self) -> Any:
+        """The stream that is shown: no cover art; the one marked as default, the largest, the first of them."""
+        kinds = [self._av.stream.Disposition[name] for name in _PICTURES]
+        streams = [s for s in self.container.streams.video if not any(s.disposition & kind for kind in kinds)]
+        if not streams:
+            sound = " (only sound)" if self.container.streams.audio else ""
+            raise VideoError(self.name, f"no video in this file{sound}")
+        known = [s for s in streams if s.codec_context is not None]
+        if not known:
+            raise VideoError(self.name, "its codec is not known to this build of FFmpeg")
+        default = self._av.stream.Disposition.default
+
+        def rank(stream: Any) -> tuple[bool, bool, int]:
+            return stream.frames != 1, bool(stream.disposition & default), stream.width * stream.height
+
+        stream = max(known, key=rank)
+        stream.thread_type = "AUTO"
+        return stream
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def decode(self, packet: Any) -> list[Any]:
+        """The frames that are complete with a packet; None gives the last ones."""
+        try:
+            return packet.decode() if packet is not None else self.stream.codec_context.decode(None)
+        except self._av.FFmpegError:
+            return []
+
+    def packets(self) -> Iterator[Any]:
+        """The packets that follow, without jumps of time, and None, which empties the decoder. A file that is
+        cut off ends where it is cut.
+        """
+        shift, expected, damaged = 0, None, None
+        try:
+            for packet in self.container.demux(self.stream):
+                if not packet.size:
+                    continue
+                if damaged is not None:
+                    yield damaged
+                if packet.dts is not None:
+                    self.first = packet.dts if self.first is None else self.first
+                    if expected is not None and self._jumps(packet.dts + shift - expected):
+                        shift, self._jumped = expected - packet.dts, True
+                    packet.dts += shift
+                    expected = packet.dts + self._length(packet)
+                if packet.pts is not None:
+                    packet.pts += shift
+                damaged = packet if packet.is_corrupt else None  # the last one of a file that is cut off is not whole
+                if damaged is None:
+                    yield packet
+        except self._av.FFmpegError:  # the end of what is left of a file
+            pass
+        yield None
+
+    def _jumps(self, gap: int) -> bool:
+        return gap < -self._back or (self._discontinuous and gap > self._ahead)
+
+    def _length(self, packet: Any) -> int:
+        return packet.duration or round(1 / self.rate / self.tick)
+
+    def seek(self, stamp: int) -> bool:
+        """Goes to the packet of a key frame at or before a time stamp; False where the format does not lead there."""
+        if not self._seekable and not (self._transport and self.scan().regular):
+            return False
+        try:
+            self.container.seek(stamp, stream=self.stream)
+        except (self._av.FFmpegError, OSError, ValueError):
+            self._seekable = self._transport = False
+            return False
+        return True
+
+    def key_before(self, stamp: int) -> int:
+        """The number of the packet of the last key frame at or before a time stamp; 0 where none is known. Reads the
+        file.
+        """
+        keys = self.scan().keys
+        place = bisect.bisect_right(keys, (stamp, _END)) - 1
+        return keys[place][1] if place >= 0 else 0
+
+    # -- all packets ---------------------------------------------------------------------------------------------------
+
+    def end(self) -> int:
+        """The time stamp at which the last packet ends. Afterwards `restart` or `seek` has to be called."""
+        found = None
+        if self._scan is None and self._seekable:
+            with contextlib.suppress(self._av.FFmpegError, OSError, ValueError):
+                self.container.seek(_END, stream=self.stream)
+                ends = [stamp + self._length(p) for p in self._filled() if (stamp := self.stamp(p)) is not None]
+                found = max(ends, default=None)
+        return self.scan().end if found is None else found
+
+    def scan(self) -> Scan:
+        """Reads all packets, without decoding any. Afterwards `restart` or `seek` has to be called."""
+        if self._scan is None:
+            self.restart()
+            self._jumped = False
+            end, keys, regular, apart = 0, [], True, int(_KEYS_APART / self.tick)
+            for number, packet in enumerate(self._filled()):
+                stamp = self.stamp(packet)
+                end = max(end, (end if stamp is None else stamp) + self._length(packet))
+                regular = regular and None not in (packet.pts, packet.dts, packet.pos)
+                if packet.is_keyframe and stamp is not None and (not keys or stamp >= keys[-1][0] + apart):
+                    keys.append((stamp, number))
+            self._scan = Scan(end, keys, regular and not self._jumped)
+        return self._scan
+
+    def stamp(self, of: Any) -> int | None:
+        """When a packet or a frame is displayed, as far as its format says."""
+        first, second = (of.dts, of.pts) if self.by_decoding else (of.pts, of.dts)
+        return second if first is None else first
+
+    def _filled(self) -> Iterator[Any]:
+        return (packet for packet in self.packets() if packet is not None)
+
+    @contextlib.contextmanager
+    def explained(self, problem: str) -> Iterator[None]:
+        """Errors of FFmpeg as `VideoError`."""
+        try:
+            yield
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            if isinstance(error, VideoError):
+                raise
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise VideoError(self.name, f"{problem} ({reason})") from None
+
+
+def import_av() -> ModuleType:
+    """PyAV, quiet.
+
+    Raises:
+        ModuleNotFoundError: it is missing; names the extra.
+    """
+    from hierax.extras import load
+
+    load("a video", "av.logging").set_level(None)
+    return load("a video", "av")
