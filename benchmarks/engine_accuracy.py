@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import sys
 from importlib.resources import files
+from typing import Any
 
 import torch
 from PIL import Image
@@ -72,7 +73,7 @@ def main() -> int:
     for size in arguments.models.split(","):
         model = model_of(size)
         with torch.inference_mode():
-            expected = [model(part, output_hidden_states=True) for part in pixels.split(8)]
+            expected: list[Any] = [model(part, output_hidden_states=True) for part in pixels.split(8)]
         for precision, bar in BARS.items():
             with hierax.Engine(model, precision=precision, hidden_states=precision == "fp32") as engine:
                 found = [engine(part) for part in pixels.split(8)]

@@ -123,7 +123,7 @@ def maps_of(model: Any, x: Tensor) -> list[Tensor]:
     if isinstance(model, HieraForPreTraining):
         units = torch.Size(model.config.unit_grid(x.shape[2:])).numel()
         keep = {"keep": torch.arange(units).expand(len(x), -1) % 2 == 0}
-    out = model(x, output_hidden_states=True, **keep)
+    out: Any = model(x, output_hidden_states=True, **keep)
     return [*out.reshaped_hidden_states, out.logits]
 
 

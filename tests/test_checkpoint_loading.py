@@ -123,7 +123,7 @@ print(all(inside), grown)
 
 def test_training_a_mapped_model_does_not_change_the_file(classifier: Path) -> None:
     before = (classifier / "model.safetensors").read_bytes()
-    model = HieraForImageClassification.from_pretrained(classifier).train()
+    model: Any = HieraForImageClassification.from_pretrained(classifier).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model(pixels(model.config), labels=torch.tensor([0, 1])).loss.backward()
     optimizer.step()

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -129,7 +131,7 @@ def test_attention_returns_to_the_place_of_its_keys(stage: int, depths: tuple[in
 
 def attentions(config: HieraConfig) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(0)
-    model = HieraModel(config).eval()
+    model: Any = HieraModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
