@@ -165,7 +165,7 @@ def test_reconstruct_makes_one_sheet_with_a_row_for_each_picture(run: Run, mae_f
 
 def test_reconstruct_hides_the_share_that_is_asked_for(here: Path, mae_folder: str) -> None:
     (found,) = reconstruct(["a/cat.jpg"], model=mae_folder, mask_ratio=0.75, size=128)
-    assert [tile.title for tile in found.tiles] == ["cat.jpg", "what is seen", "reconstruction"]
+    assert [tile.title for tile in found.tiles] == ["cat.jpg", "visible", "reconstruction"]
     assert found.tiles[1].note == "4 of 16 mask units"
 
 

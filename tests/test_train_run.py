@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +30,14 @@ def test_a_run_has_everything_in_its_folder(pretrained: Path) -> None:
     assert [entry["step"] for entry in steps] == [1, 2, 3, 6]
     assert {"loss", "lr", "gradient_norm", "epoch", "images_per_second", "waited"} < set(steps[0])
     assert [entry["step"] for entry in log(pretrained) if "validation" in entry] == [3, 6]
+
+
+def test_reconstructions_show_the_image_what_is_visible_and_what_is_made_of_it(pretrained: Path) -> None:
+    """In this order, as `hierax reconstruct` does: only the column in the middle has units that are painted over."""
+    with Image.open(pretrained / "reconstructions" / "step-6.png") as page:
+        painted = (np.asarray(page) == (222, 222, 226)).all(-1).sum(0)
+        places = np.flatnonzero(painted > 8)
+        assert page.width / 3 < places.min() < page.width / 2 < places.max() < page.width * 2 / 3
 
 
 def test_run_json_is_the_whole_configuration(pretrained: Path, data: Path) -> None:

@@ -99,6 +99,19 @@ def test_hidden_units_are_painted_over_and_shown_ones_are_not() -> None:
     assert [colour == (10, 20, 30) for colour in centres] == [True, False, False, True]
 
 
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (64, 65)])
+def test_all_sides_of_a_mask_unit_have_the_same_border(size: tuple[int, int]) -> None:
+    """Also at the edges of the image, and of units that it fills in part."""
+    picture = Image.new("RGB", size, (90, 90, 90))
+    drawn = np.asarray(viz.draw_units(picture, unit=(32, 32)))
+    for top in range(0, size[1], 32):
+        for left in range(0, size[0], 32):
+            unit = drawn[top : top + 32, left : left + 32]
+            assert np.array_equal(unit, unit[::-1])
+            assert np.array_equal(unit, unit[:, ::-1])
+            assert unit[0, 0, 0] > 200
+
+
 def test_drawing_leaves_its_picture_alone() -> None:
     picture = Image.new("RGB", (64, 64))
     viz.draw_units(picture, unit=(32, 32), keep=[False] * 4)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Statistics = Literal["visible", "true"]
 
 _PAPER, _INK, _FADED, _HIDDEN = (255, 255, 255), (24, 24, 27), (100, 100, 108), (222, 222, 226)
+_FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of mask units, from outside
 # Dark to bright, even to the eye and safe for colour-blind readers: five points of matplotlib's "inferno" (CC0).
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
 
@@ -134,19 +135,17 @@ def draw_units(
     drawn = picture.convert("RGB")
     draw = ImageDraw.Draw(drawn, "RGBA")
     tops, lefts = range(0, drawn.height, unit[0]), range(0, drawn.width, unit[1])
-    if keep is not None:
-        if len(keep) != len(tops) * len(lefts):
-            raise ValueError(f"keep has {len(keep)} entries; expected {len(tops)}x{len(lefts)} mask units")
-        corners = ((left, top) for top in tops for left in lefts)
-        for shown, (left, top) in zip(keep, corners, strict=True):
-            if not shown:
-                draw.rectangle((left, top, left + unit[1] - 1, top + unit[0] - 1), fill=_HIDDEN)
-    # A dark line beside a bright one is seen on any picture.
-    for offset, colour in ((-1, (0, 0, 0, 110)), (0, (255, 255, 255, 215))):
-        for top in tops[1:]:
-            draw.line((0, top + offset, drawn.width, top + offset), fill=colour)
-        for left in lefts[1:]:
-            draw.line((left + offset, 0, left + offset, drawn.height), fill=colour)
+    if keep is not None and len(keep) != len(tops) * len(lefts):
+        raise ValueError(f"keep has {len(keep)} entries; expected {len(tops)}x{len(lefts)} mask units")
+    corners = [(left, top) for top in tops for left in lefts]
+    for number, (left, top) in enumerate(corners):
+        right, bottom = min(left + unit[1], drawn.width) - 1, min(top + unit[0], drawn.height) - 1
+        if keep is not None and not keep[number]:
+            draw.rectangle((left, top, right, bottom), fill=_HIDDEN)
+        # a dark frame within a bright one, alike on all sides, is seen on any picture
+        for inset, colour in enumerate(_FRAMES):
+            if right - left >= 2 * inset and bottom - top >= 2 * inset:
+                draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=colour)
     return drawn
 
 
@@ -294,6 +293,24 @@ def statistics_note(config: HieraConfig, statistics: Statistics) -> str:
     if statistics == "visible":
         return "brightness and contrast guessed from visible patches"
     return "brightness and contrast taken from the hidden patches: the answer leaks in"
+
+
+def reconstruction_captions(
+    config: HieraConfig, size: Sequence[int], keep: np.ndarray, statistics: Statistics, *, title: str
+) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
+    """Titles and notes of the three columns of every reconstruction: the image, what is visible, what is made of it.
+
+    Args:
+        size: pixels per axis.
+        keep: which mask units are visible.
+        title: the name of the image.
+    """
+    pixels = " x ".join(str(n) for n in reversed(size[1:] if config.is_video else size))
+    return (
+        (title, f"{size[0]} frames of {pixels} pixels" if config.is_video else f"{pixels} pixels"),
+        ("visible", f"{keep.sum()} of {keep.size} mask units"),
+        ("reconstruction", statistics_note(config, statistics)),
+    )
 
 
 # -- sheets -------------------------------------------------------------------------------------------------------

@@ -96,7 +96,9 @@ def write_features(
         _save_arrays(found, arrays)
         if isinstance(processor, HieraVideoProcessor):
             seconds = float(processor.sampling.span)
-            write_animation([featured_clip(found, pixels[0], record=record, seconds=seconds)], picture)
+            moving = featured_clip(found, pixels[0], record=record, seconds=seconds, title="the model's input")
+            note = "Colors are the first three principal components of each map, the same in all frames."
+            write_animation([moving], picture, heading=path.name, note=note)
         else:
             _save_picture(found, pixels, record, picture=picture, heading=path.name)
         yield FeatureFiles(path, arrays, picture)

@@ -16,19 +16,28 @@ if TYPE_CHECKING:
     from hierax.encoder import Features
     from hierax.models import HieraForPreTraining
     from hierax.processing import Preprocessing
-    from hierax.viz import Statistics
+    from hierax.viz import Statistics, Tile
 
 MOVING = (".gif", ".png", ".webp")
 """Suffixes of pictures that can move."""
-_GAP, _PAPER = 6, (255, 255, 255)
 
 
 @dataclass(frozen=True)
 class Moving:
-    """Rows of pictures by frame: `frames[time][column]`, all of one size, and how long each frame is shown."""
+    """Rows of images by frame: `frames[time][column]`, all of one size, a title and a note for each column, and how
+    many seconds each frame is shown.
+    """
 
     frames: Sequence[Sequence[Image.Image]]
+    captions: Sequence[tuple[str, str]]
     seconds: float
+
+    def tiles(self, number: int) -> list[Tile]:
+        """A frame with its captions; the last one where there are fewer."""
+        from hierax.viz import Tile
+
+        frame = self.frames[min(number, len(self.frames) - 1)]
+        return [Tile(image, *caption) for image, caption in zip(frame, self.captions, strict=True)]
 
 
 def reconstructed_clip(
@@ -39,13 +48,15 @@ def reconstructed_clip(
     record: Preprocessing,
     statistics: Statistics,
     seconds: float,
+    title: str,
 ) -> Moving:
     """The frames of `pixels` `[1, C, T, H, W]` that the model predicts (of every token the first), as they are, as far
-    as they are seen, and as they are made; `keep` `[1, U]` shows True mask units, `seconds` is the length of the clip.
+    as they are visible, and as they are made; `keep` `[1, U]` shows True mask units, `seconds` is the length of the
+    clip, `title` its name.
     """
     import torch
 
-    from hierax.viz import draw_units, reconstruct_pixels, to_picture
+    from hierax.viz import draw_units, reconstruct_pixels, reconstruction_captions, to_picture
 
     config = mae.config
     with torch.inference_mode():
@@ -59,10 +70,13 @@ def reconstructed_clip(
         picture = to_picture(pixels[0, :, number * every], record=record)
         seen = draw_units(picture, unit=config.unit_pixels[1:], keep=shown[number // each])
         frames.append((picture, seen, to_picture(made[:, number], record=record)))
-    return Moving(frames, seconds / len(frames))
+    captions = reconstruction_captions(config, pixels.shape[2:], keep[0].cpu().numpy(), statistics, title=title)
+    return Moving(frames, captions, seconds / len(frames))
 
 
-def featured_clip(found: Features, pixels: torch.Tensor, *, record: Preprocessing, seconds: float) -> Moving:
+def featured_clip(
+    found: Features, pixels: torch.Tensor, *, record: Preprocessing, seconds: float, title: str
+) -> Moving:
     """A clip `[C, T, H, W]` and the maps of its stages: colours are each map's first three principal components over
     all of its frames, so that a colour means the same in all of them.
     """
@@ -72,47 +86,46 @@ def featured_clip(found: Features, pixels: torch.Tensor, *, record: Preprocessin
     from hierax.viz import enlarge, principal_components, robust_scale, to_picture
 
     config, size = found.config, found.size
-    columns = []
+    columns, captions = [], [(title, f"{_times(size)} pixels")]
     for stage in range(1, config.stages + 1):
         values = found.map(stage)[0]
         channels, times, height, width = values.shape
         colours = robust_scale(principal_components(values.reshape(channels, times * height, width)))
         cells = np.rint(colours * 255).astype(np.uint8).reshape(times, height, width, 3)
         stride = config.stage_stride(stage - 1)[1:]
+        captions.append((f"stage {stage}", f"{_times((times, height, width))}, {channels} channels"))
         columns.append([Image.fromarray(enlarge(frame, stride=stride, size=size[1:])) for frame in cells])
     every = pixels.shape[1] // len(columns[0])
     pictures = [to_picture(pixels[:, number * every], record=record) for number in range(len(columns[0]))]
-    return Moving(list(zip(pictures, *columns, strict=True)), seconds / len(pictures))
+    return Moving(list(zip(pictures, *columns, strict=True)), captions, seconds / len(pictures))
 
 
-def write_animation(clips: Sequence[Moving], path: Path) -> None:
-    """The clips below each other, moving at once: GIF, animated PNG or WebP, by the suffix. Shorter ones hold."""
+def _times(size: Sequence[int]) -> str:
+    """Frames, and width x height."""
+    return f"{size[0]} frames of {size[2]} x {size[1]}"
+
+
+def write_animation(clips: Sequence[Moving], path: Path, *, heading: str, note: str) -> None:
+    """The clips below each other, with their captions, moving at once: GIF, animated PNG or WebP, by the suffix.
+    Shorter ones hold.
+    """
+    from hierax.viz import sheet
+
     length = max(len(clip.frames) for clip in clips)
-    pages = [_page([clip.frames[min(number, len(clip.frames) - 1)] for clip in clips]) for number in range(length)]
+    pages = [sheet([clip.tiles(number) for clip in clips], heading=heading, note=note) for number in range(length)]
     milliseconds = max(round(1000 * clips[0].seconds), 20)
     with written(path) as part:
         pages[0].save(part, save_all=True, append_images=pages[1:], duration=milliseconds, loop=0)
 
 
-def write_strip(clips: Sequence[Moving], path: Path) -> None:
-    """All frames side by side, a row for each column of a clip, clips below each other."""
-    rows = [row for clip in clips for row in zip(*clip.frames, strict=True)]
+def write_strip(clips: Sequence[Moving], path: Path, *, heading: str, note: str) -> None:
+    """All frames side by side with their times, a row for each column of a clip, clips below each other."""
+    from hierax.viz import Tile, sheet
+
+    rows = []
+    for clip in clips:
+        for (title, _), row in zip(clip.captions, zip(*clip.frames, strict=True), strict=True):
+            times = [f"{number * clip.seconds:.2f} s" for number in range(len(row))]
+            rows.append([Tile(image, "" if i else title, times[i]) for i, image in enumerate(row)])
     with written(path) as part:
-        _page(rows).save(part)
-
-
-def _page(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Pictures in rows on white."""
-    from PIL import Image
-
-    widths = [sum(picture.width + _GAP for picture in row) + _GAP for row in rows]
-    tops = [_GAP]
-    for row in rows:
-        tops.append(tops[-1] + max(picture.height for picture in row) + _GAP)
-    page = Image.new("RGB", (max(widths), tops[-1]), _PAPER)
-    for row, top in zip(rows, tops, strict=False):
-        left = _GAP
-        for picture in row:
-            page.paste(picture, (left, top))
-            left += picture.width + _GAP
-    return page
+        sheet(rows, heading=heading, note=note, widths=(112, 512)).save(part)

@@ -92,8 +92,9 @@ def reconstruct(
             continue
         keep = draw_keep(mae.config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed).to(pixels.device)
         if isinstance(processor, HieraVideoProcessor):
+            span = float(processor.sampling.span)
             moving = reconstructed_clip(
-                mae, pixels, keep, record=record, statistics=statistics, seconds=float(processor.sampling.span)
+                mae, pixels, keep, record=record, statistics=statistics, seconds=span, title=path.name
             )
             yield Reconstructed(path, moving=moving)
         else:
@@ -132,19 +133,17 @@ def reconstruction_tiles(
     """Picture, masked picture and reconstruction of `pixels` `[1, C, H, W]`; `keep` `[1, U]` shows True mask units."""
     import torch
 
-    from hierax.viz import Tile, draw_units, reconstruct_pixels, statistics_note, to_picture
+    from hierax.viz import Tile, draw_units, reconstruct_pixels, reconstruction_captions, to_picture
 
     with torch.inference_mode():
         out = mae(pixels, keep=keep)
         made = reconstruct_pixels(pixels, out.logits, out.bool_masked_pos, config=mae.config, statistics=statistics)
     picture, shown = to_picture(pixels[0], record=record), keep[0].cpu().numpy()
     masked = draw_units(picture, unit=mae.config.unit_pixels, keep=shown)
-    size = " x ".join(str(n) for n in reversed(pixels.shape[2:]))
-    return (
-        Tile(picture, title, f"{size} pixels"),
-        Tile(masked, "what is seen", f"{shown.sum()} of {len(shown)} mask units"),
-        Tile(to_picture(made[0], record=record), "reconstruction", statistics_note(mae.config, statistics)),
-    )
+    images = (picture, masked, to_picture(made[0], record=record))
+    captions = reconstruction_captions(mae.config, pixels.shape[2:], shown, statistics, title=title)
+    first, second, third = (Tile(image, *caption) for image, caption in zip(images, captions, strict=True))
+    return first, second, third
 
 
 def _ratio(text: str) -> float:
@@ -224,13 +223,14 @@ def run(arguments: argparse.Namespace) -> int:
                 clips.append(result.moving)
             elif result.error is None:
                 rows.append(result.tiles)
+    heading, note = "Masked reconstruction", f"{arguments.model}, seed {arguments.seed}"
     if clips:
         strip = arguments.output.with_name(f"{arguments.output.stem}-strip.png")
-        write_animation(clips, arguments.output)
-        write_strip(clips, strip)
+        write_animation(clips, arguments.output, heading=heading, note=note)
+        write_strip(clips, strip, heading=heading, note=note)
         print(f"wrote {arguments.output} and {strip}: {len(clips)} {'video' if len(clips) == 1 else 'videos'}")
     elif rows:
         with written(arguments.output) as part:
-            sheet(rows, heading="Masked reconstruction", note=f"{arguments.model}, seed {arguments.seed}").save(part)
+            sheet(rows, heading=heading, note=note).save(part)
         print(f"wrote {arguments.output}: {len(rows)} {'picture' if len(rows) == 1 else 'pictures'}")
     return tally.exit_code

@@ -26,7 +26,7 @@ def is_due(epoch: int, epochs: int) -> bool:
 
 
 class Panel:
-    """Draws `reconstructions/step-N.png` in a run's folder: what is seen, the reconstruction, the picture."""
+    """Draws `reconstructions/step-N.png` in a run's folder: the image, what is visible, the reconstruction."""
 
     def __init__(self, folder: Path, view: EvaluationView, record: Preprocessing) -> None:
         self.folder, self.record = folder / "reconstructions", record
@@ -63,7 +63,7 @@ class Panel:
             masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)
             drawn = to_picture(after, record=self.record)
             name = Path(item.name).name
-            rows.append((Tile(masked, "seen"), Tile(drawn, "reconstruction"), Tile(picture, name)))
+            rows.append((Tile(picture, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{step}.png"
         part = path.with_name(f".{path.stem}.{os.getpid()}.png")
