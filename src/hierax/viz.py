@@ -295,24 +295,6 @@ def statistics_note(config: HieraConfig, statistics: Statistics) -> str:
     return "brightness and contrast taken from the hidden patches: the answer leaks in"
 
 
-def reconstruction_captions(
-    config: HieraConfig, size: Sequence[int], keep: np.ndarray, statistics: Statistics, *, title: str
-) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
-    """Titles and notes of the three columns of every reconstruction: the image, what is visible, what is made of it.
-
-    Args:
-        size: pixels per axis.
-        keep: which mask units are visible.
-        title: the name of the image.
-    """
-    pixels = " x ".join(str(n) for n in reversed(size[1:] if config.is_video else size))
-    return (
-        (title, f"{size[0]} frames of {pixels} pixels" if config.is_video else f"{pixels} pixels"),
-        ("visible", f"{keep.sum()} of {keep.size} mask units"),
-        ("reconstruction", statistics_note(config, statistics)),
-    )
-
-
 # -- sheets -------------------------------------------------------------------------------------------------------
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from hierax.cli.writing import written
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL import Image
 
+    from hierax.config import HieraConfig
     from hierax.encoder import Features
     from hierax.models import HieraForPreTraining
     from hierax.processing import Preprocessing
@@ -56,7 +58,7 @@ def reconstructed_clip(
     """
     import torch
 
-    from hierax.viz import draw_units, reconstruct_pixels, reconstruction_captions, to_picture
+    from hierax.viz import draw_units, reconstruct_pixels, to_picture
 
     config = mae.config
     with torch.inference_mode():
@@ -72,6 +74,26 @@ def reconstructed_clip(
         frames.append((picture, seen, to_picture(made[:, number], record=record)))
     captions = reconstruction_captions(config, pixels.shape[2:], keep[0].cpu().numpy(), statistics, title=title)
     return Moving(frames, captions, seconds / len(frames))
+
+
+def reconstruction_captions(
+    config: HieraConfig, size: Sequence[int], keep: np.ndarray, statistics: Statistics, *, title: str
+) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
+    """Titles and notes of the three columns of every reconstruction: the image, what is visible, what is made of it.
+
+    Args:
+        size: pixels per axis.
+        keep: which mask units are visible.
+        title: the name of the image.
+    """
+    from hierax.viz import statistics_note
+
+    pixels = " x ".join(str(n) for n in reversed(size[1:] if config.is_video else size))
+    return (
+        (title, f"{size[0]} frames of {pixels} pixels" if config.is_video else f"{pixels} pixels"),
+        ("visible", f"{keep.sum()} of {keep.size} mask units"),
+        ("reconstruction", statistics_note(config, statistics)),
+    )
 
 
 def featured_clip(

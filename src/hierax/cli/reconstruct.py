@@ -12,7 +12,14 @@ from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.cli.clips import MAE, check_inputs, in_parts, takes_clips
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, loaded, open_model, read_pixels, record_of
-from hierax.cli.moving import MOVING, Moving, reconstructed_clip, write_animation, write_strip
+from hierax.cli.moving import (
+    MOVING,
+    Moving,
+    reconstructed_clip,
+    reconstruction_captions,
+    write_animation,
+    write_strip,
+)
 from hierax.cli.terminal import Tally, UserError, progress
 from hierax.cli.writing import written
 
@@ -133,7 +140,7 @@ def reconstruction_tiles(
     """Picture, masked picture and reconstruction of `pixels` `[1, C, H, W]`; `keep` `[1, U]` shows True mask units."""
     import torch
 
-    from hierax.viz import Tile, draw_units, reconstruct_pixels, reconstruction_captions, to_picture
+    from hierax.viz import Tile, draw_units, reconstruct_pixels, to_picture
 
     with torch.inference_mode():
         out = mae(pixels, keep=keep)
