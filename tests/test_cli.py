@@ -19,7 +19,6 @@ import pytest
 import hierax
 from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.inputs import expand, output_names
-from hierax.cli.terminal import UserError
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -144,19 +143,30 @@ def test_pictures_for_a_model_of_clips_are_refused(run: Run, clips: str, command
     assert "takes clips" in err
 
 
-def test_a_device_that_is_not_there_is_named(run: Run, classifier_folder: str) -> None:
-    code, _, err = run("classify", "a/cat.jpg", "--model", classifier_folder, "--device", "toaster")
+@pytest.mark.parametrize("command", ["classify a/cat.jpg", "features a -o f", "reconstruct a -o r.png"])
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("toaster", "device is 'toaster'; this machine has cpu"),
+        ("gpu:7", "(PyTorch calls a GPU cuda)"),
+        ("cuda:7", "device is 'cuda:7'; this machine has cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_answered_by_those_that_are(
+    run: Run, command: str, device: str, said: str
+) -> None:
+    code, _, err = run(*command.split(), "--device", device)
     assert code == 2
-    assert "--device toaster" in err
+    assert said in err.splitlines()[-1]
 
 
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("classify", "a/cat.jpg", "--device", "toaster")
     for arguments in (("--debug", *command), (*command, "--debug")):
-        with pytest.raises(UserError):
+        with pytest.raises(ValueError, match="toaster"):
             run(*arguments)
     monkeypatch.setenv("HIERAX_DEBUG", "1")
-    with pytest.raises(UserError):
+    with pytest.raises(ValueError, match="toaster"):
         run(*command)
 
 

@@ -84,7 +84,7 @@ def test_the_same_command_again_says_that_the_run_is_finished(run: Run, data: Pa
         (("pretrain", "none", "-o", "x"), "none: no such file or folder"),
         (("pretrain", "data", "-o", "x", "epocs=3"), "epocs is no setting of a recipe; did you mean epochs"),
         (("pretrain", "data", "-o", "x", "nonsense"), "'nonsense' is no setting; expected key=value"),
-        (("pretrain", "data", "-o", "x", "--fast"), "unrecognized arguments: --fast"),
+        (("pretrain", "data", "-o", "x", "--fast"), "no option --fast"),
         (("pretrain", "data", "-o", "x", "--recipe", "mae"), "no recipe 'mae'; near it"),
         (("pretrain", "data", "-o", "x", "--recipe", "in1k_tiny_from_400"), "is for finetune, not for pretrain"),
         (("pretrain", "data", "-o", "x", "--config", "notes.txt"), "notes.txt: not the description of a run"),
@@ -167,7 +167,7 @@ def test_pretraining_minds_no_labels(run: Run, data: Path) -> None:
 def test_a_device_that_is_not_there_is_one_line(run: Run, data: Path) -> None:
     code, out, err = run("pretrain", "data", "-o", "x", *PRETRAIN[:2], *TINY, "--device", "toaster")
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
-    assert "device is 'toaster', which cannot be used" in err
+    assert "device is 'toaster'; this machine has cpu" in err
 
 
 def test_what_has_no_head_is_not_evaluated_but_probed(run: Run, data: Path) -> None:

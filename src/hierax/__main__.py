@@ -1,8 +1,42 @@
-"""`python -m hierax`: the command line."""
+"""`python -m hierax` and the command `hierax`: signals first, then the command line.
 
+From the first moment to the last, Ctrl-C and SIGTERM end the program in one line, with exit code 130 or 143. While
+a command runs, `hierax.cli.signals` takes them, which lets it take away what is half written.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
 import sys
+from types import FrameType
 
-from hierax.cli import main
+_TAKEN = (signal.SIGINT, signal.SIGTERM)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """Ends the process: nothing was begun yet, or all is done."""
+    with contextlib.suppress(OSError):  # stderr may be closed
+        os.write(2, b"hierax: interrupted\n" if number == signal.SIGINT else b"hierax: terminated\n")
+    os._exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    """While the interpreter takes itself down, handlers no longer run; it is a moment, and the work is done."""
+    for number in _TAKEN:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def run() -> int:
+    """Runs the command line of this process; returns its exit code."""
+    for number in _TAKEN:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as of a job in the background
+            signal.signal(number, _leave)
+    atexit.register(_ignore_signals)  # the first to register is the last to be called
+    from hierax.cli import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -17,6 +17,7 @@ from hierax.checkpoint.preprocessing import preprocessing_of, resized
 from hierax.checkpoint.shapes import PATCH
 from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
+from hierax.devices import find_device
 from hierax.positions import DecoderPosition, position_embedding
 
 if TYPE_CHECKING:
@@ -149,10 +150,7 @@ def _precision(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def _device(device: torch.device | str | None) -> torch.device:
-    try:
-        return torch.device(device or "cpu")
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}; {str(error).splitlines()[0]}") from None
+    return torch.device("meta") if str(device) == "meta" else find_device(device or "cpu")
 
 
 def _task_config(task: str, opened: Opened, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:

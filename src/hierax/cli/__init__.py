@@ -6,13 +6,10 @@ inputs could not be read, 130 interrupted, 141 the reader of a pipe has left, 14
 """
 
 import argparse
-import contextlib
-import io
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -36,6 +33,10 @@ from hierax.cli import (
     stats,
 )
 from hierax.cli import map as map_command
+from hierax.cli.failures import is_out_of_memory
+from hierax.cli.parsing import Help, Parser, parse
+from hierax.cli.signals import Interruptions, Terminated
+from hierax.cli.streams import STDOUT, give_up, prepare
 from hierax.cli.terminal import UserError, one_line, quiet_libraries, say
 
 _COMMANDS: dict[str, ModuleType] = {
@@ -71,21 +72,6 @@ Images are files, folders (searched to their depths) or patterns ('*.jpg').
 Exit codes: 0 all done, 2 nothing could be done as asked, 3 some inputs could not be read."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error here."""
-
-    def error(self, message: str) -> NoReturn:
-        say(f"{message} (see {self.prog} --help)")
-        raise SystemExit(2)
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions, and gives options room."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=100)
-
-
 class _Version(argparse.Action):
     """Prints the version; looking it up is left to the moment when it is asked for."""
 
@@ -105,13 +91,14 @@ def version() -> str:
         return "(not installed)"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and those of the commands by their names."""
+    parser = Parser(
         prog="hierax",
-        usage="hierax [--version] [--debug] COMMAND …",
+        usage="hierax [--version] [--debug] COMMAND ...",
         description="Hiera vision transformers: classification, features, masked reconstruction.",
         epilog=_EPILOG.format(commands="\n".join(f"  {n:12} {m.SUMMARY}" for n, m in _COMMANDS.items())),
-        formatter_class=_Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -125,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
             epilog=module.EPILOG,
-            formatter_class=_Help,
+            formatter_class=Help,
             allow_abbrev=False,
         )
         module.add_arguments(command)
@@ -134,81 +121,69 @@ def _parser() -> argparse.ArgumentParser:
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors"
         )
         command.set_defaults(run=module.run)
-    return parser
-
-
-class _Terminated(BaseException):
-    """SIGTERM came; like Ctrl-C, it lets what is half written be taken away."""
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Takes SIGTERM while inside; training, which saves and ends in order, has a way of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(*_: object) -> NoReturn:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    return parser, commands.choices
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (`sys.argv[1:]` unless given) and returns its exit code."""
-    parser = _parser()
+    prepare()
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = _parser()
     try:
-        arguments = _parsed(parser, argv)
+        arguments = parse(parser, commands, given)
+        if arguments.run is None:
+            parser.print_help()
+            return _finished(2)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    if arguments.run is None:
-        parser.print_help()
-        return 2
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
+        return _finished(stop.code if isinstance(stop.code, int) else 2)
+    except OSError as error:  # of stdout, while help was printed
+        return _failed(error, given)
     debug = arguments.debug or os.environ.get("HIERAX_DEBUG", "") not in ("", "0")
+    came = Interruptions()
     try:
-        with _terminable(), quiet_libraries(debug=debug):
+        with came.taken(), quiet_libraries(debug=debug):
             code = arguments.run(arguments)
             sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        return _reader_left()
-    except _Terminated:
-        say("terminated")
-        return 143
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
+        return code if came.number is None else _interrupted(came.number)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        if debug and not isinstance(error, Terminated):
             raise
-        return _failed(error, sys.argv[1:] if argv is None else argv)
+        if came.number is not None:  # what libraries make of an interruption is none of their faults
+            return _interrupted(came.number)
+        return _failed(error, given)
 
 
-def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; those that argparse does not place, since an option stands before them, go to `settings`."""
-    arguments, rest = parser.parse_known_args(argv)
-    unknown = [text for text in rest if text.startswith("-") or "settings" not in arguments]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if rest:
-        arguments.settings += rest
-    return arguments
+def _finished(code: int) -> int:
+    """The exit code of what only printed: another where stdout could not be written to."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _failed(error, ())
+    return code
+
+
+def _interrupted(number: int) -> int:
+    say("interrupted" if number == signal.SIGINT else "terminated")
+    return 128 + number
 
 
 def _failed(error: BaseException, argv: Sequence[str]) -> int:
     """Says what happened in one line; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return _interrupted(signal.SIGINT)
+    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.filename == STDOUT):
+        give_up(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return 141
+    if is_out_of_memory(error):
+        say(f"out of memory: {one_line(error)}" if str(error) else "out of memory")
+        return 1
     from hierax.checkpoint.hub import NotCached
 
-    if isinstance(error, KeyboardInterrupt):
-        say("interrupted")
-        return 130
     if isinstance(error, NotCached):
         say(error.advising(_option_of(error.repository, argv)))
         return 2
-    missing = isinstance(error, ImportError) and "pip install" in str(error)  # an extra, which the message names
+    missing = isinstance(error, ImportError) and "pip install" in str(error)  # a package, which the message names
     if missing or isinstance(error, (UserError, ValueError, OSError)):
         say(one_line(error))
         return 2
@@ -226,10 +201,3 @@ def _option_of(repository: str, argv: Sequence[str]) -> str:
         if option.startswith("--") and repository in (value, record and record.hub_id):
             return option
     return ""
-
-
-def _reader_left() -> int:
-    """Nobody reads stdout any more (`| head`): the interpreter must not fail on it again at its end."""
-    with contextlib.suppress(OSError, ValueError):  # a stdout without a file below it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141

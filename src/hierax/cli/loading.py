@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.terminal import UserError, say
+from hierax.cli.terminal import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def pixel_size(text: str) -> int | tuple[int, ...]:
+    """`448`, or `320x448` (rows x columns), for argparse."""
+    sides = text.lower().replace("×", "x").split("x")
+    if not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected 448, or 320x448 (rows x columns)")
+    return int(text) if len(sides) == 1 else tuple(int(side) for side in sides)
+
+
 def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
     """Declares `--model`, `--size` and `--device`."""
     parser.add_argument(
@@ -36,26 +44,20 @@ def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
     parser.add_argument(
         "--size", type=positive, metavar="PIXELS", help="side of the square the model sees (default: the checkpoint's)"
     )
-    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, mps, …")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, …")
 
 
 def open_model(source: str, *, device: str = "cpu", task: str | None = None) -> Pretrained:
     """Loads the model that `--model` names and says its licence on stderr.
 
     Raises:
-        UserError: the device is not there.
-        ValueError, OSError: those of `hierax.load`.
+        ValueError: there is no such device; those of `hierax.load`.
+        OSError: those of `hierax.load`.
     """
-    import torch
-
     from hierax.checkpoint.load import load
+    from hierax.devices import find_device
 
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    model = load(source, device=place, task=task)
+    model = load(source, device=find_device(device), task=task)
     say(licence_line(source, model.license))
     return model
 

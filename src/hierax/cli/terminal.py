@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from hierax.cli.streams import give_up
 from hierax.notices import Notice
 
 _Item = TypeVar("_Item")
@@ -23,8 +24,11 @@ class UserError(Exception):
 
 
 def say(message: str) -> None:
-    """Writes one line to stderr, under the program's name."""
-    print(f"hierax: {message}", file=sys.stderr, flush=True)
+    """Writes one line to stderr, under the program's name. Where stderr cannot be written to, the line is lost."""
+    try:
+        print(f"hierax: {message}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # full, without a reader, or closed: no reason to leave the work undone
+        give_up(sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

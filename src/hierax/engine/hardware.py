@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hierax import extras
+from hierax.devices import find_device
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 BACKENDS = ("torch", "compile", "openvino", "onnxruntime")
@@ -80,16 +81,7 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def _device(device: str | torch.device) -> torch.device:
     """The device, with its number where it has one: "cuda" alone would follow `torch.cuda.set_device`."""
-    if device == "auto":
-        gpu = "mps" if torch.backends.mps.is_available() else "cpu"
-        device = "cuda" if torch.cuda.is_available() else gpu
-    try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device is {str(device)!r}: {str(error).splitlines()[0]}") from error
-    if place.type == "meta":
-        raise ValueError("device is 'meta', which holds no numbers; allowed: auto, cpu, cuda, mps")
-    return place
+    return find_device(device)
 
 
 def _best_precision(place: torch.device, backend: str) -> str:

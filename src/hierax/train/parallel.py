@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hierax.blocks import Block
 from hierax.data.loader import spare_cores
+from hierax.devices import find_device
 from hierax.train.objective import Objective
 from hierax.train.progress import TrainingStopped, lost_rank
 
@@ -150,13 +151,9 @@ def _place(name: str) -> torch.device:
         ValueError: there is none.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(automatic if name == "auto" else name)
-        if place.type == "cuda" and place.index is None:
-            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without it: AssertionError
-        raise ValueError(f"device is {name!r}, which cannot be used: {str(error).splitlines()[0]}") from error
+    place = find_device(automatic if name == "auto" else name)
+    if place.type == "cuda" and ":" not in name:
+        place = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     if place.type == "cuda":
         torch.cuda.set_device(place)
     return place

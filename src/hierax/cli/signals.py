@@ -1,0 +1,68 @@
+"""Ctrl-C and SIGTERM while a command runs: it ends in order, with 130 or 143, whatever it was in the middle of."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+
+class Terminated(BaseException):
+    """SIGTERM came; like Ctrl-C, it lets what is half written be taken away."""
+
+
+class Interruptions:
+    """What signals came.
+
+    Attributes:
+        number: of the first of them; None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def _raise(self, number: int, _: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """Asks again, a little later, when the interpreter dropped the exception: in a finaliser or a callback."""
+        if issubclass(unraisable.exc_type, (KeyboardInterrupt, Terminated)) and self.number is not None:
+            again = threading.Timer(0.05, _send_to_main_thread, (self.number,))
+            again.daemon = True
+            again.start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Takes SIGINT and SIGTERM while inside; training, which saves and ends in order, has a way of its own.
+
+        A signal that is ignored (of a job in the background, say) stays so.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+        before = {number: signal.signal(number, self._raise) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+            sys.unraisablehook = hook
+
+
+def _send_to_main_thread(number: int) -> None:
+    """A signal that also wakes the main thread where it waits for the system."""
+    main = threading.main_thread().ident
+    if sys.platform != "win32" and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)

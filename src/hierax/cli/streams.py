@@ -1,0 +1,70 @@
+"""stdout and stderr, whatever they are: closed, full, without a reader, or of an encoding that lacks a character."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+_PLAIN = {"…": "...", "·": "-", "×": "x", "–": "-", "—": "-", "−": "-", "’": "'", "“": '"', "”": '"', "é": "e"}
+_ERRORS = "hierax.plain"
+STDOUT = "standard output"
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Characters that the encoding lacks, written with those that every encoding has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    shown = (_PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode() for character in text)
+    return "".join(shown), error.end
+
+
+class _Stdout(io.FileIO):
+    """stdout, whose errors say that they are its own."""
+
+    def write(self, data: Any, /) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, STDOUT) from None
+
+
+def prepare() -> None:
+    """Makes both streams fit to be written to. Where one is closed, what is written to it is lost, as it would be.
+
+    A file that is opened while one of the first three descriptors is free would get its number, and then what libraries
+    write to "stderr".
+    """
+    for descriptor in range(3):
+        if not _is_open(descriptor):
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", write_through=True)
+    if sys.stdout is None or (sys.stdout is sys.__stdout__ and os.name != "nt"):
+        encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding
+        lines = sys.stdout is not None and sys.stdout.isatty()
+        raw = io.BufferedWriter(_Stdout(1, "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(raw, encoding=encoding, line_buffering=lines)
+    codecs.register_error(_ERRORS, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def give_up(stream: TextIO) -> None:
+    """What is still in the buffers of a stream goes nowhere, so that the interpreter does not fail on it at its end."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file below it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        stream.flush()

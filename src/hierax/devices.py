@@ -1,0 +1,62 @@
+"""Which device a name means, and what there is where it cannot be had."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_MEANT = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "amd": "cuda", "metal": "mps", "apple": "mps"}
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device, with its number where it has one; "auto" is CUDA or MPS where there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here; says which there are, and how to get the other.
+    """
+    import torch
+
+    if str(name) == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        place = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(_problem(str(name))) from error
+    if place.type == "meta":
+        raise ValueError("device is 'meta', which holds no numbers; expected auto, cpu, cuda or mps")
+    return place
+
+
+def list_devices() -> list[str]:
+    """The devices that this PyTorch can use here: "cpu", and "cuda:0", …, or "mps"."""
+    import torch
+
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def missing_cuda() -> str | None:
+    """Why PyTorch has no CUDA device here and what to do, in a sentence; None where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    here = f"this PyTorch ({torch.__version__})"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"{here} is built without CUDA; pip install --force-reinstall torch brings it (or see pytorch.org)"
+    return f"{here} is built with CUDA, but finds no GPU or no driver for it (see nvidia-smi)"
+
+
+def _problem(name: str) -> str:
+    here = f"device is {name!r}; this machine has {', '.join(list_devices())}"
+    kind = name.partition(":")[0].lower()
+    meant = _MEANT.get(kind, kind)
+    if meant == "cuda":
+        hint = "" if kind == "cuda" else " (PyTorch calls a GPU cuda)"
+        reason = missing_cuda()
+        return f"{here}{hint}" + (f"; {reason}" if reason else "")
+    if meant == "mps":
+        return f"{here}; mps is the GPU of an Apple computer"
+    return f"{here}; expected auto, cpu, cuda, cuda:1 or mps"

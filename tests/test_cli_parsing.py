@@ -1,0 +1,44 @@
+"""Wrong options, values and commands: one line, the right help page, and what was probably meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("clasify a.jpg", "no command 'clasify'; did you mean classify? (see hierax --help)"),
+        ("Classify a.jpg", "no command 'Classify'; did you mean classify? (see hierax --help)"),
+        ("train data", "no command 'train'; did you mean pretrain or finetune? (see hierax --help)"),
+        ("predict a.jpg", "no command 'predict'; did you mean classify? (see hierax --help)"),
+        ("--debug dedup x", "no command 'dedup'; did you mean duplicates? (see hierax --help)"),
+        ("qwertz", "no command 'qwertz' (see hierax --help)"),
+        ("classify a --topk 3", "no option --topk; did you mean --top-k? (see hierax classify --help)"),
+        ("classify a --top 3", "no option --top; did you mean --top-k? (see hierax classify --help)"),
+        ("classify a --modle x", "no option --modle; did you mean --model? (see hierax classify --help)"),
+        ("classify a --weights x", "no option --weights; did you mean --model? (see hierax classify --help)"),
+        ("classify a --qqq", "no option --qqq (see hierax classify --help)"),
+        ("embed a -o x --out-dir y", "no option --out-dir; did you mean --output? (see hierax embed --help)"),
+        ("recipes a b", "unexpected argument: b (see hierax recipes --help)"),
+        ("recipes a b c", "unexpected arguments: b c (see hierax recipes --help)"),
+        ("finetune d --epochs 3", "no option --epochs; settings are written epochs=3 (see hierax finetune --help)"),
+        ("pretrain d --lr=0.1", "no option --lr; settings are written lr=0.1 (see hierax pretrain --help)"),
+        ("pretrain d --batch-size 8 -o x", "settings are written batch_size=8 (see hierax pretrain --help)"),
+        ("pretrain d --mask-ratio", "settings are written mask_ratio=VALUE (see hierax pretrain --help)"),
+        ("pretrain d --resum", "no option --resum; did you mean --resume? (see hierax pretrain --help)"),
+        ("models --task classificaton", "'classificaton' is not one of classification, features, mae; did you mean"),
+        ("classify", "the following arguments are required: FILE (see hierax classify --help)"),
+    ],
+)
+def test_a_wrong_line_is_answered_by_what_was_meant(run: Run, line: str, said: str) -> None:
+    code, out, err = run(*line.split())
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err

@@ -1,0 +1,177 @@
+"""The command line whatever stdout and stderr are, and whenever a signal comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hierax.cli import main, streams
+from hierax.cli.failures import is_out_of_memory
+from hierax.cli.signals import Interruptions, Terminated
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+POSIX = pytest.mark.skipif(os.name == "nt", reason="descriptors and devices of POSIX")
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A line for bash in which HIERAX is the program."""
+    text = line.replace("HIERAX", f"{sys.executable} -m hierax")
+    return subprocess.run(["bash", "-c", text], capture_output=True, text=True)
+
+
+@POSIX
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full >/dev/null", "<&- >/dev/null"])
+@pytest.mark.parametrize(("command", "code"), [("models", 0), ("models --license MIT", 2)])
+def test_a_stream_that_is_closed_or_full_changes_no_exit_code(closed: str, command: str, code: int) -> None:
+    done = shell(f"HIERAX {command} {closed}")
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@POSIX
+@pytest.mark.parametrize("command", ["models", "--help", "classify --help", "--version", ""])
+def test_a_stdout_that_is_full_is_said(command: str) -> None:
+    done = shell(f"HIERAX {command} >/dev/full")
+    assert (done.returncode, done.stderr) == (2, "hierax: standard output: No space left on device\n")
+
+
+@POSIX
+def test_a_file_never_gets_the_number_of_a_stream_that_was_closed(here: Path) -> None:
+    code = "from hierax.cli import main; main(['--version']); f = open('x', 'w'); print(f.fileno() > 2, file=f)"
+    subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" >&- 2>&- <&-'], check=True)
+    assert Path("x").read_text() == "True\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "koi8-r"])
+@pytest.mark.parametrize("command", ["--help", "embed --help", "models --license gr\u00fc\u00dfe\u2026"])
+def test_output_is_written_in_any_encoding(encoding: str, command: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    line = [sys.executable, "-m", "hierax", *command.split()]
+    done = subprocess.run(line, capture_output=True, env=environment)
+    assert done.returncode == (2 if "license" in command else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"\\u2026" not in done.stdout
+
+
+def test_characters_that_an_encoding_lacks_have_plain_ones() -> None:
+    streams.prepare()
+    assert "a \u2026 b \u00b7 5\u00d73 \u2603".encode("ascii", "hierax.plain") == b"a ... b - 5x3 \\u2603"
+
+
+# -- signals
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_before_or_after_the_command_ends_in_one_line(number: signal.Signals, code: int, moment: str) -> None:
+    program = f"""
+import os, sys, hierax.cli, hierax.__main__ as entry
+def main():
+    if "{moment}" == "before": os.kill(os.getpid(), {int(number)})
+    return 0
+hierax.cli.main = main
+entry.run()
+os.kill(os.getpid(), {int(number)})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    said = "interrupted" if number == signal.SIGINT else "terminated"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"hierax: {said}\n")
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_a_library_makes_of_an_interruption_is_no_fault(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    def fails(*_: object, **__: object) -> Any:
+        try:
+            send(number)
+        except BaseException:
+            raise SystemError("initialization failed without raising an exception") from None
+
+    monkeypatch.setattr("hierax.cli.stats.say", fails)
+    monkeypatch.setattr("hierax.data.stats.dataset_statistics", fails)
+    assert run("stats", "a")[::2] == (code, f"hierax: {'interrupted' if code == 130 else 'terminated'}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_was_swallowed_still_is_the_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def swallows(*_: object, **__: object) -> Any:
+        try:
+            send(number)
+        except BaseException:
+            return {}
+
+    monkeypatch.setattr("hierax.cli.models.models", swallows)
+    monkeypatch.setattr("hierax.cli.models.checkpoint_lines", lambda *a, **k: ())
+    monkeypatch.setattr("hierax.cli.models.variant_lines", lambda *a, **k: ())
+    assert run("models", "--json")[0] == 128 + number
+
+
+def test_an_interruption_inside_of_a_finaliser_comes_again() -> None:
+    came = Interruptions()
+
+    class Last:
+        def __del__(self) -> None:
+            send(signal.SIGTERM)
+
+    def lasts() -> None:
+        with came.taken():
+            Last()
+            signal.pause()
+
+    with pytest.raises(Terminated):
+        lasts()
+    assert came.number == signal.SIGTERM
+
+
+def test_handlers_are_as_before_afterwards() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    main(["models", "--json"])
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+# -- memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("no more"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_lack_of_memory_is_said_as_such(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("hierax.data.stats.dataset_statistics", fails)
+    code, _, err = run("stats", "a")
+    assert code == 1
+    assert err.startswith("hierax: out of memory")
+    assert "a fault of hierax" not in err
+    assert err.count("\n") == 1
+
+
+def test_what_only_speaks_of_memory_is_not_lack_of_it() -> None:
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("memory format"))
