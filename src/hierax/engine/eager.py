@@ -40,6 +40,12 @@ def torch_threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def renew_lock() -> None:
+    """In a forked child: whoever held the lock is not there."""
+    global _threads_lock
+    _threads_lock = threading.Lock()
+
+
 def _process_threads() -> int:
     """The number that new threads get. One that began while another engine had set its own still has that one's."""
     found: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import threading
@@ -14,26 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hierax.config import HieraConfig
 from hierax.engine.cache import ArtefactCache, weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels, source_digest
 from hierax.engine.device_pixels import DevicePixels
-from hierax.engine.eager import SeldomRunner, TorchBackend
+from hierax.engine.eager import SeldomRunner, TorchBackend, renew_lock
 from hierax.engine.exported import ExportedBackend, find_export
+from hierax.engine.forking import follow, keep_for_ever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
+from hierax.engine.memory import check_outputs, memory_errors
 from hierax.engine.onnx_backend import OnnxBackend
+from hierax.engine.opening import default_record, opened_model
 from hierax.engine.openvino_backend import OpenVinoBackend
-from hierax.engine.pool import Backend, Runner, RunnerPool, Shape
+from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.program import Program, Signature, typed, typed_mae
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, HieraImageProcessor, Picture, Preprocessing
+from hierax.processing import HieraImageProcessor, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _log = logging.getLogger("hierax.engine")
 _CALIBRATED = 80  # of which the last ones are held out, to compare on
-_MAX_BATCH = 64
 _MOST_ROWS = 65535  # of fused attention on CUDA, where each mask unit is one (pytorch/pytorch#146704)
 
 
@@ -104,13 +104,13 @@ class Engine:
         self.config, self.license = self._model.config, self._model.license
         self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend
         self.signature = Signature.of(self._model, hidden_states=hidden_states)
-        self.processor = processor or HieraImageProcessor(self._model.preprocessing or _record(self.config))
+        self.processor = processor or HieraImageProcessor(self._model.preprocessing or default_record(self.config))
         on_device = processor is None and choice.device.type == "cuda"
         self._device_pixels = DevicePixels(self.processor, choice.device) if on_device else None
         self.threads = threads
         self._calibration = calibration
         cache = None if cache_dir is False else ArtefactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
-        self._closed = False
+        self._closed, self._lost = False, ""
         on_cpu = choice.device.type == "cpu"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine") if on_cpu else None
         self._slow: TorchBackend | None = None
@@ -120,6 +120,32 @@ class Engine:
         else:
             self._backend = self._make_backend(choice, cache)
         self._pool = RunnerPool(self._backend.runner, None if exported else self._eager, limit=max_shapes)
+        follow(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: what threads of the parent held or computed is made anew at the next call.
+
+        PyTorch on a CPU only needs a thread of its own, and ONNX Runtime new sessions. OpenVINO cannot be used in the
+        child: an engine made from weights goes on with PyTorch. CUDA cannot either.
+        """
+        self._lock = threading.RLock()
+        renew_lock()
+        if self._closed:
+            return
+        if self.device.type != "cpu":
+            self._lost = f"{self.device} cannot be used in a forked child; start processes by 'spawn'"
+            return
+        if self._thread is not None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine")
+        if self.backend in ("torch", "compile"):
+            return
+        keep_for_ever(self._pool)
+        make, limit = self._backend.runner, self._pool.limit
+        eager = None if isinstance(self._backend, ExportedBackend) else self._eager
+        if self.backend == "openvino" and openvino_is_lost() and eager is not None:
+            make = eager
+            _log.warning("OpenVINO was used before this process was forked: in the child the engine runs on PyTorch")
+        self._pool = RunnerPool(make, eager, limit=limit)
 
     def _make_backend(self, choice: Choice, cache: ArtefactCache | None) -> Backend:
         if choice.backend in ("torch", "compile"):
@@ -236,20 +262,31 @@ class Engine:
         with self._lock:
             self._check_open()
             if not self._backend.batched:
-                return self._pool.get(Shape(size, None, shown), at_once=at_once)(pixels, kept)
+                return self._answer(Shape(size, None, shown), pixels, kept, at_once=at_once)
             parts: list[list[Tensor]] = []
             for start, count, batch in buckets(len(pixels), most=_MOST_ROWS // units):
                 part, seen = pixels[start : start + count], None if kept is None else kept[start : start + count]
                 if count < batch:
                     part = torch.cat([part, part[-1:].expand(batch - count, *part.shape[1:])])
                     seen = None if seen is None else torch.cat([seen, seen[-1:].expand(batch - count, -1)])
-                runner = self._pool.get(Shape(size, batch, shown), at_once=at_once)
-                parts.append([tensor[:count] for tensor in runner(part, seen)])
+                found = self._answer(Shape(size, batch, shown), part, seen, at_once=at_once)
+                parts.append([tensor[:count] for tensor in found])
         return parts[0] if len(parts) == 1 else [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+    def _answer(self, shape: Shape, pixels: Tensor, kept: Tensor | None, *, at_once: bool) -> list[Tensor]:
+        """What the runner of a shape gives, whole: a library that is short of memory may give less than was asked."""
+        count = len(pixels)
+        with memory_errors(f"running {count} input{'s'[: count != 1]} of {shape}"):
+            found = self._pool.get(shape, at_once=at_once)(pixels, kept)
+        rows = [tensor.shape[:1] for tensor in found]
+        check_outputs(rows, [[count]] * len(self.signature.outputs), by=f"the backend {self.backend!r}")
+        return found
 
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this engine is closed")
+        if self._lost:
+            raise RuntimeError(self._lost)
 
     def _eager(self, shape: Shape) -> Runner:
         """What runs a shape that is not worth compiling: PyTorch, in a precision no lower than the engine's."""
@@ -305,48 +342,3 @@ class Engine:
             f"Engine({type(self._model).__name__}, {self.precision} on {self.device} by {self.backend}, "
             f"{'x'.join(map(str, self.config.image_size))} pixels)"
         )
-
-
-def buckets(batch: int, *, most: int = _MAX_BATCH) -> list[tuple[int, int, int]]:
-    """Start, count and compiled batch of the parts that a batch is cut into: powers of two, the last one padded.
-
-    No part is of more than `most`, rounded down to a power of two (at least one).
-    """
-    parts, start = [], 0
-    largest = min(1 << (max(most, 1).bit_length() - 1), _MAX_BATCH)
-    while start < batch:
-        count = min(batch - start, largest)
-        parts.append((start, count, 1 << (count - 1).bit_length()))
-        start += count
-    return parts
-
-
-def _record(config: HieraConfig) -> Preprocessing:
-    """How pictures become inputs of a model that says nothing of it: as published, at its own size."""
-    if config.axes != 2 or config.num_channels != 3:
-        return IMAGENET
-    height, width = config.image_size
-    crop = {"height": height, "width": width}
-    return IMAGENET.replace(size={"shortest_edge": max(height, width) * 256 // 224}, crop_size=crop)
-
-
-def opened_model(
-    model: Pretrained | str | os.PathLike[str], task: str | None, out_features: Sequence[str] | None
-) -> Pretrained:
-    """The model itself in eval mode, or one that was loaded."""
-    from hierax.checkpoint.load import load
-    from hierax.encoder import Hiera
-    from hierax.models import HieraBackbone
-
-    if out_features is not None and (task not in (None, "backbone") or isinstance(model, Pretrained)):
-        raise ValueError("out_features is for task='backbone' of a checkpoint that the engine loads")
-    if isinstance(model, Pretrained):
-        if task is not None:
-            raise ValueError(f"task is {task!r}; a model that is already built has its own")
-        if isinstance(model, Hiera):
-            raise TypeError("model is a bare encoder (Hiera); expected one of the task models, such as HieraModel")
-        # a copy: the caller may train on, and what is compiled later must be what the cache's key says
-        return copy.deepcopy(model).to("cpu", torch.float32).eval()
-    if out_features is not None:
-        return HieraBackbone.from_pretrained(os.fspath(model), out_features=out_features)
-    return load(os.fspath(model), task=task)

@@ -19,10 +19,10 @@ from hierax.config import HieraConfig
 from hierax.encoder import visible_units
 from hierax.engine.cache import weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels
-from hierax.engine.engine import opened_model
 from hierax.engine.exported import RECORD, VERSION, file_records
 from hierax.engine.formats import FORMATS, Job, open_runner
 from hierax.engine.hardware import PRECISIONS
+from hierax.engine.opening import opened_model
 from hierax.engine.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
 from hierax.engine.program import Signature
 from hierax.engine.traced import INPUTS

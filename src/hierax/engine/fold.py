@@ -112,13 +112,14 @@ def _fold_patch_bias(encoder: Hiera) -> None:
     if proj.bias is None:
         return
     if isinstance(position, AbsolutePosition):
-        table, bias = position.weight, proj.bias
+        table = position.weight
     elif isinstance(position, SeparablePosition):
-        table, bias = position.spatial, proj.bias
+        table = position.spatial
     else:  # interpolating and tiling a constant give it back
         assert isinstance(position, WindowPosition)
-        table, bias = position.window, proj.bias[:, None, None]
-    table.copy_((table.double() + bias.double()).to(table.dtype))
+        table = position.window.movedim(1, -1)  # a view: channels last, as the other tables have them
+    assert table.shape[-1] == proj.bias.shape[0]
+    table.copy_((table.double() + proj.bias.double()).to(table.dtype))
     proj.bias = None
 
 

@@ -21,6 +21,7 @@ from hierax.engine.traced import baked, exported_program, program_for, quiet
 from hierax.extras import require
 from hierax.models import HieraBackbone
 from hierax.pretrained import Pretrained
+from hierax.telemetry import import_openvino
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def write_openvino(job: Job, path: Path, mapped: Path) -> None:
 
     Weights stay in float32, or in fp16 where that is asked for; OpenVINO's CPU computes in what it is told to.
     """
-    import openvino as ov
+    ov = import_openvino()
 
     program = Program(baked(job.model, job.size, folded=False), job.with_maps).eval()
     example = job.example(program)

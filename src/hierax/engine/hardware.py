@@ -9,6 +9,7 @@ import torch
 
 from hierax import extras
 from hierax.devices import find_device
+from hierax.engine.forking import check_openvino, openvino_is_lost
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 BACKENDS = ("torch", "compile", "openvino", "onnxruntime")
@@ -55,12 +56,15 @@ def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
     Raises:
         ValueError: an unknown name, or a precision that the backend does not have on the device.
         ImportError: the backend's package is missing; names the extra.
+        RuntimeError: OpenVINO is asked for in a forked child of a process that used it.
     """
     _one_of("precision", precision, PRECISIONS)
     _one_of("backend", backend, BACKENDS)
     place = torch.device("cpu") if device == "auto" and backend == "openvino" else _device(device)
     if backend != "auto":
         require(backend)
+        if backend == "openvino":
+            check_openvino()
         if backend == "openvino" and place.type != "cpu":
             raise ValueError(f"backend is 'openvino', which runs on the CPU; device is {str(place)!r}")
     if precision == "auto":
@@ -97,10 +101,15 @@ def _best_backend(place: torch.device, precision: str) -> str:
         return "torch"
     order = [name for name in ("openvino", "onnxruntime") if precision in _ALLOWED[name][0]]
     for name in order:
+        if name == "openvino" and openvino_is_lost():
+            _log.warning("OpenVINO was used before this process was forked: this engine runs without it")
+            continue
         if installed(name):
             return name
         _log.info("backend %s is not installed: %s", name, extras.install_line(name))
     if precision == "int8":
+        check_openvino()
         raise extras.missing("precision 'int8'", "openvino")
-    _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: %s", extras.install_line("openvino"))
+    if not installed("openvino"):
+        _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: %s", extras.install_line("openvino"))
     return "torch"

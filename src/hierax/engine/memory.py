@@ -1,10 +1,68 @@
-"""Memory that was freed, back to the system."""
+"""Memory that was freed, back to the system; and memory that ran out, said as such whoever noticed it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+
+import torch
+
+_SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and the system say it
+    "bad_alloc", "bad allocation", "can't alloc", "cannot allocate memory", "failed to allocate", "out of memory",
+    "not enough memory", "unable to mmap", "could not create a memory", "memory exhausted", "std::length_error",
+    "can't start new thread",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that caused it, says that memory ran out (or threads, which need memory too).
+
+    Libraries written in C++ raise a `RuntimeError` with a text of their own for it.
+    """
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        if isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM):
+            return True
+        if not isinstance(found, (ValueError, KeyError)) and any(sign in str(found).lower() for sign in _SIGNS):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
+@contextlib.contextmanager
+def memory_errors(doing: str) -> Iterator[None]:
+    """Raises `MemoryError` that says what was done, in place of whatever a library raises when memory runs out."""
+    try:
+        yield
+    except torch.OutOfMemoryError:  # of a GPU, which callers know by this name
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error) or str(error).startswith("out of memory"):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise MemoryError(f"out of memory while {doing} ({lines[-1].strip()[:200]})") from error
+
+
+def check_outputs(found: Sequence[Sequence[int]], stated: Sequence[Sequence[int | None]], *, by: str) -> None:
+    """Raises `MemoryError` unless the shapes of a call's outputs are those that the compiled program states.
+
+    Short of memory, OpenVINO gives tensors of no rows instead of an error.
+
+    Args:
+        stated: a shape per output; None is an axis of any length.
+    """
+    right = len(found) == len(stated) and all(
+        len(shape) == len(wanted) and all(w is None or n == w for n, w in zip(shape, wanted, strict=True))
+        for shape, wanted in zip(found, stated, strict=False)
+    )
+    if not right:
+        ours, theirs = (", ".join(str([*shape]) for shape in shapes) or "nothing" for shapes in (found, stated))
+        raise MemoryError(f"out of memory: {by} returned {ours}; expected {theirs}")
 
 
 @cache

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from hierax.engine.cache import ArtefactCache, artefact_key
+from hierax.engine.memory import check_outputs
 from hierax.engine.openvino_backend import Inputs, example_inputs, quantise_and_compare
 from hierax.engine.pool import Shape
 from hierax.engine.program import Program, Signature
 from hierax.engine.traced import INPUTS, exported_program, program_for, quiet
 from hierax.extras import require
 from hierax.pretrained import Pretrained
+from hierax.telemetry import import_onnxruntime
 
 _log = logging.getLogger("hierax.engine")
 _CHUNK = 8  # images at a time: more are no faster, and their activations cost memory
@@ -82,8 +84,7 @@ class OnnxRunner:
     """A session of ONNX Runtime on the CPU, from a file or from the bytes of one."""
 
     def __init__(self, model: Path | bytes, *, threads: int | None) -> None:
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors
@@ -91,6 +92,8 @@ class OnnxRunner:
         self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         batch = self._session.get_inputs()[0].shape[0]
         self._chunk = batch if isinstance(batch, int) else _CHUNK
+        outputs = [output.shape for output in self._session.get_outputs()]
+        self._stated = [[n if isinstance(n, int) else None for n in shape][1:] for shape in outputs]
 
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
         """See `Runner`."""
@@ -98,7 +101,10 @@ class OnnxRunner:
         chunks = []
         for start in range(0, len(pixels), self._chunk):
             parts = [part[start : start + self._chunk] for part in inputs]
-            chunks.append(self._session.run(None, dict(zip(INPUTS, parts, strict=False))))
+            found = self._session.run(None, dict(zip(INPUTS, parts, strict=False)))
+            stated = [[len(parts[0]), *axes] for axes in self._stated]
+            check_outputs([array.shape for array in found], stated, by="ONNX Runtime")
+            chunks.append(found)
         return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
 
     def close(self) -> None:
@@ -127,11 +133,10 @@ class OnnxBackend:
     ) -> None:
         require("backend 'onnxruntime'", "onnx", "onnxscript", "onnxruntime")
         import onnx
-        import onnxruntime as ort
 
         self._model: Any = model
         self._signature, self._precision, self._threads, self._cache = signature, precision, threads, cache
-        self._key = {**key, "onnx": onnx.__version__, "onnxruntime": ort.__version__}
+        self._key = {**key, "onnx": onnx.__version__, "onnxruntime": import_onnxruntime().__version__}
         self._calibration = calibration
 
     def runner(self, shape: Shape) -> OnnxRunner:

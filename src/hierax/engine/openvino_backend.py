@@ -19,11 +19,14 @@ from torch import Tensor
 
 from hierax.engine.cache import ArtefactCache, artefact_key
 from hierax.engine.eager import undisturbed
+from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
+from hierax.engine.memory import check_outputs
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program
 from hierax.engine.traced import baked, quiet
 from hierax.extras import require
+from hierax.telemetry import import_nncf, import_openvino
 
 _log = logging.getLogger("hierax.engine")
 _MOST_STREAMS = 8
@@ -43,9 +46,9 @@ def shared_core() -> Any:
     Its CPU plugin gives the thread that loads it a stack for signals, and takes that away in the thread that happens to
     let it go. Where those are two, the next signal (a child's end, Ctrl-C) kills the process with SIGSEGV.
     """
-    import openvino
-
-    return openvino.Core()
+    core = import_openvino().Core()
+    keep_for_ever(core)  # in a forked child its end would wait for threads that do not exist there
+    return core
 
 
 def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
@@ -54,6 +57,7 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
     The program is traced and handed to OpenVINO's frontend directly: 1.2 s for Tiny, where `openvino.convert_model`
     takes 3.3 s, and 8 s for what `torch.export` gives it.
     """
+    import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -80,7 +84,8 @@ def quantise(model: Any, batches: Inputs) -> Any:
     pooled features of others kept a cosine of 0.92 with it and 0.999 without (weights of deviation 0.05).
     """
     require("precision 'int8'", "nncf")
-    import nncf
+    import_openvino()
+    nncf = import_nncf()
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
@@ -123,7 +128,7 @@ def serialise(model: Any) -> bytes:
     import tempfile
     from pathlib import Path
 
-    import openvino as ov
+    ov = import_openvino()
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
@@ -134,7 +139,7 @@ def serialise(model: Any) -> bytes:
 
 def deserialise(content: bytes | memoryview) -> Any:
     """The inverse of `serialise`."""
-    import openvino as ov
+    ov = import_openvino()
 
     end = 8 + int.from_bytes(content[:8], "little")
     weights = np.frombuffer(content, np.uint8, offset=end)
@@ -154,38 +159,44 @@ class OpenVinoRunner:
         self._model: Any = model
         hint = _HINTS.get(precision) or ("bf16" if fast_bf16() else "f32")
         self._options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        shapes = [output.get_partial_shape() for output in model.outputs]
+        self._stated = [[None if n.is_dynamic else n.get_length() for n in shape][1:] for shape in shapes]
         self._single: Any = None
         self._queue: Any = None
         self._streams = 1 if batch or lean else min(threads, _MOST_STREAMS)
         self._chunk = batch or _CHUNK  # a model of one batch is called with that alone
 
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
-        """See `Runner`."""
+        """See `Runner`. Raises `MemoryError` when OpenVINO returns other shapes than its model states."""
         inputs = [t.detach().cpu().contiguous().numpy() for t in (pixels, kept) if t is not None]
-        batch = len(pixels)
-        if batch == 1 or self._streams == 1:
-            step = self._chunk
+        batch, alone = len(pixels), len(pixels) == 1 or self._streams == 1
+        step = self._chunk if alone else min(self._chunk, math.ceil(batch / self._streams))
+        if alone:
             chunks = [self._alone([part[i : i + step] for part in inputs]) for i in range(0, batch, step)]
         else:
-            chunks = self._shared_out(inputs, batch)
+            chunks = self._shared_out(inputs, range(0, batch, step), step)
+        for number, chunk in enumerate(chunks):
+            rows = min(step, batch - number * step)
+            check_outputs([a.shape for a in chunk], [[rows, *axes] for axes in self._stated], by="OpenVINO")
         return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
+
+    def _compiled(self, hints: dict[str, Any]) -> Any:
+        check_openvino()
+        note_openvino()
+        return self._core.compile_model(self._model, "CPU", {**self._options, **hints})
 
     def _alone(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         if self._single is None:
-            compiled = self._core.compile_model(self._model, "CPU", {**self._options, "PERFORMANCE_HINT": "LATENCY"})
-            self._single = compiled.create_infer_request()
+            self._single = self._compiled({"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
         found = self._single.infer(inputs, share_inputs=True, share_outputs=True)
         return [found[i].copy() for i in range(len(found))]
 
-    def _shared_out(self, inputs: list[np.ndarray], batch: int) -> list[list[np.ndarray]]:
+    def _shared_out(self, inputs: list[np.ndarray], starts: range, step: int) -> list[list[np.ndarray]]:
         if self._queue is None:
-            import openvino as ov
+            ov = import_openvino()
 
             hints = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self._streams}
-            compiled = self._core.compile_model(self._model, "CPU", {**self._options, **hints})
-            self._queue = ov.AsyncInferQueue(compiled, self._streams)
-        step = min(self._chunk, math.ceil(batch / self._streams))
-        starts = range(0, batch, step)
+            self._queue = ov.AsyncInferQueue(self._compiled(hints), self._streams)
         chunks: list[list[np.ndarray]] = [[] for _ in starts]
 
         def done(request: Any, number: int) -> None:
@@ -220,7 +231,7 @@ class OpenVinoBackend:
         key: dict[str, Any],
         calibration: Callable[[Shape], Inputs],
     ) -> None:
-        import openvino as ov
+        ov = import_openvino()
 
         self._program, self._precision, self._cache = program, precision, cache
         self._threads = threads or torch.get_num_threads()

@@ -14,6 +14,7 @@ from hierax.engine.memory import release
 
 _log = logging.getLogger("hierax.engine")
 _COUNTED = 4096
+_MAX_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,17 @@ class RunnerPool:
         """Drops all runners."""
         for shape in tuple(self._runners):
             self._drop(shape)
+
+
+def buckets(batch: int, *, most: int = _MAX_BATCH) -> list[tuple[int, int, int]]:
+    """Start, count and compiled batch of the parts that a batch is cut into: powers of two, the last one padded.
+
+    No part is of more than `most`, rounded down to a power of two (at least one).
+    """
+    parts, start = [], 0
+    largest = min(1 << (max(most, 1).bit_length() - 1), _MAX_BATCH)
+    while start < batch:
+        count = min(batch - start, largest)
+        parts.append((start, count, 1 << (count - 1).bit_length()))
+        start += count
+    return parts

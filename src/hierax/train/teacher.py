@@ -20,6 +20,7 @@ from hierax.extras import require
 from hierax.labels import load_labels
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.processing.record import FILE_NAME
+from hierax.telemetry import import_onnxruntime
 
 SUFFIXES = (".onnx", ".pt2")
 _LOGITS, _FEATURES = ("logits",), ("features", "pooler_output")
@@ -218,8 +219,7 @@ def _sides(shape: Sequence[Any]) -> tuple[int, ...] | None:
 
 def _onnx(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | None]:
     require("a teacher in ONNX", "onnxruntime")
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # threads that wait busily for the next batch would take the student's cores

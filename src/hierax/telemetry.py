@@ -1,0 +1,45 @@
+"""Packages that report to their makers, imported with that switched off.
+
+ONNX Runtime sends events to Microsoft and keeps a device id and a database in the cache folder. OpenVINO and NNCF
+send events to Google Analytics for Intel and keep a client id in `~/intel`. They begin when they are imported.
+Whoever wants the reports imports the packages before hierax does, or sets `ORT_DISABLE_TELEMETRY=0`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+_REPORTER = "openvino_telemetry"
+
+
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`, which makes no id, no database and no thread that reports."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library is loaded
+    return importlib.import_module("onnxruntime")
+
+
+def import_openvino() -> Any:
+    """The module `openvino`, without its reports."""
+    return _without_reports("openvino")
+
+
+def import_nncf() -> Any:
+    """The module `nncf`, without its reports."""
+    return _without_reports("nncf")
+
+
+def _without_reports(name: str) -> Any:
+    """The module, imported as where the package that it reports by is not installed."""
+    if name in sys.modules:
+        return sys.modules[name]
+    before = sys.modules.get(_REPORTER)
+    sys.modules[_REPORTER] = None  # type: ignore[assignment]  # what Python then raises is ImportError
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules[_REPORTER]
+        if before is not None:
+            sys.modules[_REPORTER] = before
