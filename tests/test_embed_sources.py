@@ -147,7 +147,7 @@ def test_urls_are_what_fsspec_opens(here: Path) -> None:
         ("*.gif", r"\*.gif: no file matches this pattern"),
         ("none.txt", "none.txt: an empty list"),
         ("p/.git", "p/.git: no pictures in it|no such"),
-        ("bad.csv", "bad.csv: no column named path, file.*; there are: a, b"),
+        ("bad.csv", "bad.csv: its first line is a, b; expected names of columns.*--columns path=NAME"),
         ("broken.csv", "broken.csv: after line 1: field larger than field limit"),
         ("bad.parquet", "bad.parquet: cannot be read as parquet"),
         ("bad.tar", "bad.tar: a damaged tar file"),

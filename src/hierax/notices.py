@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections import Counter
 
 _MOST = 5
 
@@ -13,17 +13,35 @@ class Notice(UserWarning):
 
 
 def notify(message: str) -> None:
-    """Warns of it; commands write it to stderr, once."""
+    """Warns of it; commands write it to stderr."""
     warnings.warn(message, Notice, stacklevel=2)
 
 
-def left_out(name: str, counts: Mapping[str, int], *, why: str = "") -> None:
-    """Says how many files of a folder, shard or list were not taken, by kind, the most frequent first."""
-    total = sum(counts.values())
-    if total:
-        kinds = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        told = [f"{count:,} {kind}" for kind, count in kinds[:_MOST]]
-        rest = sum(count for _, count in kinds[_MOST:])
-        files = "file" if total == 1 else "files"
-        listed = ", ".join([*told, f"{rest:,} others"] if rest else told)
-        notify(f"{name}: {total:,} {files} left out: {listed}{why}")
+class LeftOut:
+    """Counts files that were not taken, by kind, and tells of them in one sentence.
+
+    Args:
+        name: of the folder, shard or list that they are in.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def add(self, kind: str, *, example: str = "", count: int = 1) -> None:
+        """Counts files of a kind, such as ".heic"; an `example` is named beside it."""
+        self.counts[kind] += count
+        if example:
+            self._examples.setdefault(kind, f" ({example})")
+
+    def tell(self) -> None:
+        """Warns of them, the most frequent kinds first; does nothing where there are none."""
+        total = self.counts.total() if self.counts else 0
+        if not total:
+            return
+        kinds = self.counts.most_common()
+        told = [f"{count:,} {kind}{self._examples.get(kind, '')}" for kind, count in kinds[:_MOST]]
+        others = sum(count for _, count in kinds[_MOST:])
+        listed = ", ".join([*told, f"{others:,} others"] if others else told)
+        notify(f"{self.name}: {total:,} {'file' if total == 1 else 'files'} left out: {listed}")

@@ -20,8 +20,19 @@ from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 """Of files that may be lists."""
 
-_PATHS = ("path", "video", "video_path", "file", "filename", "file_name", "clip", "image")
-_LABELS = ("label", "class", "labels", "action", "target")
+PATHS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path",
+    "image_file", "image_name", "image_filename", "picture", "photo", "video", "video_path", "video_file", "clip",
+    "url", "image_url", "img_url", "uri",
+)  # fmt: skip
+"""Names of columns of paths, in any case, the first that there is; a space or hyphen counts as an underscore."""
+
+LABELS = (
+    "label", "class", "labels", "label_name", "class_name", "classname", "class_label", "category", "category_name",
+    "action", "target", "label_id", "class_id", "category_id",
+)  # fmt: skip
+"""Names of columns of classes."""
+
 _FINE = 1_000_000  # moments are kept in parts of a second, so many
 _NONE = -1
 _FIRST = 1 << 16  # bytes of a text that must hold its first line
@@ -69,12 +80,19 @@ class FileList:
         return None if self.targets is None else self.targets.tolist()
 
 
-def open_list(path: Path, *, labels: bool = True) -> FileList:
+class NoPathColumn(ValueError):
+    """A list without a column that names files."""
+
+
+def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | None = None) -> FileList:
     """The files that a list names, a row each: `.csv`, `.tsv`, `.txt` or `.parquet`.
 
-    Columns: `path` (or video, file, filename, clip, image), relative to the list's folder; `label` (or class, action,
-    target), the name or number of its class; of videos `start` and `end` in seconds, empty for those of the video. A
-    text whose first line is already a file has paths, or paths and labels between which are a comma, tab or space.
+    Columns: `path` (or another of `PATHS`), relative to the list's folder; `label` (or another of `LABELS`), the name
+    or number of its class; of videos `start` and `end` in seconds, empty for those of the video. A text whose first
+    line is already a file has paths, or paths and labels between which are a comma, tab or space.
+
+    Args:
+        columns: what "path", "label", "start" or "end" is called in this list, where it has another name.
 
     Raises:
         ValueError: no such columns, no rows, a row that cannot be read, pictures and videos in one list; names file
@@ -85,7 +103,7 @@ def open_list(path: Path, *, labels: bool = True) -> FileList:
     paths: list[str] = []
     parts: list[tuple[int, int]] = []
     kinds: dict[bool, str] = {}
-    for where, row in _rows(path):
+    for where, row in _rows(path, columns):
         entry = _text(row.get("path"))
         if not entry:
             raise ValueError(f"{where}: no path")
@@ -108,7 +126,27 @@ def open_list(path: Path, *, labels: bool = True) -> FileList:
     return FileList(Strings(paths), None if True in kinds else np.array(parts, np.int64), targets, classes)
 
 
-def names_files(path: Path) -> bool:
+def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Iterator[str]:
+    """What a list names, row by row, as it is written there; "" for a row that names nothing.
+
+    A `.txt` has one a line, whatever it is called, or files and labels; of others see `open_list`.
+
+    Raises:
+        ValueError: no such column, a row that cannot be read, a damaged file; names it.
+        ImportError: parquet without pyarrow.
+    """
+    if path.suffix.lower() != ".txt" or columns:
+        yield from (row.get("path") or "" for _, row in _rows(path, columns))
+        return
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for line in file:
+            text = line.rstrip("\r\n")
+            if text.strip():
+                found = None if "://" in text else _file_and_label(text)
+                yield found[0] if found is not None and found[1] else text
+
+
+def names_files(path: Path, *, columns: Mapping[str, str] | None = None) -> bool:
     """Whether a parquet file names files in a column, and holds none itself."""
     try:
         import pyarrow.parquet as pq
@@ -116,9 +154,15 @@ def names_files(path: Path) -> bool:
         schema = pq.read_schema(path)
     except (ImportError, OSError, ValueError):  # whoever opens it as a table says what is wrong
         return False
-    kinds = {field.name.strip().lower(): str(field.type) for field in schema}
+    if columns and "path" in columns:
+        return columns["path"] in schema.names
+    kinds = {_key(field.name): str(field.type) for field in schema}
     inside = any(kind.startswith(("struct", "binary", "large_binary")) for kind in kinds.values())
-    return not inside and any(name in kinds and "string" in kinds[name] for name in _PATHS)
+    return not inside and any(name in kinds and "string" in kinds[name] for name in PATHS)
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -137,21 +181,21 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
+def _rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
     """Rows with path, label, start, end, and where each stands."""
     if path.suffix.lower() == ".parquet":
-        yield from _of_parquet(path)
+        yield from _of_parquet(path, given)
         return
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         first = file.readline(_FIRST).rstrip("\r\n")
         file.seek(0)
-        if _file_and_label(first) is not None:
+        if not given and _file_and_label(first) is not None:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path}, line {number}", _plain_row(line, f"{path}, line {number}")
             return
         rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        columns = _columns(path, rows.fieldnames or ())
+        columns = _columns(path, rows.fieldnames or (), given)
         try:
             for row in rows:
                 yield f"{path}, line {rows.line_num}", {name: row.get(column) for name, column in columns.items()}
@@ -184,30 +228,40 @@ def _is_file(text: str) -> bool:
     return suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES
 
 
-def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
+def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
     """What each column that is read is called in the file."""
-    found = {name.strip().lower(): name for name in names}
-    place = next((found[name] for name in _PATHS if name in found), None)
-    if place is None:
-        raise ValueError(
+    found = {_key(name): name for name in reversed(names)}  # of two that are alike the first
+    kinds = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",)}
+    columns = {kind: next((found[name] for name in known if name in found), None) for kind, known in kinds.items()}
+    for kind, name in (given or {}).items():
+        if kind not in kinds:
+            raise ValueError(f"columns names {kind!r}; expected one of {', '.join(kinds)}")
+        if name not in names:
+            raise ValueError(f"{path}: no column {name!r}; there are: {', '.join(names) or 'none'}")
+        columns[kind] = name
+    if columns["path"] is None:
+        raise NoPathColumn(
             f"{path}: its first line is {', '.join(names) or 'empty'}; expected names of columns, with path among "
-            "them, or a file"
+            "them, or a file (a column of paths may also be called file, image, img, video, url, …)"
         )
-    label = next((found[name] for name in _LABELS if name in found), None)
-    given = {"path": place, "label": label, "start": found.get("start"), "end": found.get("end")}
-    return {name: column for name, column in given.items() if column is not None}
+    return {kind: name for kind, name in columns.items() if name is not None}
 
 
-def _of_parquet(path: Path) -> Iterator[tuple[str, Row]]:
+def _of_parquet(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        columns = _columns(path, file.schema_arrow.names)
-        number = 0
-        for batch in file.iter_batches(columns=list(columns.values())):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", {name: row[column] for name, column in columns.items()}
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = _columns(path, file.schema_arrow.names, given)
+            number = 0
+            for batch in file.iter_batches(columns=list(columns.values())):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", {name: row[column] for name, column in columns.items()}
+    except (OSError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: a damaged parquet file, or none: {error}") from None
 
 
 def _text(value: Any) -> str:

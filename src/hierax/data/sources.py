@@ -18,7 +18,7 @@ from hierax.data.lists import SUFFIXES as LISTS
 from hierax.data.lists import names_files, open_list
 from hierax.data.packed import Strings
 from hierax.data.table import HELD_OUT, TableDataset, open_tables
-from hierax.data.tar import open_shards
+from hierax.data.tar import COMPRESSED, open_shards
 from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 _KINDS = (
@@ -26,7 +26,6 @@ _KINDS = (
     | dict.fromkeys(VIDEO_SUFFIXES, "videos")
     | {".tar": "tar shards", ".parquet": "parquet files", ".npy": "arrays"}
 )
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk writes beside the rows
 _ALLOWED = (
     "expected pictures (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files, .npy arrays or a list "
@@ -227,7 +226,7 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
                 found.setdefault(kind, []).append(os.path.join(parent, name))
                 tops.setdefault(kind, []).append(top)
                 top_folders[top] += 1
-            compressed += name.endswith(_COMPRESSED)
+            compressed += name.endswith(COMPRESSED)
     if not found:
         also = f"; {compressed} compressed shard(s), which are to be unpacked to plain .tar" if compressed else ""
         raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}")
@@ -317,7 +316,7 @@ def _kind_of(text: str, files: Sequence[Path]) -> str:
     if len(kinds) > 1:
         raise ValueError(f"{text} stands for {' and '.join(sorted(kinds))}; expected one kind")
     (kind,) = kinds
-    if text.endswith(_COMPRESSED):
+    if text.endswith(COMPRESSED):
         raise ValueError(f"{text}: a compressed shard; unpack it to a plain .tar, which can be read in any order")
     if kind not in _KINDS.values():
         raise ValueError(f"{text}: a {kind or 'nameless'} file; {_ALLOWED}")

@@ -1,10 +1,11 @@
-"""Plain tar shards as webdataset writes them, of pictures or videos, with random access."""
+"""Plain tar shards of pictures or videos, as tar and webdataset write them, with random access."""
 
 from __future__ import annotations
 
 import json
+import posixpath
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,29 @@ import numpy as np
 from hierax.data.dataset import Extract, Sample
 from hierax.data.labels import Labels, read_labels
 from hierax.data.packed import Strings
+from hierax.notices import LeftOut
 from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-_LABELS = ("cls", "cls.txt", "label")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
+"""Of archives that are to be unpacked first."""
+
+ABSENT, SPARSE = -1, -2
+"""Places of members whose bytes are not in the shard: links to what it does not hold, and files with holes."""
+
+_LABELS = (".cls.txt", ".cls", ".label", ".json")
 _JSON_LABELS = ("label", "labels", "cls")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_LINKS = 40  # that are followed, one after the other
 
 
 @dataclass(frozen=True, eq=False)
 class TarDataset:
-    """Pictures or videos in tar shards: files that share a name up to the first dot belong together. `.cls` holds the
-    number of the class; `.json` may hold `label` (see `read_labels`), and `class_name` beside a number.
+    """Pictures or videos in tar shards. The suffix of a member is what follows its last dot; hidden files are left out.
+
+    A label lies beside: `.cls` holds the number of the class; `.json` may hold `label` (see `read_labels`), and
+    `class_name` beside a number. It belongs to the members whose names begin with its own, up to a dot: `1.cls` to
+    `1.jpg`, or to `1.left.jpg` and `1.right.jpg`. Where `1.jpg` is there, `1.mask.png` is another part of that sample,
+    and left out.
 
     The shards are indexed once, as columns; members are then read by their place, in any order.
     """
@@ -57,13 +70,47 @@ class TarDataset:
         return None if single is None else single.tolist()
 
 
+@dataclass(frozen=True)
+class Member:
+    """A file in a shard: its bytes are `size` from `offset` on, which is `ABSENT` or `SPARSE` where they are not."""
+
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def suffix(self) -> str:
+        """What follows the last dot, in lower case, with the dot."""
+        return posixpath.splitext(self.name)[1].lower()
+
+
 @dataclass
 class _Shard:
-    """What is found in one shard, by key."""
+    """What is found in one shard: pictures and videos by name, files of labels by their names without suffix; other
+    files are counted.
+    """
 
-    pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
-    videos: dict[str, tuple[str, int, int]] = field(default_factory=dict)
-    labels: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Member] = field(default_factory=dict)
+    videos: dict[str, Member] = field(default_factory=dict)
+    labels: dict[str, list[Member]] = field(default_factory=dict)
+
+
+def members_of(file: Path, left: LeftOut, *, videos: bool = False) -> Iterator[Member]:
+    """All pictures, or all `videos`, of one shard, whatever lies beside them; of one name the last, as tar unpacks it.
+
+    Args:
+        left: counts the files that are something else.
+
+    Raises:
+        ValueError: see `open_shards`.
+    """
+    found = _read(file, left)
+    chosen, others = (found.videos, found.pictures) if videos else (found.pictures, found.videos)
+    if not chosen:
+        raise _nothing_in([file], videos=videos)
+    for member in others.values():
+        left.add(member.suffix)
+    yield from chosen.values()
 
 
 def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | None = None) -> TarDataset:
@@ -74,22 +121,27 @@ def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | No
 
     Raises:
         ValueError: a shard that is compressed, damaged or no tar file; labels that cannot be read; nothing of the kind
-            that is meant; two of one name.
+            that is meant.
     """
-    class_names: dict[int, str] = {}
-    found = [_read(file, class_names, labels=labels) for file in files]
+    name = str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1]}"
+    left = LeftOut(name)
+    found = [_read(file, left) for file in files]
     if videos is None:
-        videos = any(shard.videos for shard in found) and all(s.pictures.keys() <= s.videos.keys() for s in found)
+        videos = any(shard.videos for shard in found) and all(map(_are_previews, found))
+    class_names: dict[int, str] = {}
     rows: list[tuple[str, int, int, int]] = []
     given: list[Any] = []
-    for number, shard in enumerate(found):
-        members = shard.videos if videos else shard.pictures
-        rows += [(name, number, place, size) for name, place, size in members.values()]
-        given += [shard.labels.get(key) for key in members]
+    for number, (file, shard) in enumerate(zip(files, found, strict=True)):
+        chosen = list(_samples(shard, shard.videos if videos else shard.pictures, left))
+        rows += [(member.name, number, member.offset, member.size) for member, _ in chosen]
+        if labels:
+            given += _labels_of(file, shard, [label for _, label in chosen], class_names)
+        for member in () if videos else shard.videos.values():
+            left.add(member.suffix)
     if not rows:
-        kind, example = ("videos", "0001.mp4") if videos else ("pictures", "0001.jpg")
-        raise ValueError(f"{files[0]}: no {kind} in {len(files)} shard(s); expected members such as {example}")
-    values = read_labels(given, name=str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1]}")
+        raise _nothing_in(files, videos=videos)
+    left.tell()
+    values = read_labels(given, name=name) if labels else None
     names, shard_of, offset, size = zip(*rows, strict=True)
     return TarDataset(
         shards=tuple(map(str, files)),
@@ -103,28 +155,63 @@ def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | No
     )
 
 
-def _read(file: Path, class_names: dict[int, str], *, labels: bool) -> _Shard:
+def _nothing_in(files: Sequence[Path], *, videos: bool) -> ValueError:
+    kind, example = ("videos", "0001.mp4") if videos else ("pictures", "0001.jpg")
+    return ValueError(f"{files[0]}: no {kind} in {len(files)} shard(s); expected members such as {example}")
+
+
+# -- members -----------------------------------------------------------------------------------------------------------
+
+
+def _read(file: Path, left: LeftOut) -> _Shard:
     found = _Shard()
-    _check_magic(file)
+    _check_kind(file)
     try:
         with tarfile.open(file, "r:") as shard:
-            for member in shard:
-                if member.isfile():
-                    _add(found, shard, member, class_names, labels=labels)
+            for member in _members(shard, file.stat().st_size):
+                _add(found, member, left)
             _check_end(shard)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ValueError(f"{file}: a damaged tar file, or none: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from None
     return found
 
 
-def _check_magic(file: Path) -> None:
+def _check_kind(file: Path) -> None:
+    if not file.is_file():
+        raise ValueError(f"{file}: not a regular file; expected a tar file")
     with open(file, "rb") as stream:
         start = stream.read(8)
-    for magic, kind in _COMPRESSED.items():
+    for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             raise ValueError(f"{file}: compressed by {kind}; expected a plain tar file, which can be read in any order")
+
+
+def _members(shard: tarfile.TarFile, length: int) -> Iterator[Member]:
+    """Files of a shard, links too, by the place of what they stand for."""
+    places: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
+    order: dict[str, str] = {}
+    for member in shard:
+        name = posixpath.normpath(member.name)
+        if member.isfile():
+            if member.offset_data + member.size > length and not member.issparse():
+                raise tarfile.ReadError(f"{member.name} ends behind the end of the file")
+            places[name] = (SPARSE, 0) if member.issparse() else (member.offset_data, member.size)
+            links.pop(name, None)
+        elif member.islnk() or member.issym():
+            beside = "" if member.islnk() else posixpath.dirname(name)
+            links[name] = posixpath.normpath(posixpath.join(beside, member.linkname))
+            places.pop(name, None)
+        else:
+            continue
+        order[name] = member.name
+    for name, shown in order.items():
+        there = name
+        for _ in range(_LINKS):
+            there = links.get(there, there)
+        yield Member(shown, *places.get(there, (ABSENT, 0)))
 
 
 def _check_end(shard: tarfile.TarFile) -> None:
@@ -136,25 +223,76 @@ def _check_end(shard: tarfile.TarFile) -> None:
         raise tarfile.ReadError(f"a bad header at byte {shard.offset}")
 
 
-def _add(
-    found: _Shard, shard: tarfile.TarFile, member: tarfile.TarInfo, class_names: dict[int, str], *, labels: bool
-) -> None:
-    folder, _, base = member.name.rpartition("/")
-    stem, _, kind = base.partition(".")
-    key, kind = f"{folder}/{stem}", kind.lower()
-    is_video = f".{kind}" in VIDEO_SUFFIXES
-    if stem and (is_video or f".{kind}" in IMAGE_SUFFIXES):
-        members = found.videos if is_video else found.pictures
-        if key in members:
-            what = "videos" if is_video else "pictures"
-            raise ValueError(f"{members[key][0]} and {member.name} are two {what} of one sample; expected one per name")
-        members[key] = (member.name, member.offset_data, member.size)
-    elif labels and (kind in _LABELS or kind == "json"):
-        stream = shard.extractfile(member)
-        text = stream.read().decode("utf-8", "replace").strip() if stream else ""
-        label = _json_label(text, member.name, class_names) if kind == "json" else _number(text, member.name)
-        if label is not None and (kind != "json" or key not in found.labels):
-            found.labels[key] = label
+def _add(found: _Shard, member: Member, left: LeftOut) -> None:
+    name = posixpath.normpath(member.name)
+    if any(part.startswith(".") and part != ".." for part in name.split("/")):  # hidden, as in folders
+        return
+    suffix = next((end for end in _LABELS if name.lower().endswith(end)), None)
+    if member.suffix in IMAGE_SUFFIXES:
+        found.pictures[name] = member
+    elif member.suffix in VIDEO_SUFFIXES:
+        found.videos[name] = member
+    elif suffix is not None:
+        found.labels.setdefault(name[: -len(suffix)], []).append(member)
+    elif member.suffix != ".txt":  # a caption, or a note
+        left.add(member.suffix or "without a suffix")
+
+
+# -- samples and labels ------------------------------------------------------------------------------------------------
+
+
+def _owner(name: str, stems: Container[str]) -> str | None:
+    """The longest of these names that this one begins with, up to a dot."""
+    stem = posixpath.splitext(name)[0]
+    while stem not in stems:
+        shorter, dot, rest = stem.rpartition(".")
+        if not dot or "/" in rest or not posixpath.basename(shorter):
+            return None
+        stem = shorter
+    return stem
+
+
+def _are_previews(shard: _Shard) -> bool:
+    """Whether every picture belongs to a video."""
+    videos = {posixpath.splitext(name)[0] for name in shard.videos}
+    return all(_owner(name, videos) is not None for name in shard.pictures)
+
+
+def _samples(shard: _Shard, members: Mapping[str, Member], left: LeftOut) -> Iterator[tuple[Member, str | None]]:
+    """Members that are samples, with the name of their label."""
+    stems = {posixpath.splitext(name)[0] for name in members}
+    for name, member in members.items():
+        owner = _owner(name, shard.labels)
+        if owner is not None and owner != posixpath.splitext(name)[0] and owner in stems:
+            left.add("more of a sample", example=member.name)
+        elif member.offset < 0:
+            left.add("a link to nothing" if member.offset == ABSENT else "stored with holes", example=member.name)
+        else:
+            yield member, owner
+
+
+def _labels_of(file: Path, shard: _Shard, owners: Sequence[str | None], class_names: dict[int, str]) -> Iterator[Any]:
+    """The label of each of these names; each file is read once."""
+    known: dict[str | None, Any] = {None: None}
+    with open(file, "rb") as stream:
+        for owner in owners:
+            if owner is not None and owner not in known:
+                known[owner] = None
+                for member in sorted(shard.labels[owner], key=lambda member: member.suffix != ".json"):
+                    stream.seek(max(member.offset, 0))
+                    text = stream.read(member.size).decode("utf-8", "replace").strip()
+                    try:
+                        label = _label(text, member, class_names)
+                    except ValueError as error:
+                        raise ValueError(f"{file}: {error}") from None
+                    known[owner] = known[owner] if label is None else label  # a .cls counts more than a .json
+            yield known[owner]
+
+
+def _label(text: str, member: Member, class_names: dict[int, str]) -> Any:
+    if member.suffix == ".json":
+        return _json_label(text, member.name, class_names)
+    return _number(text, member.name)
 
 
 def _number(text: str, name: str) -> int:
@@ -166,7 +304,7 @@ def _number(text: str, name: str) -> int:
 def _json_label(text: str, name: str, class_names: dict[int, str]) -> Any:
     try:
         record = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON: {error}") from None
     if not isinstance(record, dict):
         return None

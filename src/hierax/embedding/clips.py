@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -16,8 +14,10 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from hierax.embedding.decode import Item, reason_of
+from hierax.embedding.content import check_place, opened_regular
+from hierax.embedding.decode import Item, failed
 from hierax.embedding.sources import MARK, Source
+from hierax.embedding.urls import copy_url
 from hierax.processing import HieraVideoProcessor, Preprocessing
 from hierax.processing.demux import import_av
 from hierax.processing.video_file import VideoFile
@@ -53,19 +53,33 @@ def _stream(source: Source) -> BinaryIO:
     if source.kind == "url":
         import fsspec
 
-        system, path = fsspec.core.url_to_fs(source.name)
-        return cast(BinaryIO, system.open(path, "rb"))
+        try:
+            system, path = fsspec.core.url_to_fs(source.name)
+            return cast(BinaryIO, system.open(path, "rb"))
+        except ImportError:  # without it no part of a file on the web can be read, but all of it
+            return _copied(source.name)
     if source.kind == "tar":
         return cast(BinaryIO, io.BufferedReader(Section(source.container, source.offset, source.size)))
-    if not stat.S_ISREG(os.stat(source.name).st_mode):  # a pipe would be waited for, for ever
-        raise OSError("not a regular file")
-    return open(source.name, "rb")
+    with opened_regular(source.name):
+        return open(source.name, "rb")
+
+
+def _copied(url: str) -> BinaryIO:
+    file = cast(BinaryIO, tempfile.TemporaryFile())
+    try:
+        copy_url(url, file)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 class Section(io.RawIOBase):
     """A part of a file as a file: `size` bytes from `start`."""
 
     def __init__(self, path: str, start: int, size: int) -> None:
+        check_place(start)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed as this is)
         self._start, self._size, self._place = start, size, 0
 
@@ -110,9 +124,7 @@ class Opened:
         self._there: str | BinaryIO = source.name
         with ExitStack() as stack:
             if source.kind == "url":
-                self._there = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
-                with _stream(source) as stream:
-                    shutil.copyfileobj(stream, self._there, _CHUNK)
+                self._there = stack.enter_context(_copied(source.name))
                 self._digest = _hash_of(self._there)
             elif source.kind == "tar":
                 self._there = stack.enter_context(_stream(source))
@@ -162,7 +174,7 @@ class ClipDecoder:
                 clip = self.processor.window(file, source.window * self.sampling.span)
         except Exception as error:  # one source is one row, whatever a decoder or a client of a network raises
             self._close()
-            return Item(source, digest, error=reason_of(error))
+            return failed(source, digest, error)
         out[:] = np.rint(clip.pixels)
         return Item(source, digest, file.info.width, file.info.height, start=clip.start, end=clip.end)
 

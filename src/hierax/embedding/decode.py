@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from hierax.embedding.content import read_file
+from hierax.embedding.processes import Pool
 from hierax.embedding.sources import Listing, Source
 from hierax.embedding.store import Block
 from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
@@ -29,8 +23,6 @@ from hierax.processing.resize import resize_crop_fast
 
 if TYPE_CHECKING:
     from hierax.embedding.clips import ClipDecoder
-
-_MAIN = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -97,18 +89,30 @@ class Decoder:
             digest = content_hash(content)
             picture, plan = next(self.processor.decoded(content))
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
-        except (OSError, ValueError, MemoryError) as error:  # an ImageError is a ValueError
-            return Item(source, digest, error=reason_of(error))
+        except Exception as error:  # what reads sources, clients of networks too, raises errors of every kind
+            return failed(source, digest, error)
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         return Item(source, digest, width, height)
 
 
+def failed(source: Source, digest: str, error: Exception) -> Item:
+    """A source that cannot be read. One for which there was no memory has no hash, so that an update tries it again."""
+    return Item(source, "" if isinstance(error, MemoryError) else digest, error=reason_of(error))
+
+
 def reason_of(error: BaseException) -> str:
-    """Why a source cannot be read, in one line."""
-    problem = error.problem if isinstance(error, ImageError) else getattr(error, "strerror", None) or str(error)
-    return " ".join(problem.split()) or type(error).__name__
+    """Why a source cannot be read, in one line; what kind of error it is, where its text may not say so."""
+    if isinstance(error, ImageError):
+        problem = error.problem
+    else:
+        reason = getattr(error, "strerror", None)
+        problem = reason if isinstance(reason, str) and reason else str(error)
+    text = " ".join(problem.split())
+    if not text or isinstance(error, (ImageError, ValueError, OSError)):
+        return text or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
+    return f"{type(error).__name__}: {text}"
 
 
 def as_bytes(content: Any) -> bytes:
@@ -120,8 +124,7 @@ def as_bytes(content: Any) -> bytes:
         content.save(buffer, "PNG")
         return buffer.getvalue()
     if isinstance(content, (str, os.PathLike)):
-        with open(content, "rb") as file:
-            return file.read()
+        return read_file(os.fspath(content))
     raise ValueError(f"{type(content).__name__} is no picture")
 
 
@@ -143,28 +146,34 @@ def decoder_of(record: Preprocessing) -> Decoder | ClipDecoder:
     return ClipDecoder(record)
 
 
-class _Requests:
+class _Requests(Sequence[Request]):
     """All batches of these blocks in their order, made as they are asked for."""
 
     def __init__(self, blocks: Sequence[Block], listings: Sequence[Listing], batch: int, block: int) -> None:
-        self.blocks, self.listings, self.batch, self.block = blocks, listings, batch, block
+        self._listings, self._batch, self._block = listings, batch, block
+        self._places = [
+            (one, first)
+            for one in blocks
+            for first in range(0, min(block, len(listings[one.listing]) - one.number * block), batch)
+        ]
 
-    def __iter__(self) -> Iterator[Request]:
-        for block in self.blocks:
-            listing, start = self.listings[block.listing], block.number * self.block
-            stop = min(start + self.block, len(listing))
-            for first in range(start, stop, self.batch):
-                sources = [listing[i] for i in range(first, min(first + self.batch, stop))]
-                yield Request(block, first - start, sources)
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Request:  # type: ignore[override]
+        block, first = self._places[index]
+        listing, start = self._listings[block.listing], block.number * self._block
+        stop = min(start + first + self._batch, start + self._block, len(listing))
+        return Request(block, first, [listing[i] for i in range(start + first, stop)])
 
 
-class _Batches:
-    """A dataset for PyTorch's loader, whose indices are requests."""
+class _Batch:
+    """What a process does with a request."""
 
     def __init__(self, decoder: Decoder | ClipDecoder) -> None:
         self.decoder = decoder
 
-    def __getitem__(self, request: Request) -> Pixels:
+    def __call__(self, request: Request) -> Pixels:
         size = (len(request.sources), self.decoder.record.num_channels, *self.decoder.shape)
         pixels = np.zeros(size, np.uint8)
         items = [self.decoder(source, out) for source, out in zip(request.sources, pixels, strict=True)]
@@ -174,67 +183,23 @@ class _Batches:
 def batches_of(
     blocks: Sequence[Block], decoder: Decoder | ClipDecoder, listings: Sequence[Listing], *, batch: int, block: int,
     workers: int, pin: bool = False,
-) -> Iterator[Pixels]:  # fmt: skip
+) -> Generator[Pixels]:  # fmt: skip
     """All batches of these blocks in their order, decoded ahead by `workers` processes (0: here).
 
     At most four batches a worker wait to be taken.
+
+    Raises:
+        ProcessDied: a process was killed.
+        MemoryError: there is no room for a batch.
     """
-    loader = DataLoader(
-        _Batches(decoder),  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=_Requests(blocks, listings, batch, block),  # type: ignore[arg-type]
-        num_workers=workers,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),
-        worker_init_fn=_begin,
-        multiprocessing_context=_context() if workers else None,
+    requests, work, ready = (
+        _Requests(blocks, listings, batch, block),
+        _Batch(decoder),
+        Pixels.pin_memory if pin else None,
     )
-    with warnings.catch_warnings(), _without_main():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores: one's choice
-        return iter(loader)
-
-
-def prepare_processes() -> None:
-    """Has the process start from which those that decode are made: it imports while this one loads a model."""
-    context = _context()
-    if context.get_start_method() == "forkserver":
-        from multiprocessing import forkserver
-
-        context.set_forkserver_preload([__name__])
-        forkserver.ensure_running()
-
-
-def _context() -> Any:
-    """How processes are made: never as copies of this one, whose engine has threads that may hold locks."""
-    return multiprocessing.get_context(
-        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    )
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """New processes would run the caller's program, all of it where it has no `if __name__ == "__main__"`."""
-    with _MAIN:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
-
-
-def _begin(_: int) -> None:
-    """In a process that decodes: Ctrl-C goes to all processes of a terminal, of which the first decides; none of them
-    outlives it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-    def follow() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    if workers:
+        yield from Pool(work, min(workers, len(requests)), ready=ready).map(requests)
+        return
+    for request in requests:
+        found = work(request)
+        yield found if ready is None else ready(found)

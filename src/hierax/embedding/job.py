@@ -6,24 +6,27 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hierax.data.loader import spare_cores
-from hierax.embedding.decode import Pixels, batches_of, decoder_of
+from hierax.embedding.decode import Item, Pixels, batches_of, decoder_of
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.sources import Listing, listings
 from hierax.embedding.store import Block, Manifest, Unreadable, shards, shown, write_shard
+from hierax.notices import notify
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FEW = 256
 """Sources that are decoded sooner than processes for them have started."""
+
+NOT_FINITE = "the model's features are not finite"
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Job:
 
     def __init__(self, folder: Path, manifest: Manifest, *, check: Callable[[], object] | None = None) -> None:
         self.folder, self.manifest, self._check = folder, manifest, check
+        self._told = False  # that features are not finite
         self.listings = [Listing.read(path) for path in listings(folder)]
 
     def blocks(self) -> list[Block]:
@@ -74,31 +78,57 @@ class Job:
 
     def compute(
         self, blocks: Sequence[Block], extractor: FeatureExtractor, *, stop: threading.Event, workers: int | None = None
-    ) -> Iterator[Step]:
+    ) -> Generator[Step]:
         """Computes and writes blocks, one after the other; ends after the one in which `stop` was set.
 
         Raises:
             OSError: the shard cannot be written, or a process that decodes was killed.
+            MemoryError: there is not enough.
         """
         parts: list[Pixels] = []
         vectors: list[dict[str, np.ndarray]] = []
         left = 0
-        for pixels, waited in self._batches(blocks, extractor, workers):
-            left = left or self.sources_in(pixels.block)
-            vectors.append(extractor(pixels.pixels))
-            parts.append(pixels)
-            left -= len(pixels.items)
-            step = Step(len(pixels.items), sum(item.error is not None for item in pixels.items), waited)
-            if not left:
-                step.block, step.table = pixels.block, self._write(pixels.block, parts, vectors)
-                parts, vectors = [], []
-            yield step
-            if not left and stop.is_set():
-                return
+        with contextlib.closing(self._batches(blocks, extractor, workers)) as batches:
+            for pixels, waited in batches:
+                left = left or self.sources_in(pixels.block)
+                vectors.append(self._vectors(extractor, pixels))
+                parts.append(pixels)
+                left -= len(pixels.items)
+                step = Step(len(pixels.items), sum(item.error is not None for item in pixels.items), waited)
+                if not left:
+                    step.block, step.table = pixels.block, self._write(pixels.block, parts, vectors)
+                    parts, vectors = [], []
+                yield step
+                if not left and stop.is_set():
+                    return
+
+    def _vectors(self, extractor: FeatureExtractor, pixels: Pixels) -> dict[str, np.ndarray]:
+        """Features of a batch, by column; items whose features are not finite are marked as such."""
+        count, columns = len(pixels.items), self.manifest.columns
+        if all(item.error is not None for item in pixels.items):  # nothing to compute on
+            return {column.name: np.zeros((count, column.width), np.float32) for column in columns}
+        found = extractor(pixels.pixels)
+        if any(len(found[column.name]) != count for column in columns):
+            raise MemoryError(f"the model answered for fewer than the {count} images that it was given")
+        with np.errstate(over="ignore"):
+            kept = [found[column.name].astype(self.manifest.dtype, copy=False) for column in columns]
+        finite = np.logical_and.reduce([np.isfinite(vectors).all(1) for vectors in kept])
+        for place in np.flatnonzero(~finite):
+            item = pixels.items[place]
+            if item.error is None:
+                pixels.items[place] = replace(item, error=NOT_FINITE)
+                self._say_not_finite(item)
+        return found
+
+    def _say_not_finite(self, item: Item) -> None:
+        if not self._told:
+            self._told = True
+            path = shown(item.source.path)
+            notify(f"{NOT_FINITE} for {path}, and maybe others; they are errors, not rows (is the model damaged?)")
 
     def _batches(
         self, blocks: Sequence[Block], extractor: FeatureExtractor, workers: int | None
-    ) -> Iterator[tuple[Pixels, float]]:
+    ) -> Generator[tuple[Pixels, float]]:
         """Batches, and for how many seconds each was waited for."""
         if workers is None:
             workers = 0 if self.sources_in(*blocks) <= FEW else spare_cores(least=1)
@@ -106,20 +136,13 @@ class Job:
             blocks, decoder_of(extractor.record), self.listings, batch=self.manifest.batch, block=self.manifest.block,
             workers=workers, pin=extractor.engine.device.type == "cuda",
         )  # fmt: skip
-        while True:
-            before = time.perf_counter()
-            try:
+        with contextlib.closing(batches):
+            while True:
+                before = time.perf_counter()
                 found = next(batches, None)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise OSError(
-                    "a process that decodes was killed (is the memory full? fewer workers need less); what was written "
-                    "stays, the same call goes on"
-                ) from error
-            if found is None:
-                return
-            yield found, time.perf_counter() - before
+                if found is None:
+                    return
+                yield found, time.perf_counter() - before
 
     def _write(self, block: Block, parts: Sequence[Pixels], vectors: Sequence[dict[str, np.ndarray]]) -> pa.Table:
         items = [item for part in parts for item in part.items]
@@ -138,7 +161,7 @@ class Job:
 def on_devices(
     job: Job, blocks: Sequence[Block], extractors: Sequence[FeatureExtractor], *, stop: threading.Event,
     workers: int | None = None,
-) -> Iterator[Step]:  # fmt: skip
+) -> Generator[Step]:  # fmt: skip
     """`Job.compute` on several devices at once, a thread each; what one of them raises ends all after their blocks."""
     if len(extractors) == 1:
         yield from job.compute(blocks, extractors[0], stop=stop, workers=workers)

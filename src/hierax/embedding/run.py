@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from hierax.embedding.cluster import on_cluster, ray_package
-from hierax.embedding.decode import prepare_processes
 from hierax.embedding.features import POOLED, FeatureExtractor
 from hierax.embedding.job import FEW, Job, Step, on_devices
 from hierax.embedding.plan import Claim, check_folder, claimed, planned
-from hierax.embedding.sources import NoSourcesError, are_few, located, lost
+from hierax.embedding.processes import prepare_processes
+from hierax.embedding.sources import NoSourcesError, are_few, check_input, located, lost
 from hierax.embedding.store import MANIFEST, Block, Manifest, arrow, shard_path
 from hierax.embedding.update import settle
 from hierax.pretrained import Pretrained
@@ -110,12 +110,16 @@ def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None 
     arrow()
     if ray:
         ray_package()
+    if not os.fspath(out):
+        raise ValueError("out is empty; expected a folder")
     folder = Path(out)
     check_folder(folder)
     known = dict.fromkeys(Manifest.read(folder).inputs if (folder / MANIFEST).exists() else ())
     workers = _workers(workers)
-    several = [sources] if isinstance(sources, (str, os.PathLike)) else sources
-    inputs = [located(os.fspath(source)) for source in several]
+    several = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
+    for given in several:
+        check_input(given)
+    inputs = [located(given) for given in several]
     for missing in lost(given for given in inputs if given not in known):
         raise NoSourcesError(missing, "no such file or folder")
     if workers != 0 and not ray and not (workers is None and are_few(inputs or list(known), FEW)):

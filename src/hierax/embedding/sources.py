@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -15,10 +14,14 @@ from typing import Any
 import numpy as np
 
 from hierax.atomic import replaced
+from hierax.data.lists import NoPathColumn, listed_paths, names_files
 from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
-from hierax.data.tar import open_shards
+from hierax.data.tar import COMPRESSED, members_of
+from hierax.embedding.content import NotRegularError, opened_regular, read_file, read_member
 from hierax.embedding.store import LISTINGS, CollectionError, arrow, source_id
+from hierax.embedding.urls import check_client, read_url, urls_at
+from hierax.notices import LeftOut, notify
 from hierax.processing import Preprocessing
 from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -26,7 +29,6 @@ KINDS = ("file", "tar", "table", "url")
 MARK = "#t="
 """What stands between a video's path and the second at which a window begins (media fragments, W3C)."""
 
-_PATHS = ("path", "file", "filename", "file_name", "image", "video", "clip", "url")
 _PICTURES, _VIDEOS = IMAGE_SUFFIXES | {".tar"}, VIDEO_SUFFIXES | {".tar"}
 _ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
 _LISTS = (".txt", ".csv", ".tsv")
@@ -79,20 +81,15 @@ class Source:
         """The bytes of a picture; of a table maybe a path or a Pillow image.
 
         Raises:
-            OSError, ValueError: it cannot be had.
+            Exception: it cannot be had; clients of networks have errors of their own.
         """
         if self.kind == "table":
             return _table(self.container).sample(self.offset).content
         if self.kind == "url":
-            import fsspec
-
-            with fsspec.open(self.path, "rb") as file:
-                return file.read()  # type: ignore[attr-defined]
-        with open(self.container if self.kind == "tar" else self.path, "rb") as file:
-            if self.kind == "tar":
-                file.seek(self.offset)
-                return file.read(self.size)
-            return file.read()
+            return read_url(self.path)
+        if self.kind == "tar":
+            return read_member(self.container, self.offset, self.size)
+        return read_file(self.path)
 
 
 @lru_cache(maxsize=8)
@@ -209,17 +206,22 @@ def are_few(inputs: Sequence[str], most: int) -> bool:
     return len(found) <= most and all(_is_picture(path) and os.path.isfile(path) for path in found)
 
 
-def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) -> Iterator[Source]:
+def list_sources(
+    inputs: Sequence[str], *, record: Preprocessing | None = None, columns: Mapping[str, str] | None = None
+) -> Iterator[Source]:
     """The sources that inputs stand for, each once, in the order of the inputs, those of a folder by name. Where
     `record` is one of clips these are the windows of videos.
+
+    What is left out is told of in a `Notice`: members of shards and files of other kinds, rows without a path.
 
     Args:
         inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files and links to
             folders left out (a folder below them that cannot be opened is a source that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
-            file, filename, image or url), relative to the list's folder; `.tar` shards; tables with a column of
-            images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens (`s3://…`). Tables
-            have no videos.
+            file, image, url …, see `hierax.data.lists.PATHS`), relative to the list's folder; `.tar` shards; tables
+            with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens
+            (`s3://…`). Tables have no videos.
+        columns: {"path": name} of the column of paths in lists where it has another name.
 
     Raises:
         NoSourcesError: an input stands for nothing; names it.
@@ -231,7 +233,8 @@ def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) 
     for given in inputs:
         _check_kind(given, clips=clips)
         count = 0
-        found = _sources(given, _VIDEOS if clips else _PICTURES)
+        left = LeftOut(given)
+        found = _sources(given, _Kinds(_VIDEOS if clips else _PICTURES, left, columns))
         if clips:
             from hierax.embedding.clips import expanded
             from hierax.processing.windows import sampling_of
@@ -245,10 +248,40 @@ def list_sources(inputs: Sequence[str], *, record: Preprocessing | None = None) 
                 yield source
         if not count:
             raise NoSourcesError(given, _nothing_in(given, clips=clips))
+        left.tell()
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """What is looked for.
+
+    Attributes:
+        suffixes: of files.
+        left: counts the files that are something else.
+        columns: see `list_sources`.
+    """
+
+    suffixes: Collection[str]
+    left: LeftOut
+    columns: Mapping[str, str] | None
+
+    @property
+    def videos(self) -> bool:
+        """Whether videos are meant."""
+        return self.suffixes is _VIDEOS
+
+
+def check_input(given: str) -> None:
+    """Raises `NoSourcesError` for what no model can take: an empty text, an archive that is to be unpacked."""
+    if not given:
+        raise NoSourcesError("''", "an empty source; expected a file, folder, pattern, list or URL")
+    if given.lower().endswith(COMPRESSED) and _is_local(given):
+        raise NoSourcesError(given, "a compressed archive; unpack it to a folder or a plain .tar, which are read")
 
 
 def _check_kind(given: str, *, clips: bool) -> None:
     """Raises `ValueError` for a video that is named where pictures are meant, and the reverse."""
+    check_input(given)
     suffix = os.path.splitext(given)[1].lower()
     if suffix in VIDEO_SUFFIXES and not clips:
         raise ValueError(f"{given} is a video and this model takes pictures; one of clips takes videos")
@@ -264,23 +297,23 @@ def _nothing_in(given: str, *, clips: bool) -> str:
     return f"no {'videos in it (MP4, WebM, MKV' if clips else 'pictures in it (PNG, JPEG, WebP'}, … are read)"
 
 
-def _sources(given: str, suffixes: Collection[str]) -> Iterator[Source]:
+def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:
     if given.startswith("hub:"):
         yield from _rows_of_tables(given, [])
     elif "://" in given:
-        yield from _of_url(given, suffixes)
+        yield from _of_url(given, kinds)
     elif os.path.isdir(given):
         if _is_saved(given):
             yield from _rows_of_tables(os.path.abspath(given), [])
         else:
-            for path in sorted(_files_below(given, suffixes)):
-                yield from _of_file(path, suffixes)
+            for path in sorted(_files_below(given, kinds.suffixes)):
+                yield from _of_file(path, kinds)
     elif os.path.exists(given):
-        yield from _of_file(os.path.abspath(given), suffixes)
+        yield from _of_file(os.path.abspath(given), kinds)
     elif glob.has_magic(given):
         for match in sorted(glob.glob(given, recursive=True)):
             if not os.path.isdir(match):
-                yield from _of_file(os.path.abspath(match), suffixes)
+                yield from _of_file(os.path.abspath(match), kinds)
     else:
         raise NoSourcesError(given, "no such file or folder")
 
@@ -304,64 +337,51 @@ def _files_below(folder: str, suffixes: Collection[str]) -> Iterator[str]:
     yield from (error.filename for error in closed)  # read as files they say why; left out they would not be missed
 
 
-def _of_file(path: str, suffixes: Collection[str]) -> Iterator[Source]:
+def _of_file(path: str, kinds: _Kinds) -> Iterator[Source]:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".tar":
-        shard = open_shards([Path(path)], labels=False, videos=suffixes is _VIDEOS)
-        for i, name in enumerate(shard.names):
-            yield Source(f"{path}::{name}", "tar", path, int(shard.offset[i]), int(shard.size[i]))
-    elif suffix in _LISTS:
-        yield from _of_list(path, _column_of_csv(path) if suffix != ".txt" else _lines(path))
+        for member in members_of(Path(path), kinds.left, videos=kinds.videos):
+            yield Source(f"{path}::{member.name}", "tar", path, member.offset, member.size)
+    elif suffix in _LISTS or (suffix == ".parquet" and _is_list(path, kinds)):
+        yield from _of_list(path, kinds)
     elif suffix == ".parquet":
-        column = _paths_column(path)
-        if column is None:
-            yield from _rows_of_tables(path, [Path(path)])
-        else:
-            yield from _of_list(path, _column_of_parquet(path, column))
+        yield from _rows_of_tables(path, [Path(path)])
     else:
         yield Source(path)
 
 
-def _of_list(path: str, entries: Iterable[str]) -> Iterator[Source]:
-    folder = os.path.dirname(path)
-    for entry in entries:
-        yield Source(entry, "url") if "://" in entry else Source(os.path.abspath(os.path.join(folder, entry)))
-
-
-def _lines(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield from (line.rstrip("\r\n") for line in file if line.strip())
-
-
-def _column_of_csv(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
-        try:
-            names = rows.fieldnames or ()
-            column = next((name for name in names if name.strip().lower() in _PATHS), None)
-            if column is None:
-                raise ValueError(
-                    f"{path}: no column named {', '.join(_PATHS)}; there are: {', '.join(names) or 'none'}"
-                )
-            yield from (row[column] for row in rows if row[column])
-        except csv.Error as error:
-            raise ValueError(f"{path}: after line {rows.line_num}: {error}") from None
-
-
-def _paths_column(path: str) -> str | None:
-    """The column of a parquet file that holds paths; None if it has none."""
+def _is_list(path: str, kinds: _Kinds) -> bool:
+    """Whether a parquet file names files, and holds none itself."""
     pa = arrow()
     try:
-        schema = pa.parquet.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
+        with opened_regular(path) as file:
+            pa.parquet.read_schema(file)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
-    strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    return next((name for name in strings if name.lower() in _PATHS), None)
+    return names_files(Path(path), columns=kinds.columns)
 
 
-def _column_of_parquet(path: str, column: str) -> Iterator[str]:
-    for batch in arrow().parquet.ParquetFile(path).iter_batches(_ROWS, columns=[column]):
-        yield from (entry for entry in batch.column(0).to_pylist() if entry)
+def _of_list(path: str, kinds: _Kinds) -> Iterator[Source]:
+    folder, empty = os.path.dirname(path), 0
+    try:
+        with opened_regular(path):
+            pass
+        for entry in listed_paths(Path(path), columns=kinds.columns):
+            if not entry.strip():
+                empty += 1
+            elif "://" in entry:
+                check_client(entry)
+                yield Source(entry, "url")
+            else:
+                yield Source(os.path.abspath(os.path.join(folder, entry)))
+    except NotRegularError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except NoPathColumn as error:
+        raise ValueError(f"{error}; --columns path=NAME names another one") from None
+    except ImportError as error:
+        raise ImportError(f"{path}: {error} (pip install the package that it names)") from None
+    if empty:
+        notify(f"{path}: {empty:,} {'row' if empty == 1 else 'rows'} without a path left out")
 
 
 def _rows_of_tables(name: str, files: Sequence[Path]) -> Iterator[Source]:
@@ -370,21 +390,5 @@ def _rows_of_tables(name: str, files: Sequence[Path]) -> Iterator[Source]:
             yield Source(f"{name}#{split}[{row}]", "table", f"{name}#{split}", row)
 
 
-def _of_url(given: str, suffixes: Collection[str]) -> Iterator[Source]:
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(given)
-        if glob.has_magic(path):
-            found = sorted(system.glob(path))
-        elif system.isdir(path):
-            found = sorted(p for p in system.find(path) if os.path.splitext(p)[1].lower() in suffixes)
-        else:
-            yield Source(given, "url")
-            return
-    except ImportError as error:
-        raise ImportError(f"{given}: {error} (pip install the package that it names)") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{given}: {error}") from None
-    for entry in found:
-        yield Source(system.unstrip_protocol(entry), "url")
+def _of_url(given: str, kinds: _Kinds) -> Iterator[Source]:
+    yield from (Source(url, "url") for url in urls_at(given, kinds.suffixes))

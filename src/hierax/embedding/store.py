@@ -304,9 +304,6 @@ def write_errors(folder: Path) -> int:
     """Writes `errors.parquet`, all that could not be read, in the order of the sources; returns how many these are."""
     pa = arrow()
     found = [item for shard in shards(folder) for item in unreadable_of(shard)]
-    if not found:
-        (folder / ERRORS).unlink(missing_ok=True)
-        return 0
     names = ("id", "path", "hash", "error")
     table = pa.table({name: pa.array([getattr(item, name) for item in found], pa.string()) for name in names})
     with replaced(folder / ERRORS) as part:

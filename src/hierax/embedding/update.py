@@ -114,8 +114,8 @@ def _chunks(sources: Iterable[Source]) -> Iterable[list[Source]]:
 def _digest(source: Source) -> str:
     try:
         return file_hash(source) if source.window >= 0 else content_hash(as_bytes(source.read()))
-    except (OSError, ValueError):
-        return ""  # as of what could not be read
+    except Exception:  # as of what could not be read: its block says why
+        return ""
 
 
 def settle(folder: Path, manifest: Manifest, listed: Sequence[Listing], *, finished: bool) -> dict[str, int]:

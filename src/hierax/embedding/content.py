@@ -1,0 +1,80 @@
+"""The bytes of a source: of a regular file, of a member of a tar shard, of what a URL names; never more than fit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from hierax.data.tar import ABSENT
+from hierax.processing.decode import DEFAULT_MAX_PIXELS, pillow_is_quiet, read_header
+
+_SURE = 1 << 26  # bytes that are read without a look at what they are
+_PER_PIXEL = 16  # bytes: four channels of 32 bits
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+class NotRegularError(ValueError):
+    """A folder, pipe, socket or device."""
+
+
+@contextlib.contextmanager
+def opened_regular(path: str) -> Iterator[BinaryIO]:
+    """A file to read; what is no regular file would be waited for, or never end.
+
+    Raises:
+        OSError, ValueError: it cannot be opened, or is no regular file.
+    """
+    # a pipe without a writer would be waited for; of files the flag means nothing
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+            raise NotRegularError(f"{kind}, not a regular file")
+        yield file
+
+
+def read_file(path: str) -> bytes:
+    """All of a file that may hold a picture.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is no regular file, or is far too large for what it is.
+    """
+    with opened_regular(path) as file:
+        return _read(file, 0, os.fstat(file.fileno()).st_size)
+
+
+def read_member(shard: str, offset: int, size: int) -> bytes:
+    """A file in a tar shard, by its place.
+
+    Raises:
+        OSError, ValueError: as `read_file`; the shard does not hold the bytes.
+    """
+    check_place(offset)
+    with opened_regular(shard) as file:
+        content = _read(file, offset, size)
+    if len(content) < size:
+        raise ValueError(f"cut off: {len(content):,} of {size:,} bytes are there")
+    return content
+
+
+def check_place(offset: int) -> None:
+    """Raises `ValueError` for the place of a member whose bytes are not in its shard."""
+    if offset < 0:
+        what = "a link to what the archive does not hold" if offset == ABSENT else "stored with holes"
+        raise ValueError(f"{what}; its bytes cannot be read")
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    """So many bytes, if a picture can have as many."""
+    file.seek(offset)
+    if size > _SURE:
+        with pillow_is_quiet():
+            image = read_header(file, name="image", max_pixels=DEFAULT_MAX_PIXELS)  # at the beginning of a file only
+        if size > _SURE + image.width * image.height * _PER_PIXEL:
+            raise ValueError(f"{size:,} bytes for {image.width} x {image.height} pixels")
+        file.seek(offset)
+    return file.read(size)

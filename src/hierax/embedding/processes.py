@@ -1,0 +1,224 @@
+"""Processes that decode beside the one that computes: each answers request after request, and ends with its owner."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import util
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+_MAIN = threading.Lock()
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # go to all processes of a terminal, of which the first decides
+
+
+def prepare_processes() -> None:
+    """Has the process start from which those that decode are made: it imports while this one loads a model.
+
+    A signal to the group of processes does not reach it, nor what it makes.
+    """
+    context = _context()
+    if context.get_start_method() == "forkserver":
+        from multiprocessing import forkserver, resource_tracker
+
+        context.set_forkserver_preload(["hierax.embedding.decode"])
+        resource_tracker.ensure_running()  # starts by itself, and clears the mask
+        with _blocked():
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Processes that are started meanwhile have these signals blocked, from their first moment on."""
+    if sys.platform == "win32":
+        yield
+        return
+    numbers = {getattr(signal, name) for name in _SIGNALS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _context() -> Any:
+    """How processes are made: never as copies of this one, whose engine has threads that may hold locks."""
+    return multiprocessing.get_context(
+        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    )
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """New processes would run the caller's program, all of it where it has no `if __name__ == "__main__"`."""
+    with _MAIN:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+class ProcessDied(OSError):
+    """A process that decodes was killed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a process that decodes was killed (is the memory full? fewer workers need less); what was written stays, "
+            "the same call goes on"
+        )
+
+
+class Pool(Generic[Request, Result]):
+    """Processes that answer requests, in the order of the requests.
+
+    Args:
+        work: what each does with a request; it is sent to them.
+        count: of processes.
+        ahead: results that each may have ready before they are taken.
+        ready: called with each result, in a thread of this process, before it is taken.
+    """
+
+    def __init__(
+        self, work: Callable[[Request], Result], count: int, *, ahead: int = 4,
+        ready: Callable[[Result], Result] | None = None,
+    ) -> None:  # fmt: skip
+        self._ready = ready
+        self._processes: list[Any] = []
+        self._ends: list[Connection] = []
+        self._results: list[queue.Queue[Any]] = [queue.Queue(ahead) for _ in range(count)]
+        self._closed = threading.Event()
+        util.Finalize(self, _kill, (self._processes,), exitpriority=1)  # before those are waited for
+        prepare_processes()
+        try:
+            for _ in range(count):
+                self._start(work)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (EOFError, BrokenPipeError, ConnectionError)):  # the process that makes them died
+                raise ProcessDied from error
+            raise
+
+    def _start(self, work: Callable[[Request], Result]) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        self._ends.append(ours)
+        with theirs, _without_main(), _blocked():
+            process = _context().Process(target=_serve, args=(theirs, work), daemon=True)
+            self._processes.append(process)
+            process.start()
+
+    def map(self, requests: Sequence[Request]) -> Iterator[Result]:
+        """The results of these requests, in their order; the pool is closed at the end.
+
+        Raises:
+            ProcessDied: a process was killed.
+            MemoryError, RuntimeError: what happened in one.
+        """
+        count = len(self._ends)
+        threads = [threading.Thread(target=self._ask, args=(n, requests), daemon=True) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(len(requests)):
+                found = self._results[number % count].get()
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        finally:
+            self.close()
+            for thread in threads:
+                thread.join()
+
+    def _ask(self, number: int, requests: Sequence[Request]) -> None:
+        """In a thread: has one process answer every so manieth request."""
+        end = self._ends[number]
+        try:
+            for index in range(number, len(requests), len(self._ends)):
+                end.send(requests[index])
+                found = end.recv()
+                if isinstance(found, _Failure):
+                    raise found.error()
+                self._put(number, found if self._ready is None else self._ready(found))
+        except (EOFError, ConnectionError, FileNotFoundError):
+            self._put(number, ProcessDied())
+        except BaseException as error:
+            self._put(number, error)
+
+    def _put(self, number: int, found: object) -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._results[number].put(found, timeout=0.1)
+                return
+
+    def close(self) -> None:
+        """Ends the processes at once: they only read."""
+        self._closed.set()
+        _kill(self._processes)
+        for end in self._ends:
+            end.close()
+
+
+def _kill(processes: Sequence[Any]) -> None:
+    for process in processes:
+        with contextlib.suppress(AttributeError, OSError):  # one that was not started
+            process.kill()
+    for process in processes:
+        with contextlib.suppress(AssertionError, OSError):
+            process.join()
+
+
+class _Failure:
+    """What a process raised, as text: not everything can be sent."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.memory = isinstance(error, MemoryError)
+        self.text = f"{type(error).__name__}: {error}"
+        self.trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+    def error(self) -> BaseException:
+        """The same, here."""
+        if self.memory:
+            return MemoryError("a process that decodes ran out of memory; fewer workers need less")
+        found = RuntimeError(f"a process that decodes: {self.text}")
+        found.__cause__ = RuntimeError(self.trace)
+        return found
+
+
+def _serve(end: Connection, work: Callable[[Any], Any]) -> None:
+    """In a process of the pool."""
+    for name in _SIGNALS:  # where they could not be blocked
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_follow, daemon=True).start()
+    while True:
+        try:
+            request = end.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            end.send(work(request))
+        except ConnectionError:
+            return
+        except Exception as error:  # also where there is no room for what is shared
+            with contextlib.suppress(OSError):
+                end.send(_Failure(error))
+
+
+def _follow() -> None:
+    """None of them outlives its owner."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
