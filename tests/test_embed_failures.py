@@ -326,7 +326,7 @@ def test_errors_are_in_a_file_that_is_always_there(originals: Path, model: str, 
 class Server(http.server.BaseHTTPRequestHandler):
     asked: Counter[str] = Counter()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *_: object) -> None:
         pass
 
     def do_GET(self) -> None:
