@@ -22,7 +22,6 @@ from hierax.embedding.clips import file_hash
 from hierax.embedding.features import vectors
 from hierax.embedding.pages import pictures
 from hierax.embedding.run import Progress
-from hierax.embedding.sources import Source
 from hierax.embedding.store import unreadable_of
 from hierax.processing import KINETICS, HieraVideoProcessor
 from small import video_config
@@ -263,20 +262,23 @@ def test_whatever_a_source_raises_is_one_row(
     class Odd(Exception):
         pass
 
-    def fail(source: Source) -> Any:
+    def fail(url: str, _: Any) -> None:
         raise Odd("the answer was cut short")
 
     (tmp_path / "list.txt").write_text(f"memory://x/a.mp4\n{films}/short.mkv\n")
-    stream = embed_clips._stream
-    monkeypatch.setattr(embed_clips, "_stream", lambda source: (fail if source.kind == "url" else stream)(source))
+    monkeypatch.setattr(embed_clips, "copy_url", fail)
     report = embedded(tmp_path / "list.txt", tmp_path / "out", model)
     assert (report.rows, report.errors) == (1, 1)
     errors = pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
-    assert [(row["path"], row["error"]) for row in errors] == [("memory://x/a.mp4#t=0", "the answer was cut short")]
+    assert [(row["path"], row["error"]) for row in errors] == [
+        ("memory://x/a.mp4#t=0", "Odd: the answer was cut short")
+    ]
 
 
 def test_a_pipe_is_no_video(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
     os.mkfifo(films / "pipe.mp4")
     embedded(films, tmp_path / "out", model)
     errors = pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
-    assert (f"{films}/pipe.mp4#t=0", "not a regular file") in [(row["path"], row["error"]) for row in errors]
+    assert (f"{films}/pipe.mp4#t=0", "a named pipe, not a regular file") in [
+        (row["path"], row["error"]) for row in errors
+    ]

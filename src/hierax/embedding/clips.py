@@ -65,7 +65,7 @@ def _stream(source: Source) -> BinaryIO:
 
 
 def _copied(url: str) -> BinaryIO:
-    file = cast(BinaryIO, tempfile.TemporaryFile())
+    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  (closed by who takes it)
     try:
         copy_url(url, file)
         file.seek(0)
