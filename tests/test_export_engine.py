@@ -13,6 +13,7 @@ from PIL import Image
 
 from exports import Exported, copied, engine_of, few, truth
 from hierax import Engine
+from hierax.engine.exported import is_export
 from small import relative
 
 pytest_plugins = ("exports",)
@@ -102,3 +103,29 @@ def test_a_record_of_a_later_version_is_refused(exported: Exported, tmp_path: Pa
     (folder / "export.json").write_text(json.dumps({**values, "version": 99}))
     with pytest.raises(ValueError, match="version 99 was written by a later hierax"):
         Engine(folder)
+
+
+@pytest.mark.parametrize(("format", "file"), [("pt2", "model.pt2"), ("openvino", "openvino_model.xml")])
+def test_an_engine_opens_an_export_by_its_folder_or_its_file(format: str, file: str, exported: Exported) -> None:
+    model, folder, _ = exported("classifier", format)
+    for source in (folder, folder / file, str(folder / file)):
+        assert is_export(source)
+        with engine_of(source, threads=1) as engine:
+            assert engine.task == "classification"
+            assert dict(engine.config.id2label) == dict(model.config.id2label)
+            assert engine.preprocessing.crop_size == {"height": 64, "width": 64}
+            assert engine.license == model.license
+
+
+def test_a_file_without_its_folder_is_an_error_that_says_so(exported: Exported, tmp_path: Path) -> None:
+    _, folder, _ = exported("classifier", "pt2")
+    (alone := tmp_path / "model.pt2").write_bytes((folder / "model.pt2").read_bytes())
+    with pytest.raises(ValueError, match=r"model\.pt2: has no export\.json beside it"):
+        engine_of(alone)
+
+
+def test_another_file_in_the_folder_of_an_export_is_an_error(exported: Exported, tmp_path: Path) -> None:
+    folder = copied(exported("classifier", "pt2")[1], tmp_path / "copy")
+    (folder / "other.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"other\.onnx: is not the file of this export; expected .*model\.pt2"):
+        engine_of(folder / "other.onnx")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from hierax.engine.opening import default_record, opened_model
 from hierax.engine.openvino_backend import OpenVinoBackend
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.program import Program, Signature, typed, typed_mae
+from hierax.engine.streaming import Item, Streamed, streamed
 from hierax.pretrained import Pretrained
 from hierax.processing import HieraImageProcessor, Picture
 
@@ -46,7 +47,7 @@ class Engine:
 
     Args:
         model: a model, of which a copy is taken; or a Hub id, a folder or a file to load one from; or a folder that
-            `hierax export` wrote.
+            `hierax export` wrote, or the model's file in it.
         task: as in `hierax.load`: "features" for embeddings, "backbone" for maps, "classification", "mae", …
         device: "auto" is CUDA or MPS where there is one, else the CPU.
         precision: "fp32", "bf16", "fp16" or "int8"; "auto" is bf16 where the hardware multiplies it, else fp32.
@@ -63,9 +64,11 @@ class Engine:
         max_shapes: how many sizes are held compiled; others run eagerly.
 
     Attributes:
-        config, license: those of the model.
+        config, license: those of the model; `config.id2label` names a classifier's labels.
+        task: as in `hierax.load`: "classification", "video-classification", "features", "backbone" or "mae".
+        source: where the weights are from, where that is known.
         device, precision, backend: what runs.
-        processor: makes pixels of pictures.
+        processor, preprocessing: makes pixels of pictures, and as which record says.
 
     Raises:
         ValueError: an unknown name or a combination that cannot be; what `hierax.load` raises.
@@ -91,6 +94,8 @@ class Engine:
         for name, value in (("threads", threads), ("max_shapes", max_shapes)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; allowed: a whole number above 0")
+        from hierax.checkpoint.load import task_of
+
         exported = find_export(model)
         if exported is not None:
             choice = exported.choice(
@@ -100,12 +105,17 @@ class Engine:
         else:
             choice = choose(device, precision, backend)
         self._lock = threading.RLock()
-        self._model = exported.model() if exported else opened_model(model, task, out_features)
+        with memory_errors("loading the model"):
+            self._model = exported.model() if exported else opened_model(model, task, out_features)
         self.config, self.license = self._model.config, self._model.license
+        self.task = task_of(type(self._model))
+        report = self._model.loading_report
+        self.source = exported.source if exported else report.source if report else None
         self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend
         self.signature = Signature.of(self._model, hidden_states=hidden_states)
         self.processor = processor or HieraImageProcessor(self._model.preprocessing or default_record(self.config))
         on_device = processor is None and choice.device.type == "cuda"
+        self.preprocessing = self.processor.record
         self._device_pixels = DevicePixels(self.processor, choice.device) if on_device else None
         self.threads = threads
         self._calibration = calibration
@@ -218,6 +228,40 @@ class Engine:
         device = tensors[0].device
         pixels, kept, ranks = pixels.to(device), kept.to(device), None if ranks is None else ranks.to(device)
         return typed_mae(self.signature, tensors, pixels=pixels, kept=kept, ranks=ranks, config=self.config)
+
+    def stream(
+        self,
+        items: Iterable[Item],
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+        read: Callable[[Item], Tensor] | None = None,
+    ) -> Iterator[Streamed[Item]]:
+        """The answers for many pictures, one by one and in order: `Streamed(item, output, error)`.
+
+        Pictures are decoded ahead in threads and run in batches. One that cannot be read or run has an `error` and no
+        `output`; the others go on. At most about three batches are in memory.
+
+        Args:
+            items: paths, or what else the processor takes; they are taken from the iterable as they are needed.
+            batch_size: rows per call of the engine.
+            workers: threads that decode; None is the number of CPUs, at most 8.
+            read: from an item to pixels `[rows, C, *size]`, called in those threads, such as several views of a clip.
+                None is the engine's processor.
+
+        Raises:
+            ValueError: a MAE model, whose loss is that of a whole batch; a batch size below 1.
+            RuntimeError: the engine is closed. MemoryError: it ran out of memory.
+        """
+        self._check_open()
+        for name, value in (("batch_size", batch_size), ("workers", workers or 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
+        if self.signature.masked:
+            raise ValueError("stream is for tasks with an output per input; call an engine of task 'mae' itself")
+        return streamed(
+            self, items, read or (lambda item: self._pixels(item, None)), batch_size=batch_size, workers=workers
+        )
 
     def _pixels(self, images: Any, pixel_values: Tensor | None) -> Tensor:
         """Ready pixels in float32 on the CPU or where they are."""

@@ -26,6 +26,7 @@ from hierax.processing.record import FILE_NAME
 RECORD = "export.json"
 VERSION = 1
 """Of the record; folders of a later one are refused."""
+_SUFFIXES = {Path(kind.file).suffix for kind in FORMATS.values()}
 
 
 def file_digest(path: Path) -> str:
@@ -43,16 +44,33 @@ def file_records(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in paths}
 
 
+def is_export(source: object) -> bool:
+    """Whether `source` names a folder that `hierax export` wrote, or a file of its formats; nothing is opened."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = Path(source)
+    return (path / RECORD).is_file() or (path.suffix in _SUFFIXES and path.is_file())
+
+
 def find_export(source: object) -> Exported | None:
-    """The export that `source` names, or None when it is no folder with an `export.json`.
+    """The export that `source` names by its folder or by its file, or None when it names something else.
 
     Raises:
-        ValueError: the folder is damaged; names the file.
+        ValueError: the folder is damaged, or the file is not in the folder of its export; names the file.
     """
-    if not isinstance(source, (str, os.PathLike)):
+    if not isinstance(source, (str, os.PathLike)) or not is_export(source):
         return None
-    folder = Path(source)
-    return Exported.open(folder) if (folder / RECORD).is_file() else None
+    path = Path(source)
+    if path.is_dir():
+        return Exported.open(path)
+    if not (path.parent / RECORD).is_file():
+        raise ValueError(f"{path}: has no {RECORD} beside it; expected a file in the folder that hierax export wrote")
+    found = Exported.open(path.parent)
+    if path.name != FORMATS[found.format].file:
+        raise ValueError(
+            f"{path}: is not the file of this export; expected {path.with_name(FORMATS[found.format].file)}"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Exported:
         kept: visible mask units, for a MAE model.
         report: how close it is to the model it was made from.
         files: by name, their sizes and digests.
+        source: where the weights are from, or None.
     """
 
     folder: Path
@@ -77,6 +96,7 @@ class Exported:
     kept: int | None
     report: ParityReport
     files: dict[str, dict[str, Any]]
+    source: str | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Exported:
@@ -100,6 +120,7 @@ class Exported:
                 kept=values["kept"],
                 report=ParityReport.from_dict(values["parity"]),
                 files=dict(values["files"]),
+                source=values.get("weights", {}).get("source"),
             )
             for name, value, known in (("format", found.format, FORMATS), ("task", found.task, TASKS)):
                 if value not in known:

@@ -1,0 +1,138 @@
+"""Many inputs through an engine: decoded ahead in threads, run in batches, answered one by one and in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from hierax.outputs import Output
+
+if TYPE_CHECKING:
+    from hierax.engine.engine import Engine
+
+Item = TypeVar("Item")
+_MOST_WORKERS = 8
+_AHEAD = 2  # batches that are decoded, or being decoded, while one runs
+
+
+@dataclass(frozen=True)
+class Streamed(Generic[Item]):
+    """What an engine says of one item.
+
+    Attributes:
+        item: as it was given.
+        output: the typed output of this item alone, `[rows, …]`, one row for an image; None if there is an `error`.
+        error: what kept it from being read or run.
+    """
+
+    item: Item
+    output: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class _Read(Generic[Item]):
+    """An item with its pixels `[rows, C, *size]`, or with the error of reading it."""
+
+    item: Item
+    pixels: Tensor | None = None
+    error: Exception | None = None
+
+
+def streamed(
+    engine: Engine,
+    items: Iterable[Item],
+    read: Callable[[Item], Tensor],
+    *,
+    batch_size: int,
+    workers: int | None,
+) -> Iterator[Streamed[Item]]:
+    """See `Engine.stream`."""
+    group: list[_Read[Item]] = []
+    for found in _decoded(items, read, ahead=_AHEAD * batch_size, workers=workers or _default_workers()):
+        shape = next((one.pixels.shape[1:] for one in group if one.pixels is not None), None)
+        if found.pixels is not None and shape not in (None, found.pixels.shape[1:]):
+            yield from _run(engine, group, batch_size)
+            group = []
+        group.append(found)
+        if sum(1 if one.pixels is None else len(one.pixels) for one in group) >= batch_size:
+            yield from _run(engine, group, batch_size)
+            group = []
+    yield from _run(engine, group, batch_size)
+
+
+def _default_workers() -> int:
+    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    return min(len(allowed(0)) if allowed else os.cpu_count() or 1, _MOST_WORKERS)
+
+
+def _decoded(
+    items: Iterable[Item], read: Callable[[Item], Tensor], *, ahead: int, workers: int
+) -> Iterator[_Read[Item]]:
+    """The items with their pixels, in order, at most `ahead` of them begun before they are asked for."""
+
+    def attempt(item: Item) -> _Read[Item]:
+        try:
+            pixels = read(item)
+            if not isinstance(pixels, Tensor) or not len(pixels):
+                raise TypeError(f"read gave {type(pixels).__name__}; expected a tensor [rows, C, *size]")
+            return _Read(item, pixels)
+        except Exception as error:  # whatever it is: one item that cannot be read is no reason to lose the others
+            return _Read(item, error=error)
+
+    source, begun = iter(items), deque[Future[_Read[Item]]]()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="hierax-decode")
+    try:
+        begun.extend(pool.submit(attempt, item) for item in islice(source, ahead))
+        while begun:
+            found = begun.popleft().result()
+            begun.extend(pool.submit(attempt, item) for item in islice(source, 1))
+            yield found
+    finally:  # also when the caller stops in the middle
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[Streamed[Item]]:
+    """The group's items in order, those that were read with their rows of one or more calls of the engine."""
+    ready = [one.pixels for one in group if one.pixels is not None]
+    outputs: list[Output] = []
+    if ready:
+        try:
+            outputs = [engine(pixel_values=part) for part in torch.cat(ready).split(batch_size)]
+        except ValueError as error:  # a size that this model, or this export, does not take: true of each alike
+            group = [dataclasses.replace(one, pixels=None, error=one.error or error) for one in group]
+    whole, start = _joined(outputs), 0
+    for one in group:
+        if one.pixels is None:
+            yield Streamed(one.item, error=one.error)
+            continue
+        end = start + len(one.pixels)
+        yield Streamed(one.item, output=_each(whole, lambda t, rows=slice(start, end): t[rows]))
+        start = end
+
+
+def _joined(outputs: list[Output]) -> Any:
+    """The outputs of several calls as that of one."""
+    if len(outputs) < 2:
+        return outputs[0] if outputs else None
+    fields: dict[str, Any] = {}
+    for name, value in outputs[0].items():
+        parts = [output[name] for output in outputs]
+        several = isinstance(value, tuple)
+        fields[name] = tuple(map(torch.cat, zip(*parts, strict=True))) if several else torch.cat(parts)
+    return dataclasses.replace(outputs[0], **fields)  # type: ignore[type-var]
+
+
+def _each(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The output with each of its tensors changed."""
+    fields = {n: tuple(map(change, v)) if isinstance(v, tuple) else change(v) for n, v in output.items()}
+    return dataclasses.replace(output, **fields)
