@@ -88,7 +88,7 @@ def run_file(folder: Path, format: str, *inputs: Tensor) -> list[Tensor]:
     return [torch.from_numpy(np.array(array)) for array in found]
 
 
-def engine_of(folder: Path, **options: Any) -> Any:
+def engine_of(folder: Path | str, **options: Any) -> Any:
     return Engine(folder, **options)
 
 
