@@ -24,7 +24,7 @@ MAE = {"num_query_pool": 2, "mask_ratio": 0.5}
 MODELS: dict[str, tuple[Any, HieraConfig]] = {
     "features": (HieraModel, image_config()),
     "encoder": (Hiera, image_config()),
-    "backbone": (HieraBackbone, image_config(out_features=("stem", "stage3"))),
+    "backbone": (HieraBackbone, image_config(out_features=("stem", "stage4"))),
     "classifier": (HieraForImageClassification, image_config(num_query_pool=1)),
     "abs-win": (HieraForImageClassification, abs_win_config()),
     "mae": (HieraForPreTraining, image_config(**MAE)),

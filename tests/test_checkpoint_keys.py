@@ -52,7 +52,7 @@ def opened_from(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> O
     """A bare file with these names and shapes, on the meta device."""
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes_of(name).items()}
     (tmp_path / "bare.pth").touch()
-    monkeypatch.setattr(opening, "read_tensors", lambda path: TensorFile(tensors))
+    monkeypatch.setattr(opening, "read_tensors", lambda path, *_, **__: TensorFile(tensors))
     return open_checkpoint(tmp_path / "bare.pth", HubOptions())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hierax.validation import check, resolved
-from hierax.variants import VARIANTS
+from hierax.variants import VARIANTS, did_you_mean
 
 _Axes = tuple[int, ...]
 
@@ -277,10 +277,22 @@ def _field_names() -> set[str]:
     return {f.name for f in dataclasses.fields(HieraConfig)}
 
 
+_OTHERS_NAMES = {
+    "num_classes": "num_labels", "classes": "num_labels", "in_chans": "num_channels", "img_size": "image_size",
+    "input_size": "image_size", "patch_kernel": "patch_size", "mask_unit_size": "masked_unit_size",
+    "mask_unit_attn": "masked_unit_attention", "q_pool": "num_query_pool", "q_stride": "query_stride",
+    "stages": "depths", "head_dropout": "dropout", "drop_rate": "dropout", "drop_path": "drop_path_rate",
+    "init_values": "layer_scale_init", "dim_mul": "embed_dim_multiplier", "act_layer": "hidden_act",
+}  # fmt: skip
+"""What timm and the official package call fields of ours."""
+
+
 def _require_fields(names: Iterable[str]) -> None:
     known = _field_names()
     for name in sorted(set(names) - known):
-        raise ValueError(f"{name!r} is no field of HieraConfig; fields are {', '.join(sorted(known))}")
+        meant = _OTHERS_NAMES.get(name)
+        near = f" (did you mean {meant}?)" if meant else did_you_mean(name, known)
+        raise ValueError(f"{name!r} is no field of HieraConfig{near}; fields are {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True)
@@ -341,6 +353,7 @@ def variant_config(name: str, **overrides: Any) -> HieraConfig:
         ValueError: for an unknown variant or field (it lists those there are), or a bad value (it names the field).
     """
     if name not in VARIANTS:
-        raise ValueError(f"{name!r} is no variant; variants are {', '.join(VARIANTS)}")
+        near = did_you_mean(name, VARIANTS)
+        raise ValueError(f"{name!r} is no variant{near}; variants are {', '.join(VARIANTS)}")
     _require_fields(overrides)
     return HieraConfig(**{**VARIANTS[name], **overrides})

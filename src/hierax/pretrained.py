@@ -144,6 +144,9 @@ class Pretrained(nn.Module):
         variant: str | None = None,
         num_labels: int | None = None,
         new: Collection[str] = (),
+        part: str | None = None,
+        config: HieraConfig | None = None,
+        ignore_mismatched_sizes: bool = False,
         image_size: int | Sequence[int] | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
@@ -156,20 +159,28 @@ class Pretrained(nn.Module):
         """Loads weights of any dialect and returns the model in eval mode.
 
         Args:
-            source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pt`, `.bin`); "hierax/femto" and
-                "hierax/femto.mae" come with hierax and need no network.
+            source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pth.tar`, `.pt`, `.bin`, `.ckpt`);
+                "hierax/femto" and "hierax/femto.mae" come with hierax and need no network.
             variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
             num_labels: gives a classifier a new head for this many labels.
-            new: names of parts that start anew, in the file or not, such as "norm", "head" or "decoder".
+            new: names of parts that start anew, in the file or not, such as "norm", "head" or "decoder"; or of modules
+                in them, such as "patch_embed" or "decoder.pred".
+            part: which model of a file that holds several: the name of its container or prefix, as "model_ema" or
+                "teacher". Without it, a moving average is taken before the model it was made of, and a warning says so.
+            config: the configuration, instead of the one that the source states.
+            ignore_mismatched_sizes: modules whose tensors have another shape in the file start anew, as the head for
+                another `num_labels`; a head of the same size is kept.
             image_size: resizes the position embeddings to another native size in pixels.
             dtype: precision of the weights; None is float32, "auto" that of the file.
             device: where the weights are put; None is the CPU.
             revision, cache_dir, token, local_files_only: passed on to the Hub's client.
-            overrides: other values for fields of `HieraConfig`.
+            overrides: other values for fields of `HieraConfig`; `num_channels` averages the patch embedding over the
+                channels of the file. Names of transformers and timm are understood too: `torch_dtype`, `device_map`
+                (one device, or "auto"), `attn_implementation`, `in_chans`, `num_classes`.
 
         Raises:
-            ValueError: not Hiera, corrupt, tensors missing or of another shape, or an unknown field; it names
-                file and tensor.
+            ValueError: not Hiera, corrupt, tensors missing or of another shape, several models, or an unknown field;
+                it names file and tensor.
             OSError: the file or the Hub cannot be reached.
         """
         from hierax.checkpoint.load import HubOptions, load_model
@@ -180,6 +191,9 @@ class Pretrained(nn.Module):
             variant=variant,
             num_labels=num_labels,
             new=new,
+            part=part,
+            config=config,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
             image_size=image_size,
             dtype=dtype,
             device=device,

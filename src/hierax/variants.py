@@ -1,6 +1,7 @@
-"""The table of named architectures, as data."""
+"""The table of named architectures, as data; and what a name that is in no table may have been meant for."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -37,3 +38,14 @@ def _variants() -> dict[str, dict[str, Any]]:
 
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = _variants()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean hiera_tiny_224?)` for "hiera_tiny", with the names it is the beginning of, or is nearest to.
+
+    Empty where none is near.
+    """
+    names = list(known)
+    longer = sorted((n for n in names if n.startswith(name)), key=len) if len(name) > 2 else []
+    near = longer or difflib.get_close_matches(name, names, 3, 0.7)
+    return f" (did you mean {' or '.join(near[:2])}?)" if near else ""

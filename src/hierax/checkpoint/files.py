@@ -1,24 +1,30 @@
 """From a source (id, folder, file) to its files, and from a file to its tensors; failures name what failed."""
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hierax.checkpoint.bundled import bundled_folder
+from hierax.checkpoint.explained import explain_file, explain_folder, is_tensor_file
 from hierax.checkpoint.hub import HubOptions, NotCached, fetch, reached
-from hierax.checkpoint.records import CheckpointRecord, find_record
+from hierax.checkpoint.parts import choose
+from hierax.checkpoint.pickles import read_pickle
+from hierax.checkpoint.records import CheckpointRecord, checkpoint_names, find_record
+from hierax.variants import did_you_mean
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 INDEX = ".index.json"
 _WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
 RUN = "run.json"
 TENSOR_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""Names of files that hold tensors, or are damaged; others, as .ckpt and .pth.tar, are known by their content."""
+_MOST_TENSORS, _MOST_SHARDS = 20_000, 1_000
+_LARGEST_HEADER, _LARGEST_JSON = 100 * 2**20, 128 * 2**20
+"""Bytes: of the description in a safetensors file, as its library has it; of a JSON file, a million labels."""
 NOTES = "hierax"
 """Key, in a tensor file's metadata, of what other dialects' `config.json` has no field for."""
 
@@ -56,10 +62,22 @@ class Source:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """Tensors by the names they have in their file, and the notes that hierax left beside them."""
+    """What a file holds of a Hiera.
+
+    Attributes:
+        tensors: by the names they have in their file, without the prefix that all of them have.
+        notes: what hierax left beside them.
+        part: the container or prefix that they were in, where a file has such; `others` are those not taken.
+        prefix: what was taken off their names.
+        beside: tensors that are not behind the prefix.
+    """
 
     tensors: dict[str, Tensor]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+    others: tuple[str, ...] = ()
+    prefix: str = ""
+    beside: list[str] = field(default_factory=list)
 
 
 def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Source:
@@ -72,15 +90,14 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
         OSError: nothing there, or the Hub cannot be reached and nothing of it is in the cache.
         ValueError: a file that is no tensor file, a folder without weights, JSON that is none.
     """
-    path = Path(source)
+    path, name = Path(source), str(source)
     if path.is_file():
-        if path.suffix not in TENSOR_SUFFIXES:
-            raise ValueError(f"{path}: not a tensor file ({', '.join(TENSOR_SUFFIXES)} are read)")
+        if path.suffix not in TENSOR_SUFFIXES and not path.name.endswith(INDEX) and not is_tensor_file(path):
+            raise ValueError(f"{path}: {explain_file(path)}")
         return Source(str(source), path)
-    name = str(source)
-    if path.is_dir():
-        return _in_folder(name, path, weights=weights)
     record = find_record(name)
+    if path.is_dir() and (record is None or weights_in(path) is not None):
+        return _in_folder(name, path, weights=weights)
     repository = record.hub_id if record else name
     bundled = bundled_folder(repository)
     if bundled is not None:
@@ -88,7 +105,8 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
     local = path.is_absolute() or name.startswith(".") or path.suffix in TENSOR_SUFFIXES or repository.count("/") != 1
     if local:
         raise FileNotFoundError(
-            f"{name}: no such file or folder, and no checkpoint of that name (hierax models lists those there are)"
+            f"{name}: no such file or folder, and no checkpoint of that name"
+            f"{did_you_mean(name, checkpoint_names()) or ' (hierax models lists those there are)'}"
         )
     hub = reached(repository, CONFIG, hub)
     config = read_json(fetch(repository, CONFIG, hub))
@@ -100,10 +118,17 @@ def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord
     """The checkpoint that is in a folder; in that of a training run, its model."""
     if (path / RUN).is_file() and (path / "model").is_dir():
         path = path / "model"
-    found = next((path / file for file in _WEIGHT_FILES if (path / file).is_file()), None)
+    found = weights_in(path)
     if found is None and weights:
-        raise FileNotFoundError(f"{path}: no weights in this folder; expected one of {', '.join(_WEIGHT_FILES)}")
+        raise FileNotFoundError(f"{path}: {explain_folder(path, _WEIGHT_FILES)}")
     return Source(name, found, read_json(path / CONFIG), read_json(path / PROCESSOR), record)
+
+
+def weights_in(path: Path) -> Path | None:
+    """The file with the weights in a folder, or in the model of a run's folder; None where there is none."""
+    if (path / RUN).is_file() and (path / "model").is_dir():
+        path = path / "model"
+    return next((path / file for file in _WEIGHT_FILES if (path / file).is_file()), None)
 
 
 def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> JsonFile | None:
@@ -141,6 +166,9 @@ def read_json(path: Path | None) -> JsonFile | None:
     """
     if path is None or not path.is_file():
         return None
+    size = path.stat().st_size
+    if size > _LARGEST_JSON:
+        raise ValueError(f"{path}: has {size / 2**20:,.0f} MiB; expected a JSON file of at most {_LARGEST_JSON >> 20}")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -157,57 +185,83 @@ def _shards(index: Path) -> list[str]:
     files = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
     if not files or any(Path(file).name != file or file.endswith(INDEX) for file in files):
         raise ValueError(f"{index}: weight_map is {named!r:.80}; expected tensor names and the files beside it")
+    if len(files) > _MOST_SHARDS:
+        raise ValueError(f"{index}: names {len(files):,} files; no Hiera is in more than {_MOST_SHARDS:,}")
     return files
 
 
-def read_tensors(path: Path) -> TensorFile:
-    """All tensors of a file, or of the files an index names, mapped from disk where the format allows it.
+def read_tensors(path: Path, part: str | None = None, *, any_of_them: bool = False) -> TensorFile:
+    """The tensors of the model in a file, or in the files an index names, mapped from disk where the format allows it.
+
+    Args:
+        part: which model, of a file that holds several.
+        any_of_them: whether it does not matter which.
 
     Raises:
-        ValueError: the file is corrupt, truncated, or holds no tensors; names it.
+        ValueError: the file is corrupt, truncated, or holds no weights of a Hiera; names it.
         OSError: the file cannot be read.
     """
-    if path.name.endswith(INDEX):
-        shards = [path.parent / name for name in _shards(path)]
-        missing = [str(shard) for shard in shards if not shard.is_file()]
-        if missing:
-            raise ValueError(f"{path}: names {', '.join(missing)}, which must be beside it")
-        return TensorFile({name: tensor for shard in shards for name, tensor in read_tensors(shard).tensors.items()})
+    loaded = _read_index(path) if path.name.endswith(INDEX) else _read(path)
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path}: holds a {type(loaded).__name__}; expected named tensors")
+    notes = _parsed_notes(path, loaded.get(NOTES))
+    try:
+        chosen = choose({name: value for name, value in loaded.items() if name != NOTES}, part, any_of_them=any_of_them)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    weights = chosen.weights
+    return TensorFile(weights.tensors, notes, weights.part, chosen.others, weights.prefix, weights.beside)
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """The tensors of all files that an index names."""
+    shards = [path.parent / name for name in _shards(path)]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+        raise ValueError(f"{path}: names {', '.join(missing[:3])}{more}, which must be beside it")
+    merged: dict[str, Any] = {}
+    for shard in shards:
+        read = _read(shard)
+        if not isinstance(read, Mapping):
+            raise ValueError(f"{shard}: holds a {type(read).__name__}; expected named tensors")
+        merged |= {name: tensor for name, tensor in read.items() if isinstance(tensor, Tensor)}
+    return merged
+
+
+def _read(path: Path) -> Any:
     with path.open("rb") as file:  # what cannot be read at all is an OSError, and no sign of a corrupt file
-        file.read(1)
-    read = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if not read.tensors:
-        raise ValueError(f"{path}: holds no tensors")
-    return read
+        head = file.read(9)
+    named = path.suffix == ".safetensors"
+    return _read_safetensors(path) if named or head[8:] == b"{" else read_pickle(path)
 
 
-def _read_safetensors(path: Path) -> TensorFile:
+def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
             notes = (file.metadata() or {}).get(NOTES)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except TooManyTensors as error:
+        raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # of the parser, and of torch for types it does not have
         raise ValueError(f"{path}: corrupt or truncated safetensors file ({_first_line(error)})") from None
-    return TensorFile(tensors, _parsed_notes(path, notes))
+    return tensors if notes is None else {**tensors, NOTES: notes}
 
 
-def _read_pickle(path: Path) -> TensorFile:
-    """A file of `torch.save`; only tensors and plain containers are unpickled, never code."""
-    try:
-        mapped = zipfile.is_zipfile(path)  # files older than torch 1.6 are no zip archives and cannot be mapped
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(f"{path}: corrupt, or not a file of tensors alone ({_first_line(error)})") from None
-    notes = loaded.get(NOTES) if isinstance(loaded, Mapping) else None
-    for wrapper in ("model_state", "state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{path}: holds a {type(loaded).__name__}; expected named tensors")
-    tensors = {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
-    return TensorFile(tensors, _parsed_notes(path, notes))
+def _check_header(path: Path) -> None:
+    """Counts the tensors before the header is parsed, which takes half a minute for a million of them."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        count = file.read(min(length, _LARGEST_HEADER)).count(b"data_offsets")
+    if count > _MOST_TENSORS:
+        raise TooManyTensors(f"describes {count:,} tensors; no Hiera has more than {_MOST_TENSORS:,}")
+
+
+class TooManyTensors(ValueError):
+    """A file with more tensors than can be meant."""
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Opening: a source of any dialect as tensors under our names, with the configuration they belong to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ from hierax.checkpoint.dialect import Dialect
 from hierax.checkpoint.files import Source, TensorFile, locate, read_tensors
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.official import Official
+from hierax.checkpoint.own import Own
 from hierax.checkpoint.shapes import check_ranks
 from hierax.checkpoint.timm import Timm
 from hierax.checkpoint.transformers import Transformers
 from hierax.config import HieraConfig
 from hierax.labels import load_labels
+from hierax.notices import notify
 
 DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (Transformers(), Timm(), Official())}
+"""Those that are written; `model.state_dict()` in a file is read besides."""
+_READ = (Own(), *DIALECTS.values())
 _LABELS = {(1000, 2): "imagenet-1k", (400, 3): "kinetics-400"}
 
 
@@ -30,6 +34,8 @@ class Opened:
         theirs: the names that they have in the file.
         unexpected: names in the file that belong to no part of Hiera.
         notes: what hierax left in the tensor file beside the tensors.
+        part, others: the container or prefix that the tensors were in, and those of other models in the file.
+        prefix: what was taken off the names of all tensors.
     """
 
     source: Source
@@ -39,6 +45,9 @@ class Opened:
     theirs: dict[str, str]
     unexpected: list[str]
     notes: Mapping[str, Any]
+    part: str = ""
+    others: tuple[str, ...] = field(default=())
+    prefix: str = ""
 
     @property
     def parts(self) -> set[str]:
@@ -46,27 +55,49 @@ class Opened:
         return {name.split(".")[0] for name in self.tensors}
 
 
-def open_checkpoint(source: str | Path, hub: HubOptions, variant: str | None = None) -> Opened:
+def open_checkpoint(
+    source: str | Path,
+    hub: HubOptions,
+    variant: str | None = None,
+    *,
+    part: str | None = None,
+    config: HieraConfig | None = None,
+    any_of_them: bool = False,
+) -> Opened:
     """Reads tensors and configuration of any dialect.
 
+    Args:
+        part: which model of a file that holds several. Without it, a moving average is preferred, and that is said.
+        config: the configuration, where it is known better than the source says.
+        any_of_them: whether it does not matter which model is read.
+
     Raises:
-        ValueError: not Hiera, corrupt, or of no known variant; names the file.
+        ValueError: not Hiera, corrupt, of no known variant, or several models; names the file.
         OSError: the file or the Hub cannot be reached.
     """
     found = locate(source, hub)
     assert found.weights is not None
-    read = read_tensors(found.weights)
+    read = read_tensors(found.weights, part, any_of_them=any_of_them)
     keys = tuple(read.tensors)
-    dialect = next((d for d in DIALECTS.values() if d.recognises(keys, found.values)), None)
+    dialect = next((d for d in _READ if d.recognises(keys, found.values)), None)
+    if any(key.endswith("pos_embed_window") and "embeddings." not in key for key in keys):
+        raise ValueError(f"{found.weights}: weights of SAM 2, whose encoder is another Hiera; hierax cannot read them")
     if dialect is None:
         raise ValueError(f"{found.weights}: no Hiera weights; its tensors begin with {', '.join(keys[:3])}")
+    if read.others and part is None and not any_of_them:
+        notify(
+            f"{found.weights}: {read.part!r} was read; the file also holds {' and '.join(map(repr, read.others))}, "
+            f"which part={read.others[0]!r} reads (hierax convert --part)"
+        )
     tensors, theirs, unexpected = _renamed(dialect, read, found)
     try:
         check_ranks({name: tuple(tensor.shape) for name, tensor in tensors.items()}, theirs)
     except ValueError as error:
         raise ValueError(f"{found.weights}: {error}") from None
-    config = _config(dialect, found, tensors, read.notes, variant)
-    return Opened(found, dialect, config, tensors, theirs, unexpected, read.notes)
+    if config is None:
+        config = _config(dialect, found, tensors, read.notes, variant)
+    unexpected += read.beside
+    return Opened(found, dialect, config, tensors, theirs, unexpected, read.notes, read.part, read.others, read.prefix)
 
 
 def _renamed(dialect: Dialect, read: TensorFile, source: Source) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:

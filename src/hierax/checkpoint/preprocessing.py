@@ -95,7 +95,7 @@ def load_preprocessing(
     values = found.values or {}
     record = _stated(found, {}, values.get("pretrained_cfg") or _kept_by_us(values))
     if record is None and found.weights is not None:  # nothing stated: what the tensors say
-        record = preprocessing_of(open_checkpoint(source, hub))
+        record = preprocessing_of(open_checkpoint(source, hub, any_of_them=True))
     elif record is None:
         record = _convention_of(found)
     if record is None:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE, bundled_labels, bundled_metrics, bundled_parameters
+from hierax.variants import did_you_mean
 
 Task = Literal["classification", "features", "mae"]
 Dialect = Literal["official", "transformers", "timm"]
@@ -316,7 +317,8 @@ def list_checkpoints(
     given = {field: value for field, value in wanted.items() if value is not None}
     for field, value in given.items():
         if value not in allowed[field]:
-            raise ValueError(f"{field} is {value!r}; expected one of {', '.join(allowed[field])}")
+            near = did_you_mean(value, allowed[field]) if isinstance(value, str) else ""
+            raise ValueError(f"{field} is {value!r}{near}; expected one of {', '.join(allowed[field])}")
     return tuple(r for r in _records() if all(getattr(r, field) == value for field, value in given.items()))
 
 
@@ -328,6 +330,11 @@ def find_record(name_or_hub_id: str) -> CheckpointRecord | None:
             without its owner ("hiera-tiny-224-hf"). Of the records that share a name the official one is meant.
     """
     return _by_key().get(name_or_hub_id)
+
+
+def checkpoint_names() -> tuple[str, ...]:
+    """Every string that `find_record` knows."""
+    return tuple(_by_key())
 
 
 @cache

@@ -167,6 +167,7 @@ def convert(
     to: str = "transformers",
     pos_embed: str | None = None,
     variant: str | None = None,
+    part: str | None = None,
 ) -> "Pretrained":
     """Writes a checkpoint of any dialect in another one, without loss, and returns the model.
 
@@ -176,6 +177,7 @@ def convert(
         to: "transformers", "official" or "timm".
         pos_embed: "abswin" turns an absolute position embedding into window and global tables.
         variant: the architecture, for a bare tensor file whose shapes do not tell it.
+        part: which model of a file that holds several, as "model_ema".
 
     Raises:
         ValueError: an unknown dialect, or one that cannot express the model.
@@ -187,7 +189,7 @@ def convert(
     target = Path(target)
     if target.suffix in TENSOR_SUFFIXES and not target.is_dir() and (to, target.suffix) != ("official", ".pth"):
         raise ValueError(f"{target}: expected a folder to write to, or with to='official' a .pth file")
-    model = _whole(source, variant)
+    model = _whole(source, variant, part)
     if pos_embed:
         model = to_abs_win(model)
     if target.suffix == ".pth" and not target.is_dir():
@@ -197,12 +199,12 @@ def convert(
     return model
 
 
-def _whole(source: str | Path, variant: str | None) -> "Pretrained":
+def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
     """The model that has all tensors of a checkpoint, in their own precision; without a norm, the encoder alone."""
     from hierax.encoder import Hiera
     from hierax.models import TASKS
 
-    opened = open_checkpoint(source, HubOptions(), variant)
+    opened = open_checkpoint(source, HubOptions(), variant, part=part)
     task = found_task(opened)
     cls = Hiera if task == "features" and "norm" not in opened.parts else TASKS[task]
     with building(**({"norms": "norms" in opened.parts} if task == "backbone" else {})):

@@ -76,7 +76,7 @@ def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
         found = [name for name, signature in rows.items() if signature == _signature(shapes)]
         if len(found) != 1:
             raise ValueError(
-                "its tensors fit no known variant; pass variant= with one of " + ", ".join(rows)
+                f"its tensors fit no known variant; pass variant= with one of {', '.join(rows)}, or config="
                 if not found
                 else f"its tensors fit {' and '.join(found)}; pass variant= with one of them"
             )

@@ -9,7 +9,8 @@ from hierax.cli.loading import licence_line
 from hierax.cli.terminal import UserError, say
 
 SUMMARY = "write weights in the dialect of another library"
-EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pt, .bin) of any dialect.
+EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) of any format, also as
+training scripts write it.
 DST is a folder, or for --to official a .pth file.
 --pos-embed abswin splits a learned position embedding into a table of one mask unit and a global one: exact at its own
 size, and better at others (arXiv 2311.05613). In Python: hierax.convert."""
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="dialect to write")
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the kind of position embedding")
     parser.add_argument("--variant", metavar="V", help="architecture of a bare file whose shapes do not tell it")
+    parser.add_argument("--part", metavar="P", help="which model of a file that holds several, such as model_ema")
     parser.add_argument("--force", action="store_true", help="replace weights that exist")
 
 
@@ -33,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     taken = [path for path in (target / "model.safetensors", target) if path.is_file()]
     if taken and not arguments.force:
         raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --force")
-    model = convert(arguments.source, target, to=arguments.to, pos_embed=arguments.pos_embed, variant=arguments.variant)
+    options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
+    model = convert(arguments.source, target, to=arguments.to, **options)
     say(licence_line(arguments.source, model.license))
     print(f"read {model.loading_report}")
     print(f"wrote {target} ({arguments.to}): {type(model).__name__}, {model.num_parameters() / 1e6:,.1f} M parameters")

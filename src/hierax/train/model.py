@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hierax.checkpoint.adaptation import for_channels
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import open_checkpoint
+from hierax.checkpoint.shapes import PATCH
 from hierax.config import HieraConfig, variant_config
 from hierax.inflation import inflate
 from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
@@ -114,14 +116,11 @@ def with_channels(model: Pretrained, channels: int) -> Pretrained:
     """The model for another number of input channels: the patch embedding's weights are averaged over the old ones and
     scaled so that inputs whose channels are all alike give what they gave before.
     """
-    own = model.config.num_channels
     config = model.config.replace(num_channels=channels)
     with torch.device("meta"):
         changed = type(model)(config)
     state: dict[str, Tensor] = dict(model.state_dict())
-    weight = state["encoder.patch_embed.proj.weight"]
-    repeated = weight.mean(1, keepdim=True) * (own / channels)
-    state["encoder.patch_embed.proj.weight"] = repeated.expand(-1, channels, *weight.shape[2:]).contiguous()
+    state[PATCH] = for_channels(state[PATCH], channels)
     wanted = changed.state_dict()
     fitting = {name: tensor for name, tensor in state.items() if tensor.shape == wanted[name].shape}
     fresh = type(model)(config).state_dict() if len(fitting) < len(wanted) else {}

@@ -1,0 +1,109 @@
+"""What `from_pretrained` is asked for, in anyone's words, and weights made to fit another input."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hierax.devices import find_device
+
+if TYPE_CHECKING:
+    from hierax.processing import Preprocessing
+
+_SYNONYMS = {"in_chans": "num_channels", "num_classes": "num_labels", "img_size": "image_size"}
+_WITHOUT_MEANING = ("low_cpu_mem_usage", "use_safetensors", "trust_remote_code", "use_auth_token", "weights_only")
+"""Arguments of transformers' `from_pretrained` that choose between ways of reading; here there is one."""
+_ATTENTIONS = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Arguments in our words.
+
+    Attributes:
+        fields: of the configuration.
+        dtype: of the weights; None is that of the file.
+        device: where they are put.
+    """
+
+    fields: dict[str, Any]
+    dtype: torch.dtype | None
+    device: torch.device
+
+
+def wanted(
+    overrides: Mapping[str, Any], *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+) -> Wanted:
+    """Arguments as transformers and timm name them, in our words.
+
+    `torch_dtype` is `dtype`. `device_map` is `device`, or "auto" for a GPU where there is one. `attn_implementation`
+    may be "sdpa" or "eager", which make no difference. `in_chans`, `num_classes` and `img_size` are timm's names of
+    fields.
+
+    Raises:
+        ValueError: a value that cannot be, or two names of the same thing with different values.
+    """
+    given = {name: value for name, value in overrides.items() if name not in _WITHOUT_MEANING}
+    for theirs, ours in _SYNONYMS.items():
+        if theirs in given:
+            value = given.pop(theirs)
+            if given.setdefault(ours, value) != value:
+                raise ValueError(f"{theirs} is {value!r} but {ours} is {given[ours]!r}; expected one of them")
+    asked = given.pop("torch_dtype", None)
+    if asked is not None and dtype is not None and _precision(asked) != _precision(dtype):
+        raise ValueError(f"torch_dtype is {asked!r} but dtype is {dtype!r}; expected one of them")
+    attention = given.pop("attn_implementation", None)
+    if attention not in (None, *_ATTENTIONS):
+        raise ValueError(
+            f"attn_implementation is {attention!r}; expected 'sdpa' or 'eager': PyTorch picks the fastest kernel itself"
+        )
+    mapped = _mapped_device(given.pop("device_map", None))
+    if mapped is not None and device is not None and _device(mapped) != _device(device):
+        raise ValueError(f"device_map is {mapped} but device is {device!r}; expected one of them")
+    return Wanted(given, _precision(asked if dtype is None else dtype), _device(mapped if device is None else device))
+
+
+def _mapped_device(device_map: Any) -> torch.device | str | None:
+    """The one device that a `device_map` of transformers means."""
+    if isinstance(device_map, Mapping):
+        devices = set(device_map.values())
+        device_map = next(iter(devices)) if len(devices) == 1 else device_map
+    if isinstance(device_map, int) and not isinstance(device_map, bool):
+        return f"cuda:{device_map}"
+    if device_map is not None and not isinstance(device_map, (str, torch.device)):
+        raise ValueError(f"device_map is {device_map!r:.200}; expected one device for the whole model, or 'auto'")
+    if device_map in ("balanced", "balanced_low_0", "sequential"):
+        raise ValueError(f"device_map is {device_map!r}; expected one device for the whole model, or 'auto'")
+    return device_map
+
+
+def _precision(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype asked for; None for that of the file."""
+    if dtype is None or dtype == "auto":
+        return torch.float32 if dtype is None else None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}; expected a floating-point dtype, its name, or 'auto'")
+    return found
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    return torch.device("meta") if str(device) == "meta" else find_device(device or "cpu")
+
+
+def for_channels(weight: Tensor, channels: int) -> Tensor:
+    """A patch embedding's weight `[C, own, *kernel]` for another number of input channels `[C, channels, *kernel]`.
+
+    Each gets the mean over the old ones, scaled so that an input whose channels are all alike gives what it gave
+    before.
+    """
+    repeated = weight.mean(1, keepdim=True) * (weight.shape[1] / channels)
+    return repeated.expand(-1, channels, *weight.shape[2:]).contiguous()
+
+
+def record_for_channels(record: "Preprocessing", channels: int) -> "Preprocessing":
+    """The preprocessing record with the mean and deviation of all old channels for each of `channels`."""
+    mean, std = (sum(values) / len(values) for values in (record.image_mean, record.image_std))
+    return record.replace(image_mean=(mean,) * channels, image_std=(std,) * channels)

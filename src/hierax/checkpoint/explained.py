@@ -1,0 +1,74 @@
+"""What people hold in hand that is no checkpoint for hierax: said in a sentence, with what to do instead."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_EXPORTS = (".onnx", ".pt2", ".xml")
+_STORED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_ADAPTER, _EXPORT = "adapter_config.json", "export.json"
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a file of any name begins as files of tensors do."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    pickled = head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"
+    return path.suffix not in _EXPORTS and (pickled or head[:4] == b"PK\x03\x04" or head[8:] == b"{")
+
+
+def explain_file(path: Path) -> str:
+    """What a file is that holds no tensors."""
+    if path.suffix in _EXPORTS:
+        return "is an exported model, whose weights cannot be loaded; hierax.Engine runs the folder of an export"
+    if path.suffix == ".json":
+        return "is a JSON file; expected the folder that it is in, or the file with the weights"
+    with path.open("rb") as file:
+        head = file.read(600)
+    if head[257:262] == b"ustar":
+        return "is a tar archive of files; unpack it, and name the folder or the file with the weights"
+    return "not a tensor file (.safetensors, .pth, .pt, .bin are read), by its name and its content"
+
+
+def explain_folder(path: Path, expected: Sequence[str]) -> str:
+    """What a folder is that holds none of the `expected` files."""
+    if (path / _EXPORT).is_file():
+        return f"is an export, whose weights cannot be loaded; hierax.Engine({str(path)!r}) runs it"
+    if (path / _ADAPTER).is_file():
+        return (
+            "holds an adapter, not a model; load the model that it was made for, then "
+            f"peft.PeftModel.from_pretrained(model, {str(path)!r})"
+        )
+    if path.name.startswith("step-") and (path / "shared").is_dir():
+        return _of_a_run(path)
+    if (path / "run.json").is_file():
+        return "is a run that has written no model yet; the same command again continues it"
+    if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
+        return (
+            "is a distributed checkpoint of PyTorch; if you trust it, write it as a file with "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth"
+        )
+    if (path / "zero_to_fp32.py").is_file():
+        return "is a checkpoint of DeepSpeed; its script zero_to_fp32.py writes the weights as a file"
+    return f"no weights in this folder; expected one of {', '.join(expected)}{_nearby(path)}"
+
+
+def _of_a_run(path: Path) -> str:
+    """The checkpoint from which a run is resumed."""
+    run = path.parent.parent
+    model = f"the model of the run is {run / 'model'}" if (run / "model").is_dir() else "the run has no model yet"
+    return f"is what a run of training is resumed from (weights, optimizer and random state); {model}"
+
+
+def _nearby(path: Path) -> str:
+    """Files and folders in it that may be meant."""
+    try:
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))[:10_000]
+    except OSError:
+        return ""
+    files = [e.name for e in entries if e.suffix in _STORED and e.is_file() and "optimizer" not in e.stem]
+    files += [e.name for e in entries if e.is_dir() and e.name.startswith(("checkpoint-", "checkpoints", "step-"))]
+    files += [e.name for e in entries if e.is_dir() and (e / "config.json").is_file() and e.name not in files]
+    if not files:
+        return ""
+    more = f" and {len(files) - 4} more" if len(files) > 4 else ""
+    return f"; it holds {', '.join(files[:4])}{more}: name the one you mean"

@@ -1,0 +1,215 @@
+"""Putting the tensors of a file into a model: what is missing, what is new, what has another shape."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hierax.checkpoint.adaptation import for_channels
+from hierax.checkpoint.dialect import PARTS
+from hierax.checkpoint.opened import Opened
+from hierax.checkpoint.report import LoadingReport, listed
+from hierax.checkpoint.shapes import PATCH
+from hierax.config import HieraConfig
+from hierax.positions import DecoderPosition, position_embedding
+from hierax.variants import did_you_mean
+
+if TYPE_CHECKING:
+    from hierax.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Placing:
+    """How tensors are put into a model.
+
+    Attributes:
+        dtype: their precision; None is that of the file.
+        ignore_mismatched_sizes: whether modules whose tensors have another shape in the file start anew.
+    """
+
+    dtype: torch.dtype | None
+    device: torch.device
+    ignore_mismatched_sizes: bool = False
+
+
+def part_of(name: str) -> str:
+    """First part of a tensor's name."""
+    return name.split(".")[0]
+
+
+def fill(
+    model: "Pretrained", task: str, opened: Opened, report: LoadingReport, new: Collection[str], placing: Placing
+) -> None:
+    """Puts the tensors into a model on the meta device, and draws what starts anew: parts or modules named in `new`."""
+    prefix = "encoder." if task == "encoder" else ""  # the encoder alone leaves it out
+    wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    renewed = _paths(new, [*wanted, *opened.tensors])
+    tensors = {name: t for name, t in opened.tensors.items() if not _within(name, renewed)}
+    tensors |= _resized_positions(opened, model.config, tensors, placing.dtype, report)
+    tensors |= _channels(opened, model.config, tensors, report)
+    _report_ignored(model, opened, wanted, renewed, report)
+    absent = [name for name in wanted if name not in tensors]
+    report.missing = [name for name in absent if name not in opened.tensors]
+    lacking = [name for name in report.missing if not _within(name, {*renewed, "norms"})]
+    if lacking:
+        raise ValueError(_lacking(opened, lacking))
+    if placing.ignore_mismatched_sizes:
+        absent += _mismatched(tensors, wanted, absent)
+    drawn = sorted(_modules(absent, wanted))
+    report.renewed = list(dict.fromkeys("norms" if part_of(path) == "norms" else path for path in drawn))
+    own = opened.tensors[PATCH].dtype  # what is new gets the precision of the file
+    filled: dict[str, Tensor] = {}
+    for name, target in wanted.items():
+        tensor = None if name in absent else tensors[name]
+        if tensor is None:
+            tensor = torch.empty_like(target, device=placing.device, dtype=placing.dtype or own)
+        else:
+            _check_tensor(opened, name, tensor, target, placing.device)
+        filled[name.removeprefix(prefix)] = _placed(tensor, placing)
+    model.load_state_dict(filled, assign=True)
+    _renew(model, [path.removeprefix(prefix) for path in drawn])
+
+
+def _placed(tensor: Tensor, placing: Placing) -> Tensor:
+    """The tensor on its device in its precision.
+
+    Raises:
+        ValueError: PyTorch cannot use the device here; names it.
+    """
+    try:
+        return tensor.to(device=placing.device, dtype=placing.dtype or tensor.dtype)
+    except (AssertionError, NotImplementedError) as error:  # PyTorch was built without it
+        raise ValueError(f"device is {str(placing.device)!r}; {str(error).splitlines()[0]}") from None
+
+
+def _paths(new: Collection[str], names: Collection[str]) -> set[str]:
+    """The parts and modules that `new` names, by their whole paths.
+
+    Raises:
+        ValueError: there is none of the name; says what there is.
+    """
+    found: set[str] = set()
+    for entry in new:
+        fits = [p for p in (entry, f"encoder.{entry}") if p in PARTS or any(_within(name, {p}) for name in names)]
+        if not fits:
+            near = did_you_mean(entry, {*PARTS, *(name.rpartition(".")[0] for name in names)})
+            raise ValueError(
+                f"new names {entry}{near}; parts are {', '.join(PARTS)}, and modules in them, as 'patch_embed'"
+            )
+        found.add(fits[0])
+    return found
+
+
+def _within(name: str, paths: Collection[str]) -> bool:
+    """Whether a tensor is one of these, or in one of these parts or modules."""
+    return any(name == path or name.startswith(f"{path}.") for path in paths)
+
+
+def _modules(absent: Sequence[str], wanted: Mapping[str, Tensor]) -> set[str]:
+    """What is drawn anew: whole parts where no tensor of theirs is left, else the modules of the tensors."""
+    gone = set(absent)
+    kept = {part_of(name) for name in wanted if name not in gone}
+    return {part_of(name) if part_of(name) not in kept else name.rpartition(".")[0] for name in absent}
+
+
+def _mismatched(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], absent: Sequence[str]) -> list[str]:
+    """Tensors of all modules of which one has another shape in the file."""
+    gone = set(absent)
+    odd = {n.rpartition(".")[0] for n, t in wanted.items() if n not in gone and tensors[n].shape != t.shape}
+    return [name for name in wanted if name.rpartition(".")[0] in odd and name not in gone]
+
+
+def _report_ignored(
+    model: "Pretrained",
+    opened: Opened,
+    wanted: Mapping[str, Tensor],
+    renewed: Collection[str],
+    report: LoadingReport,
+) -> None:
+    """Reports what the model does not have; a tensor in a part that it does have is an error."""
+    has = {part_of(name) for name in wanted}
+    unbuilt = {".".join(name.split(".")[:3]) for name in opened.tensors if model.leaves_out(name)}
+    report.ignored = sorted(opened.parts - has) + sorted(unbuilt, key=lambda name: int(name.split(".")[-1]))
+    known = [name for name in opened.tensors if not model.leaves_out(name) and part_of(name) in has - {"norms"}]
+    over = [opened.theirs[name] for name in known if name not in wanted and not _within(name, renewed)]
+    if over:  # the file and its configuration do not belong together
+        raise ValueError(f"{opened.source.weights}: the configuration has no place for {listed(over, 6)}")
+
+
+def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor, device: torch.device) -> None:
+    where = f"{opened.source.weights}: {opened.theirs[name]}"
+    if tensor.shape != target.shape:
+        module = name.rpartition(".")[0]
+        hint = "num_labels= gives a new head" if module == "head" else f"new=({module!r},) draws it anew"
+        raise ValueError(f"{where} has shape {list(tensor.shape)}; expected {list(target.shape)}; {hint}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{where} has dtype {tensor.dtype}; expected floating-point weights")
+    if tensor.layout is not torch.strided or (tensor.is_meta and device.type != "meta"):
+        raise ValueError(f"{where} is a {tensor.layout} tensor on {tensor.device}; expected plain weights in memory")
+
+
+def _lacking(opened: Opened, lacking: Sequence[str]) -> str:
+    parts = sorted({part_of(name) for name in lacking})
+    hint = "" if "encoder" in parts else f"; pass new=({', '.join(repr(part) for part in parts)},) to start them anew"
+    if parts == ["head"]:
+        hint += ", or num_labels="
+    return f"{opened.source.weights}: {len(lacking)} tensors are missing: {listed(lacking, 6)}{hint}"
+
+
+def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
+    """Draws the parameters of these parts and modules."""
+    from hierax.init import init_weights
+
+    mae = any(name.startswith("decoder.") for name, _ in model.named_parameters())
+    for path in paths:
+        modules = model.get_submodule(path)
+        if part_of(path) == "norms":  # as transformers has them
+            for norm in modules.modules():
+                if isinstance(norm, nn.LayerNorm):
+                    nn.init.ones_(norm.weight)
+                    nn.init.zeros_(norm.bias)
+        else:
+            init_weights(modules, model.config, mae=mae, name=path)
+
+
+def _channels(
+    opened: Opened, config: HieraConfig, tensors: Mapping[str, Tensor], report: LoadingReport
+) -> dict[str, Tensor]:
+    """The patch embedding's weight for the channels of `config`, where the file has others."""
+    own, channels, weight = opened.config.num_channels, config.num_channels, tensors.get(PATCH)
+    if own == channels or weight is None or weight.ndim < 3 or weight.shape[1] != own:
+        return {}
+    report.resized.append(f"{PATCH.rpartition('.')[0]} {own} -> {channels} channels, each the mean")
+    return {PATCH: for_channels(weight, channels)}
+
+
+def _resized_positions(
+    opened: Opened,
+    config: HieraConfig,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    report: LoadingReport,
+) -> dict[str, Tensor]:
+    """The file's position embeddings at the native size of `config`, where that is another."""
+    native = opened.config
+    if native.image_size == config.image_size or native.axes != config.axes:
+        return {}
+    tables: dict[str, Tensor] = {}
+    for prefix, make in (("encoder.pos_embed", position_embedding), ("decoder.pos_embed", DecoderPosition)):
+        own = {n[len(prefix) + 1 :]: t for n, t in tensors.items() if n.startswith(prefix + ".")}
+        with torch.device("meta"):
+            table, target = make(native.replace(position_resize=config.position_resize)), make(config)
+        shapes = {name: p.shape for name, p in table.named_parameters()}
+        fits = {n: t.shape for n, t in own.items() if t.is_floating_point()} == shapes
+        if not fits or "window" in own or type(table) is not type(target):
+            continue  # what does not fit is reported with the other shapes; abs-win follows any size by itself
+        table.load_state_dict({name: t.to(dtype or t.dtype) for name, t in own.items()}, assign=True)
+        before, after = table.grid, target.grid
+        if before == after:
+            continue
+        table.resize_(after)  # type: ignore[operator]  # AbsolutePosition, SeparablePosition or DecoderPosition
+        tables |= {f"{prefix}.{name}": p.detach() for name, p in table.named_parameters()}
+        report.resized.append(f"{prefix} {'x'.join(map(str, before))} -> {'x'.join(map(str, after))}")  # type: ignore[arg-type]
+    return tables

@@ -1,0 +1,180 @@
+"""Where in a file the weights of a Hiera are: in which container, and behind which prefix.
+
+Training scripts keep more than one model in a file (`model` and `model_ema`, `teacher` and `student`), and wrappers put
+their own name before those of the tensors (`module.`, `_orig_mod.`, Lightning's `model.`). No list of such names is
+needed: the patch embedding's weight, which every Hiera has, shows where one begins.
+"""
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+OURS = ("encoder.pos_embed.weight", "encoder.pos_embed.spatial", "encoder.pos_embed.whole")
+"""Position tables by our own names; all other formats name a single tensor `pos_embed`."""
+_THEIRS = ("hiera.embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.projection.weight")
+_PATCH = "patch_embed.proj.weight"
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What PyTorch's own wrappers put anywhere into a name, also before a single block."""
+_DEEPEST, _MOST, _MOST_MODELS = 5, 1000, 16  # containers in containers; that are looked into; models of one
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One model in a file.
+
+    Attributes:
+        part: how it is asked for: the name of its container or of its prefix; empty for all of a file.
+        prefix: what stood before all its names and was taken off.
+        tensors: its tensors, without the prefix.
+        beside: names of tensors in its container that are not behind its prefix.
+    """
+
+    part: str
+    prefix: str
+    tensors: dict[str, Tensor]
+    beside: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model that is opened, and the parts of the others that a file holds."""
+
+    weights: Weights
+    others: tuple[str, ...] = ()
+
+
+def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: bool = False) -> Chosen:
+    """The model in what a file holds.
+
+    Of a model and its exponential moving average, the average is meant, as timm does; other models are asked for.
+
+    Args:
+        part: which one, by its container or prefix, as "model_ema" or "teacher".
+        any_of_them: where it does not matter which, the first.
+
+    Raises:
+        ValueError: none, several, or none of the name `part`; says which there are.
+    """
+    found = list(_distinct(_models(loaded)))
+    names = [weights.part for weights in found]
+    if part is not None:
+        asked = part.strip(".")
+        fits = [w for w in found if w.part == asked] or [w for w in found if asked in w.part.split(".")]
+        if len(fits) != 1:
+            there = f"it holds {_quoted(names)}" if any(names) else "it holds a single model; leave part out"
+            raise ValueError(f"part is {part!r}; {there}" if found else contents(loaded))
+        return Chosen(fits[0], tuple(name for name in names if name != fits[0].part))
+    if not found:
+        raise ValueError(contents(loaded))
+    averages = [weights for weights in found if _is_average(weights.part)]
+    if len(found) > 1 and len(averages) != 1 and not any_of_them:
+        raise ValueError(f"holds {len(found)} models, {_quoted(names)}; pass part={names[0]!r} or another of them")
+    chosen = averages[0] if len(averages) == 1 else found[0]
+    return Chosen(chosen, tuple(name for name in names if name != chosen.part))
+
+
+def contents(loaded: Mapping[Any, Any]) -> str:
+    """What a file without weights of a Hiera holds, in a sentence."""
+    for path, container in _containers(loaded):
+        names = [str(name) for name, value in container.items() if isinstance(value, Tensor)]
+        if names:
+            where = f"in {_plain('.'.join(path)):.80}, " if path else ""
+            return f"no Hiera weights; {where}its tensors begin with {', '.join(_plain(n)[:80] for n in names[:3])}"
+    told = [f"{_plain(name):.40} ({type(value).__name__})" for name, value in list(loaded.items())[:8]]
+    more = f" and {len(loaded) - 8} more" if len(loaded) > 8 else ""
+    return f"holds no tensors, only {', '.join(told)}{more}" if told else "holds no tensors"
+
+
+def _plain(name: Any) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(name))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _is_average(part: str) -> bool:
+    return "ema" in part.lower().replace(".", "_").split("_")
+
+
+def _models(loaded: Mapping[Any, Any]) -> Iterator[Weights]:
+    """Every model that is in a file, the outermost containers first."""
+    for path, container in _containers(loaded):
+        names = {_unwrapped(str(key)): str(key) for key, value in container.items() if isinstance(value, Tensor)}
+        prefixes = list(dict.fromkeys(p for p in (_prefix(name, names) for name in names) if p is not None))
+        if len(prefixes) > _MOST_MODELS:
+            raise ValueError(f"holds {len(prefixes)} models in one container; expected at most {_MOST_MODELS}")
+        for prefix in prefixes:
+            inner = [p for p in prefixes if p != prefix and p.startswith(prefix)]
+            mine = [n for n in names if n.startswith(prefix) and not n.startswith(tuple(inner))]
+            alone = len(prefixes) == 1
+            part = ".".join([*path, *([] if alone else [prefix.strip(".")])]).strip(".")
+            yield Weights(
+                part,
+                _prefix_as_written(names[mine[0]], prefix),
+                _named_ours({name[len(prefix) :]: container[names[name]] for name in mine}),
+                [key for name, key in names.items() if not name.startswith(prefix)] if alone else [],
+            )
+
+
+def _containers(loaded: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """The mappings in a file, each once, breadth first; a hostile file may hold the same one a million times."""
+    seen = {id(loaded)}
+    waiting: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), loaded)]
+    for path, container in waiting:
+        yield path, container
+        if len(path) == _DEEPEST:
+            continue
+        for name, value in container.items():
+            if (
+                isinstance(name, (str, int))
+                and isinstance(value, Mapping)
+                and id(value) not in seen
+                and len(waiting) < _MOST
+            ):
+                seen.add(id(value))
+                waiting.append(((*path, str(name)), value))
+
+
+def _prefix(name: str, names: Container[str]) -> str | None:
+    """What stands before the names of the Hiera whose patch embedding this is; None for every other tensor."""
+    for end in (*_THEIRS, _PATCH):
+        if name == end or name.endswith("." + end):
+            prefix = name[: -len(end)]
+            outer = prefix.removesuffix("encoder.")  # a part of our models, or somebody's name for all of theirs
+            return outer if outer != prefix and any(outer + table in names for table in OURS) else prefix
+    return None
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _prefix_as_written(key: str, prefix: str) -> str:
+    """The prefix with the wrappers that stood in or around it."""
+    end = 0
+    while _unwrapped(key[:end]) != prefix or any(key[end:].startswith(w) for w in _WRAPPERS):
+        end += 1
+        if end > len(key):
+            return prefix
+    return key[:end]
+
+
+def _named_ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of our encoder alone, with the names that it has within a model."""
+    bare = _PATCH in tensors and any(t.removeprefix("encoder.") in tensors for t in OURS)
+    return {f"encoder.{name}": tensor for name, tensor in tensors.items()} if bare else tensors
+
+
+def _distinct(models: Iterator[Weights]) -> Iterator[Weights]:
+    """Models that are not the same tensors under another name."""
+    seen: set[frozenset[tuple[str, int]]] = set()
+    for weights in models:
+        key = frozenset((name, id(tensor)) for name, tensor in weights.tensors.items())
+        if key not in seen:
+            seen.add(key)
+            yield weights

@@ -1,0 +1,199 @@
+"""Files of `torch.save`: opened without running anything that stands in them.
+
+PyTorch's restricted reader builds tensors and plain containers. Training scripts store more beside the weights: the
+parsed arguments, NumPy's numbers, paths. For the names in `_SETTINGS`, and for no others, the reader gets a stand-in of
+ours: the named class or function is never imported, let alone called. Every other name is refused.
+"""
+
+import threading
+import warnings
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+_MOST_PICKLED = 32 * 2**20
+"""Bytes of names and settings beside the tensors; thousands of tensors need about one million."""
+_MOST_LISTED = 16 * 2**20
+"""Bytes of an archive's table of contents; a hundred for each tensor."""
+_END = b"PK\x05\x06"  # of a zip archive's table of contents
+
+
+class Setting:
+    """Stands for a setting of a training script, of which nothing is kept."""
+
+    def __new__(cls, *_: Any) -> "Setting":
+        """Takes any arguments."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        """Takes any arguments."""
+
+    def __setstate__(self, _: Any) -> None:
+        """Takes any state."""
+
+
+class Mapped(dict[Any, Any]):
+    """Stands for a dict of another class: what is in it is read, its class is not."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """An empty dict of the kind that PyTorch's reader fills."""
+        return OrderedDict()
+
+
+class Listed(list[Any]):
+    """The same for a list."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """An empty list."""
+        return []
+
+
+_SETTINGS = tuple(
+    f"{module}.{name}"
+    for modules, names in {
+        "argparse": "Namespace",
+        "types": "SimpleNamespace",
+        "pathlib pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "numpy": "dtype ndarray",
+        "numpy.core.multiarray numpy._core.multiarray": "scalar _reconstruct",
+        "numpy.core.numeric numpy._core.numeric": "_frombuffer",
+        "datetime": "date datetime time timedelta timezone",
+        "uuid": "UUID",
+        "decimal": "Decimal",
+        "fractions": "Fraction",
+        "builtins __builtin__": "frozenset slice range complex list dict tuple int float str bool bytes",
+        "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
+        "numpy.random._mt19937": "MT19937",
+        "numpy.random._pcg64": "PCG64",
+        "numpy.random.bit_generator": "SeedSequence",
+        "typing": "Any",
+        "omegaconf.dictconfig": "DictConfig",
+        "omegaconf.listconfig": "ListConfig",
+        "omegaconf.base": "ContainerMetadata Metadata",
+        "omegaconf.nodes": "AnyNode StringNode IntegerNode FloatNode BooleanNode PathNode BytesNode",
+        "lightning.pytorch.callbacks.model_checkpoint pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+        "lightning.pytorch.callbacks.early_stopping pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
+    }.items()
+    for module in modules.split()
+    for name in names.split()
+)
+_MAPPINGS = (
+    "collections.defaultdict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "easydict.EasyDict",
+    "addict.addict.Dict",
+    "fvcore.common.config.CfgNode",
+    "yacs.config.CfgNode",
+)
+_ALLOWED: list[Any] = [
+    *((Setting, name) for name in _SETTINGS),
+    *((Mapped, name) for name in _MAPPINGS),
+    (Listed, "collections.deque"),
+]
+_ONE_AT_A_TIME = threading.Lock()  # PyTorch keeps the names that are allowed for the whole process
+
+
+def read_pickle(path: Path) -> Any:
+    """What `torch.save` wrote: tensors on the CPU, mapped from disk where possible, in plain containers.
+
+    Raises:
+        ValueError: damaged, another kind of file, or it asks for more than tensors and settings; names the file.
+    """
+    archive = is_archive(path)  # files older than torch 1.6 are no zip archives and cannot be mapped
+    if archive:
+        _check_archive(path)
+    with _ONE_AT_A_TIME, safe_globals(_ALLOWED), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the protocol of pickles; what cannot be read is refused below
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        except Exception as error:  # a damaged pickle can fail in any way
+            reason = _refused(path, error, archive=archive) or _of_later_protocol(path, archive=archive)
+            reason = reason or f"corrupt, or not a file of tensors alone ({_first_line(error)})"
+            raise ValueError(f"{path}: {reason}") from None
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, or was one before it was damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses archives that `torch.save` does not write, among them those that are small on disk alone."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 2**16 - 22, 0))
+        tail = file.read()
+    at = tail.rfind(_END)
+    if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_LISTED:
+        raise ValueError(f"{path}: lists more records than any checkpoint of Hiera has")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: corrupt, or not a file of tensors alone ({_first_line(error)})") from None
+    names = {record.filename.rpartition("/")[2]: record for record in records}
+    if "constants.pkl" in names:
+        raise ValueError(
+            f"{path}: is a TorchScript program; expected tensors, as torch.save(model.state_dict()) writes"
+        )
+    if "data.pkl" not in names:
+        what = "a program of torch.export" if "archive_format" in names or path.suffix == ".pt2" else "a zip archive"
+        raise ValueError(f"{path}: is {what}; expected tensors, as torch.save(model.state_dict()) writes")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ValueError(f"{path}: its records are compressed; expected them as torch.save writes them")
+    if names["data.pkl"].file_size > _MOST_PICKLED:
+        size = names["data.pkl"].file_size / 2**20
+        raise ValueError(
+            f"{path}: {size:,.0f} MiB of settings beside its tensors; at most {_MOST_PICKLED >> 20} are read"
+        )
+
+
+def _refused(path: Path, error: Exception, *, archive: bool) -> str:
+    """The sentence on the names that a file asks for and does not get; empty where it fails for another reason."""
+    try:
+        names = sorted(get_unsafe_globals_in_checkpoint(path)) if archive else []
+    except Exception:  # damaged
+        names = []
+    words = str(error).split()
+    if not names and "GLOBAL" in words[:-1]:
+        names = [words[words.index("GLOBAL") + 1]]
+    if not names:
+        return ""
+    listed = ", ".join(f"{name!r:.80}".strip("'\"") for name in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"not a file of tensors alone: it asks for {listed}{more}, which hierax does not run; "
+        "save the weights alone, with torch.save(model.state_dict(), FILE)"
+    )
+
+
+def _of_later_protocol(path: Path, *, archive: bool) -> str:
+    """The sentence on a pickle of another protocol than PyTorch's; empty for one of its own."""
+    try:
+        with path.open("rb") if not archive else zipfile.ZipFile(path) as opened:
+            if isinstance(opened, zipfile.ZipFile):
+                begin = opened.read(next(n for n in opened.namelist() if n.rpartition("/")[2] == "data.pkl"))[:2]
+            else:
+                begin = opened.read(2)
+    except Exception:  # damaged, in any way
+        return ""
+    if begin[:1] != b"\x80" or len(begin) < 2 or not 2 < begin[1] < 10:
+        return ""
+    return f"not a file of tensors alone, or pickled by protocol {begin[1]}; expected 2, the protocol of torch.save"
+
+
+def _first_line(error: Exception) -> str:
+    """The beginning of an error of PyTorch, without its advice and its colors."""
+    lines = str(error).strip().splitlines()
+    if not lines or "\x1b" in lines[0] or "weights_only" in lines[0]:
+        lines = [lines[-1]] if lines and "\x1b" not in lines[-1] and "weights_only" not in lines[-1] else []
+    text = lines[0].split(". ")[0] if lines else type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)[:120]

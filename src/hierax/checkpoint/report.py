@@ -1,0 +1,52 @@
+"""What loading found, for people to read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LoadingReport:
+    """What loading found.
+
+    Attributes:
+        source, dialect: where the weights came from, and whose names they had.
+        part: the container or prefix of the file that was read, as "model_ema"; "" where there is none.
+        others: containers or prefixes of other models in the file; `part=` reads them.
+        prefix: what was taken off the names of all tensors, as "module.".
+        missing: our names of tensors that the file lacks; they belong to parts in `renewed`.
+        unexpected: names in the file that belong to no part of Hiera.
+        ignored: parts in the file that this model does not have, also blocks after a backbone's last map.
+        resized: position embeddings that were resized, each with its grids.
+        renewed: parts that start anew.
+        changed: configuration fields set differently from the record, each with both values.
+    """
+
+    source: str
+    dialect: str
+    part: str = ""
+    others: list[str] = field(default_factory=list)
+    prefix: str = ""
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} ({self.dialect})"]
+        if self.part:
+            also = f"; also there: {', '.join(self.others)}" if self.others else ""
+            lines.append(f"  part: {self.part}{also}")
+        if self.prefix:
+            lines.append(f"  prefix taken off: {self.prefix}")
+        for name in ("missing", "unexpected", "ignored", "resized", "renewed", "changed"):
+            entries: list[str] = getattr(self, name)
+            if entries:
+                lines.append(f"  {name}: {listed(entries, 8)}")
+        return "\n".join(lines)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are."""
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
