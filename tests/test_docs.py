@@ -276,12 +276,13 @@ def check_torchrun(words: list[str]) -> Recipe:
     """What a line for several processes would run: arguments that both parsers take, a batch that can be shared."""
     from torch.distributed.run import get_args_parser
 
-    from hierax.cli import _parsed, _parser
+    from hierax.cli import _parser
+    from hierax.cli.parsing import parse
     from hierax.cli.train import decided
 
     arguments = get_args_parser().parse_args(words[1:])
     assert (arguments.module, arguments.training_script) == (True, "hierax")
-    own = _parsed(_parser(), arguments.training_script_args)
+    own = parse(*_parser(), arguments.training_script_args)
     chosen = decided(own, default="mae_tiny_small_data")[2]
     ranks = int(arguments.nnodes.split(":")[-1]) * int(arguments.nproc_per_node)
     assert ranks > 1
@@ -375,7 +376,7 @@ def _parameters() -> set[str]:
     fields = {f.name for cls in (Recipe, HieraConfig) for f in dataclasses.fields(cls)}
     functions = (
         hierax.Engine, hierax.load, hierax.HieraModel.from_pretrained, hierax.HieraBackbone, hierax.Engine.warm_up,
-        hierax.HieraForPreTraining.forward, hierax.HieraModel.forward, hierax.AutoImageProcessor,
+        hierax.HieraForPreTraining.forward, hierax.HieraModel.forward, hierax.AutoImageProcessor, hierax.inflate,
     )  # fmt: skip
     return fields.union(*(inspect.signature(function).parameters for function in functions))
 
