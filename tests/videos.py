@@ -45,17 +45,19 @@ def video(
     size: tuple[int, int] = (48, 64),
     b_frames: int | None = None,
     options: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
 ) -> bytes:
     """The bytes of a video file: of given frames, or of so many that are `numbered`.
 
     `times` are milliseconds, one for each frame; `keys` is the distance of key frames; `rotation` in degrees
-    counterclockwise; `sound` adds a silent track that lasts as long, or so many seconds; `options` are the codec's.
+    counterclockwise; `sound` adds a silent track that lasts as long, or so many seconds; `options` are the codec's,
+    `muxer` those of the container.
     """
     pictures = (
         [numbered(i, height=size[0], width=size[1]) for i in range(frames)] if isinstance(frames, int) else frames
     )
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as out:
+    with av.open(buffer, "w", format=container, options=muxer or {}) as out:
         stream: Any = out.add_stream(codec, rate=rate, options=options)
         pictures = list(pictures)
         stream.height, stream.width = pictures[0].shape[:2]

@@ -32,11 +32,11 @@ class VideoError(ImageError):
 
 
 class Scan(NamedTuple):
-    """What all packets of a file say together: where the last one ends, key frames (time stamp, number of the packet),
-    and whether time stamps lead to a frame.
+    """What all packets of a file say together: time stamp and length of the one that is displayed last, key frames
+    (time stamp, number of the packet), and whether time stamps lead to a frame.
     """
 
-    end: int
+    last: tuple[int, int]
     keys: list[tuple[int, int]]
     regular: bool
 
@@ -63,7 +63,6 @@ class Packets:
         self._check_source()
         self._scan: Scan | None = None
         self._jumped = False
-        self.first: int | None = None  # when the first packet is decoded
         self.container: Any = None
         self.restart()
         formats = frozenset(self.container.format.name.split(","))
@@ -155,11 +154,10 @@ class Packets:
                 if damaged is not None:
                     yield damaged
                 if packet.dts is not None:
-                    self.first = packet.dts if self.first is None else self.first
                     if expected is not None and self._jumps(packet.dts + shift - expected):
                         shift, self._jumped = expected - packet.dts, True
                     packet.dts += shift
-                    expected = packet.dts + self._length(packet)
+                    expected = packet.dts + self.length(packet)
                 if packet.pts is not None:
                     packet.pts += shift
                 damaged = packet if packet.is_corrupt else None  # the last one of a file that is cut off is not whole
@@ -172,7 +170,8 @@ class Packets:
     def _jumps(self, gap: int) -> bool:
         return gap < -self._back or (self._discontinuous and gap > self._ahead)
 
-    def _length(self, packet: Any) -> int:
+    def length(self, packet: Any) -> int:
+        """How long a packet is displayed, in ticks."""
         return packet.duration or round(1 / self.rate / self.tick)
 
     def seek(self, stamp: int) -> bool:
@@ -196,33 +195,37 @@ class Packets:
 
     # -- all packets ---------------------------------------------------------------------------------------------------
 
-    def end(self) -> int:
-        """The time stamp at which the last packet ends. Afterwards `restart` or `seek` has to be called."""
+    def last(self) -> tuple[int, int]:
+        """The time stamp of the packet that is displayed last, and its length. Afterwards `restart` or `seek` has to be
+        called.
+        """
         found = None
         if self._scan is None and self._seekable:
             with contextlib.suppress(self._av.FFmpegError, OSError, ValueError):
                 self.container.seek(_END, stream=self.stream)
-                ends = [stamp + self._length(p) for p in self._filled() if (stamp := self.stamp(p)) is not None]
+                ends = [(stamp, self.length(p)) for p in self._filled() if (stamp := self.stamp(p)) is not None]
                 found = max(ends, default=None)
-        return self.scan().end if found is None else found
+        return self.scan().last if found is None else found
 
     def scan(self) -> Scan:
         """Reads all packets, without decoding any. Afterwards `restart` or `seek` has to be called."""
         if self._scan is None:
             self.restart()
             self._jumped = False
-            end, keys, regular, apart = 0, [], True, int(_KEYS_APART / self.tick)
+            last, keys, regular, apart = (-_END, 0), [], True, int(_KEYS_APART / self.tick)
             for number, packet in enumerate(self._filled()):
                 stamp = self.stamp(packet)
-                end = max(end, (end if stamp is None else stamp) + self._length(packet))
                 regular = regular and None not in (packet.pts, packet.dts, packet.pos)
-                if packet.is_keyframe and stamp is not None and (not keys or stamp >= keys[-1][0] + apart):
+                if stamp is None:  # a stream without times
+                    stamp = sum(last) if number else 0
+                elif packet.is_keyframe and (not keys or stamp >= keys[-1][0] + apart):
                     keys.append((stamp, number))
-            self._scan = Scan(end, keys, regular and not self._jumped)
+                last = max(last, (stamp, self.length(packet)))
+            self._scan = Scan(last, keys, regular and not self._jumped)
         return self._scan
 
     def stamp(self, of: Any) -> int | None:
-        """When a packet or a frame is displayed, as far as its format says."""
+        """When a packet or a frame is displayed, or decoded, as far as its format says."""
         first, second = (of.dts, of.pts) if self.by_decoding else (of.pts, of.dts)
         return second if first is None else first
 

@@ -171,6 +171,7 @@ class HieraVideoProcessor(Recorded):
         with self._opened(video, fps=fps, name=None) as source:
             if isinstance(source, _Stills):
                 raise ValueError(f"{source.name}: windows of frames whose rate is not known; pass fps")
+            source.duration()  # damaged time stamps would be windows without an end
             kept: dict[Fraction, tuple[np.ndarray, ...]] = {}
             for number, start in enumerate(consecutive(steps * sampling.step)):
                 if source.ended is not None and start >= source.ended:

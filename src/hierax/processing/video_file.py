@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import struct
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.demux import Packets, VideoError
 from hierax.processing.reading import source_name
 
@@ -19,10 +21,11 @@ _FAR = Fraction(3)  # seconds: a gap that is worth a seek
 _BACK = (Fraction(0), Fraction(2), Fraction(10))  # seconds before a moment that a seek aims at, until it lands there
 _REORDERED = Fraction(1)  # seconds that frames may lie behind a key frame where only times of decoding are stated
 _PREDICTED = 2  # FFmpeg's number for frames that are made from others
-_LATE = Fraction(1, 20)  # how much after a moment a frame may begin to be its frame, at the most
+_NEVER = -1 << 60  # a time stamp before all others
+_LATE = Fraction(1, 20)  # seconds that a frame may begin after a moment to be its frame
 _LONGEST = 100 * 86400  # seconds: a video that says more has damaged time stamps
-MAX_PIXELS = 1 << 28
-"""Pixels of the largest frame that is decoded: 16,384 x 16,384."""
+MAX_PIXELS = DEFAULT_MAX_PIXELS
+"""Pixels of the largest frame that is decoded, as of images."""
 
 
 class Shot(NamedTuple):
@@ -78,6 +81,8 @@ class VideoFile:
         self._packets = Packets(source, name=self.name)
         self._duration: Fraction | None = None
         self._far = _FAR
+        self._final = (_NEVER, 0)  # time stamp and length of the packet that is displayed last, of those decoded
+        self._delay: int | None = None  # packets by which decoding is ahead, where only its times are stated
         try:
             self._check_size()
             self._now, self._ahead = self._begin()
@@ -107,15 +112,14 @@ class VideoFile:
     def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]:
         """The frame on display at each of `times`; before the first frame and after the last one, that one.
 
-        A frame that begins up to half a frame later, at most a twentieth of a second, is taken as well, so that rates
-        which do not divide each other are sampled evenly. Decoding begins at the key frame before the first time and
+        Where the next frame is nearer, and begins within a twentieth of a second, it is taken, so that rates which do
+        not divide each other are sampled evenly. Decoding begins at the key frame before the first time and
         ends at the last; what lies in large gaps is skipped. Rising times are fastest.
         """
-        late = min(1 / self._packets.rate / 2, _LATE)
         shown: _Frame | None = None
         shot: Shot | None = None
         for time in times:
-            now = self._show(time, late)
+            now = self._show(time)
             if shot is None or now is not shown:
                 shown, shot = now, self._shot(now)
             yield shot
@@ -141,19 +145,16 @@ class VideoFile:
         """
         if self._duration is None:
             self._now = self._ahead = None  # reading goes elsewhere
-            end, first = self._packets.end() * self._packets.tick, self._zero
-            if (
-                self._packets.by_decoding and self._packets.first is not None
-            ):  # a frame is decoded before it is displayed
-                first = self._packets.first * self._packets.tick
-            self._duration = end - first
+            stamp, length = self._packets.last()
+            end = stamp + length * (1 + (self._delay or 0))
+            self._duration = end * self._packets.tick - self._zero
         if self._duration > _LONGEST:
             raise VideoError(self.name, f"it would last {self._duration // 86400} days: its time stamps are damaged")
         return self._duration
 
     # -- finding a moment ----------------------------------------------------------------------------------------------
 
-    def _show(self, time: Fraction, late: Fraction) -> _Frame:
+    def _show(self, time: Fraction) -> _Frame:
         """Makes `_now` the frame on display at `time`."""
         if self._now is None:
             self._seek(time)
@@ -165,9 +166,9 @@ class VideoFile:
             self._seek(time)
             if self._now is not None and self._time(self._now) <= before:  # key frames lie far apart
                 self._far = max(2 * self._far, time - self._time(self._now))
-        while self._ahead is not None and self._time(self._ahead) < time + late:
-            self._step()
         assert self._now is not None
+        while self._ahead is not None and self._time(self._ahead) - time < min(time - self._time(self._now), _LATE):
+            self._step()
         return self._now
 
     def _step(self) -> None:
@@ -209,7 +210,9 @@ class VideoFile:
         """The frame after `last`; None at the end."""
         found = next(self._frames, None)
         if found is None and last is not None:
-            self._end = last.stamp + self._length(last.data)
+            stamp, length = self._final  # what its packet says: decoders mix up the lengths of frames
+            known = stamp * self._packets.tick == last.stamp
+            self._end = last.stamp + (length * self._packets.tick if known else self._length(last.data))
         return found
 
     def _decoded(self, skipped: int, *, key: bool) -> Generator[_Frame, None, None]:
@@ -224,12 +227,22 @@ class VideoFile:
         packets = itertools.islice(self._packets.packets(), skipped, None)
         if key:
             packets = itertools.dropwhile(lambda packet: packet is not None and not packet.is_keyframe, packets)
-        floor, last, refreshing = None, None, False
+        floor, last, refreshing, by_decoding = None, None, False, self._packets.by_decoding
+        begun: list[int] = []
+        self._final = (_NEVER, 0)
         for packet in packets:
-            if key and floor is None and packet is not None and not self._packets.by_decoding:
-                floor = self._packets.stamp(packet)
+            stated = None if packet is None else self._packets.stamp(packet)
+            if stated is not None:
+                self._final = max(self._final, (stated, self._packets.length(packet)))
+            if key and floor is None and not by_decoding:
+                floor = stated
+            if by_decoding and last is None and stated is not None:
+                begun.append(stated)
             for data in self._packets.decode(packet):
-                found = data.dts if self._packets.by_decoding else self._packets.stamp(data)
+                # where only times of decoding are stated, that of the packet which completes a frame is that of display
+                found = data.dts if by_decoding else self._packets.stamp(data)
+                if by_decoding and self._delay is None:
+                    self._delay = bisect.bisect_left(begun, found or 0)
                 if data.is_corrupt or (found is not None and floor is not None and found < floor):
                     continue
                 if key and last is None and not (data.key_frame if refreshing else data.pict_type != _PREDICTED):
