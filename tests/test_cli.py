@@ -18,7 +18,8 @@ import pytest
 
 import hierax
 from hierax.checkpoint.records import list_checkpoints
-from hierax.cli.inputs import expand, output_names
+from hierax.cli.inputs import expand
+from hierax.predict.features import output_names
 
 if TYPE_CHECKING:
     from command_line import Run

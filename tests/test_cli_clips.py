@@ -83,7 +83,7 @@ def test_moving_reconstructions_have_captions_and_a_strip(run: Run, tmp_path: Pa
 
 
 def test_reconstructions_of_clips_have_the_columns_of_those_of_images(clip_mae: str, tmp_path: Path) -> None:
-    from hierax.cli.reconstruct import reconstruct
+    from hierax.predict.reconstruct import reconstruct
 
     (tmp_path / "a.mp4").write_bytes(video(90))
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.png")

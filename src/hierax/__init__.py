@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         HieraModel,
         create_model,
     )
+    from hierax.predict.classify import classify
+    from hierax.predict.features import features
+    from hierax.predict.reconstruct import reconstruct
     from hierax.processing import (
         AutoImageProcessor,
         HieraImageProcessor,
@@ -64,17 +67,20 @@ __all__ = [
     "Preprocessing",
     "VideoError",
     "bench",
+    "classify",
     "convert",
     "create_model",
     "duplicates",
     "embed",
     "export",
+    "features",
     "inflate",
     "list_checkpoints",
     "list_models",
     "load",
     "load_image",
     "outliers",
+    "reconstruct",
 ]
 
 _MODULES = {
@@ -100,6 +106,9 @@ _MODULES = {
         "HieraModel",
         "create_model",
     ),
+    "hierax.predict.classify": ("classify",),
+    "hierax.predict.features": ("features",),
+    "hierax.predict.reconstruct": ("reconstruct",),
     "hierax.processing": (
         "AutoImageProcessor",
         "HieraImageProcessor",

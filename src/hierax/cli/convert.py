@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hierax.cli.loading import licence_line
-from hierax.cli.terminal import UserError, say
+from hierax.cli.loading import say_licence
+from hierax.cli.terminal import UserError
 
 SUMMARY = "write weights in the dialect of another library"
 EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) of any format, also as
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --force")
     options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
     model = convert(arguments.source, target, to=arguments.to, **options)
-    say(licence_line(arguments.source, model.license))
+    say_licence(arguments.source, model.license)
     print(f"read {model.loading_report}")
     print(f"wrote {target} ({arguments.to}): {type(model).__name__}, {model.num_parameters() / 1e6:,.1f} M parameters")
     for path in [target] if target.is_file() else sorted(target.iterdir()):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.cli.terminal import percent
-from hierax.cli.writing import written
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,10 +108,12 @@ def _columns(
 
 def _pixels(pictures: Sequence[Photo], model: HieraForImageClassification | HieraForPreTraining, size: int) -> Tensor:
     """The squares `[B, 3, size, size]` that the model sees of pictures."""
-    from hierax.cli.loading import record_of
-    from hierax.processing import HieraImageProcessor
+    from hierax.predict.inputs import sized
+    from hierax.processing import IMAGENET, HieraImageProcessor
 
-    return HieraImageProcessor(record_of(model, size=size))([photo.picture for photo in pictures]).pixel_values
+    return HieraImageProcessor(sized(model.preprocessing or IMAGENET, model.config, size=size))(
+        [photo.picture for photo in pictures]
+    ).pixel_values
 
 
 def _pooled(model: HieraForImageClassification, pictures: Sequence[Photo]) -> Tensor:
@@ -150,11 +152,12 @@ def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list
     """Each picture, and the maps of its features: at twice the model's own size, which makes them finer."""
     import torch
 
-    from hierax.cli.loading import record_of
+    from hierax.predict.inputs import sized
+    from hierax.processing import IMAGENET
     from hierax.viz import to_picture
 
     size = 2 * model.config.image_size[0]
-    record, rows = record_of(model, size=size), []
+    record, rows = sized(model.preprocessing or IMAGENET, model.config, size=size), []
     for pixels in _pixels(pictures, model, size).split(1):
         with torch.inference_mode():
             found = model.encoder(pixels, stages=_STAGES)
@@ -175,8 +178,8 @@ def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int)
     import torch
     from PIL import Image
 
-    from hierax.cli.reconstruct import draw_keep
     from hierax.demo.sheet import TILE
+    from hierax.predict.reconstruct import draw_keep
     from hierax.viz import draw_units, reconstruct_pixels, to_picture
 
     config, size = model.config, model.config.image_size

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import licence_line, positive
+from hierax.cli.loading import positive, say_licence
 from hierax.cli.search import counted
 from hierax.cli.terminal import UserError, say
 
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{folder} is a new collection; name the pictures to embed")
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
     extractor = _extractor(arguments, model, before, device=places[0])
-    say(licence_line(model, extractor.license))
+    say_licence(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
         say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
     unit = "picture" if extractor.record.num_frames is None else "window"

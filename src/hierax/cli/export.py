@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hierax.cli.loading import licence_line, positive
+from hierax.cli.loading import positive, say_licence
 from hierax.cli.terminal import UserError, say
 
 SUMMARY = "write a model for another runtime, compared with the original"
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(str(error)) from error
     model = load(arguments.model, task=arguments.task)
-    say(licence_line(arguments.model, model.license))
+    say_licence(arguments.model, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
         say("int8 is calibrated on crops of one photo; --calibration takes pictures of yours")
     report = export(

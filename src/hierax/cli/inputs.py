@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,28 +67,3 @@ def _below(folder: Path, *, clips: bool) -> Iterator[Path]:
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
                 yield Path(parent, name)
-
-
-def output_names(paths: Sequence[Path]) -> list[str]:
-    """A different name for each picture, without suffix: its own where no other has it, else with the folders that
-    tell them apart (`a-cat`, `b-cat`), else with the suffix (`cat.jpg`, `cat.png`), else numbered.
-
-    Names that differ only in case count as equal, since on some file systems they are.
-    """
-    absolute = [Path(os.path.abspath(path)) for path in paths]
-    columns = zip(*(path.parts[:-1] for path in absolute), strict=False)
-    shared_folders = len(list(takewhile(lambda parts: len(set(parts)) == 1, columns)))
-    choices: list[tuple[str, ...]] = []
-    for number, path in enumerate(absolute, start=1):
-        apart = [part for part in path.parts[shared_folders:] if part != path.anchor]
-        whole = "-".join(apart)
-        choices.append((path.stem, whole.removesuffix(path.suffix), whole, f"{whole}-{number}"))
-    level = [0] * len(paths)
-    while True:
-        names = [choice[i] for choice, i in zip(choices, level, strict=True)]
-        counts = Counter(name.casefold() for name in names)
-        shared = [i for i, name in enumerate(names) if counts[name.casefold()] > 1 and level[i] < len(choices[i]) - 1]
-        if not shared:
-            return names
-        for i in shared:
-            level[i] += 1

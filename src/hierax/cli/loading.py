@@ -1,21 +1,16 @@
-"""A model for a command: loaded, checked for what the command needs, its licence said, its pixels decided."""
+"""The arguments that commands with a model share, and what they say of its weights."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.terminal import say
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from hierax.pretrained import Pretrained
-    from hierax.processing import HieraImageProcessor, Preprocessing
+    from hierax.predict.inputs import Predictor
 
 
 def positive(text: str) -> int:
@@ -34,77 +29,42 @@ def pixel_size(text: str) -> int | tuple[int, ...]:
 
 
 def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
-    """Declares `--model`, `--size` and `--device`."""
-    parser.add_argument(
-        "--model",
-        default=default,
-        metavar="M",
-        help=f"Hub id, folder or file (default: {default}, which comes with hierax)",
-    )
-    parser.add_argument(
-        "--size", type=positive, metavar="PIXELS", help="side of the square the model sees (default: the checkpoint's)"
-    )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, …")
+    """Declares `--model`, `--size` and how it runs: `--device`, `--precision`, `--backend`, `--batch-size`."""
+    add = parser.add_argument
+    add("--model", default=default, metavar="M", help=f"Hub id, folder, file or export (default: {default}, which comes with hierax)")  # noqa: E501  # fmt: skip
+    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the checkpoint's)")
+    add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, …")
+    add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
+    add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
+    add("--batch-size", type=positive, metavar="N", help="images per call of the model (default: 1 on a CPU, else 32)")
 
 
-def open_model(source: str, *, device: str = "cpu", task: str | None = None) -> Pretrained:
-    """Loads the model that `--model` names and says its licence on stderr.
+def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_model` took, as `open_predictor` takes it."""
+    return {name: getattr(arguments, name) for name in ("size", "device", "precision", "backend", "batch_size")}
 
-    Raises:
-        ValueError: there is no such device; those of `hierax.load`.
-        OSError: those of `hierax.load`.
-    """
-    from hierax.checkpoint.load import load
-    from hierax.devices import find_device
 
-    model = load(source, device=find_device(device), task=task)
-    say(licence_line(source, model.license))
-    return model
+def say_model(source: str, opened: Predictor) -> None:
+    """Says under what licence the weights are, and how they run."""
+    line = licence_line(source, opened.license)
+    say(f"{line}; {opened.how}" if line else f"{source}: {opened.how}")
+
+
+def say_licence(source: str | Path, licence: str | None) -> None:
+    """Says under what licence weights are; nothing of those that the user has trained."""
+    if line := licence_line(source, licence):
+        say(line)
 
 
 def licence_line(source: str | Path, licence: str | None) -> str:
-    """One line on the licence of weights."""
+    """One line on the licence of weights; "" where the folder is a run's own, whose weights are the user's."""
     if licence is None:
-        return f"{source}: the checkpoint states no licence for its weights"
+        return "" if is_own(source) else f"{source}: the checkpoint states no license for its weights"
     allowed = " (not for commercial use)" if "-NC" in licence.upper() else ""
     return f"{source}: weights under {licence}{allowed}"
 
 
-def loaded(model: str | Path | Pretrained, *, task: str | None = None) -> Pretrained:
-    """A model as it is; a source loaded."""
-    from hierax.checkpoint.load import load
-    from hierax.pretrained import Pretrained
-
-    return model if isinstance(model, Pretrained) else load(model, task=task)
-
-
-def record_of(model: Pretrained, *, size: int | None = None, whole: bool = False) -> Preprocessing:
-    """The checkpoint's preprocessing record, for a square of another `size`, or for the `whole` picture.
-
-    The part of the picture that is seen stays: both the resize and the crop grow. The whole picture keeps its shape,
-    its shorter side being that of the square.
-    """
-    from hierax.processing import IMAGENET
-    from hierax.processing.windows import with_frames
-
-    record = model.preprocessing or IMAGENET
-    if model.config.is_video:
-        record = with_frames(record, model.config.image_size[0])
-    side = min((record.crop_size if record.do_center_crop else record.size).values())
-    wanted = size or side
-    if whole:
-        return record.replace(do_resize=True, size={"shortest_edge": wanted}, do_center_crop=False)
-    if size is None:
-        return record
-    resized = {edge: math.floor(pixels * size / side) for edge, pixels in record.size.items()}
-    crop = {"height": size, "width": size}
-    return record.replace(do_resize=True, size=resized, do_center_crop=True, crop_size=crop)
-
-
-def read_pixels(processor: HieraImageProcessor, path: str | Path, model: Pretrained) -> torch.Tensor:
-    """One picture as `[1, C, H, W]` on the model's device.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    return processor(path).pixel_values.to(model.device)
+def is_own(source: str | Path) -> bool:
+    """Whether a source is a folder of this machine that training wrote: a run, or the model in one."""
+    folder = Path(source)
+    return any((place / "run.json").is_file() for place in (folder, *list(folder.absolute().parents)[:2]))

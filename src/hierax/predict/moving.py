@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.cli.writing import written
+from hierax.atomic import written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from hierax.config import HieraConfig
-    from hierax.encoder import Features
-    from hierax.models import HieraForPreTraining
+    from hierax.predict.features import StageMaps
     from hierax.processing import Preprocessing
     from hierax.viz import Statistics, Tile
 
@@ -43,27 +42,22 @@ class Moving:
 
 
 def reconstructed_clip(
-    mae: HieraForPreTraining,
     pixels: torch.Tensor,
+    made: torch.Tensor,
     keep: torch.Tensor,
     *,
+    config: HieraConfig,
     record: Preprocessing,
     statistics: Statistics,
     seconds: float,
     title: str,
 ) -> Moving:
-    """The frames of `pixels` `[1, C, T, H, W]` that the model predicts (of every token the first), as they are, as far
-    as they are visible, and as they are made; `keep` `[1, U]` shows True mask units, `seconds` is the length of the
-    clip, `title` its name.
+    """The frames of `pixels` `[1, C, T, H, W]` that a model predicts (of every token the first), as they are, as far as
+    they are visible, and as they are `made` `[C, frames, H, W]`; `keep` `[1, U]` shows True mask units, `seconds` is
+    the length of the clip, `title` its name.
     """
-    import torch
+    from hierax.viz import draw_units, to_picture
 
-    from hierax.viz import draw_units, reconstruct_pixels, to_picture
-
-    config = mae.config
-    with torch.inference_mode():
-        out = mae(pixels, keep=keep)
-        made = reconstruct_pixels(pixels, out.logits, out.bool_masked_pos, config=config, statistics=statistics)[0]
     units = config.unit_grid(pixels.shape[2:])
     shown = keep[0].view(units[0], -1).cpu().numpy()
     every, each = pixels.shape[2] // made.shape[1], made.shape[1] // units[0]
@@ -97,7 +91,7 @@ def reconstruction_captions(
 
 
 def featured_clip(
-    found: Features, pixels: torch.Tensor, *, record: Preprocessing, seconds: float, title: str
+    found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing, seconds: float, title: str
 ) -> Moving:
     """A clip `[C, T, H, W]` and the maps of its stages: colours are each map's first three principal components over
     all of its frames, so that a colour means the same in all of them.
@@ -109,8 +103,7 @@ def featured_clip(
 
     config, size = found.config, found.size
     columns, captions = [], [(title, f"{_times(size)} pixels")]
-    for stage in range(1, config.stages + 1):
-        values = found.map(stage)[0]
+    for stage, values in found.maps.items():
         channels, times, height, width = values.shape
         colours = robust_scale(principal_components(values.reshape(channels, times * height, width)))
         cells = np.rint(colours * 255).astype(np.uint8).reshape(times, height, width, 3)

@@ -1,0 +1,38 @@
+"""The arguments that commands which write files share: `--output` with a suffix that fits, `--overwrite`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def output_file(suffixes: Sequence[str], what: str) -> Callable[[str], Path]:
+    """For argparse: the name of a file with one of these suffixes."""
+
+    def file(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r} is not the name of {what} ({', '.join(suffixes)})")
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r} is a folder; expected a file to write")
+        return path
+
+    return file
+
+
+def output_folder(text: str) -> str:
+    """For argparse: the name of a folder, which may exist; a name that looks like that of a file is refused."""
+    known = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".npz", ".npy", ".csv", ".json", ".jsonl", ".parquet", ".html")
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; expected a folder to write to")
+    if path.suffix.lower() in known and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is the name of a file; expected a folder to write to")
+    return text
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Declares `--overwrite`, and its former name."""
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)

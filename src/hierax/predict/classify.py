@@ -1,0 +1,173 @@
+"""What is in images, and what is done in videos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hierax.checkpoint.bundled import FEMTO
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hierax.config import HieraConfig
+    from hierax.predict.inputs import Model, Predictor, Size
+    from hierax.processing import Clip, HieraVideoProcessor, ImageError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class, its number, and how probable the model finds it, from 0 to 1."""
+
+    label: str
+    index: int
+    probability: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"label": self.label, "index": self.index, "probability": self.probability}
+
+
+@dataclass(frozen=True)
+class View:
+    """What one view of a video was found to be: of its window, from `start` to `end` in seconds, the crop `crop`."""
+
+    start: float | None
+    end: float | None
+    crop: int
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The likeliest classes of an image or video, likeliest first, of a video also by view; or the error that kept it
+    from being read.
+    """
+
+    path: Path
+    predictions: tuple[Prediction, ...] = ()
+    views: tuple[View, ...] = ()
+    error: ImageError | None = None
+
+    def to_dict(self, *, per_view: bool = False) -> dict[str, Any]:
+        """As JSON holds it: `path`, and `predictions` or `error`; `views` if `per_view` and there are some."""
+        if self.error is not None:
+            return {"path": str(self.path), "error": self.error.problem}
+        found: dict[str, Any] = {"path": str(self.path), "predictions": [p.to_dict() for p in self.predictions]}
+        if per_view and self.views:
+            found["views"] = [
+                {"start": v.start, "end": v.end, "crop": v.crop, "predictions": [p.to_dict() for p in v.predictions]}
+                for v in self.views
+            ]
+        return found
+
+
+def classify(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    model: Model = FEMTO,
+    top_k: int = 5,
+    size: Size | None = None,
+    views: tuple[int, int] = (1, 1),
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    batch_size: int | None = None,
+) -> Iterator[Classified]:
+    """The `top_k` likeliest classes of each image or video, one by one as they are done, in the order of the paths.
+
+    What is found in an image does not depend on those beside it. bf16 and int8 change probabilities by a few
+    thousandths; precision="fp32" gives those of the model.
+
+    Args:
+        images: paths of images; of videos for a classifier of clips.
+        model: a Hub id, folder, file or export, which runs on an engine; or a classifier or engine, which runs as it
+            is.
+        top_k: how many classes; all where the model has fewer.
+        size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
+        views: of videos, how many windows in time and how many crops of each; their probabilities are averaged.
+        device, precision, backend: see `hierax.Engine`.
+        batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
+
+    Raises:
+        ValueError: the model is no classifier, or takes neither images nor clips; those of `hierax.Engine`.
+        OSError: those of `hierax.load`.
+    """
+    from hierax.predict.inputs import open_predictor
+
+    paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
+    opened = open_predictor(
+        model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size
+    )
+    return predictions(opened, paths, top_k=top_k, views=views)
+
+
+def predictions(
+    opened: Predictor, paths: list[Path], *, top_k: int = 5, views: tuple[int, int] = (1, 1)
+) -> Iterator[Classified]:
+    """`classify` with a model that is open.
+
+    Raises:
+        ValueError: the model is no classifier, or takes neither images nor clips; top_k below 1.
+    """
+    from hierax.predict.inputs import CLASSIFIER, check_inputs, stream
+    from hierax.processing import HieraVideoProcessor
+
+    check_inputs(opened.config, paths)
+    if opened.task != "classification":
+        such = CLASSIFIER if opened.config.is_video else FEMTO
+        raise ValueError(f"this model is one for {opened.task}; classify needs a classifier, such as {such}")
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; expected at least 1")
+    processor = opened.processor()
+    if isinstance(processor, HieraVideoProcessor):
+        return (_video(path, opened, processor, views=views, top_k=top_k) for path in paths)
+    answers = stream(
+        paths,
+        lambda path: processor(path).pixel_values,
+        lambda pixels: probabilities(opened.call(pixels).logits, opened.config).unbind(),
+        batch_size=opened.batch_size,
+    )
+    return (
+        Classified(a.path, () if a.result is None else _likeliest(a.result, opened.config, top_k), error=a.error)
+        for a in answers
+    )
+
+
+def _video(
+    path: Path, opened: Predictor, processor: HieraVideoProcessor, *, views: tuple[int, int], top_k: int
+) -> Classified:
+    import torch
+
+    from hierax.predict.inputs import clip_batches
+    from hierax.processing import ImageError
+
+    config = opened.config
+    try:
+        clips: list[Clip] = processor.clips(path, views=views)
+    except ImageError as error:
+        return Classified(path, error=error)
+    with torch.inference_mode():
+        logits = torch.cat([opened.call(pixels).logits for pixels in clip_batches(clips)])
+    found = probabilities(logits, config)
+    seen = [
+        View(clip.start, clip.end, clip.view[1], _likeliest(one, config, top_k))
+        for clip, one in zip(clips, found, strict=False)
+    ]
+    return Classified(path, _likeliest(found.mean(0), config, top_k), tuple(seen))
+
+
+def probabilities(logits: Tensor, config: HieraConfig) -> Tensor:
+    """Of logits `[..., classes]`, in float32 on the CPU: each class alone where several may be true."""
+    several = config.problem_type == "multi_label_classification"
+    logits = logits.float().cpu()
+    return logits.sigmoid() if several else logits.softmax(-1)
+
+
+def _likeliest(probabilities: Tensor, config: HieraConfig, top_k: int) -> tuple[Prediction, ...]:
+    values, indices = probabilities.topk(min(top_k, len(probabilities)))
+    pairs = zip(values.tolist(), indices.tolist(), strict=True)
+    return tuple(Prediction(config.id2label[index], index, value) for value, index in pairs)

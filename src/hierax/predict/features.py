@@ -1,0 +1,298 @@
+"""The maps of every stage of a model, as arrays and as a picture."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hierax.atomic import written
+from hierax.checkpoint.bundled import FEMTO
+from hierax.config import HieraConfig
+from hierax.encoder import Hiera
+from hierax.predict.inputs import Model, Predictor, Size, check_inputs, clip_batches, is_export, open_predictor, stream
+from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from hierax.viz import Tile
+
+_LONGEST = 200  # bytes of the name of an output, to which a suffix comes
+
+
+@dataclass(frozen=True)
+class StageMaps:
+    """Feature maps of one image or clip.
+
+    Attributes:
+        size: pixels per axis of the input.
+        maps: by stage, from 1 on, `[C, *grid]`.
+        attentions: weights `[1, N, windows, queries, keys]` of the last block of each stage, where asked for.
+    """
+
+    config: HieraConfig
+    size: tuple[int, ...]
+    maps: dict[int, Tensor]
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FeatureFiles:
+    """The files made for an image; or the error that kept it from being read."""
+
+    path: Path
+    arrays: Path | None = None
+    picture: Path | None = None
+    error: ImageError | None = None
+
+
+def features(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    model: Model = FEMTO,
+    attention: bool = False,
+    size: Size | None = None,
+    whole: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    batch_size: int | None = None,
+) -> Iterator[FeatureFiles]:
+    """Writes `NAME.npz` and `NAME.png` (of videos `NAME.gif`) for each image into the folder `output`, one by one.
+
+    Args:
+        images: paths of images; of videos for a model of clips.
+        output: made if missing.
+        model: a Hub id, folder, file or export, which runs on an engine; or a model or engine, which runs as it is.
+        attention: also draw mask units and attention, of images; the model then runs in PyTorch and fp32.
+        size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
+        whole: the whole image instead of its center, `size` being its shorter side.
+        overwrite: replace files that exist.
+        device, precision, backend: see `hierax.Engine`.
+        batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
+
+    Raises:
+        ValueError: the model takes neither images nor clips, or is an export without feature maps; a file exists
+            already (before anything is written); those of `hierax.Engine`.
+        OSError: those of `hierax.load`; a file cannot be written.
+    """
+    paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
+    opened = open_features(
+        model, attention=attention, size=size, whole=whole, device=device, precision=precision, backend=backend,
+        batch_size=batch_size,
+    )  # fmt: skip
+    files = feature_files(paths, output, overwrite=overwrite, clips=opened.config.is_video)
+    return write_features(opened, paths, files, attention=attention)
+
+
+def open_features(
+    model: Model, *, attention: bool = False, size: Size | None = None, whole: bool = False, **engine: Any
+) -> Predictor:
+    """A model whose maps can be asked for; `engine` as in `open_predictor`."""
+    if isinstance(model, (str, os.PathLike)) and not is_export(model):
+        from hierax.checkpoint.hub import HubOptions
+        from hierax.checkpoint.opened import open_checkpoint
+        from hierax.devices import find_device
+        from hierax.models import HieraBackbone
+
+        stages = open_checkpoint(os.fspath(model), HubOptions()).config.stages
+        names = [f"stage{number}" for number in range(1, stages + 1)]
+        if attention:
+            place = find_device(engine["device"])
+            model = HieraBackbone.from_pretrained(os.fspath(model), out_features=names, device=place)
+        else:
+            engine.update(task="backbone", out_features=names)
+    opened = open_predictor(model, size=size, whole=whole, **engine)
+    check_inputs(opened.config)
+    if opened.model is None and opened.task != "backbone":
+        raise ValueError(
+            f"{model} is one for {opened.task} and gives no feature maps; expected a checkpoint, or an export made "
+            "with --task backbone"
+        )
+    if opened.model is None and attention:
+        raise ValueError("attention is asked for, which engines and exports do not give; expected a checkpoint")
+    return opened
+
+
+def stage_maps(opened: Predictor, pixels: Tensor, *, attention: bool = False) -> list[StageMaps]:
+    """The maps of each row of `pixels` `[B, C, *size]`."""
+    config, size = opened.config, tuple(pixels.shape[2:])
+    attentions: tuple[Tensor, ...] | None = None
+    if opened.model is None:
+        names = config.out_features or config.stage_names[-1:]
+        numbers = [config.stage_names.index(name) for name in names]
+        found = dict(zip(numbers, opened.call(pixels).feature_maps, strict=True))
+    else:
+        encoder = opened.model if isinstance(opened.model, Hiera) else opened.model.get_submodule("encoder")
+        place = opened.model.device
+        made = encoder(pixels.to(place), stages=range(1, config.stages + 1), output_attentions=attention)
+        found = {stage: made.map(stage) for stage in range(1, config.stages + 1)}
+        attentions = made.attentions
+    return [
+        StageMaps(
+            config,
+            size,
+            {stage: maps[row].float().cpu() for stage, maps in found.items() if stage > 0},
+            None if attentions is None else tuple(weights[row : row + 1].cpu() for weights in attentions),
+        )
+        for row in range(len(pixels))
+    ]
+
+
+def write_features(
+    opened: Predictor, paths: Sequence[Path], files: Sequence[tuple[Path, Path]], *, attention: bool = False
+) -> Iterator[FeatureFiles]:
+    """`features` with a model that is open, into `files`: arrays and picture of each path."""
+    check_inputs(opened.config, paths)
+    processor, record = opened.processor(), opened.preprocessing
+    video = isinstance(processor, HieraVideoProcessor)
+
+    def read(path: Path) -> Tensor:
+        if isinstance(processor, HieraVideoProcessor):
+            return clip_batches(processor.clips(path))[0]
+        return processor(path).pixel_values
+
+    answers = stream(
+        paths,
+        read,
+        lambda pixels: stage_maps(opened, pixels, attention=attention),
+        batch_size=1 if video else opened.batch_size,
+    )
+    for answer, (arrays, picture) in zip(answers, files, strict=True):
+        if answer.result is None or answer.pixels is None:
+            yield FeatureFiles(answer.path, error=answer.error)
+            continue
+        _save_arrays(answer.result, arrays)
+        if isinstance(processor, HieraVideoProcessor):
+            _save_clip(answer.result, answer.pixels, processor, record, picture=picture, heading=answer.path.name)
+        else:
+            _save_picture(answer.result, answer.pixels, record, picture=picture, heading=answer.path.name)
+        yield FeatureFiles(answer.path, arrays, picture)
+
+
+def feature_files(
+    images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False, clips: bool = False
+) -> list[tuple[Path, Path]]:
+    """The files that `features` makes for each image, or video if `clips`: arrays and picture.
+
+    Raises:
+        ValueError: one of them exists, and not `overwrite`; `output` is a file.
+    """
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"{os.fspath(output)} is a file; expected a folder to write to")
+    stems = [Path(output, name) for name in output_names(images)]
+    files = [(Path(f"{stem}.npz"), Path(f"{stem}.{'gif' if clips else 'png'}")) for stem in stems]
+    taken = [file for pair in files for file in pair if file.exists()]
+    if taken and not overwrite:
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise ValueError(f"{taken[0]}{more} would be replaced; choose another folder, or pass --overwrite")
+    return files
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A different name for each picture, without suffix: its own where no other has it, else with the folders that
+    tell them apart (`a-cat`, `b-cat`), else with the suffix (`cat.jpg`, `cat.png`), else numbered.
+
+    Names that differ only in case count as equal, since on some file systems they are.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    columns = zip(*(path.parts[:-1] for path in absolute), strict=False)
+    shared_folders = len(list(takewhile(lambda parts: len(set(parts)) == 1, columns)))
+    choices: list[tuple[str, ...]] = []
+    for number, path in enumerate(absolute, start=1):
+        apart = [part for part in path.parts[shared_folders:] if part != path.anchor]
+        whole = "-".join(apart)
+        choices.append((path.stem, whole.removesuffix(path.suffix), whole, f"{whole}-{number}"))
+    level = [0] * len(paths)
+    while True:
+        names = [_short(choice[i], number) for number, (choice, i) in enumerate(zip(choices, level, strict=True))]
+        counts = Counter(name.casefold() for name in names)
+        shared = [i for i, name in enumerate(names) if counts[name.casefold()] > 1 and level[i] < len(choices[i]) - 1]
+        if not shared:
+            return names
+        for i in shared:
+            level[i] += 1
+
+
+def _short(name: str, number: int) -> str:
+    """A name that leaves room for a suffix: long ones are cut, and numbered so that they still differ."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= _LONGEST else f"{encoded[:_LONGEST].decode('utf-8', 'ignore')}-{number + 1}"
+
+
+def _save_arrays(found: StageMaps, arrays: Path) -> None:
+    import numpy as np
+
+    maps = {f"stage{stage}": values.numpy() for stage, values in found.maps.items()}
+    with written(arrays) as part:
+        np.savez(part, **maps)  # type: ignore[arg-type]  # the stubs take any name for its one option
+
+
+def _save_picture(found: StageMaps, pixels: Tensor, record: Preprocessing, *, picture: Path, heading: str) -> None:
+    from hierax.viz import sheet
+
+    size = " x ".join(str(n) for n in reversed(found.size))
+    with written(picture) as part:
+        note = f"{size} pixels as the model sees them. Colors are the first three principal components of each map."
+        note += "" if found.attentions is None else " Attention: dark is little, bright is much."
+        sheet(feature_tiles(found, pixels[0], record=record), heading=heading, note=note).save(part)
+
+
+def _save_clip(
+    found: StageMaps,
+    pixels: Tensor,
+    processor: HieraVideoProcessor,
+    record: Preprocessing,
+    *,
+    picture: Path,
+    heading: str,
+) -> None:
+    from hierax.predict.moving import featured_clip, write_animation
+
+    seconds = float(processor.sampling.span)
+    moving = featured_clip(found, pixels[0], record=record, seconds=seconds, title="the model's input")
+    note = "Colors are the first three principal components of each map, the same in all frames."
+    write_animation([moving], picture, heading=heading, note=note)
+
+
+def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing) -> list[list[Tile]]:
+    """The picture `[C, H, W]` and the PCA of its maps in a row; where attentions are there, a second row of them."""
+    from hierax.viz import Tile, pca_picture, to_picture
+
+    config, size, picture = found.config, found.size, to_picture(pixels, record=record)
+    row = [Tile(picture, "picture", "what the model sees")]
+    for stage, values in found.maps.items():
+        stride = config.stage_stride(stage - 1)
+        channels, height, width = values.shape
+        note = f"stride {stride[0]}: {width} x {height}, {channels} channels"
+        row.append(Tile(pca_picture(values, stride=stride, size=size), f"stage {stage}", note))
+    return [row] if found.attentions is None else [row, attention_tiles(found, picture)]
+
+
+def attention_tiles(found: StageMaps, picture: Image.Image) -> list[Tile]:
+    """Mask units, then by stage the attention that tokens receive; in global stages but the last, that of one token."""
+    from hierax.viz import Tile, attention_map, draw_units, heat_picture
+
+    assert found.attentions is not None
+    config, size = found.config, found.size
+    centre = tuple(n // 2 for n in size)
+    units = " x ".join(str(n) for n in reversed(config.unit_grid(size)))
+    row = [Tile(draw_units(picture, unit=config.unit_pixels), "mask units", f"{units} units")]
+    for stage, weights in enumerate(found.attentions):
+        windowed, last = weights.shape[2] > 1, stage == config.stages - 1
+        at = None if windowed or last else centre
+        heat, stride = attention_map(weights[0], config=config, stage=stage, size=size, at=at)
+        note = "received within each unit" if windowed else "received from all tokens"
+        note = note if at is None else "of the token in the ring"
+        row.append(Tile(heat_picture(picture, heat, stride=stride, at=at), f"attention, stage {stage + 1}", note))
+    return row

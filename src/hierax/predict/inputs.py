@@ -1,0 +1,288 @@
+"""A model and its inputs: opened once, checked for what is asked, read in threads while the model works."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from hierax.config import HieraConfig
+from hierax.encoder import Hiera
+from hierax.engine import Engine
+from hierax.engine.program import Signature
+from hierax.pretrained import Pretrained
+from hierax.processing import (
+    IMAGENET,
+    Clip,
+    HieraImageProcessor,
+    HieraVideoProcessor,
+    ImageError,
+    Preprocessing,
+)
+from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.processing.windows import with_frames
+
+CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"
+MAE = "facebook/hiera_base_16x224.mae_k400"
+Size = int | Sequence[int]
+Model = str | os.PathLike[str] | Pretrained | Engine
+_CLIPS_AT_ONCE = 4  # that a model sees: bounds the memory of many views
+_ON_A_GPU = 32
+_READERS = 4
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model ready to be asked.
+
+    Attributes:
+        task: "classification", "features", "backbone" or "mae".
+        preprocessing: how files become pixels, at the size that was asked for.
+        how: precision, backend and device in words.
+        batch_size: images per call. Each call has exactly so many, so that what is found in an image does not depend
+            on those beside it.
+        call: the model or engine, from pixels `[B, C, *size]` to its typed output.
+        model: the model itself where no engine runs it.
+    """
+
+    task: str
+    config: HieraConfig
+    preprocessing: Preprocessing
+    license: str | None
+    how: str
+    batch_size: int
+    call: Callable[..., Any]
+    model: Pretrained | None = None
+
+    def processor(self) -> HieraImageProcessor | HieraVideoProcessor:
+        """What reads the files that this model takes."""
+        kind = HieraVideoProcessor if self.config.is_video else HieraImageProcessor
+        return kind(self.preprocessing)
+
+
+def open_predictor(
+    model: Model,
+    *,
+    task: str | None = None,
+    out_features: Sequence[str] | None = None,
+    size: Size | None = None,
+    whole: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    batch_size: int | None = None,
+) -> Predictor:
+    """A model or engine as it is; a Hub id, folder, file or export on an engine of its own.
+
+    Args:
+        model: where it is a model or an engine, the arguments from `task` to `backend` are left alone.
+        task, out_features, device, precision, backend: see `hierax.Engine`.
+        size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
+        whole: the whole image, `size` being its shorter side.
+        batch_size: images per call; None is 1 on a CPU and 32 elsewhere.
+
+    Raises:
+        ValueError, OSError, ImportError: those of `hierax.Engine`; a size that it cannot have.
+    """
+    if isinstance(model, Pretrained):
+        model.eval()
+        record = sized(model.preprocessing or IMAGENET, model.config, size=size, whole=whole)
+        kind = "backbone" if isinstance(model, Hiera) else Signature.of(model).task
+        place = model.device
+        how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, PyTorch on {place.type}"
+        batch = batch_size or (1 if place.type == "cpu" else _ON_A_GPU)
+        return Predictor(
+            kind, model.config, record, model.license, how, batch, lambda x, **o: model(x.to(place), **o), model
+        )
+    engine = model if isinstance(model, Engine) else Engine(
+        model, task=task, out_features=out_features, device=device, precision=precision, backend=backend
+    )  # fmt: skip
+    record = sized(engine.processor.record, engine.config, size=size, whole=whole)
+    batch = batch_size or (1 if engine.device.type == "cpu" else _ON_A_GPU)
+    if not whole and size is not None and not engine.signature.masked:  # else the first images run on another backend
+        engine.warm_up(size=_pixels(record, engine.config), batches=(batch,))
+    how = f"{engine.precision}, {engine.backend} on {engine.device.type}"
+    return Predictor(
+        engine.signature.task, engine.config, record, engine.license, how, batch, lambda x, **o: engine(x, **o)
+    )
+
+
+def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:
+    crop = (record.crop_size["height"], record.crop_size["width"])
+    return (config.image_size[0], *crop) if config.is_video else crop
+
+
+def sized(
+    record: Preprocessing, config: HieraConfig, *, size: Size | None = None, whole: bool = False
+) -> Preprocessing:
+    """A preprocessing record for another `size`, one number or rows and columns, or for the `whole` image.
+
+    The part of the image that is seen stays: both the resize and the crop grow. The whole image keeps its shape, its
+    shorter side being `size`.
+
+    Raises:
+        ValueError: a size that this model cannot have.
+    """
+    if config.is_video:
+        record = with_frames(record, config.image_size[0])
+    before = record.crop_size if record.do_center_crop else record.size
+    side = min(before.values())
+    if whole:
+        if size is not None and not isinstance(size, int):
+            raise ValueError(
+                f"size is {'x'.join(map(str, size))}; of the whole image it is one number, its shorter side"
+            )
+        return record.replace(do_resize=True, size={"shortest_edge": size or side}, do_center_crop=False)
+    if size is None:
+        return record
+    crop = (size, size) if isinstance(size, int) else tuple(size)
+    if len(crop) != 2 or min(crop) < 1:
+        raise ValueError(f"size is {'x'.join(map(str, crop))}; expected one number, or rows and columns")
+    own = {"height": crop[0], "width": crop[1]}
+    grown = {edge: math.floor(pixels * own.get(edge, max(crop)) / side) for edge, pixels in record.size.items()}
+    return record.replace(
+        do_resize=True, size=grown, do_center_crop=True, crop_size={"height": crop[0], "width": crop[1]}
+    )
+
+
+def is_export(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is a folder that `hierax export` wrote, or the model file in one."""
+    return (_folder_of(source) / "export.json").is_file()
+
+
+def _folder_of(source: str | os.PathLike[str]) -> Path:
+    return Path(source) if Path(source).is_dir() else Path(source).parent
+
+
+def takes_clips(source: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint or export is one of clips, by its preprocessing record: its weights are not fetched.
+
+    Raises:
+        ValueError, OSError: those of `hierax.load`.
+    """
+    from hierax.checkpoint import load_preprocessing
+    from hierax.processing.record import FILE_NAME
+
+    record = _folder_of(source) / FILE_NAME
+    if is_export(source) and record.is_file():
+        return Preprocessing.read(record).num_frames is not None
+    try:
+        return load_preprocessing(os.fspath(source)).num_frames is not None
+    except ValueError:  # no record, as of signals; what is wrong is said when it is loaded
+        return False
+
+
+def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:
+    """Checks that a model takes images or clips, and that the files are what it takes, as far as names tell.
+
+    Raises:
+        ValueError: a model of signals or volumes; videos for a model of images; images for one of clips.
+    """
+    if config.axes != 2 and not config.is_video:
+        raise ValueError(f"this model takes {config.axes}-D inputs; expected a model of images or of videos")
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    if images and config.is_video:
+        raise ValueError(f"{images[0]} is an image and this model takes clips; expected videos")
+    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos and not config.is_video:
+        raise ValueError(
+            f"{videos[0]} is a video and this model takes images; --model {CLASSIFIER}, for example, takes clips"
+        )
+
+
+@dataclass(frozen=True)
+class Answer(Generic[_Result]):
+    """What a model made of a file: its pixels `[1, C, *size]` and the result; or the error that kept it from that."""
+
+    path: Path
+    pixels: Tensor | None = None
+    result: _Result | None = None
+    error: ImageError | None = None
+
+
+def stream(
+    paths: Sequence[Path],
+    read: Callable[[Path], Tensor],
+    ask: Callable[[Tensor], Sequence[_Result]],
+    *,
+    batch_size: int,
+) -> Iterator[Answer[_Result]]:
+    """Answers in the order of the paths, as they are done; the next files are read while the model works.
+
+    Args:
+        read: from a path to pixels `[1, C, *size]`; an ImageError or OSError is the answer of this file alone.
+        ask: from pixels `[batch_size, C, *size]` to a result for each.
+    """
+    waiting: list[Answer[_Result]] = []
+    for path, outcome in _read_ahead(paths, read, ahead=2 * batch_size + _READERS):
+        pixels = outcome if isinstance(outcome, Tensor) else None
+        full = [answer.pixels for answer in waiting if answer.pixels is not None]
+        if pixels is not None and full and full[0].shape != pixels.shape:
+            yield from _answered(waiting, ask, batch_size)
+            waiting, full = [], []
+        waiting.append(Answer(path, pixels, error=None if isinstance(outcome, Tensor) else outcome))
+        if pixels is not None and len(full) + 1 == batch_size:
+            yield from _answered(waiting, ask, batch_size)
+            waiting = []
+    yield from _answered(waiting, ask, batch_size)
+
+
+def _answered(
+    waiting: Sequence[Answer[_Result]], ask: Callable[[Tensor], Sequence[_Result]], batch_size: int
+) -> Iterator[Answer[_Result]]:
+    """The same with results, from one call."""
+    pixels = [answer.pixels for answer in waiting if answer.pixels is not None]
+    if not pixels:
+        yield from waiting
+        return
+    batch = torch.cat([*pixels, *pixels[-1:] * (batch_size - len(pixels))])
+    with torch.inference_mode():
+        results = iter(ask(batch))
+    for answer in waiting:
+        yield answer if answer.pixels is None else Answer(answer.path, answer.pixels, next(results))
+
+
+def _read_ahead(
+    paths: Sequence[Path], read: Callable[[Path], Tensor], *, ahead: int
+) -> Iterator[tuple[Path, Tensor | ImageError]]:
+    """What was read of each path, in order, with so many files in work `ahead`."""
+
+    def outcome(path: Path) -> Tensor | ImageError:
+        try:
+            return read(path)
+        except ImageError as error:
+            return error
+        except OSError as error:
+            return ImageError(str(path), error.strerror or str(error))
+
+    readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), thread_name_prefix="hierax-read")
+    coming, left = deque[tuple[Path, "Future[Tensor | ImageError]"]](), iter(paths)
+    try:
+        while True:
+            coming.extend((path, readers.submit(outcome, path)) for path in islice(left, ahead - len(coming)))
+            if not coming:
+                return
+            path, future = coming.popleft()
+            yield path, future.result()
+    finally:
+        readers.shutdown(wait=False, cancel_futures=True)
+
+
+def clip_batches(clips: Sequence[Clip]) -> list[Tensor]:
+    """Clips as batches `[B, C, T, H, W]`."""
+    import numpy as np
+
+    return [
+        torch.from_numpy(np.stack([clip.pixels for clip in clips[i : i + _CLIPS_AT_ONCE]]))
+        for i in range(0, len(clips), _CLIPS_AT_ONCE)
+    ]

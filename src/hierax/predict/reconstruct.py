@@ -1,0 +1,181 @@
+"""What a masked autoencoder makes of what it does not see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hierax.checkpoint.bundled import FEMTO_MAE
+from hierax.config import HieraConfig
+from hierax.predict.inputs import (
+    MAE,
+    Model,
+    Predictor,
+    Size,
+    check_inputs,
+    clip_batches,
+    is_export,
+    open_predictor,
+    stream,
+)
+from hierax.processing import HieraVideoProcessor, ImageError
+
+if TYPE_CHECKING:
+    from hierax.predict.moving import Moving
+    from hierax.viz import Statistics, Tile
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Three captioned pictures: as it is, what is seen, what is made of it; of a video the same of its frames; or the
+    error that prevented them.
+    """
+
+    path: Path
+    tiles: tuple[Tile, ...] = ()
+    moving: Moving | None = None
+    error: ImageError | None = None
+
+
+def reconstruct(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    model: Model = FEMTO_MAE,
+    mask_ratio: float | None = None,
+    seed: int = 0,
+    statistics: Statistics = "visible",
+    size: Size | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    batch_size: int | None = None,
+) -> Iterator[Reconstructed]:
+    """The reconstruction of each image, or of the middle of each video, one by one.
+
+    Args:
+        images: paths of images; of videos for a model of clips.
+        model: a Hub id, folder, file or export, which runs on an engine; or a MAE model or engine, which runs as it is.
+        mask_ratio: share of the mask units that is hidden, instead of the model's.
+        seed: decides which units; they are the same ones in every image.
+        statistics: where brightness and contrast come from, "visible" or "true"; see `viz.reconstruct_pixels`.
+        size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
+        device, precision, backend: see `hierax.Engine`.
+        batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
+
+    Raises:
+        ValueError: the model is no MAE model, or takes neither images nor clips; a ratio that hides all or nothing, a
+            size that is not whole mask units; those of `hierax.Engine`.
+        OSError: those of `hierax.load`.
+    """
+    paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
+    opened = open_mae(model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size)
+    return reconstructions(opened, paths, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
+
+
+def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predictor:
+    """A MAE model that can be asked; `engine` as in `open_predictor`.
+
+    Raises:
+        ValueError: it is none, or has no decoder.
+    """
+    if isinstance(model, (str, os.PathLike)) and not is_export(model):
+        from hierax.checkpoint.hub import HubOptions
+        from hierax.checkpoint.opened import open_checkpoint
+
+        if not {"decoder", "head"} & set(open_checkpoint(os.fspath(model), HubOptions()).parts):
+            raise ValueError(
+                f"{os.fspath(model)} is an encoder without a decoder (hierax.inflate and pretraining with target=hog "
+                f"leave none); reconstruct needs a MAE model, such as {FEMTO_MAE}"
+            )
+    opened = open_predictor(model, size=size, **engine)
+    check_inputs(opened.config)
+    if opened.task != "mae":
+        such = MAE if opened.config.is_video else FEMTO_MAE
+        raise ValueError(f"this model is one for {opened.task}; reconstruct needs a MAE model, such as {such}")
+    return opened
+
+
+def reconstructions(
+    opened: Predictor,
+    paths: Sequence[Path],
+    *,
+    mask_ratio: float | None = None,
+    seed: int = 0,
+    statistics: Statistics = "visible",
+) -> Iterator[Reconstructed]:
+    """`reconstruct` with a model that is open."""
+    from hierax.viz import reconstruct_pixels
+
+    check_inputs(opened.config, paths)
+    config, processor = opened.config, opened.processor()
+    video = isinstance(processor, HieraVideoProcessor)
+
+    def read(path: Path) -> Tensor:
+        if isinstance(processor, HieraVideoProcessor):
+            return clip_batches(processor.clips(path))[0]
+        return processor(path).pixel_values
+
+    def ask(pixels: Tensor) -> Sequence[Tensor]:
+        keep = draw_keep(config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed)
+        out = opened.call(pixels, keep=keep.expand(len(pixels), -1))
+        logits, visible = out.logits.float().cpu(), out.bool_masked_pos.cpu()
+        return reconstruct_pixels(pixels, logits, visible, config=config, statistics=statistics).unbind()
+
+    for answer in stream(paths, read, ask, batch_size=1 if video else opened.batch_size):
+        if answer.result is None or answer.pixels is None:
+            yield Reconstructed(answer.path, error=answer.error)
+            continue
+        pixels, made = answer.pixels, answer.result
+        keep = draw_keep(config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed)
+        if isinstance(processor, HieraVideoProcessor):
+            from hierax.predict.moving import reconstructed_clip
+
+            moving = reconstructed_clip(
+                pixels, made, keep, config=config, record=opened.preprocessing, statistics=statistics,
+                seconds=float(processor.sampling.span), title=answer.path.name,
+            )  # fmt: skip
+            yield Reconstructed(answer.path, moving=moving)
+        else:
+            tiles = reconstruction_tiles(opened, pixels, made, keep, statistics=statistics, title=answer.path.name)
+            yield Reconstructed(answer.path, tiles)
+
+
+def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float | None, seed: int) -> Tensor:
+    """Booleans `[1, U]`, True for the mask units to show: drawn at random, the same for the same `seed`.
+
+    Raises:
+        ValueError: the ratio hides all or nothing, or is none; the size is not whole mask units.
+    """
+    from hierax.encoder import visible_units
+    from hierax.mae import check_mae_size, random_keep
+
+    check_mae_size(size, config)
+    count = torch.Size(config.unit_grid(size)).numel()
+    ratio = config if mask_ratio is None else config.replace(mask_ratio=mask_ratio)
+    noise = torch.rand(1, count, generator=torch.Generator().manual_seed(seed))
+    kept, _ = random_keep(noise, visible_units(ratio, count))
+    return torch.zeros(1, count, dtype=torch.bool).scatter(1, kept, True)
+
+
+def reconstruction_tiles(
+    opened: Predictor, pixels: Tensor, made: Tensor, keep: Tensor, *, statistics: Statistics, title: str
+) -> tuple[Tile, Tile, Tile]:
+    """Image, masked image and what was `made` `[C, H, W]` of `pixels` `[1, C, H, W]`; `keep` `[1, U]` shows True mask
+    units.
+    """
+    from hierax.predict.moving import reconstruction_captions
+    from hierax.viz import Tile, draw_units, to_picture
+
+    config, record = opened.config, opened.preprocessing
+    picture, shown = to_picture(pixels[0], record=record), keep[0].numpy()
+    masked = draw_units(picture, unit=config.unit_pixels, keep=shown)
+    images = (picture, masked, to_picture(made, record=record))
+    captions = reconstruction_captions(config, pixels.shape[2:], shown, statistics, title=title)
+    first, second, third = (Tile(image, *caption) for image, caption in zip(images, captions, strict=True))
+    return first, second, third

@@ -1,0 +1,87 @@
+"""Labels of images as a table: CSV, JSON lines or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hierax.atomic import written
+from hierax.extras import require
+from hierax.predict.classify import Classified
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Checks that a table can be written there, before there is one.
+
+    Raises:
+        ValueError: an unknown suffix; a folder; a file that exists, and not `overwrite`.
+        ImportError: Parquet without pyarrow; names what installs it.
+    """
+    place = Path(path)
+    if place.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{place}: a table is one of {', '.join(SUFFIXES)}")
+    if place.is_dir():
+        raise ValueError(f"{place} is a folder; expected a file to write")
+    if place.exists() and not overwrite:
+        raise ValueError(f"{place} would be replaced; choose another name, or pass --overwrite")
+    if place.suffix.lower() == ".parquet":
+        require("a Parquet table", "pyarrow")
+
+
+def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """A row for each image: `path`, `label`, `probability`, `label2`, `probability2`, …, and `error` of what could not
+    be read, whose other columns are empty. JSON lines hold the objects of `Classified.to_dict`.
+
+    Raises:
+        ValueError, ImportError: those of `check_table`.
+        OSError: it cannot be written; what was there before stays.
+    """
+    check_table(path, overwrite=overwrite)
+    place = Path(path)
+    kind = place.suffix.lower()
+    with written(place) as part:
+        if kind == ".jsonl":
+            lines = (json.dumps(result.to_dict(per_view=True)) + "\n" for result in results)
+            part.write_text("".join(lines), encoding="utf-8")
+        elif kind == ".parquet":
+            _write_parquet(results, part)
+        else:
+            with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                names = columns(results)
+                writer = csv.DictWriter(file, names, dialect="excel" if kind == ".csv" else "excel-tab")
+                writer.writeheader()
+                writer.writerows(row(result) for result in results)
+
+
+def columns(results: Sequence[Classified]) -> list[str]:
+    """The names of the columns: as many labels as the longest answer has, at least one."""
+    most = max((len(result.predictions) for result in results), default=1)
+    numbers = ["", *(str(n) for n in range(2, most + 1))]
+    return ["path", *(f"{name}{number}" for number in numbers for name in ("label", "probability")), "error"]
+
+
+def row(result: Classified) -> dict[str, Any]:
+    """The values of a row, by column; what it does not have is left out."""
+    values: dict[str, Any] = {"path": str(result.path)}
+    for number, found in enumerate(result.predictions, start=1):
+        place = "" if number == 1 else str(number)
+        values |= {f"label{place}": found.label, f"probability{place}": found.probability}
+    return values if result.error is None else {**values, "error": result.error.problem}
+
+
+def _write_parquet(results: Sequence[Classified], path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = columns(results)
+    kinds = [pa.float64() if name.startswith("probability") else pa.string() for name in names]
+    rows = [row(result) for result in results]
+    for one in rows:  # bytes that are no text, as of file names in another encoding
+        one["path"] = os.fsencode(one["path"]).decode("utf-8", "backslashreplace")
+    parquet.write_table(pa.Table.from_pylist(rows, pa.schema(list(zip(names, kinds, strict=True)))), path)
