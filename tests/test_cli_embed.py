@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ def test_a_folder_becomes_a_collection_and_the_same_line_goes_on(run: Run, class
     assert (code, out) == (0, "3 rows in out\n")
     assert "weights under CC-BY-NC-4.0" in err
     assert "images/s" not in err
-    assert err.endswith("nothing was left to do; --update looks for what came, changed or went\n")
+    assert err.endswith("already complete; use --update to pick up added, changed or deleted files\n")
     assert run("embed", "-o", "out", "--update", *FAST)[2].endswith("hierax: nothing is new\n")
     names = [Path(path).name for path in pq.read_table("out/data").column("path").to_pylist()]
     assert names == ["cat.jpg", "owl.webp", "dog.png"]
@@ -59,7 +61,7 @@ def test_that_it_is_about_to_stop_is_said_once(capsys: pytest.CaptureFixture[str
     with command._follow("fp32") as follow:
         for done in range(3):
             follow(Progress(done, 9, stopping=done > 0))
-    assert capsys.readouterr().err == "hierax: stopping after the pictures in hand; Ctrl-C again leaves them\n"
+    assert capsys.readouterr().err == "hierax: stopping after the images in hand; Ctrl-C again leaves them\n"
 
 
 def test_some_that_cannot_be_read_are_3_and_all_are_2(run: Run, classifier_folder: str) -> None:
@@ -84,7 +86,7 @@ def test_json_holds_the_counts(run: Run, classifier_folder: str) -> None:
     ("arguments", "said"),
     [
         (("embed", "a", "-o", "new", "--workers", "-3"), "'-3' is not a whole number from 0 on"),
-        (("embed", "-o", "new", "--model", "M"), "is a new collection; name the pictures"),
+        (("embed", "-o", "new", "--model", "M"), "is a new collection; name the images"),
         (("embed", "a", "-o", "new", "--model", "M", "--shard", "2/2"), "'2/2' is not I/N with I from 0 to N - 1"),
         (("embed", "a", "-o", "b", "--model", "M", *FAST), "b is not empty and holds no collection"),
         (("embed", "a", "-o", "new", "--model", "M", "--layer", "neck", *FAST), "layer is 'neck'; allowed: pooled"),
@@ -118,3 +120,31 @@ def test_a_collection_of_a_model_that_was_an_object_asks_for_its_name(run: Run, 
     code, _, err = run("embed", "-o", "out", "--update", *FAST)
     assert code == 2
     assert "was passed as an object, which no name loads; name its folder or Hub id (--model)" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_after_the_images_in_hand_with_its_exit_code(
+    run: Run, classifier_folder: str, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    for n in range(20):
+        Path(f"b/{n}.png").write_bytes(Path("b/dog.png").read_bytes())
+
+    def told(progress: Progress) -> None:
+        if progress.done == 1:  # a second one would end it at once
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(command, "_follow", lambda *_: contextlib.nullcontext(told))
+    found, _, err = run("embed", "b", "-o", "out", "--model", classifier_folder, "--batch-size", "1", *FAST)
+    assert found == code
+    assert err.endswith("stopped; 7 images left; run the same command again to resume\n")
+
+
+def test_another_name_of_the_column_of_paths_is_kept_for_updates(run: Run, classifier_folder: str) -> None:
+    Path("list.csv").write_text("foto,path\nb/dog.png,wrong.png\n")
+    arguments = ("embed", "list.csv", "-o", "out", "--model", classifier_folder, *FAST)
+    assert run(*arguments, "--columns", "path=foto")[:2] == (0, "1 row in out\n")
+    Path("list.csv").write_text("foto,path\nb/dog.png,wrong.png\nb/cat.jpg,\n")
+    assert run("embed", "-o", "out", "--update", *FAST)[:2] == (0, "2 rows in out\n")
+    code, _, err = run(*arguments[:3], "new", "--columns", "foto")
+    assert code == 2
+    assert "'foto' is not path=NAME, with the name of a column" in err

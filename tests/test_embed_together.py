@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +192,20 @@ def test_twenty_races_lose_nothing(script: Any, tmp_path: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert "20 x new: nothing lost" in out
     assert "20 x update: nothing lost" in out
+
+
+def test_the_signal_that_ended_a_call_is_told(originals: Path, model: str, tmp_path: Path) -> None:
+    def stop(_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    report = embed(originals, tmp_path / "out", model=model, **{**OPTIONS, "on_progress": stop})
+    assert (report.stopped, report.signal, report.pending) == (True, signal.SIGTERM, COUNT - 8)
+
+
+@pytest.mark.slow  # some ten starts of the command
+def test_signals_to_all_processes_end_a_run_in_order(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = script("embed_signals").main([str(tmp_path), "--times", "1", "--count", "40", "--workers", "0,2"])
+    assert code == 0, capsys.readouterr().out
+    assert "2 processes, SIGTERM: differences at the end: none" in capsys.readouterr().out

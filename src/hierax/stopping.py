@@ -9,7 +9,13 @@ from collections.abc import Iterator
 
 
 class StopSignal(threading.Event):
-    """SIGTERM and SIGINT ask for an end after what is in hand; a second SIGINT ends it at once."""
+    """SIGTERM and SIGINT ask for an end after what is in hand; a second SIGINT ends it at once.
+
+    Attributes:
+        number: of the first signal that came; None while there is none.
+    """
+
+    number: int | None = None
 
     def __call__(self) -> bool:
         """Whether this process was asked to stop."""
@@ -18,15 +24,19 @@ class StopSignal(threading.Event):
     def _ask(self, number: int, _: object) -> None:
         if self.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self.number = self.number or number
         self.set()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals while inside; only the main thread of a process can."""
+        """Takes the signals while inside; only the main thread of a process can. One that is ignored (of a job in the
+        background, say) stays so.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        taken = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._ask) for number in taken}
         try:
             yield
         finally:

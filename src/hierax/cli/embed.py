@@ -1,4 +1,4 @@
-"""`hierax embed`: the features of many pictures, or of videos window by window."""
+"""`hierax embed`: the features of many images, or of videos window by window."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,21 +23,22 @@ if TYPE_CHECKING:
     from hierax.embedding.run import EmbedReport, Progress
     from hierax.embedding.store import Manifest
 
-SUMMARY = "write the features of many pictures or videos; goes on where it was interrupted"
+SUMMARY = "write the features of many images or videos; resumes where it was interrupted"
 EPILOG = """SOURCES are files, folders (searched to their depths), patterns, lists (.txt, a path a line; .csv or
-.parquet with a column named path, file, image, video or url; relative to the list's folder), .tar shards,
+.parquet with a column named path, file, image, video, url …; relative to the list's folder), .tar shards,
 tables with images (.parquet, hub:ID) or URLs (s3://…, what fsspec opens).
-OUT/data/ then holds one row per picture: id, path, width, height, hash, status, embedding. What cannot be
-read is in OUT/errors.parquet. The same line again goes on where it stopped; SOURCES and --model may then be
-left out. Only --update looks for pictures that came, changed or went.
+OUT/data/ then holds one row per image: id, path, width, height, hash, status, embedding. What cannot be
+read is in OUT/errors.parquet. The same command again resumes; SOURCES and --model may then be left out.
+--update embeds new and changed images, tries unreadable ones again, and marks deleted ones.
 A model of clips takes videos (extra `video`): a row for each window of about two seconds, with start and end.
 
   hierax embed photos/ -o features --model facebook/hiera-tiny-224-in1k-hf
   hierax embed -o features --update            # only what is new or has changed; marks what is gone
   hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that share OUT"""
+CHANGES = "added, changed or deleted files"
 _EVERY = 30.0  # seconds between lines where stderr is no terminal
-_UNITS = {"picture": "images", "window": "windows"}
-_REASONS = 4  # why pictures cannot be read, that are told
+_UNITS = {"image": "images", "window": "windows"}
+_REASONS = 4  # why images cannot be read, that are told
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--half", action="store_true", help="write float16")
     add("--size", type=positive, metavar="PIXELS", help="side of the square the model sees (default: its own)")
     add("--update", action="store_true", help="embed what is new or has changed, mark what is gone")
+    add(
+        "--columns",
+        type=_columns,
+        metavar="path=NAME",
+        help="the column of paths in lists, where it is not called path, file, image, video, url or the like",
+    )
     add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="every N-th block only, from the I-th (from 0) on")
     add("--ray", action="store_true", help="work on a Ray cluster (RAY_ADDRESS, or this machine) that shares OUT")
     add("--device", default="auto", metavar="D", help="auto (default: all GPUs), cpu, cuda:0,cuda:2, …")
@@ -66,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
     add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's number)")
     add("--workers", type=_workers, metavar="N", help="processes that decode (default: one per core but one; 0: none)")
-    add("--batch-size", type=positive, metavar="N", help="per call of the model (default: 32 pictures, or 4 windows)")
+    add("--batch-size", type=positive, metavar="N", help="per call of the model (default: 32 images, or 4 windows)")
     add("--json", action="store_true", help="write one JSON object")
 
 
@@ -75,6 +83,14 @@ def _workers(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
+
+
+def _columns(text: str) -> dict[str, str]:
+    """`path=foto`, for argparse."""
+    kind, equals, name = text.partition("=")
+    if kind != "path" or not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not path=NAME, with the name of a column")
+    return {kind: name}
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -98,14 +114,14 @@ def run(arguments: argparse.Namespace) -> int:
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
     model = arguments.model or (before.named(folder) if before else FEMTO)
     if before is None and not arguments.sources:
-        raise UserError(f"{folder} is a new collection; name the pictures to embed")
+        raise UserError(f"{folder} is a new collection; name the images to embed")
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
     extractor = _extractor(arguments, model, before, device=places[0])
     say_licence(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
         say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
-    unit = "picture" if extractor.record.num_frames is None else "window"
-    batch = arguments.batch_size or (32 if unit == "picture" else 4)
+    unit = "image" if extractor.record.num_frames is None else "window"
+    batch = arguments.batch_size or (32 if unit == "image" else 4)
     half = arguments.half or bool(before and before.dtype == "float16")
     heading = f"{extractor.precision}, {extractor.engine.backend}"
     # Ray prints what it has to say of workers where results belong
@@ -113,7 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.closing(extractor), _follow(heading, unit) as follow, aside:
         report = embed(
             arguments.sources, folder, model=extractor, half=half,
-            update=arguments.update, shard=arguments.shard, workers=arguments.workers, ray=arguments.ray,
+            update=arguments.update, list_columns=arguments.columns, shard=arguments.shard,
+            workers=arguments.workers, ray=arguments.ray,
             device=places, threads=arguments.threads,
             batch_size=batch, block_size=batch * 16, on_progress=follow,
             on_wait=lambda owner: say(f"{owner} is at work on the contents of {folder}; waiting for it"),
@@ -145,34 +162,34 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
         shown = f" ({', '.join(marked)})" if marked else ""
         print(f"{counted(report.rows, 'row')} in {report.out}{shown}")
     if report.done:
-        speed = f"{report.images_per_second:.1f} {_UNITS[unit]}/s, limited by {report.limit}"
+        speed = f"{report.images_per_second:.1f} {_UNITS[unit]}/s, bottleneck: {report.limit}"
         say(f"{counted(report.done, unit)}, {speed}")
     if report.errors:
         say(f"{report.errors:,} cannot be read, see {report.out / 'errors.parquet'}: {_reasons(report)}")
     left = counted(report.pending, unit)
     if report.stopped and report.pending:
-        say(f"stopped; {left} left, the same command goes on")
-        return 130
+        say(f"stopped; {left} left; run the same command again to resume")
+        return 128 + (report.signal or signal.SIGINT)
     if report.pending:
         say(f"{left} left to other shards")
     elif not report.done:
-        say("nothing is new" if update else "nothing was left to do; --update looks for what came, changed or went")
+        say("nothing is new" if update else f"already complete; use --update to pick up {CHANGES}")
     return 0 if not report.errors else 3 if report.rows else 2
 
 
 def _reasons(report: EmbedReport) -> str:
-    """Why pictures cannot be read, the commonest reason first."""
+    """Why images cannot be read, the commonest reason first."""
     from hierax.embedding.store import ERRORS, arrow
 
     errors = arrow().parquet.read_table(report.out / ERRORS, columns=["error"]).column("error").to_pylist()
-    counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # what follows is of one picture
+    counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # what follows is of one image
     told = [f"{reason} ({count:,})" for reason, count in counts[:_REASONS]]
     others = sum(count for _, count in counts[_REASONS:])
     return ", ".join([*told, f"other reasons ({others:,})"] if others else told)
 
 
 @contextlib.contextmanager
-def _follow(heading: str, unit: str = "picture") -> Iterator[Callable[[Progress], None]]:
+def _follow(heading: str, unit: str = "image") -> Iterator[Callable[[Progress], None]]:
     """What shows where a run is, and that it is about to stop: a bar on a terminal, else a line now and then."""
     stopping = False
 

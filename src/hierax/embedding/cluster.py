@@ -119,4 +119,4 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(seen, (ValueError, OSError, ImportError)):
         return seen
     return OSError(f"the Ray cluster: {str(error).strip().splitlines()[-1]}; what was written stays, the same call "
-                   "goes on")  # fmt: skip
+                   "resumes")  # fmt: skip

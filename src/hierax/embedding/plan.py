@@ -5,7 +5,7 @@ and what is in it. Several calls may work on one collection; in this they take t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -97,7 +97,7 @@ def check_folder(folder: Path) -> None:
 
 def planned(
     folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, update: bool, half: bool, batch: int,
-    block: int,
+    block: int, list_columns: Mapping[str, str] | None = None,
 ) -> Manifest:  # fmt: skip
     """Has manifest and listings written, in this call's turn; what is wrong with sources is said before.
 
@@ -112,6 +112,8 @@ def planned(
         raise CollectionError(f"{new[0]} is not among the sources of {folder}; update adds it (--update)")
     if new:
         manifest = replace(manifest, inputs=(*manifest.inputs, *new))
+    if list_columns is not None:
+        manifest = replace(manifest, list_columns=dict(list_columns))
     _list(folder, manifest, extractor.record, update=update)
     (folder / DATA).mkdir(exist_ok=True)
     return manifest
@@ -151,11 +153,13 @@ def _manifest(
 
 def _list(folder: Path, manifest: Manifest, record: Preprocessing, *, update: bool) -> None:
     if not listings(folder):
-        listing = Listing(list_sources(manifest.inputs, record=record))
+        listing = Listing(list_sources(manifest.inputs, record=record, columns=manifest.list_columns))
         manifest.write(folder)
         listing.write(listing_path(folder, 0))
     elif update:
-        found = changed_sources(folder, manifest, list_sources(inputs_left(folder, manifest), record=record))
+        left = inputs_left(folder, manifest)
+        listed = list_sources(left, record=record, columns=manifest.list_columns)
+        found = changed_sources(folder, manifest, listed)
         manifest.write(folder)
         if found:
             Listing(found).write(listing_path(folder, len(listings(folder))))

@@ -77,7 +77,7 @@ class ProcessDied(OSError):
     def __init__(self) -> None:
         super().__init__(
             "a process that decodes was killed (is the memory full? fewer workers need less); what was written stays, "
-            "the same call goes on"
+            "the same call resumes"
         )
 
 

@@ -7,13 +7,14 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from hierax.checkpoint.bundled import FEMTO
 from hierax.embedding.cluster import on_cluster, ray_package
 from hierax.embedding.features import POOLED, FeatureExtractor
 from hierax.embedding.job import FEW, Job, Step, on_devices
@@ -46,6 +47,7 @@ class EmbedReport:
         seconds: of this call, without loading and listing.
         waited: share of them without pixels to compute on.
         stopped: whether a signal ended it early.
+        signal: the number of that signal, such as `signal.SIGTERM`; None where none came.
     """
 
     out: Path
@@ -59,6 +61,7 @@ class EmbedReport:
     seconds: float
     waited: float
     stopped: bool
+    signal: int | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -67,8 +70,8 @@ class EmbedReport:
 
     @property
     def limit(self) -> str:
-        """What limited the speed: "decoding" or "the model"."""
-        return "decoding" if self.waited > 0.2 else "the model"
+        """The bottleneck: "decoding" or "model"."""
+        return "decoding" if self.waited > 0.2 else "model"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -131,12 +134,13 @@ def embed(
     sources: Sources,
     out: str | os.PathLike[str],
     *,
-    model: Pretrained | str | os.PathLike[str] | FeatureExtractor,
+    model: Pretrained | str | os.PathLike[str] | FeatureExtractor = FEMTO,
     layers: str | Sequence[str] = (POOLED,),
     l2: bool = False,
     half: bool = False,
     size: int | None = None,
     update: bool = False,
+    list_columns: Mapping[str, str] | None = None,
     shard: tuple[int, int] = (0, 1),
     ray: bool = False,
     device: str | Sequence[str] = "auto",
@@ -163,11 +167,13 @@ def embed(
         sources: one or several, see `list_sources`; of a collection that exists they may be left out (an empty list),
             and only `update` adds others.
         out: made if missing.
-        model: any Hiera model of pictures or clips, a source to load one from, or a `FeatureExtractor`, whose settings
-            count.
+        model: any Hiera model of images or clips (`hierax/femto`, small, comes with hierax), a source to load one
+            from, or a `FeatureExtractor`, whose settings count.
         layers, l2, size: see `FeatureExtractor`.
         half: write vectors in float16.
         update: list again; embed what is new or whose bytes have changed, mark what is gone or replaced.
+        list_columns: {"path": name} where lists among the sources call their column of paths otherwise; kept for
+            updates.
         shard: (i, n): do every n-th block only, from the i-th on, for n processes that share `out`.
         ray: work on a Ray cluster, whose machines share `out` and the model; see `hierax.embedding.cluster`.
         device: see `hierax.Engine`; of several, each takes a share of the blocks; "auto" is all GPUs, where there are
@@ -202,7 +208,14 @@ def embed(
         with claimed(folder, on_wait) as claim:
             with claim.turn():
                 manifest = planned(
-                    folder, extractor, inputs, update=update, half=half, batch=batch_size, block=block_size
+                    folder,
+                    extractor,
+                    inputs,
+                    update=update,
+                    half=half,
+                    batch=batch_size,
+                    block=block_size,
+                    list_columns=list_columns,
                 )
             run = _Run(claim, manifest, extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
             return run.report(shard, on_table, on_progress)
@@ -254,7 +267,7 @@ class _Run:
             self.claim.remove_leftovers()
         return EmbedReport(
             job.folder, sum(map(len, job.listings)), done, **counts, pending=job.sources_in(*left), seconds=seconds,
-            waited=progress.waited / max(seconds, 1e-9), stopped=stop.is_set(),
+            waited=progress.waited / max(seconds, 1e-9), stopped=stop.is_set(), signal=stop.number,
         )  # fmt: skip
 
     def _steps(self, blocks: Sequence[Block], stop: threading.Event) -> Generator[Step]:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,7 @@ class Manifest:
         block, batch: sources per shard, and per call of the engine.
         inputs: what was to be embedded, for updates.
         created: date and time, and `version` of hierax; neither is part of the fingerprint, nor is `inputs`.
+        list_columns: what columns of lists among the inputs are called, see `hierax.data.lists.open_list`.
     """
 
     model: str
@@ -111,6 +112,7 @@ class Manifest:
     created: str
     version: str
     format: int = FORMAT
+    list_columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
