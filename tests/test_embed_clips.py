@@ -224,7 +224,7 @@ def test_pages_show_windows_of_shards(shard: Path, tmp_path: Path, model: hierax
 
 def test_rows_of_tables_are_refused(tmp_path: Path, model: hierax.HieraModel) -> None:
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="rows of tables are pictures; videos come from files"):
+    with pytest.raises(ValueError, match="rows of a table are images; expected video files"):
         embedded(tmp_path / "a.parquet", tmp_path / "out", model)
 
 
@@ -239,7 +239,13 @@ def test_the_command_says_windows(run: Run, films: Path, clips: str) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "container", "codec"),
-    [("webm", "webm", "libvpx"), ("avi", "avi", "libx264"), ("flv", "flv", "libx264"), ("mpg", "mpeg", "mpeg2video")],
+    [
+        ("webm", "webm", "libvpx"),
+        ("avi", "avi", "libx264"),
+        ("flv", "flv", "libx264"),
+        ("mpg", "mpeg", "mpeg2video"),
+        ("ts", "mpegts", "libx264"),
+    ],
 )
 def test_folders_of_every_format_have_the_windows_that_are_there(
     run: Run, tmp_path: Path, clips: str, suffix: str, container: str, codec: str
@@ -282,3 +288,18 @@ def test_a_pipe_is_no_video(films: Path, tmp_path: Path, model: hierax.HieraMode
     assert (f"{films}/pipe.mp4#t=0", "a named pipe, not a regular file") in [
         (row["path"], row["error"]) for row in errors
     ]
+
+
+def test_links_in_a_shard_are_the_videos_that_they_name(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    with tarfile.open(tmp_path / "films.tar", "w") as out:
+        out.add(films / "short.mkv", "short.mkv")
+        for name, there in (("again.mkv", "short.mkv"), ("gone.mkv", "nothing.mkv")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, there
+            out.addfile(member)
+    embedded(tmp_path / "films.tar", tmp_path / "out", model)
+    rows = table(tmp_path / "out").to_pylist()
+    assert [Path(row["path"]).name.partition("::")[2] for row in rows] == ["short.mkv#t=0", "again.mkv#t=0"]
+    assert rows[0]["embedding"] == rows[1]["embedding"]
+    (error,) = pq.read_table(tmp_path / "out" / "errors.parquet").column("error").to_pylist()
+    assert "a link to what the archive does not hold" in error

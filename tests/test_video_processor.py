@@ -193,7 +193,7 @@ def test_what_is_no_video_is_named(plain: HieraVideoProcessor, given: Any, probl
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: HieraVideoProcessor(num_frames=None), "one of pictures, not of clips"),
+        (lambda: HieraVideoProcessor(num_frames=None), "it is for images, not for clips"),
         (
             lambda: HieraVideoProcessor(short="stop"),  # type: ignore[arg-type]
             "short is 'stop'; allowed: 'hold', 'loop'",

@@ -36,7 +36,7 @@ def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
     import_av()  # where it is missing, this is said once, not for each video
     for source in sources:
         if source.kind == "table":
-            raise ValueError(f"{source.path}: rows of tables are pictures; videos come from files, .tar and URLs")
+            raise ValueError(f"{source.path}: rows of a table are images; expected video files, .tar shards or URLs")
         count = 1
         with suppress(Exception), ExitStack() as stack:  # whatever it is, it is raised again where the row is made
             there = source.name if source.kind == "file" else stack.enter_context(_stream(source))
@@ -59,6 +59,7 @@ def _stream(source: Source) -> BinaryIO:
         except ImportError:  # without it no part of a file on the web can be read, but all of it
             return _copied(source.name)
     if source.kind == "tar":
+        check_place(source.offset)
         return cast(BinaryIO, io.BufferedReader(Section(source.container, source.offset, source.size)))
     with opened_regular(source.name):
         return open(source.name, "rb")

@@ -53,12 +53,22 @@ VIDEO_SUFFIXES = frozenset(
         ".avi",
         ".mpg",
         ".mpeg",
-        ".m2ts",
+        ".mpe",
+        ".m2v",
+        ".vob",
+        ".ts",
         ".mts",
+        ".m2t",
+        ".m2ts",
         ".wmv",
+        ".asf",
         ".flv",
+        ".f4v",
         ".3gp",
+        ".3g2",
         ".ogv",
+        ".divx",
+        ".mxf",
     ]
 )
 """What is taken for a video in a folder."""

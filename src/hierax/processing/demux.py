@@ -22,7 +22,7 @@ _DECODING_TIMES = frozenset(["avi", "asf"])  # formats that state when a frame i
 _JUMP_BACK, _JUMP_AHEAD = Fraction(1, 10), Fraction(10)  # seconds between packets that are a new beginning
 _KEYS_APART = Fraction(1, 2)  # seconds between the key frames that are remembered: bounds the memory
 _END = 1 << 40  # a time stamp behind every end
-_NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or cut off before its table of contents"
+_NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or cut off before its index"
 _UNKNOWN_RATE = Fraction(30)  # of a file that does not say its own
 _PICTURES = ("attached_pic", "timed_thumbnails", "still_image", "dependent")
 
@@ -82,7 +82,7 @@ class Packets:
         """Opens the file anew: what follows are the packets from its first."""
         self.close()
         if not isinstance(self._source, (str, os.PathLike)):
-            with self.explained("cannot be sought in"):
+            with self.explained("is not seekable"):
                 self._source.seek(0)
         with self.explained(_NO_VIDEO):
             self.container = self._av.open(self._source, metadata_errors="replace")
@@ -109,7 +109,7 @@ class Packets:
                 raise VideoError(self.name, "is a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file")
             size = found.st_size
         else:
-            with self.explained("cannot be sought in"):
+            with self.explained("is not seekable"):
                 size = source.seek(0, os.SEEK_END)
         if size == 0:
             raise VideoError(self.name, "is empty")

@@ -145,7 +145,9 @@ class HieraVideoProcessor(Recorded):
         with self._opened(video, fps=fps, name=name) as source:
             if isinstance(source, _Stills):
                 if windows > 1:
-                    raise ValueError(f"{windows} windows of frames whose rate is not known; pass fps, or views=(1, …)")
+                    raise ValueError(
+                        f"views asks for {windows} windows of frames without a known rate; pass fps, or views=(1, …)"
+                    )
                 return self._stills(source, each)
             begin, end = part[0] or Fraction(0), source.duration()
             end = end if part[1] is None else min(part[1], end)
@@ -170,7 +172,7 @@ class HieraVideoProcessor(Recorded):
         steps = sampling.count if hop is None else max(round(Fraction(hop) / sampling.step), 1)
         with self._opened(video, fps=fps, name=None) as source:
             if isinstance(source, _Stills):
-                raise ValueError(f"{source.name}: windows of frames whose rate is not known; pass fps")
+                raise ValueError(f"{source.name}: the frame rate is not known, and windows need it; pass fps")
             source.duration()  # damaged time stamps would be windows without an end
             kept: dict[Fraction, tuple[np.ndarray, ...]] = {}
             for number, start in enumerate(consecutive(steps * sampling.step)):

@@ -87,7 +87,7 @@ class VideoFile:
             self._check_size()
             self._now, self._ahead = self._begin()
             if self._now is None:
-                raise VideoError(self.name, "no frame of it can be decoded: cut off, damaged, or without any")
+                raise VideoError(self.name, "no frame can be decoded: the file is cut off, damaged or has none")
             self._zero = self._now.stamp
             self._first = self._now.data.width, self._now.data.height
             self.info = self._described(self._now.data)
@@ -191,7 +191,7 @@ class VideoFile:
             packets.restart()
         self._now, self._ahead = self._begin()
         if self._now is None:
-            raise VideoError(self.name, "can be decoded only once from its beginning: damaged")
+            raise VideoError(self.name, "cannot be decoded a second time: the file is damaged")
 
     def _lands(self, time: Fraction, *, skipped: int = 0) -> bool:
         """Whether decoding, from the next key frame on, begins at or before `time`."""

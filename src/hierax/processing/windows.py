@@ -38,10 +38,10 @@ def sampling_of(record: Preprocessing) -> Sampling:
     """What a record of clips says: `num_frames`, every `sampling_rate`-th of `fps` a second.
 
     Raises:
-        ValueError: a record of pictures, which says nothing of frames.
+        ValueError: a record of images, which says nothing of frames.
     """
     if record.num_frames is None:
-        raise ValueError("the record has no num_frames: it is one of pictures, not of clips")
+        raise ValueError("the preprocessing has no num_frames: it is for images, not for clips")
     rate = Fraction(record.fps or 30.0).limit_denominator(_RATE_STEPS)
     return Sampling(record.num_frames, (record.sampling_rate or 1) / rate)
 
