@@ -129,18 +129,35 @@ def test_the_demo_prints_a_line_for_each_photo_and_writes_a_sheet_with_a_row_for
         first,
     )
     assert [line.split()[0] for line in lines[: len(names)]] == names
-    labels = set(hierax.load("hierax/femto").config.id2label.values())
+    labels = {label.replace("-", " ") for label in hierax.load("hierax/femto").config.id2label.values()}
+    assert {other.label for other in gallery()} <= labels
     for line in lines[: len(names)]:
         found = [re.sub(r" (\d+|<1) %$", "", part) for part in re.split(r" {3,}", line.strip())[1:]]
         assert len(found) == 3
         assert set(found) <= labels
     done = lines[len(names)]
     assert re.fullmatch(
-        r"wrote demo/sheet\.png: labels, feature maps, reconstruction, nearest neighbours +\d+\.\d s", done
+        r"wrote demo/sheet\.png: labels, feature maps, reconstruction, nearest neighbors +\d+\.\d s", done
     )
     with Image.open("demo/sheet.png") as page:
         assert page.size == sheet(len(names)).size
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_demo_draws_images_of_ones_own_and_names_those_that_it_cannot_read(run: Run) -> None:
+    code, out, err = run("demo", "a", "notes.txt", "-o", "mine")
+    assert code == 3
+    assert err == "hierax: notes.txt: not an image (PNG, JPEG, WebP, … are read)\n"
+    assert "1 image\n" in out
+    assert out.splitlines()[1].split()[0] == "cat.jpg"
+    with Image.open("mine/sheet.png") as page:
+        assert page.size == sheet(1).size
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(("nothing.jpg",), 2), (("a", "-o", "sheet.png"), 2)])
+def test_the_demo_of_nothing_draws_nothing(run: Run, arguments: tuple[str, ...], code: int) -> None:
+    assert run("demo", *arguments)[0] == code
+    assert not Path("demo").exists()
 
 
 def test_another_seed_hides_other_parts_and_changes_nothing_else() -> None:

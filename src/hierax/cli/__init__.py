@@ -18,6 +18,7 @@ from hierax.cli import (
     classify,
     convert,
     demo,
+    doctor,
     duplicates,
     embed,
     evaluate,
@@ -58,6 +59,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "recipes": recipes,
+    "doctor": doctor,
 }
 _EPILOG = """commands:
 {commands}

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
-from hierax.cli.terminal import percent
+from hierax.cli.inputs import expand
+from hierax.cli.outputs import output_folder
+from hierax.cli.terminal import Tally, UserError, percent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
     from hierax.encoder import Features
     from hierax.models import HieraForImageClassification, HieraForPreTraining
 
-SUMMARY = "make a picture of what a trained Hiera makes of photos, offline"
-EPILOG = f"""The photos come with hierax, and so do the models: {FEMTO} names what is in them,
-its features draw the maps and find neighbours; {FEMTO_MAE} fills in what is hidden.
-None of the photos was trained on."""
+SUMMARY = "draw what a trained Hiera makes of photos, bundled ones or yours, offline"
+EPILOG = f"""Without IMAGE, the photos are those that come with hierax. The models come with hierax, too:
+{FEMTO} names what is in the photos; its features draw the maps and find neighbors;
+{FEMTO_MAE} fills in what is hidden.
+None of the bundled photos was trained on.
+
+  hierax demo holiday/*.jpg -o holiday-sheet"""
+_MOST = 100  # rows of a sheet
 _TOP, _NEAREST = 3, 4
 _STAGES = (2, 3)  # whose maps are shown
 _NEXT = (
@@ -33,10 +39,13 @@ _NEXT = (
 )
 
 
-def demo(*, seed: int = 0, tell: Callable[[str], None] = lambda _: None) -> Image.Image:
-    """A sheet of the bundled photos: labels, feature maps, masked reconstruction, and nearest neighbours in a gallery.
+def demo(
+    images: Sequence[Photo] | None = None, *, seed: int = 0, tell: Callable[[str], None] = lambda _: None
+) -> Image.Image:
+    """A sheet of photos: labels, feature maps, masked reconstruction, and nearest neighbors in the bundled gallery.
 
     Args:
+        images: None are the photos that come with hierax.
         seed: decides what is hidden from the masked autoencoder, in each photo something else.
         tell: called with lines of text as they are found: the model, then each photo with its labels.
     """
@@ -44,9 +53,10 @@ def demo(*, seed: int = 0, tell: Callable[[str], None] = lambda _: None) -> Imag
     from hierax.demo.sheet import Row, demo_sheet
     from hierax.models import HieraForImageClassification, HieraForPreTraining
 
-    shown, others = photos(), gallery()
+    shown, others = photos() if images is None else list(images), gallery()
     classifier = HieraForImageClassification.from_pretrained(FEMTO)
-    tell(_heading(classifier, len(shown)))
+    counted = f"{len(shown)} {'image' if len(shown) == 1 else 'images'}" if images else f"{len(shown)} bundled photos"
+    tell(_heading(classifier, counted))
     answers, vectors = _answers(classifier, shown)
     width = max(len(photo.name) for photo in shown)
     for photo, found in zip(shown, answers, strict=True):
@@ -61,21 +71,21 @@ def demo(*, seed: int = 0, tell: Callable[[str], None] = lambda _: None) -> Imag
     ]
     return demo_sheet(
         rows,
-        heading=f"What {FEMTO} makes of photos that it was not trained on",
+        heading=f"What {FEMTO} makes of " + ("your images" if images else "photos that it was not trained on"),
         notes=_notes(classifier, mae),
         columns=_columns(classifier, mae, seen=seen, gallery=len(others)),
     )
 
 
-def _heading(model: HieraForImageClassification, count: int) -> str:
+def _heading(model: HieraForImageClassification, counted: str) -> str:
     """Version, model, and how it runs."""
     from hierax.cli import version
 
     precision = str(model.dtype).removeprefix("torch.").replace("float", "fp")
     return (
-        f"hierax {version()} · {FEMTO} ({model.license or 'no licence stated'}, "
+        f"hierax {version()} · {FEMTO} ({model.license or 'no license stated'}, "
         f"{model.num_parameters() / 1e6:.1f} M parameters, {precision} on {model.device.type.upper()} via PyTorch) · "
-        f"{count} bundled photos"
+        f"{counted}"
     )
 
 
@@ -97,12 +107,12 @@ def _columns(
     return [
         ("photo", f"the {_TOP} likeliest categories"),
         *(
-            (f"features, stage {stage}", f"{' x '.join(map(str, reversed(grid)))} cells; colours: PCA")
+            (f"features, stage {stage}", f"{' x '.join(map(str, reversed(grid)))} cells; colors: PCA")
             for stage, grid in zip(_STAGES, grids, strict=True)
         ),
         ("masked", seen),
         ("reconstructed", guessed),
-        ("nearest neighbours", f"of {gallery} pictures, by features"),
+        ("nearest neighbors", f"of {gallery} images, by features"),
     ]
 
 
@@ -134,7 +144,7 @@ def _answers(
     vectors = _pooled(model, pictures)
     with torch.inference_mode():
         values, indices = model.head(vectors).softmax(-1).topk(min(_TOP, model.config.num_labels))
-    names = model.config.id2label
+    names = {index: label.replace("-", " ") for index, label in model.config.id2label.items()}  # as in the gallery
     return [
         [(names[index], value, percent(value)) for value, index in zip(*pair, strict=True)]
         for pair in zip(values.tolist(), indices.tolist(), strict=True)
@@ -199,29 +209,61 @@ def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("-o", "--output", default="demo", metavar="DIR", help="folder for sheet.png (default: demo/)")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder or pattern (default: bundled photos)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="demo",
+        type=output_folder,
+        metavar="DIR",
+        help="folder of sheet.png (default: demo)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     begin = time.perf_counter()
-    target = Path(arguments.output, "sheet.png")
-    sheet = demo(tell=lambda line: print(line, flush=True))
+    target, tally = Path(arguments.output, "sheet.png"), Tally()
+    mine = _opened(arguments.images, tally) if arguments.images else None
+    if arguments.images and not mine:
+        return tally.exit_code
+    sheet = demo(mine, tell=lambda line: print(line, flush=True))
     with written(target) as part:
         sheet.save(part)
-    done = f"wrote {target}: labels, feature maps, reconstruction, nearest neighbours"
+    done = f"wrote {target}: labels, feature maps, reconstruction, nearest neighbors"
     print(f"{done}      {time.perf_counter() - begin:.1f} s")
     print("\nnext:")
     for line in next_steps():
         print(f"  {line}")
-    return 0
+    return tally.exit_code
+
+
+def _opened(inputs: Sequence[str], tally: Tally) -> list[Photo]:
+    """The images that can be read; the tally says of the others why not."""
+    from hierax.demo.pictures import Photo
+    from hierax.processing import ImageError, load_image
+
+    paths, problems = expand(inputs)
+    for problem in problems:
+        tally.add(problem)
+    if len(paths) > _MOST:
+        raise UserError(f"{len(paths):,} images; a sheet has at most {_MOST} (hierax features takes any number)")
+    found = []
+    for path in paths:
+        try:
+            found.append(Photo(path.name, load_image(path)))
+        except ImageError as error:  # noqa: PERF203  (each image stands for itself)
+            tally.add(error)
+        else:
+            tally.add(None)
+    return found
 
 
 def next_steps() -> list[str]:
     """Commands to go on with, each under the licence of the weights it loads."""
     from hierax.checkpoint import find_record
 
-    lines = [f"# the same on your pictures, offline, with {FEMTO}", "hierax classify PHOTO.jpg"]
+    lines = [f"# labels of your images, offline, with {FEMTO}", "hierax classify PHOTO.jpg"]
     for command, checkpoint in _NEXT:
         record = find_record(checkpoint)
         assert record is not None

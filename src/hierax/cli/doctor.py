@@ -1,0 +1,58 @@
+"""`hierax doctor`: what is installed and found on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any
+
+SUMMARY = "show versions, devices, optional packages and caches of this machine"
+EPILOG = """Put this into reports of faults. It changes nothing and needs no network."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("--json", action="store_true", help="write one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.diagnosis import diagnose
+
+    found = diagnose()
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for line in lines(found):
+            print(line)
+    return 0
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """What `diagnose` found, for people."""
+    yield "versions"
+    for name, value in found["versions"].items():
+        yield f"  {name:<16} {value or 'not installed'}" if name != "cuda" else f"  cuda of torch    {value or 'none'}"
+    yield "devices"
+    for device in found["devices"]:
+        yield f"  {device['name']:<16} {device['note']}".rstrip()
+    cpu, engine = found["cpu"], found["engine"]
+    yield f"  CPU: {cpu['cores']} cores, {cpu['threads']} threads of PyTorch, {cpu['instructions']}"
+    bf16 = "multiplies bf16 in hardware" if cpu["fast_bf16"] else "does not multiply bf16 in hardware"
+    yield f"  CPU {bf16}"
+    yield f"  the engine picks {engine['backend']} in {engine['precision']} on {engine['device']}"
+    yield "optional packages"
+    for extra in found["extras"]:
+        state = extra["version"] or f"missing: {extra['install']}"
+        yield f"  {extra['package']:<16} {state}  ({extra['purpose']})"
+    yield "caches (each may be deleted; it is made again when needed)"
+    for cache in found["caches"]:
+        yield f"  {cache['bytes'] / 1e6:>10,.1f} MB  {cache['path']}  ({cache['purpose']})"
+        yield f"  {'':>13}  delete: {cache['delete']}"
+    if not found["caches"]:
+        yield "  none"
+    yield "bundled weights"
+    for name, licence in found["licenses"].items():
+        yield f"  {name:<16} {licence}"
+    yield f"telemetry: {found['telemetry']}"
