@@ -5,7 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hierax.checkpoint.dialect import Dialect, Shapes
-from hierax.checkpoint.shapes import config_from_shapes, is_mae, published_geometry, require_expressible
+from hierax.checkpoint.shapes import (
+    config_from_shapes,
+    is_mae,
+    published_geometry,
+    require_expressible,
+    require_published_geometry,
+)
 from hierax.config import HieraConfig
 
 _BLOCKS = {"encoder": "blocks", "decoder": "decoder_blocks"}
@@ -90,6 +96,7 @@ class Official(Dialect):
         if "head.weight" not in shapes:
             del fields["num_labels"]
         config = named_config(fields, table)
+        require_published_geometry(config, "the authors' package")
         kept = {k: v for k, v in values.items() if k not in table and k not in _DEFAULTS}
         return config.replace(extra={KEPT: kept}) if kept else config
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-_MOST_PICKLED = 32 * 2**20
-"""Bytes of names and settings beside the tensors; thousands of tensors need about one million."""
+_MOST_PICKLED = 8 * 2**20
+"""Bytes of names and settings beside the tensors; ten thousand tensors need about two million."""
 _MOST_LISTED = 16 * 2**20
 """Bytes of an archive's table of contents; a hundred for each tensor."""
 _END = b"PK\x05\x06"  # of a zip archive's table of contents
@@ -158,11 +158,13 @@ def _check_archive(path: Path) -> None:
 
 def _refused(path: Path, error: Exception, *, archive: bool) -> str:
     """The sentence on the names that a file asks for and does not get; empty where it fails for another reason."""
+    words = str(error).split()
+    if "GLOBAL" not in words[:-1] and not any("Unsupported" in word for word in words):
+        return ""
     try:
         names = sorted(get_unsafe_globals_in_checkpoint(path)) if archive else []
     except Exception:  # damaged
         names = []
-    words = str(error).split()
     if not names and "GLOBAL" in words[:-1]:
         names = [words[words.index("GLOBAL") + 1]]
     if not names:

@@ -138,7 +138,9 @@ def published_geometry(config: HieraConfig) -> dict[str, bool]:
     for stage in range(1, config.stages):  # theirs are rounded stage by stage
         widths[stage] = int(widths[stage - 1] * config.embed_dim_multiplier)
     return {
-        "mask units other than query_stride ** (stages - 1)": all(u == s ** (config.stages - 1) for u, s in units),
+        f"mask units other than query_stride ** (stages - 1), as masked_unit_size {config.masked_unit_size}": all(
+            u == s ** (config.stages - 1) for u, s in units
+        ),
         "a native size that is no multiple of the mask unit": all(s % u == 0 for s, u in sizes),
         "stages that pool without growing in width": all(
             before != after
@@ -146,3 +148,10 @@ def published_geometry(config: HieraConfig) -> dict[str, bool]:
         ),
         "widths that are rounded differently": tuple(widths) == config.dims,
     }
+
+
+def require_published_geometry(config: HieraConfig, package: str) -> None:
+    """Raises the `ValueError` for a configuration of which a package makes another model than we do."""
+    odd = [what for what, same in published_geometry(config).items() if not same]
+    if odd:
+        raise ValueError(f"{', '.join(odd)}: {package} makes another model of it, which hierax does not have")

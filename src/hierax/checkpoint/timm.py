@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hierax.checkpoint.dialect import Shapes
 from hierax.checkpoint.official import ARGUMENTS, Official, arguments_of, fields_of, named_config, published_layers
-from hierax.checkpoint.shapes import PATCH, config_from_shapes, require_expressible
+from hierax.checkpoint.shapes import PATCH, config_from_shapes, require_expressible, require_published_geometry
 from hierax.config import VARIANTS, HieraConfig, variant_config
 
 _SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
@@ -78,7 +78,9 @@ class Timm(Official):
         license = record.get("license")
         fields["license"] = _SPDX.get(str(license).lower(), license) if license else None
         kept = {k: v for k, v in values.items() if k != "architecture"}
-        return named_config(fields, _ARGUMENTS).replace(extra={KEPT: kept})
+        config = named_config(fields, _ARGUMENTS)
+        require_published_geometry(config, "timm")
+        return config.replace(extra={KEPT: kept})
 
     def states(self, values: Mapping[str, Any]) -> Collection[str] | None:
         """See the base class."""

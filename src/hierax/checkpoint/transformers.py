@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hierax.checkpoint.dialect import Dialect, Shapes
-from hierax.checkpoint.shapes import config_from_shapes, published_geometry
+from hierax.checkpoint.shapes import config_from_shapes, is_mae, published_geometry
 from hierax.config import HieraConfig, plan
 
 ARCHITECTURES = {
@@ -121,7 +121,11 @@ class Transformers(Dialect):
             raise ValueError(f"model_type is {model_type!r}; expected 'hiera'")
         if values.get("id2label") is None and "head.weight" in shapes:  # its default of two labels is left out
             values = {**values, "num_labels": shapes["head.weight"][0]}
-        return HieraConfig.from_dict(values)
+        config = HieraConfig.from_dict(values)
+        odd = oddities(config, mae=is_mae(shapes)) if model_type == "hiera" else []
+        if odd:
+            raise ValueError(f"{', '.join(odd)}: transformers makes another model of it, which hierax does not have")
+        return config
 
     def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
         """See the base class."""
@@ -142,18 +146,28 @@ class Transformers(Dialect):
 
 
 def fits_transformers(config: HieraConfig, *, mae: bool = False) -> bool:
-    """Whether `transformers` builds the same model: images, one absolute table, its own way with mask units.
+    """Whether `transformers` builds the same model: see `oddities`."""
+    return not oddities(config, mae=mae)
 
-    There, the windows of a stage are as large as if every stage before had pooled, and the first block of a stage is
-    within mask units where the stage before it *or its own* is.
+
+def oddities(config: HieraConfig, *, mae: bool = False) -> list[str]:
+    """What of a configuration `transformers` computes in another way, or cannot express; in words.
+
+    There is one absolute table, the windows of a stage are as large as if every stage before had pooled, and the first
+    block of a stage is within mask units where the stage before it *or its own* is.
     """
-    if config.axes != 2 or config.position_embedding != "absolute":
-        return False
-    if config.layer_scale_init is not None or config.pooled_shortcut or len(set(config.query_stride)) > 1:
-        return False
-    if mae and len(set(config.patch_stride)) > 1:
-        return False
     units = config.masked_unit_attention
-    windows = all(spec.stage <= config.num_query_pool for spec in plan(config) if spec.unit_attention)
+    pooled = all(spec.stage <= config.num_query_pool for spec in plan(config) if spec.unit_attention)
     lags = all(before or not own for before, own in itertools.pairwise(units))
-    return windows and lags and all(published_geometry(config).values())
+    conditions = {
+        f"inputs of {config.axes} axes": config.axes == 2,
+        f"position_embedding {config.position_embedding!r}": config.position_embedding == "absolute",
+        "layer scale": config.layer_scale_init is None,
+        "pooled shortcuts": not config.pooled_shortcut,
+        f"query_stride {config.query_stride}": len(set(config.query_stride)) == 1,
+        f"patch_stride {config.patch_stride} of a MAE": not mae or len(set(config.patch_stride)) == 1,
+        f"num_query_pool {config.num_query_pool} with masked_unit_attention {units}": pooled,
+        f"masked_unit_attention {units}": lags,
+        **published_geometry(config),
+    }
+    return [what for what, same in conditions.items() if not same]
