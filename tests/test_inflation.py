@@ -23,7 +23,17 @@ def picture_model(kind: Callable[[HieraConfig], Any], config: HieraConfig) -> An
     return model
 
 
-@pytest.mark.parametrize("config", [image_config(), abs_win_config()], ids=["absolute", "abs_win"])
+POOLINGS = {
+    "absolute": image_config(),
+    "abs_win": abs_win_config(),
+    "two poolings": image_config(num_query_pool=2),
+    "no pooling": image_config(num_query_pool=0),
+    "units that three poolings do not divide": image_config(num_query_pool=2, masked_unit_size=4),
+    "large units": image_config(num_query_pool=1, masked_unit_size=16),
+}
+
+
+@pytest.mark.parametrize("config", POOLINGS.values(), ids=POOLINGS)
 @torch.no_grad()
 def test_a_clip_in_which_nothing_moves_has_the_features_of_its_picture(config: HieraConfig) -> None:
     model = picture_model(hierax.HieraForImageClassification, config)
@@ -66,6 +76,10 @@ def test_of_a_masked_autoencoder_the_encoder_is_left() -> None:
     model = picture_model(hierax.HieraForPreTraining, image_config(num_query_pool=2))
     made = hierax.inflate(model, frames=8)
     assert type(made) is hierax.HieraModel
+    assert made.loading_report is not None
+    assert made.loading_report.ignored == ["fusion", "encoder_norm", "decoder"]
+    assert made.loading_report.renewed == ["norm"]
+    assert "ignored: fusion, encoder_norm, decoder" in str(made.loading_report)
     assert torch.equal(made.encoder.blocks[0].norm1.weight, model.encoder.blocks[0].norm1.weight)  # type: ignore[union-attr]
 
 

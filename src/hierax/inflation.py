@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from hierax.positions import PositionEmbedding
 from hierax.pretrained import Pretrained
 from hierax.processing.windows import with_frames
 
+if TYPE_CHECKING:
+    from hierax.checkpoint.report import LoadingReport
+
 Patch = Literal["centre", "mean"]
 """Where the weights of the patch embedding go: all to the middle one of its three frames, or a third to each."""
 _EMBEDDING = "encoder.patch_embed.proj.weight"
@@ -23,7 +27,8 @@ _POSITION = "encoder.pos_embed."
 
 def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, patch: Patch = "centre") -> Pretrained:
     """A model of clips with the weights of one of pictures: of a classifier a classifier, with its head, else a
-    `HieraModel`. A masked autoencoder's decoder is left out, since clips have other targets.
+    `HieraModel`. A masked autoencoder's decoder is left out, since clips have other targets; `loading_report` of the
+    result says so under `ignored`.
 
     The temporal position embedding is 0, so that time means nothing yet. With the patch embedding "centre", a clip in
     which nothing moves has the pooled features and logits of its picture; "mean" (Carreira and Zisserman, arXiv
@@ -56,16 +61,37 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
     made.load_state_dict({name: state[name] for name in wanted}, assign=True)
     record = model.preprocessing
     made.preprocessing = None if record is None else with_frames(record, frames)
+    made.loading_report = _report(model, made, source)
     return made.train(model.training)
 
 
+def _report(model: Pretrained, made: Pretrained, source: object) -> LoadingReport:
+    """What loading found, and what inflation left out or had to make."""
+    from hierax.checkpoint.report import LoadingReport
+
+    found = model.loading_report or LoadingReport(
+        str(source) if isinstance(source, (str, os.PathLike)) else type(model).__name__, "hierax"
+    )
+    parts = [list(dict.fromkeys(name.split(".")[0] for name in m.state_dict())) for m in (model, made)]
+    before = ["encoder"] if isinstance(model, Hiera) else parts[0]
+    return replace(
+        found,
+        ignored=[*found.ignored, *(part for part in before if part not in parts[1])],
+        renewed=[*found.renewed, *(part for part in parts[1] if part not in before)],
+        changed=[*found.changed, f"image_size {model.config.image_size} -> {made.config.image_size}"],
+    )
+
+
 def inflated_config(config: HieraConfig, *, frames: int) -> HieraConfig:
-    """The configuration of clips of `frames` that is otherwise the same (paper, table 1 and section 3)."""
+    """The configuration of clips of `frames` that is otherwise the same (paper, table 1 and section 3).
+
+    It pools between the same stages, and its mask units have the same height and width.
+    """
     along = {"patch_size": 3, "patch_stride": 2, "patch_padding": 1, "query_stride": 1, "masked_unit_size": 1}
     changes = {name: (first, *getattr(config, name)) for name, first in along.items()}
     return config.replace(
         image_size=(frames, *config.image_size), **changes, position_embedding="separable", global_position_size=None,
-        target="first_frame", num_query_pool=config.stages - 1,
+        target="first_frame",
     )  # fmt: skip
 
 
