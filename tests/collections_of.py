@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hierax.embedding.store import Block, Column, Manifest, source_id, write_shard
+from hierax.embedding.store import Block, Column, Manifest, shard_path, source_id, write_shard
 
 
 def manifest(width: int = 8, **changes: Any) -> Manifest:
@@ -54,6 +54,7 @@ def collection(
             "hash": list(hashes[some]),
         }
         named = {column.name: vectors[some] for column in made.columns}
+        shard_path(folder, Block(listing, number)).unlink(missing_ok=True)  # one that is there would stay
         write_shard(folder, Block(listing, number), rows, named, [], manifest=made)
     return folder
 

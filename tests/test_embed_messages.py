@@ -114,7 +114,7 @@ def test_a_damaged_shard_is_named_with_what_to_do(whole: Path, model: str, tmp_p
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     damaged = shards(out)[1]
     damaged.write_bytes(damaged.read_bytes()[:100])
-    with pytest.raises(CollectionError, match=rf"{damaged.name} is damaged .*delete it, and hierax embed makes it"):
+    with pytest.raises(CollectionError, match=rf"{damaged.name} is damaged: .*delete it, and hierax embed makes it"):
         embed([], out, model=model, update=update, **OPTIONS)
     damaged.unlink()
     assert embed([], out, model=model, **OPTIONS).pending == 0
@@ -129,7 +129,7 @@ def test_a_model_that_was_moved_is_asked_for(whole: Path, tmp_path: Path) -> Non
 
 def test_a_manifest_that_lacks_something_is_said_to(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(CollectionError, match=r"manifest.json is damaged: 'columns' is missing"):
+    with pytest.raises(CollectionError, match=r"manifest.json is damaged: format is missing"):
         Manifest.read(tmp_path)
 
 

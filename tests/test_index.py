@@ -17,6 +17,7 @@ from collections_of import clustered, collection, noise, unit
 from hierax.embedding.approximate import Report
 from hierax.embedding.index import Hit, Index
 from hierax.embedding.store import GONE, CollectionError, Column, mark, shards, source_id
+from hierax.notices import Notice
 
 VECTORS = noise(230)
 QUERIES = noise(7, seed=1)
@@ -92,12 +93,23 @@ def test_an_empty_collection_can_be_searched(tmp_path: Path) -> None:
     assert (len(index), index.search(QUERIES[:2]), list(index)) == (0, [[], []], [])
 
 
-def test_a_vector_of_zeros_or_nan_is_like_nothing(tmp_path: Path) -> None:
+def test_rows_that_are_not_finite_or_zero_are_named_and_belong_to_no_answer(tmp_path: Path) -> None:
     vectors = VECTORS[:60].copy()
-    vectors[3], vectors[4] = 0, np.nan
-    hits = Index(collection(tmp_path / "odd", vectors)).search(QUERIES[:1], 60)[0]
-    assert {hit.path: hit.score for hit in hits}["0/3.jpg"] == 0
-    assert {hit.path: hit.score for hit in hits}["0/4.jpg"] == 0
+    vectors[3], vectors[4], vectors[5, 2], vectors[51] = 0, np.nan, np.inf, np.nan
+    folder = collection(tmp_path / "odd", vectors)
+    for _ in range(2):  # when the mapped files are made, and from them
+        with pytest.warns(Notice, match=r"4 of 60 rows are left out, such as 0/3.jpg: their features are not finite"):
+            index = Index(folder)
+        hits = index.search(QUERIES[:1], 60)[0]
+        left = [row for row in range(60) if row not in (3, 4, 5, 51)]
+        assert index.left_out() == ["0/3.jpg", "0/4.jpg", "0/5.jpg", "0/51.jpg"]
+        assert {hit.path for hit in hits} == {f"0/{row}.jpg" for row in left}
+        wanted = unit(VECTORS[:60][left]) @ unit(QUERIES[:1])[0]
+        assert {hit.path: hit.score for hit in hits} == pytest.approx(
+            {f"0/{row}.jpg": score for row, score in zip(left, wanted.tolist(), strict=True)}, abs=2e-6
+        )
+        assert [path for rows in index for path in rows.paths] == [f"0/{row}.jpg" for row in left]
+        assert index.find(["0/4.jpg", "0/59.jpg"]) == {"0/59.jpg": 55}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +178,7 @@ def test_rows_that_are_gone_are_not_found(folder: Path) -> None:
 
 
 def mapped(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / "index").glob("*.npy") if not path.name.endswith(".keys.npy"))
+    return sorted(path for path in (folder / "index").glob("*.npy") if path.name.count(".") == 3)
 
 
 def test_new_shards_extend_the_index_and_leave_the_others_alone(folder: Path) -> None:
@@ -200,7 +212,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-@pytest.mark.parametrize("which", ["", ".keys"])
+@pytest.mark.parametrize("which", ["", ".keys", ".apart"])
 def test_a_damaged_mapped_file_is_made_again(folder: Path, damage: Callable[[Path], Any], which: str) -> None:
     wanted = Index(folder).search(QUERIES)
     file = mapped(folder)[0].with_suffix(f"{which}.npy")
@@ -377,3 +389,15 @@ def test_memory_does_not_grow_with_the_collection(tmp_path: Path) -> None:
     rows, grown = map(float, done.stdout.split())
     assert rows == 136_000
     assert grown < 250
+
+
+def test_an_approximate_index_whose_structure_is_damaged_is_never_given_to_faiss(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    index = Index(collection(tmp_path / "rows", clustered(1500, 8, clusters=20), block=500))
+    index.build(approximate=True)
+    file = next((tmp_path / "rows" / "index").glob("*.faiss"))
+    content = bytearray(file.read_bytes())
+    content[40] ^= 0xFF  # in what says how much follows
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="no approximate index"):
+        Index(tmp_path / "rows").search(noise(1), approximate=True)

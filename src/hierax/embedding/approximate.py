@@ -7,16 +7,19 @@ Vectors lie in lists around centres (k-means), eight bits a number; a query look
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
-import zipfile
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hierax.atomic import replaced
+from hierax.embedding.checked import DAMAGED, opened, read_arrays
 from hierax.embedding.mapped import INDEX
-from hierax.embedding.store import Column, replaced
+from hierax.embedding.store import Column
 from hierax.extras import load
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ LEAST = 1000
 """Rows below which none is built."""
 WANTED = 0.99
 """Recall@10 on the sample at which no more lists are looked into."""
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-"""What reading an .npz raises that is missing or damaged."""
 _SAMPLE = 256
 _PER_CENTRE = 64  # rows that k-means sees per centre
 _CANDIDATES = 10  # for every hit that is asked for; eight bits put some in the wrong order
@@ -89,13 +90,16 @@ class Approximate:
             return None
         faiss = library()
         try:
-            with notes.open("rb") as opened, np.load(opened) as kept:
-                keys, trained = kept["keys"], int(kept["trained"])
-                report = Report(*(type_(kept[name]) for name, type_ in _FIELDS.items()))
+            kept = read_arrays(notes, _NOTES)
+            keys, trained = kept["keys"], int(kept["trained"])
+            report = Report(*(type_(kept[name]) for name, type_ in _FIELDS.items()))
+            if _digest(file, len(keys), column.width) != kept["digest"].tobytes():
+                return None
             lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-        except (*DAMAGED, RuntimeError):
+        except DAMAGED:
             return None
-        if lists.ntotal != len(keys) or lists.d != column.width:
+        fits = isinstance(lists, faiss.IndexIVF) and (lists.ntotal, lists.d) == (len(keys), column.width)
+        if not fits or not 1 <= report.probes <= lists.nlist or trained < 1:
             return None
         lists.nprobe = report.probes
         return cls(lists, keys, report, trained)
@@ -116,7 +120,7 @@ class Approximate:
             self._seen, self._missing = keys, np.flatnonzero(self.lacks(keys))
             self._rows = positions(self._keys, keys)
         labels = np.unique(_proposed(self._lists, queries, k))
-        rows = self._rows[labels[labels >= 0]]
+        rows = self._rows[labels[(labels >= 0) & (labels < len(self._rows))]]
         return np.union1d(rows[rows >= 0], self._missing)
 
 
@@ -135,6 +139,22 @@ def positions(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 _FIELDS: dict[str, type] = {"rows": int, "added": int, "lists": int, "probes": int, "recall": float, "sample": int}
+
+_NOTES: dict[str, tuple[Any, int]] = {
+    "keys": (np.uint64, 1), "trained": (np.int64, 0), "digest": (np.uint8, 1),
+    **{name: (np.float64 if kind is float else np.int64, 0) for name, kind in _FIELDS.items()},
+}  # fmt: skip
+
+
+def _digest(file: Path, rows: int, width: int) -> bytes:
+    """Of what faiss makes sense of: all but the rows themselves, a byte per number and eight for the label. faiss
+    trusts it, so that a damaged one would end the process; rows can be any numbers.
+    """
+    with opened(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+        digest.update(stream.read(max(0, size - rows * (width + 8))))
+    return digest.digest()
 
 
 def _files(folder: Path, column: Column) -> tuple[Path, Path]:
@@ -223,5 +243,7 @@ def _write(
     with replaced(file) as part:
         faiss.write_index(lists, str(part))
     with contextlib.closing(io.BytesIO()) as kept, replaced(notes) as part:
-        np.savez(kept, keys=keys, trained=trained, **{name: getattr(report, name) for name in _FIELDS})
+        digest = np.frombuffer(_digest(file, len(keys), lists.d), np.uint8)
+        values = {name: np.array(getattr(report, name), _NOTES[name][0]) for name in _FIELDS}
+        np.savez(kept, allow_pickle=False, keys=keys, trained=np.array(trained, np.int64), digest=digest, **values)
         part.write_bytes(kept.getvalue())

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hierax.embedding.approximate import DAMAGED, positions
+from hierax.atomic import replaced
+from hierax.embedding.approximate import positions
+from hierax.embedding.checked import DAMAGED, read_arrays
 from hierax.embedding.index import DIGITS, Found, Index, nearest
 from hierax.embedding.mapped import INDEX, unit
-from hierax.embedding.store import replaced
 from hierax.embedding.verify import verified
 
 if TYPE_CHECKING:
@@ -170,6 +171,12 @@ def _hashes(index: Index) -> np.ndarray:
     return found
 
 
+_KEPT: dict[str, tuple[type, int]] = {
+    "known": (np.uint64, 1), "left": (np.uint64, 1), "right": (np.uint64, 1), "score": (np.float64, 1),
+    "threshold": (np.float64, 0),
+}  # fmt: skip
+
+
 class _Pairs:
     """The pairs of a collection that were found before, in a file of `index/`, by the keys of their rows."""
 
@@ -180,10 +187,13 @@ class _Pairs:
         self._score, self._threshold = np.zeros(0), 0.0
         if len(index.folders) > 1:
             return
-        with contextlib.suppress(*DAMAGED), self._file.open("rb") as file, np.load(file) as kept:
+        with contextlib.suppress(*DAMAGED):
+            kept = read_arrays(self._file, _KEPT)
             read = [kept[name] for name in ("known", "left", "right", "score")]
-            self._threshold = float(kept["threshold"])
-            self._known, self._left, self._right, self._score = read
+            threshold = float(kept["threshold"])
+            if len({len(part) for part in read[1:]}) == 1 and 0 < threshold <= 1:
+                self._known, self._left, self._right, self._score = read
+                self._threshold = threshold
 
     def extended(
         self, rows: np.ndarray, threshold: float, compare: _Compare, *, afresh: bool
@@ -209,7 +219,7 @@ class _Pairs:
         if len(self._index.folders) > 1:
             return
         with contextlib.suppress(OSError), contextlib.closing(io.BytesIO()) as content:
-            np.savez(content, known=known, left=left, right=right, score=score, threshold=self._threshold)
+            np.savez(content, known=known, left=left, right=right, score=score, threshold=np.float64(self._threshold))
             self._file.parent.mkdir(exist_ok=True)
             with replaced(self._file) as part:
                 part.write_bytes(content.getvalue())

@@ -13,6 +13,7 @@ import numpy as np
 
 from hierax.embedding.mapped import INDEX, Named, Shard, unit
 from hierax.embedding.store import Manifest, Rows, shards
+from hierax.notices import notify
 
 if TYPE_CHECKING:
     import torch
@@ -138,6 +139,18 @@ class Index:
         self.shards, self._first = found, np.cumsum([0, *(shard.rows for shard in found)])
         for name in ("keys", "approximate"):
             self.__dict__.pop(name, None)
+        count = sum(len(shard.left_out) for shard in found)
+        if count:
+            total, such = len(self) + count, next(name for shard in found for name in shard.names_left_out())
+            where = ", ".join(map(str, self.folders))
+            notify(
+                f"{where}: {count:,} of {total:,} rows are left out, such as {such}: their features are not finite, or "
+                "all zero; the model that made them is broken, or overflows in half precision"
+            )
+
+    def left_out(self) -> list[str]:
+        """Paths of the rows that stand but have no direction: their vectors hold NaN or infinity, or only zeros."""
+        return [path for shard in self.shards for path in shard.names_left_out()]
 
     def __len__(self) -> int:
         return int(self._first[-1])

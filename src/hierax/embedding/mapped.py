@@ -10,22 +10,37 @@ import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from hierax.embedding.store import OK, CollectionError, Column, Manifest, Rows, opened, read_rows, replaced
+from hierax.atomic import replaced
+from hierax.embedding.checked import DAMAGED, CollectionError, read_array, read_table
+from hierax.embedding.store import OK, Column, Manifest, Rows, read_rows, read_texts, schema
 
 INDEX = "index"
 _PIECE = 1 << 25  # bytes of float64 at a time
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Named:
-    """What a row of a collection is called, and the hash of its picture."""
+    """What a row of a collection is called, and what is known of its image.
+
+    Attributes:
+        id, path: of the row.
+        hash: of the bytes of the file.
+        width, height: of the image, in pixels.
+        start, end: of a window of a video, in seconds.
+    """
 
     id: str
     path: str
     hash: str
+    width: int = 0
+    height: int = 0
+    start: float | None = None
+    end: float | None = None
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -41,16 +56,24 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class Shard:
-    """The rows of a shard that stand, with vectors of length 1 from the mapped file, which is made when it is missing.
+    """The rows of a shard that stand and have a direction, with vectors of length 1 from the mapped file, which is made
+    when it is missing.
 
     The name of the mapped file holds size and time of the shard: after any change it is another, and made again.
+
+    Attributes:
+        path: of the shard.
+        rows: how many.
+        keys: uint64 `[rows]`, see `Index.keys`.
+        left_out: places, among the rows that stand, of those whose vectors hold NaN, infinity, or nothing but zeros:
+            they are like no other, and belong to no answer.
     """
 
     def __init__(self, path: Path, column: Column, manifest: Manifest, *, place: Path) -> None:
         self.path, self._column, self._manifest, self._place = path, column, manifest, place
         self._stamp = self._now()
-        vectors, keys = self._open()
-        self.rows, self.keys = len(vectors), keys
+        vectors, self.keys, self.left_out = self._open()
+        self.rows = len(vectors)
 
     def _now(self) -> str:
         try:
@@ -67,9 +90,9 @@ class Shard:
         """
         if self._now() != self._stamp:
             raise CollectionError(f"{self.path} has changed; open the index again")
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            vectors = np.load(self._place / f"{self._stamp}.npy", mmap_mode="r")
-            if vectors.dtype == np.float32 and vectors.shape == (self.rows, self._column.width):
+        with contextlib.suppress(*DAMAGED):
+            vectors = read_array(self._place / f"{self._stamp}.npy", np.float32, 2, map=True)
+            if vectors.shape == (self.rows, self._column.width):
                 return vectors
         return self._open()[0]
 
@@ -79,39 +102,54 @@ class Shard:
         Raises:
             CollectionError: the shard is damaged.
         """
-        with opened(self.path) as pa:
-            table = pa.parquet.read_table(self.path, columns=["id", "path", "hash", "status"])
-        *columns, status = (column.to_pylist() for column in table.columns)
-        if status.count(OK) == len(status):
-            return columns
-        return [[value for value, s in zip(column, status, strict=True) if s == OK] for column in columns]
+        *columns, status = read_texts(self.path, "id", "path", "hash", "status")
+        return [self._kept(column, status) for column in columns]
+
+    def _kept(self, column: list[_Value], status: list[str], *, left_out: bool = False) -> list[_Value]:
+        """Of a column of the shard what belongs to its rows, or to those that were left out."""
+        standing = [value for value, s in zip(column, status, strict=True) if s == OK]
+        apart = set(self.left_out.tolist())
+        if not apart and not left_out:
+            return standing
+        return [value for place, value in enumerate(standing) if (place in apart) == left_out]
 
     def names(self, places: np.ndarray) -> list[Named]:
         """What the rows at these places are called."""
-        ids, paths, hashes = self.columns()
-        return [Named(ids[place], paths[place], hashes[place]) for place in places.tolist()]
+        wanted = schema(self._manifest)
+        names = ["id", "path", "hash", "width", "height", "start", "end", "status"]
+        names = [name for name in names if name in wanted.names]
+        *columns, status = (column.to_pylist() for column in read_table(self.path, wanted, names).columns)
+        columns = [self._kept(column, status) for column in columns]
+        return [Named(*(column[place] for column in columns)) for place in places.tolist()]
 
-    def _open(self) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors and keys: mapped, or from the shard."""
-        with contextlib.suppress(OSError, ValueError, EOFError):  # missing, cut short or overwritten: made again
-            keys = np.load(self._place / f"{self._stamp}.keys.npy")
-            vectors = np.load(self._place / f"{self._stamp}.npy", mmap_mode="r")
-            if vectors.dtype == np.float32 and vectors.shape == (len(keys), self._column.width):
-                return vectors, keys
+    def names_left_out(self) -> list[str]:
+        """The paths of the rows that were left out."""
+        paths, status = read_texts(self.path, "path", "status")
+        return self._kept(paths, status, left_out=True)
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors, keys and what is left out: mapped, or from the shard."""
+        with contextlib.suppress(*DAMAGED):  # missing, cut short or overwritten: made again
+            keys = read_array(self._place / f"{self._stamp}.keys.npy", np.uint64, 1)
+            apart = read_array(self._place / f"{self._stamp}.apart.npy", np.int64, 1)
+            vectors = read_array(self._place / f"{self._stamp}.npy", np.float32, 2, map=True)
+            if vectors.shape == (len(keys), self._column.width):
+                return vectors, keys, apart
         rows = read_rows(self.path, self._column, manifest=self._manifest)
         vectors = unit(rows.vectors)
-        keys = _keys(rows, vectors)
+        keys, good = _keys(rows, vectors), vectors.any(1)
+        vectors, keys, apart = vectors[good], keys[good], np.flatnonzero(~good)
         with contextlib.suppress(OSError):  # no room, or no permission
-            self._keep(vectors, keys)
-        return vectors, keys
+            self._keep(vectors, keys, apart)
+        return vectors, keys, apart
 
-    def _keep(self, vectors: np.ndarray, keys: np.ndarray) -> None:
+    def _keep(self, vectors: np.ndarray, keys: np.ndarray, apart: np.ndarray) -> None:
         self._place.mkdir(exist_ok=True)
         for old in self._place.glob(f"{self.path.stem}.{self._column.name}.*"):
             if not old.name.startswith(self._stamp):
                 old.unlink(missing_ok=True)
-        for name, array in ((f"{self._stamp}.npy", vectors), (f"{self._stamp}.keys.npy", keys)):
-            with replaced(self._place / name) as part, part.open("wb") as file:
+        for name, array in (("npy", vectors), ("keys.npy", keys), ("apart.npy", apart)):
+            with replaced(self._place / f"{self._stamp}.{name}") as part, part.open("wb") as file:
                 np.save(file, array)
 
 

@@ -91,16 +91,15 @@ def _frame(source: Source) -> Image.Image:
 
 def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:
     """What the listings of collections say of these paths."""
-    from hierax.embedding.sources import Source, listings
-    from hierax.embedding.store import arrow, shown
+    from hierax.embedding.listed import read_listing
+    from hierax.embedding.sources import listings
+    from hierax.embedding.store import shown
 
     found: dict[str, Source] = {}
     for listing in (path for folder in folders for path in listings(folder)) if names else ():
-        for batch in arrow().parquet.ParquetFile(listing).iter_batches():
-            for place, path in enumerate(map(os.fsdecode, batch.column("path").to_pylist())):
-                if shown(path) in names:
-                    row = {name: batch.column(name)[place].as_py() for name in batch.schema.names}
-                    found[shown(path)] = Source(**{**row, "path": path})
+        for source in read_listing(listing):
+            if shown(source.path) in names:
+                found[shown(source.path)] = source
     return found
 
 

@@ -19,7 +19,7 @@ from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, members_of
 from hierax.embedding.content import NotRegularError, opened_regular, read_file, read_member
-from hierax.embedding.store import LISTINGS, CollectionError, arrow, source_id
+from hierax.embedding.store import LISTINGS, arrow, source_id
 from hierax.embedding.urls import check_client, read_url, urls_at
 from hierax.notices import LeftOut, notify
 from hierax.processing import Preprocessing
@@ -100,6 +100,13 @@ def _table(container: str) -> TableDataset:
     return open_tables(name, files, labels=False)[split]
 
 
+def listed() -> Any:
+    """Columns of a listing, a `pyarrow.Schema`."""
+    pa = arrow()
+    return pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
+                      ("offset", pa.int64()), ("size", pa.int64()), ("window", pa.int32())])  # fmt: skip
+
+
 class Listing:
     """Sources in their order, as columns: a hundred thousand of them must not be as many Python objects."""
 
@@ -138,8 +145,7 @@ class Listing:
         """Writes the listing, unless there is one already: of several processes that list, the first one's counts."""
         pa = arrow()
         path.parent.mkdir(parents=True, exist_ok=True)
-        schema = pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
-                            ("offset", pa.int64()), ("size", pa.int64()), ("window", pa.int32())])  # fmt: skip
+        schema = listed()
         with replaced(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
             for start in range(0, len(self), _ROWS):
                 rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]
@@ -154,17 +160,9 @@ class Listing:
         Raises:
             CollectionError: it is damaged.
         """
-        pa = arrow()
+        from hierax.embedding.listed import read_listing
 
-        def rows() -> Iterator[Source]:
-            for batch in pa.parquet.ParquetFile(path).iter_batches(_ROWS):
-                for row in batch.to_pylist():
-                    yield Source(**{**row, "path": os.fsdecode(row["path"])})
-
-        try:
-            return cls(rows())
-        except (OSError, pa.ArrowException, TypeError) as error:
-            raise CollectionError(f"{path} is damaged: {error}") from None
+        return cls(read_listing(path))
 
 
 def listing_path(folder: Path, number: int) -> Path:

@@ -6,7 +6,6 @@ in the shard's metadata, and in `errors.parquet` of the whole collection.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierax.atomic import replaced
-from hierax.extras import load
+from hierax.embedding.checked import (
+    CollectionError,
+    arrow,
+    check_manifest,
+    damaged,
+    parquet,
+    read_json,
+    read_table,
+    record_of,
+    wrong,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,20 +40,6 @@ _UNREADABLE = b"hierax.unreadable"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _FEW = 4  # differences between two collections that are told
 _MUST_AGREE = ("model", "weights", "config", "preprocessing", "columns", "l2", "dtype", "precision")
-
-
-class CollectionError(ValueError):
-    """A folder that is no collection, is damaged, or was made in another way; names what differs."""
-
-
-def arrow() -> Any:
-    """The package pyarrow, with its module for parquet.
-
-    Raises:
-        ImportError: it is missing; names the extra.
-    """
-    load("a collection of features", "pyarrow.parquet")
-    return load("a collection of features", "pyarrow")
 
 
 def source_id(path: str) -> str:
@@ -171,19 +166,26 @@ class Manifest:
         Raises:
             CollectionError: the folder holds none, or one that is damaged or of a later version.
         """
+        path = folder / MANIFEST
         try:
-            values = json.loads((folder / MANIFEST).read_text())
-            columns = tuple(Column(**{**c, "shape": tuple(c["shape"])}) for c in values.pop("columns"))
-            values.pop("fingerprint")
-            if values["format"] > FORMAT:
-                raise CollectionError(f"{folder}: written by a later hierax ({values['version']}); update hierax")
-            return cls(**{**values, "columns": columns, "inputs": tuple(values["inputs"])})
-        except FileNotFoundError:
+            values = read_json(path)
+        except (FileNotFoundError, NotADirectoryError):
             raise CollectionError(f"{folder}: no collection ({MANIFEST} is missing); hierax embed makes one") from None
-        except KeyError as error:
-            raise CollectionError(f"{folder / MANIFEST} is damaged: {error} is missing") from None
-        except (TypeError, json.JSONDecodeError) as error:
-            raise CollectionError(f"{folder / MANIFEST} is damaged: {error}") from None
+        try:
+            later = values.get("format")
+            if not isinstance(later, int) or isinstance(later, bool) or later < 1:
+                raise ValueError("format is missing" if later is None else wrong("format", later, f"at most {FORMAT}"))
+            if later > FORMAT:
+                raise CollectionError(f"{folder}: written by a later hierax ({values.get('version')}); update hierax")
+            if not isinstance(values.pop("fingerprint", None), str):
+                raise ValueError("fingerprint is missing, or no text")
+            manifest = record_of(cls, values)
+            check_manifest(manifest)
+        except CollectionError:
+            raise
+        except ValueError as error:
+            raise damaged(path, error) from None
+        return manifest
 
 
 def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
@@ -281,25 +283,19 @@ def _write_table(table: pa.Table, path: Path, vectors: Sequence[str], *, keep: b
         pa.parquet.write_table(table, part, use_dictionary=["status"], compression=compression)
 
 
-@contextlib.contextmanager
-def opened(shard: Path) -> Iterator[Any]:
-    """The package pyarrow, to read a shard with.
+def unreadable_of(shard: Path) -> list[Unreadable]:
+    """What could not be read in a block.
 
     Raises:
         CollectionError: the shard is damaged.
     """
     pa = arrow()
-    try:
-        yield pa
-    except (OSError, pa.ArrowException) as error:
-        raise CollectionError(f"{shard} is damaged ({error}); delete it, and hierax embed makes it again") from None
-
-
-def unreadable_of(shard: Path) -> list[Unreadable]:
-    """What could not be read in a block."""
-    with opened(shard) as pa:
-        notes = pa.parquet.read_schema(shard).metadata or {}
-    return [Unreadable(**item) for item in json.loads(notes.get(_UNREADABLE, b"[]"))]
+    with parquet(shard, pa.schema([]), ()) as file:
+        notes = (file.schema_arrow.metadata or {}).get(_UNREADABLE, b"[]")
+        items = json.loads(notes)
+        if not isinstance(items, list):
+            raise ValueError(wrong("hierax.unreadable", items, "a list"))
+        return [record_of(Unreadable, item, name=f"hierax.unreadable[{i}]") for i, item in enumerate(items)]
 
 
 def write_errors(folder: Path) -> int:
@@ -315,8 +311,8 @@ def write_errors(folder: Path) -> int:
 
 def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> None:
     """Gives rows of a shard, by id, another status; what could not be read of these sources is forgotten."""
-    with opened(shard) as pa:
-        table = pa.parquet.read_table(shard)
+    pa, wanted = arrow(), schema(manifest)
+    table = read_table(shard, wanted, wanted.names)
     ids, before = table.column("id").to_pylist(), table.column("status").to_pylist()
     after = [statuses.get(name, now) if now == OK else now for name, now in zip(ids, before, strict=True)]
     notes = unreadable_of(shard)
@@ -328,17 +324,25 @@ def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> Non
     _write_table(changed.replace_schema_metadata(_metadata(left)), shard, [c.name for c in manifest.columns])
 
 
+def read_texts(shard: Path, *names: str) -> list[list[str]]:
+    """Columns of text of a shard, such as "path" and "status".
+
+    Raises:
+        CollectionError: the shard is damaged.
+    """
+    pa = arrow()
+    wanted = pa.schema([(name, pa.string()) for name in names])
+    return [column.to_pylist() for column in read_table(shard, wanted, names).columns]
+
+
 def statuses_of(shard: Path) -> list[str]:
     """The status of each row."""
-    with opened(shard) as pa:
-        return pa.parquet.read_table(shard, columns=["status"]).column("status").to_pylist()
+    return read_texts(shard, "status")[0]
 
 
 def hashes_of(shard: Path) -> dict[str, str]:
     """By id the hash of the bytes of each source that has a row that stands, or could not be read."""
-    with opened(shard) as pa:
-        table = pa.parquet.read_table(shard, columns=["id", "hash", "status"])
-    rows = zip(*(table.column(name).to_pylist() for name in ("id", "hash", "status")), strict=True)
+    rows = zip(*read_texts(shard, "id", "hash", "status"), strict=True)
     found = {name: digest for name, digest, status in rows if status == OK}
     return found | {item.id: item.hash for item in unreadable_of(shard)}
 
@@ -364,8 +368,7 @@ def read_rows(shard: Path, column: Column, *, manifest: Manifest) -> Rows:
     Raises:
         CollectionError: the shard is damaged.
     """
-    with opened(shard) as pa:
-        table = pa.parquet.read_table(shard, columns=["id", "path", "hash", "status", column.name])
+    table = read_table(shard, schema(manifest), ["id", "path", "hash", "status", column.name])
     keep = np.array([status == OK for status in table.column("status").to_pylist()], bool)
     vectors = table.column(column.name).combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)

@@ -1,0 +1,310 @@
+"""What is read from the folder of a collection, checked once before anything is made of it.
+
+A folder may be damaged, or come from somebody else: sizes are compared with the file before memory is taken, types and
+values with what `embed` writes, and only regular files are opened. What is wrong is one error that names file and
+field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import stat
+import struct
+import types
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from hierax.extras import load
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, SyntaxError, OverflowError,
+    RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+"""What reading a file of `index/` raises that is missing, damaged or something else; it is made again then."""
+_REMAKE = "; delete it, and hierax embed makes it again"
+_NAME = re.compile("[A-Za-z0-9_]{1,100}")
+_DEEPEST, _LARGEST = 32, 1 << 28  # levels of a record; bytes of manifest.json, and numbers in a row
+_PIXELS = 1 << 26  # of a crop
+_TEXT = 1 << 16  # bytes of text in a row, on average, beside so many more
+_SPARE = 1 << 26
+
+
+class CollectionError(ValueError):
+    """A folder that is no collection, is damaged, or was made in another way; names what differs."""
+
+
+def arrow() -> Any:
+    """The package pyarrow, with its module for parquet.
+
+    Raises:
+        ImportError: it is missing; names the extra.
+    """
+    load("a collection of features", "pyarrow.parquet")
+    return load("a collection of features", "pyarrow")
+
+
+def damaged(file: Path, problem: object, advice: str = "") -> CollectionError:
+    """The error of a file of a collection: `problem` names the field, its value and what is expected."""
+    text = " ".join(str(problem).split())
+    return CollectionError(f"{file} is damaged: {text[:300]}{advice}")
+
+
+def wrong(name: str, value: object, expected: str) -> str:
+    """What is said of a field."""
+    return f"{name} is {value!r:.100}; expected {expected}"
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file of a collection, to read; a pipe or a device would be waited for.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError("not a regular file")
+    with open(handle, "rb") as file:
+        yield file
+
+
+# -- manifest.json ------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CollectionError: it is no regular file, too large, or holds no JSON object.
+    """
+    try:
+        with opened(path) as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise ValueError(f"more than {_LARGEST:,} bytes")
+            values = json.loads(file.read())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, getattr(error, "strerror", None) or error) from None
+    if not isinstance(values, dict):
+        raise damaged(path, f"it holds {type(values).__name__}; expected an object")
+    if _depth(values) > _DEEPEST:
+        raise damaged(path, f"nested more than {_DEEPEST} levels deep")
+    return values
+
+
+def _depth(values: Any) -> int:
+    depth, level = 0, [values]
+    while level:
+        depth += 1
+        level = [v for part in level if isinstance(part, (dict, list)) for v in _parts(part)]
+    return depth
+
+
+def _parts(part: dict[str, Any] | list[Any]) -> Sequence[Any]:
+    return list(part.values()) if isinstance(part, dict) else part
+
+
+def record_of(kind: type[Any], values: Any, *, name: str = "") -> Any:
+    """A dataclass of plain fields (texts, numbers, records, lists of these) from the values of JSON.
+
+    Raises:
+        ValueError: a field is missing, unknown or of another type; names it.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(wrong(name or "it", values, "an object"))
+    hints, prefix = get_type_hints(kind), f"{name}." if name else ""
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise ValueError(f"{prefix}{unknown[0]} is no field")
+    found = {}
+    for field in fields(kind):
+        if field.name in values:
+            found[field.name] = _fitting(values[field.name], hints[field.name], prefix + field.name)
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{prefix}{field.name} is missing")
+    return kind(**found)
+
+
+_WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", dict: "an object"}
+
+
+def _fitting(value: Any, hint: Any, name: str) -> Any:
+    """A value of JSON as a field of this type holds it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return None if value is None else _fitting(value, next(a for a in arguments if a is not type(None)), name)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(wrong(name, value, "a list"))
+        return tuple(_fitting(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value))
+    if is_dataclass(hint):
+        assert isinstance(hint, type)
+        return record_of(hint, value, name=name)
+    kind = origin or hint
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not fits:
+        raise ValueError(wrong(name, value, _WORDS[kind]))
+    return value
+
+
+def check_manifest(manifest: Any) -> None:
+    """Raises `ValueError` for values of a `Manifest` that no collection has; names the field."""
+    from hierax.processing import Preprocessing
+
+    for name in ("block", "batch"):
+        if getattr(manifest, name) < 1:
+            raise ValueError(wrong(name, getattr(manifest, name), "at least 1"))
+    if manifest.dtype not in ("float32", "float16"):
+        raise ValueError(wrong("dtype", manifest.dtype, "float32 or float16"))
+    if not manifest.columns:
+        raise ValueError("columns is empty; expected at least one")
+    seen = {"id", "path", "width", "height", "hash", "status", "start", "end"}
+    for i, column in enumerate(manifest.columns):
+        if not _NAME.fullmatch(column.name) or column.name in seen:
+            raise ValueError(wrong(f"columns[{i}].name", column.name, "letters, digits and _, each name once"))
+        if min(column.shape, default=0) < 1 or math.prod(column.shape) > _LARGEST:
+            raise ValueError(wrong(f"columns[{i}].shape", list(column.shape), f"1 to {_LARGEST:,} numbers"))
+        seen.add(column.name)
+    if manifest.preprocessing:
+        try:
+            record = Preprocessing.from_dict(manifest.preprocessing)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"preprocessing: {error}") from None
+        if math.prod(record.crop_size.values()) > _PIXELS:
+            raise ValueError(wrong("preprocessing.crop_size", record.crop_size, f"at most {_PIXELS:,} pixels"))
+
+
+# -- parquet: shards and listings ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str = _REMAKE) -> Iterator[Any]:
+    """A file of parquet with these columns, open; whatever goes wrong inside is that the file is damaged.
+
+    Raises:
+        CollectionError: the file is damaged, or no regular file, or a column is missing or of another type.
+    """
+    pa = arrow()
+    try:
+        with opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            with pa.parquet.ParquetFile(file) as table:
+                _check_columns(table, wanted, names, size)
+                yield table
+    except CollectionError:
+        raise
+    except (pa.ArrowException, *DAMAGED) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise damaged(path, problem if str(problem) else type(error).__name__, advice) from None
+
+
+def read_table(path: Path, wanted: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Columns of a shard, without nulls.
+
+    Raises:
+        CollectionError: the shard is damaged; names the column.
+    """
+    with parquet(path, wanted, names) as file:
+        table = file.read(columns=list(names))
+        table.validate(full=True)  # that offsets lie inside, and that texts are texts
+        for name in names:
+            column = table.column(name)
+            values = column.combine_chunks().flatten() if name in _vectors(wanted) else column
+            if column.null_count or values.null_count:
+                raise ValueError(f"column {name} has nulls; expected a value in every row")
+        return table
+
+
+def _vectors(wanted: pa.Schema) -> list[str]:
+    return [field.name for field in wanted if arrow().types.is_fixed_size_list(field.type)]
+
+
+def _check_columns(file: Any, wanted: pa.Schema, names: Sequence[str], size: int) -> None:
+    """Raises `ValueError` unless these columns are as wanted, and as large as they can be in a file of this size."""
+    found, metadata = file.schema_arrow, file.metadata
+    for name in names:
+        there = found.get_all_field_indices(name)
+        if len(there) != 1:
+            raise ValueError(f"column {name} is {'there twice' if there else 'missing'}")
+        kind, expected = found.field(there[0]).type, wanted.field(name).type
+        vector = arrow().types.is_fixed_size_list(expected)
+        if kind != expected and not (vector and _is_alike(kind, expected)):
+            raise ValueError(f"column {name} is {kind}; expected {expected}")
+        if vector and metadata.num_rows * expected.list_size * expected.value_type.bit_width // 8 > size:
+            raise ValueError(f"column {name} has {metadata.num_rows:,} rows, which {size:,} bytes do not hold")
+    # Sizes of columns are not asked for: pyarrow ends the process where statistics of one are damaged.
+    stated = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if stated > _SPARE + size + metadata.num_rows * _TEXT or metadata.num_rows > _SPARE + 8 * size:
+        raise ValueError(f"it says {stated:,} bytes in {metadata.num_rows:,} rows, which {size:,} bytes do not hold")
+
+
+def _is_alike(kind: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether a list holds as many numbers of the same type; the name of its elements may be another."""
+    fixed = arrow().types.is_fixed_size_list(kind)
+    return fixed and (kind.list_size, kind.value_type) == (expected.list_size, expected.value_type)
+
+
+# -- numpy: what lies in index/ -----------------------------------------------------------------------------------
+
+
+def read_array(path: Path, dtype: Any, axes: int, *, map: bool = False) -> np.ndarray:
+    """An array that `np.save` wrote, all of it in the file; with `map` it stays there.
+
+    Raises:
+        one of DAMAGED: anything else; never more memory is taken than the file is large.
+    """
+    with opened(path) as file:
+        shape, start = _header(file, dtype, axes, os.fstat(file.fileno()).st_size)
+        if map and math.prod(shape):
+            return np.memmap(file, dtype, "r", offset=start, shape=shape)
+        return np.frombuffer(file.read(), dtype).reshape(shape)
+
+
+def _header(file: BinaryIO, dtype: Any, axes: int, size: int) -> tuple[tuple[int, ...], int]:
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("of another version")
+    shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
+    start = file.tell()
+    if kind != np.dtype(dtype) or len(shape) != axes or (fortran and axes > 1) or min(shape, default=0) < 0:
+        raise ValueError(f"{kind} {shape}; expected {np.dtype(dtype)} of {axes} axes")
+    if start + math.prod(shape) * kind.itemsize != size:
+        raise ValueError(f"{shape} does not fit the size of the file")
+    return shape, start
+
+
+def read_arrays(path: Path, wanted: Mapping[str, tuple[Any, int]]) -> dict[str, np.ndarray]:
+    """Arrays of an .npz that `np.savez` wrote, by name: of these types and numbers of axes.
+
+    Raises:
+        one of DAMAGED: anything else.
+    """
+    with opened(path) as file, zipfile.ZipFile(file) as content:
+        found = {}
+        for name, (dtype, axes) in wanted.items():
+            entry = content.getinfo(f"{name}.npy")
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{name} is compressed")
+            data = content.read(entry)
+            shape, start = _header(io.BytesIO(data), dtype, axes, len(data))
+            found[name] = np.frombuffer(data[start:], dtype).reshape(shape)
+        return found
