@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hierax.cli import main, streams
-from hierax.cli.failures import is_out_of_memory
 from hierax.cli.signals import Interruptions, Terminated
 
 if TYPE_CHECKING:
@@ -170,8 +169,3 @@ def test_lack_of_memory_is_said_as_such(run: Run, monkeypatch: pytest.MonkeyPatc
     assert err.startswith("hierax: out of memory")
     assert "a fault of hierax" not in err
     assert err.count("\n") == 1
-
-
-def test_what_only_speaks_of_memory_is_not_lack_of_it() -> None:
-    assert not is_out_of_memory(ValueError("out of memory"))
-    assert not is_out_of_memory(RuntimeError("memory format"))

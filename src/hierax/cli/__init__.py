@@ -34,7 +34,6 @@ from hierax.cli import (
     stats,
 )
 from hierax.cli import map as map_command
-from hierax.cli.failures import is_out_of_memory
 from hierax.cli.parsing import Help, Parser, parse
 from hierax.cli.signals import Interruptions, Terminated
 from hierax.cli.streams import STDOUT, give_up, prepare
@@ -177,8 +176,9 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
         give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):
             return 141
-    if is_out_of_memory(error):
-        say(f"out of memory: {one_line(error)}" if str(error) else "out of memory")
+    if _is_out_of_memory(error):
+        text = one_line(error)
+        say(text if text.startswith("out of memory") else f"out of memory: {text}" if str(error) else "out of memory")
         return 1
     from hierax.checkpoint.hub import NotCached
 
@@ -191,6 +191,15 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
         return 2
     say(f"{type(error).__name__}: {one_line(error)} (a fault of hierax; --debug shows the traceback)")
     return 1
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, whichever library says so; PyTorch is not loaded to find out."""
+    if isinstance(error, MemoryError) or "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from hierax.engine.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _option_of(repository: str, argv: Sequence[str]) -> str:

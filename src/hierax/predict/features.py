@@ -17,7 +17,8 @@ from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO
 from hierax.config import HieraConfig
 from hierax.encoder import Hiera
-from hierax.predict.inputs import Model, Predictor, Size, check_inputs, clip_batches, is_export, open_predictor, stream
+from hierax.engine.exported import is_export
+from hierax.predict.inputs import Model, Predictor, Size, check_inputs, clip_batches, open_predictor, stream
 from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing
 
 if TYPE_CHECKING:

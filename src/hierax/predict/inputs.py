@@ -18,6 +18,7 @@ from torch import Tensor
 from hierax.config import HieraConfig
 from hierax.encoder import Hiera
 from hierax.engine import Engine
+from hierax.engine.exported import is_export
 from hierax.engine.program import Signature
 from hierax.pretrained import Pretrained
 from hierax.processing import (
@@ -155,15 +156,6 @@ def sized(
     )
 
 
-def is_export(source: str | os.PathLike[str]) -> bool:
-    """Whether a source is a folder that `hierax export` wrote, or the model file in one."""
-    return (_folder_of(source) / "export.json").is_file()
-
-
-def _folder_of(source: str | os.PathLike[str]) -> Path:
-    return Path(source) if Path(source).is_dir() else Path(source).parent
-
-
 def takes_clips(source: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint or export is one of clips, by its preprocessing record: its weights are not fetched.
 
@@ -173,9 +165,9 @@ def takes_clips(source: str | os.PathLike[str]) -> bool:
     from hierax.checkpoint import load_preprocessing
     from hierax.processing.record import FILE_NAME
 
-    record = _folder_of(source) / FILE_NAME
-    if is_export(source) and record.is_file():
-        return Preprocessing.read(record).num_frames is not None
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    if is_export(source) and (folder / FILE_NAME).is_file():
+        return Preprocessing.read(folder / FILE_NAME).num_frames is not None
     try:
         return load_preprocessing(os.fspath(source)).num_frames is not None
     except ValueError:  # no record, as of signals; what is wrong is said when it is loaded

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.config import HieraConfig
+from hierax.engine.exported import is_export
 from hierax.predict.inputs import (
     MAE,
     Model,
@@ -20,7 +21,6 @@ from hierax.predict.inputs import (
     Size,
     check_inputs,
     clip_batches,
-    is_export,
     open_predictor,
     stream,
 )
