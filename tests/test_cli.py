@@ -93,7 +93,7 @@ def test_what_is_no_picture_is_said_in_one_line(run: Run, classifier_folder: str
     [
         ("none.jpg", "none.jpg: no such file"),
         ("*.gif", "*.gif: no file matches this pattern"),
-        ("empty", "empty: no pictures in this folder (PNG, JPEG, WebP, … are read)"),
+        ("empty", "empty: no images in this folder (PNG, JPEG, WebP, … are read)"),
     ],
 )
 def test_an_input_that_stands_for_nothing_is_named_before_a_model_is_loaded(run: Run, given: str, problem: str) -> None:

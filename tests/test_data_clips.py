@@ -54,7 +54,8 @@ def test_beside_pictures_videos_are_left_out(folder: Path) -> None:
     """As a camera leaves them."""
     for name in ("jump", "run"):
         Image.new("RGB", (8, 8)).save(folder / name / "b.png")
-    found = open_dataset(folder)
+    with pytest.warns(Notice, match=r"left out: \d+ \.mp4"):
+        found = open_dataset(folder)
     assert (found.videos, len(found)) == (False, 2)
 
 

@@ -42,6 +42,7 @@ def contents(*inputs: str) -> list[bytes]:
     return [as_bytes(source.read()) for source in list_sources(inputs)]
 
 
+@pytest.mark.filterwarnings("ignore::hierax.notices.Notice")  # notes.md is no image
 def test_a_folder_is_searched_to_its_depths_by_name_without_hidden_files(here: Path) -> None:
     assert paths("p") == ["p/10.png", "p/a.JPG", "p/b.png", "p/deep/c.webp"]
 
@@ -51,15 +52,18 @@ def test_patterns_and_files_of_any_suffix_are_taken(here: Path) -> None:
     assert paths("p/**/*.webp") == ["p/deep/c.webp"]
 
 
+@pytest.mark.filterwarnings("ignore::hierax.notices.Notice")  # notes.md is no image
 def test_each_source_is_listed_once_where_it_comes_first(here: Path) -> None:
     assert paths("p/b.png", "p", "p/deep") == ["p/b.png", "p/10.png", "p/a.JPG", "p/deep/c.webp"]
 
 
+@pytest.mark.filterwarnings("ignore::hierax.notices.Notice")  # notes.md is no image
 def test_folders_that_lead_back_to_themselves_end(here: Path) -> None:
     (here / "p" / "deep" / "loop").symlink_to(here / "p", target_is_directory=True)
     assert len(paths("p")) == 4
 
 
+@pytest.mark.filterwarnings("ignore::hierax.notices.Notice")  # notes.md is no image
 def test_a_folder_that_cannot_be_opened_is_a_source_that_cannot_be_read(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,8 @@ PACKAGES: dict[str, Package] = {
     "pyarrow": Package("pyarrow>=15", "embed", "collections of features (embed, search, duplicates, outliers, map)"),
     "faiss": Package("faiss-cpu>=1.9", "search", "approximate search"),
     "ray": Package("ray[data]>=2.51", "ray", "embedding on a cluster"),
+    "pillow_heif": Package("pillow-heif", "", "HEIC photos, as of an iPhone"),
+    "pillow_jxl": Package("pillow-jxl-plugin", "", "JPEG XL images"),
     "sklearn": Package("scikit-learn", "", "t-SNE in hierax map"),
 }
 """By the name that is imported."""

@@ -37,11 +37,16 @@ class LeftOut:
 
     def tell(self) -> None:
         """Warns of them, the most frequent kinds first; does nothing where there are none."""
-        total = self.counts.total() if self.counts else 0
+        if self.counts:
+            notify(f"{self.name}: {self.summary()}")
+
+    def summary(self) -> str:
+        """`3 files left out: 2 .heic, 1 .jxl`; "" where there are none."""
+        total = sum(self.counts.values())
         if not total:
-            return
+            return ""
         kinds = self.counts.most_common()
         told = [f"{count:,} {kind}{self._examples.get(kind, '')}" for kind, count in kinds[:_MOST]]
         others = sum(count for _, count in kinds[_MOST:])
         listed = ", ".join([*told, f"{others:,} others"] if others else told)
-        notify(f"{self.name}: {total:,} {'file' if total == 1 else 'files'} left out: {listed}")
+        return f"{total:,} {'file' if total == 1 else 'files'} left out: {listed}"

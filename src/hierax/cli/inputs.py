@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hierax.notices import LeftOut
     from hierax.processing import ImageError
 
 
@@ -22,8 +23,9 @@ def add_images(parser: argparse.ArgumentParser, *, clips: bool = False) -> None:
 def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[Path], list[ImageError]]:
     """The files that inputs stand for, each once, in the order of the inputs, and what stands for none.
 
-    A folder is searched to its depths for files with the suffix of a picture, or of a video if `clips`, sorted; hidden
-    ones are left out. A pattern (`*`, `?`, `[…]`, `**`) that no shell has expanded is expanded, sorted.
+    A folder is searched as `hierax.processing.paths` says, for images (arrays, where there are none) or for videos if
+    `clips`; files of other kinds are told of. A pattern (`*`, `?`, `[…]`, `**`) that no shell has expanded is expanded,
+    sorted.
     """
     from hierax.processing import ImageError
 
@@ -31,39 +33,47 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
     problems: list[ImageError] = []
     for given in inputs:
         try:
-            found |= dict.fromkeys(_files(os.fspath(given), clips=clips))
+            found |= dict.fromkeys(_files(os.fspath(given), problems, clips=clips))
         except ImageError as error:  # noqa: PERF203  (each input stands for itself)
             problems.append(error)
     return list(found), problems
 
 
-def _files(given: str, *, clips: bool) -> list[Path]:
+def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]:
+    from hierax.notices import LeftOut
     from hierax.processing import ImageError
 
+    if not given:
+        raise ImageError("''", "an empty name; expected a file, folder or pattern")
     path = Path(given)
     if path.is_dir():
-        files = sorted(_below(path, clips=clips))
+        left = LeftOut(given)
+        files = _below(path, left, problems, clips=clips)
         if not files:
-            wanted = "videos in this folder (MP4, WebM, MKV" if clips else "pictures in this folder (PNG, JPEG, WebP"
-            raise ImageError(given, f"no {wanted}, … are read)")
+            wanted = "videos in this folder (MP4, WebM, MKV" if clips else "images in this folder (PNG, JPEG, WebP"
+            raise ImageError(given, f"no {wanted}, … are read){'; ' * bool(left.counts)}{left.summary()}")
+        left.tell()
         return files
     if path.exists():
         return [path]
     if not glob.has_magic(given):
         raise ImageError(given, "no such file")
-    matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
-    files = [file for match in matches for file in (sorted(_below(match, clips=clips)) if match.is_dir() else [match])]
+    files: list[Path] = []
+    left = LeftOut(given)
+    for match in sorted(map(Path, glob.glob(given, recursive=True))):
+        files += _below(match, left, problems, clips=clips) if match.is_dir() else [match]
     if not files:
         raise ImageError(given, "no file matches this pattern")
+    left.tell()
     return files
 
 
-def _below(folder: Path, *, clips: bool) -> Iterator[Path]:
-    from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+def _below(folder: Path, left: LeftOut, problems: list[ImageError], *, clips: bool) -> list[Path]:
+    from hierax.processing import ImageError
+    from hierax.processing.paths import ARRAY_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_files
 
-    suffixes = VIDEO_SUFFIXES if clips else IMAGE_SUFFIXES
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                yield Path(parent, name)
+    def failed(error: OSError) -> None:
+        problems.append(ImageError(str(error.filename), f"a folder that cannot be listed ({error.strerror})"))
+
+    suffixes, arrays = (VIDEO_SUFFIXES, ()) if clips else (IMAGE_SUFFIXES, ARRAY_SUFFIXES)
+    return sorted(map(Path, find_files(folder, suffixes, otherwise=arrays, left=left, failed=failed)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from hierax.data.dataset import Extract, Sample
 from hierax.data.packed import Strings
-from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 """Of files that may be lists."""

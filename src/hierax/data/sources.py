@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from hierax.data.lists import names_files, open_list
 from hierax.data.packed import Strings
 from hierax.data.table import HELD_OUT, TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, open_shards
-from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.notices import LeftOut
+from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_regular, count_left_out, suffix_of, walk
 
 _KINDS = (
     dict.fromkeys(IMAGE_SUFFIXES, "pictures")
@@ -89,6 +90,7 @@ class ArrayDataset:
 
 
 def _mapped(path: str | Path) -> np.ndarray:
+    check_regular(path)
     try:
         array = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
@@ -117,6 +119,8 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
         ImportError: parquet and Hub datasets without the extra `data`.
     """
     text = os.fspath(source)
+    if not text:
+        raise ValueError(f"the data are an empty text; {_ALLOWED}")
     tables = tables_of(text, labels=labels)
     if tables is not None:
         return chosen(tables, split, name=text)
@@ -131,7 +135,7 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
     kind = _kind_of(text, files)
     if kind == "tar shards":
         return open_shards(files, labels=labels)
-    if kind == "arrays" and len(files) == 1 and path.is_file():
+    if kind == "arrays" and files == [path]:
         return _array(path, labels=labels)
     return FolderDataset(Strings(map(str, files)), None, (), arrays=kind == "arrays", videos=kind == "videos")
 
@@ -161,7 +165,7 @@ def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | No
 def _parquet_below(folder: Path) -> list[Path]:
     """The parquet files in a folder; none as soon as anything else is found, for there may be a million pictures."""
     files: list[Path] = []
-    for parent, names in _walk(folder):
+    for parent, names in walk(folder):
         for name in names:
             kind = _KINDS.get(os.path.splitext(name)[1].lower())
             if kind == "parquet files":
@@ -181,59 +185,34 @@ def split_folders(folder: Path) -> tuple[Path, Path | None] | None:
     return (train, held) if held is not None or alone == ["train"] else None
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders below, and their visible files, both sorted; links are followed unless they lead back up."""
-
-    def fail(error: OSError) -> None:
-        raise error  # a folder that cannot be listed must not be missed
-
-    top = os.fspath(folder)
-    for parent, folders, files in os.walk(top, followlinks=True, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(top, parent, name))
-        yield parent, sorted(name for name in files if not name.startswith("."))
-
-
-def _leads_back(top: str, parent: str, name: str) -> bool:
-    """Whether a folder is a link to one on the way to it from `top`, or above one: two may lead to each other."""
-    path = os.path.join(parent, name)
-    if not os.path.islink(path):
-        return False
-    there = os.path.realpath(path)
-    below = os.path.join(there, "")
-    while True:
-        here = os.path.realpath(parent)
-        if here == there or here.startswith(below):
-            return True
-        if parent == top:
-            return False
-        parent = os.path.dirname(parent)
-
-
 def _folder(folder: Path, *, labels: bool) -> Dataset:
     if split_folders(folder) is not None:
         raise ValueError(f"{folder} holds a training set in train/; expected one dataset, such as {folder / 'train'}")
     found: dict[str, list[str]] = {}
     tops: dict[str, list[str]] = {}  # the folder at the top below which each file lies; "" for none
     top_folders: dict[str, int] = {}
+    left = LeftOut(os.fspath(folder))
     compressed = 0
     skip = len(os.path.join(os.fspath(folder), ""))
-    for parent, names in _walk(folder):
+    for parent, names in walk(folder):
         top = parent[skip:].partition(os.sep)[0]
         top_folders.setdefault(top, 0)
         for name in names:
-            kind = _KINDS.get(os.path.splitext(name)[1].lower())
-            if kind is not None:
+            kind = _KINDS.get(suffix_of(name))
+            if kind is None:
+                count_left_out(left, name)
+            else:
                 found.setdefault(kind, []).append(os.path.join(parent, name))
                 tops.setdefault(kind, []).append(top)
                 top_folders[top] += 1
             compressed += name.endswith(COMPRESSED)
     if not found:
         also = f"; {compressed} compressed shard(s), which are to be unpacked to plain .tar" if compressed else ""
-        raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}")
+        raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}{_and(left)}")
     if set(found) == {"pictures", "videos"}:  # what a camera leaves in one folder: the pictures are meant
-        for top in tops.pop("videos"):
+        for top, path in zip(tops.pop("videos"), found.pop("videos"), strict=True):
             top_folders[top] -= 1
-        del found["videos"]
+            count_left_out(left, path)
     if len(found) > 1:
         counts = " and ".join(f"{len(paths)} {kind}" for kind, paths in sorted(found.items()))
         raise ValueError(
@@ -241,11 +220,18 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
             f"'{folder / '**' / '*.jpg'}'"
         )
     ((kind, paths),) = found.items()
+    left.tell()
     if kind == "tar shards":
         return open_shards([Path(path) for path in paths], labels=labels)
+    if not labels and 0 < top_folders[""] < len(paths):  # all of them, wherever they lie
+        return FolderDataset(Strings(paths), None, (), arrays=kind == "arrays", videos=kind == "videos")
     if not labels:
         top_folders = {top: count for top, count in top_folders.items() if count or not top}
     return _by_class(folder, paths, tops[kind], top_folders, kind=kind)
+
+
+def _and(left: LeftOut) -> str:
+    return f"; {left.summary()}" if left.counts else ""
 
 
 def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, kind: str) -> Dataset:

@@ -16,7 +16,7 @@ from hierax.data.dataset import Extract, Sample
 from hierax.data.labels import Labels, read_labels
 from hierax.data.packed import Strings
 from hierax.notices import LeftOut
-from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
 """Of archives that are to be unpacked first."""

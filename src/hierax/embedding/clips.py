@@ -14,12 +14,13 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from hierax.embedding.content import check_place, opened_regular
+from hierax.embedding.content import check_place
 from hierax.embedding.decode import Item, failed
 from hierax.embedding.sources import MARK, Source
 from hierax.embedding.urls import copy_url
 from hierax.processing import HieraVideoProcessor, Preprocessing
 from hierax.processing.demux import import_av
+from hierax.processing.paths import opened_regular
 from hierax.processing.video_file import VideoFile
 from hierax.processing.windows import Sampling, sampling_of
 

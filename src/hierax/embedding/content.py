@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
-from collections.abc import Iterator
 from typing import BinaryIO
 
 from hierax.data.tar import ABSENT
 from hierax.processing.decode import DEFAULT_MAX_PIXELS, pillow_is_quiet, read_header
+from hierax.processing.paths import opened_regular
 
 _SURE = 1 << 26  # bytes that are read without a look at what they are
 _PER_PIXEL = 16  # bytes: four channels of 32 bits
-_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-
-
-class NotRegularError(ValueError):
-    """A folder, pipe, socket or device."""
-
-
-@contextlib.contextmanager
-def opened_regular(path: str) -> Iterator[BinaryIO]:
-    """A file to read; what is no regular file would be waited for, or never end.
-
-    Raises:
-        OSError, ValueError: it cannot be opened, or is no regular file.
-    """
-    # a pipe without a writer would be waited for; of files the flag means nothing
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
-            raise NotRegularError(f"{kind}, not a regular file")
-        yield file
 
 
 def read_file(path: str) -> bytes:

@@ -18,12 +18,19 @@ from hierax.data.lists import NoPathColumn, listed_paths, names_files
 from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, members_of
-from hierax.embedding.content import NotRegularError, opened_regular, read_file, read_member
+from hierax.embedding.content import read_file, read_member
 from hierax.embedding.store import LISTINGS, arrow, source_id
 from hierax.embedding.urls import check_client, read_url, urls_at
 from hierax.notices import LeftOut, notify
 from hierax.processing import Preprocessing
-from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.processing.paths import (
+    ARRAY_SUFFIXES,
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    NotRegularError,
+    find_files,
+    opened_regular,
+)
 
 KINDS = ("file", "tar", "table", "url")
 MARK = "#t="
@@ -213,8 +220,8 @@ def list_sources(
     What is left out is told of in a `Notice`: members of shards and files of other kinds, rows without a path.
 
     Args:
-        inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files and links to
-            folders left out (a folder below them that cannot be opened is a source that cannot be read); patterns
+        inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files left
+            out (a folder below them that cannot be opened is a source that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
             file, image, url …, see `hierax.data.lists.PATHS`), relative to the list's folder; `.tar` shards; tables
             with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens
@@ -304,7 +311,7 @@ def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:
         if _is_saved(given):
             yield from _rows_of_tables(os.path.abspath(given), [])
         else:
-            for path in sorted(_files_below(given, kinds.suffixes)):
+            for path in sorted(_files_below(given, kinds.suffixes, kinds.left)):
                 yield from _of_file(path, kinds)
     elif os.path.exists(given):
         yield from _of_file(os.path.abspath(given), kinds)
@@ -325,13 +332,10 @@ def _is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _files_below(folder: str, suffixes: Collection[str]) -> Iterator[str]:
+def _files_below(folder: str, suffixes: Collection[str], left: LeftOut | None = None) -> Iterator[str]:
     closed: list[OSError] = []
-    for parent, folders, files in os.walk(os.path.abspath(folder), onerror=closed.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                yield os.path.join(parent, name)
+    arrays = () if suffixes is _VIDEOS else ARRAY_SUFFIXES
+    yield from find_files(os.path.abspath(folder), suffixes, otherwise=arrays, left=left, failed=closed.append)
     yield from (error.filename for error in closed)  # read as files they say why; left out they would not be missed
 
 

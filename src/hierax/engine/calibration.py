@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from hierax.config import HieraConfig
 from hierax.processing import HieraImageProcessor, Picture, load_image
-from hierax.processing.decode import IMAGE_SUFFIXES
+from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +87,7 @@ def _files(source: Path) -> list[Path]:
     """The pictures of a folder, or the file itself."""
     if not source.is_dir():
         return [source]
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(map(Path, find_files(source, IMAGE_SUFFIXES)))
     if not paths:
         raise ValueError(f"{source}: no pictures in this folder (PNG, JPEG, WebP, … are read)")
     return paths[:: max(len(paths) // _MOST, 1)]  # spread over the folder, and not all in memory

@@ -19,7 +19,7 @@ from hierax.engine.eager import undisturbed
 from hierax.engine.pool import Runner
 from hierax.engine.program import Program, Signature
 from hierax.processing import HieraImageProcessor
-from hierax.processing.decode import IMAGE_SUFFIXES
+from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
 LARGEST_ERROR = {"fp32": 1e-4}
 """Bars on the relative error of every map and output, by precision."""
@@ -230,7 +230,7 @@ def _files(folder: str | Path) -> list[Path]:
     path = Path(folder)
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(map(Path, find_files(path, IMAGE_SUFFIXES)))
     return found[:: -(-len(found) // _MOST)] if found else []
 
 

@@ -29,7 +29,7 @@ from hierax.processing import (
     ImageError,
     Preprocessing,
 )
-from hierax.processing.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from hierax.processing.windows import with_frames
 
 CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"

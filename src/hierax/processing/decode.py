@@ -8,8 +8,8 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import BinaryIO, cast
@@ -19,59 +19,11 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from hierax.processing.colour import orientation, upright_array
 from hierax.processing.errors import ImageError
+from hierax.processing.foreign import register_reader, unreadable_kind
+from hierax.processing.paths import NotRegularError, opened_regular
 
 DEFAULT_MAX_PIXELS = 178_956_970
 """Pixels of the largest picture that is decoded unless told otherwise: beyond, Pillow suspects a decompression bomb."""
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-    ]
-)
-"""What is taken for a picture in a folder. A file that is named itself is tried whatever its suffix."""
-
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".mpe",
-        ".m2v",
-        ".vob",
-        ".ts",
-        ".mts",
-        ".m2t",
-        ".m2ts",
-        ".wmv",
-        ".asf",
-        ".flv",
-        ".f4v",
-        ".3gp",
-        ".3g2",
-        ".ogv",
-        ".divx",
-        ".mxf",
-    ]
-)
-"""What is taken for a video in a folder."""
 
 # Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs
 # Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
@@ -130,21 +82,20 @@ def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[Bin
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
-    with _open_file(source, name) as stream:
-        yield stream
-
-
-def _open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
-    if isinstance(path, str) and _URL.match(path):
+    if isinstance(source, str) and _URL.match(source):
         raise ImageError(name, "URLs are not fetched; download the picture and give its path")
-    if os.path.isdir(path):
-        raise ImageError(name, "a folder, not an image")
-    try:
-        return open(path, "rb")
-    except FileNotFoundError as error:
-        raise ImageError(name, "no such file") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ImageError(name, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(opened_regular(source))
+        except NotRegularError as error:
+            raise ImageError(name, "a folder, not an image" if os.path.isdir(source) else str(error)) from None
+        except FileNotFoundError as error:
+            raise ImageError(name, "no such file") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise ImageError(name, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        if not os.fstat(stream.fileno()).st_size:  # nor are files of the kernel read, which may never end
+            raise ImageError(name, "an empty file")
+        yield stream
 
 
 def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image.Image:
@@ -169,14 +120,15 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
             raise ImageError(name, f"a damaged {kind} file, or of an unknown kind ({error})") from error
         check_pixels(image.size, name=name, max_pixels=max_pixels)
         return image
-    raise ImageError(name, _NOT_AN_IMAGE)
+    raise ImageError(name, unreadable_kind(start) or _NOT_AN_IMAGE)
 
 
 def _plugins(start: bytes) -> Iterator[tuple[str, Callable[..., ImageFile.ImageFile], bool | str]]:
     """Format, class and verdict of each plugin that accepts a file; a text says that its decoder is missing."""
-    for find in (Image.preinit, Image.init):  # the common formats first: finding all takes 20 ms, once
+    for find in (Image.preinit, Image.init, partial(register_reader, start)):  # finding all takes 20 ms, once
         find()
-        for kind in (*_SURE, *_UNSURE):
+        foreign = [kind for kind, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL.")]
+        for kind in (*_SURE, *_UNSURE, *foreign):
             factory, accepts = Image.OPEN.get(kind, (None, None))
             if factory is None or accepts is None:
                 continue

@@ -15,10 +15,10 @@ from PIL import Image
 
 from hierax.processing.arrays import is_tensor
 from hierax.processing.batch import BatchFeature
-from hierax.processing.decode import IMAGE_SUFFIXES
 from hierax.processing.demux import VideoError
 from hierax.processing.image import write_part
 from hierax.processing.levels import levels_table
+from hierax.processing.paths import IMAGE_SUFFIXES
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.recorded import Recorded

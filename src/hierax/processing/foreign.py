@@ -1,0 +1,39 @@
+"""Formats that Pillow does not read by itself: what reads them, and what they are called where nothing does."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import import_module
+
+from hierax.extras import install_line, installed
+
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def register_reader(start: bytes) -> None:
+    """Registers with Pillow what reads a file that begins so, where it is installed."""
+    kind = _package(start)
+    if kind is None or not installed(kind[1]):
+        return
+    with contextlib.suppress(ImportError):  # installed and broken: said as a format that is not read
+        module = import_module(kind[1])
+        if kind[1] == "pillow_heif":
+            module.register_heif_opener()
+
+
+def unreadable_kind(start: bytes) -> str | None:
+    """What a file that begins so is, and how it can be read; None for what is no image that is known."""
+    found = _package(start)
+    if found is None:
+        return None
+    kind, package = found
+    return f"{kind} image, which needs another package: {install_line(package)}"
+
+
+def _package(start: bytes) -> tuple[str, str] | None:
+    """The format, with its article, and the package that reads it."""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
+        return "a HEIF", "pillow_heif"
+    if start.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")):
+        return "a JPEG XL", "pillow_jxl"
+    return None

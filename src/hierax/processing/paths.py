@@ -1,0 +1,155 @@
+"""Which files an input means, and how one is opened: one rule for every command.
+
+A folder is searched to its depths for files by their suffix, in any case; a file without a suffix is none of them.
+Hidden files and folders (`.name`) are left out. Links to files and to folders are followed, but not back to a folder
+that is being searched. Only regular files are read: a named pipe, socket or device is an error, not a wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator
+from typing import BinaryIO
+
+from hierax.extras import installed
+from hierax.notices import LeftOut
+
+_HEIF = (".heic", ".heif", ".hif")
+_JXL = (".jxl",)
+_OPTIONAL = {"pillow_heif": _HEIF, "pillow_jxl": _JXL}
+_READERS = dict.fromkeys(_HEIF, "pip install pillow-heif") | dict.fromkeys(_JXL, "pip install pillow-jxl-plugin")
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+        *(".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".ppm", ".pgm"),
+        *(".pbm", ".pnm", ".pfm", ".qoi", ".ico", ".psd", ".dds", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".sun"),
+        *(suffix for module, suffixes in _OPTIONAL.items() if installed(module) for suffix in suffixes),
+    ]
+)
+"""What is taken for an image in a folder: all that is read. A file that is named itself is tried whatever its suffix.
+HEIC and JPEG XL are among them where pillow-heif and pillow-jxl-plugin are installed.
+"""
+
+ARRAY_SUFFIXES = frozenset([".npy"])
+"""Arrays: of a folder without images."""
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts"),
+        *(".m2t", ".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf"),
+    ]
+)
+"""What is taken for a video in a folder."""
+
+_NAMES = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+class NotRegularError(ValueError):
+    """A folder, pipe, socket or device where a file is expected."""
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """The suffix in lower case, with its dot; "" for none."""
+    return os.path.splitext(os.fspath(path))[1].lower()
+
+
+def find_files(
+    folder: str | os.PathLike[str],
+    suffixes: Collection[str],
+    *,
+    otherwise: Collection[str] = (),
+    left: LeftOut | None = None,
+    failed: Callable[[OSError], None] | None = None,
+) -> Iterator[str]:
+    """The files below a folder with one of these suffixes, as `walk` comes to them.
+
+    Args:
+        otherwise: suffixes of files that are taken only where there is none of `suffixes`.
+        left: counts the files that are not taken.
+        failed: told of each folder that cannot be listed; without it the first one is raised.
+    """
+    second: list[str] = []
+    found = False
+    for parent, names in walk(folder, failed=failed):
+        for name in names:
+            suffix = suffix_of(name)
+            if suffix in suffixes:
+                found = True
+                yield os.path.join(parent, name)
+            elif suffix in otherwise:
+                second.append(os.path.join(parent, name))
+            elif left is not None:
+                count_left_out(left, name)
+    if not found:
+        yield from second
+    elif left is not None:
+        for path in second:
+            count_left_out(left, path)
+
+
+def count_left_out(left: LeftOut, name: str) -> None:
+    """Counts a file that is not taken by its suffix; says what would read it."""
+    suffix = suffix_of(name)
+    left.add(suffix or "without a suffix", example=_READERS.get(suffix, ""))
+
+
+def walk(
+    folder: str | os.PathLike[str], *, failed: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from `folder` on, parents first, and the names of its visible files; both in the order of names.
+
+    `failed` is told of a folder that cannot be listed; without it the error is raised, for none must be missed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    top = os.fspath(folder)
+    for parent, folders, files in os.walk(top, followlinks=True, onerror=failed or fail):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(top, parent, name))
+        yield parent, sorted(name for name in files if not name.startswith("."))
+
+
+def _leads_back(top: str, parent: str, name: str) -> bool:
+    """Whether a folder is a link to one on the way to it from `top`, or above one: two may lead to each other."""
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    there = os.path.realpath(path)
+    below = os.path.join(there, "")
+    while True:
+        here = os.path.realpath(parent)
+        if here == there or here.startswith(below):
+            return True
+        if parent == top:
+            return False
+        parent = os.path.dirname(parent)
+
+
+@contextlib.contextmanager
+def opened_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to read; what is no regular file would be waited for, or never end.
+
+    Raises:
+        OSError, ValueError: it cannot be opened, or is no regular file.
+    """
+    check_regular(path)  # before it is opened: that alone rewinds a tape
+    # Without a writer a pipe would be waited for, should it have come in between; of files the flag means nothing.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        _check_regular(os.fstat(handle).st_mode)
+        yield file
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises `NotRegularError` for what is no regular file, OSError for what cannot be looked at."""
+    _check_regular(os.stat(path).st_mode)
+
+
+def _check_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "something else")
+        raise NotRegularError(f"{kind}, not a regular file")

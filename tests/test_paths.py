@@ -1,0 +1,200 @@
+"""Which files an input means, and that only regular files are read."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hierax.processing.foreign as foreign
+from hierax import HieraImageProcessor, ImageError, load_image
+from hierax.cli.inputs import expand
+from hierax.data import open_dataset
+from hierax.data.stats import dataset_statistics
+from hierax.embedding.sources import list_sources
+from hierax.notices import LeftOut, Notice
+from hierax.processing.paths import IMAGE_SUFFIXES, find_files, opened_regular
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500)
+JXL = b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40)
+
+
+def by_embed(folder: Path) -> list[str]:
+    return [source.path for source in list_sources([str(folder)])]
+
+
+def by_commands(folder: Path) -> list[str]:
+    files, problems = expand([folder])
+    assert problems == []
+    return [str(file) for file in files]
+
+
+def by_training(folder: Path) -> list[str]:
+    found = open_dataset(folder, labels=False)
+    return [found.sample(index).name for index in range(len(found))]
+
+
+EVERY = pytest.mark.parametrize("listed", [by_embed, by_commands, by_training])
+Listed = Callable[[Path], list[str]]
+
+
+def write(path: Path, kind: str | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), "red").save(path, kind)
+    return path
+
+
+@EVERY
+def test_every_command_finds_the_same_files_of_a_folder(tmp_path: Path, listed: Listed) -> None:
+    photos = tmp_path / "photos"
+    for name in ("b.png", "a.JPG", "deep/c.webp", ".hidden.png", ".cache/d.png"):
+        write(photos / name)
+    write(tmp_path / "elsewhere" / "e.png")
+    (photos / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (photos / "deep" / "up").symlink_to(photos, target_is_directory=True)
+    (photos / "file.png").symlink_to(photos / "b.png")
+    found = sorted(os.path.relpath(path, photos) for path in listed(photos))
+    assert found == ["a.JPG", "b.png", "deep/c.webp", "file.png", "link/e.png"]
+
+
+@EVERY
+def test_what_is_left_out_of_a_folder_is_counted_and_said_how_to_read(tmp_path: Path, listed: Listed) -> None:
+    write(tmp_path / "x" / "a.jpg")
+    for number in range(5):
+        (tmp_path / "x" / f"IMG_{number}.HEIC").write_bytes(HEIC)
+    write(tmp_path / "x" / "large.jpg_large", "JPEG")
+    write(tmp_path / "x" / "f", "JPEG")
+    message = r"7 files left out: 5 \.heic \(pip install pillow-heif\), 1 \S+( a suffix)?, 1 \S+( a suffix)?$"
+    with pytest.warns(Notice, match=message):
+        assert len(listed(tmp_path)) == 1
+
+
+@EVERY
+def test_every_format_that_is_read_is_found_in_folders(tmp_path: Path, listed: Listed) -> None:
+    for name, kind in (("c.qoi", None), ("d.pbm", "PPM"), ("e.apng", "PNG"), ("f.jfif", "JPEG"), ("g.dib", None),
+                       ("h.j2k", "JPEG2000"), ("i.pnm", "PPM"), ("j.sgi", None), ("k.ico", None)):  # fmt: skip
+        write(tmp_path / name, kind)
+    found = listed(tmp_path)
+    assert len(found) == 9
+    assert {load_image(path).size for path in found} >= {(40, 30)}  # an icon is of another size
+
+
+@EVERY
+def test_arrays_are_taken_from_a_folder_without_images(tmp_path: Path, listed: Listed) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 8, 8)))
+    assert [os.path.basename(path) for path in listed(tmp_path)] == ["a.npy"]
+
+
+def test_arrays_beside_images_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    left = LeftOut("x")
+    assert [Path(path).name for path in find_files(tmp_path, IMAGE_SUFFIXES, otherwise=[".npy"], left=left)] == [
+        "a.png"
+    ]
+    assert left.summary() == "1 file left out: 1 .npy"
+
+
+def test_classes_of_photos_that_cannot_be_read_say_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.heic").write_bytes(HEIC)
+    with pytest.raises(ValueError, match=r"1 file left out: 1 \.heic \(pip install pillow-heif\)"):
+        open_dataset(tmp_path)
+    assert "1 file left out: 1 .heic (pip install pillow-heif)" in str(expand([tmp_path])[1][0])
+
+
+def special(folder: Path, kind: str) -> Path:
+    path = folder / "b.jpg"
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device"])
+def test_what_is_no_regular_file_is_an_error_and_no_wait(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    path = special(Path(), kind)
+    with pytest.raises(ImageError, match=f"{kind}, not a regular file"):
+        load_image(path)
+    with pytest.raises(ImageError, match="not a regular file"):
+        HieraImageProcessor(fast=True)([str(path)])
+    with pytest.raises(ValueError, match="not a regular file"):
+        next(iter(list_sources([str(path)]))).read()
+    write(tmp_path / "a.png")
+    assert dataset_statistics(tmp_path, workers=0).unreadable == [
+        (str(tmp_path / "b.jpg"), f"{kind}, not a regular file")
+    ]
+
+
+def test_a_pipe_of_arrays_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="not a regular file"):
+        open_dataset(tmp_path / "a.npy")
+
+
+def test_a_pipe_that_came_after_the_look_is_no_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    monkeypatch.setattr("hierax.processing.paths.check_regular", lambda path: None)
+    with pytest.raises(ValueError, match="a named pipe"), opened_regular(tmp_path / "a.jpg"):
+        pass
+
+
+def test_files_of_the_kernel_are_empty() -> None:
+    """Reading /proc/kmsg waits; it says that it has no bytes."""
+    with pytest.raises(ImageError, match="an empty file"):
+        load_image("/proc/self/status")
+
+
+@pytest.mark.parametrize("given", ["", b""])
+def test_an_empty_input_is_an_error(given: Any) -> None:
+    if isinstance(given, str):
+        assert "an empty name" in str(expand([given])[1][0])
+        with pytest.raises(ValueError, match="empty"):
+            open_dataset(given)
+        with pytest.raises(ValueError, match="empty"):
+            list(list_sources([given]))
+    with pytest.raises(ImageError):
+        load_image(given)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(HEIC, "a HEIF image, .* pip install pillow-heif"), (JXL, "a JPEG XL image, .* pip install pillow-jxl-plugin")],
+)
+def test_a_format_that_another_package_reads_is_named(
+    content: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "installed", lambda module: False)
+    with pytest.raises(ImageError, match=problem):
+        load_image(content)
+
+
+def test_an_opener_that_was_registered_with_pillow_is_used_for_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import PpmImagePlugin
+
+    class Mine(PpmImagePlugin.PpmImageFile):
+        format = "MINE"
+
+        def _open(self) -> None:
+            self.fp.seek(4)
+            self._size, self._mode, self.tile = (1, 1), "RGB", []
+
+        def load(self) -> Any:
+            self.im = Image.new("RGB", (1, 1), "red").im
+
+    monkeypatch.setattr(Image, "OPEN", Image.OPEN | {"MINE": (Mine, lambda start: start.startswith(b"MINE"))})
+    (tmp_path / "a.mine").write_bytes(b"MINE and more bytes than that")
+    assert load_image(tmp_path / "a.mine").getpixel((0, 0)) == (255, 0, 0)
