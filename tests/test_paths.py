@@ -189,7 +189,7 @@ def test_an_opener_that_was_registered_with_pillow_is_used_for_files(
         format = "MINE"
 
         def _open(self) -> None:
-            self.fp.seek(4)
+            assert self.fp is not None
             self._size, self._mode, self.tile = (1, 1), "RGB", []
 
         def load(self) -> Any:

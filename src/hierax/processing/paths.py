@@ -16,10 +16,10 @@ from typing import BinaryIO
 from hierax.extras import installed
 from hierax.notices import LeftOut
 
-_HEIF = (".heic", ".heif", ".hif")
-_JXL = (".jxl",)
+_HEIF: tuple[str, ...] = (".heic", ".heif", ".hif")
+_JXL: tuple[str, ...] = (".jxl",)
 _OPTIONAL = {"pillow_heif": _HEIF, "pillow_jxl": _JXL}
-_READERS = dict.fromkeys(_HEIF, "pip install pillow-heif") | dict.fromkeys(_JXL, "pip install pillow-jxl-plugin")
+_READERS: dict[str, str] = dict.fromkeys(_HEIF, "pip install pillow-heif") | dict.fromkeys(_JXL, "pip install pillow-jxl-plugin")
 
 IMAGE_SUFFIXES = frozenset(
     [
