@@ -13,13 +13,15 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from typing import BinaryIO
 
-from hierax.extras import installed
+from hierax.extras import PACKAGES, installed
 from hierax.notices import LeftOut
 
-_HEIF: tuple[str, ...] = (".heic", ".heif", ".hif")
-_JXL: tuple[str, ...] = (".jxl",)
-_OPTIONAL = {"pillow_heif": _HEIF, "pillow_jxl": _JXL}
-_READERS: dict[str, str] = dict.fromkeys(_HEIF, "pip install pillow-heif") | dict.fromkeys(_JXL, "pip install pillow-jxl-plugin")
+_OPTIONAL = {"pillow_heif": (".heic", ".heif", ".hif"), "pillow_jxl": (".jxl",)}
+_READERS: dict[str, str] = {
+    suffix: f"pip install {PACKAGES[module].requirement}"
+    for module, suffixes in _OPTIONAL.items()
+    for suffix in suffixes
+}
 
 IMAGE_SUFFIXES = frozenset(
     [
