@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from hierax.checkpoint.sharded import UnsafePickle, read_table
 from hierax.train import TrainingStopped
-from hierax.train.sharded import UnsafePickle, read_table
 from hierax.train.state import Checkpoints, _digest
 from training import toy, toy_loop
 

@@ -38,8 +38,6 @@ def explain_folder(path: Path, expected: Sequence[str]) -> str:
             "holds an adapter, not a model; load the model that it was made for, then "
             f"peft.PeftModel.from_pretrained(model, {str(path)!r})"
         )
-    if path.name.startswith("step-") and (path / "shared").is_dir():
-        return _of_a_run(path)
     if (path / "run.json").is_file():
         return "is a run that has written no model yet; the same command again continues it"
     if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
@@ -50,13 +48,6 @@ def explain_folder(path: Path, expected: Sequence[str]) -> str:
     if (path / "zero_to_fp32.py").is_file():
         return "is a checkpoint of DeepSpeed; its script zero_to_fp32.py writes the weights as a file"
     return f"no weights in this folder; expected one of {', '.join(expected)}{_nearby(path)}"
-
-
-def _of_a_run(path: Path) -> str:
-    """The checkpoint from which a run is resumed."""
-    run = path.parent.parent
-    model = f"the model of the run is {run / 'model'}" if (run / "model").is_dir() else "the run has no model yet"
-    return f"is what a run of training is resumed from (weights, optimizer and random state); {model}"
 
 
 def _nearby(path: Path) -> str:

@@ -14,6 +14,7 @@ from hierax.checkpoint.hub import HubOptions, NotCached, fetch, reached
 from hierax.checkpoint.parts import choose
 from hierax.checkpoint.pickles import read_pickle
 from hierax.checkpoint.records import CheckpointRecord, checkpoint_names, find_record
+from hierax.checkpoint.steps import is_step, model_folder, read_step
 from hierax.variants import did_you_mean
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -119,13 +120,19 @@ def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord
     if (path / RUN).is_file() and (path / "model").is_dir():
         path = path / "model"
     found = weights_in(path)
+    path = model_folder(path) if found == path else path
     if found is None and weights:
         raise FileNotFoundError(f"{path}: {explain_folder(path, _WEIGHT_FILES)}")
     return Source(name, found, read_json(path / CONFIG), read_json(path / PROCESSOR), record)
 
 
 def weights_in(path: Path) -> Path | None:
-    """The file with the weights in a folder, or in the model of a run's folder; None where there is none."""
+    """The file with the weights in a folder, or in the model of a run's folder; None where there is none.
+
+    Of a step of a run it is the folder itself.
+    """
+    if is_step(path):
+        return path
     if (path / RUN).is_file() and (path / "model").is_dir():
         path = path / "model"
     return next((path / file for file in _WEIGHT_FILES if (path / file).is_file()), None)
@@ -201,7 +208,7 @@ def read_tensors(path: Path, part: str | None = None, *, any_of_them: bool = Fal
         ValueError: the file is corrupt, truncated, or holds no weights of a Hiera; names it.
         OSError: the file cannot be read.
     """
-    loaded = _read_index(path) if path.name.endswith(INDEX) else _read(path)
+    loaded = read_step(path) if path.is_dir() else _read_index(path) if path.name.endswith(INDEX) else _read(path)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path}: holds a {type(loaded).__name__}; expected named tensors")
     notes = _parsed_notes(path, loaded.get(NOTES))

@@ -74,7 +74,8 @@ class Official(Dialect):
 
     def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """See the base class."""
-        return "patch_embed.proj.weight" in keys and any(key.startswith("blocks.0.attn.qkv") for key in keys)
+        hiera = "patch_embed.proj.weight" in keys and any(key.startswith("blocks.0.attn.qkv") for key in keys)
+        return hiera and "cls_token" not in keys  # which is that of a plain vision transformer
 
     def _our_block(self, match: re.Match[str], depths: Sequence[int]) -> str:
         return f"{'encoder' if match[1] == 'blocks' else 'decoder'}.blocks.{match[2]}."

@@ -12,6 +12,7 @@ from hierax.checkpoint.files import Source, TensorFile, locate, read_tensors
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.official import Official
 from hierax.checkpoint.own import Own
+from hierax.checkpoint.parts import SAM_2, is_sam2
 from hierax.checkpoint.shapes import check_ranks
 from hierax.checkpoint.timm import Timm
 from hierax.checkpoint.transformers import Transformers
@@ -80,8 +81,8 @@ def open_checkpoint(
     read = read_tensors(found.weights, part, any_of_them=any_of_them)
     keys = tuple(read.tensors)
     dialect = next((d for d in _READ if d.recognises(keys, found.values)), None)
-    if any(key.endswith("pos_embed_window") and "embeddings." not in key for key in keys):
-        raise ValueError(f"{found.weights}: weights of SAM 2, whose encoder is another Hiera; hierax cannot read them")
+    if is_sam2(keys):
+        raise ValueError(f"{found.weights}: {SAM_2}")
     if dialect is None:
         raise ValueError(f"{found.weights}: no Hiera weights; its tensors begin with {', '.join(keys[:3])}")
     if read.others and part is None and not any_of_them:

@@ -5,7 +5,7 @@ their own name before those of the tensors (`module.`, `_orig_mod.`, Lightning's
 needed: the patch embedding's weight, which every Hiera has, shows where one begins.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 OURS = ("encoder.pos_embed.weight", "encoder.pos_embed.spatial", "encoder.pos_embed.whole")
 """Position tables by our own names; all other formats name a single tensor `pos_embed`."""
+SAM_2 = "weights of SAM 2, whose encoder is another Hiera; hierax cannot read them"
 _THEIRS = ("hiera.embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.projection.weight")
 _PATCH = "patch_embed.proj.weight"
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -79,12 +80,19 @@ def contents(loaded: Mapping[Any, Any]) -> str:
     """What a file without weights of a Hiera holds, in a sentence."""
     for path, container in _containers(loaded):
         names = [str(name) for name, value in container.items() if isinstance(value, Tensor)]
+        if is_sam2(names):
+            return SAM_2
         if names:
             where = f"in {_plain('.'.join(path)):.80}, " if path else ""
             return f"no Hiera weights; {where}its tensors begin with {', '.join(_plain(n)[:80] for n in names[:3])}"
     told = [f"{_plain(name):.40} ({type(value).__name__})" for name, value in list(loaded.items())[:8]]
     more = f" and {len(loaded) - 8} more" if len(loaded) > 8 else ""
     return f"holds no tensors, only {', '.join(told)}{more}" if told else "holds no tensors"
+
+
+def is_sam2(names: Iterable[str]) -> bool:
+    """Whether these are tensors of SAM 2, or of its encoder: its position table of a window has a name of its own."""
+    return any(name.endswith("pos_embed_window") for name in names)
 
 
 def _plain(name: Any) -> str:
@@ -96,7 +104,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _is_average(part: str) -> bool:
-    return "ema" in part.lower().replace(".", "_").split("_")
+    return not {"ema", "average"}.isdisjoint(part.lower().replace(".", "_").split("_"))
 
 
 def _models(loaded: Mapping[Any, Any]) -> Iterator[Weights]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from hierax.checkpoint import sharded
 from hierax.locking import LOCK, FolderTaken, locked
-from hierax.train import sharded
 from hierax.train.parallel import World
 
 _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"

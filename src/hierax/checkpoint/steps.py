@@ -1,0 +1,80 @@
+"""The weights of one step of a training run, from what the run is resumed from: the folder `RUN/checkpoints/step-N`."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SHARED, _DIGESTS = "shared", "digests.json"
+_MODELS = ("model", "average")
+"""What of the shared state is weights; the other is the optimizer's."""
+
+
+def is_step(folder: Path) -> bool:
+    """Whether a folder is what a run is resumed from."""
+    return (folder / _SHARED / ".metadata").is_file() and (folder / _DIGESTS).is_file()
+
+
+def model_folder(folder: Path) -> Path:
+    """Where the run of this step keeps its model, with its configuration, if it has written one."""
+    return folder.absolute().parent.parent / "model"
+
+
+def read_step(folder: Path) -> dict[str, Any]:
+    """The weights of a step: `model`, and `average` where the run keeps a moving average. No code of the folder runs.
+
+    Raises:
+        ValueError: the folder is damaged, or is none of a run; names the file.
+    """
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    from hierax.checkpoint import sharded
+
+    _check_digests(folder)
+    try:
+        table = sharded.read_table(folder / _SHARED)
+    except OSError as error:
+        raise ValueError(f"{folder / _SHARED}: cannot be read ({error.strerror})") from None
+    sizes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        name: (tuple(entry.size), entry.properties.dtype)
+        for name, entry in table.state_dict_metadata.items()
+        if name.partition(".")[0] in _MODELS and isinstance(entry, TensorStorageMetadata)
+    }
+    wanted = sum(math.prod(size) * dtype.itemsize for size, dtype in sizes.values())
+    there = sum(file.stat().st_size for file in (folder / _SHARED).glob("*.distcp"))
+    if wanted > there:
+        raise ValueError(
+            f"{folder / _SHARED}: is damaged; its table speaks of {wanted:,} bytes, its files have {there:,}"
+        )
+    state: dict[str, Any] = {}
+    for name, (size, dtype) in sizes.items():
+        part, _, inner = name.partition(".")
+        state.setdefault(part, {})[inner] = torch.empty(size, dtype=dtype)
+    try:
+        sharded.read(state, folder / _SHARED, alone=True)
+    except Exception as error:  # whatever damaged files make of it
+        raise ValueError(f"{folder / _SHARED}: is damaged ({type(error).__name__})") from None
+    return state
+
+
+def _check_digests(folder: Path) -> None:
+    """Compares the shared files with what the run wrote."""
+    try:
+        digests = dict(json.loads((folder / _DIGESTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise ValueError(f"{folder / _DIGESTS}: is damaged or missing") from None
+    for name, expected in digests.items():
+        file = folder / str(name)
+        if Path(str(name)).parent.name != _SHARED or file.parent.parent != folder:
+            continue  # random numbers and progress of a rank
+        if not file.is_file():
+            raise ValueError(f"{file}: is missing")
+        digest = hashlib.sha256()
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != expected:
+            raise ValueError(f"{file}: is damaged; it is not what the run wrote")
