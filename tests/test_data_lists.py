@@ -13,6 +13,7 @@ from PIL import Image
 
 from hierax.data import open_dataset
 from hierax.data.dataset import Dataset, Extract
+from hierax.data.lists import open_list
 
 
 def listed(path: Path, text: str | dict[str, Any]) -> Dataset:
@@ -107,3 +108,31 @@ def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path: Path, text: s
 def test_what_is_wrong_with_a_parquet_list_is_said_with_its_row(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"list.parquet, row 2: no path"):
         listed(tmp_path / "list.parquet", {"path": ["a.mp4", None]})
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [("image_path,category", "a.png,red"), ("class_name,img", "red,a.png"), ("Category Name,File-Name", "red,a.png")],
+)
+def test_columns_have_the_names_that_people_write(tmp_path: Path, header: str, row: str) -> None:
+    found = listed(tmp_path / "list.csv", f"{header}\n{row}\n")
+    assert (found.sample(0).content, found.classes) == (str(tmp_path / "a.png"), ("red",))
+
+
+def test_columns_of_other_names_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,foto,klasse\nwrong.png,a.png,rot\n")
+    found = open_list(tmp_path / "list.csv", columns={"path": "foto", "label": "klasse"})
+    assert (found.sample(0).content, found.classes) == (str(tmp_path / "a.png"), ("rot",))
+    with pytest.raises(ValueError, match=r"list.csv: no column 'bild'; there are: path, foto, klasse"):
+        open_list(tmp_path / "list.csv", columns={"path": "bild"})
+    with pytest.raises(ValueError, match="columns names 'class'; expected one of path, label, start, end"):
+        open_list(tmp_path / "list.csv", columns={"class": "klasse"})
+
+
+def test_a_damaged_parquet_list_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": [f"{n:06}.jpg" for n in range(50_000)]}), tmp_path / "list.parquet")
+    content = bytearray((tmp_path / "list.parquet").read_bytes())
+    content[40:4000] = bytes(3960)
+    (tmp_path / "list.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"list.parquet: a damaged parquet file, or none"):
+        open_list(tmp_path / "list.parquet")

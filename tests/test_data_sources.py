@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,42 @@ def test_members_of_a_shard_are_samples_by_name(tmp_path: Path) -> None:
     assert found.sample(1).name == f"{tmp_path}/0.tar:b/1.png"
     assert labels(found) == found.labels() == [2, 0]
     assert found.classes == ("0", "1", "2")
+
+
+def test_names_with_several_dots_are_samples_with_their_labels(tmp_path: Path) -> None:
+    names = ("IMG.2020.01.02.jpg", "IMG.2020.01.03.jpg", "22.0/1.1.png", "cat.jpg", "cat.png")
+    found = open_dataset(write_tar(tmp_path / "0.tar", dict.fromkeys(names, PNG)))
+    assert [found.sample(i).name.partition("0.tar:")[2] for i in range(5)] == list(names)
+    labelled = {"IMG.2020.01.02.cls": 2, "IMG.cls": 1, "22.0/1.json": {"label": 0}, "cat.cls": 3, "cat.json": b"{}"}
+    found = open_dataset(write_tar(tmp_path / "1.tar", {**dict.fromkeys(names, PNG), **labelled}))
+    assert found.labels() == [2, 1, 0, 3, 3], "the longest name counts, of two files the .cls"
+
+
+def test_several_views_of_a_sample_have_its_label(tmp_path: Path) -> None:
+    members = {"1.left.png": PNG, "1.right.png": PNG, "1.cls": 0, "2.left.png": PNG, "2.right.png": PNG, "2.cls": 1}
+    assert open_dataset(write_tar(tmp_path / "0.tar", members)).labels() == [0, 0, 1, 1]
+
+
+def test_links_in_a_shard_are_what_they_lead_to(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {"a.png": PNG, "data": b"other"})
+    with tarfile.open(tmp_path / "0.tar", "a") as shard:
+        for name, kind, target in (
+            ("b.png", tarfile.LNKTYPE, "a.png"), ("c/d.jpg", tarfile.SYMTYPE, "../data"),
+            ("e.png", tarfile.SYMTYPE, "nowhere"),
+        ):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            shard.addfile(member)
+    with pytest.warns(Notice, match=r"0.tar: 2 files left out: 1 without a suffix, 1 a link to nothing \(e.png\)"):
+        found = open_dataset(tmp_path / "0.tar")
+    assert [found.sample(i).content for i in range(len(found))] == [PNG, PNG, b"other"]
+
+
+def test_a_member_that_ends_behind_its_shard_is_named(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a.png")
+    member.size = 10**15
+    (tmp_path / "0.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + PNG)
+    refused(tmp_path / "0.tar", "0.tar: a damaged tar file, or none: a.png ends behind the end of the file")
 
 
 def test_a_range_of_shards_is_read_in_order(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 _SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and the system say it
     "bad_alloc", "bad allocation", "can't alloc", "cannot allocate memory", "failed to allocate", "out of memory",
     "not enough memory", "unable to mmap", "could not create a memory", "memory exhausted", "std::length_error",
-    "can't start new thread",
+    "can't start new thread", "failed to map segment", "failed to launch worker thread",
 )  # fmt: skip
 
 
