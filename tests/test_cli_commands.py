@@ -253,7 +253,7 @@ def test_convert_replaces_weights_only_when_told_to(run: Run, classifier_folder:
     code, _, err = run(*command)
     assert code == 2
     assert "model.safetensors would be replaced" in err
-    assert run(*command, "--force")[0] == 0
+    assert run(*command, "--overwrite")[0] == 0
 
 
 def test_convert_changes_the_kind_of_position_embedding(run: Run, classifier_folder: str) -> None:

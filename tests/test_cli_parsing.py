@@ -35,6 +35,10 @@ pytest_plugins = ("command_line",)
         ("pretrain d --mask-ratio", "settings are written mask_ratio=VALUE (see hierax pretrain --help)"),
         ("pretrain d --resum", "no option --resum; did you mean --resume? (see hierax pretrain --help)"),
         ("models --task classificaton", "'classificaton' is not one of classification, features, mae; did you mean"),
+        (
+            "convert a b --to onnx",
+            "is not one of transformers, official, timm; hierax export --format onnx writes ONNX",
+        ),
         ("classify", "the following arguments are required: FILE (see hierax classify --help)"),
     ],
 )

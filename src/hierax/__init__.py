@@ -3,9 +3,12 @@
 The public names are imported when they are first used, so that `import hierax` costs nothing.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False  # as of `typing`, whose import is the longest part of `import hierax`
 if TYPE_CHECKING:
+    from typing import Any
+
     from hierax.checkpoint.load import LoadingReport, load
     from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
     from hierax.checkpoint.save import convert

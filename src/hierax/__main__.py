@@ -5,7 +5,6 @@ a command runs, `hierax.cli.signals` takes them, which lets it take away what is
 """
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -16,8 +15,10 @@ _TAKEN = (signal.SIGINT, signal.SIGTERM)
 
 def _leave(number: int, _: FrameType | None) -> None:
     """Ends the process: nothing was begun yet, or all is done."""
-    with contextlib.suppress(OSError):  # stderr may be closed
+    try:
         os.write(2, b"hierax: interrupted\n" if number == signal.SIGINT else b"hierax: terminated\n")
+    except OSError:
+        pass
     os._exit(128 + number)
 
 

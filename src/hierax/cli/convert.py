@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hierax.cli.loading import say_licence
+from hierax.cli.outputs import add_overwrite
 from hierax.cli.terminal import UserError
 
 SUMMARY = "write weights in the dialect of another library"
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the kind of position embedding")
     parser.add_argument("--variant", metavar="V", help="architecture of a bare file whose shapes do not tell it")
     parser.add_argument("--part", metavar="P", help="which model of a file that holds several, such as model_ema")
-    parser.add_argument("--force", action="store_true", help="replace weights that exist")
+    add_overwrite(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     target = Path(arguments.target)
     taken = [path for path in (target / "model.safetensors", target) if path.is_file()]
-    if taken and not arguments.force:
-        raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --force")
+    if taken and not arguments.overwrite:
+        raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --overwrite")
     options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
     model = convert(arguments.source, target, to=arguments.to, **options)
     say_licence(arguments.source, model.license)

@@ -160,6 +160,11 @@ def _did_you_mean(text: str | None) -> str:
     return f"; did you mean {text}?" if text else ""
 
 
+_HINTS = {
+    ("argument --to", "onnx"): "hierax export --format onnx writes ONNX",
+    ("argument --to", "openvino"): "hierax export --format openvino writes OpenVINO",
+    ("argument --to", "pt2"): "hierax export --format pt2 writes torch.export",
+}
 _CHOICE = re.compile(r"invalid choice: '(?P<given>.*)' \(choose from (?P<known>.*)\)$")
 
 
@@ -171,4 +176,6 @@ def _with_suggestion(message: str) -> str:
     known = [name.strip().strip("'") for name in found["known"].split(",")]
     close = difflib.get_close_matches(found["given"].lower(), known, n=1, cutoff=0.6)
     front = message[: found.start()]
+    if hint := _HINTS.get((front.rstrip(": "), found["given"].lower())):
+        return f"{front}{found['given']!r} is not one of {', '.join(known)}; {hint}"
     return f"{front}{found['given']!r} is not one of {', '.join(known)}{_did_you_mean(close[0] if close else None)}"
