@@ -37,7 +37,7 @@ pytest_plugins = ("command_line",)
         ("models --task classificaton", "'classificaton' is not one of classification, features, mae; did you mean"),
         (
             "convert a b --to onnx",
-            "is not one of transformers, official, timm; hierax export --format onnx writes ONNX",
+            "transformers, official, timm; hierax export --format onnx writes ONNX",
         ),
         ("classify", "the following arguments are required: FILE (see hierax classify --help)"),
     ],

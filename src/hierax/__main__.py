@@ -15,9 +15,9 @@ _TAKEN = (signal.SIGINT, signal.SIGTERM)
 
 def _leave(number: int, _: FrameType | None) -> None:
     """Ends the process: nothing was begun yet, or all is done."""
-    try:
+    try:  # noqa: SIM105  (contextlib is a long import, and signals are not taken yet)
         os.write(2, b"hierax: interrupted\n" if number == signal.SIGINT else b"hierax: terminated\n")
-    except OSError:
+    except OSError:  # stderr may be closed
         pass
     os._exit(128 + number)
 
