@@ -67,10 +67,10 @@ examples:
   hierax demo
   hierax classify holiday/ --json > labels.jsonl
 
-hierax/femto, a small model, comes with hierax and is what --model means where it is left out.
-`hierax COMMAND --help` says more, `hierax models` which other weights there are.
-Images are files, folders (searched to their depths) or patterns ('*.jpg').
-Exit codes: 0 all done, 2 nothing could be done as asked, 3 some inputs could not be read."""
+Without --model, commands use hierax/femto, a small model that is part of the package.
+`hierax COMMAND --help` explains a command. `hierax models` lists other weights.
+Images can be files, folders (with all folders in them) or patterns ('*.jpg').
+Exit codes: 0 all done, 2 nothing could be done, 3 some inputs could not be read."""
 
 
 class _Version(argparse.Action):
@@ -103,7 +103,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors (or set HIERAX_DEBUG=1)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors (or set HIERAX_DEBUG=1)")
     parser.set_defaults(run=None)  # that of the command that is named
     commands = parser.add_subparsers(
         prog="hierax", metavar="COMMAND", help=argparse.SUPPRESS

@@ -16,11 +16,11 @@ from hierax.cli.writing import written
 if TYPE_CHECKING:
     from hierax.engine.bench import BenchReport, Cell
 
-SUMMARY = "measure speed and memory of engines on this machine's CPU"
-EPILOG = """All contenders are called in turn in one run: an engine per precision and backend, hierax's eager
-model, and with --against the published implementations that are installed. Lists are separated by
-commas. A variant (hiera_tiny_224) gets random weights; speed does not depend on them.
-Without --calibration, int8 is calibrated on one photo: good for timing, not for use.
+SUMMARY = "measure speed and memory of engines on the CPU of this machine"
+EPILOG = """All contenders run in turn in one process: an engine for each precision and backend, the eager model of
+hierax and, with --against, the published implementations that are installed. Lists are separated by
+commas. A variant such as hiera_tiny_224 gets random weights, because speed does not depend on them.
+Without --calibration, int8 is calibrated on one photo. That is good for timing, but not for use.
 In Python: hierax.bench.
 
   hierax bench --batch 1,8,32 --against all --json bench.json --plot bench.png"""
@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", default=["auto"], type=listed, metavar="B", help="auto, torch, compile, openvino, onnxruntime")
     add("--against", default=[], type=listed, metavar="L", help="transformers, timm, official; or all that import")
     add("--against-precision", default="auto", metavar="P", help="compare with fp32 or bf16 (default auto: the same as the engine's, fp32 for int8)")  # noqa: E501  # fmt: skip
-    add("--seconds", type=float, default=20.0, help="at least so long per cell (default: 20)")
-    add("--rounds", type=positive, default=10, help="at least so many calls of each (default: 10)")
-    add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's number)")
-    add("--calibration", metavar="DIR", help="pictures to calibrate int8 on")
+    add("--seconds", type=float, default=20.0, help="minimum seconds for each cell (default: 20)")
+    add("--rounds", type=positive, default=10, help="minimum calls of each contender (default: 10)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's number)")
+    add("--calibration", metavar="DIR", help="images for the calibration of int8")
     add("--no-memory", action="store_true", help="do not measure peak memory, which takes a process per contender")
     add("--markdown", action="store_true", help="write the tables in Markdown")
-    add("--json", type=Path, metavar="FILE", help="write all numbers")
-    add("--plot", type=Path, metavar="FILE", help="draw throughput: .png, .svg or .pdf (extra: plot)")
+    add("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
+    add("--plot", type=Path, metavar="FILE", help="draw throughput: .png, .svg or .pdf (needs matplotlib)")
 
 
 def listed(text: str) -> list[str]:

@@ -17,23 +17,23 @@ from hierax.cli.terminal import Tally, UserError, percent, progress, say
 if TYPE_CHECKING:
     from hierax.predict.classify import Classified, Prediction
 
-SUMMARY = "name what is in pictures, or what is done in videos"
-EPILOG = """Without --model it is hierax/femto, small, with categories of its own. `hierax models` lists
-classifiers of ImageNet's 1000 classes; the first use of one downloads it:
+SUMMARY = "classify images or videos"
+EPILOG = """Without --model the command uses hierax/femto, a small model that is part of the package and knows 30
+categories. `hierax models` lists classifiers of the 1000 classes of ImageNet. They are downloaded once:
   hierax classify holiday/ --model timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k
 
-A model of clips takes videos (extra `video`), and knows actions. It sees one window of about two seconds, from
-the middle; --views 5x3 sees five windows and three parts of each, and averages their probabilities:
+A video model classifies actions in videos (needs PyAV: pip install 'av>=14'). It sees one clip of about two
+seconds from the middle of the video. --views 5x3 takes five clips and three crops of each, and averages:
   hierax classify clip.mp4 --model facebook/hiera_base_16x224.mae_k400_ft_k400 --views 5x3
 
--o labels.csv writes a table: path, label, probability, label2, probability2, …, error. By its suffix it is
-CSV, JSON lines (.jsonl) or Parquet (.parquet). It is there when all is done, with a row for each file.
-What is found in an image does not depend on the other images. bf16 (the default where the hardware has it)
-changes probabilities by a few thousandths; --precision fp32 does not. In Python: hierax.classify.
+-o labels.csv writes a table with the columns path, label, probability, label2, probability2, ..., error.
+The suffix decides: .csv, .tsv, .jsonl (JSON lines) or .parquet. The file appears when all images are done.
+The result for an image does not depend on the other images. bf16 is the default where the hardware has it.
+It changes probabilities by a few thousandths. --precision fp32 is exact. In Python: hierax.classify.
 
---json writes one object per file and line (JSON lines):
-  {"path": "cat.jpg", "predictions": [{"label": "tabby, tabby cat", "index": 281, "probability": 0.61}, …]}
-  {"path": "notes.txt", "error": "not an image (PNG, JPEG, WebP, … are read)"}"""
+--json writes one object for each file (JSON lines):
+  {"path": "cat.jpg", "predictions": [{"label": "tabby, tabby cat", "index": 281, "probability": 0.61}, ...]}
+  {"path": "notes.txt", "error": "not an image (PNG, JPEG, WebP, ... are read)"}"""
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -49,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_overwrite(parser)
     add_model(parser)
-    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="how many classes (default: 5)")
+    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="number of classes to show (default: 5)")
     parser.add_argument(
         "--views", type=view_counts, default=(1, 1), metavar="TxS",
-        help="of videos: windows in time x crops of each, such as 5x3 (default: 1x1)",
+        help="for videos: clips x crops of each, such as 5x3 (default: 1x1)",
     )  # fmt: skip
-    parser.add_argument("--per-view", action="store_true", help="of videos: also what each view was found to be")
+    parser.add_argument("--per-view", action="store_true", help="for videos: also show the result of each view")
     parser.add_argument("--json", action="store_true", help="write JSON lines")
 
 

@@ -9,21 +9,21 @@ from hierax.cli.loading import say_licence
 from hierax.cli.outputs import add_overwrite
 from hierax.cli.terminal import UserError
 
-SUMMARY = "write weights in the dialect of another library"
-EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) of any format, also as
-training scripts write it.
-DST is a folder, or for --to official a .pth file.
---pos-embed abswin splits a learned position embedding into a table of one mask unit and a global one: exact at its own
-size, and better at others (arXiv 2311.05613). In Python: hierax.convert."""
+SUMMARY = "write a model in the format of another library"
+EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) of any format, also
+as training scripts write it. DST is a folder. With --to official it can be a .pth file.
+--pos-embed abswin splits a learned position embedding into a table of one mask unit and a global table.
+This is exact at the model's own size, and better at other sizes (arXiv 2311.05613).
+In Python: hierax.convert."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("source", metavar="SRC", help="Hub id, folder or file; hierax/femto comes with hierax")
+    parser.add_argument("source", metavar="SRC", help="Hub id, folder or file; hierax/femto is part of the package")
     parser.add_argument("target", metavar="DST", help="folder, or a .pth file")
-    parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="dialect to write")
-    parser.add_argument("--pos-embed", choices=("abswin",), help="change the kind of position embedding")
-    parser.add_argument("--variant", metavar="V", help="architecture of a bare file whose shapes do not tell it")
+    parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="format to write")
+    parser.add_argument("--pos-embed", choices=("abswin",), help="change the type of position embedding")
+    parser.add_argument("--variant", metavar="V", help="architecture, for a file whose tensors do not tell it")
     parser.add_argument("--part", metavar="P", help="which model of a file that holds several, such as model_ema")
     add_overwrite(parser)
 

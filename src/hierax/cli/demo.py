@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from hierax.encoder import Features
     from hierax.models import HieraForImageClassification, HieraForPreTraining
 
-SUMMARY = "draw what a trained Hiera makes of photos, bundled ones or yours, offline"
-EPILOG = f"""Without IMAGE, the photos are those that come with hierax. The models come with hierax, too:
-{FEMTO} names what is in the photos; its features draw the maps and find neighbors;
-{FEMTO_MAE} fills in what is hidden.
-None of the bundled photos was trained on.
+SUMMARY = "draw what a trained model makes of photos, offline"
+EPILOG = f"""Without IMAGE the command uses photos that are part of the package. So are the two models:
+{FEMTO} classifies the photos; its features give the maps and the neighbors.
+{FEMTO_MAE} fills in what is masked.
+No model was trained on the bundled photos.
 
   hierax demo holiday/*.jpg -o holiday-sheet"""
 _MOST = 100  # rows of a sheet

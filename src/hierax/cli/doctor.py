@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SUMMARY = "show versions, devices, optional packages and caches of this machine"
-EPILOG = """Put this into reports of faults. It changes nothing and needs no network."""
+EPILOG = """Please put this output into bug reports. The command changes nothing and needs no network."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hierax.embedding.duplicates import Group, Member
     from hierax.embedding.index import Index
 
-SUMMARY = "group the pictures of a collection that are there more than once"
+SUMMARY = "find duplicate and near-duplicate images of a collection"
 EPILOG = """Equal files (=) are found by their hash, near duplicates by the cosine similarity of their vectors.
 With --linkage chain a group is all that pairs connect, so that its ends may differ more than --threshold says;
 with first, every picture is as like the first of its group as asked for.
@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page="a contact sheet")
     parser.add_argument(
-        "--threshold", type=cosine, default=0.95, metavar="S", help="least cosine similarity of a pair (default: 0.95)"
+        "--threshold",
+        type=cosine,
+        default=0.95,
+        metavar="S",
+        help="minimum similarity of a pair (default: 0.95)",
     )
     parser.add_argument(
         "--whiten", action="store_true", help="compare after whitening: for features in which all look alike"
@@ -47,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--components", type=positive, metavar="N", help="directions that --whiten keeps (default: all but noise)"
     )
     parser.add_argument(
-        "--verify", action="store_true", help="keep what is one picture by its pixels too; reads the files again"
+        "--verify", action="store_true", help="keep only pairs that agree pixel by pixel; reads the files again"
     )
     parser.add_argument("--linkage", choices=("chain", "first"), default="chain", help="what a group is (see below)")
     add_approximate(parser)

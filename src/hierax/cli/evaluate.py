@@ -15,10 +15,10 @@ from hierax.cli.terminal import UserError, say
 if TYPE_CHECKING:
     from hierax.train.evaluation import Evaluation
 
-SUMMARY = "top-1, top-5, per class, confusion; or a probe of frozen features"
-EPILOG = """DATA is a labelled dataset; with train/ and val/ in it, val/ is evaluated. --probe fits a linear classifier
-(linear) or looks up nearest neighbours (knn) on the pooled map of each stage, from --train or DATA/train.
-Of videos, one window is seen, from the middle; --views 5x3 averages five windows and three crops of each."""
+SUMMARY = "measure a classifier (top-1, per class, confusion), or probe frozen features"
+EPILOG = """DATA is a labeled dataset. If it has train/ and val/, val/ is evaluated. --probe linear fits a linear
+classifier on the pooled map of each stage, with --train or DATA/train. --probe knn finds nearest neighbors.
+Of a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each."""
 
 _LISTED = 20
 
@@ -28,15 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of class folders, tar shards, parquet files, hub:ID")
     parser.add_argument("--model", required=True, metavar="M", help="checkpoint or run")
     parser.add_argument("--probe", choices=("linear", "knn"), help="probe frozen features instead")
-    parser.add_argument("--train", metavar="DATA", help="what a probe learns from (default: DATA/train)")
+    parser.add_argument("--train", metavar="DATA", help="training data of a probe (default: DATA/train)")
     parser.add_argument(
-        "--views", type=view_counts, default=(1, 1), metavar="TxS", help="of videos: windows x crops (default: 1x1)"
+        "--views", type=view_counts, default=(1, 1), metavar="TxS", help="for videos: clips x crops (default: 1x1)"
     )
     parser.add_argument("--confusion", metavar="PNG", help="draw the confusion matrix")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="pictures at once (default: 32)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: by cores and data)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per call (default: 32)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: by cores)")
 
 
 def run(arguments: argparse.Namespace) -> int:

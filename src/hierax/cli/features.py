@@ -9,14 +9,15 @@ from hierax.cli.loading import add_model, engine_options, say_model
 from hierax.cli.outputs import add_overwrite, output_folder
 from hierax.cli.terminal import Tally, UserError, progress
 
-SUMMARY = "write the feature maps of pictures or videos, as arrays and as a picture"
-EPILOG = """For each IMAGE, NAME.npz holds the maps stage1, stage2, … (float32, channels x height x width).
-NAME.png shows them: their first three principal components as red, green and blue.
-Like colors are like features, within one map; between maps colors cannot be compared.
-Images of one name are told apart by their folders (a-cat, b-cat).
-Of a video (by a model of clips; extra `video`) it is the window in its middle: maps have an axis of time
-before height, and NAME.gif shows them move.
-Without --model it is hierax/femto; `hierax models` lists larger ones, which are downloaded."""
+SUMMARY = "write feature maps of images or videos, as arrays and as an image"
+EPILOG = """For each IMAGE, NAME.npz holds the maps stage1, stage2, ... (float32, channels x height x width).
+NAME.png shows them: the first three principal components as red, green and blue.
+Similar colors mean similar features, within one map only.
+Images with the same name are told apart by their folders (a-cat, b-cat).
+A video model writes the maps of the clip in the middle of a video (needs PyAV: pip install 'av>=14').
+They have an axis of time before height, and NAME.gif shows them move.
+Without --model the command uses hierax/femto, a small model that is part of the package.
+`hierax models` lists larger models, which are downloaded. In Python: hierax.features."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,13 +7,13 @@ import argparse
 from hierax.cli import train
 from hierax.cli.terminal import UserError
 
-SUMMARY = "train a classifier on your labelled data, from a checkpoint or from scratch"
+SUMMARY = "train a classifier on your labeled data, from a checkpoint or from scratch"
 EPILOG = (
     train.SETTINGS.format(command="finetune")
     + """
---from scratch starts with fresh weights. --teacher: logits and features of another network are learned on the very
-crops and mixes that the model sees (teacher_logits, teacher_features, label_weight weigh them); data without labels,
-or label_weight=0, is learned from the teacher alone."""
+--from scratch starts with new weights. With --teacher the model also learns the logits and features of another
+network, on the same augmented images (weights: teacher_logits, teacher_features, label_weight). Data without
+labels, or label_weight=0, is learned from the teacher alone."""
 )
 _DEFAULT = "finetune_tiny_small_data"
 

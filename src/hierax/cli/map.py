@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from hierax.embedding.layout import Method
 
 SUMMARY = "draw a collection as a map: one HTML file that opens offline"
-EPILOG = """Like pictures are near each other: by tsne, of 50 principal components, where scikit-learn is installed,
-else by pca, the first two components. A page of 5000 points with 2000 pictures has about six megabytes."""
+EPILOG = """Similar images are close together. tsne lays out 50 principal components and needs scikit-learn. pca uses
+the first two components. auto is tsne if scikit-learn is installed, else pca. A page of 5000 points with
+2000 thumbnails has about six megabytes."""
 
 _MANY = 1000  # pictures whose layout is waited for
 
@@ -50,9 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page=None)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the HTML file to write")
-    parser.add_argument("--points", type=positive, default=5000, metavar="N", help="at most so many (default: 5000)")
+    parser.add_argument("--points", type=positive, default=5000, metavar="N", help="maximum of points (default: 5000)")
     parser.add_argument(
-        "--thumbnails", type=positive, default=2000, metavar="N", help="of them drawn as pictures (default: 2000)"
+        "--thumbnails",
+        type=positive,
+        default=2000,
+        metavar="N",
+        help="points drawn as thumbnails (default: 2000)",
     )
     parser.add_argument("--method", choices=("auto", "tsne", "pca"), default="auto", help="see below (default: auto)")
 

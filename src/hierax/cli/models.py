@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hierax.checkpoint.records import CheckpointRecord
 
-SUMMARY = "list the checkpoints, their licences, and the variants to build"
-EPILOG = """hierax/… come with hierax and open offline; the others are on the Hugging Face Hub.
-Checkpoints are grouped by their weights: ids below one name hold the same ones, written by
-different libraries. --model takes the name or any of the ids. The column top-1 is ImageNet-1k
-(clips: Kinetics-400), as published; what was measured on other categories stands in the note.
-Variants are for hierax.create_model(NAME), with fresh weights."""
+SUMMARY = "list checkpoints, their licenses, and the architectures to build"
+EPILOG = """hierax/... are part of the package and need no network. The others are on the Hugging Face Hub.
+Checkpoints are grouped by their weights: all ids below one name hold the same weights, written by
+different libraries. --model takes the name or any of the ids. The column top-1 is the published accuracy
+on ImageNet-1k (videos: Kinetics-400). Accuracies on other categories are in the note.
+Variants are for hierax.create_model(NAME), with new weights."""
 
 _TASKS = ("classification", "features", "mae")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--task", choices=_TASKS, help="only checkpoints for this")
-    parser.add_argument("--license", metavar="L", help="only checkpoints under this licence, such as Apache-2.0")
+    parser.add_argument("--task", choices=_TASKS, help="only checkpoints for this task")
+    parser.add_argument("--license", metavar="L", help="only checkpoints under this license, such as Apache-2.0")
     parser.add_argument("--json", action="store_true", help="write one JSON object: checkpoints and variants")
 
 

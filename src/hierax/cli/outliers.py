@@ -9,23 +9,23 @@ from dataclasses import asdict
 from hierax.cli.loading import positive
 from hierax.cli.search import add_collection, open_index, ticking, write_page
 
-SUMMARY = "list the pictures of a collection that are like no others"
-EPILOG = """The score is the mean cosine distance (1 - similarity) to the K pictures most like it; 0 is equal to them.
---json writes one object per picture and line, farthest first:
+SUMMARY = "find unusual images of a collection"
+EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. 0 means equal.
+--json writes one object for each image, the most unusual first (JSON lines):
   {"id": "5f0c…", "path": "odd.jpg", "score": 0.731}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page="a contact sheet")
-    parser.add_argument("--count", type=positive, default=100, metavar="N", help="how many (default: 100)")
-    parser.add_argument("--neighbours", type=positive, default=10, metavar="K", help="pictures compared (default: 10)")
+    parser.add_argument("--count", type=positive, default=100, metavar="N", help="images to show (default: 100)")
+    parser.add_argument("--neighbours", type=positive, default=10, metavar="K", help="images compared (default: 10)")
     parser.add_argument(
         "--references",
         type=positive,
         default=50_000,
         metavar="N",
-        help="neighbours are sought among so many pictures (default: 50000)",
+        help="search neighbors among so many images (default: 50000)",
     )
 
 

@@ -6,8 +6,8 @@ import argparse
 import json
 
 SUMMARY = "list training recipes, or show one"
-EPILOG = """A recipe's settings are changed on the command line: hierax pretrain DATA -o RUN --recipe NAME key=value …
-flip=null mirrors pictures but no arrays (signals, volumes), true mirrors both along the last axis, false neither."""
+EPILOG = """Change the settings of a recipe on the command line: hierax pretrain DATA -o RUN --recipe NAME key=value ...
+flip=null mirrors images but no arrays (signals, volumes). true mirrors both along the last axis, false none."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from hierax.predict.moving import Moving
     from hierax.viz import Tile
 
-SUMMARY = "hide parts of pictures or videos and let a MAE model fill them in"
+SUMMARY = "mask parts of images or videos and let a MAE model fill them in"
 EPILOG = """Most MAE models predict each patch without its brightness and contrast.
---statistics visible (the default) guesses these from the patches around it that are seen;
---statistics true takes them from the hidden patch itself, as many published pictures do:
-it looks better because the answer leaks in.
-Without --model it is hierax/femto.mae; `hierax models --task mae` lists larger ones, which are downloaded.
-A MAE model of clips takes videos (extra `video`): OUT moves (.gif, .png, .webp), OUT-strip.png shows all frames:
-  hierax reconstruct clip.mp4 -o clip.gif --model facebook/hiera_base_16x224.mae_k400"""
+--statistics visible (the default) estimates them from the visible patches around.
+--statistics true takes them from the masked patch itself, as many published figures do.
+That looks better, because part of the answer is given.
+Without --model the command uses hierax/femto.mae, a small model that is part of the package.
+`hierax models --task mae` lists larger models, which are downloaded.
+A MAE model of videos takes videos (needs PyAV: pip install 'av>=14'). Then OUT is animated (.gif, .png,
+.webp), and OUT-strip.png shows all frames:
+  hierax reconstruct clip.mp4 -o clip.gif --model facebook/hiera_base_16x224.mae_k400
+In Python: hierax.reconstruct."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MOVING = (".gif", ".png", ".webp")
 
@@ -51,9 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_overwrite(parser)
     add_model(parser, default=FEMTO_MAE)
-    parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="share that is hidden (default: the model's)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which mask units are hidden (default: 0)")
-    parser.add_argument("--statistics", choices=("visible", "true"), default="visible", help="see below")
+    parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="share that is masked (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random mask (default: 0)")
+    parser.add_argument(
+        "--statistics",
+        choices=("visible", "true"),
+        default="visible",
+        help="see below",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from hierax.embedding.index import Hit, Index
     from hierax.processing import ImageError
 
-SUMMARY = "find the pictures of a collection that are most like others"
-EPILOG = """A QUERY is a picture, a folder or pattern of pictures, or the id or path of a row of OUT.
-Rows of OUT need no model, and are left out of their own results; pictures are read by the model that made OUT.
+SUMMARY = "find similar images in a collection"
+EPILOG = """A QUERY is an image, a folder or pattern of images, or the id or path of a row of the collection.
+A row of the collection needs no model, and is not among its own results. An image is embedded by the
+model that made the collection. Queries are images: Hiera has no text encoder.
 --json writes one object per query and line:
   {"query": "cat.jpg", "hits": [{"id": "5f0c…", "path": "/pictures/7.jpg", "score": 0.912345}, …]}
   {"query": "notes.txt", "error": "not an image (PNG, JPEG, WebP, … are read)"}"""
@@ -133,20 +134,22 @@ def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None
         metavar="DIR",
         help="another collection, made in the same way; may be repeated",
     )
-    parser.add_argument("--column", metavar="NAME", help="which vectors, such as embedding or stage3 (default: first)")
+    parser.add_argument("--column", metavar="NAME", help="vectors, such as embedding or stage3 (default: the first)")
     if page is not None:
         parser.add_argument("--json", action="store_true", help="write JSON lines")
         parser.add_argument("--html", metavar="FILE", help=f"also write {page}, one file that opens offline")
-    parser.add_argument("--force", action="store_true", help="replace a file that exists")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def add_approximate(parser: argparse.ArgumentParser) -> None:
     """Declares `--approximate` and `--exact`."""
     way = parser.add_mutually_exclusive_group()
     way.add_argument(
-        "--approximate", action="store_true", help="by faiss; makes or extends its index and prints its recall"
+        "--approximate",
+        action="store_true",
+        help="use faiss; builds or extends its index and prints its recall",
     )
-    way.add_argument("--exact", action="store_true", help="exactly, even where an approximate index was built")
+    way.add_argument("--exact", action="store_true", help="search exactly, even if there is an approximate index")
 
 
 def open_index(arguments: argparse.Namespace, *, page: str | None) -> Index:
@@ -215,9 +218,9 @@ def cosine(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page="a contact sheet")
-    parser.add_argument("queries", nargs="+", metavar="QUERY", help="picture, folder, pattern, or id or path of a row")
+    parser.add_argument("queries", nargs="+", metavar="QUERY", help="image, folder, pattern, or id or path of a row")
     parser.add_argument("--top-k", type=positive, default=10, metavar="K", help="hits per query (default: 10)")
-    parser.add_argument("--threshold", type=cosine, metavar="S", help="least cosine similarity of a hit")
+    parser.add_argument("--threshold", type=cosine, metavar="S", help="minimum cosine similarity of a hit")
     parser.add_argument("--model", metavar="M", help="Hub id, folder or file (default: the one that made OUT)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, …")
     add_approximate(parser)

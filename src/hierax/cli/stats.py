@@ -8,17 +8,17 @@ from typing import Any
 
 from hierax.cli.terminal import say
 
-SUMMARY = "count what is in a dataset; mean and deviation per channel"
-EPILOG = """Mean and deviation are those of whole pictures, in grey levels divided by 255, or of arrays as they are. Of
-DATA with train/ and val/ in it, the training set is read. Pictures are counted as RGB, whatever they are stored as
-(modes): transparency is laid over white, grey is the same in all three channels, 16 bits become 8."""
+SUMMARY = "count the images of a dataset; mean and standard deviation of each channel"
+EPILOG = """Mean and deviation are those of whole images, in gray levels divided by 255, or of arrays as they are.
+If DATA has train/ and val/, the training set is read. Images are counted as RGB, however they are stored
+(modes): transparency is drawn on white, gray is the same in all three channels, 16 bits become 8."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("data", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read (default: one per core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read (default: one for each core)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from hierax.train.recipe import Recipe
 
 SETTINGS = """Settings are key=value, such as epochs=200 batch_size=128 lr=5e-4 num_channels=4; hierax recipes NAME
-lists those of a recipe. A run that was interrupted goes on when the same line is run again, or by --resume -o RUN
-alone. On several GPUs: torchrun --nproc-per-node 8 -m hierax {command} …"""
+lists those of a recipe. To resume a run that was interrupted, run the same command again, or
+--resume -o RUN.
+On several GPUs: torchrun --nproc-per-node 8 -m hierax {command} ..."""
 
 
 def add_run(parser: argparse.ArgumentParser, *, default: str) -> None:
     """Declares what a run takes."""
     parser.add_argument("data", nargs="?", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="other values for the recipe's settings")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="change settings of the recipe")
     parser.add_argument("-o", "--out", metavar="RUN", help="the run's folder")
     parser.add_argument("--recipe", metavar="NAME", help=f"which recipe (default: {default})")
     parser.add_argument("--config", metavar="JSON", help="repeat the run that this run.json describes")
@@ -28,8 +29,8 @@ def add_run(parser: argparse.ArgumentParser, *, default: str) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="with several ranks (default: ddp)")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with RUN, which is what happens anyway, or fail")
-    again.add_argument("--overwrite", action="store_true", help="start anew where RUN holds a run")
+    again.add_argument("--resume", action="store_true", help="resume RUN, or fail if there is none")
+    again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
 
 
 def decided(
