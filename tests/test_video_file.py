@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,31 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
         VideoFile(tmp_path)
     with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
         VideoFile(tmp_path / "gone.mp4")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux lists them")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda file: None,
+        lambda file: list(file.walk()),
+        lambda file: next(file.walk()),
+        lambda file: [file.duration(), *file.frames([Fraction(2), Fraction(1), Fraction(0)])],
+    ],
+    ids=["opened", "walked", "begun", "sought"],
+)
+def test_no_thread_of_a_decoder_stays_behind(use: Callable[[VideoFile], Any]) -> None:
+    """Not until the garbage is collected, either: a process that is forked before would end threads it does not have."""
+    content = video(90, container="avi", codec="mpeg4")
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/task").iterdir()))
+        with VideoFile(content) as file:
+            use(file)
+        assert len(list(Path("/proc/self/task").iterdir())) == before
+    finally:
+        gc.enable()
 
 
 def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

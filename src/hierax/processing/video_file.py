@@ -90,6 +90,8 @@ class VideoFile:
                 raise VideoError(self.name, "no frame can be decoded: the file is cut off, damaged or has none")
             self._zero = self._now.stamp
             self._first = self._now.data.width, self._now.data.height
+            with self._packets.explained("a frame cannot be converted"):
+                self._matrix = _matrix(self._now.data)
             self.info = self._described(self._now.data)
         except BaseException:
             self._packets.close()
@@ -274,7 +276,7 @@ class VideoFile:
         width, height = self._square_size()
         with self._packets.explained("a frame cannot be converted"):
             pixels = frame.data.to_ndarray(format="rgb24", width=width, height=height)
-        return Shot(self._time(frame), _upright(pixels, _matrix(frame.data)))
+        return Shot(self._time(frame), _upright(pixels, self._matrix))
 
     def _square_size(self) -> tuple[int, int]:
         """Width and height of all frames, not yet upright, in square pixels: those of the first one."""
@@ -293,15 +295,16 @@ class VideoFile:
     def _described(self, frame: Any) -> VideoInfo:
         width, height = self._square_size()
         self._check_pixels(width, height)
-        a, b, c, d = _matrix(frame)
+        a, b, c, d = self._matrix
         if abs(b) > abs(a):
             width, height = height, width
         return VideoInfo(width, height, self._packets.rate, 90 * (round(frame.rotation / 90) % 4), a * d < b * c)
 
 
 def _matrix(frame: Any) -> tuple[int, int, int, int]:
-    """How a frame is to be shown: its display matrix, without the shift."""
-    sides = frame.side_data.get("DISPLAYMATRIX")
+    """How frames are to be shown: their display matrix, without the shift."""
+    # a frame and its side data refer to each other: those of a copy, so that the frame and the decoder's threads go
+    sides = frame.reformat(width=16, height=16, format="gray").side_data.get("DISPLAYMATRIX")
     a, b, _, c, d = struct.unpack("=5i", bytes(sides)[:20]) if sides else (1, 0, 0, 0, 1)
     return (a, b, c, d) if a * d != b * c else (1, 0, 0, 1)
 
