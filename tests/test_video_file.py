@@ -189,7 +189,7 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
     ids=["opened", "walked", "begun", "sought"],
 )
 def test_no_thread_of_a_decoder_stays_behind(use: Callable[[VideoFile], Any]) -> None:
-    """Not until the garbage is collected, either: a process that is forked before would end threads it does not have."""
+    """Not even until garbage is collected: a process that is forked before that would end threads it lacks."""
     content = video(90, container="avi", codec="mpeg4")
     gc.collect()
     gc.disable()
