@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hierax.embedding.decode import content_hash
 from hierax.embedding.store import Block, Column, Manifest, shard_path, source_id, write_shard
 
 
@@ -43,7 +44,7 @@ def collection(
     made = manifest(vectors.shape[1], block=block, **changes)
     made.write(folder)
     paths = paths or [f"{listing}/{i}.jpg" for i in range(len(vectors))]
-    hashes = hashes or [f"hash of {path}" for path in paths]
+    hashes = hashes or [hash_of(path) for path in paths]
     for number, start in enumerate(range(0, len(vectors), block)):
         some = slice(start, start + block)
         rows = {
@@ -57,6 +58,11 @@ def collection(
         shard_path(folder, Block(listing, number)).unlink(missing_ok=True)  # one that is there would stay
         write_shard(folder, Block(listing, number), rows, named, [], manifest=made)
     return folder
+
+
+def hash_of(path: str) -> str:
+    """That of the file, if there is one."""
+    return content_hash(Path(path).read_bytes()) if Path(path).is_file() else f"hash of {path}"
 
 
 def noise(count: int, width: int = 8, *, seed: int = 0) -> np.ndarray:

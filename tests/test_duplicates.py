@@ -312,8 +312,8 @@ def test_with_verify_pairs_stay_whose_pictures_are_one(tmp_path: Path, capsys: p
     assert told[-1] == (len(paths), len(paths))
     assert run(command, str(folder), "--verify") == 0
     out, err = capsys.readouterr()
-    assert out.startswith("4 pictures\n")
-    assert f"1 picture cannot be read any more, which --verify counts as different, such as {paths[-1]}" in err
+    assert out.startswith("4 images\n")
+    assert f"1 image cannot be read, or changed since: different for --verify, such as {paths[-1]}" in err
 
 
 # -- outliers ---------------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_outliers_are_those_farthest_from_their_neighbours(tmp_path: Path) -> No
     scores = np.round(unit(vectors) @ unit(vectors).T, 6)
     np.fill_diagonal(scores, -2)
     distance = np.round(1 - np.sort(scores, axis=1)[:, -10:].mean(1), 6)
-    found = outliers(collection(tmp_path, vectors), 25)
+    found = outliers(collection(tmp_path, vectors), 25, alike=None)
     best = np.lexsort((np.arange(200), -distance))[:25]
     np.testing.assert_allclose([row.score for row in found], distance[best], atol=2e-6)
     assert [row.path for row in found[:10]] == [f"0/{row}.jpg" for row in best[:10]]
@@ -332,7 +332,7 @@ def test_outliers_are_those_farthest_from_their_neighbours(tmp_path: Path) -> No
 
 def test_a_row_is_not_its_own_neighbour_even_among_copies(tmp_path: Path) -> None:
     vectors = np.concatenate([np.tile(noise(1), (30, 1)), noise(1, seed=4)])
-    found = outliers(collection(tmp_path, vectors), 31, k=5)
+    found = outliers(collection(tmp_path, vectors), 31, k=5, alike=None)
     assert found[0].path == "0/30.jpg"
     assert [row.score for row in found[1:]] == [0.0] * 30
     assert [row.path for row in found[1:]] == [f"0/{row}.jpg" for row in range(30)]
@@ -377,11 +377,11 @@ def test_duplicates_are_printed_and_drawn(tmp_path: Path, capsys: pytest.Capture
     groups = [json.loads(line) for line in out.splitlines()]
     assert [group["size"] for group in groups] == [2] * 40
     assert groups[0]["members"][1]["path"] == "0/260.jpg"
-    assert "80 of 300 pictures are in 40 groups; 40 could go" in err
+    assert "40 groups of duplicates: 80 of 300 images; 40 are redundant" in err
     assert page.read_text().count("<figure") == 80
     assert run(command, folder, "--threshold", "0.8") == 0
     score = groups[0]["members"][1]["score"]
-    wanted = ["2 pictures", "  first     0/0.jpg", f"  {score:.4f}    0/260.jpg"]
+    wanted = ["2 images", "  first     0/0.jpg", f"  {score:.4f}    0/260.jpg"]
     assert capsys.readouterr().out.splitlines()[:3] == wanted
 
 

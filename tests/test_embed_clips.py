@@ -16,11 +16,14 @@ import pytest
 import torch
 
 import hierax
+from hierax.cli.collection import rows_of
 from hierax.embedding import clips as embed_clips
 from hierax.embedding import update
 from hierax.embedding.clips import file_hash
 from hierax.embedding.features import vectors
-from hierax.embedding.pages import pictures
+from hierax.embedding.index import Index
+from hierax.embedding.mapped import Named
+from hierax.embedding.originals import CHANGED, GONE, Original, originals
 from hierax.embedding.run import Progress
 from hierax.embedding.store import unreadable_of
 from hierax.processing import KINETICS, HieraVideoProcessor
@@ -132,12 +135,22 @@ def test_an_update_takes_in_what_changed_and_marks_what_went(
 
 def test_pages_show_a_frame_of_each_window(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
     embedded(films, tmp_path / "out", model)
-    paths = [f"{films}/long.mp4#t=0", f"{films}/long.mp4#t=2.133", f"{films}/gone.mp4#t=0"]
-    first, last, gone = pictures([tmp_path / "out"], paths, side=64)
-    assert gone is None
-    assert first is not None
-    assert last is not None
-    assert (number_of(np.asarray(first)), number_of(np.asarray(last))) == (0, 64)
+    found = rows_of(Index(tmp_path / "out"), [f"{films}/long.mp4#t=0", f"{films}/long.mp4#t=2.133"])
+    rows = [*found.values(), Named("x", f"{films}/gone.mp4#t=0", "")]
+    first, last, gone = originals([tmp_path / "out"], rows, side=64)
+    assert gone == GONE
+    assert isinstance(first, Original)
+    assert isinstance(last, Original)
+    assert (number_of(np.asarray(first.image)), number_of(np.asarray(last.image))) == (0, 64)
+
+
+def test_a_window_of_a_video_that_has_changed_is_not_shown(
+    films: Path, tmp_path: Path, model: hierax.HieraModel
+) -> None:
+    embedded(films, tmp_path / "out", model)
+    rows = list(rows_of(Index(tmp_path / "out"), [f"{films}/long.mp4#t=0"]).values())
+    (films / "long.mp4").write_bytes(video(60))
+    assert list(originals([tmp_path / "out"], rows, side=64)) == [CHANGED]
 
 
 def test_a_video_is_a_query(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
@@ -217,9 +230,10 @@ def test_a_shard_whose_video_changed_is_embedded_anew(shard: Path, tmp_path: Pat
 
 def test_pages_show_windows_of_shards(shard: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
     embedded(shard, tmp_path / "out", model)
-    (image,) = pictures([tmp_path / "out"], [f"{shard}::long.mp4#t=1.067"], side=64)
-    assert image is not None
-    assert number_of(np.asarray(image)) == 32
+    rows = list(rows_of(Index(tmp_path / "out"), [f"{shard}::long.mp4#t=1.067"]).values())
+    (found,) = originals([tmp_path / "out"], rows, side=64)
+    assert isinstance(found, Original)
+    assert number_of(np.asarray(found.image)) == 32
 
 
 def test_rows_of_tables_are_refused(tmp_path: Path, model: hierax.HieraModel) -> None:

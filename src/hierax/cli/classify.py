@@ -12,7 +12,7 @@ from hierax.cli.clips import view_counts
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, engine_options, positive, say_model
 from hierax.cli.outputs import add_overwrite, output_file
-from hierax.cli.terminal import Tally, UserError, percent, progress, say
+from hierax.cli.terminal import Tally, UserError, percent, progress, say, tell
 
 if TYPE_CHECKING:
     from hierax.predict.classify import Classified, Prediction
@@ -94,11 +94,11 @@ def _write(result: Classified, tally: Tally, arguments: argparse.Namespace, *, w
     if arguments.json:
         print(json.dumps(result.to_dict(per_view=arguments.per_view)), flush=True)
     elif result.error is None and arguments.output is None:
-        print(f"{result.path!s:<{width}}   {_listed(result.predictions)}", flush=True)
+        tell(f"{result.path!s:<{width}}   {_listed(result.predictions)}")
         for view in result.views if arguments.per_view else ():
             place = f"{view.start or 0:.1f} to {view.end or 0:.1f} s"
             crop = f", crop {view.crop + 1}" if arguments.views[1] > 1 else ""
-            print(f"  {place + crop:<24} {_listed(view.predictions)}", flush=True)
+            tell(f"  {place + crop:<24} {_listed(view.predictions)}")
 
 
 def _listed(predictions: Iterable[Prediction]) -> str:

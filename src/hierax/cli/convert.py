@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hierax.cli.loading import say_licence
 from hierax.cli.outputs import add_overwrite
-from hierax.cli.terminal import UserError
+from hierax.cli.terminal import UserError, tell
 
 SUMMARY = "write a model in the format of another library"
 EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) of any format, also
@@ -39,11 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
     options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
     model = convert(arguments.source, target, to=arguments.to, **options)
     say_licence(arguments.source, model.license)
-    print(f"read {model.loading_report}")
-    print(f"wrote {target} ({arguments.to}): {type(model).__name__}, {model.num_parameters() / 1e6:,.1f} M parameters")
+    for line in f"read {model.loading_report}".splitlines():
+        tell(line)
+    tell(f"wrote {target} ({arguments.to}): {type(model).__name__}, {model.num_parameters() / 1e6:,.1f} M parameters")
     for path in [target] if target.is_file() else sorted(target.iterdir()):
         if path.is_file():
-            print(f"  {path}  {_size(path.stat().st_size)}")
+            tell(f"  {path}  {_size(path.stat().st_size)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`hierax duplicates`: pictures that a collection holds more than once."""
+"""`hierax duplicates`: images that a collection holds more than once."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hierax.cli.loading import positive
-from hierax.cli.search import (
+from hierax.cli.collection import (
     add_approximate,
     add_collection,
     cosine,
     counted,
+    noun,
     open_index,
+    rows_of,
     ticking,
     way_of,
     write_page,
 )
-from hierax.cli.terminal import UserError, say
+from hierax.cli.loading import positive
+from hierax.cli.terminal import UserError, say, tell
 
 if TYPE_CHECKING:
     from hierax.embedding.duplicates import Group, Member
     from hierax.embedding.index import Index
 
 SUMMARY = "find duplicate and near-duplicate images of a collection"
-EPILOG = """Equal files (=) are found by their hash, near duplicates by the cosine similarity of their vectors.
+EPILOG = """Equal files (=) are found by their hash, near duplicates by the cosine similarity of their vectors. Of
+windows of videos, = is the same file and the same time; windows of one video may well be alike.
+A low threshold with --verify finds most copies: --threshold 0.7 --verify. Copies that were made brighter or mirrored do
+not pass --verify.
 With --linkage chain a group is all that pairs connect, so that its ends may differ more than --threshold says;
-with first, every picture is as like the first of its group as asked for.
-Pairs that were found are kept in OUT/index: another run compares only new pictures with all.
+with first, every image is as like the first of its group as asked for.
+Pairs that were found are kept in COLLECTION/index: another run compares only new images with all.
 --json writes one object per group and line, largest first:
   {"size": 2, "members": [{"id": "5f0c…", "path": "a.jpg", "score": 1.0, "exact": true}, …]}"""
 
@@ -60,7 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.embedding.duplicates import duplicates
-    from hierax.embedding.pages import Entry, Section, contact_sheet
 
     if arguments.whiten and arguments.approximate:  # before faiss builds anything
         raise UserError("--approximate is not for --whiten: whitened vectors are compared exactly; leave one out")
@@ -74,53 +78,83 @@ def run(arguments: argparse.Namespace) -> int:
         components=arguments.components,
         linkage=arguments.linkage,
         verify=arguments.verify,
+        fetch=arguments.fetch,
         approximate=way_of(arguments, index),
         on_progress=ticking(),
         on_unreadable=unread.append,
     )
+    what = noun(index)
     for group in groups:
         if arguments.json:
             print(json.dumps({"size": len(group.members), "members": [asdict(m) for m in group.members]}))
-        else:
-            print(f"{len(group.members)} pictures")
-            first, *others = group.members
-            print(f"  first     {first.path}")
-            print(*(f"  {m.score:.4f}{' =' if m.exact else '  '}  {m.path}" for m in others), sep="\n")
-    said = _summary(groups, index, arguments.threshold)
+            continue
+        first, *others = group.members
+        tell(heading(group, what))
+        tell(f"  first     {first.path}")
+        for m in others:
+            tell(f"  {m.score:.4f}{' =' if m.exact else '  '}  {m.path}")
+    said = summary(groups, len(index), what, arguments.threshold)
     say(said)
     if unread:
-        lost = counted(len(unread), "picture")
-        say(f"{lost} cannot be read any more, which --verify counts as different, such as {unread[0]}")
-    if _is_vague(groups, len(index)):
-        hint = "features in which all look alike need --whiten, a higher --threshold, or --verify"
-        say(f"the largest group is {counted(len(groups[0].members), 'picture')}: {hint}")
+        lost = counted(len(unread), what)
+        say(f"{lost} cannot be read, or changed since: different for --verify, such as {unread[0]}")
+    if _is_vague(groups, len(index)) and not arguments.verify:
+        hint = "add --verify, which compares the pixels too, or give a higher --threshold"
+        say(f"the largest group is {counted(len(groups[0].members), what)}: if not all of them are copies, {hint}")
     if arguments.html is not None:
-        sections = [
-            Section(
-                counted(len(group.members), "picture"),
-                [Entry(group.members[0].path, "the first"), *(Entry(m.path, _caption(m)) for m in group.members[1:])],
-            )
-            for group in groups
-        ]
-        note = f"{said[0].upper()}{said[1:]}. Below each its similarity to the first of its group."
-        sheet = contact_sheet(index.folders, sections, title=f"Duplicates in {index.folders[0].name}", note=note)
-        write_page(sheet, arguments.html)
+        write_page(_sheet(index, groups, said, what, fetch=arguments.fetch), arguments.html)
     return 0
 
 
-def _summary(groups: Sequence[Group], index: Index, threshold: float) -> str:
+def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, *, fetch: bool) -> str:
+    from hierax.embedding.pages import Entry, Section, contact_sheet
+
+    of = rows_of(index, [member.id for group in groups for member in group.members])
+    sections = [
+        Section(
+            heading(group, what),
+            [
+                Entry(of[group.members[0].id], "the first"),
+                *(Entry(of[m.id], _caption(m, what)) for m in group.members[1:]),
+            ],
+        )
+        for group in groups
+    ]
+    note = f"{said[0].upper()}{said[1:]}. Below each its similarity to the first of its group."
+    title = f"Duplicates in {index.folders[0].name}"
+    return contact_sheet(
+        index.folders, sections, title=title, note=note, what=what, fetch=fetch, choose_copies=what == "image"
+    )
+
+
+def heading(group: Group, what: str) -> str:
+    """`3 images`; of windows also of how many videos they are."""
+    count = counted(len(group.members), what)
+    if what != "window":
+        return count
+    from hierax.embedding.store import MARK
+
+    return f"{count} of {counted(len({m.path.rpartition(MARK)[0] for m in group.members}), 'video')}"
+
+
+def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> str:
+    """What was found, in a line. Windows of one video may be alike, which is no reason to delete it."""
     count = sum(len(group.members) for group in groups)
     if not count:
-        return f"no duplicates among {counted(len(index), 'picture')} at a similarity of {threshold} or more"
-    found = f"{count:,} of {counted(len(index), 'picture')} are in {counted(len(groups), 'group')}"
-    return f"{found}; {count - len(groups):,} could go"
+        return f"no duplicates among {counted(rows, what)} at a similarity of {threshold} or more"
+    found = f"{counted(len(groups), 'group')} of"
+    if what == "window":
+        return f"{found} alike windows: {count:,} of {counted(rows, what)}"
+    more = count - len(groups)
+    return f"{found} duplicates: {count:,} of {counted(rows, what)}; {more:,} {'is' if more == 1 else 'are'} redundant"
 
 
 def _is_vague(groups: Sequence[Group], count: int) -> bool:
-    """Whether one group holds so much of a collection that it hardly is one picture."""
+    """Whether one group holds so much of a collection that it hardly is one image."""
     members = groups[0].members if groups else ()
     return len(members) > max(20, count // 10) and not all(member.exact for member in members)
 
 
-def _caption(member: Member) -> str:
-    return f"{member.score:.4f}{', the same file' if member.exact else ''}"
+def _caption(member: Member, what: str) -> str:
+    same = "the same file and time" if what == "window" else "the same file"
+    return f"{member.score:.4f}{f', {same}' if member.exact else ''}"

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
+from hierax.cli.collection import counted
 from hierax.cli.loading import positive, say_licence
-from hierax.cli.search import counted
-from hierax.cli.terminal import UserError, say
+from hierax.cli.terminal import UserError, say, tell
 
 if TYPE_CHECKING:
     from hierax.embedding import FeatureExtractor
@@ -160,7 +160,7 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
             f"{count:,} {name}" for name, count in (("gone", report.gone), ("replaced", report.replaced)) if count
         ]
         shown = f" ({', '.join(marked)})" if marked else ""
-        print(f"{counted(report.rows, 'row')} in {report.out}{shown}")
+        tell(f"{counted(report.rows, 'row')} in {report.out}{shown}")
     if report.done:
         speed = f"{report.images_per_second:.1f} {_UNITS[unit]}/s, bottleneck: {report.limit}"
         say(f"{counted(report.done, unit)}, {speed}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.cli.clips import view_counts
 from hierax.cli.loading import positive
-from hierax.cli.terminal import UserError, say
+from hierax.cli.terminal import UserError, say, tell
 
 if TYPE_CHECKING:
     from hierax.train.evaluation import Evaluation
@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
             print(json.dumps({"probe": arguments.probe, "top1": scores, "unreadable": len(bad)}))
         else:
             for stage, score in scores.items():
-                print(f"{stage}  {arguments.probe} top-1 {100 * score:.2f} %")
+                tell(f"{stage}  {arguments.probe} top-1 {100 * score:.2f} %")
     else:
         found = evaluate(arguments.data, views=arguments.views, **common)
         bad = found.predictions.bad
@@ -86,11 +86,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _show(found: Evaluation) -> None:
     metrics = {name: value for name, value in found.metrics.items() if name != "score"}
-    print("   ".join(f"{name} {value:.4f}" for name, value in metrics.items()) + f"   on {found.count:,} samples")
+    tell("   ".join(f"{name} {value:.4f}" for name, value in metrics.items()) + f"   on {found.count:,} samples")
     width = max((len(entry["label"]) for entry in found.per_class), default=0)
     for entry in found.per_class:
         shares = f"recall {_percent(entry['recall'])}  precision {_percent(entry['precision'])}"
-        print(f"  {entry['label']:<{width}}  {shares}  {entry['samples']:>6} samples")
+        tell(f"  {entry['label']:<{width}}  {shares}  {entry['samples']:>6} samples")
 
 
 def _percent(value: float | None) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from hierax.cli.loading import positive, say_licence
-from hierax.cli.terminal import UserError, say
+from hierax.cli.terminal import UserError, say, tell
 
 SUMMARY = "write a model for another runtime, and compare it with the original"
 EPILOG = """MODEL is a Hub id, a folder or a file. DIR then holds the file, its preprocessing and export.json.
@@ -65,10 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
         evaluate=arguments.evaluate,
         overwrite=arguments.overwrite,
     )
-    print(f"  {report}")
+    for line in str(report).splitlines():
+        tell(f"  {line}")
     files = sorted(path for path in Path(arguments.output).iterdir() if path.is_file())
     total = sum(path.stat().st_size for path in files) / 1e6
-    print(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}): {total:,.1f} MB")
+    tell(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}): {total:,.1f} MB")
     for path in files:
-        print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+        tell(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
     return 0

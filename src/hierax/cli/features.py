@@ -7,7 +7,7 @@ import argparse
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, engine_options, say_model
 from hierax.cli.outputs import add_overwrite, output_folder
-from hierax.cli.terminal import Tally, UserError, progress
+from hierax.cli.terminal import Tally, UserError, progress, tell
 
 SUMMARY = "write feature maps of images or videos, as arrays and as an image"
 EPILOG = """For each IMAGE, NAME.npz holds the maps stage1, stage2, ... (float32, channels x height x width).
@@ -58,5 +58,5 @@ def run(arguments: argparse.Namespace) -> int:
         for result in followed:
             tally.add(result.error)
             if result.error is None:
-                print(f"{result.path}: {result.arrays}, {result.picture}", flush=True)
+                tell(f"{result.path}: {result.arrays}, {result.picture}")
     return tally.exit_code

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.cli.collection import add_collection, counted, noun, open_index, page_file, rows_of, write_page
 from hierax.cli.loading import positive
-from hierax.cli.search import add_collection, counted, open_index, write_page
-from hierax.cli.terminal import say
+from hierax.cli.terminal import UserError, say
 from hierax.extras import install_line
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
     from hierax.embedding.layout import Method
+    from hierax.embedding.mapped import Named
 
 SUMMARY = "draw a collection as a map: one HTML file that opens offline"
-EPILOG = """Similar images are close together. tsne lays out 50 principal components and needs scikit-learn. pca uses
-the first two components. auto is tsne if scikit-learn is installed, else pca. A page of 5000 points with
-2000 thumbnails has about six megabytes."""
+EPILOG = """Similar images are close together (t-SNE of 50 principal components, where scikit-learn is installed; else
+the first two principal components). A page of 5000 points with 2000 images has about six megabytes.
+--color-by folder colors images by the folder that they are in; --color-by labels.csv by a column of a table (CSV, TSV)
+that has a column "path" and a column "label", or another one that is named so: labels.csv:class."""
 
-_MANY = 1000  # pictures whose layout is waited for
+_MANY = 1000  # images whose layout is waited for
 
 
 def write_map(
-    index: Index, output: str, *, points: int = 5000, thumbnails: int = 2000, method: Method = "auto"
+    index: Index,
+    output: Path,
+    *,
+    points: int = 5000,
+    thumbnails: int = 2000,
+    method: Method = "auto",
+    color_by: str | None = None,
+    fetch: bool = False,
 ) -> None:
     """Writes the map of a collection, one HTML file.
 
@@ -31,35 +44,87 @@ def write_map(
         index: the collection.
         output: the file.
         points, method: see `hierax.embedding.layout.layout`.
-        thumbnails: points that are drawn as pictures; the others are dots.
+        thumbnails: points that are drawn as images; the others are dots.
+        color_by: "folder", or a table of labels, `FILE` or `FILE:COLUMN`.
+        fetch: read images from URLs and the Hub too.
+
+    Raises:
+        UserError: the table cannot be used.
     """
     from hierax.embedding.layout import COMPONENTS, has_tsne, layout
     from hierax.embedding.pages import map_page
 
+    what, table = noun(index), {} if color_by in (None, "folder") else table_of(str(color_by))
     count = min(points, len(index))
     if count > _MANY and method != "pca" and has_tsne():
-        say(f"laying out {counted(count, 'picture')}, which takes t-SNE about a minute for 5,000")
+        say(f"laying out {counted(count, what)}, which takes t-SNE about a minute for 5,000")
     places = layout(index, points=points, method=method)
+    of = rows_of(index, [point.id for point in places.points])
+    rows = [of[point.id] for point in places.points]
     way = f"t-SNE of {COMPONENTS} principal components" if places.method == "tsne" else "two principal components"
-    title, note = f"Map of {index.folders[0].name}", f"Near is alike, by {way} of {index.column.name}."
-    write_page(map_page(index.folders, places, title=title, note=note, thumbnails=thumbnails), output)
+    title, note = (
+        f"Map of {index.folders[0].name}",
+        f"Similar {what}s are close together ({way} of {index.column.name}).",
+    )
+    labels = [] if color_by is None else _labels(rows, table)
+    if color_by is not None and not any(labels):
+        raise UserError(f"{color_by} has a label for no {what} of {index.folders[0]}; expected their paths")
+    page = map_page(
+        index.folders,
+        places,
+        rows,
+        title=title,
+        note=note,
+        what=what,
+        thumbnails=thumbnails,
+        labels=labels,
+        fetch=fetch,
+    )
+    write_page(page, output)
     if method == "auto" and places.method == "pca" and not has_tsne():
-        say(f"drawn by two principal components; t-SNE, which parts pictures better: {install_line('sklearn')}")
+        say(f"drawn by two principal components; t-SNE, which parts images better: {install_line('sklearn')}")
+
+
+def table_of(given: str) -> dict[str, str]:
+    """Labels by absolute path, of a table `FILE` or `FILE:COLUMN`; paths are relative to the folder of the table.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column.
+    """
+    file, _, column = (given, "", "label") if os.path.exists(given) else given.rpartition(":")
+    if not os.path.isfile(file):
+        raise UserError(f"{file or given}: no such file; --color-by takes folder, or a CSV file with paths and labels")
+    folder = os.path.dirname(os.path.abspath(file))
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+            rows = csv.DictReader(opened, delimiter="\t" if file.lower().endswith(".tsv") else ",")
+            names = rows.fieldnames or ()
+            for name in ("path", column):
+                if name not in names:
+                    raise UserError(f"{file}: no column {name!r}; there are: {', '.join(names) or 'none'}")
+            return {os.path.abspath(os.path.join(folder, row["path"] or "")): row[column] or "" for row in rows}
+    except csv.Error as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _labels(rows: Sequence[Named], table: dict[str, str]) -> list[str]:
+    if table:
+        return [table.get(row.path, "") for row in rows]
+    return [os.path.basename(os.path.dirname(row.path)) for row in rows]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page=None)
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the HTML file to write")
+    parser.add_argument(
+        "-o", "--output", type=page_file, required=True, metavar="FILE", help="the page to write (.html)"
+    )
     parser.add_argument("--points", type=positive, default=5000, metavar="N", help="maximum of points (default: 5000)")
     parser.add_argument(
-        "--thumbnails",
-        type=positive,
-        default=2000,
-        metavar="N",
-        help="points drawn as thumbnails (default: 2000)",
+        "--thumbnails", type=positive, default=2000, metavar="N", help="points drawn as thumbnails (default: 2000)"
     )
     parser.add_argument("--method", choices=("auto", "tsne", "pca"), default="auto", help="see below (default: auto)")
+    parser.add_argument("--color-by", metavar="WHAT", help="folder, or a table of labels (see below)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,5 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         points=arguments.points,
         thumbnails=arguments.thumbnails,
         method=arguments.method,
+        color_by=arguments.color_by,
+        fetch=arguments.fetch,
     )
     return 0

@@ -1,4 +1,4 @@
-"""`hierax outliers`: the pictures of a collection that are like no others."""
+"""`hierax outliers`: the images of a collection that are like no others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import argparse
 import json
 from dataclasses import asdict
 
+from hierax.cli.collection import add_collection, cosine, noun, open_index, rows_of, ticking, write_page
 from hierax.cli.loading import positive
-from hierax.cli.search import add_collection, open_index, ticking, write_page
+from hierax.cli.terminal import tell
 
 SUMMARY = "find unusual images of a collection"
 EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. 0 means equal.
+Of outliers that are near copies of each other the first stands for all, and says for how many.
 --json writes one object for each image, the most unusual first (JSON lines):
-  {"id": "5f0c…", "path": "odd.jpg", "score": 0.731}"""
+  {"id": "5f0c…", "path": "odd.jpg", "score": 0.731, "copies": 0}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="search neighbors among so many images (default: 50000)",
     )
+    parser.add_argument(
+        "--alike", type=cosine, default=0.95, metavar="S", help="least similarity of near copies (default: 0.95)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,13 +45,20 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.count,
         k=arguments.neighbours,
         references=arguments.references,
+        alike=arguments.alike,
         on_progress=ticking(),
     )
     for row in found:
-        print(json.dumps(asdict(row)) if arguments.json else f"{row.score:.4f}  {row.path}")
+        if arguments.json:
+            print(json.dumps(asdict(row)))
+        else:
+            tell(f"{row.score:.4f}  {row.path}{f'  (and {row.copies} like it)' if row.copies else ''}")
     if arguments.html is not None:
-        section = Section("Farthest first", [Entry(row.path, f"{row.score:.4f}") for row in found])
-        note = f"Mean cosine distance of {index.column.name} to the {arguments.neighbours} pictures most like it."
-        page = contact_sheet(index.folders, [section], title=f"Outliers in {index.folders[0].name}", note=note)
+        of = rows_of(index, [row.id for row in found])
+        more = {row.id: f", and {row.copies} like it" if row.copies else "" for row in found}
+        section = Section("Farthest first", [Entry(of[row.id], f"{row.score:.4f}{more[row.id]}") for row in found])
+        note = f"Mean cosine distance of {index.column.name} to the {arguments.neighbours} {noun(index)}s most like it."
+        title = f"Outliers in {index.folders[0].name}"
+        page = contact_sheet(index.folders, [section], title=title, note=note, what=noun(index), fetch=arguments.fetch)
         write_page(page, arguments.html)
     return 0

@@ -9,7 +9,7 @@ from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, engine_options, say_model
 from hierax.cli.outputs import add_overwrite, output_file
-from hierax.cli.terminal import Tally, UserError, progress
+from hierax.cli.terminal import Tally, UserError, progress, tell
 
 if TYPE_CHECKING:
     from hierax.predict.moving import Moving
@@ -115,8 +115,8 @@ def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argpars
         strip = arguments.output.with_name(f"{arguments.output.stem}-strip.png")
         write_animation(clips, arguments.output, heading=heading, note=note)
         write_strip(clips, strip, heading=heading, note=note)
-        print(f"wrote {arguments.output} and {strip}: {len(clips)} {'video' if len(clips) == 1 else 'videos'}")
+        tell(f"wrote {arguments.output} and {strip}: {len(clips)} {'video' if len(clips) == 1 else 'videos'}")
     elif rows:
         with written(arguments.output) as part:
             sheet(rows, heading=heading, note=note).save(part)
-        print(f"wrote {arguments.output}: {len(rows)} {'image' if len(rows) == 1 else 'images'}")
+        tell(f"wrote {arguments.output}: {len(rows)} {'image' if len(rows) == 1 else 'images'}")

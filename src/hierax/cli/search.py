@@ -1,33 +1,45 @@
-"""`hierax search`: the pictures of a collection that are most like others."""
+"""`hierax search`: the images of a collection that are most like others."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.cli.collection import (
+    add_approximate,
+    add_collection,
+    cosine,
+    counted,
+    noun,
+    open_index,
+    rows_of,
+    ticking,
+    way_of,
+    write_page,
+)
 from hierax.cli.inputs import expand
 from hierax.cli.loading import positive
-from hierax.cli.terminal import Tally, UserError, say
-from hierax.cli.writing import written
+from hierax.cli.terminal import Tally, say, tell
 
 if TYPE_CHECKING:
     import numpy as np
 
     from hierax.embedding.index import Hit, Index
+    from hierax.embedding.sources import Source
     from hierax.processing import ImageError
 
 SUMMARY = "find similar images in a collection"
 EPILOG = """A QUERY is an image, a folder or pattern of images, or the id or path of a row of the collection.
 A row of the collection needs no model, and is not among its own results. An image is embedded by the
-model that made the collection. Queries are images: Hiera has no text encoder.
+model that made the collection. In a collection of videos, a QUERY is a video: each of its windows is searched for.
+Queries are images: Hiera has no text encoder.
 --json writes one object per query and line:
-  {"query": "cat.jpg", "hits": [{"id": "5f0c…", "path": "/pictures/7.jpg", "score": 0.912345}, …]}
+  {"query": "cat.jpg", "hits": [{"id": "5f0c…", "path": "/photos/7.jpg", "score": 0.912345}, …]}
   {"query": "notes.txt", "error": "not an image (PNG, JPEG, WebP, … are read)"}"""
 
 
@@ -49,18 +61,20 @@ def search(
     approximate: bool | None = None,
     model: str | None = None,
     device: str = "auto",
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Searched]:
     """The rows of a collection most like each query: first what could not be read, then the others in the order of the
     queries.
 
     Args:
         index: the collection.
-        queries: ids or paths of rows, else pictures, folders or patterns.
+        queries: ids or paths of rows, else images, folders or patterns; of a collection of videos, videos.
         top_k: hits per query.
         threshold: least cosine similarity.
         approximate: see `hierax.Index.search`.
-        model: Hub id, folder or file; the one that the collection names if None. Loaded for pictures only.
+        model: Hub id, folder or file; the one that the collection names if None. Loaded for images only.
         device: that the model runs on.
+        on_progress: is called with the number of images read so far, and of all.
 
     Raises:
         CollectionError: the model is not the one that made the collection.
@@ -70,12 +84,12 @@ def search(
 
     named, problems = _resolved(index, queries)
     results = [Searched(problem.source, error=problem) for problem in problems]
-    rows = {name: row for name, row in named.items() if row is not None}
+    rows = {name: row for name, row in named.items() if isinstance(row, int)}
     numbers = np.array(list(rows.values()), np.int64)
     vectors, own = index.take(numbers), dict(zip(rows, (row.id for row in index.names(numbers)), strict=True))
-    names, pictures = list(rows), [Path(name) for name, row in named.items() if row is None]
-    if pictures:
-        embedded, read, unread = _embedded(index, pictures, model=model, device=device)
+    names, sources = list(rows), {name: row for name, row in named.items() if not isinstance(row, int)}
+    if sources:
+        embedded, read, unread = _embedded(index, sources, model=model, device=device, on_progress=on_progress)
         results += unread
         vectors, names = np.concatenate([vectors, embedded]), [*names, *read]
     if not names:
@@ -88,128 +102,87 @@ def search(
     return results + [Searched(name, hits[name]) for name in named if name in hits]
 
 
-def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | None], list[ImageError]]:
-    """Rows by query, in the order of the queries, None for a picture that is no row; and what is neither."""
+def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Source], list[ImageError]]:
+    """By query, in the order of the queries, the row, or what is to be embedded; and what is neither."""
+    from hierax.embedding.sources import Source
+    from hierax.embedding.store import MARK, has_windows
+
+    clips = has_windows(index.manifest)
     rows = index.find(name for query in queries for name in (query, _path_of(query)))
     found: dict[str, int | None] = {query: rows.get(query, rows.get(_path_of(query))) for query in queries}
-    files = {query: expand([query]) for query, row in found.items() if row is None}
-    below = index.find(_path_of(path) for paths, _ in files.values() for path in paths)
-    named: dict[str, int | None] = {}
+    files = {query: expand([query], clips=clips) for query, row in found.items() if row is None}
+    sources = {str(path): Source(os.path.abspath(path)) for paths, _ in files.values() for path in paths}
+    if clips:
+        sources = _windows(index, sources)
+    below = index.find(_path_of(name) for name in sources)
+    named: dict[str, int | Source] = {}
     for query, row in found.items():
-        named |= {query: row} if row is not None else {str(p): below.get(_path_of(p)) for p in files[query][0]}
-    return named, [problem for _, problems in files.values() for problem in problems]
+        if row is not None:
+            named[query] = row
+            continue
+        given = [str(path) for path in files[query][0]]
+        chosen = [name for name in sources if name in given or (clips and name.rpartition(MARK)[0] in given)]
+        named |= {name: below.get(_path_of(name), sources[name]) for name in chosen}
+    return named, [_advised(problem) for _, problems in files.values() for problem in problems]
 
 
-def _path_of(picture: str | Path) -> str:
+def _advised(problem: ImageError) -> ImageError:
+    """A query that is no file: it may be meant as words."""
+    from hierax.processing import ImageError
+
+    words = (
+        problem.problem == "no such file" and not os.path.splitext(problem.source)[1] and os.sep not in problem.source
+    )
+    if not words:
+        return problem
+    advice = (
+        "queries are image files, or ids or paths of rows; Hiera has no text encoder, so words cannot be searched for"
+    )
+    return ImageError(problem.source, f"no such file ({advice})")
+
+
+def _windows(index: Index, videos: dict[str, Source]) -> dict[str, Source]:
+    """The windows of videos, by their names with the time."""
+    from hierax.embedding.clips import expanded
+    from hierax.embedding.store import MARK
+    from hierax.processing import Preprocessing
+    from hierax.processing.windows import sampling_of
+
+    sampling = sampling_of(Preprocessing.from_dict(index.manifest.preprocessing))
+    return {
+        f"{name}{MARK}{window.path.rpartition(MARK)[2]}": window
+        for name, source in videos.items()
+        for window in expanded([source], sampling)
+    }
+
+
+def _path_of(image: str | Path) -> str:
     """By what path rows call a file."""
     from hierax.embedding.store import shown
 
-    return shown(os.path.abspath(picture))
+    return shown(os.path.abspath(image))
 
 
 def _embedded(
-    index: Index, pictures: Sequence[Path], *, model: str | None, device: str
-) -> tuple[np.ndarray, list[str], list[Searched]]:
+    index: Index, sources: dict[str, Source], *, model: str | None, device: str,
+    on_progress: Callable[[int, int], object] | None,
+) -> tuple[np.ndarray, list[str], list[Searched]]:  # fmt: skip
+    import numpy as np
+
     from hierax.embedding.index import embed_queries
     from hierax.processing import ImageError
 
     vectors, problems = embed_queries(
-        pictures, index.manifest, folder=index.folders[0], column=index.column.name, model=model, device=device
+        list(sources.values()), index.manifest, folder=index.folders[0], column=index.column.name, model=model,
+        device=device, on_progress=on_progress,
     )  # fmt: skip
-    unread = {os.fspath(path): problem for path, problem in problems}
-    read = [str(path) for path in pictures if str(path) not in unread]
-    return vectors, read, [Searched(path, error=ImageError(path, problem)) for path, problem in unread.items()]
-
-
-# -- what the commands over a collection have in common -----------------------------------------------------------
-
-
-def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None:
-    """Declares the collection, `--column`, `--also`; with the name of a `page` also `--json`, `--html`, `--force`."""
-    parser.add_argument("collection", metavar="OUT", help="folder that hierax embed wrote")
-    parser.add_argument(
-        "--also",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="another collection, made in the same way; may be repeated",
-    )
-    parser.add_argument("--column", metavar="NAME", help="vectors, such as embedding or stage3 (default: the first)")
-    if page is not None:
-        parser.add_argument("--json", action="store_true", help="write JSON lines")
-        parser.add_argument("--html", metavar="FILE", help=f"also write {page}, one file that opens offline")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
-
-
-def add_approximate(parser: argparse.ArgumentParser) -> None:
-    """Declares `--approximate` and `--exact`."""
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument(
-        "--approximate",
-        action="store_true",
-        help="use faiss; builds or extends its index and prints its recall",
-    )
-    way.add_argument("--exact", action="store_true", help="search exactly, even if there is an approximate index")
-
-
-def open_index(arguments: argparse.Namespace, *, page: str | None) -> Index:
-    """The collection that arguments name.
-
-    Raises:
-        UserError: the page to write exists, and not `--force`; or it is a folder.
-        CollectionError: those of `hierax.Index`.
-    """
-    from hierax.embedding.index import Index
-
-    if page is not None and os.path.isdir(page):  # before the work that it is to show
-        raise UserError(f"{page} is a folder; name a file in it, such as {os.path.join(page, 'page.html')}")
-    if page is not None and os.path.exists(page) and not arguments.force:
-        raise UserError(f"{page} would be replaced; choose another name, or pass --force")
-    return Index([arguments.collection, *arguments.also], column=arguments.column)
-
-
-def way_of(arguments: argparse.Namespace, index: Index) -> bool | None:
-    """What `approximate` shall be; builds the index that `--approximate` asks for."""
-    if arguments.approximate:
-        say(f"approximate index: {index.build(approximate=True)}")
-    return True if arguments.approximate else False if arguments.exact else None
-
-
-def write_page(page: str, path: str) -> None:
-    """Writes a page, whole or not at all, and says so."""
-    with written(Path(path)) as part:
-        part.write_text(page, encoding="utf-8")
-    size = len(page.encode())
-    say(f"wrote {path} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"wrote {path} ({size / 1e3:.0f} kB)")
-
-
-def counted(count: int, what: str) -> str:
-    """`1 picture`, `2,000 pictures`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def ticking(every: float = 10.0) -> Callable[[int, int], None]:
-    """For `on_progress`: says on stderr how far it is, once in so many seconds."""
-    last = time.monotonic()
-
-    def tick(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= every:
-            last = time.monotonic()
-            say(f"{done:,} of {total:,} done")
-
-    return tick
-
-
-def cosine(text: str) -> float:
-    """A number from -1 to 1, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a cosine similarity, -1 to 1")
-    return value
+    names = {source.path: name for name, source in sources.items()}
+    unread = {names[path]: problem for path, problem in problems}
+    read = [name for name in sources if name not in unread]
+    good: np.ndarray = np.isfinite(vectors).all(1) & (vectors != 0).any(1)
+    unread |= {name: "its features are not finite" for name, fine in zip(read, good.tolist(), strict=True) if not fine}
+    errors = [Searched(name, error=ImageError(name, problem)) for name, problem in unread.items()]
+    return vectors[good], [name for name in read if name not in unread], errors
 
 
 # -- the command --------------------------------------------------------------------------------------------------
@@ -220,8 +193,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_collection(parser, page="a contact sheet")
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="image, folder, pattern, or id or path of a row")
     parser.add_argument("--top-k", type=positive, default=10, metavar="K", help="hits per query (default: 10)")
-    parser.add_argument("--threshold", type=cosine, metavar="S", help="minimum cosine similarity of a hit")
-    parser.add_argument("--model", metavar="M", help="Hub id, folder or file (default: the one that made OUT)")
+    parser.add_argument("--threshold", type=cosine, metavar="S", help="least cosine similarity of a hit")
+    parser.add_argument("--model", metavar="M", help="Hub id, folder or file (default: the one that made COLLECTION)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, …")
     add_approximate(parser)
 
@@ -237,17 +210,20 @@ def run(arguments: argparse.Namespace) -> int:
         approximate=way_of(arguments, index),
         model=arguments.model,
         device=arguments.device,
+        on_progress=ticking(),
     )
     for result in results:
         tally.add(result.error)
         if arguments.json:
             print(json.dumps(as_json(result)))
         elif result.error is None:
-            print(result.query, *(f"  {hit.score:.4f}  {hit.path}" for hit in result.hits), sep="\n", flush=True)
+            tell(result.query)
+            for hit in result.hits:
+                tell(f"  {hit.score:.4f}  {hit.path}")
             if not result.hits:
-                say(f"{result.query}: no picture is similar enough")
+                say(f"{result.query}: no {noun(index)} is similar enough")
     if arguments.html is not None and tally.done:
-        write_page(_sheet(index, results), arguments.html)
+        write_page(_sheet(index, results, fetch=arguments.fetch), arguments.html)
     return tally.exit_code
 
 
@@ -258,25 +234,22 @@ def as_json(result: Searched) -> dict[str, Any]:
     return {"query": result.query, "hits": [{"id": h.id, "path": h.path, "score": h.score} for h in result.hits]}
 
 
-def _sheet(index: Index, results: Sequence[Searched]) -> str:
-    import numpy as np
-
+def _sheet(index: Index, results: Sequence[Searched], *, fetch: bool) -> str:
+    from hierax.embedding.mapped import Named
     from hierax.embedding.pages import Entry, Section, contact_sheet
 
-    found = index.find(result.query for result in results)
-    rows = dict(
-        zip(found, (named.path for named in index.names(np.array(list(found.values()), np.int64))), strict=True)
-    )
+    done = [result for result in results if result.error is None]
+    of = rows_of(index, [name for r in done for name in (r.query, *(hit.id for hit in r.hits))])
     sections = [
         Section(
             result.query,
             [
-                Entry(rows.get(result.query, os.path.abspath(result.query)), "the query"),
-                *(Entry(hit.path, f"{hit.score:.4f}") for hit in result.hits),
+                Entry(of.get(result.query) or Named("", os.path.abspath(result.query), ""), "the query"),
+                *(Entry(of[hit.id], f"{hit.score:.4f}") for hit in result.hits),
             ],
         )
-        for result in results
-        if result.error is None
+        for result in done
     ]
-    note = f"Cosine similarity of {index.column.name}, best first, among {counted(len(index), 'picture')}."
-    return contact_sheet(index.folders, sections, title=f"Search in {index.folders[0].name}", note=note)
+    note = f"Cosine similarity of {index.column.name}, best first, among {counted(len(index), noun(index))}."
+    title = f"Search in {index.folders[0].name}"
+    return contact_sheet(index.folders, sections, title=title, note=note, what=noun(index), fetch=fetch)

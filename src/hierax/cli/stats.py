@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from hierax.cli.terminal import say
+from hierax.cli.terminal import say, tell
 
 SUMMARY = "count the images of a dataset; mean and standard deviation of each channel"
 EPILOG = """Mean and deviation are those of whole images, in gray levels divided by 255, or of arrays as they are.
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         as_rgb = " (counted as RGB: see --help)" if set(found.modes) - {"RGB"} else ""
         for name, value in values.items():
             if name != "unreadable" and value not in (None, {}, []):
-                print(f"{name:<10} {_shown(value)}{as_rgb if name == 'modes' else ''}")
+                tell(f"{name:<10} {_shown(value)}{as_rgb if name == 'modes' else ''}")
     for name, problem in found.unreadable[:20]:
         say(f"{name}: {problem}")
     if len(found.unreadable) > 20:

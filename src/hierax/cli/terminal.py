@@ -1,8 +1,9 @@
-"""What the commands write to the terminal beside their results: errors, licences, progress. All of it on stderr."""
+"""What commands write to the terminal: results on stdout; errors, licenses, progress on stderr."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -23,10 +24,25 @@ class UserError(Exception):
     """Something was asked for that cannot be done; its text says what and what to do instead."""
 
 
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Text as one line that a terminal shows and does not obey: control characters, and those that turn the direction
+    of writing, are escaped (`\x1b`, `\n`). Names of files may hold them.
+    """
+    return _ESCAPED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def tell(line: str = "") -> None:
+    """Writes one line of results to stdout."""
+    print(printable(line), flush=True)
+
+
 def say(message: str) -> None:
     """Writes one line to stderr, under the program's name. Where stderr cannot be written to, the line is lost."""
     try:
-        print(f"hierax: {message}", file=sys.stderr, flush=True)
+        print(f"hierax: {printable(message)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):  # full, without a reader, or closed: no reason to leave the work undone
         give_up(sys.stderr)
 

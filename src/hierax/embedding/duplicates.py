@@ -1,4 +1,4 @@
-"""Pictures that a collection holds more than once: equal files by their hash, near ones by similarity."""
+"""Images that a collection holds more than once: equal files by their hash, near ones by similarity."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hierax.embedding.approximate import positions
 from hierax.embedding.checked import DAMAGED, read_arrays
 from hierax.embedding.index import DIGITS, Found, Index, nearest
 from hierax.embedding.mapped import INDEX, unit
+from hierax.embedding.store import MARK, has_windows
 from hierax.embedding.verify import verified
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Member:
     Attributes:
         id, path: of the row.
         score: cosine similarity to the group's first row (after whitening, where that is asked for).
-        exact: its file equals that of the first row, by hash.
+        exact: its file equals that of the first row, by hash; of windows of videos: and both begin at the same time.
     """
 
     id: str
@@ -48,7 +49,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are one picture, in the order of the collection."""
+    """Rows that are one image, or alike windows of videos, in the order of the collection."""
 
     members: tuple[Member, ...]
 
@@ -93,12 +94,14 @@ def duplicates(
     linkage: Linkage = "chain",
     approximate: bool | None = None,
     verify: bool = False,
+    fetch: bool = False,
     on_progress: Callable[[int, int], object] | None = None,
     on_unreadable: Callable[[str], object] | None = None,
 ) -> list[Group]:
     """Groups of rows that are one picture, the largest first, then in the order of their first rows.
 
-    Rows whose files are equal by hash are one row to begin with, that of the first. Two of these are a pair when their
+    Rows whose files are equal by hash are one row to begin with, that of the first; windows of videos are where they
+    begin at the same time too. Two of these are a pair when their
     cosine similarity is `threshold` or more. With `linkage="chain"` a group is all that pairs connect: if a is like b
     and b like c, all three are in it, though a and c may be less alike than the threshold (each row says how like the
     first row it is); long chains, as the frames of a film, become one group. With `linkage="first"` the first row
@@ -119,12 +122,14 @@ def duplicates(
         linkage: see above.
         approximate: look only among the fifty rows that `Index.build(approximate=True)` finds nearest to each; None
             does so from `hierax.embedding.approximate.APPROXIMATE_FROM` rows on, if it was built. Not with `whiten`.
-        verify: keep pairs whose pictures are one by their pixels too (`hierax.embedding.verify`): every picture of a
-            pair is read again, and may be a crop of a tenth less at each edge. The threshold can be lower then.
+        verify: keep pairs whose images are one by their pixels too (`hierax.embedding.verify`): every image of a
+            pair is read again, and may be a crop of a tenth less at each edge. The threshold can be lower then. Copies
+            that were made brighter or mirrored do not pass.
+        fetch: with `verify`, read images from URLs and from tables of the Hub again; they count as unreadable else.
         on_progress: is called with the number of rows compared so far, and of all that are to be; with `verify` then
             with the number of pictures read so far, and of all.
-        on_unreadable: is called with the path of every picture that `verify` cannot read any more; none of its pairs
-            is kept, but for equal files.
+        on_unreadable: is called with the path of every image that `verify` cannot read any more, or that has changed
+            since it was embedded; none of its pairs is kept, but for equal files.
 
     Raises:
         CollectionError: those of `Index`.
@@ -150,7 +155,7 @@ def duplicates(
     compare = _Compare(index, transform, built, on_progress)
     left, right = _Pairs(index, kind).extended(rows, threshold, compare, afresh=whiten)
     if verify:
-        same = verified(index, left, right, on_progress=on_progress, on_unreadable=on_unreadable)
+        same = verified(index, left, right, on_progress=on_progress, on_unreadable=on_unreadable, fetch=fetch)
         left, right = left[same], right[same]
     roots = (_chained if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
     return _groups(index, roots, hashes, transform)
@@ -161,12 +166,14 @@ def _same(vectors: np.ndarray) -> np.ndarray:
 
 
 def _hashes(index: Index) -> np.ndarray:
-    """uint64 `[rows]`, equal for equal files; a row without a hash is like no other."""
-    found, row = np.array(index.keys), 0
+    """uint64 `[rows]`, equal for equal files (and times, of windows); a row without a hash is like no other."""
+    found, row, windows = np.array(index.keys), 0, has_windows(index.manifest)
     for shard in index.shards:
-        for text in shard.columns()[2]:
+        _, paths, hashes = shard.columns()
+        for path, text in zip(paths, hashes, strict=True):
             if text:
-                found[row] = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+                time = path.rpartition(MARK)[2] if windows else ""
+                found[row] = int.from_bytes(hashlib.blake2b(f"{text}{time}".encode(), digest_size=8).digest(), "little")
             row += 1
     return found
 

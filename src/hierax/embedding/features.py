@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from hierax.engine.cache import weights_digest
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
 from hierax.processing.windows import with_frames
+
+if TYPE_CHECKING:
+    from hierax.embedding.sources import Source
 
 POOLED = "pooled"
 _POOLING = {
@@ -190,19 +193,28 @@ def _record(model: Pretrained, size: int | None) -> Preprocessing:
 
 
 def vectors(
-    paths: Sequence[str | Path], extractor: FeatureExtractor, column: str
+    paths: Sequence[str | Path | Source],
+    extractor: FeatureExtractor,
+    column: str,
+    *,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """float32 `[N, width]` of the pictures that can be read, in their order, and names and problems of the others."""
+    """float32 `[N, width]` of the images or windows that can be read, in their order, and names and problems of the
+    others.
+    """
     from hierax.embedding.decode import decoder_of
     from hierax.embedding.sources import Source
 
     decoder, rows, problems = decoder_of(extractor.record), [], []
-    for path in paths:
+    for number, path in enumerate(paths, start=1):
+        source = path if isinstance(path, Source) else Source(os.path.abspath(path))
         pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), np.uint8)
-        item = decoder(Source(os.path.abspath(path)), pixels[0])
-        if item.error is not None:
-            problems.append((os.fspath(path), item.error))
-            continue
-        rows.append(extractor(torch.from_numpy(pixels))[column])
+        item = decoder(source, pixels[0])
+        if item.error is None:
+            rows.append(extractor(torch.from_numpy(pixels))[column])
+        else:
+            problems.append((path.path if isinstance(path, Source) else os.fspath(path), item.error))
+        if on_progress is not None:
+            on_progress(number, len(paths))
     width = next(c.width for c in extractor.columns if c.name == column)
     return np.concatenate(rows) if rows else np.zeros((0, width), np.float32), problems

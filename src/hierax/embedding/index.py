@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from hierax.embedding.approximate import Approximate, Report
+    from hierax.embedding.sources import Source
 
 DIGITS = 6
 """Decimals of a similarity: float32 holds no more, and equal pictures get equal scores."""
@@ -325,10 +326,10 @@ class Index:
 
 
 def embed_queries(
-    paths: Sequence[str | Path], manifest: Manifest, *, folder: Path, column: str, model: str | None = None,
-    device: str = "auto",
+    paths: Sequence[str | Path | Source], manifest: Manifest, *, folder: Path, column: str, model: str | None = None,
+    device: str = "auto", on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:  # fmt: skip
-    """Vectors of pictures, made as those of the collection in `folder` were.
+    """Vectors of images, or of windows of videos, made as those of the collection in `folder` were.
 
     Returns:
         float32 `[N, D]` of the pictures that could be read, in their order, and path and problem of the others.
@@ -347,7 +348,7 @@ def embed_queries(
             manifest, model=extractor.name, weights=extractor.weights, config=extractor.config.to_dict(),
             preprocessing=extractor.record.to_dict(), precision=extractor.precision,
         )  # fmt: skip
-        manifest.check_same(made, folder=folder, advice="pictures to search for are read by the model that made it")
-        return features.vectors(paths, extractor, column)
+        manifest.check_same(made, folder=folder, advice="images to search for are read by the model that made it")
+        return features.vectors(paths, extractor, column, on_progress=on_progress)
     finally:
         extractor.close()

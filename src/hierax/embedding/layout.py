@@ -18,6 +18,9 @@ COMPONENTS = 50
 """Principal components that t-SNE is given."""
 
 
+_EQUAL = 1e-6  # vectors of length 1 that differ less are equal but for rounding
+
+
 @dataclass(frozen=True)
 class Point:
     """A row, and its place: x and y from 0 to 1."""
@@ -57,7 +60,8 @@ def layout(
         folder: of a collection, or several (see `Index`).
         points: at most so many; t-SNE takes about a minute for 5000.
         column: name of the vectors; the first if None.
-        method: "auto" is "tsne" where scikit-learn is there, else "pca".
+        method: "auto" is "tsne" where scikit-learn is there, else "pca". Fewer than five rows, and rows that are all
+            equal, are always laid out by "pca".
 
     Raises:
         CollectionError: those of `Index`.
@@ -74,14 +78,16 @@ def layout(
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
     rows = np.unique(np.linspace(0, len(index) - 1, min(points, len(index))).astype(np.int64))
     components = principal(index.take(rows), count=COMPONENTS)
-    if tsne is None or len(rows) < 5:  # too few for neighbours
+    spread = float(components[:, 0].std()) if len(rows) else 0.0
+    if tsne is None or len(rows) < 5 or spread < _EQUAL:  # too few for neighbours, or nothing to tell rows apart by
         places, used = components[:, :2], "pca"
     else:
         perplexity = min(30.0, (len(rows) - 1) / 4)
-        places = tsne(perplexity=perplexity, init="pca", random_state=0).fit_transform(components)
+        begin = components[:, :2] / spread * 1e-4  # scikit-learn's own divides by 0 where rows are equal, and crashes
+        places = tsne(perplexity=perplexity, init=begin, random_state=0).fit_transform(components)
         used = "tsne"
     low, high = (places.min(0), places.max(0)) if len(places) else (np.zeros(2), np.ones(2))
-    scaled = (places - low) / np.maximum(high - low, 1e-12)
+    scaled = np.where(high - low < _EQUAL, 0.5, (places - low) / np.maximum(high - low, _EQUAL))
     named = zip(index.names(rows), scaled.tolist(), strict=True)
     return Layout(tuple(Point(n.id, n.path, round(x, 5), round(y, 5)) for n, (x, y) in named), len(index), used)
 
@@ -104,6 +110,7 @@ def principal(vectors: np.ndarray, *, count: int) -> np.ndarray:
 
     The sign of a component is free; its largest weight is positive, so that the same vectors get the same scores.
     """
+    vectors = np.where(np.isfinite(vectors), vectors, 0)  # a mapped file that was tampered with
     wide = vectors.astype(np.float64) - (vectors.mean(0, dtype=np.float64) if len(vectors) else 0)
     rows, width = wide.shape
     if width <= rows:

@@ -1,4 +1,4 @@
-"""Pictures of a collection that are like no others."""
+"""Images of a collection that are like no others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Outlier:
-    """A row, and how far it is from the rows nearest to it: 0 is equal to them, 1 unlike, up to 2."""
+    """A row, and how far it is from the rows nearest to it.
+
+    Attributes:
+        id, path: of the row.
+        score: 0 is equal to its neighbours, 1 unlike them, up to 2.
+        copies: other outliers that are near copies of it, and are left out for it.
+    """
 
     id: str
     path: str
     score: float
+    copies: int = 0
 
 
 def outliers(
@@ -32,13 +39,14 @@ def outliers(
     k: int = 10,
     column: str | None = None,
     references: int = 50_000,
+    alike: float | None = 0.95,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Outlier]:
     """The `count` rows that are farthest from their neighbours, farthest first; equal ones in their order.
 
     The score of a row is 1 minus the mean of its cosine similarities to the `k` rows most similar to it, itself left
     out: the mean cosine distance to its k nearest neighbours. A strange picture that is there `k + 1` times is no
-    outlier by this; `duplicates` finds it.
+    outlier by this; `duplicates` finds it. Of outliers that are near copies of each other the first stands for all.
 
     Args:
         folder: of a collection, or several (see `Index`).
@@ -47,15 +55,18 @@ def outliers(
         column: name of the vectors; the first if None.
         references: neighbours are sought among at most so many rows, taken at even distances from a larger collection;
             what is returned are distances to these. Time grows with rows times references.
+        alike: least cosine similarity of near copies; None leaves all of them in.
         on_progress: is called with the number of rows done so far, and of all.
 
     Raises:
         CollectionError: those of `Index`.
-        ValueError: count, k or references below 1.
+        ValueError: count, k or references below 1, alike outside of 0 to 1.
     """
     for name, value in (("count", count), ("k", k), ("references", references)):
         if value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
+    if alike is not None and not 0 < alike <= 1:
+        raise ValueError(f"alike is {alike}; expected a cosine similarity above 0, up to 1")
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
     parts, done = [np.zeros(0)], 0
     for part in _scores(index, k, references):
@@ -64,9 +75,27 @@ def outliers(
         if on_progress is not None:
             on_progress(done, len(index))
     scores = np.concatenate(parts)
-    order = np.lexsort((np.arange(len(scores)), -scores))[:count]
-    named = index.names(order)
-    return [Outlier(n.id, n.path, float(score)) for n, score in zip(named, scores[order], strict=True)]
+    order = np.lexsort((np.arange(len(scores)), -scores))
+    copies = np.zeros(count, np.int64)
+    order = order[:count] if alike is None else _thinned(index, order, count, alike, copies)
+    named = zip(index.names(order), scores[order].tolist(), copies.tolist(), strict=False)
+    return [Outlier(n.id, n.path, score, number) for n, score, number in named]
+
+
+def _thinned(index: Index, order: np.ndarray, count: int, alike: float, copies: np.ndarray) -> np.ndarray:
+    """The first `count` rows in this order without near copies of those before; counts these."""
+    chosen, vectors = np.zeros(0, np.int64), np.zeros((0, index.column.width), np.float32)
+    for start in range(0, len(order), _BLOCK):
+        block = order[start : start + _BLOCK]
+        for row, vector in zip(block.tolist(), index.take(block), strict=True):
+            like = np.flatnonzero(vectors @ vector >= alike)
+            if len(like):
+                copies[like[0]] += 1
+            elif len(chosen) == count:
+                return chosen
+            else:
+                chosen, vectors = np.append(chosen, row), np.concatenate([vectors, vector[None]])
+    return chosen
 
 
 def _scores(index: Index, k: int, references: int) -> Iterator[np.ndarray]:

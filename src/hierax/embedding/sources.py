@@ -19,7 +19,7 @@ from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, members_of
 from hierax.embedding.content import read_file, read_member
-from hierax.embedding.store import LISTINGS, arrow, source_id
+from hierax.embedding.store import LISTINGS, MARK, arrow, source_id
 from hierax.embedding.urls import check_client, read_url, urls_at
 from hierax.notices import LeftOut, notify
 from hierax.processing import Preprocessing
@@ -33,8 +33,6 @@ from hierax.processing.paths import (
 )
 
 KINDS = ("file", "tar", "table", "url")
-MARK = "#t="
-"""What stands between a video's path and the second at which a window begins (media fragments, W3C)."""
 
 _PICTURES, _VIDEOS = IMAGE_SUFFIXES | {".tar"}, VIDEO_SUFFIXES | {".tar"}
 _ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MANIFEST, ERRORS, LISTINGS, DATA = "manifest.json", "errors.parquet", "listings", "data"
 FORMAT = 1
+MARK = "#t="
+"""What stands between a video's path and the second at which a window begins (media fragments, W3C)."""
 OK, GONE, REPLACED = "ok", "gone", "replaced"
 _UNREADABLE = b"hierax.unreadable"
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -227,6 +229,11 @@ def shard_path(folder: Path, block: Block) -> Path:
     return folder / DATA / block.file
 
 
+def has_windows(manifest: Manifest) -> bool:
+    """Whether rows are windows of videos; else they are images."""
+    return bool(manifest.preprocessing.get("num_frames"))
+
+
 def schema(manifest: Manifest) -> pa.Schema:
     """Columns of a shard."""
     pa = arrow()
@@ -235,7 +242,7 @@ def schema(manifest: Manifest) -> pa.Schema:
         ("id", pa.string()), ("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
         ("hash", pa.string()), ("status", pa.string()),
     ]  # fmt: skip
-    if manifest.preprocessing.get("num_frames"):
+    if has_windows(manifest):
         fields += [("start", pa.float64()), ("end", pa.float64())]
     vectors = [pa.field(c.name, pa.list_(kind, c.width)) for c in manifest.columns]
     return pa.schema([*(pa.field(name, of) for name, of in fields), *vectors])

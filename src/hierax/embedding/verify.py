@@ -1,15 +1,20 @@
-"""Whether two pictures are one by their pixels: small versions are laid on each other and compared."""
+"""Whether two images are one by their pixels: small versions are laid on each other and compared.
+
+Drawings on a transparent ground are compared over white and over black, animations and windows of videos by three of
+their frames and by how many they have, nearly blank images also by where in them something is.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from hierax.embedding.pages import pictures
+from hierax.embedding.originals import Original, is_light, originals
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
@@ -23,36 +28,109 @@ _REACH = 0.12  # of the side that a picture may lack at each edge
 _PLAIN = 9.0  # grey levels of deviation that count at the least: in a plain picture all variance is noise
 
 
+_SHOTS = 4  # small versions of a row: its first frame over white and over black, one of its middle, one of its end
+_CELL = 24  # grey levels between the lightest and the darkest pixel of a cell in which something is
+_DIFFERENT = 0.35  # share of what is in the cells of nearly blank images by which two of them may differ
+
+
+@dataclass
+class _Compared:
+    """What is compared of rows.
+
+    Attributes:
+        small: uint8 `[rows, _SHOTS, SIDE, SIDE, 3]`.
+        detail: uint8 `[rows, SIDE, SIDE]`, contrast in every cell.
+        facts: int64 `[rows, 5]`: whether it was read, has transparency, is light, its frames, its duration.
+    """
+
+    small: np.ndarray
+    detail: np.ndarray
+    facts: np.ndarray
+
+    def put(self, number: int, original: Original) -> None:
+        first = smaller(original.image)
+        self.small[number, :2] = first
+        if original.shaded is not None:
+            self.small[number, 1] = smaller(original.shaded)
+        for place, image in enumerate(original.later[:2], start=2):
+            self.small[number, place] = smaller(image)
+        self.detail[number] = contrast(original.image)
+        transparent = original.shaded is not None
+        self.facts[number] = (1, transparent, is_light(original), original.frames, original.duration)
+
+    def same(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Which of these pairs are one image, as booleans."""
+        one, other = self.facts[left], self.facts[right]
+        found = (one[:, 0] > 0) & (other[:, 0] > 0)
+        frames, duration = (np.stack([one[:, column], other[:, column]]) for column in (3, 4))
+        long = (duration.min(0) > 0) & (np.ptp(duration, 0) <= 0.02 * duration.max(0)) & (frames.min(0) > 1)
+        found &= (frames[0] == frames[1]) | long
+        black = (one[:, 2] + other[:, 2] > 0) | (one[:, 1] * other[:, 1] > 0)
+        for shot, needed in enumerate([np.ones_like(found), black, frames.min(0) > 1, frames.min(0) > 1]):
+            places = np.flatnonzero(found & needed)
+            pair = self.small[left[places], shot], self.small[right[places], shot]
+            found[places] = common(*pair) >= SAME if len(places) else False
+        places = np.flatnonzero(found)
+        found[places] &= same_detail(*(self._place(side[places]) for side in (left, right)))
+        return found
+
+    def _place(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.small[rows, 0], self.detail[rows]
+
+
 def verified(
     index: Index, left: np.ndarray, right: np.ndarray, *, on_progress: Callable[[int, int], object] | None = None,
-    on_unreadable: Callable[[str], object] | None = None,
+    on_unreadable: Callable[[str], object] | None = None, fetch: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """Which pairs of rows are one picture, as booleans; none is of which a picture cannot be read any more, with whose
-    path `on_unreadable` is called.
+    """Which pairs of rows are one image, as booleans; none is of which an image cannot be read any more, or has
+    changed, with whose path `on_unreadable` is called.
 
-    Each picture is read once. Their small versions lie in a temporary file, 3 kB each.
+    Each image is read once. Their small versions lie in a temporary file, at most 13 kB each.
     """
     rows, place = np.unique(np.concatenate([left, right]), return_inverse=True)
     found = np.zeros(len(left), bool)
     if not len(rows):
         return found
     with tempfile.TemporaryFile() as file:
-        small = np.memmap(file, np.uint8, "w+", shape=(len(rows), SIDE, SIDE, 3))
-        readable = np.zeros(len(rows), bool)
-        paths = [named.path for named in index.names(rows)]
-        for number, image in enumerate(pictures(index.folders, paths, side=8 * SIDE)):
-            if image is not None:
-                small[number], readable[number] = smaller(image), True
+        shape = (len(rows), _SHOTS, SIDE, SIDE, 3)
+        compared = _Compared(
+            np.memmap(file, np.uint8, "w+", shape=shape),
+            np.zeros((len(rows), SIDE, SIDE), np.uint8),
+            np.zeros((len(rows), 5), np.int64),
+        )
+        named = index.names(rows)
+        for number, original in enumerate(originals(index.folders, named, side=8 * SIDE, fetch=fetch, whole=True)):
+            if not isinstance(original, str):
+                compared.put(number, original)
             elif on_unreadable is not None:
-                on_unreadable(paths[number])
+                on_unreadable(named[number].path)
             if on_progress is not None:
                 on_progress(number + 1, len(rows))
         first, second = place[: len(left)], place[len(left) :]
         for start in range(0, len(left), _BLOCK):
             some = slice(start, start + _BLOCK)
-            known = readable[first[some]] & readable[second[some]]
-            found[some] = known & (common(small[first[some]], small[second[some]]) >= SAME)
+            found[some] = compared.same(first[some], second[some])
     return found
+
+
+def contrast(image: Image.Image) -> np.ndarray:
+    """uint8 `[SIDE, SIDE]`: grey levels between the lightest and the darkest pixel of each of so many cells."""
+    grey = np.asarray(image.convert("L").resize((8 * SIDE, 8 * SIDE), Image.Resampling.BILINEAR))
+    cells = grey.reshape(SIDE, 8, SIDE, 8)
+    return cells.max((1, 3)) - cells.min((1, 3))
+
+
+def same_detail(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Whether pairs of images, each small versions and contrasts, are no blank sheets with different marks on them.
+
+    What is small on a large ground (a few words on a page) is lost in the small versions, of which all are blank then.
+    """
+    plain = np.ones(len(one[0]), bool)
+    for small, _ in (one, other):
+        plain &= small.astype(np.float32).std((1, 2)).mean(1) < _PLAIN
+    marks = [np.where(detail < _CELL, 0, detail).astype(np.float32) for _, detail in (one, other)]
+    differ = np.abs(marks[0] - marks[1]).sum((1, 2))
+    return ~plain | (differ <= _DIFFERENT * np.maximum(*marks).sum((1, 2)))
 
 
 def smaller(image: Image.Image) -> np.ndarray:

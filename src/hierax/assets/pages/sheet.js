@@ -1,0 +1,94 @@
+"use strict";
+const figures = [...document.querySelectorAll("figure")], footer = document.querySelector("footer");
+const view = document.querySelector("dialog"), large = view.querySelector("img"), told = view.querySelector("p");
+const link = view.querySelector("a");
+let shown = -1;
+
+async function copy(text, button) {
+  const before = button.textContent;
+  try { await navigator.clipboard.writeText(text); } catch {
+    const field = document.createElement("textarea");  // where the browser keeps the clipboard from pages on a disk
+    field.value = text;
+    (view.open ? view : document.body).append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+  button.textContent = "copied";
+  setTimeout(() => { button.textContent = before; }, 1200);
+}
+
+function show(number) {
+  const image = figures[number]?.querySelector("img");
+  if (!image) return;
+  shown = number;
+  large.src = image.src;
+  large.width = image.naturalWidth * 2;
+  large.removeAttribute("height");
+  told.textContent = figures[number].dataset.path;
+  const file = figures[number].dataset.file;
+  link.hidden = !file;
+  if (file) link.href = file; else link.removeAttribute("href");
+  if (!view.open) view.showModal();
+}
+
+function step(by) {
+  let next = shown + by;
+  while (figures[next] && !figures[next].querySelector("img")) next += by;
+  if (figures[next]) show(next);
+}
+
+const marks = () => figures.filter(figure => figure.querySelector("input:checked"));
+
+function count() {
+  for (const figure of figures) figure.classList.toggle("marked", Boolean(figure.querySelector("input:checked")));
+  const some = marks(), bytes = some.reduce((sum, figure) => sum + Number(figure.dataset.bytes || 0), 0);
+  footer.querySelector("output").textContent = some.length
+    ? `${some.length} marked, ${(bytes / 1e6).toFixed(1)} MB` : "Nothing is marked. This page deletes nothing.";
+  for (const button of footer.querySelectorAll("button.some")) button.disabled = !some.length;
+}
+
+function save() {
+  const paths = [...new Set(marks().map(figure => figure.dataset.path))];
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([paths.join("\n") + "\n"], { type: "text/plain" }));
+  link.download = "marked.txt";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+function markCopies() {  // all but the one with the most pixels, then bytes, of every group
+  for (const section of document.querySelectorAll("section")) {
+    const group = [...section.querySelectorAll("figure")].filter(figure => figure.querySelector("img"));
+    const size = figure => Number(figure.dataset.pixels || 0) * 1e12 + Number(figure.dataset.bytes || 0);
+    const best = group.reduce((a, b) => size(b) > size(a) ? b : a, group[0]);
+    for (const figure of group) {
+      const box = figure.querySelector("input");
+      if (!box.disabled) box.checked = figure !== best;
+    }
+  }
+  count();
+}
+
+document.body.addEventListener("click", event => {
+  const button = event.target.closest("button"), figure = event.target.closest("figure");
+  if (event.target === view || event.target === large) view.close();
+  if (!button) return;
+  if (button.matches("figure .open")) show(figures.indexOf(figure));
+  else if (button.matches("figure .copy")) copy(figure.dataset.path, button);
+  else if (button.matches("dialog .copy")) copy(told.textContent, button);
+  else if (button.matches(".close")) view.close();
+  else if (button.matches(".before")) step(-1);
+  else if (button.matches(".after")) step(1);
+  else if (button.matches(".save")) save();
+  else if (button.matches(".copies")) markCopies();
+  else if (button.matches(".clear")) { for (const figure of marks()) figure.querySelector("input").checked = false; count(); }
+});
+document.body.addEventListener("change", count);
+view.addEventListener("keydown", event => {
+  if (event.key === "ArrowLeft") step(-1);
+  if (event.key === "ArrowRight") step(1);
+});
+for (const figure of figures)  // a list has a path a line
+  if (/[\r\n]/.test(figure.dataset.path)) figure.querySelector("input").disabled = true;
+count();

@@ -1,0 +1,141 @@
+"""What the commands that read a collection have in common: `search`, `duplicates`, `outliers`, `map`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hierax.cli.outputs import add_overwrite, output_file
+from hierax.cli.terminal import UserError, say
+from hierax.cli.writing import written
+
+if TYPE_CHECKING:
+    from hierax.embedding.index import Index
+    from hierax.embedding.mapped import Named
+
+page_file = output_file((".html", ".htm"), "a page")
+
+
+def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None:
+    """Declares the collection, `--column`, `--also`, `--overwrite`; with a `page` also `--json` and `--html`."""
+    parser.add_argument("collection", metavar="COLLECTION", help="folder that hierax embed wrote")
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="another collection, made in the same way; may be repeated",
+    )
+    parser.add_argument("--column", metavar="NAME", help="vectors, such as embedding or stage3 (default: the first)")
+    if page is not None:
+        parser.add_argument("--json", action="store_true", help="write JSON lines")
+        parser.add_argument(
+            "--html", type=page_file, metavar="FILE", help=f"also write {page}, one file that opens offline"
+        )
+    parser.add_argument("--fetch", action="store_true", help="for a page, fetch images from URLs and the Hub again")
+    add_overwrite(parser)
+
+
+def add_approximate(parser: argparse.ArgumentParser) -> None:
+    """Declares `--approximate` and `--exact`."""
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--approximate", action="store_true", help="use faiss; builds or extends its index and prints its recall"
+    )
+    way.add_argument("--exact", action="store_true", help="search exactly, even if there is an approximate index")
+
+
+def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
+    """The collection that arguments name.
+
+    Raises:
+        UserError: the page to write exists, and not `--overwrite`, or is no page; no row has features to compare.
+        CollectionError: those of `hierax.Index`.
+    """
+    from hierax.embedding.index import Index
+
+    if page is not None:  # before the work that it is to show
+        check_page(page, overwrite=arguments.overwrite)
+    index = Index([arguments.collection, *arguments.also], column=arguments.column)
+    if not len(index) and index.left_out():
+        raise UserError(f"{arguments.collection}: no row is left to compare")
+    return index
+
+
+def check_page(page: Path, *, overwrite: bool) -> None:
+    """Raises `UserError` unless a page may be written there: nothing but a page is ever replaced by one."""
+    if not os.path.lexists(page):
+        return
+    if not overwrite:
+        raise UserError(f"{page} would be replaced; choose another name, or pass --overwrite")
+    if page.is_symlink() or not page.is_file() or not _is_page(page):
+        raise UserError(f"{page} is no HTML page; only pages are replaced, choose another name")
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(200).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return not start or start.startswith((b"<!doctype html", b"<html"))
+
+
+def way_of(arguments: argparse.Namespace, index: Index) -> bool | None:
+    """What `approximate` shall be; builds the index that `--approximate` asks for."""
+    if arguments.approximate:
+        say(f"approximate index: {index.build(approximate=True)}")
+    return True if arguments.approximate else False if arguments.exact else None
+
+
+def write_page(page: str, path: Path) -> None:
+    """Writes a page, whole or not at all, and says so."""
+    with written(path) as part:
+        part.write_text(page, encoding="utf-8")
+    size = len(page.encode())
+    say(f"wrote {path} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"wrote {path} ({size / 1e3:.0f} kB)")
+
+
+def noun(index: Index) -> str:
+    """What the rows of a collection are."""
+    from hierax.embedding.store import has_windows
+
+    return "window" if has_windows(index.manifest) else "image"
+
+
+def rows_of(index: Index, names: Sequence[str]) -> dict[str, Named]:
+    """Rows by id or path; what is neither is left out."""
+    import numpy as np
+
+    found = index.find(names)
+    return dict(zip(found, index.names(np.array(list(found.values()), np.int64)), strict=True))
+
+
+def counted(count: int, what: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def ticking(every: float = 10.0) -> Callable[[int, int], None]:
+    """For `on_progress`: says on stderr how far it is, once in so many seconds."""
+    last = time.monotonic()
+
+    def tick(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            say(f"{done:,} of {total:,} done")
+
+    return tick
+
+
+def cosine(text: str) -> float:
+    """A number from -1 to 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a cosine similarity, -1 to 1")
+    return value
