@@ -189,21 +189,25 @@ def test_a_recording_that_begins_in_the_middle_begins_at_its_first_whole_frame()
 # -- which stream, which way up ----------------------------------------------------------------------------------------
 
 
-def several(*sizes: tuple[int, int], default: int | None = None, cover: int | None = None) -> bytes:
-    """A file with a video of each size (height, width); `default` is the one to show, `cover` a picture."""
+def several(
+    *sizes: tuple[int, int], default: int | None = None, cover: int | None = None, still: int | None = None
+) -> bytes:
+    """A file with a video of each size (height, width); `default` is the one to show, `cover` an image that is marked
+    as one, `still` an image that is not.
+    """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4" if cover is not None else "matroska") as out:
         streams: list[Any] = []
         for index, (height, width) in enumerate(sizes):
-            stream: Any = out.add_stream("mjpeg" if index == cover else "libx264", rate=30)
+            stream: Any = out.add_stream("mjpeg" if index in (cover, still) else "libx264", rate=30)
             stream.height, stream.width = height, width
-            stream.pix_fmt = "yuvj420p" if index == cover else "yuv420p"
+            stream.pix_fmt = "yuvj420p" if index in (cover, still) else "yuv420p"
             shown = Disposition.default if index == default else 0
             stream.disposition = Disposition.attached_pic if index == cover else shown
             streams.append(stream)
         for number in range(3):
             for index, stream in enumerate(streams):
-                if index == cover and number:
+                if index in (cover, still) and number:
                     continue
                 frame = av.VideoFrame.from_ndarray(np.zeros((stream.height, stream.width, 3), np.uint8), format="rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, 30)
@@ -219,9 +223,10 @@ def several(*sizes: tuple[int, int], default: int | None = None, cover: int | No
         (lambda: several((48, 64), (96, 128), (48, 64)), (128, 96)),
         (lambda: several((48, 64), (96, 128), default=0), (64, 48)),
         (lambda: several((480, 640), (48, 64), cover=0), (64, 48)),
+        (lambda: several((480, 640), (48, 64), still=0), (64, 48)),
         (lambda: several((48, 64), (48, 64)), (64, 48)),
     ],
-    ids=["largest", "default", "no cover", "first"],
+    ids=["largest", "default", "no cover", "no still image", "first"],
 )
 def test_of_several_streams_the_one_to_be_shown_is_read(content: Callable[[], bytes], wanted: tuple[int, int]) -> None:
     with VideoFile(content()) as file:
@@ -286,6 +291,33 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for path in (tmp_path / "a.mp4", Path("/dev/zero")):
         with pytest.raises(VideoError, match=rf"^{path}: not a regular file"):
             VideoFile(path)
+
+
+@pytest.mark.parametrize("name", ["10:30.mp4", "pipe:0", "http:a.mp4", "file:a.mp4", "a%03d.mp4", "-a.mp4", "ä b.mp4"])
+def test_any_name_is_that_of_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where FFmpeg would take it for an address."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(video(20))
+    for path in (name, Path(name)):
+        with VideoFile(path) as file:
+            assert len(list(file.walk())) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile other.ts\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.ts\n#EXT-X-ENDLIST\n"),
+        ("list.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"
+                     "a=rtpmap:96 H264/90000\n"),
+    ],
+)  # fmt: skip
+def test_what_only_names_other_files_or_addresses_is_no_video(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "other.ts").write_bytes(video(30, container="mpegts"))
+    (tmp_path / name).write_text(text)
+    for source in (tmp_path / name, text.encode()):
+        with pytest.raises(VideoError, match="not a video"):
+            VideoFile(source)
 
 
 def test_frames_that_are_too_large_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

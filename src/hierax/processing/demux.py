@@ -17,6 +17,14 @@ from hierax.processing.errors import ImageError
 # Formats whose index, or time stamps, lead exactly to a frame. Others are read from their beginning: MPEG-PS states the
 # times of some frames only, FLV has no index, streams without a container have no times at all.
 _SEEKABLE = frozenset(["mov", "matroska", "avi"])
+# What is read, by FFmpeg's names. Not there: lists of other files (HLS, DASH, concat) and of addresses (SDP), which
+# would open what they name.
+_FORMATS = """
+    mov matroska avi flv live_flv mpegts mpeg mpegvideo asf asf_o ogg nut mxf gxf dv rm ivf gif apng wtv nsv swf pva ty
+    lmlm4 yuv4mpegpipe mjpeg mjpeg_2000 m4v h261 h263 h264 hevc vvc av1 obu evc vc1 vc1test cavsvideo dirac dnxhd avs2
+    avs3 bink smk roq flic film_cpk filmstrip ea 4xm idcin ipmovie psxstr thp vmd xmv wc3movie mv
+"""
+_OPTIONS = {"format_whitelist": ",".join(_FORMATS.split()), "protocol_whitelist": "file"}
 _TRANSPORT = "mpegts"  # may be sought in, unless its time stamps jump
 _DECODING_TIMES = frozenset(["avi", "asf"])  # formats that state when a frame is decoded, not when it is displayed
 _JUMP_BACK, _JUMP_AHEAD = Fraction(1, 10), Fraction(10)  # seconds between packets that are a new beginning
@@ -24,6 +32,7 @@ _KEYS_APART = Fraction(1, 2)  # seconds between the key frames that are remember
 _END = 1 << 40  # a time stamp behind every end
 _NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or cut off before its index"
 _UNKNOWN_RATE = Fraction(30)  # of a file that does not say its own
+_STILLS = frozenset(["mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000"])  # codecs of images
 _PICTURES = ("attached_pic", "timed_thumbnails", "still_image", "dependent")
 
 
@@ -61,6 +70,9 @@ class Packets:
         self.name = name
         self._source = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
         self._check_source()
+        path = self._source if isinstance(self._source, (str, os.PathLike)) else None
+        # a name may look like the address of something else, such as pipe:0
+        self._there = self._source if path is None else f"file:{os.path.abspath(path)}"
         self._scan: Scan | None = None
         self._jumped = False
         self.container: Any = None
@@ -85,7 +97,7 @@ class Packets:
             with self.explained("is not seekable"):
                 self._source.seek(0)
         with self.explained(_NO_VIDEO):
-            self.container = self._av.open(self._source, metadata_errors="replace")
+            self.container = self._av.open(self._there, metadata_errors="replace", options=dict(_OPTIONS))
         try:
             self.stream: Any = self._video_stream()
         except BaseException:
@@ -115,7 +127,7 @@ class Packets:
             raise VideoError(self.name, "is empty")
 
     def _video_stream(self) -> Any:
-        """The stream that is shown: no cover art; the one marked as default, the largest, the first of them."""
+        """The stream that is shown: no cover image; the one marked as default, the largest, the first of them."""
         kinds = [self._av.stream.Disposition[name] for name in _PICTURES]
         streams = [s for s in self.container.streams.video if not any(s.disposition & kind for kind in kinds)]
         if not streams:
@@ -126,8 +138,9 @@ class Packets:
             raise VideoError(self.name, "its codec is not known to this build of FFmpeg")
         default = self._av.stream.Disposition.default
 
-        def rank(stream: Any) -> tuple[bool, bool, int]:
-            return stream.frames != 1, bool(stream.disposition & default), stream.width * stream.height
+        def rank(stream: Any) -> tuple[bool, bool, bool, int]:
+            moves = stream.codec_context.name not in _STILLS  # a cover image is not always marked as one
+            return stream.frames != 1, bool(stream.disposition & default), moves, stream.width * stream.height
 
         stream = max(known, key=rank)
         stream.thread_type = "AUTO"
@@ -234,10 +247,10 @@ class Packets:
 
     @contextlib.contextmanager
     def explained(self, problem: str) -> Iterator[None]:
-        """Errors of FFmpeg as `VideoError`."""
+        """Errors of FFmpeg, and a lack of memory, as `VideoError`."""
         try:
             yield
-        except (self._av.FFmpegError, OSError, ValueError) as error:
+        except (self._av.FFmpegError, OSError, ValueError, MemoryError) as error:
             if isinstance(error, VideoError):
                 raise
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
