@@ -1,0 +1,183 @@
+"""What `from_pretrained` accepts: arguments in the words of transformers and timm too; channels, new modules."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hierax import AutoImageProcessor, HieraForImageClassification, HieraForPreTraining, HieraModel, load
+from small import image_config, pixels, randomise
+
+Save = Callable[..., Path]
+CLASSES = HieraForImageClassification
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A classifier of five labels."""
+    randomise(CLASSES(image_config())).save_pretrained(tmp_path / "five")  # type: ignore[operator]
+    return tmp_path / "five"
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_of_another_size_starts_anew_where_mismatches_are_ignored(folder: Path) -> None:
+    before: Any = load(folder)
+    made: Any = CLASSES.from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)
+    assert made.head.weight.shape == (3, 64)
+    assert made.loading_report.renewed == ["head"]
+    assert torch.equal(made.norm.weight, before.norm.weight)
+    assert made.head.weight.std() < 1e-3  # as a fresh head is
+
+
+def test_a_head_of_the_same_size_is_kept_where_mismatches_are_ignored(folder: Path) -> None:
+    kept: Any = CLASSES.from_pretrained(folder, num_labels=5, ignore_mismatched_sizes=True)
+    assert torch.equal(kept.head.weight, load(folder).head.weight)  # type: ignore[union-attr]
+    new: Any = CLASSES.from_pretrained(folder, num_labels=5)
+    assert not torch.equal(new.head.weight, kept.head.weight)
+
+
+def test_labels_of_another_count_ask_for_a_new_head(folder: Path) -> None:
+    names = {0: "cat", 1: "dog"}
+    with pytest.raises(ValueError, match=r"has shape \[5, 64\]; expected \[2, 64\]; num_labels= gives a new head"):
+        CLASSES.from_pretrained(folder, id2label=names)
+    made = CLASSES.from_pretrained(folder, id2label=names, ignore_mismatched_sizes=True)
+    assert made.config.id2label == names
+    assert CLASSES.from_pretrained(folder, num_labels=2, id2label=names).config.id2label == names
+
+
+def test_labels_may_be_given_both_ways(folder: Path) -> None:
+    names = {i: f"class {i}" for i in range(3)}
+    indices = {name: i for i, name in names.items()}
+    made = CLASSES.from_pretrained(folder, num_labels=3, id2label=names, label2id=indices, ignore_mismatched_sizes=True)
+    assert (made.config.id2label, made.config.label2id, made.config.num_labels) == (names, indices, 3)
+    only = CLASSES.from_pretrained(folder, label2id=indices, ignore_mismatched_sizes=True)
+    assert only.config.id2label == names
+    with pytest.raises(ValueError, match="expected one of them"):
+        CLASSES.from_pretrained(folder, num_labels=3, id2label=names, label2id={"other": 0, "b": 1, "c": 2})
+
+
+def test_a_missing_head_starts_anew_for_labels_in_any_case(saved: Save) -> None:
+    features = saved(HieraModel, image_config())
+    made = CLASSES.from_pretrained(features, num_labels=3, ignore_mismatched_sizes=True)
+    assert made.loading_report is not None
+    assert made.loading_report.renewed == ["head"]
+
+
+# -- precision, device, attention -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "torch.bfloat16"])
+def test_the_precision_has_two_names(dtype: Any, folder: Path) -> None:
+    assert CLASSES.from_pretrained(folder, torch_dtype=dtype).dtype == torch.bfloat16
+    assert CLASSES.from_pretrained(folder, dtype=dtype).dtype == torch.bfloat16
+    assert CLASSES.from_pretrained(folder, dtype="bfloat16", torch_dtype=dtype).dtype == torch.bfloat16
+    assert load(folder, torch_dtype=dtype).dtype == torch.bfloat16
+    assert CLASSES.from_pretrained(folder, torch_dtype="auto").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "device_map", ["auto", "cpu", torch.device("cpu"), {"": "cpu"}, {"encoder": "cpu", "head": "cpu"}]
+)
+def test_a_device_map_of_one_device_is_that_device(device_map: Any, folder: Path) -> None:
+    device = CLASSES.from_pretrained(folder, device_map=device_map).device.type
+    assert device == "cpu" or (device_map == "auto" and device != "meta")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device_map": "balanced"}, "device_map is 'balanced'; expected one device for the whole model, or 'auto'"),
+        ({"device_map": {"a": "cpu", "b": "meta"}}, "expected one device for the whole model, or 'auto'"),
+        ({"device_map": "cpu", "device": "meta"}, "device_map is cpu but device is 'meta'; expected one of them"),
+        ({"dtype": "float16", "torch_dtype": "bfloat16"}, "torch_dtype is 'bfloat16' but dtype is 'float16'"),
+        ({"torch_dtype": "int8"}, "dtype is 'int8'; expected a floating-point dtype"),
+        (
+            {"attn_implementation": "flash_attention_2"},
+            "attn_implementation is 'flash_attention_2'; expected 'sdpa' or",
+        ),
+        ({"in_chans": 1, "num_channels": 3}, "in_chans is 1 but num_channels is 3; expected one of them"),
+        ({"load_in_8bit": True}, "'load_in_8bit' is no field of HieraConfig"),
+    ],
+)
+def test_what_cannot_be_is_said_in_the_words_of_the_caller(options: Any, message: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        CLASSES.from_pretrained(folder, **options)
+
+
+def test_arguments_that_choose_between_ways_of_reading_make_no_difference(folder: Path) -> None:
+    for attention in ("sdpa", "eager", None):
+        options: dict[str, Any] = {"low_cpu_mem_usage": True, "use_safetensors": True, "trust_remote_code": False}
+        made: Any = CLASSES.from_pretrained(folder, attn_implementation=attention, **options)
+        assert torch.equal(made.head.weight, load(folder).head.weight)  # type: ignore[union-attr]
+
+
+# -- channels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("name", ["num_channels", "in_chans"])
+@torch.no_grad()
+def test_of_other_channels_an_input_alike_in_all_of_them_gives_the_same(channels: int, name: str, folder: Path) -> None:
+    before: Any = load(folder)
+    asked: dict[str, Any] = {name: channels}
+    made: Any = CLASSES.from_pretrained(folder, **asked)
+    grey = pixels(before.config, batch=2)[:, :1]
+    assert made.config.num_channels == channels
+    assert torch.allclose(
+        made(grey.expand(-1, channels, -1, -1)).logits, before(grey.expand(-1, 3, -1, -1)).logits, atol=1e-5
+    )
+    assert made.loading_report.resized == [f"encoder.patch_embed.proj 3 -> {channels} channels, each the mean"]
+
+
+def test_the_record_of_other_channels_has_as_many_means(tmp_path: Path) -> None:
+    made = CLASSES.from_pretrained("hierax/femto", num_channels=1)
+    assert made.preprocessing is not None
+    whole = load("hierax/femto").preprocessing
+    assert whole is not None
+    assert made.preprocessing.image_mean == pytest.approx((sum(whole.image_mean) / 3,))
+    made.save_pretrained(tmp_path)
+    assert AutoImageProcessor.from_pretrained(tmp_path).record.num_channels == 1
+    assert load(tmp_path).config.num_channels == 1
+
+
+def test_channels_and_a_new_patch_embedding_go_together(folder: Path) -> None:
+    made: Any = CLASSES.from_pretrained(folder, num_channels=4, new=("patch_embed",))
+    assert made.encoder.patch_embed.proj.weight.shape[1] == 4
+    assert made.loading_report.renewed == ["encoder.patch_embed.proj"]
+
+
+def test_the_decoder_of_a_mae_does_not_predict_other_channels_by_itself(mae: Path) -> None:
+    with pytest.raises(ValueError, match=r"decoder.* has shape .*; new=\('decoder.pred',\) draws it anew"):
+        HieraForPreTraining.from_pretrained(mae, num_channels=1)
+    made = HieraForPreTraining.from_pretrained(mae, num_channels=1, new=("decoder.pred",))
+    assert made.config.num_channels == 1
+    assert (
+        HieraForPreTraining.from_pretrained(mae, num_channels=1, ignore_mismatched_sizes=True).config.num_channels == 1
+    )
+
+
+# -- modules that start anew ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new", ["patch_embed", "encoder.patch_embed", "encoder.patch_embed.proj"])
+def test_a_module_starts_anew_and_all_others_are_kept(new: str, folder: Path) -> None:
+    before, made = load(folder).state_dict(), CLASSES.from_pretrained(folder, new=(new,))
+    changed = [name for name, tensor in made.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert changed == ["encoder.patch_embed.proj.weight", "encoder.patch_embed.proj.bias"]
+    assert made.loading_report is not None
+    assert made.loading_report.renewed == ["encoder.patch_embed.proj"]
+
+
+def test_position_embeddings_and_single_blocks_start_anew(folder: Path) -> None:
+    before, made = load(folder).state_dict(), CLASSES.from_pretrained(folder, new=("pos_embed", "blocks.1"))
+    changed = {name for name, tensor in made.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {".".join(name.split(".")[:3]) for name in changed} == {"encoder.pos_embed.weight", "encoder.blocks.1"}
+
+
+def test_modules_that_there_are_not_are_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"new names blocks.99.*; parts are encoder, .*, and modules in them"):
+        CLASSES.from_pretrained(folder, new=("blocks.99",))
