@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hierax.config import BlockSpec, HieraConfig
 from hierax.init import CONVS, LayerNorm, Linear, Scale
 from hierax.positions import is_traced
-from hierax.tokens import pool, published_order, unpublished_order
+from hierax.tokens import pool, published_order, split_axis, unpublished_order
 
 _HALF = (torch.bfloat16, torch.float16)
 _HALF_SCORES = 1 << 27  # beyond, their memory is the greater evil
@@ -81,7 +81,8 @@ class Attention(nn.Module):
         fold = 0 if self.unit_attention else 1
         q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in self._project(x))
         y = attend(q, k, v).transpose(1, 2).flatten(2)
-        return self.proj(y.unflatten(fold, (-1, units) if self.unit_attention else (units, -1)))
+        # a view, not unflatten: ONNX made of that by tracing is fixed to one batch
+        return self.proj(y.view(-1, units, *y.shape[1:]) if self.unit_attention else split_axis(y, 1, units))
 
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` returns, computed by way of the attention weights, and these.
@@ -140,7 +141,7 @@ class Block(nn.Module):
         if self.proj is not None:
             return pool(self.proj(normed), self.spec.pool)
         if self.pooled_shortcut:  # abs-win small: two poolings of the input stand side by side, so the width doubles
-            grouped = x.unflatten(2, (self.spec.pool, -1))
+            grouped = split_axis(x, 2, self.spec.pool)
             return torch.cat([grouped.amax(2), grouped.mean(2)], dim=-1)
         return pool(x, self.spec.pool)
 

@@ -16,7 +16,15 @@ from hierax.config import HieraConfig, plan
 from hierax.init import init_weights
 from hierax.positions import position_embedding
 from hierax.pretrained import Pretrained
-from hierax.tokens import UnitLayout, gather_units, kept_units, published_order, shown_units, unpublished_order
+from hierax.tokens import (
+    UnitLayout,
+    channels_first,
+    gather_units,
+    kept_units,
+    published_order,
+    shown_units,
+    unpublished_order,
+)
 
 _AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
@@ -93,7 +101,7 @@ class Features:
 
     def map(self, stage: int) -> Tensor:
         """The map `[B, C, *ceil(size / stride)]` of a stage, channels first."""
-        return self.grid(stage).movedim(-1, 1).contiguous()
+        return channels_first(self.grid(stage))
 
     def mean(self) -> Tensor:
         """Mean `[B, C]` over the last stage's tokens that touch the input."""
@@ -137,7 +145,6 @@ class Hiera(Pretrained):
         self,
         pixel_values: Tensor,
         keep: Tensor | None = None,
-        *,
         kept: Tensor | None = None,
         stages: Collection[int] = (),
         states: Collection[int] = (),

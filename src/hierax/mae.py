@@ -11,7 +11,7 @@ from hierax.config import BlockSpec, HieraConfig
 from hierax.encoder import Features
 from hierax.init import CONVS, CONVS_ANY, LayerNorm, Linear, MaskToken
 from hierax.positions import DecoderPosition, decoder_grid
-from hierax.tokens import UnitLayout, shown_units
+from hierax.tokens import UnitLayout, shown_units, split_axis
 
 
 def random_keep(noise: Tensor, shown: int) -> tuple[Tensor, Tensor]:
@@ -49,10 +49,10 @@ class Fusion(nn.Module):
         for stage, kernel, conv in zip(self.stages, self.kernels, self.convs, strict=True):
             assert isinstance(conv, CONVS_ANY)
             # the tokens are put into the kernel's order, and not its weight into theirs: they are fewer
-            merged = features.tokens[stage].unflatten(2, (kernel.positions, -1)).transpose(2, 3)
+            merged = split_axis(features.tokens[stage], 2, kernel.positions).transpose(2, 3)
             pixels = kernel.reroll_units(merged.flatten(0, 1)).movedim(-1, 2).flatten(2)
             product = nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias)
-            fused = fused + product.unflatten(0, fused.shape[:2])
+            fused = fused + product.view(*fused.shape[:2], *product.shape[1:])
         return fused
 
 

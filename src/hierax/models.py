@@ -16,7 +16,7 @@ from hierax.mae import Decoder, Fusion, check_mae_size, masked_loss, visible_pat
 from hierax.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
 from hierax.pretrained import Pretrained, require_config
 from hierax.task import Task, returned, states_of
-from hierax.tokens import shown_units
+from hierax.tokens import channels_first, shown_units
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +38,6 @@ class HieraModel(Task[HieraModelOutput]):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        *,
         keep: Tensor | None = None,
         mask_ratio: float | None = None,
     ) -> HieraModelOutput:
@@ -152,7 +151,6 @@ class HieraBackbone(Task[BackboneOutput]):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        *,
         interpolate_pos_encoding: bool | None = None,
     ) -> BackboneOutput:
         """Maps of `pixel_values` `[B, channels, *size]`, any size; see `BackboneOutput`.
@@ -171,7 +169,7 @@ class HieraBackbone(Task[BackboneOutput]):
     def _map(self, features: Features, name: str, stage: int) -> Tensor:
         if not self.norms:
             return features.map(stage)
-        return self.norms[name](features.grid(stage)).movedim(-1, 1).contiguous()
+        return channels_first(self.norms[name](features.grid(stage)))
 
 
 def _with_features(config: HieraConfig, names: Sequence[str] | None, indices: Sequence[int] | None) -> HieraConfig:
@@ -209,7 +207,6 @@ class _Classifier(Task[ClassifierOutput]):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        *,
         keep: Tensor | None = None,
     ) -> ClassifierOutput:
         """Logits of `pixel_values` `[B, channels, *size]`, any size, in training and in eval mode alike.
@@ -276,7 +273,6 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        *,
         keep: Tensor | None = None,
         mask_ratio: float | None = None,
     ) -> PreTrainingOutput:

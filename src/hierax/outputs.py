@@ -54,6 +54,24 @@ class Output:
         return key in self.keys()
 
 
+class TracedOutput(tuple[Any, ...]):
+    """The fields of an output that are not None as a plain tuple, which also has their names."""
+
+    _output: Output
+
+    def __new__(cls, output: Output) -> "TracedOutput":
+        """The tuple of this output."""
+        made = super().__new__(cls, output.to_tuple())
+        made._output = output
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._output, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._output[key]
+
+
 @dataclass
 class HieraModelOutput(Output):
     """Output of `HieraModel`.

@@ -10,7 +10,7 @@ from hierax.config import HieraConfig
 from hierax.encoder import Features, Hiera, visible_units
 from hierax.init import init_weights
 from hierax.mae import random_keep
-from hierax.outputs import Output
+from hierax.outputs import Output, TracedOutput
 from hierax.pretrained import Pretrained
 
 _Output = TypeVar("_Output", bound=Output)
@@ -80,5 +80,11 @@ def states_of(features: Features, wanted: bool | None) -> tuple[tuple[Tensor, ..
 
 
 def returned(out: _Output, return_dict: bool | None) -> _Output:
-    """The output, or its tuple where `return_dict` is False, which is for code written for transformers."""
-    return out if return_dict is not False else cast("_Output", out.to_tuple())
+    """The output, or its tuple where `return_dict` is False, which is for code written for transformers.
+
+    While PyTorch traces (`torch.jit.trace`, `torch.onnx.export(dynamo=False)`), which knows no classes, it is a tuple
+    that also has the names.
+    """
+    if return_dict is False:
+        return cast("_Output", out.to_tuple())
+    return cast("_Output", TracedOutput(out)) if torch.jit.is_tracing() else out  # pyright: ignore[reportPrivateImportUsage]

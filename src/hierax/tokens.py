@@ -101,11 +101,24 @@ class UnitLayout:
         return rows.permute(0, *woven, 2 * axes + 1).reshape(batch, *grid, channels)
 
 
+def split_axis(x: Tensor, dim: int, outer: int) -> Tensor:
+    """`x`, its axis `dim` as two: `outer` entries, and what is left. A view.
+
+    Not `unflatten`: the ONNX that PyTorch makes of that by tracing is fixed to the batch it was traced with.
+    """
+    return x.view(*x.shape[:dim], outer, -1, *x.shape[dim + 1 :])
+
+
+def channels_first(rows: Tensor) -> Tensor:
+    """`[B, *grid, C]` -> `[B, C, *grid]`, contiguous; not `movedim`, of which ONNX by tracing makes nothing valid."""
+    return rows.permute(0, rows.ndim - 1, *range(1, rows.ndim - 1)).contiguous()
+
+
 def pool(tokens: Tensor, neighbours: int, dim: int = 2) -> Tensor:
     """Maximum over `neighbours` tokens that pool into one: `P` at `dim` becomes `P / neighbours`."""
     if neighbours == 1:
         return tokens
-    return tokens.unflatten(dim, (neighbours, tokens.shape[dim] // neighbours)).amax(dim)
+    return split_axis(tokens, dim, neighbours).amax(dim)
 
 
 def published_order(tokens: Tensor) -> Tensor:
