@@ -26,6 +26,7 @@ from hierax.embedding.mapped import Named
 from hierax.embedding.originals import CHANGED, GONE, Original, originals
 from hierax.embedding.run import Progress
 from hierax.embedding.store import unreadable_of
+from hierax.notices import Notice
 from hierax.processing import KINETICS, HieraVideoProcessor
 from small import video_config
 from videos import number_of, only_sound, video
@@ -54,7 +55,6 @@ def films(tmp_path: Path) -> Path:
     (folder / "long.mp4").write_bytes(video(90))
     (folder / "short.mkv").write_bytes(video(20, container="matroska"))
     (folder / "sound.mp4").write_bytes(only_sound())
-    (folder / "notes.txt").write_text("none\n")
     return folder
 
 
@@ -170,6 +170,13 @@ def test_pictures_and_videos_are_told_apart(films: Path, tmp_path: Path, model: 
         embedded(films / "a.png", tmp_path / "out", model)
 
 
+def test_what_is_no_video_is_left_out_and_counted(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
+    (films / "notes.txt").write_text("none\n")
+    with pytest.warns(Notice, match=r"films: 1 file left out: 1 \.txt"):
+        report = embedded(films, tmp_path / "out", model)
+    assert (report.rows, report.errors) == (4, 1)
+
+
 def test_a_folder_without_videos_is_named(tmp_path: Path, model: hierax.HieraModel) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match=r"none: no videos in it \(MP4, WebM, MKV, … are read\)"):
@@ -180,7 +187,8 @@ def test_a_folder_without_videos_is_named(tmp_path: Path, model: hierax.HieraMod
 def shard(films: Path) -> Path:
     """The same films in a shard, after something that is passed over."""
     with tarfile.open(films.parent / "films.tar", "w") as out:
-        for path in (films / "notes.txt", films / "long.mp4", films / "short.mkv", films / "sound.mp4"):
+        out.addfile(tarfile.TarInfo("notes.txt"))
+        for path in (films / "long.mp4", films / "short.mkv", films / "sound.mp4"):
             out.add(path, path.name)
     return films.parent / "films.tar"
 
