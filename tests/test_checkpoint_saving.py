@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hierax import Hiera, HieraForImageClassification, HieraModel, Preprocessing, convert
+from hierax.checkpoint.save import save_model
+from hierax.cli import main
 from small import image_config, pixels, randomise
 
 Save = Callable[..., Path]
@@ -155,3 +158,54 @@ def test_the_encoder_alone_is_saved_under_the_same_names(tmp_path: Path) -> None
     assert all(name.startswith(("embeddings.", "encoder.stages.")) for name in names)
     again = Hiera.from_pretrained(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), encoder.parameters(), strict=True))
+
+
+# -- disks that are full ----------------------------------------------------------------------------------------------
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def broken_writer(*_: Any, **__: Any) -> None:
+    raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+
+@pytest.mark.parametrize("dialect", ["transformers", "official", "timm"])
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
+    dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = HieraForImageClassification(image_config())
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_model(model, tmp_path / "new" / "folder", dialect=dialect)
+    assert caught.value.filename == str(tmp_path / "new" / "folder" / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pth_file_that_cannot_be_written_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "save", broken_writer)
+    with pytest.raises(OSError, match="cannot be written; the disk may be full") as caught:
+        convert("hierax/femto", tmp_path / "new" / "x.pth", to="official")
+    assert caught.value.filename == str(tmp_path / "new" / "x.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_a_folder_that_was_there_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HieraForImageClassification(image_config())
+    model.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        HieraForImageClassification(image_config()).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_command_convert_says_a_full_disk_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    assert main(["convert", "hierax/femto", str(tmp_path / "x"), "--to", "timm"]) == 2
+    assert capsys.readouterr().err == f"hierax: {tmp_path / 'x' / 'model.safetensors'}: No space left on device\n"
