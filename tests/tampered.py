@@ -74,7 +74,7 @@ def _manifests() -> Iterator[Change]:
         yield Change(f"manifest: {name}", _written(MANIFEST, text.encode("utf-8", "surrogateescape")))
     fields = (
         "model", "weights", "config", "preprocessing", "columns", "l2", "dtype", "precision", "block", "batch",
-        "inputs", "created", "version", "format", "fingerprint", "other",
+        "inputs", "created", "version", "format", "fingerprint", "list_columns", "other",
     )  # fmt: skip
     for name in fields:
         yield Change(f"manifest: without {name}", _edited((), name, None, drop=True))

@@ -160,6 +160,8 @@ def _fitting(value: Any, hint: Any, name: str) -> Any:
     if is_dataclass(hint):
         assert isinstance(hint, type)
         return record_of(hint, value, name=name)
+    if origin is dict and isinstance(value, dict):
+        return {key: _fitting(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
     kind = origin or hint
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
@@ -208,7 +210,8 @@ def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str 
     try:
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
-            with pa.parquet.ParquetFile(file) as table:
+            # not through a Python file: threads of pyarrow that call into Python abort a process that ends
+            with pa.OSFile(os.fspath(path)) as native, pa.parquet.ParquetFile(native, pre_buffer=False) as table:
                 _check_columns(table, wanted, names, size)
                 yield table
     except CollectionError:
@@ -225,7 +228,7 @@ def read_table(path: Path, wanted: pa.Schema, names: Sequence[str]) -> pa.Table:
         CollectionError: the shard is damaged; names the column.
     """
     with parquet(path, wanted, names) as file:
-        table = file.read(columns=list(names))
+        table = file.read(columns=list(names), use_threads=False)
         table.validate(full=True)  # that offsets lie inside, and that texts are texts
         for name in names:
             column = table.column(name)

@@ -22,7 +22,7 @@ def read_listing(path: Path) -> Iterator[Source]:
     """
     wanted = listed()
     with parquet(path, wanted, wanted.names, advice="") as file:
-        for batch in file.iter_batches(_ROWS, columns=wanted.names):
+        for batch in file.iter_batches(_ROWS, columns=wanted.names, use_threads=False):
             batch.validate(full=True)
             for name in wanted.names:
                 if batch.column(name).null_count:
