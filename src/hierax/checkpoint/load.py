@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 
@@ -18,6 +18,13 @@ from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
 
 if TYPE_CHECKING:
+    from hierax.models import (
+        HieraBackbone,
+        HieraForImageClassification,
+        HieraForPreTraining,
+        HieraForVideoClassification,
+        HieraModel,
+    )
     from hierax.pretrained import Pretrained
 
     Model = TypeVar("Model", bound=Pretrained)
@@ -130,6 +137,32 @@ def _most_poolings(config: HieraConfig) -> int:
     """How many stages the mask unit allows to pool."""
     units = tuple(zip(config.masked_unit_size, config.query_stride, strict=True))
     return max(n for n in range(config.stages) if all(unit % stride**n == 0 for unit, stride in units))
+
+
+@overload
+def load(source: str | Path, *, task: Literal["features"], **options: Any) -> "HieraModel": ...
+
+
+@overload
+def load(source: str | Path, *, task: Literal["backbone"], **options: Any) -> "HieraBackbone": ...
+
+
+@overload
+def load(source: str | Path, *, task: Literal["classification"], **options: Any) -> "HieraForImageClassification": ...
+
+
+@overload
+def load(
+    source: str | Path, *, task: Literal["video-classification"], **options: Any
+) -> "HieraForVideoClassification": ...
+
+
+@overload
+def load(source: str | Path, *, task: Literal["mae"], **options: Any) -> "HieraForPreTraining": ...
+
+
+@overload
+def load(source: str | Path, *, task: str | None = None, **options: Any) -> "Pretrained": ...
 
 
 def load(
