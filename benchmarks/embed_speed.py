@@ -34,7 +34,7 @@ from PIL import Image
 from embed_duplicates import tiny
 from embed_pictures import crop, encoded, opened, place, shipped
 from hierax.embedding import FeatureExtractor, embed
-from hierax.embedding.decode import prepare_processes
+from hierax.embedding.processes import prepare_processes
 
 BATCH = 32
 SIZE = (500, 375)
