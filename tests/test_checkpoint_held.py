@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hierax import HieraForImageClassification, HieraModel, create_model, list_checkpoints, load
+from hierax import HieraForImageClassification, HieraModel, Preprocessing, create_model, list_checkpoints, load
 from hierax.checkpoint import sharded
 from hierax.checkpoint.save import named_tensors
 from hierax.config import HieraConfig
@@ -188,6 +188,31 @@ def test_a_model_of_sam_2_from_transformers_is_refused_by_name(tmp_path: Path) -
     tensors = {"patch_embed.projection.weight": (8, 3, 7, 7), "pos_embed_window": (1, 8, 8, 8)}
     save_file({front + n: torch.zeros(s) for n, s in tensors.items()}, tmp_path / "model.safetensors")
     assert "weights of SAM 2" in refused(tmp_path)
+
+
+# -- placed by hand ---------------------------------------------------------------------------------------------------
+
+
+def test_files_placed_by_hand_in_the_cache_of_the_hub_open_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = randomise(HieraForImageClassification(image_config()))
+    model.preprocessing = Preprocessing()
+    place, commit = tmp_path / "models--someone--hiera-here", "0123456789abcdef0123456789abcdef01234567"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    model.save_pretrained(place / "snapshots" / commit)
+    found = load("someone/hiera-here", cache_dir=tmp_path, local_files_only=True)
+    assert same(found, model)
+    assert found.preprocessing == model.preprocessing
+
+
+def test_files_downloaded_into_a_folder_open(tmp_path: Path) -> None:
+    model: Any = HieraForImageClassification(image_config())
+    model.save_pretrained(tmp_path)
+    torch.save(named_tensors(model, "transformers"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    assert same(load(tmp_path), model)
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

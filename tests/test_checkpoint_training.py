@@ -176,7 +176,8 @@ def test_an_average_inside_of_the_model_is_no_part_of_it(model: Any, tmp_path: P
 def test_one_model_under_two_names_is_one_model(model: Any, tmp_path: Path) -> None:
     own = dict(model.state_dict())
     torch.save({"model": own, "state_dict": own}, tmp_path / "x.pth")
-    assert same(opened(tmp_path / "x.pth"), model)
+    for part in (None, "model", "state_dict"):
+        assert same(opened(tmp_path / "x.pth", part=part), model)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from hierax.train import RECIPES, Recipe, recipe
 from videos import action_set, video
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ("pretrain", "finetune", "features", "recipes", "engine", "embed", "sizes", "video", "README")
+GUIDES = ("pretrain", "finetune", "features", "recipes", "engine", "embed", "sizes", "video", "checkpoints", "README")
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))
 _ARGUMENTS = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
@@ -158,6 +158,8 @@ def make_models(place: Path) -> None:
         record = KINETICS.replace(num_frames=4) if model.config.is_video else hierax.Preprocessing()
         model.preprocessing = record.replace(size=73, crop_size=64)
         model.save_pretrained(place / name)
+    weights = hierax.create_model("hiera_tiny_224").state_dict()
+    torch.save({"model": weights, "model_ema": weights, "epoch": 3}, place / "checkpoint.pth")
 
 
 def _small(name: str, fields: Any) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
-from hierax.checkpoint.records import find_record
+from hierax.checkpoint.records import checkpoint_names, find_record
+from hierax.variants import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class NotCached(OSError):
         """What happened, and what works offline; `option` is the one of the command line that names a checkpoint."""
         lacking = "" if self._file == "config.json" else f" ({self._file} is lacking)"  # the first to be looked for
         other = f"{option} {self.instead}".lstrip() if self.instead else "a folder or file"
-        return f"{self.repository} is not in the local cache{lacking} and {self._reason}; {other} works offline"
+        near = _near(self.repository) if not lacking else ""
+        return f"{self.repository} is not in the local cache{lacking} and {self._reason}{near}; {other} works offline"
 
 
 def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
@@ -75,7 +77,8 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
     except GatedRepoError:
         raise OSError(f"{repository}: access to it must be asked for on the Hub; pass token=") from None
     except RepositoryNotFoundError:
-        raise OSError(f"{repository}: no such repository on the Hub (a private one needs token=)") from None
+        near = _near(repository)
+        raise OSError(f"{repository}: no such repository on the Hub{near} (a private one needs token=)") from None
     except RevisionNotFoundError:
         raise OSError(f"{repository}: no revision {hub.revision!r} on the Hub") from None
     except EntryNotFoundError:
@@ -86,6 +89,11 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
         raise
     except Exception as error:  # the client's HTTP library has errors of its own
         raise OSError(f"{repository}: {file} could not be fetched ({type(error).__name__}: {error})") from error
+
+
+def _near(repository: str) -> str:
+    """Which published checkpoint may be meant by an id that is in no table."""
+    return "" if find_record(repository) else did_you_mean(repository, checkpoint_names())
 
 
 def reached(repository: str, file: str, hub: HubOptions) -> HubOptions:

@@ -63,6 +63,8 @@ def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: b
     if part is not None:
         asked = part.strip(".")
         fits = [w for w in found if w.part == asked] or [w for w in found if asked in w.part.split(".")]
+        if not fits and isinstance(loaded.get(asked), Mapping):  # another name of the same tensors
+            fits = list(_models({asked: loaded[asked]}))
         if len(fits) != 1:
             there = f"it holds {_quoted(names)}" if any(names) else "it holds a single model; leave part out"
             raise ValueError(f"part is {part!r}; {there}" if found else contents(loaded))
