@@ -169,3 +169,15 @@ def test_lack_of_memory_is_said_as_such(run: Run, monkeypatch: pytest.MonkeyPatc
     assert err.startswith("hierax: out of memory")
     assert "a fault of hierax" not in err
     assert err.count("\n") == 1
+
+
+def test_an_interrupt_within_a_text_that_is_executed_ends_as_any_other(tmp_path: Path) -> None:
+    """As in the making of a dataclass; CPython would end a module that is run by SIGINT then."""
+    (tmp_path / "interrupted.py").write_text(
+        "import signal, sys\n"
+        "from hierax.cli import main, stats\n"
+        "stats.run = lambda _: exec('import signal; signal.raise_signal(signal.SIGINT); print()')\n"
+        "sys.exit(main(['stats', 'x']))\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "hierax: interrupted\n")

@@ -165,6 +165,9 @@ def _finished(code: int) -> int:
 
 def _interrupted(number: int) -> int:
     say("interrupted" if number == signal.SIGINT else "terminated")
+    # CPython notes a KeyboardInterrupt that left an exec() of a text (dataclasses do that), caught or not, and would
+    # end `python -m hierax` by SIGINT for it; the next exec() clears the note
+    exec("")
     return 128 + number
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.collection import counted
 from hierax.cli.loading import positive, say_licence
+from hierax.cli.outputs import output_folder
 from hierax.cli.terminal import UserError, say, tell
 
 if TYPE_CHECKING:
@@ -45,7 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, list, shard, table or URL")
-    add("-o", "--output", required=True, metavar="OUT", help="folder of the collection, made if missing")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        type=output_folder,
+        metavar="OUT",
+        help="folder of the collection, made if missing",
+    )
     add(
         "--model",
         metavar="M",

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from hierax.embedding.store import Column, Manifest
 from hierax.engine import Engine
 from hierax.engine.cache import weights_digest
+from hierax.engine.exported import is_export
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
 from hierax.processing.windows import with_frames
@@ -168,6 +169,8 @@ def _loaded(source: str) -> Pretrained:
     from hierax.checkpoint.opened import open_checkpoint
     from hierax.models import HieraModel
 
+    if is_export(source):
+        raise ValueError(f"{source} is an export; embed needs the checkpoint that it was made of")
     opened = open_checkpoint(source, HubOptions(), None)
     new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
     return HieraModel.from_pretrained(source, new=new)
