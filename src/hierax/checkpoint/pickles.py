@@ -19,7 +19,7 @@ _MOST_PICKLED = 8 * 2**20
 """Bytes of names and settings beside the tensors; ten thousand tensors need about two million."""
 _MOST_LISTED = 16 * 2**20
 """Bytes of an archive's table of contents; a hundred for each tensor."""
-_END = b"PK\x05\x06"  # of a zip archive's table of contents
+_END, _LARGE_END = b"PK\x05\x06", b"PK\x06\x06"  # of a zip archive's table of contents
 
 
 class Setting:
@@ -132,7 +132,11 @@ def _check_archive(path: Path) -> None:
         file.seek(max(path.stat().st_size - 2**16 - 22, 0))
         tail = file.read()
     at = tail.rfind(_END)
-    if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_LISTED:
+    listed = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if listed == 2**32 - 1:  # stated in the record for large archives
+        at = tail.rfind(_LARGE_END)
+        listed = int.from_bytes(tail[at + 40 : at + 48], "little")
+    if listed > _MOST_LISTED:
         raise ValueError(f"{path}: lists more records than any checkpoint of Hiera has")
     try:
         with zipfile.ZipFile(path) as archive:
