@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -229,6 +230,17 @@ def test_the_command_convert_reads_the_part_it_is_given(
     ema, plain = (load(tmp_path / name) for name in ("ema", "plain"))
     assert same(ema, load("hierax/femto"))
     assert not same(plain, ema)
+
+
+def test_a_command_that_opens_a_file_twice_says_once_what_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = named_tensors(HieraForImageClassification.from_pretrained("hierax/femto"), "transformers")
+    torch.save({"model": other(tensors), "model_ema": tensors}, tmp_path / "both.pth")
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    command = ["embed", str(tmp_path / "x.png"), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "both.pth")]
+    assert main([*command, "--workers", "0"]) == 0
+    assert capsys.readouterr().err.count("'model_ema' was read") == 1
 
 
 # -- settings beside the weights --------------------------------------------------------------------------------------

@@ -62,17 +62,24 @@ def percent(probability: float) -> str:
 
 @contextmanager
 def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
-    """Keeps what libraries warn of off the terminal; not when debugging."""
+    """Keeps what libraries warn of off the terminal, and says each notice once; not when debugging."""
     if debug:
         yield
         return
+    said: set[str] = set()
+
+    def say_once(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            say(str(message))
+
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # of all loggers: libraries set the levels of theirs when they are imported
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("always", category=Notice)
-            warnings.showwarning = lambda message, *_, **__: say(str(message))
+            warnings.showwarning = say_once
             yield
     finally:
         logging.disable(before)
