@@ -37,14 +37,14 @@ def data(here: Path) -> Path:
 def test_from_pictures_to_a_confusion_matrix(run: Run, data: Path) -> None:
     code, out, err = run("pretrain", "data", *TINY, "-o", "mae", *PRETRAIN)
     assert (code, out) == (0, "")
-    assert "12 samples, 3 steps of 4 per epoch, 1 epochs; 4 to validate on; peak lr 8.75e-05, fp32 on cpu" in err
+    assert "12 samples, 3 steps of 4 per epoch, 1 epoch; 4 to validate on; peak lr 8.75e-05, fp32 on cpu" in err
     assert "done: mae/model" in err
     code, _, err = run("finetune", "data", "--from", "mae", "-o", "tuned", *FINETUNE, *SHORT, "freeze=1")
     assert code == 0, err
     code, out, err = run("evaluate", "data", "--model", "tuned", "--device", "cpu", "--confusion", "c.png", "--json")
     assert code == 0, err
     assert json.loads(out)["samples"] == 4
-    assert {"loss", "top1", "top5", "classes", "unreadable"} <= json.loads(out).keys()
+    assert json.loads(out).keys() == {"loss", "top1", "balanced", "samples", "unreadable", "classes"}, "no top5 of two"
     assert Path("c.png").stat().st_size > 1000
     code, out, _ = run("evaluate", "data", "--model", "mae", "--device", "cpu", "--probe", "knn")
     assert code == 0
@@ -69,10 +69,22 @@ def test_a_run_is_repeated_from_its_configuration(run: Run, data: Path) -> None:
     assert json.loads(Path("fourth/run.json").read_text())["recipe"]["epochs"] == 2
 
 
-def test_the_same_command_again_says_that_the_run_is_finished(run: Run, data: Path) -> None:
+def test_a_finished_command_may_be_repeated(run: Run, data: Path) -> None:
     command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
     assert run(*command)[0] == 0
-    assert run(*command) == (2, "", "hierax: first holds a finished run; --overwrite starts anew\n")
+    before = {path: path.stat().st_mtime_ns for path in Path("first").rglob("*")}
+    code, out, err = run(*command)
+    assert (code, out, len(err.splitlines())) == (0, "", 1)
+    assert err.startswith("first is already finished: model: step 3 of 3, loss ")
+    assert run(*command, "--resume")[::2] == (0, err)
+    assert run("pretrain", "--resume", "-o", "first")[::2] == (0, err)
+    assert {path: path.stat().st_mtime_ns for path in Path("first").rglob("*")} == before
+    code, _, err = run(*command, "epochs=2")
+    assert code == 2
+    assert err == (
+        "hierax: first holds a finished run with other settings: epochs was 1, now 2; choose another folder with -o "
+        "(--overwrite would replace the run)\n"
+    )
     assert run(*command, "--overwrite")[0] == 0
 
 
@@ -88,7 +100,7 @@ def test_the_same_command_again_says_that_the_run_is_finished(run: Run, data: Pa
         (("pretrain", "data", "-o", "x", "--recipe", "mae"), "no recipe 'mae'; near it"),
         (("pretrain", "data", "-o", "x", "--recipe", "in1k_tiny_from_400"), "is for finetune, not for pretrain"),
         (("pretrain", "data", "-o", "x", "--config", "notes.txt"), "notes.txt: not the description of a run"),
-        (("finetune", "data", "-o", "x"), "--from is missing"),
+        (("finetune", "data", "-o", "x", "model=hiera_small_224"), "--from is missing"),
         (("finetune", "data", "-o", "x", "--from", "nowhere/at/all"), "nowhere/at/all"),
         (("finetune", "data/train/class0", "-o", "x", "--from", "scratch"), "the data has no classes"),
         (("evaluate", "data", "--model", "nowhere/at/all"), "nowhere/at/all"),
@@ -134,7 +146,7 @@ def test_a_dataset_is_counted(run: Run, data: Path) -> None:
 
 def test_resume_goes_on_with_a_run_and_with_nothing_else(run: Run, data: Path) -> None:
     command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
-    assert run(*command, "--resume") == (2, "", "hierax: first holds no run to go on with\n")
+    assert run(*command, "--resume") == (2, "", "hierax: first holds no run to resume\n")
     assert run(*command)[0] == 0
     whole = weights(Path("first"))
     path = Path("first/run.json")

@@ -171,3 +171,56 @@ def test_validation_may_have_any_classes_where_labels_are_not_asked_for(tmp_path
     train, held = opened(tmp_path, labels=False)
     assert held is not None
     assert (len(train), len(held)) == (2, 2)
+
+
+PAIRS = (
+    ("Training", "Testing"), ("Train", "Val"), ("train", "dev"), ("TRAIN", "VALID"), ("trn", "tst"), ("train", "eval"),
+    ("train_set", "test_set"), ("training-data", "validation-data"), ("train2017", "val2017"), ("train", "Development"),
+)  # fmt: skip
+
+
+def class_folders(place: Path) -> None:
+    for name in ("cat", "dog"):
+        (place / name).mkdir(parents=True)
+        for number in range(2):
+            (place / name / f"{number}.png").write_bytes(PNG)
+
+
+@pytest.mark.parametrize("names", PAIRS)
+def test_the_usual_names_of_splits_are_splits_and_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        class_folders(tmp_path / name)
+    train, held = open_splits(tmp_path, fraction=0.5, seed=0)
+    assert held is not None
+    assert (train.classes, held.classes, len(train), len(held)) == (("cat", "dog"), ("cat", "dog"), 4, 4)
+    assert Path(train.sample(0).name).parent.parent.name == names[0]
+
+
+def test_of_several_splits_beside_a_training_set_one_to_validate_on_comes_first(tmp_path: Path) -> None:
+    for name in ("Train", "test", "valid"):
+        class_folders(tmp_path / name)
+    held = open_splits(tmp_path, fraction=0.5, seed=0)[1]
+    assert held is not None
+    assert Path(held.sample(0).name).parent.parent.name == "valid"
+
+
+@pytest.mark.parametrize("names", [("siteA", "siteB"), ("val", "test"), ("first", "second", "third")])
+def test_folders_that_hold_the_same_folders_are_not_taken_for_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        class_folders(tmp_path / name)
+    with pytest.raises(ValueError, match=r"hold the same folders \(cat, dog\).*--validation.*list \(\.csv\)"):
+        open_splits(tmp_path, fraction=0.5, seed=0)
+    assert len(open_splits(tmp_path, fraction=0, seed=0, labels=False)[0]) == 4 * len(names), "no labels, no question"
+
+
+def test_classes_with_folders_of_their_own_are_classes(tmp_path: Path) -> None:
+    for name, inner in (("cat", "indoors"), ("dog", "outdoors"), ("train", "steam")):
+        class_folders(tmp_path / name / inner)
+    assert open_splits(tmp_path, fraction=0, seed=0)[0].classes == ("cat", "dog", "train")
+
+
+def test_two_training_sets_are_a_question(tmp_path: Path) -> None:
+    for name in ("training", "train_set", "val"):
+        class_folders(tmp_path / name)
+    with pytest.raises(ValueError, match="holds 2 training sets, train_set and training; expected one"):
+        open_splits(tmp_path, fraction=0, seed=0)

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +197,11 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.cuda, "is_available", lambda: False)
 
     def toy(function: Callable[..., Path]) -> Callable[..., Path]:
-        def run(data: Any, *, recipe: Any = None, **options: Any) -> Path:
-            default = inspect.signature(function).parameters["recipe"].default
-            chosen = recipe or default
-            chosen = chosen if isinstance(chosen, Recipe) else RECIPES[chosen]()
-            return function(data, recipe=_shrunk(chosen), **options)
+        def run(data: Any, *, recipe: Any = None, settings: Sequence[str] = (), **options: Any) -> Path:
+            if recipe is None:  # that which fits is chosen, with femto as it is
+                return function(data, settings=[*settings, "epochs=1", "batch_size=4", "workers=0"], **options)
+            chosen = recipe if isinstance(recipe, Recipe) else RECIPES[recipe]()
+            return function(data, recipe=_shrunk(chosen.overridden(settings)), **options)
 
         return run
 
@@ -280,12 +280,13 @@ def check_torchrun(words: list[str]) -> Recipe:
 
     from hierax.cli import _parser
     from hierax.cli.parsing import parse
-    from hierax.cli.train import decided
+    from hierax.cli.train import asked
 
     arguments = get_args_parser().parse_args(words[1:])
     assert (arguments.module, arguments.training_script) == (True, "hierax")
-    own = parse(*_parser(), arguments.training_script_args)
-    chosen = decided(own, default="mae_tiny_small_data")[2]
+    wanted = asked(parse(*_parser(), arguments.training_script_args))
+    assert not isinstance(wanted.recipe, Recipe)
+    chosen = RECIPES[wanted.recipe or "mae_tiny_small_data"]().overridden(wanted.settings)
     ranks = int(arguments.nnodes.split(":")[-1]) * int(arguments.nproc_per_node)
     assert ranks > 1
     assert chosen.batch_size % ranks == 0

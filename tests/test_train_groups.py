@@ -34,8 +34,8 @@ def table(depth: int, widening: set[int], positions: list[str], decay: float) ->
     for index in range(depth):
         decayed, free = block(index, widens=index in widening)
         found[index + 1, 0.05], found[index + 1, 0.0] = set(decayed), set(free)
-    found[depth, 0.05] |= {"head.weight"}
-    found[depth, 0.0] |= {"head.bias", "norm.weight", "norm.bias"}
+    found[depth + 1, 0.05] = {"head.weight"}
+    found[depth + 1, 0.0] = {"head.bias", "norm.weight", "norm.bias"}
     return found
 
 
@@ -55,7 +55,46 @@ def test_the_groups_of_a_classifier_are_those_written_by_hand(name: str) -> None
     model = meta_model(name)
     found = groups(model, layer_decay=decay, weight_decay=0.05)
     assert by_place(found) == table(depth, widening, positions, decay)
-    assert {g.layer: g.scale for g in found} == {layer: decay ** (depth - layer) for layer in range(depth + 1)}
+    assert {g.layer: g.scale for g in found} == {layer: decay ** (depth + 1 - layer) for layer in range(depth + 2)}
+
+
+def test_the_scales_of_tiny_are_the_published_ones() -> None:
+    """0.65 per layer: the head is layer 13 of 13, the last block has one factor, the embeddings thirteen."""
+    found = groups(meta_model("hiera_tiny_224"), layer_decay=0.65, weight_decay=0.05)
+    scales = {name: group.scale for group in found for name in group.names}
+    assert scales["head.weight"] == scales["norm.bias"] == 1
+    assert scales["encoder.blocks.11.attn.qkv.weight"] == 0.65
+    assert scales["encoder.blocks.0.mlp.fc1.bias"] == pytest.approx(0.65**12)
+    assert scales["encoder.patch_embed.proj.weight"] == scales["encoder.pos_embed.weight"] == pytest.approx(0.65**13)
+    found = groups(meta_model("mae_hiera_tiny_224"), layer_decay=0.65, weight_decay=0.05)
+    scales = {name: group.scale for group in found for name in group.names}
+    outside = {scale for name, scale in scales.items() if not name.startswith("encoder.")}
+    assert outside == {1}, "fusion, norm and decoder"
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "hiera_small_224", "hiera_base_224"])
+def test_the_scales_are_those_of_timm(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    param_groups_layer_decay = pytest.importorskip("timm.optim").param_groups_layer_decay
+    theirs = timm.create_model(name)
+    places = {id(p): n for n, p in theirs.named_parameters()}
+    expected = {
+        places[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(theirs, weight_decay=0.05, layer_decay=0.7)
+        for p in group["params"]
+    }
+    found = {
+        n.removeprefix("encoder."): (g.scale, g.weight_decay)
+        for g in groups(meta_model(name), layer_decay=0.7, weight_decay=0.05)
+        for n in g.names
+    }
+    blocks = [n for n in found if n.startswith(("blocks.", "patch_embed."))]
+    assert len(blocks) > 100
+    assert {n: found[n] for n in blocks} == {n: pytest.approx(expected[n]) for n in blocks}
+    assert found["pos_embed.weight"][0] == pytest.approx(expected["pos_embed"][0]), "which timm decays, the paper not"
+    assert found["head.weight"] == pytest.approx(expected["head.fc.weight"])
+    assert found["norm.weight"] == pytest.approx(expected["head.norm.weight"])
 
 
 @pytest.mark.parametrize("name", ["mae_hiera_tiny_224", "mae_hiera_base_16x224", "hiera_small_abswin_256"])

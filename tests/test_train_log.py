@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from hierax.train import log as module
-from hierax.train.log import RunLog
+from hierax.train.log import RunLog, about, shown, summary
 from hierax.train.progress import StepReport
 
 
@@ -23,14 +22,12 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(module.time, "monotonic", made)
-    return made
+def clock() -> Clock:
+    return Clock()
 
 
-def report(step: int) -> StepReport:
-    return StepReport(step, step / 100, 0.75, 1e-3, 1.0, seconds=2.0, waited=0.5, images=8)
+def report(step: int, seconds: float = 2.0) -> StepReport:
+    return StepReport(step, step / 100, 0.75, 1e-3, 1.0, seconds=seconds, waited=0.5, images=8)
 
 
 def lines_of(capsys: Any) -> list[str]:
@@ -39,7 +36,7 @@ def lines_of(capsys: Any) -> list[str]:
 
 def followed(folder: Path, clock: Clock, *, total: int, first: int, last: int, seconds: float, **options: Any) -> None:
     """A log of the steps `first` to `last`, each of so many seconds."""
-    log = RunLog(folder, total=total, **options)
+    log = RunLog(folder, total=total, clock=clock, **options)
     log.start(first - 1, 0)
     for step in range(first, last + 1):
         clock.now += seconds
@@ -50,14 +47,66 @@ def followed(folder: Path, clock: Clock, *, total: int, first: int, last: int, s
 def test_without_a_terminal_a_line_comes_now_and_then(tmp_path: Path, clock: Clock, capsys: Any) -> None:
     followed(tmp_path, clock, total=2000, first=1001, last=1012, seconds=2)
     expected = "step {} of 2,000 · loss 0.7500 · lr 1.0e-03 · 4.0 img/s · 25 % waiting for data · {} left"
-    assert lines_of(capsys) == [expected.format("1,005", "0:33:10"), expected.format("1,010", "0:33:00")]
+    found = [line for line in lines_of(capsys) if not line.startswith("this takes")]
+    assert found == [expected.format("1,005", "0:33:10"), expected.format("1,010", "0:33:00")]
 
 
 def test_lines_become_fewer_in_a_long_run(tmp_path: Path, clock: Clock, capsys: Any) -> None:
     followed(tmp_path, clock, total=100_000, first=1, last=10_000, seconds=2)
-    found = [int(line.split()[1].replace(",", "")) for line in lines_of(capsys)]
+    found = [int(line.split()[1].replace(",", "")) for line in lines_of(capsys) if line.startswith("step")]
     assert [b - a for a, b in itertools.pairwise(found)][:20] == [5] * 20
     assert found[-1] - found[-2] == 30, "once a minute"
+
+
+@pytest.mark.parametrize(
+    ("steps", "total", "evaluated", "expected"),
+    [
+        ([9.0, 2.0, 2.0, 2.0], 364, 0.0, ["this takes about 12 minutes: 360 more steps of 2 s"]),
+        ([9.0, 2.0, 2.0, 2.0], 364, 0.3, ["this takes about 13 minutes: 360 more steps of 2.2 s"]),
+        ([9.0, 2.0, 2.0], 364, 0.0, []),
+        ([211.0], 401, 0.0, ["this takes about 23 hours: 400 more steps of 2.1e+02 s"]),
+        ([0.1, 0.1, 0.1, 0.1], 14, 0.0, ["this takes about 1 s: 10 more steps of 0.1 s"]),
+        ([0.1, 0.1, 0.1, 0.1], 4, 0.0, []),
+    ],
+)
+def test_how_long_a_run_takes_is_said_once_as_soon_as_it_is_known(
+    tmp_path: Path, clock: Clock, capsys: Any, steps: list[float], total: int, evaluated: float, expected: list[str]
+) -> None:
+    log = RunLog(tmp_path, total=total, clock=clock, evaluated=evaluated)
+    log.start(0, 0)
+    for number, seconds in enumerate(steps):
+        log.step(report(number + 1, seconds))
+    log.close()
+    assert [line for line in lines_of(capsys) if line.startswith("this takes")] == expected
+
+
+def test_lengths_of_time_are_said_as_people_do() -> None:
+    said = {
+        0.2: "about 1 s", 48: "about 48 s", 60: "about a minute", 95: "about 2 minutes", 725: "about 12 minutes",
+        5500: "about 1.5 hours", 10_800: "about 3 hours", 84_000: "about 23 hours", 172_800: "about 2 days",
+    }  # fmt: skip
+    assert {seconds: about(seconds) for seconds in said} == said
+
+
+def test_shares_are_said_in_per_cent_with_their_counts() -> None:
+    metrics = {"loss": 0.6298, "top1": 5 / 6, "balanced": 1.0, "score": 5 / 6}
+    assert shown(metrics, 6) == ["loss 0.6298", "top-1 83.3 % (5 of 6)", "balanced 100.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"best_step": 66, "weights": "best"}, "model: step 66 of 72, top-1 83.3 % (5 of 6), loss 0.63"),
+        (
+            {"best_step": 66, "weights": "last"},
+            "model: step 72 of 72, top-1 66.7 % (4 of 6), loss 0.7, the last weights",
+        ),
+        ({"best_step": None, "weights": "last", "last": None}, "model: step 72 of 72, the last weights"),
+    ],
+)
+def test_a_finished_run_says_which_weights_it_kept(result: dict[str, Any], expected: str) -> None:
+    best, last = {"loss": 0.63, "top1": 5 / 6, "balanced": 0.8}, {"loss": 0.7, "top1": 4 / 6}
+    assert summary({"steps": 72, "best_metrics": best, "last": last, **result}, 6) == expected
 
 
 def test_who_wants_quiet_gets_it(tmp_path: Path, clock: Clock, capsys: Any) -> None:

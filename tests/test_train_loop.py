@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+from hierax.train import state as module
 from hierax.train.average import Average
 from hierax.train.groups import learning_rate, optimizer
 from hierax.train.progress import Interrupted, TrainingStopped, clear_errors
@@ -106,7 +107,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted() -> None:
 def test_too_many_skipped_steps_end_the_run_and_leave_the_checkpoint_before_them(tmp_path: Path) -> None:
     recipe = toy(max_skipped=3, checkpoint_every=2)
     loop = toy_loop(recipe, folder=tmp_path, poison=lambda step: step >= 4)
-    with pytest.raises(TrainingStopped, match=r"4 steps in a row had no finite .* can go on after step 4"):
+    with pytest.raises(TrainingStopped, match=r"4 steps in a row had no finite .* can resume after step 4"):
         loop.fit()
     assert Checkpoints(tmp_path, keep=2).steps() == [2, 4]
 
@@ -179,13 +180,46 @@ def test_the_best_score_is_exported_and_patience_ends_the_run(tmp_path: Path) ->
     assert Checkpoints(tmp_path, keep=1).steps() == [10, 20], "the best and the last"
 
 
-def test_without_a_number_for_a_score_the_last_weights_are_exported() -> None:
+@pytest.mark.parametrize("metrics", [{"score": math.nan}, {"score": 0.5, "loss": math.nan}, {"score": math.inf}])
+def test_without_a_number_for_a_score_the_last_weights_are_exported(metrics: dict[str, float]) -> None:
+    """A model of NaN has a top-1 too: all are of the first class."""
     watcher = Losses()
-    toy_loop(toy(), watcher=watcher, evaluate=lambda *_: {"score": math.nan}).fit()
+    loop = toy_loop(toy(), watcher=watcher, evaluate=lambda *_: metrics)
+    loop.fit()
+    assert ([better for *_, better in watcher.metrics], loop.progress.best_step) == ([False, False], 0)
     assert watcher.exports == 1
     watcher = Losses()
     toy_loop(toy(), watcher=watcher).fit()
     assert watcher.exports == 1
+
+
+def best_steps(*found: tuple[float, float], **changes: Any) -> tuple[list[int], Any, Losses]:
+    """The steps after which evaluations of these scores and losses were the best so far, five steps apart."""
+    each, watcher = iter(found), Losses()
+    recipe = toy(epochs=len(found), **changes)
+    evaluate = lambda *_: dict(zip(("score", "loss"), next(each), strict=True))  # noqa: E731
+    loop = toy_loop(recipe, watcher=watcher, evaluate=evaluate)
+    loop.fit()
+    return [step for step, _, better in watcher.metrics if better], loop.progress, watcher
+
+
+def test_of_equal_scores_the_one_of_the_lower_loss_is_the_best() -> None:
+    steps, progress, _ = best_steps((0.8, 1.1), (0.8, 0.7), (0.8, 0.9), (0.7, 0.1), (0.8, 0.6))
+    assert steps == [5, 10, 25]
+    assert (progress.best, progress.best_loss, progress.best_step) == (0.8, 0.6, 25)
+    assert progress.best_metrics == {"score": 0.8, "loss": 0.6}
+
+
+def test_of_equals_the_later_one_is_the_best_and_no_progress() -> None:
+    steps, progress, _ = best_steps((0.8, 0.6), (0.8, 0.6), (0.8, 0.6))
+    assert (steps, progress.waiting) == ([5, 10, 15], 2)
+    steps, progress, _ = best_steps((0.8, 0.6), (0.8, 0.6), (0.8, 0.6), patience=1)
+    assert (steps, progress.step) == ([5, 10], 10)
+
+
+def test_who_wants_the_last_weights_gets_them() -> None:
+    steps, progress, watcher = best_steps((0.8, 0.6), (0.9, 0.5), (0.1, 2.0), weights="last")
+    assert (steps, progress.best_step, watcher.exports) == ([5, 10], 10, 1)
 
 
 def test_an_evaluation_that_was_cut_short_is_done_when_the_run_goes_on(tmp_path: Path) -> None:
@@ -219,15 +253,15 @@ def test_what_an_interrupted_write_left_is_no_checkpoint(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path: Path, monkeypatch: Any) -> None:
-    original = torch.save
+    original = module._save
 
-    def full(state: Any, path: Any, *arguments: Any, **options: Any) -> None:
-        if isinstance(path, Path) and state["progress"]["step"] == 10:
-            raise OSError(28, "No space left on device", str(path))
-        original(state, path, *arguments, **options)
+    def full(state: Any, path: Path) -> None:
+        if state["progress"]["step"] == 10:
+            raise OSError(28, "No space left on device")
+        original(state, path)
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingStopped, match="No space left on device; the run can go on after step 5"):
+    monkeypatch.setattr(module, "_save", full)
+    with pytest.raises(TrainingStopped, match=r"step-10: No space left on device; the run can resume after step 5"):
         toy_loop(toy(), folder=tmp_path).fit()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-5"]
 
@@ -321,14 +355,14 @@ def test_samples_that_cannot_be_loaded_end_the_run_with_what_is_left_of_it(tmp_p
             raise ValueError("none of 64 samples could be read")
         return False
 
-    with pytest.raises(TrainingStopped, match="none of 64 samples could be read; the run can go on after step 5"):
+    with pytest.raises(TrainingStopped, match="none of 64 samples could be read; the run can resume after step 5"):
         toy_loop(toy(), folder=tmp_path, poison=poison).fit()
 
 
 WORKER = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 FAILURES: list[tuple[BaseException, str]] = [
     (CheckpointException("x", {1: wrapped(WORKER)}), "a process that decodes samples was killed"),
-    (CheckpointException("x", {0: wrapped(OSError(28, "No space"))}), "the checkpoint cannot be written or read"),
+    (CheckpointException("x", {0: wrapped(OSError(28, "No space"))}), "the checkpoint cannot be written or read: No"),
     (WORKER, "a process that decodes samples was killed"),
     (torch.OutOfMemoryError("CUDA out of memory"), "the device's memory is full (a smaller device_batch_size"),
     (MemoryError(), "the device's memory is full"),
@@ -338,7 +372,7 @@ FAILURES: list[tuple[BaseException, str]] = [
     (OSError(5, "Input/output error", "a.pt"), "a.pt: Input/output error"),
     (
         RuntimeError("[enforce fail] PytorchStreamWriter failed writing file\nmore"),
-        "the checkpoint cannot be written: [e",
+        "the checkpoint cannot be written (is the disk full?)",
     ),
 ]
 

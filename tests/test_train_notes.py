@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from hierax.data.dataset import Subset
+from hierax.data.order import Order
 from hierax.data.sources import open_dataset
 from hierax.train import finetune, pretrain
-from hierax.train.notes import remarks
+from hierax.train.notes import about_classes, remarks
+from samples import Listed
 from small import image_config
 from training import held, toy
 
@@ -15,8 +18,11 @@ pytest_plugins = ("runs",)
 
 
 def said(data: Path, *, fresh: bool = True, validated: bool = True, **changes: Any) -> list[str]:
-    train = open_dataset(data)
-    found = remarks(toy(**changes), image_config(), train, train if validated else None, fresh=fresh)
+    """The remarks on a run, of which 64 samples are held out."""
+    train, recipe = open_dataset(data), toy(**changes)
+    order = Order(len(train), recipe.batch_size, 0)
+    held = Subset(train, [0] * 64) if validated else None
+    found = remarks(recipe, image_config(), order, train, held, fresh=fresh)
     return [line for line in found if line is not None]
 
 
@@ -28,7 +34,7 @@ def test_where_all_is_well_nothing_is_said(data: Path) -> None:
 def test_layers_that_hardly_learn_from_scratch_are_told(data: Path) -> None:
     (line,) = said(data, task="finetune", layer_decay=0.65)
     assert line == (
-        "layer_decay is 0.65 and the weights are fresh: the first layer learns at 0.032 of the learning rate, and "
+        "layer_decay is 0.65 and the weights are fresh: the first layer learns at 0.021 of the learning rate, and "
         "hardly anything; layer_decay=1 trains all layers alike"
     )
     assert said(data, task="finetune", layer_decay=0.65, fresh=False) == []
@@ -63,3 +69,38 @@ def test_a_run_says_it_all_on_the_terminal(pretrained: Path, data: Path, tmp_pat
     assert "1 of 4 mask units are visible (mask_ratio 0.6, image_size 64x64)" in lines
     assert sum(line.startswith("no pictures of reconstructions: ") for line in lines) == 1
     assert not (run / "reconstructions").exists()
+
+
+def test_that_few_are_validated_on_is_told(data: Path) -> None:
+    train = open_dataset(data)
+    order, few = Order(16, 4, 0), Subset(train, range(6))
+    for weights, luck in (("best", True), ("last", False)):
+        recipe = toy("finetune", weights=weights)
+        lines = [line for line in remarks(recipe, image_config(), order, train, few, fresh=False) if line]
+        (line,) = lines
+        assert line.startswith("warning: only 6 samples to validate on (validation_fraction or --validation sets more)")
+        assert ("--weights last" in line) == luck
+
+
+@pytest.mark.parametrize(
+    ("batch", "advice"),
+    [
+        (16, "only 1 step, since batch_size is 16 of 16 samples; batch_size=4"),
+        (8, "only 2 steps, since batch_size is 8 of 16 samples; batch_size=4"),
+    ],
+)
+def test_that_an_epoch_has_hardly_any_steps_is_told(data: Path, batch: int, advice: str) -> None:
+    (line,) = said(data, batch_size=batch)
+    assert advice in line
+    assert line.startswith("warning: ")
+
+
+def test_the_classes_are_said_with_how_many_samples_each_has(data: Path) -> None:
+    train, recipe = open_dataset(data), toy("finetune")
+    assert about_classes(recipe, train, None) == "2 classes: class0 (8), class1 (8)"
+    assert about_classes(recipe, Subset(train, range(6)), Subset(train, range(6, 16))) == (
+        "2 classes: class0 (8), class1 (8)"
+    )
+    assert about_classes(toy(), train, None) is None
+    many = Listed([b""] * 40, list(range(40)), classes=40)
+    assert str(about_classes(recipe, many, None)).endswith("11 (1), and 28 more")

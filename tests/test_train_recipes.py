@@ -9,9 +9,10 @@ import torch
 from hierax.config import variant_config
 from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.train import RECIPES, Recipe, recipe
+from hierax.train.choice import _RECIPES as CHOSEN
 from hierax.train.prepare import augmentation
 from hierax.train.recipe import FREE, fields
-from hierax.train.recipes import DEFAULTS, source_of
+from hierax.train.recipes import source_of
 
 SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
 BIG = ("base", "base_plus", "large", "huge")
@@ -107,7 +108,7 @@ def test_every_other_recipe_says_that_it_is_not_from_the_paper() -> None:
     others = [recipe(name) for name in RECIPES if name not in PAPER]
     assert len(others) == 8
     assert all("not from the paper" in one.source for one in others)
-    assert set(DEFAULTS.values()) <= {one.name for one in others}
+    assert set(CHOSEN.values()) <= {one.name for one in others}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_every_recipe_builds_its_model(name: str) -> None:
             assert config.num_query_pool == 2
         else:
             model = (HieraForVideoClassification if config.is_video else HieraForImageClassification)(config)
-    assert len(model.layer_groups()) == sum(config.depths) + 1
+    assert len(model.layer_groups()) == sum(config.depths) + 2
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -172,22 +173,27 @@ def test_settings_are_read_as_json_or_as_text() -> None:
     [
         ("epocs=3", "epocs is no setting of a recipe; did you mean epochs"),
         ("epochs", "'epochs' is no setting; expected key=value"),
-        ("epochs=3.5", "epochs is 3.5; expected int"),
+        ("epochs=3.5", "epochs is 3.5; expected a whole number"),
         ("num_chanels=1", "num_chanels is no setting of a recipe; did you mean num_channels"),
         ("quux=1", "quux is no setting of a recipe; hierax recipes NAME lists them"),
         ("epochs=0", "epochs is 0; allowed: a whole number above 0"),
-        ("epochs=true", "epochs is True; expected int"),
-        ("lr=fast", "lr is 'fast'; expected float"),
+        ("epochs=true", "epochs is True; expected a whole number"),
+        ("lr=fast", "lr is 'fast'; expected a number"),
+        ("lr=0,001", "lr is '0,001'; expected a number with a point, such as 0.001"),
+        ("mixup=0,5", "mixup is '0,5'; expected a number with a point, such as 0.5"),
+        ("image_size=100000", "image_size is .*; allowed: at most 134,217,728 pixels in all"),
+        ("betas=0,001,3", "betas is .*; allowed: two numbers"),
+        ("weights=first", "weights is 'first'; allowed: best, last"),
         ("lr=-1", "lr is -1.0; allowed: 0 or more"),
         ("lr=NaN", "lr is nan; allowed: 0 or more"),
         ("layer_decay=0", "layer_decay is 0.0; allowed: above 0, at most 1"),
         ("precision=int8", "precision is 'int8'; allowed: fp32, bf16, fp16, fp64"),
         ("target=edges", "target is 'edges'; allowed: normalised, pixels, hog"),
         ("class_weights=sqrt", "class_weights is 'sqrt'; allowed: balanced"),
-        ("betas=0.9", "betas is 0.9; expected tuple"),
+        ("betas=0.9", "betas is 0.9; expected 2 numbers with a comma"),
         ("betas=[0.9, 1.0]", "betas is .*; allowed: two numbers"),
         ("crop_scale=[0.9, 0.5]", "crop_scale is .*; allowed: two numbers above 0"),
-        ('image_size=["a"]', "image_size is .*; expected tuple"),
+        ('image_size=["a"]', "image_size is .*; expected whole numbers with commas or none"),
         ("freeze=most", "freeze is 'most'; allowed: a number of stages, or 'all'"),
         ("ema=1", "ema is 1.0; allowed: above 0 and below 1"),
         ("patience=0", "patience is 0; allowed: a whole number above 0"),

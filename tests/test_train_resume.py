@@ -19,7 +19,7 @@ LIMIT = 300  # seconds for a process
 
 def test_resuming_with_other_settings_lists_them(pretrained: Path, data: Path, tmp_path: Path) -> None:
     run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
-    with pytest.raises(RunExists, match=r"epochs was 2, now 5; lr was 0.001, now 0.5; --overwrite"):
+    with pytest.raises(RunExists, match=r"epochs was 2, now 5; lr was 0.001, now 0.5; choose another folder with -o"):
         pretrain(data, out=run, recipe=held(epochs=5, lr=0.5), device="cpu", quiet=True)
     with pytest.raises(RunExists, match="validation was None, now"):
         pretrain(data, out=run, recipe=held(), validation=data, device="cpu", quiet=True)
@@ -54,7 +54,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_rest_is_the_same(pretrained: Pat
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     assert out.count("step") <= 1
-    assert "stopped after step 2 of 6; the same command goes on from there" in err
+    assert "stopped after step 2 of 6; the same command resumes it" in err
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-2"]
     resumed = pretrain(data, out=run, recipe=held(workers=1), device="cpu", quiet=True)
     assert same(weights(resumed), weights(pretrained))
@@ -79,7 +79,7 @@ def test_a_killed_worker_ends_the_run_in_one_sentence(data: Path, tmp_path: Path
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 2, err
     assert "hierax: a process that decodes samples was killed" in err.splitlines()[-1]
-    assert "can go on after step" in err
+    assert "can resume after step" in err
     assert "Traceback" not in err
 
 

@@ -19,7 +19,8 @@ pytest_plugins = ("runs",)
 
 def test_a_run_has_everything_in_its_folder(pretrained: Path) -> None:
     assert {p.name for p in pretrained.iterdir()} == {
-        "run.json", "log.jsonl", "loss.png", "checkpoints", "model", "reconstructions", "tensorboard",
+        "run.json", "log.jsonl", "loss.png", "report.html", "checkpoints", "model", "model-last", "reconstructions",
+        "tensorboard",
     }  # fmt: skip
     assert [p.name for p in sorted((pretrained / "checkpoints").iterdir())] == ["step-3", "step-6"]
     assert {p.name for p in (pretrained / "reconstructions").iterdir()} == {"step-3.png", "step-6.png"}
@@ -59,10 +60,16 @@ def test_two_runs_are_the_same_bit_by_bit(pretrained: Path, data: Path, tmp_path
     assert same(weights(again), weights(pretrained))
 
 
-def test_a_finished_run_is_an_error_unless_it_may_be_overwritten(pretrained: Path, data: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_as_it_is_unless_it_may_be_overwritten(
+    pretrained: Path, data: Path, tmp_path: Path
+) -> None:
     run = shutil.copytree(pretrained, tmp_path / "run")
-    with pytest.raises(RunExists, match="finished run; --overwrite starts anew"):
-        pretrain(data, out=run, recipe=held(), device="cpu", quiet=True)
+    assert pretrain(data, out=run, recipe=held(), device="cpu", quiet=True) == run
+    with pytest.raises(
+        RunExists, match="a finished run with other settings: epochs was 2, now 1; choose another folder"
+    ):
+        pretrain(data, out=run, recipe=held(epochs=1), device="cpu", quiet=True)
+    assert same(weights(run), weights(pretrained))
     (run / "mine.txt").write_text("x")
     pretrain(data, out=run, recipe=held(epochs=1), device="cpu", quiet=True, overwrite=True)
     assert not (run / "mine.txt").exists()
@@ -128,8 +135,8 @@ def test_early_stopping_finishes_the_run(data: Path, tmp_path: Path) -> None:
     recipe = held("finetune", epochs=9, patience=1, lr=0.0)
     run = finetune(data, source=None, out=tmp_path / "run", recipe=recipe, device="cpu", quiet=True)
     result = json.loads((run / "run.json").read_text())
-    assert (result["finished"], result["result"]["best_step"], result["result"]["steps"]) == (True, 3, 6)
-    assert {"loss", "top1", "top5", "balanced", "score"} == set(result["result"]["last"])
+    assert (result["finished"], result["result"]["best_step"], result["result"]["steps"]) == (True, 6, 6)
+    assert {"loss", "top1", "balanced", "score"} == set(result["result"]["last"])
 
 
 def test_a_run_among_its_data_is_refused(data: Path, tmp_path: Path) -> None:

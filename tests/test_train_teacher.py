@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -343,7 +344,7 @@ def test_a_teacher_alone_gives_a_classifier_of_its_classes(labels: bool, data: P
     made = run(source, tmp_path / "run", teacher=program(tmp_path / "t.pt2"), mixup=0.2, **changes)
     assert load(made).config.num_labels == 5
     last = json.loads((made / "run.json").read_text())["result"]["last"]
-    assert {"loss", "agreement", "agreement5", "cosine"} <= set(last)
+    assert {"loss", "agreement", "cosine"} <= set(last)
 
 
 def test_a_teacher_of_features_alone_gives_a_model_of_features(data: Path, tmp_path: Path) -> None:
@@ -424,3 +425,12 @@ def test_the_command_takes_a_teacher(data: Path, tmp_path: Path) -> None:
     assert main([*given, "--device", "cpu"]) == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["teacher"] == str(path)
     assert list((tmp_path / "answers").rglob("*.safetensors"))
+
+
+def test_a_folder_with_one_network_is_a_teacher_and_one_with_two_a_question(tmp_path: Path) -> None:
+    (folder := tmp_path / "teacher").mkdir()
+    program(folder / "t.pt2")
+    assert open_teacher(folder, size=(64, 64), device=CPU).logits == 5
+    shutil.copy(folder / "t.pt2", folder / "u.pt2")
+    with pytest.raises(ValueError, match=r"teacher holds 2 networks, such as t.pt2; expected the name of one"):
+        open_teacher(folder, size=(64, 64), device=CPU)

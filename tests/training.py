@@ -152,8 +152,8 @@ class Losses(Watcher):
     def evaluated(self, step: int, metrics: dict[str, float], better: bool, objective: Objective) -> None:
         self.metrics.append((step, metrics, better))
 
-    def export(self, model: Any) -> None:
-        self.exports += 1
+    def export(self, model: Any, *, last: bool = False) -> None:
+        self.exports += not last
 
 
 def weights(run: Path) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
     each be true (binary cross entropy).
 
     Raises:
-        ValueError: labels whose shape does not go with the logits.
+        ValueError: labels whose shape does not go with the logits, or that are not among the classes (on a GPU the
+            device itself stops).
     """
     kind = config.problem_type
     if kind is None:
@@ -27,6 +28,10 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
         raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}")
     logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
     if kind == "single_label_classification":  # floats are the probability of each class, as mixup makes them
-        return F.cross_entropy(logits, labels.long() if classes else labels.to(logits.dtype))
+        try:
+            return F.cross_entropy(logits, labels.long() if classes else labels.to(logits.dtype))
+        except IndexError:
+            wrong = labels[(labels < 0) | (labels >= logits.shape[-1])].tolist()[:1]
+            raise ValueError(f"labels holds {wrong[0]}; expected 0 to {logits.shape[-1] - 1}") from None
     labels = labels.to(logits.dtype)
     return F.mse_loss(logits, labels) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, labels)

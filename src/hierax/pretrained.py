@@ -123,17 +123,17 @@ class Pretrained(nn.Module):
     def layer_groups(self) -> list[list[str]]:
         """Names of all parameters by depth, for layer-wise learning rates: a partition.
 
-        The first list is the embeddings, then one per block of the encoder; norm, head, fusion and decoder stand with
-        the last block, as in the published recipes.
+        The first list is the embeddings, then one per block of the encoder, and the last one norm, head, fusion and
+        decoder: they come after the last block, as in the fine-tuning code of BEiT, MAE and MViT.
         """
         depth = sum(self.config.depths)
-        layers: list[list[str]] = [[] for _ in range(depth + 1)]
+        layers: list[list[str]] = [[] for _ in range(depth + 2)]
         for name, _ in self.named_parameters():
             inner = name.removeprefix("encoder.")
             if inner.startswith("blocks."):
                 layers[int(inner.split(".")[1]) + 1].append(name)
             else:
-                layers[0 if inner.startswith(("patch_embed", "pos_embed")) else depth].append(name)
+                layers[0 if inner.startswith(("patch_embed", "pos_embed")) else depth + 1].append(name)
         return layers
 
     @classmethod

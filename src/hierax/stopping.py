@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class StopSignal(threading.Event):
     """SIGTERM and SIGINT ask for an end after what is in hand; a second SIGINT ends it at once.
 
+    Args:
+        asked: called when the first of them comes, by the handler of the signal.
+
     Attributes:
         number: of the first signal that came; None while there is none.
     """
 
-    number: int | None = None
+    def __init__(self, asked: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self._asked = asked
+        self.number: int | None = None
 
     def __call__(self) -> bool:
         """Whether this process was asked to stop."""
@@ -24,8 +30,11 @@ class StopSignal(threading.Event):
     def _ask(self, number: int, _: object) -> None:
         if self.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        first = not self.is_set()
         self.number = self.number or number
         self.set()
+        if first:
+            self._asked()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import metadata as tables
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.planner import ReadItem
@@ -113,7 +114,22 @@ class _Planner(DefaultLoadPlanner):
 
 def write(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
     """Writes what all ranks hold together; a call of all of them, unless one is `alone`."""
-    _quietly(lambda: state_dict_saver.save(state, checkpoint_id=folder, no_dist=alone))
+    try:
+        _quietly(lambda: state_dict_saver.save(state, checkpoint_id=folder, no_dist=alone))
+    except CheckpointException as error:
+        reason = _of_system(next(iter(error.failures.values()))[0])
+        if reason is None:
+            raise
+        raise OSError(reason.errno, reason.strerror, reason.filename or str(folder)) from error
+
+
+def _of_system(error: BaseException | None) -> OSError | None:
+    """What the system said, such as that the disk is full; PyTorch's writer hides it behind an error of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def read(state: dict[str, Any], folder: Path, *, alone: bool) -> None:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
 from hierax.cli.loading import positive
 from hierax.cli.terminal import UserError, say, tell
@@ -26,7 +27,12 @@ _LISTED = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("data", metavar="DATA", help="folder of class folders, tar shards, parquet files, hub:ID")
-    parser.add_argument("--model", required=True, metavar="M", help="checkpoint or run")
+    parser.add_argument(
+        "--model", default=FEMTO, metavar="M", help=f"checkpoint or run (default: {FEMTO}, which comes with hierax)"
+    )
+    parser.add_argument(
+        "--weights", choices=("best", "last"), default="best", help="of a run, its best weights (default) or the last"
+    )
     parser.add_argument("--probe", choices=("linear", "knn"), help="probe frozen features instead")
     parser.add_argument("--train", metavar="DATA", help="training data of a probe (default: DATA/train)")
     parser.add_argument(
@@ -52,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from hierax.train.evaluation import evaluate, probe_features
 
-    common: dict[str, Any] = {name: getattr(arguments, name) for name in ("model", "device", "batch_size", "workers")}
+    common: dict[str, Any] = {name: getattr(arguments, name) for name in ("device", "batch_size", "workers")}
+    common["model"] = _weights(arguments.model) if arguments.weights == "last" else arguments.model
     first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
     if arguments.probe:
         scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
@@ -62,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
             print(json.dumps({"probe": arguments.probe, "top1": scores, "unreadable": len(bad)}))
         else:
             for stage, score in scores.items():
-                tell(f"{stage}  {arguments.probe} top-1 {100 * score:.2f} %")
+                tell(f"{stage}  {arguments.probe} top-1 {100 * score:.1f} %")
     else:
         found = evaluate(arguments.data, views=arguments.views, **common)
         bad = found.predictions.bad
@@ -84,9 +91,19 @@ def _run(arguments: argparse.Namespace) -> int:
     return 3 if bad else 0
 
 
+def _weights(run: str) -> str:
+    """The last weights of a run."""
+    if not Path(run, "run.json").is_file():
+        raise UserError(f"--weights last is for a run; {run} is none")
+    last = Path(run, "model-last")
+    return str(last) if last.is_dir() else run  # then they are in model/
+
+
 def _show(found: Evaluation) -> None:
+    from hierax.train.log import shown
+
     metrics = {name: value for name, value in found.metrics.items() if name != "score"}
-    tell("   ".join(f"{name} {value:.4f}" for name, value in metrics.items()) + f"   on {found.count:,} samples")
+    tell("   ".join(shown(metrics)) + f"   on {found.count:,} samples")
     width = max((len(entry["label"]) for entry in found.per_class), default=0)
     for entry in found.per_class:
         shares = f"recall {_percent(entry['recall'])}  precision {_percent(entry['precision'])}"

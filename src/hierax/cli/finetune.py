@@ -15,14 +15,12 @@ EPILOG = (
 network, on the same augmented images (weights: teacher_logits, teacher_features, label_weight). Data without
 labels, or label_weight=0, is learned from the teacher alone."""
 )
-_DEFAULT = "finetune_tiny_small_data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    train.add_run(parser, default=_DEFAULT)
+    train.add_run(parser, start="hierax/femto")
     add = parser.add_argument
-    add("--from", dest="source", metavar="CKPT", help="checkpoint or run to start from, or 'scratch'")
     add("--teacher", metavar="T", help="an .onnx or .pt2 file or a checkpoint, whose answers are learned too")
     add("--teacher-cache", metavar="DIR", help="keep its answers there, for epochs that come again and other runs")
 
@@ -31,18 +29,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, finetune
 
-    data, out, recipe, source, validation, teacher = train.decided(arguments, default=_DEFAULT)
-    if source is None and arguments.config is None:
-        raise UserError("--from is missing: a checkpoint, a run's folder, or 'scratch' for fresh weights")
+    asked = train.asked(arguments)
     try:
         finetune(
-            data,
-            source=None if source == "scratch" else source,
-            out=out,
-            recipe=recipe,
-            teacher=teacher,
+            asked.data,
+            source=asked.source,
+            out=asked.out,
+            recipe=asked.recipe,
+            settings=asked.settings,
+            teacher=asked.teacher,
             teacher_cache=arguments.teacher_cache,
-            validation=validation,
+            validation=asked.validation,
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,

@@ -9,29 +9,26 @@ from hierax.cli.terminal import UserError
 
 SUMMARY = "pretrain a masked autoencoder on your data, without labels"
 EPILOG = train.SETTINGS.format(command="pretrain")
-_DEFAULT = "mae_tiny_small_data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    train.add_run(parser, default=_DEFAULT)
-    parser.add_argument(
-        "--from", dest="source", metavar="CKPT", help="start from a checkpoint or run (default: scratch)"
-    )
+    train.add_run(parser, start="hierax/femto.mae")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, pretrain
 
-    data, out, recipe, source, validation, _ = train.decided(arguments, default=_DEFAULT)
+    asked = train.asked(arguments)
     try:
         pretrain(
-            data,
-            out=out,
-            recipe=recipe,
-            source=None if source == "scratch" else source,
-            validation=validation,
+            asked.data,
+            out=asked.out,
+            recipe=asked.recipe,
+            settings=asked.settings,
+            source=asked.source,
+            validation=asked.validation,
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,39 +13,57 @@ from hierax.cli.terminal import UserError
 if TYPE_CHECKING:
     from hierax.train.recipe import Recipe
 
-SETTINGS = """Settings are key=value, such as epochs=200 batch_size=128 lr=5e-4 num_channels=4; hierax recipes NAME
-lists those of a recipe. To resume a run that was interrupted, run the same command again, or
---resume -o RUN.
+SETTINGS = """Without --recipe, one is chosen that fits the device and the number of samples; the command says which.
+Settings are key=value, such as epochs=200 batch_size=128 lr=5e-4 num_channels=4; hierax recipes NAME lists those of a
+recipe. To resume a run that was interrupted, run the same command again, or --resume -o RUN. RUN/model holds the best
+weights by validation, RUN/model-last the last ones, RUN/report.html a report.
 On several GPUs: torchrun --nproc-per-node 8 -m hierax {command} ..."""
 
 
-def add_run(parser: argparse.ArgumentParser, *, default: str) -> None:
+def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     """Declares what a run takes."""
     parser.add_argument("data", nargs="?", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="change settings of the recipe")
-    parser.add_argument("-o", "--out", metavar="RUN", help="the run's folder")
-    parser.add_argument("--recipe", metavar="NAME", help=f"which recipe (default: {default})")
+    parser.add_argument("-o", "--output", "--out", dest="out", metavar="RUN", help="the run's folder")
+    parser.add_argument("--recipe", metavar="NAME", help="which recipe (default: by device and number of samples)")
+    parser.add_argument(
+        "--from",
+        "--model",
+        dest="source",
+        metavar="CKPT",
+        help=f"checkpoint or run to start from, or 'scratch' (default for images: {start}, which comes with hierax)",
+    )
+    parser.add_argument(
+        "--weights", choices=("best", "last"), help="which weights RUN/model holds (default: best, by validation)"
+    )
     parser.add_argument("--config", metavar="JSON", help="repeat the run that this run.json describes")
     parser.add_argument("--validation", metavar="DATA", help="data to validate on")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="with several ranks (default: ddp)")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="resume RUN, or fail if there is none")
-    again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
+    again.add_argument("--overwrite", "--force", action="store_true", help="replace the run in RUN")
 
 
-def decided(
-    arguments: argparse.Namespace, *, default: str
-) -> tuple[str, str, Recipe, str | None, str | None, str | None]:
-    """Data, folder, recipe, source, validation and teacher that the arguments stand for.
+@dataclass(frozen=True)
+class Asked:
+    """What the arguments ask for: see `hierax.train.finetune`."""
+
+    data: str
+    out: str
+    recipe: Recipe | str | None
+    settings: list[str]
+    source: str | None
+    validation: str | None
+    teacher: str | None
+
+
+def asked(arguments: argparse.Namespace) -> Asked:
+    """What the arguments stand for.
 
     Raises:
         UserError: one of them is missing; a run.json that is none.
-        ValueError: unknown recipes and settings.
     """
-    from hierax.train.recipe import Recipe
-    from hierax.train.recipes import recipe as named
-
     if not arguments.out:
         raise UserError("-o RUN is missing: the folder for checkpoints, log and model")
     settings = list(arguments.settings)
@@ -55,29 +74,47 @@ def decided(
     if data is None:  # it may stand after settings and options
         data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
         settings = [text for text in settings if text != data]
+    settings += [f"weights={arguments.weights}"] if arguments.weights else []
     if arguments.resume:
         description = Path(arguments.out, "run.json")
         if not description.exists():
-            raise UserError(f"{arguments.out} holds no run to go on with")
+            raise UserError(f"{arguments.out} holds no run to resume")
         if not (arguments.config or arguments.recipe or data):
             arguments.config = str(description)
+    if arguments.recipe and arguments.config:
+        raise UserError("--recipe and --config are both given; expected one of them")
     before = _described(arguments)
-    if arguments.config:
-        try:
-            chosen = Recipe.from_dict(before["recipe"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
-        if arguments.recipe:
-            raise UserError("--recipe and --config are both given; expected one of them")
-    else:
-        chosen = named(arguments.recipe or default)
     data = data or before.get("data")
     if not data:
-        raise UserError("DATA is missing: a folder of pictures, tar shards, parquet files, a .npy file, or hub:ID")
-    source = getattr(arguments, "source", None) or before.get("from")
-    validation = arguments.validation or before.get("validation")
-    teacher = getattr(arguments, "teacher", None) or before.get("teacher")
-    return str(data), arguments.out, chosen.overridden(settings), source, validation, teacher
+        raise UserError("DATA is missing: a folder of images, tar shards, parquet files, a .npy file, or hub:ID")
+    return Asked(
+        str(data),
+        arguments.out,
+        _recipe(arguments, before),
+        settings,
+        _source(arguments, before),
+        arguments.validation or before.get("validation"),
+        getattr(arguments, "teacher", None) or before.get("teacher"),
+    )
+
+
+def _recipe(arguments: argparse.Namespace, before: dict[str, Any]) -> Recipe | str | None:
+    """The recipe of `--config`, or the name of `--recipe`; None where neither is given."""
+    from hierax.train.recipe import Recipe
+
+    if not arguments.config:
+        return arguments.recipe
+    try:
+        return Recipe.from_dict(before["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
+
+
+def _source(arguments: argparse.Namespace, before: dict[str, Any]) -> str | None:
+    """What to start from; None is fresh weights."""
+    if arguments.source is not None:
+        return None if arguments.source == "scratch" else arguments.source
+    return before.get("from") if before else "auto"
 
 
 def _described(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from hierax.data.labels import Labels, read_labels
 from hierax.data.lists import SUFFIXES as LISTS
 from hierax.data.lists import names_files, open_list
 from hierax.data.packed import Strings
-from hierax.data.table import HELD_OUT, TableDataset, open_tables
+from hierax.data.split_names import find_splits
+from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, open_shards
 from hierax.notices import LeftOut
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_regular, count_left_out, suffix_of, walk
@@ -141,12 +142,13 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
 
 
 def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> TableDataset:
-    """The split of this name; without one "train", or the only one."""
+    """The split of this name; without one that to train on, or the only one."""
     if split is None and len(tables) == 1:
         return next(iter(tables.values()))
-    if (split or "train") not in tables:
-        raise ValueError(f"{name} has no split {split or 'train'!r}; it has {', '.join(tables)}")
-    return tables[split or "train"]
+    wanted = split or find_splits(list(tables), of=name)[0] or "train"
+    if wanted not in tables:
+        raise ValueError(f"{name} has no split {wanted!r}; it has {', '.join(tables)}")
+    return tables[wanted]
 
 
 def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | None:
@@ -176,27 +178,34 @@ def _parquet_below(folder: Path) -> list[Path]:
 
 
 def split_folders(folder: Path) -> tuple[Path, Path | None] | None:
-    """`train/` in a folder, and what is beside it to validate on; None where `train` may be a class as others are."""
-    train = folder / "train"
-    if not train.is_dir():
+    """`train/` in a folder, and what is beside it to validate on; None where `train` may be a class as others are.
+
+    All usual names of splits are known, in any case (`hierax.data.split_names`).
+    """
+    if not folder.is_dir():
         return None
-    held = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
-    alone = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
-    return (train, held) if held is not None or alone == ["train"] else None
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    train, held = find_splits(names, of=str(folder))
+    if train is None or (held is None and names != [train]):
+        return None
+    return folder / train, None if held is None else folder / held
 
 
 def _folder(folder: Path, *, labels: bool) -> Dataset:
-    if split_folders(folder) is not None:
-        raise ValueError(f"{folder} holds a training set in train/; expected one dataset, such as {folder / 'train'}")
+    parts = split_folders(folder)
+    if parts is not None:
+        raise ValueError(f"{folder} holds a training set in {parts[0].name}/; expected one dataset, such as {parts[0]}")
     found: dict[str, list[str]] = {}
     tops: dict[str, list[str]] = {}  # the folder at the top below which each file lies; "" for none
     top_folders: dict[str, int] = {}
+    inside: dict[str, set[str]] = {}  # of the folders at the top, those in them
     left = LeftOut(os.fspath(folder))
     compressed = 0
     skip = len(os.path.join(os.fspath(folder), ""))
     for parent, names in walk(folder):
-        top = parent[skip:].partition(os.sep)[0]
+        top, *below = parent[skip:].split(os.sep)[:2]
         top_folders.setdefault(top, 0)
+        inside.setdefault(top, set()).update(below)
         for name in names:
             kind = _KINDS.get(suffix_of(name))
             if kind is None:
@@ -225,13 +234,31 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
         return open_shards([Path(path) for path in paths], labels=labels)
     if not labels and 0 < top_folders[""] < len(paths):  # all of them, wherever they lie
         return FolderDataset(Strings(paths), None, (), arrays=kind == "arrays", videos=kind == "videos")
-    if not labels:
+    if labels:
+        _check_classes(folder, inside)
+    else:
         top_folders = {top: count for top, count in top_folders.items() if count or not top}
     return _by_class(folder, paths, tops[kind], top_folders, kind=kind)
 
 
 def _and(left: LeftOut) -> str:
     return f"; {left.summary()}" if left.counts else ""
+
+
+def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
+    """Raises `ValueError` where folders at the top hold the same folders: the classes may be either."""
+    same: dict[tuple[str, ...], list[str]] = {}
+    for top, below in sorted(inside.items()):
+        if top and below:
+            same.setdefault(tuple(sorted(below)), []).append(top)
+    for below, tops in same.items():
+        if len(tops) > 1:
+            both, inner = " and ".join(tops[:2]), ", ".join(below[:3]) + (", …" if len(below) > 3 else "")
+            raise ValueError(
+                f"{folder}: {both} hold the same folders ({inner}), so it is not clear which are the classes. If "
+                f"{both} are a training set and another: give {folder / tops[0]}, and the other by --validation, or "
+                f"name them train and val. If they are classes: give a list (.csv) with columns path and label"
+            )
 
 
 def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, kind: str) -> Dataset:

@@ -10,7 +10,7 @@ import numpy as np
 from hierax.data.dataset import Dataset, Subset, relabelled
 from hierax.data.order import SPLIT, stream
 from hierax.data.sources import FolderDataset, chosen, open_dataset, split_folders, tables_of
-from hierax.data.table import HELD_OUT
+from hierax.data.split_names import find_splits
 
 
 def open_splits(
@@ -23,10 +23,28 @@ def open_splits(
 ) -> tuple[Dataset, Dataset | None]:
     """Training and validation set.
 
-    The second is `validation`, or what is beside the training set: `val/` (`validation/`, `valid/`, `test/`) beside
-    `train/`, or such a split of a Hub dataset; or else a `fraction` of the samples drawn with `seed`, by class where
-    there are classes (0: no validation set). Its classes have the numbers they have in training; it may lack some,
-    and all labels. `labels` is that of `open_dataset`; without, validation may have any classes.
+    The second is `validation`, or what is beside the training set: `val/` (or `validation/`, `dev/`, `test/`, and
+    other usual names in any case) beside `train/`, or such a split of a Hub dataset; or else a `fraction` of the
+    samples drawn with `seed`, by class where there are classes (0: no validation set). Its classes have the numbers
+    they have in training; it may lack some, and all labels. `labels` is that of `open_dataset`; without, validation
+    may have any classes.
+
+    Raises:
+        ValueError: what `open_dataset` raises; validation with classes that training lacks.
+    """
+    train, held = open_given(source, validation=validation, labels=labels)
+    return held_out(train, held, fraction=fraction, seed=seed)
+
+
+def held_out(train: Dataset, held: Dataset | None, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Training and validation set: as given, or a `fraction` drawn where there is no second."""
+    return (train, held) if held is not None else drawn(train, fraction=fraction, seed=seed)
+
+
+def open_given(
+    source: str | os.PathLike[str], *, validation: str | os.PathLike[str] | None = None, labels: bool = True
+) -> tuple[Dataset, Dataset | None]:
+    """The training set, and what is given to validate on, with the numbers that its classes have in training.
 
     Raises:
         ValueError: what `open_dataset` raises; validation with classes that training lacks.
@@ -34,9 +52,7 @@ def open_splits(
     train, held = given_splits(source, labels=labels)
     if validation is not None:
         held = open_dataset(validation, labels=labels)
-    if held is None:
-        return drawn(train, fraction=fraction, seed=seed)
-    if not labels or not train.classes:
+    if held is None or not labels or not train.classes:
         return train, held
     try:
         return train, relabelled(held, train.classes, numbered=not isinstance(held, FolderDataset))
@@ -48,7 +64,8 @@ def given_splits(source: str | os.PathLike[str], *, labels: bool = True) -> tupl
     """The training set at `source`, and what is beside it to validate on, if anything."""
     tables = tables_of(os.fspath(source), labels=labels)
     if tables is not None:
-        held = next((tables[name] for name in HELD_OUT if name in tables), None) if "train" in tables else None
+        training, other = find_splits(list(tables), of=os.fspath(source))
+        held = tables[other] if training is not None and other is not None else None
         return chosen(tables, None, name=os.fspath(source)), held
     folders = split_folders(Path(source))
     if folders is None:

@@ -14,14 +14,14 @@ import numpy as np
 
 from hierax.data.dataset import Sample
 from hierax.data.labels import Labels, read_labels
+from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
 
-HELD_OUT = ("val", "validation", "valid", "test")
 """Names of splits to validate on, the first that there is."""
 
 _LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
-_SPLIT = re.compile(r"(train|validation|valid|val|test)(?![A-Za-z])")
+_SPLIT = re.compile(r"[A-Za-z]+(?:[_-](?:set|split))?(?![A-Za-z])")  # what a name begins with
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +116,9 @@ def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {}
     for file in files:
-        matches = [_SPLIT.match(text) for text in (file.name, file.parent.name)]
-        found.setdefault(next((m[1] for m in matches if m), ""), []).append(file)
-    if "train" not in found or not any(name in found for name in HELD_OUT):
+        starts = [match[0] for match in map(_SPLIT.match, (file.name, file.parent.name)) if match]
+        found.setdefault(next((start for start in starts if kind_of(start)), ""), []).append(file)
+    if None in find_splits([name for name in found if name], of=str(files[0].parent)):
         return {"train": list(files)}
     if "" in found:
         raise ValueError(

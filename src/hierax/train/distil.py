@@ -177,7 +177,9 @@ def agreement(
         raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
     found = {"loss": loss / count}
     if objective.taught[0]:
-        found |= {"agreement": first / count, "agreement5": five / count}
+        found["agreement"] = first / count
+        if objective.teacher.logits > 5:
+            found["agreement5"] = five / count
     if objective.taught[1]:
         found["cosine"] = cosine / count
     return {**found, "score": found.get("agreement", found.get("cosine", 0.0))}, problems

@@ -16,11 +16,11 @@ from hierax.data.dataset import Dataset, Relabelled, relabelled
 from hierax.data.sources import FolderDataset, open_dataset, split_folders, tables_of
 from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
-from hierax.extras import require
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET
 from hierax.train.parallel import default_workers, world
+from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, predict
 from hierax.train.prepare import convention, levels, statistics
 from hierax.train.probe import extract, probe
@@ -38,7 +38,7 @@ class Evaluation:
     Attributes:
         predictions: logits and labels by sample.
         labels: names of the classes.
-        metrics: loss, top1, top5 and balanced (mean recall), or mean_average_precision.
+        metrics: loss, top1, top5 (of more than five classes) and balanced (mean recall), or mean_average_precision.
         note: which samples these are, where that is not plain.
     """
 
@@ -78,27 +78,10 @@ class Evaluation:
         return {**metrics, "samples": self.count, "unreadable": len(self.predictions.bad), "classes": self.per_class}
 
     def draw_confusion(self, path: Path) -> Path:
-        """A picture of the confusion matrix, rows normalised; needs matplotlib (extra `plot`)."""
-        require("a picture of the confusion matrix", "matplotlib")
-        from matplotlib.figure import Figure
-
+        """A picture of the confusion matrix with its counts; needs matplotlib (extra `plot`)."""
         if self.predictions.labels.ndim != 1:
             raise ValueError("samples have several labels; a confusion matrix is of one each")
-        table = self.predictions.confusion().double()
-        shares = (table / table.sum(1, keepdim=True).clamp(min=1)).numpy()
-        side = min(max(4.0, 0.35 * len(self.labels) + 2), 24)
-        figure = Figure(figsize=(side + 1, side), dpi=110)
-        axes = figure.subplots()
-        picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        if len(self.labels) <= 60:
-            axes.set_xticks(range(len(self.labels)), self.labels, rotation=90)
-            axes.set_yticks(range(len(self.labels)), self.labels)
-        figure.colorbar(picture, label="share of the true class")
-        figure.tight_layout()
-        figure.savefig(path)
-        return path
+        return draw_confusion(self.predictions.confusion().numpy(), self.labels, path)
 
 
 def evaluate(
@@ -167,9 +150,10 @@ def probe_features(
         train: what the probe learns from; None is `data/train`.
         workers: as in `evaluate`.
     """
-    learn = Path(train) if train is not None else Path(data) / "train"
-    if train is None and not learn.is_dir():
+    parts = None if train is not None else split_folders(Path(data))
+    if train is None and parts is None:
         raise ValueError(f"{data} has no train/ for the probe to learn from; pass --train")
+    learn = Path(train) if parts is None else parts[0]  # type: ignore[arg-type]
     features = load(os.fspath(model), task="features", new=("norm",))
     fit = open_dataset(learn)
     if not fit.classes:
@@ -188,8 +172,11 @@ def probe_features(
 
 def _of_run(data: Setting, model: Setting | Pretrained) -> tuple[Dataset | None, str | None]:
     """What the run `model` held out of `data`, where it was trained on these, and a note on it."""
-    record = None if isinstance(model, Pretrained) else Path(model, "run.json")
-    if record is None or not record.is_file():
+    if isinstance(model, Pretrained):
+        return None, None
+    places = (Path(model), Path(model).resolve().parent)  # the run, or one of the models in it
+    record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
+    if record is None:
         return None, None
     values = json.loads(record.read_text())
     if values.get("task") != "finetune" or values.get("data") != os.path.abspath(data) or given_splits(data)[1]:

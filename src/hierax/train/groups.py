@@ -18,7 +18,7 @@ class Group:
     """Parameters that share learning rate and weight decay.
 
     Attributes:
-        layer: their depth: 0 the embeddings, i + 1 block i, the last one also norm, head, fusion and decoder.
+        layer: their depth: 0 the embeddings, i + 1 block i, and after the blocks norm, head, fusion and decoder.
         scale: what the learning rate is multiplied by.
         weight_decay: of the optimizer.
         names: of the parameters.
@@ -37,7 +37,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 def groups(model: Pretrained, *, layer_decay: float, weight_decay: float) -> list[Group]:
     """The parameters that are trained, each in one group, by layer; learning rates shrink by `layer_decay` per layer
-    towards the embeddings (last block and head are undecayed).
+    towards the embeddings: the head is undecayed, the last block has one factor, the embeddings have depth + 1.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     layers = model.layer_groups()

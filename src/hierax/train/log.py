@@ -1,4 +1,4 @@
-"""What a run writes beside its weights: JSON lines, TensorBoard scalars, a plot of the loss, a bar on the terminal."""
+"""What a run says and writes as it goes: JSON lines, TensorBoard scalars, a bar on the terminal, how long it takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,18 +16,38 @@ from hierax.train.progress import StepReport
 from hierax.train.state import write_text
 
 _SAY_EVERY = (10.0, 60.0)  # seconds between lines where there is no terminal for a bar: at first, and after an hour
+_MEASURED = (3, 10.0)  # a run's length is said after so many steps, or after one that takes so many seconds
+_EVALUATION = 1 / 3  # of the time of a step for as many samples: there is no backward pass
+_NAMES = {
+    "top1": "top-1", "top5": "top-5", "mean_average_precision": "mean average precision", "agreement5": "agreement-5",
+}  # fmt: skip
+_SHARES = ("top1", "top5", "balanced", "mean_average_precision", "agreement", "agreement5")
 
 
 class RunLog:
     """Follows a run; lines of steps beyond the one that is resumed from are taken back.
 
+    Args:
+        evaluated: samples that are evaluated for each one that is trained on.
+        clock: seconds.
+
     `log.jsonl` has one object a line: `{"step": …, "epoch": …, "loss": …, "lr": …, "images_per_second": …,
     "waited": …}` for steps, `{"step": …, "validation": {…}}` for evaluations.
     """
 
-    def __init__(self, folder: Path, *, total: int, quiet: bool = False, every: int = 10) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        total: int,
+        quiet: bool = False,
+        every: int = 10,
+        evaluated: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder, self.path = folder, folder / "log.jsonl"
         self.total, self.every, self.quiet = total, every, quiet
+        self._evaluated, self._clock, self._length_said = evaluated, clock, False
         self._file: TextIO | None = None
         self._recent: deque[StepReport] = deque(maxlen=every)
         self._bar: Any = None
@@ -42,7 +62,7 @@ class RunLog:
         write_text(self.path, "".join(line for line in lines if _stays(line, step, evaluated)))
         self._file = self.path.open("a")
         self._board = _board(self.folder, step)
-        self._first, self._started = step, time.monotonic()
+        self._first, self._started = step, self._clock()
         self._said = self._started
         if not self.quiet and sys.stderr.isatty():
             self._bar = _bar(self.total, step)
@@ -55,16 +75,29 @@ class RunLog:
         self.images += report.images
         if report.step % self.every == 0 or report.step == self.total or report.step <= 3:
             self._write(self._summary())
+        self._say_length(report)
         if self._bar is not None:
             progress, task = self._bar
             progress.update(task, completed=report.step, description=self._shown(report))
         elif not self.quiet:
-            now = time.monotonic()
+            now = self._clock()
             spent, (shortest, longest) = now - self._started, _SAY_EVERY
             if now - self._said >= min(max(spent / 60, shortest), longest):
                 self._said = now
                 left = timedelta(seconds=round(spent / (report.step - self._first) * (self.total - report.step)))
                 self.say(f"step {report.step:,} of {self.total:,} · {self._shown(report)} · {left} left")
+
+    def _say_length(self, report: StepReport) -> None:
+        """Says how long the run is going to take, as soon as that is known; the first step is slower than others."""
+        done, (enough, long) = report.step - self._first, _MEASURED
+        if self._length_said or not (done > enough or report.seconds >= long):
+            return
+        self._length_said = True
+        recent = list(self._recent)[1 if done > 1 else 0 :]
+        each = sum(r.seconds for r in recent) / len(recent) * (1 + _EVALUATION * self._evaluated)
+        left = self.total - report.step
+        if left > 0:
+            self.say(f"this takes {about(left * each)}: {left:,} more steps of {each:.2g} s")
 
     def _shown(self, report: StepReport) -> str:
         """Loss and learning rate; speed, and the share of the time without data, over the last steps."""
@@ -93,8 +126,7 @@ class RunLog:
         """Takes one evaluation in."""
         self._write({"step": step, "validation": finite(metrics), "best": better})
         if not self.quiet:
-            shown = " · ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "score")
-            self.say(f"step {step}: {shown}{' (best so far)' if better else ''}")
+            self.say(f"step {step}: {' · '.join(shown(metrics))}{' (best so far)' if better else ''}")
 
     def say(self, text: str) -> None:
         """A line on the terminal, above the bar."""
@@ -161,30 +193,36 @@ def _board(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
-def plot_losses(folder: Path) -> Path | None:
-    """`loss.png` of what `log.jsonl` holds; None without matplotlib (extra `train`)."""
-    try:
-        from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
-    except ImportError:
-        return None
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    checks = [{"step": e["step"], **e["validation"]} for e in entries if "validation" in e]
-    figure = Figure(figsize=(8, 4.5), dpi=120)
-    axes = figure.subplots()
-    _line(axes, [e for e in entries if e.get("loss") is not None], "loss", "training")
-    _line(axes, [c for c in checks if c.get("loss") is not None], "loss", "validation")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    if axes.lines:
-        axes.legend()
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    path = folder / "loss.png"
-    figure.savefig(path)
-    return path
+def shown(metrics: Mapping[str, float | None], samples: int | None = None) -> list[str]:
+    """Metrics as people read them: shares in per cent, and of the first one how many of so many `samples`."""
+    found = []
+    for name, value in metrics.items():
+        if name == "score" or value is None:
+            continue
+        text = f"{100 * value:.1f} %" if name in _SHARES and math.isfinite(value) else f"{value:.4g}"
+        count = f" ({round(value * samples):,} of {samples:,})" if name in ("top1", "agreement") and samples else ""
+        found.append(f"{_NAMES.get(name, name)} {text}{count}")
+    return found
 
 
-def _line(axes: Any, entries: Sequence[dict[str, Any]], key: str, label: str) -> None:
-    if entries:
-        marker = "o" if len(entries) < 30 else None
-        axes.plot([e["step"] for e in entries], [e[key] for e in entries], label=label, marker=marker, markersize=3)
+def summary(result: Mapping[str, Any], samples: int) -> str:
+    """Which weights a finished run kept, by the result in its run.json: step, scores, and on how many samples."""
+    steps, best = result["steps"], result.get("best_step")
+    last = best is None or result.get("weights") == "last"
+    step, metrics = (steps, result.get("last") or {}) if last else (best, result.get("best_metrics") or {})
+    scores = {name: metrics[name] for name in (*_SHARES, "cosine", "loss") if name in metrics}
+    first = [name for name in scores if name not in ("top5", "balanced", "agreement5")]
+    told = shown({name: scores[name] for name in first}, samples - int(metrics.get("unreadable", 0)))
+    count = f" on {samples:,} samples" if told and "(" not in told[0] else ""
+    which = ["the last weights"] if last and steps else []
+    return f"model: step {step:,} of {steps:,}, {', '.join(told + which)}{count}"
+
+
+def about(seconds: float) -> str:
+    """A length of time as people say it."""
+    for unit, size in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= 1.5 * size:
+            number = seconds / size
+            text = f"{number:.0f}" if number >= 9.5 or unit == "minute" else f"{number:.1f}".removesuffix(".0")
+            return f"about {text} {unit}s"
+    return "about a minute" if seconds >= 50 else f"about {max(round(seconds), 1)} s"

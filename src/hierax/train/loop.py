@@ -40,8 +40,13 @@ class Watcher:
     def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
         """An evaluation is done, of `objective`."""
 
-    def export(self, model: Pretrained) -> None:
-        """These weights are the best so far, or the last where nothing is evaluated."""
+    def stopping(self, seconds: float | None) -> None:
+        """The run was asked to stop, in a step such as took so many seconds; called by a handler of signals."""
+
+    def export(self, model: Pretrained, *, last: bool = False) -> None:
+        """These weights are the best so far, or the last where there are no best; or, where `last`, the last ones
+        beside the best.
+        """
 
 
 class Loop:
@@ -90,7 +95,8 @@ class Loop:
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
         self._distinct = (recipe.distinct_epochs or recipe.epochs) * steps_per_epoch  # steps that are mixed otherwise
-        self.progress, self.stop = Progress(), StopSignal()
+        self.progress, self.stop = Progress(), StopSignal(self._stopping)
+        self._step_seconds: float | None = None
         self.damaged: list[str] = []  # what `resume` found
         self._saved_at = self._counted = time.monotonic()
         self._saved: int | None = None  # the step of the last checkpoint; disks of other machines may show it late
@@ -115,6 +121,10 @@ class Loop:
             self._count_seconds()
             return finished
 
+    def _stopping(self) -> None:
+        if self.world.first:
+            self.watcher.stopping(self._step_seconds)
+
     def _count_seconds(self) -> None:
         now = time.monotonic()
         self.progress.seconds += now - self._counted
@@ -122,7 +132,7 @@ class Loop:
 
     def _kept(self) -> str:
         steps = self.checkpoints.steps() if self.checkpoints else []
-        return f"the run can go on after step {steps[-1]}" if steps else "there is no checkpoint yet to go on from"
+        return f"the run can resume after step {steps[-1]}" if steps else "there is no checkpoint yet to resume from"
 
     def _run(self) -> bool:
         """Steps to the end; False if the run was told to stop."""
@@ -144,6 +154,7 @@ class Loop:
             if stop:
                 return False
             report = self._step(parts, started, loader.waited - waited)
+            self._step_seconds = report.seconds
             if self.world.first:
                 self.watcher.step(report)
             if not self._after_step():
@@ -272,13 +283,9 @@ class Loop:
             self.save()
             return False
         metrics = self.world.gathered(metrics)[0]  # other processors round otherwise; all must decide alike
-        progress.evaluated, progress.last = progress.step, metrics
-        better = metrics["score"] > progress.best
-        if better:
-            progress.best, progress.best_step, progress.waiting = metrics["score"], progress.step, 0
+        better = progress.evaluate(metrics)
+        if better and self.recipe.weights == "best":
             self.world.on_first(lambda: self.watcher.export(objective.exported()))
-        else:
-            progress.waiting += 1
         self.world.on_first(lambda: self.watcher.evaluated(progress.step, metrics, better, objective))
         return True
 
@@ -294,9 +301,9 @@ class Loop:
         return {name: full(tensor) for name, tensor in {**self.model.state_dict(), **averaged}.items()}
 
     def _finish(self) -> None:
-        if not self.progress.best_step:  # nothing is validated on, or no score was a number
-            objective = self._plain()
-            self.world.on_first(lambda: self.watcher.export(objective.exported()))
+        best = self.recipe.weights == "best" and self.progress.best_step > 0
+        objective = self._plain()  # the last weights; of use by themselves where nothing is validated on
+        self.world.on_first(lambda: self.watcher.export(objective.exported(), last=best))
         self.save()
 
     def _shared(self) -> dict[str, Any]:

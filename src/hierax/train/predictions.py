@@ -52,16 +52,17 @@ class Predictions:
         return (table.diagonal() / count)[count > 0].mean().item()
 
     def metrics(self) -> dict[str, float]:
-        """Loss, and top-1, top-5 and the mean recall of the classes ("balanced") or, with several true labels, the mean
-        average precision; "score" is to be high.
+        """Loss, and top-1, top-5 (of more than five classes) and the mean recall of the classes ("balanced") or, with
+        several true labels, the mean average precision; "score" is to be high.
         """
         if self.labels.ndim == 2:
             loss = F.binary_cross_entropy_with_logits(self.logits.double(), self.labels.double()).item()
             precision = average_precision(self.logits, self.labels)
             return {"loss": loss, "mean_average_precision": precision, "score": precision}
         loss = F.cross_entropy(self.logits.double(), self.labels).item()
-        found = {"loss": loss, "top1": self.top(1), "top5": self.top(5), "balanced": self.balanced()}
-        return {**found, "score": found["top1"]}
+        top1 = self.top(1)
+        top5 = {"top5": self.top(5)} if self.logits.shape[1] > 5 else {}  # of fewer classes it says nothing
+        return {"loss": loss, "top1": top1, **top5, "balanced": self.balanced(), "score": top1}
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
@@ -132,7 +133,7 @@ def predict(
     classes = logits.shape[1]
     most = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
     if most > classes:
-        raise ValueError(f"the data has {most} classes, the model {classes}")
+        raise ValueError(f"the data has labels up to {most - 1}; expected 0 to {classes - 1}, of the model's classes")
     order = indices.argsort()
     return Predictions(indices[order], logits[order], labels[order], problems)
 

@@ -13,6 +13,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 _FULL = "the device's memory is full (a smaller device_batch_size or gradient_checkpointing=true needs less)"
 
+_TOO_LARGE = "there is not enough memory for this model (a smaller image_size or model needs less); nothing was written"
+_NO_MEMORY = ("can't allocate memory", "bad_alloc", "Cannot allocate memory")
+
 
 class TrainingStopped(RuntimeError):
     """A run that cannot go on; its last checkpoint is intact."""
@@ -32,8 +35,9 @@ class Progress:
         bad: what could not be read, by index.
         evaluated: the step after which the last evaluation was.
         best, best_step: the best validation score and when it was reached; 0 is never.
-        waiting: evaluations since then.
-        last: metrics of the last evaluation.
+        best_loss: the loss at that score: of two evaluations of the same score, the one of the lower loss is better.
+        waiting: evaluations since it became better.
+        last, best_metrics: metrics of the last evaluation and of the best.
         seconds: that the run took, evaluations and checkpoints included; what a kill took back does not count.
     """
 
@@ -45,9 +49,27 @@ class Progress:
     evaluated: int = 0
     best: float = -math.inf
     best_step: int = 0
+    best_loss: float = math.inf
     waiting: int = 0
     last: dict[str, float] = field(default_factory=dict)
+    best_metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def evaluate(self, metrics: dict[str, float]) -> bool:
+        """Takes an evaluation of the weights after `step` in; returns whether they are the best so far.
+
+        Better is a higher score, then a lower loss; of equals the later ones are kept, which have learned for longer,
+        but they do not count as progress. Metrics that are no numbers are never the best.
+        """
+        self.evaluated, self.last = self.step, metrics
+        score, loss = metrics["score"], metrics.get("loss", 0.0)
+        now, before = (score, -loss), (self.best, -self.best_loss)
+        number = math.isfinite(score) and math.isfinite(loss)
+        self.waiting = 0 if number and now > before else self.waiting + 1
+        if not (number and now >= before):
+            return False
+        self.best, self.best_loss, self.best_step, self.best_metrics = score, loss, self.step, metrics
+        return True
 
 
 @dataclass(frozen=True)
@@ -85,8 +107,8 @@ def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except CheckpointException as error:  # no Exception to Python; those of the ranks are inside
-        first = str(next(iter(error.failures.values()))[0])
-        reason = _reason(first) or f"the checkpoint cannot be written or read: {first}"
+        first = next(iter(error.failures.values()))[0]
+        reason = _reason(str(first)) or f"the checkpoint cannot be written or read: {_system_reason(first) or first}"
         raise TrainingStopped(f"{reason}; {kept()}") from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingStopped(f"{_FULL}; {kept()}") from error
@@ -94,7 +116,7 @@ def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise TrainingStopped(f"{where}{error.strerror or error}; {kept()}") from error
     except RuntimeError as error:
-        found = _uncompiled(error) or lost_rank(error) or _reason(str(error))
+        found = _uncompiled(error) or lost_rank(error) or _system_reason(error) or _reason(str(error))
         reason = None if isinstance(error, TrainingStopped) else found
         if reason is None:
             raise
@@ -116,8 +138,35 @@ def _reason(text: str) -> str | None:
     if "DataLoader worker" in text:
         return "a process that decodes samples was killed (is the memory full? workers=0 uses none)"
     if any(word in text for word in ("PytorchStreamWriter", "file write failed", "unexpected pos")):
-        return f"the checkpoint cannot be written: {text.splitlines()[0]}"
-    return _FULL if "can't allocate memory" in text else None
+        return "the checkpoint cannot be written (is the disk full?)"
+    return _FULL if any(word in text for word in _NO_MEMORY) else None
+
+
+def _system_reason(error: BaseException) -> str | None:
+    """What the system said, which PyTorch's writer hides behind an error of its own; None if it said nothing."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return f"{found.filename}: {found.strerror}" if found.filename else found.strerror
+        found = found.__cause__ or found.__context__
+    return None
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns a lack of memory before the first step into one sentence.
+
+    Raises:
+        TrainingStopped: there is not enough memory for the model.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingStopped(_TOO_LARGE) from error
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _NO_MEMORY):
+            raise
+        raise TrainingStopped(_TOO_LARGE) from error
 
 
 def lost_rank(error: RuntimeError) -> str | None:

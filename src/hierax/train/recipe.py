@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class Recipe:
         precision, compile, gradient_checkpointing: how the step is computed.
         ema: decay of the averaged weights per step; None keeps none.
         validation_fraction: share of the samples that is held out where the data has no validation set.
+        weights: which weights `model/` holds: "best" by validation, or "last". Of a run with both, the last ones are
+            in `model-last/`.
         evaluate_every, patience: epochs between evaluations, and how many without a better one end the run.
         checkpoint_every, keep: steps between checkpoints (None: once an epoch, and every half hour), and how many are
             kept.
@@ -100,6 +103,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     ema: float | None = None
     validation_fraction: float = 0.0
+    weights: str = "best"
     evaluate_every: int = 1
     patience: int | None = None
     checkpoint_every: int | None = None
@@ -152,12 +156,14 @@ class Recipe:
 
         model_fields = {f.name for f in dataclasses.fields(HieraConfig)}
         changes: dict[str, Any] = {}
-        overrides = dict(self.overrides)
+        overrides, hints = dict(self.overrides), get_type_hints(Recipe)
         for assignment in assignments:
             key, separator, text = assignment.partition("=")
             if not separator:
                 raise ValueError(f"{assignment!r} is no setting; expected key=value")
             value = _parsed(text)
+            if key in hints and float in _kinds(hints[key]) and re.fullmatch(r"[-+]?\d+,\d+", text):
+                raise ValueError(f"{key} is {text!r}; expected a number with a point, such as {text.replace(',', '.')}")
             if key in _FIXED:
                 raise ValueError(f"{key} is not to be set: {_FIXED[key]}")
             if key == "overrides":
@@ -198,6 +204,7 @@ def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Cal
     return lambda value: (low < value if above else low <= value) and value <= high, text
 
 
+_MOST_PIXELS = 1 << 27  # of what a model sees; the memory for a step is thousands of bytes for each
 _COUNTS = (
     "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
     "checkpoint_every", "keep", "max_skipped", "distinct_epochs", "frame_stride",
@@ -212,6 +219,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("target",), *_one_of(*TARGETS)),
     (("optimizer",), *_one_of("adamw", "sgd")),
     (("class_weights",), *_one_of("balanced")),
+    (("weights",), *_one_of("best", "last")),
     (_COUNTS, _count, "a whole number above 0"),
     (_AMOUNTS, *_in(0, 1e9, "0 or more")),
     (("validation_fraction", "max_bad", "erasing", "min_lr"), *_in(0, 1, "0 to 1")),
@@ -223,6 +231,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two numbers above 0, the second at most 1"),
     (("rand_augment",), lambda v: len(v) == 2 and min(v) >= 0, "magnitude and deviation, 0 or more"),
     (("image_size",), lambda v: 1 <= len(v) <= 3 and all(map(_count, v)), "one to three whole numbers above 0"),
+    (("image_size",), lambda v: math.prod(v) <= _MOST_PIXELS, f"at most {_MOST_PIXELS:,} pixels in all"),
     (("workers",), *_in(0, 4096, "0 or more")),
     (("seed",), *_in(0, 2**32 - 1, "0 to 4294967295")),
     (("freeze",), lambda v: v == "all" or (isinstance(v, int) and v >= 0), "a number of stages, or 'all'"),
@@ -250,6 +259,11 @@ _DECIDED = {  # fields of the model that a recipe or the data has another word f
 }
 
 
+def setting_names(assignments: Sequence[str]) -> set[str]:
+    """The keys of `key=value` strings."""
+    return {assignment.partition("=")[0] for assignment in assignments}
+
+
 def fields() -> tuple[str, ...]:
     """Names of a recipe's settings."""
     return tuple(f.name for f in dataclasses.fields(Recipe))
@@ -264,9 +278,9 @@ def _parsed(text: str) -> Any:
         lowered = text.lower()
         if lowered in ("none", "true", "false"):
             return {"none": None, "true": True, "false": False}[lowered]
-        numbers = text.split(",")
-        if len(numbers) > 1 and all(part.replace(".", "", 1).strip().isdigit() for part in numbers):
-            return [json.loads(part) for part in numbers]
+        numbers = [part.strip() for part in text.split(",")]
+        if len(numbers) > 1 and all(re.fullmatch(r"\d+\.?\d*|\.\d+", part) for part in numbers):
+            return [int(part) if part.isdigit() else float(part) for part in numbers]
         return text
 
 
@@ -279,9 +293,7 @@ def _typed(key: str, value: Any) -> Any:
     hints = get_type_hints(Recipe)
     if key not in hints:
         return value
-    stated = get_args(hints[key]) if get_origin(hints[key]) is UnionType else (hints[key],)
-    kinds = tuple(get_origin(kind) or kind for kind in stated)
-    text = str(hints[key])
+    kinds, text = _kinds(hints[key]), str(hints[key])
     if value is None and type(None) in kinds:
         return None
     if isinstance(value, (list, tuple)) and "tuple" in text and all(type(v) in (int, float) for v in value):
@@ -292,9 +304,34 @@ def _typed(key: str, value: Any) -> Any:
         good = bool in kinds
     elif isinstance(value, int) and float in kinds and int not in kinds:
         return float(value)
+    elif isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        return int(value)  # such as 1e3
     else:
         good = any(isinstance(value, kind) for kind in kinds)
     if not good:
-        expected = text.replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-        raise ValueError(f"{key} is {value!r}; expected {expected}")
+        raise ValueError(f"{key} is {value!r}; expected {_in_words(hints[key])}")
     return value
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a field may be of."""
+    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    return tuple(get_origin(kind) or kind for kind in stated)
+
+
+def _in_words(hint: Any) -> str:
+    """What a field may be, as people say it."""
+    words: dict[Any, str] = {
+        int: "a whole number", float: "a number", str: "a word", bool: "true or false", dict: "an object of fields",
+        type(None): "none",
+    }  # fmt: skip
+    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    found = []
+    for kind in stated:
+        if get_origin(kind) is tuple:
+            inner = get_args(kind)
+            plain = "whole numbers" if inner[0] is int else "numbers"
+            found.append(f"{plain} with commas" if inner[-1] is Ellipsis else f"{len(inner)} {plain} with a comma")
+        else:
+            found.append(words[get_origin(kind) or kind])
+    return " or ".join(found)

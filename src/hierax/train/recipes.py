@@ -231,8 +231,6 @@ def _all() -> dict[str, partial[Recipe]]:
 RECIPES = _all()
 """Recipes by name; each is a function that returns a complete configuration."""
 
-DEFAULTS = {"pretrain": "mae_tiny_small_data", "finetune": "finetune_tiny_small_data"}
-
 
 def recipe(name: str) -> Recipe:
     """A named recipe.

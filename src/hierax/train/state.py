@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -107,13 +108,15 @@ class Checkpoints:
         try:
             world.on_first(lambda: _emptied(part))
             sharded.write(shared, part / _SHARED, alone=world.size == 1)
-            world.everywhere(lambda: torch.save(dict(own), part / f"rank-{world.rank}.pt"))
+            world.everywhere(lambda: _save(dict(own), part / f"rank-{world.rank}.pt"))
             world.on_first(lambda: _sync(part))
             digests = world.everywhere(lambda: _digests(part, world))
             everyone = {name: value for found in world.gathered(digests) for name, value in found.items()}
             world.on_first(lambda: self._commit(part, step, best, everyone))
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)  # on a full disk, this is the room that is missing
+            if isinstance(error, OSError) and error.strerror and not error.filename:
+                raise OSError(error.errno, error.strerror, str(self.path(step))) from error
             raise
 
     def _commit(self, part: Path, step: int, best: int, digests: Mapping[str, Any]) -> None:
@@ -153,6 +156,14 @@ class Checkpoints:
         ranks = len(list(path.glob("rank-*.pt")))
         own = path / f"rank-{world.rank if world.rank < ranks else 0}.pt"
         return world.everywhere(lambda: _plain(own)), ranks == world.size
+
+
+def _save(own: dict[str, Any], path: Path) -> None:
+    """Writes what a rank keeps for itself; by Python, whose errors say why."""
+    content = io.BytesIO()
+    torch.save(own, content)
+    with path.open("wb") as file:
+        file.write(content.getbuffer())
 
 
 def _plain(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierax.checkpoint.files import weights_in
 from hierax.data.view import EvaluationView, Seen
 from hierax.extras import require
 from hierax.labels import load_labels
@@ -113,9 +114,9 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
     """The teacher that `source` names, on `device`; it is tried once.
 
     Args:
-        source: an `.onnx` file, a `.pt2` file of `torch.export`, the folder of an ONNX export, or whatever
-            `hierax.load` opens: a run, a folder, a tensor file, a Hub id. A `preprocessor_config.json` beside a file
-            says mean, deviation and size; without one they are ImageNet's, and the file's own size.
+        source: an `.onnx` file, a `.pt2` file of `torch.export`, the folder of an ONNX export or of one such file, or
+            whatever `hierax.load` opens: a run, a folder, a tensor file, a Hub id. A `preprocessor_config.json` beside
+            a file says mean, deviation and size; without one they are ImageNet's, and the file's own size.
         size: what the student sees, in pixels per axis.
 
     Raises:
@@ -126,6 +127,8 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
     path = Path(source)
     if path.is_dir() and (path / "export.json").is_file():
         path = _exported(path)
+    elif path.is_dir():
+        path = _only_network(path) or path
     if path.suffix not in SUFFIXES:
         return _checkpoint(source, size=size, device=device)
     if not path.is_file():
@@ -142,6 +145,16 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
     except (RuntimeError, TypeError, AssertionError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be run as a teacher on {list(shown or size)} pixels: {line:.200}") from None
+
+
+def _only_network(folder: Path) -> Path | None:
+    """The one file of a network in a folder without a checkpoint, as other programs write it."""
+    if weights_in(folder) is not None:
+        return None
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds {len(found)} networks, such as {found[0].name}; expected the name of one")
+    return found[0] if found else None
 
 
 def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: torch.device) -> Teacher:

@@ -1,0 +1,94 @@
+"""A run's folder: what it says of the run that it holds, and whether a run may be begun or resumed in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hierax.data.sources import split_folders
+from hierax.locking import LOCK
+from hierax.train.recipe import FREE, Recipe
+
+DESCRIPTION = "run.json"
+_ELSEWHERE = "choose another folder with -o (--overwrite would replace the run)"
+
+
+class RunExists(ValueError):
+    """The run's folder holds something else than this run."""
+
+
+def located(setting: str | os.PathLike[str]) -> str:
+    """What is here, by its whole path, so that it is found from any folder; ids of the Hub as they are."""
+    text = os.fspath(setting)
+    return os.path.abspath(text) if os.path.exists(text) or any(c in text for c in "*?[{") else text
+
+
+def earlier(run: Path) -> dict[str, Any] | None:
+    """What run.json says, if the folder holds one.
+
+    Raises:
+        RunExists: it is damaged.
+    """
+    path = run / DESCRIPTION
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        if isinstance(values["recipe"], dict):
+            return values
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RunExists(f"{path} is damaged: expected JSON with a recipe, as the run wrote it; {_ELSEWHERE}")
+
+
+def check_folder(run: Path, *, overwrite: bool) -> None:
+    """Raises `RunExists` unless the folder is new or empty, or holds a run."""
+    if (run / DESCRIPTION).exists():
+        if not overwrite:
+            earlier(run)
+        return
+    # what a run left that was killed before it had written anything is nothing to keep
+    if run.exists() and any(not path.name.startswith((f".{DESCRIPTION}.", LOCK)) for path in run.iterdir()):
+        raise RunExists(f"{run} is not empty and holds no run; choose another folder with -o")
+
+
+def check_settings(run: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises `RunExists` where the run in the folder has other settings than what is asked for; names them all."""
+    first = {**before, "recipe": Recipe.from_dict(before["recipe"]).to_dict()}  # with settings that are newer than it
+    then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (first, settings))
+    others = [
+        f"{key} was {then.get(key)!r}, now {now[key]!r}" for key in sorted(set(now) - FREE) if then.get(key) != now[key]
+    ]
+    if others:
+        kind = "a finished run" if before.get("finished") else "a run"
+        raise RunExists(f"{run} holds {kind} with other settings: {'; '.join(others)}; {_ELSEWHERE}")
+
+
+def check_places(run: Path, settings: Mapping[str, str | None], *, overwrite: bool) -> None:
+    """Raises `ValueError` for a run among its data, where its pictures would be taken for samples, and for one that
+    would be overwritten with what it is made from.
+    """
+    for name in ("data", "validation", "from", "teacher"):
+        place = settings[name]
+        if not place or not os.path.exists(place):
+            continue
+        there, here = Path(place).resolve(), run.resolve()
+        if overwrite and there.is_relative_to(here):
+            raise ValueError(f"{name} is {place}, inside the run {run}, which --overwrite would delete")
+        parts = split_folders(there)  # what is beside a training and a validation set is not read
+        read = parts if parts and parts[1] else (there,)
+        if name not in ("from", "teacher") and any(here.is_relative_to(part) for part in read if part):
+            raise ValueError(f"the run {run} lies inside {name}, {place}, and would become part of it")
+
+
+def empty(folder: Path) -> None:
+    """Deletes what a run's folder holds; run.json last, by which it is known as one that may be deleted."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == DESCRIPTION):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()

@@ -1,0 +1,107 @@
+"""Pictures of a run as files: its loss and scores, and a confusion matrix; with matplotlib, where it is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hierax.extras import require
+
+SCORES = {
+    "top1": "top-1", "balanced": "balanced", "mean_average_precision": "mean average precision",
+    "agreement": "agreement with the teacher",
+}  # fmt: skip
+"""Metrics that a curve is drawn of beside the loss: shares, of which high is good."""
+_NUMBERS = 40  # classes, up to which a matrix has room for its numbers
+
+
+def read_log(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The lines of steps and those of evaluations in a run's `log.jsonl`; a line that is damaged is left out."""
+    steps: list[dict[str, Any]] = []
+    checks: list[dict[str, Any]] = []
+    path = folder / "log.jsonl"
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+            step = int(entry["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(entry.get("validation"), Mapping):
+            checks.append({"step": step, **entry["validation"]})
+        else:
+            steps.append(entry)
+    return steps, checks
+
+
+def curve(entries: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Step and value of the entries that have a number under this name."""
+    return [(e["step"], float(e[name])) for e in entries if isinstance(e.get(name), (int, float))]
+
+
+def plot_losses(folder: Path) -> Path | None:
+    """`loss.png`: the losses, and beside them the scores, of what `log.jsonl` holds; None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
+    except ImportError:
+        return None
+    steps, checks = read_log(folder)
+    scores = {label: curve(checks, name) for name, label in SCORES.items() if curve(checks, name)}
+    figure = Figure(figsize=(12 if scores else 8, 4.5), dpi=120)
+    panels = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
+    _draw(panels[0], {"training": curve(steps, "loss"), "validation": curve(checks, "loss")}, "loss")
+    if scores:
+        _draw(panels[1], {k: [(x, 100 * y) for x, y in v] for k, v in scores.items()}, "validation, %")
+        panels[1].set_ylim(0, 102)
+    figure.suptitle(folder.resolve().name)
+    figure.tight_layout()
+    path = folder / "loss.png"
+    figure.savefig(path)
+    return path
+
+
+def _draw(axes: Any, curves: Mapping[str, list[tuple[int, float]]], label: str) -> None:
+    for name, points in curves.items():
+        if points:
+            marker = "o" if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    if axes.lines:
+        axes.legend()
+    axes.grid(alpha=0.3)
+
+
+def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path:
+    """A picture of a confusion matrix of counts `[true, predicted]`, coloured by the share of the true class.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    require("a picture of the confusion matrix", "matplotlib")
+    from matplotlib.figure import Figure
+
+    shares = table / table.sum(1, keepdims=True).clip(1)
+    side = min(max(4.5, 0.4 * len(labels) + 2.5), 28)
+    figure = Figure(figsize=(side + 1, side), dpi=110)
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    right, count = int(table.trace()), int(table.sum())
+    axes.set_title(f"Confusion matrix: {right:,} of {count:,} right ({100 * right / max(count, 1):.1f} %)")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(labels) <= 60:
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
+    if len(labels) <= _NUMBERS:
+        for (true, said), number in np.ndenumerate(table):
+            if number:
+                color = "white" if shares[true, said] > 0.5 else "black"
+                axes.text(said, true, f"{number:,}", ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(picture, label="share of the true class", fraction=0.046, pad=0.04)
+    figure.tight_layout()
+    figure.savefig(path)
+    return path

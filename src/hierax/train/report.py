@@ -1,0 +1,266 @@
+"""The report of a run: one HTML page with its curves, classes, confusion matrix and the images it got wrong.
+
+All is in the page, which opens offline and allows itself nothing from outside, no script either. Names of files and
+classes are text from elsewhere, and are escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hierax.data.dataset import Dataset
+from hierax.train.choice import FEW_HELD
+from hierax.train.log import shown, summary
+from hierax.train.plots import SCORES, curve, read_log
+from hierax.train.predictions import Predictions
+from hierax.train.state import write_text
+
+REPORT, _VALIDATION = "report.html", "validation.json"
+_MOST_CLASSES = 60
+"""Of more, the page lists the pairs that are confused most, not the whole matrix."""
+_PAIRS, _WRONG, _SIDE, _POINTS = 30, 60, 176, 600
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 460, 240, 48, 30, 26  # of a curve
+
+
+def keep_predictions(folder: Path, step: int, found: Predictions) -> None:
+    """Writes what the weights of `step` say of the held-out samples to `validation.json`, for the report."""
+    if found.labels.ndim != 1:
+        return
+    likely, said = found.logits.double().softmax(1).max(1)
+    own = found.logits.double().softmax(1).gather(1, found.labels[:, None])[:, 0]
+    columns = {
+        "indices": found.indices.tolist(),
+        "labels": found.labels.tolist(),
+        "predicted": said.tolist(),
+        "probability": [round(p, 5) for p in likely.tolist()],
+        "probability_of_label": [round(p, 5) for p in own.tolist()],
+    }
+    write_text(folder / _VALIDATION, json.dumps({"step": step, **columns}) + "\n")
+
+
+def write_report(folder: Path, held: Dataset | None) -> Path:
+    """Writes `report.html` of a run that is finished; `held` is what it was validated on."""
+    run = json.loads((folder / "run.json").read_text())
+    steps, checks = read_log(folder)
+    result = run["result"]
+    parts = [_curves(steps, checks, result["steps"] if result.get("weights") == "last" else result.get("best_step"))]
+    table = _read_predictions(folder)
+    labels = _labels(folder)
+    if table is not None and held is not None and labels:
+        parts += [
+            _matrix(table, labels),
+            _classes(table, labels, run.get("classes") or {}),
+            _wrong(table, labels, held),
+        ]
+    parts.append(_settings(run))
+    path = folder / REPORT
+    write_text(path, _page(folder.resolve().name, _head(run, checks), parts))
+    return path
+
+
+def _labels(folder: Path) -> list[str]:
+    try:
+        names = json.loads((folder / "model" / "config.json").read_text())["id2label"]
+        return [names[str(i)] for i in range(len(names))]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
+    try:
+        values = json.loads((folder / _VALIDATION).read_text())
+        return {name: np.asarray(column) for name, column in values.items()}
+    except (OSError, ValueError):
+        return None
+
+
+def _page(title: str, head: str, parts: Sequence[str]) -> str:
+    style = files("hierax").joinpath("assets").joinpath("report.css").read_text()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{head}\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _head(run: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
+    result, held = run["result"], run.get("facts", {}).get("held_out", 0)
+    lines = [f"<p>{escape(summary(result, held))}</p>"]
+    last = result.get("last")
+    if last and result.get("weights") == "best" and result.get("best_step") != result["steps"]:
+        lines.append(f"<p>last step, {result['steps']:,}: {escape(', '.join(shown(last)))}</p>")
+    count = f"{run.get('facts', {}).get('samples', 0):,} samples to train on, {held:,} to validate on"
+    lines.append(f'<p class="faded">{count}; {result["seconds"]:,.0f} s on {escape(_device(run))}</p>')
+    if checks and held < FEW_HELD:
+        lines.append(
+            f'<p class="warning">Only {held} samples to validate on: one sample more or less is '
+            f"{100 / max(held, 1):.0f} % of top-1. Do not trust small differences.</p>"
+        )
+    return "\n".join(lines)
+
+
+def _device(run: Mapping[str, Any]) -> str:
+    return str(run.get("environment", {}).get("device", "an unknown device"))
+
+
+def _curves(steps: Sequence[dict[str, Any]], checks: Sequence[dict[str, Any]], kept: int | None) -> str:
+    losses = {"training": curve(steps, "loss"), "validation": curve(checks, "loss")}
+    scores = {label: [(x, 100 * y) for x, y in curve(checks, name)] for name, label in SCORES.items()}
+    drawn = [_svg("loss", losses, kept)]
+    if any(scores.values()):
+        drawn.append(
+            _svg("validation, %", dict(list({k: v for k, v in scores.items() if v}.items())[:2]), kept, top=100)
+        )
+    note = "<p class='faded'>The dashed line is the step whose weights were kept.</p>" if kept else ""
+    return f'<h2>Curves</h2>\n<div class="curves">{"".join(drawn)}</div>\n{note}'
+
+
+def _svg(title: str, curves: Mapping[str, list[tuple[int, float]]], kept: int | None, top: float | None = None) -> str:
+    points = [point for line in curves.values() for point in line]
+    if not points:
+        return ""
+    last = max(x for x, _ in points)
+    low, high = (0.0, top) if top else (min(y for _, y in points), max(y for _, y in points))
+    span = high - low or 1.0
+
+    def place(x: float, y: float) -> str:
+        across = _LEFT + (_WIDTH - _LEFT - 10) * x / max(last, 1)
+        return f"{across:.1f},{_HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * (y - low) / span:.1f}"
+
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - 10
+    parts = [f'<text class="name" x="{_LEFT}" y="14">{escape(title)}</text>']
+    parts.append(f'<path class="axis" d="M{_LEFT},{_TOP} V{bottom} H{right}"/>')
+    for value in (low, high):
+        height = place(0, value).partition(",")[2]
+        parts.append(f'<text x="{_LEFT - 6}" y="{float(height) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    parts.append(f'<text x="{right}" y="{_HEIGHT - 10}" text-anchor="end">step {last:,}</text>')
+    if kept:
+        x = place(kept, low).partition(",")[0]
+        parts.append(f'<path class="kept" d="M{x},{_TOP} V{bottom}"/>')
+    for number, (name, line) in enumerate(curves.items()):
+        kind, thin = ("one", "two")[number % 2], line[:: max(len(line) // _POINTS, 1)]
+        if thin:
+            parts.append(f'<polyline class="{kind}" points="{" ".join(place(x, y) for x, y in thin)}"/>')
+            spot = right - 90 * (len(curves) - 1 - number)
+            parts.append(f'<text class="{kind}" x="{spot}" y="14" text-anchor="end">{escape(name)}</text>')
+    label = escape(f"{title} by step")
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _counts(table: Mapping[str, np.ndarray], classes: int) -> np.ndarray:
+    """Counts `[true, predicted]`."""
+    flat = np.bincount(table["labels"] * classes + table["predicted"], minlength=classes**2)
+    return flat.reshape(classes, classes)
+
+
+def _matrix(table: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
+    counts = _counts(table, len(labels))
+    heading = "<h2>Confusion matrix</h2>\n<p class='faded'>Rows: the true class. Columns: what was predicted.</p>"
+    if len(labels) > _MOST_CLASSES:
+        return "<h2>Confused most</h2>\n" + _pairs(counts, labels)
+    head = "".join(f"<th>{escape(label)}</th>" for label in labels)
+    rows = []
+    for true, label in enumerate(labels):
+        cells = []
+        for said, number in enumerate(counts[true].tolist()):
+            shade = 0 if not number else max(round(8 * number / counts[true].sum()), 1)
+            kind = " ".join(filter(None, ("right" if true == said else "", f"s{shade}" if shade else "")))
+            cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{number or ''}</td>")
+        rows.append(f"<tr><th>{escape(label)}</th>{''.join(cells)}</tr>")
+    body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'{heading}\n<div class="wide"><table class="matrix">{body}</table></div>'
+
+
+def _pairs(counts: np.ndarray, labels: Sequence[str]) -> str:
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
+    rows = []
+    for place in order.tolist():
+        true, said = divmod(place, len(labels))
+        if wrong[true, said]:
+            names = "".join(f'<td class="text">{escape(str(labels[i]))}</td>' for i in (true, said))
+            rows.append(f"<tr>{names}<td>{wrong[true, said]:,}</td></tr>")
+    head = "<tr><th>true class</th><th>predicted</th><th>samples</th></tr>"
+    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+
+
+def _classes(table: Mapping[str, np.ndarray], labels: Sequence[str], trained: Mapping[str, int]) -> str:
+    counts = _counts(table, len(labels))
+    rows = []
+    for index, label in enumerate(labels):
+        true, said, right = counts[index].sum(), counts[:, index].sum(), counts[index, index]
+        cells = [f"{trained[label]:,}" if label in trained else "-", f"{true:,}", f"{right:,}"]
+        cells += [f"{100 * right / n:.1f} %" if n else "-" for n in (true, said)]
+        rows.append(f"<tr><th>{escape(label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    names = ("class", "trained on", "held out", "right", "recall", "precision")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return f'<h2>Classes</h2>\n<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], held: Dataset) -> str:
+    wrong = np.flatnonzero(table["labels"] != table["predicted"])
+    if not len(wrong):
+        return "<h2>Wrong</h2>\n<p>None of the held-out samples was named wrongly.</p>"
+    surest = wrong[np.argsort(-table["probability"][wrong], kind="stable")]
+    figures = []
+    for place in surest[:_WRONG].tolist():
+        name, image = _thumbnail(held, int(table["indices"][place]))
+        true, said = labels[int(table["labels"][place])], labels[int(table["predicted"][place])]
+        share, own = table["probability"][place], table["probability_of_label"][place]
+        text = f"{escape(said)} {100 * share:.0f} %<span>is {escape(true)} ({100 * own:.0f} %)</span>"
+        figures.append(f"<figure>{image}<figcaption>{text}<span>{escape(name)}</span></figcaption></figure>")
+    more = f", the {_WRONG} that it was surest of" if len(wrong) > _WRONG else ", the surest first"
+    note = f"<p class='faded'>{len(wrong):,} of {len(table['labels']):,} held-out samples{more}.</p>"
+    return f'<h2>Wrong</h2>\n{note}\n<div class="row">{"".join(figures)}</div>'
+
+
+def _thumbnail(held: Dataset, index: int) -> tuple[str, str]:
+    """Name of a held-out sample, and a small image of it; "" for what is no image, or cannot be read any more."""
+    from hierax.processing.reading import load_image
+
+    try:
+        sample = held.sample(index)
+        name = os.path.basename(sample.name)
+        if held.arrays or held.videos:
+            return name, ""
+        image = sample.content if isinstance(sample.content, Image.Image) else load_image(sample.content)
+        image = image.convert("RGB")
+        image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    except (OSError, ValueError):
+        return f"sample {index}", ""
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    data = base64.b64encode(content.getvalue()).decode()
+    return name, f'<img src="data:image/jpeg;base64,{data}" alt="{escape(name)}">'
+
+
+def _settings(run: Mapping[str, Any]) -> str:
+    places = {name: run.get(name) for name in ("data", "validation", "from", "teacher")}
+    rows = {**places, **run["recipe"], **run.get("environment", {})}
+    cells = "".join(
+        f'<tr><th>{escape(str(name))}</th><td class="text">{escape(_value(value))}</td></tr>'
+        for name, value in rows.items()
+        if value not in (None, "", {}, [])
+    )
+    return f'<h2>Settings</h2>\n<div class="wide"><table>{cells}</table></div>'
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
