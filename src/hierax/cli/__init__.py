@@ -1,4 +1,4 @@
-"""The command line: `hierax COMMAND`, one module and one public function per command.
+"""The command line: `hierax COMMAND`, one module per command.
 
 Nothing here, nor at the top of a command's module, imports torch: help comes at once. Results go to stdout; progress,
 licences and errors to stderr. Exit codes: 0 all done, 1 a fault of hierax, 2 nothing could be done as asked, 3 some

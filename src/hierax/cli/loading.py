@@ -36,12 +36,22 @@ def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
     add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, ...")
     add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
     add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
+    add(
+        "--max-pixels",
+        type=positive,
+        default=178_956_970,
+        metavar="N",
+        help="refuse larger images (default: 178956970)",
+    )
     add("--batch-size", type=positive, metavar="N", help="images per call of the model (default: 1 on a CPU, else 32)")
 
 
 def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `add_model` took, as `open_predictor` takes it."""
-    return {name: getattr(arguments, name) for name in ("size", "device", "precision", "backend", "batch_size")}
+    return {
+        name: getattr(arguments, name)
+        for name in ("size", "device", "precision", "backend", "batch_size", "max_pixels")
+    }
 
 
 def say_model(source: str, opened: Predictor) -> None:

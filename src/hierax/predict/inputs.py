@@ -29,6 +29,7 @@ from hierax.processing import (
     ImageError,
     Preprocessing,
 )
+from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from hierax.processing.windows import with_frames
 
@@ -54,6 +55,7 @@ class Predictor:
             on those beside it.
         call: the model or engine, from pixels `[B, C, *size]` to its typed output.
         model: the model itself where no engine runs it.
+        max_pixels: of an image that is decoded; None is any number.
     """
 
     task: str
@@ -64,11 +66,13 @@ class Predictor:
     batch_size: int
     call: Callable[..., Any]
     model: Pretrained | None = None
+    max_pixels: int | None = DEFAULT_MAX_PIXELS
 
     def processor(self) -> HieraImageProcessor | HieraVideoProcessor:
         """What reads the files that this model takes."""
-        kind = HieraVideoProcessor if self.config.is_video else HieraImageProcessor
-        return kind(self.preprocessing)
+        if self.config.is_video:
+            return HieraVideoProcessor(self.preprocessing)
+        return HieraImageProcessor(self.preprocessing, max_pixels=self.max_pixels)
 
 
 def open_predictor(
@@ -82,6 +86,7 @@ def open_predictor(
     precision: str = "auto",
     backend: str = "auto",
     batch_size: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Predictor:
     """A model or engine as it is; a Hub id, folder, file or export on an engine of its own.
 
@@ -91,6 +96,7 @@ def open_predictor(
         size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
         whole: the whole image, `size` being its shorter side.
         batch_size: images per call; None is 1 on a CPU and 32 elsewhere.
+        max_pixels: images of more pixels are refused; None is any number.
 
     Raises:
         ValueError, OSError, ImportError: those of `hierax.Engine`; a size that it cannot have.
@@ -102,9 +108,8 @@ def open_predictor(
         place = model.device
         how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, PyTorch on {place.type}"
         batch = batch_size or (1 if place.type == "cpu" else _ON_A_GPU)
-        return Predictor(
-            kind, model.config, record, model.license, how, batch, lambda x, **o: model(x.to(place), **o), model
-        )
+        call = lambda x, **o: model(x.to(place), **o)  # noqa: E731
+        return Predictor(kind, model.config, record, model.license, how, batch, call, model, max_pixels)
     engine = model if isinstance(model, Engine) else Engine(
         model, task=task, out_features=out_features, device=device, precision=precision, backend=backend
     )  # fmt: skip
@@ -114,8 +119,9 @@ def open_predictor(
         engine.warm_up(size=_pixels(record, engine.config), batches=(batch,))
     how = f"{engine.precision}, {engine.backend} on {engine.device.type}"
     return Predictor(
-        engine.signature.task, engine.config, record, engine.license, how, batch, lambda x, **o: engine(x, **o)
-    )
+        engine.signature.task, engine.config, record, engine.license, how, batch, lambda x, **o: engine(x, **o),
+        max_pixels=max_pixels,
+    )  # fmt: skip
 
 
 def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:
@@ -257,7 +263,8 @@ def _read_ahead(
         except OSError as error:
             return ImageError(str(path), error.strerror or str(error))
 
-    readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), thread_name_prefix="hierax-read")
+    count = max(min(_READERS, (os.cpu_count() or 1) - 1), 1)  # more would take the model's cores
+    readers = ThreadPoolExecutor(count, thread_name_prefix="hierax-read")
     coming, left = deque[tuple[Path, "Future[Tensor | ImageError]"]](), iter(paths)
     try:
         while True:
