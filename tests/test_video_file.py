@@ -205,6 +205,6 @@ def test_no_thread_of_a_decoder_stays_behind(use: Callable[[VideoFile], Any]) ->
 def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r"needs the package av: pip install 'av>=14' \(part of hierax\[video\]\)"
+        ModuleNotFoundError, match=r"needs the package av: pip install 'av>=17\.1' \(part of hierax\[video\]\)"
     ):
         VideoFile(b"x")

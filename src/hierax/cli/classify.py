@@ -22,7 +22,7 @@ EPILOG = """Without --model the command uses hierax/femto, a small model that is
 categories. `hierax models` lists classifiers of the 1000 classes of ImageNet. They are downloaded once:
   hierax classify holiday/ --model timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k
 
-A video model classifies actions in videos (needs PyAV: pip install 'av>=14'). It sees one clip of about two
+A video model classifies actions in videos (needs PyAV: pip install 'av>=17.1'). It sees one clip of about two
 seconds from the middle of the video. --views 5x3 takes five clips and three crops of each, and averages:
   hierax classify clip.mp4 --model facebook/hiera_base_16x224.mae_k400_ft_k400 --views 5x3
 

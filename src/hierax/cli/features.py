@@ -14,7 +14,7 @@ EPILOG = """For each IMAGE, NAME.npz holds the maps stage1, stage2, ... (float32
 NAME.png shows them: the first three principal components as red, green and blue.
 Similar colors mean similar features, within one map only.
 Images with the same name are told apart by their folders (a-cat, b-cat).
-A video model writes the maps of the clip in the middle of a video (needs PyAV: pip install 'av>=14').
+A video model writes the maps of the clip in the middle of a video (needs PyAV: pip install 'av>=17.1').
 They have an axis of time before height, and NAME.gif shows them move.
 Without --model the command uses hierax/femto, a small model that is part of the package.
 `hierax models` lists larger models, which are downloaded. In Python: hierax.features."""

@@ -22,7 +22,7 @@ EPILOG = """Most MAE models predict each patch without its brightness and contra
 That looks better, because part of the answer is given.
 Without --model the command uses hierax/femto.mae, a small model that is part of the package.
 `hierax models --task mae` lists larger models, which are downloaded.
-A MAE model of videos takes videos (needs PyAV: pip install 'av>=14'). Then OUT is animated (.gif, .png,
+A MAE model of videos takes videos (needs PyAV: pip install 'av>=17.1'). Then OUT is animated (.gif, .png,
 .webp), and OUT-strip.png shows all frames:
   hierax reconstruct clip.mp4 -o clip.gif --model facebook/hiera_base_16x224.mae_k400
 In Python: hierax.reconstruct."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import codecs
 import contextlib
 import io
 import os
@@ -18,13 +19,15 @@ from hierax.processing.errors import ImageError
 # times of some frames only, FLV has no index, streams without a container have no times at all.
 _SEEKABLE = frozenset(["mov", "matroska", "avi"])
 # What is read, by FFmpeg's names. Not there: lists of other files (HLS, DASH, concat) and of addresses (SDP), which
-# would open what they name.
+# would open what they name. They are texts, and refused before FFmpeg sees them.
 _FORMATS = """
     mov matroska avi flv live_flv mpegts mpeg mpegvideo asf asf_o ogg nut mxf gxf dv rm ivf gif apng wtv nsv swf pva ty
     lmlm4 yuv4mpegpipe mjpeg mjpeg_2000 m4v h261 h263 h264 hevc vvc av1 obu evc vc1 vc1test cavsvideo dirac dnxhd avs2
     avs3 bink smk roq flic film_cpk filmstrip ea 4xm idcin ipmovie psxstr thp vmd xmv wc3movie mv
 """
-_OPTIONS = {"format_whitelist": ",".join(_FORMATS.split()), "protocol_whitelist": "file"}
+_TEXT = frozenset(b"\t\n\f\r" + bytes(range(32, 127)))
+_BEGINNING = 256  # bytes of a file that are looked at: a text is none of the formats, but for that of raw frames
+_RAW_FRAMES = b"YUV4MPEG2"
 _TRANSPORT = "mpegts"  # may be sought in, unless its time stamps jump
 _DECODING_TIMES = frozenset(["avi", "asf"])  # formats that state when a frame is decoded, not when it is displayed
 _JUMP_BACK, _JUMP_AHEAD = Fraction(1, 10), Fraction(10)  # seconds between packets that are a new beginning
@@ -97,8 +100,10 @@ class Packets:
             with self.explained("is not seekable"):
                 self._source.seek(0)
         with self.explained(_NO_VIDEO):
-            self.container = self._av.open(self._there, metadata_errors="replace", options=dict(_OPTIONS))
+            self.container = self._av.open(self._there, metadata_errors="replace")
         try:
+            if not set(_FORMATS.split()) & set(self.container.format.name.split(",")):
+                raise VideoError(self.name, _NO_VIDEO)
             self.stream: Any = self._video_stream()
         except BaseException:
             self.close()
@@ -112,19 +117,23 @@ class Packets:
 
     def _check_source(self) -> None:
         source = self._source
-        if isinstance(source, (str, os.PathLike)):
+        if not isinstance(source, (str, os.PathLike)):
+            with self.explained("is not seekable"):
+                source.seek(0)
+                begins = source.read(_BEGINNING)
+        else:
             try:
-                found = os.stat(source)
+                mode = os.stat(source).st_mode
+                if not stat.S_ISREG(mode):
+                    raise VideoError(self.name, "is a folder" if stat.S_ISDIR(mode) else "not a regular file")
+                with open(source, "rb") as file:
+                    begins = file.read(_BEGINNING)
             except OSError as error:
                 raise VideoError(self.name, (error.strerror or str(error)).lower()) from None
-            if not stat.S_ISREG(found.st_mode):
-                raise VideoError(self.name, "is a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file")
-            size = found.st_size
-        else:
-            with self.explained("is not seekable"):
-                size = source.seek(0, os.SEEK_END)
-        if size == 0:
+        if not begins:
             raise VideoError(self.name, "is empty")
+        if _TEXT.issuperset(begins.removeprefix(codecs.BOM_UTF8)) and not begins.startswith(_RAW_FRAMES):
+            raise VideoError(self.name, _NO_VIDEO)
 
     def _video_stream(self) -> Any:
         """The stream that is shown: no cover image; the one marked as default, the largest, the first of them."""
