@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from hierax import HieraForImageClassification, load
+from hierax import HieraForImageClassification, HieraImageProcessor, Preprocessing, load
 from hierax.checkpoint import files, pickles
 from hierax.checkpoint.pickles import read_pickle
 from small import image_config
@@ -206,3 +207,11 @@ def test_too_many_prefixes_are_no_models(tmp_path: Path) -> None:
     torch.save({f"m{i}.patch_embed.proj.weight": torch.ones(1) for i in range(17)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="holds 17 models in one container; expected at most 16"):
         load(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("side", [30_000, 10**9])
+def test_a_record_that_asks_for_a_giant_image_is_refused_before_memory_is_taken(side: int) -> None:
+    size = {"height": side, "width": side}
+    processor = HieraImageProcessor(Preprocessing().replace(crop_size=size, size={"shortest_edge": side}))
+    with pytest.raises(ValueError, match="at most 67,108,864 pixels are made"):
+        processor(Image.new("RGB", (64, 64)))
