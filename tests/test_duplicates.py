@@ -400,3 +400,16 @@ def test_outliers_are_printed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(rows) == 7
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
     assert page.read_text().count("<figure") == 7
+
+
+def test_outliers_that_are_near_copies_are_one_with_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = clustered(60, 16, clusters=1, spread=0.2)
+    odd = -vectors[:1] + 0.3 * noise(1, 16, seed=9)
+    folder = collection(tmp_path, np.concatenate([vectors, np.repeat(odd, 3, 0)]))
+    first = outliers(folder, 2)[0]
+    assert (first.path, first.copies) == ("0/60.jpg", 2)
+    assert [row.path for row in outliers(folder, 3, alike=None)][1:] == ["0/61.jpg", "0/62.jpg"]
+    assert run(outliers_command, str(folder), "--count", "1") == 0
+    assert capsys.readouterr().out.endswith("0/60.jpg  (and 2 like it)\n")
+    with pytest.raises(ValueError, match=r"alike is 2; expected a cosine similarity"):
+        outliers(folder, alike=2)

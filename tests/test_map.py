@@ -26,6 +26,7 @@ from hierax.embedding.originals import CHANGED, GONE, REMOTE, originals
 from hierax.embedding.pages import Entry, Section, contact_sheet, map_page
 from hierax.embedding.sources import Listing, Source, list_sources, listing_path
 from hierax.embedding.store import source_id
+from hierax.notices import Notice
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028\udcff.jpg"
 
@@ -324,3 +325,72 @@ def test_the_map_of_a_collection_is_written(tmp_path: Path, capsys: pytest.Captu
         run(str(folder), "-o", str(page))
     assert run(str(folder), "-o", str(page), "--force", "--points", "10", "--thumbnails", "3") == 0
     assert "10 of 30 images, at even distances; 3 are drawn" in page.read_text()
+
+
+@pytest.mark.parametrize("method", ["auto", "tsne", "pca"])
+@pytest.mark.parametrize("count", [5, 12, 60])
+def test_rows_that_are_all_equal_are_laid_out_and_no_crash(tmp_path: Path, count: int, method: Any) -> None:
+    if method == "tsne":
+        pytest.importorskip("sklearn")
+    folder = collection(tmp_path / "same", np.tile(noise(1), (count, 1)))
+    places = layout(folder, method=method)
+    assert {(p.x, p.y) for p in places.points} == {(0.5, 0.5)}
+    nearly = collection(tmp_path / "nearly", np.tile(noise(1), (count, 1)) + 1e-8 * noise(count))
+    assert all(np.isfinite([p.x, p.y]).all() for p in layout(nearly, method=method).points)
+
+
+def test_equal_rows_among_others_are_laid_out(tmp_path: Path) -> None:
+    for name, vectors in {
+        "two images": np.repeat(noise(2), 20, 0),
+        "most are equal": np.concatenate([np.tile(noise(1), (50, 1)), noise(3, seed=2)]),
+        "on a line": np.linspace(-1, 1, 40, dtype=np.float32)[:, None] * noise(1) + noise(1, seed=3),
+        "not finite": np.concatenate([noise(10), np.full((3, 8), np.nan, np.float32)]),
+    }.items():
+        folder = collection(tmp_path / name, vectors)
+        if name == "not finite":
+            with pytest.warns(Notice, match="3 of 13 rows are left out"):
+                places = layout(folder)
+        else:
+            places = layout(folder)
+        assert all(0 <= value <= 1 for p in places.points for value in (p.x, p.y)), name
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "map.png", "map", "map.csv"])
+def test_a_page_is_not_called_like_an_image(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    place.write_bytes(b"my only copy")
+    with pytest.raises(SystemExit):
+        run(str(tmp_path), "-o", str(place), "--overwrite")
+    assert place.read_bytes() == b"my only copy"
+
+
+def test_nothing_but_a_page_is_replaced(tmp_path: Path) -> None:
+    draw(tmp_path, 1)
+    folder, photo = str(collection(tmp_path / "out", noise(9))), tmp_path / "photo.html"
+    (tmp_path / "0.png").rename(photo)
+    content = photo.read_bytes()
+    with pytest.raises(UserError, match=r"photo.html is no HTML page; only pages are replaced"):
+        run(folder, "-o", str(photo), "--overwrite")
+    link = tmp_path / "link.html"
+    link.symlink_to(photo)
+    with pytest.raises(UserError, match="only pages are replaced"):
+        run(folder, "-o", str(link), "--overwrite")
+    assert photo.read_bytes() == content
+
+
+def test_colors_are_those_of_folders_or_of_a_table(tmp_path: Path) -> None:
+    paths = [*draw(tmp_path / "a", 4), *draw(tmp_path / "b", 2)]
+    folder, page = str(collection(tmp_path / "out", noise(6), paths=paths)), tmp_path / "map.html"
+    assert run(folder, "-o", str(page), "--method", "pca", "--color-by", "folder") == 0
+    data = data_of(page.read_text())
+    assert (data["groups"], data["labels"]) == (["a", "b"], [0, 0, 0, 0, 1, 1])
+    (tmp_path / "labels.csv").write_text("path,label,kind\na/0.png,cat,x\na/1.png,cat,y\nb/0.png,dog,y\n")
+    assert run(folder, "-o", str(page), "--overwrite", "--color-by", str(tmp_path / "labels.csv")) == 0
+    data = data_of(page.read_text())
+    assert (data["groups"], data["labels"]) == (["cat", "dog", "other"], [0, 0, 2, 2, 1, 2])
+    assert run(folder, "-o", str(page), "--overwrite", "--color-by", f"{tmp_path / 'labels.csv'}:kind") == 0
+    assert data_of(page.read_text())["groups"] == ["y", "x", "other"]
+    with pytest.raises(UserError, match=r"no column 'no'; there are: path, label, kind"):
+        run(folder, "-o", str(page), "--overwrite", "--color-by", f"{tmp_path / 'labels.csv'}:no")
+    with pytest.raises(UserError, match="no such file; --color-by takes folder"):
+        run(folder, "-o", str(page), "--overwrite", "--color-by", "nothing")

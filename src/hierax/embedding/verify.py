@@ -65,8 +65,9 @@ class _Compared:
         frames, duration = (np.stack([one[:, column], other[:, column]]) for column in (3, 4))
         long = (duration.min(0) > 0) & (np.ptp(duration, 0) <= 0.02 * duration.max(0)) & (frames.min(0) > 1)
         found &= (frames[0] == frames[1]) | long
+        white = one[:, 2] * other[:, 2] == 0  # of two light drawings there is next to nothing to see over white
         black = (one[:, 2] + other[:, 2] > 0) | (one[:, 1] * other[:, 1] > 0)
-        for shot, needed in enumerate([np.ones_like(found), black, frames.min(0) > 1, frames.min(0) > 1]):
+        for shot, needed in enumerate([white, black, frames.min(0) > 1, frames.min(0) > 1]):
             places = np.flatnonzero(found & needed)
             pair = self.small[left[places], shot], self.small[right[places], shot]
             found[places] = common(*pair) >= SAME if len(places) else False
