@@ -14,7 +14,7 @@ def groups(folder: Path, images: dict[str, Image.Image]) -> list[list[str]]:
     """Names by group, of images whose features are all equal."""
     folder.mkdir()
     for name, image in images.items():
-        image.save(folder / name, **({"quality": 85} if name.endswith(".jpg") else {}))
+        image.save(folder / name, quality=85)
     return found(folder, list(images))
 
 
