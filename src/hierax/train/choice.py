@@ -89,7 +89,7 @@ def choose(
         chosen = chosen.replace(layer_decay=1.0)  # the first layers are as new as the last
     if (round(samples * chosen.validation_fraction) if held is None else held) < FEW_HELD:
         chosen = chosen.replace(weights="last")
-        said.append("model/ will hold the last weights, since so few to validate on do not tell the best")
+        said.append("model/ gets the last weights, as there are too few validation samples to choose by")
     machine = "a CPU" if place == "cpu" else "a GPU"
     kind = "images" if pictures else "samples"
     reason = f"recipe {base.name}, for {machine} and {samples:,} {kind}: {', '.join(said)}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hierax.checkpoint.adaptation import for_channels
+from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.checkpoint.shapes import PATCH
@@ -103,7 +104,7 @@ def _loaded(
             notes.append("the decoder's last layer, which predicts the channels, starts anew")
     _freeze(model, recipe.freeze)
     wanted, found = variant_config(recipe.model), model.config
-    if (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
+    if source not in (FEMTO, FEMTO_MAE) and (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
         notes.append(f"the recipe's model, {recipe.model}, is another one; {source} is trained as it is")
     return model, notes
 
