@@ -29,7 +29,7 @@ def draw_config(draw: random.Random, *, axes: int | None = None, position: str |
     tight = draw.random() < 0.3  # patches that lie side by side, or overlap
     patch = stride if tight else tuple(s + 1 - s % 2 + draw.choice((0, 2)) for s in stride)
     padding = tuple(0 if tight else p // 2 for p in patch)
-    units = tuple(draw.randint(1, 4 if axes < 3 else 2) for _ in range(axes))
+    units = (*(draw.randint(1, 4 if axes < 3 else 2) for _ in range(axes - 1)), 2)  # one to see, one to hide
     kinds = ("absolute", "abs_win") + (("separable",) if axes == 3 else ())
     position = position or draw.choice(kinds)
     heads = tuple(draw.choice((1, 2, 4)) for _ in range(stages))
@@ -54,6 +54,7 @@ def draw_config(draw: random.Random, *, axes: int | None = None, position: str |
         "pooled_shortcut": draw.random() < 0.3,
         "num_labels": draw.randint(1, 5),
         "mask_ratio": 0.5,
+        "normalize_pixel_loss": False,  # a patch of one value has no variance
         "decoder_hidden_size": 16,
         "decoder_depth": 1,
         "decoder_num_heads": 2,

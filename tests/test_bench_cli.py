@@ -20,13 +20,14 @@ pytestmark = pytest.mark.usefixtures("small_and_private")
 def test_the_command_prints_a_table_and_writes_numbers_and_a_plot(run: Run, classifier_folder: str) -> None:
     code, out, err = run(
         "bench", "--model", classifier_folder, "--batch", "1", "--precision", "fp32", "--seconds", "0", "--rounds", "2",
-        "--threads", "1", "--against", "transformers", "--json", "new/found.json", "--plot", "found.png",
+        "--threads", "1", "--against", "transformers", "-o", "new/found.json", "--plot", "found.png",
     )  # fmt: skip
     assert code == 0, err
     found = BenchReport.from_json(Path("new/found.json").read_text())
     (cell,) = found.cells
     assert [str(t.contender) for t in cell.timings] == ["hierax openvino fp32", "hierax eager fp32"]
     assert all(t.peak_mib and t.peak_mib > 100 for t in cell.timings)
+    assert out.index("p50, p90, p99: percentiles") < out.index(cell.title)  # the legend stands before the tables
     assert cell.title in out
     assert "hierax openvino  fp32" in out
     assert "not among what transformers build by name" in out
@@ -42,6 +43,15 @@ def test_the_command_prints_markdown(run: Run, classifier_folder: str) -> None:
     )  # fmt: skip
     assert code == 0
     assert "| hierax torch | fp32 |" in out
+
+
+def test_the_command_prints_json_alone_where_that_is_asked_for(run: Run, classifier_folder: str) -> None:
+    code, out, _ = run(
+        "bench", "--model", classifier_folder, "--batch", "1", "--precision", "fp32", "--backend", "torch",
+        "--seconds", "0", "--rounds", "2", "--threads", "1", "--no-memory", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert len(BenchReport.from_json(out).cells) == 1
 
 
 @pytest.mark.parametrize(

@@ -297,12 +297,7 @@ def check_torchrun(words: list[str]) -> Recipe:
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_and_program_of_a_guide_runs(guide: str, small_world: Path) -> None:
     """An export to ONNX takes seconds even of a small model, and is done to OpenVINO where nothing reads it later."""
-    run_guide(guide, instead={} if guide == "finetune" else {"onnx": "openvino"})
-
-
-@pytest.mark.slow
-def test_the_export_of_a_guide_runs_as_it_stands(small_world: Path) -> None:
-    run_guide("engine", instead={})
+    run_guide(guide, instead={} if guide in ("finetune", "engine") else {"onnx": "openvino"})
 
 
 def run_guide(guide: str, *, instead: dict[str, str]) -> None:

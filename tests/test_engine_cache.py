@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,70 @@ def test_a_damaged_entry_is_none_and_is_removed(
     assert "damaged and will be made again" in caplog.text
     cache.write("key", b"anew")
     assert cache.read("key") == b"anew"
+
+
+def test_an_entry_under_the_name_of_another_is_none(tmp_path: Path) -> None:
+    cache = ArtefactCache(tmp_path)
+    cache.write("one", b"some content")
+    cache.path("one").rename(cache.path("two"))
+    assert cache.read("two") is None
+
+
+def _pipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _link(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def _folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module.os, "getuid", lambda: 4711)
+    if not path.stat().st_uid:  # that of root is trusted
+        os.chown(path, 4712, -1)
+
+
+def _writable_by_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.chmod(0o666)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="neither pipes nor owners there")
+@pytest.mark.parametrize(
+    ("become", "reason"),
+    [
+        (_pipe, "not a regular file"),
+        (_link, ""),
+        (_folder, ""),
+        (_of_another_user, "it belongs to another user"),
+        (_writable_by_others, "others can write it"),
+    ],
+)
+def test_only_a_regular_file_that_is_ours_alone_is_read_and_what_else_is_there_gives_way(
+    become: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = ArtefactCache(tmp_path)
+    cache.write("key", b"some content")
+    become(cache.path("key"), monkeypatch)
+    assert cache.read("key") is None
+    assert "is not used, and made again: " + reason in caplog.text
+    monkeypatch.undo()
+    cache.write("key", b"anew")
+    assert cache.read("key") == (None if become is _folder else b"anew")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
+def test_what_is_written_is_for_nobody_else(tmp_path: Path) -> None:
+    cache = ArtefactCache(tmp_path / "cache")
+    cache.write("key", b"content")
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+    assert cache.path("key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_write_that_fails_halfway_leaves_the_old_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

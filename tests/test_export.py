@@ -13,7 +13,7 @@ import hierax
 from exports import Exported, copied, engine_of, few, make, run_file, truth
 from hierax import extras
 from hierax.engine import export as export_module
-from hierax.engine import onnx_backend
+from hierax.engine import formats, onnx_backend
 from small import relative
 
 pytest_plugins = ("exports",)
@@ -96,6 +96,54 @@ def test_an_onnx_that_is_too_large_for_one_file_has_its_weights_beside_it(
     assert (tmp_path / "model.onnx").stat().st_size + sizes[0] // 2 < sizes[1]
     x = few(model)
     assert relative(run_file(tmp_path, "onnx", x)[0], truth(model, x)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_model_that_is_too_large_for_one_file_is_exported_with_its_weights_beside_it(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graph and twin name the same file of weights, which is still there when the twin is gone."""
+    model, folder = make("classifier"), tmp_path / "out"
+    x = few(model)
+    monkeypatch.setattr(onnx_backend, "_LARGEST", 10_000)
+    report = hierax.export(model, folder, format="onnx", precision=precision, evaluate=x)
+    assert report.passed
+    assert set(json.loads((folder / "export.json").read_text())["files"]) >= {"model.onnx", "model.onnx.data"}
+    bound = 1e-5 if precision == "fp32" else 1e-2
+    assert relative(run_file(folder, "onnx", x)[0], truth(model, x)[0]) < bound
+    with engine_of(folder, threads=1) as engine:
+        assert relative(engine(x).logits, truth(model, x)[0]) < bound
+    hierax.export(model, folder, format="onnx", precision=precision, evaluate=x, overwrite=True)
+
+
+def test_where_files_have_no_second_name_the_weights_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(formats.os, "link", refuse)
+    (tmp_path / "a").write_bytes(b"weights")
+    formats.link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"weights"
+
+
+def test_inputs_have_the_name_that_everyone_gives_them_and_the_former_one_is_read(
+    exported: Exported, tmp_path: Path
+) -> None:
+    import onnx
+
+    model, folder, _ = exported("classifier", "onnx")
+    proto = onnx.load(folder / "model.onnx")
+    assert [entry.name for entry in proto.graph.input] == ["pixel_values"]
+    assert json.loads((folder / "export.json").read_text())["inputs"] == ["pixel_values"]
+    proto.graph.input[0].name = "pixels"
+    for node in proto.graph.node:
+        node.input[:] = ["pixels" if name == "pixel_values" else name for name in node.input]
+    onnx.save_model(proto, tmp_path / "old.onnx")
+    x = few(model)
+    (found,) = onnx_backend.OnnxRunner(tmp_path / "old.onnx", threads=1)(x, None)
+    assert relative(found, truth(model, x)[0]) < 1e-5
 
 
 def test_taking_outputs_off_an_onnx_takes_off_what_only_they_needed(exported: Exported) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import hierax
 from hierax import extras
+from hierax.cli.export import size_text
 from hierax.engine import parity
 
 if TYPE_CHECKING:
@@ -29,10 +30,14 @@ def test_export_prints_the_report_and_what_it_wrote(run: Run, classifier_folder:
         r"top-1 agreement 1/1 on 1 pictures: within the bar",
         lines[0],
     )
-    assert re.fullmatch(r"wrote out \(openvino, fp32\): \d\.\d MB", lines[1])
+    assert re.fullmatch(r"wrote out \(openvino, fp32\): [1-9][\d.]* (MB|kB)", lines[1])
+    assert all(re.fullmatch(r"  \S+  [1-9][\d.]* (MB|kB|B)", line) for line in lines[2:])
     names = {"config.json", "export.json", "openvino_model.bin", "openvino_model.xml", "preprocessor_config.json"}
     assert {line.split()[0] for line in lines[2:]} == {f"out/{name}" for name in names}
-    assert err == f"hierax: {classifier_folder}: weights under CC-BY-NC-4.0 (not for commercial use)\n"
+    license, *steps = err.splitlines()
+    assert license == f"hierax: {classifier_folder}: weights under CC-BY-NC-4.0 (not for commercial use)"
+    assert steps[0] == "hierax: tracing the model"
+    assert steps[-1] == "hierax: comparing with the model"
     record = json.loads(Path("out/export.json").read_text())
     assert (record["size"], record["batch"], record["task"]) == ([64, 96], None, "classification")
     assert record["weights"]["license"] == "CC-BY-NC-4.0"
@@ -67,9 +72,10 @@ def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classi
     ("options", "message"),
     [
         (("--format", "pt2", "--precision", "int8"), "precision is 'int8', which pt2 has not"),
-        (("--format", "onnx", "--size", "big"), "argument --size: 'big' is not a whole number above 0"),
+        (("--format", "onnx", "--size", "big"), "argument --size: 'big' is no size; expected 448, or 320x448"),
+        (("--format", "onnx", "--model", "other"), "MODEL is given twice: nowhere and --model other"),
         (("--format", "onnx", "--batch", "2", "--dynamic-batch"), "not allowed with argument --batch"),
-        (("--format", "tflite"), "invalid choice: 'tflite'"),
+        (("--format", "tflite"), "'tflite' is not one of pt2, onnx, openvino"),
     ],
 )
 def test_what_cannot_be_exported_exits_with_2(run: Run, options: tuple[str, ...], message: str) -> None:
@@ -77,6 +83,25 @@ def test_what_cannot_be_exported_exits_with_2(run: Run, options: tuple[str, ...]
     assert code == 2
     assert message in err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "new/m.PT2", "m.xml"])
+def test_an_output_that_looks_like_a_file_is_refused(run: Run, name: str) -> None:
+    code, _, err = run("export", "nowhere", "-o", name, "--format", "onnx")
+    assert code == 2
+    assert f"{name}: looks like a file; expected a folder to write to, such as {Path(name).with_suffix('')}" in err
+
+
+def test_the_model_may_be_named_by_an_option_and_an_export_is_none(run: Run, classifier_folder: str) -> None:
+    code, _, err = run("export", "--model", classifier_folder, "-o", "out", "--format", "pt2", "--evaluate", "a")
+    assert code == 0, err
+    code, _, err = run("export", "out", "-o", "other", "--format", "pt2")
+    assert code == 2
+    assert "out: is an export already; expected the model that it was made from" in err
+
+
+def test_sizes_of_files_are_said_in_a_unit_in_which_they_are_no_zero() -> None:
+    assert [size_text(n) for n in (12, 700, 9_400, 2_600_000)] == ["12 B", "700 B", "9.4 kB", "2.6 MB"]
 
 
 def test_a_missing_package_exits_with_2_and_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,22 @@ def test_another_file_in_the_folder_of_an_export_is_an_error(exported: Exported,
     (folder / "other.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match=r"other\.onnx: is not the file of this export; expected .*model\.pt2"):
         engine_of(folder / "other.onnx")
+
+
+def test_the_guides_program_of_onnx_runtime_alone_gives_what_the_engine_gives(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "engine.md").read_text(encoding="utf-8")
+    (program,) = [
+        b for b in re.findall(r"^```python\n(.*?)^```$", guide, flags=re.DOTALL | re.M) if "onnxruntime.Inf" in b
+    ]
+    _, folder, _ = exported("classifier", "onnx")
+    (tmp_path / "tiny-onnx").symlink_to(folder, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    with engine_of(folder, threads=1) as engine:
+        for size in ((90, 171), (133, 70), (64, 64)):
+            Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)).save("photo.png")
+            found: dict[str, Any] = {}
+            exec(program.replace("photo.jpg", "photo.png"), found)
+            assert relative(torch.from_numpy(found["logits"]), engine("photo.png").logits) < 1e-5

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import positive
+from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError, say
 from hierax.cli.writing import written
 
@@ -23,14 +22,14 @@ commas. A variant such as hiera_tiny_224 gets random weights, because speed does
 Without --calibration, int8 is calibrated on one photo. That is good for timing, but not for use.
 In Python: hierax.bench.
 
-  hierax bench --batch 1,8,32 --against all --json bench.json --plot bench.png"""
+  hierax bench --batch 1,8,32 --against all -o bench.json --plot bench.png"""
 _WIDTH = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
-    add("--model", default=["hiera_tiny_224"], type=listed, metavar="M", help="variants, ids, folders or files (default: hiera_tiny_224)")  # noqa: E501  # fmt: skip
+    add("--model", default=[FEMTO], type=listed, metavar="M", help=f"variants, ids, folders or files (default: {FEMTO})")  # noqa: E501  # fmt: skip
     add("--size", type=listed, metavar="PIXELS", help="448 or 320x448, rows x columns (default: each model's own)")
     add("--batch", default=[1, 8], type=numbers, metavar="B", help="images per call (default: 1,8)")
     add("--precision", type=listed, metavar="P", help="fp32, bf16, int8 (default: fp32, and bf16 where it is fast)")
@@ -43,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibration", metavar="DIR", help="images for the calibration of int8")
     add("--no-memory", action="store_true", help="do not measure peak memory, which takes a process per contender")
     add("--markdown", action="store_true", help="write the tables in Markdown")
-    add("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
+    add("--json", action="store_true", help="print all numbers as JSON in place of the tables")
+    add("-o", "--output", type=Path, metavar="FILE", help="write all numbers as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw throughput: .png, .svg or .pdf (needs matplotlib)")
 
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.plot:
             check_plot(arguments.plot)
-        with followed() as progress:
+        with steps() as progress:
             report = bench(
                 arguments.model,
                 sizes=arguments.size,
@@ -87,65 +87,44 @@ def run(arguments: argparse.Namespace) -> int:
             )
     except ImportError as error:  # says what to install
         raise UserError(str(error)) from error
-    if arguments.json:
-        with written(arguments.json) as part:
+    if arguments.output:
+        with written(arguments.output) as part:
             part.write_text(report.to_json() + "\n", encoding="utf-8")
     if arguments.plot:
         with written(arguments.plot) as part:
             plot(report, part)
-    if arguments.markdown:
+    if arguments.json:
+        print(report.to_json())
+    elif arguments.markdown:
         for line in markdown(report):
             print(line)
     else:
         show(report)
-    for path in (arguments.json, arguments.plot):
+    for path in (arguments.output, arguments.plot):
         if path:
             say(f"wrote {path}")
     return 0
 
 
-@contextmanager
-def followed() -> Iterator[Callable[[str, float], None]]:
-    """Shows on stderr what is being done: one line that is overwritten; where it is no terminal, a line per change.
-
-    Not a bar of rich: its thread would wake in the middle of what is timed.
-    """
-    terminal, shown = sys.stderr.isatty(), ""
-
-    def progress(text: str, done: float) -> None:
-        nonlocal shown
-        if terminal:
-            print(f"\r\x1b[K{done:4.0%} {text}"[: _WIDTH + 4], end="", file=sys.stderr, flush=True)
-        elif (cell := text.partition(": ")[0]) != shown:
-            shown = cell
-            say(cell)
-
-    try:
-        yield progress
-    finally:
-        if terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 def show(report: BenchReport) -> None:
-    """Prints a table per cell, and what its columns are."""
+    """Prints what the columns are, then a table per cell."""
     from rich.console import Console
 
-    from hierax.engine.bench.tables import footnotes, legend
+    from hierax.engine.bench.tables import columns_explained, legend
 
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _WIDTH
     packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     console.print(f"{report.machine}\n{packages}", markup=False)
+    console.print()
+    for line in columns_explained(report):
+        console.print(line, style="dim", markup=False)
     for cell in report.cells:
         console.print(f"\n[bold]{cell.title}[/bold]")
-        console.print(table(cell))
         for line in legend(cell):
             console.print(f"  {line}", style="dim", markup=False)
-    console.print()
-    for line in footnotes(report):
-        console.print(line, style="dim", markup=False)
+        console.print(table(cell))
 
 
 def table(cell: Cell) -> object:

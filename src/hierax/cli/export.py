@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hierax.cli.loading import positive, say_licence
+from hierax.checkpoint.bundled import FEMTO
+from hierax.cli.loading import pixel_size, positive, say_licence
+from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError, say, tell
 
 SUMMARY = "write a model for another runtime, and compare it with the original"
@@ -21,11 +23,17 @@ export, and so do classify, features and reconstruct with --model DIR. In Python
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="Hub id, folder or file; hierax/femto is part of the package")
+    add(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=f"Hub id, folder or file (default: {FEMTO}, which is part of the package)",
+    )
+    add("--model", dest="named", metavar="MODEL", help="the same, by name")
     add("-o", "--output", required=True, metavar="DIR", help="folder to write to, made if missing")
     add("--format", choices=("pt2", "onnx", "openvino"), required=True, help="torch.export, ONNX or OpenVINO")
     add("--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32", help="default: fp32")
-    add("--size", type=_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's own)")
+    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's own)")
     batches = parser.add_mutually_exclusive_group()
     batches.add_argument("--batch", type=positive, metavar="N", help="fixed number of images per call")
     batches.add_argument("--dynamic-batch", action="store_true", help="any number of images per call (default)")
@@ -35,41 +43,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace the export in DIR")
 
 
-def _size(text: str) -> int | tuple[int, ...]:
-    """`448` or `320x448`, for argparse."""
-    sizes = tuple(positive(part) for part in text.lower().split("x"))
-    return sizes[0] if len(sizes) == 1 else sizes
+def size_text(count: int) -> str:
+    """A file's size in a unit in which it is no 0: `312 B`, `9.4 kB`, `209.1 MB`."""
+    for unit, size in (("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} B"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.checkpoint.load import load
     from hierax.engine.export import check_export, export
+    from hierax.engine.exported import is_export
 
+    if arguments.model and arguments.named:
+        raise UserError(f"MODEL is given twice: {arguments.model} and --model {arguments.named}")
+    source = arguments.named or arguments.model or FEMTO
+    if is_export(source):
+        raise UserError(f"{source}: is an export already; expected the model that it was made from")
     try:
         check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
     except ImportError as error:
         raise UserError(str(error)) from error
-    model = load(arguments.model, task=arguments.task)
-    say_licence(arguments.model, model.license)
+    model = load(source, task=arguments.task)
+    say_licence(source, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
         say("int8 is calibrated on crops of one photo; --calibration takes pictures of yours")
-    report = export(
-        model,
-        arguments.output,
-        format=arguments.format,
-        precision=arguments.precision,
-        size=arguments.size,
-        batch=arguments.batch,
-        calibration=arguments.calibration,
-        evaluate=arguments.evaluate,
-        overwrite=arguments.overwrite,
-    )
+    with steps() as progress:
+        report = export(
+            model,
+            arguments.output,
+            format=arguments.format,
+            precision=arguments.precision,
+            size=arguments.size,
+            batch=arguments.batch,
+            calibration=arguments.calibration,
+            evaluate=arguments.evaluate,
+            overwrite=arguments.overwrite,
+            progress=progress,
+        )
     for line in str(report).splitlines():
         tell(f"  {line}")
     files = sorted(path for path in Path(arguments.output).iterdir() if path.is_file())
-    total = sum(path.stat().st_size for path in files) / 1e6
-    tell(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}): {total:,.1f} MB")
+    total = size_text(sum(path.stat().st_size for path in files))
+    tell(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}): {total}")
     for path in files:
-        tell(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+        tell(f"  {path}  {size_text(path.stat().st_size)}")
     return 0

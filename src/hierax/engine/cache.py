@@ -1,12 +1,16 @@
 """Compiled artefacts on disk: whole or not at all, checked when they are read, bounded in size.
 
-An entry is one file: a header with the digest of what follows, then the bytes. Any number of processes may read and
-write the same entry; a file that is cut short or altered counts as missing, and is made again.
+An entry is one file: a header with the digest of its key and of what follows, then the bytes. Any number of processes
+may read and write the same entry; a file that is cut short, altered or renamed counts as missing, and is made again.
+
+What is compiled decides what a model answers. Hence only regular files are read that belong to this user (or to root)
+and that nobody else can write: in a folder that several users share, each uses what is their own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -14,6 +18,8 @@ import logging
 import os
 import platform
 import secrets
+import stat
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_MAGIC = b"hierax-artefact-1\n"
+_MAGIC = b"hierax-artefact-2\n"
 _ABANDONED = 3600.0  # seconds after which nobody writes a part any more
 _DIGEST = hashlib.sha256
 _log = logging.getLogger("hierax.engine")
@@ -56,12 +62,15 @@ class ArtefactCache:
         """What was written under `key`, or None; an entry that is damaged is removed."""
         path = self.path(key)
         try:
-            whole = path.read_bytes()
-        except OSError:
+            whole = _read_own(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            _log.warning("%s is not used, and made again: %s", path, error.strerror or error)
             return None
         start = len(_MAGIC) + _DIGEST().digest_size
         digest, content = whole[len(_MAGIC) : start], memoryview(whole)[start:]
-        if not whole.startswith(_MAGIC) or _DIGEST(content).digest() != digest:
+        if not whole.startswith(_MAGIC) or _digest(key, content) != digest:
             _log.warning("%s is damaged and will be made again", path)
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -77,11 +86,11 @@ class ArtefactCache:
         path = self.path(key)
         part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                with part.open("wb") as file:
+                with open(part, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                     file.write(_MAGIC)
-                    file.write(_DIGEST(content).digest())
+                    file.write(_digest(key, content))
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -102,13 +111,38 @@ class ArtefactCache:
         entries: list[tuple[float, int, Path]] = []
         for path in self.folder.glob("*.artefact"):
             with contextlib.suppress(OSError):  # another process may have deleted it
-                entries.append(((stat := path.stat()).st_mtime, stat.st_size, path))
+                entries.append(((found := path.lstat()).st_mtime, found.st_size, path))
         total = 0
         for _, size, path in sorted(entries, reverse=True):
             total += size
             if total > self.max_bytes:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def _digest(key: str, content: bytes | memoryview) -> bytes:
+    digest = _DIGEST(f"{key}\n".encode())
+    digest.update(content)
+    return digest.digest()
+
+
+def _read_own(path: Path) -> bytes:
+    """A regular file that nobody but this user (or root) can have written.
+
+    Raises:
+        OSError: it is something else (opening a pipe would wait for a writer), a link, or not this user's own.
+    """
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # neither is there on Windows
+    with open(path, "rb", opener=lambda name, given: os.open(name, given | flags)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if sys.platform != "win32":
+            if found.st_uid not in (os.getuid(), 0):
+                raise PermissionError(errno.EPERM, "it belongs to another user")
+            if found.st_mode & 0o022:
+                raise PermissionError(errno.EPERM, "others can write it")
+        return file.read()
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -8,9 +8,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, HieraImageProcessor, Preprocessing
 
 _CALIBRATED = 64
+_SUFFIXES = (".pt2", ".onnx", ".onnx.data", ".xml", ".bin")
+_FILE_SUFFIXES = {*_SUFFIXES, ".pt", ".pth", ".json", ".safetensors", ".zip", ".tflite", ".engine"}
+Progress: TypeAlias = Callable[[str, float], None]
 _OUR_FILES = {"config.json", "preprocessor_config.json", RECORD}
 
 
@@ -47,6 +50,7 @@ def export(
     calibration: Pictures | None = None,
     evaluate: Pictures | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Writes a model for another runtime, if what that computes is what the model computes.
 
@@ -69,6 +73,7 @@ def export(
         evaluate: pictures to compare on, each as the processor makes it, or ready pixels; None takes 200 crops of that
             photo, and for models that take no pictures 16 inputs of noise.
         overwrite: replace an export that is in `folder`.
+        progress: is told what is done next, and how much is done of all of it, from 0 to 1.
 
     Returns:
         `ParityReport`.
@@ -82,6 +87,7 @@ def export(
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch is {batch!r}; allowed: a whole number above 0, or None for any number")
     check_export(format, precision, target, overwrite=overwrite)
+    tell = progress or (lambda step, done: None)
     own = opened_model(model, task, None)
     config = own.config.replace(image_size=_axes(own.config, size))
     masked = Signature.of(own).masked
@@ -98,7 +104,7 @@ def export(
         pixels = sample_pixels(calibration, count, config=config, processor=processor)
         return list(with_units(pixels.split(batch or 1), config=config, masked=masked))
 
-    job = Job(own, config.image_size, batch, kept, precision, calibrated)
+    job = Job(own, config.image_size, batch, kept, precision, calibrated, tell)
     with _put_in_place(target, overwrite=overwrite) as part:
         report = _written(job, FORMATS[format].file, format, part, inputs, kind)
         if not report.passed:
@@ -156,15 +162,25 @@ def _written(
     twin = folder / "with_maps"
     twin.mkdir()
     FORMATS[format].write(job, folder / name, twin / name)
+    job.tell("reading the file", 0.5)
     exported, mapped = (
         open_runner(format, path / name, precision=job.precision, threads=None, batch=job.batch)
         for path in (folder, twin)
     )
-    report = measure(job.model, exported, mapped, inputs, precision=job.precision, kind=kind)
+    report = measure(job.model, exported, mapped, _counted(inputs, job.tell), precision=job.precision, kind=kind)
     exported.close()
     mapped.close()
     shutil.rmtree(twin)
     return report
+
+
+def _counted(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Iterator[tuple[Tensor, ...]]:
+    """The batches, of which it is told how many inputs were compared; how many come is not known before."""
+    count = 0
+    for batch in inputs:
+        tell(f"comparing with the model: {count} inputs", 0.5 + 0.5 * (1 - 0.99**count))
+        yield batch
+        count += len(batch[0])
 
 
 def _write_records(
@@ -219,6 +235,12 @@ def _version(package: str) -> str | None:
 def _check_target(target: Path, *, overwrite: bool) -> None:
     """Raises when `target` holds what must not be lost."""
     if not target.exists():
+        suffix = target.suffix.lower()
+        if suffix in _FILE_SUFFIXES:
+            raise ValueError(
+                f"{target}: looks like a file; expected a folder to write to, such as {target.with_suffix('')}, which "
+                f"then holds the {suffix} file, its preprocessing and a report"
+            )
         return
     if not target.is_dir():
         raise NotADirectoryError(f"{target}: is a file; expected a folder to write to")
@@ -226,8 +248,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     if names and not overwrite:
         raise ValueError(f"{target}: is not empty; choose another folder, or overwrite it (--overwrite)")
     stems = tuple(Path(kind.file).stem for kind in FORMATS.values())
-    suffixes = (".pt2", ".onnx", ".onnx.data", ".xml", ".bin")
-    foreign = [n for n in names if n not in _OUR_FILES and not (n.startswith(stems) and n.endswith(suffixes))]
+    foreign = [n for n in names if n not in _OUR_FILES and not (n.startswith(stems) and n.endswith(_SUFFIXES))]
     if names and (foreign or RECORD not in names):
         what = f"it holds {foreign[0]}" if foreign else f"it has no {RECORD}"
         raise ValueError(f"{target}: is no export, {what}; only exports are overwritten")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from hierax.engine.eager import torch_threads, undisturbed
 from hierax.engine.hardware import DTYPES
-from hierax.engine.onnx_backend import OnnxRunner, only_outputs, save_onnx, to_onnx
+from hierax.engine.onnx_backend import OnnxRunner, data_file, only_outputs, save_onnx, to_onnx
 from hierax.engine.openvino_backend import Inputs, OpenVinoRunner, example_inputs, quantise, shared_core, to_openvino
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program, Signature
@@ -34,6 +36,7 @@ class Job:
         batch: images per call, or None for any number.
         kept: visible mask units, for a MAE model.
         calibration: makes the inputs to calibrate int8 on, each of `batch` images (None: of one).
+        tell: is told what is done next, and how much is done of the whole export.
     """
 
     model: Pretrained
@@ -42,6 +45,7 @@ class Job:
     kept: int | None
     precision: str
     calibration: Callable[[], Inputs]
+    tell: Callable[[str, float], None]
 
     @cached_property
     def signature(self) -> Signature:
@@ -61,6 +65,7 @@ class Job:
 def write_pt2(job: Job, path: Path, mapped: Path) -> None:
     """Two graphs by `torch.export`: nothing is taken off such a graph once it is written."""
     for target, signature in ((path, job.signature), (mapped, job.with_maps)):
+        job.tell("tracing the model", 0.1 if target == path else 0.3)
         program = program_for(job.model, job.size, signature, dtype=DTYPES[job.precision])
         traced = exported_program(program, job.example(program), dynamic=job.batch is None)
         with quiet():
@@ -70,13 +75,29 @@ def write_pt2(job: Job, path: Path, mapped: Path) -> None:
 def write_onnx(job: Job, path: Path, mapped: Path) -> None:
     """One graph, written with the maps of all stages and without."""
     dtype = DTYPES.get(job.precision, torch.float32)
+    job.tell("tracing the model", 0.1)
     program = program_for(job.model, job.size, job.with_maps, dtype=dtype)
     proto = to_onnx(program, job.example(program), dynamic=job.batch is None)
     if job.precision == "int8":
+        job.tell("calibrating int8", 0.2)
         proto = quantise(proto, job.calibration())
-    save_onnx(proto, mapped)
+    job.tell("writing the file", 0.4)
+    apart = save_onnx(proto, mapped)
     only_outputs(proto, job.signature.outputs)
-    save_onnx(proto, path)
+    if not apart:
+        save_onnx(proto, path)
+        return
+    # both graphs name the same file of weights, each in its own folder
+    path.write_bytes(proto.SerializeToString())
+    link_or_copy(data_file(mapped), data_file(path))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file a second name; where the file system has no links, a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def write_openvino(job: Job, path: Path, mapped: Path) -> None:
@@ -88,11 +109,14 @@ def write_openvino(job: Job, path: Path, mapped: Path) -> None:
 
     program = Program(baked(job.model, job.size, folded=False), job.with_maps).eval()
     example = job.example(program)
+    job.tell("tracing the model", 0.1)
     model = to_openvino(program, example)
     if job.batch is not None:
         model.reshape({i: list(tensor.shape) for i, tensor in enumerate(example)})
     if job.precision == "int8":
+        job.tell("calibrating int8", 0.2)
         model = quantise(model, job.calibration())
+    job.tell("writing the file", 0.4)
     wanted = [r for r, name in zip(model.get_results(), job.with_maps.outputs, strict=True) if name in job.signature.outputs]  # noqa: E501  # fmt: skip
     make: Any = ov.Model  # its stubs contradict each other
     for part, target in ((model, mapped), (make(wanted, model.get_parameters(), "hierax"), path)):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hierax.engine.cache import ArtefactCache, artefact_key
-from hierax.engine.memory import check_outputs
+from hierax.engine.memory import check_outputs, is_out_of_memory
 from hierax.engine.openvino_backend import Inputs, example_inputs, quantise_and_compare
 from hierax.engine.pool import Shape
 from hierax.engine.program import Program, Signature
@@ -72,12 +72,24 @@ def fits_one_file(proto: Any) -> bool:
     return sum(len(tensor.raw_data) for tensor in proto.graph.initializer) < _LARGEST
 
 
-def save_onnx(proto: Any, path: Path) -> None:
-    """Writes one file, or for a model that is too large for one, its weights to `NAME.data` beside it."""
+def save_onnx(proto: Any, path: Path) -> bool:
+    """Writes one file, or for a model that is too large for one, its weights to `NAME.data` beside it.
+
+    Returns:
+        Whether the weights are apart. Then the `onnx.ModelProto` holds them no longer: it names that file instead.
+    """
     import onnx
 
-    apart: dict[str, Any] = {"save_as_external_data": True, "location": f"{path.name}.data", "size_threshold": 1024}
-    onnx.save_model(proto, path, **({} if fits_one_file(proto) else apart))
+    if fits_one_file(proto):
+        onnx.save_model(proto, path)
+        return False
+    onnx.save_model(proto, path, save_as_external_data=True, location=data_file(path).name, size_threshold=1024)
+    return True
+
+
+def data_file(path: Path) -> Path:
+    """Where the weights of an ONNX file are that is too large to hold them itself."""
+    return path.with_name(f"{path.name}.data")
 
 
 class OnnxRunner:
@@ -90,8 +102,10 @@ class OnnxRunner:
         options.log_severity_level = 3  # errors
         source = str(model) if isinstance(model, Path) else model
         self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._inputs = [entry.name for entry in self._session.get_inputs()]
         batch = self._session.get_inputs()[0].shape[0]
         self._chunk = batch if isinstance(batch, int) else _CHUNK
+        self.outputs = [output.name for output in self._session.get_outputs()]
         outputs = [output.shape for output in self._session.get_outputs()]
         self._stated = [[n if isinstance(n, int) else None for n in shape][1:] for shape in outputs]
 
@@ -101,7 +115,7 @@ class OnnxRunner:
         chunks = []
         for start in range(0, len(pixels), self._chunk):
             parts = [part[start : start + self._chunk] for part in inputs]
-            found = self._session.run(None, dict(zip(INPUTS, parts, strict=False)))
+            found = self._session.run(None, dict(zip(self._inputs, parts, strict=False)))
             stated = [[len(parts[0]), *axes] for axes in self._stated]
             check_outputs([array.shape for array in found], stated, by="ONNX Runtime")
             chunks.append(found)
@@ -150,11 +164,21 @@ class OnnxBackend:
         key = artefact_key(parts)
         content = self._cache.read(key) if self._cache else None
         if content is not None:
-            return OnnxRunner(bytes(content), threads=self._threads)
+            try:
+                return self._checked(OnnxRunner(bytes(content), threads=self._threads))
+            except Exception as error:  # the runtime's errors have no common base
+                if is_out_of_memory(error):
+                    raise
+                _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
         proto = self._made(shape, int8=int8)
         if self._cache and fits_one_file(proto):
             self._cache.write(key, proto.SerializeToString())
         return self._session(proto)
+
+    def _checked(self, runner: OnnxRunner) -> OnnxRunner:
+        if tuple(runner.outputs) != self._signature.outputs:
+            raise ValueError(f"its outputs are {', '.join(runner.outputs)}")
+        return runner
 
     def _made(self, shape: Shape, *, int8: bool) -> Any:
         program = program_for(self._model, shape.size, self._signature, dtype=torch.float32)

@@ -21,10 +21,10 @@ from hierax.engine.cache import ArtefactCache, artefact_key
 from hierax.engine.eager import undisturbed
 from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
-from hierax.engine.memory import check_outputs
+from hierax.engine.memory import check_outputs, is_out_of_memory
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.program import Program
-from hierax.engine.traced import baked, quiet
+from hierax.engine.traced import INPUTS, baked, quiet
 from hierax.extras import require
 from hierax.telemetry import import_nncf, import_openvino
 
@@ -70,7 +70,7 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
         decoder = TorchScriptPythonDecoder(traced, example_input=example, trace_kwargs={})  # outlives the conversion
         model = frontend.convert(frontend.load(decoder))
     model.reshape({i: [-1, *tensor.shape[1:]] for i, tensor in enumerate(example)})
-    for name, node in zip(("pixels", "kept"), model.inputs, strict=False):
+    for name, node in zip(INPUTS, model.inputs, strict=False):
         node.get_tensor().set_names({name})
     for name, node in zip(program.signature.outputs, model.outputs, strict=True):
         node.get_tensor().set_names({name})
@@ -93,7 +93,7 @@ def quantise(model: Any, batches: Inputs) -> Any:
         smooth_quant_alphas=AdvancedSmoothQuantParameters(-1, -1),
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
     )
-    arrays = [{n: t.numpy() for n, t in zip(("pixels", "kept"), batch, strict=False)} for batch in batches]
+    arrays = [{n: t.numpy() for n, t in zip(INPUTS, batch, strict=False)} for batch in batches]
     with quiet("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         return nncf.quantize(
             model,
@@ -257,8 +257,13 @@ class OpenVinoBackend:
         content = self._cache.read(key) if self._cache else None
         if content is not None:
             try:
-                return deserialise(content)
-            except (RuntimeError, ValueError) as error:
+                model = deserialise(content)
+                if [output.any_name for output in model.outputs] == list(self._program.signature.outputs):
+                    return model
+                raise ValueError("its outputs are those of another model")
+            except Exception as error:  # whatever a library says of contents that it cannot read
+                if is_out_of_memory(error):
+                    raise
                 _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
         # baked, for OpenVINO's antialiased bicubic, which abs-win tables need, is not PyTorch's: maps were off by 0.6 %
         program = Program(baked(self._program.model, shape.size, folded=False), self._program.signature).eval()

@@ -47,22 +47,22 @@ class Signature:
 
 
 class Program(nn.Module):
-    """`model` from `pixels` `[B, C, *size]` (and `kept` `[B, K]`) to the tensors of `signature`, all in float32."""
+    """`model` from pixels `[B, C, *size]` (and `kept` `[B, K]`) to the tensors of `signature`, all in float32."""
 
     def __init__(self, model: Pretrained, signature: Signature) -> None:
         super().__init__()
         self.model, self.signature = model, signature
         self.states = any(name.startswith(_STATES) for name in signature.outputs)
 
-    def forward(self, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(self, pixel_values: Tensor, kept: Tensor | None = None) -> tuple[Tensor, ...]:
         """The tensors that `signature.outputs` names."""
         if self.signature.masked:
             assert kept is not None
             assert isinstance(self.model, HieraForPreTraining)
-            features, logits = self.model.predict(pixels, kept, hidden_states=self.states)
+            features, logits = self.model.predict(pixel_values, kept, hidden_states=self.states)
             maps = [features.grid(s) for s in range(self.model.config.stages + 1)] if self.states else []
             return tuple(t.float() for t in (logits, *maps))
-        out = self.model(pixels, output_hidden_states=True) if self.states else self.model(pixels)
+        out = self.model(pixel_values, output_hidden_states=True) if self.states else self.model(pixel_values)
         return tuple(_field(out, name).float() for name in self.signature.outputs)
 
 

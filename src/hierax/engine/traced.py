@@ -21,8 +21,8 @@ from hierax.positions import decoder_grid
 from hierax.pretrained import Pretrained
 from hierax.tokens import UnitLayout
 
-INPUTS = ("pixels", "kept")
-"""Names of what a program takes; the second one only where it is `masked`."""
+INPUTS = ("pixel_values", "kept")
+"""Names of what a program takes; the second one only where it is `masked`. Files of before say "pixels"."""
 
 
 class BakedPosition(nn.Module):

@@ -37,8 +37,8 @@ def legend(cell: Cell) -> Iterator[str]:
     yield from cell.notes
 
 
-def footnotes(report: BenchReport) -> Iterator[str]:
-    """What the columns are, for all cells."""
+def columns_explained(report: BenchReport) -> Iterator[str]:
+    """What the columns are, for all cells; it stands before them."""
     timings = [timing for cell in report.cells for timing in cell.timings]
     yield "p50, p90, p99: percentiles of the time of a call. images/s: at the median."
     yield "of ceiling: of the multiply-accumulates per second of the best of several 2048-cubed products in the run."
@@ -55,6 +55,8 @@ def markdown(report: BenchReport) -> Iterator[str]:
     packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     yield f"{report.date}. {report.machine}; {packages};"
     yield f"`{report.settings.command}`."
+    yield ""
+    yield from columns_explained(report)
     for cell in report.cells:
         yield ""
         yield f"**{cell.title}** ({'; '.join(legend(cell))})"
@@ -62,8 +64,6 @@ def markdown(report: BenchReport) -> Iterator[str]:
         yield f"| {' | '.join(COLUMNS)} |"
         yield "|---" * len(COLUMNS) + "|"
         yield from (f"| {' | '.join(row(timing))} |" for timing in cell.timings)
-    yield ""
-    yield from footnotes(report)
 
 
 def short(value: float) -> str:

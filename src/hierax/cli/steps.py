@@ -1,0 +1,35 @@
+"""Which step of long work is being done, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hierax.cli.terminal import say
+
+_WIDTH = 100
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, float], None]]:
+    """A function that shows a step and how much is done: one line that is overwritten; where stderr is no terminal, a
+    line for each step whose text before a colon is new.
+
+    Not a bar of rich: its thread would wake in the middle of what is timed.
+    """
+    terminal, shown = sys.stderr is not None and sys.stderr.isatty(), ""
+
+    def show(text: str, done: float) -> None:
+        nonlocal shown
+        if terminal:
+            print(f"\r\x1b[K{done:4.0%} {text}"[: _WIDTH + 4], end="", file=sys.stderr, flush=True)
+        elif (step := text.partition(": ")[0]) != shown:
+            shown = step
+            say(step)
+
+    try:
+        yield show
+    finally:
+        if terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
