@@ -27,7 +27,9 @@ COMMANDS = [line for line in SHELL if line.startswith("hierax ")]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `photo.jpg` and every model the README names, real architectures with random weights."""
     place = tmp_path_factory.mktemp("newcomer")
-    shutil.copy(ROOT / "src/hierax/assets/cat.jpg", place / "photo.jpg")
+    (place / "photos").mkdir()
+    for photo in ("photo.jpg", "photos/0.jpg"):
+        shutil.copy(ROOT / "src/hierax/assets/cat.jpg", place / photo)
     for name, variant, cls in (
         ("facebook/hiera-tiny-224-in1k-hf", "hiera_tiny_224", hierax.HieraForImageClassification),
         ("facebook/hiera-small-224-hf", "hiera_small_224", hierax.HieraModel),
