@@ -97,7 +97,8 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
             raise ValueError(f"{path}: {explain_file(path)}")
         return Source(str(source), path)
     record = find_record(name)
-    if path.is_dir() and (record is None or weights_in(path) is not None):
+    holds = weights_in(path) is not None or (not weights and (path / PROCESSOR).is_file())
+    if path.is_dir() and (record is None or holds):
         return _in_folder(name, path, weights=weights)
     repository = record.hub_id if record else name
     bundled = bundled_folder(repository)
