@@ -11,7 +11,8 @@ from hierax.cli.terminal import say, tell
 SUMMARY = "count the images of a dataset; mean and standard deviation of each channel"
 EPILOG = """Mean and deviation are those of whole images, in gray levels divided by 255, or of arrays as they are.
 If DATA has train/ and val/, the training set is read. Images are counted as RGB, however they are stored
-(modes): transparency is drawn on white, gray is the same in all three channels, 16 bits become 8."""
+(modes): transparency is drawn on white, gray is the same in all three channels, 16 bits become 8
+(types: uint16, ...), unless a model of one channel is trained, which takes their values as they are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,11 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 
 from hierax.processing.colour import orientation, upright_array
 from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, opened, pillow_is_quiet, read_header
+from hierax.processing.errors import ImageError
 from hierax.processing.reading import Picture, read_picture
 
 Box: TypeAlias = "tuple[int, int, int, int]"
@@ -31,13 +33,21 @@ def _simplejpeg() -> ModuleType | None:
 
 
 def read_part(
-    source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int]
-) -> np.ndarray:
-    """uint8 `[*size, channels]`: the part that `part(height, width)` chooses of an upright picture, resized.
+    source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int],
+    exact: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """uint8 `[*size, channels]`: the part that `part(height, width)` chooses of an upright picture, resized. float32 of
+    the values as the file has them if `exact`, and images of 8 bits are refused.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their scale where the part stays at least twice as large as `size`: the
     part is then moved to whole pixels of that scale. Raises `ImageError`.
     """
+    if exact:
+        pixels = read_picture(source, channels=channels, name=name, unit=False)
+        if isinstance(pixels, Image.Image) or pixels.dtype == np.uint8:
+            raise ImageError(name, "an image of 8 bits among images of more")
+        top, left, height, width = part(*pixels.shape[:2])
+        return resized(pixels[top : top + height, left : left + width], size)
     if channels == 3 and isinstance(source, (str, bytes)) and _simplejpeg() is not None:
         with opened(source, name=name) as stream:
             source = stream.read()
@@ -96,7 +106,7 @@ def _orientation(data: bytes, name: str) -> int:
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 `[H, W, C]` at `size`, antialiased bicubic, by torch's 8-bit kernels."""
+    """uint8 or float32 `[H, W, C]` at `size`, antialiased bicubic; uint8 by torch's 8-bit kernels."""
     if pixels.shape[:2] == size:
         return pixels
     if not pixels.flags.writeable or not pixels.flags.c_contiguous:  # torch takes no negative strides

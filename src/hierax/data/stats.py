@@ -16,7 +16,7 @@ from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import given_splits
 from hierax.processing import ImageError
 from hierax.processing.decode import opened, pillow_is_quiet, read_header
-from hierax.processing.reading import read_picture
+from hierax.processing.reading import read_picture, stored_dtype
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _FEW = 256
@@ -35,6 +35,7 @@ class DatasetStatistics:
         channels: of each sample; 3 for pictures, which are read as RGB.
         modes: readable pictures by the colour mode they are stored in, as Pillow names it, most first; "array" for
             arrays of colours. Empty for arrays that are no pictures.
+        types: readable samples by the type of their values, as numpy names it: "uint8", "uint16", "float32", ….
         smallest, largest: shortest and longest length per axis, in pixels.
         mean, std: per channel over all values, in 0 to 1 for pictures, as RGB: transparency is laid over white, grey
             is the same in all three.
@@ -47,6 +48,7 @@ class DatasetStatistics:
     classes: dict[str, int]
     channels: int
     modes: dict[str, int]
+    types: dict[str, int]
     smallest: list[int]
     largest: list[int]
     mean: list[float]
@@ -97,6 +99,7 @@ class _Measured:
     classes: tuple[int, ...]
     moments: Moments
     mode: str | None
+    kind: str
 
 
 class _Measure:
@@ -114,12 +117,13 @@ class _Measure:
             sample = self.dataset.sample(index)
             size, moments = _array_moments(sample) if self.dataset.arrays else _picture_moments(sample)
             mode = None if self.dataset.arrays else _mode(sample)
+            kind = stored_dtype(sample.content, name=sample.name)
         except (OSError, ValueError) as error:
             problem = error.problem if isinstance(error, ImageError) else str(error)
             return sample.name if sample else f"sample {index}", problem
         several = np.atleast_1d(sample.label) if sample.label is not None else np.zeros(0)
         classes = np.flatnonzero(several > 0.5) if isinstance(sample.label, np.ndarray) else several
-        return _Measured(sample.name, size, tuple(int(c) for c in classes), moments, mode)
+        return _Measured(sample.name, size, tuple(int(c) for c in classes), moments, mode, kind)
 
 
 def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = None) -> DatasetStatistics:
@@ -141,6 +145,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
     unreadable: list[tuple[str, str]] = []
     sizes: list[tuple[int, ...]] = []
     modes: Counter[str] = Counter()
+    types: Counter[str] = Counter()
     total: Moments | None = None
     for found in _measured(dataset, workers):
         if isinstance(found, tuple):
@@ -155,6 +160,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
         total = found.moments if total is None else total + found.moments
         sizes.append(found.size)
         modes.update(() if found.mode is None else (found.mode,))
+        types[found.kind] += 1
         counts[list(found.classes)] += 1
     axes = list(zip(*sizes, strict=True))
     return DatasetStatistics(
@@ -164,6 +170,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
         classes=dict(zip(dataset.classes, counts.tolist(), strict=True)),
         channels=0 if total is None else len(total.mean),
         modes=dict(modes.most_common()),
+        types=dict(types.most_common()),
         smallest=[min(axis) for axis in axes],
         largest=[max(axis) for axis in axes],
         mean=[] if total is None else total.mean.tolist(),
@@ -192,7 +199,10 @@ def _mode(sample: Sample) -> str:
     image = sample.content
     if isinstance(image, (str, bytes, os.PathLike)):
         with opened(image, name=sample.name) as stream, pillow_is_quiet():
-            return _named(read_header(stream, name=sample.name, max_pixels=None))
+            try:
+                return _named(read_header(stream, name=sample.name, max_pixels=None))
+            except ImageError:  # read without Pillow
+                return "array"
     return _named(image) if isinstance(image, Image.Image) else "array"
 
 

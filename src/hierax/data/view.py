@@ -15,7 +15,7 @@ from hierax.data.labels import Label
 from hierax.data.order import MASK, Draw
 from hierax.data.picture import Box, read_part
 from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing, geometry
-from hierax.processing.reading import read_picture
+from hierax.processing.reading import check_values, read_picture
 from hierax.processing.resize import resize_crop_fast
 from hierax.processing.windows import Sampling
 
@@ -37,6 +37,7 @@ class Augmentation:
         rand_augment: magnitude (0 to 10) and its deviation, or None.
         erasing: probability of random erasing.
         mask_units: how many numbers of mask noise are drawn per sample; 0 for none.
+        exact: images are read as the values that their files have, in float32, not as grey levels.
         sampling: which frames of a video are taken, as many as `size` has first; None for what is no video.
 
     Raises:
@@ -50,6 +51,7 @@ class Augmentation:
     rand_augment: tuple[float, float] | None = None
     erasing: float = 0.0
     mask_units: int = 0
+    exact: bool = False
     sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
@@ -72,8 +74,8 @@ class Seen:
     """A sample as a step sees it.
 
     Attributes:
-        pixels: uint8 `[C, H, W]`, of videos `[C, T, H, W]`, or `[views, C, T, H, W]` where several are asked for, or
-            for arrays float32 `[C, *size]`.
+        pixels: uint8 `[C, H, W]` (float32 of images that are read as values), of videos `[C, T, H, W]`, or `[views, C,
+            T, H, W]` where several are asked for, or for arrays float32 `[C, *size]`.
         label: as in `Sample`.
         noise: float32 `[mask_units]`, or None.
         name, index: which sample it is.
@@ -170,7 +172,9 @@ class TrainingView:
                 random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect)
             )  # fmt: skip
 
-        pixels = read_part(sample.content, channels=how.channels, name=sample.name, part=part, size=(height, width))
+        pixels = read_part(
+            sample.content, channels=how.channels, name=sample.name, part=part, size=(height, width), exact=how.exact
+        )
         if how.flip and random.random() < 0.5:
             pixels = pixels[:, ::-1]
         if how.rand_augment is not None:
@@ -226,15 +230,19 @@ class EvaluationView:
         return Seen(pixels, sample.label, None, sample.name, index)
 
     def _pixels(self, sample: Sample) -> np.ndarray:
-        picture = read_picture(sample.content, channels=self.record.num_channels, name=sample.name, fast=True)
+        exact = not self.record.do_rescale
+        picture = read_picture(
+            sample.content, channels=self.record.num_channels, name=sample.name, fast=True, unit=not exact
+        )
+        check_values(picture, self.record, name=sample.name)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         plan = geometry(self.record, height=height, width=width)
         if plan.resized_height * plan.resized_width > max(_MAX_RESIZED, height * width):
             raise ImageError(sample.name, f"{width} x {height} pixels, too long and narrow to be resized")
         part = resize_crop_fast(picture, plan, resample=self.record.resample)
-        if part.dtype != np.uint8:  # an array of floats, 0 to 1
+        if part.dtype != np.uint8 and not exact:  # an array of floats, 0 to 1
             part = np.rint(part.clip(0, 1) * 255).astype(np.uint8)
-        whole = np.zeros((plan.height, plan.width, part.shape[2]), np.uint8)
+        whole = np.zeros((plan.height, plan.width, part.shape[2]), part.dtype)
         (top, bottom), (left, right) = plan.rows, plan.columns
         whole[top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = part
         return np.ascontiguousarray(whole.transpose(2, 0, 1))

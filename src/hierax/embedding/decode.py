@@ -53,7 +53,7 @@ class Pixels:
     Attributes:
         block, first: which sources they are: those of the block from `first` on.
         items: of each source.
-        pixels: uint8 `[B, C, H, W]`, of videos `[B, C, T, H, W]`.
+        pixels: uint8 `[B, C, H, W]`, of videos `[B, C, T, H, W]`; float32 for models of other values.
     """
 
     block: Block
@@ -82,19 +82,26 @@ class Decoder:
         self.processor = HieraImageProcessor(record, fast=True)
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:
-        """Writes the pixels of one source into `out`, uint8 `[C, H, W]` of zeros."""
+        """Writes the pixels of one source into `out`, `[C, H, W]` of zeros as `dtype_of` says."""
         digest = ""
         try:
             content = as_bytes(source.read())
             digest = content_hash(content)
             picture, plan = next(self.processor.decoded(content))
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
+            if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats, 0 to 1
+                part = np.rint(part.clip(0, 1) * 255)
         except Exception as error:  # what reads sources, clients of networks too, raises errors of every kind
             return failed(source, digest, error)
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         return Item(source, digest, width, height)
+
+
+def dtype_of(record: Preprocessing) -> type[np.uint8] | type[np.float32]:
+    """Of the pixels of a model: grey levels, or values as files have them."""
+    return np.uint8 if record.do_rescale else np.float32
 
 
 def failed(source: Source, digest: str, error: Exception) -> Item:
@@ -175,7 +182,7 @@ class _Batch:
 
     def __call__(self, request: Request) -> Pixels:
         size = (len(request.sources), self.decoder.record.num_channels, *self.decoder.shape)
-        pixels = np.zeros(size, np.uint8)
+        pixels = np.zeros(size, dtype_of(self.decoder.record))
         items = [self.decoder(source, out) for source, out in zip(request.sources, pixels, strict=True)]
         return Pixels(request.block, request.first, items, torch.from_numpy(pixels))
 

@@ -119,7 +119,7 @@ class FeatureExtractor:
         )
 
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """float32 `[B, width]` by column, for uint8 pixels `[B, C, H, W]`, of clips `[B, C, T, H, W]`."""
+        """float32 `[B, width]` by column, for pixels `[B, C, H, W]` as `dtype_of` says, of clips `[B, C, T, H, W]`."""
         device = self.engine.device
         moved = pixels.to(device, non_blocking=True).float()
         out = self.engine(pixel_values=(moved - self._mean.to(device)) / self._std.to(device))
@@ -205,13 +205,13 @@ def vectors(
     """float32 `[N, width]` of the images or windows that can be read, in their order, and names and problems of the
     others.
     """
-    from hierax.embedding.decode import decoder_of
+    from hierax.embedding.decode import decoder_of, dtype_of
     from hierax.embedding.sources import Source
 
     decoder, rows, problems = decoder_of(extractor.record), [], []
     for number, path in enumerate(paths, start=1):
         source = path if isinstance(path, Source) else Source(os.path.abspath(path))
-        pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), np.uint8)
+        pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), dtype_of(extractor.record))
         item = decoder(source, pixels[0])
         if item.error is None:
             rows.append(extractor(torch.from_numpy(pixels))[column])

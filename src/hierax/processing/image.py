@@ -14,7 +14,7 @@ from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
 from hierax.processing.levels import levels_table, write_pixels
-from hierax.processing.reading import Picture, read_picture, source_name
+from hierax.processing.reading import Picture, check_values, read_picture, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
 from hierax.processing.recorded import Recorded
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
@@ -111,6 +111,8 @@ class HieraImageProcessor(Recorded):
             unit=record.do_rescale,
             max_pixels=self.max_pixels,
         )
+        if not (isinstance(source, np.ndarray) or is_tensor(source)):
+            check_values(picture, record, name=name)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         plan = geometry(record, height=height, width=width)
         _check_resized(plan, height, width, name)

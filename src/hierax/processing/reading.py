@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeAlias, Union, cast
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
 
 import numpy as np
 from PIL import Image
 
 from hierax.processing.arrays import is_tensor, read_array
-from hierax.processing.colour import bands, to_grey, to_rgb, upright
-from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, decode, decode_fast, load, pillow_is_quiet
+from hierax.processing.colour import bands, orientation, to_grey, to_rgb, upright, upright_array
+from hierax.processing.decode import (
+    DEFAULT_MAX_PIXELS,
+    check_pixels,
+    decode,
+    decode_fast,
+    load,
+    opened,
+    pillow_is_quiet,
+    read_header,
+)
+from hierax.processing.deep import Deep, deep_tiff, image_values, is_tiff, png_values, tiff_values
 from hierax.processing.errors import ImageError
+from hierax.processing.pnm import is_pnm, read_pnm
+from hierax.processing.record import Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +80,11 @@ def read_picture(
         image = source
         check_pixels(image.size, name=name, max_pixels=max_pixels)
     elif isinstance(source, (str, os.PathLike, bytes)):
+        found = read_values(source, name=name, exact=not unit, max_pixels=max_pixels)
+        if isinstance(found, np.ndarray):
+            return read_array(found, channels=channels, unit=unit, name=name)
+        if found is not None:
+            return found.levels(channels, name=name) if unit else found.raw(channels, name=name)
         read = decode_fast if fast and channels == 3 else decode
         image = read(source, name=name, max_pixels=max_pixels)
         if isinstance(image, np.ndarray):
@@ -77,7 +95,93 @@ def read_picture(
         )
     with pillow_is_quiet():
         load(image, name=name)
+        deep = image_values(image)
+        if deep is not None and channels in (1, 3) and (convert or channels == 1):
+            made = deep.levels(channels, name=name) if unit else deep.raw(channels, name=name)
+            return upright_array(made, orientation(image))
         return _to_channels(upright(image), channels, convert=convert, name=name)
+
+
+def read_values(
+    source: str | os.PathLike[str] | bytes, *, name: str, exact: bool, max_pixels: int | None
+) -> Deep | np.ndarray | None:
+    """Values of a file that is not one of 8 bits for Pillow to read, or the array of a `.npy` file; None for others.
+
+    PNGs of 16 bits are read so if `exact`: in grey levels Pillow is right. Raises `ImageError`.
+    """
+    with opened(source, name=name) as stream, pillow_is_quiet():
+        start = stream.read(16)
+        if start.startswith(b"\x93NUMPY"):
+            return _array(stream, name)
+        if is_tiff(start):
+            layout = deep_tiff(stream)
+            if layout is None:
+                return None
+            check_pixels(layout.size, name=name, max_pixels=max_pixels)
+            return tiff_values(stream, layout, name=name)
+        if is_pnm(start):
+            found = read_pnm(stream, name=name, check=partial(check_pixels, name=name, max_pixels=max_pixels))
+            return None if found is None else Deep(found[0], found[1])
+        if not exact or not start.startswith(b"\x89PNG"):
+            return None
+        stream.seek(0)
+        data = stream.read()
+    image = decode(data, name=name, max_pixels=max_pixels)  # checked, and whole
+    found = png_values(data, name=name)
+    return None if found is None else found.upright(orientation(image))
+
+
+def stored_dtype(source: Picture, *, name: str) -> str:
+    """The type of an image's values as numpy names it, by its header: "uint8", "uint16", "float32", ….
+
+    Raises `ImageError`.
+    """
+    if is_tensor(source) or isinstance(source, np.ndarray):
+        return str(source.dtype).removeprefix("torch.")
+    if isinstance(source, Image.Image):
+        return _dtype_of_mode(source.mode)
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise ImageError(name, f"{type(source).__name__} is no image")
+    with opened(source, name=name) as stream, pillow_is_quiet():
+        start = stream.read(32)
+        if start.startswith(b"\x93NUMPY"):
+            return str(_array(stream, name).dtype)
+        if is_tiff(start):
+            layout = deep_tiff(stream)
+            return "uint8" if layout is None else layout.dtype
+        if start.startswith(b"\x89PNG"):
+            return "uint16" if start[24:25] == b"\x10" else "uint8"
+        stream.seek(0)
+        return _dtype_of_mode(read_header(stream, name=name, max_pixels=None).mode)
+
+
+def _dtype_of_mode(mode: str) -> str:
+    return {"I": "int32", "F": "float32"}.get(mode, "uint16" if mode.startswith("I;16") else "uint8")
+
+
+def check_values(picture: Image.Image | np.ndarray, record: Preprocessing, *, name: str) -> None:
+    """Raises `ImageError` for an image of 8 bits where the record says that the model was trained on other values."""
+    levels = isinstance(picture, Image.Image) or picture.dtype == np.uint8
+    if levels and record.takes_values:
+        kind = record.image_dtype or "values"
+        mean, std = record.image_mean[0], record.image_std[0]
+        raise ImageError(
+            name,
+            f"an image of 8 bits; this model was trained on {kind} of mean {mean:g} and deviation {std:g} (do_rescale "
+            "is false in its record); expected a PNG or TIFF of more bits, or .npy",
+        )
+
+
+def _array(stream: BinaryIO, name: str) -> np.ndarray:
+    """The array of a `.npy` file."""
+    stream.seek(0)
+    try:
+        array = np.load(stream, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise ImageError(name, f"not an array that numpy can read: {' '.join(str(error).split())}") from None
+    if array.dtype.kind not in "fiub":
+        raise ImageError(name, f"holds {array.dtype}; expected an array of numbers")
+    return array
 
 
 def _to_channels(image: Image.Image, channels: int, *, convert: bool, name: str) -> Image.Image | np.ndarray:

@@ -35,6 +35,9 @@ class Preprocessing:
       of channels the model takes, whether or not they are applied.
     - `do_convert_rgb`: pictures of other colour modes are converted; if false, they are refused.
 
+    `image_dtype` is the type of the values that the model was trained on where these are no grey levels of 8 bits, such
+    as "uint16" or "float32"; images of 8 bits are then refused. None says nothing of it.
+
     `num_frames`, `sampling_rate` (every so many frames) and `fps` (frames per second the rate refers to) are for
     video and absent (None) for images. `extra` holds the keys of a file that hierax does not know; they are written
     back.
@@ -54,6 +57,7 @@ class Preprocessing:
     image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
     do_convert_rgb: bool = True
     image_processor_type: str = "BitImageProcessor"
+    image_dtype: str | None = None
     num_frames: int | None = None
     sampling_rate: int | None = None
     fps: float | None = None
@@ -77,6 +81,14 @@ class Preprocessing:
     def num_channels(self) -> int:
         """Channels the model takes: the length of `image_mean`."""
         return len(self.image_mean)
+
+    @property
+    def takes_values(self) -> bool:
+        """Whether the model was trained on values far from grey levels of 8 bits, which are refused then."""
+        if self.do_rescale or self.image_dtype == "uint8":
+            return False
+        apart = self.do_normalize and (max(map(abs, self.image_mean)) > 255 or max(self.image_std) > 128)
+        return self.image_dtype is not None or apart
 
     def replace(self, **overrides: Any) -> Preprocessing:
         """The record with some fields changed. Raises TypeError for a name that is no field, ValueError for a value."""
@@ -226,7 +238,12 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-_OPTIONAL = ("num_frames", "sampling_rate", "fps")
+def _dtype(value: object) -> str | None:
+    return value if isinstance(value, str) and value in _DTYPES else None
+
+
+_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
+_OPTIONAL = ("image_dtype", "num_frames", "sampling_rate", "fps")
 _SWITCH = (_bool, "true or false")
 _COUNT = (_int, "a whole number above 0, or none")
 # Each field of the file: how a value is read (None: not allowed), and what is allowed, in words.
@@ -243,6 +260,7 @@ _FIELDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "image_std": (lambda value: _numbers(value, _positive), "a list of numbers above 0, one per channel"),
     "do_convert_rgb": _SWITCH,
     "image_processor_type": (_text, "the name of a class"),
+    "image_dtype": (_dtype, f"one of {', '.join(_DTYPES)}, or none"),
     "num_frames": _COUNT,
     "sampling_rate": _COUNT,
     "fps": (_positive, "a number above 0, or none"),

@@ -23,6 +23,7 @@ from hierax.encoder import visible_units
 from hierax.mae import check_mae_size
 from hierax.pretrained import Pretrained
 from hierax.processing import IMAGENET, KINETICS, Preprocessing
+from hierax.processing.reading import stored_dtype
 from hierax.processing.windows import sampling_of
 from hierax.train.model import for_videos, model_of
 from hierax.train.recipe import Recipe
@@ -83,15 +84,18 @@ def accumulation(recipe: Recipe, world: int) -> int:
     return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= most)
 
 
-def statistics(dataset: Dataset, *, size: Sequence[int], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(
+    dataset: Dataset, *, size: Sequence[int], channels: int, exact: bool = False
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
 
     The deviation of a channel that never changes is 1, so that the first other value is not blown up.
+    Of images these are grey levels, or the values of their files if `exact`.
 
     Raises:
         ValueError: none of them can be read.
     """
-    record = IMAGENET if dataset.arrays else convention(size, channels)
+    record = IMAGENET if dataset.arrays else convention(size, channels).replace(do_rescale=not exact)
     view = EvaluationView(dataset, record, size=tuple(size))
     step = -(-len(dataset) // _STATISTICS_OF)
     total: Moments | None = None
@@ -168,13 +172,28 @@ def prepare(
         notes.append("arrays are normalised by the mean and deviation that the checkpoint was trained with")
     elif dataset.arrays:
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
-        record = Preprocessing(do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std)
+        record = Preprocessing(
+            do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std,
+            image_dtype=stored_type(first),
+        )  # fmt: skip
+    elif _exact(dataset, first, record, config):
+        notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to grey levels")
+        if record is None or not record.takes_values or record.num_channels != config.num_channels:
+            record = convention(config.image_size, config.num_channels).replace(do_rescale=False)
+            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels, exact=True)
+            record = record.replace(image_mean=mean, image_std=std, image_dtype=stored_type(first))
+        if recipe.rand_augment is not None or recipe.erasing:
+            notes.append("rand_augment and erasing are for images of 8 bits")
     elif record is None or record.num_channels != config.num_channels or (dataset.videos and not record.num_frames):
         record = convention(config.image_size, config.num_channels)
         if config.num_channels != 3:
             mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
             scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
             record = record.replace(**scaled)
+    if not (dataset.arrays or dataset.videos) and record.do_rescale and stored_type(first) != "uint8":
+        notes.append(
+            f"images of {stored_type(first)} are read as 8 bits; num_channels=1 reads their values as they are"
+        )
     if dataset.videos:
         stride = recipe.frame_stride or record.sampling_rate
         record = record.replace(num_frames=config.image_size[0], sampling_rate=stride)
@@ -254,6 +273,23 @@ def _masking(config: HieraConfig) -> str:
     return f"{shown} of {units} mask units are visible (mask_ratio {config.mask_ratio:g}, image_size {size})"
 
 
+def stored_type(sample: Sample) -> str | None:
+    """The type of a sample's values, "uint8" for images of 8 bits."""
+    if isinstance(sample.content, np.ndarray):
+        found = str(sample.content.dtype)
+        return None if found == "bool" else found
+    return stored_dtype(sample.content, name=sample.name)
+
+
+def _exact(dataset: Dataset, first: Sample, record: Preprocessing | None, config: HieraConfig) -> bool:
+    """Whether images are read as the values of their files: those of more than 8 bits, by models that take no RGB."""
+    if dataset.arrays or dataset.videos:
+        return False
+    if record is not None and record.takes_values:
+        return True
+    return config.num_channels != 3 and stored_type(first) != "uint8"
+
+
 def _of_arrays(record: Preprocessing, config: HieraConfig) -> bool:
     """Whether a record is one that `prepare` made for arrays such as the model's."""
     plain = not (record.do_resize or record.do_center_crop or record.do_rescale)
@@ -294,13 +330,16 @@ def augmentation(
 ) -> Augmentation:
     """What training sees of a sample; of videos, `record` says which frames."""
     units = math.prod(config.unit_grid(config.image_size)) if recipe.task == "pretrain" else 0
+    exact = not arrays and record is not None and record.takes_values
+    values = arrays or exact
     return Augmentation(
         size=config.image_size,
         channels=config.num_channels,
         crop_scale=recipe.crop_scale,
         flip=not arrays if recipe.flip is None else recipe.flip,
-        rand_augment=None if arrays else recipe.rand_augment,
-        erasing=0.0 if arrays else recipe.erasing,
+        rand_augment=None if values else recipe.rand_augment,
+        erasing=0.0 if values else recipe.erasing,
         mask_units=units,
+        exact=exact,
         sampling=None if arrays or record is None or record.num_frames is None else sampling_of(record),
     )

@@ -1,0 +1,222 @@
+"""Images of more than 8 bits, signed or floating: their values as the file has them, and as grey levels of 8 bits."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from typing import BinaryIO, cast
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from hierax.processing.colour import upright_array
+from hierax.processing.errors import ImageError
+from hierax.processing.tiff import Layout, described, read_layout, read_samples
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION = 274
+_LUMA = np.array([299, 587, 114]) / 1000  # ITU-R 601, as Pillow's
+
+
+@dataclass(frozen=True)
+class Deep:
+    """An image's values.
+
+    Attributes:
+        values: `[height, width, channels]` in the type of the file: grey, RGB, or bands that are no colours.
+        top: the value of white; None where it is not known.
+        alpha: `[height, width]` from 0 to 1, or None.
+        multiplied: whether colours are multiplied by alpha.
+        bands: all samples as they are, for models of as many channels.
+        coloured: whether `values` are grey or RGB.
+    """
+
+    values: np.ndarray
+    top: float | None = None
+    alpha: np.ndarray | None = None
+    multiplied: bool = False
+    bands: np.ndarray | None = None
+    coloured: bool = True
+
+    def raw(self, channels: int, *, name: str) -> np.ndarray:
+        """The values themselves, `[height, width, channels]`: uint8 as they are, else float32."""
+        if self.bands is not None and channels == self.bands.shape[2] != 3:
+            return _plain(self.bands, name)
+        values = self._colours(channels, name)
+        if self.alpha is not None and self.alpha.min() < 1:
+            raise ImageError(name, "is transparent in parts; values that are taken as they are cannot be")
+        return _plain(_with_channels(values, channels), name)
+
+    def upright(self, orientation: int) -> Deep:
+        """The same, turned as an EXIF tag says."""
+        if orientation == 1:
+            return self
+        alpha = None if self.alpha is None else upright_array(self.alpha[:, :, None], orientation)[:, :, 0]
+        bands = None if self.bands is None else upright_array(self.bands, orientation)
+        return replace(self, values=upright_array(self.values, orientation), alpha=alpha, bands=bands)
+
+    def levels(self, channels: int, *, name: str) -> np.ndarray:
+        """Grey levels, uint8 `[height, width, channels]`, transparency over white."""
+        if channels not in (1, 3):
+            if self.bands is None or self.bands.shape[2] != channels:
+                have = self.values.shape[2] if self.bands is None else self.bands.shape[2]
+                raise ImageError(name, f"an image of {have} bands; {channels} are expected")
+            return to_levels(self.bands, self.top)
+        levels = to_levels(self._colours(channels, name), self.top)
+        if self.alpha is not None:
+            alpha = self.alpha[:, :, None]
+            mixed = levels * (1 if self.multiplied else alpha) + 255 * (1 - alpha)
+            levels = np.rint(mixed.clip(0, 255)).astype(np.uint8)
+        return np.rint(_with_channels(levels, channels)).astype(np.uint8)
+
+    def _colours(self, channels: int, name: str) -> np.ndarray:
+        if not self.coloured:
+            count = self.values.shape[2]
+            raise ImageError(
+                name,
+                f"an image of {count} bands that are no colours; {'RGB or grey is' if channels == 3 else 'grey is'} "
+                f"expected (a model of num_channels={count} takes all of them)",
+            )
+        return self.values
+
+
+def to_levels(values: np.ndarray, top: float | None) -> np.ndarray:
+    """uint8 levels of values: 0 to `top` become 0 to 255.
+
+    Where white is not known, floats within 0 to 1 or 0 to 255 are taken so, int8 from end to end, and other values are
+    stretched from the smallest to the largest.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.int8:
+        return (values.astype(np.int16) + 128).astype(np.uint8)
+    if values.dtype == np.uint16 and top in (None, 65535):
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    wide = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    if top is not None:
+        low, high = 0.0, float(top)
+    elif values.dtype.kind == "f" and low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 else 255.0
+    scaled = (wide - low) * (255 / (high - low)) if high > low else np.zeros_like(wide)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def _plain(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ImageError(name, "holds values that are not finite")
+    return values
+
+
+def _with_channels(values: np.ndarray, channels: int) -> np.ndarray:
+    have = values.shape[2]
+    if have == channels:
+        return values
+    return np.repeat(values, channels, axis=2) if have == 1 else (values @ _LUMA)[:, :, None]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that begins so is a TIFF."""
+    return start[:4] in _TIFF
+
+
+def deep_tiff(stream: BinaryIO) -> Layout | None:
+    """The layout of a TIFF that Pillow does not read as it is meant; None for others, damaged ones too."""
+    try:
+        layout = read_layout(stream)
+    except Exception:  # Pillow says what is wrong
+        return None
+    return None if layout.plain or min(layout.size) <= 0 else layout
+
+
+def tiff_values(stream: BinaryIO, layout: Layout, *, name: str) -> Deep:
+    """The first page, upright. Raises `ImageError`."""
+    samples = read_samples(stream, layout, name=name)
+    samples = upright_array(samples, layout.one(_ORIENTATION, 1))
+    kind, count, extra = layout.photometric, samples.shape[2], layout.extra
+    limit = 2 ** layout.bits[0] - 1
+    stated = layout.top if layout.top and layout.top < limit and samples.dtype.kind == "u" else None
+    top = float(stated or limit) if samples.dtype.kind == "u" and layout.bits[0] <= 16 else stated
+    if kind == 0:
+        samples = (limit - samples if samples.dtype.kind == "u" else -samples.astype(np.float64)).astype(
+            samples.dtype if samples.dtype.kind == "u" else np.float64
+        )
+    colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(kind)
+    if colours is None or count < colours:
+        raise ImageError(name, f"a TIFF of {described(layout)} in colours of kind {kind}, which is not read")
+    alpha = None
+    if count > colours and extra[:1] in ((1,), (2,)):
+        alpha = samples[:, :, colours] / (top or _highest(samples.dtype))
+    elif count > colours and kind in (0, 1):
+        return Deep(samples, top, bands=samples, coloured=False)
+    values = samples[:, :, :colours]
+    if kind == 3:
+        values, top = _painted(values[:, :, 0], layout, name), 65535.0
+    elif kind == 5:
+        white = top or _highest(samples.dtype)
+        rest = white - values.astype(np.float64).clip(0, white)
+        values = (rest[:, :, :3] * rest[:, :, 3:] / white).astype(values.dtype)
+    return Deep(values, top, alpha, multiplied=extra[:1] == (1,), bands=samples)
+
+
+def _highest(dtype: np.dtype) -> float:
+    return 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
+
+
+def _painted(indices: np.ndarray, layout: Layout, name: str) -> np.ndarray:
+    table = np.array(layout.tags.get(320, ()), np.uint16)
+    if len(table) < 3 or int(indices.max()) >= len(table) // 3:
+        raise ImageError(name, "a damaged TIFF file (colours are missing from its palette)")
+    return table.reshape(3, -1).T[indices]
+
+
+def png_values(data: bytes, *, name: str) -> Deep | None:
+    """Values of a PNG of 16 bits; None for others. Raises `ImageError`.
+
+    Pillow keeps the upper 8 bits of colours. They are decoded twice, the second time for the lower ones.
+    """
+    image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+    way = image.tile[0][3] if image.tile else None
+    if way in ("RGB;16B", "RGBA;16B"):
+        parts = [np.asarray(_decoded(data, image.mode, f"{image.mode};16{order}", name)) for order in "BL"]
+        values = parts[0].astype(np.uint16) << 8 | parts[1]
+    elif way == "LA;16B":
+        parts = np.asarray(_decoded(data, "RGBA", "RGBA", name)).astype(np.uint16)  # of as many bytes
+        values = parts[:, :, 0::2] << 8 | parts[:, :, 1::2]
+    elif way in ("I;16B", "I;16"):
+        image.load()
+        values = np.asarray(image).astype(np.uint16)[:, :, None]
+    else:
+        return None
+    colours = 1 if values.shape[2] <= 2 else 3
+    alpha = values[:, :, colours] / 65535 if values.shape[2] > colours else None
+    return Deep(values[:, :, :colours], 65535, alpha, bands=values)
+
+
+def _decoded(data: bytes, mode: str, way: str, name: str) -> Image.Image:
+    image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+    image._mode = mode
+    image.tile = [image.tile[0]._replace(args=way)]
+    image.info.pop("transparency", None)
+    try:
+        image.load()
+    except Exception as error:
+        raise ImageError(name, f"damaged or cut short ({error})") from error
+    return cast("Image.Image", image)
+
+
+def image_values(image: Image.Image) -> Deep | None:
+    """Values of a decoded image of more than 8 bits; None for others."""
+    if image.mode[0] != "I" and image.mode != "F":
+        return None
+    values = np.asarray(image)
+    if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
+        values = values.astype(np.uint16)  # 32 bits, but what writes this mode (PNG, PGM) fills 16
+    return Deep(values[:, :, None], 65535 if values.dtype == np.uint16 else None)

@@ -1,0 +1,234 @@
+"""TIFF files that Pillow reads wrongly or not at all: deep, signed or floating samples, planes apart, many bands.
+
+Only the layout is read here. The bytes of strips and tiles are decompressed by Pillow (libtiff), which takes them for
+grey of 8 bits, as wide as a row has bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import TiffImagePlugin
+
+from hierax.processing.errors import ImageError
+
+_LONG = {
+    1: "B",
+    2: "c",
+    3: "H",
+    4: "I",
+    5: "II",
+    6: "b",
+    7: "B",
+    8: "h",
+    9: "i",
+    10: "ii",
+    11: "f",
+    12: "d",
+    13: "I",
+    16: "Q",
+    17: "q",
+    18: "Q",
+}
+_DTYPES = {1: "u", 2: "i", 3: "f"}
+_MOST_VALUES = 1 << 24  # of one tag: more are no picture
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
+_COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 320, 322, 323, 324, 325, 338, 339
+_TOP = 281  # MaxSampleValue
+_BYTES_APART = 3  # the predictor of floats
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the first page of a TIFF says of itself; `tags` by number."""
+
+    tags: dict[int, tuple[Any, ...]]
+    order: str
+
+    def one(self, tag: int, default: int) -> int:
+        """The first value of a tag."""
+        values = self.tags.get(tag)
+        return int(values[0]) if values else default
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.one(_WIDTH, 0), self.one(_HEIGHT, 0)
+
+    @property
+    def samples(self) -> int:
+        """Values per pixel."""
+        return self.one(_SAMPLES, 1)
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Of each sample."""
+        given = tuple(int(bits) for bits in self.tags.get(_BITS, (1,)))
+        return given if len(given) == self.samples else given[:1] * self.samples
+
+    @property
+    def formats(self) -> tuple[int, ...]:
+        """Of each sample: 1 unsigned, 2 signed, 3 floating, 4 (not stated) as 1."""
+        given = tuple(1 if value == 4 else int(value) for value in self.tags.get(_FORMAT, (1,)))
+        return given if len(given) == self.samples else given[:1] * self.samples
+
+    @property
+    def photometric(self) -> int:
+        """0 white is zero, 1 black is zero, 2 RGB, 3 palette, 5 CMYK, …"""
+        return self.one(_PHOTOMETRIC, 2 if self.samples >= 3 else 1)
+
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """What samples beyond the colours are: 0 not stated, 1 and 2 alpha (1: colours are multiplied by it)."""
+        return tuple(map(int, self.tags.get(_EXTRA, ())))
+
+    @property
+    def top(self) -> int | None:
+        """The largest value that samples can have, where the file says so."""
+        values = self.tags.get(_TOP)
+        return int(max(values)) if values else None
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the type that samples are read as."""
+        kind = {1: "uint", 2: "int", 3: "float"}.get(self.formats[0], "complex")
+        return f"{kind}{next((bits for bits in (8, 16, 32, 64) if bits >= max(self.bits)), 64)}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether Pillow reads it as it is meant: unsigned, of up to 8 bits, together, of colours that it knows."""
+        together = self.one(_PLANAR, 1) == 1 or self.samples == 1
+        known = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(self.photometric, self.samples) == self.samples
+        alpha = self.extra in ((1,), (2,)) and self.samples in (2, 4) and self.photometric in (1, 2)
+        return max(self.bits) <= 8 and set(self.formats) == {1} and together and (known or alpha)
+
+
+def read_layout(stream: BinaryIO) -> Layout:
+    """The tags of the first page. Raises ValueError or struct.error for what is no TIFF."""
+    stream.seek(0)
+    head = stream.read(16)
+    order = {b"II": "<", b"MM": ">"}[head[:2]]
+    big = struct.unpack(order + "H", head[2:4])[0] == 43
+    place = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
+    count_of, entry, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
+    stream.seek(place)
+    count = struct.unpack(order + count_of, stream.read(struct.calcsize(count_of)))[0]
+    if count > 4096:
+        raise ValueError(f"{count} tags")
+    length = struct.calcsize(order + entry)
+    table = stream.read(count * length)
+    tags: dict[int, tuple[Any, ...]] = {}
+    for number in range(count):
+        tag, kind, many, value = struct.unpack(order + entry, table[number * length : (number + 1) * length])
+        code = _LONG.get(kind)
+        if code is None or many > _MOST_VALUES:
+            continue
+        size = struct.calcsize(order + code) * many
+        if size > inline:
+            stream.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
+            value = stream.read(size)
+        tags.setdefault(
+            tag, struct.unpack(order + code * many if len(code) > 1 else f"{order}{many}{code}", value[:size])
+        )
+    return Layout(tags, order)
+
+
+def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:
+    """`[height, width, samples]` in the type of the file. Raises `ImageError`."""
+    bits, formats = set(layout.bits), set(layout.formats)
+    kind, width = _DTYPES.get(min(formats)), min(bits)
+    packed = kind == "u" and width in (10, 12, 14)
+    if (
+        len(bits) > 1
+        or len(formats) > 1
+        or kind is None
+        or not (packed or width in (8, 16, 32, 64))
+        or (kind, width) == ("f", 8)
+    ):
+        raise ImageError(name, f"a TIFF of {described(layout)}, which is not read")
+    apart = layout.one(_PLANAR, 1) == 2 and layout.samples > 1
+    planes = layout.samples if apart else 1
+    parts = [_plane(stream, layout, plane, planes, packed=packed, name=name) for plane in range(planes)]
+    return np.concatenate(parts, axis=2)
+
+
+def described(layout: Layout) -> str:
+    """`5 bands of 16 bits`, in words."""
+    kinds = {1: "", 2: " (signed)", 3: " (floating)", 5: " (complex)", 6: " (complex)"}
+    bits = " and ".join(str(bits) for bits in dict.fromkeys(layout.bits))
+    bands = "1 band" if layout.samples == 1 else f"{layout.samples} bands"
+    return f"{bands} of {bits} bits{kinds.get(layout.formats[0], '')}"
+
+
+def _plane(stream: BinaryIO, layout: Layout, plane: int, planes: int, *, packed: bool, name: str) -> np.ndarray:
+    """`[height, width, samples of the plane]`."""
+    (width, height), samples = layout.size, layout.samples // planes
+    bits = layout.bits[0]
+    tiled = _TILES in layout.tags
+    block_width = layout.one(_TILE_WIDTH, 0) if tiled else width
+    block_height = layout.one(_TILE_HEIGHT, 0) if tiled else min(layout.one(_ROWS, height), height)
+    if min(block_width, block_height) <= 0:
+        raise ImageError(name, "a damaged TIFF file (its blocks have no pixels)")
+    predictor = layout.one(_PREDICTOR, 1)
+    across = -(-width // block_width)
+    out = np.empty((height, width, samples), np.dtype(f"{_DTYPES[layout.formats[0]]}{2 if packed else bits // 8}"))
+    offsets = layout.tags.get(_TILES if tiled else _STRIPS, ())
+    counts = layout.tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
+    blocks = across * -(-height // block_height)
+    if len(offsets) < blocks * planes or len(counts) < blocks * planes:
+        raise ImageError(name, "a damaged TIFF file (blocks are missing)")
+    for block in range(blocks):
+        top, left = block // across * block_height, block % across * block_width
+        rows = block_height if tiled else min(block_height, height - top)
+        place = int(offsets[plane * blocks + block]), int(counts[plane * blocks + block])
+        raw = _decompressed(stream, place, layout, -(-block_width * samples * bits // 8), rows, name=name)
+        values = _values(raw, block_width, samples, layout, predictor, packed=packed)
+        part = values[: height - top, : width - left]
+        out[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return out
+
+
+def _decompressed(
+    stream: BinaryIO, place: tuple[int, int], layout: Layout, row: int, rows: int, *, name: str
+) -> np.ndarray:
+    """A block's bytes `[rows, row]`."""
+    stream.seek(place[0])
+    data = stream.read(place[1])
+    compression = layout.one(_COMPRESSION, 1)
+    if compression == 1:
+        if len(data) < row * rows:
+            raise ImageError(name, "damaged or cut short (a TIFF's strip)")
+        return np.frombuffer(data, np.uint8, row * rows).reshape(rows, row)
+    tags = [(_WIDTH, row), (_HEIGHT, rows), (_BITS, 8), (_COMPRESSION, compression), (_PHOTOMETRIC, 1), (_STRIPS, 0),
+            (_SAMPLES, 1), (_ROWS, rows), (_STRIP_BYTES, len(data))]  # fmt: skip
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = [struct.pack("<HHII", tag, 4, 1, start if tag == _STRIPS else value) for tag, value in tags]
+    file = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + data
+    try:
+        image = TiffImagePlugin.TiffImageFile(io.BytesIO(file))
+        image.load()
+    except Exception as error:
+        raise ImageError(name, f"damaged or cut short, or compressed in a way that is not read ({error})") from error
+    return np.asarray(image)
+
+
+def _values(raw: np.ndarray, width: int, samples: int, layout: Layout, predictor: int, *, packed: bool) -> np.ndarray:
+    """Samples `[rows, width, samples]` of a block's bytes."""
+    rows, bits = len(raw), layout.bits[0]
+    if packed:
+        spread = np.unpackbits(raw, axis=1)[:, : width * samples * bits].reshape(rows, width, samples, bits)
+        return (spread @ (1 << np.arange(bits - 1, -1, -1))).astype(np.uint16)
+    kind = _DTYPES[layout.formats[0]]
+    if predictor == _BYTES_APART:
+        planes = np.cumsum(raw.reshape(rows, -1, samples), axis=1, dtype=np.uint8).reshape(rows, bits // 8, -1)
+        return np.ascontiguousarray(planes.transpose(0, 2, 1)).view(f">{kind}{bits // 8}").reshape(rows, width, samples)
+    found = np.ascontiguousarray(raw).view(f"{layout.order}{kind}{bits // 8}").reshape(rows, width, samples)
+    if predictor != 2:
+        return found
+    whole = found.astype(f"u{bits // 8}") if kind == "u" else found.view(f"{layout.order}u{bits // 8}")
+    return np.cumsum(whole, axis=1, dtype=f"u{bits // 8}").view(f"{kind}{bits // 8}")

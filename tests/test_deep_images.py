@@ -1,0 +1,226 @@
+"""Images of more than 8 bits, signed, floating, of many bands: right levels, the values themselves, or a refusal."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hierax import HieraImageProcessor, ImageError, Preprocessing, load_image
+from hierax.data import open_dataset
+from hierax.data.order import Draw
+from hierax.data.stats import dataset_statistics
+from hierax.data.view import Augmentation, EvaluationView, Seen, TrainingView
+from hierax.processing.reading import read_picture, stored_dtype
+from tiffs import tiff
+
+RAMP = np.tile(np.linspace(0, 1, 256), (8, 1))
+LEVELS = np.tile(np.arange(256), (8, 1))
+
+
+def ramp(top: float, dtype: str, low: float = 0) -> np.ndarray:
+    values = RAMP * (top - low) + low
+    return (values if dtype.startswith("f") else np.rint(values)).astype(dtype)
+
+
+def png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits, of values [height, width, channels]."""
+    height, width, channels = values.shape
+    raw = values.astype(">u2").tobytes()
+    step = width * channels * 2
+    rows = b"".join(b"\0" + raw[i * step : (i + 1) * step] for i in range(height))
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def three(values: np.ndarray, count: int = 3) -> np.ndarray:
+    return np.stack([values] * count, axis=2)
+
+
+def saved(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+U16 = ramp(65535, "u2")
+FULL16 = np.full_like(U16, 65535)
+FILES = {
+    "uint16": tiff(U16, photometric=1),
+    "uint16, big-endian": tiff(U16, photometric=1, order=">"),
+    "uint32": tiff(ramp(2**32 - 1, "u4"), photometric=1),
+    "int32": tiff(ramp(2**31 - 1, "i4"), photometric=1),
+    "int16": tiff(ramp(32767, "i2", -32768), photometric=1),
+    "int16, Hounsfield": tiff(ramp(2000, "i2", -1000), photometric=1),
+    "int8": tiff(ramp(127, "i1", -128), photometric=1),
+    "12 bits in 16": tiff(ramp(4095, "u2"), photometric=1, tags={281: (4095,)}),
+    "float16": tiff(ramp(1, "f2"), photometric=1),
+    "float32": tiff(ramp(2990, "f4", -10), photometric=1),
+    "float64": tiff(ramp(255, "f8"), photometric=1),
+    "float32 RGB": tiff(three(ramp(1, "f4")), photometric=2),
+    "uint16, white is zero": tiff(65535 - U16, photometric=0),
+    "uint8, white is zero": tiff(255 - ramp(255, "u1"), photometric=0),
+    "uint16 RGB": tiff(three(U16), photometric=2),
+    "uint16 RGB, planes apart": tiff(three(U16), photometric=2, apart=True),
+    "uint8 RGB, planes apart": tiff(three(ramp(255, "u1")), photometric=2, apart=True),
+    "uint16 grey and alpha": tiff(np.stack([U16, FULL16], 2), photometric=1, tags={338: (2,)}),
+    "uint16 RGB and infrared": tiff(np.dstack([three(U16), 0 * U16]), photometric=2, tags={338: (0,)}),
+    "uint8 RGB and infrared": tiff(np.dstack([three(ramp(255, "u1")), 0 * ramp(1, "u1")]), photometric=2),
+    "uint16 RGBA": tiff(np.dstack([three(U16), FULL16]), photometric=2, tags={338: (2,)}),
+    "uint16 CMYK": tiff(np.dstack([three(65535 - U16), 0 * U16]), photometric=5),
+    "uint16 palette": tiff(ramp(255, "u2"), photometric=3, tags={320: (*range(0, 65536, 257),) * 3}),
+    "LZW and predictor": saved(Image.fromarray(U16), format="TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
+    "PNG grey": saved(Image.fromarray(U16), format="PNG"),
+    "PNG RGB": png(three(U16)),
+    "PNG RGBA": png(np.dstack([three(U16), FULL16])),
+    "PNG grey and alpha": png(np.stack([U16, FULL16], 2)),
+    "PGM of 4095": b"P5 # a comment\n256 8\n4095\n" + ramp(4095, ">u2").tobytes(),
+    "PPM of 1023": b"P6 256 8 1023\n" + three(ramp(1023, "u2")).astype(">u2").tobytes(),
+    "PGM of 15 in text": b"P2 256 8 15\n" + b" ".join(b"%d" % v for v in ramp(15, "u2").ravel()) + b"\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_black_is_0_white_is_255_and_nothing_between_is_lost(name: str) -> None:
+    for fast in (False, True):
+        found = np.asarray(read_picture(FILES[name], channels=3, name=name, fast=fast))
+        assert found.shape == (8, 256, 3)
+        step = 17 if "of 15" in name else 1
+        assert np.abs(found[:, :, 0].astype(int) - LEVELS).max() <= (step / 2 if step > 1 else 1)
+        assert (found[:, [0, -1]] == [[[0, 0, 0], [255, 255, 255]]]).all()
+
+
+def test_12_bits_in_16_that_do_not_say_so_are_taken_for_16() -> None:
+    assert np.asarray(load_image(tiff(ramp(4095, "u2"), photometric=1))).max() == 16
+
+
+@pytest.mark.parametrize("bands", [2, 4, 5])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_bands_that_are_no_colours_are_refused_by_name_or_taken_whole(bands: int, dtype: str) -> None:
+    values = three(ramp(200, dtype), bands)
+    file = tiff(values, photometric=1, tags={338: (0,) * (bands - 1)})
+    with pytest.raises(ImageError, match=rf"{bands} bands that are no colours.*num_channels={bands}"):
+        load_image(file)
+    assert (read_picture(file, channels=bands, name="x", unit=False) == values).all()
+    assert np.asarray(read_picture(file, channels=bands, name="x")).shape == (8, 256, bands)
+
+
+@pytest.mark.parametrize("dtype", ["c8"])
+def test_a_type_that_is_not_read_is_named(dtype: str) -> None:
+    file = tiff(ramp(1, "f4"), photometric=1, tags={339: (6,)})
+    with pytest.raises(ImageError, match=r"a TIFF of 1 band of 32 bits \(complex\), which is not read"):
+        load_image(file)
+
+
+def test_transparency_of_16_bits_is_laid_over_white() -> None:
+    half = tiff(np.stack([0 * U16, FULL16 // 2], 2), photometric=1, tags={338: (2,)})
+    assert np.abs(np.asarray(load_image(half)).astype(int) - 128).max() <= 1
+
+
+def test_deep_tiffs_are_turned_upright() -> None:
+    file = tiff(U16, photometric=1, tags={274: (6,)})
+    assert np.asarray(read_picture(file, channels=1, name="x")).shape == (256, 8, 1)
+
+
+def test_a_deep_tiff_that_is_cut_short_or_too_large_is_said_to_be_so() -> None:
+    with pytest.raises(ImageError, match="damaged"):
+        load_image(tiff(U16, photometric=1, tags={257: (90,), 278: (90,)}))
+    with pytest.raises(ImageError, match="256 x 8 pixels; at most max_pixels = 100"):
+        load_image(FILES["uint16"], max_pixels=100)
+
+
+# -- values as they are ------------------------------------------------------------------------------------------------
+
+VALUES = Preprocessing(
+    do_rescale=False, image_mean=(30000,), image_std=(9000,), image_dtype="uint16", size={"shortest_edge": 40},
+    crop_size=32,
+)  # fmt: skip
+
+
+@pytest.fixture
+def slice16() -> np.ndarray:
+    return np.random.default_rng(0).integers(2000, 60000, (48, 52)).astype(np.uint16)
+
+
+def written(folder: Path, values: np.ndarray) -> list[Path]:
+    Image.fromarray(values).save(folder / "a.png")
+    np.save(folder / "a.npy", values)
+    (folder / "a.tif").write_bytes(tiff(values, photometric=1))
+    (folder / "b.tif").write_bytes(tiff(values.astype(np.float32), photometric=1))
+    (folder / "a.pgm").write_bytes(b"P5 52 48 60000\n" + values.astype(">u2").tobytes())
+    return sorted(folder.iterdir())
+
+
+def test_the_same_slice_gives_the_same_pixels_from_every_file(tmp_path: Path, slice16: np.ndarray) -> None:
+    process = HieraImageProcessor(VALUES)
+    expected = process(slice16).pixel_values
+    assert float(expected.std()) > 0.1
+    for path in written(tmp_path, slice16):
+        assert process(path).pixel_values.equal(expected), path
+        assert process(path.read_bytes()).pixel_values.equal(expected), path
+    assert process(Image.fromarray(slice16)).pixel_values.equal(expected)
+
+
+def test_training_sees_the_pixels_that_the_processor_makes(tmp_path: Path, slice16: np.ndarray) -> None:
+    Image.fromarray(slice16).save(tmp_path / "a.png")
+    seen = EvaluationView(open_dataset(tmp_path), VALUES, size=(32, 32))[0]
+    assert isinstance(seen, Seen)
+    expected = HieraImageProcessor(VALUES)(tmp_path / "a.png", return_tensors="np").pixel_values[0]
+    assert ((seen.pixels - np.float32(30000)) / np.float32(9000) == expected).all()
+    how = Augmentation((32, 32), channels=1, crop_scale=None, flip=False, exact=True)
+    drawn = TrainingView(open_dataset(tmp_path), how, seed=0)[Draw(0, 0, 0)]
+    assert isinstance(drawn, Seen)
+    assert drawn.pixels.dtype == np.float32
+    assert abs(drawn.pixels.mean() - slice16.mean()) < 1500
+
+
+@pytest.mark.parametrize("record", [VALUES, VALUES.replace(image_dtype=None)])
+def test_a_model_of_16_bits_refuses_images_of_8(record: Preprocessing, tmp_path: Path) -> None:
+    Image.new("L", (40, 40), 90).save(tmp_path / "a.png")
+    Image.new("L", (40, 40), 90).save(tmp_path / "a.jpg")
+    for given in (tmp_path / "a.png", (tmp_path / "a.jpg").read_bytes(), Image.new("RGB", (40, 40))):
+        with pytest.raises(ImageError, match=r"an image of 8 bits; this model was trained on .* mean 30000"):
+            HieraImageProcessor(record)(given)
+    seen = EvaluationView(open_dataset(tmp_path), record, size=(32, 32))[0]
+    assert "an image of 8 bits" in getattr(seen, "problem", "")
+
+
+def test_an_array_in_a_file_is_read_as_the_array(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((3, 50, 60), np.float32)
+    np.save(tmp_path / "a.npy", values)
+    process = HieraImageProcessor()
+    assert process(tmp_path / "a.npy").pixel_values.equal(process(values).pixel_values)
+    np.save(tmp_path / "stack.npy", np.zeros((4, 3, 8, 8), np.float32))
+    with pytest.raises(ImageError, match=r"shape \[4, 3, 8, 8\]"):
+        process(tmp_path / "stack.npy")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:200])
+    with pytest.raises(ImageError, match="not an array that numpy can read"):
+        process(tmp_path / "cut.npy")
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("uint16", "uint16"), ("float16", "float16"), ("int16", "int16"),
+                                             ("PNG RGB", "uint16"), ("uint8, white is zero", "uint8")])  # fmt: skip
+def test_the_type_of_values_is_known_from_the_header(name: str, dtype: str) -> None:
+    assert stored_dtype(FILES[name], name=name) == dtype
+
+
+def test_statistics_say_the_types(tmp_path: Path) -> None:
+    Image.fromarray(U16).save(tmp_path / "a.png")
+    Image.new("RGB", (256, 8)).save(tmp_path / "b.png")
+    (tmp_path / "c.tif").write_bytes(FILES["float16"])
+    assert dataset_statistics(tmp_path, workers=0).types == {"uint16": 1, "uint8": 1, "float16": 1}
+
+
+def test_the_record_keeps_the_type(tmp_path: Path) -> None:
+    VALUES.write(tmp_path)
+    assert Preprocessing.read(tmp_path) == VALUES
+    with pytest.raises(ValueError, match="image_dtype is 'words'"):
+        VALUES.replace(image_dtype="words")
