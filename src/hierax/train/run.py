@@ -183,13 +183,7 @@ class _Share:
         resumed = loop.resume()
 
         def start() -> None:
-            if (
-                recipe.task == "pretrain"
-                and recipe.target != "hog"
-                and held is not None
-                and not held.arrays
-                and made.record.do_rescale
-            ):
+            if recipe.task == "pretrain" and recipe.target != "hog" and held is not None and made.record.do_rescale:
                 view = EvaluationView(held, made.record, size=made.model.config.image_size)
                 watcher.panel = Panel(self.folder, view, made.record)
             watcher.start(loop, order.steps)
