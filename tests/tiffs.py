@@ -19,7 +19,7 @@ def tiff(
     """`[height, width, samples]` as one strip (one a plane if `apart`), not compressed; `tags` are further shorts."""
     values = values if values.ndim == 3 else values[:, :, None]
     height, width, samples = values.shape
-    data = np.ascontiguousarray(values.astype(values.dtype.newbyteorder(order)))
+    data = np.ascontiguousarray(values.astype(f"{order}{values.dtype.kind}{values.dtype.itemsize}"))
     planes = [np.ascontiguousarray(data[:, :, s]).tobytes() for s in range(samples)] if apart else [data.tobytes()]
     bits = values.dtype.itemsize * 8
     given: dict[int, tuple[int, ...]] = {

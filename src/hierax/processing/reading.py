@@ -137,7 +137,7 @@ def stored_dtype(source: Picture, *, name: str) -> str:
     Raises `ImageError`.
     """
     if is_tensor(source) or isinstance(source, np.ndarray):
-        return str(source.dtype).removeprefix("torch.")
+        return str(cast("np.ndarray", source).dtype).removeprefix("torch.")
     if isinstance(source, Image.Image):
         return _dtype_of_mode(source.mode)
     if not isinstance(source, (str, os.PathLike, bytes)):

@@ -167,33 +167,7 @@ def prepare(
         raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}{hint}")
     if recipe.task == "pretrain":
         notes.append(_masking(config))
-    record = model.preprocessing
-    if dataset.arrays and record is not None and _of_arrays(record, config):
-        notes.append("arrays are normalised by the mean and deviation that the checkpoint was trained with")
-    elif dataset.arrays:
-        mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
-        record = Preprocessing(
-            do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std,
-            image_dtype=stored_type(first),
-        )  # fmt: skip
-    elif _exact(dataset, first, record, config):
-        notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to grey levels")
-        if record is None or not record.takes_values or record.num_channels != config.num_channels:
-            record = convention(config.image_size, config.num_channels).replace(do_rescale=False)
-            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels, exact=True)
-            record = record.replace(image_mean=mean, image_std=std, image_dtype=stored_type(first))
-        if recipe.rand_augment is not None or recipe.erasing:
-            notes.append("rand_augment and erasing are for images of 8 bits")
-    elif record is None or record.num_channels != config.num_channels or (dataset.videos and not record.num_frames):
-        record = convention(config.image_size, config.num_channels)
-        if config.num_channels != 3:
-            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
-            scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
-            record = record.replace(**scaled)
-    if not (dataset.arrays or dataset.videos) and record.do_rescale and stored_type(first) != "uint8":
-        notes.append(
-            f"images of {stored_type(first)} are read as 8 bits; num_channels=1 reads their values as they are"
-        )
+    record = _record(recipe, dataset, first, model, notes)
     if dataset.videos:
         stride = recipe.frame_stride or record.sampling_rate
         record = record.replace(num_frames=config.image_size[0], sampling_rate=stride)
@@ -271,6 +245,39 @@ def _masking(config: HieraConfig) -> str:
     except ValueError as error:
         raise ValueError(f"{error} (image_size is {size})") from None
     return f"{shown} of {units} mask units are visible (mask_ratio {config.mask_ratio:g}, image_size {size})"
+
+
+def _record(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, notes: list[str]) -> Preprocessing:
+    """How samples become pixels: as the checkpoint says, or as suits the data; adds notes."""
+    config = model.config
+    record = model.preprocessing
+    if dataset.arrays and record is not None and _of_arrays(record, config):
+        notes.append("arrays are normalised by the mean and deviation that the checkpoint was trained with")
+    elif dataset.arrays:
+        mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
+        record = Preprocessing(
+            do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std,
+            image_dtype=stored_type(first),
+        )  # fmt: skip
+    elif _exact(dataset, first, record, config):
+        notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to grey levels")
+        if record is None or not record.takes_values or record.num_channels != config.num_channels:
+            record = convention(config.image_size, config.num_channels).replace(do_rescale=False)
+            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels, exact=True)
+            record = record.replace(image_mean=mean, image_std=std, image_dtype=stored_type(first))
+        if recipe.rand_augment is not None or recipe.erasing:
+            notes.append("rand_augment and erasing are for images of 8 bits")
+    elif record is None or record.num_channels != config.num_channels or (dataset.videos and not record.num_frames):
+        record = convention(config.image_size, config.num_channels)
+        if config.num_channels != 3:
+            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
+            scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
+            record = record.replace(**scaled)
+    if not (dataset.arrays or dataset.videos) and record.do_rescale and stored_type(first) != "uint8":
+        notes.append(
+            f"images of {stored_type(first)} are read as 8 bits; num_channels=1 reads their values as they are"
+        )
+    return record
 
 
 def stored_type(sample: Sample) -> str | None:
