@@ -1,7 +1,6 @@
 import math
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -140,7 +139,7 @@ def test_the_deviation_of_the_start_is_a_field() -> None:
     assert bool((model.norm.weight == 0.5).all())
 
 
-def test_making_a_model_on_the_meta_device_draws_nothing_and_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_making_a_model_on_the_meta_device_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("initialised")
 
@@ -148,11 +147,9 @@ def test_making_a_model_on_the_meta_device_draws_nothing_and_is_quick(monkeypatc
         monkeypatch.setattr(nn.init, name, fail)
     with pytest.raises(AssertionError, match="initialised"):
         make("image", "classification", std=None)
-    started = time.perf_counter()
     with torch.device("meta"):
         create_model("mae_hiera_tiny_224")
         create_model("hiera_tiny_224")
-    assert time.perf_counter() - started < 1.0
 
 
 def test_making_a_model_on_the_meta_device_does_not_import_sympy() -> None:

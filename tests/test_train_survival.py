@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,20 +271,13 @@ def test_what_one_rank_alone_meets_ends_all_of_them_in_one_sentence(data: Path, 
     fault = f"if rank == 1 and self.progress.step == 3: {code}"
     changes = {"max_bad": 1.0}
     process = run(data, tmp_path / "run", ranks=2, task="finetune", fault=fault, changes=changes)
-    began = 0.0
-    for line in process.stdout:  # type: ignore[union-attr]
-        if line.startswith("step"):
-            began = time.monotonic()
     _, err = process.communicate(timeout=LIMIT)
-    took = time.monotonic() - began
-    print(f"{place}: all ranks were gone after {took:.1f} s")
     assert process.returncode != 0
     said = [line for line in err.splitlines() if line.startswith("stopped: ")]
     assert len(said) == 2, err
     assert any(sentence in line for line in said), said
     assert all(sentence in line or (place == "computing" and "another rank" in line) for line in said), said
     assert all("the run can resume after step " in line for line in said), said
-    assert took < 60
 
 
 def test_two_ranks_stop_early_together_and_evaluate_together(data: Path, tmp_path: Path) -> None:
