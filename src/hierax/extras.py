@@ -51,7 +51,7 @@ def installed(module: str) -> bool:
     """Whether a package can be imported, by the name that is imported. It is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # set to None, or a stand-in without a spec
+    except (ImportError, ValueError):  # an importer that refuses it; set to None, or a stand-in without a spec
         return False
 
 
