@@ -224,3 +224,17 @@ def test_the_record_keeps_the_type(tmp_path: Path) -> None:
     assert Preprocessing.read(tmp_path) == VALUES
     with pytest.raises(ValueError, match="image_dtype is 'words'"):
         VALUES.replace(image_dtype="words")
+
+
+def test_a_record_that_asks_for_far_too_many_pixels_is_refused() -> None:
+    huge = Preprocessing(size={"shortest_edge": 10**9}, crop_size={"height": 10**9, "width": 10**9})
+    with pytest.raises(ImageError, match="crop_size is 1000000000 x 1000000000 pixels; at most"):
+        HieraImageProcessor(huge)(Image.new("RGB", (40, 40)))
+
+
+def test_a_batch_goes_to_a_type_and_a_device_in_either_order() -> None:
+    import torch
+
+    for first, second in ((torch.float16, "meta"), ("meta", torch.float16)):
+        moved = HieraImageProcessor()(Image.new("RGB", (40, 40))).to(first, second).pixel_values  # type: ignore[arg-type]
+        assert (moved.dtype, moved.device.type) == (torch.float16, "meta")

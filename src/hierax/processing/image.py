@@ -86,6 +86,11 @@ class HieraImageProcessor(Recorded):
             return [self._pixels(picture, name) for picture, name in zip(pictures, names, strict=True)]
         size = (self.record.crop_size["height"], self.record.crop_size["width"])
         if size[0] * size[1] > _MAX_RESIZED_PIXELS:
+            problem = (
+                f"the record's crop_size is {size[1]} x {size[0]} pixels; at most {_MAX_RESIZED_PIXELS:,} are made"
+            )
+            raise ImageError(names[0], problem)
+        if size[0] * size[1] > _MAX_RESIZED_PIXELS:
             raise ValueError(f"crop_size is {size[0]} x {size[1]}; at most {_MAX_RESIZED_PIXELS:,} pixels are made")
         batch = np.empty((len(pictures), self.record.num_channels, *size), np.float32)
         for picture, name, out in zip(pictures, names, batch, strict=True):
