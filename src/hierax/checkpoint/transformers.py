@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hierax.checkpoint.dialect import Dialect, Shapes
 from hierax.checkpoint.shapes import config_from_shapes, is_mae, published_geometry
-from hierax.config import HieraConfig, plan
+from hierax.config import HieraConfig
 
 ARCHITECTURES = {
     "features": "HieraModel",
@@ -157,7 +157,8 @@ def oddities(config: HieraConfig, *, mae: bool = False) -> list[str]:
     block of a stage is within mask units where the stage before it *or its own* is.
     """
     units = config.masked_unit_attention
-    pooled = all(spec.stage <= config.num_query_pool for spec in plan(config) if spec.unit_attention)
+    within = [units[max(s - 1, 0)] or (depth > 1 and units[s]) for s, depth in enumerate(config.depths)]  # as in plan()
+    pooled = not any(within[config.num_query_pool + 1 :])
     lags = all(before or not own for before, own in itertools.pairwise(units))
     conditions = {
         f"inputs of {config.axes} axes": config.axes == 2,
