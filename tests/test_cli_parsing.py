@@ -46,3 +46,18 @@ def test_a_wrong_line_is_answered_by_what_was_meant(run: Run, line: str, said: s
     code, out, err = run(*line.split())
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["features", "a.jpg", "-o", ""], "argument -o: expected a value; it is empty (see hierax features --help)"),
+        (["embed", "a", "--output="], "argument --output: expected a value; it is empty (see hierax embed --help)"),
+        (["classify", "a.jpg", "--model", ""], "argument --model: expected a value; it is empty"),
+        (["search", "", "a.jpg"], "an argument is empty; expected a name or a value"),
+    ],
+)
+def test_an_empty_argument_is_never_the_current_folder(run: Run, line: list[str], said: str) -> None:
+    code, out, err = run(*line)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import hierax.processing.foreign as foreign
-from hierax import HieraImageProcessor, ImageError, load_image
+from hierax import HieraImageProcessor, ImageError, load, load_image
 from hierax.cli.inputs import expand
 from hierax.data import open_dataset
 from hierax.data.stats import dataset_statistics
@@ -198,3 +198,14 @@ def test_an_opener_that_was_registered_with_pillow_is_used_for_files(
     monkeypatch.setattr(Image, "OPEN", Image.OPEN | {"MINE": (Mine, lambda start: start.startswith(b"MINE"))})
     (tmp_path / "a.mine").write_bytes(b"MINE and more bytes than that")
     assert load_image(tmp_path / "a.mine").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jpg", "npy", "tar", "parquet", "mp4", "pth", "safetensors"])
+def test_a_pipe_is_no_data_and_no_checkpoint_and_says_that_it_is_a_pipe(tmp_path: Path, suffix: str) -> None:
+    pipe = tmp_path / f"a.{suffix}"
+    os.mkfifo(pipe)
+    said = rf"a\.{suffix}: a named pipe, not a regular file"
+    with pytest.raises(ValueError, match=said):
+        load(pipe)
+    with pytest.raises(ValueError, match=said):
+        open_dataset(pipe)

@@ -15,6 +15,7 @@ from hierax.checkpoint.parts import choose
 from hierax.checkpoint.pickles import read_pickle
 from hierax.checkpoint.records import CheckpointRecord, checkpoint_names, find_record
 from hierax.checkpoint.steps import is_step, model_folder, read_step
+from hierax.processing.paths import check_named
 from hierax.variants import did_you_mean
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -96,6 +97,8 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
         if path.suffix not in TENSOR_SUFFIXES and not path.name.endswith(INDEX) and not is_tensor_file(path):
             raise ValueError(f"{path}: {explain_file(path)}")
         return Source(str(source), path)
+    if path.exists() and not path.is_dir():
+        check_named(path)
     record = find_record(name)
     holds = weights_in(path) is not None or (not weights and (path / PROCESSOR).is_file())
     if path.is_dir() and (record is None or holds):

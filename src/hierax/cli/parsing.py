@@ -111,6 +111,8 @@ def parse(
     named = next((text for text in argv if not text.startswith("-")), None)
     if named is not None and named not in commands:
         parser.error(f"no command {named!r}{_did_you_mean(_meant(named, commands))}")
+    if (empty := _empty(argv)) is not None:
+        commands.get(named or "", parser).error(empty)
     arguments, rest = parser.parse_known_args(argv)
     unknown = [text for text in rest if text.startswith("-") or "settings" not in arguments]
     if unknown:
@@ -119,6 +121,18 @@ def parse(
     if rest:
         arguments.settings += rest
     return arguments
+
+
+def _empty(argv: Sequence[str]) -> str | None:
+    """What is empty, as of a variable of the shell that is not set: as a path it would be the current folder."""
+    for before, text in zip(["", *argv], argv, strict=False):
+        if not text and before.startswith("-") and "=" not in before:
+            return f"argument {before}: expected a value; it is empty"
+        if not text:
+            return "an argument is empty; expected a name or a value (a variable that is not set?)"
+        if text.startswith("-") and text.endswith("="):
+            return f"argument {text[:-1]}: expected a value; it is empty"
+    return None
 
 
 def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Sequence[str], *, settings: bool) -> str:

@@ -21,7 +21,15 @@ from hierax.data.split_names import find_splits
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, open_shards
 from hierax.notices import LeftOut
-from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_regular, count_left_out, suffix_of, walk
+from hierax.processing.paths import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    check_named,
+    check_regular,
+    count_left_out,
+    suffix_of,
+    walk,
+)
 
 _KINDS = (
     dict.fromkeys(IMAGE_SUFFIXES, "pictures")
@@ -122,6 +130,8 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
     text = os.fspath(source)
     if not text:
         raise ValueError(f"the data are an empty text; {_ALLOWED}")
+    if os.path.exists(text) and not os.path.isdir(text):
+        check_named(text)
     tables = tables_of(text, labels=labels)
     if tables is not None:
         return chosen(tables, split, name=text)

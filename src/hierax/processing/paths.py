@@ -151,6 +151,14 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     _check_regular(os.stat(path).st_mode)
 
 
+def check_named(path: str | os.PathLike[str]) -> None:
+    """As `check_regular`; the error names the file, which is never opened and so never waited for."""
+    try:
+        check_regular(path)
+    except NotRegularError as error:
+        raise NotRegularError(f"{os.fspath(path)}: {error}") from None
+
+
 def _check_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "something else")
