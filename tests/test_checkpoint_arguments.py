@@ -100,7 +100,7 @@ def test_a_device_map_of_one_device_is_that_device(device_map: Any, folder: Path
             "attn_implementation is 'flash_attention_2'; expected 'sdpa' or",
         ),
         ({"in_chans": 1, "num_channels": 3}, "in_chans is 1 but num_channels is 3; expected one of them"),
-        ({"load_in_8bit": True}, "'load_in_8bit' is no field of HieraConfig"),
+        ({"load_in_8bit": True}, "'load_in_8bit' is not a field of HieraConfig"),
     ],
 )
 def test_what_cannot_be_is_said_in_the_words_of_the_caller(options: Any, message: str, folder: Path) -> None:

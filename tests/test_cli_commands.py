@@ -88,7 +88,7 @@ def _noting(forward: Callable[..., Any], sizes: list[tuple[int, ...]]) -> Callab
 def test_classify_refuses_a_model_without_classes(run: Run, mae_folder: str) -> None:
     code, _, err = run("classify", "a/cat.jpg", "--model", mae_folder)
     assert code == 2
-    assert err.splitlines()[-1].startswith("hierax: this model is one for mae; classify needs a classifier")
+    assert err.splitlines()[-1].startswith("hierax: this model is for mae; classify needs a classifier")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
@@ -184,7 +184,7 @@ def test_reconstruct_says_whose_statistics_it_used(here: Path, mae_folder: str) 
     visible, true = (
         next(reconstruct(["a/cat.jpg"], model=mae_folder, statistics=s)).tiles[2] for s in ("visible", "true")
     )
-    assert visible.note == "brightness and contrast guessed from visible patches"
+    assert visible.note == "brightness and contrast estimated from visible patches"
     assert "leaks" in true.note
     assert visible.picture.tobytes() != true.picture.tobytes()
 

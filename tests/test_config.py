@@ -163,7 +163,7 @@ def test_equal_configurations_are_equal_and_hash_alike() -> None:
 
 
 def test_replace_checks_names_and_values() -> None:
-    with pytest.raises(ValueError, match=r"'embed_dims' is no field.*embed_dim"):
+    with pytest.raises(ValueError, match=r"'embed_dims' is not a field.*embed_dim"):
         image_config().replace(embed_dims=3)
     with pytest.raises(ValueError, match="embed_dim is 0"):
         image_config().replace(embed_dim=0)
@@ -365,13 +365,13 @@ def test_only_the_small_abs_win_variant_has_the_pooled_shortcut() -> None:
 
 
 def test_an_unknown_variant_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ValueError, match=r"'hiera_medium_224' is no variant.*hiera_tiny_224"):
+    with pytest.raises(ValueError, match=r"'hiera_medium_224' is not a variant.*hiera_tiny_224"):
         variant_config("hiera_medium_224")
 
 
 def test_overrides_of_a_variant_are_checked() -> None:
     assert variant_config("hiera_tiny_224", num_channels=4).num_channels == 4
-    with pytest.raises(ValueError, match="'channels' is no field"):
+    with pytest.raises(ValueError, match="'channels' is not a field"):
         variant_config("hiera_tiny_224", channels=4)
 
 

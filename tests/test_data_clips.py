@@ -95,7 +95,7 @@ def test_two_videos_of_one_name_are_two_samples_of_its_label(tmp_path: Path) -> 
 
 
 def test_statistics_of_videos_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="holds videos; statistics are of pictures and arrays"):
+    with pytest.raises(ValueError, match="holds videos; expected images or arrays"):
         dataset_statistics(folder)
 
 
@@ -157,10 +157,10 @@ def test_what_cannot_be_read_is_named(folder: Path) -> None:
 
 
 def test_pictures_for_a_model_of_clips_and_the_reverse_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the data are videos, the model takes 2 axes"):
+    with pytest.raises(ValueError, match="the data is videos; the model takes 2 axes"):
         view(folder, size=(48, 64))
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match="the data are pictures, the model takes 3 axes"):
+    with pytest.raises(ValueError, match="the data is images; the model takes 3 axes"):
         view(tmp_path / "b.png")
 
 
@@ -215,5 +215,5 @@ def test_evaluation_sees_several_views(folder: Path) -> None:
 
 def test_several_views_of_pictures_are_refused(tmp_path: Path) -> None:
     Image.fromarray(numbered(3)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match="views are of videos; the data are pictures"):
+    with pytest.raises(ValueError, match="views are only for videos; the data is images"):
         EvaluationView(open_dataset(tmp_path / "b.png"), RECORD, size=(48, 64), views=(2, 1))

@@ -87,17 +87,17 @@ def test_labels_that_are_of_no_use_are_not_read(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("name,run\n", "its first line is name, run; expected names of columns, with path among them, or a file"),
-        ("path,label\n", "no rows below the names"),
+        ("path,label\n", "no rows below the column names"),
         ("path,label\na.mp4,\nb.mp4,x\n", "row 1: no label"),
         ("path,start\na.mp4,soon\n", "line 2: start is 'soon'; expected seconds, 0 or more"),
         ("path,start\na.mp4,-1\n", "line 2: start is '-1'"),
         ("path,start\na.mp4,inf\n", "line 2: start is 'inf'"),
-        ("path,start,end\na.mp4,2,1\n", "line 2: it ends at 1 s, but starts at 2 s"),
-        ("path,end\na.mp4,0\n", "line 2: it ends at 0 s, but starts at 0 s"),
+        ("path,start,end\na.mp4,2,1\n", "line 2 ends at 1 s, but starts at 2 s"),
+        ("path,end\na.mp4,0\n", "line 2 ends at 0 s, but starts at 0 s"),
         ("path,label\n,x\n", "line 2: no path"),
         ("a.mp4 0\nb.mp4 riding a bike\n", "line 2: 'b.mp4 riding a bike'; expected a file, or a file and a label"),
-        ("path\na.mp4\nb.png\n", "holds pictures and videos, such as b.png and a.mp4; expected one kind"),
-        ("path,start\nb.png,1\n", "line 2: b.png is a picture; start and end are of videos"),
+        ("path\na.mp4\nb.png\n", "holds images and videos, such as b.png and a.mp4; expected one kind"),
+        ("path,start\nb.png,1\n", "line 2: b.png is an image; start and end are only for videos"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -134,5 +134,5 @@ def test_a_damaged_parquet_list_is_named(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "list.parquet").read_bytes())
     content[40:4000] = bytes(3960)
     (tmp_path / "list.parquet").write_bytes(content)
-    with pytest.raises(ValueError, match=r"list.parquet: a damaged parquet file, or none"):
+    with pytest.raises(ValueError, match=r"list.parquet: damaged, or not a parquet file"):
         open_list(tmp_path / "list.parquet")

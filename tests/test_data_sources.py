@@ -79,13 +79,13 @@ def test_what_cannot_be_opened_is_named_with_what_is_allowed(tmp_path: Path) -> 
     (tmp_path / "zipped").mkdir()
     (tmp_path / "zipped" / "0.tar.gz").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("text")
-    refused(tmp_path / "missing", "missing: no such file or folder", "expected pictures")
-    refused(tmp_path / "empty", "empty: nothing to read", "expected pictures (.jpg, .png, .webp, …), videos")
-    refused(tmp_path / "mixed", "holds 1 file(s) beside folders", "1.png beside cat", "mixed/**/*'")
-    refused(tmp_path / "hollow", "dog has no pictures (1 such)", "some in every class folder")
-    refused(tmp_path / "kinds", "holds 1 pictures and 1 tar shards", "expected one kind")
+    refused(tmp_path / "missing", "missing: no such file or folder", "expected images")
+    refused(tmp_path / "empty", "empty: nothing to read", "expected images (.jpg, .png, .webp, …), videos")
+    refused(tmp_path / "mixed", "holds 1 file(s) beside class folders", "1.png beside cat", "mixed/**/*'")
+    refused(tmp_path / "hollow", "dog has no images (1 such)", "some in each class folder")
+    refused(tmp_path / "kinds", "holds 1 images and 1 tar shards", "expected one kind")
     refused(tmp_path / "sides", "holds a training set in train/", "sides/train")
-    refused(tmp_path / "zipped", "1 compressed shard(s)", "unpacked to plain .tar")
+    refused(tmp_path / "zipped", "1 compressed shard(s)", "unpack them to plain .tar")
     refused(tmp_path / "zipped" / "0.tar.gz", "0.tar.gz: a compressed shard; unpack it")
     refused(
         tmp_path / "notes.txt", "notes.txt: its first line is text; expected names of columns, with path among them"
@@ -155,7 +155,7 @@ def test_a_member_that_ends_behind_its_shard_is_named(tmp_path: Path) -> None:
     member = tarfile.TarInfo("a.png")
     member.size = 10**15
     (tmp_path / "0.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + PNG)
-    refused(tmp_path / "0.tar", "0.tar: a damaged tar file, or none: a.png ends behind the end of the file")
+    refused(tmp_path / "0.tar", "0.tar: damaged, or not a tar file: a.png extends past the end of the file")
 
 
 def test_a_range_of_shards_is_read_in_order(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_shards_without_labels_have_no_classes(tmp_path: Path) -> None:
         ({"1.png": PNG, "1.json": {"label": "cat"}}, "label in 1.json holds 'cat'"),
         ({"1.png": PNG, "1.json": b"{'label': 1}"}, "1.json is not JSON"),
         ({"1.png": PNG, "1.cls": 1, "2.png": PNG}, "1 of 2 samples have no label, such as sample 1"),
-        ({"1.txt": "text"}, "no pictures in 1 shard(s)"),
+        ({"1.txt": "text"}, "no images in 1 shard(s)"),
     ],
 )
 def test_a_shard_of_bad_samples_is_named(tmp_path: Path, members: dict[str, Any], problem: str) -> None:
@@ -212,7 +212,7 @@ def test_a_damaged_shard_is_never_read_in_part(tmp_path: Path) -> None:
     step = whole.index(b"1.png\0")
     for damaged in (whole[: step + 700], whole[:step] + b"\x01" * 512 + whole[step + 512 :], b"no tar file" * 99, b""):
         path.write_bytes(damaged)
-        refused(path, "0.tar: a damaged tar file, or none")
+        refused(path, "0.tar: damaged, or not a tar file")
     path.write_bytes(whole.rstrip(b"\0") + b"\0" * (-len(whole.rstrip(b"\0")) % 512))
     assert len(open_dataset(path)) == 4  # some writers leave out the blocks of zeros at the end
     path.write_bytes(gzip.compress(whole))
@@ -294,7 +294,7 @@ def test_labels_that_are_not_asked_for_may_be_anything(tmp_path: Path, members: 
 def test_class_folders_may_be_empty_where_labels_are_not_asked_for(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, "cat/1.png", "dog/2.png")
     (folder / "bird").mkdir()
-    refused(folder, "bird has no pictures (1 such)")
+    refused(folder, "bird has no images (1 such)")
     assert len(open_dataset(folder, labels=False)) == 2
     np.save(folder / "x.npy", np.zeros((3, 2, 4)))
     np.save(folder / "x.labels.npy", np.array([None, {}]), allow_pickle=True)

@@ -79,7 +79,7 @@ def test_no_fraction_draws_nothing_and_all_is_too_much() -> None:
     whole = labelled(3)
     assert drawn(whole, fraction=0, seed=0) == (whole, None)
     for dataset, fraction in ((whole, 1.0), (labelled(1), 0.5)):
-        with pytest.raises(ValueError, match=r"validation_fraction is .* leaves one side empty"):
+        with pytest.raises(ValueError, match=r"validation_fraction is .* leaves one of the two sets empty"):
             drawn(dataset, fraction=fraction, seed=0)
 
 
@@ -208,7 +208,7 @@ def test_of_several_splits_beside_a_training_set_one_to_validate_on_comes_first(
 def test_folders_that_hold_the_same_folders_are_not_taken_for_classes(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
         class_folders(tmp_path / name)
-    with pytest.raises(ValueError, match=r"hold the same folders \(cat, dog\).*--validation.*list \(\.csv\)"):
+    with pytest.raises(ValueError, match=r"hold folders of the same names \(cat, dog\).*--validation.*list \(\.csv\)"):
         open_splits(tmp_path, fraction=0.5, seed=0)
     assert len(open_splits(tmp_path, fraction=0, seed=0, labels=False)[0]) == 4 * len(names), "no labels, no question"
 

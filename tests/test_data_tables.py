@@ -43,7 +43,7 @@ def test_files_that_are_named_by_splits_are_kept_apart(tmp_path: Path, features:
     assert len(open_dataset(folder, split="test")) == 1
     refused(folder, "has no split 'val'; it has test, train", split="val")
     write_parquet(folder / "more.parquet", rows(1, label=[1]), features)
-    refused(folder, "more.parquet belongs to no split")
+    refused(folder, "more.parquet is not named after a split")
 
 
 @pytest.mark.usefixtures("features")
@@ -95,7 +95,7 @@ def test_a_row_without_a_picture_is_one_that_cannot_be_read(tmp_path: Path) -> N
     columns["image"][1] = None
     found = open_dataset(write_parquet(tmp_path / "0.parquet", columns), labels=False)
     assert found.sample(0).label is None
-    with pytest.raises(ValueError, match=r"0\.parquet\[1\]: no picture in column image"):
+    with pytest.raises(ValueError, match=r"0\.parquet\[1\]: no image in column image"):
         found.sample(1)
 
 

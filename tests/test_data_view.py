@@ -221,9 +221,9 @@ def test_crops_have_the_shares_and_aspects_that_are_asked_for(size: tuple[int, i
     [
         ({"crop_scale": (0.5, 0.2)}, r"crop_scale is \(0.5, 0.2\)"),
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
-        ({"rand_augment": (11.0, 0.5)}, "a magnitude of 0 to 10"),
-        ({"rand_augment": (9.0, 0.5), "channels": 4}, "rand_augment is for 1 or 3 channels, not for 4"),
-        ({"erasing": 1.5}, "erasing is 1.5; allowed: 0 to 1"),
+        ({"rand_augment": (11.0, 0.5)}, "a magnitude from 0 to 10"),
+        ({"rand_augment": (9.0, 0.5), "channels": 4}, "rand_augment needs 1 or 3 channels, not 4"),
+        ({"erasing": 1.5}, "erasing is 1.5; expected a number from 0 to 1"),
     ],
 )
 def test_augmentation_that_cannot_be_is_refused(changes: dict[str, Any], text: str) -> None:
@@ -233,9 +233,9 @@ def test_augmentation_that_cannot_be_is_refused(changes: dict[str, Any], text: s
 
 @pytest.mark.parametrize("size", [(64,), (4, 16, 16)])
 def test_pictures_are_refused_for_models_of_other_axes(size: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"the data are pictures, the model takes {len(size)} axes"):
+    with pytest.raises(ValueError, match=rf"the data is images; the model takes {len(size)} axes"):
         training([PNG], size)
-    with pytest.raises(ValueError, match="the data are pictures"):
+    with pytest.raises(ValueError, match="the data is images"):
         EvaluationView(Listed([PNG]), Preprocessing(), size=size)
 
 
@@ -251,7 +251,7 @@ def test_what_cannot_be_read_is_named_with_its_problem(tmp_path: Path) -> None:
         assert problem(view, keys[0]).startswith("s0: not an image")
         assert problem(view, keys[1]) == "s1: no such file"
         assert problem(view, keys[2]) == "sample 2: no connection"
-        assert problem(view, keys[3]).startswith("s3: NoneType is no picture")
+        assert problem(view, keys[3]).startswith("s3: NoneType is not an image")
 
 
 def test_a_bad_sample_is_replaced_by_the_next_of_its_part() -> None:
@@ -301,7 +301,9 @@ def test_evaluation_always_sees_the_same() -> None:
 
 def test_a_record_of_another_size_is_refused() -> None:
     for chosen in (record(), record(do_center_crop=False), record(do_center_crop=False, do_resize=False)):
-        with pytest.raises(ValueError, match=r"the record's pictures are of .*; expected height and width \(32, 32\)"):
+        with pytest.raises(
+            ValueError, match=r"the images have .* after preprocessing; expected height and width \(32, 32\)"
+        ):
             EvaluationView(Listed([PNG]), chosen, size=(32, 32))
 
 
@@ -362,7 +364,7 @@ def test_whole_numbers_become_floats() -> None:
 def test_arrays_that_do_not_fit_are_named() -> None:
     good = np.zeros((3, 20))
     bad = [np.zeros((2, 20)), np.zeros((3, 9)), np.zeros((3, 20, 20)), np.full((3, 20), np.nan), np.zeros(())]
-    texts = ["shape [2, 20]; expected [3, 16]", "at least 16 are needed on axis 1", "[3, 20, 20]", "not finite", "[]"]
+    texts = ["shape [2, 20]; expected [3, 16]", "expected at least 16 on axis 1", "[3, 20, 20]", "not finite", "[]"]
     contents = [good, *bad]
     views = training(contents, (16,)), EvaluationView(Listed(contents), Preprocessing(), size=(16,))
     for i, text in enumerate(texts, start=1):

@@ -122,7 +122,7 @@ def test_pixels_of_another_shape_are_refused(kind: str, shape: tuple[int, ...], 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
 def test_integer_pixels_are_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=f"dtype {dtype}; expected normalised floating-point"):
+    with pytest.raises(ValueError, match=f"dtype {dtype}; expected normalized floating-point"):
         encoder(image_config())(torch.zeros(1, 3, 64, 64, dtype=dtype))
 
 

@@ -180,7 +180,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, options: dict[str, A
 
 
 def test_a_mae_is_refused_at_a_size_that_is_not_whole_units(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="masked image modelling takes multiples of 32x32"):
+    with pytest.raises(ValueError, match="masked image modeling expects multiples of 32x32"):
         hierax.export(make("mae"), tmp_path / "out", format="pt2", size=70)
 
 

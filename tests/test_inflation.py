@@ -88,7 +88,7 @@ def test_of_a_masked_autoencoder_the_encoder_is_left() -> None:
     [
         ({"frames": 7}, "frames is 7; expected a multiple of 2"),
         ({"frames": 0}, "frames is 0; expected a multiple of 2"),
-        ({"patch": "median"}, "patch is 'median'; allowed: 'centre', 'mean'"),
+        ({"patch": "median"}, "patch is 'median'; expected one of 'centre', 'mean'"),
     ],
 )
 def test_what_cannot_be_is_named(arguments: dict[str, Any], problem: str) -> None:
@@ -97,5 +97,5 @@ def test_what_cannot_be_is_named(arguments: dict[str, Any], problem: str) -> Non
 
 
 def test_a_model_of_clips_is_refused() -> None:
-    with pytest.raises(ValueError, match="takes 3 axes; expected a model of pictures"):
+    with pytest.raises(ValueError, match="takes 3 axes; expected an image model"):
         hierax.inflate(hierax.HieraForVideoClassification(video_config()))

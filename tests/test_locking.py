@@ -115,5 +115,5 @@ def test_a_disk_without_locks_is_warned_of(path: Path, monkeypatch: pytest.Monke
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(module.fcntl, "flock", flock)
-    with pytest.warns(NoLocks, match="this disk has no locks of files: start one process at a time"), locked(path):
+    with pytest.warns(NoLocks, match="this disk has no file locks; run one process at a time"), locked(path):
         pass

@@ -206,11 +206,11 @@ def test_the_decoders_positions_are_resized_to_the_input() -> None:
 @pytest.mark.parametrize(
     ("kind", "size", "message"),
     [
-        ("image", (70, 100), "70x100 pixels.*multiples of 32x32, the nearest being 64x96 or 96x128"),
-        ("image", (64, 65), "the nearest being 64x64 or 64x96"),
-        ("image", (20, 64), "20x64 pixels.*the nearest being 32x64$"),
-        ("video", (7, 64, 64), "7x64x64 pixels.*multiples of 2x32x32, the nearest being 6x64x64 or 8x64x64"),
-        ("line", (500,), "500 pixels.*multiples of 32, the nearest being 480 or 512"),
+        ("image", (70, 100), "70x100 pixels.*multiples of 32x32; the nearest sizes are 64x96 or 96x128"),
+        ("image", (64, 65), "the nearest sizes are 64x64 or 64x96"),
+        ("image", (20, 64), "20x64 pixels.*the nearest sizes are 32x64$"),
+        ("video", (7, 64, 64), "7x64x64 pixels.*multiples of 2x32x32; the nearest sizes are 6x64x64 or 8x64x64"),
+        ("line", (500,), "500 pixels.*multiples of 32; the nearest sizes are 480 or 512"),
     ],
 )
 def test_sizes_that_are_no_multiples_are_refused_with_the_nearest(

@@ -48,7 +48,7 @@ def test_every_listed_model_can_be_made_and_nothing_else() -> None:
         with torch.device("meta"):
             create_model(name)
     with pytest.raises(
-        ValueError, match=r"'hiera_nano_224' is no variant.*; variants are hiera_femto_160, hiera_tiny_224"
+        ValueError, match=r"'hiera_nano_224' is not a variant.*; variants are hiera_femto_160, hiera_tiny_224"
     ):
         create_model("hiera_nano_224")
 
@@ -58,7 +58,7 @@ def test_overrides_are_fields_of_the_configuration() -> None:
         model: Any = create_model("hiera_tiny_224", num_labels=7, num_channels=4, num_query_pool=2, depths=(1, 1, 1, 1))
     assert model.head.weight.shape == (7, 768)
     assert model.config.depths == (1, 1, 1, 1)
-    with pytest.raises(ValueError, match=r"'num_classes' is no field .*did you mean num_labels.*; fields are"):
+    with pytest.raises(ValueError, match=r"'num_classes' is not a field .*did you mean num_labels.*; fields are"):
         create_model("hiera_tiny_224", num_classes=7)
     with pytest.raises(ValueError, match="drop_path_rate is 2; expected"):
         create_model("hiera_tiny_224", drop_path_rate=2)

@@ -128,7 +128,7 @@ def test_a_rectangle_sees_as_much_of_an_image_as_the_square(here: Path) -> None:
     square = Preprocessing().replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
     record = sized(square, image_config(), size=(128, 192))
     assert (record.size, record.crop_size) == ({"shortest_edge": 216}, {"height": 128, "width": 192})
-    with pytest.raises(ValueError, match="its shorter side"):
+    with pytest.raises(ValueError, match="the shorter side"):
         sized(square, image_config(), size=(128, 192), whole=True)
 
 
@@ -267,10 +267,10 @@ def test_an_export_of_a_mae_reconstructs(run: Run, exports: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "model", "said"),
     [
-        ("features a -o out", "classes", "is one for classification and gives no feature maps; expected a checkpoint"),
-        ("features a -o out --attention", "maps", "attention is asked for, which engines and exports do not give"),
-        ("reconstruct a -o x.png", "classes", "is one for classification; reconstruct needs a MAE model"),
-        ("classify a", "maps", "is one for backbone; classify needs a classifier"),
+        ("features a -o out", "classes", "is for classification and gives no feature maps; expected a checkpoint"),
+        ("features a -o out --attention", "maps", "attention was requested, but engines and exports do not give it"),
+        ("reconstruct a -o x.png", "classes", "is for classification; reconstruct needs a MAE model"),
+        ("classify a", "maps", "is for backbone; classify needs a classifier"),
         ("classify a --size 96", "classes", "was exported for 64x64 alone"),
         ("classify a --precision bf16", "classes", "is an export for the CPU"),
     ],

@@ -222,13 +222,13 @@ def test_without_a_crop_pictures_of_different_sizes_come_as_a_list_or_not_at_all
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(TypeError, match=r"'sise' is no field .* do_resize, size, resample"):
+    with pytest.raises(TypeError, match=r"'sise' is not a field .* do_resize, size, resample"):
         HieraImageProcessor(sise=3)
-    with pytest.raises(ValueError, match=r"max_pixels is 0; allowed"):
+    with pytest.raises(ValueError, match=r"max_pixels is 0; expected"):
         HieraImageProcessor(max_pixels=0)
     with pytest.raises(ValueError, match="images is empty"):
         HieraImageProcessor()([])
-    with pytest.raises(ValueError, match="return_tensors is 'tf'; allowed"):
+    with pytest.raises(ValueError, match="return_tensors is 'tf'; expected"):
         HieraImageProcessor()(noise(9, 9), return_tensors="tf")  # pyright: ignore[reportArgumentType]
 
 
@@ -240,7 +240,7 @@ def test_the_batch_splats_into_a_model_and_moves() -> None:
     assert batch.to("meta", torch.float32).pixel_values.device.type == "meta"
     assert batch["pixel_values"].dtype == torch.float32
     assert BatchFeature(ids=torch.ones(1, dtype=torch.int64)).to(torch.float16).ids.dtype == torch.int64
-    with pytest.raises(AttributeError, match="no 'labels' in this batch; it holds pixel_values"):
+    with pytest.raises(AttributeError, match="'labels' is not in this batch; it holds pixel_values"):
         _ = batch.labels
     with pytest.raises(TypeError, match="return_tensors='pt'"):
         HieraImageProcessor()(noise(60, 50), return_tensors="np").to("cpu")
@@ -285,7 +285,7 @@ def test_files_fill_records_of_one_or_four_channels() -> None:
     file = io.BytesIO()
     Image.fromarray(rgba).save(file, "PNG")
     assert torch.equal(four(file.getvalue()).pixel_values, four(rgba).pixel_values)
-    with pytest.raises(ValueError, match="image: colour mode RGB; 4 channels of 8 bits are expected"):
+    with pytest.raises(ValueError, match="image: color mode RGB; expected 4 channels of 8 bits"):
         four(image)
 
 
@@ -308,7 +308,7 @@ def test_from_pretrained_reads_what_save_pretrained_wrote(tmp_path: Path, monkey
     assert processor.crop_size == {"height": 96, "width": 96}
     assert processor.fast
     assert asked == {"revision": "main", "cache_dir": None, "token": None, "local_files_only": False}
-    with pytest.raises(TypeError, match="'crop' is no field"):
+    with pytest.raises(TypeError, match="'crop' is not a field"):
         AutoImageProcessor.from_pretrained(tmp_path / "new" / "folder", crop=96)
 
 

@@ -94,7 +94,11 @@ def test_signals_are_fine_tuned_by_the_recipe_for_pictures(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("shape", "changes", "message"),
     [
-        ((8, 500), {"image_size": None}, "masked image modelling takes multiples of 32, the nearest being 480 or 512"),
+        (
+            (8, 500),
+            {"image_size": None},
+            "masked image modeling expects multiples of 32; the nearest sizes are 480 or 512",
+        ),
         ((8, 512), {"image_size": (64, 64)}, r"model takes \[8, 64, 64\]; image_size=none takes the size of the data"),
         ((8, 512), {"image_size": (1024,)}, "at least 1024 are needed on axis 1"),
     ],

@@ -248,7 +248,7 @@ def test_a_rank_that_is_gone_ends_the_others_in_one_sentence(data: Path, tmp_pat
 FAULTS = {
     "loading": (
         "import hierax.data.view as v; v.TrainingView.__getitem__ = lambda self, d: v.Unreadable('a.png', 0, 'bad')",
-        "none of 13 samples could be read, those of a batch and others in their place; the first: a.png: bad",
+        "none of 13 samples could be read (a batch and the samples tried in their place); the first: a.png: bad",
     ),
     "evaluation": (
         "import hierax.train.predictions as e; e.evaluation_loader = lambda *a, **k: open('/gone')",

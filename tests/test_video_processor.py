@@ -180,7 +180,7 @@ def test_path_bytes_array_tensor_and_list_are_videos(plain: HieraVideoProcessor,
     [
         ([], "videos is empty"),
         ([b"x", b"y"], r"videos\[0\]: not a video"),
-        (np.zeros((4, 5), np.uint8), r"video: shape \[4, 5\]; frames \[time, height, width, channels\] are expected"),
+        (np.zeros((4, 5), np.uint8), r"video: shape \[4, 5\]; expected frames \[time, height, width, channels\]"),
         ([np.zeros((48, 64, 3), np.uint8), np.zeros((40, 64, 3), np.uint8)], "frame 1 has shape"),
         ([np.zeros((2, 48, 64, 3), np.uint8), np.zeros((3, 48, 64, 3), np.uint8)], "one tensor needs one shape"),
     ],
@@ -196,10 +196,10 @@ def test_what_is_no_video_is_named(plain: HieraVideoProcessor, given: Any, probl
         (lambda: HieraVideoProcessor(num_frames=None), "it is for images, not for clips"),
         (
             lambda: HieraVideoProcessor(short="stop"),  # type: ignore[arg-type]
-            "short is 'stop'; allowed: 'hold', 'loop'",
+            "short is 'stop'; expected one of 'hold', 'loop'",
         ),
         (lambda: HieraVideoProcessor()(b"x", views=(0, 1)), r"views is \(0, 1\)"),
-        (lambda: HieraVideoProcessor()(np.zeros((1, 8, 8, 3), np.uint8), fps=0), "fps is 0; allowed: above 0"),
+        (lambda: HieraVideoProcessor()(np.zeros((1, 8, 8, 3), np.uint8), fps=0), "fps is 0; expected a number above 0"),
         (
             lambda: HieraVideoProcessor()(b"x", return_tensors="tf"),  # type: ignore[arg-type]
             "return_tensors is 'tf'",

@@ -242,7 +242,7 @@ def test_raw_predictions_need_no_statistics() -> None:
     _, visible = masked(config, pixels=pixels)
     made = viz.reconstruct_pixels(pixels, patchify(pixels, config), visible, config=config)
     assert torch.allclose(made, pixels)
-    assert "as they are" in viz.statistics_note(config, "true")
+    assert "unnormalized" in viz.statistics_note(config, "true")
 
 
 def test_other_statistics_are_refused() -> None:
@@ -253,7 +253,7 @@ def test_other_statistics_are_refused() -> None:
 
 
 def test_captions_say_that_true_statistics_leak() -> None:
-    assert "leaks" in viz.statistics_note(image_config(**MAE), "true")
+    assert "part of the answer" in viz.statistics_note(image_config(**MAE), "true")
     assert "leaks" not in viz.statistics_note(image_config(**MAE), "visible")
 
 

@@ -121,8 +121,8 @@ class HieraConfig:
             self._derive()
         elif name in _field_names():
             raise AttributeError(
-                f"{name} cannot be changed after a model was built from it; config.replace({name}=…) makes another "
-                "configuration, and from_pretrained takes it as an argument"
+                f"{name} cannot be changed after a model was built from this configuration; config.replace({name}=…) "
+                "makes a new configuration, and from_pretrained takes it as an argument"
             )
         else:
             object.__setattr__(self, name, value)
@@ -292,7 +292,7 @@ def _require_fields(names: Iterable[str]) -> None:
     for name in sorted(set(names) - known):
         meant = _OTHERS_NAMES.get(name)
         near = f" (did you mean {meant}?)" if meant else did_you_mean(name, known)
-        raise ValueError(f"{name!r} is no field of HieraConfig{near}; fields are {', '.join(sorted(known))}")
+        raise ValueError(f"{name!r} is not a field of HieraConfig{near}; fields are {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True)
@@ -354,6 +354,6 @@ def variant_config(name: str, **overrides: Any) -> HieraConfig:
     """
     if name not in VARIANTS:
         near = did_you_mean(name, VARIANTS)
-        raise ValueError(f"{name!r} is no variant{near}; variants are {', '.join(VARIANTS)}")
+        raise ValueError(f"{name!r} is not a variant{near}; variants are {', '.join(VARIANTS)}")
     _require_fields(overrides)
     return HieraConfig(**{**VARIANTS[name], **overrides})

@@ -25,7 +25,7 @@ def find_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(_problem(str(name))) from error
     if place.type == "meta":
-        raise ValueError("device is 'meta', which holds no numbers; expected auto, cpu, cuda or mps")
+        raise ValueError("device is 'meta', which holds no values; expected auto, cpu, cuda or mps")
     return place
 
 
@@ -45,8 +45,8 @@ def missing_cuda() -> str | None:
         return None
     here = f"this PyTorch ({torch.__version__})"
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"{here} is built without CUDA; pip install --force-reinstall torch brings it (or see pytorch.org)"
-    return f"{here} is built with CUDA, but finds no GPU or no driver for it (see nvidia-smi)"
+        return f"{here} is built without CUDA; pip install --force-reinstall torch installs it (or see pytorch.org)"
+    return f"{here} is built with CUDA, but no GPU or driver was found (see nvidia-smi)"
 
 
 def _problem(name: str) -> str:

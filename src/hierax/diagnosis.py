@@ -117,7 +117,7 @@ def caches() -> list[dict[str, Any]]:
     places = [
         (default_folder(), "compiled models of the engine"),
         (Path(constants.HF_HUB_CACHE), "checkpoints from the Hugging Face Hub"),
-        (Path(constants.HF_HOME) / "datasets", "data sets from the Hugging Face Hub"),
+        (Path(constants.HF_HOME) / "datasets", "datasets from the Hugging Face Hub"),
         (Path(os.environ.get("MPLCONFIGDIR") or base / "matplotlib"), "fonts of matplotlib"),
         (base / "Microsoft" / "DeveloperTools", "an id of ONNX Runtime"),
         (Path.home() / "intel" / "openvino_ga_cid", "an id of OpenVINO's tools"),

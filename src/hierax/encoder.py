@@ -204,7 +204,7 @@ class Hiera(Pretrained):
             expected = ", ".join(("batch", str(config.num_channels), *names))
             raise ValueError(f"pixel_values has shape {list(shape)}; expected [{expected}]")
         if not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values has dtype {pixel_values.dtype}; expected normalised floating-point pixels")
+            raise ValueError(f"pixel_values has dtype {pixel_values.dtype}; expected normalized floating-point pixels")
         return config.unit_grid(shape[2:])
 
     def checked_keep(self, keep: Tensor, batch: int, units: Sequence[int]) -> Tensor:

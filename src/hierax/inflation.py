@@ -46,11 +46,11 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
 
     model = source if isinstance(source, Pretrained) else load(os.fspath(source))
     if model.config.axes != 2:
-        raise ValueError(f"{type(model).__name__} takes {model.config.axes} axes; expected a model of pictures")
+        raise ValueError(f"{type(model).__name__} takes {model.config.axes} axes; expected an image model")
     if frames < 2 or frames % 2:
         raise ValueError(f"frames is {frames}; expected a multiple of 2, the frames of a token")
     if patch not in get_args(Patch):
-        raise ValueError(f"patch is {patch!r}; allowed: {', '.join(map(repr, get_args(Patch)))}")
+        raise ValueError(f"patch is {patch!r}; expected one of {', '.join(map(repr, get_args(Patch)))}")
     config = inflated_config(model.config, frames=frames)
     classifier = isinstance(model, HieraForImageClassification)
     with torch.device("meta"):

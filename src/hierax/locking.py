@@ -112,7 +112,7 @@ def _acquired(path: Path, shared: bool, wait: bool, on_wait: Callable[[str], obj
 def _take(handle: int, *, shared: bool, wait: bool, on_wait: Callable[[str], object] | None) -> bool:
     """Locks an open file; returns False where there are no locks."""
     if fcntl is None:
-        warnings.warn("this system has no locks of files: start one process at a time", NoLocks, stacklevel=4)
+        warnings.warn("this system has no file locks; run one process at a time", NoLocks, stacklevel=4)
         return False
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -130,7 +130,7 @@ def _take(handle: int, *, shared: bool, wait: bool, on_wait: Callable[[str], obj
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
             raise
-        warnings.warn("this disk has no locks of files: start one process at a time", NoLocks, stacklevel=4)
+        warnings.warn("this disk has no file locks; run one process at a time", NoLocks, stacklevel=4)
         return False
     return True
 

@@ -146,6 +146,6 @@ def check_mae_size(size: Sequence[int], config: HieraConfig) -> None:
         above = "x".join(str(-(-s // u) * u) for s, u in pairs)
         nearest = below if below == above else f"{below} or {above}"
         raise ValueError(
-            f"pixel_values is {'x'.join(map(str, size))} pixels; masked image modelling takes multiples of "
-            f"{'x'.join(str(u) for _, u in pairs)}, the nearest being {nearest}"
+            f"pixel_values is {'x'.join(map(str, size))} pixels; masked image modeling expects multiples of "
+            f"{'x'.join(str(u) for _, u in pairs)}; the nearest sizes are {nearest}"
         )

@@ -58,7 +58,9 @@ class Task(Pretrained, Generic[_Output]):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Indices `[B, K]` of the mask units to see, and the ranks of the noise; None and None for no mask."""
         if keep is not None and (noise is not None or mask_ratio is not None):
-            raise ValueError(f"keep and {'noise' if noise is not None else 'mask_ratio'} are both given; expected one")
+            raise ValueError(
+                f"keep and {'noise' if noise is not None else 'mask_ratio'} are both given; expected one of them"
+            )
         if keep is None and noise is None and mask_ratio is None:
             return None, None
         units = self.encoder.unit_grid(pixels)

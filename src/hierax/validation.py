@@ -97,7 +97,9 @@ def _check_together(config: HieraConfig) -> None:
     """Raises the `ValueError` that names the first field whose value does not go with those of others."""
     most, names, features = config.stages - 1, config.stage_names, config.out_features
     _require(config, config.num_query_pool <= most, "num_query_pool", f"at most {most} with {most + 1} stages")
-    _require(config, min(config.dims) >= 1, "embed_dim_multiplier", "a factor that leaves every stage a channel")
+    _require(
+        config, min(config.dims) >= 1, "embed_dim_multiplier", "a factor that leaves at least one channel in each stage"
+    )
     fits = all(heads >= 1 and dim % heads == 0 for dim, heads in zip(config.dims, config.num_heads, strict=True))
     _require(config, fits, "num_heads", f"divisors of the widths {config.dims}")
     _require(config, config.decoder_hidden_size % config.decoder_num_heads == 0, "decoder_num_heads",

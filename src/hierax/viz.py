@@ -289,10 +289,10 @@ def reconstruct_pixels(
 def statistics_note(config: HieraConfig, statistics: Statistics) -> str:
     """What a caption must say of the brightness and contrast of a reconstruction."""
     if not config.normalize_pixel_loss:
-        return "the model predicts pixels as they are"
+        return "the model predicts unnormalized pixels"
     if statistics == "visible":
-        return "brightness and contrast guessed from visible patches"
-    return "brightness and contrast taken from the hidden patches: the answer leaks in"
+        return "brightness and contrast estimated from visible patches"
+    return "brightness and contrast taken from the hidden patches, so part of the answer is given"
 
 
 # -- sheets -------------------------------------------------------------------------------------------------------

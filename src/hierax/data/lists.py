@@ -109,19 +109,19 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
             raise ValueError(f"{where}: no path")
         start, end = (_moment(row.get(name), name, where) for name in ("start", "end"))
         if end != _NONE and end <= max(start, 0):
-            raise ValueError(f"{where}: it ends at {end / _FINE:g} s, but starts at {max(start, 0) / _FINE:g} s")
+            raise ValueError(f"{where} ends at {end / _FINE:g} s, but starts at {max(start, 0) / _FINE:g} s")
         picture = os.path.splitext(entry)[1].lower() in IMAGE_SUFFIXES
         if picture and (start, end) != (_NONE, _NONE):
-            raise ValueError(f"{where}: {entry} is a picture; start and end are of videos")
+            raise ValueError(f"{where}: {entry} is an image; start and end are only for videos")
         kinds.setdefault(picture, entry)
         paths.append(os.path.join(path.parent, entry))
         parts.append((start, end))
         names.append(_text(row.get("label")) if labels else "")
     if not paths:
-        raise ValueError(f"{path}: no rows below the names of the columns")
+        raise ValueError(f"{path}: no rows below the column names")
     if len(kinds) > 1:
         some = f"{kinds[True]} and {kinds[False]}"
-        raise ValueError(f"{path} holds pictures and videos, such as {some}; expected one kind")
+        raise ValueError(f"{path} holds images and videos, such as {some}; expected one kind")
     targets, classes = _classes(path, names)
     return FileList(Strings(paths), None if True in kinds else np.array(parts, np.int64), targets, classes)
 
@@ -171,7 +171,7 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
     if found == {""}:
         return None, ()
     if "" in found:
-        raise ValueError(f"{path}, row {names.index('') + 1}: no label; expected one in every row, or none at all")
+        raise ValueError(f"{path}, row {names.index('') + 1}: no label; expected a label in every row, or in no row")
     numeric = all(name.isdecimal() for name in found)
     classes = tuple(sorted(found, key=lambda name: (int(name), name) if numeric else (0, name)))
     number = {name: i for i, name in enumerate(classes)}
@@ -261,7 +261,7 @@ def _of_parquet(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[s
     except (OSError, ValueError) as error:
         if str(path) in str(error):
             raise
-        raise ValueError(f"{path}: a damaged parquet file, or none: {error}") from None
+        raise ValueError(f"{path}: damaged, or not a parquet file: {error}") from None
 
 
 def _text(value: Any) -> str:

@@ -64,7 +64,7 @@ class Order:
 
     def __post_init__(self) -> None:
         if self.samples < 1:
-            raise ValueError("the dataset is empty; at least one sample is expected")
+            raise ValueError("the dataset is empty; expected at least one sample")
         if self.repeats < 1 or self.batch < 1 or self.batch % self.repeats:
             raise ValueError(
                 f"batch_size is {self.batch}; expected a multiple of the repeated sampling, {self.repeats}"
@@ -107,7 +107,7 @@ def share(batch: list[Draw], *, rank: int, world: int, parts: int) -> list[list[
         ValueError: the batch cannot be shared out evenly.
     """
     if len(batch) % (world * parts):
-        raise ValueError(f"a batch of {len(batch)} cannot be shared by {world} rank(s) in {parts} part(s)")
+        raise ValueError(f"a batch of {len(batch)} cannot be divided among {world} rank(s) in {parts} part(s)")
     size = len(batch) // (world * parts)
     return [batch[(part * world + rank) * size :][:size] for part in range(parts)]
 

@@ -32,13 +32,13 @@ from hierax.processing.paths import (
 )
 
 _KINDS = (
-    dict.fromkeys(IMAGE_SUFFIXES, "pictures")
+    dict.fromkeys(IMAGE_SUFFIXES, "images")
     | dict.fromkeys(VIDEO_SUFFIXES, "videos")
     | {".tar": "tar shards", ".parquet": "parquet files", ".npy": "arrays"}
 )
 _SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk writes beside the rows
 _ALLOWED = (
-    "expected pictures (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files, .npy arrays or a list "
+    "expected images (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files, .npy arrays or a list "
     "(.csv, .txt)"
 )
 
@@ -129,7 +129,7 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
     """
     text = os.fspath(source)
     if not text:
-        raise ValueError(f"the data are an empty text; {_ALLOWED}")
+        raise ValueError(f"the data is an empty string; {_ALLOWED}")
     if os.path.exists(text) and not os.path.isdir(text):
         check_named(text)
     tables = tables_of(text, labels=labels)
@@ -226,16 +226,16 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
                 top_folders[top] += 1
             compressed += name.endswith(COMPRESSED)
     if not found:
-        also = f"; {compressed} compressed shard(s), which are to be unpacked to plain .tar" if compressed else ""
+        also = f"; {compressed} compressed shard(s); unpack them to plain .tar files" if compressed else ""
         raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}{_and(left)}")
-    if set(found) == {"pictures", "videos"}:  # what a camera leaves in one folder: the pictures are meant
+    if set(found) == {"images", "videos"}:  # what a camera leaves in one folder: the pictures are meant
         for top, path in zip(tops.pop("videos"), found.pop("videos"), strict=True):
             top_folders[top] -= 1
             count_left_out(left, path)
     if len(found) > 1:
         counts = " and ".join(f"{len(paths)} {kind}" for kind, paths in sorted(found.items()))
         raise ValueError(
-            f"{folder} holds {counts}; expected one kind: name its folder, or give a pattern such as "
+            f"{folder} holds {counts}; expected one kind: pass the folder of one kind, or a pattern such as "
             f"'{folder / '**' / '*.jpg'}'"
         )
     ((kind, paths),) = found.items()
@@ -265,9 +265,10 @@ def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
         if len(tops) > 1:
             both, inner = " and ".join(tops[:2]), ", ".join(below[:3]) + (", …" if len(below) > 3 else "")
             raise ValueError(
-                f"{folder}: {both} hold the same folders ({inner}), so it is not clear which are the classes. If "
-                f"{both} are a training set and another: give {folder / tops[0]}, and the other by --validation, or "
-                f"name them train and val. If they are classes: give a list (.csv) with columns path and label"
+                f"{folder}: {both} hold folders of the same names ({inner}), so it is not clear which are the "
+                f"classes. If {both} are a training set and a validation set: pass {folder / tops[0]}, and the other "
+                f"with --validation, or rename them to train and val. If they are classes: pass a list (.csv) with "
+                f"columns path and label"
             )
 
 
@@ -279,13 +280,13 @@ def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str
     classes = tuple(sorted(name for name in folders if name))
     if flat:
         raise ValueError(
-            f"{folder} holds {flat} file(s) beside folders of them, such as {paths[tops.index('')]} beside "
-            f"{classes[0]}; expected files alone, or class folders alone ('{folder / '**' / '*'}' takes all, without "
+            f"{folder} holds {flat} file(s) beside class folders, such as {paths[tops.index('')]} beside "
+            f"{classes[0]}; expected only files, or only class folders ('{folder / '**' / '*'}' takes all, without "
             "classes)"
         )
     empty = [name for name in classes if not folders[name]]
     if empty:
-        raise ValueError(f"{folder / empty[0]} has no {kind} ({len(empty)} such); expected some in every class folder")
+        raise ValueError(f"{folder / empty[0]} has no {kind} ({len(empty)} such); expected some in each class folder")
     number = {name: i for i, name in enumerate(classes)}
     return FolderDataset(Strings(paths), np.fromiter((number[t] for t in tops), np.int64, len(tops)), classes, **how)
 
@@ -337,10 +338,10 @@ def _files(text: str) -> list[Path]:
 def _kind_of(text: str, files: Sequence[Path]) -> str:
     kinds = {_KINDS.get(file.suffix.lower(), file.suffix) for file in files}
     if len(kinds) > 1:
-        raise ValueError(f"{text} stands for {' and '.join(sorted(kinds))}; expected one kind")
+        raise ValueError(f"{text} matches {' and '.join(sorted(kinds))}; expected one kind")
     (kind,) = kinds
     if text.endswith(COMPRESSED):
         raise ValueError(f"{text}: a compressed shard; unpack it to a plain .tar, which can be read in any order")
     if kind not in _KINDS.values():
-        raise ValueError(f"{text}: a {kind or 'nameless'} file; {_ALLOWED}")
+        raise ValueError(f"{text}: a {kind or 'unnamed'} file; {_ALLOWED}")
     return kind

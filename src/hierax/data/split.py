@@ -93,7 +93,9 @@ def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Datas
     counts = _counts(sizes, fraction, random)
     held = np.concatenate([order[start : start + count] for start, count in zip(first, counts, strict=True)])
     if not 0 < len(held) < len(whole):
-        raise ValueError(f"validation_fraction is {fraction:g} of {len(whole)} samples, which leaves one side empty")
+        raise ValueError(
+            f"validation_fraction is {fraction:g} of {len(whole)} samples, which leaves one of the two sets empty"
+        )
     is_held = np.zeros(len(whole), bool)
     is_held[held] = True
     return Subset(whole, np.flatnonzero(~is_held)), Subset(whole, np.flatnonzero(is_held))

@@ -138,7 +138,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
     """
     dataset, held = given_splits(source)
     if dataset.videos:
-        raise ValueError(f"{source} holds videos; statistics are of pictures and arrays")
+        raise ValueError(f"{source} holds videos; expected images or arrays")
     if workers is None:
         workers = (os.cpu_count() or 1) if len(dataset) > _FEW else 0
     counts = np.zeros(len(dataset.classes), np.int64)

@@ -45,7 +45,7 @@ class TableDataset:
         if isinstance(content, dict):
             content = content.get("bytes") or content.get("path")
         if content is None:
-            raise ValueError(f"{self.name}[{index}]: no picture in column {self.image}")
+            raise ValueError(f"{self.name}[{index}]: no image in column {self.image}")
         return Sample(f"{self.name}[{index}]", content, None if self.values is None else self.values[index])
 
     def labels(self) -> list[int] | None:
@@ -122,7 +122,7 @@ def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
         return {"train": list(files)}
     if "" in found:
         raise ValueError(
-            f"{found[''][0]} belongs to no split, while others do; expected a name such as train-0.parquet"
+            f"{found[''][0]} is not named after a split, but other files are; expected a name such as train-0.parquet"
         )
     return found
 

@@ -156,7 +156,7 @@ def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | No
 
 
 def _nothing_in(files: Sequence[Path], *, videos: bool) -> ValueError:
-    kind, example = ("videos", "0001.mp4") if videos else ("pictures", "0001.jpg")
+    kind, example = ("videos", "0001.mp4") if videos else ("images", "0001.jpg")
     return ValueError(f"{files[0]}: no {kind} in {len(files)} shard(s); expected members such as {example}")
 
 
@@ -172,7 +172,7 @@ def _read(file: Path, left: LeftOut) -> _Shard:
                 _add(found, member, left)
             _check_end(shard)
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise ValueError(f"{file}: a damaged tar file, or none: {error}") from None
+        raise ValueError(f"{file}: damaged, or not a tar file: {error}") from None
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from None
     return found
@@ -197,7 +197,7 @@ def _members(shard: tarfile.TarFile, length: int) -> Iterator[Member]:
         name = posixpath.normpath(member.name)
         if member.isfile():
             if member.offset_data + member.size > length and not member.issparse():
-                raise tarfile.ReadError(f"{member.name} ends behind the end of the file")
+                raise tarfile.ReadError(f"{member.name} extends past the end of the file")
             places[name] = (SPARSE, 0) if member.issparse() else (member.offset_data, member.size)
             links.pop(name, None)
         elif member.islnk() or member.issym():
@@ -297,7 +297,9 @@ def _label(text: str, member: Member, class_names: dict[int, str]) -> Any:
 
 def _number(text: str, name: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{name} holds {text[:40]!r}; expected the number of a class (several go into .json: label)")
+        raise ValueError(
+            f"{name} holds {text[:40]!r}; expected the number of a class (write several into .json, under label)"
+        )
     return int(text)
 
 

@@ -57,16 +57,18 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
-                f"crop_scale is {self.crop_scale}; allowed: two shares above 0, at most 1, the lower first"
+                f"crop_scale is {self.crop_scale}; expected two numbers above 0 and at most 1, the lower one first"
             )
         if self.rand_augment is not None:
             magnitude, std = self.rand_augment
             if not 0 <= magnitude <= 10 or std < 0:
-                raise ValueError(f"rand_augment is {self.rand_augment}; allowed: a magnitude of 0 to 10, a deviation")
+                raise ValueError(
+                    f"rand_augment is {self.rand_augment}; expected a magnitude from 0 to 10, and a deviation"
+                )
             if self.channels not in (1, 3):
-                raise ValueError(f"rand_augment is for 1 or 3 channels, not for {self.channels}; allowed then: none")
+                raise ValueError(f"rand_augment needs 1 or 3 channels, not {self.channels}; expected rand_augment=none")
         if not 0 <= self.erasing <= 1:
-            raise ValueError(f"erasing is {self.erasing}; allowed: 0 to 1")
+            raise ValueError(f"erasing is {self.erasing}; expected a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class EvaluationView:
     ) -> None:
         _check_axes(dataset, size)
         if views != (1, 1) and not dataset.videos:
-            raise ValueError(f"views are of videos; the data are {'arrays' if dataset.arrays else 'pictures'}")
+            raise ValueError(f"views are only for videos; the data is {'arrays' if dataset.arrays else 'images'}")
         self.dataset, self.record, self.size, self.views = dataset, record, size, views
         self.channels = _channels(dataset) if dataset.arrays else None
         if dataset.arrays:
@@ -208,7 +210,7 @@ class EvaluationView:
         edges = record.crop_size if record.do_center_crop else record.size if record.do_resize else {}
         if (edges.get("height"), edges.get("width")) != tuple(size[-2:]):
             raise ValueError(
-                f"the record's pictures are of {edges or 'any size'}; expected height and width {size[-2:]}"
+                f"the images have {edges or 'any size'} after preprocessing; expected height and width {size[-2:]}"
             )
         if dataset.videos:
             # grey levels, as of pictures: mean and deviation are taken out where the model is
@@ -238,7 +240,7 @@ class EvaluationView:
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         plan = geometry(self.record, height=height, width=width)
         if plan.resized_height * plan.resized_width > max(_MAX_RESIZED, height * width):
-            raise ImageError(sample.name, f"{width} x {height} pixels, too long and narrow to be resized")
+            raise ImageError(sample.name, f"{width} x {height} pixels; this is too long and narrow to be resized")
         part = resize_crop_fast(picture, plan, resample=self.record.resample)
         if part.dtype != np.uint8 and not exact:  # an array of floats, 0 to 1
             part = np.rint(part.clip(0, 1) * 255).astype(np.uint8)
@@ -250,9 +252,9 @@ class EvaluationView:
 
 def _check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
     if dataset.videos and len(size) != 3:
-        raise ValueError(f"the data are videos, the model takes {len(size)} axes ({size})")
+        raise ValueError(f"the data is videos; the model takes {len(size)} axes ({size})")
     if not dataset.arrays and not dataset.videos and len(size) != 2:
-        raise ValueError(f"the data are pictures, the model takes {len(size)} axes ({size}); expected arrays (.npy)")
+        raise ValueError(f"the data is images; the model takes {len(size)} axes ({size}); expected arrays (.npy)")
 
 
 def _channels(dataset: Dataset) -> int | None:
@@ -279,7 +281,7 @@ def _array_part(
     part: list[slice] = [slice(None)]
     for axis, (have, want) in enumerate(zip(array.shape[1:], size, strict=True), start=1):
         if have < want:
-            raise ValueError(f"an array of shape {list(array.shape)}; at least {want} are needed on axis {axis}")
+            raise ValueError(f"an array of shape {list(array.shape)}; expected at least {want} on axis {axis}")
         start = (have - want) // 2 if random is None else int(random.integers(have - want + 1))
         part.append(slice(start, start + want))
     values = np.array(array[tuple(part)], dtype=np.float32)  # of a mapped file, only this part is read

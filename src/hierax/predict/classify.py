@@ -119,7 +119,7 @@ def predictions(
     check_inputs(opened.config, paths)
     if opened.task != "classification":
         such = CLASSIFIER if opened.config.is_video else FEMTO
-        raise ValueError(f"this model is one for {opened.task}; classify needs a classifier, such as {such}")
+        raise ValueError(f"this model is for {opened.task}; classify needs a classifier, such as {such}")
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; expected at least 1")
     processor = opened.processor()

@@ -117,11 +117,11 @@ def open_features(
     check_inputs(opened.config)
     if opened.model is None and opened.task != "backbone":
         raise ValueError(
-            f"{model} is one for {opened.task} and gives no feature maps; expected a checkpoint, or an export made "
+            f"{model} is for {opened.task} and gives no feature maps; expected a checkpoint, or an export made "
             "with --task backbone"
         )
     if opened.model is None and attention:
-        raise ValueError("attention is asked for, which engines and exports do not give; expected a checkpoint")
+        raise ValueError("attention was requested, but engines and exports do not give it; expected a checkpoint")
     return opened
 
 
@@ -244,8 +244,8 @@ def _save_picture(found: StageMaps, pixels: Tensor, record: Preprocessing, *, pi
 
     size = " x ".join(str(n) for n in reversed(found.size))
     with written(picture) as part:
-        note = f"{size} pixels as the model sees them. Colors are the first three principal components of each map."
-        note += "" if found.attentions is None else " Attention: dark is little, bright is much."
+        note = f"{size} pixels, as the model sees them. Colors are the first three principal components of each map."
+        note += "" if found.attentions is None else " Attention: bright areas get more attention than dark ones."
         sheet(feature_tiles(found, pixels[0], record=record), heading=heading, note=note).save(part)
 
 
@@ -271,7 +271,7 @@ def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessi
     from hierax.viz import Tile, pca_picture, to_picture
 
     config, size, picture = found.config, found.size, to_picture(pixels, record=record)
-    row = [Tile(picture, "picture", "what the model sees")]
+    row = [Tile(picture, "image", "what the model sees")]
     for stage, values in found.maps.items():
         stride = config.stage_stride(stage - 1)
         channels, height, width = values.shape

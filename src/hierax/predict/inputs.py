@@ -147,7 +147,7 @@ def sized(
     if whole:
         if size is not None and not isinstance(size, int):
             raise ValueError(
-                f"size is {'x'.join(map(str, size))}; of the whole image it is one number, its shorter side"
+                f"size is {'x'.join(map(str, size))}; expected one number, the shorter side, for whole images"
             )
         return record.replace(do_resize=True, size={"shortest_edge": size or side}, do_center_crop=False)
     if size is None:

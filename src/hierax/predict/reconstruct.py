@@ -97,7 +97,7 @@ def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predic
     check_inputs(opened.config)
     if opened.task != "mae":
         such = MAE if opened.config.is_video else FEMTO_MAE
-        raise ValueError(f"this model is one for {opened.task}; reconstruct needs a MAE model, such as {such}")
+        raise ValueError(f"this model is for {opened.task}; reconstruct needs a MAE model, such as {such}")
     return opened
 
 

@@ -25,7 +25,7 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Non
     """
     place = Path(path)
     if place.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{place}: a table is one of {', '.join(SUFFIXES)}")
+        raise ValueError(f"{place}: expected the name of a table, with one of the suffixes {', '.join(SUFFIXES)}")
     if place.is_dir():
         raise ValueError(f"{place} is a folder; expected a file to write")
     if place.exists() and not overwrite:

@@ -31,13 +31,13 @@ def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, n
     array = _to_numpy(value) if tensor else np.asarray(value)
     array = _to_channels_last(array, channels, first_before_last=tensor, name=name)
     if 0 in array.shape:
-        raise ImageError(name, f"has no pixels (shape {list(array.shape)})")
+        raise ImageError(name, f"no pixels (shape {list(array.shape)})")
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
         return array.astype(np.float32) / 65535 if unit else array.astype(np.float32)
     if array.dtype.kind != "f":
-        raise ImageError(name, f"dtype {array.dtype}; uint8, uint16 or floating is expected")
+        raise ImageError(name, f"dtype {array.dtype}; expected uint8, uint16 or a floating-point dtype")
     return _checked_floats(array.astype(np.float32, copy=False), unit=unit, name=name)
 
 
@@ -57,11 +57,11 @@ def _to_channels_last(array: np.ndarray, channels: int, *, first_before_last: bo
         found = [(count, axis) for count in counts for axis in axes if array.shape[axis] == count]
         if not found:
             wanted = " or ".join(str(count) for count in counts)
-            raise ImageError(name, f"shape {list(array.shape)}; the first or last axis must be the channels ({wanted})")
+            raise ImageError(name, f"shape {list(array.shape)}; expected channels as the first or last axis ({wanted})")
         array = np.moveaxis(array, found[0][1], 2)
     else:
         raise ImageError(
-            name, f"shape {list(array.shape)}; [height, width, channels] or [channels, height, width] is expected"
+            name, f"shape {list(array.shape)}; expected [height, width, channels] or [channels, height, width]"
         )
     return array if array.shape[2] == channels else np.repeat(array, channels, axis=2)
 
@@ -73,6 +73,6 @@ def _checked_floats(array: np.ndarray, *, unit: bool, name: str) -> np.ndarray:
     # A little outside is what interpolation leaves behind; anything more was meant in other units.
     if unit and (low < -0.1 or high > 1.1):
         raise ImageError(
-            name, f"float values from {low:g} to {high:g}; 0..1 is expected (grey levels 0..255 are uint8)"
+            name, f"float values from {low:g} to {high:g}; expected 0..1 (gray levels 0..255 must be uint8)"
         )
     return np.clip(array, 0, 1) if unit else array

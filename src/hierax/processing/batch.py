@@ -15,7 +15,7 @@ class BatchFeature(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"no {name!r} in this batch; it holds {', '.join(self) or 'nothing'}") from None
+            raise AttributeError(f"{name!r} is not in this batch; it holds {', '.join(self) or 'nothing'}") from None
 
     def to(
         self,

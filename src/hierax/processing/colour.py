@@ -78,7 +78,7 @@ def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
         straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
         layer = (image if straight == image.mode else image.convert(straight)).convert("RGBA")
     except ValueError as error:
-        raise ImageError(name, f"colour mode {image.mode} cannot be converted to RGB") from error
+        raise ImageError(name, f"color mode {image.mode} cannot be converted to RGB") from error
     page = Image.new("RGB", image.size, "white")
     page.paste(layer, mask=layer)
     return page
@@ -113,5 +113,5 @@ def bands(image: Image.Image, channels: int, *, name: str) -> np.ndarray:
     Raises `ImageError` if it has not that many, or not 8 bits each.
     """
     if image.mode not in ("LA", "RGBA", "RGBX", "CMYK") or len(image.getbands()) != channels:
-        raise ImageError(name, f"colour mode {image.mode}; {channels} channels of 8 bits are expected")
+        raise ImageError(name, f"color mode {image.mode}; expected {channels} channels of 8 bits")
     return np.asarray(image)

@@ -83,7 +83,7 @@ def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[Bin
         yield io.BytesIO(source)
         return
     if isinstance(source, str) and _URL.match(source):
-        raise ImageError(name, "URLs are not fetched; download the picture and give its path")
+        raise ImageError(name, "URLs are not fetched; download the image and give its path")
     with ExitStack() as stack:
         try:
             stream = stack.enter_context(opened_regular(source))
@@ -117,7 +117,7 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
         except Exception as error:
             if kind in _UNSURE:
                 continue
-            raise ImageError(name, f"a damaged {kind} file, or of an unknown kind ({error})") from error
+            raise ImageError(name, f"a damaged {kind} file, or an unknown kind of it ({error})") from error
         check_pixels(image.size, name=name, max_pixels=max_pixels)
         return image
     raise ImageError(name, unreadable_kind(start) or _NOT_AN_IMAGE)
@@ -156,7 +156,7 @@ def load(image: Image.Image, *, name: str) -> None:
     except MemoryError as error:
         raise ImageError(name, f"not enough memory for {image.width} x {image.height} pixels") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
-        raise ImageError(name, f"damaged or cut short ({error})") from error
+        raise ImageError(name, f"damaged or truncated ({error})") from error
 
 
 def _check_sums(stream: BinaryIO, name: str) -> None:
@@ -166,7 +166,7 @@ def _check_sums(stream: BinaryIO, name: str) -> None:
     try:
         PngImagePlugin.PngImageFile(io.BytesIO(stream.read())).verify()
     except Exception as error:
-        raise ImageError(name, f"damaged or cut short ({error})") from error
+        raise ImageError(name, f"damaged or truncated ({error})") from error
     finally:
         stream.seek(place)
 

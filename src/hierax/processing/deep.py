@@ -60,7 +60,7 @@ class Deep:
         if channels not in (1, 3):
             if self.bands is None or self.bands.shape[2] != channels:
                 have = self.values.shape[2] if self.bands is None else self.bands.shape[2]
-                raise ImageError(name, f"an image of {have} bands; {channels} are expected")
+                raise ImageError(name, f"an image of {have} bands; expected {channels}")
             return to_levels(self.bands, self.top)
         levels = to_levels(self._colours(channels, name), self.top)
         if self.alpha is not None:
@@ -74,8 +74,8 @@ class Deep:
             count = self.values.shape[2]
             raise ImageError(
                 name,
-                f"an image of {count} bands that are no colours; {'RGB or grey is' if channels == 3 else 'grey is'} "
-                f"expected (a model of num_channels={count} takes all of them)",
+                f"an image of {count} bands that are not colors; expected {'RGB or gray' if channels == 3 else 'gray'} "
+                f"(a model of num_channels={count} takes all of them)",
             )
         return self.values
 
@@ -150,7 +150,7 @@ def tiff_values(stream: BinaryIO, layout: Layout, *, name: str) -> Deep:
         )
     colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(kind)
     if colours is None or count < colours:
-        raise ImageError(name, f"a TIFF of {described(layout)} in colours of kind {kind}, which is not read")
+        raise ImageError(name, f"a TIFF of {described(layout)} in colors of kind {kind}, which is not read")
     alpha = None
     if count > colours and extra[:1] in ((1,), (2,)):
         alpha = samples[:, :, colours] / (top or _highest(samples.dtype))
@@ -173,7 +173,7 @@ def _highest(dtype: np.dtype) -> float:
 def _painted(indices: np.ndarray, layout: Layout, name: str) -> np.ndarray:
     table = np.array(layout.tags.get(320, ()), np.uint16)
     if len(table) < 3 or int(indices.max()) >= len(table) // 3:
-        raise ImageError(name, "a damaged TIFF file (colours are missing from its palette)")
+        raise ImageError(name, "a damaged TIFF file (colors are missing from its palette)")
     return table.reshape(3, -1).T[indices]
 
 
@@ -208,7 +208,7 @@ def _decoded(data: bytes, mode: str, way: str, name: str) -> Image.Image:
     try:
         image.load()
     except Exception as error:
-        raise ImageError(name, f"damaged or cut short ({error})") from error
+        raise ImageError(name, f"damaged or truncated ({error})") from error
     return cast("Image.Image", image)
 
 

@@ -43,7 +43,7 @@ class HieraImageProcessor(Recorded):
         **overrides: Any,
     ) -> None:
         if max_pixels is not None and (not isinstance(max_pixels, int) or max_pixels <= 0):
-            raise ValueError(f"max_pixels is {max_pixels!r}; allowed: a whole number above 0, or None")
+            raise ValueError(f"max_pixels is {max_pixels!r}; expected a whole number above 0, or None")
         self.record = (IMAGENET if record is None else record).replace(**overrides)
         self.fast = fast
         self.max_pixels = max_pixels
@@ -67,7 +67,7 @@ class HieraImageProcessor(Recorded):
         Raises `ImageError` (a ValueError) naming the picture that cannot be read; ValueError for an empty list.
         """
         if return_tensors not in ("pt", "np", None):
-            raise ValueError(f"return_tensors is {return_tensors!r}; allowed: 'pt', 'np', None")
+            raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt', 'np' or None")
         pictures, names = _named(images)
         pixels = self._batch(pictures, names)
         if return_tensors is None:
@@ -91,7 +91,7 @@ class HieraImageProcessor(Recorded):
             )
             raise ImageError(names[0], problem)
         if size[0] * size[1] > _MAX_RESIZED_PIXELS:
-            raise ValueError(f"crop_size is {size[0]} x {size[1]}; at most {_MAX_RESIZED_PIXELS:,} pixels are made")
+            raise ValueError(f"crop_size is {size[0]} x {size[1]}; expected at most {_MAX_RESIZED_PIXELS:,} pixels")
         batch = np.empty((len(pictures), self.record.num_channels, *size), np.float32)
         for picture, name, out in zip(pictures, names, batch, strict=True):
             self._pixels(picture, name, out=out)
@@ -236,7 +236,7 @@ def _named(images: Picture | Sequence[Picture]) -> tuple[list[Picture], list[str
     """The pictures, and what errors call them."""
     pictures = _as_list(images)
     if not pictures:
-        raise ValueError("images is empty; at least one picture is expected")
+        raise ValueError("images is empty; expected at least one image")
     alone = not isinstance(images, (list, tuple))
     return pictures, [source_name(p, default="image" if alone else f"images[{i}]") for i, p in enumerate(pictures)]
 
@@ -244,7 +244,7 @@ def _named(images: Picture | Sequence[Picture]) -> tuple[list[Picture], list[str
 def _check_resized(plan: Geometry, height: int, width: int, name: str) -> None:
     if plan.resized_height * plan.resized_width > max(_MAX_RESIZED_PIXELS, height * width):
         resized = f"{plan.resized_width} x {plan.resized_height}"
-        problem = f"{width} x {height} pixels would become {resized}; at most {_MAX_RESIZED_PIXELS:,} pixels are made"
+        problem = f"{width} x {height} pixels would become {resized}; expected at most {_MAX_RESIZED_PIXELS:,} pixels"
         raise ImageError(name, problem)
 
 

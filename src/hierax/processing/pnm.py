@@ -49,7 +49,7 @@ def read_pnm(stream: BinaryIO, *, name: str, check: Callable[[tuple[int, int]], 
         text = stream.read(count * 8 + _HEADER)  # at most five digits each, and what lies between
         values = _numbers(re.sub(rb"#[^\n\r]*", b" ", text), name)
     if len(values) < count:
-        raise ImageError(name, f"damaged or cut short ({len(values):,} of {count:,} values)")
+        raise ImageError(name, f"damaged or truncated ({len(values):,} of {count:,} values)")
     values = values[:count].astype(np.uint16).clip(0, top)
     return values.reshape(height, width, channels), top
 

@@ -91,7 +91,7 @@ def read_picture(
             return image
     else:
         raise ImageError(
-            name, f"{type(source).__name__} is no picture; a path, bytes, a PIL image, an array or a tensor is"
+            name, f"{type(source).__name__} is not an image; expected a path, bytes, a PIL image, an array or a tensor"
         )
     with pillow_is_quiet():
         load(image, name=name)
@@ -190,6 +190,6 @@ def _to_channels(image: Image.Image, channels: int, *, convert: bool, name: str)
     mode = "RGB" if channels == 3 else "L"
     if not convert and image.mode != mode:
         raise ImageError(
-            name, f"colour mode {image.mode}; the record's do_convert_rgb is false, so only {mode} is taken"
+            name, f"color mode {image.mode}; expected {mode}, because the record says do_convert_rgb=false"
         )
     return to_rgb(image, name=name) if channels == 3 else to_grey(image, name=name)

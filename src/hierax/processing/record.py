@@ -68,14 +68,14 @@ class Preprocessing:
             value = getattr(self, name)
             clean = read(value)
             if clean is None and not (value is None and name in _OPTIONAL):
-                raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
+                raise ValueError(f"{name} is {value!r}; expected {allowed}")
             object.__setattr__(self, name, clean)
         if len(self.image_mean) != len(self.image_std):
             allowed = f"as many numbers as image_mean has ({len(self.image_mean)})"
-            raise ValueError(f"image_std is {list(self.image_std)!r}; allowed: {allowed}")
+            raise ValueError(f"image_std is {list(self.image_std)!r}; expected {allowed}")
         known = sorted(set(self.extra) & set(_FIELDS))
         if known:
-            raise ValueError(f"extra has {known!r}; allowed: only keys that are no fields of the record")
+            raise ValueError(f"extra has {known!r}; expected only keys that are not fields of the record")
 
     @property
     def num_channels(self) -> int:
@@ -95,7 +95,9 @@ class Preprocessing:
         names = [entry.name for entry in fields(self)]
         for name in overrides:
             if name not in names:
-                raise TypeError(f"{name!r} is no field of the preprocessing record; the fields are {', '.join(names)}")
+                raise TypeError(
+                    f"{name!r} is not a field of the preprocessing record; the fields are {', '.join(names)}"
+                )
         return replace(self, **overrides)
 
     @classmethod
@@ -132,7 +134,7 @@ class Preprocessing:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
-                raise ValueError(f"holds a JSON {type(values).__name__}; a JSON object is expected")
+                raise ValueError(f"holds a JSON {type(values).__name__}; expected a JSON object")
             return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
@@ -162,16 +164,16 @@ class Preprocessing:
         """
         size = pretrained_cfg.get("input_size", (3, 224, 224))
         if not (_is_list(size) and len(size) == 3 and size[1] == size[2] and _int(size[1])):
-            raise ValueError(f"input_size is {size!r}; allowed: [channels, side, side] with equal sides")
+            raise ValueError(f"input_size is {size!r}; expected [channels, side, side] with equal sides")
         crop_pct = pretrained_cfg.get("crop_pct") or 0.875  # timm's own default
         if _positive(crop_pct) is None:
-            raise ValueError(f"crop_pct is {crop_pct!r}; allowed: a number above 0")
+            raise ValueError(f"crop_pct is {crop_pct!r}; expected a number above 0")
         mode = pretrained_cfg.get("crop_mode") or "center"
         if mode not in ("center", "squash"):
-            raise ValueError(f"crop_mode is {mode!r}; allowed: 'center', 'squash'")
+            raise ValueError(f"crop_mode is {mode!r}; expected 'center' or 'squash'")
         interpolation = pretrained_cfg.get("interpolation", "bicubic")
         if interpolation not in RESAMPLING:
-            raise ValueError(f"interpolation is {interpolation!r}; allowed: {', '.join(RESAMPLING)}")
+            raise ValueError(f"interpolation is {interpolation!r}; expected one of {', '.join(RESAMPLING)}")
         side = math.floor(size[1] / crop_pct)
         return cls(
             size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},

@@ -202,7 +202,7 @@ def _decompressed(
     compression = layout.one(_COMPRESSION, 1)
     if compression == 1:
         if len(data) < row * rows:
-            raise ImageError(name, "damaged or cut short (a TIFF's strip)")
+            raise ImageError(name, "damaged or truncated (a TIFF's strip)")
         return np.frombuffer(data, np.uint8, row * rows).reshape(rows, row)
     tags = [(_WIDTH, row), (_HEIGHT, rows), (_BITS, 8), (_COMPRESSION, compression), (_PHOTOMETRIC, 1), (_STRIPS, 0),
             (_SAMPLES, 1), (_ROWS, rows), (_STRIP_BYTES, len(data))]  # fmt: skip
@@ -213,7 +213,7 @@ def _decompressed(
         image = TiffImagePlugin.TiffImageFile(io.BytesIO(file))
         image.load()
     except Exception as error:
-        raise ImageError(name, f"damaged or cut short, or compressed in a way that is not read ({error})") from error
+        raise ImageError(name, f"damaged, truncated, or compressed in a way that is not read ({error})") from error
     return np.asarray(image)
 
 

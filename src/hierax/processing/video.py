@@ -109,7 +109,7 @@ class HieraVideoProcessor(Recorded):
             ValueError: nothing to read; clips of different shapes.
         """
         if return_tensors not in ("pt", "np"):
-            raise ValueError(f"return_tensors is {return_tensors!r}; allowed: 'pt', 'np'")
+            raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt' or 'np'")
         named = _named(videos)
         found = [(name, clip) for name, video in named for clip in self.clips(video, views=views, fps=fps, name=name)]
         first_name, first = found[0]
@@ -146,7 +146,7 @@ class HieraVideoProcessor(Recorded):
             if isinstance(source, _Stills):
                 if windows > 1:
                     raise ValueError(
-                        f"views asks for {windows} windows of frames without a known rate; pass fps, or views=(1, …)"
+                        f"views asks for {windows} clips, but the frame rate is not known; pass fps, or views=(1, …)"
                     )
                 return self._stills(source, each)
             begin, end = part[0] or Fraction(0), source.duration()
@@ -167,12 +167,12 @@ class HieraVideoProcessor(Recorded):
             ValueError: a hop that is not above 0; frames of no known rate.
         """
         if hop is not None and not hop > 0:
-            raise ValueError(f"hop is {hop} seconds; allowed: above 0, or None")
+            raise ValueError(f"hop is {hop} seconds; expected a number above 0, or None")
         sampling = self.sampling
         steps = sampling.count if hop is None else max(round(Fraction(hop) / sampling.step), 1)
         with self._opened(video, fps=fps, name=None) as source:
             if isinstance(source, _Stills):
-                raise ValueError(f"{source.name}: the frame rate is not known, and windows need it; pass fps")
+                raise ValueError(f"{source.name}: the frame rate is not known, and clips need it; pass fps")
             source.duration()  # damaged time stamps would be windows without an end
             kept: dict[Fraction, tuple[np.ndarray, ...]] = {}
             for number, start in enumerate(consecutive(steps * sampling.step)):
@@ -264,7 +264,7 @@ class HieraVideoProcessor(Recorded):
         if fps is None:
             return nullcontext(stills)
         if not fps > 0:
-            raise ValueError(f"fps is {fps}; allowed: above 0")
+            raise ValueError(f"fps is {fps}; expected a number above 0")
         return nullcontext(_Timed(stills, Fraction(fps).limit_denominator(1_000_000)))
 
     # -- the record ----------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ class _Stills:
     def __init__(self, video: Any, *, name: str, record: Preprocessing) -> None:
         self.name = name
         if (is_tensor(video) or isinstance(video, np.ndarray)) and video.ndim != 4:
-            raise VideoError(name, f"shape {list(video.shape)}; frames [time, height, width, channels] are expected")
+            raise VideoError(name, f"shape {list(video.shape)}; expected frames [time, height, width, channels]")
         self._frames, self._record = list(video), record
         if not self._frames:
             raise VideoError(name, "has no frames")
@@ -342,7 +342,7 @@ class _Timed:
 
 def _checked_views(views: tuple[int, int]) -> tuple[int, int]:
     if len(views) != 2 or not all(isinstance(count, int) and count > 0 for count in views):
-        raise ValueError(f"views is {views!r}; allowed: how many windows and how many crops, such as (5, 3)")
+        raise ValueError(f"views is {views!r}; expected the numbers of clips and crops, such as (5, 3)")
     return views
 
 
@@ -354,7 +354,7 @@ def _named(videos: Any) -> list[tuple[str, Any]]:
     if not several:
         return [(source_name(videos, default="video"), videos)]
     if not videos:
-        raise ValueError("videos is empty; at least one video is expected")
+        raise ValueError("videos is empty; expected at least one video")
     return [(source_name(video, default=f"videos[{i}]"), video) for i, video in enumerate(videos)]
 
 

@@ -87,7 +87,7 @@ class VideoFile:
             self._check_size()
             self._now, self._ahead = self._begin()
             if self._now is None:
-                raise VideoError(self.name, "no frame can be decoded: the file is cut off, damaged or has none")
+                raise VideoError(self.name, "no frame can be decoded: the file is truncated, damaged or empty")
             self._zero = self._now.stamp
             self._first = self._now.data.width, self._now.data.height
             with self._packets.explained("a frame cannot be converted"):
@@ -151,7 +151,9 @@ class VideoFile:
             end = stamp + length * (1 + (self._delay or 0))
             self._duration = end * self._packets.tick - self._zero
         if self._duration > _LONGEST:
-            raise VideoError(self.name, f"it would last {self._duration // 86400} days: its time stamps are damaged")
+            raise VideoError(
+                self.name, f"its length would be {self._duration // 86400} days: its time stamps are damaged"
+            )
         return self._duration
 
     # -- finding a moment ----------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def within(time: Fraction, duration: Fraction, short: Short) -> Fraction:
 def check_short(short: str) -> None:
     """Raises `ValueError` for what is no `Short`."""
     if short not in get_args(Short):
-        raise ValueError(f"short is {short!r}; allowed: {', '.join(map(repr, get_args(Short)))}")
+        raise ValueError(f"short is {short!r}; expected one of {', '.join(map(repr, get_args(Short)))}")
 
 
 def crops(record: Preprocessing, *, height: int, width: int, count: int) -> list[Geometry]:

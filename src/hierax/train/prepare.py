@@ -162,7 +162,7 @@ def prepare(
     else:
         fits = config.is_video and config.num_channels == 3 if dataset.videos else config.axes == 2
     if not fits:
-        kind = f"arrays of shape {list(shape)}" if shape else "videos" if dataset.videos else "pictures"
+        kind = f"arrays of shape {list(shape)}" if shape else "videos" if dataset.videos else "images"
         hint = "; image_size=none takes the size of the data" if shape and source is None and recipe.image_size else ""
         raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}{hint}")
     if recipe.task == "pretrain":
