@@ -249,7 +249,7 @@ def test_a_name_that_is_in_no_table_says_which_is_near(call: Any, meant: str) ->
 
 
 def test_names_that_are_like_no_other_get_no_guess() -> None:
-    with pytest.raises(ValueError, match="'resnet50' is no variant; variants are"):
+    with pytest.raises(ValueError, match="'resnet50' is not a variant; variants are"):
         create_model("resnet50")
 
 

@@ -75,7 +75,7 @@ def test_a_bare_file_of_no_known_variant_asks_for_it(features: Path) -> None:
         ValueError, match=r"model\.safetensors: its tensors fit no known variant; pass variant= with one"
     ):
         HieraModel.from_pretrained(features)
-    with pytest.raises(ValueError, match=r"model\.safetensors: 'hiera_medium' is no variant; variants are"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: 'hiera_medium' is not a variant; variants are"):
         HieraModel.from_pretrained(features, variant="hiera_medium")
 
 

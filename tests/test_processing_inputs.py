@@ -168,7 +168,7 @@ def test_cmyk_becomes_rgb() -> None:
 def test_records_that_do_not_convert_refuse_other_modes() -> None:
     processor = HieraImageProcessor(do_convert_rgb=False)
     assert processor(picture()).pixel_values.shape == (1, 3, 224, 224)
-    with pytest.raises(ImageError, match="image: color mode L; expected .*do_convert_rgb=false"):
+    with pytest.raises(ImageError, match=r"image: color mode L; expected .*do_convert_rgb=false"):
         processor(picture().convert("L"))
 
 
