@@ -28,7 +28,7 @@ def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, n
     `ImageError` naming the shape, the type or the values.
     """
     tensor = is_tensor(value)
-    array = _to_numpy(value) if tensor else np.asarray(value)
+    array = to_numpy(value)
     array = _to_channels_last(array, channels, first_before_last=tensor, name=name)
     if 0 in array.shape:
         raise ImageError(name, f"no pixels (shape {list(array.shape)})")
@@ -41,8 +41,11 @@ def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, n
     return _checked_floats(array.astype(np.float32, copy=False), unit=unit, name=name)
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach().cpu()
+def to_numpy(value: Any) -> np.ndarray:
+    """The array of an array or a torch tensor."""
+    if not is_tensor(value):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
     if tensor.is_floating_point():
         tensor = tensor.float()  # numpy has no bfloat16
     return tensor.numpy()

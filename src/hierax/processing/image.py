@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
 
-from hierax.processing.arrays import is_tensor
+from hierax.processing.arrays import is_tensor, to_numpy
 from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
@@ -50,7 +51,12 @@ class HieraImageProcessor(Recorded):
         self._table = levels_table(self.record)
 
     def __call__(
-        self, images: Picture | Sequence[Picture], *, return_tensors: Literal["pt", "np"] | None = "pt"
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        return_tensors: Literal["pt", "np"] | None = "pt",
+        input_data_format: Literal["channels_first", "channels_last"] | None = None,
+        **overrides: Any,
     ) -> BatchFeature:
         """`{"pixel_values": [B, C, H, W]}` in float32: a torch tensor ("pt"), a numpy array ("np"), or a list of arrays
         [C, H, W] (None), which alone may differ in size when the record does not crop.
@@ -64,11 +70,21 @@ class HieraImageProcessor(Recorded):
           grey levels, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values are
           taken as they are.
 
-        Raises `ImageError` (a ValueError) naming the picture that cannot be read; ValueError for an empty list.
+        `input_data_format` says where the channels of arrays are, for shapes that fit both. `overrides` are fields of
+        `Preprocessing`, such as `do_rescale=False`, that replace the record's in this call alone; None replaces none.
+
+        Raises `ImageError` (a ValueError) naming the picture that cannot be read; ValueError for an empty list or a bad
+        value of a field, TypeError for an override that is no field.
         """
+        changed = {name: value for name, value in overrides.items() if value is not None}
+        if changed:
+            other = HieraImageProcessor(self.record.replace(**changed), fast=self.fast, max_pixels=self.max_pixels)
+            return other(images, return_tensors=return_tensors, input_data_format=input_data_format)
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt', 'np' or None")
         pictures, names = _named(images)
+        if input_data_format is not None:
+            pictures = [_channels_last(picture, input_data_format) for picture in pictures]
         pixels = self._batch(pictures, names)
         if return_tensors is None:
             return BatchFeature(pixel_values=list(pixels))
@@ -79,6 +95,17 @@ class HieraImageProcessor(Recorded):
         import torch
 
         return BatchFeature(pixel_values=torch.from_numpy(pixels))
+
+    def preprocess(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        return_tensors: Literal["pt", "np"] | None = "pt",
+        input_data_format: Literal["channels_first", "channels_last"] | None = None,
+        **overrides: Any,
+    ) -> BatchFeature:
+        """As a call."""
+        return self(images, return_tensors=return_tensors, input_data_format=input_data_format, **overrides)
 
     def _batch(self, pictures: list[Picture], names: list[str]) -> np.ndarray | list[np.ndarray]:
         """One array [B, C, H, W] if the record fixes the size, else a list of [C, H, W]."""
@@ -153,7 +180,13 @@ class HieraImageProcessor(Recorded):
         return cls(record, fast=fast, max_pixels=max_pixels, **overrides)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.record!r}, fast={self.fast}, max_pixels={self.max_pixels})"
+        """What differs from the record of ImageNet and the defaults, as arguments that make an equal processor."""
+        values = [
+            (entry.name, getattr(self.record, entry.name), getattr(IMAGENET, entry.name)) for entry in fields(IMAGENET)
+        ]
+        values += [("fast", self.fast, False), ("max_pixels", self.max_pixels, DEFAULT_MAX_PIXELS)]
+        shown = [f"{name}={value!r}" for name, value, usual in values if value != usual]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def size(self) -> dict[str, int]:
@@ -230,6 +263,16 @@ def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
     if (is_tensor(images) or isinstance(images, np.ndarray)) and cast("np.ndarray", images).ndim == 4:
         return list(cast("np.ndarray", images))
     return [cast("Picture", images)]
+
+
+def _channels_last(picture: Picture, form: str) -> Picture:
+    """An array [H, W, C] of one whose channels are where `form` says; other pictures as they are."""
+    if form not in ("channels_first", "channels_last"):
+        raise ValueError(f"input_data_format is {form!r}; allowed: 'channels_first', 'channels_last', None")
+    if not (isinstance(picture, np.ndarray) or is_tensor(picture)) or cast("np.ndarray", picture).ndim != 3:
+        return picture
+    array = to_numpy(picture)
+    return np.moveaxis(array, 0, 2) if form == "channels_first" else array
 
 
 def _named(images: Picture | Sequence[Picture]) -> tuple[list[Picture], list[str]]:
