@@ -163,10 +163,10 @@ def test_a_video_is_a_query(films: Path, tmp_path: Path, model: hierax.HieraMode
 
 
 def test_pictures_and_videos_are_told_apart(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
-    with pytest.raises(ValueError, match=r"long.mp4 is a video and this model takes pictures"):
+    with pytest.raises(ValueError, match=r"long.mp4 is a video and this model takes images"):
         embedded(films / "long.mp4", tmp_path / "out", "hierax/femto")
     (films / "a.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"a.png is a picture and this model takes clips"):
+    with pytest.raises(ValueError, match=r"a.png is an image and this model takes clips"):
         embedded(films / "a.png", tmp_path / "out", model)
 
 

@@ -150,11 +150,11 @@ def test_urls_are_what_fsspec_opens(here: Path) -> None:
         ("none.png", "none.png: no such file"),
         ("*.gif", r"\*.gif: no file matches this pattern"),
         ("none.txt", "none.txt: an empty list"),
-        ("p/.git", "p/.git: no pictures in it|no such"),
+        ("p/.git", "p/.git: no images in it|no such"),
         ("bad.csv", "bad.csv: its first line is a, b; expected names of columns.*--columns path=NAME"),
         ("broken.csv", "broken.csv: after line 1: field larger than field limit"),
         ("bad.parquet", "bad.parquet: cannot be read as parquet"),
-        ("bad.tar", "bad.tar: a damaged tar file"),
+        ("bad.tar", "bad.tar: damaged, or not a tar file"),
         ("nowhere://x/y", "nowhere://x/y: Protocol not known"),
     ],
 )

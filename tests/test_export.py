@@ -185,7 +185,7 @@ def test_a_mae_is_refused_at_a_size_that_is_not_whole_units(tmp_path: Path) -> N
 
 
 def test_pictures_for_a_model_of_signals_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="evaluate names pictures"):
+    with pytest.raises(ValueError, match="evaluate names images"):
         hierax.export(make("line"), tmp_path / "out", format="pt2", evaluate=tmp_path)
 
 

@@ -64,7 +64,7 @@ def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classi
     code, out, err = run(*command, "--task", "features", "--batch", "2", "--evaluate", "a")
     assert code == 0, err
     assert "pooled output cosine" in out
-    assert "int8 is calibrated on crops of one photo; --calibration takes pictures of yours" in err
+    assert "int8 is calibrated on crops of one photo; --calibration takes images of yours" in err
     assert json.loads(Path("out/export.json").read_text())["batch"] == 2
 
 

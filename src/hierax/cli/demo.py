@@ -272,4 +272,4 @@ def next_steps() -> list[str]:
         if heading not in lines:
             lines.append(heading)
         lines.append(f"hierax {command} --model {checkpoint}")
-    return [*lines, "# all checkpoints and their licences", "hierax models"]
+    return [*lines, "# all checkpoints and their licenses", "hierax models"]

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(source, task=arguments.task)
     say_licence(source, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
-        say("int8 is calibrated on crops of one photo; --calibration takes pictures of yours")
+        say("int8 is calibrated on crops of one photo; --calibration takes images of yours")
     with steps() as progress:
         report = export(
             model,

@@ -76,7 +76,7 @@ class Decoder:
 
     def __init__(self, record: Preprocessing) -> None:
         if not record.do_center_crop:
-            raise ValueError("the record does not crop, so that pictures differ in size; expected do_center_crop")
+            raise ValueError("the record does not crop, so that images differ in size; expected do_center_crop")
         self.record = record
         self.shape = (record.crop_size["height"], record.crop_size["width"])
         self.processor = HieraImageProcessor(record, fast=True)

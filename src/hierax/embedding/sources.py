@@ -287,9 +287,9 @@ def _check_kind(given: str, *, clips: bool) -> None:
     check_input(given)
     suffix = os.path.splitext(given)[1].lower()
     if suffix in VIDEO_SUFFIXES and not clips:
-        raise ValueError(f"{given} is a video and this model takes pictures; one of clips takes videos")
+        raise ValueError(f"{given} is a video and this model takes images; a model of clips takes videos")
     if suffix in IMAGE_SUFFIXES and clips:
-        raise ValueError(f"{given} is a picture and this model takes clips; videos are what it reads")
+        raise ValueError(f"{given} is an image and this model takes clips; expected a video")
 
 
 def _nothing_in(given: str, *, clips: bool) -> str:
@@ -297,7 +297,7 @@ def _nothing_in(given: str, *, clips: bool) -> str:
         return "no file matches this pattern"
     if os.path.splitext(given)[1].lower() in _LISTS:
         return "an empty list; expected a path a line, or a row"
-    return f"no {'videos in it (MP4, WebM, MKV' if clips else 'pictures in it (PNG, JPEG, WebP'}, … are read)"
+    return f"no {'videos in it (MP4, WebM, MKV' if clips else 'images in it (PNG, JPEG, WebP'}, … are read)"
 
 
 def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:

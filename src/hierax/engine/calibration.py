@@ -89,7 +89,7 @@ def _files(source: Path) -> list[Path]:
         return [source]
     paths = sorted(map(Path, find_files(source, IMAGE_SUFFIXES)))
     if not paths:
-        raise ValueError(f"{source}: no pictures in this folder (PNG, JPEG, WebP, … are read)")
+        raise ValueError(f"{source}: no images in this folder (PNG, JPEG, WebP, … are read)")
     return paths[:: max(len(paths) // _MOST, 1)]  # spread over the folder, and not all in memory
 
 
@@ -99,5 +99,5 @@ def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None) -> list
     if isinstance(source, (str, os.PathLike)):
         return [load_image(path) for path in _files(Path(source))]
     if not source:
-        raise ValueError("no pictures were given; at least one is expected")
+        raise ValueError("no images were given; at least one is expected")
     return [load_image(picture) for picture in source]

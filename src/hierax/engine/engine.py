@@ -343,7 +343,7 @@ class Engine:
     def _calibration_batches(self, shape: Shape) -> list[tuple[Tensor, ...]]:
         if self._calibration is None:
             _log.warning(
-                "int8 is calibrated on crops of one photo that comes with hierax; calibration= takes pictures of yours"
+                "int8 is calibrated on crops of one photo that comes with hierax; calibration= takes images of yours"
             )
         pixels = sample_pixels(self._calibration, _CALIBRATED, config=self.config, processor=self.processor)
         if shape.kept is None:

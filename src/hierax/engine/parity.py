@@ -212,7 +212,7 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
         return "inputs", iter(ready.split(_BATCH))
     if config.axes != 2 or config.num_channels != 3:
         if evaluate is not None:
-            raise ValueError("evaluate names pictures, which this model does not take; pass ready pixels")
+            raise ValueError("evaluate names images, which this model does not take; pass ready pixels")
         draw = torch.Generator().manual_seed(1)
         return "random inputs", iter(torch.randn(_NOISE, config.num_channels, *config.image_size, generator=draw).split(_BATCH))  # noqa: E501  # fmt: skip
     if evaluate is None:  # other crops than those that int8 is calibrated on
@@ -220,7 +220,7 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
         return "pictures", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
     pictures: list[Any] = _files(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
     if not pictures:
-        raise ValueError(f"{evaluate}: no pictures to evaluate on")
+        raise ValueError(f"{evaluate}: no images to evaluate on")
     chunks = (pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH))
     return "pictures", (processor(chunk).pixel_values for chunk in chunks)
 

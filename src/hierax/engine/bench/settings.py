@@ -31,7 +31,7 @@ class Settings:
         seconds, rounds: a cell takes at least so long, and has at least so many rounds.
         threads: of the CPU.
         memory: whether peak memory is measured.
-        calibration: a folder of pictures to calibrate int8 on, or None.
+        calibration: a folder of images to calibrate int8 on, or None.
     """
 
     models: tuple[str, ...]
@@ -105,7 +105,7 @@ def resolve(
     if against_precision not in AGAINST_PRECISIONS:
         raise ValueError(f"against_precision is {against_precision!r}; allowed: {', '.join(AGAINST_PRECISIONS)}")
     if calibration is not None and not Path(calibration).exists():
-        raise ValueError(f"calibration is {os.fspath(calibration)!r}, which is not there; a folder of pictures")
+        raise ValueError(f"calibration is {os.fspath(calibration)!r}, which is not there; a folder of images")
     chosen = precisions or (("fp32", "bf16") if fast_bf16() else ("fp32",))
     _check_engines(chosen, backends)
     return Settings(
