@@ -184,7 +184,7 @@ def train(recipe: Recipe, crops: Crops, out: Path, teacher: Teacher, *, steps: i
     units = (side // 32) ** 2 if recipe.task == "pretrain" else 0
     per_epoch = max(steps // recipe.epochs, 1)
     total = recipe.epochs * per_epoch
-    watcher = Witness(folder, record, quiet=False)
+    watcher = Witness(folder, record, held=None, quiet=False)
     loop = Loop(
         recipe, made, World(0, 1, crops.device, "ddp"),
         blank=lambda: objective(recipe, out, teacher, empty=True),
