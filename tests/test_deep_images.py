@@ -107,7 +107,7 @@ def test_12_bits_in_16_that_do_not_say_so_are_taken_for_16() -> None:
 def test_bands_that_are_no_colours_are_refused_by_name_or_taken_whole(bands: int, dtype: str) -> None:
     values = three(ramp(200, dtype), bands)
     file = tiff(values, photometric=1, tags={338: (0,) * (bands - 1)})
-    with pytest.raises(ImageError, match=rf"{bands} bands that are no colours.*num_channels={bands}"):
+    with pytest.raises(ImageError, match=rf"{bands} bands that are not colors.*num_channels={bands}"):
         load_image(file)
     assert np.array_equal(np.asarray(read_picture(file, channels=bands, name="x", unit=False)), values)
     assert np.asarray(read_picture(file, channels=bands, name="x")).shape == (8, 256, bands)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
         ("features", {"pixel_values": torch.zeros(3, 64, 64)}, r"pixel_values has shape \[3, 64, 64\]; expected"),
         ("features", {"pixel_values": torch.zeros(1, 4, 64, 64)}, r"expected \[batch, 3, height, width\]"),
         ("features", {"pixel_values": torch.zeros(0, 3, 64, 64)}, r"pixel_values has shape \[0, 3, 64, 64\]"),
-        ("features", {"pixel_values": torch.zeros(1, 3, 64, 64).int()}, "dtype torch.int32; expected normalised"),
+        ("features", {"pixel_values": torch.zeros(1, 3, 64, 64).int()}, "dtype torch.int32; expected normalized"),
         ("features", {"pixel_values": torch.zeros(1, 3, 64, 64), "noise": torch.zeros(1, 4)}, "for MAE models"),
         ("features", {"pixel_values": torch.zeros(1, 3, 64, 64), "keep": torch.ones(1, 4) > 0}, "for MAE models"),
         ("mae", {"pixel_values": torch.zeros(1, 3, 64, 70)}, "multiples of 32x32"),

@@ -189,7 +189,7 @@ def test_models_take_a_configuration_and_nothing_like_one(kind: Any) -> None:
     [
         (torch.zeros(1, 1, 64, 64), r"shape \[1, 1, 64, 64\]; expected \[batch, 3, height, width\]"),
         (torch.zeros(3, 64, 64), r"shape \[3, 64, 64\]; expected"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"dtype torch\.uint8; expected normalised"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"dtype torch\.uint8; expected normalized"),
     ],
     ids=["channels", "rank", "dtype"],
 )
