@@ -52,10 +52,11 @@ class HieraImageProcessor(Recorded):
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Sequence[Picture | Sequence[Picture]],
         *,
         return_tensors: Literal["pt", "np"] | None = "pt",
         input_data_format: Literal["channels_first", "channels_last"] | None = None,
+        data_format: Literal["channels_first", "channels_last"] = "channels_first",
         **overrides: Any,
     ) -> BatchFeature:
         """`{"pixel_values": [B, C, H, W]}` in float32: a torch tensor ("pt"), a numpy array ("np"), or a list of arrays
@@ -70,8 +71,10 @@ class HieraImageProcessor(Recorded):
           grey levels, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values are
           taken as they are.
 
-        `input_data_format` says where the channels of arrays are, for shapes that fit both. `overrides` are fields of
-        `Preprocessing`, such as `do_rescale=False`, that replace the record's in this call alone; None replaces none.
+        `input_data_format` says where the channels of arrays are, for shapes that fit both;
+        `data_format="channels_last"` gives [B, H, W, C]. Lists of lists of images are taken one after another.
+        `overrides` are fields of `Preprocessing`, such as `do_rescale=False`, that replace the record's in
+        this call alone; None replaces none.
 
         Raises `ImageError` (a ValueError) naming the picture that cannot be read; ValueError for an empty list or a bad
         value of a field, TypeError for an override that is no field.
@@ -79,13 +82,19 @@ class HieraImageProcessor(Recorded):
         changed = {name: value for name, value in overrides.items() if value is not None}
         if changed:
             other = HieraImageProcessor(self.record.replace(**changed), fast=self.fast, max_pixels=self.max_pixels)
-            return other(images, return_tensors=return_tensors, input_data_format=input_data_format)
+            return other(
+                images, return_tensors=return_tensors, input_data_format=input_data_format, data_format=data_format
+            )
+        if data_format not in ("channels_first", "channels_last"):
+            raise ValueError(f"data_format is {data_format!r}; expected 'channels_first' or 'channels_last'")
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt', 'np' or None")
         pictures, names = _named(images)
         if input_data_format is not None:
             pictures = [_channels_last(picture, input_data_format) for picture in pictures]
         pixels = self._batch(pictures, names)
+        if data_format == "channels_last":
+            pixels = [np.ascontiguousarray(one.transpose(1, 2, 0)) for one in pixels]
         if return_tensors is None:
             return BatchFeature(pixel_values=list(pixels))
         if isinstance(pixels, list):
@@ -98,14 +107,21 @@ class HieraImageProcessor(Recorded):
 
     def preprocess(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Sequence[Picture | Sequence[Picture]],
         *,
         return_tensors: Literal["pt", "np"] | None = "pt",
         input_data_format: Literal["channels_first", "channels_last"] | None = None,
+        data_format: Literal["channels_first", "channels_last"] = "channels_first",
         **overrides: Any,
     ) -> BatchFeature:
         """As a call."""
-        return self(images, return_tensors=return_tensors, input_data_format=input_data_format, **overrides)
+        return self(
+            images,
+            return_tensors=return_tensors,
+            input_data_format=input_data_format,
+            data_format=data_format,
+            **overrides,
+        )
 
     def _batch(self, pictures: list[Picture], names: list[str]) -> np.ndarray | list[np.ndarray]:
         """One array [B, C, H, W] if the record fixes the size, else a list of [C, H, W]."""
@@ -117,8 +133,6 @@ class HieraImageProcessor(Recorded):
                 f"the record's crop_size is {size[1]} x {size[0]} pixels; at most {_MAX_RESIZED_PIXELS:,} are made"
             )
             raise ImageError(names[0], problem)
-        if size[0] * size[1] > _MAX_RESIZED_PIXELS:
-            raise ValueError(f"crop_size is {size[0]} x {size[1]}; expected at most {_MAX_RESIZED_PIXELS:,} pixels")
         batch = np.empty((len(pictures), self.record.num_channels, *size), np.float32)
         for picture, name, out in zip(pictures, names, batch, strict=True):
             self._pixels(picture, name, out=out)
@@ -257,9 +271,10 @@ def write_part(
     write_pixels(region, out, record, table)
 
 
-def _as_list(images: Picture | Sequence[Picture]) -> list[Picture]:
+def _as_list(images: Picture | Sequence[Picture | Sequence[Picture]]) -> list[Picture]:
     if isinstance(images, (list, tuple)):
-        return list(images)
+        nested = [part if isinstance(part, (list, tuple)) else [part] for part in images]
+        return [cast("Picture", one) for part in nested for one in part]
     if (is_tensor(images) or isinstance(images, np.ndarray)) and cast("np.ndarray", images).ndim == 4:
         return list(cast("np.ndarray", images))
     return [cast("Picture", images)]
@@ -275,7 +290,7 @@ def _channels_last(picture: Picture, form: str) -> Picture:
     return np.moveaxis(array, 0, 2) if form == "channels_first" else array
 
 
-def _named(images: Picture | Sequence[Picture]) -> tuple[list[Picture], list[str]]:
+def _named(images: Picture | Sequence[Picture | Sequence[Picture]]) -> tuple[list[Picture], list[str]]:
     """The pictures, and what errors call them."""
     pictures = _as_list(images)
     if not pictures:

@@ -77,6 +77,12 @@ class Preprocessing:
         if known:
             raise ValueError(f"extra has {known!r}; expected only keys that are not fields of the record")
 
+    def __repr__(self) -> str:
+        default = type(self)()
+        shown = [name for name in _FIELDS if getattr(self, name) != getattr(default, name)]
+        shown += ["extra"] if self.extra else []
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
     @property
     def num_channels(self) -> int:
         """Channels the model takes: the length of `image_mean`."""
@@ -229,11 +235,19 @@ def _edges(value: object, *names: str) -> dict[str, int] | None:
 def _size(value: object) -> dict[str, int] | None:
     if _int(value):
         value = {"shortest_edge": value}
+    value = _pair(value)
     return _edges(value, "shortest_edge") or _edges(value, "height", "width")
 
 
 def _crop(value: object) -> dict[str, int] | None:
-    return _edges({"height": value, "width": value} if _int(value) else value, "height", "width")
+    return _edges({"height": value, "width": value} if _int(value) else _pair(value), "height", "width")
+
+
+def _pair(value: object) -> object:
+    """`(height, width)` as a mapping; anything else as it is."""
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return {"height": value[0], "width": value[1]}
+    return value
 
 
 def _text(value: object) -> str | None:
