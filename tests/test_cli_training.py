@@ -173,7 +173,7 @@ def test_pretraining_minds_no_labels(run: Run, data: Path) -> None:
     shutil.copytree(data / "train" / "class0", data / "val" / "other")
     assert run("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)[0] == 0
     code, _, err = run("finetune", "data", "-o", "second", "--from", "first", *FINETUNE, *SHORT)
-    assert (code, "empty has no pictures" in err) == (2, True)
+    assert (code, "empty has no images" in err) == (2, True)
 
 
 def test_a_device_that_is_not_there_is_one_line(run: Run, data: Path) -> None:

@@ -260,7 +260,7 @@ def test_a_damaged_list_in_parquet_is_named(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "list.parquet").read_bytes())
     content[40:4000] = bytes(3960)
     (tmp_path / "list.parquet").write_bytes(content)
-    with pytest.raises(ValueError, match=r"list.parquet: a damaged parquet file, or none"):
+    with pytest.raises(ValueError, match=r"list.parquet: damaged, or not a parquet file"):
         list(list_sources([str(tmp_path / "list.parquet")]))
 
 

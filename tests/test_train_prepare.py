@@ -100,7 +100,7 @@ def test_signals_are_fine_tuned_by_the_recipe_for_pictures(tmp_path: Path, capsy
             "masked image modeling expects multiples of 32; the nearest sizes are 480 or 512",
         ),
         ((8, 512), {"image_size": (64, 64)}, r"model takes \[8, 64, 64\]; image_size=none takes the size of the data"),
-        ((8, 512), {"image_size": (1024,)}, "at least 1024 are needed on axis 1"),
+        ((8, 512), {"image_size": (1024,)}, "expected at least 1024 on axis 1"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_before_anything_is_written(
