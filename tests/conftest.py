@@ -5,6 +5,7 @@ and loaded in milliseconds.
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,8 @@ def _isolate() -> None:
 
 
 _isolate()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # helpers that are plugins too: an assertion that fails in them shows what it compared, as it does in a test
 pytest.register_assert_rewrite("benches", "engines", "exports", "pictures")
