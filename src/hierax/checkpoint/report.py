@@ -17,7 +17,7 @@ class LoadingReport:
         unexpected: names in the file that belong to no part of Hiera.
         ignored: parts in the file that this model does not have, also blocks after a backbone's last map.
         resized: position embeddings that were resized, each with its grids.
-        renewed: parts that start anew.
+        renewed: parts that start with new random weights.
         changed: configuration fields set differently from the record, each with both values.
     """
 
@@ -43,7 +43,7 @@ class LoadingReport:
         for name in ("missing", "unexpected", "ignored", "resized", "renewed", "changed"):
             entries: list[str] = getattr(self, name)
             if entries:
-                lines.append(f"  {name}: {listed(entries, 8)}")
+                lines.append(f"  {'new (random) layers' if name == 'renewed' else name}: {listed(entries, 8)}")
         return "\n".join(lines)
 
 

@@ -95,17 +95,18 @@ def _loaded(
         if "head" not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}
         model = _classifier(opened.config).from_pretrained(source, new=new, **changes)
-    notes = [f"starts from {source}: weights under {model.license or 'no stated licence'}"]
-    notes += [f"of {source}, {line.strip()}" for line in str(model.loading_report).splitlines()[1:]]
+    license = f", license of the weights: {model.license}" if model.license else ""
+    notes = [f"starts from {source}{license}"]
+    notes += [line.strip() for line in str(model.loading_report).splitlines()[1:]]
     if own != channels:
         model = with_channels(model, channels)
         notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
         if recipe.task == "pretrain":
-            notes.append("the decoder's last layer, which predicts the channels, starts anew")
+            notes.append("new (random) layer: the last one of the decoder, which predicts the channels")
     _freeze(model, recipe.freeze)
     wanted, found = variant_config(recipe.model), model.config
     if source not in (FEMTO, FEMTO_MAE) and (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
-        notes.append(f"the recipe's model, {recipe.model}, is another one; {source} is trained as it is")
+        notes.append(f"the recipe names another model, {recipe.model}; the architecture of {source} is used")
     return model, notes
 
 
