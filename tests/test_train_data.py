@@ -76,7 +76,7 @@ def test_arrays_that_do_not_fit_the_model_are_refused(tmp_path: Path, pretrained
 
 def test_pictures_for_a_clip_model_are_refused(tmp_path: Path, data: Path) -> None:
     recipe = toy(model="mae_hiera_base_16x224", image_size=(4, 64, 64))
-    with pytest.raises(ValueError, match=r"the data are pictures; the model takes \[3, 4, 64, 64\]"):
+    with pytest.raises(ValueError, match=r"the data are images; the model takes \[3, 4, 64, 64\]"):
         pretrain(data, out=tmp_path / "run", recipe=recipe, device="cpu", quiet=True)
 
 
