@@ -1,5 +1,6 @@
 """Checkpoints of a run that are damaged, or that somebody made: told, put aside, and never run."""
 
+import io
 import json
 import os
 import pickle
@@ -157,3 +158,20 @@ def test_functions_of_pytorch_are_not_to_be_had_either(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(b"ctorch\nload\n(S'x'\ntR.")
     with pytest.raises(UnsafePickle, match=r"names torch\.load"):
         read_table(tmp_path)
+
+
+def test_getattr_in_a_table_gives_members_of_one_enumeration_alone() -> None:
+    """Some Python 3.11 pickle the members of enumerations by `getattr`; it must not become a way to anything else."""
+    from torch.distributed.checkpoint import metadata
+
+    from hierax.checkpoint.sharded import UnsafePickle, _TableUnpickler
+
+    def read(owner: str, name: str) -> Any:
+        text = f"cbuiltins\ngetattr\n(c{metadata.__name__}\n{owner}\nV{name}\ntR.".encode()
+        return _TableUnpickler(io.BytesIO(text)).load()
+
+    encoding = metadata._MEM_FORMAT_ENCODING
+    assert read("_MEM_FORMAT_ENCODING", "TORCH_CONTIGUOUS_FORMAT") is encoding.TORCH_CONTIGUOUS_FORMAT
+    for owner, name in (("Metadata", "__init__"), ("_MEM_FORMAT_ENCODING", "__class__"), ("Metadata", "__module__")):
+        with pytest.raises(UnsafePickle, match="which no checkpoint holds; nothing of it was run"):
+            read(owner, name)

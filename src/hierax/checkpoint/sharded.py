@@ -45,6 +45,15 @@ class UnsafePickle(ValueError):
     """A pickle names something that no checkpoint of a run holds."""
 
 
+def _member(owner: Any, name: str) -> Any:
+    """In the place of `getattr`: a member of the one enumeration that a table holds."""
+    if owner is not tables._MEM_FORMAT_ENCODING or name not in owner.__members__:
+        raise UnsafePickle(
+            f"names the attribute {name!r:.80} of an object, which no checkpoint holds; nothing of it was run"
+        )
+    return owner[name]
+
+
 class _TableUnpickler(pickle.Unpickler):
     """Makes the objects of a table of contents and no others."""
 
@@ -55,6 +64,8 @@ class _TableUnpickler(pickle.Unpickler):
             return found
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if (module, name) == ("builtins", "getattr"):  # how some Python 3.11 pickle the member of an enumeration
+            return _member
         if module in ("pathlib", "pathlib._local") and name.endswith(("PosixPath", "WindowsPath")):
             return pathlib.PurePath  # where it was written; may be another kind of system
         raise UnsafePickle(f"names {module}.{name}, which no checkpoint holds; nothing of it was run")
