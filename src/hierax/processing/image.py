@@ -105,23 +105,7 @@ class HieraImageProcessor(Recorded):
 
         return BatchFeature(pixel_values=torch.from_numpy(pixels))
 
-    def preprocess(
-        self,
-        images: Picture | Sequence[Picture | Sequence[Picture]],
-        *,
-        return_tensors: Literal["pt", "np"] | None = "pt",
-        input_data_format: Literal["channels_first", "channels_last"] | None = None,
-        data_format: Literal["channels_first", "channels_last"] = "channels_first",
-        **overrides: Any,
-    ) -> BatchFeature:
-        """As a call."""
-        return self(
-            images,
-            return_tensors=return_tensors,
-            input_data_format=input_data_format,
-            data_format=data_format,
-            **overrides,
-        )
+    preprocess = __call__  # the same under the name that transformers gives it
 
     def _batch(self, pictures: list[Picture], names: list[str]) -> np.ndarray | list[np.ndarray]:
         """One array [B, C, H, W] if the record fixes the size, else a list of [C, H, W]."""
