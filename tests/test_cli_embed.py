@@ -14,8 +14,10 @@ import pytest
 
 import hierax
 from hierax.cli import embed as command
+from hierax.cli import main
 from hierax.embedding.run import Progress
 from hierax.embedding.store import Manifest
+from hierax.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -57,11 +59,20 @@ def test_without_a_model_it_is_the_one_that_comes_with_hierax(run: Run) -> None:
     assert Manifest.read(Path("out")).model == "hierax/femto"
 
 
-def test_that_it_is_about_to_stop_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with command._follow("fp32") as follow:
-        for done in range(3):
-            follow(Progress(done, 9, stopping=done > 0))
-    assert capsys.readouterr().err == "hierax: stopping after the images in hand; Ctrl-C again leaves them\n"
+@pytest.mark.parametrize("number", SIGNALS)
+def test_that_it_is_about_to_stop_is_said_at_once(
+    here: Path, classifier_folder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int
+) -> None:
+    said: list[str] = []
+
+    def told(_: Progress) -> None:
+        signal.raise_signal(number)
+        said.append(capfd.readouterr().err)
+
+    monkeypatch.setattr(command, "_follow", lambda *_: contextlib.nullcontext(told))
+    code = main(["embed", "a", "-o", "out", "--model", classifier_folder, *FAST])
+    assert said[0].endswith("\nhierax: stopping after the images in hand; Ctrl-C again ends at once\n")
+    assert code == 0, "there was nothing left to do"
 
 
 def test_some_that_cannot_be_read_are_3_and_all_are_2(run: Run, classifier_folder: str) -> None:

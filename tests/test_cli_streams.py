@@ -13,6 +13,7 @@ import pytest
 
 from hierax.cli import main, streams
 from hierax.cli.signals import Interruptions, Terminated
+from hierax.stopping import SIGNALS, StopSignal
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -68,11 +69,13 @@ def test_characters_that_an_encoding_lacks_have_plain_ones() -> None:
 
 # -- signals
 
+SAID = dict(zip(SIGNALS, ("interrupted", "terminated", "the terminal was closed"), strict=False))
+
 
 @POSIX
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_signal_before_or_after_the_command_ends_in_one_line(number: signal.Signals, code: int, moment: str) -> None:
+def test_a_signal_before_or_after_the_command_ends_in_one_line(number: signal.Signals, moment: str) -> None:
     program = f"""
 import os, sys, hierax.cli, hierax.__main__ as entry
 def main():
@@ -83,17 +86,16 @@ entry.run()
 os.kill(os.getpid(), {int(number)})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    said = "interrupted" if number == signal.SIGINT else "terminated"
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"hierax: {said}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"hierax: {SAID[number]}\n")
 
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_what_a_library_makes_of_an_interruption_is_no_fault(
-    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def fails(*_: object, **__: object) -> Any:
         try:
@@ -103,10 +105,10 @@ def test_what_a_library_makes_of_an_interruption_is_no_fault(
 
     monkeypatch.setattr("hierax.cli.stats.say", fails)
     monkeypatch.setattr("hierax.data.stats.dataset_statistics", fails)
-    assert run("stats", "a")[::2] == (code, f"hierax: {'interrupted' if code == 130 else 'terminated'}\n")
+    assert run("stats", "a")[::2] == (128 + number, f"hierax: {SAID[number]}\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interruption_that_was_swallowed_still_is_the_end(
     run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -140,9 +142,34 @@ def test_an_interruption_inside_of_a_finaliser_comes_again() -> None:
 
 
 def test_handlers_are_as_before_afterwards() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     main(["models", "--json"])
-    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert before == [signal.getsignal(number) for number in SIGNALS]
+
+
+def test_a_second_interrupt_goes_to_whoever_took_the_first_before() -> None:
+    """It ends a command at once by the command's own handler, which knows what libraries make of an exception."""
+    came, stop = Interruptions(), StopSignal()
+
+    def works() -> None:
+        with came.taken(), stop.listening():
+            send(signal.SIGTERM)
+            send(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        works()
+    assert (stop.number, came.number) == (signal.SIGTERM, signal.SIGINT)
+
+
+@POSIX
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As that of a closed terminal by `nohup`, and Ctrl-C by a shell that starts a job in the background."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruptions().taken(), StopSignal().listening():
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # -- memory

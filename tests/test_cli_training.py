@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from hierax.stopping import SIGNALS
+from hierax.train.witness import Witness
 from training import pictures, same, weights
 
 if TYPE_CHECKING:
@@ -67,6 +70,21 @@ def test_a_run_is_repeated_from_its_configuration(run: Run, data: Path) -> None:
     code, _, err = run("finetune", "--config", "third/run.json", "-o", "fourth", "--device", "cpu", "epochs=2")
     assert code == 0, err
     assert json.loads(Path("fourth/run.json").read_text())["recipe"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_a_signal_stopped_exits_with_its_code_and_resumes(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Witness, "step", lambda *_: signal.raise_signal(number))
+        code, _, err = run(*command)
+    assert code == 128 + number
+    assert "stopped after step 1 of 3; the same command resumes it" in err
+    code, _, err = run(*command)
+    assert (code, "resumed after step 1" in err) == (0, True)
+    assert run(*command)[0] == 0, "a signal of an earlier command of the process does not count"
 
 
 def test_a_finished_command_may_be_repeated(run: Run, data: Path) -> None:

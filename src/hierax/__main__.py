@@ -1,7 +1,8 @@
 """`python -m hierax` and the command `hierax`: signals first, then the command line.
 
-From the first moment to the last, Ctrl-C and SIGTERM end the program in one line, with exit code 130 or 143. While
-a command runs, `hierax.cli.signals` takes them, which lets it take away what is half written.
+From the first moment to the last, Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP) end the program in one line,
+with exit code 130, 143 or 129. While a command runs, `hierax.cli.signals` takes them, which lets it take
+away what is half written.
 """
 
 import atexit
@@ -10,13 +11,14 @@ import signal
 import sys
 from types import FrameType
 
-_TAKEN = (signal.SIGINT, signal.SIGTERM)
+_WORDS = {"SIGINT": b"interrupted", "SIGTERM": b"terminated", "SIGHUP": b"the terminal was closed"}
+_TAKEN = {getattr(signal, name): word for name, word in _WORDS.items() if name in signal.Signals.__members__}
 
 
 def _leave(number: int, _: FrameType | None) -> None:
     """Ends the process: nothing was begun yet, or all is done."""
     try:  # noqa: SIM105  (contextlib is a long import, and signals are not taken yet)
-        os.write(2, b"hierax: interrupted\n" if number == signal.SIGINT else b"hierax: terminated\n")
+        os.write(2, b"hierax: %b\n" % _TAKEN[number])
     except OSError:  # stderr may be closed
         pass
     os._exit(128 + number)

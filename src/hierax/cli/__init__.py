@@ -2,7 +2,8 @@
 
 Nothing here, nor at the top of a command's module, imports torch: help comes at once. Results go to stdout; progress,
 licences and errors to stderr. Exit codes: 0 all done, 1 a fault of hierax, 2 nothing could be done as asked, 3 some
-inputs could not be read, 130 interrupted, 141 the reader of a pipe has left, 143 terminated.
+inputs could not be read, 129 the terminal was closed, 130 interrupted, 141 the reader of a pipe has left, 143
+terminated.
 """
 
 import argparse
@@ -71,6 +72,9 @@ Without --model, commands use hierax/femto, a small model that is part of the pa
 `hierax COMMAND --help` explains a command. `hierax models` lists other weights.
 Images can be files, folders (with all folders in them) or patterns ('*.jpg').
 Exit codes: 0 all done, 2 nothing could be done, 3 some inputs could not be read."""
+
+
+_ENDED = {"SIGINT": "interrupted", "SIGHUP": "the terminal was closed"}
 
 
 class _Version(argparse.Action):
@@ -164,7 +168,7 @@ def _finished(code: int) -> int:
 
 
 def _interrupted(number: int) -> int:
-    say("interrupted" if number == signal.SIGINT else "terminated")
+    say(_ENDED.get(signal.Signals(number).name, "terminated"))
     # CPython notes a KeyboardInterrupt that left an exec() of a text (dataclasses do that), caught or not, and would
     # end `python -m hierax` by SIGINT for it; the next exec() clears the note
     exec("")

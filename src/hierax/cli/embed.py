@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -141,6 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers, ray=arguments.ray,
             device=places, threads=arguments.threads,
             batch_size=batch, block_size=batch * 16, on_progress=follow,
+            on_stop=lambda: _say_stop(unit),
             on_wait=lambda owner: say(f"{owner} is at work on the contents of {folder}; waiting for it"),
         )  # fmt: skip
     return _tell(report, unit, as_json=arguments.json, update=arguments.update)
@@ -196,21 +198,15 @@ def _reasons(report: EmbedReport) -> str:
     return ", ".join([*told, f"other reasons ({others:,})"] if others else told)
 
 
+def _say_stop(unit: str) -> None:
+    """Past Python's buffers, in whose middle the signal may have come."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nhierax: stopping after the {unit}s in hand; Ctrl-C again ends at once\n".encode())
+
+
 @contextlib.contextmanager
 def _follow(heading: str, unit: str = "image") -> Iterator[Callable[[Progress], None]]:
-    """What shows where a run is, and that it is about to stop: a bar on a terminal, else a line now and then."""
-    stopping = False
-
-    def told_of(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-        def follow(progress: Progress) -> None:
-            nonlocal stopping
-            if progress.stopping and not stopping:
-                stopping = True
-                say(f"stopping after the {unit}s in hand; Ctrl-C again leaves them")
-            show(progress)
-
-        return follow
-
+    """What shows where a run is: a bar on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
         told = [time.monotonic()]
 
@@ -220,7 +216,7 @@ def _follow(heading: str, unit: str = "image") -> Iterator[Callable[[Progress], 
                 count = f"{progress.done:,} of {progress.total:,}"
                 say(f"{count}  {_speed(progress, unit)}  {_rest(progress)}{_unread(progress)}")
 
-        yield told_of(line)
+        yield line
         return
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -240,7 +236,7 @@ def _follow(heading: str, unit: str = "image") -> Iterator[Callable[[Progress], 
             numbers = f"{_speed(progress, unit)}{_unread(progress)}"
             bar.update(task, description=text, total=progress.total, completed=progress.done, numbers=numbers)
 
-        yield told_of(show)
+        yield show
 
 
 def _speed(progress: Progress, unit: str) -> str:

@@ -46,4 +46,4 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except TrainingStopped as error:
         raise UserError(str(error)) from error
-    return 0
+    return train.exit_code(asked.out)

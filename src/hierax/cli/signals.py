@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a command runs: it ends in order, with 130 or 143, whatever it was in the middle of."""
+"""Signals while a command runs: it ends in order, with 130 or the like, whatever it was in the middle of."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from hierax.stopping import give_back, take_signals
+
 
 class Terminated(BaseException):
-    """SIGTERM came; like Ctrl-C, it lets what is half written be taken away."""
+    """SIGTERM or SIGHUP came; like Ctrl-C, it lets what is half written be taken away."""
 
 
 class Interruptions:
@@ -41,21 +43,16 @@ class Interruptions:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Takes SIGINT and SIGTERM while inside; training, which saves and ends in order, has a way of its own.
-
-        A signal that is ignored (of a job in the background, say) stays so.
-        """
+        """Takes the signals while inside; training, which saves and ends in order, has a way of its own."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
         hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
-        before = {number: signal.signal(number, self._raise) for number in numbers}
+        before = take_signals(self._raise)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+            give_back(before)
             sys.unraisablehook = hook
 
 

@@ -98,6 +98,16 @@ def asked(arguments: argparse.Namespace) -> Asked:
     )
 
 
+def exit_code(run: str) -> int:
+    """Of a run that was trained: 0 if it is finished, else 128 and the number of the signal that stopped it."""
+    from hierax.stopping import last_signal
+    from hierax.train.folder import earlier
+
+    number = last_signal()
+    finished = number is None or (earlier(Path(run)) or {}).get("finished")
+    return 0 if number is None or finished else 128 + number
+
+
 def _recipe(arguments: argparse.Namespace, before: dict[str, Any]) -> Recipe | str | None:
     """The recipe of `--config`, or the name of `--recipe`; None where neither is given."""
     from hierax.train.recipe import Recipe

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from hierax.data.order import Draw, Order, evaluation_share, share
 from hierax.data.view import EvaluationView, Part, Seen, TrainingView, Unreadable
+from hierax.stopping import SIGNALS
 
 _MOST_WORKERS = 16
 
@@ -167,7 +168,7 @@ def _leave_signals_to_the_loop(_: int) -> None:
     """What stops a run is sent to all its processes. The loop finishes its step then, for which it needs the workers;
     these end when the loader tells them, or when it is gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -153,6 +153,7 @@ def embed(
     on_table: Callable[[pa.Table], object] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     on_wait: Callable[[str], object] | None = None,
+    on_stop: Callable[[], object] | None = None,
 ) -> EmbedReport:
     """Writes the features of pictures, or of videos window by window, into the folder `out`, and goes on where an
     earlier call was interrupted.
@@ -186,6 +187,7 @@ def embed(
             several devices or machines write.
         on_progress: called after each batch (after each block on a cluster).
         on_wait: told who is listing the sources of `out`, or closing it, when this call waits for that.
+        on_stop: called when a signal asks for an end, at once, by its handler; what is in hand is finished then.
 
     Returns:
         What was done.
@@ -218,7 +220,7 @@ def embed(
                     list_columns=list_columns,
                 )
             run = _Run(claim, manifest, extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
-            return run.report(shard, on_table, on_progress)
+            return run.report(shard, on_table, on_progress, on_stop)
     finally:
         if owned:
             extractor.close()
@@ -237,7 +239,7 @@ class _Run:
 
     def report(
         self, shard: tuple[int, int], on_table: Callable[[pa.Table], object] | None,
-        on_progress: Callable[[Progress], object] | None,
+        on_progress: Callable[[Progress], object] | None, on_stop: Callable[[], object] | None,
     ) -> EmbedReport:  # fmt: skip
         """Does this share's blocks that are not done."""
         job = self.job
@@ -245,7 +247,7 @@ class _Run:
         mine = [block for n, block in enumerate(job.blocks()) if block in pending and n % shard[1] == shard[0]]
         progress = Progress(0, job.sources_in(*mine))
         done, start = 0, time.perf_counter()
-        stop = StopSignal()
+        stop = StopSignal(on_stop or (lambda: None))
         with stop.listening(), contextlib.closing(self._steps(mine, stop)) as steps:
             for step in steps:
                 progress.done += step.sources
