@@ -223,15 +223,16 @@ def test_grey_arrays_are_repeated_in_three_channels() -> None:
             np.zeros((5, 6, 4), np.uint8),
             r"shape \[5, 6, 4\]; expected channels as the first or last axis \(3 or 1\)",
         ),
-        (np.zeros((5, 6, 3), np.int64), "dtype int64; expected uint8, uint16 or a floating-point dtype"),
-        (np.zeros((5, 6, 3), bool), "dtype bool; expected uint8, uint16 or a floating-point dtype"),
+        (np.full((5, 6, 3), 256), "int64 values from 256 to 256; expected gray levels 0..255"),
+        (np.full((5, 6, 3), -1, np.int16), "int16 values from -1 to -1; expected gray levels 0..255"),
+        (np.zeros((5, 6, 3), bool), "dtype bool; expected integers or a floating-point dtype"),
         (np.zeros((0, 6, 3), np.uint8), r"no pixels \(shape \[0, 6, 3\]\)"),
         (np.zeros((3, 0, 6), np.uint8), r"no pixels \(shape"),
         (np.full((5, 6, 3), 255.0), r"float values from 255 to 255; expected 0..1"),
         (np.full((5, 6, 3), np.nan), "holds values that are not finite"),
         (torch.zeros(5, 6, 7), r"shape \[5, 6, 7\]; expected channels as the first or last axis"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_arrays_that_are_no_picture_are_refused_with_the_reason(array: Any, problem: str) -> None:
     with pytest.raises(ImageError, match=f"^images\\[1\\]: {problem}"):

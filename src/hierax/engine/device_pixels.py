@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.processing import Geometry, HieraImageProcessor, Picture
-from hierax.processing.record import RESAMPLING
+from hierax.processing.record import RESAMPLING, Preprocessing
 from hierax.processing.resize import columns_first
 
 _MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}
@@ -29,18 +29,23 @@ class DevicePixels:
 
     def __init__(self, processor: HieraImageProcessor, device: torch.device) -> None:
         self.processor, self.device = processor, device
-        record = processor.record
+        self._use(processor.record)
+
+    def _use(self, record: Preprocessing) -> None:
+        self._record = record
         self._mode = _MODES.get(record.resample)
         factor = record.rescale_factor if record.do_rescale else 1.0
         mean, std = (record.image_mean, record.image_std) if record.do_normalize else (0.0, 1.0)
         scale = factor / np.broadcast_to(np.asarray(std), (record.num_channels,))
         offset = -np.asarray(mean) / std * np.ones(record.num_channels)
         self._scale, self._offset = (
-            torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (scale, offset)
+            torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None] for values in (scale, offset)
         )
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
         """`[B, C, H, W]` in float32 on the device. Raises as the processor does."""
+        if self.processor.record is not self._record:  # one of its fields was assigned
+            self._use(self.processor.record)
         if self.processor.record.do_resize and self._mode is None:
             return self.processor(images).pixel_values.to(self.device)
         pixels: list[Tensor] = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hierax.notices import notify
 from hierax.processing.errors import ImageError
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, n
 
     Channels are found by their number, on the last axis or the first; where both fit, the last of an array and the
     first of a tensor. A picture without a channel axis, or with one channel, is repeated for a model that takes
-    three. Floats must lie in 0..1 and uint16 is divided by 65535, if `unit`; else both keep their values. Raises
-    `ImageError` naming the shape, the type or the values.
+    three. If `unit`, floats must lie in 0..1, uint16 is divided by 65535, and other integers must be grey levels
+    0..255; else all keep their values. Raises `ImageError` naming the shape, the type or the values.
     """
     tensor = is_tensor(value)
     array = to_numpy(value)
@@ -34,10 +35,10 @@ def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, n
         raise ImageError(name, f"no pixels (shape {list(array.shape)})")
     if array.dtype == np.uint8:
         return array
-    if array.dtype == np.uint16:
-        return array.astype(np.float32) / 65535 if unit else array.astype(np.float32)
+    if array.dtype.kind in "iu":
+        return _integers(array, name=name) if unit else array.astype(np.float32)
     if array.dtype.kind != "f":
-        raise ImageError(name, f"dtype {array.dtype}; expected uint8, uint16 or a floating-point dtype")
+        raise ImageError(name, f"dtype {array.dtype}; expected integers or a floating-point dtype")
     return _checked_floats(array.astype(np.float32, copy=False), unit=unit, name=name)
 
 
@@ -69,6 +70,21 @@ def _to_channels_last(array: np.ndarray, channels: int, *, first_before_last: bo
     return array if array.shape[2] == channels else np.repeat(array, channels, axis=2)
 
 
+def _integers(array: np.ndarray, *, name: str) -> np.ndarray:
+    """Grey levels: those of uint16 are 65535ths as float32, others are uint8."""
+    low, high = int(array.min()), int(array.max())
+    if array.dtype == np.uint16:
+        if 1 < high <= 255:
+            notify(
+                "an array of uint16 holds no value above 255: it is nearly black, since 65535 is white; grey levels "
+                "0..255 must be uint8"
+            )
+        return array.astype(np.float32) / 65535
+    if low < 0 or high > 255:
+        raise ImageError(name, f"{array.dtype} values from {low} to {high}; expected gray levels 0..255")
+    return array.astype(np.uint8)
+
+
 def _checked_floats(array: np.ndarray, *, unit: bool, name: str) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -76,6 +92,6 @@ def _checked_floats(array: np.ndarray, *, unit: bool, name: str) -> np.ndarray:
     # A little outside is what interpolation leaves behind; anything more was meant in other units.
     if unit and (low < -0.1 or high > 1.1):
         raise ImageError(
-            name, f"float values from {low:g} to {high:g}; expected 0..1 (gray levels 0..255 must be uint8)"
+            name, f"float values from {low:g} to {high:g}; expected 0..1 (gray levels 0..255 must be integers)"
         )
     return np.clip(array, 0, 1) if unit else array

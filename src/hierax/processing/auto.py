@@ -7,7 +7,9 @@ from typing import Any
 
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.image import HieraImageProcessor
+from hierax.processing.recorded import chosen_speed
 from hierax.processing.video import HieraVideoProcessor
+from hierax.transformers_arguments import token_of, without_foreign
 
 
 class AutoImageProcessor:
@@ -25,15 +27,18 @@ class AutoImageProcessor:
         fast: bool | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         **overrides: Any,
-    ) -> Any:
+    ) -> HieraImageProcessor | HieraVideoProcessor:
         """A `HieraImageProcessor`, as its own `from_pretrained` makes it; of a checkpoint of clips, a
         `HieraVideoProcessor`.
         """
         from hierax.checkpoint import load_preprocessing
 
+        token = token_of(overrides, token)
+        fast = chosen_speed(overrides, fast)
+        overrides = without_foreign(overrides)
         record = load_preprocessing(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
         if record.replace(**overrides).num_frames is not None:
-            return HieraVideoProcessor(record, fast=fast is not False, **overrides)
-        return HieraImageProcessor(record, fast=bool(fast), max_pixels=max_pixels, **overrides)
+            return HieraVideoProcessor(record, fast=fast, **overrides)
+        return HieraImageProcessor(record, fast=fast, max_pixels=max_pixels, **overrides)

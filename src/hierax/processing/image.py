@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -14,11 +14,15 @@ from hierax.processing.arrays import is_tensor, to_numpy
 from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
-from hierax.processing.levels import levels_table, write_pixels
+from hierax.processing.levels import write_pixels
 from hierax.processing.reading import Picture, check_values, read_picture, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
-from hierax.processing.recorded import Recorded
+from hierax.processing.recorded import Recorded, chosen_speed
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
+from hierax.transformers_arguments import token_of, without_foreign
+
+if TYPE_CHECKING:
+    import torch
 
 # A strip of 1 x 100,000 pixels would become 256 x 25,600,000; nothing that is looked at comes near this many.
 _MAX_RESIZED_PIXELS = 1 << 26
@@ -39,16 +43,16 @@ class HieraImageProcessor(Recorded):
         self,
         record: Preprocessing | None = None,
         *,
-        fast: bool = False,
+        fast: bool | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         **overrides: Any,
     ) -> None:
         if max_pixels is not None and (not isinstance(max_pixels, int) or max_pixels <= 0):
             raise ValueError(f"max_pixels is {max_pixels!r}; expected a whole number above 0, or None")
-        self.record = (IMAGENET if record is None else record).replace(**overrides)
+        fast = bool(chosen_speed(overrides, fast))
+        super().__init__((IMAGENET if record is None else record).replace(**without_foreign(overrides)))
         self.fast = fast
         self.max_pixels = max_pixels
-        self._table = levels_table(self.record)
 
     def __call__(
         self,
@@ -57,6 +61,7 @@ class HieraImageProcessor(Recorded):
         return_tensors: Literal["pt", "np"] | None = "pt",
         input_data_format: Literal["channels_first", "channels_last"] | None = None,
         data_format: Literal["channels_first", "channels_last"] = "channels_first",
+        device: str | torch.device | None = None,
         **overrides: Any,
     ) -> BatchFeature:
         """`{"pixel_values": [B, C, H, W]}` in float32: a torch tensor ("pt"), a numpy array ("np"), or a list of arrays
@@ -67,28 +72,32 @@ class HieraImageProcessor(Recorded):
         - a path, or the bytes of a file: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, …; the first frame of an animation;
         - a Pillow image of any mode. The EXIF orientation of these and of files is applied, transparency is laid over
           white, 16-bit grey is scaled to 8 bits;
-        - an array or tensor [height, width, channels], [channels, height, width] or, grey, [height, width]: uint8 in
-          grey levels, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values are
-          taken as they are.
+        - an array or tensor [height, width, channels], [channels, height, width] or, grey, [height, width]: integers
+          in grey levels 0..255, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values
+          are taken as they are.
 
         `input_data_format` says where the channels of arrays are, for shapes that fit both;
-        `data_format="channels_last"` gives [B, H, W, C]. Lists of lists of images are taken one after another.
+        `data_format="channels_last"` gives [B, H, W, C]; `device` is where torch tensors are put. Lists of lists of
+        images are taken one after another.
         `overrides` are fields of `Preprocessing`, such as `do_rescale=False`, that replace the record's in
         this call alone; None replaces none.
 
         Raises `ImageError` (a ValueError) naming the picture that cannot be read; ValueError for an empty list or a bad
         value of a field, TypeError for an override that is no field.
         """
-        changed = {name: value for name, value in overrides.items() if value is not None}
+        changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
         if changed:
             other = HieraImageProcessor(self.record.replace(**changed), fast=self.fast, max_pixels=self.max_pixels)
             return other(
-                images, return_tensors=return_tensors, input_data_format=input_data_format, data_format=data_format
-            )
+                images, return_tensors=return_tensors, input_data_format=input_data_format, data_format=data_format,
+                device=device,
+            )  # fmt: skip
         if data_format not in ("channels_first", "channels_last"):
             raise ValueError(f"data_format is {data_format!r}; expected 'channels_first' or 'channels_last'")
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt', 'np' or None")
+        if device is not None and return_tensors != "pt":
+            raise ValueError(f"device is {device!r}; expected None unless return_tensors is 'pt'")
         pictures, names = _named(images)
         if input_data_format is not None:
             pictures = [_channels_last(picture, input_data_format) for picture in pictures]
@@ -103,7 +112,8 @@ class HieraImageProcessor(Recorded):
             return BatchFeature(pixel_values=pixels)
         import torch
 
-        return BatchFeature(pixel_values=torch.from_numpy(pixels))
+        made = BatchFeature(pixel_values=torch.from_numpy(pixels))
+        return made if device is None else made.to(device)
 
     preprocess = __call__  # the same under the name that transformers gives it
 
@@ -165,13 +175,18 @@ class HieraImageProcessor(Recorded):
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
-        fast: bool = False,
+        fast: bool | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         **overrides: Any,
     ) -> HieraImageProcessor:
-        """The processor of a checkpoint (folder, file or name on the Hub); `overrides` replace fields of its record."""
+        """The processor of a checkpoint (folder, file or name on the Hub); `overrides` replace fields of its record.
+
+        For code written for transformers: `use_fast=True` and `backend="torchvision"` mean `fast=True`,
+        `use_fast=False` and `backend="pil"` mean `fast=False`.
+        """
         from hierax.checkpoint import load_preprocessing
 
+        token = token_of(overrides, token)
         record = load_preprocessing(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
@@ -185,61 +200,6 @@ class HieraImageProcessor(Recorded):
         values += [("fast", self.fast, False), ("max_pixels", self.max_pixels, DEFAULT_MAX_PIXELS)]
         shown = [f"{name}={value!r}" for name, value, usual in values if value != usual]
         return f"{type(self).__name__}({', '.join(shown)})"
-
-    @property
-    def size(self) -> dict[str, int]:
-        """What the resize aims at: `{"shortest_edge": n}` or `{"height": h, "width": w}`."""
-        return dict(self.record.size)
-
-    @property
-    def crop_size(self) -> dict[str, int]:
-        """Height and width of the centre crop."""
-        return dict(self.record.crop_size)
-
-    @property
-    def resample(self) -> int:
-        """Pillow's number of the interpolation."""
-        return self.record.resample
-
-    @property
-    def image_mean(self) -> tuple[float, ...]:
-        """Mean per channel, in rescaled units."""
-        return self.record.image_mean
-
-    @property
-    def image_std(self) -> tuple[float, ...]:
-        """Standard deviation per channel, in rescaled units."""
-        return self.record.image_std
-
-    @property
-    def rescale_factor(self) -> float:
-        """What grey levels 0..255 are multiplied by."""
-        return self.record.rescale_factor
-
-    @property
-    def do_resize(self) -> bool:
-        """Whether pictures are resized."""
-        return self.record.do_resize
-
-    @property
-    def do_center_crop(self) -> bool:
-        """Whether the centre is cropped."""
-        return self.record.do_center_crop
-
-    @property
-    def do_rescale(self) -> bool:
-        """Whether grey levels are rescaled."""
-        return self.record.do_rescale
-
-    @property
-    def do_normalize(self) -> bool:
-        """Whether mean and standard deviation are applied."""
-        return self.record.do_normalize
-
-    @property
-    def do_convert_rgb(self) -> bool:
-        """Whether other colour modes are converted."""
-        return self.record.do_convert_rgb
 
 
 def write_part(

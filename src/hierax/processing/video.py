@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, Protocol, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union, cast
 
 import numpy as np
 from PIL import Image
@@ -17,14 +17,17 @@ from hierax.processing.arrays import is_tensor
 from hierax.processing.batch import BatchFeature
 from hierax.processing.demux import VideoError
 from hierax.processing.image import write_part
-from hierax.processing.levels import levels_table
 from hierax.processing.paths import IMAGE_SUFFIXES
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
-from hierax.processing.recorded import Recorded
+from hierax.processing.recorded import Recorded, chosen_speed
 from hierax.processing.resize import Geometry
 from hierax.processing.video_file import Shot, VideoFile
 from hierax.processing.windows import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
+from hierax.transformers_arguments import token_of, without_foreign
+
+if TYPE_CHECKING:
+    import torch
 
 Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
 """A path, the bytes of a file, a file opened to read bytes, a `VideoFile`, frames `[T, H, W, C]` (array or tensor), or
@@ -68,7 +71,7 @@ class HieraVideoProcessor(Recorded):
     Args:
         short: what becomes of a video shorter than a window: "hold" (the default) shows its last frame on, "loop"
             begins it anew.
-        fast: shrink frames with torch, within one grey level of Pillow's.
+        fast: shrink frames with torch, within one grey level of Pillow's; None is True.
 
     Raises:
         TypeError: an override that is no field.
@@ -76,14 +79,19 @@ class HieraVideoProcessor(Recorded):
     """
 
     def __init__(
-        self, record: Preprocessing | None = None, *, short: Short = "hold", fast: bool = True, **overrides: Any
+        self, record: Preprocessing | None = None, *, short: Short = "hold", fast: bool | None = None, **overrides: Any
     ) -> None:
         check_short(short)
-        self.record = (KINETICS if record is None else record).replace(**overrides)
-        self.sampling: Sampling = sampling_of(self.record)
+        fast = chosen_speed(overrides, fast)
+        super().__init__((KINETICS if record is None else record).replace(**without_foreign(overrides)))
         self.short: Short = short
-        self.fast = fast
-        self._table = levels_table(self.record)
+        self.fast = fast is not False
+
+    def _use(self, record: Preprocessing) -> None:
+        """Makes this the record, and what follows from it."""
+        sampling = sampling_of(record)
+        super()._use(record)
+        self.sampling: Sampling = sampling
 
     def __call__(
         self,
@@ -92,6 +100,8 @@ class HieraVideoProcessor(Recorded):
         views: tuple[int, int] = (1, 1),
         fps: float | None = None,
         return_tensors: Literal["pt", "np"] = "pt",
+        device: str | torch.device | None = None,
+        **overrides: Any,
     ) -> BatchFeature:
         """`{"pixel_values": [B, C, T, H, W]}` in float32, one video after the other, `views[0] * views[1]` clips of
         each: first all crops of the first window.
@@ -103,13 +113,23 @@ class HieraVideoProcessor(Recorded):
                 longer side; (1, 1) are the centres, (5, 3) is what Hiera was evaluated with on Kinetics.
             fps: frames per second of frames that are given as arrays or pictures; None takes all of them as they are.
             return_tensors: "pt" or "np".
+            device: where torch tensors are put.
+            overrides: fields of `Preprocessing`, such as `do_rescale=False` or `num_frames=8`, that replace the
+                record's in this call alone; None replaces none.
 
         Raises:
             VideoError: (a ValueError) a video that cannot be read; names it.
-            ValueError: nothing to read; clips of different shapes.
+            ValueError: nothing to read; clips of different shapes; a bad value of a field.
+            TypeError: an override that is no field.
         """
+        changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
+        if changed:
+            other = HieraVideoProcessor(self.record.replace(**changed), short=self.short, fast=self.fast)
+            return other(videos, views=views, fps=fps, return_tensors=return_tensors, device=device)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt' or 'np'")
+        if device is not None and return_tensors != "pt":
+            raise ValueError(f"device is {device!r}; expected None unless return_tensors is 'pt'")
         named = _named(videos)
         found = [(name, clip) for name, video in named for clip in self.clips(video, views=views, fps=fps, name=name)]
         first_name, first = found[0]
@@ -124,7 +144,10 @@ class HieraVideoProcessor(Recorded):
             return BatchFeature(pixel_values=pixels)
         import torch
 
-        return BatchFeature(pixel_values=torch.from_numpy(pixels))
+        made = BatchFeature(pixel_values=torch.from_numpy(pixels))
+        return made if device is None else made.to(device)
+
+    preprocess = __call__  # the same under the name that transformers gives it
 
     def clips(
         self,
@@ -279,12 +302,13 @@ class HieraVideoProcessor(Recorded):
         token: str | bool | None = None,
         local_files_only: bool = False,
         short: Short = "hold",
-        fast: bool = True,
+        fast: bool | None = None,
         **overrides: Any,
     ) -> HieraVideoProcessor:
         """The processor of a checkpoint of clips (folder, file or name on the Hub); `overrides` replace fields."""
         from hierax.checkpoint import load_preprocessing
 
+        token = token_of(overrides, token)
         record = load_preprocessing(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )

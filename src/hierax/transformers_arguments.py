@@ -1,0 +1,67 @@
+"""Arguments that code written for transformers passes, and that mean nothing here or are an error in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_WITHOUT_EFFECT = {
+    "adapter_kwargs", "code_revision", "disable_grouping", "low_cpu_mem_usage", "resume_download",
+    "save_original_format", "save_peft_format", "trust_remote_code", "use_safetensors", "weights_only",
+}  # fmt: skip
+"""They choose between ways of reading or writing; here there is one, which is safe and frugal."""
+
+_ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "device_mesh": ((None,), "parallel.* settings of training share a model between devices"),
+    "distributed_config": ((None,), "parallel.* settings of training share a model between devices"),
+    "distributed_checkpoint": ((None, False), "model.safetensors is one file"),
+    "do_pad": ((None, False), "images are not padded to the largest of a batch"),
+    "force_download": ((None, False), "delete the model from the Hub's cache to fetch it again"),
+    "from_flax": ((None, False), "weights are those of PyTorch"),
+    "from_tf": ((None, False), "weights are those of PyTorch"),
+    "gguf_file": ((None,), "GGUF files are not read"),
+    "key_mapping": ((None,), "names of tensors are found out"),
+    "max_memory": ((None,), "a model is on one device"),
+    "mirror": ((None,), "the variable HF_ENDPOINT names another Hub"),
+    "offload_buffers": ((None, False), "a model is on one device"),
+    "offload_folder": ((None,), "a model is on one device"),
+    "offload_state_dict": ((None, False), "a model is on one device"),
+    "output_loading_info": ((None, False), "model.loading_report says what was found"),
+    "proxies": ((None, {}), "the variable HTTPS_PROXY names a proxy"),
+    "push_to_hub": ((None, False), "call push_to_hub(repo_id) afterwards"),
+    "quantization_config": ((None,), 'hierax.Engine(…, precision="int8") is quantized'),
+    "return_unused_kwargs": ((None, False), "an unknown argument is an error"),
+    "state_dict": ((None,), "call load_state_dict() afterwards"),
+    "subfolder": ((None, ""), "download the folder and give its path"),
+    "tp_plan": ((None,), "parallel.* settings of training share a model between devices"),
+    "tp_size": ((None,), "parallel.* settings of training share a model between devices"),
+}
+
+
+def without_foreign(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` without the arguments of transformers that change nothing.
+
+    Raises:
+        ValueError: a value of one that would change something; says what to do instead.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in _ONE_VALUE:
+            allowed, instead = _ONE_VALUE[name]
+            if not any(value is one or value == one for one in allowed):
+                raise ValueError(f"{name} is {value!r:.80}; expected {allowed[-1]!r}: {instead}")
+        elif name not in _WITHOUT_EFFECT:
+            kept[name] = value
+    return kept
+
+
+def token_of(given: dict[str, Any], token: str | bool | None) -> str | bool | None:
+    """`token`, or what its former name `use_auth_token` gives, which is taken out of `given`.
+
+    Raises:
+        ValueError: both are given and differ.
+    """
+    former = given.pop("use_auth_token", None)
+    if former is not None and token is not None and former != token:
+        raise ValueError("token and use_auth_token differ; expected one of them")
+    return former if token is None else token
