@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.cli.loading import add_max_pixels
 from hierax.cli.outputs import add_overwrite, output_file
 from hierax.cli.terminal import UserError, say
 from hierax.cli.writing import written
@@ -21,7 +22,7 @@ page_file = output_file((".html", ".htm"), "a page")
 
 
 def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None:
-    """Declares the collection, `--column`, `--also`, `--overwrite`; with a `page` also `--json` and `--html`."""
+    """Declares the collection and what all of them take; with a `page` also `--json` and `--html`."""
     parser.add_argument("collection", metavar="COLLECTION", help="folder that hierax embed wrote")
     parser.add_argument(
         "--also",
@@ -37,6 +38,7 @@ def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None
             "--html", type=page_file, metavar="FILE", help=f"also write {page}, one file that opens offline"
         )
     parser.add_argument("--fetch", action="store_true", help="for a page, fetch images from URLs and the Hub again")
+    add_max_pixels(parser)
     add_overwrite(parser)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.cli.inputs import expand
+from hierax.cli.loading import add_max_pixels
 from hierax.cli.outputs import output_folder
 from hierax.cli.terminal import Tally, UserError, percent
 
@@ -218,13 +219,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of sheet.png (default: demo)",
     )
+    add_max_pixels(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     begin = time.perf_counter()
     target, tally = Path(arguments.output, "sheet.png"), Tally()
-    mine = _opened(arguments.images, tally) if arguments.images else None
+    mine = _opened(arguments.images, tally, arguments.max_pixels) if arguments.images else None
     if arguments.images and not mine:
         return tally.exit_code
     sheet = demo(mine, tell=lambda line: print(line, flush=True))
@@ -238,7 +240,7 @@ def run(arguments: argparse.Namespace) -> int:
     return tally.exit_code
 
 
-def _opened(inputs: Sequence[str], tally: Tally) -> list[Photo]:
+def _opened(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]:
     """The images that can be read; the tally says of the others why not."""
     from hierax.demo.pictures import Photo
     from hierax.processing import ImageError, load_image
@@ -251,7 +253,7 @@ def _opened(inputs: Sequence[str], tally: Tally) -> list[Photo]:
     found = []
     for path in paths:
         try:
-            found.append(Photo(path.name, load_image(path)))
+            found.append(Photo(path.name, load_image(path, max_pixels=max_pixels)))
         except ImageError as error:  # noqa: PERF203  (each image stands for itself)
             tally.add(error)
         else:

@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         linkage=arguments.linkage,
         verify=arguments.verify,
         fetch=arguments.fetch,
+        max_pixels=arguments.max_pixels,
         approximate=way_of(arguments, index),
         on_progress=ticking(),
         on_unreadable=unread.append,
@@ -102,11 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
         hint = "add --verify, which compares the pixels too, or give a higher --threshold"
         say(f"the largest group is {counted(len(groups[0].members), what)}: if not all of them are copies, {hint}")
     if arguments.html is not None:
-        write_page(_sheet(index, groups, said, what, fetch=arguments.fetch), arguments.html)
+        write_page(_sheet(index, groups, said, what, arguments), arguments.html)
     return 0
 
 
-def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, *, fetch: bool) -> str:
+def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, arguments: argparse.Namespace) -> str:
     from hierax.embedding.pages import Entry, Section, contact_sheet
 
     of = rows_of(index, [member.id for group in groups for member in group.members])
@@ -123,8 +124,9 @@ def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, *, fetch
     note = f"{said[0].upper()}{said[1:]}. Below each its similarity to the first of its group."
     title = f"Duplicates in {index.folders[0].name}"
     return contact_sheet(
-        index.folders, sections, title=title, note=note, what=what, fetch=fetch, choose_copies=what == "image"
-    )
+        index.folders, sections, title=title, note=note, what=what, fetch=arguments.fetch,
+        max_pixels=arguments.max_pixels, choose_copies=what == "image",
+    )  # fmt: skip
 
 
 def heading(group: Group, what: str) -> str:

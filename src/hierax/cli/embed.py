@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.collection import counted
-from hierax.cli.loading import positive, say_licence
+from hierax.cli.loading import add_max_pixels, positive, say_licence
 from hierax.cli.outputs import output_folder
 from hierax.cli.terminal import UserError, say, tell
 
@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--l2", action="store_true", help="vectors of length 1")
     add("--half", action="store_true", help="write float16")
     add("--size", type=positive, metavar="PIXELS", help="side of the square the model sees (default: its own)")
+    add_max_pixels(parser)
     add("--update", action="store_true", help="embed what is new or has changed, mark what is gone")
     add(
         "--columns",
@@ -157,6 +158,7 @@ def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | Non
     given["precision"] = arguments.precision if arguments.precision != "auto" else None
     settings = {name: value for name, value in given.items() if value}
     settings |= {"device": device, "backend": arguments.backend, "threads": arguments.threads}
+    settings |= {"max_pixels": arguments.max_pixels}
     if before is None:
         return FeatureExtractor(model, size=arguments.size, **settings)
     return extractor_like(before, model, size=arguments.size, **settings)

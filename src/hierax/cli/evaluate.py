@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
-from hierax.cli.loading import positive
+from hierax.cli.loading import add_max_pixels, positive
 from hierax.cli.terminal import UserError, say, tell
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per call (default: 32)")
+    add_max_pixels(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: by cores)")
 
 
@@ -58,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from hierax.train.evaluation import evaluate, probe_features
 
-    common: dict[str, Any] = {name: getattr(arguments, name) for name in ("device", "batch_size", "workers")}
+    common: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels")
+    }
     common["model"] = _weights(arguments.model) if arguments.weights == "last" else arguments.model
     first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
     if arguments.probe:

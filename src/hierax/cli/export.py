@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import pixel_size, positive, say_licence
+from hierax.cli.loading import add_max_pixels, pixel_size, positive, say_licence
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError, say, tell
 
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--task", metavar="T", help="features, backbone, classification, video-classification or mae (default: the file's)")  # noqa: E501  # fmt: skip
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
     add("--evaluate", metavar="DIR", help="images to compare on, up to 1000 (default: 200 crops of one photo)")
+    add_max_pixels(parser)
     add("--overwrite", action="store_true", help="replace the export in DIR")
 
 
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch=arguments.batch,
             calibration=arguments.calibration,
             evaluate=arguments.evaluate,
+            max_pixels=arguments.max_pixels,
             overwrite=arguments.overwrite,
             progress=progress,
         )

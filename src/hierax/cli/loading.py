@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hierax.predict.inputs import Predictor
 
 
+MAX_PIXELS = 178_956_970  # hierax.processing.DEFAULT_MAX_PIXELS, which would import numpy for every --help
+
+
 def positive(text: str) -> int:
     """A whole number above 0, for argparse."""
     if not text.isdecimal() or int(text) < 1:
@@ -36,14 +39,19 @@ def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
     add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, ...")
     add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
     add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
-    add(
+    add_max_pixels(parser)
+    add("--batch-size", type=positive, metavar="N", help="images per call of the model (default: 1 on a CPU, else 32)")
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Declares `--max-pixels`, alike for every command that reads images."""
+    parser.add_argument(
         "--max-pixels",
         type=positive,
-        default=178_956_970,
+        default=MAX_PIXELS,
         metavar="N",
-        help="refuse larger images (default: 178956970)",
+        help=f"refuse images of more than N pixels (default: {MAX_PIXELS})",
     )
-    add("--batch-size", type=positive, metavar="N", help="images per call of the model (default: 1 on a CPU, else 32)")
 
 
 def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:

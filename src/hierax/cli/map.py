@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hierax.cli.collection import add_collection, counted, noun, open_index, page_file, rows_of, write_page
-from hierax.cli.loading import positive
+from hierax.cli.loading import MAX_PIXELS, positive
 from hierax.cli.terminal import UserError, say
 from hierax.extras import install_line
 
@@ -37,6 +37,7 @@ def write_map(
     method: Method = "auto",
     color_by: str | None = None,
     fetch: bool = False,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> None:
     """Writes the map of a collection, one HTML file.
 
@@ -47,6 +48,7 @@ def write_map(
         thumbnails: points that are drawn as images; the others are dots.
         color_by: "folder", or a table of labels, `FILE` or `FILE:COLUMN`.
         fetch: read images from URLs and the Hub too.
+        max_pixels: images of more pixels are not shown; None is any number.
 
     Raises:
         UserError: the table cannot be used.
@@ -79,6 +81,7 @@ def write_map(
         thumbnails=thumbnails,
         labels=labels,
         fetch=fetch,
+        max_pixels=max_pixels,
     )
     write_page(page, output)
     if method == "auto" and places.method == "pca" and not has_tsne():
@@ -138,5 +141,6 @@ def run(arguments: argparse.Namespace) -> int:
         method=arguments.method,
         color_by=arguments.color_by,
         fetch=arguments.fetch,
+        max_pixels=arguments.max_pixels,
     )
     return 0

@@ -59,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         section = Section("Farthest first", [Entry(of[row.id], f"{row.score:.4f}{more[row.id]}") for row in found])
         note = f"Mean cosine distance of {index.column.name} to the {arguments.neighbours} {noun(index)}s most like it."
         title = f"Outliers in {index.folders[0].name}"
-        page = contact_sheet(index.folders, [section], title=title, note=note, what=noun(index), fetch=arguments.fetch)
+        page = contact_sheet(
+            index.folders, [section], title=title, note=note, what=noun(index), fetch=arguments.fetch,
+            max_pixels=arguments.max_pixels,
+        )  # fmt: skip
         write_page(page, arguments.html)
     return 0

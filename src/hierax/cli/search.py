@@ -23,7 +23,7 @@ from hierax.cli.collection import (
     write_page,
 )
 from hierax.cli.inputs import expand
-from hierax.cli.loading import positive
+from hierax.cli.loading import MAX_PIXELS, positive
 from hierax.cli.terminal import Tally, say, tell
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def search(
     approximate: bool | None = None,
     model: str | None = None,
     device: str = "auto",
+    max_pixels: int | None = MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Searched]:
     """The rows of a collection most like each query: first what could not be read, then the others in the order of the
@@ -74,6 +75,7 @@ def search(
         approximate: see `hierax.Index.search`.
         model: Hub id, folder or file; the one that the collection names if None. Loaded for images only.
         device: that the model runs on.
+        max_pixels: images of more pixels cannot be read; None is any number.
         on_progress: is called with the number of images read so far, and of all.
 
     Raises:
@@ -89,7 +91,9 @@ def search(
     vectors, own = index.take(numbers), dict(zip(rows, (row.id for row in index.names(numbers)), strict=True))
     names, sources = list(rows), {name: row for name, row in named.items() if not isinstance(row, int)}
     if sources:
-        embedded, read, unread = _embedded(index, sources, model=model, device=device, on_progress=on_progress)
+        embedded, read, unread = _embedded(
+            index, sources, model=model, device=device, max_pixels=max_pixels, on_progress=on_progress
+        )
         results += unread
         vectors, names = np.concatenate([vectors, embedded]), [*names, *read]
     if not names:
@@ -164,7 +168,7 @@ def _path_of(image: str | Path) -> str:
 
 
 def _embedded(
-    index: Index, sources: dict[str, Source], *, model: str | None, device: str,
+    index: Index, sources: dict[str, Source], *, model: str | None, device: str, max_pixels: int | None,
     on_progress: Callable[[int, int], object] | None,
 ) -> tuple[np.ndarray, list[str], list[Searched]]:  # fmt: skip
     import numpy as np
@@ -174,7 +178,7 @@ def _embedded(
 
     vectors, problems = embed_queries(
         list(sources.values()), index.manifest, folder=index.folders[0], column=index.column.name, model=model,
-        device=device, on_progress=on_progress,
+        device=device, max_pixels=max_pixels, on_progress=on_progress,
     )  # fmt: skip
     names = {source.path: name for name, source in sources.items()}
     unread = {names[path]: problem for path, problem in problems}
@@ -210,6 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
         approximate=way_of(arguments, index),
         model=arguments.model,
         device=arguments.device,
+        max_pixels=arguments.max_pixels,
         on_progress=ticking(),
     )
     for result in results:
@@ -223,7 +228,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not result.hits:
                 say(f"{result.query}: no {noun(index)} is similar enough")
     if arguments.html is not None and tally.done:
-        write_page(_sheet(index, results, fetch=arguments.fetch), arguments.html)
+        write_page(_sheet(index, results, arguments), arguments.html)
     return tally.exit_code
 
 
@@ -234,7 +239,7 @@ def as_json(result: Searched) -> dict[str, Any]:
     return {"query": result.query, "hits": [{"id": h.id, "path": h.path, "score": h.score} for h in result.hits]}
 
 
-def _sheet(index: Index, results: Sequence[Searched], *, fetch: bool) -> str:
+def _sheet(index: Index, results: Sequence[Searched], arguments: argparse.Namespace) -> str:
     from hierax.embedding.mapped import Named
     from hierax.embedding.pages import Entry, Section, contact_sheet
 
@@ -252,4 +257,7 @@ def _sheet(index: Index, results: Sequence[Searched], *, fetch: bool) -> str:
     ]
     note = f"Cosine similarity of {index.column.name}, best first, among {counted(len(index), noun(index))}."
     title = f"Search in {index.folders[0].name}"
-    return contact_sheet(index.folders, sections, title=title, note=note, what=noun(index), fetch=fetch)
+    return contact_sheet(
+        index.folders, sections, title=title, note=note, what=noun(index), fetch=arguments.fetch,
+        max_pixels=arguments.max_pixels,
+    )  # fmt: skip

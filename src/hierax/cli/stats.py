@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from hierax.cli.loading import add_max_pixels
 from hierax.cli.terminal import say, tell
 
 SUMMARY = "count the images of a dataset; mean and standard deviation of each channel"
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("data", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
+    add_max_pixels(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read (default: one for each core)")
 
 
@@ -26,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.data.stats import dataset_statistics
 
-    found = dataset_statistics(arguments.data, workers=arguments.workers)
+    found = dataset_statistics(arguments.data, workers=arguments.workers, max_pixels=arguments.max_pixels)
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.cli.loading import MAX_PIXELS, add_max_pixels
 from hierax.cli.terminal import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     parser.add_argument("--validation", metavar="DATA", help="data to validate on")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="with several ranks (default: ddp)")
+    add_max_pixels(parser)
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="resume RUN, or fail if there is none")
     again.add_argument("--overwrite", "--force", action="store_true", help="replace the run in RUN")
@@ -75,6 +77,7 @@ def asked(arguments: argparse.Namespace) -> Asked:
         data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
         settings = [text for text in settings if text != data]
     settings += [f"weights={arguments.weights}"] if arguments.weights else []
+    settings += [f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != MAX_PIXELS else []
     if arguments.resume:
         description = Path(arguments.out, "run.json")
         if not description.exists():

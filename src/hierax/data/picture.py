@@ -34,7 +34,7 @@ def _simplejpeg() -> ModuleType | None:
 
 def read_part(
     source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int],
-    exact: bool = False,
+    exact: bool = False, max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> np.ndarray:  # fmt: skip
     """uint8 `[*size, channels]`: the part that `part(height, width)` chooses of an upright picture, resized. float32 of
     the values as the file has them if `exact`, and images of 8 bits are refused.
@@ -43,7 +43,7 @@ def read_part(
     part is then moved to whole pixels of that scale. Raises `ImageError`.
     """
     if exact:
-        pixels = read_picture(source, channels=channels, name=name, unit=False)
+        pixels = read_picture(source, channels=channels, name=name, unit=False, max_pixels=max_pixels)
         if isinstance(pixels, Image.Image) or pixels.dtype == np.uint8:
             raise ImageError(name, "an image of 8 bits among images of more")
         top, left, height, width = part(*pixels.shape[:2])
@@ -51,10 +51,10 @@ def read_part(
     if channels == 3 and isinstance(source, (str, bytes)) and _simplejpeg() is not None:
         with opened(source, name=name) as stream:
             source = stream.read()
-        found = _jpeg_part(source, name=name, part=part, size=size)
+        found = _jpeg_part(source, name=name, part=part, size=size, max_pixels=max_pixels)
         if found is not None:
             return resized(found, size)
-    pixels = np.asarray(read_picture(source, channels=channels, name=name, fast=True))
+    pixels = np.asarray(read_picture(source, channels=channels, name=name, fast=True, max_pixels=max_pixels))
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if pixels.dtype != np.uint8:  # an array of floats, 0 to 1
         pixels = np.rint(pixels * 255).astype(np.uint8)
@@ -62,7 +62,9 @@ def read_part(
     return resized(pixels[top : top + height, left : left + width], size)
 
 
-def _jpeg_part(data: bytes, *, name: str, part: Callable[[int, int], Box], size: tuple[int, int]) -> np.ndarray | None:
+def _jpeg_part(
+    data: bytes, *, name: str, part: Callable[[int, int], Box], size: tuple[int, int], max_pixels: int | None
+) -> np.ndarray | None:
     """The part before resizing; None for what is no JPEG, or one that Pillow understands better."""
     simplejpeg = _simplejpeg()
     if simplejpeg is None or not data.startswith(b"\xff\xd8\xff"):
@@ -73,7 +75,7 @@ def _jpeg_part(data: bytes, *, name: str, part: Callable[[int, int], Box], size:
         return None
     if colours not in ("YCbCr", "RGB"):
         return None
-    check_pixels((width, height), name=name, max_pixels=DEFAULT_MAX_PIXELS)
+    check_pixels((width, height), name=name, max_pixels=max_pixels)
     tag = _orientation(data, name) if _has_metadata(data) else 1
     turned = tag >= 5
     box = part(*((width, height) if turned else (height, width)))

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import given_splits
-from hierax.processing import ImageError
+from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import opened, pillow_is_quiet, read_header
 from hierax.processing.reading import read_picture, stored_dtype
 
@@ -105,8 +105,8 @@ class _Measured:
 class _Measure:
     """The samples of a dataset, measured, by index; a name and a problem for what cannot be read."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, max_pixels: int | None) -> None:
+        self.dataset, self.max_pixels = dataset, max_pixels
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -115,7 +115,7 @@ class _Measure:
         sample = None
         try:
             sample = self.dataset.sample(index)
-            size, moments = _array_moments(sample) if self.dataset.arrays else _picture_moments(sample)
+            size, moments = _array_moments(sample) if self.dataset.arrays else _picture_moments(sample, self.max_pixels)
             mode = None if self.dataset.arrays else _mode(sample)
             kind = stored_dtype(sample.content, name=sample.name)
         except (OSError, ValueError) as error:
@@ -126,12 +126,15 @@ class _Measure:
         return _Measured(sample.name, size, tuple(int(c) for c in classes), moments, mode, kind)
 
 
-def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = None) -> DatasetStatistics:
+def dataset_statistics(
+    source: str | os.PathLike[str], *, workers: int | None = None, max_pixels: int | None = DEFAULT_MAX_PIXELS
+) -> DatasetStatistics:
     """Reads every sample of `source` once; of a dataset with a training set and another beside it, the training set.
 
     Args:
         source: what `open_dataset` takes, or a folder with `train/`.
         workers: processes that read; None is one per core, or none where there is little to read.
+        max_pixels: images of more pixels are unreadable; None is any number.
 
     Raises:
         ValueError: what `open_dataset` raises; arrays of several channel counts; videos.
@@ -147,7 +150,7 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
     modes: Counter[str] = Counter()
     types: Counter[str] = Counter()
     total: Moments | None = None
-    for found in _measured(dataset, workers):
+    for found in _measured(dataset, workers, max_pixels):
         if isinstance(found, tuple):
             unreadable.append(found)
             continue
@@ -179,8 +182,8 @@ def dataset_statistics(source: str | os.PathLike[str], *, workers: int | None = 
     )
 
 
-def _measured(dataset: Dataset, workers: int) -> Iterator[_Measured | tuple[str, str]]:
-    measure: Any = _Measure(dataset)
+def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterator[_Measured | tuple[str, str]]:
+    measure: Any = _Measure(dataset, max_pixels)
     if not workers:
         return (measure[index] for index in range(len(dataset)))
     return iter(DataLoader(measure, batch_size=None, num_workers=workers, prefetch_factor=16))
@@ -210,9 +213,9 @@ def _named(image: Image.Image) -> str:
     return image.mode + "+transparency" * ("transparency" in image.info)
 
 
-def _picture_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
+def _picture_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
     """The same of a picture in 0 to 1, by counting its grey levels."""
-    picture = read_picture(sample.content, channels=3, name=sample.name, fast=True)
+    picture = read_picture(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
     pixels = np.asarray(picture)
     if isinstance(picture, Image.Image) or pixels.dtype == np.uint8:
         levels = np.stack([np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(3)])

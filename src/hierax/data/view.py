@@ -14,7 +14,7 @@ from hierax.data.dataset import Dataset, Sample
 from hierax.data.labels import Label
 from hierax.data.order import MASK, Draw
 from hierax.data.picture import Box, read_part
-from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing, geometry
+from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing, geometry
 from hierax.processing.reading import check_values, read_picture
 from hierax.processing.resize import resize_crop_fast
 from hierax.processing.windows import Sampling
@@ -38,6 +38,7 @@ class Augmentation:
         erasing: probability of random erasing.
         mask_units: how many numbers of mask noise are drawn per sample; 0 for none.
         exact: images are read as the values that their files have, in float32, not as grey levels.
+        max_pixels: images of more pixels are unreadable; None is any number.
         sampling: which frames of a video are taken, as many as `size` has first; None for what is no video.
 
     Raises:
@@ -52,6 +53,7 @@ class Augmentation:
     erasing: float = 0.0
     mask_units: int = 0
     exact: bool = False
+    max_pixels: int | None = DEFAULT_MAX_PIXELS
     sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
@@ -175,8 +177,9 @@ class TrainingView:
             )  # fmt: skip
 
         pixels = read_part(
-            sample.content, channels=how.channels, name=sample.name, part=part, size=(height, width), exact=how.exact
-        )
+            sample.content, channels=how.channels, name=sample.name, part=part, size=(height, width), exact=how.exact,
+            max_pixels=how.max_pixels,
+        )  # fmt: skip
         if how.flip and random.random() < 0.5:
             pixels = pixels[:, ::-1]
         if how.rand_augment is not None:
@@ -198,12 +201,14 @@ class EvaluationView:
     """
 
     def __init__(
-        self, dataset: Dataset, record: Preprocessing, *, size: tuple[int, ...], views: tuple[int, int] = (1, 1)
-    ) -> None:
+        self, dataset: Dataset, record: Preprocessing, *, size: tuple[int, ...], views: tuple[int, int] = (1, 1),
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    ) -> None:  # fmt: skip
         _check_axes(dataset, size)
         if views != (1, 1) and not dataset.videos:
             raise ValueError(f"views are only for videos; the data is {'arrays' if dataset.arrays else 'images'}")
         self.dataset, self.record, self.size, self.views = dataset, record, size, views
+        self.max_pixels = max_pixels
         self.channels = _channels(dataset) if dataset.arrays else None
         if dataset.arrays:
             return
@@ -234,8 +239,9 @@ class EvaluationView:
     def _pixels(self, sample: Sample) -> np.ndarray:
         exact = not self.record.do_rescale
         picture = read_picture(
-            sample.content, channels=self.record.num_channels, name=sample.name, fast=True, unit=not exact
-        )
+            sample.content, channels=self.record.num_channels, name=sample.name, fast=True, unit=not exact,
+            max_pixels=self.max_pixels,
+        )  # fmt: skip
         check_values(picture, self.record, name=sample.name)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         plan = geometry(self.record, height=height, width=width)

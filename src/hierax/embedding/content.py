@@ -13,17 +13,17 @@ _SURE = 1 << 26  # bytes that are read without a look at what they are
 _PER_PIXEL = 16  # bytes: four channels of 32 bits
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
     """All of a file that may hold a picture.
 
     Raises:
         OSError, ValueError: it cannot be read, is no regular file, or is far too large for what it is.
     """
     with opened_regular(path) as file:
-        return _read(file, 0, os.fstat(file.fileno()).st_size)
+        return _read(file, 0, os.fstat(file.fileno()).st_size, max_pixels)
 
 
-def read_member(shard: str, offset: int, size: int) -> bytes:
+def read_member(shard: str, offset: int, size: int, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
     """A file in a tar shard, by its place.
 
     Raises:
@@ -31,7 +31,7 @@ def read_member(shard: str, offset: int, size: int) -> bytes:
     """
     check_place(offset)
     with opened_regular(shard) as file:
-        content = _read(file, offset, size)
+        content = _read(file, offset, size, max_pixels)
     if len(content) < size:
         raise ValueError(f"cut off: {len(content):,} of {size:,} bytes are there")
     return content
@@ -44,12 +44,12 @@ def check_place(offset: int) -> None:
         raise ValueError(f"{what}; its bytes cannot be read")
 
 
-def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+def _read(file: BinaryIO, offset: int, size: int, max_pixels: int | None) -> bytes:
     """So many bytes, if a picture can have as many."""
     file.seek(offset)
     if size > _SURE:
         with pillow_is_quiet():
-            image = read_header(file, name="image", max_pixels=DEFAULT_MAX_PIXELS)  # at the beginning of a file only
+            image = read_header(file, name="image", max_pixels=max_pixels)  # at the beginning of a file only
         if size > _SURE + image.width * image.height * _PER_PIXEL:
             raise ValueError(f"{size:,} bytes for {image.width} x {image.height} pixels")
         file.seek(offset)

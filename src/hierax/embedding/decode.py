@@ -18,7 +18,8 @@ from hierax.embedding.content import read_file
 from hierax.embedding.processes import Pool
 from hierax.embedding.sources import Listing, Source
 from hierax.embedding.store import Block
-from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, ImageError, Preprocessing
+from hierax.processing.errors import RefusedError
 from hierax.processing.resize import resize_crop_fast
 
 if TYPE_CHECKING:
@@ -74,18 +75,18 @@ def content_hash(content: bytes) -> str:
 class Decoder:
     """Reads sources as `record` says. A plain object that can be sent to other processes."""
 
-    def __init__(self, record: Preprocessing) -> None:
+    def __init__(self, record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> None:
         if not record.do_center_crop:
             raise ValueError("the record does not crop, so that images differ in size; expected do_center_crop")
         self.record = record
         self.shape = (record.crop_size["height"], record.crop_size["width"])
-        self.processor = HieraImageProcessor(record, fast=True)
+        self.processor = HieraImageProcessor(record, fast=True, max_pixels=max_pixels)
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:
         """Writes the pixels of one source into `out`, `[C, H, W]` of zeros as `dtype_of` says."""
         digest = ""
         try:
-            content = as_bytes(source.read())
+            content = as_bytes(source.read(max_pixels=self.processor.max_pixels))
             digest = content_hash(content)
             picture, plan = next(self.processor.decoded(content))
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
@@ -105,8 +106,10 @@ def dtype_of(record: Preprocessing) -> type[np.uint8] | type[np.float32]:
 
 
 def failed(source: Source, digest: str, error: Exception) -> Item:
-    """A source that cannot be read. One for which there was no memory has no hash, so that an update tries it again."""
-    return Item(source, "" if isinstance(error, MemoryError) else digest, error=reason_of(error))
+    """A source that cannot be read. One for which there was no memory, or that was refused, has no hash, so that an
+    update tries it again.
+    """
+    return Item(source, "" if isinstance(error, (MemoryError, RefusedError)) else digest, error=reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
@@ -144,10 +147,10 @@ class Request:
     sources: list[Source]
 
 
-def decoder_of(record: Preprocessing) -> Decoder | ClipDecoder:
+def decoder_of(record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Decoder | ClipDecoder:
     """What reads pictures, or windows of videos, as the record says."""
     if record.num_frames is None:
-        return Decoder(record)
+        return Decoder(record, max_pixels=max_pixels)
     from hierax.embedding.clips import ClipDecoder
 
     return ClipDecoder(record)

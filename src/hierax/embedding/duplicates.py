@@ -18,6 +18,7 @@ from hierax.embedding.index import DIGITS, Found, Index, nearest
 from hierax.embedding.mapped import INDEX, unit
 from hierax.embedding.store import MARK, has_windows
 from hierax.embedding.verify import verified
+from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from hierax.embedding.approximate import Approximate
@@ -95,6 +96,7 @@ def duplicates(
     approximate: bool | None = None,
     verify: bool = False,
     fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
     on_unreadable: Callable[[str], object] | None = None,
 ) -> list[Group]:
@@ -126,6 +128,7 @@ def duplicates(
             pair is read again, and may be a crop of a tenth less at each edge. The threshold can be lower then. Copies
             that were made brighter or mirrored do not pass.
         fetch: with `verify`, read images from URLs and from tables of the Hub again; they count as unreadable else.
+        max_pixels: with `verify`, images of more pixels count as unreadable; None is any number.
         on_progress: is called with the number of rows compared so far, and of all that are to be; with `verify` then
             with the number of pictures read so far, and of all.
         on_unreadable: is called with the path of every image that `verify` cannot read any more, or that has changed
@@ -155,7 +158,9 @@ def duplicates(
     compare = _Compare(index, transform, built, on_progress)
     left, right = _Pairs(index, kind).extended(rows, threshold, compare, afresh=whiten)
     if verify:
-        same = verified(index, left, right, on_progress=on_progress, on_unreadable=on_unreadable, fetch=fetch)
+        same = verified(
+            index, left, right, on_progress=on_progress, on_unreadable=on_unreadable, fetch=fetch, max_pixels=max_pixels
+        )
         left, right = left[same], right[same]
     roots = (_chained if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
     return _groups(index, roots, hashes, transform)

@@ -18,7 +18,7 @@ from hierax.engine import Engine
 from hierax.engine.cache import weights_digest
 from hierax.engine.exported import is_export
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
 from hierax.processing.windows import with_frames
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class FeatureExtractor:
             map).
         l2: divide vectors by their length; no maps.
         size: side in pixels of the square that the model sees, instead of the checkpoint's.
+        max_pixels: images of more pixels are refused; None is any number.
 
     Raises:
         ValueError: an unknown layer, a model that takes neither pictures nor clips; what `hierax.load` raises.
@@ -58,10 +59,12 @@ class FeatureExtractor:
         backend: str = "auto",
         threads: int | None = None,
         calibration: Any = None,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> None:
         self._settings = {
             "model": model, "layers": layers, "l2": l2, "size": size, "device": device, "precision": precision,
             "backend": backend, "threads": threads, "calibration": calibration,
+            "max_pixels": max_pixels,
         }  # fmt: skip
         given = model if isinstance(model, Pretrained) else _loaded(os.fspath(model))
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(os.fspath(model))
@@ -71,14 +74,15 @@ class FeatureExtractor:
             raise ValueError(
                 f"{self.name} takes inputs of {given.config.axes} axes; expected a model of pictures or clips"
             )
-        self.record = _record(given, size)
+        self.record, self.max_pixels = _record(given, size), max_pixels
         self.layers, self.l2 = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers)), l2
         if not self.layers:
             raise ValueError("layers is empty; expected at least one")
         states = self.layers != (POOLED,)
         self.engine = Engine(
             given, device=device, precision=precision, backend=backend, threads=threads, hidden_states=states,
-            processor=None if video else HieraImageProcessor(self.record), calibration=calibration,
+            processor=None if video else HieraImageProcessor(self.record, max_pixels=max_pixels),
+            calibration=calibration,
         )  # fmt: skip
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
         self.weights = weights_digest(given)
@@ -208,7 +212,7 @@ def vectors(
     from hierax.embedding.decode import decoder_of, dtype_of
     from hierax.embedding.sources import Source
 
-    decoder, rows, problems = decoder_of(extractor.record), [], []
+    decoder, rows, problems = decoder_of(extractor.record, max_pixels=extractor.max_pixels), [], []
     for number, path in enumerate(paths, start=1):
         source = path if isinstance(path, Source) else Source(os.path.abspath(path))
         pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), dtype_of(extractor.record))

@@ -14,6 +14,7 @@ import numpy as np
 from hierax.embedding.mapped import INDEX, Named, Shard, unit
 from hierax.embedding.store import Manifest, Rows, shards
 from hierax.notices import notify
+from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     import torch
@@ -327,7 +328,8 @@ class Index:
 
 def embed_queries(
     paths: Sequence[str | Path | Source], manifest: Manifest, *, folder: Path, column: str, model: str | None = None,
-    device: str = "auto", on_progress: Callable[[int, int], object] | None = None,
+    device: str = "auto", max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:  # fmt: skip
     """Vectors of images, or of windows of videos, made as those of the collection in `folder` were.
 
@@ -342,7 +344,7 @@ def embed_queries(
     from hierax.embedding import features
 
     model = model or manifest.named(folder)
-    extractor = features.extractor_like(manifest, model, device=device)
+    extractor = features.extractor_like(manifest, model, device=device, max_pixels=max_pixels)
     try:
         made = dataclasses.replace(
             manifest, model=extractor.name, weights=extractor.weights, config=extractor.config.to_dict(),

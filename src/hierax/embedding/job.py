@@ -132,8 +132,9 @@ class Job:
         """Batches, and for how many seconds each was waited for."""
         if workers is None:
             workers = 0 if self.sources_in(*blocks) <= FEW else spare_cores(least=1)
+        decoder = decoder_of(extractor.record, max_pixels=extractor.max_pixels)
         batches = batches_of(
-            blocks, decoder_of(extractor.record), self.listings, batch=self.manifest.batch, block=self.manifest.block,
+            blocks, decoder, self.listings, batch=self.manifest.batch, block=self.manifest.block,
             workers=workers, pin=extractor.engine.device.type == "cuda",
         )  # fmt: skip
         with contextlib.closing(batches):

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageStat
 
+from hierax.processing import DEFAULT_MAX_PIXELS
+
 if TYPE_CHECKING:
     from hierax.embedding.mapped import Named
     from hierax.embedding.sources import Source
@@ -49,7 +51,13 @@ class Original:
 
 
 def originals(
-    folders: Sequence[Path], rows: Sequence[Named], *, side: int, fetch: bool = False, whole: bool = False
+    folders: Sequence[Path],
+    rows: Sequence[Named],
+    *,
+    side: int,
+    fetch: bool = False,
+    whole: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Original | str]:
     """What rows show, at most `side` pixels wide and high; for what cannot be shown the reason, in words.
 
@@ -60,13 +68,16 @@ def originals(
         rows: what has no id is a file that a person named, and is not compared with a hash.
         fetch: read URLs and tables of the Hub too.
         whole: also what a comparison looks at beside the first frame over white.
+        max_pixels: images of more pixels are not shown; None is any number.
     """
     elsewhere = _sources(folders, {row.path for row in rows if not os.path.isfile(row.path)})
     for row in rows:
-        yield _read(row, elsewhere.get(row.path), side=side, fetch=fetch, whole=whole)
+        yield _read(row, elsewhere.get(row.path), side=side, fetch=fetch, whole=whole, max_pixels=max_pixels)
 
 
-def _read(row: Named, source: Source | None, *, side: int, fetch: bool, whole: bool) -> Original | str:
+def _read(
+    row: Named, source: Source | None, *, side: int, fetch: bool, whole: bool, max_pixels: int | None
+) -> Original | str:
     from hierax.embedding.decode import as_bytes, content_hash
     from hierax.embedding.sources import Source
 
@@ -76,10 +87,10 @@ def _read(row: Named, source: Source | None, *, side: int, fetch: bool, whole: b
             return REMOTE
         if found.window >= 0:
             return _window(found, row, side, whole=whole)
-        content = as_bytes(found.read())
+        content = as_bytes(found.read(max_pixels=max_pixels))
         if row.id and content_hash(content) != row.hash:
             return CHANGED
-        return _image(content, side, whole=whole)
+        return _image(content, side, whole=whole, max_pixels=max_pixels)
     except Exception:  # of any library that reads sources: a page without one image is still a page
         return GONE
 
@@ -88,10 +99,10 @@ def _is_remote(source: Source) -> bool:
     return source.kind == "url" or source.container.startswith("hub:") or "://" in source.container
 
 
-def _image(content: bytes, side: int, *, whole: bool) -> Original:
+def _image(content: bytes, side: int, *, whole: bool, max_pixels: int | None) -> Original:
     from hierax.processing import load_image
 
-    image = load_image(content)  # says no to what is too large
+    image = load_image(content, max_pixels=max_pixels)  # says no to what is too large
     _shrink(image, side)
     if not whole:
         return Original(image, len(content))

@@ -25,6 +25,7 @@ from PIL import Image
 
 from hierax.embedding.originals import GONE, Original, originals
 from hierax.embedding.store import MARK
+from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from hierax.embedding.layout import Layout
@@ -101,6 +102,7 @@ def contact_sheet(
     what: str = "image",
     most: int = MOST,
     fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
     choose_copies: bool = False,
 ) -> str:
     """A page with a row of images for every section, `most` of them at the most; the page says what it leaves out.
@@ -112,6 +114,7 @@ def contact_sheet(
     Args:
         what: the rows are: "image" or "window".
         fetch: read images from URLs and the Hub too.
+        max_pixels: images of more pixels are not shown; None is any number.
         choose_copies: offer to mark all but the largest of every section.
     """
     shown, left = [], most
@@ -124,7 +127,7 @@ def contact_sheet(
     if kept < total:
         note = f"{note} Shown are the first {kept} of {total} {what}s.".strip()
     rows = [entry.row for section in shown for entry in section.entries]
-    found = originals(folders, rows, side=_LARGE if kept <= _SHORT else _SIDE, fetch=fetch)
+    found = originals(folders, rows, side=_LARGE if kept <= _SHORT else _SIDE, fetch=fetch, max_pixels=max_pixels)
     shared = _shared([row.path for row in rows])
     below = f"<p>The files are below {_text(shared)}</p>" if shared else ""
     parts = [f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n"]
@@ -191,6 +194,7 @@ def map_page(
     thumbnails: int = 2000,
     labels: Sequence[str] = (),
     fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> str:
     """A page with the points of a layout: dragged, zoomed by wheel or fingers, image and path under the pointer; points
     are chosen by a click, or a box, and saved as a list.
@@ -201,12 +205,12 @@ def map_page(
     Args:
         rows: of the points.
         labels: one per point, "" for none, that gives it its color; the most frequent eleven have one of their own.
-        what, fetch: see `contact_sheet`.
+        what, fetch, max_pixels: see `contact_sheet`.
     """
     count = len(layout.points)
     chosen = sorted({i * count // min(thumbnails, count) for i in range(min(thumbnails, count))}) if thumbnails else []
     thumbs, sizes, images = [-1] * count, [], []
-    found = originals(folders, [rows[i] for i in chosen], side=_SMALL, fetch=fetch)
+    found = originals(folders, [rows[i] for i in chosen], side=_SMALL, fetch=fetch, max_pixels=max_pixels)
     for i, original in zip(chosen, found, strict=True):
         if not isinstance(original, str):
             thumbs[i] = len(images)

@@ -24,6 +24,7 @@ from hierax.embedding.sources import NoSourcesError, are_few, check_input, locat
 from hierax.embedding.store import MANIFEST, Block, Manifest, arrow, shard_path
 from hierax.embedding.update import settle
 from hierax.pretrained import Pretrained
+from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def embed(
     l2: bool = False,
     half: bool = False,
     size: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
     update: bool = False,
     list_columns: Mapping[str, str] | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -172,6 +174,7 @@ def embed(
             from, or a `FeatureExtractor`, whose settings count.
         layers, l2, size: see `FeatureExtractor`.
         half: write vectors in float16.
+        max_pixels: images of more pixels cannot be read; None is any number. It is not kept for later calls.
         update: list again; embed what is new or whose bytes have changed, mark what is gone or replaced.
         list_columns: {"path": name} where lists among the sources call their column of paths otherwise; kept for
             updates.
@@ -204,7 +207,8 @@ def embed(
     owned = not isinstance(model, FeatureExtractor)
     places = ["auto"] if device == "auto" and not owned else devices(device)
     extractor = model if isinstance(model, FeatureExtractor) else FeatureExtractor(
-        model, layers=layers, l2=l2, size=size, device=places[0], precision=precision, backend=backend, threads=threads
+        model, layers=layers, l2=l2, size=size, device=places[0], precision=precision, backend=backend,
+        threads=threads, max_pixels=max_pixels,
     )  # fmt: skip
     try:
         with claimed(folder, on_wait) as claim:

@@ -22,7 +22,7 @@ from hierax.embedding.content import read_file, read_member
 from hierax.embedding.store import LISTINGS, MARK, arrow, source_id
 from hierax.embedding.urls import check_client, read_url, urls_at
 from hierax.notices import LeftOut, notify
-from hierax.processing import Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, Preprocessing
 from hierax.processing.paths import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -82,7 +82,7 @@ class Source:
         """The path without the time of a window."""
         return self.path if self.window < 0 else self.path.rpartition(MARK)[0]
 
-    def read(self) -> Any:
+    def read(self, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Any:
         """The bytes of a picture; of a table maybe a path or a Pillow image.
 
         Raises:
@@ -93,8 +93,8 @@ class Source:
         if self.kind == "url":
             return read_url(self.path)
         if self.kind == "tar":
-            return read_member(self.container, self.offset, self.size)
-        return read_file(self.path)
+            return read_member(self.container, self.offset, self.size, max_pixels=max_pixels)
+        return read_file(self.path, max_pixels=max_pixels)
 
 
 @lru_cache(maxsize=8)

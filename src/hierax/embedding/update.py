@@ -113,7 +113,7 @@ def _chunks(sources: Iterable[Source]) -> Iterable[list[Source]]:
 
 def _digest(source: Source) -> str:
     try:
-        return file_hash(source) if source.window >= 0 else content_hash(as_bytes(source.read()))
+        return file_hash(source) if source.window >= 0 else content_hash(as_bytes(source.read(max_pixels=None)))
     except Exception:  # as of what could not be read: its block says why
         return ""
 

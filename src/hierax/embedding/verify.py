@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from hierax.embedding.originals import Original, is_light, originals
+from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
@@ -82,6 +83,7 @@ class _Compared:
 def verified(
     index: Index, left: np.ndarray, right: np.ndarray, *, on_progress: Callable[[int, int], object] | None = None,
     on_unreadable: Callable[[str], object] | None = None, fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> np.ndarray:  # fmt: skip
     """Which pairs of rows are one image, as booleans; none is of which an image cannot be read any more, or has
     changed, with whose path `on_unreadable` is called.
@@ -100,7 +102,8 @@ def verified(
             np.zeros((len(rows), 5), np.int64),
         )
         named = index.names(rows)
-        for number, original in enumerate(originals(index.folders, named, side=8 * SIDE, fetch=fetch, whole=True)):
+        read = originals(index.folders, named, side=8 * SIDE, fetch=fetch, whole=True, max_pixels=max_pixels)
+        for number, original in enumerate(read):
             if not isinstance(original, str):
                 compared.put(number, original)
             elif on_unreadable is not None:

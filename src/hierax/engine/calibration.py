@@ -61,7 +61,7 @@ def sample_pixels(
     if config.axes != 2 or config.num_channels != 3:
         kind = "clips" if config.is_video else f"{config.num_channels} channels on {config.axes} axes"
         raise ValueError(f"this model takes {kind}: pass ready pixels [N, {config.num_channels}, …] to calibrate on")
-    pixels = processor(crops(_pictures(source), count, seed=seed)).pixel_values
+    pixels = processor(crops(_pictures(source, processor.max_pixels), count, seed=seed)).pixel_values
     if tuple(pixels.shape[2:]) != config.image_size:  # a record of another size than the model's
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
     return pixels
@@ -93,11 +93,11 @@ def _files(source: Path) -> list[Path]:
     return paths[:: max(len(paths) // _MOST, 1)]  # spread over the folder, and not all in memory
 
 
-def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None) -> list[Image.Image]:
+def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None, max_pixels: int | None) -> list[Image.Image]:
     if source is None:
         return [load_image((files("hierax") / "assets" / "cat.jpg").read_bytes())]
     if isinstance(source, (str, os.PathLike)):
-        return [load_image(path) for path in _files(Path(source))]
+        return [load_image(path, max_pixels=max_pixels) for path in _files(Path(source))]
     if not source:
         raise ValueError("no images were given; at least one is expected")
-    return [load_image(picture) for picture in source]
+    return [load_image(picture, max_pixels=max_pixels) for picture in source]

@@ -29,7 +29,7 @@ from hierax.engine.traced import INPUTS
 from hierax.extras import require
 from hierax.mae import check_mae_size
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, HieraImageProcessor, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
 
 _CALIBRATED = 64
 _SUFFIXES = (".pt2", ".onnx", ".onnx.data", ".xml", ".bin")
@@ -49,6 +49,7 @@ def export(
     task: str | None = None,
     calibration: Pictures | None = None,
     evaluate: Pictures | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
@@ -96,7 +97,7 @@ def export(
         check_mae_size(config.image_size, config)
         kept = visible_units(config, torch.Size(config.unit_grid(config.image_size)).numel())
     record = _record(own, config)
-    processor = HieraImageProcessor(record or IMAGENET)
+    processor = HieraImageProcessor(record or IMAGENET, max_pixels=max_pixels)
     kind, inputs = evaluation_inputs(evaluate, config=config, processor=processor, masked=masked)
 
     def calibrated() -> list[tuple[Tensor, ...]]:

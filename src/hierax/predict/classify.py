@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
+from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +77,7 @@ def classify(
     precision: str = "auto",
     backend: str = "auto",
     batch_size: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Classified]:
     """The `top_k` likeliest classes of each image or video, one by one as they are done, in the order of the paths.
 
@@ -91,6 +93,7 @@ def classify(
         views: of videos, how many windows in time and how many crops of each; their probabilities are averaged.
         device, precision, backend: see `hierax.Engine`.
         batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
+        max_pixels: images of more pixels cannot be read; None is any number.
 
     Raises:
         ValueError: the model is no classifier, or takes neither images nor clips; those of `hierax.Engine`.
@@ -100,8 +103,9 @@ def classify(
 
     paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
     opened = open_predictor(
-        model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size
-    )
+        model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size,
+        max_pixels=max_pixels,
+    )  # fmt: skip
     return predictions(opened, paths, top_k=top_k, views=views)
 
 

@@ -19,7 +19,7 @@ from hierax.config import HieraConfig
 from hierax.encoder import Hiera
 from hierax.engine.exported import is_export
 from hierax.predict.inputs import Model, Predictor, Size, check_inputs, clip_batches, open_predictor, stream
-from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,6 +68,7 @@ def features(
     precision: str = "auto",
     backend: str = "auto",
     batch_size: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[FeatureFiles]:
     """Writes `NAME.npz` and `NAME.png` (of videos `NAME.gif`) for each image into the folder `output`, one by one.
 
@@ -81,6 +82,7 @@ def features(
         overwrite: replace files that exist.
         device, precision, backend: see `hierax.Engine`.
         batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
+        max_pixels: images of more pixels cannot be read; None is any number.
 
     Raises:
         ValueError: the model takes neither images nor clips, or is an export without feature maps; a file exists
@@ -90,7 +92,7 @@ def features(
     paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
     opened = open_features(
         model, attention=attention, size=size, whole=whole, device=device, precision=precision, backend=backend,
-        batch_size=batch_size,
+        batch_size=batch_size, max_pixels=max_pixels,
     )  # fmt: skip
     files = feature_files(paths, output, overwrite=overwrite, clips=opened.config.is_video)
     return write_features(opened, paths, files, attention=attention)

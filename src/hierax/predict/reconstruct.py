@@ -24,7 +24,7 @@ from hierax.predict.inputs import (
     open_predictor,
     stream,
 )
-from hierax.processing import HieraVideoProcessor, ImageError
+from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError
 
 if TYPE_CHECKING:
     from hierax.predict.moving import Moving
@@ -55,6 +55,7 @@ def reconstruct(
     precision: str = "auto",
     backend: str = "auto",
     batch_size: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Reconstructed]:
     """The reconstruction of each image, or of the middle of each video, one by one.
 
@@ -67,6 +68,7 @@ def reconstruct(
         size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
         device, precision, backend: see `hierax.Engine`.
         batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
+        max_pixels: images of more pixels cannot be read; None is any number.
 
     Raises:
         ValueError: the model is no MAE model, or takes neither images nor clips; a ratio that hides all or nothing, a
@@ -74,7 +76,10 @@ def reconstruct(
         OSError: those of `hierax.load`.
     """
     paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
-    opened = open_mae(model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size)
+    opened = open_mae(
+        model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size,
+        max_pixels=max_pixels,
+    )  # fmt: skip
     return reconstructions(opened, paths, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
 
 

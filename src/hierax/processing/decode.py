@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
 
 from hierax.processing.colour import orientation, upright_array
-from hierax.processing.errors import ImageError
+from hierax.processing.errors import ImageError, RefusedError
 from hierax.processing.foreign import register_reader, unreadable_kind
 from hierax.processing.paths import NotRegularError, opened_regular
 
@@ -108,7 +108,7 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
         raise ImageError(name, "an empty file")
     for kind, factory, verdict in _plugins(start):
         if isinstance(verdict, str):
-            raise ImageError(name, f"a {kind} image, which this Pillow cannot decode")
+            raise RefusedError(name, f"a {kind} image, which this Pillow cannot decode")
         stream.seek(0)
         try:
             image = factory(stream, "")
@@ -120,7 +120,9 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
             raise ImageError(name, f"a damaged {kind} file, or an unknown kind of it ({error})") from error
         check_pixels(image.size, name=name, max_pixels=max_pixels)
         return image
-    raise ImageError(name, unreadable_kind(start) or _NOT_AN_IMAGE)
+    if kind := unreadable_kind(start):
+        raise RefusedError(name, kind)
+    raise ImageError(name, _NOT_AN_IMAGE)
 
 
 def _plugins(start: bytes) -> Iterator[tuple[str, Callable[..., ImageFile.ImageFile], bool | str]]:
@@ -146,7 +148,9 @@ def check_pixels(size: tuple[int, int], *, name: str, max_pixels: int | None) ->
     if width <= 0 or height <= 0:
         raise ImageError(name, f"has no pixels ({width} x {height})")
     if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(name, f"{width} x {height} pixels; at most max_pixels = {max_pixels:,} are decoded")
+        raise RefusedError(
+            name, f"larger than --max-pixels {max_pixels} allows ({width} x {height} pixels; in Python: max_pixels)"
+        )
 
 
 def load(image: Image.Image, *, name: str) -> None:

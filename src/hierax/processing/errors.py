@@ -1,4 +1,4 @@
-"""The one error of reading pictures."""
+"""The errors of reading images."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ class ImageError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.problem}"
+
+
+class RefusedError(ImageError):
+    """An image that may be whole, but is not read as things are: larger than the limit, or of a format that needs
+    another package. An update of a collection tries it again.
+    """

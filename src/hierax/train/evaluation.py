@@ -18,7 +18,7 @@ from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.train.parallel import default_workers, world
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, predict
@@ -92,6 +92,7 @@ def evaluate(
     batch_size: int = 32,
     workers: int | None = None,
     views: tuple[int, int] = (1, 1),
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Evaluation:
     """What a classifier says of labelled `data`; every sample counts once.
 
@@ -101,6 +102,7 @@ def evaluate(
         model: a classifier, or a checkpoint or run to load one from.
         workers: processes that decode; None is none for few samples, else one less than there are cores.
         views: of videos, windows in time and crops of each; their probabilities are averaged. Kinetics is (5, 3).
+        max_pixels: images of more pixels are unreadable; None is any number.
 
     Raises:
         ValueError: the model is no classifier, or the data has other classes; several views of what is no video.
@@ -115,7 +117,7 @@ def evaluate(
     dataset = _matched(_held(data) if part is None else part, labels)
     with world(device) as here:
         classifier = classifier.to(here.device).eval()
-        inputs = _inputs(dataset, classifier, views=views)
+        inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
         with clear_errors(lambda: "nothing was written"):
             found = predict(classifier, inputs, here, batch=batch_size, workers=workers)
@@ -140,6 +142,7 @@ def probe_features(
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
     """Top-1 accuracy of a probe on the frozen, pooled features of each stage, and what could not be read.
 
@@ -148,7 +151,7 @@ def probe_features(
         model: any checkpoint or run.
         kind: "linear" or "knn".
         train: what the probe learns from; None is `data/train`.
-        workers: as in `evaluate`.
+        workers, max_pixels: as in `evaluate`.
     """
     parts = None if train is not None else split_folders(Path(data))
     if train is None and parts is None:
@@ -163,7 +166,7 @@ def probe_features(
         features = features.to(here.device).eval()
         sides = []
         for dataset in (fit, held):
-            inputs = _inputs(dataset, features)
+            inputs = _inputs(dataset, features, max_pixels=max_pixels)
             processes = _workers(dataset) if workers is None else workers
             with clear_errors(lambda: "nothing was written"):
                 sides.append(extract(features, inputs, batch=batch_size, workers=processes))
@@ -236,7 +239,7 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
         raise ValueError(f"the data do not fit the model: {error}") from None
 
 
-def _inputs(dataset: Dataset, model: Pretrained, *, views: tuple[int, int] = (1, 1)) -> Inputs:
+def _inputs(dataset: Dataset, model: Pretrained, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)) -> Inputs:
     """How the model sees the dataset, and its mean and deviation in grey levels, or in the array's units."""
     config = model.config
     record = model.preprocessing
@@ -244,4 +247,5 @@ def _inputs(dataset: Dataset, model: Pretrained, *, views: tuple[int, int] = (1,
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
         return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)
     record = record or convention(config.image_size, config.num_channels)
-    return Inputs(EvaluationView(dataset, record, size=config.image_size, views=views), *levels(record))
+    view = EvaluationView(dataset, record, size=config.image_size, views=views, max_pixels=max_pixels)
+    return Inputs(view, *levels(record))

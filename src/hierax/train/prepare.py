@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from hierax.data.view import Augmentation, EvaluationView, Unreadable
 from hierax.encoder import visible_units
 from hierax.mae import check_mae_size
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, KINETICS, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, KINETICS, Preprocessing
 from hierax.processing.reading import stored_dtype
 from hierax.processing.windows import sampling_of
 from hierax.train.model import for_videos, model_of
@@ -85,7 +86,12 @@ def accumulation(recipe: Recipe, world: int) -> int:
 
 
 def statistics(
-    dataset: Dataset, *, size: Sequence[int], channels: int, exact: bool = False
+    dataset: Dataset,
+    *,
+    size: Sequence[int],
+    channels: int,
+    exact: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
 
@@ -96,7 +102,7 @@ def statistics(
         ValueError: none of them can be read.
     """
     record = IMAGENET if dataset.arrays else convention(size, channels).replace(do_rescale=not exact)
-    view = EvaluationView(dataset, record, size=tuple(size))
+    view = EvaluationView(dataset, record, size=tuple(size), max_pixels=max_pixels)
     step = -(-len(dataset) // _STATISTICS_OF)
     total: Moments | None = None
     problem = ""
@@ -178,7 +184,7 @@ def prepare(
         notes.append("rand_augment and erasing are for pictures, not for arrays")
     model.preprocessing = record
     if teaches is not None and teaches.features and recipe.teacher_features:
-        teaches.measure(EvaluationView(dataset, record, size=config.image_size))
+        teaches.measure(EvaluationView(dataset, record, size=config.image_size, max_pixels=recipe.max_pixels))
     return Prepared(model, record, *levels(record), tuple(notes), labelled, teaches)
 
 
@@ -250,11 +256,11 @@ def _masking(config: HieraConfig) -> str:
 def _record(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, notes: list[str]) -> Preprocessing:
     """How samples become pixels: as the checkpoint says, or as suits the data; adds notes."""
     config = model.config
-    record = model.preprocessing
+    record, measure = model.preprocessing, partial(statistics, dataset, max_pixels=recipe.max_pixels)
     if dataset.arrays and record is not None and _of_arrays(record, config):
         notes.append("arrays are normalised by the mean and deviation that the checkpoint was trained with")
     elif dataset.arrays:
-        mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
+        mean, std = measure(size=config.image_size, channels=config.num_channels)
         record = Preprocessing(
             do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std,
             image_dtype=stored_type(first),
@@ -263,14 +269,14 @@ def _record(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, 
         notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to grey levels")
         if record is None or not record.takes_values or record.num_channels != config.num_channels:
             record = convention(config.image_size, config.num_channels).replace(do_rescale=False)
-            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels, exact=True)
+            mean, std = measure(size=config.image_size, channels=config.num_channels, exact=True)
             record = record.replace(image_mean=mean, image_std=std, image_dtype=stored_type(first))
         if recipe.rand_augment is not None or recipe.erasing:
             notes.append("rand_augment and erasing are for images of 8 bits")
     elif record is None or record.num_channels != config.num_channels or (dataset.videos and not record.num_frames):
         record = convention(config.image_size, config.num_channels)
         if config.num_channels != 3:
-            mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
+            mean, std = measure(size=config.image_size, channels=config.num_channels)
             scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
             record = record.replace(**scaled)
     if not (dataset.arrays or dataset.videos) and record.do_rescale and stored_type(first) != "uint8":
@@ -348,5 +354,6 @@ def augmentation(
         erasing=0.0 if values else recipe.erasing,
         mask_units=units,
         exact=exact,
+        max_pixels=recipe.max_pixels,
         sampling=None if arrays or record is None or record.num_frames is None else sampling_of(record),
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from hierax.processing import DEFAULT_MAX_PIXELS
+
 TASKS = ("pretrain", "finetune")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 TARGETS = ("normalised", "pixels", "hog")
@@ -54,6 +56,7 @@ class Recipe:
         checkpoint_every, keep: steps between checkpoints (None: once an epoch, and every half hour), and how many are
             kept.
         workers: processes that decode, per rank; None is one less than there are cores for it, at most 16.
+        max_pixels: images of more pixels are unreadable; None is any number.
         max_bad: share of unreadable samples that stops the run.
         max_skipped: steps in a row without a finite loss and gradient that stop the run.
         seed: of weights, order, augmentation and masks.
@@ -109,6 +112,7 @@ class Recipe:
     checkpoint_every: int | None = None
     keep: int = 2
     workers: int | None = None
+    max_pixels: int | None = DEFAULT_MAX_PIXELS
     max_bad: float = 0.1
     max_skipped: int = 20
     seed: int = 0
@@ -208,6 +212,7 @@ _MOST_PIXELS = 1 << 27  # of what a model sees; the memory for a step is thousan
 _COUNTS = (
     "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
     "checkpoint_every", "keep", "max_skipped", "distinct_epochs", "frame_stride",
+    "max_pixels",
 )  # fmt: skip
 _AMOUNTS = (
     "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs", "label_weight", "teacher_logits", "teacher_features",
@@ -243,7 +248,7 @@ _FIXED = {
 FREE = frozenset(
     [
         "device_batch_size", "compile", "gradient_checkpointing", "checkpoint_every", "keep", "workers", "max_bad",
-        "max_skipped",
+        "max_skipped", "max_pixels",
     ]
 )  # fmt: skip
 """Settings that say how a run is computed and looked after, not what it learns: another value may go on with it."""

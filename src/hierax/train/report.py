@@ -240,7 +240,9 @@ def _thumbnail(held: Dataset, index: int) -> tuple[str, str]:
         name = os.path.basename(sample.name)
         if held.arrays or held.videos:
             return name, ""
-        image = sample.content if isinstance(sample.content, Image.Image) else load_image(sample.content)
+        image = (
+            sample.content if isinstance(sample.content, Image.Image) else load_image(sample.content, max_pixels=None)
+        )
         image = image.convert("RGB")
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     except (OSError, ValueError):

@@ -184,7 +184,9 @@ class _Share:
 
         def start() -> None:
             if recipe.task == "pretrain" and recipe.target != "hog" and held is not None and made.record.do_rescale:
-                view = EvaluationView(held, made.record, size=made.model.config.image_size)
+                view = EvaluationView(
+                    held, made.record, size=made.model.config.image_size, max_pixels=recipe.max_pixels
+                )
                 watcher.panel = Panel(self.folder, view, made.record)
             watcher.start(loop, order.steps)
             progress = [*loop.damaged, f"resumed after step {loop.progress.step}" if resumed else None]
@@ -282,7 +284,7 @@ class _Share:
     ) -> Callable[[Objective, Callable[[], bool]], Metrics] | None:
         if held is None:
             return None
-        view = EvaluationView(held, made.record, size=made.model.config.image_size)
+        view = EvaluationView(held, made.record, size=made.model.config.image_size, max_pixels=recipe.max_pixels)
         inputs = Inputs(view, made.mean, made.std)
         batch = min(recipe.device_batch_size or 64, 64)
 
