@@ -342,7 +342,7 @@ def test_a_line_for_several_processes_runs_on_two(words: list[str], small_world:
     )
     command = [sys.executable, *_ARGUMENTS, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script)]
     done = subprocess.run(
-        [*command, *words[words.index("hierax") + 1 :]], capture_output=True, text=True, timeout=300, cwd=small_world
+        [*command, *words[words.index("hierax") + 1 :]], capture_output=True, text=True, timeout=600, cwd=small_world
     )
     assert done.returncode == 0, done.stderr
     out = Path(words[words.index("-o") + 1])

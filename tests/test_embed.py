@@ -24,6 +24,7 @@ from hierax.processing import HieraImageProcessor
 from pictures import BAD, COUNT, OPTIONS, RECORD, same
 from small import image_config, randomise, relative
 
+LIMIT = 600  # seconds for a process
 pytest_plugins = ("pictures",)
 
 
@@ -157,9 +158,9 @@ def test_only_blocks_that_are_missing_are_done(originals: Path, model: str, whol
 
 
 CODE = """
-import sys, time; sys.path.insert(0, "tests")
+import sys; sys.path.insert(0, "tests")
 from hierax.embedding import embed
-def told(progress): print(progress.done, flush=True); time.sleep(0.05)
+def told(progress): print(progress.done, flush=True); sys.stdin.readline()
 options = dict(batch_size=4, block_size=8, workers={workers}, precision="fp32", backend="torch")
 report = embed([{pictures!r}], {out!r}, model={model!r}, on_progress=told, **options)
 print(report.stopped, report.pending)
@@ -167,8 +168,10 @@ print(report.stopped, report.pending)
 
 
 def started(pictures: Path, out: Path, model: str, workers: int = 0) -> "subprocess.Popen[str]":
+    """After each batch, the process waits for a line, or for the end of its input."""
     code = CODE.format(pictures=str(pictures), out=str(out), model=model, workers=workers)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -176,7 +179,7 @@ def test_any_number_of_processes_writes_the_same(
     originals: Path, model: str, whole: Path, tmp_path: Path, workers: int
 ) -> None:
     process = started(originals, tmp_path / "out", model, workers)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     assert out.endswith("False 0\n")
     assert same(tmp_path / "out", whole)
@@ -187,9 +190,11 @@ def test_a_call_that_was_killed_goes_on_as_if_it_was_not(
     originals: Path, model: str, whole: Path, tmp_path: Path, workers: int
 ) -> None:
     process = started(originals, tmp_path / "out", model, workers)
+    assert process.stdin is not None
     assert process.stdout is not None
     while int(process.stdout.readline() or COUNT) < 20:
-        pass
+        process.stdin.write("go on\n")
+        process.stdin.flush()
     process.kill()
     process.communicate()
     there = len(list((tmp_path / "out" / "data").glob("part-*")))
@@ -205,7 +210,7 @@ def test_an_interrupt_finishes_the_block_and_the_rest_goes_on(
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     stopped, pending = out.split()[-2:]
     assert stopped == "True"

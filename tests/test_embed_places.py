@@ -21,6 +21,7 @@ from hierax.embedding.run import devices
 from hierax.embedding.store import Manifest, shards
 from pictures import COUNT, OPTIONS, pictures, same
 
+LIMIT = 600  # seconds for a process or a thread
 pytest_plugins = ("pictures",)
 
 
@@ -57,13 +58,13 @@ def test_what_one_device_meets_ends_all_and_what_was_written_stays(
         return other
 
     monkeypatch.setattr(FeatureExtractor, "again", broken)
-    before = threading.active_count()
+    before = threading.enumerate()
     with pytest.raises(RuntimeError, match="closed"):
         embed([originals], tmp_path / "out", model=model, device=["cpu", "cpu"], **OPTIONS)
-    end = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < end:  # engines end theirs on their own
-        time.sleep(0.01)
-    assert threading.active_count() <= before
+    for thread in threading.enumerate():  # engines end theirs on their own
+        if thread not in before:
+            thread.join(LIMIT)
+            assert not thread.is_alive()
     monkeypatch.undo()
     embed([], tmp_path / "out", model=model, **OPTIONS)
     assert same(tmp_path / "out", whole)
@@ -117,7 +118,7 @@ def command(originals: Path, out: Path, model: str) -> list[str]:
 
 
 def whole_by_command(originals: Path, out: Path, model: str) -> Path:
-    subprocess.run([part for part in command(originals, out, model) if part != "--ray"], check=False, timeout=300)
+    subprocess.run([part for part in command(originals, out, model) if part != "--ray"], check=False, timeout=LIMIT)
     return out
 
 
@@ -125,7 +126,7 @@ def whole_by_command(originals: Path, out: Path, model: str) -> Path:
 def test_a_cluster_writes_what_one_machine_writes(originals: Path, model: str, tmp_path: Path) -> None:
     whole = whole_by_command(originals, tmp_path / "whole", model)
     done = subprocess.run(
-        command(originals, tmp_path / "out", model), capture_output=True, text=True, timeout=300, check=False
+        command(originals, tmp_path / "out", model), capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == 3, done.stderr  # some pictures cannot be read
     assert json.loads(done.stdout)["done"] == COUNT
@@ -153,14 +154,14 @@ def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(originals: Path, mod
     many = pictures(tmp_path / "many", count=1600)
     whole = whole_by_command(many, tmp_path / "whole", model)
     process = subprocess.Popen(command(many, tmp_path / "out", model), stdout=subprocess.PIPE, text=True)
-    end = time.monotonic() + 200
+    end = time.monotonic() + LIMIT
     while not shards(tmp_path / "out") and time.monotonic() < end:
         time.sleep(0.02)
     killed = actors()
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     there = len(shards(tmp_path / "out"))
-    out, _ = process.communicate(timeout=400)
+    out, _ = process.communicate(timeout=LIMIT)
     assert killed
     assert there < len(shards(whole))
     assert json.loads(out)["pending"] == 0

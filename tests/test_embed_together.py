@@ -18,6 +18,7 @@ from hierax.embedding import CollectionError, FeatureExtractor, embed
 from hierax.embedding.store import Manifest
 from pictures import BAD, COUNT, OPTIONS, same
 
+LIMIT = 600  # seconds to wait for another thread
 pytest_plugins = ("pictures", "benches")
 
 
@@ -36,7 +37,7 @@ class Call(threading.Thread):
             self.result = error
 
     def outcome(self) -> Any:
-        self.join(60)
+        self.join(LIMIT)
         assert not self.is_alive()
         return self.result
 
@@ -50,7 +51,7 @@ def while_listing(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.E
     def list_sources(*arguments: Any, **options: Any) -> Any:
         first = not listing.is_set()
         listing.set()
-        assert not first or go_on.wait(60)
+        assert not first or go_on.wait(LIMIT)
         return original(*arguments, **options)
 
     monkeypatch.setattr(plan, "list_sources", list_sources)
@@ -73,7 +74,7 @@ def test_a_second_call_with_other_sources_waits_and_is_refused(
 ) -> None:
     listing, go_on = while_listing
     first = Call(originals / "a", tmp_path / "out", model=model, **OPTIONS)
-    assert listing.wait(60)
+    assert listing.wait(LIMIT)
     told: list[str] = []
     options = {**OPTIONS, "on_wait": lambda owner: (told.append(owner), go_on.set())}
     with pytest.raises(CollectionError, match=r"/b is not among the sources of .*out; update adds it"):
@@ -94,7 +95,7 @@ def test_two_updates_at_once_both_count(
     listing.clear()
     go_on.clear()
     first = Call(originals / "a", out, model=model, update=True, **OPTIONS)
-    assert listing.wait(60)
+    assert listing.wait(LIMIT)
     options = {**OPTIONS, "on_wait": lambda _: go_on.set()}
     embed(originals / "b", out, model=model, update=True, **options)
     assert first.outcome().pending == 0
@@ -109,7 +110,7 @@ def test_the_same_call_twice_writes_the_same(
 ) -> None:
     listing, go_on = while_listing
     first = Call(originals, tmp_path / "out", model=model, **OPTIONS)
-    assert listing.wait(60)
+    assert listing.wait(LIMIT)
     report = embed(originals, tmp_path / "out", model=model, **{**OPTIONS, "on_wait": lambda _: go_on.set()})
     assert report.rows == first.outcome().rows == COUNT - len(BAD)
     assert same(tmp_path / "out", whole)

@@ -164,7 +164,7 @@ for _ in range(200):
 def test_two_processes_may_write_the_same_entry(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path)]
     writers = [subprocess.Popen([*command, letter]) for letter in "ab"]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(600) for writer in writers] == [0, 0]
     assert names(tmp_path) == ["key.artefact"]
 
 

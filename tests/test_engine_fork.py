@@ -36,7 +36,7 @@ def forked(work: str, source: Path, backend: str, *, threads: int = 1) -> tuple[
     """Lines on stdout, and stderr, of a process that uses an engine, forks, and does `work` in the child."""
     code = _PARENT.replace("{work}", "\n".join(f"    {line}" for line in work.splitlines()))
     command = [sys.executable, "-W", "ignore", "-c", code, str(source), backend, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return done.stdout.split("\n")[:-1], done.stderr
 
 

@@ -192,18 +192,21 @@ def started(code: str, *, ranks: int = 1, port: int = 0, folder: Path = Path()) 
         command.append(str(script))
     else:
         command += ["-c", code]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, text=True, env=environment(), **pipes)
 
 
-def slow_pretraining(data: Path, out: Path, *, seconds: float) -> "subprocess.Popen[str]":
-    """A process that pretrains as `held` does with a worker; before each step it prints "step" and waits."""
+def stepwise_pretraining(data: Path, out: Path) -> "subprocess.Popen[str]":
+    """A process that pretrains as `held` does with a worker; before each step it prints "step" and waits for a line, or
+    for the end of its input.
+    """
     return started(
         "import sys; sys.path.insert(0, 'tests')\n"
-        "import time, training, hierax.train.loop as loop\n"
+        "import training, hierax.train.loop as loop\n"
         "from hierax.train import pretrain\n"
         "quick = loop.Loop._step\n"
         "def step(self, *a):\n"
-        f"    print('step', flush=True); time.sleep({seconds}); return quick(self, *a)\n"
+        "    print('step', flush=True); sys.stdin.readline(); return quick(self, *a)\n"
         "loop.Loop._step = step\n"
         "recipe = training.toy(validation_fraction=0.25, workers=1)\n"
         f"pretrain({str(data)!r}, out={str(out)!r}, recipe=recipe, device='cpu')\n"
