@@ -210,7 +210,7 @@ BAD: list[tuple[str, Any]] = [
     *(("pooled_shortcut", v) for v in ("no", None)),
     *(("target", v) for v in ("half", "first_frame", 3)),
     *(("num_labels", v) for v in (-1, "10", 2.0, True, 10**9)),
-    *(("id2label", v) for v in (["a"], {1: "a"}, {"0": "a"}, {0: 5}, "abc", 5)),
+    *(("id2label", v) for v in (["a"], {1: "a"}, {"x": "a"}, {0: 5}, "abc", 5)),
     *(("problem_type", v) for v in ("ranking", 3)),
     *(("out_features", v) for v in ("stage1", ("stage9",), 5, ("stage2", "stage1"), ("stage1", "stage1"))),
     *(("license", v) for v in (5,)),

@@ -7,12 +7,12 @@ per transformer block, and `encoder.Hiera` only builds what the list says.
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from hierax.validation import check, resolved
+from hierax.validation import check, require_fields, resolved
 from hierax.variants import VARIANTS, did_you_mean
 
 _Axes = tuple[int, ...]
@@ -21,6 +21,8 @@ _SETTABLE = ("id2label", "problem_type", "license", "mask_ratio", "normalize_pix
 """Fields that may change after a model was built, since no module was built from them."""
 _DERIVED = {"label2id": "id2label", "out_indices": "out_features"}
 """Fields that say the same as another one."""
+OUTPUTS = ("output_hidden_states", "output_attentions")
+"""Attributes that say what a call of the model gives where the call itself does not say it."""
 
 
 @dataclass(unsafe_hash=True, kw_only=True)
@@ -30,6 +32,9 @@ class HieraConfig:
     What a model is built from cannot be changed afterwards: `replace` makes another configuration. Labels,
     `problem_type`, `mask_ratio` and the like can be assigned. Names that are no fields, such as the `use_cache` that
     transformers' Trainer sets, are kept as plain attributes, and are neither compared nor saved.
+
+    `output_hidden_states` and `output_attentions` (False) are such attributes, too: what calls of the model give unless
+    they say it themselves.
 
     `label2id` may be given instead of `id2label`, and `out_indices` (0 is the stem) instead of `out_features`.
 
@@ -42,6 +47,10 @@ class HieraConfig:
         ValueError: names the field, its value and what is allowed.
         AttributeError: a field was assigned that a model is built from.
     """
+
+    model_type: ClassVar[str] = "hiera"
+    output_hidden_states = False
+    output_attentions = False
 
     embed_dim: int = 96
     image_size: _Axes = (224, 224)
@@ -84,6 +93,11 @@ class HieraConfig:
     out_indices: Sequence[int] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.id2label, Mapping) and any(isinstance(i, str) for i in self.id2label):
+            self.id2label = _labels_from_json(self.id2label)
+        for name in OUTPUTS:
+            if isinstance(self.extra.get(name), bool):
+                self.__dict__[name] = self.extra[name]
         if self.label2id is not None:
             self.id2label = self._agreed("id2label", _labels_by_id(self.label2id), "label2id")
         if self.out_indices is not None:
@@ -172,6 +186,18 @@ class HieraConfig:
         return self.dims[-1]
 
     @property
+    def num_hidden_layers(self) -> int:
+        """Number of stages, as in transformers; `depths` has the blocks of each."""
+        return self.stages
+
+    num_layers = num_hidden_layers
+
+    @property
+    def architectures(self) -> list[str] | None:
+        """Names of the classes that the file of a checkpoint states, or None."""
+        return self.extra.get("architectures")
+
+    @property
     def unit_pixels(self) -> _Axes:
         """Size of a mask unit in pixels, per axis."""
         return tuple(s * u for s, u in zip(self.patch_stride, self.masked_unit_size, strict=True))
@@ -200,7 +226,7 @@ class HieraConfig:
 
     def replace(self, **changes: Any) -> "HieraConfig":
         """A copy with other values; `ValueError` for a name that is no field."""
-        _require_fields(changes)
+        require_fields(changes, _field_names())
         if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
             changes["id2label"] = None
         if ("id2label" in changes or "label2id" in changes) and "num_labels" not in changes:
@@ -240,6 +266,37 @@ class HieraConfig:
         """`to_dict` as indented JSON text."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
+    to_json_string = to_json  # its name in transformers
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> "HieraConfig":
+        """The configuration of a checkpoint of any format; `overrides` are other values for its fields.
+
+        Args:
+            source: a Hub id, a folder or a file. The weights are fetched, too: in some formats their shapes say it.
+
+        The other arguments and the errors are those of `from_pretrained` of the models.
+        """
+        from hierax.checkpoint.hub import HubOptions
+        from hierax.checkpoint.load import load_config
+
+        return load_config(source, HubOptions(revision, cache_dir, token, local_files_only), overrides)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `config.json` into `folder` (made if missing), as transformers reads it."""
+        from hierax.checkpoint.save import save_config
+
+        save_config(self, folder)
+
     @classmethod
     def from_json_file(cls, path: str | Path) -> "HieraConfig":
         """Reads a `config.json`.
@@ -275,24 +332,6 @@ def _labels_from_json(labels: Any) -> dict[int, str]:
 
 def _field_names() -> set[str]:
     return {f.name for f in dataclasses.fields(HieraConfig)}
-
-
-_OTHERS_NAMES = {
-    "num_classes": "num_labels", "classes": "num_labels", "in_chans": "num_channels", "img_size": "image_size",
-    "input_size": "image_size", "patch_kernel": "patch_size", "mask_unit_size": "masked_unit_size",
-    "mask_unit_attn": "masked_unit_attention", "q_pool": "num_query_pool", "q_stride": "query_stride",
-    "stages": "depths", "head_dropout": "dropout", "drop_rate": "dropout", "drop_path": "drop_path_rate",
-    "init_values": "layer_scale_init", "dim_mul": "embed_dim_multiplier", "act_layer": "hidden_act",
-}  # fmt: skip
-"""What timm and the official package call fields of ours."""
-
-
-def _require_fields(names: Iterable[str]) -> None:
-    known = _field_names()
-    for name in sorted(set(names) - known):
-        meant = _OTHERS_NAMES.get(name)
-        near = f" (did you mean {meant}?)" if meant else did_you_mean(name, known)
-        raise ValueError(f"{name!r} is not a field of HieraConfig{near}; fields are {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True)
@@ -355,5 +394,5 @@ def variant_config(name: str, **overrides: Any) -> HieraConfig:
     if name not in VARIANTS:
         near = did_you_mean(name, VARIANTS)
         raise ValueError(f"{name!r} is not a variant{near}; variants are {', '.join(VARIANTS)}")
-    _require_fields(overrides)
+    require_fields(overrides, _field_names())
     return HieraConfig(**{**VARIANTS[name], **overrides})

@@ -48,8 +48,8 @@ class HieraModel(Task[HieraModelOutput]):
                 leaves.
             keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
             mask_ratio: hide this share of the mask units; None is the configuration's if `noise` is given, else none.
-            output_attentions, output_hidden_states: fill these fields of the output. It is computed from them, so that
-                gradients with respect to them exist.
+            output_attentions, output_hidden_states: fill these fields of the output; None is what the configuration
+                says. The output is computed from them, so that gradients with respect to them exist.
             interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
             return_dict: False returns a tuple.
 
@@ -59,6 +59,7 @@ class HieraModel(Task[HieraModelOutput]):
         Raises:
             ValueError: shapes or masks that cannot be; says what came and what is allowed.
         """
+        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         kept, ranks = self._mask(pixel_values, keep, noise, mask_ratio)
         features = self._encode(
             pixel_values, kept, states=output_hidden_states, attentions=output_attentions, last=True
@@ -158,6 +159,7 @@ class HieraBackbone(Task[BackboneOutput]):
         Raises:
             ValueError: shapes that cannot be; says what came and what is allowed.
         """
+        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         features = self._encode(
             pixel_values, None, states=output_hidden_states, attentions=output_attentions, also=self.out_indices
         )
@@ -195,6 +197,19 @@ class _Classifier(Task[ClassifierOutput]):
         self.head = Head(config.hidden_size, config.num_labels)
         self.init_weights()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("classifier", "fc"):  # it would become a part that no call uses
+            raise AttributeError(
+                f"{name} cannot be assigned: the head of a {type(self).__name__} is called head; "
+                "from_pretrained(…, num_labels=…) makes a new one"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def classifier(self) -> nn.Module:
+        """`head` under its name in transformers."""
+        return self.head
+
     def pooled(self, pixel_values: Tensor) -> Tensor:
         """What the head sees, before dropout: the norm of the mean over the tokens `[B, C]`."""
         return self.norm(self._encode(pixel_values, None, states=None, attentions=None).mean())
@@ -215,8 +230,8 @@ class _Classifier(Task[ClassifierOutput]):
             labels: class indices `[B]`; or booleans or floats `[B, num_labels]` when several labels may be true (with
                 `problem_type` "single_label_classification": the probability of each class).
             keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
-            output_attentions, output_hidden_states: fill these fields of the output. It is computed from them, so that
-                gradients with respect to them exist.
+            output_attentions, output_hidden_states: fill these fields of the output; None is what the configuration
+                says. The output is computed from them, so that gradients with respect to them exist.
             interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
             return_dict: False returns a tuple.
 
@@ -226,6 +241,7 @@ class _Classifier(Task[ClassifierOutput]):
         Raises:
             ValueError: shapes or masks that cannot be; says what came and what is allowed.
         """
+        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         kept, _ = self._mask(pixel_values, keep, None)
         features = self._encode(pixel_values, kept, states=output_hidden_states, attentions=output_attentions)
         logits = self.head(self.dropout(self.norm(features.mean())))
@@ -283,8 +299,8 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
                 leaves. Drawn when neither it nor `keep` is given.
             keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
             mask_ratio: hide this share of the mask units; None is the configuration's.
-            output_attentions, output_hidden_states: fill these fields of the output. It is computed from them, so that
-                gradients with respect to them exist.
+            output_attentions, output_hidden_states: fill these fields of the output; None is what the configuration
+                says. The output is computed from them, so that gradients with respect to them exist.
             interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
             return_dict: False returns a tuple.
 
@@ -294,6 +310,7 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
         Raises:
             ValueError: shapes or masks that cannot be; says what came and what is allowed.
         """
+        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         kept, ranks = self.visible(pixel_values, keep=keep, noise=noise, mask_ratio=mask_ratio)
         features, logits = self.predict(
             pixel_values, kept, hidden_states=output_hidden_states, attentions=output_attentions

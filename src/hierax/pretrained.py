@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hierax.config import HieraConfig
+from hierax.transformers_arguments import token_of, without_foreign
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,6 +34,10 @@ class Pretrained(nn.Module):
         loading_report: what loading found, or None for a model that was not loaded.
         preprocessing: the checkpoint's record of how pixels are made, or None.
     """
+
+    main_input_name = "pixel_values"
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
@@ -61,9 +66,51 @@ class Pretrained(nn.Module):
         """Device of the weights."""
         return next(self.parameters()).device
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """Number of weights, or of those that training changes."""
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Number of weights, or of those that training changes.
+
+        `exclude_embeddings` leaves out tables of tokens, as in transformers; Hiera has none, so it changes nothing.
+        """
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the weights, and of the buffers."""
+        tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def base_model(self) -> "Pretrained":
+        """The encoder: of itself for `Hiera`."""
+        return self.get_submodule("encoder") if "encoder" in self._modules else self  # type: ignore[return-value]
+
+    @property
+    def name_or_path(self) -> str:
+        """What the weights were loaded from, or ""."""
+        return "" if self.loading_report is None else self.loading_report.source
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding, as in transformers."""
+        return self.base_model.get_submodule("patch_embed")
+
+    def get_output_embeddings(self) -> None:
+        """None: a model of images has none."""
+
+    def resize_token_embeddings(self, size: int | None = None) -> nn.Module:
+        """Always an error: a model of images has no table of tokens."""
+        raise NotImplementedError("a model of images has no table of tokens that could be resized")
+
+    def resize_position_embeddings(self, size: int | Sequence[int]) -> None:
+        """Always an error that says how a model gets another native size."""
+        raise NotImplementedError(
+            f"calls take any size; from_pretrained(…, image_size={size!r}) makes a model of another native size"
+        )
+
+    def tie_weights(self) -> None:
+        """Does nothing: no weights are shared."""
+
+    def can_generate(self) -> bool:
+        """False: it writes no text."""
+        return False
 
     def leaves_out(self, name: str) -> bool:
         """Whether a tensor of a checkpoint, under our name, is one that this model does without."""
@@ -82,10 +129,7 @@ class Pretrained(nn.Module):
         Raises:
             ValueError: another option than `use_reentrant`.
         """
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
-        for part in self.modules():
-            if isinstance(part, Pretrained):
-                part.gradient_checkpointing = enabled
+        self._recompute(gradient_checkpointing_kwargs, every=1, enabled=enabled)
 
     def activation_checkpointing_enable(
         self,
@@ -104,13 +148,18 @@ class Pretrained(nn.Module):
         Raises:
             ValueError: another option.
         """
-        unknown = set(activation_checkpointing_kwargs or ()) - {"use_reentrant"}
-        if unknown or offload or every_n_layers < 1:
-            given = f"{dict(activation_checkpointing_kwargs or {})}, every_n_layers={every_n_layers}, offload={offload}"
-            raise ValueError(f"activation checkpointing with {given}; expected use_reentrant, n >= 1, offload=False")
+        if offload:
+            raise ValueError("activation checkpointing with offload=True; expected offload=False")
+        self._recompute(activation_checkpointing_kwargs, every=every_n_layers, enabled=True)
+
+    def _recompute(self, options: Mapping[str, Any] | None, *, every: int, enabled: bool) -> None:
+        unknown = set(options or ()) - {"use_reentrant"}
+        if unknown or every < 1:
+            given = f"{dict(options or {})}, every_n_layers={every}"
+            raise ValueError(f"activation checkpointing with {given}; expected use_reentrant alone, and n >= 1")
         for part in self.modules():
             if isinstance(part, Pretrained):
-                part.gradient_checkpointing, part.recomputed_every = True, every_n_layers
+                part.gradient_checkpointing, part.recomputed_every = enabled, every
 
     def activation_checkpointing_disable(self) -> None:
         """Undoes `activation_checkpointing_enable`."""
@@ -119,6 +168,11 @@ class Pretrained(nn.Module):
     def gradient_checkpointing_disable(self) -> None:
         """Undoes `gradient_checkpointing_enable`."""
         self.gradient_checkpointing_enable(False)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether blocks recompute in training."""
+        return self.gradient_checkpointing
 
     def layer_groups(self) -> list[list[str]]:
         """Names of all parameters by depth, for layer-wise learning rates: a partition.
@@ -176,7 +230,9 @@ class Pretrained(nn.Module):
             revision, cache_dir, token, local_files_only: passed on to the Hub's client.
             overrides: other values for fields of `HieraConfig`; `num_channels` averages the patch embedding over the
                 channels of the file. Names of transformers and timm are understood too: `torch_dtype`, `device_map`
-                (one device, or "auto"), `attn_implementation`, `in_chans`, `num_classes`.
+                (one device, or "auto"), `attn_implementation`, `in_chans`, `num_classes`; `output_hidden_states` and
+                `output_attentions` (what calls give that do not say it themselves). Those that change nothing here are
+                taken.
 
         Raises:
             ValueError: not Hiera, corrupt, tensors missing or of another shape, several models, or an unknown field;
@@ -185,6 +241,7 @@ class Pretrained(nn.Module):
         """
         from hierax.checkpoint.load import HubOptions, load_model
 
+        token = token_of(overrides, token)
         return load_model(
             cls,
             source,
@@ -208,6 +265,7 @@ class Pretrained(nn.Module):
         is_main_process: bool = True,
         state_dict: Mapping[str, Tensor] | None = None,
         safe_serialization: bool = True,
+        **options: Any,
     ) -> None:
         """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, as `transformers` reads them.
 
@@ -217,19 +275,44 @@ class Pretrained(nn.Module):
             state_dict: these weights, under the names of `state_dict()`, instead of the model's own; accelerate
                 gathers them so.
             safe_serialization: only True; weights are never pickled.
+            options: for code written for transformers: those that change nothing, such as `max_shard_size` (the weights
+                are one file) and `push_to_hub=False`.
 
         Raises:
-            ValueError: `state_dict` has other names than the model, or `safe_serialization` is False.
+            ValueError: `state_dict` has other names than the model, or `safe_serialization` is False; an option that
+                would change something.
+            TypeError: an option that is none.
         """
         from hierax.checkpoint.save import save_model
 
         if not safe_serialization:
             raise ValueError("safe_serialization is False; expected True: weights are written as safetensors")
+        given = {name: value for name, value in without_foreign(options).items() if name != "token"}
+        if given.pop("variant", None) is not None or given:
+            unknown = ", ".join(map(repr, given)) or "'variant'"
+            raise TypeError(f"save_pretrained got {unknown}; see its documentation for what it takes")
         if is_main_process:
             save_model(self, folder, state_dict=state_dict)
 
-    def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool | None = None) -> str:
-        """Uploads what `save_pretrained` writes, and a model card that states the licence; returns the address."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Uploads what `save_pretrained` writes, and a model card that states the licence; returns the address.
+
+        Args:
+            repo_id: "owner/name"; made if missing, `private` or not.
+            token: of the Hub; None is that of `hf auth login`.
+            commit_message, revision, create_pr: of the commit, the branch, and whether it is proposed instead.
+        """
         from hierax.checkpoint.save import push_model
 
-        return push_model(self, repo_id, token=token, private=private)
+        return push_model(
+            self, repo_id, token=token, private=private, message=commit_message, revision=revision, create_pr=create_pr
+        )

@@ -36,6 +36,14 @@ class Task(Pretrained, Generic[_Output]):
         if self.device.type != "meta":
             init_weights(self, self.config, mae=self.mae)
 
+    def _wanted(self, hidden_states: bool | None, attentions: bool | None) -> tuple[bool, bool]:
+        """What a call is to give: what it says, else what the configuration says."""
+        config = self.config
+        return (
+            config.output_hidden_states if hidden_states is None else hidden_states,
+            config.output_attentions if attentions is None else attentions,
+        )
+
     def _encode(
         self,
         pixels: Tensor,

@@ -7,7 +7,8 @@ from typing import Any
 
 _WITHOUT_EFFECT = {
     "adapter_kwargs", "code_revision", "disable_grouping", "low_cpu_mem_usage", "resume_download",
-    "save_original_format", "save_peft_format", "trust_remote_code", "use_safetensors", "weights_only",
+    "max_shard_size", "save_original_format", "save_peft_format", "trust_remote_code", "use_cache", "use_safetensors",
+    "weights_only",
 }  # fmt: skip
 """They choose between ways of reading or writing; here there is one, which is safe and frugal."""
 
@@ -30,7 +31,9 @@ _ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "proxies": ((None, {}), "the variable HTTPS_PROXY names a proxy"),
     "push_to_hub": ((None, False), "call push_to_hub(repo_id) afterwards"),
     "quantization_config": ((None,), 'hierax.Engine(…, precision="int8") is quantized'),
+    "return_dict": ((None, True), "pass return_dict=False to the call of the model"),
     "return_unused_kwargs": ((None, False), "an unknown argument is an error"),
+    "save_function": ((None,), "weights are written as safetensors"),
     "state_dict": ((None,), "call load_state_dict() afterwards"),
     "subfolder": ((None, ""), "download the folder and give its path"),
     "tp_plan": ((None,), "parallel.* settings of training share a model between devices"),

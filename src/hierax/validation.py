@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
+
+from hierax.variants import did_you_mean
 
 if TYPE_CHECKING:
     from hierax.config import HieraConfig
@@ -123,3 +126,21 @@ def _check_together(config: HieraConfig) -> None:
              f"names for the indices 0 to {config.num_labels - 1} (num_labels is {config.num_labels})")  # fmt: skip
     fits = isinstance(features, tuple) and features == tuple(name for name in names if name in features)
     _require(config, features is None or fits, "out_features", f"names of {', '.join(names)}, each once, in this order")
+
+
+_OTHERS_NAMES = {
+    "num_classes": "num_labels", "classes": "num_labels", "in_chans": "num_channels", "img_size": "image_size",
+    "input_size": "image_size", "patch_kernel": "patch_size", "mask_unit_size": "masked_unit_size",
+    "mask_unit_attn": "masked_unit_attention", "q_pool": "num_query_pool", "q_stride": "query_stride",
+    "stages": "depths", "head_dropout": "dropout", "drop_rate": "dropout", "drop_path": "drop_path_rate",
+    "init_values": "layer_scale_init", "dim_mul": "embed_dim_multiplier", "act_layer": "hidden_act",
+}  # fmt: skip
+"""What timm and the official package call fields of ours."""
+
+
+def require_fields(names: Iterable[str], known: AbstractSet[str]) -> None:
+    """Raises the `ValueError` that names what is no field of the configuration, and the fields."""
+    for name in sorted(set(names) - known):
+        meant = _OTHERS_NAMES.get(name)
+        near = f" (did you mean {meant}?)" if meant else did_you_mean(name, known)
+        raise ValueError(f"{name!r} is not a field of HieraConfig{near}; fields are {', '.join(sorted(known))}")

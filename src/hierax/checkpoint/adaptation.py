@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hierax.config import OUTPUTS
 from hierax.devices import find_device
+from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
     from hierax.processing import Preprocessing
 
 _SYNONYMS = {"in_chans": "num_channels", "num_classes": "num_labels", "img_size": "image_size"}
-_WITHOUT_MEANING = ("low_cpu_mem_usage", "use_safetensors", "trust_remote_code", "use_auth_token", "weights_only")
-"""Arguments of transformers' `from_pretrained` that choose between ways of reading; here there is one."""
 _ATTENTIONS = ("sdpa", "eager")
 
 
@@ -24,11 +24,13 @@ class Wanted:
 
     Attributes:
         fields: of the configuration.
+        outputs: what calls of the model give beside the rest, by name, such as `output_hidden_states`.
         dtype: of the weights; None is that of the file.
         device: where they are put.
     """
 
     fields: dict[str, Any]
+    outputs: dict[str, bool]
     dtype: torch.dtype | None
     device: torch.device
 
@@ -40,12 +42,16 @@ def wanted(
 
     `torch_dtype` is `dtype`. `device_map` is `device`, or "auto" for a GPU where there is one. `attn_implementation`
     may be "sdpa" or "eager", which make no difference. `in_chans`, `num_classes` and `img_size` are timm's names of
-    fields.
+    fields. Those of transformers that change nothing are taken, see `without_foreign`.
 
     Raises:
         ValueError: a value that cannot be, or two names of the same thing with different values.
     """
-    given = {name: value for name, value in overrides.items() if name not in _WITHOUT_MEANING}
+    given = without_foreign(overrides)
+    outputs = {name: given.pop(name) for name in OUTPUTS if name in given}
+    for name, value in outputs.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; expected true or false")
     for theirs, ours in _SYNONYMS.items():
         if theirs in given:
             value = given.pop(theirs)
@@ -62,7 +68,9 @@ def wanted(
     mapped = _mapped_device(given.pop("device_map", None))
     if mapped is not None and device is not None and _device(mapped) != _device(device):
         raise ValueError(f"device_map is {mapped} but device is {device!r}; expected one of them")
-    return Wanted(given, _precision(asked if dtype is None else dtype), _device(mapped if device is None else device))
+    return Wanted(
+        given, outputs, _precision(asked if dtype is None else dtype), _device(mapped if device is None else device)
+    )
 
 
 def _mapped_device(device_map: Any) -> torch.device | str | None:

@@ -66,6 +66,10 @@ def load_model(
     opened: Opened | None = None,
 ) -> "Model":
     """`Pretrained.from_pretrained`, which see; `opened` saves reading the source again."""
+    if config is not None and not isinstance(config, HieraConfig):
+        raise TypeError(
+            f"config is a {type(config).__name__}; expected a HieraConfig, as HieraConfig.from_pretrained makes"
+        )
     asked = wanted(overrides or {}, dtype=dtype, device=device)
     renewed = {new} if isinstance(new, str) else set(new)
     given = asked.fields
@@ -88,12 +92,23 @@ def load_model(
     model = _built(cls, made, opened)
     placing = Placing(asked.dtype, asked.device, ignore_mismatched_sizes)
     fill(model, task_of(cls), opened, report, renewed, placing)
+    for name, value in asked.outputs.items():
+        setattr(model.config, name, value)
     model.loading_report = report
     record = preprocessing_of(opened)
     if record and made.num_channels != opened.config.num_channels:
         record = record_for_channels(record, made.num_channels)
     model.preprocessing = record and resized(record, opened.config, made)
     return model.eval()
+
+
+def load_config(source: str | Path, hub: HubOptions, overrides: Mapping[str, Any]) -> HieraConfig:
+    """`HieraConfig.from_pretrained`, which see."""
+    asked = wanted(overrides)
+    config = open_checkpoint(source, hub).config.replace(**asked.fields)
+    for name, value in asked.outputs.items():
+        setattr(config, name, value)
+    return config
 
 
 def _built(cls: "type[Model]", config: HieraConfig, opened: Opened) -> "Model":

@@ -148,6 +148,14 @@ def save_model(
         save_file(tensors, stack.enter_context(written(folder / WEIGHTS)), metadata={"format": "pt", **notes})
 
 
+def save_config(config: HieraConfig, folder: str | Path) -> None:
+    """Writes `config.json` alone into `folder`, for the class that it names, else for `HieraModel`."""
+    named = (config.architectures or [""])[0]
+    task = next((task for task, name in ARCHITECTURES.items() if name == named), "features")
+    with _folder(Path(folder)), written(Path(folder) / CONFIG) as part:
+        part.write_text(_json(DIALECTS["transformers"].config_values(config, task)), encoding="utf-8")
+
+
 def _save_pth(model: "Pretrained", path: Path) -> None:
     """Writes the authors' kind of file: the tensors under `model_state`, and beside them our notes."""
     _config_values(model, "official")  # says what cannot be expressed
@@ -242,7 +250,10 @@ def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretra
         return load_model(cls, source, dtype="auto", opened=opened)
 
 
-def push_model(model: "Pretrained", repo_id: str, *, token: str | bool | None, private: bool | None) -> str:
+def push_model(
+    model: "Pretrained", repo_id: str, *, token: str | bool | None, private: bool | None, message: str | None = None,
+    revision: str | None = None, create_pr: bool = False,
+) -> str:  # fmt: skip
     """`Pretrained.push_to_hub`, which see."""
     from huggingface_hub import HfApi
 
@@ -251,7 +262,10 @@ def push_model(model: "Pretrained", repo_id: str, *, token: str | bool | None, p
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, folder)
         Path(folder, "README.md").write_text(model_card(model, repo_id), encoding="utf-8")
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Hiera with hierax")
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message=message or "Upload Hiera with hierax",
+            revision=revision, create_pr=create_pr,
+        )  # fmt: skip
     return str(address)
 
 

@@ -62,7 +62,7 @@ class Program(nn.Module):
             features, logits = self.model.predict(pixel_values, kept, hidden_states=self.states)
             maps = [features.grid(s) for s in range(self.model.config.stages + 1)] if self.states else []
             return tuple(t.float() for t in (logits, *maps))
-        out = self.model(pixel_values, output_hidden_states=True) if self.states else self.model(pixel_values)
+        out = self.model(pixel_values, output_hidden_states=self.states, output_attentions=False)
         return tuple(_field(out, name).float() for name in self.signature.outputs)
 
 
