@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from hierax.config import HieraConfig
-from hierax.transformers_arguments import token_of, without_foreign
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -241,7 +240,6 @@ class Pretrained(nn.Module):
         """
         from hierax.checkpoint.load import HubOptions, load_model
 
-        token = token_of(overrides, token)
         return load_model(
             cls,
             source,
@@ -283,14 +281,11 @@ class Pretrained(nn.Module):
                 would change something.
             TypeError: an option that is none.
         """
-        from hierax.checkpoint.save import save_model
+        from hierax.checkpoint.save import check_options, save_model
 
+        check_options(options)
         if not safe_serialization:
             raise ValueError("safe_serialization is False; expected True: weights are written as safetensors")
-        given = {name: value for name, value in without_foreign(options).items() if name != "token"}
-        if given.pop("variant", None) is not None or given:
-            unknown = ", ".join(map(repr, given)) or "'variant'"
-            raise TypeError(f"save_pretrained got {unknown}; see its documentation for what it takes")
         if is_main_process:
             save_model(self, folder, state_dict=state_dict)
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -16,6 +17,7 @@ from hierax.checkpoint.preprocessing import preprocessing_of, resized
 from hierax.checkpoint.report import LoadingReport
 from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
+from hierax.transformers_arguments import token_of
 
 if TYPE_CHECKING:
     from hierax.models import (
@@ -70,14 +72,16 @@ def load_model(
         raise TypeError(
             f"config is a {type(config).__name__}; expected a HieraConfig, as HieraConfig.from_pretrained makes"
         )
-    asked = wanted(overrides or {}, dtype=dtype, device=device)
+    given, hub = dict(overrides or {}), hub or HubOptions()
+    hub = replace(hub, token=token_of(given, hub.token))
+    asked = wanted(given, dtype=dtype, device=device)
     renewed = {new} if isinstance(new, str) else set(new)
     given = asked.fields
     if num_labels is not None:
         given["num_labels"] = num_labels
     if image_size is not None:
         given["image_size"] = image_size
-    opened = opened or open_checkpoint(source, hub or HubOptions(), variant, part=part, config=config)
+    opened = opened or open_checkpoint(source, hub, variant, part=part, config=config)
     if given.get("num_labels") is not None and not (ignore_mismatched_sizes and "head" in opened.parts):
         renewed.add("head")
     report = LoadingReport(
@@ -104,7 +108,9 @@ def load_model(
 
 def load_config(source: str | Path, hub: HubOptions, overrides: Mapping[str, Any]) -> HieraConfig:
     """`HieraConfig.from_pretrained`, which see."""
-    asked = wanted(overrides)
+    given = dict(overrides)
+    hub = replace(hub, token=token_of(given, hub.token))
+    asked = wanted(given)
     config = open_checkpoint(source, hub).config.replace(**asked.fields)
     for name, value in asked.outputs.items():
         setattr(config, name, value)
@@ -211,7 +217,7 @@ def load(
 
     if task is not None and task not in TASKS:
         raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
-    hub = HubOptions(revision, cache_dir, token, local_files_only)
+    hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
     opened = open_checkpoint(source, hub, variant, part=part, config=config)
     found = task or found_task(opened, renewed_head=num_labels is not None or "num_labels" in overrides)
     with building(**({"norms": "norms" in opened.parts} if found == "backbone" else {})):

@@ -21,6 +21,7 @@ from hierax.checkpoint.load import building, found_task, load_model, task_of
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
+from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
     from hierax.pretrained import Pretrained
@@ -146,6 +147,19 @@ def save_model(
         for name, text in texts.items():
             stack.enter_context(written(folder / name)).write_text(text, encoding="utf-8")
         save_file(tensors, stack.enter_context(written(folder / WEIGHTS)), metadata={"format": "pt", **notes})
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises for what code written for transformers passes to `save_pretrained` and would change something."""
+    left = {
+        name
+        for name, value in without_foreign(options).items()
+        if name != "token" and (name, value) != ("variant", None)
+    }
+    if left:
+        raise TypeError(
+            f"save_pretrained got {', '.join(map(repr, sorted(left)))}; see its documentation for what it takes"
+        )
 
 
 def save_config(config: HieraConfig, folder: str | Path) -> None:
