@@ -208,4 +208,7 @@ def test_the_command_convert_says_a_full_disk_in_a_line(
 ) -> None:
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     assert main(["convert", "hierax/femto", str(tmp_path / "x"), "--to", "timm"]) == 2
-    assert capsys.readouterr().err == f"hierax: {tmp_path / 'x' / 'model.safetensors'}: No space left on device\n"
+    assert (
+        capsys.readouterr().err
+        == f"hierax: {tmp_path / 'x' / 'model.safetensors'}: cannot be written: No space left on device\n"
+    )

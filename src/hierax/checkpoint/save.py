@@ -1,20 +1,17 @@
 """Saving in any dialect, converting between them, and handing a model to the Hub."""
 
-import errno
 import json
 import os
-import re
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from hierax.atomic import make_folder, naming, written
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.load import building, found_task, load_model, task_of
@@ -28,39 +25,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` when all went well; a failure leaves what was there before.
-
-    Raises:
-        OSError: it cannot be written; names `path`, whatever the library that wrote says.
+def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
+    """A folder to write to, made if missing; one that was made is removed again by a failure. Errors name `given`,
+    which it is made for.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        part.touch()
-        mode = part.stat().st_mode  # that of any new file; safetensors' writer makes its own readable by the owner only
-        yield part
-        os.chmod(part, mode)
-        os.replace(part, path)
-    except OSError as error:
-        if error.filename not in (None, str(part), part):
-            raise
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except (RuntimeError, SafetensorError) as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found:  # of the system, as safetensors words it
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-        if "inline_container" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, "cannot be written; the disk may be full", str(path)) from error  # PyTorch's writer
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[None]:
-    """A folder to write to, made if missing; one that was made is removed again by a failure."""
-    made = [p for p in (path, *path.parents) if not p.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    made = [p for p in (path, *path.parents) if not os.path.lexists(p)]
+    with naming(given or path, path):
+        make_folder(path)
     try:
         yield
     except BaseException:
@@ -174,7 +145,7 @@ def _save_pth(model: "Pretrained", path: Path) -> None:
     """Writes the authors' kind of file: the tensors under `model_state`, and beside them our notes."""
     _config_values(model, "official")  # says what cannot be expressed
     tensors = named_tensors(model, "official")
-    with _folder(path.parent), written(path) as part:
+    with _folder(path.parent, path), written(path) as part:
         torch.save({"model_state": tensors, NOTES: _notes(model)}, part)
 
 

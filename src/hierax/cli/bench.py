@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import positive
+from hierax.cli.outputs import add_overwrite, check_output, output_file
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError, say
-from hierax.cli.writing import written
 
 if TYPE_CHECKING:
     from hierax.engine.bench import BenchReport, Cell
@@ -43,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-memory", action="store_true", help="do not measure peak memory, which takes a process per contender")
     add("--markdown", action="store_true", help="write the tables in Markdown")
     add("--json", action="store_true", help="print all numbers as JSON in place of the tables")
-    add("-o", "--output", type=Path, metavar="FILE", help="write all numbers as JSON")
+    add("-o", "--output", type=output_file((".json",), "a JSON file"), metavar="FILE", help="write all numbers as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw throughput: .png, .svg or .pdf (needs matplotlib)")
+    add_overwrite(parser)
 
 
 def listed(text: str) -> list[str]:
@@ -69,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.plot:
             check_plot(arguments.plot)
+        for path in filter(None, (arguments.output, arguments.plot)):
+            check_output(path, overwrite=arguments.overwrite)
         with steps() as progress:
             report = bench(
                 arguments.model,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.atomic import check_writable, written
 from hierax.cli.loading import add_max_pixels
 from hierax.cli.outputs import add_overwrite, output_file
 from hierax.cli.terminal import UserError, say
-from hierax.cli.writing import written
 
 if TYPE_CHECKING:
     from hierax.embedding.index import Index
@@ -70,6 +70,7 @@ def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
 
 def check_page(page: Path, *, overwrite: bool) -> None:
     """Raises `UserError` unless a page may be written there: nothing but a page is ever replaced by one."""
+    check_writable(page)
     if not os.path.lexists(page):
         return
     if not overwrite:

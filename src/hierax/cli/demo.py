@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import written
+from hierax.atomic import check_writable, written
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.cli.inputs import expand
 from hierax.cli.loading import add_max_pixels
@@ -226,6 +226,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     begin = time.perf_counter()
     target, tally = Path(arguments.output, "sheet.png"), Tally()
+    check_writable(target)
     mine = _opened(arguments.images, tally, arguments.max_pixels) if arguments.images else None
     if arguments.images and not mine:
         return tally.exit_code

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
 from hierax.cli.loading import add_max_pixels, positive
+from hierax.cli.outputs import add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError, say, tell
+from hierax.extras import require
 
 if TYPE_CHECKING:
     from hierax.train.evaluation import Evaluation
@@ -38,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--views", type=view_counts, default=(1, 1), metavar="TxS", help="for videos: clips x crops (default: 1x1)"
     )
-    parser.add_argument("--confusion", metavar="PNG", help="draw the confusion matrix")
+    plots = output_file((".png", ".svg", ".pdf"), "a plot")
+    parser.add_argument("--confusion", type=plots, metavar="FILE", help="draw the confusion matrix: .png, .svg or .pdf")
+    add_overwrite(parser)
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per call (default: 32)")
@@ -64,6 +68,9 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     common["model"] = _weights(arguments.model) if arguments.weights == "last" else arguments.model
     first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
+    if arguments.confusion and first:
+        require("a plot", "matplotlib")
+        check_output(arguments.confusion, overwrite=arguments.overwrite)
     if arguments.probe:
         scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
         if not first:
@@ -85,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             _show(found)
         if arguments.confusion:
-            path = found.draw_confusion(Path(arguments.confusion))
+            path = found.draw_confusion(arguments.confusion)
             say(f"wrote {path}")
     for name, problem in bad[:_LISTED]:
         say(f"{name}: {problem}")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from hierax.atomic import check_writable
+from hierax.cli.terminal import UserError
 
 
 def output_file(suffixes: Sequence[str], what: str) -> Callable[[str], Path]:
@@ -30,6 +34,18 @@ def output_folder(text: str) -> str:
     if path.suffix.lower() in known and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is the name of a file; expected a folder to write to")
     return text
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Checks, before the work, that its result may be written there.
+
+    Raises:
+        UserError: a file that exists, and not `overwrite`.
+        OSError: nothing can be written there.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path} would be replaced; choose another name, or pass --overwrite")
+    check_writable(path)
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:

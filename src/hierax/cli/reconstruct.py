@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, engine_options, say_model
-from hierax.cli.outputs import add_overwrite, output_file
+from hierax.cli.outputs import add_overwrite, check_output, output_file
 from hierax.cli.terminal import Tally, UserError, progress, tell
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
     if arguments.output.suffix.lower() not in allowed:
         what = "videos" if video else "images"
         raise UserError(f"--output {arguments.output}: what is made of {what} is one of {', '.join(allowed)}")
-    if arguments.output.exists() and not arguments.overwrite:
-        raise UserError(f"{arguments.output} would be replaced; choose another name, or pass --overwrite")
+    check_output(arguments.output, overwrite=arguments.overwrite)
 
 
 def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from hierax.atomic import check_writable, make_folder, naming
 from hierax.config import HieraConfig
 from hierax.encoder import visible_units
 from hierax.engine.cache import weights_digest
@@ -234,7 +235,8 @@ def _version(package: str) -> str | None:
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Raises when `target` holds what must not be lost."""
+    """Raises when `target` holds what must not be lost, or cannot be made."""
+    check_writable(target)
     if not target.exists():
         suffix = target.suffix.lower()
         if suffix in _FILE_SUFFIXES:
@@ -258,13 +260,14 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 @contextlib.contextmanager
 def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """An empty folder beside `target` that takes its place when all went well, and else is gone."""
-    target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    given, target = target, target.resolve()
+    part = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}")
     old = part.with_name(f"{part.name}.old")
-    part.mkdir()
     try:
-        yield part
+        with naming(given, part):
+            make_folder(target.parent)
+            part.mkdir()
+            yield part
         _check_target(target, overwrite=overwrite)  # minutes have passed
         if target.exists():
             os.replace(target, old)

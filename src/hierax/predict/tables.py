@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hierax.atomic import written
+from hierax.atomic import check_writable, written
 from hierax.extras import require
 from hierax.predict.classify import Classified
 
@@ -22,6 +22,7 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Non
     Raises:
         ValueError: an unknown suffix; a folder; a file that exists, and not `overwrite`.
         ImportError: Parquet without pyarrow; names what installs it.
+        OSError: nothing can be written there.
     """
     place = Path(path)
     if place.suffix.lower() not in SUFFIXES:
@@ -32,6 +33,7 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Non
         raise ValueError(f"{place} would be replaced; choose another name, or pass --overwrite")
     if place.suffix.lower() == ".parquet":
         require("a Parquet table", "pyarrow")
+    check_writable(place)
 
 
 def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

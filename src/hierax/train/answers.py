@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hierax.checkpoint.save import written
+from hierax.atomic import written
 from hierax.train.teacher import Answers
 
 

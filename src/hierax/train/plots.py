@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hierax.atomic import written
 from hierax.extras import require
 
 SCORES = {
@@ -59,7 +60,8 @@ def plot_losses(folder: Path) -> Path | None:
     figure.suptitle(folder.resolve().name)
     figure.tight_layout()
     path = folder / "loss.png"
-    figure.savefig(path)
+    with written(path) as part:
+        figure.savefig(part)
     return path
 
 
@@ -103,5 +105,6 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
                 axes.text(said, true, f"{number:,}", ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(picture, label="share of the true class", fraction=0.046, pad=0.04)
     figure.tight_layout()
-    figure.savefig(path)
+    with written(path) as part:
+        figure.savefig(part)
     return path

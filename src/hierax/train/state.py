@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from hierax.atomic import replaced
 from hierax.checkpoint import sharded
 from hierax.locking import LOCK, FolderTaken, locked
 from hierax.train.parallel import World
@@ -24,15 +25,8 @@ _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"
 
 def write_text(path: Path, text: str) -> None:
     """A file that is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,0 @@
-"""Files that are there whole or not at all."""
-
-from hierax.atomic import written
-
-__all__ = ["written"]
