@@ -90,8 +90,8 @@ def test_training_leaves_out_what_is_too_large_and_says_so(
     run: Run, classes: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
     if not fast:
-        monkeypatch.setattr("hierax.data.picture._simplejpeg", lambda: None)
-        monkeypatch.setattr("hierax.processing.decode._simplejpeg", lambda: None)
+        for module in ("data.picture", "processing.decode", "processing.jpeg"):
+            monkeypatch.setattr(f"hierax.{module}.simplejpeg", lambda: None)
     settings = (
         "epochs=1",
         "batch_size=7",

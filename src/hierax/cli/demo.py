@@ -245,6 +245,7 @@ def _opened(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]
     """The images that can be read; the tally says of the others why not."""
     from hierax.demo.pictures import Photo
     from hierax.processing import ImageError, load_image
+    from hierax.processing.frames import FIRST_ONLY
 
     paths, problems = expand(inputs)
     for problem in problems:
@@ -252,13 +253,14 @@ def _opened(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]
     if len(paths) > _MOST:
         raise UserError(f"{len(paths):,} images; a sheet has at most {_MOST} (hierax features takes any number)")
     found = []
-    for path in paths:
-        try:
-            found.append(Photo(path.name, load_image(path, max_pixels=max_pixels)))
-        except ImageError as error:  # noqa: PERF203  (each image stands for itself)
-            tally.add(error)
-        else:
-            tally.add(None)
+    with FIRST_ONLY.told():
+        for path in paths:
+            try:
+                found.append(Photo(path.name, load_image(path, max_pixels=max_pixels)))
+            except ImageError as error:  # noqa: PERF203  (each image stands for itself)
+                tally.add(error)
+            else:
+                tally.add(None)
     return found
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from hierax.data.order import Draw, Order, evaluation_share, share
 from hierax.data.view import EvaluationView, Part, Seen, TrainingView, Unreadable
+from hierax.processing.frames import FIRST_ONLY
 from hierax.stopping import SIGNALS
 
 _MOST_WORKERS = 16
@@ -31,6 +32,7 @@ class Batch:
         noise: float32 `[B, units]`, or None.
         indices: int64 `[B]`, numbers of the samples in the dataset.
         bad: what could not be read; in training its place is taken by the next sample of the part, or of the dataset.
+        first_only: files of which only the first frame or page was read, see `FirstOnly.take`.
     """
 
     pixels: Tensor
@@ -38,6 +40,7 @@ class Batch:
     noise: Tensor | None
     indices: Tensor
     bad: list[Unreadable] = field(default_factory=list)
+    first_only: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -45,7 +48,7 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same in page-locked memory; called by PyTorch's loader."""
         pinned = [t if t is None else t.pin_memory() for t in (self.pixels, self.labels, self.noise)]
-        return Batch(pinned[0], pinned[1], pinned[2], self.indices, self.bad)  # type: ignore[arg-type]
+        return Batch(pinned[0], pinned[1], pinned[2], self.indices, self.bad, self.first_only)  # type: ignore[arg-type]
 
 
 def _stacked(seen: Sequence[Seen], bad: list[Unreadable]) -> Batch:
@@ -56,7 +59,7 @@ def _stacked(seen: Sequence[Seen], bad: list[Unreadable]) -> Batch:
         labels = torch.from_numpy(np.stack([np.asarray(s.label, kind) for s in seen]))
     noise = None if first.noise is None else torch.from_numpy(np.stack([s.noise for s in seen if s.noise is not None]))
     pixels = torch.from_numpy(np.stack([s.pixels for s in seen]))
-    return Batch(pixels, labels, noise, torch.tensor([s.index for s in seen]), bad)
+    return Batch(pixels, labels, noise, torch.tensor([s.index for s in seen]), bad, FIRST_ONLY.take())
 
 
 def collate_training(part: Part) -> Batch | list[Unreadable]:
@@ -134,6 +137,7 @@ class TrainingLoader:
                         f"none of {len(batch)} samples could be read, those of a batch and others in their place; "
                         f"the first: {batch[0].name}: {batch[0].problem}"
                     )
+                FIRST_ONLY.merge(batch.first_only)
                 step.append(batch)
             self.waited += time.perf_counter() - started
             yield step
@@ -141,14 +145,17 @@ class TrainingLoader:
 
 def evaluation_loader(
     view: EvaluationView, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
-) -> Any:
+) -> Iterator[Batch | list[Unreadable]]:
     """Batches of a rank's share of a dataset, each sample once: `Batch`, or a list of what could not be read.
 
     Sharing is by turns, so that the ranks' shares differ by at most one sample.
     """
     mine = evaluation_share(len(view.dataset), rank=rank, world=world)
     batches: Any = [mine[i : i + batch] for i in range(0, len(mine), batch)]
-    return _loader(view, batches, collate_evaluation, workers, pin)
+    for part in _loader(view, batches, collate_evaluation, workers, pin):
+        if isinstance(part, Batch):
+            FIRST_ONLY.merge(part.first_only)
+        yield part
 
 
 def _loader(view: Any, batches: Any, collate: Any, workers: int, pin: bool) -> DataLoader[Any]:

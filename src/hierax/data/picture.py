@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from types import ModuleType
 from typing import TypeAlias
 
 import numpy as np
@@ -16,20 +13,13 @@ from PIL import Image
 from hierax.processing.colour import orientation, upright_array
 from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, opened, pillow_is_quiet, read_header
 from hierax.processing.errors import ImageError
+from hierax.processing.jpeg import check_scans, jpeg_array, simplejpeg
 from hierax.processing.reading import Picture, read_picture
 
 Box: TypeAlias = "tuple[int, int, int, int]"
 """Top, left, height and width of a part of a picture, in its pixels."""
 
 _KEEP = 2  # a JPEG is decoded at a part of its scale if that leaves this many times the target's pixels per axis
-
-
-@cache
-def _simplejpeg() -> ModuleType | None:
-    try:
-        return import_module("simplejpeg")
-    except ImportError:
-        return None
 
 
 def read_part(
@@ -48,7 +38,7 @@ def read_part(
             raise ImageError(name, "an image of 8 bits among images of more")
         top, left, height, width = part(*pixels.shape[:2])
         return resized(pixels[top : top + height, left : left + width], size)
-    if channels == 3 and isinstance(source, (str, bytes)) and _simplejpeg() is not None:
+    if channels == 3 and isinstance(source, (str, bytes)) and simplejpeg() is not None:
         with opened(source, name=name) as stream:
             source = stream.read()
         found = _jpeg_part(source, name=name, part=part, size=size, max_pixels=max_pixels)
@@ -66,11 +56,11 @@ def _jpeg_part(
     data: bytes, *, name: str, part: Callable[[int, int], Box], size: tuple[int, int], max_pixels: int | None
 ) -> np.ndarray | None:
     """The part before resizing; None for what is no JPEG, or one that Pillow understands better."""
-    simplejpeg = _simplejpeg()
-    if simplejpeg is None or not data.startswith(b"\xff\xd8\xff"):
+    package = simplejpeg()
+    if package is None or not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = package.decode_jpeg_header(data)
     except ValueError:
         return None
     if colours not in ("YCbCr", "RGB"):
@@ -80,11 +70,11 @@ def _jpeg_part(
     turned = tag >= 5
     box = part(*((width, height) if turned else (height, width)))
     shrink = next((k for k in (8, 4, 2) if min(box[2] / size[0], box[3] / size[1]) >= k * _KEEP), 1)
-    least = {"min_height": -(-height // shrink), "min_width": -(-width // shrink)} if shrink > 1 else {}
-    try:
-        pixels = upright_array(simplejpeg.decode_jpeg(data, "RGB", **least), tag)
-    except ValueError:
+    check_scans(data, name=name)
+    array = jpeg_array(data, name=name, shrink=(-(-height // shrink), -(-width // shrink)))
+    if array is None:
         return None
+    pixels = upright_array(array, tag)
     top, left, rows, columns = (round(value / shrink) for value in box)
     return pixels[top : top + rows, left : left + columns]
 

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import given_splits
+from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import opened, pillow_is_quiet, read_header
+from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.reading import read_picture, stored_dtype
 
 _LEVELS = np.arange(256, dtype=np.float64)
@@ -100,6 +102,7 @@ class _Measured:
     moments: Moments
     mode: str | None
     kind: str
+    first_only: dict[str, list[str]]
 
 
 class _Measure:
@@ -123,7 +126,7 @@ class _Measure:
             return sample.name if sample else f"sample {index}", problem
         several = np.atleast_1d(sample.label) if sample.label is not None else np.zeros(0)
         classes = np.flatnonzero(several > 0.5) if isinstance(sample.label, np.ndarray) else several
-        return _Measured(sample.name, size, tuple(int(c) for c in classes), moments, mode, kind)
+        return _Measured(sample.name, size, tuple(int(c) for c in classes), moments, mode, kind, FIRST_ONLY.take())
 
 
 def dataset_statistics(
@@ -164,7 +167,10 @@ def dataset_statistics(
         sizes.append(found.size)
         modes.update(() if found.mode is None else (found.mode,))
         types[found.kind] += 1
+        FIRST_ONLY.merge(found.first_only)
         counts[list(found.classes)] += 1
+    for line in FIRST_ONLY.lines():
+        notify(line)
     axes = list(zip(*sizes, strict=True))
     return DatasetStatistics(
         samples=len(dataset),

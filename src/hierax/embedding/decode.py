@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from torch import Tensor
 from hierax.embedding.content import read_file
 from hierax.embedding.processes import Pool
 from hierax.embedding.sources import Listing, Source
-from hierax.embedding.store import Block
+from hierax.embedding.store import Block, shown
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.errors import RefusedError
+from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.resize import resize_crop_fast
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Pixels:
     Attributes:
         block, first: which sources they are: those of the block from `first` on.
         items: of each source.
+        first_only: sources of which only the first frame or page was read, see `FirstOnly.take`.
         pixels: uint8 `[B, C, H, W]`, of videos `[B, C, T, H, W]`; float32 for models of other values.
     """
 
@@ -61,10 +63,11 @@ class Pixels:
     first: int
     items: list[Item]
     pixels: Tensor
+    first_only: dict[str, list[str]] = field(default_factory=dict)
 
     def pin_memory(self) -> Pixels:
         """The same in page-locked memory; called by PyTorch's loader."""
-        return Pixels(self.block, self.first, self.items, self.pixels.pin_memory())
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 def content_hash(content: bytes) -> str:
@@ -88,7 +91,7 @@ class Decoder:
         try:
             content = as_bytes(source.read(max_pixels=self.processor.max_pixels))
             digest = content_hash(content)
-            picture, plan = next(self.processor.decoded(content))
+            picture, plan = next(self.processor.decoded(content, names=[shown(source.path)]))
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
             if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats, 0 to 1
                 part = np.rint(part.clip(0, 1) * 255)
@@ -187,7 +190,7 @@ class _Batch:
         size = (len(request.sources), self.decoder.record.num_channels, *self.decoder.shape)
         pixels = np.zeros(size, dtype_of(self.decoder.record))
         items = [self.decoder(source, out) for source, out in zip(request.sources, pixels, strict=True)]
-        return Pixels(request.block, request.first, items, torch.from_numpy(pixels))
+        return Pixels(request.block, request.first, items, torch.from_numpy(pixels), FIRST_ONLY.take())
 
 
 def batches_of(

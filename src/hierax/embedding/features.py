@@ -19,6 +19,7 @@ from hierax.engine.cache import weights_digest
 from hierax.engine.exported import is_export
 from hierax.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
+from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.windows import with_frames
 
 if TYPE_CHECKING:
@@ -213,15 +214,16 @@ def vectors(
     from hierax.embedding.sources import Source
 
     decoder, rows, problems = decoder_of(extractor.record, max_pixels=extractor.max_pixels), [], []
-    for number, path in enumerate(paths, start=1):
-        source = path if isinstance(path, Source) else Source(os.path.abspath(path))
-        pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), dtype_of(extractor.record))
-        item = decoder(source, pixels[0])
-        if item.error is None:
-            rows.append(extractor(torch.from_numpy(pixels))[column])
-        else:
-            problems.append((path.path if isinstance(path, Source) else os.fspath(path), item.error))
-        if on_progress is not None:
-            on_progress(number, len(paths))
+    with FIRST_ONLY.told():
+        for number, path in enumerate(paths, start=1):
+            source = path if isinstance(path, Source) else Source(os.path.abspath(path))
+            pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), dtype_of(extractor.record))
+            item = decoder(source, pixels[0])
+            if item.error is None:
+                rows.append(extractor(torch.from_numpy(pixels))[column])
+            else:
+                problems.append((path.path if isinstance(path, Source) else os.fspath(path), item.error))
+            if on_progress is not None:
+                on_progress(number, len(paths))
     width = next(c.width for c in extractor.columns if c.name == column)
     return np.concatenate(rows) if rows else np.zeros((0, width), np.float32), problems

@@ -19,6 +19,7 @@ from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.sources import Listing, listings
 from hierax.embedding.store import Block, Manifest, Unreadable, shards, shown, write_shard
 from hierax.notices import notify
+from hierax.processing.frames import FIRST_ONLY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,6 +144,7 @@ class Job:
                 found = next(batches, None)
                 if found is None:
                     return
+                FIRST_ONLY.merge(found.first_only)
                 yield found, time.perf_counter() - before
 
     def _write(self, block: Block, parts: Sequence[Pixels], vectors: Sequence[dict[str, np.ndarray]]) -> pa.Table:

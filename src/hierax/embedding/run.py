@@ -25,6 +25,7 @@ from hierax.embedding.store import MANIFEST, Block, Manifest, arrow, shard_path
 from hierax.embedding.update import settle
 from hierax.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.processing.frames import FIRST_ONLY
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def embed(
                     list_columns=list_columns,
                 )
             run = _Run(claim, manifest, extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
-            return run.report(shard, on_table, on_progress, on_stop)
+            with FIRST_ONLY.told():
+                return run.report(shard, on_table, on_progress, on_stop)
     finally:
         if owned:
             extractor.close()

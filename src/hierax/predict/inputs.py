@@ -30,6 +30,7 @@ from hierax.processing import (
     Preprocessing,
 )
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
+from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from hierax.processing.windows import with_frames
 
@@ -221,18 +222,19 @@ def stream(
         read: from a path to pixels `[1, C, *size]`; an ImageError or OSError is the answer of this file alone.
         ask: from pixels `[batch_size, C, *size]` to a result for each.
     """
-    waiting: list[Answer[_Result]] = []
-    for path, outcome in _read_ahead(paths, read, ahead=2 * batch_size + _READERS):
-        pixels = outcome if isinstance(outcome, Tensor) else None
-        full = [answer.pixels for answer in waiting if answer.pixels is not None]
-        if pixels is not None and full and full[0].shape != pixels.shape:
-            yield from _answered(waiting, ask, batch_size)
-            waiting, full = [], []
-        waiting.append(Answer(path, pixels, error=None if isinstance(outcome, Tensor) else outcome))
-        if pixels is not None and len(full) + 1 == batch_size:
-            yield from _answered(waiting, ask, batch_size)
-            waiting = []
-    yield from _answered(waiting, ask, batch_size)
+    with FIRST_ONLY.told():
+        waiting: list[Answer[_Result]] = []
+        for path, outcome in _read_ahead(paths, read, ahead=2 * batch_size + _READERS):
+            pixels = outcome if isinstance(outcome, Tensor) else None
+            full = [answer.pixels for answer in waiting if answer.pixels is not None]
+            if pixels is not None and full and full[0].shape != pixels.shape:
+                yield from _answered(waiting, ask, batch_size)
+                waiting, full = [], []
+            waiting.append(Answer(path, pixels, error=None if isinstance(outcome, Tensor) else outcome))
+            if pixels is not None and len(full) + 1 == batch_size:
+                yield from _answered(waiting, ask, batch_size)
+                waiting = []
+        yield from _answered(waiting, ask, batch_size)
 
 
 def _answered(

@@ -9,9 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
-from importlib import import_module
-from types import ModuleType
+from functools import partial
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -20,6 +18,8 @@ from PIL import Image, ImageFile, PngImagePlugin
 from hierax.processing.colour import orientation, upright_array
 from hierax.processing.errors import ImageError, RefusedError
 from hierax.processing.foreign import register_reader, unreadable_kind
+from hierax.processing.frames import note_frames
+from hierax.processing.jpeg import check_jpeg, check_scans, jpeg_array, simplejpeg
 from hierax.processing.paths import NotRegularError, opened_regular
 
 DEFAULT_MAX_PIXELS = 178_956_970
@@ -29,6 +29,8 @@ DEFAULT_MAX_PIXELS = 178_956_970
 # Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
 _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")
 _UNSURE = ("BMP", "PPM", "ICO", "DDS", "DIB", "SGI", "SUN")
+_JPEG = ("JPEG", "MPO")
+_LARGE = 1 << 26  # pixels; beyond, arrays of the fast way would take over twice the memory of Pillow's
 _NOT_AN_IMAGE = "not an image (PNG, JPEG, WebP, … are read)"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
@@ -43,6 +45,9 @@ def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int
         image = read_header(stream, name=name, max_pixels=max_pixels)
         if image.format == "PNG":
             _check_sums(stream, name)
+        elif image.format in _JPEG:
+            _check_jpeg(stream, image, name)
+        note_frames(image, stream, name=name)
         load(image, name=name)
         return image
 
@@ -51,29 +56,18 @@ def decode_fast(
     source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int | None
 ) -> Image.Image | np.ndarray:
     """As `decode`, but RGB JPEGs come as an upright array [height, width, 3] by simplejpeg, where that is installed."""
-    simplejpeg = _simplejpeg()
-    if simplejpeg is None:
+    if simplejpeg() is None:
         return decode(source, name=name, max_pixels=max_pixels)
     with opened(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=max_pixels)
-        if image.format in ("JPEG", "MPO") and image.mode == "RGB":
-            tag = orientation(image)
+        if image.format in _JPEG and image.mode == "RGB" and image.width * image.height <= _LARGE:
             stream.seek(0)
-            try:
-                array = simplejpeg.decode_jpeg(stream.read(), "RGB")
-            except ValueError:
-                pass  # Pillow reads more kinds, and says better what is wrong
-            else:
-                return upright_array(array, tag)
+            data = stream.read()
+            check_scans(data, name=name)
+            array = jpeg_array(data, name=name)
+            if array is not None:
+                return upright_array(array, orientation(image))
     return decode(source, name=name, max_pixels=max_pixels)
-
-
-@cache
-def _simplejpeg() -> ModuleType | None:
-    try:
-        return import_module("simplejpeg")
-    except ImportError:
-        return None
 
 
 @contextmanager
@@ -161,6 +155,16 @@ def load(image: Image.Image, *, name: str) -> None:
         raise ImageError(name, f"not enough memory for {image.width} x {image.height} pixels") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
         raise ImageError(name, f"damaged or truncated ({error})") from error
+
+
+def _check_jpeg(stream: BinaryIO, image: Image.Image, name: str) -> None:
+    """Raises `ImageError` for a JPEG with lost parts, or of too many scans."""
+    place = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(place)
+    check_scans(data, name=name)
+    check_jpeg(data, name=name, mode=image.mode)
 
 
 def _check_sums(stream: BinaryIO, name: str) -> None:

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from hierax.processing.colour import upright_array
 from hierax.processing.errors import ImageError
+from hierax.processing.frames import FIRST_ONLY, PAGES
 from hierax.processing.tiff import Layout, described, read_layout, read_samples
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -127,12 +128,16 @@ def is_tiff(start: bytes) -> bool:
     return start[:4] in _TIFF
 
 
-def deep_tiff(stream: BinaryIO) -> Layout | None:
-    """The layout of a TIFF that Pillow does not read as it is meant; None for others, damaged ones too."""
+def deep_tiff(stream: BinaryIO, *, name: str = "") -> Layout | None:
+    """The layout of a TIFF that Pillow does not read as it is meant; None for others, damaged ones too. With a name,
+    one of several pages is noted.
+    """
     try:
         layout = read_layout(stream)
     except Exception:  # Pillow says what is wrong
         return None
+    if layout.pages and name:
+        FIRST_ONLY.add(PAGES, name)
     return None if layout.plain or min(layout.size) <= 0 else layout
 
 

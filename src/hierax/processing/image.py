@@ -132,12 +132,15 @@ class HieraImageProcessor(Recorded):
             self._pixels(picture, name, out=out)
         return batch
 
-    def decoded(self, images: Picture | Sequence[Picture]) -> Iterator[tuple[Image.Image | np.ndarray, Geometry]]:
+    def decoded(
+        self, images: Picture | Sequence[Picture], *, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[Image.Image | np.ndarray, Geometry]]:
         """Each picture, upright and in the channels of the record, and how it is to be resized and cropped.
 
-        For who makes the pixels elsewhere. Raises as a call does.
+        For who makes the pixels elsewhere. `names` is what errors call them. Raises as a call does.
         """
-        for picture, name in zip(*_named(images), strict=True):
+        pictures, own = _named(images)
+        for picture, name in zip(pictures, names or own, strict=True):
             yield self._read(picture, name)
 
     def _read(self, source: Picture, name: str) -> tuple[Image.Image | np.ndarray, Geometry]:

@@ -114,7 +114,7 @@ def read_values(
         if start.startswith(b"\x93NUMPY"):
             return _array(stream, name)
         if is_tiff(start):
-            layout = deep_tiff(stream)
+            layout = deep_tiff(stream, name=name)
             if layout is None:
                 return None
             check_pixels(layout.size, name=name, max_pixels=max_pixels)

@@ -15,6 +15,7 @@ _PILLOW = int(PIL.__version__.partition(".")[0])
 _KNOWN_PILLOW = 13  # the newest whose order of passes was read (see columns_first)
 _NEAREST = RESAMPLING["nearest"]
 _TORCH_MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}
+_LARGE = 1 << 26  # pixels
 _STRIP_PIXELS = 1 << 20  # fewer cost more calls, more fall out of the cache (measured from 2^14 to whole pictures)
 
 
@@ -90,7 +91,8 @@ def resize_crop_fast(picture: Image.Image | np.ndarray, plan: Geometry, *, resam
     width, height = _size(picture)
     # Near the same size and above, the roundings of both passes add up to two levels more often, for little gain.
     shrinks = min(width / plan.resized_width, height / plan.resized_height) >= 1.25
-    if mode is None or not shrinks or (isinstance(picture, np.ndarray) and picture.dtype != np.uint8):
+    large = width * height > _LARGE  # the arrays that torch takes are copies
+    if mode is None or not shrinks or large or (isinstance(picture, np.ndarray) and picture.dtype != np.uint8):
         return resize_crop(picture, plan, resample=resample)
     import torch
 

@@ -40,15 +40,18 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 320, 322, 323, 324, 325, 338, 339
 _TOP = 281  # MaxSampleValue
+_SUBFILE, _NO_PAGE = 254, 1 | 4  # NewSubfileType: a smaller version, or a mask
+_MOST_PAGES = 64  # that are looked at
 _BYTES_APART = 3  # the predictor of floats
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the first page of a TIFF says of itself; `tags` by number."""
+    """What the first page of a TIFF says of itself; `tags` by number, and whether other `pages` follow."""
 
     tags: dict[int, tuple[Any, ...]]
     order: str
+    pages: bool = False
 
     def one(self, tag: int, default: int) -> int:
         """The first value of a tag."""
@@ -115,13 +118,29 @@ def read_layout(stream: BinaryIO) -> Layout:
     order = {b"II": "<", b"MM": ">"}[head[:2]]
     big = struct.unpack(order + "H", head[2:4])[0] == 43
     place = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
+    tags, after = _read_tags(stream, order, place, big=big)
+    pages, places = False, {place}
+    while after and after not in places and len(places) < _MOST_PAGES and not pages:
+        places.add(after)
+        try:
+            others, after = _read_tags(stream, order, after, big=big)
+        except (ValueError, struct.error):  # what is behind the first page is not read
+            break
+        pages = not int(others.get(_SUBFILE, (0,))[0]) & _NO_PAGE
+    return Layout(tags, order, pages)
+
+
+def _read_tags(stream: BinaryIO, order: str, place: int, *, big: bool) -> tuple[dict[int, tuple[Any, ...]], int]:
+    """The tags of a page, and where the next one is; 0 for none."""
     count_of, entry, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
+    offset = order + ("Q" if big else "I")
     stream.seek(place)
     count = struct.unpack(order + count_of, stream.read(struct.calcsize(count_of)))[0]
     if count > 4096:
         raise ValueError(f"{count} tags")
     length = struct.calcsize(order + entry)
     table = stream.read(count * length)
+    following = stream.read(struct.calcsize(offset))
     tags: dict[int, tuple[Any, ...]] = {}
     for number in range(count):
         tag, kind, many, value = struct.unpack(order + entry, table[number * length : (number + 1) * length])
@@ -130,12 +149,12 @@ def read_layout(stream: BinaryIO) -> Layout:
             continue
         size = struct.calcsize(order + code) * many
         if size > inline:
-            stream.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
+            stream.seek(struct.unpack(offset, value)[0])
             value = stream.read(size)
         tags.setdefault(
             tag, struct.unpack(order + code * many if len(code) > 1 else f"{order}{many}{code}", value[:size])
         )
-    return Layout(tags, order)
+    return tags, struct.unpack(offset, following)[0] if len(following) == struct.calcsize(offset) else 0
 
 
 def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
+from hierax.processing.frames import FIRST_ONLY
 from hierax.train.parallel import default_workers, world
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, predict
@@ -119,7 +120,7 @@ def evaluate(
         classifier = classifier.to(here.device).eval()
         inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
-        with clear_errors(lambda: "nothing was written"):
+        with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told():
             found = predict(classifier, inputs, here, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics(), note)
 
@@ -168,7 +169,7 @@ def probe_features(
         for dataset in (fit, held):
             inputs = _inputs(dataset, features, max_pixels=max_pixels)
             processes = _workers(dataset) if workers is None else workers
-            with clear_errors(lambda: "nothing was written"):
+            with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told():
                 sides.append(extract(features, inputs, batch=batch_size, workers=processes))
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
 

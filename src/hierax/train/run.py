@@ -18,6 +18,7 @@ from hierax.data.order import Order
 from hierax.data.split import held_out
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.pretrained import Pretrained
+from hierax.processing.frames import FIRST_ONLY
 from hierax.train.answers import AnswerCache
 from hierax.train.choice import Choice
 from hierax.train.distil import Distillation, agreement, same_classes
@@ -196,6 +197,8 @@ class _Share:
         try:
             here.on_first(start)
             finished = loop.fit()
+            for line in FIRST_ONLY.lines():
+                watcher.log.say(line)
             if here.first:
                 watcher.end(loop.progress, loop.total_steps, finished=finished)
         finally:
