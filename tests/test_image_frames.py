@@ -47,7 +47,7 @@ def data(here: Path) -> Path:
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_the_first_frame_or_page_is_read_and_noted(form: str) -> None:
-    options = {"lossless": True} if form == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
     for fast in (False, True):
         FIRST_ONLY.take()
         HieraImageProcessor(fast=fast)(several(form, **options))

@@ -153,6 +153,7 @@ def dataset_statistics(
     modes: Counter[str] = Counter()
     types: Counter[str] = Counter()
     total: Moments | None = None
+    FIRST_ONLY.take()  # what was read before is none of it
     for found in _measured(dataset, workers, max_pixels):
         if isinstance(found, tuple):
             unreadable.append(found)

@@ -196,6 +196,7 @@ class _Share:
 
         try:
             here.on_first(start)
+            FIRST_ONLY.take()  # what was read before is none of it
             finished = loop.fit()
             for line in FIRST_ONLY.lines():
                 watcher.log.say(line)
