@@ -26,7 +26,7 @@ from hierax.embedding.originals import CHANGED, GONE, REMOTE, originals
 from hierax.embedding.pages import Entry, Section, contact_sheet, map_page
 from hierax.embedding.sources import Listing, Source, list_sources, listing_path
 from hierax.embedding.store import source_id
-from hierax.notices import Notice
+from hierax.notices import Notice, printable
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028\udcff.jpg"
 
@@ -173,7 +173,7 @@ def test_only_what_has_the_hash_of_the_row_is_shown(tmp_path: Path) -> None:
 def test_nothing_is_fetched_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
     opened: list[Source] = []
 
-    def read(self: Source) -> bytes:
+    def read(self: Source, *, max_pixels: int | None = None) -> bytes:
         opened.append(self)
         raise OSError("no network")
 
@@ -249,7 +249,7 @@ def test_names_of_files_cannot_become_part_of_the_page(tmp_path: Path) -> None:
     assert len(tags.all("script")) == 1
     assert scripts(sheet) == [asset("sheet.js")]
     assert [a for a in tags.all("img") if "onerror" in a] == []
-    assert tags.all("figure")[0]["title"] == NASTY.replace("\udcff", "\\udcff")
+    assert tags.all("figure")[0]["title"] == printable(NASTY).replace("\udcff", "\\udcff")
     page = map_page(
         [tmp_path], places([NASTY, "b.jpg"]), named(NASTY, "b.jpg"), title=NASTY, note=NASTY, labels=[NASTY, NASTY]
     )

@@ -86,8 +86,8 @@ def test_an_index_says_what_it_holds(tmp_path: Path) -> None:
 def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     paths = [drawn(tmp_path / "trip" / name / "1.png") for name in ("june", "july")]
     page = contact_sheet([tmp_path], [Section("all", [Entry(Named("", path, "")) for path in paths])], title="Sheet")
-    assert "<figcaption>june/1.png<" in page
-    assert "<figcaption>july/1.png<" in page
+    assert "<figcaption><bdi>june/1.png<" in page
+    assert "<figcaption><bdi>july/1.png<" in page
     assert f"The files are below {tmp_path}/trip/<" in page
     rows = [Named("1", path, "") for path in ("a/1.png", "b/1.png")]
     apart = contact_sheet([tmp_path], [Section("all", [Entry(row) for row in rows])], title="Sheet")

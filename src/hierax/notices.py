@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 
@@ -50,3 +51,13 @@ class LeftOut:
         others = sum(count for _, count in kinds[_MOST:])
         listed = ", ".join([*told, f"{others:,} others"] if others else told)
         return f"{total:,} {'file' if total == 1 else 'files'} left out: {listed}"
+
+
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Text as one line that a terminal shows and does not obey: control characters, and those that turn the direction
+    of writing, are escaped (`\x1b`, `\n`). Names of files may hold them.
+    """
+    return _ESCAPED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -118,20 +118,21 @@ def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, argument
                 Entry(of[group.members[0].id], "the first"),
                 *(Entry(of[m.id], _caption(m, what)) for m in group.members[1:]),
             ],
+            copies=what == "image" and not group.blank,
         )
         for group in groups
     ]
-    note = f"{said[0].upper()}{said[1:]}. Below each its similarity to the first of its group."
+    note = f"{said[0].upper()}{said[1:]}. Below each is its similarity to the first of its group."
     title = f"Duplicates in {index.folders[0].name}"
     return contact_sheet(
         index.folders, sections, title=title, note=note, what=what, fetch=arguments.fetch,
-        max_pixels=arguments.max_pixels, choose_copies=what == "image",
+        max_pixels=arguments.max_pixels,
     )  # fmt: skip
 
 
 def heading(group: Group, what: str) -> str:
-    """`3 images`; of windows also of how many videos they are."""
-    count = counted(len(group.members), what)
+    """`3 images`, `3 blank images`; of windows also of how many videos they are."""
+    count = counted(len(group.members), f"blank {what}" if group.blank else what)
     if what != "window":
         return count
     from hierax.embedding.store import MARK
@@ -141,19 +142,23 @@ def heading(group: Group, what: str) -> str:
 
 def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> str:
     """What was found, in a line. Windows of one video may be alike, which is no reason to delete it."""
+    blank = sum(len(group.members) for group in groups if group.blank)
+    groups = [group for group in groups if not group.blank]
     count = sum(len(group.members) for group in groups)
+    more = f"; {counted(blank, 'blank image')}, of one color" if blank else ""
     if not count:
-        return f"no duplicates among {counted(rows, what)} at a similarity of {threshold} or more"
+        return f"no duplicates among {counted(rows, what)} at a similarity of {threshold} or more{more}"
     found = f"{counted(len(groups), 'group')} of"
     if what == "window":
         return f"{found} alike windows: {count:,} of {counted(rows, what)}"
-    more = count - len(groups)
-    return f"{found} duplicates: {count:,} of {counted(rows, what)}; {more:,} {'is' if more == 1 else 'are'} redundant"
+    left = count - len(groups)
+    verb = "is" if left == 1 else "are"
+    return f"{found} duplicates: {count:,} of {counted(rows, what)}; {left:,} {verb} redundant{more}"
 
 
 def _is_vague(groups: Sequence[Group], count: int) -> bool:
     """Whether one group holds so much of a collection that it hardly is one image."""
-    members = groups[0].members if groups else ()
+    members = groups[0].members if groups and not groups[0].blank else ()
     return len(members) > max(20, count // 10) and not all(member.exact for member in members)
 
 

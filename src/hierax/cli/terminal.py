@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from hierax.cli.streams import give_up
-from hierax.notices import Notice
+from hierax.notices import Notice, printable
 
 _Item = TypeVar("_Item")
 _LONGEST = 1000
@@ -22,16 +21,6 @@ _FEW = 4
 
 class UserError(Exception):
     """Something was asked for that cannot be done; its text says what and what to do instead."""
-
-
-_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    r"""Text as one line that a terminal shows and does not obey: control characters, and those that turn the direction
-    of writing, are escaped (`\x1b`, `\n`). Names of files may hold them.
-    """
-    return _ESCAPED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def tell(line: str = "") -> None:

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hierax.atomic import replaced
 from hierax.embedding.approximate import positions
+from hierax.embedding.blank import blank_rows
 from hierax.embedding.checked import DAMAGED, read_arrays
 from hierax.embedding.index import DIGITS, Found, Index, nearest
 from hierax.embedding.mapped import INDEX, unit
@@ -40,19 +41,26 @@ class Member:
         id, path: of the row.
         score: cosine similarity to the group's first row (after whitening, where that is asked for).
         exact: its file equals that of the first row, by hash; of windows of videos: and both begin at the same time.
+        blank: the image is of one color, as an empty page is.
     """
 
     id: str
     path: str
     score: float
     exact: bool
+    blank: bool = False
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are one image, or alike windows of videos, in the order of the collection."""
+    """Rows that are one image, or alike windows of videos, or blank images, in the order of the collection."""
 
     members: tuple[Member, ...]
+
+    @property
+    def blank(self) -> bool:
+        """Whether all of its images are blank: of one color they are alike, but hardly copies of each other."""
+        return all(member.blank for member in self.members)
 
 
 class Whitening:
@@ -100,7 +108,8 @@ def duplicates(
     on_progress: Callable[[int, int], object] | None = None,
     on_unreadable: Callable[[str], object] | None = None,
 ) -> list[Group]:
-    """Groups of rows that are one picture, the largest first, then in the order of their first rows.
+    """Groups of rows that are one image, the largest first, then in the order of their first rows; groups of blank
+    images, of one color, come last (`Group.blank`). Files that may be blank by their size are read again to find out.
 
     Rows whose files are equal by hash are one row to begin with, that of the first; windows of videos are where they
     begin at the same time too. Two of these are a pair when their
@@ -163,7 +172,17 @@ def duplicates(
         )
         left, right = left[same], right[same]
     roots = (_chained if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
-    return _groups(index, roots, hashes, transform)
+    groups = _groups(index, roots, hashes, transform)
+    return _with_blanks(index, groups, fetch=fetch, max_pixels=max_pixels)
+
+
+def _with_blanks(index: Index, groups: list[Group], *, fetch: bool, max_pixels: int | None) -> list[Group]:
+    """The groups with their blank members marked, and those of blank images last."""
+    ids = [member.id for group in groups for member in group.members]
+    named = index.names(np.array(list(index.find(ids).values()), np.int64)) if ids else []
+    blank = blank_rows(index.folders, named, fetch=fetch, max_pixels=max_pixels)
+    marked = [Group(tuple(replace(m, blank=m.id in blank) for m in group.members)) for group in groups]
+    return sorted(marked, key=lambda group: group.blank)
 
 
 def _same(vectors: np.ndarray) -> np.ndarray:

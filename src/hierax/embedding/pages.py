@@ -13,9 +13,10 @@ import io
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
@@ -25,6 +26,7 @@ from PIL import Image
 
 from hierax.embedding.originals import GONE, Original, originals
 from hierax.embedding.store import MARK
+from hierax.notices import printable
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ _QUALITY = 80
 _COLORS = ("#4263eb", "#f08c00", "#2f9e44", "#e03131", "#9c36b5", "#0c8599", "#e8590c", "#66a80f", "#c2255c", "#1098ad",
            "#8d6e4f")  # fmt: skip
 _OTHER = "#868e96"
+_UNLISTED = ' disabled title="a list of paths cannot hold a name with a line break"'
+_BREAK = re.compile(r"[\r\n]")
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """A row of a sheet, under a heading."""
+    """A row of a sheet, under a heading; with `copies` of one image the page offers to mark all but the largest."""
 
     heading: str
     entries: Sequence[Entry]
+    copies: bool = False
 
 
 def _asset(name: str) -> str:
@@ -90,6 +95,11 @@ def _text(text: str) -> str:
     return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
+def _shown(name: str) -> str:
+    """A name as text to read: what would break the line, or turn the direction of writing, is escaped."""
+    return _text(printable(name))
+
+
 # -- contact sheets -----------------------------------------------------------------------------------------------
 
 
@@ -103,7 +113,6 @@ def contact_sheet(
     most: int = MOST,
     fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
-    choose_copies: bool = False,
 ) -> str:
     """A page with a row of images for every section, `most` of them at the most; the page says what it leaves out.
 
@@ -115,13 +124,12 @@ def contact_sheet(
         what: the rows are: "image" or "window".
         fetch: read images from URLs and the Hub too.
         max_pixels: images of more pixels are not shown; None is any number.
-        choose_copies: offer to mark all but the largest of every section.
     """
     shown, left = [], most
     for section in sections:
         if left < 1:
             break
-        shown.append(Section(section.heading, section.entries[:left]))
+        shown.append(replace(section, entries=section.entries[:left]))
         left -= len(shown[-1].entries)
     total, kept = (sum(len(s.entries) for s in some) for some in (sections, shown))
     if kept < total:
@@ -132,15 +140,17 @@ def contact_sheet(
     below = f"<p>The files are below {_text(shared)}</p>" if shared else ""
     parts = [f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n"]
     for section in shown:
-        parts.append(f'<section><h2>{_text(section.heading)}</h2><div class="row">\n')
+        kind = ' class="copies"' if section.copies else ""
+        parts.append(f'<section{kind}><h2>{_shown(section.heading)}</h2><div class="row">\n')
         parts += [_figure(entry, next(found), entry.row.path[len(shared) :]) for entry in section.entries]
         parts.append("</div></section>\n")
-    copies = '<button class="text copies">Mark all but the largest of each group</button>' if choose_copies else ""
+    some = any(section.copies for section in shown)
+    copies = '<button class="text copies">Mark all but the largest of each group</button>' if some else ""
     parts.append(
         f'<footer><output></output>{copies}<button class="text some save">Save the list of paths</button>'
         '<button class="text some clear">Unmark all</button></footer>\n'
-        '<dialog aria-label="Enlarged"><img alt=""><p></p><div class="tools">'
-        '<button class="text before">before</button><button class="text after">next</button>'
+        '<dialog aria-label="Enlarged image"><img alt=""><p></p><div class="tools">'
+        '<button class="text before">previous</button><button class="text after">next</button>'
         '<button class="text copy">copy path</button>'
         '<a hidden target="_blank" rel="noreferrer">open the file</a><button class="text close">close</button></div>'
         "</dialog>\n"
@@ -156,7 +166,7 @@ def _shared(paths: Sequence[str]) -> str:
 
 
 def _figure(entry: Entry, found: Original | str, path: str) -> str:
-    name, row, size, facts = _text(path), entry.row, 0, []
+    name, row, size, facts = _shown(path), entry.row, 0, []
     if isinstance(found, str):
         image = f'<div class="missing">{_text(found)}</div>'
     else:
@@ -169,15 +179,23 @@ def _figure(entry: Entry, found: Original | str, path: str) -> str:
         facts.append(f"{row.width} x {row.height} px")
     if size:
         facts.append(f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB")
-    file = row.path.rpartition(MARK)[0] if row.start is not None else row.path
-    here = f' data-file="{_text(Path(file).as_uri())}"' if os.path.isabs(file) and os.path.isfile(file) else ""
+    address = _address(row)
+    here = f' data-file="{_text(address)}"' if address else ""
     data = f'data-path="{_text(row.path)}" data-pixels="{row.width * row.height}" data-bytes="{size}"{here}'
     caption = "".join(f"<span>{_text(text)}</span>" for text in (entry.caption, ", ".join(facts)) if text)
-    tools = '<span class="tools"><label class="mark"><input type="checkbox">mark</label>'
+    listed = _UNLISTED if _BREAK.search(row.path) else ""
+    mark = f'<label class="mark"><input type="checkbox" aria-label="mark {name}"{listed}>mark</label>'
+    copy = f'<button class="text copy" aria-label="copy the path of {name}">copy path</button>'
     return (
-        f'<figure title="{_text(row.path)}" {data}><div>{image}</div><figcaption>{name}{caption}'
-        f'{tools}<button class="text copy">copy path</button></span></figcaption></figure>\n'
+        f'<figure title="{_shown(row.path)}" {data}><div>{image}</div><figcaption><bdi>{name}</bdi>{caption}'
+        f'<span class="tools">{mark}{copy}</span></figcaption></figure>\n'
     )
+
+
+def _address(row: Named) -> str:
+    """The `file://` address of a row that is a file of this machine; "" of others."""
+    file = row.path.rpartition(MARK)[0] if row.start is not None else row.path
+    return Path(file).as_uri() if os.path.isabs(file) and os.path.isfile(file) else ""
 
 
 # -- the map ------------------------------------------------------------------------------------------------------
@@ -222,28 +240,33 @@ def map_page(
     said[-1] += f"; {len(images)} are drawn, the others are dots" if len(images) < count else ""
     unread = len(chosen) - len(images)
     said[-1] += f", {unread} of them because they {GONE} or have changed." if unread else "."
-    said.append("Drag to move, turn the wheel or pinch to zoom, double-click for all. Click to choose, Shift and drag "
-                "for several.")  # fmt: skip
+    said.append("Drag to move, turn the wheel or pinch to zoom, double-click for all (keys: arrows, +, -, 0). Click to "
+                "choose, Shift and drag for several.")  # fmt: skip
     groups = [name for name, _ in Counter(label for label in labels if label).most_common(len(_COLORS))]
     numbers = {name: number for number, name in enumerate(groups)}
     data = {
         "x": [p.x for p in layout.points],
         "y": [p.y for p in layout.points],
         "names": [p.path for p in layout.points],
-        "labels": [numbers.get(label, len(groups)) for label in labels], "groups": groups,
+        "shown": {i: printable(p.path) for i, p in enumerate(layout.points) if printable(p.path) != p.path},
+        "files": [_address(row) for row in rows],
+        "labels": [numbers.get(label, len(groups)) for label in labels], "groups": [printable(name) for name in groups],
         "colors": [*_COLORS[: len(groups)], _OTHER],
         "thumbs": thumbs, "sizes": sizes, "sheets": _sheets(images), "side": _SMALL, "columns": _COLUMNS,
     }  # fmt: skip
     if groups and len(groups) in data["labels"]:
-        groups.append("other")
+        data["groups"].append("other")
     # All but ASCII is escaped by json, and "<" here: nothing in a path can end the element.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     body = "".join([
-        '<canvas id="map"></canvas>\n',
+        '<canvas id="map" tabindex="0" role="img" '
+        'aria-label="Map: arrow keys move it, + and - zoom, 0 shows all"></canvas>\n',
         f"<header><h1>{_text(title)}</h1><p>{_text(' '.join(part for part in said if part))}</p>",
         '<input type="search" placeholder="Find: part of a path" aria-label="Find: part of a path">',
-        '<output></output><div id="legend"></div><div id="chosen"><span></span><button class="text copy">Copy</button>'
-        '<button class="text save">Save the list of paths</button><button class="text clear">Clear</button></div>'
+        '<output></output><div id="legend"></div><div id="chosen"><span></span>'
+        '<button class="text copy">Copy paths</button><button class="text save">Save the list of paths</button>'
+        '<button class="text clear">Clear</button>'
+        '<a hidden target="_blank" rel="noreferrer">open the file</a></div>'
         "</header>\n",
         '<div id="card"><canvas></canvas><div></div></div>\n',
         f'<script type="application/json" id="data">{text}</script>\n',

@@ -83,7 +83,7 @@ function show(event) {
     pencil.scale(ratio, ratio);
     paint(pencil, hovered, wide / 2, high / 2, h > w ? high : Math.max(wide * Math.min(1, w / h), high));
   }
-  card.querySelector("div").textContent = data.names[hovered];
+  card.querySelector("div").textContent = data.shown[hovered] ?? data.names[hovered];
   const left = event.clientX + 16, top = event.clientY + 16;
   card.style.left = (left + 260 > innerWidth ? Math.max(0, event.clientX - 276) : left) + "px";
   card.style.top = Math.max(0, Math.min(top, innerHeight - card.offsetHeight - 8)) + "px";
@@ -131,7 +131,19 @@ canvas.addEventListener("pointermove", e => {
   } else { view.x -= (e.clientX - was[0]) / scale(); view.y -= (e.clientY - was[1]) / scale(); draw(); }
   held.set(e.pointerId, [e.clientX, e.clientY]);
 });
-canvas.addEventListener("dblclick", () => { view.x = view.y = 0.5; view.zoom = 1; draw(); });
+function all() { view.x = view.y = 0.5; view.zoom = 1; draw(); }
+canvas.addEventListener("dblclick", all);
+canvas.addEventListener("keydown", event => {
+  const step = 60 / scale(), moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (moves[event.key]) { view.x += moves[event.key][0]; view.y += moves[event.key][1]; draw(); }
+  else if (event.key === "+" || event.key === "=") zoom(1.4, ...centre());
+  else if (event.key === "-") zoom(1 / 1.4, ...centre());
+  else if (event.key === "0" || event.key === "Home") all();
+  else if (event.key === "Escape") { chosen.clear(); tellChosen(); }
+  else return;
+  event.preventDefault();
+});
 function find() {
   const words = input.value.toLowerCase(), pressed = document.querySelector("#legend [aria-pressed=true]");
   const label = pressed ? Number(pressed.dataset.label) : -1;
@@ -146,6 +158,9 @@ function tellChosen() {
   const panel = document.getElementById("chosen");
   panel.style.display = chosen.size ? "flex" : "none";
   panel.querySelector("span").textContent = `${chosen.size} chosen`;
+  const link = panel.querySelector("a"), [only] = chosen, file = chosen.size === 1 ? data.files[only] : null;
+  link.hidden = !file;
+  if (file) link.href = file; else link.removeAttribute("href");
   draw();
 }
 function lines() { return [...chosen].sort((a, b) => a - b).map(i => data.names[i]).filter(n => !/[\r\n]/.test(n)).join("\n") + "\n"; }

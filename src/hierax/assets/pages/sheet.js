@@ -23,9 +23,9 @@ function show(number) {
   if (!image) return;
   shown = number;
   large.src = image.src;
-  large.width = image.naturalWidth * 2;
-  large.removeAttribute("height");
-  told.textContent = figures[number].dataset.path;
+  large.alt = image.alt;
+  large.style.width = `${Math.max(480, image.naturalWidth * 2)}px`;
+  told.textContent = figures[number].title;
   const file = figures[number].dataset.file;
   link.hidden = !file;
   if (file) link.href = file; else link.removeAttribute("href");
@@ -58,7 +58,7 @@ function save() {
 }
 
 function markCopies() {  // all but the one with the most pixels, then bytes, of every group
-  for (const section of document.querySelectorAll("section")) {
+  for (const section of document.querySelectorAll("section.copies")) {
     const group = [...section.querySelectorAll("figure")].filter(figure => figure.querySelector("img"));
     const size = figure => Number(figure.dataset.pixels || 0) * 1e12 + Number(figure.dataset.bytes || 0);
     const best = group.reduce((a, b) => size(b) > size(a) ? b : a, group[0]);
@@ -76,7 +76,7 @@ document.body.addEventListener("click", event => {
   if (!button) return;
   if (button.matches("figure .open")) show(figures.indexOf(figure));
   else if (button.matches("figure .copy")) copy(figure.dataset.path, button);
-  else if (button.matches("dialog .copy")) copy(told.textContent, button);
+  else if (button.matches("dialog .copy")) copy(figures[shown].dataset.path, button);
   else if (button.matches(".close")) view.close();
   else if (button.matches(".before")) step(-1);
   else if (button.matches(".after")) step(1);
@@ -89,6 +89,4 @@ view.addEventListener("keydown", event => {
   if (event.key === "ArrowLeft") step(-1);
   if (event.key === "ArrowRight") step(1);
 });
-for (const figure of figures)  // a list has a path a line
-  if (/[\r\n]/.test(figure.dataset.path)) figure.querySelector("input").disabled = true;
 count();
