@@ -18,7 +18,9 @@ if sys.argv[1] == "int8":
     import openvino_telemetry  # as importable as before
 else:
     import torch
-    hierax.Engine("hierax/femto", backend="onnxruntime", cache_dir=False)(torch.zeros(1, 3, 160, 160))
+    size = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "image_size": 64}
+    model = hierax.create_model("hiera_tiny_224", **size)
+    hierax.Engine(model, backend="onnxruntime", cache_dir=False)(torch.zeros(1, 3, 64, 64))
 """
 
 
