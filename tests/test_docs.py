@@ -37,7 +37,19 @@ from hierax.train import RECIPES, Recipe, recipe
 from videos import action_set, video
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ("pretrain", "finetune", "features", "recipes", "engine", "embed", "sizes", "video", "checkpoints", "README")
+GUIDES = (
+    "pretrain",
+    "finetune",
+    "features",
+    "recipes",
+    "engine",
+    "embed",
+    "sizes",
+    "video",
+    "checkpoints",
+    "transformers",
+    "README",
+)
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))
 _ARGUMENTS = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 

@@ -390,7 +390,7 @@ def test_colors_are_those_of_folders_or_of_a_table(tmp_path: Path) -> None:
     assert (data["groups"], data["labels"]) == (["cat", "dog", "other"], [0, 0, 2, 2, 1, 2])
     assert run(folder, "-o", str(page), "--overwrite", "--color-by", f"{tmp_path / 'labels.csv'}:kind") == 0
     assert data_of(page.read_text())["groups"] == ["y", "x", "other"]
-    with pytest.raises(UserError, match=r"no column 'no'; there are: path, label, kind"):
+    with pytest.raises(ValueError, match=r"no column 'no'; there are: path, label, kind"):
         run(folder, "-o", str(page), "--overwrite", "--color-by", f"{tmp_path / 'labels.csv'}:no")
-    with pytest.raises(UserError, match="no such file; --color-by takes folder"):
+    with pytest.raises(ValueError, match="no such file; --color-by takes folder"):
         run(folder, "-o", str(page), "--overwrite", "--color-by", "nothing")

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from hierax.checkpoint.load import LoadingReport, load
     from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
     from hierax.checkpoint.save import convert
+    from hierax.cli.map import write_map
+    from hierax.cli.search import Searched, search
     from hierax.config import HieraConfig, list_models
+    from hierax.data.stats import DatasetStatistics, stats
     from hierax.embedding import CollectionError, EmbedReport, FeatureExtractor, embed
     from hierax.embedding.duplicates import duplicates
     from hierax.embedding.index import Hit, Index
@@ -49,6 +52,7 @@ __all__ = [
     "BenchReport",
     "CheckpointRecord",
     "CollectionError",
+    "DatasetStatistics",
     "EmbedReport",
     "Engine",
     "FeatureExtractor",
@@ -68,6 +72,7 @@ __all__ = [
     "ParityError",
     "ParityReport",
     "Preprocessing",
+    "Searched",
     "VideoError",
     "bench",
     "classify",
@@ -84,13 +89,19 @@ __all__ = [
     "load_image",
     "outliers",
     "reconstruct",
+    "search",
+    "stats",
+    "write_map",
 ]
 
 _MODULES = {
     "hierax.checkpoint.load": ("LoadingReport", "load"),
     "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
     "hierax.checkpoint.save": ("convert",),
+    "hierax.cli.map": ("write_map",),
+    "hierax.cli.search": ("Searched", "search"),
     "hierax.config": ("HieraConfig", "list_models"),
+    "hierax.data.stats": ("DatasetStatistics", "stats"),
     "hierax.embedding": ("CollectionError", "EmbedReport", "FeatureExtractor", "embed"),
     "hierax.embedding.duplicates": ("duplicates",),
     "hierax.embedding.index": ("Hit", "Index"),

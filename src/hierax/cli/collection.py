@@ -96,7 +96,12 @@ def write_page(page: str, path: Path) -> None:
     """Writes a page, whole or not at all, and says so."""
     with written(path) as part:
         part.write_text(page, encoding="utf-8")
-    size = len(page.encode())
+    say_written(path)
+
+
+def say_written(path: Path) -> None:
+    """Says that a file was written, and how large it is."""
+    size = path.stat().st_size
     say(f"wrote {path} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"wrote {path} ({size / 1e3:.0f} kB)")
 
 

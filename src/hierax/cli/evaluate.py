@@ -16,6 +16,7 @@ from hierax.cli.terminal import UserError, say, tell
 from hierax.extras import require
 
 if TYPE_CHECKING:
+    from hierax.engine import Engine
     from hierax.train.evaluation import Evaluation
 
 SUMMARY = "measure a classifier (top-1, per class, confusion), or probe frozen features"
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("data", metavar="DATA", help="folder of class folders, tar shards, parquet files, hub:ID")
     parser.add_argument(
-        "--model", default=FEMTO, metavar="M", help=f"checkpoint or run (default: {FEMTO}, which comes with hierax)"
+        "--model",
+        default=FEMTO,
+        metavar="M",
+        help=f"checkpoint, run or export (default: {FEMTO}, which comes with hierax)",
     )
     parser.add_argument(
         "--weights", choices=("best", "last"), default="best", help="of a run, its best weights (default) or the last"
@@ -66,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     common: dict[str, Any] = {
         name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels")
     }
-    common["model"] = _weights(arguments.model) if arguments.weights == "last" else arguments.model
+    common["model"] = _model(arguments)
     first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
     if arguments.confusion and first:
         require("a plot", "matplotlib")
@@ -99,6 +103,23 @@ def _run(arguments: argparse.Namespace) -> int:
     if len(bad) > _LISTED:
         say(f"and {len(bad) - _LISTED} more that cannot be read")
     return 3 if bad else 0
+
+
+def _model(arguments: argparse.Namespace) -> str | Engine:
+    """What is evaluated: an export runs on an engine."""
+    from hierax.engine import Engine
+    from hierax.engine.exported import is_export
+
+    if arguments.weights == "last":
+        return _weights(arguments.model)
+    if not is_export(arguments.model):
+        return arguments.model
+    if arguments.probe:
+        raise UserError(f"{arguments.model} is an export; a probe needs the checkpoint that it was made of")
+    engine = Engine(arguments.model, device=arguments.device)
+    assert engine.exported is not None
+    say(f"{arguments.model} is {engine.exported.describe()}")
+    return engine
 
 
 def _weights(run: str) -> str:

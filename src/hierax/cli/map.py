@@ -9,14 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.cli.collection import add_collection, counted, noun, open_index, page_file, rows_of, write_page
+from hierax.cli.collection import (
+    add_collection,
+    check_page,
+    counted,
+    noun,
+    open_index,
+    page_file,
+    rows_of,
+    say_written,
+)
 from hierax.cli.loading import MAX_PIXELS, positive
 from hierax.cli.terminal import UserError, say
+from hierax.cli.writing import written
 from hierax.extras import install_line
 
 if TYPE_CHECKING:
-    from hierax.embedding.index import Index
-    from hierax.embedding.layout import Method
+    from hierax.embedding.index import Folders, Index
+    from hierax.embedding.layout import Layout, Method
     from hierax.embedding.mapped import Named
 
 SUMMARY = "draw a collection as a map: one HTML file that opens offline"
@@ -29,37 +39,46 @@ _MANY = 1000  # images whose layout is waited for
 
 
 def write_map(
-    index: Index,
-    output: Path,
+    folder: Folders | Index,
+    output: str | Path,
     *,
+    column: str | None = None,
     points: int = 5000,
     thumbnails: int = 2000,
     method: Method = "auto",
     color_by: str | None = None,
     fetch: bool = False,
     max_pixels: int | None = MAX_PIXELS,
-) -> None:
-    """Writes the map of a collection, one HTML file.
+    overwrite: bool = False,
+) -> Layout:
+    """Writes the map of a collection, one HTML file that opens offline, and returns the places of its points.
 
     Args:
-        index: the collection.
-        output: the file.
-        points, method: see `hierax.embedding.layout.layout`.
+        folder: of a collection, several, or a `hierax.Index` that is open.
+        output: the file, `.html`.
+        column: name of the vectors; the first if None.
+        points, method: see `hierax.embedding.layout.layout`; t-SNE takes about a minute for 5,000 points.
         thumbnails: points that are drawn as images; the others are dots.
         color_by: "folder", or a table of labels, `FILE` or `FILE:COLUMN`.
         fetch: read images from URLs and the Hub too.
         max_pixels: images of more pixels are not shown; None is any number.
+        overwrite: replace a page that exists; nothing but a page is ever replaced.
 
     Raises:
-        UserError: the table cannot be used.
+        CollectionError: those of `hierax.Index`.
+        ValueError: the table cannot be used; the file is no page, or exists.
     """
-    from hierax.embedding.layout import COMPONENTS, has_tsne, layout
+    from hierax.embedding.index import Index
+    from hierax.embedding.layout import COMPONENTS, layout
     from hierax.embedding.pages import map_page
 
+    try:
+        path = page_file(os.fspath(output))
+        check_page(path, overwrite=overwrite)
+    except (UserError, argparse.ArgumentTypeError) as error:
+        raise ValueError(str(error)) from None
+    index = folder if isinstance(folder, Index) else Index(folder, column=column)
     what, table = noun(index), {} if color_by in (None, "folder") else table_of(str(color_by))
-    count = min(points, len(index))
-    if count > _MANY and method != "pca" and has_tsne():
-        say(f"laying out {counted(count, what)}, which takes t-SNE about a minute for 5,000")
     places = layout(index, points=points, method=method)
     of = rows_of(index, [point.id for point in places.points])
     rows = [of[point.id] for point in places.points]
@@ -70,33 +89,25 @@ def write_map(
     )
     labels = [] if color_by is None else _labels(rows, table)
     if color_by is not None and not any(labels):
-        raise UserError(f"{color_by} has a label for no {what} of {index.folders[0]}; expected their paths")
+        raise ValueError(f"{color_by} has a label for no {what} of {index.folders[0]}; expected their paths")
     page = map_page(
-        index.folders,
-        places,
-        rows,
-        title=title,
-        note=note,
-        what=what,
-        thumbnails=thumbnails,
-        labels=labels,
-        fetch=fetch,
-        max_pixels=max_pixels,
-    )
-    write_page(page, output)
-    if method == "auto" and places.method == "pca" and not has_tsne():
-        say(f"drawn by two principal components; t-SNE, which parts images better: {install_line('sklearn')}")
+        index.folders, places, rows, title=title, note=note, what=what, thumbnails=thumbnails, labels=labels,
+        fetch=fetch, max_pixels=max_pixels,
+    )  # fmt: skip
+    with written(path) as part:
+        part.write_text(page, encoding="utf-8")
+    return places
 
 
 def table_of(given: str) -> dict[str, str]:
     """Labels by absolute path, of a table `FILE` or `FILE:COLUMN`; paths are relative to the folder of the table.
 
     Raises:
-        UserError: it cannot be read, or lacks a column.
+        ValueError: it cannot be read, or lacks a column.
     """
     file, _, column = (given, "", "label") if os.path.exists(given) else given.rpartition(":")
     if not os.path.isfile(file):
-        raise UserError(f"{file or given}: no such file; --color-by takes folder, or a CSV file with paths and labels")
+        raise ValueError(f"{file or given}: no such file; --color-by takes folder, or a CSV file with paths and labels")
     folder = os.path.dirname(os.path.abspath(file))
     try:
         with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
@@ -104,10 +115,10 @@ def table_of(given: str) -> dict[str, str]:
             names = rows.fieldnames or ()
             for name in ("path", column):
                 if name not in names:
-                    raise UserError(f"{file}: no column {name!r}; there are: {', '.join(names) or 'none'}")
+                    raise ValueError(f"{file}: no column {name!r}; there are: {', '.join(names) or 'none'}")
             return {os.path.abspath(os.path.join(folder, row["path"] or "")): row[column] or "" for row in rows}
     except csv.Error as error:
-        raise UserError(f"{file}: {error}") from None
+        raise ValueError(f"{file}: {error}") from None
 
 
 def _labels(rows: Sequence[Named], table: dict[str, str]) -> list[str]:
@@ -132,15 +143,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    index = open_index(arguments, page=arguments.output)
-    write_map(
+    from hierax.embedding.layout import has_tsne
+
+    index, method = open_index(arguments, page=arguments.output), arguments.method
+    count = min(arguments.points, len(index))
+    if count > _MANY and method != "pca" and has_tsne():
+        say(f"laying out {counted(count, noun(index))}, which takes t-SNE about a minute for 5,000")
+    places = write_map(
         index,
         arguments.output,
         points=arguments.points,
         thumbnails=arguments.thumbnails,
-        method=arguments.method,
+        method=method,
         color_by=arguments.color_by,
         fetch=arguments.fetch,
         max_pixels=arguments.max_pixels,
+        overwrite=arguments.overwrite,
     )
+    say_written(arguments.output)
+    if method == "auto" and places.method == "pca" and not has_tsne():
+        say(f"drawn by two principal components; t-SNE, which parts images better: {install_line('sklearn')}")
     return 0

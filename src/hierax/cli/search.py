@@ -29,7 +29,7 @@ from hierax.cli.terminal import Tally, say, tell
 if TYPE_CHECKING:
     import numpy as np
 
-    from hierax.embedding.index import Hit, Index
+    from hierax.embedding.index import Folders, Hit, Index
     from hierax.embedding.sources import Source
     from hierax.processing import ImageError
 
@@ -53,10 +53,11 @@ class Searched:
 
 
 def search(
-    index: Index,
-    queries: Sequence[str],
+    folder: Folders | Index,
+    queries: str | Path | Sequence[str | Path],
     *,
     top_k: int = 10,
+    column: str | None = None,
     threshold: float | None = None,
     approximate: bool | None = None,
     model: str | None = None,
@@ -68,9 +69,11 @@ def search(
     queries.
 
     Args:
-        index: the collection.
-        queries: ids or paths of rows, else images, folders or patterns; of a collection of videos, videos.
+        folder: of a collection, several, or a `hierax.Index` that is open.
+        queries: ids or paths of rows, else images, folders or patterns; of a collection of videos, videos. A row of the
+            collection needs no model, and is not among its own hits.
         top_k: hits per query.
+        column: name of the vectors; the first if None.
         threshold: least cosine similarity.
         approximate: see `hierax.Index.search`.
         model: Hub id, folder or file; the one that the collection names if None. Loaded for images only.
@@ -79,9 +82,23 @@ def search(
         on_progress: is called with the number of images read so far, and of all.
 
     Raises:
-        CollectionError: the model is not the one that made the collection.
+        CollectionError: those of `hierax.Index`; the model is not the one that made the collection.
         ValueError, OSError: those of `hierax.load` and `hierax.Index.search`.
     """
+    from hierax.embedding.index import Index
+
+    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    queries = [queries] if isinstance(queries, (str, Path)) else queries
+    return _search(
+        index, [os.fspath(query) for query in queries], top_k=top_k, threshold=threshold, approximate=approximate,
+        model=model, device=device, max_pixels=max_pixels, on_progress=on_progress,
+    )  # fmt: skip
+
+
+def _search(
+    index: Index, queries: Sequence[str], *, top_k: int, threshold: float | None, approximate: bool | None,
+    model: str | None, device: str, max_pixels: int | None, on_progress: Callable[[int, int], object] | None,
+) -> list[Searched]:  # fmt: skip
     import numpy as np
 
     named, problems = _resolved(index, queries)

@@ -189,6 +189,10 @@ def dataset_statistics(
     )
 
 
+stats = dataset_statistics
+"""`dataset_statistics` as `hierax.stats`, under the name of its command."""
+
+
 def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterator[_Measured | tuple[str, str]]:
     measure: Any = _Measure(dataset, max_pixels)
     if not workers:

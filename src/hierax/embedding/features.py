@@ -17,6 +17,7 @@ from hierax.embedding.store import Column, Manifest
 from hierax.engine import Engine
 from hierax.engine.cache import weights_digest
 from hierax.engine.exported import is_export
+from hierax.notices import notify
 from hierax.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
@@ -37,11 +38,12 @@ class FeatureExtractor:
     """An engine, and what of its outputs a collection keeps.
 
     Args:
-        model: any Hiera model of pictures or clips, or a Hub id, folder or file.
+        model: any Hiera model of pictures or clips, or a Hub id, folder or file; or an export of task "features", which
+            gives "pooled", or "backbone", which gives its stages. It is another model than its checkpoint.
         layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
             map).
         l2: divide vectors by their length; no maps.
-        size: side in pixels of the square that the model sees, instead of the checkpoint's.
+        size: side in pixels of the square that the model sees, instead of the checkpoint's; an export has its own.
         max_pixels: images of more pixels are refused; None is any number.
 
     Raises:
@@ -67,34 +69,54 @@ class FeatureExtractor:
             "backend": backend, "threads": threads, "calibration": calibration,
             "max_pixels": max_pixels,
         }  # fmt: skip
-        given = model if isinstance(model, Pretrained) else _loaded(os.fspath(model))
+        engine = _of_export(model, device=device, precision=precision, backend=backend, threads=threads)
+        given = engine or (model if isinstance(model, Pretrained) else _loaded(os.fspath(model)))
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(os.fspath(model))
-        self.untrained_norm = not isinstance(model, Pretrained) and "norm" in given.loading_report.renewed  # type: ignore[union-attr]
+        loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
+        self.untrained_norm = loaded is not None and "norm" in loaded.renewed
         video = given.config.is_video
         if given.config.axes != 2 and not video:
             raise ValueError(
                 f"{self.name} takes inputs of {given.config.axes} axes; expected a model of pictures or clips"
             )
         self.record, self.max_pixels = _record(given, size), max_pixels
+        if engine is not None and size is not None and (size, size) != given.config.image_size[-2:]:
+            raise ValueError(f"size is {size}; {self.name} was exported for {given.config.image_size[-2:]} alone")
         self.layers, self.l2 = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers)), l2
         if not self.layers:
             raise ValueError("layers is empty; expected at least one")
         states = self.layers != (POOLED,)
-        self.engine = Engine(
+        self.engine = given if isinstance(given, Engine) else Engine(
             given, device=device, precision=precision, backend=backend, threads=threads, hidden_states=states,
             processor=None if video else HieraImageProcessor(self.record, max_pixels=max_pixels),
             calibration=calibration,
         )  # fmt: skip
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
-        self.weights = weights_digest(given)
+        self.weights = weights_digest(given) if isinstance(given, Pretrained) else _digest(given)
         self.size = (self.record.crop_size["height"], self.record.crop_size["width"])
         self.shape = (self.record.num_frames, *self.size) if video and self.record.num_frames else self.size
         self.columns = tuple(self._column(layer) for layer in self.layers)
+        if engine is not None:
+            self._check_given()
         shape = (1, -1, *[1] * len(self.shape))
         scale = self.record.rescale_factor if self.record.do_rescale else 1.0
         mean, std = (self.record.image_mean, self.record.image_std) if self.record.do_normalize else ((0.0,), (1.0,))
         self._mean = torch.tensor(mean, dtype=torch.float32).view(shape) / scale
         self._std = torch.tensor(std, dtype=torch.float32).view(shape) / scale
+
+    def _check_given(self) -> None:
+        """Raises the `ValueError` that says which layers the export gives, where one is missing."""
+        backbone = self.engine.task == "backbone"
+        stages = self.config.out_features or self.config.stage_names[-1:]
+        allowed = stages if backbone else (POOLED,) if self.engine.task == "features" else ()
+        for layer in self.layers:
+            if layer.removesuffix("_map") not in allowed:
+                gives = f"gives {', '.join(allowed)}" if allowed else "gives no features"
+                raise ValueError(
+                    f"layer is {layer!r}; {self.name} is an export for {self.engine.task} and {gives}; expected the "
+                    f"checkpoint that it was made of, or an export made with --task "
+                    f"{'features' if layer == POOLED else 'backbone'}"
+                )
 
     def again(self, **changes: Any) -> FeatureExtractor:
         """Another one of the same model and settings, but for `changes`."""
@@ -138,6 +160,10 @@ class FeatureExtractor:
         if column.layer == POOLED:
             return out.pooler_output.float()
         stage, _, kind = column.layer.partition("_")
+        if self.engine.task == "backbone":
+            stages = self.config.out_features or self.config.stage_names[-1:]
+            features = out.feature_maps[stages.index(stage)].float()  # [B, C, h, w]
+            return features.flatten(1) if kind else features.flatten(2).mean(2)
         grid = out.reshaped_hidden_states[int(stage[5:])].float()  # [B, h, w, C]
         return grid.movedim(-1, 1).flatten(1) if kind else grid.flatten(1, -2).mean(1)
 
@@ -168,23 +194,38 @@ def _located(source: str) -> str:
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
+def _of_export(model: object, **settings: Any) -> Engine | None:
+    """An engine of an export; says how far it is from its checkpoint."""
+    if not is_export(model):
+        return None
+    engine = Engine(os.fspath(model), **settings)  # type: ignore[arg-type]
+    assert engine.exported is not None
+    notify(f"{model} is {engine.exported.describe()}; its vectors are compared with those of this export alone")
+    return engine
+
+
+def _digest(engine: Engine) -> str:
+    assert engine.exported is not None
+    return engine.exported.digest
+
+
 def _loaded(source: str) -> Pretrained:
     """The model for features; of a MAE's file the pooled features get a norm that does nothing."""
     from hierax.checkpoint.hub import HubOptions
     from hierax.checkpoint.opened import open_checkpoint
     from hierax.models import HieraModel
 
-    if is_export(source):
-        raise ValueError(f"{source} is an export; embed needs the checkpoint that it was made of")
     opened = open_checkpoint(source, HubOptions(), None)
     new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
     return HieraModel.from_pretrained(source, new=new)
 
 
-def _record(model: Pretrained, size: int | None) -> Preprocessing:
+def _record(model: Pretrained | Engine, size: int | None) -> Preprocessing:
     """How pictures become pixels of one size: as the checkpoint says, or the same part of them at another size."""
     config = model.config
-    record = model.preprocessing or (KINETICS.replace(num_frames=None) if config.is_video else IMAGENET)
+    record = (model.record if isinstance(model, Engine) else model.preprocessing) or (
+        KINETICS.replace(num_frames=None) if config.is_video else IMAGENET
+    )
     if config.is_video:
         record = with_frames(record, config.image_size[0])
     if record.do_center_crop and size is None:

@@ -68,7 +68,9 @@ class Engine:
         task: as in `hierax.load`: "classification", "video-classification", "features", "backbone" or "mae".
         source: where the weights are from, where that is known.
         device, precision, backend: what runs.
-        processor, preprocessing: makes pixels of pictures, and as which record says.
+        processor, preprocessing: makes pixels of pictures, and as which record says; `record` is None where the model
+            states none.
+        exported: what is run where that is an export, with the report of how close it is to its checkpoint; else None.
 
     Raises:
         ValueError: an unknown name or a combination that cannot be; what `hierax.load` raises.
@@ -115,7 +117,8 @@ class Engine:
         self.signature = Signature.of(self._model, hidden_states=hidden_states)
         self.processor = processor or HieraImageProcessor(self._model.preprocessing or default_record(self.config))
         on_device = processor is None and choice.device.type == "cuda"
-        self.preprocessing = self.processor.record
+        self.preprocessing, self.record = self.processor.record, self._model.preprocessing
+        self.exported = exported
         self._device_pixels = DevicePixels(self.processor, choice.device) if on_device else None
         self.threads = threads
         self._calibration = calibration

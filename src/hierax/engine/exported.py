@@ -26,6 +26,7 @@ from hierax.processing.record import FILE_NAME
 RECORD = "export.json"
 VERSION = 1
 """Of the record; folders of a later one are refused."""
+_BESIDE = (RECORD, FILE_NAME)  # that change nothing of what the model computes
 _SUFFIXES = {Path(kind.file).suffix for kind in FORMATS.values()}
 
 
@@ -131,6 +132,16 @@ class Exported:
             raise ValueError(f"{path}: version {version} was written by a later hierax; this one reads {VERSION}")
         found._check_files()
         return found
+
+    @property
+    def digest(self) -> str:
+        """Of the file and its weights: two exports of one checkpoint are different models."""
+        kept = {name: entry["sha256"] for name, entry in sorted(self.files.items()) if name not in _BESIDE}
+        return hashlib.sha256(json.dumps([self.format, kept]).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """Its format and precision, and how close it was to its checkpoint, in words."""
+        return f"an export ({self.format}, {self.precision}); beside its checkpoint: {self.report}"
 
     def _check_files(self) -> None:
         for name, record in self.files.items():

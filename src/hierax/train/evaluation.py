@@ -22,7 +22,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.parallel import default_workers, world
 from hierax.train.plots import draw_confusion
-from hierax.train.predictions import Inputs, Predictions, predict
+from hierax.train.predictions import Inputs, Predictions, Runnable, predict
 from hierax.train.prepare import convention, levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors
@@ -88,7 +88,7 @@ class Evaluation:
 def evaluate(
     data: Setting,
     *,
-    model: Setting | Pretrained,
+    model: Setting | Pretrained | Runnable,
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
@@ -100,7 +100,7 @@ def evaluate(
     Args:
         data: what `hierax.data.open_dataset` takes; of a folder with `val/` in it, that; of what a run was trained on,
             what it held out. Class folders are matched to the model's labels by name.
-        model: a classifier, or a checkpoint or run to load one from.
+        model: a classifier, or a checkpoint or run to load one from; or a `hierax.Engine`, which runs an export too.
         workers: processes that decode; None is none for few samples, else one less than there are cores.
         views: of videos, windows in time and crops of each; their probabilities are averaged. Kinetics is (5, 3).
         max_pixels: images of more pixels are unreadable; None is any number.
@@ -109,15 +109,20 @@ def evaluate(
         ValueError: the model is no classifier, or the data has other classes; several views of what is no video.
         TrainingStopped: memory, a worker or another rank was lost.
     """
-    classifier = model if isinstance(model, Pretrained) else _classifier(os.fspath(model))
-    if not isinstance(classifier, (HieraForImageClassification, HieraForVideoClassification)):
-        raise ValueError(f"the model is a {type(classifier).__name__}; expected a classifier, or a probe")
+    classifier = _classifier(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
+    if isinstance(classifier, Pretrained):
+        if not isinstance(classifier, (HieraForImageClassification, HieraForVideoClassification)):
+            raise ValueError(f"the model is a {type(classifier).__name__}; expected a classifier, or a probe")
+    elif "classification" not in classifier.task:
+        raise ValueError(f"the model is for {classifier.task}; expected a classifier")
     config = classifier.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    part, note = _of_run(data, model)
+    place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
+    part, note = _of_run(data, place)
     dataset = _matched(_held(data) if part is None else part, labels)
     with world(device) as here:
-        classifier = classifier.to(here.device).eval()
+        if isinstance(classifier, Pretrained):
+            classifier = classifier.to(here.device).eval()
         inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
         with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told():
@@ -174,9 +179,9 @@ def probe_features(
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
 
 
-def _of_run(data: Setting, model: Setting | Pretrained) -> tuple[Dataset | None, str | None]:
+def _of_run(data: Setting, model: Setting | None) -> tuple[Dataset | None, str | None]:
     """What the run `model` held out of `data`, where it was trained on these, and a note on it."""
-    if isinstance(model, Pretrained):
+    if model is None:
         return None, None
     places = (Path(model), Path(model).resolve().parent)  # the run, or one of the models in it
     record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
@@ -240,10 +245,12 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
         raise ValueError(f"the data do not fit the model: {error}") from None
 
 
-def _inputs(dataset: Dataset, model: Pretrained, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)) -> Inputs:
+def _inputs(
+    dataset: Dataset, model: Pretrained | Runnable, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)
+) -> Inputs:
     """How the model sees the dataset, and its mean and deviation in grey levels, or in the array's units."""
     config = model.config
-    record = model.preprocessing
+    record = model.preprocessing if isinstance(model, Pretrained) else model.record
     if dataset.arrays and record is None:  # a checkpoint that was not trained here
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
         return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierax.config import HieraConfig
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.data.view import EvaluationView
 from hierax.pretrained import Pretrained
+from hierax.processing import Preprocessing
 from hierax.train.objective import Objective
 from hierax.train.parallel import World
 from hierax.train.progress import Interrupted
@@ -81,6 +83,27 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
     return precision[positives > 0].mean().item()
 
 
+class Runnable(Protocol):
+    """A classifier that is no module: `hierax.Engine`, on a checkpoint or an export.
+
+    Attributes:
+        task: as in `hierax.load`.
+        record: how pixels are made, where it says so.
+        source: where the weights are from, where that is known.
+        device: where its outputs are.
+    """
+
+    task: str
+    config: HieraConfig
+    record: Preprocessing | None
+    source: str | None
+    device: torch.device
+
+    def __call__(self, *, pixel_values: Tensor) -> Any:
+        """An output that has `logits` `[B, classes]`."""
+        ...
+
+
 def never() -> bool:
     """That an evaluation is not to be given up."""
     return False
@@ -97,7 +120,7 @@ class Inputs:
 
 @torch.no_grad()
 def predict(
-    model: Pretrained,
+    model: Pretrained | Runnable,
     inputs: Inputs,
     world: World,
     *,
@@ -138,11 +161,11 @@ def predict(
     return Predictions(indices[order], logits[order], labels[order], problems)
 
 
-def _logits(model: Pretrained, pixels: Tensor, inputs: Inputs) -> Tensor:
+def _logits(model: Pretrained | Runnable, pixels: Tensor, inputs: Inputs) -> Tensor:
     """Logits `[B, classes]`; of samples that are seen in several views, those of the mean of their probabilities."""
 
     def of(part: Tensor) -> Tensor:
-        logits = model(normalised(part, model, inputs.mean, inputs.std)).logits
+        logits = model(pixel_values=normalised(part, model, inputs.mean, inputs.std)).logits
         return logits if logits.dtype == torch.float64 else logits.float()
 
     if inputs.view.views == (1, 1):
@@ -217,9 +240,10 @@ def check_stop(world: World, stop: Callable[[], bool]) -> None:
         raise Interrupted
 
 
-def normalised(pixels: Tensor, model: Pretrained, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalised(pixels: Tensor, model: Pretrained | Runnable, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels of a batch as the model takes them, on its device."""
-    kind: Any = torch.float64 if model.dtype == torch.float64 else torch.float32
+    double = isinstance(model, Pretrained) and model.dtype == torch.float64
+    kind: Any = torch.float64 if double else torch.float32
     shape = (1, -1, *[1] * (pixels.ndim - 2))
     centre, spread = (torch.tensor(values, dtype=kind, device=model.device).view(shape) for values in (mean, std))
     return (pixels.to(model.device, kind) - centre) / spread
