@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hierax.atomic import written
 from hierax.cli.collection import (
     add_collection,
     check_page,
@@ -21,7 +22,6 @@ from hierax.cli.collection import (
 )
 from hierax.cli.loading import MAX_PIXELS, positive
 from hierax.cli.terminal import UserError, say
-from hierax.cli.writing import written
 from hierax.extras import install_line
 
 if TYPE_CHECKING:
