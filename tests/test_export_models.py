@@ -23,7 +23,7 @@ FORMATS = ("pt2", "onnx", "openvino")
 SHALLOW: dict[str, Any] = {
     "depths": (1, 1), "num_heads": (1, 2), "masked_unit_attention": (True, False), "num_query_pool": 1,
 }  # fmt: skip
-RECORD = Preprocessing(size=72, crop_size=64, image_mean=(0.4, 0.5, 0.6))
+RECORD = Preprocessing().replace(size=72, crop_size=64, image_mean=(0.4, 0.5, 0.6))
 
 
 def save_noise(path: Path, *, seed: int) -> Path:
