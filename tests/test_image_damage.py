@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,3 +96,38 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_by_every_reader() -> None:
     for read in readers(data[:-2] + scan * 1000 + data[-2:]).values():
         with pytest.raises(ImageError, match="a JPEG of more than 100 scans"):
             read()
+
+
+def png(*chunks: tuple[bytes, bytes], width: int = 64, after: int = 0) -> bytes:
+    """A gray PNG of 64 rows with chunks before its pixels, and empty ones after them."""
+    head = struct.pack(">IIBBBBB", width, 64, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(65 * 64))
+    every = [(b"IHDR", head), *chunks, (b"IDAT", pixels), *[(b"teSt", b"")] * after, (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in every]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (png(*[(b"teSt", b"")] * 12_000), "a PNG of more than 10,"),
+        (png(after=12_000), "a PNG of more than 10,"),
+        (png((b"iCCP", b"a\0\0" + zlib.compress(bytes(5_000_000), 9))), "MAX_TEXT_CHUNK"),
+        (png(*[(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000)))] * 80), "Too much memory"),
+        (png(width=2_000_000), "a side of 2,000,000 pixels; expected at most 1,048,576"),
+    ],
+)
+def test_a_png_that_costs_far_more_than_an_image_is_refused_by_every_reader(data: bytes, problem: str) -> None:
+    for read in readers(data).values():
+        with pytest.raises(ImageError, match=problem):
+            read()
+
+
+def test_one_bad_file_is_one_row_of_errors(tmp_path: Path) -> None:
+    from hierax.embedding import embed
+
+    (tmp_path / "bomb.png").write_bytes(png(*[(b"teSt", b"")] * 12_000))
+    (tmp_path / "cut.jpg").write_bytes(damaged(jpeg())["cut"])
+    (tmp_path / "good.jpg").write_bytes(jpeg())
+    report = embed(tmp_path, tmp_path / "out", workers=0)
+    assert (report.rows, report.errors) == (1, 2)

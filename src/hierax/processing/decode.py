@@ -30,6 +30,8 @@ DEFAULT_MAX_PIXELS = 178_956_970
 _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")
 _UNSURE = ("BMP", "PPM", "ICO", "DDS", "DIB", "SGI", "SUN")
 _JPEG = ("JPEG", "MPO")
+_LONGEST = 1 << 20  # pixels of a side
+_CHUNKS = 10_000  # of a PNG, and one more for each kB: an image has no need of empty ones, which take long to read
 _LARGE = 1 << 26  # pixels; beyond, arrays of the fast way would take over twice the memory of Pillow's
 _NOT_AN_IMAGE = "not an image (PNG, JPEG, WebP, … are read)"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
@@ -103,6 +105,8 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
     for kind, factory, verdict in _plugins(start):
         if isinstance(verdict, str):
             raise RefusedError(name, f"a {kind} image, which this Pillow cannot decode")
+        if kind == "PNG":
+            _check_chunks(stream, name, until=b"IDAT")
         stream.seek(0)
         try:
             image = factory(stream, "")
@@ -141,6 +145,8 @@ def check_pixels(size: tuple[int, int], *, name: str, max_pixels: int | None) ->
     width, height = size
     if width <= 0 or height <= 0:
         raise ImageError(name, f"has no pixels ({width} x {height})")
+    if max(width, height) > _LONGEST:  # resized, its other side would come to far too many pixels
+        raise ImageError(name, f"a side of {max(width, height):,} pixels; expected at most {_LONGEST:,}")
     if max_pixels is not None and width * height > max_pixels:
         raise RefusedError(
             name, f"larger than --max-pixels {max_pixels} allows ({width} x {height} pixels; in Python: max_pixels)"
@@ -171,12 +177,27 @@ def _check_sums(stream: BinaryIO, name: str) -> None:
     """Raises `ImageError` for a PNG whose checksums are wrong: Pillow decodes its pixels without a look at them."""
     place = stream.tell()
     stream.seek(0)
+    data = stream.read()
+    _check_chunks(stream, name)
     try:
-        PngImagePlugin.PngImageFile(io.BytesIO(stream.read())).verify()
+        PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
     except Exception as error:
         raise ImageError(name, f"damaged or truncated ({error})") from error
     finally:
         stream.seek(place)
+
+
+def _check_chunks(stream: BinaryIO, name: str, *, until: bytes = b"") -> None:
+    """Raises `ImageError` for a PNG of far more chunks, up to the first one called `until`, than its bytes need."""
+    size, place = stream.seek(0, os.SEEK_END), 8
+    most = _CHUNKS + size // 1024
+    for _ in range(most):
+        stream.seek(place)
+        head = stream.read(8)
+        if len(head) < 8 or head[4:] == until:
+            return
+        place += 12 + int.from_bytes(head[:4], "big")
+    raise ImageError(name, f"a PNG of more than {most:,} chunks for {size:,} bytes")
 
 
 _quiet_lock = threading.Lock()
