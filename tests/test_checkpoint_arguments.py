@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hierax import AutoImageProcessor, HieraForImageClassification, HieraForPreTraining, HieraModel, load
+from hierax import AutoImageProcessor, Engine, HieraForImageClassification, HieraForPreTraining, HieraModel, load
 from small import image_config, pixels, randomise
 
 Save = Callable[..., Path]
@@ -181,3 +181,21 @@ def test_position_embeddings_and_single_blocks_start_anew(folder: Path) -> None:
 def test_modules_that_there_are_not_are_named(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"new names blocks.99.*; parts are encoder, .*, and modules in them"):
         CLASSES.from_pretrained(folder, new=("blocks.99",))
+
+
+@pytest.mark.parametrize("source", [None, 3, b"hierax/femto", ["hierax/femto"], {}])
+@pytest.mark.parametrize("opened", [load, HieraModel.from_pretrained, AutoImageProcessor.from_pretrained, Engine])
+def test_a_source_of_another_type_is_named(opened: Any, source: Any) -> None:
+    with pytest.raises(TypeError, match=rf"{type(source).__name__}; expected a .*(name|path)"):
+        opened(source)
+
+
+@pytest.mark.parametrize("opened", [load, HieraModel.from_pretrained, AutoImageProcessor.from_pretrained, Engine])
+def test_an_empty_name_is_not_the_current_folder(opened: Any) -> None:
+    with pytest.raises(ValueError, match=r"name is empty; expected a name, a path or a Hub id"):
+        opened("")
+
+
+@pytest.mark.parametrize("page", ["https://huggingface.co/hierax/femto", "huggingface.co/hierax/femto/tree/main"])
+def test_the_page_of_a_model_is_its_id(page: str) -> None:
+    assert type(load(page)).__name__ == "HieraForImageClassification"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,12 +41,43 @@ pytest_plugins = ("command_line",)
             "transformers, official, timm; hierax export --format onnx writes ONNX",
         ),
         ("classify", "the following arguments are required: FILE (see hierax classify --help)"),
+        ("classify --modle x", "no option --modle; did you mean --model? (see hierax classify --help)"),
+        ("embed a --outptu x", "no option --outptu; did you mean --output? (see hierax embed --help)"),
+        ("--debug search --topk=3", "no option --topk; did you mean --top-k? (see hierax search --help)"),
+        ("convert a --two timm", "no option --two"),
+        ("evaluate --device cpu --bs 3", "no option --bs"),
+        ("export --nonsense", "no option --nonsense (see hierax export --help)"),
+        ("classify a.jpg --json=3", "argument --json: takes no value; '3' was given (see hierax classify --help)"),
     ],
 )
 def test_a_wrong_line_is_answered_by_what_was_meant(run: Run, line: str, said: str) -> None:
     code, out, err = run(*line.split())
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert said in err
+
+
+def test_a_file_that_begins_with_a_dash_is_told_from_an_option(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.jpg").touch()
+    for command in ("classify", "embed", "pretrain"):
+        code, out, err = run(command, "-dash.jpg")
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert "no option -dash.jpg; for the file of that name write ./-dash.jpg" in err
+    code, out, err = run("classify", "--", "-dash.jpg")
+    assert (code, out) == (2, "")
+    assert "-dash.jpg: an empty file" in err
+
+
+def test_a_file_without_a_command_is_answered_by_the_command(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jpg").touch()
+    code, _, err = run("a.jpg")
+    assert code == 2
+    assert "no command 'a.jpg'; did you mean hierax classify a.jpg? (see hierax --help)" in err
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,61 @@ def test_a_pipe_is_no_data_and_no_checkpoint_and_says_that_it_is_a_pipe(tmp_path
         load(pipe)
     with pytest.raises(ValueError, match=said):
         open_dataset(pipe)
+
+
+def by_pattern_of_embed(pattern: str) -> list[str]:
+    return [source.path for source in list_sources([pattern])]
+
+
+def by_pattern_of_commands(pattern: str) -> list[str]:
+    files, problems = expand([pattern])
+    assert problems == []
+    return [os.path.abspath(file) for file in files]
+
+
+def by_pattern_of_training(pattern: str) -> list[str]:
+    found = open_dataset(pattern, labels=False)
+    return [os.path.abspath(found.sample(index).name) for index in range(len(found))]
+
+
+@pytest.mark.parametrize("matched", [by_pattern_of_embed, by_pattern_of_commands, by_pattern_of_training])
+@pytest.mark.parametrize("pattern", ["{}/**/*.png", "**/*.png", "./**/*.png", "**/*", "**", "{}/**"])
+def test_a_pattern_names_each_file_once_where_links_lead_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matched: Callable[[str], list[str]], pattern: str
+) -> None:
+    for name in ("1.png", "a/2.png", "a/b/3.png", "[c]/4.png"):
+        write(tmp_path / name)
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "a" / "b" / "self").symlink_to(".", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    found = [os.path.relpath(path, tmp_path) for path in matched(pattern.format(tmp_path))]
+    assert sorted(found) == ["1.png", "[c]/4.png", "a/2.png", "a/b/3.png"]
+
+
+def test_a_pattern_that_matches_folders_means_what_is_in_them(tmp_path: Path) -> None:
+    for name in ("a/x/1.png", "b/2.png"):
+        write(tmp_path / name)
+    for matched in (by_pattern_of_embed, by_pattern_of_commands):
+        assert [os.path.relpath(path, tmp_path) for path in matched(f"{tmp_path}/*")] == ["a/x/1.png", "b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("-", "-: standard input is not read"),
+        ("https://example.org/a.jpg", "an address, which this command does not fetch; download the file first"),
+        ("https://example.org/a.jpg?size=3", "an address, which this command does not fetch"),
+        ("file:///photos/a.jpg", "an address; expected a path (/photos/a.jpg)"),
+        ("broken.jpg", "broken.jpg: no such file; it is a link to nowhere.jpg"),
+        ("circle.jpg", "circle.jpg: no such file; it is a link to circle.jpg"),
+    ],
+)
+def test_a_name_that_is_no_file_is_said_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.jpg").symlink_to("nowhere.jpg")
+    Path("circle.jpg").symlink_to("circle.jpg")
+    files, problems = expand([given])
+    assert files == []
+    assert [said in str(problem) for problem in problems] == [True]

@@ -389,8 +389,11 @@ def variant_config(name: str, **overrides: Any) -> HieraConfig:
     """A named variant with `overrides` of its fields; an `image_size` of 1 or 3 entries makes an image's 1-D or 3-D.
 
     Raises:
+        TypeError: for a name that is no text.
         ValueError: for an unknown variant or field (it lists those there are), or a bad value (it names the field).
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name is a {type(name).__name__}; expected the name of a variant, such as 'hiera_tiny_224'")
     if name not in VARIANTS:
         near = did_you_mean(name, VARIANTS)
         raise ValueError(f"{name!r} is not a variant{near}; variants are {', '.join(VARIANTS)}")

@@ -42,9 +42,10 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
     Raises:
         ValueError: a model of other inputs; an odd number of frames; another word for `patch`.
     """
+    from hierax.checkpoint.files import source_name
     from hierax.checkpoint.load import load
 
-    model = source if isinstance(source, Pretrained) else load(os.fspath(source))
+    model = source if isinstance(source, Pretrained) else load(source_name(source))
     if model.config.axes != 2:
         raise ValueError(f"{type(model).__name__} takes {model.config.axes} axes; expected an image model")
     if frames < 2 or frames % 2:

@@ -14,9 +14,12 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
     each be true (binary cross entropy).
 
     Raises:
+        TypeError: labels that are no tensor.
         ValueError: labels whose shape does not go with the logits, or that are not among the classes (on a GPU the
             device itself stops).
     """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels is a {type(labels).__name__}; expected a tensor")
     kind = config.problem_type
     if kind is None:
         integers = not (labels.is_floating_point() or labels.dtype == torch.bool)

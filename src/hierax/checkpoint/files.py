@@ -1,6 +1,8 @@
 """From a source (id, folder, file) to its files, and from a file to its tensors; failures name what failed."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_c
 INDEX = ".index.json"
 _WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
 RUN = "run.json"
+_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/\s]+/[^/\s?#]+)(?:/tree/main)?/?$")
 TENSOR_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 """Names of files that hold tensors, or are damaged; others, as .ckpt and .pth.tar, are known by their content."""
 _MOST_TENSORS, _MOST_SHARDS = 20_000, 1_000
@@ -92,11 +95,12 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
         OSError: nothing there, or the Hub cannot be reached and nothing of it is in the cache.
         ValueError: a file that is no tensor file, a folder without weights, JSON that is none.
     """
-    path, name = Path(source), str(source)
+    name = source_name(source)
+    path = Path(name)
     if path.is_file():
         if path.suffix not in TENSOR_SUFFIXES and not path.name.endswith(INDEX) and not is_tensor_file(path):
             raise ValueError(f"{path}: {explain_file(path)}")
-        return Source(str(source), path)
+        return Source(name, path)
     if path.exists() and not path.is_dir():
         check_named(path)
     record = find_record(name)
@@ -117,6 +121,24 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
     config = read_json(fetch(repository, CONFIG, hub))
     found = _fetch_weights(repository, hub) if weights else None
     return Source(name, found, config, _fetch_processor(repository, hub, lenient=weights or record is not None), record)
+
+
+def source_name(source: str | os.PathLike[str]) -> str:
+    """The name or path of a checkpoint, as text; of the page of a model on the Hub the model's id.
+
+    Raises:
+        TypeError: something that is neither.
+        ValueError: an empty name, which would be the current folder.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"the checkpoint is a {type(source).__name__}; expected a name, a path or a Hub id, such as 'hierax/femto'"
+        )
+    name = os.fspath(source)
+    if not name:
+        raise ValueError("the checkpoint's name is empty; expected a name, a path or a Hub id, such as 'hierax/femto'")
+    page = _PAGE.match(name)
+    return page[1] if page and not Path(name).exists() else name
 
 
 def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord | None = None) -> Source:

@@ -42,6 +42,7 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
 def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]:
     from hierax.notices import LeftOut
     from hierax.processing import ImageError
+    from hierax.processing.paths import matches
 
     if not given:
         raise ImageError("''", "an empty name; expected a file, folder or pattern")
@@ -56,16 +57,31 @@ def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]
         return files
     if path.exists():
         return [path]
-    if not glob.has_magic(given):
-        raise ImageError(given, "no such file")
+    if "://" in given or not glob.has_magic(given):
+        raise ImageError(given, _why_missing(given))
     files: list[Path] = []
     left = LeftOut(given)
-    for match in sorted(map(Path, glob.glob(given, recursive=True))):
+    for match in map(Path, matches(given)):
         files += _below(match, left, problems, clips=clips) if match.is_dir() else [match]
     if not files:
         raise ImageError(given, "no file matches this pattern")
     left.tell()
     return files
+
+
+def _why_missing(given: str) -> str:
+    """What is wrong with the name of a file that is not there."""
+    if given == "-":
+        return "standard input is not read; expected a file, folder or pattern"
+    if given.startswith("file://"):
+        return f"an address; expected a path ({given.removeprefix('file://')})"
+    if "://" in given:
+        return "an address, which this command does not fetch; download the file first (hierax embed reads addresses)"
+    if given.startswith("~") and os.path.exists(os.path.expanduser(given)):
+        return f"no such file; expected {os.path.expanduser(given)} (the shell does not expand ~ within quotes)"
+    if os.path.islink(given):
+        return f"no such file; it is a link to {os.readlink(given)}"
+    return "no such file"
 
 
 def _below(folder: Path, left: LeftOut, problems: list[ImageError], *, clips: bool) -> list[Path]:

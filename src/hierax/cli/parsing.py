@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,13 +111,13 @@ def parse(
     """
     named = next((text for text in argv if not text.startswith("-")), None)
     if named is not None and named not in commands:
-        parser.error(f"no command {named!r}{_did_you_mean(_meant(named, commands))}")
-    if (empty := _empty(argv)) is not None:
-        commands.get(named or "", parser).error(empty)
+        parser.error(f"no command {named!r}{_did_you_mean(_meant(named, commands) or _with_a_command(named))}")
+    command = commands.get(named or "", parser)
+    if (wrong := _empty(argv) or _misspelled(command, argv)) is not None:
+        command.error(wrong)
     arguments, rest = parser.parse_known_args(argv)
     unknown = [text for text in rest if text.startswith("-") or "settings" not in arguments]
     if unknown:
-        command = commands.get(named or "", parser)
         command.error(_unknown(unknown, command, argv, settings="settings" in arguments))
     if rest:
         arguments.settings += rest
@@ -135,6 +136,35 @@ def _empty(argv: Sequence[str]) -> str | None:
     return None
 
 
+def _misspelled(command: argparse.ArgumentParser, argv: Sequence[str]) -> str | None:
+    """An option that the command does not have: said before what is missing, which it may have been meant to give."""
+    named = command.prog.rpartition(" ")[2]
+    if named not in argv:
+        return None
+    known = {option: action for action in command._actions for option in action.option_strings}
+    own = list(argv)[list(argv).index(named) + 1 :]
+    value_of: argparse.Action | None = None  # the option that the next argument may belong to
+    for text in own:
+        name = text.partition("=")[0]
+        if text == "--" or name in ("-h", "--help"):  # what follows are names of files; help comes whatever is wrong
+            return None
+        if name in known:
+            value_of = known[name] if name == text and known[name].nargs != 0 else None
+            continue
+        is_number = re.fullmatch(r"-\d+|-\d*\.\d+", text) is not None  # as argparse has it: a value
+        if not text.startswith("-") or text == "-" or is_number or text[:2] in known or " " in text:
+            value_of = None
+            continue
+        if value_of is not None:
+            return None  # argparse says that this option has no value
+        return _unknown([text], command, argv, settings=_takes_settings(command))
+    return None
+
+
+def _takes_settings(command: argparse.ArgumentParser) -> bool:
+    return any(action.dest == "settings" for action in command._actions)
+
+
 def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Sequence[str], *, settings: bool) -> str:
     """What is wrong with arguments that a command does not take."""
     options = [text for text in unknown if text.startswith("-") and len(text) > 1]
@@ -145,6 +175,8 @@ def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Seq
         following = list(argv)[list(argv).index(options[0]) + 1 :][:1]
         stated = value if mark else following[0] if following and not following[0].startswith("-") else "VALUE"
         return f"no option {name}; settings are written {field}={stated}"
+    if os.path.exists(options[0]):
+        return f"no option {options[0]}; for the file of that name write ./{options[0]}"
     shown = [action for action in command._actions if action.help != argparse.SUPPRESS]
     known = [option for action in shown for option in action.option_strings]
     meant = _OPTIONS.get(name)
@@ -170,6 +202,11 @@ def _meant(name: str, commands: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def _with_a_command(name: str) -> str | None:
+    """The line that somebody who named only a file or folder may want."""
+    return f"hierax classify {name}" if os.path.exists(name) else None
+
+
 def _did_you_mean(text: str | None) -> str:
     return f"; did you mean {text}?" if text else ""
 
@@ -179,11 +216,14 @@ _HINTS = {
     ("argument --to", "openvino"): "hierax export --format openvino writes OpenVINO",
     ("argument --to", "pt2"): "hierax export --format pt2 writes torch.export",
 }
+_SWITCH = re.compile(r"ignored explicit argument '(?P<given>.*)'$")
 _CHOICE = re.compile(r"invalid choice: '(?P<given>.*)' \(choose from (?P<known>.*)\)$")
 
 
 def _with_suggestion(message: str) -> str:
     """argparse's message about a choice in our words; others as they are."""
+    if switch := _SWITCH.search(message):
+        return f"{message[: switch.start()]}takes no value; {switch['given']!r} was given"
     found = _CHOICE.search(message)
     if found is None:
         return message

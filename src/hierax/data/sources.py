@@ -27,6 +27,7 @@ from hierax.processing.paths import (
     check_named,
     check_regular,
     count_left_out,
+    matches,
     suffix_of,
     walk,
 )
@@ -328,7 +329,7 @@ def _files(text: str) -> list[Path]:
         return [file for part in texts for file in _files(part)]
     if not glob.has_magic(text):
         raise ValueError(f"{text}: no such file or folder; {_ALLOWED}")
-    files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if os.path.isfile(name)]
+    files = [Path(name) for name in matches(text) if os.path.isfile(name)]
     files = [file for file in files if file.suffix.lower() in _KINDS]
     if not files:
         raise ValueError(f"{text}: no file matches; {_ALLOWED}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierax.checkpoint.files import source_name
 from hierax.embedding.store import Column, Manifest
 from hierax.engine import Engine
 from hierax.engine.cache import weights_digest
@@ -70,8 +71,8 @@ class FeatureExtractor:
             "max_pixels": max_pixels,
         }  # fmt: skip
         engine = _of_export(model, device=device, precision=precision, backend=backend, threads=threads)
-        given = engine or (model if isinstance(model, Pretrained) else _loaded(os.fspath(model)))
-        self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(os.fspath(model))
+        given = engine or (model if isinstance(model, Pretrained) else _loaded(source_name(model)))
+        self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(source_name(model))
         loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
         self.untrained_norm = loaded is not None and "norm" in loaded.renewed
         video = given.config.is_video

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,6 +105,27 @@ def _ordered(parts: Sequence[Found], k: int | None) -> Found:
     return query[order], row[order], score[order]
 
 
+def _folders(folder: Folders) -> list[Path]:
+    """The folders of one or of several collections.
+
+    Raises:
+        TypeError: something that is no path.
+        ValueError: no folder at all, or an empty path, which would be the current folder.
+    """
+    one = isinstance(folder, (str, os.PathLike))
+    if not one and (not isinstance(folder, Iterable) or isinstance(folder, bytes)):
+        raise TypeError(f"folder is a {type(folder).__name__}; expected the path of a collection, or several")
+    folders = [folder] if one else list(folder)
+    if not folders:
+        raise ValueError("folder is an empty list; expected at least one collection")
+    for path in folders:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"folder holds a {type(path).__name__}; expected paths of collections")
+        if not os.fspath(path):
+            raise ValueError("folder is an empty path; expected the path of a collection")
+    return [Path(path) for path in folders]
+
+
 class Index:
     """A collection, or several that were made in the same way, to search in.
 
@@ -120,9 +142,7 @@ class Index:
     """
 
     def __init__(self, folder: Folders, *, column: str | None = None) -> None:
-        self.folders = [Path(folder)] if isinstance(folder, (str, Path)) else [Path(f) for f in folder]
-        if not self.folders:
-            raise ValueError("folder is an empty list; expected at least one collection")
+        self.folders = _folders(folder)
         self.manifest = Manifest.read(self.folders[0])
         for other in self.folders[1:]:
             advice = f"{other} cannot be searched with it"

@@ -29,6 +29,7 @@ from hierax.processing.paths import (
     VIDEO_SUFFIXES,
     NotRegularError,
     find_files,
+    matches,
     opened_regular,
 )
 
@@ -314,9 +315,13 @@ def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:
     elif os.path.exists(given):
         yield from _of_file(os.path.abspath(given), kinds)
     elif glob.has_magic(given):
-        for match in sorted(glob.glob(given, recursive=True)):
-            if not os.path.isdir(match):
-                yield from _of_file(os.path.abspath(match), kinds)
+        for match in matches(given):
+            if os.path.isdir(match):
+                found = sorted(_files_below(match, kinds.suffixes, kinds.left))
+            else:
+                found = [os.path.abspath(match)]
+            for path in found:
+                yield from _of_file(path, kinds)
     else:
         raise NoSourcesError(given, "no such file or folder")
 

@@ -26,6 +26,7 @@ def opened_model(
     model: Pretrained | str | os.PathLike[str], task: str | None, out_features: Sequence[str] | None
 ) -> Pretrained:
     """The model itself in eval mode, or one that was loaded."""
+    from hierax.checkpoint.files import source_name
     from hierax.checkpoint.load import load
     from hierax.encoder import Hiera
     from hierax.models import HieraBackbone
@@ -40,5 +41,5 @@ def opened_model(
         # a copy: the caller may train on, and what is compiled later must be what the cache's key says
         return copy.deepcopy(model).to("cpu", torch.float32).eval()
     if out_features is not None:
-        return HieraBackbone.from_pretrained(os.fspath(model), out_features=out_features)
-    return load(os.fspath(model), task=task)
+        return HieraBackbone.from_pretrained(source_name(model), out_features=out_features)
+    return load(source_name(model), task=task)

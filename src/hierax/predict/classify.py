@@ -99,9 +99,9 @@ def classify(
         ValueError: the model is no classifier, or takes neither images nor clips; those of `hierax.Engine`.
         OSError: those of `hierax.load`.
     """
-    from hierax.predict.inputs import open_predictor
+    from hierax.predict.inputs import image_paths, open_predictor
 
-    paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
+    paths = image_paths(images)
     opened = open_predictor(
         model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size,
         max_pixels=max_pixels,
@@ -124,8 +124,8 @@ def predictions(
     if opened.task != "classification":
         such = CLASSIFIER if opened.config.is_video else FEMTO
         raise ValueError(f"this model is for {opened.task}; classify needs a classifier, such as {such}")
-    if top_k < 1:
-        raise ValueError(f"top_k is {top_k}; expected at least 1")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k is {top_k!r}; expected a whole number, at least 1")
     processor = opened.processor()
     if isinstance(processor, HieraVideoProcessor):
         return (_video(path, opened, processor, views=views, top_k=top_k) for path in paths)

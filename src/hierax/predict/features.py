@@ -18,7 +18,16 @@ from hierax.checkpoint.bundled import FEMTO
 from hierax.config import HieraConfig
 from hierax.encoder import Hiera
 from hierax.engine.exported import is_export
-from hierax.predict.inputs import Model, Predictor, Size, check_inputs, clip_batches, open_predictor, stream
+from hierax.predict.inputs import (
+    Model,
+    Predictor,
+    Size,
+    check_inputs,
+    clip_batches,
+    image_paths,
+    open_predictor,
+    stream,
+)
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
 
 if TYPE_CHECKING:
@@ -89,7 +98,7 @@ def features(
             already (before anything is written); those of `hierax.Engine`.
         OSError: those of `hierax.load`; a file cannot be written.
     """
-    paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
+    paths = image_paths(images)
     opened = open_features(
         model, attention=attention, size=size, whole=whole, device=device, precision=precision, backend=backend,
         batch_size=batch_size, max_pixels=max_pixels,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +39,8 @@ CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"
 MAE = "facebook/hiera_base_16x224.mae_k400"
 Size = int | Sequence[int]
 Model = str | os.PathLike[str] | Pretrained | Engine
+_EXPECTED_PATHS = "expected paths of images (hierax.Engine takes images, arrays and tensors)"
+_LARGEST_BATCH = 65_536
 _CLIPS_AT_ONCE = 4  # that a model sees: bounds the memory of many views
 _ON_A_GPU = 32
 _READERS = 4
@@ -102,6 +105,8 @@ def open_predictor(
     Raises:
         ValueError, OSError, ImportError: those of `hierax.Engine`; a size that it cannot have.
     """
+    if batch_size is not None:
+        _check_count("batch_size", batch_size, _LARGEST_BATCH)
     if isinstance(model, Pretrained):
         model.eval()
         record = sized(model.preprocessing or IMAGENET, model.config, size=size, whole=whole)
@@ -125,6 +130,32 @@ def open_predictor(
     )  # fmt: skip
 
 
+def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The paths that a caller gave: one, or several.
+
+    Raises:
+        TypeError: something that is no path, such as an image that is decoded.
+        ValueError: an empty path, which would be the current folder.
+    """
+    one = isinstance(images, (str, os.PathLike))
+    if not one and (not isinstance(images, Iterable) or isinstance(images, (bytes, bytearray))):
+        raise TypeError(f"images is a {type(images).__name__}; {_EXPECTED_PATHS}")
+    paths: list[Path] = []
+    for index, path in enumerate([images] if one else images):
+        name = "images" if one else f"images[{index}]"
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"{name} is a {type(path).__name__}; {_EXPECTED_PATHS}")
+        if not os.fspath(path):
+            raise ValueError(f"{name} is an empty path; {_EXPECTED_PATHS}")
+        paths.append(Path(path))
+    return paths
+
+
+def _check_count(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= most:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from 1 to {most:,}")
+
+
 def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:
     crop = (record.crop_size["height"], record.crop_size["width"])
     return (config.image_size[0], *crop) if config.is_video else crop
@@ -141,6 +172,8 @@ def sized(
     Raises:
         ValueError: a size that this model cannot have.
     """
+    if size is not None:
+        _check_size(size)
     if config.is_video:
         record = with_frames(record, config.image_size[0])
     before = record.crop_size if record.do_center_crop else record.size
@@ -154,13 +187,23 @@ def sized(
     if size is None:
         return record
     crop = (size, size) if isinstance(size, int) else tuple(size)
-    if len(crop) != 2 or min(crop) < 1:
-        raise ValueError(f"size is {'x'.join(map(str, crop))}; expected one number, or rows and columns")
     own = {"height": crop[0], "width": crop[1]}
     grown = {edge: math.floor(pixels * own.get(edge, max(crop)) / side) for edge, pixels in record.size.items()}
     return record.replace(
         do_resize=True, size=grown, do_center_crop=True, crop_size={"height": crop[0], "width": crop[1]}
     )
+
+
+def _check_size(size: Size) -> None:
+    """Raises `ValueError` for what is no size, or one of more pixels than any image that is decoded."""
+    sides: Sequence[int] = size if isinstance(size, (list, tuple)) else (size, size)  # type: ignore[assignment]
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in sides):
+        shown = "x".join(map(str, sides)) if isinstance(size, (list, tuple)) else repr(size)
+        raise ValueError(f"size is {shown}; expected one number, or rows and columns")
+    if math.prod(sides) > DEFAULT_MAX_PIXELS:
+        raise ValueError(
+            f"size is {sides[0]} x {sides[1]} pixels; expected at most {DEFAULT_MAX_PIXELS:,} pixels altogether"
+        )
 
 
 def takes_clips(source: str | os.PathLike[str]) -> bool:

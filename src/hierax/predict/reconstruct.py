@@ -21,6 +21,7 @@ from hierax.predict.inputs import (
     Size,
     check_inputs,
     clip_batches,
+    image_paths,
     open_predictor,
     stream,
 )
@@ -75,7 +76,7 @@ def reconstruct(
             size that is not whole mask units; those of `hierax.Engine`.
         OSError: those of `hierax.load`.
     """
-    paths = [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(image) for image in images]
+    paths = image_paths(images)
     opened = open_mae(
         model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size,
         max_pixels=max_pixels,

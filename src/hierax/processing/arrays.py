@@ -29,7 +29,10 @@ def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, n
     0..255; else all keep their values. Raises `ImageError` naming the shape, the type or the values.
     """
     tensor = is_tensor(value)
-    array = to_numpy(value)
+    try:
+        array = to_numpy(value)
+    except (RuntimeError, TypeError) as error:  # as of meta and of sparse tensors: NotImplementedError is the first
+        raise ImageError(name, f"a tensor whose values cannot be read; expected a dense one ({error})") from None
     array = _to_channels_last(array, channels, first_before_last=tensor, name=name)
     if 0 in array.shape:
         raise ImageError(name, f"no pixels (shape {list(array.shape)})")

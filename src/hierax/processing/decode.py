@@ -78,6 +78,8 @@ def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[Bin
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
+    if not os.fspath(source):
+        raise ImageError(name or "image", "an empty path; expected the path of an image")
     if isinstance(source, str) and _URL.match(source):
         raise ImageError(name, "URLs are not fetched; download the image and give its path")
     with ExitStack() as stack:

@@ -49,6 +49,10 @@ class HieraImageProcessor(Recorded):
     ) -> None:
         if max_pixels is not None and (not isinstance(max_pixels, int) or max_pixels <= 0):
             raise ValueError(f"max_pixels is {max_pixels!r}; expected a whole number above 0, or None")
+        if record is not None and not isinstance(record, Preprocessing):
+            raise TypeError(
+                f"record is a {type(record).__name__}; expected a Preprocessing (from_pretrained takes names)"
+            )
         fast = bool(chosen_speed(overrides, fast))
         super().__init__((IMAGENET if record is None else record).replace(**without_foreign(overrides)))
         self.fast = fast

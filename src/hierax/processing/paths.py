@@ -8,6 +8,7 @@ that is being searched. Only regular files are read: a named pipe, socket or dev
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator
@@ -118,7 +119,7 @@ def walk(
 def _leads_back(top: str, parent: str, name: str) -> bool:
     """Whether a folder is a link to one on the way to it from `top`, or above one: two may lead to each other."""
     path = os.path.join(parent, name)
-    if not os.path.islink(path):
+    if not os.path.islink(path) or not os.path.isdir(path):
         return False
     there = os.path.realpath(path)
     below = os.path.join(there, "")
@@ -126,9 +127,31 @@ def _leads_back(top: str, parent: str, name: str) -> bool:
         here = os.path.realpath(parent)
         if here == there or here.startswith(below):
             return True
-        if parent == top:
+        if parent in (top, "", os.sep):
             return False
         parent = os.path.dirname(parent)
+
+
+def matches(pattern: str) -> list[str]:
+    """The files and folders that a pattern (`*`, `?`, `[…]`, `**`) stands for, each once, sorted.
+
+    `**` stands for the folders that `walk` comes to: a link that leads back, which `glob` follows until the system
+    refuses, names no file a second time. `**` at the end stands for all that is in them.
+    """
+    pattern = pattern.rstrip("/") if pattern.endswith("/**/") or pattern == "**/" else pattern
+    front, mark, rest = f"/{pattern}".partition("/**/" if "/**/" in f"/{pattern}" else "/**")
+    if not mark or (mark == "/**" and rest):
+        return sorted(glob.glob(pattern))
+    front = front[1:] if not pattern.startswith("/") else front[1:] or os.sep
+    found: set[str] = set()
+    for top in glob.glob(front) if front else [os.curdir]:
+        if not os.path.isdir(top):
+            continue
+        for parent, _ in walk(top, failed=lambda _: None):  # as with glob, what is closed matches nothing
+            inside = parent.removeprefix(os.curdir).lstrip(os.sep) if not front else parent
+            inner = matches(os.path.join(glob.escape(inside), rest or "*"))
+            found.update(path for path in inner if not _leads_back(top, *os.path.split(path)))
+    return sorted(found)
 
 
 @contextlib.contextmanager

@@ -82,6 +82,10 @@ class HieraVideoProcessor(Recorded):
         self, record: Preprocessing | None = None, *, short: Short = "hold", fast: bool | None = None, **overrides: Any
     ) -> None:
         check_short(short)
+        if record is not None and not isinstance(record, Preprocessing):
+            raise TypeError(
+                f"record is a {type(record).__name__}; expected a Preprocessing (from_pretrained takes names)"
+            )
         fast = chosen_speed(overrides, fast)
         super().__init__((KINETICS if record is None else record).replace(**without_foreign(overrides)))
         self.short: Short = short

@@ -1,0 +1,117 @@
+"""Arguments of the wrong type or value in Python: one error that names the argument, its value and what is expected."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hierax
+from small import image_config
+
+ASKED = {
+    "classify": lambda images, **o: list(hierax.classify(images, **o)),
+    "features": lambda images, **o: list(hierax.features(images, "maps", **o)),
+    "reconstruct": lambda images, **o: list(hierax.reconstruct(images, **o)),
+}
+EVERY = pytest.mark.parametrize("ask", ASKED.values(), ids=list(ASKED))
+
+
+@EVERY
+@pytest.mark.parametrize("images", [None, 3, b"a.jpg", Image.new("RGB", (8, 8))])
+def test_what_is_no_path_is_named_by_its_type(ask: Any, images: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^images is a {type(images).__name__}; expected paths of images"):
+        ask(images)
+
+
+@EVERY
+@pytest.mark.parametrize("image", [None, 3, b"a.jpg", Image.new("RGB", (8, 8)), np.zeros((8, 8, 3)), ["a.jpg"]])
+def test_one_of_several_that_is_no_path_is_named_by_its_place(ask: Any, image: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^images\[1\] is a {type(image).__name__}; expected paths of images"):
+        ask(["a.jpg", image])
+
+
+@EVERY
+@pytest.mark.parametrize(("images", "name"), [("", "images"), (["a.jpg", ""], r"images\[1\]")])
+def test_an_empty_path_is_not_the_current_folder(ask: Any, images: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is an empty path"):
+        ask(images)
+
+
+@EVERY
+@pytest.mark.parametrize("value", [0, -1, "a", 1.5, True, 10**20])
+def test_a_batch_size_that_is_none_is_refused(ask: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^batch_size is .*; expected a whole number from 1 to 65,536"):
+        ask([], batch_size=value)
+
+
+@EVERY
+@pytest.mark.parametrize("value", [0, -1, "224", 1.5, True, (1, 2, 3), (64, 0), (64, "64"), [], None.__class__])
+def test_a_size_that_is_none_is_refused(ask: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^size is .*; expected one number, or rows and columns"):
+        ask([], model=hierax.HieraForImageClassification(image_config()), size=value)
+
+
+@EVERY
+def test_a_size_of_more_pixels_than_any_image_is_refused_before_memory_runs_out(ask: Any) -> None:
+    with pytest.raises(ValueError, match=r"^size is 10000000 x 10000000 pixels; expected at most 178,956,970"):
+        ask([], model=hierax.HieraForImageClassification(image_config()), size=10**7)
+
+
+@pytest.mark.parametrize("value", [0, -1, "x", 1.5, True])
+def test_a_number_of_classes_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^top_k is .*; expected a whole number, at least 1"):
+        list(hierax.classify([], model=hierax.HieraForImageClassification(image_config()), top_k=value))
+
+
+@pytest.mark.parametrize("source", [None, 3, b"x", [], {}])
+@pytest.mark.parametrize("taking", [hierax.inflate, hierax.FeatureExtractor])
+def test_a_source_that_is_no_name_is_named_by_its_type(taking: Any, source: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^the checkpoint is a {type(source).__name__}; expected a name"):
+        taking(source)
+
+
+@pytest.mark.parametrize("taking", [hierax.Index, hierax.duplicates, hierax.outliers])
+def test_a_folder_that_is_no_path_is_named_by_its_type(taking: Any) -> None:
+    for folder in (None, 3, b"x"):
+        with pytest.raises(TypeError, match=rf"^folder is a {type(folder).__name__}; expected the path"):
+            taking(folder)
+    with pytest.raises(TypeError, match=r"^folder holds a NoneType; expected paths of collections"):
+        taking([None])
+    for folder in ("", [""]):
+        with pytest.raises(ValueError, match=r"^folder is an empty path; expected the path of a collection"):
+            taking(folder)
+
+
+@pytest.mark.parametrize("name", [None, 3, [], {}])
+def test_a_variant_that_is_no_text_is_named_by_its_type(name: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^name is a {type(name).__name__}; expected the name of a variant"):
+        hierax.create_model(name)
+
+
+@pytest.mark.parametrize("record", [3, "hierax/femto", {}, []])
+@pytest.mark.parametrize("processor", [hierax.HieraImageProcessor, hierax.HieraVideoProcessor])
+def test_a_record_of_another_type_is_named(processor: Any, record: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^record is a {type(record).__name__}; expected a Preprocessing"):
+        processor(record)
+
+
+@pytest.mark.parametrize("labels", [1, "cat", [1], np.array([1])])
+def test_labels_that_are_no_tensor_are_named(labels: Any) -> None:
+    model = hierax.HieraForImageClassification(image_config())
+    with pytest.raises(TypeError, match=rf"^labels is a {type(labels).__name__}; expected a tensor"):
+        model(torch.zeros(1, 3, *model.config.image_size), labels=labels)
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, 8, 8, device="meta"), torch.zeros(3, 8, 8).to_sparse()])
+def test_a_tensor_whose_values_cannot_be_read_is_no_image(tensor: torch.Tensor) -> None:
+    with pytest.raises(hierax.ImageError, match=r"^image: a tensor whose values cannot be read; expected a dense one"):
+        hierax.HieraImageProcessor()(tensor)
+
+
+def test_an_empty_path_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(hierax.ImageError, match=r"an empty path; expected the path of an image"):
+        hierax.HieraImageProcessor()("")
