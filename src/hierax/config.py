@@ -389,7 +389,6 @@ def variant_config(name: str, **overrides: Any) -> HieraConfig:
     """A named variant with `overrides` of its fields; an `image_size` of 1 or 3 entries makes an image's 1-D or 3-D.
 
     Raises:
-        TypeError: for a name that is no text.
         ValueError: for an unknown variant or field (it lists those there are), or a bad value (it names the field).
     """
     if not isinstance(name, str):
