@@ -15,7 +15,7 @@ import hierax
 from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.demo import demo, next_steps
 from hierax.demo.pictures import gallery, photos
-from hierax.demo.sheet import TILE, Row, demo_sheet
+from hierax.demo.sheet import SMALL, TILE, Row, demo_sheet
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -85,8 +85,7 @@ def test_every_row_shows_all_its_pictures_whole(count: int) -> None:
     page = sheet(count)
     for colour in COLOURS[:5]:
         assert count_of(page, colour) == count * TILE**2
-    side = (TILE - 8) // 2
-    assert count_of(page, COLOURS[5]) == count * 4 * side**2
+    assert count_of(page, COLOURS[5]) == count * 4 * SMALL**2
 
 
 def test_a_row_more_makes_the_sheet_longer_and_no_wider() -> None:
@@ -111,7 +110,12 @@ def test_a_bar_is_as_long_as_its_label_is_probable(probability: float, wide: int
 
 def test_words_that_do_not_fit_are_cut_and_signs_without_a_letter_are_no_error() -> None:
     long = Row("naïve ☃.jpg", [], [("a label that is far too long for its bar", 0.5, "50 %")], [])
-    assert demo_sheet([long], heading="…", notes=["é"], columns=[("", ""), ("", "")]).width > TILE
+    page = demo_sheet([long], heading="…", notes=["é"], columns=[("", ""), ("", "")])
+    assert page.width > TILE
+    longer = Row("n" * 240 + ".jpg", [], long.answers, [])  # no name runs into what is beside it
+    again = demo_sheet([longer], heading="…", notes=["é"], columns=[("", ""), ("", "")])
+    beside = (28 + 220 + TILE, 0, page.width, page.height)
+    assert again.crop(beside).tobytes() == page.crop(beside).tobytes()
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -165,7 +169,7 @@ def test_another_seed_hides_other_parts_and_changes_nothing_else() -> None:
     assert one.tobytes() == same.tobytes()
     assert one.size == other.size
     left, _, right, _ = ImageChops.difference(one, other).getbbox() or (0, 0, 0, 0)
-    assert 2 * TILE < left < right < 6 * TILE  # the columns of what is masked and reconstructed
+    assert 4 * TILE < left < right < 7 * TILE  # the columns of what is masked and reconstructed
 
 
 def test_the_demo_tells_what_to_do_next_with_checkpoints_that_exist() -> None:

@@ -11,8 +11,9 @@ from hierax.viz import drawable
 
 TILE = 200
 """Side of a picture on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""
-_MARGIN, _GAP, _BELOW = 28, 20, 8  # around the sheet, between columns, between a picture and its captions
-_LINE, _BAR = 21, 18  # distance of the lines of labels, height of their bars
+_MARGIN, _GAP = 28, 20  # around the sheet, between pictures
+SMALL, _PITCH = 79, 124  # side of a neighbor, and from one to the next: room for the longest label
+_LINE, _BAR = 25, 21  # distance of the lines of labels, height of their bars
 _PAPER, _INK, _FADED, _SHARE, _RULE = (255, 255, 255), (24, 24, 27), (100, 100, 108), (203, 222, 248), (228, 228, 231)
 _Colour = tuple[int, int, int]
 
@@ -38,26 +39,26 @@ def demo_sheet(
     rows: Sequence[Row], *, heading: str, notes: Sequence[str], columns: Sequence[tuple[str, str]]
 ) -> Image.Image:
     """All rows on white, under a heading and lines of notes; `columns` has a title and a note for each."""
-    left = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns))]
-    width = left[-1] + TILE + _MARGIN
+    places = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns) + 1)]
+    words, left = places[1], [places[0], *places[2:]]  # what is said of a photo stands beside it
+    width = left[-1] + 2 * _PITCH + _MARGIN - 4
     top = _MARGIN + 36 + 20 * len(notes) + 14
-    first = top + 46
-    tall = TILE + _BELOW + _LINE * max(1 + len(row.answers) for row in rows) + 14
-    page = Image.new("RGB", (width, first + tall * len(rows) + _MARGIN - 14), _PAPER)
+    first, tall = top + 46, TILE + _GAP
+    page = Image.new("RGB", (width, first + tall * len(rows) + _MARGIN - _GAP), _PAPER)
     draw = ImageDraw.Draw(page)
-    _write(draw, heading, (_MARGIN, _MARGIN - 4), 26)
+    _write(draw, heading, (_MARGIN, _MARGIN - 4), 28)
     for number, note in enumerate(notes):
-        _write(draw, note, (_MARGIN, _MARGIN + 34 + 20 * number), 15, _FADED)
+        _write(draw, note, (_MARGIN, _MARGIN + 34 + 20 * number), 16, _FADED)
     for x, (title, note) in zip(left, columns, strict=True):
-        _write(draw, title, (x, top), 17)
-        _write(draw, note, (x, top + 22), 13, _FADED)
+        _write(draw, title, (x, top), 18)
+        _write(draw, note, (words if x == left[0] else x, top + 23), 14, _FADED)
     for number, row in enumerate(rows):
         y = first + number * tall
         for x, picture in zip(left, row.pictures, strict=False):
             page.paste(_square(picture), (x, y))
-        _write(draw, row.name, (left[0], y + TILE + _BELOW), 15, _FADED)
+        _write(draw, row.name, (words, y - 2), 15, _FADED, room=TILE)
         for place, answer in enumerate(row.answers, start=1):
-            _answer(draw, *answer, (left[0], y + TILE + _BELOW + place * _LINE))
+            _answer(draw, *answer, (words, y + place * _LINE + 4))
         _neighbours(page, draw, row.neighbours, (left[-1], y))
     return page
 
@@ -73,19 +74,18 @@ def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: st
     x, y = at
     draw.rectangle((x, y, x + TILE - 1, y + _BAR), fill=(244, 244, 246))
     draw.rectangle((x, y, x + max(round(TILE * probability), 1) - 1, y + _BAR), fill=_SHARE)
-    _write(draw, share, (x + TILE - 5 - round(_font(14).getlength(share)), y + 1), 14)
-    _write(draw, label, (x + 5, y + 1), 14, room=TILE - 60)
+    _write(draw, share, (x + TILE - 5 - round(_font(15).getlength(share)), y + 1), 15)
+    _write(draw, label, (x + 5, y + 1), 15, room=TILE - 55)
 
 
 def _neighbours(
     page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
 ) -> None:
     """Four pictures, two by two, with their labels below."""
-    side = (TILE - _BELOW) // 2
     for number, (picture, label) in enumerate(found[:4]):
-        x, y = at[0] + number % 2 * (side + _BELOW), at[1] + number // 2 * (side + 25)
-        page.paste(_square(picture, side), (x, y))
-        _write(draw, label, (x, y + side + 2), 13, _FADED, room=side)
+        x, y = at[0] + number % 2 * _PITCH, at[1] + number // 2 * (SMALL + 22)
+        page.paste(_square(picture, SMALL), (x, y))
+        _write(draw, label, (x, y + SMALL + 1), 13, _FADED, room=_PITCH - 4)
 
 
 def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -101,8 +101,9 @@ def _write(
     *,
     room: int | None = None,
 ) -> None:
-    """One line, cut off where there is no more `room`."""
+    """One line, its end cut off where there is no more `room`."""
     shown, font = drawable(text), _font(points)
-    while room is not None and len(shown) > 1 and font.getlength(shown) > room:
-        shown = shown[:-2].rstrip() + "."
+    if room is not None and font.getlength(shown) > room:
+        fits = (n for n in range(len(shown) - 1, 0, -1) if font.getlength(f"{shown[:n].rstrip()}...") <= room)
+        shown = f"{shown[: next(fits, 0)].rstrip()}..."
     draw.text(at, shown, fill=colour, font=font)
