@@ -175,6 +175,27 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 # -- memory
 
 
+@POSIX
+def test_a_limit_of_memory_is_said_before_a_library_meets_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in C++ ends the process without a word."""
+    monkeypatch.setattr("hierax.cli.address_limit", lambda: 1_100_000_000)
+    _, _, err = run("classify", "missing.jpg")
+    assert (
+        err.splitlines()[0] == "hierax: memory is limited to 1.1 GB (ulimit -v); a command with a model may need 4 GB"
+    )
+
+
+@POSIX
+def test_too_little_memory_for_the_program_itself_is_said(here: Path) -> None:
+    (here / "hierax_cli.py").write_text(
+        "import sys\nfrom hierax import __main__ as entry\n"
+        "class Finder:\n    def find_spec(self, name, *_):\n        if name == 'hierax.cli': raise MemoryError\n"
+        "sys.meta_path.insert(0, Finder())\nsys.exit(entry.run())\n"
+    )
+    done = subprocess.run([sys.executable, "hierax_cli.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "hierax: out of memory\n")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -183,6 +204,8 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         OSError(12, "Cannot allocate memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("std::bad_alloc"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("Exception from plugin.cpp:54: Resource temporarily unavailable"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )

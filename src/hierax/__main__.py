@@ -36,8 +36,11 @@ def run() -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as of a job in the background
             signal.signal(number, _leave)
     atexit.register(_ignore_signals)  # the first to register is the last to be called
-    from hierax.cli import main
-
+    try:
+        from hierax.cli import main
+    except MemoryError:
+        os.write(2, b"hierax: out of memory\n")
+        return 1
     return main()
 
 

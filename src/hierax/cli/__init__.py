@@ -39,6 +39,7 @@ from hierax.cli.parsing import Help, Parser, parse
 from hierax.cli.signals import Interruptions, Terminated
 from hierax.cli.streams import STDOUT, give_up, prepare
 from hierax.cli.terminal import UserError, one_line, quiet_libraries, say
+from hierax.memory import ENOUGH, address_limit, is_out_of_memory
 
 _COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -145,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, given)
     debug = arguments.debug or os.environ.get("HIERAX_DEBUG", "") not in ("", "0")
     came = Interruptions()
+    _say_limit()
     try:
         with came.taken(), quiet_libraries(debug=debug):
             code = arguments.run(arguments)
@@ -156,6 +158,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if came.number is not None:  # what libraries make of an interruption is none of their faults
             return _interrupted(came.number)
         return _failed(error, given)
+
+
+def _say_limit() -> None:
+    """A limit that libraries in C++ may meet: they end a process without a chance to say why."""
+    limit = address_limit()
+    if limit is not None and limit < ENOUGH:
+        have, need = limit / 1e9, ENOUGH / 1e9
+        say(f"memory is limited to {have:.1f} GB (ulimit -v); a command with a model may need {need:.0f} GB")
 
 
 def _finished(code: int) -> int:
@@ -183,7 +193,7 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
         give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):
             return 141
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         text = one_line(error)
         say(text if text.startswith("out of memory") else f"out of memory: {text}" if str(error) else "out of memory")
         return 1
@@ -198,15 +208,6 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
         return 2
     say(f"{type(error).__name__}: {one_line(error)} (a fault of hierax; --debug shows the traceback)")
     return 1
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, whichever library says so; PyTorch is not loaded to find out."""
-    if isinstance(error, MemoryError) or "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
-    from hierax.engine.memory import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def _option_of(repository: str, argv: Sequence[str]) -> str:

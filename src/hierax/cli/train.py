@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,13 +133,13 @@ def _described(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the run.json says that `--config` names; nothing without one.
 
     Raises:
-        UserError: it is none.
+        ValueError: it is none.
     """
     if not arguments.config:
         return {}
+    from hierax.train.described import read_description, read_object
+
     path = Path(arguments.config)
-    try:
-        values = json.loads((path / "run.json" if path.is_dir() else path).read_text())
-        return values if "recipe" in values else {"recipe": values}  # as `hierax recipes NAME` prints it
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
+    path = path / "run.json" if path.is_dir() else path
+    values = read_object(path)
+    return read_description(path) if "recipe" in values else {"recipe": values}  # as `hierax recipes NAME` prints it

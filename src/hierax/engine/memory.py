@@ -4,34 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
 
-_SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and the system say it
-    "bad_alloc", "bad allocation", "can't alloc", "cannot allocate memory", "failed to allocate", "out of memory",
-    "not enough memory", "unable to mmap", "could not create a memory", "memory exhausted", "std::length_error",
-    "can't start new thread", "failed to map segment", "failed to launch worker thread",
-)  # fmt: skip
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, says that memory ran out (or threads, which need memory too).
-
-    Libraries written in C++ raise a `RuntimeError` with a text of their own for it.
-    """
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        if isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM):
-            return True
-        if not isinstance(found, (ValueError, KeyError)) and any(sign in str(found).lower() for sign in _SIGNS):
-            return True
-        found = found.__cause__ or found.__context__
-    return False
+from hierax.memory import is_out_of_memory
 
 
 @contextlib.contextmanager

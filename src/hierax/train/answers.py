@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hierax.atomic import written
+from hierax.processing.paths import check_regular
 from hierax.train.teacher import Answers
 
 
@@ -36,14 +38,22 @@ class AnswerCache:
         digest.update(pixels.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def get(self, key: str, device: torch.device) -> Answers | None:
-        """The answers kept under a key; None where there are none, or what is there cannot be read."""
+    def get(self, key: str, device: torch.device, *, shapes: Sequence[tuple[int, int]]) -> Answers | None:
+        """The answers kept under a key; None where there are none, or what is there is not what was kept.
+
+        Args:
+            shapes: rows and columns of logits and of features; no columns where a teacher has none.
+        """
+        path = self._path(key)
         try:
-            found = load_file(self._path(key))
-        except (OSError, SafetensorError):
+            check_regular(path)
+            found = load_file(path)
+        except (OSError, ValueError, SafetensorError):
             return None
-        logits, features = (found.get(name) for name in ("logits", "features"))
-        return Answers(*(None if t is None else t.to(device).float() for t in (logits, features)))
+        kept = [found.get(name) for name in ("logits", "features")]
+        if not all(_fits(tensor, shape) for tensor, shape in zip(kept, shapes, strict=True)):
+            return None
+        return Answers(*(None if t is None else t.to(device).float() for t in kept))
 
     def put(self, key: str, answers: Answers) -> Answers:
         """Keeps answers, and returns them as they will be read: rounded."""
@@ -57,3 +67,9 @@ class AnswerCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _fits(tensor: Tensor | None, shape: tuple[int, int]) -> bool:
+    if not shape[1]:
+        return tensor is None
+    return tensor is not None and tensor.shape == shape and tensor.dtype == torch.float16

@@ -82,7 +82,8 @@ class Distillation(Finetuning):
         if self.cache is None:
             return self.teacher(pixels, self.mean, self.std)
         key = self.cache.key(loaded, *mixed)
-        found = self.cache.get(key, pixels.device)
+        sizes = self.teacher.logits, self.teacher.features
+        found = self.cache.get(key, pixels.device, shapes=[(len(pixels), size) for size in sizes])
         return found or self.cache.put(key, self.teacher(pixels, self.mean, self.std))
 
     def forward(self, pixels: Tensor, targets: Tensor, *answers: Tensor) -> Tensor:

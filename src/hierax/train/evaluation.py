@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hierax.models import HieraForImageClassification, HieraForVideoClassificati
 from hierax.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.processing.frames import FIRST_ONLY
+from hierax.train.described import read_description
 from hierax.train.parallel import default_workers, world
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
@@ -187,7 +187,7 @@ def _of_run(data: Setting, model: Setting | None) -> tuple[Dataset | None, str |
     record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
     if record is None:
         return None, None
-    values = json.loads(record.read_text())
+    values = read_description(record)
     if values.get("task") != "finetune" or values.get("data") != os.path.abspath(data) or given_splits(data)[1]:
         return None, None
     recipe = Recipe.from_dict(values["recipe"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,9 +10,9 @@ from typing import Any
 
 from hierax.data.sources import split_folders
 from hierax.locking import LOCK
+from hierax.train.described import DESCRIPTION, DamagedRun, read_description
 from hierax.train.recipe import FREE, Recipe
 
-DESCRIPTION = "run.json"
 _ELSEWHERE = "choose another folder with -o (--overwrite would replace the run)"
 
 
@@ -37,12 +36,9 @@ def earlier(run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
-        if isinstance(values["recipe"], dict):
-            return values
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise RunExists(f"{path} is damaged: expected JSON with a recipe, as the run wrote it; {_ELSEWHERE}")
+        return read_description(path)
+    except DamagedRun as error:
+        raise RunExists(f"{error}; {_ELSEWHERE}") from None
 
 
 def check_folder(run: Path, *, overwrite: bool) -> None:

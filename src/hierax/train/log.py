@@ -12,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
+from hierax.processing.paths import check_named
+from hierax.train.described import log_entry
 from hierax.train.progress import StepReport
 from hierax.train.state import write_text
 
@@ -57,6 +59,8 @@ class RunLog:
 
     def start(self, step: int, evaluated: int) -> None:
         """Drops lines after `step`, and of evaluations those after `evaluated`; shows the bar."""
+        if self.path.exists():
+            check_named(self.path)
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
         lines = text.splitlines(keepends=True)
         write_text(self.path, "".join(line for line in lines if _stays(line, step, evaluated)))
@@ -177,11 +181,8 @@ def _stays(line: str, step: int, evaluated: int) -> bool:
     """Whether a line of the log is from before the step that a run goes on from; a crash may cut the last one."""
     if not line.endswith("\n"):
         return False
-    try:
-        entry = json.loads(line)
-        return entry["step"] <= (evaluated if "validation" in entry else step)
-    except (ValueError, KeyError, TypeError):  # what a loss of power left of the file's end
-        return False
+    entry = log_entry(line)
+    return entry is not None and entry["step"] <= (evaluated if "validation" in entry else step)
 
 
 def _board(folder: Path, step: int) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from hierax.data.loader import Batch, TrainingLoader
@@ -19,7 +20,7 @@ from hierax.train.average import Average
 from hierax.train.groups import learning_rate, optimizer, set_lr
 from hierax.train.objective import Objective
 from hierax.train.parallel import World, full
-from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, clear_errors
+from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, clear_errors, progress_of
 from hierax.train.recipe import Recipe
 from hierax.train.state import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
 
@@ -339,12 +340,20 @@ class Loop:
             if self.checkpoints is None or step is None:
                 return False
             state = self._shared()
-            own, same_world = self.checkpoints.load(step, state, world=self.world)
-        set_optimizer_state_dict(self.model, self.optimizer, optim_state_dict=state["optimizer"])
-        if same_world:  # else the ranks draw other numbers for drop path and dropout from here on, and no more
-            set_rng_state(own["rng"])
-        self.progress = Progress(**own["progress"])
-        self.scaler.load_state_dict(own["scaler"])
+            try:
+                own, same_world = self.checkpoints.load(step, state, world=self.world)
+            except CheckpointException as error:
+                reason = next(iter(error.failures.values()))[0]
+                text = f"{self.checkpoints.path(step)} does not fit the model of this run: {reason}"
+                raise TrainingStopped(text) from error
+        try:
+            set_optimizer_state_dict(self.model, self.optimizer, optim_state_dict=state["optimizer"])
+            if same_world:  # else the ranks draw other numbers for drop path and dropout from here on, and no more
+                set_rng_state(own["rng"])
+            self.progress = progress_of(own["progress"], step)
+            self.scaler.load_state_dict(own["scaler"])
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise TrainingStopped(f"{self.checkpoints.path(step)} is not as a run writes it: {error}") from error
         self._saved = self.progress.step
         return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from hierax.atomic import written
 from hierax.extras import require
+from hierax.train.described import log_entry
 
 SCORES = {
     "top1": "top-1", "balanced": "balanced", "mean_average_precision": "mean average precision",
@@ -26,11 +26,10 @@ def read_log(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     checks: list[dict[str, Any]] = []
     path = folder / "log.jsonl"
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-            step = int(entry["step"])
-        except (ValueError, KeyError, TypeError):
+        entry = log_entry(line)
+        if entry is None:
             continue
+        step = entry["step"]
         if isinstance(entry.get("validation"), Mapping):
             checks.append({"step": step, **entry["validation"]})
         else:

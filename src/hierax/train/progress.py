@@ -6,15 +6,17 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+from hierax.memory import is_out_of_memory
+
 _FULL = "the device's memory is full (a smaller device_batch_size or gradient_checkpointing=true needs less)"
 
 _TOO_LARGE = "there is not enough memory for this model (a smaller image_size or model needs less); nothing was written"
-_NO_MEMORY = ("can't allocate memory", "bad_alloc", "Cannot allocate memory")
 
 
 class TrainingStopped(RuntimeError):
@@ -70,6 +72,23 @@ class Progress:
             return False
         self.best, self.best_loss, self.best_step, self.best_metrics = score, loss, self.step, metrics
         return True
+
+
+def progress_of(values: Any, step: int) -> Progress:
+    """What a checkpoint after `step` steps says of a run's progress.
+
+    Raises:
+        ValueError: it is not what a run writes.
+    """
+    found, fresh = Progress(**values), Progress()
+    for name, value in vars(fresh).items():
+        own = getattr(found, name)
+        kinds = (int, float) if isinstance(value, float) else (type(value),)
+        if type(own) not in kinds:
+            raise ValueError(f"{name} is {own!r:.60}; expected {type(value).__name__}")
+    if found.step != step:
+        raise ValueError(f"step is {found.step}; expected {step}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -139,7 +158,7 @@ def _reason(text: str) -> str | None:
         return "a process that decodes samples was killed (is the memory full? workers=0 uses none)"
     if any(word in text for word in ("PytorchStreamWriter", "file write failed", "unexpected pos")):
         return "the checkpoint cannot be written (is the disk full?)"
-    return _FULL if any(word in text for word in _NO_MEMORY) else None
+    return _FULL if is_out_of_memory(RuntimeError(text)) else None
 
 
 def _system_reason(error: BaseException) -> str | None:
@@ -164,7 +183,7 @@ def memory_errors() -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingStopped(_TOO_LARGE) from error
     except RuntimeError as error:
-        if not any(word in str(error) for word in _NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
         raise TrainingStopped(_TOO_LARGE) from error
 

@@ -209,6 +209,7 @@ def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Cal
 
 
 _MOST_PIXELS = 1 << 27  # of what a model sees; the memory for a step is thousands of bytes for each
+_MOST = 10**9  # of anything that is counted
 _COUNTS = (
     "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
     "checkpoint_every", "keep", "max_skipped", "distinct_epochs", "frame_stride",
@@ -226,6 +227,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("class_weights",), *_one_of("balanced")),
     (("weights",), *_one_of("best", "last")),
     (_COUNTS, _count, "a whole number above 0"),
+    (_COUNTS, lambda v: v <= _MOST, f"at most {_MOST:,}"),
     (_AMOUNTS, *_in(0, 1e9, "0 or more")),
     (("validation_fraction", "max_bad", "erasing", "min_lr"), *_in(0, 1, "0 to 1")),
     (("label_smoothing", "momentum", "drop_path", "dropout"), lambda v: 0 <= v < 1, "0 to below 1"),

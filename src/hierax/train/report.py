@@ -22,6 +22,7 @@ from PIL import Image
 
 from hierax.data.dataset import Dataset
 from hierax.train.choice import FEW_HELD
+from hierax.train.described import DESCRIPTION, read_description, read_object
 from hierax.train.log import shown, summary
 from hierax.train.plots import SCORES, curve, read_log
 from hierax.train.predictions import Predictions
@@ -52,7 +53,7 @@ def keep_predictions(folder: Path, step: int, found: Predictions) -> None:
 
 def write_report(folder: Path, held: Dataset | None) -> Path:
     """Writes `report.html` of a run that is finished; `held` is what it was validated on."""
-    run = json.loads((folder / "run.json").read_text())
+    run = read_description(folder / DESCRIPTION)
     steps, checks = read_log(folder)
     result = run["result"]
     parts = [_curves(steps, checks, result["steps"] if result.get("weights") == "last" else result.get("best_step"))]
@@ -72,15 +73,15 @@ def write_report(folder: Path, held: Dataset | None) -> Path:
 
 def _labels(folder: Path) -> list[str]:
     try:
-        names = json.loads((folder / "model" / "config.json").read_text())["id2label"]
+        names = read_object(folder / "model" / "config.json")["id2label"]
         return [names[str(i)] for i in range(len(names))]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
 def _read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
     try:
-        values = json.loads((folder / _VALIDATION).read_text())
+        values = read_object(folder / _VALIDATION)
         return {name: np.asarray(column) for name, column in values.items()}
     except (OSError, ValueError):
         return None

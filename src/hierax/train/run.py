@@ -21,9 +21,9 @@ from hierax.pretrained import Pretrained
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.answers import AnswerCache
 from hierax.train.choice import Choice
+from hierax.train.described import DESCRIPTION
 from hierax.train.distil import Distillation, agreement, same_classes
 from hierax.train.folder import (
-    DESCRIPTION,
     RunExists,
     check_folder,
     check_places,

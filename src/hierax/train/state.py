@@ -18,6 +18,7 @@ import torch
 from hierax.atomic import replaced
 from hierax.checkpoint import sharded
 from hierax.locking import LOCK, FolderTaken, locked
+from hierax.train.described import read_object
 from hierax.train.parallel import World
 
 _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"
@@ -166,6 +167,8 @@ def _plain(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise DamagedCheckpoint(f"{path} holds more than plain values; nothing of it was run") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged ({type(error).__name__})") from None
 
 
 def _emptied(folder: Path) -> None:
@@ -194,9 +197,12 @@ def _digest(path: Path) -> str:
 def _check(path: Path, world: World) -> None:
     """Raises `DamagedCheckpoint` for one that is not as it was written; every rank looks at its share."""
     try:
-        digests: dict[str, str] = dict(json.loads((path / _DIGESTS).read_text()))
-    except (OSError, ValueError, TypeError):
+        digests = read_object(path / _DIGESTS)
+    except (OSError, ValueError):
         raise DamagedCheckpoint(f"{path / _DIGESTS} is damaged or missing") from None
+    for needed in (f"{_SHARED}/.metadata", "rank-0.pt"):
+        if needed not in digests:
+            raise DamagedCheckpoint(f"{path / _DIGESTS} is damaged: {needed} is missing in it")
     for name in sorted(digests)[world.rank :: world.size]:
         file = path / name
         if not file.is_file():

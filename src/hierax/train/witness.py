@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from hierax.data.dataset import Dataset
 from hierax.pretrained import Pretrained
 from hierax.processing import Preprocessing
+from hierax.train.described import DESCRIPTION, read_description
 from hierax.train.log import RunLog, about, finite, summary
 from hierax.train.loop import Loop, Metrics, Watcher
 from hierax.train.objective import Objective
@@ -89,7 +89,7 @@ class Witness(Watcher):
             plot_losses(folder)
             log.say(f"stopped after step {progress.step} of {total}; the same command resumes it")
             return
-        before = json.loads((folder / "run.json").read_text())
+        before = read_description(folder / DESCRIPTION)
         result = {
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
@@ -103,7 +103,7 @@ class Witness(Watcher):
             "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,
             "waited": round(log.waited / log.seconds, 4) if log.seconds else None,
         }
-        write_json(folder / "run.json", {**before, "finished": True, "result": result})
+        write_json(folder / DESCRIPTION, {**before, "finished": True, "result": result})
         drawn = plot_losses(folder)
         report = write_report(folder, self.held)
         held = len(self.held or ())

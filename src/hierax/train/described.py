@@ -1,0 +1,148 @@
+"""run.json, which a run says of itself. It may come from elsewhere or be damaged, and is checked once, here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hierax.processing.paths import opened_regular
+from hierax.train.recipe import Recipe
+
+DESCRIPTION = "run.json"
+_LARGEST = 1 << 26  # bytes; what a run writes has some thousand
+
+
+class DamagedRun(ValueError):
+    """A file of a run's folder is not as the run wrote it; the text names file and field."""
+
+
+def read_regular(path: Path) -> str:
+    """The text of a file of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedRun: it is no regular file, too large, or no text.
+    """
+    try:
+        with opened_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise ValueError(f"it has more than {_LARGEST:,} bytes")
+            return file.read().decode()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DamagedRun(f"{path} is damaged: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedRun: it holds something else.
+    """
+    text = read_regular(path)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise DamagedRun(f"{path} is damaged: {reason}; expected JSON with a recipe, as the run wrote it") from None
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise DamagedRun(f"{path} is damaged: it holds a {kind}; expected an object with a recipe, as the run wrote it")
+    return values
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a run.json says, all of which is as a run writes it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedRun: it is damaged; names the field.
+    """
+    values = read_object(path)
+    if "recipe" not in values:
+        raise DamagedRun(f"{path} is damaged: recipe is missing; expected JSON with a recipe, as the run wrote it")
+    for name, (good, expected) in _FIELDS.items():
+        if name in values and not good(values[name]):
+            raise DamagedRun(f"{path} is damaged: {name} is {_short(values[name])}; expected {expected}")
+    name = ""
+    try:
+        for name in ("recipe", "chosen"):
+            Recipe.from_dict(values.get(name, values["recipe"]))
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DamagedRun(f"{path} is damaged: {name}: {error}") from None
+    if values.get("finished") and "result" not in values:
+        raise DamagedRun(f"{path} is damaged: result is missing of a run that is finished")
+    return values
+
+
+def log_entry(line: str) -> dict[str, Any] | None:
+    """A line of a log: an object with a whole number as its step; None for what is none, as after a loss of power."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    good = isinstance(entry, dict) and type(entry.get("step")) is int and 0 <= entry["step"] < 1 << 62
+    return entry if good else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} …"
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _mapping(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Mapping) and all(_is_text(k) and good(v) for k, v in value.items())
+
+
+def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or good(value)
+
+
+_is_metrics = _or_none(_mapping(_or_none(_is_number)))
+_RESULT: dict[str, tuple[Callable[[Any], bool], bool]] = {  # and whether it must be there
+    "steps": (_is_count, True), "seconds": (_is_number, True), "best": (_or_none(_is_number), False),
+    "best_step": (_or_none(_is_count), False), "best_metrics": (_is_metrics, False), "last": (_is_metrics, False),
+    "weights": (lambda value: value in ("best", "last"), False), "skipped": (_is_count, False),
+    "unreadable": (_is_count, False), "images_per_second": (_or_none(_is_number), False),
+    "waited": (_or_none(_is_number), False),
+}  # fmt: skip
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        good(value[name]) if name in value else not needed for name, (good, needed) in _RESULT.items()
+    )
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "task": (lambda value: value in ("pretrain", "finetune"), "pretrain or finetune"),
+    "data": (_or_none(_is_text), "a path"),
+    "validation": (_or_none(_is_text), "a path or null"),
+    "from": (_or_none(_is_text), "a path or null"),
+    "teacher": (_or_none(_is_text), "a path or null"),
+    "recipe": (lambda value: isinstance(value, dict), "an object of settings"),
+    "chosen": (lambda value: isinstance(value, dict), "an object of settings"),
+    "facts": (_mapping(_is_count), "an object of counts"),
+    "classes": (_or_none(_mapping(_is_count)), "an object of counts"),
+    "environment": (_mapping(lambda value: isinstance(value, (str, int))), "an object of texts"),
+    "finished": (lambda value: type(value) is bool, "true or false"),
+    "result": (_is_result, "the result of a run"),
+}
+"""Fields, what they may hold, and that in words; those that a run of an earlier version lacks may be missing."""
