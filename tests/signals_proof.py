@@ -199,7 +199,8 @@ def fingerprint(command: Command, out: Path, stdout: str) -> dict[str, str]:
 def left_over(out: Path, group: int) -> list[str]:
     """Temporary files, shared memory, and processes of a session that are still there after a while; Linux."""
     files = [str(p.relative_to(out)) for p in out.rglob("*") if p.name.startswith((".", "tmp")) and p.name != "tmp"]
-    files += [str(p.relative_to(out)) for p in (out / "tmp").rglob("*")]
+    kept = "torchinductor"  # PyTorch's own cache, which stays after every export
+    files += [str(p.relative_to(out)) for p in (out / "tmp").rglob("*") if kept not in str(p)]
     memory = [p.name for p in Path("/dev/shm").glob(f"*_{group}_*")]
     end = time.monotonic() + 5
     while (alive := _processes(group)) and time.monotonic() < end:

@@ -6,11 +6,14 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from hierax.stopping import give_back, take_signals
+
+_AGAIN = 0.05  # seconds until an exception that was dropped is raised again
 
 
 class Terminated(BaseException):
@@ -26,20 +29,27 @@ class Interruptions:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._raised, self._taken = 0, False
 
     def _raise(self, number: int, _: FrameType | None) -> None:
         if self.number is None:
             self.number = number
+        self._raised += 1
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     def _unraisable(self, unraisable: Any) -> None:
         """Asks again, a little later, when the interpreter dropped the exception: in a finaliser or a callback."""
         if issubclass(unraisable.exc_type, (KeyboardInterrupt, Terminated)) and self.number is not None:
-            again = threading.Timer(0.05, _send_to_main_thread, (self.number,))
-            again.daemon = True
-            again.start()
+            threading.Thread(target=self._ask_again, args=(self.number, self._raised), daemon=True).start()
         else:
             sys.__unraisablehook__(unraisable)
+
+    def _ask_again(self, number: int, raised: int) -> None:
+        """Until the exception is raised: a signal that comes just before a system call waits does not end the wait."""
+        while self._raised == raised and self._taken:
+            time.sleep(_AGAIN)
+            if self._raised == raised and self._taken:
+                _send_to_main_thread(number)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
@@ -48,10 +58,11 @@ class Interruptions:
             yield
             return
         hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
-        before = take_signals(self._raise)
+        before, self._taken = take_signals(self._raise), True
         try:
             yield
         finally:
+            self._taken = False
             give_back(before)
             sys.unraisablehook = hook
 
