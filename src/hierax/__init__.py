@@ -9,6 +9,8 @@ TYPE_CHECKING = False  # as of `typing`, whose import is the longest part of `im
 if TYPE_CHECKING:
     from typing import Any
 
+    __version__: str
+
     from hierax.checkpoint.load import LoadingReport, load
     from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
     from hierax.checkpoint.save import convert

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from hierax.engine.onnx_backend import OnnxBackend
 from hierax.engine.opening import default_record, opened_model
 from hierax.engine.openvino_backend import OpenVinoBackend
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
-from hierax.engine.program import Program, Signature, typed, typed_mae
+from hierax.engine.program import EngineOutput, Program, Signature, typed, typed_mae
 from hierax.engine.streaming import Item, Streamed, streamed
 from hierax.pretrained import Pretrained
 from hierax.processing import HieraImageProcessor, Picture
@@ -208,7 +208,7 @@ class Engine:
         pixel_values: Tensor | None = None,
         noise: Tensor | None = None,
         keep: Tensor | None = None,
-    ) -> Any:
+    ) -> EngineOutput:
         """The model's typed output, in float32 on the engine's device, for pictures or pixels.
 
         Args:
@@ -225,12 +225,13 @@ class Engine:
             if noise is not None or keep is not None:
                 raise ValueError(f"noise and keep are for MAE models; this one's task is {self.signature.task}")
             self._model.encoder.unit_grid(pixels)  # type: ignore[operator]  # checks the shape
-            return typed(self.signature, self._run(pixels, None))
+            return cast("EngineOutput", typed(self.signature, self._run(pixels, None)))
         kept, ranks = self._model.visible(pixels, keep=keep, noise=noise)  # type: ignore[operator]
         tensors = self._run(pixels, kept)
         device = tensors[0].device
         pixels, kept, ranks = pixels.to(device), kept.to(device), None if ranks is None else ranks.to(device)
-        return typed_mae(self.signature, tensors, pixels=pixels, kept=kept, ranks=ranks, config=self.config)
+        made = typed_mae(self.signature, tensors, pixels=pixels, kept=kept, ranks=ranks, config=self.config)
+        return cast("EngineOutput", made)
 
     def stream(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -12,6 +12,25 @@ from hierax.mae import check_mae_size, masked_loss, visible_patches
 from hierax.models import HieraBackbone, HieraForPreTraining, HieraModel
 from hierax.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, Output, PreTrainingOutput
 from hierax.pretrained import Pretrained
+
+if TYPE_CHECKING:
+
+    class EngineOutput(Output):
+        """What an engine's call gives: the output of its task's model. These are the fields of all tasks, for editors;
+        which of them there are depends on the task.
+        """
+
+        logits: Tensor
+        pooler_output: Tensor
+        last_hidden_state: Tensor
+        feature_maps: tuple[Tensor, ...]
+        reshaped_hidden_states: tuple[Tensor, ...] | None
+        loss: Tensor | None
+        bool_masked_pos: Tensor | None
+        ids_restore: Tensor | None
+
+else:
+    EngineOutput = Output
 
 _STATES = "reshaped_hidden_states"
 _MAPS = "feature_maps"
