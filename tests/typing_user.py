@@ -1,4 +1,4 @@
-"""A script as users write it, which is not run: pyright checks, as part of `make lint`, that its types are as stated."""
+"""A script of a user, which is not run: pyright checks, as part of `make lint`, that its types are as stated."""
 
 from collections.abc import Iterator
 
