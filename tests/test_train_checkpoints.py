@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hierax.checkpoint.sharded import UnsafePickle, read_table
+from hierax.checkpoint.steps import read_step
 from hierax.train import TrainingStopped
 from hierax.train.state import Checkpoints, _digest
 from training import toy, toy_loop
@@ -175,3 +176,15 @@ def test_getattr_in_a_table_gives_members_of_one_enumeration_alone() -> None:
     for owner, name in (("Metadata", "__init__"), ("_MEM_FORMAT_ENCODING", "__class__"), ("Metadata", "__module__")):
         with pytest.raises(UnsafePickle, match="which no checkpoint holds; nothing of it was run"):
             read(owner, name)
+
+
+def test_of_a_run_of_an_older_version_is_said_what_can_be_done(run: Path) -> None:
+    """The first checkpoints had sizes instead of digests, and other groups in the optimizer."""
+    for step in (run / "checkpoints").iterdir():
+        (step / "digests.json").rename(step / "sizes.json")
+    with pytest.raises(
+        ValueError, match=r"step-10 was written by an older hierax.*--from .*step-10, and another folder"
+    ):
+        resumed(run)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-10", "step-5"]  # as they were
+    assert "encoder.patch_embed.proj.weight" in read_step(run / "checkpoints/step-10")["model"]

@@ -133,6 +133,17 @@ def test_of_what_a_run_was_trained_on_only_what_it_held_out_is_evaluated(tmp_pat
     assert evaluate(pictures(tmp_path / "others"), model=blind, device="cpu").note is None
 
 
+def test_of_data_that_changed_since_training_it_is_said_that_some_may_have_been_seen(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos")
+    options: Any = {"source": None, "device": "cpu", "quiet": True}
+    run = finetune(photos, out=tmp_path / "run", recipe=toy("finetune", epochs=1, validation_fraction=0.25), **options)
+    (photos / "class0/7.png").rename(photos / "class1/8.png")  # as many as before
+    found = evaluate(photos, model=run, device="cpu")
+    assert found.count == 16
+    assert found.note is not None
+    assert "has other samples now: which of them it saw is not known" in found.note
+
+
 def test_a_class_that_the_model_has_not_or_has_twice_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown classes class1, class2; known are class0, cat, dog"):
         evaluate(data, model=saved(tmp_path / "a", ("class0", "cat", "dog")), device="cpu")

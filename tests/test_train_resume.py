@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hierax.train import RunExists, pretrain
+from hierax.train import RunExists, finetune, pretrain
 from training import held, log, pictures, same, started, stepwise_pretraining, toy, unfinished, weights
 
 pytest_plugins = ("runs",)
@@ -33,6 +33,19 @@ def test_resuming_on_data_that_changed_is_an_error(data: Path, pretrained: Path,
     (run / "run.json").write_text(json.dumps({**values, "data": str(more)}))
     with pytest.raises(RunExists, match="started on other data: samples was 12, now 13"):
         pretrain(more, out=run, recipe=held(), device="cpu", quiet=True)
+
+
+def test_neither_is_a_run_resumed_on_other_classes(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos")
+    options: Any = {"source": None, "device": "cpu", "quiet": True, "recipe": toy("finetune", epochs=1)}
+    run = unfinished(finetune(photos, out=tmp_path / "run", **options))
+    (photos / "class0/7.png").rename(photos / "class1/8.png")
+    with pytest.raises(RunExists, match="other data: class class0 was 8 samples, now 7 samples"):
+        finetune(photos, out=run, **options)
+    (photos / "class1/8.png").rename(photos / "class0/7.png")
+    (photos / "class0").rename(photos / "other")
+    with pytest.raises(RunExists, match="other data: class class0 was 8 samples, now not there"):
+        finetune(photos, out=run, **options)
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_is_only_finished(pretrained: Path, tmp_path: Path) -> None:

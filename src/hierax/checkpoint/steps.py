@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 _SHARED, _DIGESTS = "shared", "digests.json"
+OLDER = "sizes.json"
+"""What the first runs wrote instead of digests."""
+
 _MODELS = ("model", "average")
 """What of the shared state is weights; the other is the optimizer's."""
 
 
 def is_step(folder: Path) -> bool:
     """Whether a folder is what a run is resumed from."""
-    return (folder / _SHARED / ".metadata").is_file() and (folder / _DIGESTS).is_file()
+    return (folder / _SHARED / ".metadata").is_file() and any((folder / name).is_file() for name in (_DIGESTS, OLDER))
 
 
 def model_folder(folder: Path) -> Path:
@@ -62,6 +65,8 @@ def read_step(folder: Path) -> dict[str, Any]:
 
 def _check_digests(folder: Path) -> None:
     """Compares the shared files with what the run wrote."""
+    if (folder / OLDER).is_file() and not (folder / _DIGESTS).exists():
+        return  # what is read from it says whether it is whole
     try:
         digests = dict(json.loads((folder / _DIGESTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -158,12 +159,23 @@ def relabelled(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) ->
     if dataset.classes == classes or not dataset.classes:
         return dataset
     own = dataset.classes
-    if numbered and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
+    numerals = all(name.isdecimal() for name in classes)  # then a number is a name: 3 is not the fourth of 0, 1, 2, 9
+    if numbered and not numerals and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
         return Relabelled(dataset, classes, tuple(range(len(own))))
-    number = {name: i for i, name in enumerate(classes)}
-    unknown = [name for name in own if name not in number]
+    number = {_composed(name): i for i, name in enumerate(classes)}
+    unknown = [name for name in own if _composed(name) not in number]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        known = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
-        raise ValueError(f"unknown classes {', '.join(unknown[:3])}{more}; known are {known}")
-    return Relabelled(dataset, classes, tuple(number[name] for name in own))
+        known = ", ".join(map(_quoted, classes[:5])) + (", …" if len(classes) > 5 else "")
+        raise ValueError(f"unknown classes {', '.join(map(_quoted, unknown[:3]))}{more}; known are {known}")
+    return Relabelled(dataset, classes, tuple(number[_composed(name)] for name in own))
+
+
+def _composed(name: str) -> str:
+    """A name with its accents in one form: macOS writes é as two characters into the names of folders."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _quoted(name: str) -> str:
+    """A name, in quotes where its spaces would not be seen."""
+    return name if name == " ".join(name.split()) else repr(name)

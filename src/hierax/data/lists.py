@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from hierax.data.dataset import Extract, Sample
 from hierax.data.packed import Strings
+from hierax.data.split_names import kind_of
+from hierax.notices import notify
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -23,19 +28,25 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 PATHS = (
     "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path",
     "image_file", "image_name", "image_filename", "picture", "photo", "video", "video_path", "video_file", "clip",
-    "url", "image_url", "img_url", "uri",
+    "url", "image_url", "img_url", "uri", "fname", "filepaths", "imagepath", "imgpath", "imagename", "image_id",
 )  # fmt: skip
 """Names of columns of paths, in any case, the first that there is; a space or hyphen counts as an underscore."""
 
 LABELS = (
     "label", "class", "labels", "label_name", "class_name", "classname", "class_label", "category", "category_name",
-    "action", "target", "label_id", "class_id", "category_id",
+    "action", "target", "label_id", "class_id", "category_id", "cls",
 )  # fmt: skip
 """Names of columns of classes."""
+
+SPLITS = ("split", "subset", "set", "data_set", "dataset", "partition")
+"""Names of columns that say which rows are to train on; they count where their values are names of splits."""
 
 _FINE = 1_000_000  # moments are kept in parts of a second, so many
 _NONE = -1
 _FIRST = 1 << 16  # bytes of a text that must hold its first line
+_WHOLE = re.compile(r"\d+(?:\.0+)?")
+_LIST = re.compile(r"[\[({].*[\])}]", re.DOTALL)
+_BETWEEN = re.compile(r"[|;,]")
 
 Row = Mapping[str, Any]
 
@@ -49,12 +60,14 @@ class FileList:
         parts: int64 `[N, 2]`, beginning and end of each in microseconds, -1 for that of the file; None without videos.
         targets: int64 `[N]`, or None without labels.
         classes: their names.
+        splits: which split each row is of; None where the list does not say.
     """
 
     paths: Strings
     parts: np.ndarray | None
     targets: np.ndarray | None
     classes: tuple[str, ...]
+    splits: tuple[str, ...] | None = None
     arrays: bool = False
 
     @property
@@ -88,8 +101,9 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     """The files that a list names, a row each: `.csv`, `.tsv`, `.txt` or `.parquet`.
 
     Columns: `path` (or another of `PATHS`), relative to the list's folder; `label` (or another of `LABELS`), the name
-    or number of its class; of videos `start` and `end` in seconds, empty for those of the video. A text whose first
-    line is already a file has paths, or paths and labels between which are a comma, tab or space.
+    or number of its class; of videos `start` and `end` in seconds, empty for those of the video; `split` (or another
+    of `SPLITS`), such as train or val. A text whose first line is already a file has paths, or paths and labels between
+    which are a comma, semicolon, tab or space. Texts are UTF-8, or UTF-16 that says so at its beginning.
 
     Args:
         columns: what "path", "label", "start" or "end" is called in this list, where it has another name.
@@ -102,6 +116,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     names: list[str] = []
     paths: list[str] = []
     parts: list[tuple[int, int]] = []
+    splits: list[str] = []
     kinds: dict[bool, str] = {}
     for where, row in _rows(path, columns):
         entry = _text(row.get("path"))
@@ -110,20 +125,27 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         start, end = (_moment(row.get(name), name, where) for name in ("start", "end"))
         if end != _NONE and end <= max(start, 0):
             raise ValueError(f"{where} ends at {end / _FINE:g} s, but starts at {max(start, 0) / _FINE:g} s")
-        picture = os.path.splitext(entry)[1].lower() in IMAGE_SUFFIXES
+        suffix = os.path.splitext(entry)[1].lower()
+        picture = suffix in IMAGE_SUFFIXES
         if picture and (start, end) != (_NONE, _NONE):
             raise ValueError(f"{where}: {entry} is an image; start and end are only for videos")
+        picture = suffix not in VIDEO_SUFFIXES and (start, end) == (_NONE, _NONE)  # of an unknown suffix too
         kinds.setdefault(picture, entry)
-        paths.append(os.path.join(path.parent, entry))
+        paths.append(_place(path.parent, entry))
         parts.append((start, end))
-        names.append(_text(row.get("label")) if labels else "")
+        names.append(_label(row.get("label"), where) if labels else "")
+        splits.append(_text(row.get("split")))
     if not paths:
         raise ValueError(f"{path}: no rows below the column names")
     if len(kinds) > 1:
         some = f"{kinds[True]} and {kinds[False]}"
         raise ValueError(f"{path} holds images and videos, such as {some}; expected one kind")
     targets, classes = _classes(path, names)
-    return FileList(Strings(paths), None if True in kinds else np.array(parts, np.int64), targets, classes)
+    if True in kinds:
+        _tell_of_repeats(path, paths, targets)
+    times = None if True in kinds else np.array(parts, np.int64)
+    named = tuple(splits) if any(map(kind_of, set(splits))) else None
+    return FileList(Strings(paths), times, targets, classes, named)
 
 
 def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Iterator[str]:
@@ -138,7 +160,7 @@ def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Ite
     if path.suffix.lower() != ".txt" or columns:
         yield from (row.get("path") or "" for _, row in _rows(path, columns))
         return
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with _opened(path) as file:
         for line in file:
             text = line.rstrip("\r\n")
             if text.strip():
@@ -172,6 +194,10 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
         return None, ()
     if "" in found:
         raise ValueError(f"{path}, row {names.index('') + 1}: no label; expected a label in every row, or in no row")
+    if all(_WHOLE.fullmatch(name) for name in found):  # 1.0, as tables write numbers among which some are missing
+        names = [name.partition(".")[0] for name in names]
+        found = set(names)
+    _tell_of_several(path, found)
     numeric = all(name.isdecimal() for name in found)
     classes = tuple(sorted(found, key=lambda name: (int(name), name) if numeric else (0, name)))
     number = {name: i for i, name in enumerate(classes)}
@@ -186,7 +212,7 @@ def _rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Ro
     if path.suffix.lower() == ".parquet":
         yield from _of_parquet(path, given)
         return
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+    with _opened(path, newline="") as file:
         first = file.readline(_FIRST).rstrip("\r\n")
         file.seek(0)
         if not given and _file_and_label(first) is not None:
@@ -194,7 +220,7 @@ def _rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Ro
                 if line.strip():
                     yield f"{path}, line {number}", _plain_row(line, f"{path}, line {number}")
             return
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        rows = csv.DictReader(file, delimiter=_delimiter(path, first))
         columns = _columns(path, rows.fieldnames or (), given)
         try:
             for row in rows:
@@ -208,7 +234,9 @@ def _plain_row(line: str, where: str) -> Row:
     found = _file_and_label(line.rstrip("\r\n"))
     if found is None:
         given = line.strip()[:80]
-        raise ValueError(f"{where}: {given!r}; expected a file, or a file and a label after comma, tab or space")
+        raise ValueError(
+            f"{where}: {given!r}; expected a file, or a file and a label after comma, semicolon, tab or space"
+        )
     return {"path": found[0], "label": found[1]}
 
 
@@ -216,7 +244,7 @@ def _file_and_label(line: str) -> tuple[str, str] | None:
     """The two of a line; None where it begins with no picture or video."""
     if _is_file(line):
         return line.strip(), ""
-    for mark in ("\t", ",", " "):
+    for mark in ("\t", ",", ";", " "):
         entry, found, label = line.rpartition(mark)
         if found and _is_file(entry):
             return entry.strip(), label.strip()
@@ -231,7 +259,7 @@ def _is_file(text: str) -> bool:
 def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
     """What each column that is read is called in the file."""
     found = {_key(name): name for name in reversed(names)}  # of two that are alike the first
-    kinds = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",)}
+    kinds = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",), "split": SPLITS}
     columns = {kind: next((found[name] for name in known if name in found), None) for kind, known in kinds.items()}
     for kind, name in (given or {}).items():
         if kind not in kinds:
@@ -262,6 +290,75 @@ def _of_parquet(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[s
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: damaged, or not a parquet file: {error}") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
+    """The text of a list: UTF-8, whose names of files may be any bytes; or UTF-16, as tables are saved on Windows."""
+    with path.open("rb") as file:
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
+    with path.open(newline=newline, encoding=encoding, errors=errors) as text:
+        try:
+            yield text
+        except UnicodeError as error:
+            raise ValueError(f"{path}: not valid {encoding} text: {error}") from None
+
+
+def _delimiter(path: Path, first: str) -> str:
+    """Comma or tab as the suffix says; where the first line has none of it, another that programs write."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    return next((mark for mark in (usual, ",", ";", "\t") if mark in first), usual)
+
+
+def _place(folder: Path, entry: str) -> str:
+    """Where an entry lies; those of a list that was written on Windows may have backslashes between folders."""
+    place = os.path.join(folder, entry)
+    if "\\" in entry and not os.path.lexists(place):
+        return os.path.join(folder, entry.replace("\\", "/"))
+    return place
+
+
+def _label(value: Any, where: str) -> str:
+    """The name of a class; "" for none, which tables write as nan too.
+
+    Raises:
+        ValueError: several classes, or bytes that are no text.
+    """
+    text = _text(value)
+    if not isinstance(value, (str, int, float, bool, type(None))) or _LIST.fullmatch(text):
+        raise ValueError(
+            f"{where}: the label is {text[:60]}; expected one class for each file (tar shards, and parquet files that "
+            "hold the images, may name several)"
+        )
+    if not text.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in text):
+        raise ValueError(f"{where}: the label {text!a} is not UTF-8 text; save the list as UTF-8")
+    return "" if text.lower() == "nan" else text
+
+
+def _tell_of_several(path: Path, names: set[str]) -> None:
+    """A notice where names of classes may be lists of several."""
+    for name in sorted(names):
+        parts = [part.strip() for part in _BETWEEN.split(name)]
+        if len(parts) > 1 and all(part in names for part in parts):
+            notify(
+                f"{path}: {name!r} is taken as one class, beside {parts[0]!r} and {parts[1]!r}; "
+                "a list of files names one class in each row"
+            )
+            return
+
+
+def _tell_of_repeats(path: Path, paths: list[str], targets: np.ndarray | None) -> None:
+    """A notice where rows name a file that another row names."""
+    first: dict[str, int] = {}
+    again = [(index, place) for index, place in enumerate(paths) if first.setdefault(place, index) != index]
+    if not again:
+        return
+    others = [place for index, place in again if targets is not None and targets[index] != targets[first[place]]]
+    example = others[0] if others else again[0][1]
+    rows = "1 row names" if len(again) == 1 else f"{len(again):,} rows name"
+    label = f", {len(others):,} of them with another label" if others else ""
+    notify(f"{path}: {rows} a file that another row names too{label}, such as {example}; each row counts as a sample")
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from hierax.data.labels import Labels, read_labels
 from hierax.data.lists import SUFFIXES as LISTS
 from hierax.data.lists import names_files, open_list
 from hierax.data.packed import Strings
-from hierax.data.split_names import find_splits
+from hierax.data.split_names import find_splits, kind_of
 from hierax.data.table import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, open_shards
 from hierax.notices import LeftOut
@@ -27,6 +27,7 @@ from hierax.processing.paths import (
     check_named,
     check_regular,
     count_left_out,
+    is_hidden,
     matches,
     suffix_of,
     walk,
@@ -195,7 +196,7 @@ def split_folders(folder: Path) -> tuple[Path, Path | None] | None:
     """
     if not folder.is_dir():
         return None
-    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)]
     train, held = find_splits(names, of=str(folder))
     if train is None or (held is None and names != [train]):
         return None
@@ -258,6 +259,14 @@ def _and(left: LeftOut) -> str:
 
 def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
     """Raises `ValueError` where folders at the top hold the same folders: the classes may be either."""
+    train = next((top for top in sorted(inside) if kind_of(top) == "training" and len(inside[top]) > 1), "")
+    beside = [top for top in sorted(inside) if train and top not in ("", train) and _is_alike(inside, train, top)]
+    if beside:
+        raise ValueError(
+            f"{folder}: {train} is the name of a training set and holds folders, but {beside[0]} beside it is no name "
+            f"of a set to validate on. Pass {folder / train} to train on that alone (--validation names another "
+            f"set); if they are classes, pass a list (.csv) with columns path and label"
+        )
     same: dict[tuple[str, ...], list[str]] = {}
     for top, below in sorted(inside.items()):
         if top and below:
@@ -271,6 +280,13 @@ def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
                 f"with --validation, or rename them to train and val. If they are classes: pass a list (.csv) with "
                 f"columns path and label"
             )
+
+
+def _is_alike(inside: dict[str, set[str]], train: str, other: str) -> bool:
+    """Whether a folder beside what may be a training set is no class as that would be: it holds files alone, or
+    folders of which some are called as those of the other.
+    """
+    return not inside[other] or bool(inside[other] & inside[train])
 
 
 def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, kind: str) -> Dataset:

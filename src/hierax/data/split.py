@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from hierax.data.dataset import Dataset, Subset, relabelled
+from hierax.data.lists import FileList
 from hierax.data.order import SPLIT, stream
 from hierax.data.sources import FolderDataset, chosen, open_dataset, split_folders, tables_of
 from hierax.data.split_names import find_splits
+from hierax.notices import notify
 
 
 def open_splits(
@@ -69,9 +71,29 @@ def given_splits(source: str | os.PathLike[str], *, labels: bool = True) -> tupl
         return chosen(tables, None, name=os.fspath(source)), held
     folders = split_folders(Path(source))
     if folders is None:
-        return open_dataset(source, labels=labels), None
+        whole = open_dataset(source, labels=labels)
+        return listed_splits(whole, name=os.fspath(source)) or (whole, None)
     held = None if folders[1] is None else open_dataset(folders[1], labels=labels)
     return open_dataset(folders[0], labels=labels), held
+
+
+def listed_splits(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | None:
+    """The rows of a list to train on, and those to validate on, where a column says which are which."""
+    splits = whole.splits if isinstance(whole, FileList) else None
+    if splits is None:
+        return None
+    training, held = find_splits(sorted(set(splits)), of=name)
+    if training is None or held is None:
+        return None
+    of = np.array(splits)
+    parts = [Subset(whole, np.flatnonzero(of == split)) for split in (training, held)]
+    others = len(whole) - sum(map(len, parts))
+    left = f"; {others:,} other rows are not used" if others else ""
+    notify(
+        f"{name}: {len(parts[0]):,} rows of {training!r} to train on, "
+        f"{len(parts[1]):,} of {held!r} to validate on{left}"
+    )
+    return parts[0], parts[1]
 
 
 def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -94,7 +116,8 @@ def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Datas
     held = np.concatenate([order[start : start + count] for start, count in zip(first, counts, strict=True)])
     if not 0 < len(held) < len(whole):
         raise ValueError(
-            f"validation_fraction is {fraction:g} of {len(whole)} samples, which leaves one of the two sets empty"
+            f"validation_fraction is {fraction:g} of {len(whole)} samples, which leaves one of the two sets empty; "
+            "validation_fraction=0 trains on all of them, --validation DATA names others"
         )
     is_held = np.zeros(len(whole), bool)
     is_held[held] = True

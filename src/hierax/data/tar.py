@@ -16,7 +16,7 @@ from hierax.data.dataset import Extract, Sample
 from hierax.data.labels import Labels, read_labels
 from hierax.data.packed import Strings
 from hierax.notices import LeftOut
-from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
 """Of archives that are to be unpacked first."""
@@ -225,7 +225,7 @@ def _check_end(shard: tarfile.TarFile) -> None:
 
 def _add(found: _Shard, member: Member, left: LeftOut) -> None:
     name = posixpath.normpath(member.name)
-    if any(part.startswith(".") and part != ".." for part in name.split("/")):  # hidden, as in folders
+    if any(is_hidden(part) and part != ".." for part in name.split("/")):  # hidden, as in folders
         return
     suffix = next((end for end in _LABELS if name.lower().endswith(end)), None)
     if member.suffix in IMAGE_SUFFIXES:

@@ -1,8 +1,9 @@
 """Which files an input means, and how one is opened: one rule for every command.
 
 A folder is searched to its depths for files by their suffix, in any case; a file without a suffix is none of them.
-Hidden files and folders (`.name`) are left out. Links to files and to folders are followed, but not back to a folder
-that is being searched. Only regular files are read: a named pipe, socket or device is an error, not a wait.
+Hidden files and folders (`.name`) are left out, and those of systems (`__MACOSX`, `@eaDir`). Links to files and to
+folders are followed, but not back to a folder that is being searched. Only regular files are read: a named pipe, socket
+or device is an error, not a wait.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 """What is taken for a video in a folder."""
+
+_OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__pycache__")
+# of macOS' archives, Synology's disks (thumbnails of each image), Windows and Python
 
 _NAMES = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -112,8 +116,13 @@ def walk(
 
     top = os.fspath(folder)
     for parent, folders, files in os.walk(top, followlinks=True, onerror=failed or fail):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(top, parent, name))
-        yield parent, sorted(name for name in files if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name) and not _leads_back(top, parent, name))
+        yield parent, sorted(name for name in files if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name in a folder is hidden, or of a folder that a system makes beside a person's files."""
+    return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def _leads_back(top: str, parent: str, name: str) -> bool:

@@ -12,7 +12,7 @@ from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.data.dataset import Dataset, Relabelled, relabelled
-from hierax.data.sources import FolderDataset, open_dataset, split_folders, tables_of
+from hierax.data.sources import FolderDataset, open_dataset, split_folders
 from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
@@ -20,6 +20,7 @@ from hierax.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.described import read_description
+from hierax.train.notes import class_counts
 from hierax.train.parallel import default_workers, world
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
@@ -192,7 +193,12 @@ def _of_run(data: Setting, model: Setting | None) -> tuple[Dataset | None, str |
         return None, None
     recipe = Recipe.from_dict(values["recipe"])
     fraction = 0.0 if values.get("validation") else recipe.validation_fraction
-    held = open_splits(data, fraction=fraction, seed=recipe.seed)[1]
+    train, held = open_splits(data, fraction=fraction, seed=recipe.seed)
+    counts, then = (len(train), len(held or ())), values.get("facts", {})
+    changed = values.get("classes") and values["classes"] != class_counts(train)
+    if not values.get("validation") and (changed or counts != (then.get("samples"), then.get("held_out"))):
+        note = f"{data} is what the run was trained on, but has other samples now: which of them it saw is not known"
+        return None, f"{note}, and these numbers may be of images that it was trained on"
     if held is None:
         return None, f"{data} is what the run was trained on; these numbers say nothing about other pictures"
     return held, f"of {data}, which the run was trained on, the {len(held):,} samples that it held out"
@@ -204,10 +210,7 @@ def _workers(dataset: Dataset) -> int:
 
 def _held(data: Setting) -> Dataset:
     """What is beside a training set, or the data as they are."""
-    text = os.fspath(data)
-    if tables_of(text) is None and not (Path(text).is_dir() and split_folders(Path(text))):
-        return open_dataset(text)
-    train, held = given_splits(text)
+    train, held = given_splits(data)
     return train if held is None else held
 
 

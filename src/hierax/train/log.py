@@ -216,7 +216,7 @@ def summary(result: Mapping[str, Any], samples: int) -> str:
     told = shown({name: scores[name] for name in first}, samples - int(metrics.get("unreadable", 0)))
     count = f" on {samples:,} samples" if told and "(" not in told[0] else ""
     which = ["the last weights"] if last and steps else []
-    return f"model: step {step:,} of {steps:,}, {', '.join(told + which)}{count}"
+    return ", ".join([f"model: step {step:,} of {steps:,}", *told, *which]) + count
 
 
 def about(seconds: float) -> str:

@@ -202,7 +202,10 @@ def _check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
     if not recipe.label_weight:
         raise ValueError("label_weight is 0 and there is no teacher, which leaves nothing to learn; expected above 0")
     if len(dataset.classes) < 2 and not _several(first):
-        raise ValueError(f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more")
+        raise ValueError(
+            f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more "
+            "(if the classes are folders inside of that one, pass it)"
+        )
 
 
 def _teacher(
@@ -322,7 +325,9 @@ def _labels_beside(dataset: Dataset) -> str:
     whole = dataset.whole if isinstance(dataset, Subset) else dataset
     if isinstance(whole, ArrayDataset):
         return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"
-    return "fine-tuning takes a folder of class folders, or shards with labels"
+    return (
+        "fine-tuning takes a folder of class folders, shards with labels, or a list (.csv) with columns path and label"
+    )
 
 
 def _first(dataset: Dataset) -> Sample:

@@ -237,6 +237,7 @@ class _Share:
         if before is not None:
             then = before.get("facts", facts)
             others = [f"{k} was {then.get(k)}, now {value}" for k, value in facts.items() if then.get(k) != value]
+            others += _other_classes(before.get("classes"), self.settings["classes"])
             if others:
                 raise RunExists(f"{self.folder} was started on other data: {'; '.join(others)}")
             if before["recipe"] != self.settings["recipe"]:
@@ -305,6 +306,17 @@ class _Share:
             return {**metrics, "unreadable": float(len(bad))} if bad else metrics
 
         return evaluate
+
+
+def _other_classes(then: dict[str, int] | None, now: dict[str, int] | None) -> list[str]:
+    """What of the classes is not as it was when the run was started, in one sentence; none where that is not known."""
+    if not then or now is None or then == now:
+        return []
+    name = next(iter([name for name in {**then, **now} if then.get(name) != now.get(name)]), None)
+    if name is None:
+        return [f"the classes were {', '.join(then)}, now {', '.join(now)}"]
+    counts = ["not there" if found.get(name) is None else f"{found[name]:,} samples" for found in (then, now)]
+    return [f"class {name} was {counts[0]}, now {counts[1]}"]
 
 
 def _objective(

@@ -17,6 +17,7 @@ import torch
 
 from hierax.atomic import replaced
 from hierax.checkpoint import sharded
+from hierax.checkpoint.steps import OLDER
 from hierax.locking import LOCK, FolderTaken, locked
 from hierax.train.described import read_object
 from hierax.train.parallel import World
@@ -68,6 +69,10 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 class DamagedCheckpoint(OSError):
     """A checkpoint is not as it was written."""
+
+
+class OlderCheckpoint(ValueError):
+    """A checkpoint that a version of hierax wrote whose optimizer had its parameters in other groups."""
 
 
 class Checkpoints:
@@ -195,7 +200,15 @@ def _digest(path: Path) -> str:
 
 
 def _check(path: Path, world: World) -> None:
-    """Raises `DamagedCheckpoint` for one that is not as it was written; every rank looks at its share."""
+    """Raises `DamagedCheckpoint` for one that is not as it was written; every rank looks at its share.
+
+    One without digests is older than these, and none that can be resumed from.
+    """
+    if (path / OLDER).is_file() and not (path / _DIGESTS).exists():
+        raise OlderCheckpoint(
+            f"{path} was written by an older hierax; its run cannot be resumed. Start another run from its weights: "
+            f"--from {path}, and another folder with -o"
+        )
     try:
         digests = read_object(path / _DIGESTS)
     except (OSError, ValueError):
