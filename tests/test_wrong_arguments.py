@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import hierax
+from hierax.cli import main
 from small import image_config
 
 ASKED = {
@@ -115,3 +116,51 @@ def test_an_empty_path_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(hierax.ImageError, match=r"an empty path; expected the path of an image"):
         hierax.HieraImageProcessor()("")
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with photos in a folder."""
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "photos" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["features", "photos", "-o", "photos"],
+        ["features", "photos/a.png", "-o", "./photos/../photos"],
+        ["features", ".", "-o", "photos"],
+        ["reconstruct", "photos/a.png", "-o", "photos/a.png"],
+        ["reconstruct", "photos", "-o", "photos/b.png"],
+    ],
+)
+def test_no_output_replaces_an_input_even_where_files_may_be_overwritten(
+    photos: Path, line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in photos.rglob("*.png")}
+    assert main([*line, "--overwrite"]) == 2
+    assert "is one of the inputs and would be replaced; choose another place for the output" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("reconstruct a.png -o r.png --seed x", "argument --seed: 'x' is no seed; expected a whole number from 0 to"),
+        ("reconstruct a.png -o r.png --seed 99999999999999999999", "is no seed; expected a whole number from 0 to"),
+        ("reconstruct a.png -o r.png --seed -1", "argument --seed: '-1' is no seed"),
+        ("stats a.png --workers -1", "argument --workers: '-1' is not a whole number, 0 or more"),
+        ("evaluate data --workers 1.5", "argument --workers: '1.5' is not a whole number, 0 or more"),
+    ],
+)
+def test_numbers_of_the_command_line_say_what_is_expected(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1

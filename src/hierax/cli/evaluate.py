@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
-from hierax.cli.loading import add_max_pixels, positive
+from hierax.cli.loading import add_max_pixels, count, positive
 from hierax.cli.outputs import add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError, say, tell
 from hierax.extras import require
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per call (default: 32)")
     add_max_pixels(parser)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: by cores)")
+    parser.add_argument("--workers", type=count, metavar="N", help="processes that decode (default: by cores)")
 
 
 def run(arguments: argparse.Namespace) -> int:

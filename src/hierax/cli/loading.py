@@ -23,6 +23,20 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """A whole number, 0 or more, for argparse."""
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A seed of random numbers, for argparse."""
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; expected a whole number from 0 to {(1 << 32) - 1:,}")
+    return int(text)
+
+
 def pixel_size(text: str) -> int | tuple[int, ...]:
     """`448`, or `320x448` (rows x columns), for argparse."""
     sides = text.lower().replace("×", "x").split("x")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.cli.inputs import add_images, expand
-from hierax.cli.loading import add_model, engine_options, say_model
+from hierax.cli.loading import add_model, engine_options, say_model, seed
 from hierax.cli.outputs import add_overwrite, check_output, output_file
 from hierax.cli.terminal import Tally, UserError, progress, tell
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     add_model(parser, default=FEMTO_MAE)
     parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="share that is masked (default: the model's)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random mask (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the random mask (default: 0)")
     parser.add_argument(
         "--statistics",
         choices=("visible", "true"),
@@ -66,12 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.predict.inputs import check_inputs, takes_clips
+    from hierax.predict.inputs import check_inputs, check_no_input, takes_clips
     from hierax.predict.reconstruct import open_mae, reconstructions
 
     video = takes_clips(arguments.model)
     paths, problems = expand(arguments.images, clips=video)
     _check_output(arguments, video=video)
+    check_no_input([arguments.output], paths)
     tally = Tally()
     for problem in problems:
         tally.add(problem)

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from hierax.cli.loading import add_max_pixels
+from hierax.cli.loading import add_max_pixels, count
 from hierax.cli.terminal import say, tell
 
 SUMMARY = "count the images of a dataset; mean and standard deviation of each channel"
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     add_max_pixels(parser)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read (default: one for each core)")
+    parser.add_argument("--workers", type=count, metavar="N", help="processes that read (default: one for each core)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from hierax.predict.inputs import (
     Predictor,
     Size,
     check_inputs,
+    check_no_input,
     clip_batches,
     image_paths,
     open_predictor,
@@ -198,12 +199,13 @@ def feature_files(
     """The files that `features` makes for each image, or video if `clips`: arrays and picture.
 
     Raises:
-        ValueError: one of them exists, and not `overwrite`; `output` is a file.
+        ValueError: one of them exists, and not `overwrite`; one of them is an input; `output` is a file.
     """
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"{os.fspath(output)} is a file; expected a folder to write to")
     stems = [Path(output, name) for name in output_names(images)]
     files = [(Path(f"{stem}.npz"), Path(f"{stem}.{'gif' if clips else 'png'}")) for stem in stems]
+    check_no_input((file for pair in files for file in pair), images)
     taken = [file for pair in files for file in pair if file.exists()]
     if taken and not overwrite:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""

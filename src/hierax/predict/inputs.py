@@ -151,6 +151,16 @@ def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     return paths
 
 
+def check_no_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises `ValueError` for a file that would be written over one that is read, whatever may be overwritten."""
+    read = {os.path.realpath(path) for path in inputs}
+    for output in outputs:
+        if os.path.realpath(output) in read:
+            raise ValueError(
+                f"{output} is one of the inputs and would be replaced; choose another place for the output"
+            )
+
+
 def _check_count(name: str, value: object, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= most:
         raise ValueError(f"{name} is {value!r}; expected a whole number from 1 to {most:,}")
