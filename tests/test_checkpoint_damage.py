@@ -1,6 +1,9 @@
 """Files that are damaged, or something else: one clear error that names the file, and the tensor where there is one."""
 
+import bz2
+import gzip
 import json
+import lzma
 import pickle
 import random
 from collections.abc import Callable
@@ -46,13 +49,38 @@ def refused(source: Path, *, names: str | Path) -> str:
 def test_a_truncated_safetensors_file_is_named(keep: int, folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    assert "corrupt or truncated safetensors file" in refused(folder, names=path)
+    assert ("corrupt or truncated safetensors file" if keep else "is empty") in refused(folder, names=path)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 10, 1000, -1, -100])
 def test_a_truncated_pth_file_is_named(keep: int, pth: Path) -> None:
     pth.write_bytes(pth.read_bytes()[:keep])
-    assert "corrupt, or not a file of tensors alone" in refused(pth, names=pth)
+    assert ("corrupt, or not a file of tensors alone" if keep else "is empty") in refused(pth, names=pth)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "a.pt", "a.bin", "a.ckpt", "a.pth.tar", "a"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html><body>404", "a web page"),
+        (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page or XML"),
+        (b'{"error": "Access to this model is restricted"}', "JSON text"),
+        (gzip.compress(b"weights" * 100), "compressed by gzip"),
+        (lzma.compress(b"weights" * 100), "compressed by xz"),
+        (bz2.compress(b"weights" * 100), "compressed by bzip2"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_downloads_leave_instead_of_weights_is_said(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert words in refused(tmp_path / name, names=name)
+
+
+def test_a_file_of_torch_that_is_called_safetensors_is_said(pth: Path) -> None:
+    other = pth.rename(pth.with_suffix(".safetensors"))
+    assert "is a file of torch.save, not of safetensors; call it .pth" in refused(other, names=other)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])

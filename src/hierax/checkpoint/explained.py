@@ -16,10 +16,39 @@ def is_tensor_file(path: Path) -> bool:
     return path.suffix not in _EXPORTS and (pickled or head[:4] == b"PK\x03\x04" or head[8:] == b"{")
 
 
+_BEGINNINGS = (
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the weights; git lfs pull fetches them"),
+    (b"<", "is a web page or XML, not the weights; the download gave a page instead of the file"),
+    (b"{", "is JSON text, not the weights; the download may have given an error instead of the file"),
+    (b"\x1f\x8b", "is compressed by gzip; unpack it first"),
+    (b"BZh", "is compressed by bzip2; unpack it first"),
+    (b"\xfd7zXZ", "is compressed by xz; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by zstd; unpack it first"),
+    (b"\x89HDF", "is an HDF5 file, as Keras writes it; expected weights of PyTorch"),
+    (b"Rar!", "is a rar archive; unpack it first"),
+    (b"7z\xbc\xaf", "is a 7z archive; unpack it first"),
+)
+
+
+def content_of(path: Path) -> str | None:
+    """What a file is by how it begins, whatever it is called; None for what may be tensors."""
+    with path.open("rb") as file:
+        head = file.read(600)
+    if not head:
+        return "is empty; the download or the copy was not finished"
+    if head[8:9] == b"{" and head[:1] != b"<":  # the header of safetensors, after its length
+        return None
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((words for start, words in _BEGINNINGS if text.startswith(start)), None)
+
+
 def explain_file(path: Path) -> str:
     """What a file is that holds no tensors."""
     if path.suffix in _EXPORTS:
         return "is an exported model, whose weights cannot be loaded; hierax.Engine runs the folder of an export"
+    content = content_of(path)
+    if content is not None and path.suffix != ".json":
+        return content
     if path.suffix == ".json":
         return "is a JSON file; expected the folder that it is in, or the file with the weights"
     with path.open("rb") as file:

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from hierax.checkpoint.bundled import bundled_folder
-from hierax.checkpoint.explained import explain_file, explain_folder, is_tensor_file
+from hierax.checkpoint.explained import content_of, explain_file, explain_folder, is_tensor_file
 from hierax.checkpoint.hub import HubOptions, NotCached, fetch, reached
 from hierax.checkpoint.parts import choose
-from hierax.checkpoint.pickles import read_pickle
+from hierax.checkpoint.pickles import is_archive, read_pickle
 from hierax.checkpoint.records import CheckpointRecord, checkpoint_names, find_record
 from hierax.checkpoint.steps import is_step, model_folder, read_step
 from hierax.processing.paths import check_named
@@ -280,6 +280,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except TooManyTensors as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # of the parser, and of torch for types it does not have
+        other = content_of(path)
+        if other is None and is_archive(path):
+            other = "is a file of torch.save, not of safetensors; call it .pth"
+        if other is not None:
+            raise ValueError(f"{path}: {other}") from None
         raise ValueError(f"{path}: corrupt or truncated safetensors file ({_first_line(error)})") from None
     return tensors if notes is None else {**tensors, NOTES: notes}
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from hierax.checkpoint.explained import content_of
+
 _MOST_PICKLED = 8 * 2**20
 """Bytes of names and settings beside the tensors; ten thousand tensors need about two million."""
 _MOST_LISTED = 16 * 2**20
@@ -114,7 +116,7 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
         except Exception as error:  # a damaged pickle can fail in any way
             reason = _refused(path, error, archive=archive) or _of_later_protocol(path, archive=archive)
-            reason = reason or f"corrupt, or not a file of tensors alone ({_first_line(error)})"
+            reason = reason or content_of(path) or f"corrupt, or not a file of tensors alone ({_first_line(error)})"
             raise ValueError(f"{path}: {reason}") from None
 
 
