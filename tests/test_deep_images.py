@@ -238,3 +238,81 @@ def test_a_batch_goes_to_a_type_and_a_device_in_either_order() -> None:
     for first, second in ((torch.float16, "meta"), ("meta", torch.float16)):
         moved = HieraImageProcessor()(Image.new("RGB", (40, 40))).to(first, second).pixel_values  # type: ignore[arg-type]
         assert (moved.dtype, moved.device.type) == (torch.float16, "meta")
+
+
+def bigtiff(values: np.ndarray, order: str, tags: dict[int, int]) -> bytes:
+    """A BigTIFF of one strip of gray that is not compressed."""
+    data = values.tobytes()
+    given = {256: values.shape[1], 257: values.shape[0], 258: values.dtype.itemsize * 8, 259: 1, 262: 1, 273: 16,
+             277: 1, 278: values.shape[0], 279: len(data), **tags}  # fmt: skip
+    entries = [struct.pack(f"{order}HHQQ", tag, 16, 1, value) for tag, value in sorted(given.items())]
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HHHQ", 43, 8, 0, 16 + len(data))
+    return head + data + struct.pack(f"{order}Q", len(entries)) + b"".join(entries) + bytes(8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_a_bigtiff_is_read_in_both_byte_orders(order: str, dtype: str) -> None:
+    values = ramp({"u1": 255, "u2": 65535, "f4": 1}[dtype], dtype)
+    file = bigtiff(values.astype(order + dtype), order, {339: 3 if dtype == "f4" else 1})
+    assert np.array_equal(np.asarray(read_picture(file, channels=1, name="x", unit=False))[..., 0:].squeeze(), values)
+    assert np.abs(np.asarray(load_image(file))[:, :, 0].astype(int) - LEVELS).max() <= 1
+
+
+def test_the_predictor_of_floats_is_undone() -> None:
+    """Predictor 3 of TIFF: bytes of the same place together, each as the difference from the one before."""
+    values = ramp(1, "f4")
+    planes = values.astype(">f4").view("u1").reshape(8, 256, 4).transpose(0, 2, 1).reshape(8, -1)
+    rows = np.diff(planes, axis=1, prepend=np.uint8(0)).astype("u1")
+    packed = zlib.compress(rows.tobytes())
+    file = bytearray(
+        tiff(np.frombuffer(packed.ljust(-(-len(packed) // 8) * 8, b"\0"), "u1").reshape(8, -1), photometric=1)
+    )
+    for tag, value in ((256, 256), (257, 8), (258, 32), (259, 8), (278, 8), (339, 3)):
+        place = file.index(struct.pack("<HH", tag, 3), len(packed))
+        file[place + 8 : place + 10] = struct.pack("<H", value)
+    place = file.index(struct.pack("<HH", 284, 3), len(packed))
+    file[place : place + 10] = struct.pack("<HHIH", 317, 3, 1, 3)  # planes are together anyhow
+    assert np.array_equal(np.asarray(read_picture(bytes(file), channels=1, name="x", unit=False))[:, :, 0], values)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF of 16 bits"])
+def test_the_orientation_tag_is_applied_in_every_format_and_by_every_reader(form: str, orientation: int) -> None:
+    from hierax.data.picture import read_part
+
+    corner = np.zeros((64, 96), np.uint8)
+    corner[:32, :32] = 255  # upper left, in the file
+    place = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}[
+        orientation
+    ]
+    if form.endswith("bits"):
+        file = tiff(corner.astype(np.uint16) * 257, photometric=1, tags={274: (orientation,)})
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
+        file = saved(Image.fromarray(corner).convert("RGB"), format=form, exif=exif, **options)
+    shape = (96, 64) if orientation > 4 else (64, 96)
+    found = [np.asarray(read_picture(file, channels=3, name="x", fast=fast)) for fast in (False, True)]
+    found.append(read_part(file, channels=3, name="x", part=lambda h, w: (0, 0, h, w), size=shape))
+    for image in found:
+        assert image.shape == (*shape, 3)
+        corners = {(y, x): int(image[-4 if y else 3, -4 if x else 3, 0]) for y in (0, -1) for x in (0, -1)}
+        assert [key for key, value in corners.items() if value > 128] == [place]
+
+
+def test_jpeg_2000_of_16_bits_keeps_its_values() -> None:
+    file = saved(Image.fromarray(U16), format="JPEG2000")
+    assert stored_dtype(file, name="x") == "uint16"
+    assert np.array_equal(np.asarray(read_picture(file, channels=1, name="x", unit=False))[:, :, 0], U16)
+    assert np.abs(np.asarray(load_image(file))[:, :, 0].astype(int) - LEVELS).max() <= 1
+
+
+def test_images_of_one_bit_palettes_cmyk_and_lab_have_their_colors() -> None:
+    white = Image.new("RGB", (16, 16), "white")
+    for mode, form in (("1", "PNG"), ("1", "TIFF"), ("P", "PNG"), ("P", "GIF"), ("CMYK", "TIFF"), ("CMYK", "JPEG")):
+        assert load_image(saved(white.convert(mode), format=form)).getpixel((8, 8)) == (255, 255, 255), (mode, form)
+    lab = Image.new("LAB", (16, 16), (120, 183, 177))  # of RGB 200, 60, 30
+    found = np.asarray(load_image(saved(lab, format="TIFF")))[8, 8].astype(int)
+    assert np.abs(found - (200, 60, 30)).max() <= 1

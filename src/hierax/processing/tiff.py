@@ -47,11 +47,14 @@ _BYTES_APART = 3  # the predictor of floats
 
 @dataclass(frozen=True)
 class Layout:
-    """What the first page of a TIFF says of itself; `tags` by number, and whether other `pages` follow."""
+    """What the first page of a TIFF says of itself: `tags` by number; whether other `pages` follow, and whether its
+    offsets are `big` (BigTIFF).
+    """
 
     tags: dict[int, tuple[Any, ...]]
     order: str
     pages: bool = False
+    big: bool = False
 
     def one(self, tag: int, default: int) -> int:
         """The first value of a tag."""
@@ -108,6 +111,8 @@ class Layout:
         together = self.one(_PLANAR, 1) == 1 or self.samples == 1
         known = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(self.photometric, self.samples) == self.samples
         alpha = self.extra in ((1,), (2,)) and self.samples in (2, 4) and self.photometric in (1, 2)
+        if self.big and self.order == ">":  # Pillow finds no tags in it
+            return False
         return max(self.bits) <= 8 and set(self.formats) == {1} and together and (known or alpha)
 
 
@@ -127,7 +132,7 @@ def read_layout(stream: BinaryIO) -> Layout:
         except (ValueError, struct.error):  # what is behind the first page is not read
             break
         pages = not int(others.get(_SUBFILE, (0,))[0]) & _NO_PAGE
-    return Layout(tags, order, pages)
+    return Layout(tags, order, pages, big)
 
 
 def _read_tags(stream: BinaryIO, order: str, place: int, *, big: bool) -> tuple[dict[int, tuple[Any, ...]], int]:
