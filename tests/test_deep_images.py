@@ -1,5 +1,6 @@
 """Images of more than 8 bits, signed, floating, of many bands: right levels, the values themselves, or a refusal."""
 
+import base64
 import io
 import struct
 import zlib
@@ -307,6 +308,20 @@ def test_jpeg_2000_of_16_bits_keeps_its_values() -> None:
     assert stored_dtype(file, name="x") == "uint16"
     assert np.array_equal(np.asarray(read_picture(file, channels=1, name="x", unit=False))[:, :, 0], U16)
     assert np.abs(np.asarray(load_image(file))[:, :, 0].astype(int) - LEVELS).max() <= 1
+
+
+# 8 x 8 pixels of 12 bits, 0, 65, 130, … to 4095
+JPEG_2000_12_BITS = base64.b64decode(
+    "/0//UQApAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAABCwEB/1IADAAAAAEAAAQEAAH/XAAEQGD/ZAAlAAFDcmVh"
+    "dGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAABmAAH/k9/hVBIsQqeXlbFDDtYoP97oKcVIuDRWEuF5DpiRhU9D"
+    "0Zh+EpvOO8N5vXFJxoU3gmJWFbc5znXqSkAMwCgAB0Rl1SPMU4YLXGfa6ymrhOuAcNhsNhsNhsP/2Q=="
+)
+
+
+def test_jpeg_2000_of_12_bits_has_values_of_12_bits() -> None:
+    values = np.asarray(read_picture(JPEG_2000_12_BITS, channels=1, name="x", unit=False))[:, :, 0]
+    assert np.array_equal(values, np.arange(64).reshape(8, 8) * 65)
+    assert np.asarray(load_image(JPEG_2000_12_BITS))[7, 7].tolist() == [255, 255, 255]
 
 
 def test_images_of_one_bit_palettes_cmyk_and_lab_have_their_colors() -> None:

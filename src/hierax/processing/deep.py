@@ -15,6 +15,8 @@ from hierax.processing.frames import FIRST_ONLY, PAGES
 from hierax.processing.tiff import Layout, described, read_layout, read_samples
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+"""What a file of it begins with, boxed or not."""
 _ORIENTATION = 274
 _LUMA = np.array([299, 587, 114]) / 1000  # ITU-R 601, as Pillow's
 
@@ -203,6 +205,15 @@ def png_values(data: bytes, *, name: str) -> Deep | None:
     colours = 1 if values.shape[2] <= 2 else 3
     alpha = values[:, :, colours] / 65535 if values.shape[2] > colours else None
     return Deep(values[:, :, :colours], 65535, alpha, bands=values)
+
+
+def jpeg2000_values(image: Image.Image, data: bytes) -> Deep | None:
+    """Values of a gray JPEG 2000 image of more than 8 bits, which Pillow shifts up to 16; None for others."""
+    place = data.find(JPEG_2000[1])
+    if not image.mode.startswith("I;16") or not 0 <= place < len(data) - 42:
+        return None
+    bits = (data[place + 42] & 127) + 1
+    return Deep(np.asarray(image)[:, :, None] >> max(16 - bits, 0), 2**bits - 1)
 
 
 def _decoded(data: bytes, mode: str, way: str, name: str) -> Image.Image:

@@ -21,7 +21,16 @@ from hierax.processing.decode import (
     pillow_is_quiet,
     read_header,
 )
-from hierax.processing.deep import Deep, deep_tiff, image_values, is_tiff, png_values, tiff_values
+from hierax.processing.deep import (
+    JPEG_2000,
+    Deep,
+    deep_tiff,
+    image_values,
+    is_tiff,
+    jpeg2000_values,
+    png_values,
+    tiff_values,
+)
 from hierax.processing.errors import ImageError
 from hierax.processing.pnm import is_pnm, read_pnm
 from hierax.processing.record import Preprocessing
@@ -107,7 +116,7 @@ def read_values(
 ) -> Deep | np.ndarray | None:
     """Values of a file that is not one of 8 bits for Pillow to read, or the array of a `.npy` file; None for others.
 
-    PNGs of 16 bits are read so if `exact`: in grey levels Pillow is right. Raises `ImageError`.
+    PNGs of 16 bits and JPEG 2000 are read so if `exact`: in grey levels Pillow is right. Raises `ImageError`.
     """
     with opened(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(16)
@@ -122,12 +131,12 @@ def read_values(
         if is_pnm(start):
             found = read_pnm(stream, name=name, check=partial(check_pixels, name=name, max_pixels=max_pixels))
             return None if found is None else Deep(found[0], found[1])
-        if not exact or not start.startswith(b"\x89PNG"):
+        if not exact or not start.startswith((b"\x89PNG", *JPEG_2000)):
             return None
         stream.seek(0)
         data = stream.read()
     image = decode(data, name=name, max_pixels=max_pixels)  # checked, and whole
-    found = png_values(data, name=name)
+    found = jpeg2000_values(image, data) if start.startswith(JPEG_2000) else png_values(data, name=name)
     return None if found is None else found.upright(orientation(image))
 
 
