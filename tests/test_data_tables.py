@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from hierax.cli import main
 from hierax.data import open_dataset
 from opening import labels, refused, survives
 from samples import encoded, picture, write_parquet
@@ -118,3 +122,24 @@ def test_opening_shows_no_bars_of_the_library_and_leaves_its_setting(tmp_path: P
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["finetune", "evaluate"])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("t.parquet", "its columns are image, species; labels are in a column that is called label, labels, class, "),
+        ("l.csv", "labels are in a column of the list that is called label, class, labels, "),
+    ],
+)
+def test_a_table_without_labels_says_which_columns_are_read(
+    command: str, name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    Image.new("RGB", (40, 40)).save("0.png")
+    pq.write_table(pa.table({"image": [Path("0.png").read_bytes()] * 4, "species": ["a", "b"] * 2}), "t.parquet")
+    Path("l.csv").write_text("file,species\n0.png,a\n0.png,b\n")
+    assert main([command, name, "--device", "cpu", *(["-o", "run"] if command == "finetune" else [])]) == 2
+    assert problem in capsys.readouterr().err

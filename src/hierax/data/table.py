@@ -17,16 +17,15 @@ from hierax.data.labels import Labels, read_labels
 from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
 
-"""Names of splits to validate on, the first that there is."""
-
-_LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
+LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
+"""Names of columns of classes, the first that there is."""
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 _SPLIT = re.compile(r"[A-Za-z]+(?:[_-](?:set|split))?(?![A-Za-z])")  # what a name begins with
 
 
 @dataclass(frozen=True, eq=False)
 class TableDataset:
-    """Rows with an image and maybe a label."""
+    """Rows with an image and maybe a label; `columns` are all that the table has."""
 
     name: str
     rows: Any
@@ -35,6 +34,7 @@ class TableDataset:
     classes: tuple[str, ...]
     arrays: bool = False
     videos: bool = False
+    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,14 +138,14 @@ def _table(datasets: Any, name: str, table: Any, *, labels: bool) -> TableDatase
         )
     if isinstance(columns[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))  # we decode: bad files must be told apart
-    label = next((c for c in _LABEL_COLUMNS if c in columns), None) if labels else None
+    label = next((c for c in LABEL_COLUMNS if c in columns), None) if labels else None
     values, classes = None, ()
     if label is not None:
         values = _labels(table, label, f"{name}, column {label}")
         classes = _class_names(columns[label], values)
         if values is not None and len(classes) > values.classes and values.shares is None:
             values = Labels(len(classes), values.numbers, values.ends)  # the last ones need not occur
-    return TableDataset(name, table.select_columns([image]), image, values, classes)
+    return TableDataset(name, table.select_columns([image]), image, values, classes, columns=tuple(columns))
 
 
 def _labels(table: Any, label: str, name: str) -> Labels | None:

@@ -24,7 +24,7 @@ from hierax.train.notes import class_counts
 from hierax.train.parallel import default_workers, world
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
-from hierax.train.prepare import convention, levels, statistics
+from hierax.train.prepare import convention, labels_beside, levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors
 from hierax.train.recipe import Recipe
@@ -228,7 +228,8 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     """
     own = dataset.classes
     if not own:
-        raise ValueError("the data has no classes: expected a folder of class folders, or shards with labels")
+        beside = labels_beside(dataset).replace("fine-tuning takes", "expected")
+        raise ValueError(f"the data has no classes: {beside}")
     if len(own) == len(labels) and all(_SYNSET.fullmatch(name) for name in own) and own != labels:
         return Relabelled(dataset, labels, tuple(range(len(own))))
     number: dict[str, list[int]] = {}

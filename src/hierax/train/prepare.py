@@ -17,8 +17,10 @@ from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.config import HieraConfig, variant_config
 from hierax.data.dataset import Dataset, Sample, Subset
+from hierax.data.lists import LABELS, FileList
 from hierax.data.sources import ArrayDataset
 from hierax.data.stats import Moments
+from hierax.data.table import LABEL_COLUMNS, TableDataset
 from hierax.data.view import Augmentation, EvaluationView, Unreadable
 from hierax.encoder import visible_units
 from hierax.mae import check_mae_size
@@ -198,7 +200,7 @@ def _check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
     """Raises `ValueError` for data from whose labels alone nothing can be learned."""
     if not dataset.classes:
         teacher = "" if dataset.arrays else ", or a teacher (--teacher)"
-        raise ValueError(f"the data has no classes; {_labels_beside(dataset)}{teacher}")
+        raise ValueError(f"the data has no classes; {labels_beside(dataset)}{teacher}")
     if not recipe.label_weight:
         raise ValueError("label_weight is 0 and there is no teacher, which leaves nothing to learn; expected above 0")
     if len(dataset.classes) < 2 and not _several(first):
@@ -320,11 +322,16 @@ def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(m / factor for m in record.image_mean), tuple(s / factor for s in record.image_std)
 
 
-def _labels_beside(dataset: Dataset) -> str:
-    """Where fine-tuning takes labels from, for data such as these."""
+def labels_beside(dataset: Dataset) -> str:
+    """Where labels are taken from, for data such as these."""
     whole = dataset.whole if isinstance(dataset, Subset) else dataset
     if isinstance(whole, ArrayDataset):
         return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"
+    if isinstance(whole, TableDataset):
+        known = f"labels are in a column that is called {', '.join(LABEL_COLUMNS)}"
+        return f"its columns are {', '.join(whole.columns)}; {known}"
+    if isinstance(whole, FileList):
+        return f"labels are in a column of the list that is called {', '.join(LABELS)}"
     return (
         "fine-tuning takes a folder of class folders, shards with labels, or a list (.csv) with columns path and label"
     )
