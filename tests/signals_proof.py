@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -191,14 +192,26 @@ def fingerprint(command: Command, out: Path, stdout: str) -> dict[str, str]:
             found["stdout"] = stdout.replace(str(out), "OUT")
         for path in sorted(out.glob(pattern)) if pattern != "-" else ():
             if path.is_file():
-                content = path.read_bytes().replace(str(out).encode(), b"OUT")
-                found[str(path.relative_to(out))] = hashlib.sha256(content).hexdigest()
+                found[str(path.relative_to(out))] = hashlib.sha256(_content(path, out)).hexdigest()
     return found
+
+
+def _content(path: Path, out: Path) -> bytes:
+    """A file's content without what differs between runs: the folder's name, and the order of notes in safetensors."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        end = 8 + int.from_bytes(content[:8], "little")
+        content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
+    return content.replace(str(out).encode(), b"OUT")
 
 
 def left_over(out: Path, group: int) -> list[str]:
     """Temporary files, shared memory, and processes of a session that are still there after a while; Linux."""
-    files = [str(p.relative_to(out)) for p in out.rglob("*") if p.name.startswith((".", "tmp")) and p.name != "tmp"]
+    files = [
+        str(p.relative_to(out))
+        for p in out.rglob("*")
+        if p.name.startswith((".", "tmp")) and p.name not in ("tmp", ".metadata")
+    ]
     kept = "torchinductor"  # PyTorch's own cache, which stays after every export
     files += [str(p.relative_to(out)) for p in (out / "tmp").rglob("*") if kept not in str(p)]
     memory = [p.name for p in Path("/dev/shm").glob(f"*_{group}_*")]

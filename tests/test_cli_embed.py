@@ -159,3 +159,13 @@ def test_another_name_of_the_column_of_paths_is_kept_for_updates(run: Run, class
     code, _, err = run(*arguments[:3], "new", "--columns", "foto")
     assert code == 2
     assert "'foto' is not path=NAME, with the name of a column" in err
+
+
+def test_a_manifest_without_a_crop_is_no_fault(run: Run, classifier_folder: str) -> None:
+    run("embed", "a", "-o", "out", "--model", classifier_folder, *FAST)
+    values = json.loads(Path("out/manifest.json").read_text())
+    values["preprocessing"]["crop_size"] = None
+    Path("out/manifest.json").write_text(json.dumps(values))
+    code, _, err = run("embed", "-o", "out", "--update", *FAST)
+    assert code == 2
+    assert "a fault of hierax" not in err

@@ -183,7 +183,7 @@ def extractor_like(
     """
     kept = {"layers": [c.layer for c in manifest.columns], "l2": manifest.l2, "precision": manifest.precision}
     extractor = FeatureExtractor(model, size=size, **{**kept, **settings})
-    side = manifest.preprocessing.get("crop_size", {}).get("height")
+    side = (manifest.preprocessing.get("crop_size") or {}).get("height")
     if size is None and side and extractor.record.to_dict() != manifest.preprocessing:  # not at the model's own size
         extractor.close()
         extractor = FeatureExtractor(model, size=side, **{**kept, **settings})
