@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from hierax import Engine
 
 pytest_plugins = ["engines"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing is forked there")
@@ -43,6 +46,11 @@ def forked(work: str, source: Path, backend: str, *, threads: int = 1) -> tuple[
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize(("backend", "threads"), [("torch", 2), ("onnxruntime", 2), ("openvino", 1)])
 def test_an_engine_that_was_used_answers_in_a_forked_child(backend: str, threads: int, classifier: Path) -> None:
+    with Engine(
+        classifier, backend=backend, precision="fp32", threads=threads
+    ) as engine:  # keeps what the process reads
+        for width in (64, 48):
+            engine(torch.zeros(1, 3, 64, width))
     found, _ = forked("print('same', both() == 1, flush=True)", classifier, backend, threads=threads)
     assert found == ["same True", "status 0"]
 
