@@ -195,3 +195,17 @@ def test_numbers_of_a_list_are_names_where_the_other_has_numbers(tmp_path: Path)
     (tmp_path / "val.csv").write_text("path,label\n5.png,0\n6.png,2\n7.png,1\n8.png,3\n")
     with pytest.raises(ValueError, match="unknown classes 3; known are 0, 1, 2, 9"):
         split(tmp_path / "train.csv", tmp_path / "val.csv")
+
+
+def test_files_that_are_trained_on_and_validated_on_are_said(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "all/a/1.png", "all/b/1.png", "other/a/2.png")
+    with pytest.warns(Notice, match="2 of 2 samples to validate on are in the training set too"):
+        split(tmp_path / "all", tmp_path / "all")
+    assert len(split(tmp_path / "all", tmp_path / "other")[1]) == 1  # without a notice, which would be an error here
+
+
+def test_a_list_beside_the_images_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "images/1.png", "images/2.png")
+    (tmp_path / "labels.csv").write_text("path,label\nimages/1.png,a\n")
+    with pytest.warns(Notice, match=r"1 \.csv \(if labels\.csv lists files and labels, pass it"):
+        open_dataset(tmp_path)

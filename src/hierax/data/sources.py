@@ -220,7 +220,9 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
         inside.setdefault(top, set()).update(below)
         for name in names:
             kind = _KINDS.get(suffix_of(name))
-            if kind is None:
+            if kind is None and labels and not top and suffix_of(name) in (".csv", ".tsv"):
+                left.add(suffix_of(name), example=f"if {name} lists files and labels, pass it, not the folder")
+            elif kind is None:
                 count_left_out(left, name)
             else:
                 found.setdefault(kind, []).append(os.path.join(parent, name))

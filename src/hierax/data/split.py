@@ -54,12 +54,29 @@ def open_given(
     train, held = given_splits(source, labels=labels)
     if validation is not None:
         held = open_dataset(validation, labels=labels)
+        _tell_of_shared(train, held)
     if held is None or not labels or not train.classes:
         return train, held
     try:
         return train, relabelled(held, train.classes, numbered=not isinstance(held, FolderDataset))
     except ValueError as error:
         raise ValueError(f"validation does not fit the training set: {error}") from None
+
+
+def _tell_of_shared(train: Dataset, held: Dataset) -> None:
+    """A notice where files to validate on are files to train on: the scores would be of what was learned."""
+    if (
+        not (isinstance(train, (FolderDataset, FileList)) and isinstance(held, (FolderDataset, FileList)))
+        or held.videos
+    ):
+        return
+    places = {os.path.realpath(path) for path in train.paths}
+    shared = sum(os.path.realpath(path) in places for path in held.paths)
+    if shared:
+        notify(
+            f"{shared:,} of {len(held):,} samples to validate on are in the training set too: the scores are better "
+            "than those of other images"
+        )
 
 
 def given_splits(source: str | os.PathLike[str], *, labels: bool = True) -> tuple[Dataset, Dataset | None]:

@@ -212,7 +212,10 @@ class _Share:
         recipe = self.recipe
         train, held = held_out(*data, fraction=recipe.validation_fraction, seed=recipe.seed)
         if recipe.task == "finetune" and train.classes and held is not None and not held.classes:
-            raise ValueError("the data to validate on has no classes; expected those of the training set")
+            raise ValueError(
+                "the data to validate on has no classes; expected those of the training set (pass the folder of the "
+                "training set alone to validate on a part of it)"
+            )
         before = None if self.overwrite else earlier(self.folder)
         if before is not None:  # what the batch came to does not change when the run resumes
             recipe = recipe.replace(batch_size=min(recipe.batch_size, before.get("facts", {}).get("batch", 2**62)))
