@@ -164,3 +164,18 @@ def test_numbers_of_the_command_line_say_what_is_expected(
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["classify", "features", "reconstruct"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_damaged_model_is_an_error_of_each_file_and_no_answer(photos: Path, kind: str, value: float) -> None:
+    made = hierax.HieraForPreTraining if kind == "reconstruct" else hierax.HieraForImageClassification
+    model = made(image_config()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+    found = ASKED[kind](sorted((photos / "photos").glob("*.png")), model=model)
+    assert [str(one.error) for one in found] == [
+        f"{photos}/photos/{name}.png: what the model gives is not finite (is the model damaged?)" for name in "ab"
+    ]
+    assert not list(photos.glob("maps/*"))

@@ -136,9 +136,18 @@ def predictions(
         batch_size=opened.batch_size,
     )
     return (
-        Classified(a.path, () if a.result is None else _likeliest(a.result, opened.config, top_k), error=a.error)
+        Classified(a.path, error=a.error) if a.result is None else _named(a.path, a.result, opened.config, top_k)
         for a in answers
     )
+
+
+def _named(path: Path, found: Tensor, config: HieraConfig, top_k: int) -> Classified:
+    """The likeliest classes of a file, or that the model gave no probabilities."""
+    from hierax.predict.inputs import not_finite
+
+    if (error := not_finite(path, [found])) is not None:
+        return Classified(path, error=error)
+    return Classified(path, _likeliest(found, config, top_k))
 
 
 def _video(
@@ -146,7 +155,7 @@ def _video(
 ) -> Classified:
     import torch
 
-    from hierax.predict.inputs import clip_batches
+    from hierax.predict.inputs import clip_batches, not_finite
     from hierax.processing import ImageError
 
     config = opened.config
@@ -157,6 +166,8 @@ def _video(
     with torch.inference_mode():
         logits = torch.cat([opened.call(pixels).logits for pixels in clip_batches(clips)])
     found = probabilities(logits, config)
+    if (error := not_finite(path, [found])) is not None:
+        return Classified(path, error=error)
     seen = [
         View(clip.start, clip.end, clip.view[1], _likeliest(one, config, top_k))
         for clip, one in zip(clips, found, strict=False)

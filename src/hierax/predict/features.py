@@ -26,6 +26,7 @@ from hierax.predict.inputs import (
     check_no_input,
     clip_batches,
     image_paths,
+    not_finite,
     open_predictor,
     stream,
 )
@@ -184,6 +185,9 @@ def write_features(
     for answer, (arrays, picture) in zip(answers, files, strict=True):
         if answer.result is None or answer.pixels is None:
             yield FeatureFiles(answer.path, error=answer.error)
+            continue
+        if (wrong := not_finite(answer.path, answer.result.maps.values())) is not None:
+            yield FeatureFiles(answer.path, error=wrong)
             continue
         _save_arrays(answer.result, arrays)
         if isinstance(processor, HieraVideoProcessor):

@@ -332,6 +332,13 @@ def _read_ahead(
         readers.shutdown(wait=False, cancel_futures=True)
 
 
+def not_finite(path: Path, values: Iterable[Tensor]) -> ImageError | None:
+    """The error of a file for which a model gave values that are no numbers; None where all are."""
+    if all(bool(torch.isfinite(one).all()) for one in values):
+        return None
+    return ImageError(str(path), "what the model gives is not finite (is the model damaged?)")
+
+
 def clip_batches(clips: Sequence[Clip]) -> list[Tensor]:
     """Clips as batches `[B, C, T, H, W]`."""
     import numpy as np

@@ -22,6 +22,7 @@ from hierax.predict.inputs import (
     check_inputs,
     clip_batches,
     image_paths,
+    not_finite,
     open_predictor,
     stream,
 )
@@ -138,6 +139,9 @@ def reconstructions(
             yield Reconstructed(answer.path, error=answer.error)
             continue
         pixels, made = answer.pixels, answer.result
+        if (wrong := not_finite(answer.path, [made])) is not None:
+            yield Reconstructed(answer.path, error=wrong)
+            continue
         keep = draw_keep(config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed)
         if isinstance(processor, HieraVideoProcessor):
             from hierax.predict.moving import reconstructed_clip
