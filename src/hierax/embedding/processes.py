@@ -191,6 +191,8 @@ class _Failure:
         """The same, here."""
         if self.memory:
             return MemoryError("a process that decodes ran out of memory; fewer workers need less")
+        if "shared memory" in self.text:  # as of a machine whose /dev/shm is missing, full, or not to be written to
+            return OSError(f"a process that decodes: {self.text}; expected room in /dev/shm (0 workers need none)")
         found = RuntimeError(f"a process that decodes: {self.text}")
         found.__cause__ = RuntimeError(self.trace)
         return found
