@@ -117,7 +117,7 @@ def test_a_finished_command_may_be_repeated(run: Run, data: Path) -> None:
         (("pretrain", "data", "-o", "x", "--fast"), "no option --fast"),
         (("pretrain", "data", "-o", "x", "--recipe", "mae"), "no recipe 'mae'; near it"),
         (("pretrain", "data", "-o", "x", "--recipe", "in1k_tiny_from_400"), "is for finetune, not for pretrain"),
-        (("pretrain", "data", "-o", "x", "--config", "notes.txt"), "notes.txt: not the description of a run"),
+        (("pretrain", "data", "-o", "x", "--config", "notes.txt"), "notes.txt is damaged: "),
         (("finetune", "data", "-o", "x", "model=hiera_small_224"), "--from is missing"),
         (("finetune", "data", "-o", "x", "--from", "nowhere/at/all"), "nowhere/at/all"),
         (("finetune", "data/train/class0", "-o", "x", "--from", "scratch"), "the data has no classes"),
