@@ -22,7 +22,8 @@ def _isolate() -> None:
     """
     foreign = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "HIERAX_", "XDG_")
     own = {"HIERAX_SEED", "HIERAX_GOLDEN"}  # what the tests themselves are told
-    for name in [name for name in os.environ if name.startswith(foreign) and name not in own]:
+    terminal = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"}
+    for name in [n for n in os.environ if (n.startswith(foreign) and n not in own) or n in terminal]:
         del os.environ[name]
     home = Path(tempfile.mkdtemp(prefix="hierax-tests-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
