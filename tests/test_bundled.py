@@ -217,7 +217,7 @@ def test_the_list_tells_accuracy_on_own_categories_from_that_on_imagenet(assets:
     own = f"{record('hierax/femto').num_labels} categories of its own, not ImageNet's"
     assert note_of(record("hierax/femto")) == own
     for fields, words in (
-        (METRICS, "71.2 % (68.0 to 74.1) on 1,600 held-out pictures"),
+        (METRICS, "71.2 % (68.0 to 74.1) on 1,600 held-out images"),
         ({"top1": 71.24}, "71.2 %"),
     ):
         (assets / "femto" / "metrics.json").write_text(json.dumps(fields))

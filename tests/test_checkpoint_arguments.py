@@ -151,7 +151,7 @@ def test_channels_and_a_new_patch_embedding_go_together(folder: Path) -> None:
 
 
 def test_the_decoder_of_a_mae_does_not_predict_other_channels_by_itself(mae: Path) -> None:
-    with pytest.raises(ValueError, match=r"decoder.* has shape .*; new=\('decoder.pred',\) draws it anew"):
+    with pytest.raises(ValueError, match=r"decoder.* has shape .*; new=\('decoder.pred',\) gives it random weights"):
         HieraForPreTraining.from_pretrained(mae, num_channels=1)
     made = HieraForPreTraining.from_pretrained(mae, num_channels=1, new=("decoder.pred",))
     assert made.config.num_channels == 1

@@ -116,7 +116,7 @@ def test_a_replaced_head_does_not_get_the_noted_names_of_the_old_one(tmp_path: P
         ("classifier", {"layer_norm_eps": 1e-5}, "layer_norm_eps 1e-05"),
         ("classifier", {"num_heads": (1, 2, 4, 4)}, "heads that do not grow by one factor"),
         ("classifier", {"masked_unit_size": 16}, "mask units other than"),
-        ("classifier", {"image_size": (50, 64)}, "a native size that is no multiple of the mask unit"),
+        ("classifier", {"image_size": (50, 64)}, "a native size that is not a multiple of the mask unit"),
         ("line mae", {}, "pretraining but of images"),
     ],
 )
@@ -126,7 +126,7 @@ def test_what_the_official_dialect_cannot_say_is_refused(
     cls, config = MODELS[kind]
     folder = saved(cls, config.replace(**changes))
     for target in (tmp_path / "out", tmp_path / "out.pth"):
-        with pytest.raises(ValueError, match=f"the official dialect cannot express .*{what}"):
+        with pytest.raises(ValueError, match=f"the official format cannot express .*{what}"):
             convert(folder, target, to="official")
         assert not target.exists()
 
@@ -136,7 +136,7 @@ def test_what_the_official_dialect_cannot_say_is_refused(
 
 @pytest.mark.parametrize("kind", ["mae", "clips", "volume"])
 def test_timm_has_neither_clips_nor_decoders(kind: str, saved: Save, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the timm dialect cannot express .*(clips|decoder)"):
+    with pytest.raises(ValueError, match=r"the timm format cannot express .*(clips|decoder)"):
         convert(saved(*MODELS[kind]), tmp_path / "out", to="timm")
 
 
@@ -151,7 +151,7 @@ def test_an_architecture_of_our_own_has_the_name_of_one_that_timm_has(tmp_path: 
 @pytest.mark.parametrize("dialect", ["timm", "official"])
 def test_norms_of_a_backbone_have_no_name_elsewhere(dialect: str, saved: Save, tmp_path: Path) -> None:
     folder = saved(HieraBackbone, image_config(), norms=True)
-    with pytest.raises(ValueError, match=rf"the {dialect} dialect has no name for the tensor norms\.stage4"):
+    with pytest.raises(ValueError, match=rf"the {dialect} format has no name for the tensor norms\.stage4"):
         convert(folder, tmp_path / "out", to=dialect)
 
 

@@ -339,7 +339,7 @@ def test_pushing_uploads_the_folder_and_a_card_with_the_licence(
     assert all(api.files[path.name] == path.read_bytes() for path in tmp_path.iterdir())
     card = api.files["README.md"].decode()
     assert f"\nlicense: {(license or 'unknown').lower()}\n" in card.split("---")[1]
-    assert f"Licence of the weights: **{license or 'unknown'}**" in card
+    assert f"License of the weights: **{license or 'unknown'}**" in card
 
 
 @pytest.mark.parametrize(

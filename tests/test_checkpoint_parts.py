@@ -41,12 +41,12 @@ def test_a_whole_file_leaves_nothing_to_report(classifier: Path) -> None:
     ("kind", "cls", "missing", "advice"),
     [
         ("features", HieraForImageClassification, "2 tensors are missing: head.weight, head.bias;",
-         "pass new=('head',) to start them anew, or num_labels="),
+         "pass new=('head',) for random weights, or num_labels="),
         ("mae", HieraForImageClassification, "4 tensors are missing: norm.weight, norm.bias, head.weight, head.bias;",
-         "pass new=('head', 'norm',) to start them anew"),
-        ("mae", HieraModel, "norm.weight, norm.bias", "pass new=('norm',) to start"),
+         "pass new=('head', 'norm',) for random weights"),
+        ("mae", HieraModel, "norm.weight, norm.bias", "pass new=('norm',) for random weights"),
         ("classifier", HieraForPreTraining, "fusion.convs.0.weight",
-         "pass new=('decoder', 'encoder_norm', 'fusion',) to start"),
+         "pass new=('decoder', 'encoder_norm', 'fusion',) for random weights"),
     ],
 )  # fmt: skip
 def test_missing_parts_are_an_error_that_lists_them_and_says_what_to_pass(

@@ -215,7 +215,7 @@ def test_a_bad_official_argument_is_named_as_in_the_file(
 @pytest.mark.parametrize(
     ("field", "value", "named"),
     [
-        ("architecture", "vit_base", "architecture is 'vit_base', which is no variant of Hiera"),
+        ("architecture", "vit_base", "architecture is 'vit_base', which is not a variant of Hiera"),
         ("architecture", ["hiera_tiny_224"], "architecture is "),
         ("model_args", [1], "model_args is "),
         ("model_args", {"embed_dim": "8"}, "embed_dim is '8'"),

@@ -100,7 +100,7 @@ def test_json_holds_the_counts(run: Run, classifier_folder: str) -> None:
         (("embed", "-o", "new", "--model", "M"), "is a new collection; name the images"),
         (("embed", "a", "-o", "new", "--model", "M", "--shard", "2/2"), "'2/2' is not I/N with I from 0 to N - 1"),
         (("embed", "a", "-o", "b", "--model", "M", *FAST), "b is not empty and holds no collection"),
-        (("embed", "a", "-o", "new", "--model", "M", "--layer", "neck", *FAST), "layer is 'neck'; allowed: pooled"),
+        (("embed", "a", "-o", "new", "--model", "M", "--layer", "neck", *FAST), "layer is 'neck'; expected pooled"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(

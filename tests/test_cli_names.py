@@ -78,3 +78,9 @@ def test_words_are_no_query(run: Run, here: Path) -> None:
     assert code == 2
     assert "Hiera has no text encoder" in err
     assert "text encoder" not in run("search", "rows", "photos/missing.jpg")[2]
+
+
+def test_the_british_spelling_of_neighbors_still_works_but_is_not_shown(run: Run, here: Path) -> None:
+    collection(Path("rows"), noise(9))
+    assert run("outliers", "rows", "--neighbours", "3") == run("outliers", "rows", "--neighbors", "3")
+    assert "neighbours" not in run("outliers", "--help")[1]

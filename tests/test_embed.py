@@ -318,7 +318,7 @@ def test_other_weights_are_never_mixed_in(originals: Path, whole: Path) -> None:
     [
         ({"shard": (3, 3)}, "shard is 3/3"),
         ({"block_size": 10}, "block_size is 10 and batch_size 4"),
-        ({"layers": ("stage9",)}, "layer is 'stage9'; allowed: pooled, stage1"),
+        ({"layers": ("stage9",)}, "layer is 'stage9'; expected pooled, stage1"),
         ({"layers": ("stage2_map",), "l2": True}, "which l2 is not for"),
         ({"layers": ()}, "layers is empty"),
         ({"workers": -3}, "workers is -3; expected 0 or more"),
@@ -358,7 +358,7 @@ def test_a_damaged_manifest_or_listing_is_named(whole: Path, model: str, tmp_pat
 def test_a_model_of_volumes_is_refused(tmp_path: Path) -> None:
     from small import volume_config
 
-    with pytest.raises(ValueError, match="takes inputs of 3 axes; expected a model of pictures or clips"):
+    with pytest.raises(ValueError, match="takes inputs of 3 axes; expected a model of images or clips"):
         FeatureExtractor(HieraModel(volume_config()))
 
 

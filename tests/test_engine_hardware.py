@@ -65,7 +65,7 @@ def test_what_is_asked_for_by_name_is_kept(machine: Any) -> None:
 )
 def test_an_unknown_name_is_refused_with_those_there_are(name: str, value: str, machine: Any) -> None:
     machine()
-    with pytest.raises(ValueError, match=rf"{name} is '{value}'; allowed: auto, .*(bf16|openvino)"):
+    with pytest.raises(ValueError, match=rf"{name} is '{value}'; expected auto, .*(bf16|openvino)"):
         choose(**{"device": "cpu", "precision": "auto", "backend": "auto", name: value})
 
 

@@ -165,8 +165,8 @@ def test_taking_outputs_off_an_onnx_takes_off_what_only_they_needed(exported: Ex
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "tflite"}, "format is 'tflite'; allowed: pt2, onnx, openvino"),
-        ({"format": "pt2", "precision": "int4"}, "precision is 'int4'; allowed: fp32"),
+        ({"format": "tflite"}, "format is 'tflite'; expected pt2, onnx, openvino"),
+        ({"format": "pt2", "precision": "int4"}, "precision is 'int4'; expected fp32"),
         ({"format": "pt2", "precision": "int8"}, "precision is 'int8', which pt2 has not"),
         ({"format": "onnx", "precision": "bf16"}, "no bf16 convolution"),
         ({"format": "pt2", "batch": 0}, "batch is 0"),
@@ -212,7 +212,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(exported: Exported, tmp_path: 
     with pytest.raises(ValueError, match="is not empty"):
         hierax.export(model, folder, **options)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"is no export, it holds notes\.txt"):
+    with pytest.raises(ValueError, match=r"is not an export, it holds notes\.txt"):
         hierax.export(model, folder, **options, overwrite=True)
     assert (folder / "export.json").read_text() == before
     (folder / "notes.txt").unlink()

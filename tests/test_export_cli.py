@@ -27,7 +27,7 @@ def test_export_prints_the_report_and_what_it_wrote(run: Run, classifier_folder:
     lines = out.splitlines()
     assert re.fullmatch(
         r"  stage maps max rel\. error \d\.\de-\d · logits cosine 1\.0000 \(worst 1\.0000\) · "
-        r"top-1 agreement 1/1 on 1 pictures: within the bar",
+        r"top-1 agreement 1/1 on 1 images: within the tolerance",
         lines[0],
     )
     assert re.fullmatch(r"wrote out \(openvino, fp32\): [1-9][\d.]* (MB|kB)", lines[1])
@@ -55,7 +55,7 @@ def test_an_export_that_misses_its_bar_exits_with_2_and_leaves_nothing(
     before = sorted(Path().iterdir())
     code, out, err = run("export", mae_folder, "-o", "out", "--format", "openvino", "--evaluate", "a")
     assert (code, out) == (2, "")
-    assert "the fp32 export misses its bar, so nothing is written: relative error of logits" in err
+    assert "the fp32 export is outside its tolerance, so nothing is written: relative error of logits" in err
     assert sorted(Path().iterdir()) == before
 
 
@@ -72,7 +72,7 @@ def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classi
     ("options", "message"),
     [
         (("--format", "pt2", "--precision", "int8"), "precision is 'int8', which pt2 has not"),
-        (("--format", "onnx", "--size", "big"), "argument --size: 'big' is no size; expected 448, or 320x448"),
+        (("--format", "onnx", "--size", "big"), "argument --size: 'big' is not a size; expected 448, or 320x448"),
         (("--format", "onnx", "--model", "other"), "MODEL is given twice: nowhere and --model other"),
         (("--format", "onnx", "--batch", "2", "--dynamic-batch"), "not allowed with argument --batch"),
         (("--format", "tflite"), "'tflite' is not one of pt2, onnx, openvino"),

@@ -94,7 +94,7 @@ def test_a_damaged_export_names_the_file(exported: Exported, tmp_path: Path, nam
 def test_a_record_that_is_none_is_named(exported: Exported, tmp_path: Path, text: str) -> None:
     folder = copied(exported("classifier", "openvino")[1], tmp_path / "copy")
     (folder / "export.json").write_text(text)
-    with pytest.raises(ValueError, match=r"export\.json: is no record of an export"):
+    with pytest.raises(ValueError, match=r"export\.json: is not a record of an export"):
         Engine(folder)
 
 

@@ -79,7 +79,7 @@ def test_a_report_reads_as_one_line(exported: Exported) -> None:
     error = f"{report.largest_error:.1e}".replace("e-0", "e-")
     assert str(report) == (
         f"stage maps max rel. error {error} · logits cosine 1.0000 (worst 1.0000) · "
-        "top-1 agreement 200/200 on 200 pictures: within the bar"
+        "top-1 agreement 200/200 on 200 images: within the tolerance"
     )
 
 
@@ -107,7 +107,7 @@ def test_lower_precisions_are_within_their_bar_and_not_exact(exported: Exported,
 
 def test_a_model_that_takes_no_pictures_is_compared_on_noise_and_the_report_says_so(tmp_path: Path) -> None:
     report = hierax.export(make("line"), tmp_path / "out", format="openvino")
-    assert str(report).endswith("on 16 random inputs: within the bar")
+    assert str(report).endswith("on 16 random inputs: within the tolerance")
     assert "top-1" not in str(report)
 
 
@@ -116,7 +116,7 @@ def test_ones_own_pictures_are_taken_whole(tmp_path: Path) -> None:
         Image.new("RGB", (50 + number, 90), (90 * number, 40, 99)).save(tmp_path / f"{number}.png")
     model = make("classifier")
     report = hierax.export(model, tmp_path / "out", format="openvino", evaluate=tmp_path)
-    assert (report.inputs, report.kind) == (3, "pictures")
+    assert (report.inputs, report.kind) == (3, "images")
 
 
 # -- bars -------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def test_a_column_is_chosen_by_name(tmp_path: Path) -> None:
 def test_vectors_of_ids_and_paths_have_length_one(folder: Path) -> None:
     found = Index(folder).vectors_of([source_id("0/200.jpg"), "0/3.jpg", "0/3.jpg"])
     np.testing.assert_allclose(found, unit(VECTORS)[[200, 3, 3]], atol=1e-7)
-    with pytest.raises(ValueError, match="'nobody' is neither id nor path"):
+    with pytest.raises(ValueError, match="'nobody' is not the id or path"):
         Index(folder).vectors_of(["nobody"])
 
 

@@ -369,11 +369,11 @@ def test_nothing_but_a_page_is_replaced(tmp_path: Path) -> None:
     folder, photo = str(collection(tmp_path / "out", noise(9))), tmp_path / "photo.html"
     (tmp_path / "0.png").rename(photo)
     content = photo.read_bytes()
-    with pytest.raises(UserError, match=r"photo.html is no HTML page; only pages are replaced"):
+    with pytest.raises(UserError, match=r"photo.html is not an HTML page; only pages are overwritten"):
         run(folder, "-o", str(photo), "--overwrite")
     link = tmp_path / "link.html"
     link.symlink_to(photo)
-    with pytest.raises(UserError, match="only pages are replaced"):
+    with pytest.raises(UserError, match="only pages are overwritten"):
         run(folder, "-o", str(link), "--overwrite")
     assert photo.read_bytes() == content
 

@@ -60,7 +60,7 @@ def test_what_is_no_argument_is_named() -> None:
         HieraImageProcessor()(ARRAY, do_resise=False)
     with pytest.raises(ValueError, match="rescale_factor is 'x'"):
         HieraImageProcessor()(ARRAY, rescale_factor="x")
-    with pytest.raises(ValueError, match="input_data_format is 'HWC'; allowed: 'channels_first'"):
+    with pytest.raises(ValueError, match="input_data_format is 'HWC'; expected 'channels_first'"):
         HieraImageProcessor()(ARRAY, input_data_format="HWC")  # type: ignore[arg-type]
 
 

@@ -116,7 +116,7 @@ def test_neither_do_values_beside_the_tensors(run: Path, tmp_path: Path) -> None
     """Which lie in the file of the tensors; PyTorch's own way of reading them runs what they hold."""
     place = tmp_path / "owned"
     poisoned(run / "checkpoints" / "step-10", Evil(place))
-    with pytest.raises(TrainingStopped, match=r"optimizer\.param_groups.* is no plain value"):
+    with pytest.raises(TrainingStopped, match=r"optimizer\.param_groups.* is not a plain value"):
         toy_loop(toy(), folder=run).resume()
     assert not place.exists()
 

@@ -231,7 +231,7 @@ def test_features_of_every_stage_are_probed(data: Path, tmp_path: Path, kind: st
 
 
 def test_an_unknown_probe_and_a_missing_training_set_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="probe is 'forest'; allowed: linear, knn"):
+    with pytest.raises(ValueError, match="probe is 'forest'; expected linear, knn"):
         probe("forest", None, None, classes=2)  # type: ignore[arg-type]
     model = saved(tmp_path / "m", ("class0", "class1", "class2"))
     with pytest.raises(ValueError, match=r"has no train/ for the probe to learn from; pass --train"):

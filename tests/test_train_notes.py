@@ -43,14 +43,14 @@ def test_layers_that_hardly_learn_from_scratch_are_told(data: Path) -> None:
 @pytest.mark.parametrize("changes", [{}, {"target": "pixels"}])
 def test_that_nothing_is_held_out_to_be_drawn_is_told(data: Path, changes: dict[str, Any]) -> None:
     (line,) = said(data, validated=False, **changes)
-    assert line.startswith("no pictures of reconstructions: nothing is held out (validation_fraction=0.1 or")
+    assert line.startswith("no images of reconstructions: nothing is held out; pass validation_fraction=0.1 or")
     assert said(data, validated=False, task="finetune") == []
 
 
 def test_that_histograms_are_no_pictures_is_told(data: Path) -> None:
     for validated in (True, False):
         (line,) = said(data, validated=validated, target="hog")
-        assert line.startswith("no pictures of reconstructions, and no decoder in the saved model: target is hog")
+        assert line.startswith("no images of reconstructions and no decoder in the saved model: target=hog")
 
 
 def test_a_warm_up_without_an_end_is_told(data: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_run_says_it_all_on_the_terminal(pretrained: Path, data: Path, tmp_pat
     run = pretrain(data, out=tmp_path / "c", recipe=toy(epochs=1), device="cpu")
     lines = capsys.readouterr().err.splitlines()
     assert "1 of 4 mask units are visible (mask_ratio 0.6, image_size 64x64)" in lines
-    assert sum(line.startswith("no pictures of reconstructions: ") for line in lines) == 1
+    assert sum(line.startswith("no images of reconstructions: ") for line in lines) == 1
     assert not (run / "reconstructions").exists()
 
 

@@ -74,7 +74,7 @@ def test_frozen_stages_stay_as_they_are(pretrained: Path, data: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("freeze", "message"), [(5, "allowed: 0 to 4 stages, or 'all'"), (2, "no weights are loaded; expected 0")]
+    ("freeze", "message"), [(5, "expected 0 to 4 stages, or 'all'"), (2, "no weights are loaded; expected 0")]
 )
 def test_freezing_what_cannot_be_is_refused(
     pretrained: Path, data: Path, tmp_path: Path, freeze: int, message: str

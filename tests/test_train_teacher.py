@@ -411,7 +411,7 @@ def test_what_leaves_nothing_to_learn_is_refused(data: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"the data has no classes; .*, or a teacher"):
         run(data / "class0", tmp_path / "c")
     np.save(tmp_path / "signals.npy", np.zeros((8, 3, 64), np.float32))
-    with pytest.raises(ValueError, match="a teacher is shown pictures; the data are arrays"):
+    with pytest.raises(ValueError, match="a teacher expects images; the data are arrays"):
         run(tmp_path / "signals.npy", tmp_path / "d", teacher=path)
 
 

@@ -98,5 +98,5 @@ class Dialect(ABC):
         else:
             name = _swap(key, self.parts)
         if name is None:
-            raise ValueError(f"the {self.name} dialect has no name for the tensor {key}")
+            raise ValueError(f"the {self.name} format has no name for the tensor {key}")
         return name

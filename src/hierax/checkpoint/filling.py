@@ -142,7 +142,7 @@ def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor, dev
     where = f"{opened.source.weights}: {opened.theirs[name]}"
     if tensor.shape != target.shape:
         module = name.rpartition(".")[0]
-        hint = "num_labels= gives a new head" if module == "head" else f"new=({module!r},) draws it anew"
+        hint = "num_labels= gives a new head" if module == "head" else f"new=({module!r},) gives it random weights"
         raise ValueError(f"{where} has shape {list(tensor.shape)}; expected {list(target.shape)}; {hint}")
     if not tensor.is_floating_point():
         raise ValueError(f"{where} has dtype {tensor.dtype}; expected floating-point weights")
@@ -152,7 +152,7 @@ def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor, dev
 
 def _lacking(opened: Opened, lacking: Sequence[str]) -> str:
     parts = sorted({part_of(name) for name in lacking})
-    hint = "" if "encoder" in parts else f"; pass new=({', '.join(repr(part) for part in parts)},) to start them anew"
+    hint = "" if "encoder" in parts else f"; pass new=({', '.join(repr(part) for part in parts)},) for random weights"
     if parts == ["head"]:
         hint += ", or num_labels="
     return f"{opened.source.weights}: {len(lacking)} tensors are missing: {listed(lacking, 6)}{hint}"

@@ -100,7 +100,7 @@ _NOTE_FEATURES: Final = (
     "fine-tuned features are in -224-in1k-hf"
 )
 _NOTE_TIMM_MAE: Final = (
-    "MAE-pretrained encoder without its decoder; its head.norm normalised the fused maps of pretraining, "
+    "MAE-pretrained encoder without its decoder; its head.norm normalized the fused maps of pretraining, "
     "so the norm before the head is new"
 )
 _NOTE_IN12K: Final = "11,821 classes of ImageNet-12k, whose names are not packaged"

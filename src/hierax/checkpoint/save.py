@@ -270,7 +270,7 @@ tags: [hiera]
 # {repo_id}
 
 A Hiera model ({name}, {model.num_parameters() / 1e6:.1f} M parameters, {size} pixels).
-Licence of the weights: **{license}**.
+License of the weights: **{license}**.
 
 ```python
 from hierax import AutoImageProcessor, {name}

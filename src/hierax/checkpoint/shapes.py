@@ -123,7 +123,7 @@ def require_expressible(dialect: str, conditions: Mapping[str, bool]) -> None:
     """Raises the `ValueError` that names what a dialect cannot express: the keys of `conditions` that are False."""
     lacking = [what for what, possible in conditions.items() if not possible]
     if lacking:
-        raise ValueError(f"the {dialect} dialect cannot express {', '.join(lacking)}")
+        raise ValueError(f"the {dialect} format cannot express {', '.join(lacking)}")
 
 
 def published_geometry(config: HieraConfig) -> dict[str, bool]:
@@ -141,7 +141,7 @@ def published_geometry(config: HieraConfig) -> dict[str, bool]:
         f"mask units other than query_stride ** (stages - 1), as masked_unit_size {config.masked_unit_size}": all(
             u == s ** (config.stages - 1) for u, s in units
         ),
-        "a native size that is no multiple of the mask unit": all(s % u == 0 for s, u in sizes),
+        "a native size that is not a multiple of the mask unit": all(s % u == 0 for s, u in sizes),
         "stages that pool without growing in width": all(
             before != after
             for before, after in zip(config.dims[: config.num_query_pool], config.dims[1:], strict=False)

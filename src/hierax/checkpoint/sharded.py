@@ -92,7 +92,7 @@ def read_table(folder: Path) -> tables.Metadata:
     except Exception as error:  # whatever damaged bytes make of it
         raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
     if not good:
-        raise ValueError(f"{path} is no table of contents of a checkpoint")
+        raise ValueError(f"{path} is not a checkpoint's table of contents")
     return found
 
 
@@ -116,7 +116,7 @@ class _Planner(DefaultLoadPlanner):
         try:
             plain = torch.load(value, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError):
-            raise UnsafePickle(f"{name} is no plain value; nothing of it was run") from None
+            raise UnsafePickle(f"{name} is not a plain value; no code of it was run") from None
         written = io.BytesIO()  # so that PyTorch puts it in its place, of a value that is known to be harmless
         torch.save(plain, written)
         written.seek(0)

@@ -60,7 +60,7 @@ class Timm(Official):
             return config_from_shapes(shapes, variant)
         architecture = values.get("architecture")
         if not isinstance(architecture, str) or architecture not in VARIANTS:
-            raise ValueError(f"architecture is {architecture!r}, which is no variant of Hiera")
+            raise ValueError(f"architecture is {architecture!r}, which is not a variant of Hiera")
         record, arguments = _object(values, "pretrained_cfg"), _object(values, "model_args")
         row = _arguments(variant_config(architecture))
         arguments = {**row, **{k: v for k, v in arguments.items() if v is not None or k == "init_values"}}

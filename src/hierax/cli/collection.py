@@ -76,7 +76,7 @@ def check_page(page: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{page} would be replaced; choose another name, or pass --overwrite")
     if page.is_symlink() or not page.is_file() or not _is_page(page):
-        raise UserError(f"{page} is no HTML page; only pages are replaced, choose another name")
+        raise UserError(f"{page} is not an HTML page; only pages are overwritten; choose another name")
 
 
 def _is_page(path: Path) -> bool:

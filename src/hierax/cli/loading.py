@@ -41,7 +41,7 @@ def pixel_size(text: str) -> int | tuple[int, ...]:
     """`448`, or `320x448` (rows x columns), for argparse."""
     sides = text.lower().replace("×", "x").split("x")
     if not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected 448, or 320x448 (rows x columns)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected 448, or 320x448 (rows x columns)")
     return int(text) if len(sides) == 1 else tuple(int(side) for side in sides)
 
 

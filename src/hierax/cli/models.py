@@ -96,7 +96,7 @@ def note_of(record: CheckpointRecord) -> str:
     if "top1" not in metrics:
         return note
     between = f" ({metrics['top1_low']:.1f} to {metrics['top1_high']:.1f})" if "top1_low" in metrics else ""
-    pictures = f" on {metrics['test_pictures']:,} held-out pictures" if "test_pictures" in metrics else ""
+    pictures = f" on {metrics['test_pictures']:,} held-out images" if "test_pictures" in metrics else ""
     return f"{note}; top-1 {metrics['top1']:.1f} %{between}{pictures}"
 
 

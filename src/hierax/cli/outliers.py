@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page="a contact sheet")
     parser.add_argument("--count", type=positive, default=100, metavar="N", help="images to show (default: 100)")
-    parser.add_argument("--neighbours", type=positive, default=10, metavar="K", help="images compared (default: 10)")
+    parser.add_argument("--neighbors", type=positive, default=10, metavar="K", help="images compared (default: 10)")
+    parser.add_argument("--neighbours", dest="neighbors", type=positive, default=10, help=argparse.SUPPRESS)
     parser.add_argument(
         "--references",
         type=positive,
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = outliers(
         index,
         arguments.count,
-        k=arguments.neighbours,
+        k=arguments.neighbors,
         references=arguments.references,
         alike=arguments.alike,
         on_progress=ticking(),
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         of = rows_of(index, [row.id for row in found])
         more = {row.id: f", and {row.copies} like it" if row.copies else "" for row in found}
         section = Section("Farthest first", [Entry(of[row.id], f"{row.score:.4f}{more[row.id]}") for row in found])
-        note = f"Mean cosine distance of {index.column.name} to the {arguments.neighbours} {noun(index)}s most like it."
+        note = f"Mean cosine distance of {index.column.name} to the {arguments.neighbors} {noun(index)}s most like it."
         title = f"Outliers in {index.folders[0].name}"
         page = contact_sheet(
             index.folders, [section], title=title, note=note, what=noun(index), fetch=arguments.fetch,

@@ -24,7 +24,8 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     """Declares what a run takes."""
     parser.add_argument("data", nargs="?", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="change settings of the recipe")
-    parser.add_argument("-o", "--output", "--out", dest="out", metavar="RUN", help="the run's folder")
+    parser.add_argument("-o", "--output", dest="out", metavar="RUN", help="the run's folder")
+    parser.add_argument("--out", dest="out", help=argparse.SUPPRESS)
     parser.add_argument("--recipe", metavar="NAME", help="which recipe (default: by device and number of samples)")
     parser.add_argument(
         "--from",
@@ -43,7 +44,8 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     add_max_pixels(parser)
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="resume RUN, or fail if there is none")
-    again.add_argument("--overwrite", "--force", action="store_true", help="replace the run in RUN")
+    again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
+    again.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def record_of(kind: type[Any], values: Any, *, name: str = "") -> Any:
     hints, prefix = get_type_hints(kind), f"{name}." if name else ""
     unknown = sorted(values.keys() - hints.keys())
     if unknown:
-        raise ValueError(f"{prefix}{unknown[0]} is no field")
+        raise ValueError(f"{prefix}{unknown[0]} is not a field")
     found = {}
     for field in fields(kind):
         if field.name in values:

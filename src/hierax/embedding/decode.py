@@ -138,7 +138,7 @@ def as_bytes(content: Any) -> bytes:
         return buffer.getvalue()
     if isinstance(content, (str, os.PathLike)):
         return read_file(os.fspath(content))
-    raise ValueError(f"{type(content).__name__} is no picture")
+    raise ValueError(f"{type(content).__name__} is not an image")
 
 
 @dataclass(frozen=True)

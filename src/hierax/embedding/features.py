@@ -78,7 +78,7 @@ class FeatureExtractor:
         video = given.config.is_video
         if given.config.axes != 2 and not video:
             raise ValueError(
-                f"{self.name} takes inputs of {given.config.axes} axes; expected a model of pictures or clips"
+                f"{self.name} takes inputs of {given.config.axes} axes; expected a model of images or clips"
             )
         self.record, self.max_pixels = _record(given, size), max_pixels
         if engine is not None and size is not None and (size, size) != given.config.image_size[-2:]:
@@ -134,7 +134,7 @@ class FeatureExtractor:
         stage, _, kind = layer.partition("_")
         names = [f"stage{i}" for i in range(1, config.stages + 1)]
         if stage not in names or kind not in ("", "map"):
-            raise ValueError(f"layer is {layer!r}; allowed: {POOLED}, {', '.join(names)}, or one of these with _map")
+            raise ValueError(f"layer is {layer!r}; expected {POOLED}, {', '.join(names)}, or one of these with _map")
         number = names.index(stage)
         width = config.dims[number]
         if not kind:

@@ -271,7 +271,7 @@ class Index:
         found = self.find(ids)
         for name in ids:
             if name not in found:
-                raise ValueError(f"{name!r} is neither id nor path of a row of {self.folders[0]}")
+                raise ValueError(f"{name!r} is not the id or path of a row of {self.folders[0]}")
         return self.take(np.array([found[name] for name in ids], np.int64))
 
     def search(

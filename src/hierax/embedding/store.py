@@ -142,7 +142,7 @@ class Manifest:
             )
         if Path(self.model).is_absolute() and not Path(self.model).exists():
             raise CollectionError(
-                f"{folder} was made by {self.model}, which is not there any more; name where it is now (--model)"
+                f"{folder} was made by {self.model}, which no longer exists; pass its new place with --model"
             )
         return self.model
 

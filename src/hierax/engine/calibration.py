@@ -56,7 +56,7 @@ def sample_pixels(
             shape = f"[N, {config.num_channels}, {', '.join(map(str, config.image_size))}]"
             raise ValueError(f"calibration has shape {list(source.shape)}; expected {shape}")
         if not source.is_floating_point():
-            raise ValueError(f"calibration has dtype {source.dtype}; expected normalised floating-point pixels")
+            raise ValueError(f"calibration has dtype {source.dtype}; expected normalized floating-point pixels")
         return source[torch.arange(count) % len(source)].cpu().float()
     if config.axes != 2 or config.num_channels != 3:
         kind = "clips" if config.is_video else f"{config.num_channels} channels on {config.axes} axes"

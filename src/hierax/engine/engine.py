@@ -95,7 +95,7 @@ class Engine:
     ) -> None:
         for name, value in (("threads", threads), ("max_shapes", max_shapes)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} is {value!r}; allowed: a whole number above 0")
+                raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
         from hierax.checkpoint.load import task_of
 
         exported = find_export(model)

@@ -87,7 +87,7 @@ def export(
     """
     target = Path(folder)
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch is {batch!r}; allowed: a whole number above 0, or None for any number")
+        raise ValueError(f"batch is {batch!r}; expected a whole number above 0, or None for any number")
     check_export(format, precision, target, overwrite=overwrite)
     tell = progress or (lambda step, done: None)
     own = opened_model(model, task, None)
@@ -119,7 +119,7 @@ def check_export(format: str, precision: str, folder: str | os.PathLike[str], *,
     """Raises what `export` would raise before anything is loaded."""
     for name, value, allowed in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
         if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+            raise ValueError(f"{name} is {value!r}; expected {', '.join(allowed)}")
     _check_target(Path(folder), overwrite=overwrite)
     kind = FORMATS[format]
     if precision in kind.refused:
@@ -254,7 +254,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     foreign = [n for n in names if n not in _OUR_FILES and not (n.startswith(stems) and n.endswith(_SUFFIXES))]
     if names and (foreign or RECORD not in names):
         what = f"it holds {foreign[0]}" if foreign else f"it has no {RECORD}"
-        raise ValueError(f"{target}: is no export, {what}; only exports are overwritten")
+        raise ValueError(f"{target}: is not an export, {what}; only exports are overwritten")
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ class Exported:
                 if value not in known:
                     raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: is no record of an export ({type(error).__name__}: {error})") from None
+            raise ValueError(f"{path}: is not a record of an export ({type(error).__name__}: {error})") from None
         if version > VERSION:
             raise ValueError(f"{path}: version {version} was written by a later hierax; this one reads {VERSION}")
         found._check_files()
@@ -190,7 +190,7 @@ class Exported:
             if asked not in allowed:
                 raise ValueError(
                     f"{name} is {asked!r}; {self.folder} is an export for the CPU ({self.format}, {self.precision}, "
-                    f"{self.task}); allowed: {', '.join(map(str, allowed))}"
+                    f"{self.task}); expected {', '.join(map(str, allowed))}"
                 )
         return Choice(torch.device("cpu"), self.precision, own)
 

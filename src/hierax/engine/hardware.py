@@ -80,7 +80,7 @@ def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value != "auto" and value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: auto, {', '.join(allowed)}")
+        raise ValueError(f"{name} is {value!r}; expected auto, {', '.join(allowed)}")
 
 
 def _device(device: str | torch.device) -> torch.device:

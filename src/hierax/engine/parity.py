@@ -36,7 +36,7 @@ class ParityReport:
 
     Attributes:
         precision: of the file; decides the bar.
-        inputs: how many there were, and `kind` what they were: "pictures", "inputs" or "random inputs".
+        inputs: how many there were, and `kind` what they were: "images", "inputs" or "random inputs".
         maps: relative error `norm(file - model) / norm(model)` over all inputs of the maps by name: of all stages, or
             those of a backbone.
         outputs: the same of everything that the file gives.
@@ -94,7 +94,7 @@ class ParityReport:
         ]
         if self.agreements is not None:
             parts.append(f"top-1 agreement {self.agreements}/{self.inputs}")
-        verdict = "within the bar" if self.passed else "misses the bar"
+        verdict = "within the tolerance" if self.passed else "outside the tolerance"
         return f"{' · '.join(parts)} on {self.inputs} {self.kind}: {verdict}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class ParityError(ValueError):
     """An export that misses its bar; `report` has the numbers."""
 
     def __init__(self, report: ParityReport) -> None:
-        super().__init__(f"the {report.precision} export misses its bar, so nothing is written: {'; '.join(report.misses)}")  # noqa: E501  # fmt: skip
+        super().__init__(f"the {report.precision} export is outside its tolerance, so nothing is written: {'; '.join(report.misses)}")  # noqa: E501  # fmt: skip
         self.report = report
 
 
@@ -217,12 +217,12 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
         return "random inputs", iter(torch.randn(_NOISE, config.num_channels, *config.image_size, generator=draw).split(_BATCH))  # noqa: E501  # fmt: skip
     if evaluate is None:  # other crops than those that int8 is calibrated on
         seeds = range(1, 1 + _CROPS // _BATCH)
-        return "pictures", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
+        return "images", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
     pictures: list[Any] = _files(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
     if not pictures:
         raise ValueError(f"{evaluate}: no images to evaluate on")
     chunks = (pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH))
-    return "pictures", (processor(chunk).pixel_values for chunk in chunks)
+    return "images", (processor(chunk).pixel_values for chunk in chunks)
 
 
 def _files(folder: str | Path) -> list[Path]:

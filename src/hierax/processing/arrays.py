@@ -79,7 +79,7 @@ def _integers(array: np.ndarray, *, name: str) -> np.ndarray:
     if array.dtype == np.uint16:
         if 1 < high <= 255:
             notify(
-                "an array of uint16 holds no value above 255: it is nearly black, since 65535 is white; grey levels "
+                "an array of uint16 holds no value above 255: it is nearly black, since 65535 is white; gray levels "
                 "0..255 must be uint8"
             )
         return array.astype(np.float32) / 65535

@@ -234,7 +234,7 @@ def _as_list(images: Picture | Sequence[Picture | Sequence[Picture]]) -> list[Pi
 def _channels_last(picture: Picture, form: str) -> Picture:
     """An array [H, W, C] of one whose channels are where `form` says; other pictures as they are."""
     if form not in ("channels_first", "channels_last"):
-        raise ValueError(f"input_data_format is {form!r}; allowed: 'channels_first', 'channels_last', None")
+        raise ValueError(f"input_data_format is {form!r}; expected 'channels_first', 'channels_last' or None")
     if not (isinstance(picture, np.ndarray) or is_tensor(picture)) or cast("np.ndarray", picture).ndim != 3:
         return picture
     array = to_numpy(picture)

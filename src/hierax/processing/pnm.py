@@ -56,5 +56,5 @@ def read_pnm(stream: BinaryIO, *, name: str, check: Callable[[tuple[int, int]], 
 
 def _numbers(text: bytes, name: str) -> np.ndarray:
     if re.search(rb"[^\d\s]", text):
-        raise ImageError(name, "a damaged PPM file (its values are no whole numbers)")
+        raise ImageError(name, "a damaged PPM file (its values are not whole numbers)")
     return np.fromstring(text.decode("ascii"), dtype=np.int64, sep=" ").clip(0, 65535) if text.strip() else np.zeros(0)

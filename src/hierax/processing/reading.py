@@ -150,7 +150,7 @@ def stored_dtype(source: Picture, *, name: str) -> str:
     if isinstance(source, Image.Image):
         return _dtype_of_mode(source.mode)
     if not isinstance(source, (str, os.PathLike, bytes)):
-        raise ImageError(name, f"{type(source).__name__} is no image")
+        raise ImageError(name, f"{type(source).__name__} is not an image")
     with opened(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(32)
         if start.startswith(b"\x93NUMPY"):

@@ -200,7 +200,7 @@ def _of_run(data: Setting, model: Setting | None) -> tuple[Dataset | None, str |
         note = f"{data} is what the run was trained on, but has other samples now: which of them it saw is not known"
         return None, f"{note}, and these numbers may be of images that it was trained on"
     if held is None:
-        return None, f"{data} is what the run was trained on; these numbers say nothing about other pictures"
+        return None, f"{data} is what the run was trained on; these numbers say nothing about other images"
     return held, f"of {data}, which the run was trained on, the {len(held):,} samples that it held out"
 
 

@@ -47,7 +47,7 @@ def hog_width(config: HieraConfig) -> int:
     if not flat or any(pixels % CELL for pixels in size[-2:]):
         shape = "x".join(map(str, size))
         raise ValueError(
-            f"target is 'hog' and the model predicts {shape} pixels per patch; hog takes pictures and clips in whole "
+            f"target is 'hog' and the model predicts {shape} pixels per patch; hog takes images and clips in whole "
             f"cells of {CELL}x{CELL} pixels"
         )
     rows, columns = size[-2] // CELL, size[-1] // CELL  # a generator here would not compile

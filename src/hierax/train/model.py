@@ -137,7 +137,7 @@ def _freeze(model: Pretrained, freeze: int | str) -> None:
         return
     config = model.config
     if freeze != "all" and not (isinstance(freeze, int) and freeze <= config.stages):
-        raise ValueError(f"freeze is {freeze!r}; allowed: 0 to {config.stages} stages, or 'all'")
+        raise ValueError(f"freeze is {freeze!r}; expected 0 to {config.stages} stages, or 'all'")
     blocks = sum(config.depths if freeze == "all" else config.depths[: int(freeze)])
     for layer, names in enumerate(model.layer_groups()):
         for name in names:

@@ -118,7 +118,7 @@ def _reconstructions(recipe: Recipe, train: Dataset, held: Dataset | None) -> st
     if recipe.task != "pretrain" or train.arrays:
         return None
     if recipe.target == "hog":
-        return "no pictures of reconstructions, and no decoder in the saved model: target is hog, which is no pixels"
+        return "no images of reconstructions and no decoder in the saved model: target=hog predicts no pixels"
     if held is None:
-        return "no pictures of reconstructions: nothing is held out (validation_fraction=0.1 or --validation does so)"
+        return "no images of reconstructions: nothing is held out; pass validation_fraction=0.1 or --validation"
     return None

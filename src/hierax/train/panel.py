@@ -69,7 +69,7 @@ class Panel:
         part = path.with_name(f".{path.stem}.{os.getpid()}.png")
         try:
             note = statistics_note(config, "visible")
-            sheet(rows, heading=f"After {step} steps", note=f"Held-out pictures; {note}").save(part)
+            sheet(rows, heading=f"After {step} steps", note=f"Held-out images; {note}").save(part)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

@@ -168,7 +168,7 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
         TrainingStopped: another rank was lost.
     """
     if way not in WAYS:
-        raise ValueError(f"parallel is {way!r}; allowed: {', '.join(WAYS)}")
+        raise ValueError(f"parallel is {way!r}; expected {', '.join(WAYS)}")
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     place = _place(device)
     if size == 1:

@@ -82,7 +82,7 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
     Raises:
         ImportError: matplotlib is not installed.
     """
-    require("a picture of the confusion matrix", "matplotlib")
+    require("an image of the confusion matrix", "matplotlib")
     from matplotlib.figure import Figure
 
     shares = table / table.sum(1, keepdims=True).clip(1)

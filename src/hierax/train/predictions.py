@@ -142,7 +142,7 @@ def predict(
             bad.extend(unreadable(part))
             if isinstance(part, Batch):
                 if part.labels is None:
-                    raise ValueError("the data has no labels; evaluation of a classifier takes labelled samples")
+                    raise ValueError("the data has no labels; evaluation of a classifier takes labeled samples")
                 logits = _logits(model, part.pixels, inputs)
                 found.append((part.indices, logits.cpu(), part.labels))
 

@@ -161,7 +161,7 @@ def prepare(
         model, notes = model_of(recipe, classes, begin, size, shape[0] if shape else 3, several=several)
     if begin != source:
         notes = [note.replace(str(begin), str(source)) for note in notes]
-        notes.append(f"{source} is a model of pictures: its weights see every frame alike, until they learn of time")
+        notes.append(f"{source} is an image model: it treats all frames alike until it has learned motion")
     if teaches is not None:
         notes.append(teaches.note)
     config = model.config
@@ -183,7 +183,7 @@ def prepare(
     if dataset.arrays and recipe.flip is None:
         notes.append("arrays are not mirrored (flip=true does)")
     if dataset.arrays and (recipe.rand_augment is not None or recipe.erasing):
-        notes.append("rand_augment and erasing are for pictures, not for arrays")
+        notes.append("rand_augment and erasing are for images, not for arrays")
     model.preprocessing = record
     if teaches is not None and teaches.features and recipe.teacher_features:
         teaches.measure(EvaluationView(dataset, record, size=config.image_size, max_pixels=recipe.max_pixels))
@@ -220,7 +220,7 @@ def _teacher(
     """The teacher of a run, which has something to teach it."""
     if dataset.arrays or dataset.videos:
         kind = "arrays" if dataset.arrays else "videos"
-        raise ValueError(f"{teacher}: a teacher is shown pictures; the data are {kind}")
+        raise ValueError(f"{teacher}: a teacher expects images; the data are {kind}")
     size = recipe.image_size
     if size is None:
         own = (
@@ -263,7 +263,7 @@ def _record(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, 
     config = model.config
     record, measure = model.preprocessing, partial(statistics, dataset, max_pixels=recipe.max_pixels)
     if dataset.arrays and record is not None and _of_arrays(record, config):
-        notes.append("arrays are normalised by the mean and deviation that the checkpoint was trained with")
+        notes.append("arrays are normalized with the mean and standard deviation that the checkpoint was trained with")
     elif dataset.arrays:
         mean, std = measure(size=config.image_size, channels=config.num_channels)
         record = Preprocessing(
@@ -271,7 +271,7 @@ def _record(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, 
             image_dtype=stored_type(first),
         )  # fmt: skip
     elif _exact(dataset, first, record, config):
-        notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to grey levels")
+        notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to gray levels")
         if record is None or not record.takes_values or record.num_channels != config.num_channels:
             record = convention(config.image_size, config.num_channels).replace(do_rescale=False)
             mean, std = measure(size=config.image_size, channels=config.num_channels, exact=True)

@@ -107,7 +107,7 @@ def probe(kind: str, train: Features, test: Features, *, classes: int) -> dict[s
         ValueError: an unknown kind of probe.
     """
     if kind not in PROBES:
-        raise ValueError(f"probe is {kind!r}; allowed: {', '.join(PROBES)}")
+        raise ValueError(f"probe is {kind!r}; expected {', '.join(PROBES)}")
     predict = linear if kind == "linear" else knn
     return {
         f"stage{number}": (predict(a, train.labels, b, classes=classes) == test.labels).double().mean().item()

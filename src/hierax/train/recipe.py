@@ -123,7 +123,7 @@ class Recipe:
             for name in names:
                 value = getattr(self, name)
                 if value is not None and not fits(value):
-                    raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
+                    raise ValueError(f"{name} is {value!r}; expected {allowed}")
         for name, instead in _DECIDED.items():
             if name in self.overrides:
                 raise ValueError(f"overrides has {name!r}, which {instead}")
@@ -148,7 +148,7 @@ class Recipe:
             name = sorted(unknown)[0]
             near = difflib.get_close_matches(name, [*fields(), *(f.name for f in dataclasses.fields(HieraConfig))], 3)
             hint = f"did you mean {', '.join(near)}?" if near else "hierax recipes NAME lists them"
-            raise ValueError(f"{name} is no setting of a recipe; {hint}")
+            raise ValueError(f"{name} is not a setting of a recipe; {hint}")
         return dataclasses.replace(self, **changes)
 
     def overridden(self, assignments: Sequence[str]) -> Recipe:
@@ -164,7 +164,7 @@ class Recipe:
         for assignment in assignments:
             key, separator, text = assignment.partition("=")
             if not separator:
-                raise ValueError(f"{assignment!r} is no setting; expected key=value")
+                raise ValueError(f"{assignment!r} is not a setting; expected key=value")
             value = _parsed(text)
             if key in hints and float in _kinds(hints[key]) and re.fullmatch(r"[-+]?\d+,\d+", text):
                 raise ValueError(f"{key} is {text!r}; expected a number with a point, such as {text.replace(',', '.')}")

@@ -12,8 +12,8 @@ from hierax.train.recipe import Recipe
 _PAPER = "Ryali et al., ICML 2023"
 _SIZES = {"tiny": "T", "small": "S", "base": "B", "base_plus": "B+", "large": "L", "huge": "H"}
 _MEASURED = {  # on drawings and photos, with a narrow model: docs/log.md
-    "pretrain": "; its rate of 7e-4 at batch 32 worked for 6,872 pictures at 64 pixels",
-    "finetune": "; its rate rests on 3e-4, the best of four at batch 16 for 1,853 pictures",
+    "pretrain": "; its rate of 7e-4 at batch 32 worked for 6,872 images at 64 pixels",
+    "finetune": "; its rate rests on 3e-4, the best of four at batch 16 for 1,853 images",
 }
 _FINETUNED = {"epochs": {"tiny": 300, "small": 200, "base": 100, "base_plus": 100, "large": 50, "huge": 50}}
 

@@ -99,11 +99,11 @@ def resolve(
             raise ValueError(f"{field} is {values!r}; expected a list of at least one")
     for field, value in (("rounds", rounds), *(("batches", b) for b in batches), ("threads", threads or 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{field} is {value!r}; allowed: a whole number above 0")
+            raise ValueError(f"{field} is {value!r}; expected a whole number above 0")
     if not seconds >= 0:
-        raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
+        raise ValueError(f"seconds is {seconds!r}; expected 0 or more")
     if against_precision not in AGAINST_PRECISIONS:
-        raise ValueError(f"against_precision is {against_precision!r}; allowed: {', '.join(AGAINST_PRECISIONS)}")
+        raise ValueError(f"against_precision is {against_precision!r}; expected {', '.join(AGAINST_PRECISIONS)}")
     if calibration is not None and not Path(calibration).exists():
         raise ValueError(f"calibration is {os.fspath(calibration)!r}, which is not there; a folder of images")
     chosen = precisions or (("fp32", "bf16") if fast_bf16() else ("fp32",))
@@ -160,7 +160,7 @@ def _check_engines(precisions: Sequence[str], backends: Sequence[str]) -> None:
     """Every name is known, and every precision has a backend and every backend a precision to run in."""
     for precision in precisions:
         if precision not in _PRECISIONS:
-            raise ValueError(f"precisions has {precision!r}; allowed: {', '.join(_PRECISIONS)}")
+            raise ValueError(f"precisions has {precision!r}; expected {', '.join(_PRECISIONS)}")
     for backend in backends:
         choose("cpu", "auto", backend)  # an unknown name, a missing package
     pairs = [(p, b) for p in precisions for b in backends]

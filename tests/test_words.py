@@ -1,0 +1,73 @@
+"""The words that people read: short, usual, American. Names in the code and docstrings are not looked at here."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BANNED = {
+    r"goes on|go on|went on": "resume",
+    r"anew": "with random weights",
+    r"pictures?": "image",
+    r"dialects?": "format",
+    r"allowed:": "expected …",
+    r"the bar|its bar": "tolerance",
+    r"learnt|by heart": "learned, overfitting",
+    r"neighbours?|colours?|coloured|grey|cent(?:re|red)|licences?|behaviour": "American spelling",
+    r"(?:model|label)l(?:ing|ed)|(?:normal|initial)is(?:e|es|ed|ing|ation)": "American spelling",
+    r"is no (?:image|picture|variant|setting|field|export|size|value)": "is not a …",
+}
+PATTERN = re.compile("|".join(rf"(?<![\w-])(?:{words})(?![\w-])" for words in BANNED), re.IGNORECASE)
+EXEMPT = {
+    "log.md": "a diary of measurements: entries are not rewritten afterwards",
+    "femto.md": "its commands name PICTURES, a folder of the scripts in femto/",
+}
+VALUES = re.compile(r"```.*?```|`[^`]*`|target: normalised", re.DOTALL)
+"""Code in a page, and the setting's value `normalised`, which are names."""
+
+
+def literals(path: Path) -> Iterator[str]:
+    """Strings with a space, which are sentences, save docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " in node.value
+            and id(node) not in bare
+        ):
+            yield node.value
+
+
+def found(text: str) -> list[str]:
+    """The words of `text` that are not to be used, with some of what is around them."""
+    text = VALUES.sub("", text)
+    return [text[max(0, match.start() - 40) : match.end() + 40] for match in PATTERN.finditer(text)]
+
+
+@pytest.mark.parametrize(
+    "folder", [".", *sorted(path.name for path in (ROOT / "src/hierax").iterdir() if path.is_dir())]
+)
+def test_messages_and_help_use_plain_words(folder: str) -> None:
+    place = ROOT / "src/hierax" / folder
+    files = place.glob("*.py") if folder == "." else place.rglob("*.py")
+    assert {path.name: words for path in files if (words := [w for t in literals(path) for w in found(t)])} == {}
+
+
+@pytest.mark.parametrize(
+    "page", sorted((*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))), ids=lambda page: page.name
+)
+def test_pages_use_plain_words(page: Path) -> None:
+    assert page.name in EXEMPT or found(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["it goes on", "no picture", "the timm dialect", "drawn anew", "x; allowed: 1", "grey"]
+)
+def test_the_words_are_found(text: str) -> None:
+    assert found(text)
+    assert not found("`picture`, anewly, bars")
