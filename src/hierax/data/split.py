@@ -70,6 +70,8 @@ def _tell_of_shared(train: Dataset, held: Dataset) -> None:
         or held.videos
     ):
         return
+    if train.classes and not held.classes:  # which is refused
+        return
     places = {os.path.realpath(path) for path in train.paths}
     shared = sum(os.path.realpath(path) in places for path in held.paths)
     if shared:
