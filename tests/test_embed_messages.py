@@ -1,5 +1,6 @@
 """What is said, and when, of a collection whose pictures, model or files are not where they were."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_a_folder_that_was_moved_marks_nothing_until_it_is_taken_out(
         embed([], out, model=model, update=True, **OPTIONS)
     assert statuses(out) == before
     manifest = out / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(f'"{pictures}"', f'"{tmp_path / "moved"}"'))
+    manifest.write_text(manifest.read_text().replace(json.dumps(str(pictures)), json.dumps(str(tmp_path / "moved"))))
     report = embed([], out, model=model, update=True, **OPTIONS)
     assert (report.rows, report.gone) == (len(before), len(before))
 
