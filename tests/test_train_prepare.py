@@ -87,7 +87,7 @@ def test_signals_are_fine_tuned_by_the_recipe_for_pictures(tmp_path: Path, capsy
     finetune(signals(tmp_path), source=None, out=tmp_path / "run", recipe=chosen, device="cpu")
     said = capsys.readouterr().err
     assert "arrays are not mirrored (flip=true does)" in said
-    assert "rand_augment and erasing are for pictures, not for arrays" in said
+    assert "rand_augment and erasing are for images, not for arrays" in said
     assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
 
 
