@@ -118,7 +118,7 @@ COMMANDS = (
     ),
     Command("evaluate {in}/images --model {in}/run --json", (_LOADS, "share 0.7", "share 0.9")),
     Command(
-        "bench --model {in}/small --seconds 1 --rounds 2 --batch 1 -o {out}/b.json",
+        "bench --model {in}/small --seconds 1 --rounds 2 --batch 1 -o {out}/b.json --overwrite",
         (_LOADS, "line batch 1", "share 0.9"),
         (),
     ),
