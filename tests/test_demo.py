@@ -71,7 +71,7 @@ def rows(count: int) -> list[Row]:
 
 def sheet(count: int) -> Image.Image:
     columns = [(f"column {number}", "a note") for number in range(6)]
-    return demo_sheet(rows(count), heading="Heading", notes=["a note"], columns=columns)
+    return demo_sheet(rows(count), heading="Heading", notes=["a note", "another"], columns=columns)
 
 
 def count_of(page: Image.Image, colour: tuple[int, int, int]) -> int:
