@@ -76,7 +76,7 @@ def main() -> int:
             expected: list[Any] = [model(part, output_hidden_states=True) for part in pixels.split(8)]
         for precision, bar in BARS.items():
             with hierax.Engine(model, precision=precision, hidden_states=precision == "fp32") as engine:
-                found = [engine(part) for part in pixels.split(8)]
+                found: list[Any] = [engine(part) for part in pixels.split(8)]
             a, b = (torch.cat([out.pooler_output for out in outs]) for outs in (found, expected))
             cosine = torch.cosine_similarity(a, b)
             good = cosine.min().item() >= bar
