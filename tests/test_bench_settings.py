@@ -44,6 +44,12 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_built(changes: di
         bench(**{**SETTINGS, **changes})
 
 
+@pytest.mark.parametrize("models", [3, b"x", [3], None])
+def test_models_are_named(models: Any) -> None:
+    with pytest.raises(TypeError, match="expected names of variants or checkpoints"):
+        hierax.bench(models)
+
+
 def test_a_model_that_cannot_be_opened_is_refused_before_the_others_are_measured() -> None:
     told: list[str] = []
     with pytest.raises((ValueError, OSError), match="nowhere"):

@@ -65,6 +65,7 @@ def test_output_is_written_in_any_encoding(encoding: str, command: str) -> None:
 def test_characters_that_an_encoding_lacks_have_plain_ones() -> None:
     streams.prepare()
     assert "a \u2026 b \u00b7 5\u00d73 \u2603".encode("ascii", "hierax.plain") == b"a ... b - 5x3 \\u2603"
+    assert "caf\u00e9.jpg".encode("ascii", "hierax.plain") == b"caf\\xe9.jpg"  # a name stays one name
 
 
 # -- signals

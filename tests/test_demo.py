@@ -156,6 +156,8 @@ def test_the_demo_draws_images_of_ones_own_and_names_those_that_it_cannot_read(r
     assert out.splitlines()[1].split()[0] == "cat.jpg"
     with Image.open("mine/sheet.png") as page:
         assert page.size == sheet(1).size
+    code, _, err = run("demo", "a", "-o", "mine")
+    assert (code, "mine/sheet.png would be replaced" in err) == (2, True)
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(("nothing.jpg",), 2), (("a", "-o", "sheet.png"), 2)])

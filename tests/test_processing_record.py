@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import BitImageProcessorPil
 
-from hierax.processing import IMAGENET, KINETICS, Preprocessing
+from hierax.processing import IMAGENET, KINETICS, AutoImageProcessor, Preprocessing
 
 HIERA = {
     "crop_size": {"height": 224, "width": 224},
@@ -167,3 +167,8 @@ def test_the_video_record_carries_the_clip() -> None:
     assert written["image_std"] == [0.225] * 3
     assert "num_frames" not in IMAGENET.to_dict()
     assert Preprocessing.from_dict(written) == KINETICS
+
+
+def test_a_folder_without_anything_of_a_checkpoint_has_no_preprocessing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has no preprocessor_config.json, no config.json and no weights"):
+        AutoImageProcessor.from_pretrained(tmp_path)

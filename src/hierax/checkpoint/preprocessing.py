@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hierax.checkpoint.files import Source, locate
+from hierax.checkpoint.files import CONFIG, PROCESSOR, Source, locate
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Opened, open_checkpoint
 from hierax.checkpoint.timm import KEPT
@@ -87,7 +87,7 @@ def load_preprocessing(
     """The preprocessing record of a checkpoint: its own, or the published one of its kind.
 
     Raises:
-        OSError: the file or the Hub cannot be reached.
+        OSError: nothing of a checkpoint is there, or the Hub cannot be reached.
         ValueError: a record with a bad value (it names the field), or none for inputs that are no pictures in colour.
     """
     hub = HubOptions(revision, cache_dir, token, local_files_only)
@@ -97,6 +97,8 @@ def load_preprocessing(
     if record is None and found.weights is not None:  # nothing stated: what the tensors say
         record = preprocessing_of(open_checkpoint(source, hub, any_of_them=True))
     elif record is None:
+        if not (found.config or found.processor or found.record):
+            raise FileNotFoundError(f"{source}: has no {PROCESSOR}, no {CONFIG} and no weights")
         record = _convention_of(found)
     if record is None:
         raise ValueError(f"{source}: has no preprocessing record, and there is no convention for its inputs")

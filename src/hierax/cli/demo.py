@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import check_writable, written
+from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.cli.inputs import expand
 from hierax.cli.loading import add_max_pixels
-from hierax.cli.outputs import output_folder
+from hierax.cli.outputs import add_overwrite, check_output, output_folder
 from hierax.cli.terminal import Tally, UserError, percent, tell
 from hierax.notices import printable
 
@@ -228,19 +228,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        default="demo",
         type=output_folder,
         metavar="DIR",
-        help="folder of sheet.png (default: demo)",
+        help="folder of sheet.png (default: demo, whose sheet is replaced)",
     )
+    add_overwrite(parser)
     add_max_pixels(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     begin = time.perf_counter()
-    target, tally = Path(arguments.output, "sheet.png"), Tally()
-    check_writable(target)
+    target, tally = Path(arguments.output or "demo", "sheet.png"), Tally()
+    check_output(target, overwrite=arguments.overwrite or not arguments.output)
     mine = _opened(arguments.images, tally, arguments.max_pixels) if arguments.images else None
     if arguments.images and not mine:
         return tally.exit_code

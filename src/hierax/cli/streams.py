@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-_PLAIN = {"…": "...", "·": "-", "×": "x", "–": "-", "—": "-", "−": "-", "’": "'", "“": '"', "”": '"', "é": "e"}
+_PLAIN = {"…": "...", "·": "-", "×": "x", "–": "-", "—": "-", "−": "-", "’": "'", "“": '"', "”": '"'}
 _ERRORS = "hierax.plain"
 STDOUT = "standard output"
 

@@ -73,7 +73,7 @@ def bench(
         ImportError: a backend or one of `against` is not installed.
     """
     settings = resolve(
-        [models] if isinstance(models, str) else models, sizes=sizes, batches=batches, precisions=precisions,
+        _names(models), sizes=sizes, batches=batches, precisions=precisions,
         backends=backends, against=against, against_precision=against_precision, seconds=seconds, rounds=rounds,
         threads=threads, memory=memory, calibration=calibration,
     )  # fmt: skip
@@ -96,6 +96,16 @@ def bench(
         settings=settings,
         cells=tuple(cells),
     )
+
+
+def _names(models: object) -> list[str]:
+    """Several models as a list of names. Raises TypeError for anything but names."""
+    names = [models] if isinstance(models, (str, os.PathLike)) else models
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, os.PathLike)) for name in names):
+        raise TypeError(
+            f"models is {models!r:.80}; expected names of variants or checkpoints, such as 'hiera_tiny_224'"
+        )
+    return [os.fspath(name) for name in names]
 
 
 def measure_subject(subject: Subject, settings: Settings, tell: Progress) -> list[Cell]:
