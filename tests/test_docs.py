@@ -383,12 +383,12 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 def _parameters() -> set[str]:
     """Names of fields and arguments that documents may give a value to."""
-    fields = {f.name for cls in (Recipe, HieraConfig) for f in dataclasses.fields(cls)}
+    fields = {f.name for cls in (Recipe, HieraConfig, hierax.Preprocessing) for f in dataclasses.fields(cls)}
     functions = (
         hierax.Engine, hierax.load, hierax.HieraModel.from_pretrained, hierax.HieraBackbone, hierax.Engine.warm_up,
-        hierax.HieraForPreTraining.forward, hierax.HieraModel.forward, hierax.AutoImageProcessor, hierax.inflate,
+        hierax.HieraForPreTraining.forward, hierax.HieraModel.forward, hierax.AutoImageProcessor.from_pretrained, hierax.inflate,
     )  # fmt: skip
-    return fields.union(*(inspect.signature(function).parameters for function in functions))
+    return fields.union({"use_fast"}, *(inspect.signature(function).parameters for function in functions))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

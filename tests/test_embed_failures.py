@@ -70,10 +70,10 @@ def test_any_error_of_one_source_is_one_row(
 ) -> None:
     read = Source.read
 
-    def failing(self: Source) -> Any:
+    def failing(self: Source, **options: Any) -> Any:
         if self.path.endswith("/010.png"):
             raise error
-        return read(self)
+        return read(self, **options)
 
     monkeypatch.setattr(Source, "read", failing)
     report = embed(originals / "a", tmp_path / "out", model=model, **OPTIONS)

@@ -151,7 +151,7 @@ def test_a_table_of_contents_names_no_file_elsewhere(run: Path) -> None:
     next(iter(table.storage_data.values())).relative_path = "../../../other/__0_0.distcp"
     with (folder / ".metadata").open("wb") as stream:
         pickle.dump(table, stream)
-    with pytest.raises(ValueError, match="no table of contents"):
+    with pytest.raises(ValueError, match="is not a checkpoint's table of contents"):
         read_table(folder)
 
 

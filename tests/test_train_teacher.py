@@ -434,3 +434,10 @@ def test_a_folder_with_one_network_is_a_teacher_and_one_with_two_a_question(tmp_
     shutil.copy(folder / "t.pt2", folder / "u.pt2")
     with pytest.raises(ValueError, match=r"teacher holds 2 networks, such as t.pt2; expected the name of one"):
         open_teacher(folder, size=(64, 64), device=CPU)
+
+
+def test_an_export_that_cannot_teach_says_which_can(tmp_path: Path) -> None:
+    (tmp_path / "export.json").touch()
+    (tmp_path / "model.xml").touch()
+    with pytest.raises(ValueError, match=r"expected one, or the checkpoint it was made from"):
+        open_teacher(tmp_path, size=(64, 64), device=torch.device("cpu"))

@@ -190,10 +190,13 @@ def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: 
 
 
 def _exported(folder: Path) -> Path:
-    """The ONNX file of a folder that `hierax export` wrote."""
-    if not (folder / "model.onnx").is_file():
-        raise ValueError(f"{folder}: an export that is not ONNX cannot teach; expected the checkpoint it was made from")
-    return folder / "model.onnx"
+    """The network in a folder that `hierax export` wrote."""
+    for suffix in SUFFIXES:
+        if (folder / f"model{suffix}").is_file():
+            return folder / f"model{suffix}"
+    raise ValueError(
+        f"{folder}: a teacher is an export as {' or '.join(SUFFIXES)}; expected one, or the checkpoint it was made from"
+    )
 
 
 def _record(path: Path) -> tuple[Preprocessing | None, list[str] | None]:
