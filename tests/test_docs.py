@@ -386,7 +386,8 @@ def _parameters() -> set[str]:
     fields = {f.name for cls in (Recipe, HieraConfig, hierax.Preprocessing) for f in dataclasses.fields(cls)}
     functions = (
         hierax.Engine, hierax.load, hierax.HieraModel.from_pretrained, hierax.HieraBackbone, hierax.Engine.warm_up,
-        hierax.HieraForPreTraining.forward, hierax.HieraModel.forward, hierax.AutoImageProcessor.from_pretrained, hierax.inflate,
+        hierax.HieraForPreTraining.forward, hierax.HieraModel.forward, hierax.inflate,
+        hierax.AutoImageProcessor.from_pretrained,
     )  # fmt: skip
     return fields.union({"use_fast"}, *(inspect.signature(function).parameters for function in functions))
 
@@ -398,7 +399,7 @@ def test_every_setting_is_one(document: Path) -> None:
         return
     known = _parameters() | {"key"}  # key=value
     for span in spans(text):
-        for word in span.split():
+        for word in () if "(" in span else span.split():  # of a call, other tests run the program
             found = re.fullmatch(r"'?([a-z][a-z_]*)=([^=].*)", word)
             assert not found or found[1] in known, f"{document.name}: {span}"
 
