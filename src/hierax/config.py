@@ -343,7 +343,7 @@ class BlockSpec:
         dim, dim_out: width of the tokens that come in and go out.
         heads: attention heads.
         unit_attention: attends within mask units (else over all tokens).
-        pool: number of neighbouring tokens whose queries and shortcut are max-pooled into one; 1 is none.
+        pool: number of neighboring tokens whose queries and shortcut are max-pooled into one; 1 is none.
         drop_path: probability that a residual branch is dropped in training.
     """
 

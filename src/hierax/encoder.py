@@ -133,7 +133,7 @@ class Hiera(Pretrained):
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = position_embedding(config)
         self.blocks = nn.ModuleList(Block(spec, config) for spec in plan(config) if spec.stage < self.stages)
-        if initialise:  # a part of a larger model is initialised with that
+        if initialise:  # a part of a larger model is initialized with that
             self.init_weights()
 
     def init_weights(self) -> None:

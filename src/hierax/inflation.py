@@ -1,4 +1,4 @@
-"""From a model of pictures to one of clips that begins with its weights."""
+"""From a model of images to one of clips that begins with its weights."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _POSITION = "encoder.pos_embed."
 
 
 def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, patch: Patch = "centre") -> Pretrained:
-    """A model of clips with the weights of one of pictures: of a classifier a classifier, with its head, else a
+    """A model of clips with the weights of one of images: of a classifier a classifier, with its head, else a
     `HieraModel`. A masked autoencoder's decoder is left out, since clips have other targets; `loading_report` of the
     result says so under `ignored`.
 
     The temporal position embedding is 0, so that time means nothing yet. With the patch embedding "centre", a clip in
-    which nothing moves has the pooled features and logits of its picture; "mean" (Carreira and Zisserman, arXiv
+    which nothing moves has the pooled features and logits of its image; "mean" (Carreira and Zisserman, arXiv
     1705.07750) begins from averages over three frames, the first and last tokens' less than that. The preprocessing
     record stays but for its frames: mean and deviation are those that the weights know.
 
     Args:
-        source: a model of pictures, or a Hub id, folder or file to load one from.
+        source: a model of images, or a Hub id, folder or file to load one from.
         frames: of a clip, a multiple of 2.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Initialisation of every parameter, in one function, and the layers that leave theirs alone.
+"""Initialization of every parameter, in one function, and the layers that leave theirs alone.
 
-PyTorch's layers initialise themselves when they are made. Here a model is first built and then initialised or loaded,
+PyTorch's layers initialize themselves when they are made. Here a model is first built and then initialized or loaded,
 so these subclasses do nothing in `reset_parameters`: making a model on the meta device costs milliseconds, and loading
 throws no work away.
 """
@@ -15,35 +15,35 @@ from hierax.positions import AbsolutePosition, DecoderPosition, SeparablePositio
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that is initialised by `init_weights` alone."""
+    """`nn.Linear` that is initialized by `init_weights` alone."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm` that is initialised by `init_weights` alone."""
+    """`nn.LayerNorm` that is initialized by `init_weights` alone."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class Conv1d(nn.Conv1d):
-    """`nn.Conv1d` that is initialised by `init_weights` alone."""
+    """`nn.Conv1d` that is initialized by `init_weights` alone."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` that is initialised by `init_weights` alone."""
+    """`nn.Conv2d` that is initialized by `init_weights` alone."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` that is initialised by `init_weights` alone."""
+    """`nn.Conv3d` that is initialized by `init_weights` alone."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
@@ -79,7 +79,7 @@ class Head(Linear):
 
 @torch.no_grad()
 def init_weights(module: nn.Module, config: HieraConfig, *, mae: bool, name: str = "") -> None:
-    """Initialises all parameters below `module` as the published code does (specification of Hiera, section 2).
+    """Initializes all parameters below `module` as the published code does (specification of Hiera, section 2).
 
     Truncated normals are cut at +-2 in absolute terms, which at these widths cuts nothing. Where `mae`, linear layers
     and the patch embedding are Xavier-uniform with zero biases and norms start at 1 and 0; position embeddings and mask

@@ -1,4 +1,4 @@
-"""Masked image modelling: masks, multi-scale fusion, decoder, pixel targets, loss (paper, section 3 and table 3)."""
+"""Masked image modeling: masks, multi-scale fusion, decoder, pixel targets, loss (paper, section 3 and table 3)."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def random_keep(noise: Tensor, shown: int) -> tuple[Tensor, Tensor]:
 
 
 class Fusion(nn.Module):
-    """Brings the ends of the pooled stages to the last stage's resolution, sums them with it, and normalises.
+    """Brings the ends of the pooled stages to the last stage's resolution, sums them with it, and normalizes.
 
     Each is a convolution whose kernel is its stride; since positions that merge stand together, it is one product.
     """

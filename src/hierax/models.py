@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class HieraModel(Task[HieraModelOutput]):
-    """The encoder with its pooled, normalised output (paper, section 3)."""
+    """The encoder with its pooled, normalized output (paper, section 3)."""
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__(config)
@@ -139,7 +139,7 @@ class HieraBackbone(Task[BackboneOutput]):
             source: a Hub id, a folder or a file.
             out_features: names of the maps, in order of depth.
             out_indices: the same by number; 0 is the stem, negative ones count from the end.
-            norms: normalise each map (LayerNorm, eps 1e-5), with the weights a file has for it, else 1 and 0.
+            norms: normalize each map (LayerNorm, eps 1e-5), with the weights a file has for it, else 1 and 0.
         """
         from hierax.checkpoint.load import building
 

@@ -77,8 +77,8 @@ class HieraModelOutput(Output):
     """Output of `HieraModel`.
 
     Attributes:
-        last_hidden_state: tokens `[B, N, C]` after the last stage, padded, published order, not normalised.
-        pooler_output: norm of the mean `[B, C]` over the tokens that touch the picture.
+        last_hidden_state: tokens `[B, N, C]` after the last stage, padded, published order, not normalized.
+        pooler_output: norm of the mean `[B, C]` over the tokens that touch the image.
         bool_masked_pos: under a mask, `[B, U]`, True for the mask units that were seen.
         ids_restore: with `noise`, the rank `[B, U]` of every unit's noise.
         hidden_states: tokens `[B, N, C]` of the stem and the ends of the stages, padded, published order.

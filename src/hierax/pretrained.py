@@ -52,7 +52,7 @@ class Pretrained(nn.Module):
 
     @property
     def license(self) -> str | None:
-        """Licence of the weights (an SPDX name), or None when nobody stated one."""
+        """License of the weights (an SPDX name), or None when nobody stated one."""
         return self.config.license
 
     @property
@@ -209,7 +209,7 @@ class Pretrained(nn.Module):
         local_files_only: bool = False,
         **overrides: Any,
     ) -> "Self":
-        """Loads weights of any dialect and returns the model in eval mode.
+        """Loads weights of any format and returns the model in eval mode.
 
         Args:
             source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pth.tar`, `.pt`, `.bin`, `.ckpt`);
@@ -299,7 +299,7 @@ class Pretrained(nn.Module):
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads what `save_pretrained` writes, and a model card that states the licence; returns the address.
+        """Uploads what `save_pretrained` writes, and a model card that states the license; returns the address.
 
         Args:
             repo_id: "owner/name"; made if missing, `private` or not.

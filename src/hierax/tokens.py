@@ -1,7 +1,7 @@
 """The `[B, U, P, C]` layout of tokens: mask unit, position inside the unit, channel.
 
 Tokens of a grid are put into mask units once, after the patch embedding ("unroll"). Positions inside a unit are
-ordered so that the *finest* offset among pooled neighbours varies slowest: `P = (y0 x0, y1 x1, …, rest)`, `y0` being
+ordered so that the *finest* offset among pooled neighbors varies slowest: `P = (y0 x0, y1 x1, …, rest)`, `y0` being
 the lowest digit of the token's row in its unit. Every later step is then a view: pooling reduces the first part of `P`,
 attention within units folds `U` into the batch, global attention folds `U` into the tokens, masking gathers over `U`.
 "Reroll" puts tokens back on their grid. The same functions serve 1-D, 2-D and 3-D (paper, section 3 and appendix A).
@@ -23,7 +23,7 @@ class UnitLayout:
 
     Attributes:
         size: tokens of the unit per axis.
-        stride: neighbours per axis that one pooling merges.
+        stride: neighbors per axis that one pooling merges.
         levels: how many poolings the order of positions is made for; `size` is a multiple of `stride ** levels`.
     """
 

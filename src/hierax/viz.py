@@ -1,8 +1,8 @@
-"""Pictures of what a model sees: feature maps, mask units, attention, reconstructions. Arrays in, pictures out.
+"""Images of what a model sees: feature maps, mask units, attention, reconstructions. Arrays in, images out.
 
 Nothing here runs a model, reads a file or changes its arguments. Arrays may be numpy's or torch's; torch is imported
 only by the functions that are handed a model's tensors. Cells of a map are drawn as the squares that they are (nearest
-neighbour): a smooth picture would promise detail that the map does not have.
+neighbor): a smooth image would promise detail that the map does not have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Statistics = Literal["visible", "true"]
 
 _PAPER, _INK, _FADED, _HIDDEN = (255, 255, 255), (24, 24, 27), (100, 100, 108), (222, 222, 226)
 _FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of mask units, from outside
-# Dark to bright, even to the eye and safe for colour-blind readers: five points of matplotlib's "inferno" (CC0).
+# Dark to bright, even to the eye and safe for color-blind readers: five points of matplotlib's "inferno" (CC0).
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
 
 
@@ -49,9 +49,9 @@ def _array(values: np.ndarray | Tensor) -> np.ndarray:
 
 
 def to_picture(pixels: np.ndarray | Tensor, *, record: Preprocessing = IMAGENET) -> Image.Image:
-    """The picture behind a model's input `[C, H, W]`: what `record` did to its grey levels is undone.
+    """The image behind a model's input `[C, H, W]`: what `record` did to its gray levels is undone.
 
-    Of more than three channels the first three are shown as red, green and blue, of two the first as grey.
+    Of more than three channels the first three are shown as red, green and blue, of two the first as gray.
     """
     levels = np.moveaxis(_array(pixels), 0, -1)
     if record.do_normalize:
@@ -101,9 +101,9 @@ def robust_scale(values: np.ndarray, *, percent: float = 1.0) -> np.ndarray:
 
 
 def enlarge(cells: np.ndarray, *, stride: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Cells `[rows, columns, …]` at the places in a picture of `size` (height, width) pixels that they stand for.
+    """Cells `[rows, columns, …]` at the places in an image of `size` (height, width) pixels that they stand for.
 
-    Every cell fills `stride` (vertical, horizontal) pixels; what reaches beyond the picture is cut off.
+    Every cell fills `stride` (vertical, horizontal) pixels; what reaches beyond the image is cut off.
     """
     pixels = cells.repeat(stride[0], axis=0).repeat(stride[1], axis=1)
     if pixels.shape[0] < size[0] or pixels.shape[1] < size[1]:
@@ -114,9 +114,9 @@ def enlarge(cells: np.ndarray, *, stride: Sequence[int], size: Sequence[int]) ->
 
 
 def pca_picture(feature_map: np.ndarray | Tensor, *, stride: Sequence[int], size: Sequence[int]) -> Image.Image:
-    """A map `[C, H, W]` as colours: its first three principal components are red, green and blue.
+    """A map `[C, H, W]` as colors: its first three principal components are red, green and blue.
 
-    Equal colours mean like features within this map; between maps, colours cannot be compared.
+    Equal colors mean like features within this map; between maps, colors cannot be compared.
     """
     colours = robust_scale(principal_components(feature_map))
     return Image.fromarray(enlarge(np.rint(colours * 255).astype(np.uint8), stride=stride, size=size))
@@ -128,7 +128,7 @@ def pca_picture(feature_map: np.ndarray | Tensor, *, stride: Sequence[int], size
 def draw_units(
     picture: Image.Image, *, unit: Sequence[int], keep: Sequence[bool] | np.ndarray | None = None
 ) -> Image.Image:
-    """The picture with the borders of its mask units, of `unit` (height, width) pixels each.
+    """The image with the borders of its mask units, of `unit` (height, width) pixels each.
 
     `keep`, one per unit and row by row, paints those that are False over: what a masked model does not see.
     """
@@ -142,7 +142,7 @@ def draw_units(
         right, bottom = min(left + unit[1], drawn.width) - 1, min(top + unit[0], drawn.height) - 1
         if keep is not None and not keep[number]:
             draw.rectangle((left, top, right, bottom), fill=_HIDDEN)
-        # a dark frame within a bright one, alike on all sides, is seen on any picture
+        # a dark frame within a bright one, alike on all sides, is seen on any image
         for inset, colour in enumerate(_FRAMES):
             if right - left >= 2 * inset and bottom - top >= 2 * inset:
                 draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=colour)
@@ -162,7 +162,7 @@ def attention_map(
     Mean over heads, times the number of keys in a window: 1 everywhere is attention that prefers nothing.
 
     Args:
-        weights: one picture's `attentions[stage]`, `[heads, windows, queries, keys]` in the published order.
+        weights: one image's `attentions[stage]`, `[heads, windows, queries, keys]` in the published order.
         config: that of the model.
         stage: 0 is the first.
         size: pixels per axis of the model's input.
@@ -210,10 +210,10 @@ def _query_at(
 def heat_picture(
     picture: Image.Image, heat: np.ndarray, *, stride: Sequence[int], at: Sequence[int] | None = None
 ) -> Image.Image:
-    """A map `[rows, columns]` of `attention_map` over a picture: black is 0, bright is much; `at` (y, x) is ringed.
+    """A map `[rows, columns]` of `attention_map` over an image: black is 0, bright is much; `at` (y, x) is ringed.
 
     On the scale of square roots, which shows more than the peak. It reaches to 4 at least, so that an even map (1
-    everywhere) has the colour in the middle and does not look like a strong one.
+    everywhere) has the color in the middle and does not look like a strong one.
     """
     size = (picture.height, picture.width)
     top = max(4.0, float(np.percentile(heat, 99.5)))
@@ -257,7 +257,7 @@ def reconstruct_pixels(
 
     With `normalize_pixel_loss` a MAE predicts patches of mean 0 and deviation 1; their brightness and contrast must
     come from elsewhere. "visible" guesses them from the visible patches around (`hidden_statistics`). "true" takes them
-    from the hidden patches themselves, as many published pictures do: that shows the answer in part.
+    from the hidden patches themselves, as many published images do: that shows the answer in part.
 
     Args:
         pixels: the model's input.
@@ -300,7 +300,7 @@ def statistics_note(config: HieraConfig, statistics: Statistics) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A picture of a sheet, with a title and a note below it."""
+    """An image of a sheet, with a title and a note below it."""
 
     picture: Image.Image
     title: str
@@ -315,9 +315,9 @@ def sheet(
     widths: tuple[int, int] = (224, 512),
     margin: int = 20,
 ) -> Image.Image:
-    """Rows of pictures with captions on white, under a `heading` and a `note`.
+    """Rows of images with captions on white, under a `heading` and a `note`.
 
-    Pictures narrower than the first of `widths` are enlarged by a whole number, those wider than the second shrunk;
+    Images narrower than the first of `widths` are enlarged by a whole number, those wider than the second shrunk;
     words that do not fit are put on a new line.
     """
     tiles = [[_fitted(tile, *widths) for tile in row] for row in rows]

@@ -1,6 +1,6 @@
-"""Augmentation of single pictures: random resized crop, flip, RandAugment, random erasing.
+"""Augmentation of single images: random resized crop, flip, RandAugment, random erasing.
 
-All randomness comes from the generator that is handed in, so that a picture looks the same however often a run stops.
+All randomness comes from the generator that is handed in, so that an image looks the same however often a run stops.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def random_crop(
 
 
 def centre_crop(height: int, width: int, *, aspect: float) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the largest crop at the centre whose width is `aspect` times its height."""
+    """Top, left, height and width of the largest crop at the center whose width is `aspect` times its height."""
     h, w = min(height, max(round(width / aspect), 1)), min(width, max(round(height * aspect), 1))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
 def _enhance(kind: type) -> _Op:
-    """Colour, contrast, brightness, sharpness: further from the original with the magnitude, either way."""
+    """Color, contrast, brightness, sharpness: further from the original with the magnitude, either way."""
 
     def apply(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
         change = 0.9 * magnitude / _LEVELS
@@ -66,7 +66,7 @@ def _affine(matrix: Callable[[float, Image.Image], tuple[float, ...]]) -> _Op:
 
 
 def _grey(image: Image.Image) -> tuple[int, ...] | int:
-    """The colour of what comes in from outside: ImageNet's mean."""
+    """The color of what comes in from outside: ImageNet's mean."""
     return (124, 116, 104) if image.mode == "RGB" else 116
 
 
@@ -76,7 +76,7 @@ def _rotate(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
 
 
 def _posterize(image: Image.Image, magnitude: float, _: bool) -> Image.Image:
-    # at 10 the published form keeps no bit at all: a black picture with a label teaches nothing, so one is kept
+    # at 10 the published form keeps no bit at all: a black image with a label teaches nothing, so one is kept
     return ImageOps.posterize(image, max(4 - int(4 * magnitude / _LEVELS), 1))
 
 
@@ -111,7 +111,7 @@ OPERATIONS: dict[str, _Op] = {
 
 
 def rand_augment(image: Image.Image, random: np.random.Generator, *, magnitude: float, std: float) -> Image.Image:
-    """RGB or grey: two operations, each with probability 1/2, at a magnitude drawn around `magnitude` with `std`
+    """RGB or gray: two operations, each with probability 1/2, at a magnitude drawn around `magnitude` with `std`
     (Cubuk et al., 2020, in the increasing form with noise that the recipes of MAE and Hiera use, rand-m9-mstd0.5-inc1).
     """
     names = list(OPERATIONS)

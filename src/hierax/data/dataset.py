@@ -30,7 +30,7 @@ class Sample:
 
     Attributes:
         name: what errors and lists of bad files call it.
-        content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is no picture, or a part of a
+        content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is no image, or a part of a
             video (`Extract`).
         label: the number of its class; float32 `[classes]` where several may be true; None without labels.
     """
@@ -50,7 +50,7 @@ class Dataset(Protocol):
 
     @property
     def arrays(self) -> bool:
-        """Whether contents are arrays, not pictures."""
+        """Whether contents are arrays, not images."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Lists of files: pictures, or videos and parts of them, with their classes, as a table names them."""
+"""Lists of files: images, or videos and parts of them, with their classes, as a table names them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class FileList:
-    """Files that a list names, in its order: pictures, or parts of videos.
+    """Files that a list names, in its order: images, or parts of videos.
 
     Attributes:
         paths: of the files.
@@ -109,7 +109,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         columns: what "path", "label", "start" or "end" is called in this list, where it has another name.
 
     Raises:
-        ValueError: no such columns, no rows, a row that cannot be read, pictures and videos in one list; names file
+        ValueError: no such columns, no rows, a row that cannot be read, images and videos in one list; names file
             and line.
         ImportError: parquet without the extra `data`.
     """
@@ -241,7 +241,7 @@ def _plain_row(line: str, where: str) -> Row:
 
 
 def _file_and_label(line: str) -> tuple[str, str] | None:
-    """The two of a line; None where it begins with no picture or video."""
+    """The two of a line; None where it begins with no image or video."""
     if _is_file(line):
         return line.strip(), ""
     for mark in ("\t", ",", ";", " "):

@@ -1,4 +1,4 @@
-"""From a file to a part of its picture at the size of training, decoding no more than is needed."""
+"""From a file to a part of its image at the size of training, decoding no more than is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hierax.processing.jpeg import check_scans, jpeg_array, simplejpeg
 from hierax.processing.reading import Picture, read_picture
 
 Box: TypeAlias = "tuple[int, int, int, int]"
-"""Top, left, height and width of a part of a picture, in its pixels."""
+"""Top, left, height and width of a part of an image, in its pixels."""
 
 _KEEP = 2  # a JPEG is decoded at a part of its scale if that leaves this many times the target's pixels per axis
 
@@ -26,7 +26,7 @@ def read_part(
     source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int],
     exact: bool = False, max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> np.ndarray:  # fmt: skip
-    """uint8 `[*size, channels]`: the part that `part(height, width)` chooses of an upright picture, resized. float32 of
+    """uint8 `[*size, channels]`: the part that `part(height, width)` chooses of an upright image, resized. float32 of
     the values as the file has them if `exact`, and images of 8 bits are refused.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their scale where the part stays at least twice as large as `size`: the
@@ -86,7 +86,7 @@ def _has_metadata(data: bytes) -> bool:
         marker = data[place + 1]
         if marker == 0xE1:
             return True
-        if marker == 0xDA:  # the picture begins
+        if marker == 0xDA:  # the image begins
             return False
         place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return False

@@ -47,7 +47,7 @@ _ALLOWED = (
 
 @dataclass(frozen=True, eq=False)
 class FolderDataset:
-    """Pictures, videos, or arrays `[C, *size]`, in files: by classes where all lie in subfolders, else without
+    """Images, videos, or arrays `[C, *size]`, in files: by classes where all lie in subfolders, else without
     labels.
     """
 
@@ -115,11 +115,11 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
     """The dataset at `source`, in an order that depends on names alone.
 
     Args:
-        source: a folder of class folders (a class is all that is below), or of pictures; a pattern (`*`, `**`, `?`,
-            `[…]`, `{000..012}`) of pictures, which have no labels then; a folder or pattern of `.tar` shards or
+        source: a folder of class folders (a class is all that is below), or of images; a pattern (`*`, `**`, `?`,
+            `[…]`, `{000..012}`) of images, which have no labels then; a folder or pattern of `.tar` shards or
             `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
-            `[C, *size]` as of pictures; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
-            pictures, where there are no pictures beside them. Or a list of pictures or videos (`.csv`, `.tsv`, `.txt`,
+            `[C, *size]` as of images; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
+            images, where there are no images beside them. Or a list of images or videos (`.csv`, `.tsv`, `.txt`,
             `.parquet`): see `hierax.data.lists.open_list`.
         split: of parquet files and Hub datasets; None is "train", or the only one.
         labels: False where they are of no use: none are read from shards, tables and arrays, and class folders may be
@@ -177,7 +177,7 @@ def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | No
 
 
 def _parquet_below(folder: Path) -> list[Path]:
-    """The parquet files in a folder; none as soon as anything else is found, for there may be a million pictures."""
+    """The parquet files in a folder; none as soon as anything else is found, for there may be a million images."""
     files: list[Path] = []
     for parent, names in walk(folder):
         for name in names:
@@ -232,7 +232,7 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
     if not found:
         also = f"; {compressed} compressed shard(s); unpack them to plain .tar files" if compressed else ""
         raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}{_and(left)}")
-    if set(found) == {"images", "videos"}:  # what a camera leaves in one folder: the pictures are meant
+    if set(found) == {"images", "videos"}:  # what a camera leaves in one folder: the images are meant
         for top, path in zip(tops.pop("videos"), found.pop("videos"), strict=True):
             top_folders[top] -= 1
             count_left_out(left, path)

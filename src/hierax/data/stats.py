@@ -34,12 +34,12 @@ class DatasetStatistics:
         validation: samples beside the training set that are to be validated on; None where none are given.
         classes: readable samples by class, in order of the classes' numbers; empty without labels. A sample with
             several labels counts for each that is above 1/2.
-        channels: of each sample; 3 for pictures, which are read as RGB.
-        modes: readable pictures by the colour mode they are stored in, as Pillow names it, most first; "array" for
-            arrays of colours. Empty for arrays that are no pictures.
+        channels: of each sample; 3 for images, which are read as RGB.
+        modes: readable images by the color mode they are stored in, as Pillow names it, most first; "array" for
+            arrays of colors. Empty for arrays that are no images.
         types: readable samples by the type of their values, as numpy names it: "uint8", "uint16", "float32", ….
         smallest, largest: shortest and longest length per axis, in pixels.
-        mean, std: per channel over all values, in 0 to 1 for pictures, as RGB: transparency is laid over white, grey
+        mean, std: per channel over all values, in 0 to 1 for images, as RGB: transparency is laid over white, gray
             is the same in all three.
         unreadable: names and problems.
     """
@@ -209,7 +209,7 @@ def _array_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
 
 
 def _mode(sample: Sample) -> str:
-    """The colour mode that a picture is stored in, "+transparency" for a palette or a key colour with holes."""
+    """The color mode that an image is stored in, "+transparency" for a palette or a key color with holes."""
     image = sample.content
     if isinstance(image, (str, bytes, os.PathLike)):
         with opened(image, name=sample.name) as stream, pillow_is_quiet():
@@ -225,7 +225,7 @@ def _named(image: Image.Image) -> str:
 
 
 def _picture_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
-    """The same of a picture in 0 to 1, by counting its grey levels."""
+    """The same of an image in 0 to 1, by counting its gray levels."""
     picture = read_picture(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
     pixels = np.asarray(picture)
     if isinstance(picture, Image.Image) or pixels.dtype == np.uint8:

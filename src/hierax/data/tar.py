@@ -1,4 +1,4 @@
-"""Plain tar shards of pictures or videos, as tar and webdataset write them, with random access."""
+"""Plain tar shards of images or videos, as tar and webdataset write them, with random access."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LINKS = 40  # that are followed, one after the other
 
 @dataclass(frozen=True, eq=False)
 class TarDataset:
-    """Pictures or videos in tar shards. The suffix of a member is what follows its last dot; hidden files are left out.
+    """Images or videos in tar shards. The suffix of a member is what follows its last dot; hidden files are left out.
 
     A label lies beside: `.cls` holds the number of the class; `.json` may hold `label` (see `read_labels`), and
     `class_name` beside a number. It belongs to the members whose names begin with its own, up to a dot: `1.cls` to
@@ -86,7 +86,7 @@ class Member:
 
 @dataclass
 class _Shard:
-    """What is found in one shard: pictures and videos by name, files of labels by their names without suffix; other
+    """What is found in one shard: images and videos by name, files of labels by their names without suffix; other
     files are counted.
     """
 
@@ -96,7 +96,7 @@ class _Shard:
 
 
 def members_of(file: Path, left: LeftOut, *, videos: bool = False) -> Iterator[Member]:
-    """All pictures, or all `videos`, of one shard, whatever lies beside them; of one name the last, as tar unpacks it.
+    """All images, or all `videos`, of one shard, whatever lies beside them; of one name the last, as tar unpacks it.
 
     Args:
         left: counts the files that are something else.
@@ -114,10 +114,10 @@ def members_of(file: Path, left: LeftOut, *, videos: bool = False) -> Iterator[M
 
 
 def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | None = None) -> TarDataset:
-    """The pictures or videos in these shards, in the order of shards and members; `labels` False reads none.
+    """The images or videos in these shards, in the order of shards and members; `labels` False reads none.
 
     Args:
-        videos: whether videos are meant, or pictures; None: videos where every picture belongs to one, as its preview.
+        videos: whether videos are meant, or images; None: videos where every image belongs to one, as its preview.
 
     Raises:
         ValueError: a shard that is compressed, damaged or no tar file; labels that cannot be read; nothing of the kind
@@ -253,7 +253,7 @@ def _owner(name: str, stems: Container[str]) -> str | None:
 
 
 def _are_previews(shard: _Shard) -> bool:
-    """Whether every picture belongs to a video."""
+    """Whether every image belongs to a video."""
     videos = {posixpath.splitext(name)[0] for name in shard.videos}
     return all(_owner(name, videos) is not None for name in shard.pictures)
 

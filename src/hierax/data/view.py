@@ -25,24 +25,24 @@ _NEIGHBOURS = 64  # how many further samples are tried where none of a part can 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training sees pictures; frames of a video all alike; arrays are only cropped and flipped.
+    """How training sees images; frames of a video all alike; arrays are only cropped and flipped.
 
     Attributes:
         size: pixels per axis of what comes out.
-        channels: colour channels, or those of arrays.
+        channels: color channels, or those of arrays.
         crop_scale: share of the area that a random resized crop takes, lowest and highest, its aspect ratio within 3/4
-            and 4/3 of that of `size`; None takes the largest part of that ratio at the centre. Of arrays, a part of
-            `size` is taken, anywhere or at the centre.
+            and 4/3 of that of `size`; None takes the largest part of that ratio at the center. Of arrays, a part of
+            `size` is taken, anywhere or at the center.
         flip: mirror along the last axis with probability 1/2.
         rand_augment: magnitude (0 to 10) and its deviation, or None.
         erasing: probability of random erasing.
         mask_units: how many numbers of mask noise are drawn per sample; 0 for none.
-        exact: images are read as the values that their files have, in float32, not as grey levels.
+        exact: images are read as the values that their files have, in float32, not as gray levels.
         max_pixels: images of more pixels are unreadable; None is any number.
         sampling: which frames of a video are taken, as many as `size` has first; None for what is no video.
 
     Raises:
-        ValueError: values out of range; RandAugment of pictures that are neither RGB nor grey.
+        ValueError: values out of range; RandAugment of images that are neither RGB nor gray.
     """
 
     size: tuple[int, ...]
@@ -113,7 +113,7 @@ class TrainingView:
     """The dataset as training sees it, by `Draw`.
 
     Raises:
-        ValueError: pictures for a model whose inputs have not two axes.
+        ValueError: images for a model whose inputs have not two axes.
     """
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, *, seed: int) -> None:
@@ -192,12 +192,12 @@ class TrainingView:
 
 
 class EvaluationView:
-    """The dataset as evaluation sees it, by index: each picture resized and cropped as the record says, of a video the
-    window in its middle, or `views` (windows, crops of each); of arrays the part of `size` at the centre, whatever the
+    """The dataset as evaluation sees it, by index: each image resized and cropped as the record says, of a video the
+    window in its middle, or `views` (windows, crops of each); of arrays the part of `size` at the center, whatever the
     record.
 
     Raises:
-        ValueError: a record by which pictures do not come out at `size`; several views of what is no video.
+        ValueError: a record by which images do not come out at `size`; several views of what is no video.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class EvaluationView:
                 f"the images have {edges or 'any size'} after preprocessing; expected height and width {size[-2:]}"
             )
         if dataset.videos:
-            # grey levels, as of pictures: mean and deviation are taken out where the model is
+            # gray levels, as of images: mean and deviation are taken out where the model is
             self.processor = HieraVideoProcessor(record, num_frames=size[0], do_rescale=False, do_normalize=False)
 
     def __getitem__(self, index: int) -> Seen | Unreadable:
@@ -279,7 +279,7 @@ def _problem(error: Exception) -> str:
 def _array_part(
     sample: Sample, size: tuple[int, ...], channels: int | None, random: np.random.Generator | None
 ) -> np.ndarray:
-    """float32 `[C, *size]`: a part of an array, anywhere if `random`, else at its centre."""
+    """float32 `[C, *size]`: a part of an array, anywhere if `random`, else at its center."""
     array = sample.content
     if array.ndim != len(size) + 1 or array.shape[0] != (channels or array.shape[0]):
         expected = ", ".join(map(str, (channels or "channels", *size)))

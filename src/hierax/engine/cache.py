@@ -1,4 +1,4 @@
-"""Compiled artefacts on disk: whole or not at all, checked when they are read, bounded in size.
+"""Compiled artifacts on disk: whole or not at all, checked when they are read, bounded in size.
 
 An entry is one file: a header with the digest of its key and of what follows, then the bytes. Any number of processes
 may read and write the same entry; a file that is cut short, altered or renamed counts as missing, and is made again.
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_MAGIC = b"hierax-artefact-2\n"
+_MAGIC = b"hierax-artifact-2\n"
 _ABANDONED = 3600.0  # seconds after which nobody writes a part any more
 _DIGEST = hashlib.sha256
 _log = logging.getLogger("hierax.engine")
@@ -56,7 +56,7 @@ class ArtefactCache:
 
     def path(self, key: str) -> Path:
         """Where the entry of `key` is, or would be."""
-        return self.folder / f"{key}.artefact"
+        return self.folder / f"{key}.artifact"
 
     def read(self, key: str) -> memoryview | None:
         """What was written under `key`, or None; an entry that is damaged is removed."""
@@ -104,12 +104,12 @@ class ArtefactCache:
 
     def _bound(self) -> None:
         """Deletes the least recently used entries beyond `max_bytes`, and what writers left that were killed."""
-        for part in self.folder.glob(".*.artefact.*"):
+        for part in self.folder.glob(".*.artifact.*"):
             with contextlib.suppress(OSError):
                 if part.stat().st_mtime < time.time() - _ABANDONED:
                     part.unlink()
         entries: list[tuple[float, int, Path]] = []
-        for path in self.folder.glob("*.artefact"):
+        for path in self.folder.glob("*.artifact"):
             with contextlib.suppress(OSError):  # another process may have deleted it
                 entries.append(((found := path.lstat()).st_mtime, found.st_size, path))
         total = 0
@@ -155,7 +155,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def artefact_key(parts: Mapping[str, Any]) -> str:
+def artifact_key(parts: Mapping[str, Any]) -> str:
     """A name for what was compiled from `parts`, which JSON can hold, on this kind of processor."""
     whole = {**parts, "code": _code_digest(), "torch": torch.__version__, "processor": processor_kind()}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Pictures to calibrate int8 on, and to compare an engine with the model it was made from."""
+"""Images to calibrate int8 on, and to compare an engine with the model it was made from."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pictures: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[Picture]]
-"""A folder of pictures, a list of them, or pixels `[N, C, *size]` that are ready."""
+"""A folder of images, a list of them, or pixels `[N, C, *size]` that are ready."""
 
-_MOST = 200  # pictures of a folder
+_MOST = 200  # images of a folder
 
 
 def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list[Image.Image]:
@@ -43,13 +43,13 @@ def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list
 def sample_pixels(
     source: Pictures | None, count: int, *, config: HieraConfig, processor: HieraImageProcessor, seed: int = 0
 ) -> Tensor:
-    """`count` inputs `[count, C, *size]` for a model: crops of the pictures of `source`.
+    """`count` inputs `[count, C, *size]` for a model: crops of the images of `source`.
 
     Args:
-        source: pictures; ready pixels are taken in turn as they are; None takes the photo that comes with hierax.
+        source: images; ready pixels are taken in turn as they are; None takes the photo that comes with hierax.
 
     Raises:
-        ValueError: a model that does not take pictures, without ready pixels; a folder without pictures.
+        ValueError: a model that does not take images, without ready pixels; a folder without images.
     """
     if isinstance(source, Tensor):
         if tuple(source.shape[1:]) != (config.num_channels, *config.image_size) or not len(source):
@@ -84,7 +84,7 @@ def source_digest(source: Pictures | None) -> str:
 
 
 def _files(source: Path) -> list[Path]:
-    """The pictures of a folder, or the file itself."""
+    """The images of a folder, or the file itself."""
     if not source.is_dir():
         return [source]
     paths = sorted(map(Path, find_files(source, IMAGE_SUFFIXES)))

@@ -1,4 +1,4 @@
-"""Pixels of pictures made on the device: decoded here, resized, cropped and normalised there."""
+"""Pixels of images made on the device: decoded here, resized, cropped and normalized there."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}
 
 
 class DevicePixels:
-    """What `processor` makes of pictures, within one grey level, made on `device`.
+    """What `processor` makes of images, within one gray level, made on `device`.
 
     Of noise, and of sizes that hardly change, one value in 10,000 is two levels off: it was a tie after the first axis.
 
-    Pictures of 8 bits are decoded on the processor, go to the device as they are, which is a quarter of float32, and
+    Images of 8 bits are decoded on the processor, go to the device as they are, which is a quarter of float32, and
     are resized there in float32: along one axis, then the other, rounded to 8 bits after each, as Pillow does it.
     Whatever else there is, the processor makes: interpolations other than bilinear and bicubic, and arrays of floats.
     Any thread may call.
@@ -62,7 +62,7 @@ class DevicePixels:
             return torch.stack(pixels)
 
     def _window(self, array: np.ndarray, plan: Geometry) -> Tensor:
-        """Grey levels `[C, height, width]` of the window that `plan` keeps; black where there is no picture."""
+        """Gray levels `[C, height, width]` of the window that `plan` keeps; black where there is no image."""
         levels = self._upload(array).permute(2, 0, 1)[None].float()
         (top, bottom), (left, right) = plan.rows, plan.columns
         height, width = array.shape[:2]

@@ -158,7 +158,7 @@ class GraphRunner:
             warm, capture = torch.cuda.Stream(), torch.cuda.Stream()
             warm.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(warm):
-                for _ in range(3):  # lazy initialisation and choices of kernels must not be captured
+                for _ in range(3):  # lazy initialization and choices of kernels must not be captured
                     program(pixels, kept)
             torch.cuda.current_stream().wait_stream(warm)
             # a capture that only minds this thread: others may go on to allocate

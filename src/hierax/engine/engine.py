@@ -1,4 +1,4 @@
-"""The engine: a model, fast, for pictures or pixels of any size and number, from any thread."""
+"""The engine: a model, fast, for images or pixels of any size and number, from any thread."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Engine:
         threads: of the CPU; None is PyTorch's number.
         hidden_states: also return the maps of all stages (`reshaped_hidden_states`).
         out_features: the maps of a backbone, by name.
-        calibration: pictures to calibrate "int8" on: a folder, a list, or ready pixels; None takes crops of the photo
+        calibration: images to calibrate "int8" on: a folder, a list, or ready pixels; None takes crops of the photo
             that comes with hierax, and says so.
-        processor: makes pixels of pictures; None is the checkpoint's own.
-        cache_dir: where compiled artefacts are kept; None is `$HIERAX_CACHE`, else the user's cache folder; False keeps
+        processor: makes pixels of images; None is the checkpoint's own.
+        cache_dir: where compiled artifacts are kept; None is `$HIERAX_CACHE`, else the user's cache folder; False keeps
             nothing.
         max_shapes: how many sizes are held compiled; others run eagerly.
 
@@ -68,7 +68,7 @@ class Engine:
         task: as in `hierax.load`: "classification", "video-classification", "features", "backbone" or "mae".
         source: where the weights are from, where that is known.
         device, precision, backend: what runs.
-        processor, preprocessing: makes pixels of pictures, and as which record says; `record` is None where the model
+        processor, preprocessing: makes pixels of images, and as which record says; `record` is None where the model
             states none.
         exported: what is run where that is an export, with the report of how close it is to its checkpoint; else None.
 
@@ -209,15 +209,15 @@ class Engine:
         noise: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> EngineOutput:
-        """The model's typed output, in float32 on the engine's device, for pictures or pixels.
+        """The model's typed output, in float32 on the engine's device, for images or pixels.
 
         Args:
-            images: a picture or a list of pictures, as `HieraImageProcessor` takes them; or what `pixel_values` takes.
+            images: an image or a list of images, as `HieraImageProcessor` takes them; or what `pixel_values` takes.
             pixel_values: ready pixels `[B, C, *size]`, floating point, any size and number.
             noise, keep: as in `HieraForPreTraining`: what a MAE model is to see.
 
         Raises:
-            ValueError: shapes that cannot be, or a picture that cannot be read (`ImageError`).
+            ValueError: shapes that cannot be, or an image that cannot be read (`ImageError`).
             RuntimeError: the engine is closed.
         """
         pixels = self._pixels(images, pixel_values)
@@ -241,9 +241,9 @@ class Engine:
         workers: int | None = None,
         read: Callable[[Item], Tensor] | None = None,
     ) -> Iterator[Streamed[Item]]:
-        """The answers for many pictures, one by one and in order: `Streamed(item, output, error)`.
+        """The answers for many images, one by one and in order: `Streamed(item, output, error)`.
 
-        Pictures are decoded ahead in threads and run in batches. One that cannot be read or run has an `error` and no
+        Images are decoded ahead in threads and run in batches. One that cannot be read or run has an `error` and no
         `output`; the others go on. At most about three batches are in memory.
 
         Args:

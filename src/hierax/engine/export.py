@@ -63,17 +63,17 @@ def export(
     Args:
         model: a model, or a Hub id, a folder or a file to load one from.
         folder: is made; it holds the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and `.bin`),
-            `export.json`, `config.json` and, for pictures and clips, `preprocessor_config.json`.
+            `export.json`, `config.json` and, for images and clips, `preprocessor_config.json`.
         format: "pt2", "onnx" or "openvino".
         precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8 and onnx no bf16. OpenVINO keeps weights in float32
             for bf16, and in fp16 computes in float32.
         size: pixels, of a square or per axis; the file takes no other. None is the model's own.
         batch: images per call, or None for any number.
         task: as in `hierax.load`.
-        calibration: pictures to calibrate int8 on: a folder, a list, or ready pixels; None takes crops of the photo
+        calibration: images to calibrate int8 on: a folder, a list, or ready pixels; None takes crops of the photo
             that comes with hierax.
-        evaluate: pictures to compare on, each as the processor makes it, or ready pixels; None takes 200 crops of that
-            photo, and for models that take no pictures 16 inputs of noise.
+        evaluate: images to compare on, each as the processor makes it, or ready pixels; None takes 200 crops of that
+            photo, and for models that take no images 16 inputs of noise.
         overwrite: replace an export that is in `folder`.
         progress: is told what is done next, and how much is done of all of it, from 0 to 1.
 
@@ -141,7 +141,7 @@ def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, .
 
 
 def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
-    """The model's preprocessing, for inputs of exactly the exported size; None for neither pictures nor clips."""
+    """The model's preprocessing, for inputs of exactly the exported size; None for neither images nor clips."""
     from hierax.checkpoint.preprocessing import resized
 
     record = model.preprocessing or (IMAGENET if config.axes == 2 and config.num_channels == 3 else None)

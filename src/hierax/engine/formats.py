@@ -198,7 +198,7 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "pt2": Format(
-        "model.pt2", "torch", {"int8": "its graph is not quantised; openvino and onnx are"},
+        "model.pt2", "torch", {"int8": "its graph is not quantized; openvino and onnx are"},
         (), (), write_pt2, _read_pt2,
     ),
     "onnx": Format(

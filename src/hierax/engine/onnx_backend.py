@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierax.engine.cache import ArtefactCache, artefact_key
+from hierax.engine.cache import ArtefactCache, artifact_key
 from hierax.engine.memory import check_outputs, is_out_of_memory
 from hierax.engine.openvino_backend import Inputs, example_inputs, quantise_and_compare
 from hierax.engine.pool import Shape
@@ -127,7 +127,7 @@ class OnnxRunner:
 
 
 class OnnxBackend:
-    """Exports, quantises and keeps on disk a model for one size after another.
+    """Exports, quantizes and keeps on disk a model for one size after another.
 
     int8 holds for the native size, at which it is calibrated; other sizes run in float32.
     """
@@ -161,7 +161,7 @@ class OnnxBackend:
         parts = {**self._key, "size": shape.size, "kept": shape.kept, "int8": int8}
         if not int8:
             parts.pop("calibration", None)
-        key = artefact_key(parts)
+        key = artifact_key(parts)
         content = self._cache.read(key) if self._cache else None
         if content is not None:
             try:

@@ -14,7 +14,7 @@ from hierax.processing import IMAGENET, Preprocessing
 
 
 def default_record(config: HieraConfig) -> Preprocessing:
-    """How pictures become inputs of a model that says nothing of it: as published, at its own size."""
+    """How images become inputs of a model that says nothing of it: as published, at its own size."""
     if config.axes != 2 or config.num_channels != 3:
         return IMAGENET
     height, width = config.image_size

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierax.engine.cache import ArtefactCache, artefact_key
+from hierax.engine.cache import ArtefactCache, artifact_key
 from hierax.engine.eager import undisturbed
 from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
@@ -214,7 +214,7 @@ class OpenVinoRunner:
 
 
 class OpenVinoBackend:
-    """Converts, quantises, keeps on disk and compiles a program for one size after another.
+    """Converts, quantizes, keeps on disk and compiles a program for one size after another.
 
     int8 holds for the native size, at which it is calibrated; other sizes run in the next best precision.
     """
@@ -253,7 +253,7 @@ class OpenVinoBackend:
             parts["nncf"] = importlib.metadata.version("nncf")
         else:
             parts.pop("calibration", None)
-        key = artefact_key(parts)
+        key = artifact_key(parts)
         content = self._cache.read(key) if self._cache else None
         if content is not None:
             try:

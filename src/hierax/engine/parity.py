@@ -196,9 +196,9 @@ def evaluation_inputs(
     """What the inputs are, and batches of them.
 
     Args:
-        evaluate: a folder or a list of pictures, each taken whole, as `processor` makes them, at most 1000 of a folder;
+        evaluate: a folder or a list of images, each taken whole, as `processor` makes them, at most 1000 of a folder;
             ready pixels; None takes 200 crops of the photo that comes with hierax, and for a model that does not take
-            pictures noise.
+            images noise.
         config: of the model, at the size that is exported.
         masked: add the indices of the mask units that are seen, drawn for each input.
     """
@@ -226,7 +226,7 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
 
 
 def _files(folder: str | Path) -> list[Path]:
-    """The pictures of a folder, at most 1000 of them, spread over it; or the one file."""
+    """The images of a folder, at most 1000 of them, spread over it; or the one file."""
     path = Path(folder)
     if path.is_file():
         return [path]

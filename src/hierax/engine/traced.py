@@ -70,7 +70,7 @@ def exported_program(program: Program, example: tuple[Tensor, ...], *, dynamic: 
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Keeps what exporters, quantisers and readers of files say to their own developers from users."""
+    """Keeps what exporters, quantizers and readers of files say to their own developers from users."""
     before = {name: logging.getLogger(name).level for name in loggers}
     try:
         for name in loggers:

@@ -21,11 +21,11 @@ def is_tensor(value: object) -> bool:
 
 
 def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, name: str) -> np.ndarray:
-    """One picture as [height, width, channels], uint8 as it is or float32.
+    """One image as [height, width, channels], uint8 as it is or float32.
 
     Channels are found by their number, on the last axis or the first; where both fit, the last of an array and the
-    first of a tensor. A picture without a channel axis, or with one channel, is repeated for a model that takes
-    three. If `unit`, floats must lie in 0..1, uint16 is divided by 65535, and other integers must be grey levels
+    first of a tensor. An image without a channel axis, or with one channel, is repeated for a model that takes
+    three. If `unit`, floats must lie in 0..1, uint16 is divided by 65535, and other integers must be gray levels
     0..255; else all keep their values. Raises `ImageError` naming the shape, the type or the values.
     """
     tensor = is_tensor(value)
@@ -74,7 +74,7 @@ def _to_channels_last(array: np.ndarray, channels: int, *, first_before_last: bo
 
 
 def _integers(array: np.ndarray, *, name: str) -> np.ndarray:
-    """Grey levels: those of uint16 are 65535ths as float32, others are uint8."""
+    """Gray levels: those of uint16 are 65535ths as float32, others are uint8."""
     low, high = int(array.min()), int(array.max())
     if array.dtype == np.uint16:
         if 1 < high <= 255:

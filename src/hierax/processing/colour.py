@@ -1,4 +1,4 @@
-"""From decoded pictures of any colour mode to upright RGB or grey, 8 bits a channel."""
+"""From decoded images of any color mode to upright RGB or gray, 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def orientation(image: Image.Image) -> int:
 
 
 def _has_metadata(image: Image.Image) -> bool:
-    # Spares pictures made in memory the parsing, and the attributes that getexif leaves behind on a user's image.
+    # Spares images made in memory the parsing, and the attributes that getexif leaves behind on a user's image.
     return bool(image.info) or type(image) is not Image.Image
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture with its EXIF orientation applied, without metadata if that changed it; else the same object."""
+    """The image with its EXIF orientation applied, without metadata if that changed it; else the same object."""
     method = _UPRIGHT.get(orientation(image))
     if method is None:
         return image
@@ -62,9 +62,9 @@ def upright_array(array: np.ndarray, orientation: int) -> np.ndarray:
 def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
     """RGB, 8 bits a channel; the same object if it is that already.
 
-    Transparency (alpha, a palette's or a key colour) is laid over white, as documents and logos are shown. 16-bit
-    grey is divided by 257. Mode F holds 0..1 or, as Pillow has it, 0..255; other ranges are stretched from minimum to
-    maximum. CMYK is converted without its colour profile. Raises `ImageError` for modes that Pillow cannot convert.
+    Transparency (alpha, a palette's or a key color) is laid over white, as documents and logos are shown. 16-bit
+    gray is divided by 257. Mode F holds 0..1 or, as Pillow has it, 0..255; other ranges are stretched from minimum to
+    maximum. CMYK is converted without its color profile. Raises `ImageError` for modes that Pillow cannot convert.
     """
     transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
     if image.mode == "RGB" and not transparent:
@@ -74,7 +74,7 @@ def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
     try:
         if not transparent:
             return image.convert("RGB")
-        # La and RGBa hold colours already multiplied by alpha; Pillow converts them only to their straight twins.
+        # La and RGBa hold colors already multiplied by alpha; Pillow converts them only to their straight twins.
         straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
         layer = (image if straight == image.mode else image.convert(straight)).convert("RGBA")
     except ValueError as error:
@@ -108,7 +108,7 @@ def to_grey(image: Image.Image, *, name: str) -> Image.Image:
 
 
 def bands(image: Image.Image, channels: int, *, name: str) -> np.ndarray:
-    """The picture's channels as they are, [height, width, channels] uint8, for models that take neither 1 nor 3.
+    """The image's channels as they are, [height, width, channels] uint8, for models that take neither 1 nor 3.
 
     Raises `ImageError` if it has not that many, or not 8 bits each.
     """

@@ -1,4 +1,4 @@
-"""From files and bytes to decoded pictures. Pillow's limits and warnings stay inside; failures are `ImageError`s."""
+"""From files and bytes to decoded images. Pillow's limits and warnings stay inside; failures are `ImageError`s."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hierax.processing.jpeg import check_jpeg, check_scans, jpeg_array, simplejp
 from hierax.processing.paths import NotRegularError, opened_regular
 
 DEFAULT_MAX_PIXELS = 178_956_970
-"""Pixels of the largest picture that is decoded unless told otherwise: beyond, Pillow suspects a decompression bomb."""
+"""Pixels of the largest image that is decoded unless told otherwise: beyond, Pillow suspects a decompression bomb."""
 
 # Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs
 # Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
@@ -38,9 +38,9 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int | None) -> Image.Image:
-    """The first frame of a picture file or of its bytes, in the colour mode of the file, its orientation tag unapplied.
+    """The first frame of an image file or of its bytes, in the color mode of the file, its orientation tag unapplied.
 
-    `name` is what an error calls the picture. Raises `ImageError`: missing, a folder, a URL, no image, damaged, cut
+    `name` is what an error calls the image. Raises `ImageError`: missing, a folder, a URL, no image, damaged, cut
     short, or of more than `max_pixels` pixels (None: no limit).
     """
     with opened(source, name=name) as stream, pillow_is_quiet():
@@ -74,7 +74,7 @@ def decode_fast(
 
 @contextmanager
 def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[BinaryIO]:
-    """The bytes of a picture as a stream, closed at the end. Raises `ImageError` for what is no readable file."""
+    """The bytes of an image as a stream, closed at the end. Raises `ImageError` for what is no readable file."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
@@ -97,9 +97,9 @@ def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[Bin
 
 
 def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image.Image:
-    """The picture with its size and mode known and its pixels not yet decoded. Call within `pillow_is_quiet`.
+    """The image with its size and mode known and its pixels not yet decoded. Call within `pillow_is_quiet`.
 
-    Not `Image.open`: it holds pictures to a limit that is global to the process, and tries formats that run programs.
+    Not `Image.open`: it holds images to a limit that is global to the process, and tries formats that run programs.
     """
     start = stream.read(16)
     if not start:

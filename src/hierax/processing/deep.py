@@ -1,4 +1,4 @@
-"""Images of more than 8 bits, signed or floating: their values as the file has them, and as grey levels of 8 bits."""
+"""Images of more than 8 bits, signed or floating: their values as the file has them, and as gray levels of 8 bits."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Deep:
     """An image's values.
 
     Attributes:
-        values: `[height, width, channels]` in the type of the file: grey, RGB, or bands that are no colours.
+        values: `[height, width, channels]` in the type of the file: gray, RGB, or bands that are no colors.
         top: the value of white; None where it is not known.
         alpha: `[height, width]` from 0 to 1, or None.
-        multiplied: whether colours are multiplied by alpha.
+        multiplied: whether colors are multiplied by alpha.
         bands: all samples as they are, for models of as many channels.
-        coloured: whether `values` are grey or RGB.
+        colored: whether `values` are gray or RGB.
     """
 
     values: np.ndarray
@@ -59,7 +59,7 @@ class Deep:
         return replace(self, values=upright_array(self.values, orientation), alpha=alpha, bands=bands)
 
     def levels(self, channels: int, *, name: str) -> np.ndarray:
-        """Grey levels, uint8 `[height, width, channels]`, transparency over white."""
+        """Gray levels, uint8 `[height, width, channels]`, transparency over white."""
         if channels not in (1, 3):
             if self.bands is None or self.bands.shape[2] != channels:
                 have = self.values.shape[2] if self.bands is None else self.bands.shape[2]
@@ -187,7 +187,7 @@ def _painted(indices: np.ndarray, layout: Layout, name: str) -> np.ndarray:
 def png_values(data: bytes, *, name: str) -> Deep | None:
     """Values of a PNG of 16 bits; None for others. Raises `ImageError`.
 
-    Pillow keeps the upper 8 bits of colours. They are decoded twice, the second time for the lower ones.
+    Pillow keeps the upper 8 bits of colors. They are decoded twice, the second time for the lower ones.
     """
     image = PngImagePlugin.PngImageFile(io.BytesIO(data))
     way = image.tile[0][3] if image.tile else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read or used. `source` says which (a path, or its place in the batch), `problem` why.
+    """An image that cannot be read or used. `source` says which (a path, or its place in the batch), `problem` why.
 
     It prints as `notes.txt: not an image (...)`.
     """

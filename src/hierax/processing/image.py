@@ -1,4 +1,4 @@
-"""The image processor: pictures in, `pixel_values` out."""
+"""The image processor: images in, `pixel_values` out."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _MAX_RESIZED_PIXELS = 1 << 26
 
 
 class HieraImageProcessor(Recorded):
-    """Resizes, crops, rescales and normalises pictures as a checkpoint's record says.
+    """Resizes, crops, rescales and normalizes images as a checkpoint's record says.
 
     `record` defaults to Hiera's on ImageNet; `overrides` are fields of `Preprocessing` that replace the record's.
     Pixels equal those of transformers' `BitImageProcessor` with Pillow bit for bit. `fast=True` decodes JPEGs with
     simplejpeg (extra `fast`; Pillow without it) and shrinks with torch: three to ten times faster, photographs within
-    one grey level. Pictures of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
+    one gray level. Images of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
 
     Raises TypeError for an override that is no field, ValueError for a bad value.
     """
@@ -71,13 +71,13 @@ class HieraImageProcessor(Recorded):
         """`{"pixel_values": [B, C, H, W]}` in float32: a torch tensor ("pt"), a numpy array ("np"), or a list of arrays
         [C, H, W] (None), which alone may differ in size when the record does not crop.
 
-        `images` is a picture, a list of pictures, or a batch of them as a 4-D array or tensor. A picture is
+        `images` is an image, a list of images, or a batch of them as a 4-D array or tensor. An image is
 
         - a path, or the bytes of a file: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, …; the first frame of an animation;
         - a Pillow image of any mode. The EXIF orientation of these and of files is applied, transparency is laid over
-          white, 16-bit grey is scaled to 8 bits;
-        - an array or tensor [height, width, channels], [channels, height, width] or, grey, [height, width]: integers
-          in grey levels 0..255, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values
+          white, 16-bit gray is scaled to 8 bits;
+        - an array or tensor [height, width, channels], [channels, height, width] or, gray, [height, width]: integers
+          in gray levels 0..255, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values
           are taken as they are.
 
         `input_data_format` says where the channels of arrays are, for shapes that fit both;
@@ -86,7 +86,7 @@ class HieraImageProcessor(Recorded):
         `overrides` are fields of `Preprocessing`, such as `do_rescale=False`, that replace the record's in
         this call alone; None replaces none.
 
-        Raises `ImageError` (a ValueError) naming the picture that cannot be read; ValueError for an empty list or a bad
+        Raises `ImageError` (a ValueError) naming the image that cannot be read; ValueError for an empty list or a bad
         value of a field, TypeError for an override that is no field.
         """
         changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
@@ -139,7 +139,7 @@ class HieraImageProcessor(Recorded):
     def decoded(
         self, images: Picture | Sequence[Picture], *, names: Sequence[str] | None = None
     ) -> Iterator[tuple[Image.Image | np.ndarray, Geometry]]:
-        """Each picture, upright and in the channels of the record, and how it is to be resized and cropped.
+        """Each image, upright and in the channels of the record, and how it is to be resized and cropped.
 
         For who makes the pixels elsewhere. `names` is what errors call them. Raises as a call does.
         """
@@ -166,7 +166,7 @@ class HieraImageProcessor(Recorded):
         return picture, plan
 
     def _pixels(self, source: Picture, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """The pixels [C, H, W] of one picture, written into `out` if given."""
+        """The pixels [C, H, W] of one image, written into `out` if given."""
         record, (picture, plan) = self.record, self._read(source, name)
         if out is None:
             out = np.empty((record.num_channels, plan.height, plan.width), np.float32)
@@ -213,7 +213,7 @@ def write_part(
     picture: Image.Image | np.ndarray, plan: Geometry, out: np.ndarray, *, record: Preprocessing, table: np.ndarray,
     fast: bool,
 ) -> None:  # fmt: skip
-    """Put the window of the resized picture into `out` `[C, H, W]` as pixels, with black where there is no picture."""
+    """Put the window of the resized image into `out` `[C, H, W]` as pixels, with black where there is no image."""
     region = (resize_crop_fast if fast else resize_crop)(picture, plan, resample=record.resample)
     if region.shape[:2] != (plan.height, plan.width):
         write_pixels(np.zeros((plan.height, plan.width, record.num_channels), np.uint8), out, record, table)
@@ -232,7 +232,7 @@ def _as_list(images: Picture | Sequence[Picture | Sequence[Picture]]) -> list[Pi
 
 
 def _channels_last(picture: Picture, form: str) -> Picture:
-    """An array [H, W, C] of one whose channels are where `form` says; other pictures as they are."""
+    """An array [H, W, C] of one whose channels are where `form` says; other images as they are."""
     if form not in ("channels_first", "channels_last"):
         raise ValueError(f"input_data_format is {form!r}; expected 'channels_first', 'channels_last' or None")
     if not (isinstance(picture, np.ndarray) or is_tensor(picture)) or cast("np.ndarray", picture).ndim != 3:
@@ -242,7 +242,7 @@ def _channels_last(picture: Picture, form: str) -> Picture:
 
 
 def _named(images: Picture | Sequence[Picture | Sequence[Picture]]) -> tuple[list[Picture], list[str]]:
-    """The pictures, and what errors call them."""
+    """The images, and what errors call them."""
     pictures = _as_list(images)
     if not pictures:
         raise ValueError("images is empty; expected at least one image")

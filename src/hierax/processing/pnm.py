@@ -10,7 +10,7 @@ import numpy as np
 
 from hierax.processing.errors import ImageError
 
-_HEADER = 1 << 16  # bytes: longer comments are no picture's
+_HEADER = 1 << 16  # bytes: longer comments are no image's
 _SPACE = rb"(?:\s|#[^\n\r]*[\n\r])+"
 _START = re.compile(rb"P([2356])" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"(\d{1,5})\s")
 

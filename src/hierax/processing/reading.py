@@ -1,4 +1,4 @@
-"""From anything that is a picture to upright pixels: a Pillow image, or an array."""
+"""From anything that is an image to upright pixels: a Pillow image, or an array."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Picture: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarr
 
 
 def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """The picture as upright RGB, 8 bits a channel: its first frame, its transparency over white (see `to_rgb`).
+    """The image as upright RGB, 8 bits a channel: its first frame, its transparency over white (see `to_rgb`).
 
     Arrays are read as by `HieraImageProcessor`. Raises `ImageError` naming the source: missing, no image, damaged, or
     of more than `max_pixels` pixels (None: no limit).
@@ -58,7 +58,7 @@ def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) 
 
 
 def source_name(source: object, *, default: str) -> str:
-    """What errors call a picture: its path, or else `default`."""
+    """What errors call an image: its path, or else `default`."""
     if not isinstance(source, (str, os.PathLike)):
         return default
     path = os.fsdecode(source)
@@ -75,9 +75,9 @@ def read_picture(
     unit: bool = True,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Image.Image | np.ndarray:
-    """The picture upright: RGB or grey, or an array [height, width, channels] of uint8 or float32.
+    """The image upright: RGB or gray, or an array [height, width, channels] of uint8 or float32.
 
-    Files and Pillow images are converted to RGB for 3 channels (refused if not `convert`), to grey for 1, and must
+    Files and Pillow images are converted to RGB for 3 channels (refused if not `convert`), to gray for 1, and must
     have as many bands for other numbers. Arrays: see `read_array`, also for `unit`. `fast` decodes JPEGs by
     simplejpeg. Raises `ImageError`.
     """
@@ -116,7 +116,7 @@ def read_values(
 ) -> Deep | np.ndarray | None:
     """Values of a file that is not one of 8 bits for Pillow to read, or the array of a `.npy` file; None for others.
 
-    PNGs of 16 bits and JPEG 2000 are read so if `exact`: in grey levels Pillow is right. Raises `ImageError`.
+    PNGs of 16 bits and JPEG 2000 are read so if `exact`: in gray levels Pillow is right. Raises `ImageError`.
     """
     with opened(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(16)

@@ -15,12 +15,12 @@ from typing import Any
 FILE_NAME = "preprocessor_config.json"
 
 RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-"""Names of the interpolations (timm's words) and their numbers (Pillow's, and so the transformers dialect's)."""
+"""Names of the interpolations (timm's words) and their numbers (Pillow's, and so the transformers format's)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From a picture of any size to the pixels of a model. The defaults are Hiera's on ImageNet.
+    """From an image of any size to the pixels of a model. The defaults are Hiera's on ImageNet.
 
     The fields are the keys of a transformers `preprocessor_config.json` for `BitImageProcessor`, in the order in which
     they are applied:
@@ -28,14 +28,14 @@ class Preprocessing:
     - `do_resize`, `size`, `resample`: `{"shortest_edge": n}` keeps the aspect (the long side is rounded down),
       `{"height": h, "width": w}` does not; an int is a shortest edge. `resample` is Pillow's number, or a name of
       `RESAMPLING`.
-    - `do_center_crop`, `crop_size`: `{"height": h, "width": w}` or an int for a square; black is added where a
-      picture is smaller.
-    - `do_rescale`, `rescale_factor`: grey levels 0..255 times the factor.
+    - `do_center_crop`, `crop_size`: `{"height": h, "width": w}` or an int for a square; black is added where an
+      image is smaller.
+    - `do_rescale`, `rescale_factor`: gray levels 0..255 times the factor.
     - `do_normalize`, `image_mean`, `image_std`: one value per channel, in rescaled units. Their length is the number
       of channels the model takes, whether or not they are applied.
-    - `do_convert_rgb`: pictures of other colour modes are converted; if false, they are refused.
+    - `do_convert_rgb`: images of other color modes are converted; if false, they are refused.
 
-    `image_dtype` is the type of the values that the model was trained on where these are no grey levels of 8 bits, such
+    `image_dtype` is the type of the values that the model was trained on where these are no gray levels of 8 bits, such
     as "uint16" or "float32"; images of 8 bits are then refused. None says nothing of it.
 
     `num_frames`, `sampling_rate` (every so many frames) and `fps` (frames per second the rate refers to) are for
@@ -90,7 +90,7 @@ class Preprocessing:
 
     @property
     def takes_values(self) -> bool:
-        """Whether the model was trained on values far from grey levels of 8 bits, which are refused then."""
+        """Whether the model was trained on values far from gray levels of 8 bits, which are refused then."""
         if self.do_rescale or self.image_dtype == "uint8":
             return False
         apart = self.do_normalize and (max(map(abs, self.image_mean)) > 255 or max(self.image_std) > 128)
@@ -283,7 +283,7 @@ _FIELDS: dict[str, tuple[Callable[[object], Any], str]] = {
 }
 
 IMAGENET = Preprocessing()
-"""Hiera on ImageNet: shortest edge 256 (bicubic), centre 224, ImageNet mean and standard deviation."""
+"""Hiera on ImageNet: shortest edge 256 (bicubic), center 224, ImageNet mean and standard deviation."""
 
 KINETICS = Preprocessing(
     image_mean=(0.45, 0.45, 0.45), image_std=(0.225, 0.225, 0.225), num_frames=16, sampling_rate=4, fps=30.0

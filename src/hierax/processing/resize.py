@@ -1,4 +1,4 @@
-"""Where the crop lies in the resized picture, and its pixels: bit for bit Pillow's, or fast."""
+"""Where the crop lies in the resized image, and its pixels: bit for bit Pillow's, or fast."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KNOWN_PILLOW = 13  # the newest whose order of passes was read (see columns_fir
 _NEAREST = RESAMPLING["nearest"]
 _TORCH_MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}
 _LARGE = 1 << 26  # pixels
-_STRIP_PIXELS = 1 << 20  # fewer cost more calls, more fall out of the cache (measured from 2^14 to whole pictures)
+_STRIP_PIXELS = 1 << 20  # fewer cost more calls, more fall out of the cache (measured from 2^14 to whole images)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A picture resized to `resized_height` x `resized_width`, of which the window of `height` x `width` at (`top`,
-    `left`) is kept. `top` and `left` are negative where the window is the larger; what lies outside of the picture is
+    """An image resized to `resized_height` x `resized_width`, of which the window of `height` x `width` at (`top`,
+    `left`) is kept. `top` and `left` are negative where the window is the larger; what lies outside of the image is
     black.
     """
 
@@ -35,17 +35,17 @@ class Geometry:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """First and last + 1 row of the resized picture within the window."""
+        """First and last + 1 row of the resized image within the window."""
         return max(self.top, 0), min(self.top + self.height, self.resized_height)
 
     @property
     def columns(self) -> tuple[int, int]:
-        """First and last + 1 column of the resized picture within the window."""
+        """First and last + 1 column of the resized image within the window."""
         return max(self.left, 0), min(self.left + self.width, self.resized_width)
 
 
 def geometry(record: Preprocessing, *, height: int, width: int) -> Geometry:
-    """What `record` does to a picture of `height` x `width` pixels: the long side and the crop's offsets are rounded
+    """What `record` does to an image of `height` x `width` pixels: the long side and the crop's offsets are rounded
     down.
     """
     new_height, new_width = height, width
@@ -64,9 +64,9 @@ def geometry(record: Preprocessing, *, height: int, width: int) -> Geometry:
 
 
 def resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: int) -> np.ndarray:
-    """The part of the resized picture within the window, [rows, columns, channels].
+    """The part of the resized image within the window, [rows, columns, channels].
 
-    `picture` is RGB or grey, or an array [height, width, channels] of uint8 or float32. uint8 equals Pillow's `resize`
+    `picture` is RGB or gray, or an array [height, width, channels] of uint8 or float32. uint8 equals Pillow's `resize`
     and `crop` bit for bit; the channels of a float array are resized in mode F.
     """
     if _size(picture) == (plan.resized_width, plan.resized_height):
@@ -84,8 +84,8 @@ def resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: 
 def resize_crop_fast(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: int) -> np.ndarray:
     """As `resize_crop`, by torch's 8-bit kernels where uint8 is to shrink, bilinear or bicubic.
 
-    Photographs come out within one grey level. Of those that shrink to more than 1/1.6, and of black and white noise,
-    one value in some millions is two levels off (measured on 10,000 pictures).
+    Photographs come out within one gray level. Of those that shrink to more than 1/1.6, and of black and white noise,
+    one value in some millions is two levels off (measured on 10,000 images).
     """
     mode = _TORCH_MODES.get(resample)
     width, height = _size(picture)
@@ -115,7 +115,7 @@ def _size(picture: Image.Image | np.ndarray) -> tuple[int, int]:
 
 
 def _resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, resample: int) -> Image.Image:
-    """`picture`: RGB, grey or mode F, or an array that Pillow takes for one of them."""
+    """`picture`: RGB, gray or mode F, or an array that Pillow takes for one of them."""
     (top, bottom), (left, right) = plan.rows, plan.columns
     width, height = _size(picture)
     size = (plan.resized_width, plan.resized_height)
@@ -142,8 +142,8 @@ class _Span:
     """Along one axis: source pixels `start`..`stop` become `count`, of which the first `skip` lie before the window.
 
     Where the edges of resized pixels are numbers that a 32-bit float holds (in source pixels), resizing a box of the
-    picture is the same arithmetic as resizing all of it, and the window can be made alone: `exact`. So it is for the
-    short side whenever the record's size is a power of two, and for both sides of 1:1, 3:2 and 5:4 pictures.
+    image is the same arithmetic as resizing all of it, and the window can be made alone: `exact`. So it is for the
+    short side whenever the record's size is a power of two, and for both sides of 1:1, 3:2 and 5:4 images.
     """
 
     start: float
@@ -170,7 +170,7 @@ def _two_passes(picture: Image.Image | np.ndarray, plan: Geometry, x: _Span, y: 
     scale = source_height / plan.resized_height
     reach = 3 * max(scale, 1) + 2  # the widest filter (Lanczos) looks 3 resized pixels far
     first, last = max(0, math.floor(top * scale - reach)), min(source_height, math.ceil(bottom * scale + reach))
-    # Where the second pass is inexact, it must see the rows at their place in the picture: its rounding depends on it.
+    # Where the second pass is inexact, it must see the rows at their place in the image: its rounding depends on it.
     offset, height = (first, last - first) if y.exact else (0, source_height)
     narrow = None
     step = max(1, _STRIP_PIXELS // source_width)

@@ -1,7 +1,7 @@
 """TIFF files that Pillow reads wrongly or not at all: deep, signed or floating samples, planes apart, many bands.
 
 Only the layout is read here. The bytes of strips and tiles are decompressed by Pillow (libtiff), which takes them for
-grey of 8 bits, as wide as a row has bytes.
+gray of 8 bits, as wide as a row has bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LONG = {
     18: "Q",
 }
 _DTYPES = {1: "u", 2: "i", 3: "f"}
-_MOST_VALUES = 1 << 24  # of one tag: more are no picture
+_MOST_VALUES = 1 << 24  # of one tag: more are no image
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 320, 322, 323, 324, 325, 338, 339
@@ -90,7 +90,7 @@ class Layout:
 
     @property
     def extra(self) -> tuple[int, ...]:
-        """What samples beyond the colours are: 0 not stated, 1 and 2 alpha (1: colours are multiplied by it)."""
+        """What samples beyond the colors are: 0 not stated, 1 and 2 alpha (1: colors are multiplied by it)."""
         return tuple(map(int, self.tags.get(_EXTRA, ())))
 
     @property
@@ -107,7 +107,7 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether Pillow reads it as it is meant: unsigned, of up to 8 bits, together, of colours that it knows."""
+        """Whether Pillow reads it as it is meant: unsigned, of up to 8 bits, together, of colors that it knows."""
         together = self.one(_PLANAR, 1) == 1 or self.samples == 1
         known = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(self.photometric, self.samples) == self.samples
         alpha = self.extra in ((1,), (2,)) and self.samples in (2, 4) and self.photometric in (1, 2)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
 """A path, the bytes of a file, a file opened to read bytes, a `VideoFile`, frames `[T, H, W, C]` (array or tensor), or
-a list of pictures, one for each frame."""
+a list of images, one for each frame."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Source(Protocol):
 
 
 class HieraVideoProcessor(Recorded):
-    """Samples, resizes, crops, rescales and normalises videos as a checkpoint's record says.
+    """Samples, resizes, crops, rescales and normalizes videos as a checkpoint's record says.
 
     `record` defaults to Hiera's on Kinetics: 16 frames, every 4th of 30 a second (videos of other rates are sampled by
     time), shorter side 256, a crop of 224 that keeps the aspect ratio, mean 0.45 and deviation 0.225 in all channels.
@@ -71,11 +71,11 @@ class HieraVideoProcessor(Recorded):
     Args:
         short: what becomes of a video shorter than a window: "hold" (the default) shows its last frame on, "loop"
             begins it anew.
-        fast: shrink frames with torch, within one grey level of Pillow's; None is True.
+        fast: shrink frames with torch, within one gray level of Pillow's; None is True.
 
     Raises:
         TypeError: an override that is no field.
-        ValueError: a bad value; a record of pictures.
+        ValueError: a bad value; a record of images.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class HieraVideoProcessor(Recorded):
         each: first all crops of the first window.
 
         Args:
-            videos: a video, or a list of them. A list of pictures (Pillow images, arrays with up to three axes, paths
-                with the suffix of a picture) is one video.
+            videos: a video, or a list of them. A list of images (Pillow images, arrays with up to three axes, paths
+                with the suffix of an image) is one video.
             views: how many windows in time, spread over the video, and how many crops of each frame, spread along its
-                longer side; (1, 1) are the centres, (5, 3) is what Hiera was evaluated with on Kinetics.
-            fps: frames per second of frames that are given as arrays or pictures; None takes all of them as they are.
+                longer side; (1, 1) are the centers, (5, 3) is what Hiera was evaluated with on Kinetics.
+            fps: frames per second of frames that are given as arrays or images; None takes all of them as they are.
             return_tensors: "pt" or "np".
             device: where torch tensors are put.
             overrides: fields of `Preprocessing`, such as `do_rescale=False` or `num_frames=8`, that replace the
@@ -184,7 +184,7 @@ class HieraVideoProcessor(Recorded):
             return made
 
     def windows(self, video: Video, *, hop: float | None = None, fps: float | None = None) -> Iterator[Clip]:
-        """Clips that follow one another, the centre of the frames of each, in bounded memory.
+        """Clips that follow one another, the center of the frames of each, in bounded memory.
 
         The first begins at 0, each next one `hop` seconds later (None: where the last one ended; rounded to whole steps
         between frames), until the video ends; the last shows its last frame on.
@@ -221,7 +221,7 @@ class HieraVideoProcessor(Recorded):
                 yield Clip(self._stacked([kept[time][0] for time in times]), float(start), float(end), (number, 0))
 
     def window(self, file: VideoFile, start: Fraction) -> Clip:
-        """The window of an open file that begins at `start` seconds, the centre of its frames; where the video ends
+        """The window of an open file that begins at `start` seconds, the center of its frames; where the video ends
         before it does, its last frame is held.
 
         Raises:

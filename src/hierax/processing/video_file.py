@@ -225,7 +225,7 @@ class VideoFile:
         Args:
             skipped: packets that are not decoded.
             key: begin at a key frame; frames that are displayed before it are left out, since they may need what is
-                not decoded. Where "key frame" means that the picture begins to be refreshed, so are those before the
+                not decoded. Where "key frame" means that the image begins to be refreshed, so are those before the
                 next one.
         """
         packets = itertools.islice(self._packets.packets(), skipped, None)

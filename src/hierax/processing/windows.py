@@ -54,7 +54,7 @@ def with_frames(record: Preprocessing, count: int) -> Preprocessing:
 
 
 def starts(duration: Fraction, span: Fraction, count: int) -> list[Fraction]:
-    """Where `count` windows of `span` seconds begin, spread over `duration` from end to end; one is at the centre.
+    """Where `count` windows of `span` seconds begin, spread over `duration` from end to end; one is at the center.
 
     All are 0 where the video is the shorter.
     """
@@ -81,7 +81,7 @@ def check_short(short: str) -> None:
 
 
 def crops(record: Preprocessing, *, height: int, width: int, count: int) -> list[Geometry]:
-    """`count` crops of the record's size, spread along the longer side of the resized frame; one is at the centre.
+    """`count` crops of the record's size, spread along the longer side of the resized frame; one is at the center.
 
     Raises:
         ValueError: several crops by a record that does not crop.

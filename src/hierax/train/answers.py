@@ -21,8 +21,8 @@ class AnswerCache:
     """A folder of answers by what they are answers to.
 
     A key is a digest of the teacher and of the very pixels of a batch, so that no answer can serve another teacher,
-    other pictures, crops or mixes. Answers are kept in float16, 2 bytes a number: of 1,000 logits and 1,280 features
-    4.5 kB a picture. Processes may share the folder.
+    other images, crops or mixes. Answers are kept in float16, 2 bytes a number: of 1,000 logits and 1,280 features
+    4.5 kB an image. Processes may share the folder.
 
     Args:
         folder: is made when there is something to keep.

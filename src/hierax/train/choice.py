@@ -64,7 +64,7 @@ def epochs_for(task: str, place: str, samples: int) -> int:
 def default_source(task: str, *, device: str, samples: int, pictures: bool, settings: Collection[str]) -> str | None:
     """What to start from where `--from` is not given; None is fresh weights.
 
-    Femto takes pictures alone, and is what it is: who names an architecture means that one.
+    Femto takes images alone, and is what it is: who names an architecture means that one.
     """
     if not pictures or _ARCHITECTURE & set(settings) or "model" in settings:
         return None

@@ -28,11 +28,11 @@ class Distillation(Finetuning):
     """Classification, and beside it, or alone, agreement with a teacher that sees the same crops and mixes.
 
     The student's logits for the teacher's classes are those of its own head where `own_head` says that these are its
-    classes, else of a second head; the teacher's features, centred and scaled, are predicted by a projection of the
+    classes, else of a second head; the teacher's features, centered and scaled, are predicted by a projection of the
     student's. Second head and projection are parts of the model while it learns, and are left out of what is exported.
 
     Args:
-        labelled: whether labels are learned.
+        labeled: whether labels are learned.
         own_head: whether the model's classes are the teacher's.
         cache: keeps the teacher's answers.
     """
@@ -110,7 +110,7 @@ class Distillation(Finetuning):
         return loss
 
     def standardised(self, features: Tensor) -> Tensor:
-        """The teacher's features `[B, width]`, centred and scaled."""
+        """The teacher's features `[B, width]`, centered and scaled."""
         return (features - self.teacher.feature_mean) / self.teacher.feature_std
 
     def exported(self) -> Pretrained:

@@ -80,7 +80,7 @@ class Evaluation:
         return {**metrics, "samples": self.count, "unreadable": len(self.predictions.bad), "classes": self.per_class}
 
     def draw_confusion(self, path: Path) -> Path:
-        """A picture of the confusion matrix with its counts; needs matplotlib (extra `plot`)."""
+        """An image of the confusion matrix with its counts; needs matplotlib (extra `plot`)."""
         if self.predictions.labels.ndim != 1:
             raise ValueError("samples have several labels; a confusion matrix is of one each")
         return draw_confusion(self.predictions.confusion().numpy(), self.labels, path)
@@ -96,7 +96,7 @@ def evaluate(
     views: tuple[int, int] = (1, 1),
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Evaluation:
-    """What a classifier says of labelled `data`; every sample counts once.
+    """What a classifier says of labeled `data`; every sample counts once.
 
     Args:
         data: what `hierax.data.open_dataset` takes; of a folder with `val/` in it, that; of what a run was trained on,
@@ -252,7 +252,7 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
 def _inputs(
     dataset: Dataset, model: Pretrained | Runnable, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)
 ) -> Inputs:
-    """How the model sees the dataset, and its mean and deviation in grey levels, or in the array's units."""
+    """How the model sees the dataset, and its mean and deviation in gray levels, or in the array's units."""
     config = model.config
     record = model.preprocessing if isinstance(model, Pretrained) else model.record
     if dataset.arrays and record is None:  # a checkpoint that was not trained here

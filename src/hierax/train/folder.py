@@ -65,7 +65,7 @@ def check_settings(run: Path, before: Mapping[str, Any], settings: Mapping[str, 
 
 
 def check_places(run: Path, settings: Mapping[str, str | None], *, overwrite: bool) -> None:
-    """Raises `ValueError` for a run among its data, where its pictures would be taken for samples, and for one that
+    """Raises `ValueError` for a run among its data, where its images would be taken for samples, and for one that
     would be overwritten with what it is made from.
     """
     for name in ("data", "validation", "from", "teacher"):

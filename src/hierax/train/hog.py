@@ -17,7 +17,7 @@ CELL = 8
 
 
 def hog(pictures: Tensor) -> Tensor:
-    """Histograms `[B, C, 9, H / 8, W / 8]` of pictures `[B, C, H, W]`, each of length 1.
+    """Histograms `[B, C, 9, H / 8, W / 8]` of images `[B, C, H, W]`, each of length 1.
 
     Every pixel counts with the strength of its gradient (central differences, mirrored edges) for one of nine
     orientations of 20 degrees, where opposite directions are one; counts are summed over cells of 8 x 8 pixels.
@@ -40,7 +40,7 @@ def hog_width(config: HieraConfig) -> int:
     """Numbers per patch of `hog_targets`.
 
     Raises:
-        ValueError: the model's patches are no whole cells of pictures or clips.
+        ValueError: the model's patches are no whole cells of images or clips.
     """
     size = config.target_size
     flat = config.axes == 2 or (config.axes == 3 and config.target == "first_frame")

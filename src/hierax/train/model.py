@@ -27,7 +27,7 @@ _FRAMES = 16  # of a clip
 
 @contextlib.contextmanager
 def for_videos(source: str | os.PathLike[str], size: tuple[int, ...] | None) -> Iterator[str | os.PathLike[str]]:
-    """The checkpoint, or, of a model of pictures, a folder with one of clips that begins with its weights."""
+    """The checkpoint, or, of a model of images, a folder with one of clips that begins with its weights."""
     if open_checkpoint(os.fspath(source), HubOptions()).config.axes != 2:
         yield source
         return

@@ -1,4 +1,4 @@
-"""What a step minimises: the MAE's loss, or the classifier's with mixup, cutmix and smoothed labels."""
+"""What a step minimizes: the MAE's loss, or the classifier's with mixup, cutmix and smoothed labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MIX = 2  # what the random numbers that mix batches are for, beside those of hi
 class Objective(nn.Module):
     """A model and its loss as one module, so that it can be wrapped, compiled and called as one.
 
-    Mean and standard deviation are in grey levels of 0 to 255 for pictures, in the array's units for arrays.
+    Mean and standard deviation are in gray levels of 0 to 255 for images, in the array's units for arrays.
     """
 
     model: Pretrained
@@ -66,7 +66,7 @@ class Objective(nn.Module):
 
 
 class Pretraining(Objective):
-    """Masked image modelling: predicts pixels."""
+    """Masked image modeling: predicts pixels."""
 
     def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
         """Pixels and noise."""
@@ -80,7 +80,7 @@ class Pretraining(Objective):
 
 
 class HogPretraining(Pretraining):
-    """Masked image modelling that predicts histograms of oriented gradients.
+    """Masked image modeling that predicts histograms of oriented gradients.
 
     The decoder's last layer is replaced by one of the histograms' width. What is exported is the encoder alone: a
     decoder that never learned pixels would only look like one that did.

@@ -1,4 +1,4 @@
-"""Reconstructions of the same few held-out pictures, or frames of videos, as training goes."""
+"""Reconstructions of the same few held-out images, or frames of videos, as training goes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Panel:
         self.folder, self.record = folder / "reconstructions", record
         self.seen: list[Seen] = []
         count = len(view.dataset)
-        spread = [count * number // PICTURES for number in range(PICTURES)]  # neighbours are of one class
+        spread = [count * number // PICTURES for number in range(PICTURES)]  # neighbors are of one class
         for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
             item = view[index]
             if isinstance(item, Seen):
@@ -42,7 +42,7 @@ class Panel:
 
     @torch.no_grad()
     def draw(self, objective: Objective, step: int) -> Path | None:
-        """The panel of a model in eval mode; None if no picture can be read."""
+        """The panel of a model in eval mode; None if no image can be read."""
         if not self.seen:
             return None
         device, config = objective.model.device, objective.config

@@ -1,4 +1,4 @@
-"""Pictures of a run as files: its loss and scores, and a confusion matrix; with matplotlib, where it is installed."""
+"""Images of a run as files: its loss and scores, and a confusion matrix; with matplotlib, where it is installed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _draw(axes: Any, curves: Mapping[str, list[tuple[int, float]]], label: str) 
 
 
 def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path:
-    """A picture of a confusion matrix of counts `[true, predicted]`, coloured by the share of the true class.
+    """An image of a confusion matrix of counts `[true, predicted]`, colored by the share of the true class.
 
     Raises:
         ImportError: matplotlib is not installed.

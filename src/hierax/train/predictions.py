@@ -186,7 +186,7 @@ def masked_loss(
     workers: int = 0,
     stop: Callable[[], bool] = never,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
-    """The loss of masked image modelling over a dataset, each sample with a mask of its own that is always the same,
+    """The loss of masked image modeling over a dataset, each sample with a mask of its own that is always the same,
     and names and problems of the samples that could not be read.
 
     Raises:

@@ -42,9 +42,9 @@ class Prepared:
     Attributes:
         model: with weights, on the CPU.
         record: preprocessing for evaluation and for the saved folder; of arrays it holds mean and deviation alone.
-        mean, std: per channel, of what `data` gives: grey levels 0 to 255, or the array's units.
+        mean, std: per channel, of what `data` gives: gray levels 0 to 255, or the array's units.
         notes: lines on what was changed to fit.
-        labelled: whether labels are learned.
+        labeled: whether labels are learned.
         teacher: whose answers are learned, or None.
     """
 
@@ -98,7 +98,7 @@ def statistics(
     """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
 
     The deviation of a channel that never changes is 1, so that the first other value is not blown up.
-    Of images these are grey levels, or the values of their files if `exact`.
+    Of images these are gray levels, or the values of their files if `exact`.
 
     Raises:
         ValueError: none of them can be read.
@@ -123,7 +123,7 @@ def statistics(
 
 
 def convention(size: Sequence[int], channels: int) -> Preprocessing:
-    """The record for pictures or clips of `size` pixels: the resize is 256/224 of the longer side, as published."""
+    """The record for images or clips of `size` pixels: the resize is 256/224 of the longer side, as published."""
     record = KINETICS.replace(num_frames=size[0]) if len(size) == 3 else IMAGENET
     height, width = size[-2:]
     edge = max(height, width) * 256 // 224
@@ -315,7 +315,7 @@ def _of_arrays(record: Preprocessing, config: HieraConfig) -> bool:
 
 
 def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation in what the data gives: grey levels 0 to 255, or the units of arrays."""
+    """Mean and standard deviation in what the data gives: gray levels 0 to 255, or the units of arrays."""
     factor = record.rescale_factor if record.do_rescale else 1.0
     if not record.do_normalize:
         return (0.0,) * record.num_channels, (1 / factor,) * record.num_channels

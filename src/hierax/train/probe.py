@@ -1,4 +1,4 @@
-"""What frozen features are good for: a linear classifier and nearest neighbours on the pooled map of each stage."""
+"""What frozen features are good for: a linear classifier and nearest neighbors on the pooled map of each stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Features:
     """Pooled features of a dataset.
 
     Attributes:
-        stages: for each stage, float32 `[N, C]`: the mean of its map over the tokens that touch the picture.
+        stages: for each stage, float32 `[N, C]`: the mean of its map over the tokens that touch the image.
         labels: int64 `[N]`.
         bad: names and problems of what could not be read.
     """

@@ -36,7 +36,7 @@ class Recipe:
         drop_path, dropout: rates; None keeps the model's.
         crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
         frame_stride: of videos, every so many of 30 frames a second; None is as the checkpoint was trained, or 4.
-        flip: mirror along the last axis with probability 1/2. None mirrors pictures, and arrays never: a signal would
+        flip: mirror along the last axis with probability 1/2. None mirrors images, and arrays never: a signal would
             run backwards, a volume change sides.
         mixup, cutmix, label_smoothing: of fine-tuning.
         class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.

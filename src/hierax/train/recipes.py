@@ -156,7 +156,7 @@ def _finetune_ssv2() -> Recipe:
 
 
 def _small_data(task: str, size: str, place: str) -> Recipe:
-    """What a few thousand pictures and one GPU, or a CPU, can bear: smaller batches, longer warm-up, no huge crops."""
+    """What a few thousand images and one GPU, or a CPU, can bear: smaller batches, longer warm-up, no huge crops."""
     cpu = place == "cpu"
     batch, rests = (32, _MEASURED[task]) if cpu else (256, "")
     common: dict[str, Any] = {

@@ -100,7 +100,7 @@ def finetune(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Trains a classifier on labelled `data`, from the checkpoint or run `source`.
+    """Trains a classifier on labeled `data`, from the checkpoint or run `source`.
 
     With a `teacher` its answers on the very crops and mixes that the model sees are learned too, or, where the data
     has no labels or the recipe's `label_weight` is 0, they alone: then the classes are the teacher's, or, of a teacher

@@ -25,7 +25,7 @@ from hierax.telemetry import import_onnxruntime
 
 SUFFIXES = (".onnx", ".pt2")
 _LOGITS, _FEATURES = ("logits",), ("features", "pooler_output")
-_MEASURED = 512  # pictures
+_MEASURED = 512  # images
 _Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -75,9 +75,9 @@ class Teacher:
         return f"teacher {self.name}: {' and '.join(parts)} of {shown}"
 
     def measure(self, view: EvaluationView) -> None:
-        """Takes mean and deviation of its features over up to 512 pictures, spread over those of `view`.
+        """Takes mean and deviation of its features over up to 512 images, spread over those of `view`.
 
-        What all pictures have in common says nothing: features after a ReLU are all alike by a cosine of a half.
+        What all images have in common says nothing: features after a ReLU are all alike by a cosine of a half.
         """
         shown = range(0, len(view.dataset), -(-len(view.dataset) // _MEASURED))
         seen = [item.pixels for item in (view[index] for index in shown) if isinstance(item, Seen)]
@@ -91,7 +91,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> Answers:
-        """Answers on `pixels` `[B, C, *size]`, out of which `mean` and `std`, in grey levels, were taken."""
+        """Answers on `pixels` `[B, C, *size]`, out of which `mean` and `std`, in gray levels, were taken."""
         levels = (pixels.float() * std.float() + mean.float()).clamp_(0, 255)
         if self.size is not None and tuple(levels.shape[2:]) != self.size:
             levels = F.interpolate(levels, self.size, mode="bicubic", antialias=True).clamp_(0, 255)
@@ -211,7 +211,7 @@ def _record(path: Path) -> tuple[Preprocessing | None, list[str] | None]:
 
 
 def _cropped(record: Preprocessing | None) -> tuple[int, ...] | None:
-    """The size that a record makes pictures of."""
+    """The size that a record makes images of."""
     if record is None or not record.do_center_crop:
         return None
     return record.crop_size["height"], record.crop_size["width"]

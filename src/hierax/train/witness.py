@@ -1,4 +1,4 @@
-"""What the first rank writes into a run's folder as it goes: log, list of bad samples, model, pictures, result."""
+"""What the first rank writes into a run's folder as it goes: log, list of bad samples, model, images, result."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def bench(
         seconds, rounds: a cell takes at least so long, and has at least so many rounds.
         threads: of the CPU; None is PyTorch's number.
         memory: measure peak memory too, in a process per contender.
-        calibration: a folder of pictures for int8; None is the photo that comes with hierax.
+        calibration: a folder of images for int8; None is the photo that comes with hierax.
         cache_dir: where engines keep what they compile; None is their own choice.
         progress: is told what is being done, and which part of the whole is done.
 

@@ -1,4 +1,4 @@
-"""A report as a picture: throughput of every contender, a panel per cell."""
+"""A report as an image: throughput of every contender, a panel per cell."""
 
 from __future__ import annotations
 
