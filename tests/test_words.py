@@ -1,11 +1,14 @@
 """The words that people read: short, usual, American. Names in the code and docstrings are not looked at here."""
 
+import argparse
 import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from hierax import cli
 
 ROOT = Path(__file__).parents[1]
 BANNED = {
@@ -71,3 +74,35 @@ def test_pages_use_plain_words(page: Path) -> None:
 def test_the_words_are_found(text: str) -> None:
     assert found(text)
     assert not found("`picture`, anewly, bars")
+
+
+def helps(option: str) -> dict[str, str]:
+    """What each command that has an option says of it."""
+    found = {
+        name: action.help or ""
+        for name, command in cli._parser()[1].items()
+        for action in command._actions
+        if option in action.option_strings
+    }
+    return {name: text for name, text in found.items() if text != argparse.SUPPRESS}
+
+
+@pytest.mark.parametrize(
+    ("option", "sentences"), [("--overwrite", 1), ("--max-pixels", 1), ("--debug", 1), ("--threads", 1), ("--json", 2)]
+)
+def test_an_option_of_several_commands_is_explained_alike(option: str, sentences: int) -> None:
+    texts = helps(option)
+    assert len(texts) > 1
+    assert len(set(texts.values())) == sentences, texts
+
+
+@pytest.mark.parametrize(
+    ("option", "start"),
+    [
+        ("--output", "output "),
+        ("--device", "auto (default), cpu, cuda, cuda:1, mps"),
+        ("--workers", "number of processes"),
+    ],
+)
+def test_the_explanations_of_an_option_begin_alike(option: str, start: str) -> None:
+    assert [name for name, text in helps(option).items() if not text.startswith(start)] == []

@@ -71,8 +71,8 @@ examples:
 
 Without --model, commands use hierax/femto, a small model that is part of the package.
 `hierax COMMAND --help` explains a command. `hierax models` lists other weights.
-Images can be files, folders (with all folders in them) or patterns ('*.jpg').
-Exit codes: 0 all done, 2 nothing could be done, 3 some inputs could not be read."""
+Images can be files, folders (with their subfolders) or patterns ('*.jpg').
+Exit codes: 0 if all was done, 2 if nothing could be done, 3 if some inputs could not be read."""
 
 
 _ENDED = {"SIGINT": "interrupted", "SIGHUP": "the terminal was closed"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import positive
-from hierax.cli.outputs import add_overwrite, check_output, output_file
+from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError, say
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from hierax.engine.bench import BenchReport, Cell
 
 SUMMARY = "measure speed and memory of engines on the CPU of this machine"
-EPILOG = """All contenders run in turn in one process: an engine for each precision and backend, the eager model of
-hierax and, with --against, the published implementations that are installed. Lists are separated by
-commas. A variant such as hiera_tiny_224 gets random weights, because speed does not depend on them.
-Without --calibration, int8 is calibrated on one photo. That is good for timing, but not for use.
-In Python: hierax.bench.
+EPILOG = """The command measures an engine for each precision and backend, and the eager model of hierax. With --against
+it also measures the other implementations that are installed. All run in turn in one process. Lists are
+separated by commas. A variant such as hiera_tiny_224 gets random weights, because speed does not depend on
+them. Without --calibration, int8 is calibrated on crops of one photo. This is enough to measure speed, but
+not for use. In Python: hierax.bench.
 
   hierax bench --batch 1,8,32 --against all -o bench.json --plot bench.png"""
 _WIDTH = 100
@@ -30,21 +30,39 @@ _WIDTH = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
-    add("--model", default=[FEMTO], type=listed, metavar="M", help=f"variants, ids, folders or files (default: {FEMTO})")  # noqa: E501  # fmt: skip
-    add("--size", type=listed, metavar="PIXELS", help="448 or 320x448, rows x columns (default: each model's own)")
-    add("--batch", default=[1, 8], type=numbers, metavar="B", help="images per call (default: 1,8)")
-    add("--precision", type=listed, metavar="P", help="fp32, bf16, int8 (default: fp32, and bf16 where it is fast)")
-    add("--backend", default=["auto"], type=listed, metavar="B", help="auto, torch, compile, openvino, onnxruntime")
-    add("--against", default=[], type=listed, metavar="L", help="transformers, timm, official; or all that import")
-    add("--against-precision", default="auto", metavar="P", help="compare with fp32 or bf16 (default auto: the same as the engine's, fp32 for int8)")  # noqa: E501  # fmt: skip
-    add("--seconds", type=float, default=20.0, help="minimum seconds for each cell (default: 20)")
-    add("--rounds", type=positive, default=10, help="minimum calls of each contender (default: 10)")
-    add("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's number)")
-    add("--calibration", metavar="DIR", help="images for the calibration of int8")
-    add("--no-memory", action="store_true", help="do not measure peak memory, which takes a process per contender")
-    add("--markdown", action="store_true", help="write the tables in Markdown")
-    add("--json", action="store_true", help="print all numbers as JSON in place of the tables")
-    add("-o", "--output", type=output_file((".json",), "a JSON file"), metavar="FILE", help="write all numbers as JSON")
+    add("--model", default=[FEMTO], type=listed, metavar="M", help=f"variants, Hub ids, folders or files (default: {FEMTO}, part of the package)")  # noqa: E501  # fmt: skip
+    add("--size", type=listed, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
+    add("--batch", default=[1, 8], type=numbers, metavar="B", help="numbers of images per call (default: 1,8)")
+    add("--precision", type=listed, metavar="P", help="fp32, bf16, int8 (default: fp32, and bf16 if it is fast here)")
+    add(
+        "--backend",
+        default=["auto"],
+        type=listed,
+        metavar="B",
+        help="auto (default), torch, compile, openvino or onnxruntime",
+    )
+    add(
+        "--against",
+        default=[],
+        type=listed,
+        metavar="L",
+        help="transformers, timm, official, or all (those that are installed)",
+    )
+    add("--against-precision", default="auto", metavar="P", help="precision of the others: fp32, bf16 or auto (default: that of the engine; fp32 for int8)")  # noqa: E501  # fmt: skip
+    add("--seconds", type=float, default=20.0, help="minimum time for each cell, in seconds (default: 20)")
+    add("--rounds", type=positive, default=10, help="minimum number of calls of each implementation (default: 10)")
+    add("--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)")
+    add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
+    add("--no-memory", action="store_true", help="do not measure peak memory (it needs one process per implementation)")
+    add("--markdown", action="store_true", help="print the tables in Markdown")
+    add_json(parser)
+    add(
+        "-o",
+        "--output",
+        type=output_file((".json",), "a JSON file"),
+        metavar="FILE",
+        help="output file (.json) for all numbers",
+    )
     add("--plot", type=Path, metavar="FILE", help="draw throughput: .png, .svg or .pdf (needs matplotlib)")
     add_overwrite(parser)
 

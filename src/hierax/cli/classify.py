@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING
 from hierax.cli.clips import view_counts
 from hierax.cli.inputs import add_images, expand
 from hierax.cli.loading import add_model, engine_options, positive, say_model
-from hierax.cli.outputs import add_overwrite, output_file
+from hierax.cli.outputs import add_json, add_overwrite, output_file
 from hierax.cli.terminal import Tally, UserError, percent, progress, say, tell
 
 if TYPE_CHECKING:
     from hierax.predict.classify import Classified, Prediction
 
 SUMMARY = "classify images or videos"
-EPILOG = """Without --model the command uses hierax/femto, a small model that is part of the package and knows 30
-categories. `hierax models` lists classifiers of the 1000 classes of ImageNet. They are downloaded once:
+EPILOG = """Without --model the command uses hierax/femto, a small model that is part of the package. It classifies
+images into 30 categories. `hierax models` lists classifiers of the 1000 classes of ImageNet. They are
+downloaded once:
   hierax classify holiday/ --model timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k
 
-A video model classifies actions in videos (needs PyAV: pip install 'av>=17.1'). It sees one clip of about two
-seconds from the middle of the video. --views 5x3 takes five clips and three crops of each, and averages:
+A video model classifies actions in videos (needs PyAV: pip install 'av>=17.1'). It uses one clip of about two
+seconds from the middle of the video. --views 5x3 uses five clips and three crops of each clip, and averages:
   hierax classify clip.mp4 --model facebook/hiera_base_16x224.mae_k400_ft_k400 --views 5x3
 
 -o labels.csv writes a table with the columns path, label, probability, label2, probability2, ..., error.
-The suffix decides: .csv, .tsv, .jsonl (JSON lines) or .parquet. The file appears when all images are done.
-The result for an image does not depend on the other images. bf16 is the default where the hardware has it.
+The suffix selects the format: .csv, .tsv, .jsonl (JSON Lines) or .parquet. The file is written at the end.
+The result for an image does not depend on the other images. On hardware with bf16, the default is bf16.
 It changes probabilities by a few thousandths. --precision fp32 is exact. In Python: hierax.classify.
 
---json writes one object for each file (JSON lines):
+--json prints one object for each file (JSON Lines):
   {"path": "cat.jpg", "predictions": [{"label": "tabby, tabby cat", "index": 281, "probability": 0.61}, ...]}
   {"path": "notes.txt", "error": "not an image (PNG, JPEG, WebP, ... are read)"}"""
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -45,17 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=output_file(_TABLES, "a table"),
         metavar="FILE",
-        help="write a table: .csv, .tsv, .jsonl or .parquet",
+        help="output table: .csv, .tsv, .jsonl or .parquet",
     )
     add_overwrite(parser)
     add_model(parser)
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="number of classes to show (default: 5)")
     parser.add_argument(
         "--views", type=view_counts, default=(1, 1), metavar="TxS",
-        help="for videos: clips x crops of each, such as 5x3 (default: 1x1)",
+        help="for videos: clips x crops of each clip, such as 5x3 (default: 1x1)",
     )  # fmt: skip
-    parser.add_argument("--per-view", action="store_true", help="for videos: also show the result of each view")
-    parser.add_argument("--json", action="store_true", help="write JSON lines")
+    parser.add_argument("--per-view", action="store_true", help="for videos: also print the result of each view")
+    add_json(parser, lines=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

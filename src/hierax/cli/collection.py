@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hierax.atomic import check_writable, written
 from hierax.cli.loading import add_max_pixels
-from hierax.cli.outputs import add_overwrite, output_file
+from hierax.cli.outputs import add_json, add_overwrite, output_file
 from hierax.cli.terminal import UserError, say
 
 if TYPE_CHECKING:
@@ -29,15 +29,17 @@ def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None
         action="append",
         default=[],
         metavar="DIR",
-        help="another collection, made in the same way; may be repeated",
+        help="another collection that was made in the same way; can be repeated",
     )
-    parser.add_argument("--column", metavar="NAME", help="vectors, such as embedding or stage3 (default: the first)")
+    parser.add_argument(
+        "--column", metavar="NAME", help="which vectors, such as embedding or stage3 (default: the first)"
+    )
     if page is not None:
-        parser.add_argument("--json", action="store_true", help="write JSON lines")
+        add_json(parser, lines=True)
         parser.add_argument(
-            "--html", type=page_file, metavar="FILE", help=f"also write {page}, one file that opens offline"
+            "--html", type=page_file, metavar="FILE", help=f"also write {page}: one file that opens offline"
         )
-    parser.add_argument("--fetch", action="store_true", help="for a page, fetch images from URLs and the Hub again")
+    parser.add_argument("--fetch", action="store_true", help="fetch images from URLs and the Hub for the page")
     add_max_pixels(parser)
     add_overwrite(parser)
 
@@ -46,7 +48,7 @@ def add_approximate(parser: argparse.ArgumentParser) -> None:
     """Declares `--approximate` and `--exact`."""
     way = parser.add_mutually_exclusive_group()
     way.add_argument(
-        "--approximate", action="store_true", help="use faiss; builds or extends its index and prints its recall"
+        "--approximate", action="store_true", help="use an index of faiss: build or extend it, and print its recall"
     )
     way.add_argument("--exact", action="store_true", help="search exactly, even if there is an approximate index")
 

@@ -10,21 +10,21 @@ from hierax.cli.outputs import add_overwrite
 from hierax.cli.terminal import UserError, tell
 
 SUMMARY = "write a model in the format of another library"
-EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) of any format, also
-as training scripts write it. DST is a folder. With --to official it can be a .pth file.
---pos-embed abswin splits a learned position embedding into a table of one mask unit and a global table.
+EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) in any format. Files
+of training scripts work too. DST is a folder. With --to official it can be a .pth file.
+--pos-embed abswin splits an absolute position embedding into a table of one mask unit and a global table.
 This is exact at the model's own size, and better at other sizes (arXiv 2311.05613).
 In Python: hierax.convert."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("source", metavar="SRC", help="Hub id, folder or file; hierax/femto is part of the package")
-    parser.add_argument("target", metavar="DST", help="folder, or a .pth file")
+    parser.add_argument("source", metavar="SRC", help="Hub id, folder or file, such as hierax/femto")
+    parser.add_argument("target", metavar="DST", help="output folder, or a .pth file")
     parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="format to write")
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the type of position embedding")
-    parser.add_argument("--variant", metavar="V", help="architecture, for a file whose tensors do not tell it")
-    parser.add_argument("--part", metavar="P", help="which model of a file that holds several, such as model_ema")
+    parser.add_argument("--variant", metavar="V", help="architecture, if the tensors of a file fit none or several")
+    parser.add_argument("--part", metavar="P", help="which model of a file with several models, such as model_ema")
     add_overwrite(parser)
 
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from hierax.encoder import Features
     from hierax.models import HieraForImageClassification, HieraForPreTraining
 
-SUMMARY = "draw what a trained model makes of photos, offline"
-EPILOG = f"""Without IMAGE the command uses photos that are part of the package. So are the two models:
-{FEMTO} classifies the photos; its features give the maps and the neighbors.
-{FEMTO_MAE} fills in what is masked.
+SUMMARY = "draw labels, feature maps and reconstructions of photos, offline"
+EPILOG = f"""Without IMAGE the command uses photos that are part of the package. The two models are part of it too:
+{FEMTO} classifies the photos. Its features give the maps and the nearest neighbors.
+{FEMTO_MAE} fills in the masked parts.
 No model was trained on the bundled photos.
 
   hierax demo holiday/*.jpg -o holiday-sheet"""
@@ -224,13 +224,18 @@ def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder or pattern (default: bundled photos)")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="file, folder (with its subfolders) or pattern (default: bundled photos)",
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=output_folder,
         metavar="DIR",
-        help="folder of sheet.png (default: demo, whose sheet is replaced)",
+        help="output folder for sheet.png (default: demo, whose sheet is replaced)",
     )
     add_overwrite(parser)
     add_max_pixels(parser)

@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from hierax.cli.outputs import add_json
+
 SUMMARY = "show versions, devices, optional packages and caches of this machine"
 EPILOG = """Please put this output into bug reports. The command changes nothing and needs no network."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--json", action="store_true", help="write one JSON object")
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

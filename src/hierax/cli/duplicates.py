@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from hierax.embedding.index import Index
 
 SUMMARY = "find duplicate and near-duplicate images of a collection"
-EPILOG = """Equal files (=) are found by their hash, near duplicates by the cosine similarity of their vectors. Of
-windows of videos, = is the same file and the same time; windows of one video may well be alike.
-A low threshold with --verify finds most copies: --threshold 0.7 --verify. Copies that were made brighter or mirrored do
-not pass --verify.
-With --linkage chain a group is all that pairs connect, so that its ends may differ more than --threshold says;
-with first, every image is as like the first of its group as asked for.
-Pairs that were found are kept in COLLECTION/index: another run compares only new images with all.
---json writes one object per group and line, largest first:
+EPILOG = """Equal files (=) are found by their hash. Near duplicates are found by the cosine similarity of their
+vectors. In a collection of videos, = is the same time of the same file. Windows of one video are often
+similar. This does not mean that the video is a duplicate.
+A low threshold with --verify finds most copies: --threshold 0.7 --verify. It does not find copies that were made
+brighter or mirrored.
+With --linkage chain, a group contains all images that pairs connect. So two of its images can be less similar than
+--threshold. With --linkage first, every image of a group is similar to the first image of the group.
+The pairs are stored in COLLECTION/index. The next run compares only new images with all images.
+--json prints one object per group (JSON Lines), the largest group first:
   {"size": 2, "members": [{"id": "5f0c…", "path": "a.jpg", "score": 1.0, "exact": true}, …]}"""
 
 
@@ -47,18 +48,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=cosine,
         default=0.95,
         metavar="S",
-        help="minimum similarity of a pair (default: 0.95)",
+        help="minimum cosine similarity of a pair (default: 0.95)",
     )
     parser.add_argument(
-        "--whiten", action="store_true", help="compare after whitening: for features in which all look alike"
+        "--whiten", action="store_true", help="whiten the vectors first: for features in which all images are similar"
     )
     parser.add_argument(
-        "--components", type=positive, metavar="N", help="directions that --whiten keeps (default: all but noise)"
+        "--components",
+        type=positive,
+        metavar="N",
+        help="number of directions that --whiten keeps (default: all except noise)",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="keep only pairs that agree pixel by pixel; reads the files again"
+        "--verify", action="store_true", help="read the files again, and keep only pairs that agree pixel by pixel"
     )
-    parser.add_argument("--linkage", choices=("chain", "first"), default="chain", help="what a group is (see below)")
+    parser.add_argument(
+        "--linkage",
+        choices=("chain", "first"),
+        default="chain",
+        help="how pairs form a group (default: chain; see below)",
+    )
     add_approximate(parser)
 
 

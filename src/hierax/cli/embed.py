@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.collection import counted
-from hierax.cli.loading import add_max_pixels, positive, say_licence
-from hierax.cli.outputs import output_folder
+from hierax.cli.loading import add_device, add_max_pixels, positive, say_licence
+from hierax.cli.outputs import add_json, output_folder
 from hierax.cli.terminal import UserError, say, tell
 
 if TYPE_CHECKING:
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from hierax.embedding.run import EmbedReport, Progress
     from hierax.embedding.store import Manifest
 
-SUMMARY = "write the features of many images or videos; resumes where it was interrupted"
-EPILOG = """SOURCES are files, folders (searched to their depths), patterns, lists (.txt, a path a line; .csv or
-.parquet with a column named path, file, image, video, url …; relative to the list's folder), .tar shards,
-tables with images (.parquet, hub:ID) or URLs (s3://…, what fsspec opens).
-OUT/data/ then holds one row per image: id, path, width, height, hash, status, embedding. What cannot be
-read is in OUT/errors.parquet. The same command again resumes; SOURCES and --model may then be left out.
---update embeds new and changed images, tries unreadable ones again, and marks deleted ones.
-A model of clips takes videos (extra `video`): a row for each window of about two seconds, with start and end.
+SUMMARY = "write the features of many images or videos into a folder; can be resumed"
+EPILOG = """SOURCES are files, folders (with their subfolders), patterns, lists, .tar shards, tables with images
+(.parquet, hub:ID) or URLs (http, https, and s3://… with fsspec). A list is a .txt file with one path per line,
+or a .csv or .parquet file with a column such as path, file, image, video or url. Paths in a list are relative
+to its folder.
+OUT/data/ contains one row per image: id, path, width, height, hash, status, embedding. OUT/errors.parquet lists
+the images that could not be read. Run the same command again to resume. You can then omit SOURCES and --model.
+--update embeds new and changed images, tries unreadable images again, and marks deleted images.
+A video model embeds videos (extra `video`): one row for each window of about two seconds, with start and end.
 
   hierax embed photos/ -o features --model facebook/hiera-tiny-224-in1k-hf
-  hierax embed -o features --update            # only what is new or has changed; marks what is gone
+  hierax embed -o features --update            # new, changed and deleted images
   hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that share OUT"""
 CHANGES = "added, changed or deleted files"
 _EVERY = 30.0  # seconds between lines where stderr is no terminal
@@ -53,39 +54,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=output_folder,
         metavar="OUT",
-        help="folder of the collection, made if missing",
+        help="output folder of the collection, created if missing",
     )
     add(
         "--model",
         metavar="M",
-        help=f"Hub id, folder or file (default: that of OUT, else {FEMTO}, which comes with hierax)",
+        help=f"Hub id, folder, file or export (default: the model of OUT, else {FEMTO}, part of the package)",
     )
     add(
         "--layer",
         action="append",
         metavar="L",
-        help="pooled (default), stage1 … stage4, or stage3_map; may be repeated",
+        help="pooled (default), stage1 … stage4, or stage3_map; can be repeated",
     )
-    add("--l2", action="store_true", help="vectors of length 1")
-    add("--half", action="store_true", help="write float16")
-    add("--size", type=positive, metavar="PIXELS", help="side of the square the model sees (default: its own)")
+    add("--l2", action="store_true", help="normalize vectors to length 1")
+    add("--half", action="store_true", help="write float16, not float32")
+    add("--size", type=positive, metavar="PIXELS", help="448: side of the square input (default: the model's size)")
     add_max_pixels(parser)
-    add("--update", action="store_true", help="embed what is new or has changed, mark what is gone")
+    add("--update", action="store_true", help="embed new and changed images, mark deleted images")
     add(
         "--columns",
         type=_columns,
         metavar="path=NAME",
-        help="the column of paths in lists, where it is not called path, file, image, video, url or the like",
+        help="name of the column of paths in lists, if it is not a usual name such as path, file or url",
     )
-    add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="every N-th block only, from the I-th (from 0) on")
+    add(
+        "--shard",
+        type=_shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="only every N-th block, starting with block I; the first block is 0",
+    )
     add("--ray", action="store_true", help="work on a Ray cluster (RAY_ADDRESS, or this machine) that shares OUT")
-    add("--device", default="auto", metavar="D", help="auto (default: all GPUs), cpu, cuda:0,cuda:2, …")
+    add_device(parser, several="; several: cuda:0,cuda:2 (auto uses all GPUs)")
     add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
-    add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
-    add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's number)")
-    add("--workers", type=_workers, metavar="N", help="processes that decode (default: one per core but one; 0: none)")
-    add("--batch-size", type=positive, metavar="N", help="per call of the model (default: 32 images, or 4 windows)")
-    add("--json", action="store_true", help="write one JSON object")
+    add("--backend", default="auto", metavar="B", help="auto (default), torch, compile, openvino or onnxruntime")
+    add("--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)")
+    add(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="number of processes that decode (default: number of cores minus 1; 0: none)",
+    )
+    add(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="images per call of the model (default: 32, or 4 windows of videos)",
+    )
+    add_json(parser)
 
 
 def _workers(text: str) -> int:

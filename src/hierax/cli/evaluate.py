@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
-from hierax.cli.loading import add_max_pixels, count, positive
-from hierax.cli.outputs import add_overwrite, check_output, output_file
+from hierax.cli.loading import add_device, add_max_pixels, count, positive
+from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError, say, tell
 from hierax.extras import require
 
@@ -21,37 +21,46 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure a classifier (top-1, per class, confusion), or probe frozen features"
 EPILOG = """DATA is a labeled dataset. If it has train/ and val/, val/ is evaluated. --probe linear fits a linear
-classifier on the pooled map of each stage, with --train or DATA/train. --probe knn finds nearest neighbors.
-Of a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each."""
+classifier on the pooled map of each stage. --probe knn classifies by the nearest neighbors. Both use the
+training data of --train or DATA/train.
+Of a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip."""
 
 _LISTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("data", metavar="DATA", help="folder of class folders, tar shards, parquet files, hub:ID")
+    parser.add_argument("data", metavar="DATA", help="folder, list, tar shards, Parquet files, .npy, or hub:ID")
     parser.add_argument(
         "--model",
         default=FEMTO,
         metavar="M",
-        help=f"checkpoint, run or export (default: {FEMTO}, which comes with hierax)",
+        help=f"Hub id, folder, file or export (default: {FEMTO}, part of the package)",
     )
     parser.add_argument(
-        "--weights", choices=("best", "last"), default="best", help="of a run, its best weights (default) or the last"
+        "--weights", choices=("best", "last"), default="best", help="which weights of a run: best (default) or last"
     )
     parser.add_argument("--probe", choices=("linear", "knn"), help="probe frozen features instead")
     parser.add_argument("--train", metavar="DATA", help="training data of a probe (default: DATA/train)")
     parser.add_argument(
-        "--views", type=view_counts, default=(1, 1), metavar="TxS", help="for videos: clips x crops (default: 1x1)"
+        "--views",
+        type=view_counts,
+        default=(1, 1),
+        metavar="TxS",
+        help="for videos: clips x crops of each clip, such as 5x3 (default: 1x1)",
     )
     plots = output_file((".png", ".svg", ".pdf"), "a plot")
     parser.add_argument("--confusion", type=plots, metavar="FILE", help="draw the confusion matrix: .png, .svg or .pdf")
     add_overwrite(parser)
-    parser.add_argument("--json", action="store_true", help="write one JSON object")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per call (default: 32)")
+    add_json(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--batch-size", type=positive, default=32, metavar="N", help="images per call of the model (default: 32)"
+    )
     add_max_pixels(parser)
-    parser.add_argument("--workers", type=count, metavar="N", help="processes that decode (default: by cores)")
+    parser.add_argument(
+        "--workers", type=count, metavar="N", help="number of processes that decode (default: by the number of cores)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import add_max_pixels, pixel_size, positive, say_licence
+from hierax.cli.outputs import add_overwrite
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError, say, tell
 
 SUMMARY = "write a model for another runtime, and compare it with the original"
-EPILOG = """MODEL is a Hub id, a folder or a file. DIR then holds the file, its preprocessing and export.json.
-The export is compared with the model in float32, on crops of a photo or on the images of --evaluate.
-It is written only if it is close enough. fp32: all maps within a relative error of 1e-4. bf16 and fp16: a
-cosine of 0.9995 for the output of every image. int8: a cosine of 0.995. hierax.Engine("DIR") runs the
-export, and so do classify, features and reconstruct with --model DIR. In Python: hierax.export.
+EPILOG = """MODEL is a Hub id, a folder or a file. DIR then contains the exported file, its preprocessing and
+export.json. The export is compared with the model in float32, on crops of a photo or on the images of
+--evaluate. It is written only if it is within the tolerance. fp32: a relative error of 1e-4 for all maps.
+bf16 and fp16: a cosine similarity of 0.9995 for the output of every image. int8: a cosine similarity of
+0.995.
+hierax.Engine("DIR") runs the export. classify, features and reconstruct run it with --model DIR.
+In Python: hierax.export.
 
   hierax export facebook/hiera-tiny-224-in1k-hf -o tiny --format openvino --precision int8 --calibration photos/"""
 
@@ -27,21 +30,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help=f"Hub id, folder or file (default: {FEMTO}, which is part of the package)",
+        help=f"Hub id, folder or file (default: {FEMTO}, part of the package)",
     )
-    add("--model", dest="named", metavar="MODEL", help="the same, by name")
-    add("-o", "--output", required=True, metavar="DIR", help="folder to write to, made if missing")
-    add("--format", choices=("pt2", "onnx", "openvino"), required=True, help="torch.export, ONNX or OpenVINO")
-    add("--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32", help="default: fp32")
-    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's own)")
+    add("--model", dest="named", metavar="MODEL", help="the same as the argument MODEL")
+    add("-o", "--output", required=True, metavar="DIR", help="output folder, created if missing")
+    add("--format", choices=("pt2", "onnx", "openvino"), required=True, help="torch.export (pt2), ONNX or OpenVINO")
+    add(
+        "--precision",
+        choices=("fp32", "bf16", "fp16", "int8"),
+        default="fp32",
+        help="precision of the export (default: fp32)",
+    )
+    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
     batches = parser.add_mutually_exclusive_group()
     batches.add_argument("--batch", type=positive, metavar="N", help="fixed number of images per call")
-    batches.add_argument("--dynamic-batch", action="store_true", help="any number of images per call (default)")
-    add("--task", metavar="T", help="features, backbone, classification, video-classification or mae (default: the file's)")  # noqa: E501  # fmt: skip
+    batches.add_argument("--dynamic-batch", action="store_true", help="allow any number of images per call (default)")
+    add("--task", metavar="T", help="features, backbone, classification, video-classification or mae (default: the task of the checkpoint)")  # noqa: E501  # fmt: skip
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
-    add("--evaluate", metavar="DIR", help="images to compare on, up to 1000 (default: 200 crops of one photo)")
+    add("--evaluate", metavar="DIR", help="images for the comparison, up to 1000 (default: 200 crops of one photo)")
     add_max_pixels(parser)
-    add("--overwrite", action="store_true", help="replace the export in DIR")
+    add_overwrite(parser)
 
 
 def size_text(count: int) -> str:

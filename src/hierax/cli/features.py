@@ -10,12 +10,12 @@ from hierax.cli.outputs import add_overwrite, output_folder
 from hierax.cli.terminal import Tally, UserError, progress, tell
 
 SUMMARY = "write feature maps of images or videos, as arrays and as an image"
-EPILOG = """For each IMAGE, NAME.npz holds the maps stage1, stage2, ... (float32, channels x height x width).
+EPILOG = """For each IMAGE, NAME.npz contains the maps stage1, stage2, ... (float32, channels x height x width).
 NAME.png shows them: the first three principal components as red, green and blue.
-Similar colors mean similar features, within one map only.
-Images with the same name are told apart by their folders (a-cat, b-cat).
+Similar colors mean similar features, but only within one map.
+If images have the same name, their folders are added to the names of the files (a-cat, b-cat).
 A video model writes the maps of the clip in the middle of a video (needs PyAV: pip install 'av>=17.1').
-They have an axis of time before height, and NAME.gif shows them move.
+The maps then have a time axis before height, and NAME.gif is an animation of them.
 Without --model the command uses hierax/femto, a small model that is part of the package.
 `hierax models` lists larger models, which are downloaded. In Python: hierax.features."""
 
@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_images(parser, clips=True)
     parser.add_argument(
-        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="folder to write to, made if missing"
+        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
     )
     add_overwrite(parser)
     add_model(parser)
-    parser.add_argument("--whole", action="store_true", help="the whole image, not the square in its center")
+    parser.add_argument("--whole", action="store_true", help="use the whole image, not the square in its center")
     parser.add_argument("--attention", action="store_true", help="also draw mask units and attention (PyTorch, fp32)")
 
 

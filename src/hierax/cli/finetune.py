@@ -11,9 +11,9 @@ SUMMARY = "train a classifier on your labeled data, from a checkpoint or from sc
 EPILOG = (
     train.SETTINGS.format(command="finetune")
     + """
---from scratch starts with new weights. With --teacher the model also learns the logits and features of another
-network, on the same augmented images (weights: teacher_logits, teacher_features, label_weight). Data without
-labels, or label_weight=0, is learned from the teacher alone."""
+--from scratch starts from random weights. With --teacher the model also learns the logits and features of another
+network, on the same augmented images (weights: teacher_logits, teacher_features, label_weight). Without labels, or
+with label_weight=0, the model learns only from the teacher."""
 )
 
 
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     train.add_run(parser, start="hierax/femto")
     add = parser.add_argument
-    add("--teacher", metavar="T", help="an .onnx or .pt2 file or a checkpoint, whose answers are learned too")
-    add("--teacher-cache", metavar="DIR", help="keep its answers there, for epochs that come again and other runs")
+    add("--teacher", metavar="T", help="teacher network: an .onnx or .pt2 file, or a checkpoint")
+    add("--teacher-cache", metavar="DIR", help="store the outputs of the teacher in this folder, to reuse them")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_images(parser: argparse.ArgumentParser, *, clips: bool = False) -> None:
     """Declares the positional argument for pictures, or for pictures and `clips`."""
     name = "FILE" if clips else "IMAGE"
-    parser.add_argument("images", nargs="+", metavar=name, help="file, folder (with all folders in it) or pattern")
+    parser.add_argument("images", nargs="+", metavar=name, help="file, folder (with its subfolders) or pattern")
 
 
 def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[Path], list[ImageError]]:

@@ -49,12 +49,19 @@ def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
     """Declares `--model`, `--size` and how it runs: `--device`, `--precision`, `--backend`, `--batch-size`."""
     add = parser.add_argument
     add("--model", default=default, metavar="M", help=f"Hub id, folder, file or export (default: {default}, part of the package)")  # noqa: E501  # fmt: skip
-    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the checkpoint's)")
-    add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, ...")
+    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
+    add_device(parser)
     add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
-    add("--backend", default="auto", metavar="B", help="auto (default), torch, openvino or onnxruntime")
+    add("--backend", default="auto", metavar="B", help="auto (default), torch, compile, openvino or onnxruntime")
     add_max_pixels(parser)
     add("--batch-size", type=positive, metavar="N", help="images per call of the model (default: 1 on a CPU, else 32)")
+
+
+def add_device(parser: argparse.ArgumentParser, *, several: str = "") -> None:
+    """Declares `--device`, alike for every command that runs a model; `several`: what else a command takes."""
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help=f"auto (default), cpu, cuda, cuda:1, mps{several}"
+    )
 
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:

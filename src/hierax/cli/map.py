@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from hierax.embedding.mapped import Named
 
 SUMMARY = "draw a collection as a map: one HTML file that opens offline"
-EPILOG = """Similar images are close together (t-SNE of 50 principal components, where scikit-learn is installed; else
-the first two principal components). A page of 5000 points with 2000 images has about six megabytes.
---color-by folder colors images by the folder that they are in; --color-by labels.csv by a column of a table (CSV, TSV)
-that has a column "path" and a column "label", or another one that is named so: labels.csv:class."""
+EPILOG = """Similar images are close together. If scikit-learn is installed, the map is a t-SNE of 50 principal
+components. Otherwise it shows the first two principal components. A page of 5000 points with 2000 images has
+about 6 MB.
+--color-by folder gives each folder a color. --color-by labels.csv reads labels from a table (CSV, TSV) with the
+columns "path" and "label". For another column of labels, add its name: --color-by labels.csv:class."""
 
 _MANY = 1000  # images whose layout is waited for
 
@@ -130,15 +131,24 @@ def _labels(rows: Sequence[Named], table: dict[str, str]) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page=None)
+    parser.add_argument("-o", "--output", type=page_file, required=True, metavar="FILE", help="output page (.html)")
     parser.add_argument(
-        "-o", "--output", type=page_file, required=True, metavar="FILE", help="the page to write (.html)"
+        "--points", type=positive, default=5000, metavar="N", help="maximum number of points (default: 5000)"
     )
-    parser.add_argument("--points", type=positive, default=5000, metavar="N", help="maximum of points (default: 5000)")
     parser.add_argument(
-        "--thumbnails", type=positive, default=2000, metavar="N", help="points drawn as thumbnails (default: 2000)"
+        "--thumbnails",
+        type=positive,
+        default=2000,
+        metavar="N",
+        help="maximum number of points drawn as images (default: 2000)",
     )
-    parser.add_argument("--method", choices=("auto", "tsne", "pca"), default="auto", help="see below (default: auto)")
-    parser.add_argument("--color-by", metavar="WHAT", help="folder, or a table of labels (see below)")
+    parser.add_argument(
+        "--method",
+        choices=("auto", "tsne", "pca"),
+        default="auto",
+        help="how to place the points (default: auto, see below)",
+    )
+    parser.add_argument("--color-by", metavar="WHAT", help="'folder', or a table of labels (see below)")
 
 
 def run(arguments: argparse.Namespace) -> int:

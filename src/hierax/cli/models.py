@@ -9,15 +9,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hierax.cli.outputs import add_json
+
 if TYPE_CHECKING:
     from hierax.checkpoint.records import CheckpointRecord
 
-SUMMARY = "list checkpoints, their licenses, and the architectures to build"
-EPILOG = """hierax/... are part of the package and need no network. The others are on the Hugging Face Hub.
-Checkpoints are grouped by their weights: all ids below one name hold the same weights, written by
-different libraries. --model takes the name or any of the ids. The column top-1 is the published accuracy
-on ImageNet-1k (videos: Kinetics-400). Accuracies on other categories are in the note.
-Variants are for hierax.create_model(NAME), with new weights."""
+SUMMARY = "list checkpoints with their licenses, and architectures"
+EPILOG = """The ids hierax/... are part of the package and need no network. The others are on the Hugging Face Hub.
+Checkpoints are grouped by their weights. All ids below one name have the same weights; they were written by
+different libraries. --model accepts the name or any of the ids. The column top-1 is the published accuracy on
+ImageNet-1k (for videos: on Kinetics-400). The note gives accuracies on other categories.
+Variants are architectures: hierax.create_model(NAME) creates one with random weights."""
 
 _TASKS = ("classification", "features", "mae")
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("--task", choices=_TASKS, help="only checkpoints for this task")
     parser.add_argument("--license", metavar="L", help="only checkpoints under this license, such as Apache-2.0")
-    parser.add_argument("--json", action="store_true", help="write one JSON object: checkpoints and variants")
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,26 +12,38 @@ from hierax.cli.terminal import tell
 
 SUMMARY = "find unusual images of a collection"
 EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. 0 means equal.
-Of outliers that are near copies of each other the first stands for all, and says for how many.
---json writes one object for each image, the most unusual first (JSON lines):
+If several outliers are near copies of each other, only the first is listed, with the number of copies.
+--json prints one object per image (JSON Lines), the most unusual image first:
   {"id": "5f0c…", "path": "odd.jpg", "score": 0.731, "copies": 0}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page="a contact sheet")
-    parser.add_argument("--count", type=positive, default=100, metavar="N", help="images to show (default: 100)")
-    parser.add_argument("--neighbors", type=positive, default=10, metavar="K", help="images compared (default: 10)")
+    parser.add_argument(
+        "--count", type=positive, default=100, metavar="N", help="number of images to show (default: 100)"
+    )
+    parser.add_argument(
+        "--neighbors",
+        type=positive,
+        default=10,
+        metavar="K",
+        help="number of nearest neighbors of each image (default: 10)",
+    )
     parser.add_argument("--neighbours", dest="neighbors", type=positive, default=10, help=argparse.SUPPRESS)
     parser.add_argument(
         "--references",
         type=positive,
         default=50_000,
         metavar="N",
-        help="search neighbors among so many images (default: 50000)",
+        help="maximum number of images to search for neighbors (default: 50000)",
     )
     parser.add_argument(
-        "--alike", type=cosine, default=0.95, metavar="S", help="least similarity of near copies (default: 0.95)"
+        "--alike",
+        type=cosine,
+        default=0.95,
+        metavar="S",
+        help="minimum cosine similarity of near copies (default: 0.95)",
     )
 
 

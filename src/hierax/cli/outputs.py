@@ -48,7 +48,13 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     check_writable(path)
 
 
-def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Declares `--overwrite`, and its former name."""
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+def add_json(parser: argparse.ArgumentParser, *, lines: bool = False) -> None:
+    """Declares `--json`: one object for all, or one in each line."""
+    what = "the results as JSON Lines: one object per line" if lines else "the result as one JSON object"
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def add_overwrite(parser: argparse._ActionsContainer) -> None:
+    """Declares `--overwrite`, and its former name, alike for every command that writes."""
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     parser.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)

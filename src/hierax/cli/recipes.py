@@ -7,13 +7,14 @@ import json
 
 SUMMARY = "list training recipes, or show one"
 EPILOG = """Change the settings of a recipe on the command line: hierax pretrain DATA -o RUN --recipe NAME key=value ...
-flip=null mirrors images but no arrays (signals, volumes). true mirrors both along the last axis, false none."""
+flip=null mirrors images, but not arrays (signals, volumes). flip=true mirrors both along the last axis. flip=false
+mirrors neither."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this recipe's settings as JSON")
-    parser.add_argument("--source", action="store_true", help="print the code that makes it instead")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print the settings of this recipe as JSON")
+    parser.add_argument("--source", action="store_true", help="print the code that creates the recipe")
 
 
 def run(arguments: argparse.Namespace) -> int:

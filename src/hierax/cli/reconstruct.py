@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 SUMMARY = "mask parts of images or videos and let a MAE model fill them in"
 EPILOG = """Most MAE models predict each patch without its brightness and contrast.
---statistics visible (the default) estimates them from the visible patches around.
---statistics true takes them from the masked patch itself, as many published figures do.
-That looks better, because part of the answer is given.
+--statistics visible (the default) estimates them from the visible patches around the masked patch.
+--statistics true reads them from the masked patch itself, as in many published figures.
+This looks better, because it uses a part of the answer.
 Without --model the command uses hierax/femto.mae, a small model that is part of the package.
 `hierax models --task mae` lists larger models, which are downloaded.
-A MAE model of videos takes videos (needs PyAV: pip install 'av>=17.1'). Then OUT is animated (.gif, .png,
-.webp), and OUT-strip.png shows all frames:
+A MAE model for videos reconstructs videos (needs PyAV: pip install 'av>=17.1'). OUT is then an animation
+(.gif, .png, .webp), and OUT-strip.png shows all frames:
   hierax reconstruct clip.mp4 -o clip.gif --model facebook/hiera_base_16x224.mae_k400
 In Python: hierax.reconstruct."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -50,17 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=output_file(kinds, "an image"),
         metavar="OUT",
-        help="one image, a row per file",
+        help="output image, one row per file",
     )
     add_overwrite(parser)
     add_model(parser, default=FEMTO_MAE)
-    parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="share that is masked (default: the model's)")
+    parser.add_argument(
+        "--mask-ratio", type=_ratio, metavar="R", help="share of the image to mask (default: the model's share)"
+    )
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the random mask (default: 0)")
     parser.add_argument(
         "--statistics",
         choices=("visible", "true"),
         default="visible",
-        help="see below",
+        help="brightness and contrast of masked patches (default: visible; see below)",
     )
 
 

@@ -23,7 +23,7 @@ from hierax.cli.collection import (
     write_page,
 )
 from hierax.cli.inputs import expand
-from hierax.cli.loading import MAX_PIXELS, positive
+from hierax.cli.loading import MAX_PIXELS, add_device, positive
 from hierax.cli.terminal import Tally, say, tell
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "find similar images in a collection"
 EPILOG = """A QUERY is an image, a folder or pattern of images, or the id or path of a row of the collection.
-A row of the collection needs no model, and is not among its own results. An image is embedded by the
-model that made the collection. In a collection of videos, a QUERY is a video: each of its windows is searched for.
-Queries are images: Hiera has no text encoder.
---json writes one object per query and line:
+For a row of the collection, no model is needed, and the row itself is not in the results. An image is embedded
+with the model that made the collection. In a collection of videos, a QUERY is a video, and each of its windows
+is searched for. A query cannot be text: Hiera has no text encoder.
+--json prints one object per query (JSON Lines):
   {"query": "cat.jpg", "hits": [{"id": "5f0c…", "path": "/photos/7.jpg", "score": 0.912345}, …]}
   {"query": "notes.txt", "error": "not an image (PNG, JPEG, WebP, … are read)"}"""
 
@@ -213,10 +213,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_collection(parser, page="a contact sheet")
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="image, folder, pattern, or id or path of a row")
-    parser.add_argument("--top-k", type=positive, default=10, metavar="K", help="hits per query (default: 10)")
-    parser.add_argument("--threshold", type=cosine, metavar="S", help="least cosine similarity of a hit")
-    parser.add_argument("--model", metavar="M", help="Hub id, folder or file (default: the one that made COLLECTION)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, mps, …")
+    parser.add_argument(
+        "--top-k", type=positive, default=10, metavar="K", help="number of hits per query (default: 10)"
+    )
+    parser.add_argument("--threshold", type=cosine, metavar="S", help="minimum cosine similarity of a hit")
+    parser.add_argument(
+        "--model", metavar="M", help="Hub id, folder, file or export (default: the model that made COLLECTION)"
+    )
+    add_device(parser)
     add_approximate(parser)
 
 

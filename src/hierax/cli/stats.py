@@ -7,21 +7,25 @@ import json
 from typing import Any
 
 from hierax.cli.loading import add_max_pixels, count
+from hierax.cli.outputs import add_json
 from hierax.cli.terminal import say, tell
 
-SUMMARY = "count the images of a dataset; mean and standard deviation of each channel"
-EPILOG = """Mean and deviation are those of whole images, in gray levels divided by 255, or of arrays as they are.
-If DATA has train/ and val/, the training set is read. Images are counted as RGB, however they are stored
-(modes): transparency is drawn on white, gray is the same in all three channels, 16 bits become 8
-(types: uint16, ...), unless a model of one channel is trained, which takes their values as they are."""
+SUMMARY = "count the images of a dataset, and compute mean and deviation of each channel"
+EPILOG = """Mean and standard deviation of images are given in gray levels divided by 255. Values of arrays are not
+scaled. If DATA has train/ and val/, the training set is read. All images are counted as RGB. The line
+`modes` shows how they are stored: transparency is drawn on white, and gray becomes three equal channels.
+The line `types` shows other types, such as uint16: 16 bits become 8 bits. A model with one channel is
+trained on the values as they are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("data", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
-    parser.add_argument("--json", action="store_true", help="write one JSON object")
+    parser.add_argument("data", metavar="DATA", help="folder, list, tar shards, Parquet files, .npy, or hub:ID")
+    add_json(parser)
     add_max_pixels(parser)
-    parser.add_argument("--workers", type=count, metavar="N", help="processes that read (default: one for each core)")
+    parser.add_argument(
+        "--workers", type=count, metavar="N", help="number of processes that decode (default: number of cores)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,45 +7,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.loading import MAX_PIXELS, add_max_pixels
+from hierax.cli.loading import MAX_PIXELS, add_device, add_max_pixels
+from hierax.cli.outputs import add_overwrite
 from hierax.cli.terminal import UserError
 
 if TYPE_CHECKING:
     from hierax.train.recipe import Recipe
 
-SETTINGS = """Without --recipe, one is chosen that fits the device and the number of samples; the command says which.
-Settings are key=value, such as epochs=200 batch_size=128 lr=5e-4 num_channels=4; hierax recipes NAME lists those of a
-recipe. To resume a run that was interrupted, run the same command again, or --resume -o RUN. RUN/model holds the best
-weights by validation, RUN/model-last the last ones, RUN/report.html a report.
+SETTINGS = """Without --recipe, the command chooses a recipe that fits the device and the number of samples, and prints
+its name. Settings are written key=value: epochs=200 batch_size=128 lr=5e-4 num_channels=4.
+`hierax recipes NAME` lists the settings of a recipe. Run the same command again to resume; --resume -o RUN
+does the same. RUN/model contains the weights with the best validation score. RUN/model-last contains the last
+weights. RUN/report.html is a report.
 On several GPUs: torchrun --nproc-per-node 8 -m hierax {command} ..."""
 
 
 def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     """Declares what a run takes."""
-    parser.add_argument("data", nargs="?", metavar="DATA", help="folder, tar shards, parquet files, .npy, or hub:ID")
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA", help="folder, list, tar shards, Parquet files, .npy, or hub:ID"
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="change settings of the recipe")
-    parser.add_argument("-o", "--output", dest="out", metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "-o", "--output", dest="out", metavar="RUN", help="output folder of the run, created if missing"
+    )
     parser.add_argument("--out", dest="out", help=argparse.SUPPRESS)
-    parser.add_argument("--recipe", metavar="NAME", help="which recipe (default: by device and number of samples)")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="name of the recipe (default: chosen by device and number of samples)"
+    )
     parser.add_argument(
         "--from",
         "--model",
         dest="source",
         metavar="CKPT",
-        help=f"checkpoint or run to start from, or 'scratch' (default for images: {start}, which comes with hierax)",
+        help=f"Hub id, folder or file to start from, or scratch (default for images: {start}, part of the package)",
     )
     parser.add_argument(
-        "--weights", choices=("best", "last"), help="which weights RUN/model holds (default: best, by validation)"
+        "--weights",
+        choices=("best", "last"),
+        help="which weights RUN/model contains: best or last (default: set by the recipe)",
     )
     parser.add_argument("--config", metavar="JSON", help="repeat the run that this run.json describes")
-    parser.add_argument("--validation", metavar="DATA", help="data to validate on")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, …")
-    parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="with several ranks (default: ddp)")
+    parser.add_argument(
+        "--validation", metavar="DATA", help="validation data (default: DATA/val, else set by the recipe)"
+    )
+    add_device(parser)
+    parser.add_argument(
+        "--parallel",
+        choices=("ddp", "fsdp"),
+        default="ddp",
+        help="how several processes share the model (default: ddp)",
+    )
     add_max_pixels(parser)
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="resume RUN, or fail if there is none")
-    again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
-    again.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)
+    again.add_argument("--resume", action="store_true", help="resume the run in RUN; an error if there is none")
+    add_overwrite(again)
 
 
 @dataclass(frozen=True)
