@@ -282,7 +282,7 @@ def test_the_map_is_bounded_and_says_so(tmp_path: Path) -> None:
     data = data_of(page)
     assert sum(thumb >= 0 for thumb in data["thumbs"]) == 5
     assert data["names"] == paths
-    assert "5 are drawn, the others are dots" in Tags(page).text
+    assert "5 are drawn as images, the others as dots" in Tags(page).text
     assert data_of(map_page([tmp_path], places(paths), named(*paths), title="Map"))["thumbs"] == [*range(12), -1]
 
 
@@ -324,7 +324,7 @@ def test_the_map_of_a_collection_is_written(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(UserError, match="would be replaced"):
         run(str(folder), "-o", str(page))
     assert run(str(folder), "-o", str(page), "--force", "--points", "10", "--thumbnails", "3") == 0
-    assert "10 of 30 images, at even distances; 3 are drawn" in page.read_text()
+    assert "10 of 30 images, evenly sampled; 3 are drawn as images" in page.read_text()
 
 
 @pytest.mark.parametrize("method", ["auto", "tsne", "pca"])

@@ -88,17 +88,17 @@ def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) ->
     page = contact_sheet([tmp_path], [Section("all", [Entry(Named("", path, "")) for path in paths])], title="Sheet")
     assert "<figcaption><bdi>june/1.png<" in page
     assert "<figcaption><bdi>july/1.png<" in page
-    assert f"The files are below {tmp_path}/trip/<" in page
+    assert f"All files are in {tmp_path}/trip/<" in page
     rows = [Named("1", path, "") for path in ("a/1.png", "b/1.png")]
     apart = contact_sheet([tmp_path], [Section("all", [Entry(row) for row in rows])], title="Sheet")
-    assert "below" not in apart
+    assert "All files are in" not in apart
 
 
 def test_the_map_says_how_many_pictures_it_could_not_read(tmp_path: Path) -> None:
     points = [layout.Point(str(i), path, 0.5, 0.5) for i, path in enumerate([drawn(tmp_path / "1.png"), "gone.png"])]
     rows = [Named(point.id, point.path, hash_of(point.path)) for point in points]
     page = map_page([tmp_path], layout.Layout(tuple(points), 2, "pca"), rows, title="Map")
-    assert "1 are drawn, the others are dots, 1 of them because they cannot be read any more or have changed." in page
+    assert "1 are drawn as images, the others as dots. Files that cannot be read or have changed are dots: 1." in page
 
 
 def test_a_map_without_scikit_learn_says_what_it_would_bring(

@@ -35,8 +35,8 @@ def page(run: Path) -> str:
 def test_the_report_says_what_was_kept_and_how_good_it_is(run: Path) -> None:
     text, result = page(run), json.loads((run / "run.json").read_text())["result"]
     assert f"model: step {result['best_step']:,} of 6, top-1 {100 * result['best']:.1f} %" in text
-    assert "Only 4 samples to validate on" in text
-    for name in ("Curves", "Confusion matrix", "Classes", "Wrong", "Settings"):
+    assert "Only 4 validation samples" in text
+    for name in ("Curves", "Confusion matrix", "Classes", "Wrong predictions", "Settings"):
         assert f"<h2>{name}</h2>" in text
 
 

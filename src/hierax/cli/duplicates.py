@@ -131,7 +131,9 @@ def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, argument
         )
         for group in groups
     ]
-    note = f"{said[0].upper()}{said[1:]}. Below each is its similarity to the first of its group."
+    note = (
+        f"{said[0].upper()}{said[1:]}. The number below each {what} is its similarity to the first {what} of its group."
+    )
     title = f"Duplicates in {index.folders[0].name}"
     return contact_sheet(
         index.folders, sections, title=title, note=note, what=what, fetch=arguments.fetch,

@@ -69,8 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         of = rows_of(index, [row.id for row in found])
         more = {row.id: f", and {row.copies} like it" if row.copies else "" for row in found}
-        section = Section("Farthest first", [Entry(of[row.id], f"{row.score:.4f}{more[row.id]}") for row in found])
-        note = f"Mean cosine distance of {index.column.name} to the {arguments.neighbors} {noun(index)}s most like it."
+        section = Section(
+            "Largest distance first", [Entry(of[row.id], f"{row.score:.4f}{more[row.id]}") for row in found]
+        )
+        near = f"the {arguments.neighbors} nearest {noun(index)}s"
+        note = f"The number is the mean cosine distance of {index.column.name} to {near}."
         title = f"Outliers in {index.folders[0].name}"
         page = contact_sheet(
             index.folders, [section], title=title, note=note, what=noun(index), fetch=arguments.fetch,

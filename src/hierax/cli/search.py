@@ -276,7 +276,7 @@ def _sheet(index: Index, results: Sequence[Searched], arguments: argparse.Namesp
         )
         for result in done
     ]
-    note = f"Cosine similarity of {index.column.name}, best first, among {counted(len(index), noun(index))}."
+    note = f"Best hits first, by cosine similarity of {index.column.name}, in {counted(len(index), noun(index))}."
     title = f"Search in {index.folders[0].name}"
     return contact_sheet(
         index.folders, sections, title=title, note=note, what=noun(index), fetch=arguments.fetch,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from hierax.embedding.originals import GONE, Original, originals
+from hierax.embedding.originals import Original, originals
 from hierax.embedding.store import MARK
 from hierax.notices import printable
 from hierax.processing import DEFAULT_MAX_PIXELS
@@ -133,11 +133,11 @@ def contact_sheet(
         left -= len(shown[-1].entries)
     total, kept = (sum(len(s.entries) for s in some) for some in (sections, shown))
     if kept < total:
-        note = f"{note} Shown are the first {kept} of {total} {what}s.".strip()
+        note = f"{note} Only the first {kept} of {total} {what}s are shown.".strip()
     rows = [entry.row for section in shown for entry in section.entries]
     found = originals(folders, rows, side=_LARGE if kept <= _SHORT else _SIDE, fetch=fetch, max_pixels=max_pixels)
     shared = _shared([row.path for row in rows])
-    below = f"<p>The files are below {_text(shared)}</p>" if shared else ""
+    below = f"<p>All files are in {_text(shared)}</p>" if shared else ""
     parts = [f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n"]
     for section in shown:
         kind = ' class="copies"' if section.copies else ""
@@ -236,12 +236,12 @@ def map_page(
             images.append(original.image)
     said = [note, f"{layout.rows} {what}s"]
     if count < layout.rows:
-        said[-1] = f"{count} of {layout.rows} {what}s, at even distances"
-    said[-1] += f"; {len(images)} are drawn, the others are dots" if len(images) < count else ""
-    unread = len(chosen) - len(images)
-    said[-1] += f", {unread} of them because they {GONE} or have changed." if unread else "."
-    said.append("Drag to move, turn the wheel or pinch to zoom, double-click for all (keys: arrows, +, -, 0). Click to "
-                "choose, Shift and drag for several.")  # fmt: skip
+        said[-1] = f"{count} of {layout.rows} {what}s, evenly sampled"
+    said[-1] += f"; {len(images)} are drawn as images, the others as dots." if len(images) < count else "."
+    if unread := len(chosen) - len(images):
+        said.append(f"Files that cannot be read or have changed are dots: {unread}.")
+    said.append("Drag to move. Use the wheel or pinch to zoom. Double-click to show all. Keys: arrows, +, -, 0. "
+                "Click to select an image, or drag with Shift to select several.")  # fmt: skip
     groups = [name for name, _ in Counter(label for label in labels if label).most_common(len(_COLORS))]
     numbers = {name: number for number, name in enumerate(groups)}
     data = {

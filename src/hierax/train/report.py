@@ -107,12 +107,12 @@ def _head(run: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
     last = result.get("last")
     if last and result.get("weights") == "best" and result.get("best_step") != result["steps"]:
         lines.append(f"<p>last step, {result['steps']:,}: {escape(', '.join(shown(last)))}</p>")
-    count = f"{run.get('facts', {}).get('samples', 0):,} samples to train on, {held:,} to validate on"
+    count = f"{run.get('facts', {}).get('samples', 0):,} training samples, {held:,} validation samples"
     lines.append(f'<p class="faded">{count}; {result["seconds"]:,.0f} s on {escape(_device(run))}</p>')
     if checks and held < FEW_HELD:
         lines.append(
-            f'<p class="warning">Only {held} samples to validate on: one sample more or less is '
-            f"{100 / max(held, 1):.0f} % of top-1. Do not trust small differences.</p>"
+            f'<p class="warning">Only {held} validation samples: one sample changes top-1 by '
+            f"{100 / max(held, 1):.0f} %. Small differences are not reliable.</p>"
         )
     return "\n".join(lines)
 
@@ -129,7 +129,7 @@ def _curves(steps: Sequence[dict[str, Any]], checks: Sequence[dict[str, Any]], k
         drawn.append(
             _svg("validation, %", dict(list({k: v for k, v in scores.items() if v}.items())[:2]), kept, top=100)
         )
-    note = "<p class='faded'>The dashed line is the step whose weights were kept.</p>" if kept else ""
+    note = "<p class='faded'>The dashed line marks the step whose weights were kept.</p>" if kept else ""
     return f'<h2>Curves</h2>\n<div class="curves">{"".join(drawn)}</div>\n{note}'
 
 
@@ -173,9 +173,9 @@ def _counts(table: Mapping[str, np.ndarray], classes: int) -> np.ndarray:
 
 def _matrix(table: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
     counts = _counts(table, len(labels))
-    heading = "<h2>Confusion matrix</h2>\n<p class='faded'>Rows: the true class. Columns: what was predicted.</p>"
+    heading = "<h2>Confusion matrix</h2>\n<p class='faded'>Rows: the true class. Columns: the predicted class.</p>"
     if len(labels) > _MOST_CLASSES:
-        return "<h2>Confused most</h2>\n" + _pairs(counts, labels)
+        return "<h2>Most frequent confusions</h2>\n" + _pairs(counts, labels)
     head = "".join(f"<th>{escape(label)}</th>" for label in labels)
     rows = []
     for true, label in enumerate(labels):
@@ -210,7 +210,7 @@ def _classes(table: Mapping[str, np.ndarray], labels: Sequence[str], trained: Ma
         cells = [f"{trained[label]:,}" if label in trained else "-", f"{true:,}", f"{right:,}"]
         cells += [f"{100 * right / n:.1f} %" if n else "-" for n in (true, said)]
         rows.append(f"<tr><th>{escape(label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    names = ("class", "trained on", "held out", "right", "recall", "precision")
+    names = ("class", "training samples", "held-out samples", "correct", "recall", "precision")
     head = "".join(f"<th>{name}</th>" for name in names)
     return f'<h2>Classes</h2>\n<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
@@ -218,18 +218,19 @@ def _classes(table: Mapping[str, np.ndarray], labels: Sequence[str], trained: Ma
 def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], held: Dataset) -> str:
     wrong = np.flatnonzero(table["labels"] != table["predicted"])
     if not len(wrong):
-        return "<h2>Wrong</h2>\n<p>None of the held-out samples was named wrongly.</p>"
+        return "<h2>Wrong predictions</h2>\n<p>All held-out samples were classified correctly.</p>"
     surest = wrong[np.argsort(-table["probability"][wrong], kind="stable")]
     figures = []
     for place in surest[:_WRONG].tolist():
         name, image = _thumbnail(held, int(table["indices"][place]))
         true, said = labels[int(table["labels"][place])], labels[int(table["predicted"][place])]
         share, own = table["probability"][place], table["probability_of_label"][place]
-        text = f"{escape(said)} {100 * share:.0f} %<span>is {escape(true)} ({100 * own:.0f} %)</span>"
+        text = f"{escape(said)} {100 * share:.0f} %<span>true class: {escape(true)} ({100 * own:.0f} %)</span>"
         figures.append(f"<figure>{image}<figcaption>{text}<span>{escape(name)}</span></figcaption></figure>")
-    more = f", the {_WRONG} that it was surest of" if len(wrong) > _WRONG else ", the surest first"
-    note = f"<p class='faded'>{len(wrong):,} of {len(table['labels']):,} held-out samples{more}.</p>"
-    return f'<h2>Wrong</h2>\n{note}\n<div class="row">{"".join(figures)}</div>'
+    more = f" The {_WRONG} with the highest probability are shown." if len(wrong) > _WRONG else ""
+    count = f"{len(wrong):,} of {len(table['labels']):,} held-out samples are wrong."
+    note = f"<p class='faded'>{count}{more} The highest probability comes first.</p>"
+    return f'<h2>Wrong predictions</h2>\n{note}\n<div class="row">{"".join(figures)}</div>'
 
 
 def _thumbnail(held: Dataset, index: int) -> tuple[str, str]:

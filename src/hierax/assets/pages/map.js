@@ -149,7 +149,7 @@ function find() {
   const label = pressed ? Number(pressed.dataset.label) : -1;
   const fits = i => data.names[i].toLowerCase().includes(words) && (label < 0 || data.labels[i] === label);
   found = words || label >= 0 ? new Set([...data.names.keys()].filter(fits)) : null;
-  document.querySelector("output").textContent = found ? `${found.size} of ${data.names.length} have it` : "";
+  document.querySelector("output").textContent = found ? `${found.size} of ${data.names.length} match` : "";
   draw();
 }
 input.addEventListener("input", find);
@@ -157,7 +157,7 @@ input.addEventListener("input", find);
 function tellChosen() {
   const panel = document.getElementById("chosen");
   panel.style.display = chosen.size ? "flex" : "none";
-  panel.querySelector("span").textContent = `${chosen.size} chosen`;
+  panel.querySelector("span").textContent = `${chosen.size} selected`;
   const link = panel.querySelector("a"), [only] = chosen, file = chosen.size === 1 ? data.files[only] : null;
   link.hidden = !file;
   if (file) link.href = file; else link.removeAttribute("href");
