@@ -20,7 +20,7 @@ pytest_plugins = ("command_line",)
 def test_doctor_says_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cache = tmp_path / "cache of hierax"
     cache.mkdir()
-    (cache / "x.artefact").write_bytes(bytes(2_500_000))
+    (cache / "x.artifact").write_bytes(bytes(2_500_000))
     monkeypatch.setenv("HIERAX_CACHE", str(cache))
     real = extras.installed
     monkeypatch.setattr(extras, "installed", lambda module: module != "faiss" and real(module))

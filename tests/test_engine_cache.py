@@ -1,4 +1,4 @@
-"""Artefacts on disk: whole or missing, never half; bounded; named after all that they were made from."""
+"""Artifacts on disk: whole or missing, never half; bounded; named after all that they were made from."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hierax.engine import cache as cache_module
-from hierax.engine.cache import ArtefactCache, artefact_key, default_folder, weights_digest
+from hierax.engine.cache import ArtifactCache, artifact_key, default_folder, weights_digest
 from small import randomise
 from tasks import make
 
@@ -22,17 +22,17 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    cache = ArtefactCache(tmp_path / "deep" / "folder")
+    cache = ArtifactCache(tmp_path / "deep" / "folder")
     assert cache.read("key") is None
     cache.write("key", b"content")
-    assert ArtefactCache(cache.folder).read("key") == b"content"
+    assert ArtifactCache(cache.folder).read("key") == b"content"
     cache.write("key", b"")
     assert cache.read("key") == b""
 
 
 def test_nothing_but_the_entry_is_left_in_the_folder(tmp_path: Path) -> None:
-    ArtefactCache(tmp_path).write("key", b"content")
-    assert names(tmp_path) == ["key.artefact"]
+    ArtifactCache(tmp_path).write("key", b"content")
+    assert names(tmp_path) == ["key.artifact"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_nothing_but_the_entry_is_left_in_the_folder(tmp_path: Path) -> None:
 def test_a_damaged_entry_is_none_and_is_removed(
     damage: tuple, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = ArtefactCache(tmp_path)
+    cache = ArtifactCache(tmp_path)
     cache.write("key", b"some content")
     path = cache.path("key")
     path.write_bytes(damage[1](path.read_bytes()))
@@ -63,7 +63,7 @@ def test_a_damaged_entry_is_none_and_is_removed(
 
 
 def test_an_entry_under_the_name_of_another_is_none(tmp_path: Path) -> None:
-    cache = ArtefactCache(tmp_path)
+    cache = ArtifactCache(tmp_path)
     cache.write("one", b"some content")
     cache.path("one").rename(cache.path("two"))
     assert cache.read("two") is None
@@ -108,7 +108,7 @@ def _writable_by_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_a_regular_file_that_is_ours_alone_is_read_and_what_else_is_there_gives_way(
     become: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = ArtefactCache(tmp_path)
+    cache = ArtifactCache(tmp_path)
     cache.write("key", b"some content")
     become(cache.path("key"), monkeypatch)
     assert cache.read("key") is None
@@ -120,14 +120,14 @@ def test_only_a_regular_file_that_is_ours_alone_is_read_and_what_else_is_there_g
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
 def test_what_is_written_is_for_nobody_else(tmp_path: Path) -> None:
-    cache = ArtefactCache(tmp_path / "cache")
+    cache = ArtifactCache(tmp_path / "cache")
     cache.write("key", b"content")
     assert cache.folder.stat().st_mode & 0o777 == 0o700
     assert cache.path("key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_write_that_fails_halfway_leaves_the_old_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = ArtefactCache(tmp_path)
+    cache = ArtifactCache(tmp_path)
     cache.write("key", b"old")
 
     def full(fd: int) -> None:
@@ -136,14 +136,14 @@ def test_a_write_that_fails_halfway_leaves_the_old_entry(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     cache.write("key", b"new")
     assert cache.read("key") == b"old"
-    assert names(tmp_path) == ["key.artefact"]
+    assert names(tmp_path) == ["key.artifact"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_logged_once_and_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    cache = ArtefactCache(tmp_path / "file" / "folder")
+    cache = ArtifactCache(tmp_path / "file" / "folder")
     cache.write("key", b"content")
     cache.write("key", b"content")
     assert cache.read("key") is None
@@ -153,8 +153,8 @@ def test_a_folder_that_cannot_be_written_to_is_logged_once_and_no_error(
 
 WRITER = """
 import sys
-from hierax.engine.cache import ArtefactCache
-cache = ArtefactCache(sys.argv[1])
+from hierax.engine.cache import ArtifactCache
+cache = ArtifactCache(sys.argv[1])
 for _ in range(200):
     cache.write("key", sys.argv[2].encode() * 50_000)
     assert cache.read("key") in (b"a" * 50_000, b"b" * 50_000)
@@ -165,34 +165,34 @@ def test_two_processes_may_write_the_same_entry(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path)]
     writers = [subprocess.Popen([*command, letter]) for letter in "ab"]
     assert [writer.wait(600) for writer in writers] == [0, 0]
-    assert names(tmp_path) == ["key.artefact"]
+    assert names(tmp_path) == ["key.artifact"]
 
 
 def test_the_least_recently_used_entries_go_when_there_is_too_much(tmp_path: Path) -> None:
-    cache = ArtefactCache(tmp_path, max_bytes=3 * 1100)
+    cache = ArtifactCache(tmp_path, max_bytes=3 * 1100)
     for age, key in enumerate("abc"):
         cache.write(key, bytes(1000))
         os.utime(cache.path(key), (1000 + age, 1000 + age))
     assert cache.read("a") is not None  # now the most recently used
     cache.write("d", bytes(1000))
-    assert names(tmp_path) == ["a.artefact", "c.artefact", "d.artefact"]
+    assert names(tmp_path) == ["a.artifact", "c.artifact", "d.artifact"]
 
 
 def test_what_is_larger_than_all_that_may_be_kept_is_not_kept(tmp_path: Path) -> None:
-    cache = ArtefactCache(tmp_path, max_bytes=100)
+    cache = ArtifactCache(tmp_path, max_bytes=100)
     cache.write("key", bytes(101))
     assert names(tmp_path) == []
 
 
 def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:
-    cache = ArtefactCache(tmp_path)
-    old, young = tmp_path / ".x.artefact.1.aa", tmp_path / ".y.artefact.2.bb"
+    cache = ArtifactCache(tmp_path)
+    old, young = tmp_path / ".x.artifact.1.aa", tmp_path / ".y.artifact.2.bb"
     for part in (old, young):
         part.write_bytes(b"half")
     two_hours_ago = time.time() - 7200
     os.utime(old, (two_hours_ago, two_hours_ago))
     cache.write("key", b"content")
-    assert names(tmp_path) == [".y.artefact.2.bb", "key.artefact"]
+    assert names(tmp_path) == [".y.artifact.2.bb", "key.artifact"]
 
 
 def test_the_folder_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -227,12 +227,12 @@ def test_the_order_of_strides_does_not_change_the_weights_digest() -> None:
 @pytest.mark.parametrize("changed", [{"size": (64, 96)}, {"weights": "other"}, {"config": {"eps": 1.0}}])
 def test_a_key_changes_with_each_part(changed: dict) -> None:
     parts = {"size": (64, 64), "weights": "digest", "config": {"eps": 1e-6}}
-    assert artefact_key(parts) == artefact_key(dict(reversed(parts.items())))
-    assert artefact_key({**parts, **changed}) != artefact_key(parts)
+    assert artifact_key(parts) == artifact_key(dict(reversed(parts.items())))
+    assert artifact_key({**parts, **changed}) != artifact_key(parts)
 
 
 @pytest.mark.parametrize("what", ["processor_kind", "_code_digest"])
 def test_a_key_changes_with_the_processor_and_with_the_code(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = artefact_key({})
+    before = artifact_key({})
     monkeypatch.setattr(cache_module, what, lambda: "another")
-    assert artefact_key({}) != before
+    assert artifact_key({}) != before

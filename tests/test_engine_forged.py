@@ -11,7 +11,7 @@ import pytest
 
 from engines import plainly, tiny
 from hierax.engine import Engine
-from hierax.engine.cache import ArtefactCache
+from hierax.engine.cache import ArtifactCache
 from small import pixels, relative
 
 
@@ -44,11 +44,11 @@ def test_what_the_runtime_cannot_read_is_made_again(
     model = tiny("features")
     x = pixels(model.config)
     shutil.copytree(cache(backend), tmp_path, dirs_exist_ok=True)
-    (entry,) = tmp_path.glob("*.artefact")
-    ArtefactCache(tmp_path).write(entry.stem, content)
+    (entry,) = tmp_path.glob("*.artifact")
+    ArtifactCache(tmp_path).write(entry.stem, content)
     with Engine(model, **options(backend, tmp_path)) as engine:
         assert relative(engine(x).pooler_output, plainly(model, x).pooler_output) <= 1e-5
     assert "cannot be read and will be made again" in caplog.text
-    found = ArtefactCache(tmp_path).read(entry.stem)
+    found = ArtifactCache(tmp_path).read(entry.stem)
     assert found is not None
     assert len(found) > 1000

@@ -60,28 +60,28 @@ def test_other_weights_or_outputs_are_converted_anew(tmp_path: Path, conversions
     assert len(conversions) == 3
 
 
-def test_a_damaged_artefact_is_made_again_and_the_log_says_so(
+def test_a_damaged_artifact_is_made_again_and_the_log_says_so(
     tmp_path: Path, conversions: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny("features")
     first = converted(model, tmp_path)
-    [path] = tmp_path.glob("*.artefact")
+    [path] = tmp_path.glob("*.artifact")
     path.write_bytes(path.read_bytes()[:-100])
     assert_same(converted(model, tmp_path), first, 0)
     assert len(conversions) == 2
     assert "damaged and will be made again" in caplog.text
 
 
-def test_an_artefact_that_is_whole_but_unreadable_is_made_again_too(
+def test_an_artifact_that_is_whole_but_unreadable_is_made_again_too(
     tmp_path: Path, conversions: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny("features")
     first = converted(model, tmp_path)
-    [path] = tmp_path.glob("*.artefact")
-    content = openvino_backend.ArtefactCache(tmp_path).read(path.stem)
+    [path] = tmp_path.glob("*.artifact")
+    content = openvino_backend.ArtifactCache(tmp_path).read(path.stem)
     assert content is not None
     for wrong in (b"", b"x" * 40, bytes(content[:8]) + b"<net" + bytes(content[12:])):
-        openvino_backend.ArtefactCache(tmp_path).write(path.stem, wrong)
+        openvino_backend.ArtifactCache(tmp_path).write(path.stem, wrong)
         caplog.clear()
         assert_same(converted(model, tmp_path), first, 0)
         assert "cannot be read and will be made again" in caplog.text
@@ -95,7 +95,7 @@ def test_without_a_cache_nothing_is_written(tmp_path: Path) -> None:
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path) -> None:
     converted(tiny("features"), None)
-    assert len(list((tmp_path / "cache").glob("*.artefact"))) == 1
+    assert len(list((tmp_path / "cache").glob("*.artifact"))) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders are read-only in another way there")

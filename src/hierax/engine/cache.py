@@ -43,7 +43,7 @@ def default_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "hierax"
 
 
-class ArtefactCache:
+class ArtifactCache:
     """Files by key in a folder, the least recently used deleted when they exceed `max_bytes` together.
 
     A folder that cannot be written to is no error: then nothing is kept, and the reason is logged once.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from hierax.engine.cache import ArtefactCache, weights_digest
+from hierax.engine.cache import ArtifactCache, weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels, source_digest
 from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.eager import SeldomRunner, TorchBackend, renew_lock
@@ -122,7 +122,7 @@ class Engine:
         self._device_pixels = DevicePixels(self.processor, choice.device) if on_device else None
         self.threads = threads
         self._calibration = calibration
-        cache = None if cache_dir is False else ArtefactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
+        cache = None if cache_dir is False else ArtifactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
         self._closed, self._lost = False, ""
         on_cpu = choice.device.type == "cpu"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine") if on_cpu else None
@@ -160,7 +160,7 @@ class Engine:
             _log.warning("OpenVINO was used before this process was forked: in the child the engine runs on PyTorch")
         self._pool = RunnerPool(make, eager, limit=limit)
 
-    def _make_backend(self, choice: Choice, cache: ArtefactCache | None) -> Backend:
+    def _make_backend(self, choice: Choice, cache: ArtifactCache | None) -> Backend:
         if choice.backend in ("torch", "compile"):
             self._slow = self._torch(choice.precision, compiler=choice.backend == "compile")
             return self._slow

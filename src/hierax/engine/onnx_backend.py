@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierax.engine.cache import ArtefactCache, artifact_key
+from hierax.engine.cache import ArtifactCache, artifact_key
 from hierax.engine.memory import check_outputs, is_out_of_memory
 from hierax.engine.openvino_backend import Inputs, example_inputs, quantise_and_compare
 from hierax.engine.pool import Shape
@@ -141,7 +141,7 @@ class OnnxBackend:
         *,
         precision: str,
         threads: int | None,
-        cache: ArtefactCache | None,
+        cache: ArtifactCache | None,
         key: dict[str, Any],
         calibration: Callable[[Shape], Inputs],
     ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierax.engine.cache import ArtefactCache, artifact_key
+from hierax.engine.cache import ArtifactCache, artifact_key
 from hierax.engine.eager import undisturbed
 from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
@@ -227,7 +227,7 @@ class OpenVinoBackend:
         *,
         precision: str,
         threads: int | None,
-        cache: ArtefactCache | None,
+        cache: ArtifactCache | None,
         key: dict[str, Any],
         calibration: Callable[[Shape], Inputs],
     ) -> None:
