@@ -16,7 +16,7 @@ _TAKEN = {getattr(signal, name): word for name, word in _WORDS.items() if name i
 
 
 def _leave(number: int, _: FrameType | None) -> None:
-    """Ends the process: nothing was begun yet, or all is done."""
+    """Ends the process at once: no work has started yet, or all work is done."""
     try:  # noqa: SIM105  (contextlib is a long import, and signals are not taken yet)
         os.write(2, b"hierax: %b\n" % _TAKEN[number])
     except OSError:  # stderr may be closed
@@ -25,7 +25,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _ignore_signals() -> None:
-    """While the interpreter takes itself down, handlers no longer run; it is a moment, and the work is done."""
+    """Ignores signals while the interpreter shuts down: handlers no longer run then, and the work is done."""
     for number in _TAKEN:
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut; errors name the file that was asked for."""
+"""Files that exist whole or not at all, even after a power cut. Errors name the file that the caller asked for."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SYSTEM = re.compile(r"\(os error (\d+)\)")
-"""As safetensors and others of Rust word an error of the system."""
+"""How safetensors and other Rust libraries state an error of the system."""
 _WRITERS = ("inline_container", "PytorchStreamWriter", "file write failed", "unexpected pos", "iostream error")
-"""What the writers of PyTorch and OpenVINO say when they cannot write on."""
+"""What the writers of PyTorch and OpenVINO say when a write fails."""
 
 
 @contextlib.contextmanager
 def replaced(path: Path, *, keep: bool = False) -> Iterator[Path]:
-    """A file beside `path` that takes its place when it is written, on the disk, or is gone.
+    """Opens a temporary file beside `path`. It becomes `path` once it is on the disk; after an error it is deleted.
 
     Args:
-        keep: a file that is there by then stays: of several processes that write it, the first one's counts.
+        keep: do not replace a file that exists by then: if several processes write it, the first one wins.
 
     Raises:
         OSError: it cannot be written; names `path`.
@@ -40,8 +40,8 @@ def replaced(path: Path, *, keep: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A path to write to, in the same folder (made if missing), with the same suffix, that becomes `path` when all went
-    well. Its name is short: that of `path` may be as long as the file system allows.
+    """A temporary path in the same folder (made if missing), with the same suffix; it becomes `path` on success. The
+    temporary name is short, because that of `path` may be as long as the file system allows.
 
     Raises:
         OSError: it cannot be written; names `path`.
@@ -50,7 +50,7 @@ def written(path: Path) -> Iterator[Path]:
     with naming(path, part):
         try:
             make_folder(path.parent)
-            part.touch(exist_ok=False)  # what cannot be written says so here, in one way, whichever library writes
+            part.touch(exist_ok=False)  # a write error is found here and worded alike, whichever library writes
             mode = part.stat().st_mode  # of any new file; safetensors' writer makes its own readable by the owner only
             yield part
             os.chmod(part, mode)
@@ -60,10 +60,10 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Checks that a file can be written there, before the work whose result it is to hold; makes nothing.
+    """Checks that a file can be written to `path`, before the work starts; creates nothing.
 
     Raises:
-        OSError: it cannot; names `path`.
+        OSError: it cannot be written; names `path`.
     """
     folder = path.parent
     while not os.path.lexists(folder) and folder != folder.parent:
@@ -79,7 +79,7 @@ def check_writable(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it; errors of the system name none of them, for `naming` to name the path."""
+    """Makes a folder and its parents. Its errors carry no file name, so that `naming` can add the path."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,15 +88,15 @@ def make_folder(folder: Path) -> None:
 
 
 def _remove(part: Path) -> None:
-    with contextlib.suppress(OSError):  # the error that is under way says more
+    with contextlib.suppress(OSError):  # the error that is being raised says more
         part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def naming(path: Path, part: Path) -> Iterator[None]:
-    """Errors of the system name `path`, in place of `part`, a file or folder that is written on the way, or of nothing.
+    """Makes errors of the system name `path` instead of `part` (a temporary file or folder) or instead of no file.
 
-    What libraries of C++ and Rust say when a disk is full becomes such an error, too.
+    Errors of C++ and Rust libraries about a full disk become an `OSError`, too.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def naming(path: Path, part: Path) -> Iterator[None]:
 
 
 def _linked(part: Path, path: Path) -> bool:
-    """Gives a file a second name unless another has it; False where the file system cannot."""
+    """Gives a file a second name, unless that name exists. Returns False where the file system has no links."""
     try:
         os.link(part, path)
     except FileExistsError:

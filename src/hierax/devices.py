@@ -1,4 +1,4 @@
-"""Which device a name means, and what there is where it cannot be had."""
+"""Which device a name means, and which devices this machine has."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MEANT = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "amd": "cuda", "metal
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device, with its number where it has one; "auto" is CUDA or MPS where there is one, else the CPU.
+    """The device of a name, with its number where it has one. "auto" is CUDA or MPS if present, else the CPU.
 
     Raises:
-        ValueError: there is no such device here; says which there are, and how to get the other.
+        ValueError: this machine has no such device; says which it has, and how to get the requested one.
     """
     import torch
 
@@ -38,7 +38,7 @@ def list_devices() -> list[str]:
 
 
 def missing_cuda() -> str | None:
-    """Why PyTorch has no CUDA device here and what to do, in a sentence; None where there is one."""
+    """One sentence: why PyTorch has no CUDA device here and what to do. None if it has one."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What is installed and found on this machine, for `hierax doctor` and for reports of faults."""
+"""What is installed and found on this machine, for `hierax doctor` and for bug reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TELEMETRY = (
 
 
 def diagnose() -> dict[str, Any]:
-    """Versions, devices, the engine's choice, optional packages, caches, licenses, telemetry: as JSON holds it."""
+    """Versions, devices, the engine's choice, optional packages, caches, licenses, telemetry; ready for JSON."""
     return {
         "versions": _versions(),
         "devices": _devices(),

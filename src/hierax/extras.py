@@ -1,4 +1,4 @@
-"""Optional packages: what each is for, which extra brings it, and the one error that names what to install."""
+"""Optional packages: what each is for, which extra installs it, and the one error that says what to install."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import ModuleType
 
 @dataclass(frozen=True)
 class Package:
-    """A package that hierax uses where it is installed.
+    """An optional package of hierax.
 
     Attributes:
         requirement: what pip installs, such as "pyarrow>=15".
-        extra: the extra of hierax that brings it; "" where none does.
+        extra: the extra of hierax that installs it; "" if none does.
         purpose: what it is for.
     """
 
@@ -44,11 +44,11 @@ PACKAGES: dict[str, Package] = {
 
 
 class MissingPackage(ModuleNotFoundError):
-    """An optional package is not installed; the text names what it is for and the line that installs it."""
+    """An optional package is not installed. The message says what needs it and gives the command that installs it."""
 
 
 def installed(module: str) -> bool:
-    """Whether a package can be imported, by the name that is imported. It is not imported."""
+    """Whether a package is installed, by the name that is imported. Does not import it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # an importer that refuses it; set to None, or a stand-in without a spec
@@ -66,16 +66,16 @@ def install_line(*modules: str) -> str:
 
 
 def missing(what: str, module: str, *others: str) -> MissingPackage:
-    """The error that `what` (a singular noun, such as "a plot") needs packages that are not installed."""
+    """The error for packages that are missing and that `what` (a singular noun, such as "a plot") needs."""
     named = f"package{'s' if others else ''} {', '.join((module, *others))}"
     return MissingPackage(f"{what} needs the {named}: {install_line(module, *others)}", name=module)
 
 
 def require(what: str, *modules: str) -> None:
-    """Checks that packages which `what` needs are installed; imports none.
+    """Checks that the packages that `what` needs are installed. Imports none of them.
 
     Raises:
-        MissingPackage: some are not; the text names the packages and what installs them.
+        MissingPackage: some are not; the message names them and the command that installs them.
     """
     lacking = [module for module in modules if not installed(module)]
     if lacking:
@@ -83,7 +83,7 @@ def require(what: str, *modules: str) -> None:
 
 
 def load(what: str, module: str) -> ModuleType:
-    """An optional package or a module of one, imported.
+    """Imports and returns an optional package, or a module of one.
 
     Raises:
         MissingPackage: it is not installed, or cannot be imported.

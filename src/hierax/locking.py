@@ -1,7 +1,7 @@
-"""Locks of folders that several processes write to. The system gives a lock back when its owner ends, however it ends.
+"""Locks for folders that several processes write to. The system releases a lock when its owner ends, however it ends.
 
-They are locks of the file system (`flock`): network disks have them too, unless they were mounted without. Where there
-are none, `NoLocks` is warned of, and whoever starts two processes in one folder must see to it that they take turns.
+They are locks of the file system (`flock`): network disks have them too, unless they were mounted without. Where
+there are none, `NoLocks` is the warning, and two processes must not be started in one folder at the same time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
-"""The file by which one process has a folder for itself."""
+"""Name of the lock file with which one process claims a folder."""
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _OPEN: set[int] = set()
@@ -43,11 +43,11 @@ class Lock:
         self.path, self.handle, self.is_real = path, handle, real
 
     def stands(self) -> bool:
-        """Whether the locked file is still where it was: its folder was neither removed nor moved."""
+        """Whether the locked file is still in place: its folder was neither deleted nor moved."""
         return _is_at(self.handle, self.path)
 
     def is_alone(self) -> bool:
-        """Whether no other process shares the lock; from then on none can, until it is given back."""
+        """Makes the lock exclusive if no other process shares it, and returns whether that worked."""
         if not self.is_real:
             return True
         try:
@@ -59,7 +59,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Gives the lock back, and takes the file away unless others share it."""
+        """Releases the lock, and deletes the file unless other processes share it."""
         if self.handle not in _OPEN:  # in a process that was forked while it was held
             return
         with contextlib.suppress(OSError):  # the disk may have become read-only
@@ -73,15 +73,15 @@ class Lock:
 def locked(
     path: Path, *, shared: bool = False, wait: bool = False, on_wait: Callable[[str], object] | None = None
 ) -> Iterator[Lock]:
-    """Holds a lock file, made if it is missing; with `shared` several processes may, until one wants it alone.
+    """Holds a lock file, made if it is missing. With `shared`, several processes can hold it at the same time.
 
-    Threads exclude each other too, and a process that is forked meanwhile has no part in the lock.
+    Threads exclude each other, too. A process that is forked meanwhile does not hold the lock.
 
     Args:
-        wait: until the others have given it back; `on_wait` is told once who has it ("process 7 on host a").
+        wait: wait until the others release it; `on_wait` is called once with the owner ("process 7 on host a").
 
     Raises:
-        FolderTaken: others have it, and `wait` is False; says who.
+        FolderTaken: another process has it, and `wait` is False; names the process.
         OSError: the file cannot be written.
     """
     lock = _acquired(path, shared, wait, on_wait)
@@ -105,7 +105,7 @@ def _acquired(path: Path, shared: bool, wait: bool, on_wait: Callable[[str], obj
             _OPEN.discard(handle)
             os.close(handle)
             raise
-        _OPEN.discard(handle)  # whoever had it took the file away
+        _OPEN.discard(handle)  # its last owner deleted the file
         os.close(handle)
 
 
@@ -142,7 +142,7 @@ def _sign(handle: int) -> None:
 
 
 def _owner(handle: int) -> str:
-    """Who has a lock, as far as is known."""
+    """The owner of a lock, as far as it is known."""
     try:
         return os.pread(handle, 200, 0).decode("utf-8", "replace") or "another process"
     except OSError:

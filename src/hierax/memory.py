@@ -1,4 +1,4 @@
-"""Memory that ran out, whoever says so, and how much of it a process may take; no other package is needed to ask."""
+"""Recognizes errors of exhausted memory, and reads the process's memory limit; imports no other package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import sys
 
 ENOUGH = 4_000_000_000
-"""Bytes of addresses within which a command with a small model works; PyTorch and a runtime alone map 1 to 3 GB."""
+"""Bytes of address space that a command with a small model needs; PyTorch and a runtime alone map 1 to 3 GB."""
 _SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and the system say it
     "bad_alloc", "bad allocation", "can't alloc", "cannot allocate memory", "failed to allocate", "out of memory",
     "not enough memory", "unable to mmap", "could not create a memory", "memory exhausted", "std::length_error",
@@ -16,9 +16,9 @@ _SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and t
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, says that memory ran out (or threads, which need memory too).
+    """Whether an error, or its cause, says that memory ran out (or threads, which need memory, too).
 
-    Libraries written in C++ raise a `RuntimeError` with a text of their own for it.
+    C++ libraries raise a `RuntimeError` with a text of their own for it.
     """
     seen: set[int] = set()
     found: BaseException | None = error
@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def address_limit() -> int | None:
-    """Bytes of addresses that this process may map (`ulimit -v`); None where there is no limit, or no such thing."""
+    """Bytes of address space that this process may map (`ulimit -v`); None without such a limit."""
     if sys.platform == "win32":
         return None
     import resource

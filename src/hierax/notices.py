@@ -1,4 +1,4 @@
-"""What a person should know though nothing failed: a warning that commands show as a line."""
+"""Notices: warnings about things that are not failures. Commands show each as one line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _MOST = 5
 
 
 class Notice(UserWarning):
-    """Something that is not as one may expect, such as files that were left out."""
+    """Something that users may not expect, such as files that were left out."""
 
 
 def notify(message: str) -> None:
-    """Warns of it; commands write it to stderr."""
+    """Issues the text as a `Notice`; commands write it to stderr."""
     warnings.warn(message, Notice, stacklevel=2)
 
 
 class LeftOut:
-    """Counts files that were not taken, by kind, and tells of them in one sentence.
+    """Counts skipped files by kind, and reports them in one sentence.
 
     Args:
         name: of the folder, shard or list that they are in.
@@ -31,13 +31,13 @@ class LeftOut:
         self._examples: dict[str, str] = {}
 
     def add(self, kind: str, *, example: str = "", count: int = 1) -> None:
-        """Counts files of a kind, such as ".heic"; an `example` is named beside it."""
+        """Counts files of a kind, such as ".heic". An `example` is shown beside it."""
         self.counts[kind] += count
         if example:
             self._examples.setdefault(kind, f" ({example})")
 
     def tell(self) -> None:
-        """Warns of them, the most frequent kinds first; does nothing where there are none."""
+        """Warns of the files, the most frequent kinds first. Does nothing if there are none."""
         if self.counts:
             notify(f"{self.name}: {self.summary()}")
 
@@ -57,7 +57,7 @@ _ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 
 
 def printable(text: str) -> str:
-    r"""Text as one line that a terminal shows and does not obey: control characters, and those that turn the direction
-    of writing, are escaped (`\x1b`, `\n`). Names of files may hold them.
+    r"""Text as one line that is safe to print: control characters, and those that change the writing direction, are
+    escaped (`\x1b`, `\n`). File names may contain them.
     """
     return _ESCAPED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

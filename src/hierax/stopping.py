@@ -1,4 +1,4 @@
-"""Long work that ends in order when it is asked to."""
+"""Graceful shutdown: long work ends in order when a signal asks for it."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__)
-"""Those that ask a program to end: Ctrl-C, `kill`, and a terminal that is closed (Windows has no such signal)."""
+"""Signals that ask a program to end: Ctrl-C, `kill`, and a closed terminal (Windows has no such signal)."""
 _last: int | None = None
 
 
 def last_signal() -> int | None:
-    """The signal that stopped the last work of this process that ends in order; None where it came to its end."""
+    """The signal that stopped the last long work of this process; None if that work was finished."""
     return _last
 
 
 def take_signals(handler: Callable[[int, Any], object]) -> dict[int, Any]:
-    """Has a function called for each of `SIGNALS`; returns the handlers before. A signal that is ignored (of a job in
-    the background, or by `nohup`) stays so.
+    """Sets a handler for each of `SIGNALS`; returns the previous handlers. A signal that is ignored (in a background
+    job, or by `nohup`) stays ignored.
     """
     return {n: signal.signal(n, handler) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
 
 
 def give_back(before: dict[int, Any]) -> None:
-    """The inverse of `take_signals`."""
+    """Restores the handlers that `take_signals` returned."""
     for number, handler in before.items():
         signal.signal(number, handler or signal.SIG_DFL)
 
 
 class StopSignal(threading.Event):
-    """SIGTERM, SIGHUP and SIGINT ask for an end after what is in hand; a SIGINT after that ends it at once.
+    """After SIGTERM, SIGHUP or SIGINT the current step is finished first; a second SIGINT ends the work at once.
 
     Args:
-        asked: called when the first of them comes, by the handler of the signal.
+        asked: called by the signal handler when the first signal arrives.
 
     Attributes:
-        number: of the first signal that came; None while there is none.
+        number: number of the first signal that arrived; None if there was none.
     """
 
     def __init__(self, asked: Callable[[], object] = lambda: None) -> None:
@@ -66,7 +66,7 @@ class StopSignal(threading.Event):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals while inside; only the main thread of a process can."""
+        """Handles the signals inside the `with` block; only the main thread of a process can."""
         global _last
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -32,12 +32,12 @@ class Task(Pretrained, Generic[_Output]):
             ...
 
     def init_weights(self) -> None:
-        """Draws all weights anew; nothing happens on the meta device."""
+        """Gives all weights new random values; does nothing on the meta device."""
         if self.device.type != "meta":
             init_weights(self, self.config, mae=self.mae)
 
     def _wanted(self, hidden_states: bool | None, attentions: bool | None) -> tuple[bool, bool]:
-        """What a call is to give: what it says, else what the configuration says."""
+        """Which outputs a call returns: as its arguments say, else as the configuration says."""
         config = self.config
         return (
             config.output_hidden_states if hidden_states is None else hidden_states,
@@ -54,7 +54,7 @@ class Task(Pretrained, Generic[_Output]):
         also: Sequence[int] = (),
         last: bool = False,
     ) -> Features:
-        """The encoder's features; all `states`, or the `last`, are such that gradients with respect to them exist."""
+        """The encoder's features, such that gradients with respect to all `states`, or to the `last`, exist."""
         every = range(self.encoder.stages + 1) if states else ()
         published = {*every, *((self.encoder.stages,) if last else ())}
         return self.encoder(

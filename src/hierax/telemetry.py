@@ -1,8 +1,8 @@
-"""Packages that report to their makers, imported with that switched off.
+"""Imports packages that send usage reports, with the reports switched off.
 
 ONNX Runtime sends events to Microsoft and keeps a device id and a database in the cache folder. OpenVINO and NNCF
 send events to Google Analytics for Intel and keep a client id in `~/intel`. They begin when they are imported.
-Whoever wants the reports imports the packages before hierax does, or sets `ORT_DISABLE_TELEMETRY=0`.
+To keep the reports, import the packages before hierax does, or set `ORT_DISABLE_TELEMETRY=0`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def import_nncf() -> Any:
 
 
 def _without_reports(name: str) -> Any:
-    """The module, imported as where the package that it reports by is not installed."""
+    """Imports the module as if the package that sends its reports were not installed."""
     if name in sys.modules:
         return sys.modules[name]
     before = sys.modules.get(_REPORTER)

@@ -1,4 +1,4 @@
-"""Checkpoints: the table of published weights; loading, saving and converting; one file per dialect.
+"""Checkpoints: the table of published weights; loading, saving and converting; one file per format.
 
 Names are imported when first used, so that the table can be read without importing torch.
 """

@@ -74,7 +74,7 @@ def wanted(
 
 
 def _mapped_device(device_map: Any) -> torch.device | str | None:
-    """The one device that a `device_map` of transformers means."""
+    """The one device that a `device_map` of transformers stands for."""
     if isinstance(device_map, Mapping):
         devices = set(device_map.values())
         device_map = next(iter(devices)) if len(devices) == 1 else device_map
@@ -88,7 +88,7 @@ def _mapped_device(device_map: Any) -> torch.device | str | None:
 
 
 def _precision(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """The dtype asked for; None for that of the file."""
+    """The requested dtype; None for that of the file."""
     if dtype is None or dtype == "auto":
         return torch.float32 if dtype is None else None
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype

@@ -4,12 +4,12 @@
 beside the weights, in `metrics.json`, since it belongs to them: one flat object, written by the script that measured.
 Every field may be missing; others are kept. So far these mean something:
 
-    top1                  top-1 accuracy in percent, on held-out pictures of the checkpoint's own categories
+    top1                  top-1 accuracy in percent, on held-out images of the checkpoint's own categories
     top1_low, top1_high   95 % confidence interval of it, in percent
-    test_pictures         how many pictures it was measured on
+    test_pictures         how many images it was measured on
     classes               how many categories they belong to
     data                  what it was trained and measured on, in a sentence
-    loss                  of a masked autoencoder: the loss on held-out pictures
+    loss                  of a masked autoencoder: the loss on held-out images
 """
 
 import json
@@ -26,10 +26,10 @@ _ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def bundled_folder(name: str) -> Path | None:
-    """The folder of `hierax/NAME`; None for what has another owner.
+    """The folder of the bundled checkpoint `hierax/NAME`; None for a name of another owner.
 
     Raises:
-        FileNotFoundError: none of that name comes with hierax; says which do.
+        FileNotFoundError: no bundled checkpoint has that name; lists the bundled ones.
     """
     if not name.startswith(_OWNER):
         return None

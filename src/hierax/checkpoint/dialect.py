@@ -1,4 +1,4 @@
-"""What a dialect is: another library's names for our tensors, and its way of writing a configuration."""
+"""What a format is: another library's names for our tensors, and its way of writing a configuration."""
 
 import re
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ def _swap(key: str, table: Mapping[str, str]) -> str | None:
 
 
 class Dialect(ABC):
-    """Translates tensor names and configurations; one instance per dialect, in a file of its own."""
+    """Translates tensor names and configurations; one instance per format, in a file of its own."""
 
     name: str
     parts: Mapping[str, str]
@@ -39,7 +39,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
-        """Whether a file with these tensor names, beside a `config.json` of these `values`, is of this dialect."""
+        """Whether a file with these tensor names, beside a `config.json` of these `values`, is of this format."""
 
     @abstractmethod
     def config(self, values: Mapping[str, Any] | None, shapes: Shapes, variant: str | None) -> HieraConfig:
@@ -54,7 +54,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
-        """What this dialect writes into `config.json`; `ValueError` says what it cannot express."""
+        """The values that this format writes into `config.json`. Raises `ValueError` for what it cannot express."""
 
     @abstractmethod
     def _block_name(self, which: str, index: int, depths: Sequence[int]) -> str:
@@ -65,15 +65,15 @@ class Dialect(ABC):
         """Our prefix, with a final dot, of a matched block."""
 
     def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        """Our tensors, given those whose names alone were translated: what names do not tell is settled here."""
+        """Our tensors, from tensors whose names are translated already: adapts shapes and what names do not tell."""
         return tensors
 
     def stored(self, name: str, tensor: Tensor, config: HieraConfig) -> Tensor:
-        """Our tensor in the shape that it has in a file."""
+        """Our tensor in the shape that it has in a file of this format."""
         return tensor
 
     def depths(self, keys: Sequence[str]) -> tuple[int, ...]:
-        """Blocks per stage as far as names tell it; only needed where the names depend on stages."""
+        """Blocks per stage, as far as the names tell; only needed if the names depend on stages."""
         return ()
 
     def ours(self, key: str, depths: Sequence[int]) -> str | None:
@@ -88,7 +88,7 @@ class Dialect(ABC):
         """Their name of our tensor.
 
         Raises:
-            ValueError: the dialect has no name for it.
+            ValueError: the format has no name for it.
         """
         match = _OUR_BLOCK.fullmatch(key)
         if match:

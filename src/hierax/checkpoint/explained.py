@@ -1,4 +1,4 @@
-"""What people hold in hand that is no checkpoint for hierax: said in a sentence, with what to do instead."""
+"""Files and folders that are not a checkpoint for hierax: one sentence that says what they are and what to do."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ _ADAPTER, _EXPORT = "adapter_config.json", "export.json"
 
 
 def is_tensor_file(path: Path) -> bool:
-    """Whether a file of any name begins as files of tensors do."""
+    """Whether the first bytes of a file are those of a tensor file, whatever its name."""
     with path.open("rb") as file:
         head = file.read(9)
     pickled = head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"
@@ -31,7 +31,7 @@ _BEGINNINGS = (
 
 
 def content_of(path: Path) -> str | None:
-    """What a file is by how it begins, whatever it is called; None for what may be tensors."""
+    """What a file is, by its first bytes, whatever its name; None if it may be a tensor file."""
     with path.open("rb") as file:
         head = file.read(600)
     if not head:
@@ -43,7 +43,7 @@ def content_of(path: Path) -> str | None:
 
 
 def explain_file(path: Path) -> str:
-    """What a file is that holds no tensors."""
+    """One sentence on what a file without tensors is."""
     if path.suffix in _EXPORTS:
         return "is an exported model, whose weights cannot be loaded; hierax.Engine runs the folder of an export"
     content = content_of(path)
@@ -59,7 +59,7 @@ def explain_file(path: Path) -> str:
 
 
 def explain_folder(path: Path, expected: Sequence[str]) -> str:
-    """What a folder is that holds none of the `expected` files."""
+    """One sentence on what a folder is that holds none of the `expected` files."""
     if (path / _EXPORT).is_file():
         return f"is an export, whose weights cannot be loaded; hierax.Engine({str(path)!r}) runs it"
     if (path / _ADAPTER).is_file():
@@ -80,7 +80,7 @@ def explain_folder(path: Path, expected: Sequence[str]) -> str:
 
 
 def _nearby(path: Path) -> str:
-    """Files and folders in it that may be meant."""
+    """Files and folders inside it that the user may have meant."""
     try:
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))[:10_000]
     except OSError:

@@ -26,17 +26,17 @@ _WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, "pytorch_model.bin", "pytorch_model.b
 RUN = "run.json"
 _PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/\s]+/[^/\s?#]+)(?:/tree/main)?/?$")
 TENSOR_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-"""Names of files that hold tensors, or are damaged; others, as .ckpt and .pth.tar, are known by their content."""
+"""Suffixes of tensor files. Files with other suffixes, such as .ckpt and .pth.tar, are recognized by their content."""
 _MOST_TENSORS, _MOST_SHARDS = 20_000, 1_000
 _LARGEST_HEADER, _LARGEST_JSON = 100 * 2**20, 128 * 2**20
 """Bytes: of the description in a safetensors file, as its library has it; of a JSON file, a million labels."""
 NOTES = "hierax"
-"""Key, in a tensor file's metadata, of what other dialects' `config.json` has no field for."""
+"""Key, in a tensor file's metadata, of what other formats' `config.json` has no field for."""
 
 
 @dataclass(frozen=True)
 class JsonFile:
-    """A JSON object and where it stands."""
+    """A JSON object, and the file that holds it."""
 
     path: Path
     values: Mapping[str, Any]
@@ -44,7 +44,7 @@ class JsonFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A located checkpoint: where its files are, as far as it has them.
+    """A located checkpoint: the paths of the files that it has.
 
     Attributes:
         name: what the user wrote.
@@ -67,14 +67,14 @@ class Source:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds of a Hiera.
+    """The tensors of a Hiera model in a file.
 
     Attributes:
         tensors: by the names they have in their file, without the prefix that all of them have.
         notes: what hierax left beside them.
-        part: the container or prefix that they were in, where a file has such; `others` are those not taken.
-        prefix: what was taken off their names.
-        beside: tensors that are not behind the prefix.
+        part: the container or prefix that they were in, if the file has one; `others` are those that were not read.
+        prefix: what was removed from the start of their names.
+        beside: tensors without the prefix.
     """
 
     tensors: dict[str, Tensor]
@@ -92,8 +92,8 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
         weights: whether the tensors are wanted; without, only the JSON files are fetched.
 
     Raises:
-        OSError: nothing there, or the Hub cannot be reached and nothing of it is in the cache.
-        ValueError: a file that is no tensor file, a folder without weights, JSON that is none.
+        OSError: there is no such file or folder, or the Hub cannot be reached and the cache does not have the files.
+        ValueError: the file is not a tensor file, the folder has no weights, or a JSON file is not valid.
     """
     name = source_name(source)
     path = Path(name)
@@ -124,10 +124,10 @@ def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Sour
 
 
 def source_name(source: str | os.PathLike[str]) -> str:
-    """The name or path of a checkpoint, as text; of the page of a model on the Hub the model's id.
+    """The name or path of a checkpoint, as text. For the address of a model's page on the Hub, the model's id.
 
     Raises:
-        TypeError: something that is neither.
+        TypeError: `source` is neither a string nor a path.
         ValueError: an empty name, which would be the current folder.
     """
     if not isinstance(source, (str, os.PathLike)):
@@ -142,7 +142,7 @@ def source_name(source: str | os.PathLike[str]) -> str:
 
 
 def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord | None = None) -> Source:
-    """The checkpoint that is in a folder; in that of a training run, its model."""
+    """The checkpoint in a folder. In the folder of a training run, it is the run's model."""
     if (path / RUN).is_file() and (path / "model").is_dir():
         path = path / "model"
     found = weights_in(path)
@@ -153,9 +153,9 @@ def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord
 
 
 def weights_in(path: Path) -> Path | None:
-    """The file with the weights in a folder, or in the model of a run's folder; None where there is none.
+    """The file with the weights in a folder, or in the model folder of a run; None if there is none.
 
-    Of a step of a run it is the folder itself.
+    For one step of a run it is the folder itself.
     """
     if is_step(path):
         return path
@@ -165,7 +165,7 @@ def weights_in(path: Path) -> Path | None:
 
 
 def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> JsonFile | None:
-    """The preprocessing record; what is not in the cache may be done without when tensors are what is wanted."""
+    """The preprocessing record. It may be missing from the cache if the caller wants the tensors."""
     try:
         return read_json(fetch(repository, PROCESSOR, hub))
     except NotCached:
@@ -175,7 +175,7 @@ def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> Json
 
 
 def _fetch_weights(repository: str, hub: HubOptions) -> Path:
-    """The first weights file that the repository has; where that is an index, the files it names too."""
+    """The first weights file that the repository has. If that is an index, its files are fetched, too."""
     offline: NotCached | None = None
     for file in _WEIGHT_FILES:
         try:
@@ -192,10 +192,10 @@ def _fetch_weights(repository: str, hub: HubOptions) -> Path:
 
 
 def read_json(path: Path | None) -> JsonFile | None:
-    """The JSON object in a file; None where there is no file.
+    """The JSON object in a file; None if there is no file.
 
     Raises:
-        ValueError: not JSON, or not an object; names the file.
+        ValueError: the file is not JSON, or not a JSON object; names the file.
     """
     if path is None or not path.is_file():
         return None
@@ -212,7 +212,7 @@ def read_json(path: Path | None) -> JsonFile | None:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names, which stand beside it."""
+    """The files that an index names; they are in the same folder."""
     read = read_json(index)
     named = read.values.get("weight_map") if read else None
     files = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
@@ -227,8 +227,8 @@ def read_tensors(path: Path, part: str | None = None, *, any_of_them: bool = Fal
     """The tensors of the model in a file, or in the files an index names, mapped from disk where the format allows it.
 
     Args:
-        part: which model, of a file that holds several.
-        any_of_them: whether it does not matter which.
+        part: which model to read if the file holds several.
+        any_of_them: if the file holds several models, read the first.
 
     Raises:
         ValueError: the file is corrupt, truncated, or holds no weights of a Hiera; names it.
@@ -263,7 +263,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    with path.open("rb") as file:  # what cannot be read at all is an OSError, and no sign of a corrupt file
+    with path.open("rb") as file:  # a file that cannot be read raises OSError; that does not mean that it is corrupt
         head = file.read(9)
     named = path.suffix == ".safetensors"
     return _read_safetensors(path) if named or head[8:] == b"{" else read_pickle(path)
@@ -290,7 +290,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _check_header(path: Path) -> None:
-    """Counts the tensors before the header is parsed, which takes half a minute for a million of them."""
+    """Counts the tensors before the header is parsed, because parsing takes half a minute for a million of them."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         count = file.read(min(length, _LARGEST_HEADER)).count(b"data_offsets")
@@ -299,7 +299,7 @@ def _check_header(path: Path) -> None:
 
 
 class TooManyTensors(ValueError):
-    """A file with more tensors than can be meant."""
+    """The file has more tensors than any Hiera."""
 
 
 def _first_line(error: Exception) -> str:
@@ -311,7 +311,7 @@ def _parsed_notes(path: Path, text: Any) -> Mapping[str, Any]:
     """What `write_notes` wrote.
 
     Raises:
-        ValueError: something else; names the file.
+        ValueError: the metadata is something else; names the file.
     """
     if text is None:
         return {}

@@ -1,4 +1,4 @@
-"""Putting the tensors of a file into a model: what is missing, what is new, what has another shape."""
+"""Puts the tensors of a file into a model, and reports tensors that are missing, new or of another shape."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Placing:
 
     Attributes:
         dtype: their precision; None is that of the file.
-        ignore_mismatched_sizes: whether modules whose tensors have another shape in the file start anew.
+        ignore_mismatched_sizes: give random weights to modules whose tensors have another shape in the file.
     """
 
     dtype: torch.dtype | None
@@ -42,7 +42,7 @@ def part_of(name: str) -> str:
 def fill(
     model: "Pretrained", task: str, opened: Opened, report: LoadingReport, new: Collection[str], placing: Placing
 ) -> None:
-    """Puts the tensors into a model on the meta device, and draws what starts anew: parts or modules named in `new`."""
+    """Puts the tensors into a model on the meta device. Parts and modules named in `new` get random weights."""
     prefix = "encoder." if task == "encoder" else ""  # the encoder alone leaves it out
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     renewed = _paths(new, [*wanted, *opened.tensors])
@@ -85,10 +85,10 @@ def _placed(tensor: Tensor, placing: Placing) -> Tensor:
 
 
 def _paths(new: Collection[str], names: Collection[str]) -> set[str]:
-    """The parts and modules that `new` names, by their whole paths.
+    """The parts and modules that `new` names, as full paths.
 
     Raises:
-        ValueError: there is none of the name; says what there is.
+        ValueError: the model has no part or module of that name; lists the parts.
     """
     found: set[str] = set()
     for entry in new:
@@ -108,14 +108,14 @@ def _within(name: str, paths: Collection[str]) -> bool:
 
 
 def _modules(absent: Sequence[str], wanted: Mapping[str, Tensor]) -> set[str]:
-    """What is drawn anew: whole parts where no tensor of theirs is left, else the modules of the tensors."""
+    """Names of what gets random weights: a whole part if the file has no tensor of it, else the single modules."""
     gone = set(absent)
     kept = {part_of(name) for name in wanted if name not in gone}
     return {part_of(name) if part_of(name) not in kept else name.rpartition(".")[0] for name in absent}
 
 
 def _mismatched(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], absent: Sequence[str]) -> list[str]:
-    """Tensors of all modules of which one has another shape in the file."""
+    """All tensors of the modules in which at least one tensor has another shape in the file."""
     gone = set(absent)
     odd = {n.rpartition(".")[0] for n, t in wanted.items() if n not in gone and tensors[n].shape != t.shape}
     return [name for name in wanted if name.rpartition(".")[0] in odd and name not in gone]
@@ -128,7 +128,7 @@ def _report_ignored(
     renewed: Collection[str],
     report: LoadingReport,
 ) -> None:
-    """Reports what the model does not have; a tensor in a part that it does have is an error."""
+    """Reports tensors of parts that the model does not have. An unknown tensor in a part that it has is an error."""
     has = {part_of(name) for name in wanted}
     unbuilt = {".".join(name.split(".")[:3]) for name in opened.tensors if model.leaves_out(name)}
     report.ignored = sorted(opened.parts - has) + sorted(unbuilt, key=lambda name: int(name.split(".")[-1]))
@@ -159,7 +159,7 @@ def _lacking(opened: Opened, lacking: Sequence[str]) -> str:
 
 
 def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
-    """Draws the parameters of these parts and modules."""
+    """Gives these parts and modules random weights."""
     from hierax.init import init_weights
 
     mae = any(name.startswith("decoder.") for name, _ in model.named_parameters())
@@ -177,7 +177,7 @@ def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
 def _channels(
     opened: Opened, config: HieraConfig, tensors: Mapping[str, Tensor], report: LoadingReport
 ) -> dict[str, Tensor]:
-    """The patch embedding's weight for the channels of `config`, where the file has others."""
+    """The patch embedding's weight for the channels of `config`, if the file has another number of channels."""
     own, channels, weight = opened.config.num_channels, config.num_channels, tensors.get(PATCH)
     if own == channels or weight is None or weight.ndim < 3 or weight.shape[1] != own:
         return {}
@@ -192,7 +192,7 @@ def _resized_positions(
     dtype: torch.dtype | None,
     report: LoadingReport,
 ) -> dict[str, Tensor]:
-    """The file's position embeddings at the native size of `config`, where that is another."""
+    """The file's position embeddings, resized to the native size of `config` if that is another."""
     native = opened.config
     if native.image_size == config.image_size or native.axes != config.axes:
         return {}

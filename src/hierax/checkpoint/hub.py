@@ -10,7 +10,7 @@ from hierax.variants import did_you_mean
 
 @dataclass(frozen=True)
 class HubOptions:
-    """What is passed on to the Hub's client; `unreachable` is set when the Hub was found not to answer."""
+    """Options for the Hub's client. `unreachable` is set when the Hub did not answer."""
 
     revision: str | None = None
     cache_dir: str | Path | None = None
@@ -23,8 +23,8 @@ class NotCached(OSError):
     """The Hub is out of reach and the local cache does not have the file.
 
     Attributes:
-        repository: what was looked for.
-        instead: a checkpoint of its kind that comes with hierax; None for clips.
+        repository: the id that was requested.
+        instead: a bundled checkpoint for the same task; None for clips.
     """
 
     def __init__(self, repository: str, file: str, reason: str) -> None:
@@ -39,7 +39,7 @@ class NotCached(OSError):
         return NotCached, (self.repository, self._file, self._reason)
 
     def advising(self, option: str = "") -> str:
-        """What happened, and what works offline; `option` is the one of the command line that names a checkpoint."""
+        """What happened, and what works offline. `option` is the command line's option for a checkpoint."""
         lacking = "" if self._file == "config.json" else f" ({self._file} is lacking)"  # the first to be looked for
         other = f"{option} {self.instead}".lstrip() if self.instead else "a folder or file"
         near = _near(self.repository) if not lacking else ""
@@ -50,9 +50,9 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
     """The cached path of a repository's file, fetched if need be; None where the repository has no such file.
 
     Raises:
-        NotCached: no connection (or none wanted), and not in the cache.
-        OSError: the Hub refuses, or the transfer failed.
-        ValueError: `repository` cannot be the id of one.
+        NotCached: there is no connection (or none is allowed), and the cache does not have the file.
+        OSError: the Hub refused, or the transfer failed.
+        ValueError: `repository` is not a valid repository id.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
@@ -92,15 +92,15 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
 
 
 def _near(repository: str) -> str:
-    """Which published checkpoint may be meant by an id that is in no table."""
+    """A suggestion: the published checkpoint whose id is most like an unknown one."""
     return "" if find_record(repository) else did_you_mean(repository, checkpoint_names())
 
 
 def reached(repository: str, file: str, hub: HubOptions) -> HubOptions:
-    """The options, marked `unreachable` when one question about a file gets no answer within ten seconds.
+    """The options, with `unreachable` set if one request for a file gets no answer within ten seconds.
 
-    The client itself would ask for half a minute, for every file, even if it has all of them in the cache. What the
-    Hub does answer is left to the client.
+    The client itself would try for half a minute for every file, even if it has all of them in the cache. If the Hub
+    answers, the client handles the answer.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

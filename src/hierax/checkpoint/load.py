@@ -1,4 +1,4 @@
-"""Loading: a source of any dialect into a model of any task, with a report of what was found."""
+"""Loading: a source of any format into a model of any task, with a report of what was found."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,7 +67,7 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     opened: Opened | None = None,
 ) -> "Model":
-    """`Pretrained.from_pretrained`, which see; `opened` saves reading the source again."""
+    """See `Pretrained.from_pretrained`. `opened` is the source if it was read already."""
     if config is not None and not isinstance(config, HieraConfig):
         raise TypeError(
             f"config is a {type(config).__name__}; expected a HieraConfig, as HieraConfig.from_pretrained makes"
@@ -107,7 +107,7 @@ def load_model(
 
 
 def load_config(source: str | Path, hub: HubOptions, overrides: Mapping[str, Any]) -> HieraConfig:
-    """`HieraConfig.from_pretrained`, which see."""
+    """See `HieraConfig.from_pretrained`."""
     given = dict(overrides)
     hub = replace(hub, token=token_of(given, hub.token))
     asked = wanted(given)
@@ -118,7 +118,7 @@ def load_config(source: str | Path, hub: HubOptions, overrides: Mapping[str, Any
 
 
 def _built(cls: "type[Model]", config: HieraConfig, opened: Opened) -> "Model":
-    """The model without weights: on the meta device nothing is drawn and nothing takes memory."""
+    """The model without weights: on the meta device it takes no memory and no random numbers."""
     where = opened.source.config.path if opened.source.config else opened.source.weights
     count = len(opened.tensors)
     for name, blocks in {"depths": sum(config.depths), "decoder_depth": config.decoder_depth}.items():
@@ -136,7 +136,7 @@ def _built(cls: "type[Model]", config: HieraConfig, opened: Opened) -> "Model":
 
 
 def _task_config(task: str, opened: Opened, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
-    """The file's configuration as the task and the caller want it.
+    """The file's configuration, changed as the task and the caller need it.
 
     A classifier's last stage is pooled, a MAE's is not: opened from the other kind's record, the number changes.
     """
@@ -205,7 +205,7 @@ def load(
     local_files_only: bool = False,
     **overrides: Any,
 ) -> "Pretrained":
-    """A checkpoint as the model it is: a classifier if it has a head, a MAE model if a decoder, else `HieraModel`.
+    """Loads a checkpoint: returns a classifier if it has a head, a MAE model if it has a decoder, else `HieraModel`.
 
     Args:
         source: a Hub id, a folder, or a file; "hierax/femto" and "hierax/femto.mae" come with hierax.
@@ -236,7 +236,7 @@ def load(
 
 
 def found_task(opened: Opened, *, renewed_head: bool = False) -> str:
-    """What a checkpoint is, by its tensors; where they leave it open, by the class its configuration names."""
+    """The task of a checkpoint, by its tensors; if they do not tell, by the class in its configuration."""
     parts, named = opened.parts, opened.config.extra.get("architectures")
     stated = next((task for task, name in ARCHITECTURES.items() if isinstance(named, list) and named[:1] == [name]), "")
     if "head" in parts or renewed_head:

@@ -1,4 +1,4 @@
-"""The dialect of the authors' own package: `blocks.N.…` and the constructor's arguments as configuration."""
+"""The format of the authors' own package: `blocks.N.…` and the constructor's arguments as configuration."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -33,7 +33,7 @@ ARGUMENTS: Mapping[str, str] = {
     "drop_path_rate": "drop_path_rate",
     "head_dropout": "dropout",
 }
-"""Arguments of the constructor that are fields of ours; heads and the kind of position embedding stand for others."""
+"""Arguments of the constructor that are fields of `HieraConfig`; heads and position embedding are translated apart."""
 _MAE_ARGUMENTS = {
     "decoder_embed_dim": "decoder_hidden_size",
     "decoder_depth": "decoder_depth",
@@ -47,7 +47,7 @@ _DEFAULTS: Mapping[str, Any] = {  # of the constructor; folders may leave out wh
     "sep_pos_embed": False,
 }  # fmt: skip
 KEPT = "official"
-"""Key of `HieraConfig.extra` under which the arguments that are no fields of ours are kept."""
+"""Key of `HieraConfig.extra` for the arguments that are not fields of `HieraConfig`."""
 
 
 class Official(Dialect):
@@ -127,10 +127,10 @@ class Official(Dialect):
 
 
 def fields_of(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """Our fields from a constructor's arguments; `table` says which argument is which field.
+    """The fields of `HieraConfig` from a constructor's arguments; `table` maps arguments to fields.
 
     Raises:
-        ValueError: an argument from which others follow has a bad value; names it.
+        ValueError: an argument that decides other fields has a bad value; names it.
     """
     fields = {ours: arguments[theirs] for theirs, ours in table.items() if theirs in arguments}
     heads, factor, stages = arguments["num_heads"], arguments["head_mul"], arguments["stages"]
@@ -167,7 +167,7 @@ def named_config(fields: Mapping[str, Any], table: Mapping[str, str]) -> HieraCo
 
 
 def published_layers(config: HieraConfig) -> dict[str, bool]:
-    """What the official package and timm have fixed in their code, as conditions for `require_expressible`."""
+    """What the code of the official package and of timm takes as fixed, as conditions for `require_expressible`."""
     heads, factor = [config.num_heads[0]], config.num_heads[min(1, config.stages - 1)] / config.num_heads[0]
     for _ in config.num_heads[1:]:
         heads.append(int(heads[-1] * factor))

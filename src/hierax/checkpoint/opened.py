@@ -1,4 +1,4 @@
-"""Opening: a source of any dialect as tensors under our names, with the configuration they belong to."""
+"""Opens a source of any format: its tensors under our names, and their configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,10 +33,10 @@ class Opened:
     Attributes:
         tensors: under our names, as the file has them (in its precision, mapped from disk where possible).
         theirs: the names that they have in the file.
-        unexpected: names in the file that belong to no part of Hiera.
+        unexpected: names in the file that are not tensors of Hiera.
         notes: what hierax left in the tensor file beside the tensors.
         part, others: the container or prefix that the tensors were in, and those of other models in the file.
-        prefix: what was taken off the names of all tensors.
+        prefix: what was removed from the start of all tensor names.
     """
 
     source: Source
@@ -65,15 +65,16 @@ def open_checkpoint(
     config: HieraConfig | None = None,
     any_of_them: bool = False,
 ) -> Opened:
-    """Reads tensors and configuration of any dialect.
+    """Reads tensors and configuration of any format.
 
     Args:
-        part: which model of a file that holds several. Without it, a moving average is preferred, and that is said.
-        config: the configuration, where it is known better than the source says.
-        any_of_them: whether it does not matter which model is read.
+        part: which model to read if the file holds several. Without it, a moving average is preferred, with a notice.
+        config: the configuration to use instead of the source's.
+        any_of_them: if the file holds several models, read the first.
 
     Raises:
-        ValueError: not Hiera, corrupt, of no known variant, or several models; names the file.
+        ValueError: the file is not a Hiera, is corrupt, fits no known variant, or holds several models; names the
+            file.
         OSError: the file or the Hub cannot be reached.
     """
     found = locate(source, hub)
@@ -102,7 +103,7 @@ def open_checkpoint(
 
 
 def _renamed(dialect: Dialect, read: TensorFile, source: Source) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors under our names, the names in the file by ours, and the names that are unknown."""
+    """The tensors by our names, the file's names by our names, and the unknown names."""
     depths = dialect.depths(tuple(read.tensors))
     ours = {key: dialect.ours(key, depths) for key in read.tensors}
     theirs: dict[str, str] = {}
@@ -121,7 +122,7 @@ def _config(
     notes: Mapping[str, Any],
     variant: str | None,
 ) -> HieraConfig:
-    """The configuration of a checkpoint, whatever it is stated by: `config.json`, our notes, or the shapes alone."""
+    """The configuration of a checkpoint, from its `config.json`, our notes, or the shapes of its tensors."""
     shapes: dict[str, Sequence[int]] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         if variant is None and source.values is None and notes:
@@ -141,7 +142,7 @@ def _config(
 def _with_notes(
     config: HieraConfig, dialect: Dialect, values: Mapping[str, Any], notes: Mapping[str, Any], *, head: bool
 ) -> HieraConfig:
-    """The configuration of a `config.json`, and for fields that its dialect has not, what we noted."""
+    """The configuration of a `config.json`. Fields that its format does not have come from our notes."""
     stated = dialect.states(values)
     if stated is None:
         return config
@@ -153,7 +154,7 @@ def _with_notes(
 
 
 def _with_names(config: HieraConfig, source: Source, notes: Mapping[str, Any]) -> HieraConfig:
-    """The configuration with the packaged names of the classes, where the checkpoint has none of its own."""
+    """The configuration, with the packaged class names if the checkpoint has none of its own."""
     stated = bool(notes) or "id2label" in (source.values or {})
     unnamed = config.id2label == {i: f"LABEL_{i}" for i in range(config.num_labels)}
     names = _LABELS.get((config.num_labels, config.axes))

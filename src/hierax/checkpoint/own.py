@@ -11,7 +11,7 @@ from hierax.config import HieraConfig
 
 
 class Own(Dialect):
-    """Names like `encoder.blocks.10.attn.qkv.weight`: read, never written to a checkpoint's folder."""
+    """Names like `encoder.blocks.10.attn.qkv.weight`. They are read, and never written to a checkpoint's folder."""
 
     name = "hierax"
     parts = {part: part for part in PARTS}

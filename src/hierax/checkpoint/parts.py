@@ -1,4 +1,4 @@
-"""Where in a file the weights of a Hiera are: in which container, and behind which prefix.
+"""Finds the weights of a Hiera in a file: their container and their prefix.
 
 Training scripts keep more than one model in a file (`model` and `model_ema`, `teacher` and `student`), and wrappers put
 their own name before those of the tensors (`module.`, `_orig_mod.`, Lightning's `model.`). No list of such names is
@@ -17,7 +17,7 @@ SAM_2 = "weights of SAM 2, whose encoder is another Hiera; hierax cannot read th
 _THEIRS = ("hiera.embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.projection.weight")
 _PATCH = "patch_embed.proj.weight"
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What PyTorch's own wrappers put anywhere into a name, also before a single block."""
+"""What PyTorch's own wrappers add anywhere in a name, also before a single block."""
 _DEEPEST, _MOST, _MOST_MODELS = 5, 1000, 16  # containers in containers; that are looked into; models of one
 
 
@@ -26,10 +26,10 @@ class Weights:
     """One model in a file.
 
     Attributes:
-        part: how it is asked for: the name of its container or of its prefix; empty for all of a file.
-        prefix: what stood before all its names and was taken off.
+        part: the name that selects it: that of its container or prefix; empty if it is the whole file.
+        prefix: what was removed from the start of its names.
         tensors: its tensors, without the prefix.
-        beside: names of tensors in its container that are not behind its prefix.
+        beside: names of tensors in its container that do not have its prefix.
     """
 
     part: str
@@ -40,23 +40,23 @@ class Weights:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The model that is opened, and the parts of the others that a file holds."""
+    """The model to open, and the parts of the other models in the file."""
 
     weights: Weights
     others: tuple[str, ...] = ()
 
 
 def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: bool = False) -> Chosen:
-    """The model in what a file holds.
+    """Finds the model in the content of a file.
 
-    Of a model and its exponential moving average, the average is meant, as timm does; other models are asked for.
+    Of a model and its exponential moving average, the average is read, as in timm. Other models need `part`.
 
     Args:
-        part: which one, by its container or prefix, as "model_ema" or "teacher".
-        any_of_them: where it does not matter which, the first.
+        part: which model, by its container or prefix, such as "model_ema" or "teacher".
+        any_of_them: if there are several, read the first.
 
     Raises:
-        ValueError: none, several, or none of the name `part`; says which there are.
+        ValueError: the file holds no model, several, or none of the name `part`; lists those it holds.
     """
     found = list(_distinct(_models(loaded)))
     names = [weights.part for weights in found]
@@ -79,7 +79,7 @@ def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: b
 
 
 def contents(loaded: Mapping[Any, Any]) -> str:
-    """What a file without weights of a Hiera holds, in a sentence."""
+    """One sentence on the content of a file without weights of a Hiera."""
     for path, container in _containers(loaded):
         names = [str(name) for name, value in container.items() if isinstance(value, Tensor)]
         if is_sam2(names):
@@ -110,7 +110,7 @@ def _is_average(part: str) -> bool:
 
 
 def _models(loaded: Mapping[Any, Any]) -> Iterator[Weights]:
-    """Every model that is in a file, the outermost containers first."""
+    """Every model in a file, the outermost containers first."""
     for path, container in _containers(loaded):
         names = {_unwrapped(str(key)): str(key) for key, value in container.items() if isinstance(value, Tensor)}
         prefixes = list(dict.fromkeys(p for p in (_prefix(name, names) for name in names) if p is not None))
@@ -130,7 +130,7 @@ def _models(loaded: Mapping[Any, Any]) -> Iterator[Weights]:
 
 
 def _containers(loaded: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """The mappings in a file, each once, breadth first; a hostile file may hold the same one a million times."""
+    """The mappings in a file, breadth first. Each comes once: a hostile file may hold the same one a million times."""
     seen = {id(loaded)}
     waiting: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), loaded)]
     for path, container in waiting:
@@ -149,7 +149,7 @@ def _containers(loaded: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Ma
 
 
 def _prefix(name: str, names: Container[str]) -> str | None:
-    """What stands before the names of the Hiera whose patch embedding this is; None for every other tensor."""
+    """The prefix of the Hiera whose patch embedding this tensor is; None for every other tensor."""
     for end in (*_THEIRS, _PATCH):
         if name == end or name.endswith("." + end):
             prefix = name[: -len(end)]
@@ -165,7 +165,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _prefix_as_written(key: str, prefix: str) -> str:
-    """The prefix with the wrappers that stood in or around it."""
+    """The prefix, including names of wrappers in or around it."""
     end = 0
     while _unwrapped(key[:end]) != prefix or any(key[end:].startswith(w) for w in _WRAPPERS):
         end += 1
@@ -175,7 +175,7 @@ def _prefix_as_written(key: str, prefix: str) -> str:
 
 
 def _named_ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of our encoder alone, with the names that it has within a model."""
+    """The state dict of our encoder alone, renamed as inside a model."""
     bare = _PATCH in tensors and any(t.removeprefix("encoder.") in tensors for t in OURS)
     return {f"encoder.{name}": tensor for name, tensor in tensors.items()} if bare else tensors
 

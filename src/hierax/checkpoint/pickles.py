@@ -1,4 +1,4 @@
-"""Files of `torch.save`: opened without running anything that stands in them.
+"""Opens files of `torch.save` without running code that is in them.
 
 PyTorch's restricted reader builds tensors and plain containers. Training scripts store more beside the weights: the
 parsed arguments, NumPy's numbers, paths. For the names in `_SETTINGS`, and for no others, the reader gets a stand-in of
@@ -25,7 +25,7 @@ _END, _LARGE_END = b"PK\x05\x06", b"PK\x06\x06"  # of a zip archive's table of c
 
 
 class Setting:
-    """Stands for a setting of a training script, of which nothing is kept."""
+    """A stand-in for a setting of a training script; keeps nothing of it."""
 
     def __new__(cls, *_: Any) -> "Setting":
         """Takes any arguments."""
@@ -39,7 +39,7 @@ class Setting:
 
 
 class Mapped(dict[Any, Any]):
-    """Stands for a dict of another class: what is in it is read, its class is not."""
+    """A stand-in for a dict of another class: its items are read, its class is not imported."""
 
     def __new__(cls, *_: Any) -> Any:
         """An empty dict of the kind that PyTorch's reader fills."""
@@ -105,7 +105,7 @@ def read_pickle(path: Path) -> Any:
     """What `torch.save` wrote: tensors on the CPU, mapped from disk where possible, in plain containers.
 
     Raises:
-        ValueError: damaged, another kind of file, or it asks for more than tensors and settings; names the file.
+        ValueError: the file is damaged, of another kind, or needs more than tensors and settings; names the file.
     """
     archive = is_archive(path)  # files older than torch 1.6 are no zip archives and cannot be mapped
     if archive:
@@ -129,7 +129,7 @@ def is_archive(path: Path) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses archives that `torch.save` does not write, among them those that are small on disk alone."""
+    """Refuses archives that `torch.save` does not write, such as those that are small on disk but large in memory."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 2**16 - 22, 0))
         tail = file.read()
@@ -163,7 +163,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _refused(path: Path, error: Exception, *, archive: bool) -> str:
-    """The sentence on the names that a file asks for and does not get; empty where it fails for another reason."""
+    """One sentence on the refused names in a file; empty if reading failed for another reason."""
     words = str(error).split()
     if "GLOBAL" not in words[:-1] and not any("Unsupported" in word for word in words):
         return ""
@@ -184,7 +184,7 @@ def _refused(path: Path, error: Exception, *, archive: bool) -> str:
 
 
 def _of_later_protocol(path: Path, *, archive: bool) -> str:
-    """The sentence on a pickle of another protocol than PyTorch's; empty for one of its own."""
+    """One sentence on a pickle whose protocol is not PyTorch's; empty if it is."""
     try:
         with path.open("rb") if not archive else zipfile.ZipFile(path) as opened:
             if isinstance(opened, zipfile.ZipFile):
@@ -199,7 +199,7 @@ def _of_later_protocol(path: Path, *, archive: bool) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """The beginning of an error of PyTorch, without its advice and its colors."""
+    """The first line of an error of PyTorch, without its advice and its colors."""
     lines = str(error).strip().splitlines()
     if not lines or "\x1b" in lines[0] or "weights_only" in lines[0]:
         lines = [lines[-1]] if lines and "\x1b" not in lines[-1] and "weights_only" not in lines[-1] else []

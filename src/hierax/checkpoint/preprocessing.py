@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def preprocessing_of(opened: Opened) -> "Preprocessing | None":
-    """The record of an opened checkpoint; None where it has none and its inputs are no pictures in colour.
+    """The record of an opened checkpoint; None if it has none and its inputs are not color images.
 
     Raises:
-        ValueError: a record with a bad value; names file and field.
+        ValueError: the record has a bad value; names file and field.
     """
     config = opened.config
     stated = _stated(opened.source, opened.notes, config.extra.get(KEPT, {}).get("pretrained_cfg"))
@@ -26,7 +26,7 @@ def preprocessing_of(opened: Opened) -> "Preprocessing | None":
 
 
 def resized(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig") -> "Preprocessing":
-    """The record for a model whose native size was changed, where it was made for the native size before."""
+    """The record for a model whose native size was changed; a record for the old native size is adapted."""
     old, new = before.image_size[-2:], after.image_size[-2:]
     if after.is_video and record.num_frames == before.image_size[0] != after.image_size[0]:
         record = record.replace(num_frames=after.image_size[0])
@@ -39,7 +39,7 @@ def resized(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig"
 
 
 def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessing | None":
-    """What a checkpoint itself says."""
+    """The record in a checkpoint's own files."""
     from hierax.processing import Preprocessing
 
     path = source.processor.path if source.processor else source.config.path if source.config else source.weights
@@ -54,7 +54,7 @@ def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessi
 
 
 def _from_timm(record: Mapping[str, Any]) -> "Preprocessing":
-    """timm's record; of an input that is not square, the crop has both sides and the resize is for the longer."""
+    """timm's record. If the input is not square, the crop has two sides, and the resize is for the longer one."""
     from hierax.processing import Preprocessing
 
     size = record.get("input_size")
@@ -84,11 +84,11 @@ def load_preprocessing(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> "Preprocessing":
-    """The preprocessing record of a checkpoint: its own, or the published one of its kind.
+    """The preprocessing record of a checkpoint: its own, or the published record for its task.
 
     Raises:
-        OSError: nothing of a checkpoint is there, or the Hub cannot be reached.
-        ValueError: a record with a bad value (it names the field), or none for inputs that are no pictures in colour.
+        OSError: there is no checkpoint, or the Hub cannot be reached.
+        ValueError: the record has a bad value (names the field), or there is none and inputs are not color images.
     """
     hub = HubOptions(revision, cache_dir, token, local_files_only)
     found = locate(source, hub, weights=False)
@@ -111,7 +111,7 @@ def _kept_by_us(values: Mapping[str, Any]) -> Any:
 
 
 def _convention_of(source: Source) -> "Preprocessing | None":
-    """The convention for a repository of which only the JSON files, and the table's record, are at hand."""
+    """The convention for a repository, from its JSON files and the table's record alone."""
     values = source.values or {}
     size = values.get("image_size") or values.get("input_size")
     if not isinstance(size, (list, tuple)) or not all(isinstance(side, int) and side > 0 for side in size):

@@ -1,10 +1,10 @@
-"""The table of published Hiera weights, as data: where they are, what they were trained for, and under which licence.
+"""The table of published Hiera weights, as data: where they are, what they were trained for, and under which license.
 
-One record per id. Several ids may hold the same weights in different dialects; then they share a `name`. Nothing
+One record per id. Several ids may hold the same weights in different formats; then they share a `name`. Nothing
 here imports torch, so that the command line lists checkpoints at once. SAM 2's encoders are another architecture and
 are not in the table.
 
-Sources: ids and licences from the publishers (facebookresearch/hiera, transformers, timm); top-1 from the paper
+Sources: ids and licenses from the publishers (facebookresearch/hiera, transformers, timm); top-1 from the paper
 (Ryali et al., ICML 2023) and, for the abs-win weights, from timm's release notes of August 2024; parameters counted.
 The two checkpoints that come with hierax are described by their own files.
 """
@@ -27,20 +27,20 @@ APACHE: Final = "Apache-2.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointRecord:
-    """What is known of one checkpoint before it is opened."""
+    """What is known about one checkpoint before it is opened."""
 
     name: str
-    """`variant.tag`; records of the same weights in other dialects share it."""
+    """`variant.tag`; records of the same weights in other formats share it."""
     variant: str
     """The architecture, a name of `hierax.config`'s table of variants."""
     task: Task
     """What is trained in the file: "classification" has a head, "mae" a decoder, "features" neither."""
     dialect: Dialect
-    """Whose tensor names and configuration file it has."""
+    """Which library's tensor names and configuration file it has."""
     hub_id: str
     """`owner/repository` on the Hugging Face Hub, or `hierax/…` of what is `bundled`; unique in the table."""
     license: str
-    """SPDX identifier of the licence of the weights (not of hierax)."""
+    """SPDX identifier of the license of the weights (not of hierax)."""
     pretraining_data: str
     """Data set of the (first) training: "imagenet-1k", "imagenet-12k", "kinetics-400" or "free-pictures"."""
     finetuning_data: str | None = None
@@ -50,23 +50,23 @@ class CheckpointRecord:
     labels: str | None = None
     """The name `hierax.labels.load_labels` knows the classes by, where it has them."""
     top1: float | None = None
-    """Published top-1 accuracy in percent on ImageNet-1k or Kinetics-400 (images: one centre crop; video: 3 spatial x
+    """Published top-1 accuracy in percent on ImageNet-1k or Kinetics-400 (images: one center crop; video: 3 spatial x
     5 temporal views). What was measured on other categories is in `metrics`."""
     parameters: int | None = None
     """Number of parameters in the file, where known."""
     preprocessing: Preprocessing = "imagenet"
-    """"imagenet" and "timm" normalise with ImageNet's mean and std, "kinetics" with 0.45 and 0.225 in all channels
+    """"imagenet" and "timm" normalize with ImageNet's mean and std, "kinetics" with 0.45 and 0.225 in all channels
     (16 frames, stride 4 at 30 frames per second)."""
     crop_pct: float = 0.875
-    """Side of the centre crop over the side the shorter edge is resized to: 0.875 is 224 of 256."""
+    """Side of the center crop over the side the shorter edge is resized to: 0.875 is 224 of 256."""
     note: str = ""
-    """What a user has to know, in a sentence."""
+    """What a user must know, in one sentence."""
     bundled: bool = False
     """Whether the files come with hierax: it opens offline, and is not on the Hub."""
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """What was measured of a bundled checkpoint, as `hierax.checkpoint.bundled` explains; else empty."""
+        """Measurements of a bundled checkpoint, see `hierax.checkpoint.bundled`; else empty."""
         return bundled_metrics(self.hub_id) if self.bundled else {}
 
 
@@ -107,7 +107,7 @@ _NOTE_IN12K: Final = "11,821 classes of ImageNet-12k, whose names are not packag
 
 
 def _bundled() -> Iterator[CheckpointRecord]:
-    """What comes with hierax: a small classifier with categories of its own, and the MAE it came from."""
+    """The bundled checkpoints: a small classifier with its own categories, and the MAE that it was trained from."""
     yield CheckpointRecord(
         name="hiera_femto_160.mae_free_ft_free",
         variant="hiera_femto_160",
@@ -139,7 +139,7 @@ def _bundled() -> Iterator[CheckpointRecord]:
 def _official(
     table: Mapping[str, _Published], data: str, short: str, num_labels: int, preprocessing: Preprocessing
 ) -> Iterator[CheckpointRecord]:
-    """Meta's own files: of each variant the fine-tuned classifier and the MAE it came from."""
+    """Meta's own files: for each variant the fine-tuned classifier and the MAE that it was trained from."""
     for variant, figures in table.items():
         name = f"{variant}.mae_{short}_ft_{short}"
         yield CheckpointRecord(
@@ -282,7 +282,7 @@ def _timm() -> Iterator[CheckpointRecord]:
 
 @cache
 def _records() -> tuple[CheckpointRecord, ...]:
-    """The table, made when it is first asked for: what is bundled is read from its files."""
+    """The table. It is built at first use, because the records of bundled checkpoints are read from their files."""
     return (
         *_bundled(),
         *_official(_IMAGE, "imagenet-1k", "in1k", 1000, "imagenet"),
@@ -305,7 +305,7 @@ def list_checkpoints(
         dialect: "official", "transformers" or "timm".
 
     Raises:
-        ValueError: a filter has a value that no record can have; names what is allowed.
+        ValueError: a filter has a value that no record can have; lists the possible values.
     """
     wanted = {"task": task, "variant": variant, "license": license, "dialect": dialect}
     allowed = {
@@ -327,7 +327,7 @@ def find_record(name_or_hub_id: str) -> CheckpointRecord | None:
 
     Args:
         name_or_hub_id: a Hub id ("facebook/hiera-tiny-224-hf"), a name ("hiera_tiny_224.mae_in1k"), or a Hub id
-            without its owner ("hiera-tiny-224-hf"). Of the records that share a name the official one is meant.
+            without its owner ("hiera-tiny-224-hf"). If several records share the name, the official one is returned.
     """
     return _by_key().get(name_or_hub_id)
 
@@ -339,7 +339,7 @@ def checkpoint_names() -> tuple[str, ...]:
 
 @cache
 def _by_key() -> dict[str, CheckpointRecord]:
-    """Every string a record is found by. Hub ids are unique; for the others the first record of the table wins."""
+    """The records by every string that finds them. Hub ids are unique; for other strings the first record wins."""
     keyed = {record.hub_id: record for record in _records()}
     for record in _records():
         keyed.setdefault(record.name, record)

@@ -1,4 +1,4 @@
-"""What loading found, for people to read."""
+"""The report of loading, for people to read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadingReport:
-    """What loading found.
+    """The report of loading.
 
     Attributes:
-        source, dialect: where the weights came from, and whose names they had.
+        source, dialect: where the weights came from, and the format of their names.
         part: the container or prefix of the file that was read, as "model_ema"; "" where there is none.
         others: containers or prefixes of other models in the file; `part=` reads them.
-        prefix: what was taken off the names of all tensors, as "module.".
+        prefix: what was removed from the start of all tensor names, such as "module.".
         missing: our names of tensors that the file lacks; they belong to parts in `renewed`.
-        unexpected: names in the file that belong to no part of Hiera.
+        unexpected: names in the file that are not tensors of Hiera.
         ignored: parts in the file that this model does not have, also blocks after a backbone's last map.
         resized: position embeddings that were resized, each with its grids.
-        renewed: parts that start with new random weights.
-        changed: configuration fields set differently from the record, each with both values.
+        renewed: parts and modules with new random weights.
+        changed: configuration fields that differ from the file's, each with both values.
     """
 
     source: str
@@ -48,5 +48,5 @@ class LoadingReport:
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """The first `most` names, and how many more there are."""
+    """The first `most` names, and the number of the others."""
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Saving in any dialect, converting between them, and handing a model to the Hub."""
+"""Saving in any format, converting between them, and handing a model to the Hub."""
 
 import json
 import os
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
-    """A folder to write to, made if missing; one that was made is removed again by a failure. Errors name `given`,
-    which it is made for.
+    """A folder to write to, made if missing. After a failure, a folder that was made here is removed again. Errors
+    name `given`, the path that the caller passed.
     """
     made = [p for p in (path, *path.parents) if not os.path.lexists(p)]
     with naming(given or path, path):
@@ -44,12 +44,12 @@ def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
 def named_tensors(
     model: "Pretrained", dialect: str, state_dict: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The model's tensors, or those of `state_dict`, under the names and in the shapes of a dialect, contiguous and
+    """The model's tensors, or those of `state_dict`, under the names and in the shapes of a format, contiguous and
     detached.
 
     Raises:
-        ValueError: the dialect has no name for one of them, or no models of some stages alone; `state_dict` has other
-            names than the model.
+        ValueError: the format has no name for a tensor, or cannot hold a model of some stages only; or `state_dict`
+            has other names than the model.
     """
     own = model.state_dict()
     if state_dict is not None and state_dict.keys() != own.keys():
@@ -79,7 +79,7 @@ def _config_values(model: "Pretrained", dialect: str) -> dict[str, Any]:
 
 
 def _notes(model: "Pretrained") -> str:
-    """The whole configuration and the preprocessing record, for files whose dialect cannot state all of it."""
+    """The whole configuration and the preprocessing record, for files whose format cannot state all of it."""
     record = model.preprocessing.to_dict() if model.preprocessing else None
     return write_notes({**model.config.to_dict(), "architectures": [ARCHITECTURES[task_of(type(model))]]}, record)
 
@@ -97,10 +97,10 @@ def save_model(
 ) -> None:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`.
 
-    All are written aside first: a failure while writing leaves the folder as it was.
+    All files are written to temporary files first, so a failure leaves the folder unchanged.
 
     Raises:
-        ValueError: the dialect cannot express the model; says what.
+        ValueError: the format cannot express the model; says what.
         NotADirectoryError: `folder` is a file.
     """
     from safetensors.torch import save_file
@@ -121,7 +121,7 @@ def save_model(
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raises for what code written for transformers passes to `save_pretrained` and would change something."""
+    """Raises an error for arguments of transformers' `save_pretrained` that hierax cannot follow."""
     left = {
         name
         for name, value in without_foreign(options).items()
@@ -142,7 +142,7 @@ def save_config(config: HieraConfig, folder: str | Path) -> None:
 
 
 def _save_pth(model: "Pretrained", path: Path) -> None:
-    """Writes the authors' kind of file: the tensors under `model_state`, and beside them our notes."""
+    """Writes a file of the official format: the tensors under `model_state`, and our notes beside them."""
     _config_values(model, "official")  # says what cannot be expressed
     tensors = named_tensors(model, "official")
     with _folder(path.parent, path), written(path) as part:
@@ -161,7 +161,7 @@ def abs_win_values(config: HieraConfig) -> HieraConfig:
 def to_abs_win(model: "Pretrained") -> "Pretrained":
     """The same model with its absolute table split into a window table and a global table (arXiv 2311.05613).
 
-    The window table is the mean over mask units, the global table what is left, at the learned grid: exact there.
+    The window table is the mean over mask units. The global table is the rest. At the learned grid this is exact.
 
     Raises:
         ValueError: the model has another kind of position embedding.
@@ -193,7 +193,7 @@ def convert(
     variant: str | None = None,
     part: str | None = None,
 ) -> "Pretrained":
-    """Writes a checkpoint of any dialect in another one, without loss, and returns the model.
+    """Writes a checkpoint of any format in another one, without loss, and returns the model.
 
     Args:
         source: a Hub id, a folder, or a file.
@@ -201,10 +201,10 @@ def convert(
         to: "transformers", "official" or "timm".
         pos_embed: "abswin" turns an absolute position embedding into window and global tables.
         variant: the architecture, for a bare tensor file whose shapes do not tell it.
-        part: which model of a file that holds several, as "model_ema".
+        part: which model to read if the file holds several, such as "model_ema".
 
     Raises:
-        ValueError: an unknown dialect, or one that cannot express the model.
+        ValueError: an unknown format, or one that cannot express the model.
     """
     if to not in DIALECTS:
         raise ValueError(f"to is {to!r}; expected one of {', '.join(DIALECTS)}")
@@ -224,7 +224,7 @@ def convert(
 
 
 def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
-    """The model that has all tensors of a checkpoint, in their own precision; without a norm, the encoder alone."""
+    """The model with all tensors of a checkpoint, in their own precision; the encoder alone if the file has no norm."""
     from hierax.encoder import Hiera
     from hierax.models import TASKS
 
@@ -239,7 +239,7 @@ def push_model(
     model: "Pretrained", repo_id: str, *, token: str | bool | None, private: bool | None, message: str | None = None,
     revision: str | None = None, create_pr: bool = False,
 ) -> str:  # fmt: skip
-    """`Pretrained.push_to_hub`, which see."""
+    """See `Pretrained.push_to_hub`."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
@@ -255,7 +255,7 @@ def push_model(
 
 
 def model_card(model: "Pretrained", repo_id: str) -> str:
-    """A model card in Markdown: what the model is, how to load it, and the licence of its weights."""
+    """A model card in Markdown: what the model is, how to load it, and the license of its weights."""
     task, config, license = task_of(type(model)), model.config, model.license or "unknown"
     name = ARCHITECTURES[task]
     tags = {"classification": "image-classification", "video-classification": "video-classification"}

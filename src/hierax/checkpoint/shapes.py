@@ -1,4 +1,4 @@
-"""Which variant a bare tensor file holds, from the shapes of its tensors; and the checks that dialects share."""
+"""Finds the variant of a bare tensor file from the shapes of its tensors; and the checks that formats share."""
 
 import math
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ _RANKS: Mapping[str, tuple[int, ...]] = {
 
 
 def check_ranks(shapes: Shapes, theirs: Mapping[str, str]) -> None:
-    """Raises the `ValueError` that names the first tensor which cannot be one of Hiera's, whatever the variant.
+    """Raises `ValueError` for the first tensor that no variant of Hiera can have; names it.
 
     Args:
-        theirs: the names that our tensors have in their file.
+        theirs: names in the file, by our names.
     """
     if PATCH not in shapes:
         raise ValueError("no Hiera weights; the patch embedding's weight is lacking")
@@ -69,7 +69,7 @@ def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
     """The configuration of the variant that `shapes` belong to, with their channels, labels and native size.
 
     Raises:
-        ValueError: no row of the table fits and no `variant` is named, or the native size cannot be told.
+        ValueError: no known variant fits and `variant` is not given, or the shapes do not tell the native size.
     """
     if variant is None:
         rows = {name: _signature_of(variant_config(name)) for name in VARIANTS if not name.startswith("mae_")}
@@ -103,7 +103,7 @@ def with_shapes(config: HieraConfig, shapes: Shapes) -> HieraConfig:
 
 
 def _native_size(config: HieraConfig, shapes: Shapes) -> tuple[int, ...]:
-    """The size in pixels that the position embedding was learned for; square pictures are assumed."""
+    """The size in pixels that the position embedding was learned for; square images are assumed."""
     size, stride = list(config.image_size), config.patch_stride
     grid = config.token_grid(config.image_size)
     if "encoder.pos_embed.temporal" in shapes:
@@ -120,14 +120,14 @@ def _native_size(config: HieraConfig, shapes: Shapes) -> tuple[int, ...]:
 
 
 def require_expressible(dialect: str, conditions: Mapping[str, bool]) -> None:
-    """Raises the `ValueError` that names what a dialect cannot express: the keys of `conditions` that are False."""
+    """Raises `ValueError` for what a format cannot express: names the keys of `conditions` that are False."""
     lacking = [what for what, possible in conditions.items() if not possible]
     if lacking:
         raise ValueError(f"the {dialect} format cannot express {', '.join(lacking)}")
 
 
 def published_geometry(config: HieraConfig) -> dict[str, bool]:
-    """What all published implementations take for granted, as conditions for `require_expressible`.
+    """What all published implementations assume, as conditions for `require_expressible`.
 
     Their order of tokens is made for mask units that the poolings of all stages reduce to one token, and their
     shortcut is pooled only where it is also projected.
@@ -151,7 +151,7 @@ def published_geometry(config: HieraConfig) -> dict[str, bool]:
 
 
 def require_published_geometry(config: HieraConfig, package: str) -> None:
-    """Raises the `ValueError` for a configuration of which a package makes another model than we do."""
+    """Raises `ValueError` for a configuration from which a package builds another model than hierax does."""
     odd = [what for what, same in published_geometry(config).items() if not same]
     if odd:
         raise ValueError(f"{', '.join(odd)}: {package} makes another model of it, which hierax does not have")

@@ -1,5 +1,4 @@
-"""What all ranks write together, in PyTorch's distributed format, and how it is read: no file of a run's folder may run
-code.
+"""Writes and reads checkpoints of all ranks in PyTorch's distributed format. No file of a run's folder may run code.
 
 The format keeps its table of contents, and values that are no tensors, as pickles. PyTorch reads both without limits;
 here the first may name the classes of such a table alone, and the second plain values.
@@ -42,11 +41,11 @@ _CLASSES: dict[tuple[str, str], Any] = {
 
 
 class UnsafePickle(ValueError):
-    """A pickle names something that no checkpoint of a run holds."""
+    """A pickle names a class or function that no checkpoint of a run holds."""
 
 
 def _member(owner: Any, name: str) -> Any:
-    """In the place of `getattr`: a member of the one enumeration that a table holds."""
+    """Replaces `getattr`: gives members of the one enumeration that a table holds."""
     if owner is not tables._MEM_FORMAT_ENCODING or name not in owner.__members__:
         raise UnsafePickle(
             f"names the attribute {name!r:.80} of an object, which no checkpoint holds; nothing of it was run"
@@ -55,7 +54,7 @@ def _member(owner: Any, name: str) -> Any:
 
 
 class _TableUnpickler(pickle.Unpickler):
-    """Makes the objects of a table of contents and no others."""
+    """Unpickles the objects of a table of contents and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The class of this name, if a table may hold it."""
@@ -75,7 +74,8 @@ def read_table(folder: Path) -> tables.Metadata:
     """The table of contents of what `write` wrote to `folder`.
 
     Raises:
-        ValueError: it is none, or names objects or files that do not belong there; nothing of it is run.
+        ValueError: it is not a table of contents, or names objects or files that do not belong there. No code of it
+            runs.
         OSError: it cannot be read.
     """
     path = folder / _TABLE
@@ -89,7 +89,7 @@ def read_table(folder: Path) -> tables.Metadata:
         if isinstance(error, OSError):
             raise
         raise UnsafePickle(f"{path} {error}") from None
-    except Exception as error:  # whatever damaged bytes make of it
+    except Exception as error:  # damaged bytes can raise any error
         raise ValueError(f"{path} is damaged ({type(error).__name__})") from None
     if not good:
         raise ValueError(f"{path} is not a checkpoint's table of contents")
@@ -108,7 +108,7 @@ class _Reader(FileSystemReader):
 
 
 class _Planner(DefaultLoadPlanner):
-    """Takes plain values alone beside tensors."""
+    """Reads tensors and plain values, nothing else."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """Puts a value that is no tensor in its place."""
@@ -124,7 +124,7 @@ class _Planner(DefaultLoadPlanner):
 
 
 def write(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
-    """Writes what all ranks hold together; a call of all of them, unless one is `alone`."""
+    """Writes the state of all ranks together. All ranks must call it, unless one is `alone`."""
     try:
         _quietly(lambda: state_dict_saver.save(state, checkpoint_id=folder, no_dist=alone))
     except CheckpointException as error:
@@ -135,7 +135,7 @@ def write(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
 
 
 def _of_system(error: BaseException | None) -> OSError | None:
-    """What the system said, such as that the disk is full; PyTorch's writer hides it behind an error of its own."""
+    """The error of the system, such as a full disk; PyTorch's writer wraps it in an error of its own."""
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error
@@ -144,7 +144,7 @@ def _of_system(error: BaseException | None) -> OSError | None:
 
 
 def read(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
-    """Reads the folder into `state`, whose tensors say what is wanted; a call of all ranks, unless one is `alone`."""
+    """Reads the folder into the tensors of `state`. All ranks must call it, unless one is `alone`."""
     reader = _Reader(os.fspath(folder))
     _quietly(lambda: state_dict_loader.load(state, storage_reader=reader, planner=_Planner(), no_dist=alone))
 

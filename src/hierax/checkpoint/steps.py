@@ -1,4 +1,4 @@
-"""The weights of one step of a training run, from what the run is resumed from: the folder `RUN/checkpoints/step-N`."""
+"""The weights of one step of a training run, from the folder that the run resumes from: `RUN/checkpoints/step-N`."""
 
 import hashlib
 import json
@@ -10,19 +10,19 @@ import torch
 
 _SHARED, _DIGESTS = "shared", "digests.json"
 OLDER = "sizes.json"
-"""What the first runs wrote instead of digests."""
+"""What early versions wrote instead of digests."""
 
 _MODELS = ("model", "average")
-"""What of the shared state is weights; the other is the optimizer's."""
+"""The parts of the shared state that are weights; the rest belongs to the optimizer."""
 
 
 def is_step(folder: Path) -> bool:
-    """Whether a folder is what a run is resumed from."""
+    """Whether a folder is a step that a run can resume from."""
     return (folder / _SHARED / ".metadata").is_file() and any((folder / name).is_file() for name in (_DIGESTS, OLDER))
 
 
 def model_folder(folder: Path) -> Path:
-    """Where the run of this step keeps its model, with its configuration, if it has written one."""
+    """The folder in which the run of this step keeps its model and configuration; None if it has written none."""
     return folder.absolute().parent.parent / "model"
 
 
@@ -30,7 +30,7 @@ def read_step(folder: Path) -> dict[str, Any]:
     """The weights of a step: `model`, and `average` where the run keeps a moving average. No code of the folder runs.
 
     Raises:
-        ValueError: the folder is damaged, or is none of a run; names the file.
+        ValueError: the folder is damaged, or is not a step of a run; names the file.
     """
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -58,13 +58,13 @@ def read_step(folder: Path) -> dict[str, Any]:
         state.setdefault(part, {})[inner] = torch.empty(size, dtype=dtype)
     try:
         sharded.read(state, folder / _SHARED, alone=True)
-    except Exception as error:  # whatever damaged files make of it
+    except Exception as error:  # damaged files can raise any error
         raise ValueError(f"{folder / _SHARED}: is damaged ({type(error).__name__})") from None
     return state
 
 
 def _check_digests(folder: Path) -> None:
-    """Compares the shared files with what the run wrote."""
+    """Compares the shared files with the digests that the run wrote."""
     if (folder / OLDER).is_file() and not (folder / _DIGESTS).exists():
         return  # what is read from it says whether it is whole
     try:

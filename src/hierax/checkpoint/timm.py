@@ -1,4 +1,4 @@
-"""The dialect of `timm`: the official block names, another head, and a record of preprocessing and licence."""
+"""The format of `timm`: the official block names, another head, and a record of preprocessing and license."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from hierax.config import VARIANTS, HieraConfig, variant_config
 _SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
 KEPT = "timm"
 _OWN = ("hiera_femto_160",)  # architectures that timm does not have
-"""Key of `HieraConfig.extra` under which what timm's record says beyond our fields is kept."""
+"""Key of `HieraConfig.extra` for values of timm's record that are not fields of `HieraConfig`."""
 _ARGUMENTS: Mapping[str, str] = {
     "img_size": "image_size",
     **{theirs: ours for theirs, ours in ARGUMENTS.items() if ours not in ("image_size", "dropout", "drop_path_rate")},
@@ -42,7 +42,7 @@ class Timm(Official):
         return super().recognises(keys, values) and (own or "architecture" in (values or {}))
 
     def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        """See the base class. The absolute and the global table have one name, and a MAE's norm that of another."""
+        """See the base class. The absolute and the global table share one name; so do two norms of a MAE."""
         if "encoder.pos_embed.window" in tensors:
             renamed = {"encoder.pos_embed.weight": "encoder.pos_embed.whole"}
             tensors = {renamed.get(name, name): tensor for name, tensor in tensors.items()}
@@ -130,7 +130,7 @@ def _arguments(config: HieraConfig) -> dict[str, Any]:
 
 
 def _architecture(config: HieraConfig) -> str:
-    """timm's name for the architecture; where it has none, the one whose arguments are nearest."""
+    """timm's name for the architecture; if it has none, the architecture with the most similar arguments."""
     rows = [
         name for name in VARIANTS if not name.startswith("mae_") and name not in _OWN and variant_config(name).axes == 2
     ]
@@ -152,7 +152,7 @@ def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _label_names(values: Mapping[str, Any], count: int) -> dict[int, str] | None:
-    """The names of the classes, where there is one for each: a list, or an object of index: name."""
+    """The class names, if every class has one: from a list, or from an object of index: name."""
     names = values.get("label_names")
     if isinstance(names, Mapping) and set(names) == {str(i) for i in range(count)}:
         names = [names[str(i)] for i in range(count)]
@@ -162,8 +162,8 @@ def _label_names(values: Mapping[str, Any], count: int) -> dict[int, str] | None
 
 
 def _norm_of_a_mae(values: Mapping[str, Any] | None) -> bool:
-    """Whether `head.norm`, in a file without a head, normalised the fused maps of a MAE: then it counts as missing.
+    """Whether `head.norm`, in a file without a head, normalized the fused maps of a MAE: then it counts as missing.
 
-    That is so in timm's `.mae` files; a bare file without a head is taken for one of them.
+    That is so in timm's `.mae` files. A bare file without a head counts as one of them.
     """
     return values is None or _object(values, "pretrained_cfg").get("tag") == "mae"

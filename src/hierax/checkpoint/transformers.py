@@ -1,4 +1,4 @@
-"""The dialect of `transformers`, and our own, which is the same with more names (video, abs-win, layer scale)."""
+"""The format of `transformers`. Our own format is the same with more names (video, abs-win, layer scale)."""
 
 import itertools
 import re
@@ -69,7 +69,7 @@ class Transformers(Dialect):
         return any(key.removeprefix("hiera.").startswith("embeddings.patch_embeddings.") for key in keys)
 
     def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        """See the base class. The absolute and the global table have one name."""
+        """See the base class. The absolute and the global table share one name."""
         table = tensors.get(_TABLE)
         if table is None or (table.ndim == 3 and "encoder.pos_embed.window" not in tensors):
             return tensors
@@ -146,12 +146,13 @@ class Transformers(Dialect):
 
 
 def fits_transformers(config: HieraConfig, *, mae: bool = False) -> bool:
-    """Whether `transformers` builds the same model: see `oddities`."""
+    """Whether `transformers` builds the same model; see `oddities`."""
     return not oddities(config, mae=mae)
 
 
 def oddities(config: HieraConfig, *, mae: bool = False) -> list[str]:
-    """What of a configuration `transformers` computes in another way, or cannot express; in words.
+    """What `transformers` computes in another way, or cannot express, in words: one entry for each part of the
+    configuration.
 
     There is one absolute table, the windows of a stage are as large as if every stage before had pooled, and the first
     block of a stage is within mask units where the stage before it *or its own* is.

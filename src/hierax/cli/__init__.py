@@ -1,7 +1,7 @@
 """The command line: `hierax COMMAND`, one module per command.
 
 Nothing here, nor at the top of a command's module, imports torch: help comes at once. Results go to stdout; progress,
-licences and errors to stderr. Exit codes: 0 all done, 1 a fault of hierax, 2 nothing could be done as asked, 3 some
+licenses and errors to stderr. Exit codes: 0 all done, 1 a fault of hierax, 2 nothing could be done as asked, 3 some
 inputs could not be read, 129 the terminal was closed, 130 interrupted, 141 the reader of a pipe has left, 143
 terminated.
 """

@@ -1,4 +1,4 @@
-"""`hierax convert`: weights of one dialect written in another."""
+"""`hierax convert`: weights of one format written in another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hierax demo`: one picture of what Hiera makes of photos, offline."""
+"""`hierax demo`: one image of what Hiera makes of photos, offline."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _columns(
 
 
 def _pixels(pictures: Sequence[Photo], model: HieraForImageClassification | HieraForPreTraining, size: int) -> Tensor:
-    """The squares `[B, 3, size, size]` that the model sees of pictures."""
+    """The squares `[B, 3, size, size]` that the model sees of images."""
     from hierax.predict.inputs import sized
     from hierax.processing import IMAGENET, HieraImageProcessor
 
@@ -148,7 +148,7 @@ def _pooled(model: HieraForImageClassification, pictures: Sequence[Photo], size:
 
 
 def _answers(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list[list[tuple[str, float, str]]]:
-    """The likeliest labels of each picture with their probabilities."""
+    """The likeliest labels of each image with their probabilities."""
     import torch
 
     with torch.inference_mode():
@@ -174,7 +174,7 @@ def _nearest(vectors: Tensor, others: Tensor) -> list[list[int]]:
 
 
 def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list[list[Image.Image]]:
-    """Each picture, and the maps of its features: at twice the model's own size, which makes them finer."""
+    """Each image, and the maps of its features: at twice the model's own size, which makes them finer."""
     import torch
 
     from hierax.predict.inputs import sized
@@ -191,7 +191,7 @@ def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list
 
 
 def _map(found: Features, stage: int) -> Image.Image:
-    """The map of a stage, one pixel per cell, its first three principal components as colours."""
+    """The map of a stage, one pixel per cell, its first three principal components as colors."""
     from hierax.viz import pca_picture
 
     values = found.map(stage)[0]
@@ -199,7 +199,7 @@ def _map(found: Features, stage: int) -> Image.Image:
 
 
 def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int) -> tuple[list[list[Image.Image]], str]:
-    """What is left to see of each picture and what is made of it; and how much is left."""
+    """What is left to see of each image and what is made of it; and how much is left."""
     import torch
     from PIL import Image
 
@@ -284,7 +284,7 @@ def _opened(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]
 
 
 def next_steps() -> list[str]:
-    """Commands to go on with, each under the licence of the weights it loads."""
+    """Commands to go on with, each under the license of the weights it loads."""
     from hierax.checkpoint import find_record
 
     lines = [f"# labels of your images, offline, with {FEMTO}", "hierax classify PHOTO.jpg"]

@@ -1,4 +1,4 @@
-"""`hierax features`: the maps of every stage, as arrays and as a picture."""
+"""`hierax features`: the maps of every stage, as arrays and as an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what was typed (files, folders, patterns) to pictures, and from pictures to names for what is made of them."""
+"""From what was typed (files, folders, patterns) to images, and from images to names for what is made of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_images(parser: argparse.ArgumentParser, *, clips: bool = False) -> None:
-    """Declares the positional argument for pictures, or for pictures and `clips`."""
+    """Declares the positional argument for images, or for images and `clips`."""
     name = "FILE" if clips else "IMAGE"
     parser.add_argument("images", nargs="+", metavar=name, help="file, folder (with its subfolders) or pattern")
 

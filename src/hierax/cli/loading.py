@@ -84,19 +84,19 @@ def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def say_model(source: str, opened: Predictor) -> None:
-    """Says under what licence the weights are, and how they run."""
+    """Says under what license the weights are, and how they run."""
     line = licence_line(source, opened.license)
     say(f"{line}; {opened.how}" if line else f"{source}: {opened.how}")
 
 
 def say_licence(source: str | Path, licence: str | None) -> None:
-    """Says under what licence weights are; nothing of those that the user has trained."""
+    """Says under what license weights are; nothing of those that the user has trained."""
     if line := licence_line(source, licence):
         say(line)
 
 
 def licence_line(source: str | Path, licence: str | None) -> str:
-    """One line on the licence of weights; "" where the folder is a run's own, whose weights are the user's."""
+    """One line on the license of weights; "" where the folder is a run's own, whose weights are the user's."""
     if licence is None:
         return "" if is_own(source) else f"{source}: the checkpoint states no license for its weights"
     allowed = " (not for commercial use)" if "-NC" in licence.upper() else ""

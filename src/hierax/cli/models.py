@@ -66,7 +66,7 @@ def models(*, task: str | None = None, license: str | None = None) -> dict[str, 
 
 
 def checkpoint_lines(records: Sequence[CheckpointRecord], *, width: int) -> Iterator[str]:
-    """The table of checkpoints, the freest licence first, notes cut to the `width` of the terminal."""
+    """The table of checkpoints, the freest license first, notes cut to the `width` of the terminal."""
     for licence in sorted({record.license for record in records}, key=lambda name: ("-NC" in name, name)):
         allowed = "not for commercial use" if "-NC" in licence else "also for commercial use"
         yield f"Checkpoints under {licence} ({allowed})"

@@ -45,7 +45,7 @@ is searched for. A query cannot be text: Hiera has no text encoder.
 
 @dataclass(frozen=True)
 class Searched:
-    """What was found for a query, best first; or the error that kept its picture from being read."""
+    """What was found for a query, best first; or the error that kept its image from being read."""
 
     query: str
     hits: tuple[Hit, ...] = ()

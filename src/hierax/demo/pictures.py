@@ -1,4 +1,4 @@
-"""The pictures that come with hierax: photos to demonstrate on, and a gallery to find their nearest neighbours in.
+"""The images that come with hierax: photos to demonstrate on, and a gallery to find their nearest neighbors in.
 
 None of them was trained on. `assets/CREDITS.md` says whose they are.
 """
@@ -16,7 +16,7 @@ _ASSETS = Path(__file__).parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture with its name; in the gallery also the category it belongs to."""
+    """An image with its name; in the gallery also the category it belongs to."""
 
     name: str
     picture: Image.Image

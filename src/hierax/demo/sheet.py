@@ -1,4 +1,4 @@
-"""The sheet of the demonstration: a row for each photo, with what a model makes of it. Pictures in, one picture out."""
+"""The sheet of the demonstration: a row for each photo, with what a model makes of it. Images in, one image out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from hierax.viz import drawable
 
 TILE = 200
-"""Side of a picture on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""
-_MARGIN, _GAP = 28, 20  # around the sheet, between pictures
+"""Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""
+_MARGIN, _GAP = 28, 20  # around the sheet, between images
 SMALL, _PITCH = 79, 124  # side of a neighbor, and from one to the next: room for the longest label
 _LINE, _BAR = 25, 21  # distance of the lines of labels, height of their bars
 _PAPER, _INK, _FADED, _SHARE, _RULE = (255, 255, 255), (24, 24, 27), (100, 100, 108), (203, 222, 248), (228, 228, 231)
@@ -26,7 +26,7 @@ class Row:
         name: of its file.
         pictures: one for each column but the last, squares that are resized to `TILE`.
         answers: labels, how probable they are, and the same in words, likeliest first.
-        neighbours: pictures and their labels, the nearest first; four fill the last column.
+        neighbours: images and their labels, the nearest first; four fill the last column.
     """
 
     name: str
@@ -64,7 +64,7 @@ def demo_sheet(
 
 
 def _square(picture: Image.Image, side: int = TILE) -> Image.Image:
-    """The picture at this size: smooth, but what has less than half of it is a map, whose cells stay sharp."""
+    """The image at this size: smooth, but what has less than half of it is a map, whose cells stay sharp."""
     cells = 2 * picture.width <= side
     return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST if cells else Image.Resampling.LANCZOS)
 
@@ -81,7 +81,7 @@ def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: st
 def _neighbours(
     page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
 ) -> None:
-    """Four pictures, two by two, with their labels below."""
+    """Four images, two by two, with their labels below."""
     for number, (picture, label) in enumerate(found[:4]):
         x, y = at[0] + number % 2 * _PITCH, at[1] + number // 2 * (SMALL + 22)
         page.paste(_square(picture, SMALL), (x, y))

@@ -1,4 +1,4 @@
-"""Features of many pictures: shards that can be resumed, updated and searched."""
+"""Features of many images: shards that can be resumed, updated and searched."""
 
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.run import EmbedReport, embed

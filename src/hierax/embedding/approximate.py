@@ -1,6 +1,6 @@
 """Approximate search through faiss: it proposes rows, which are then compared exactly.
 
-Vectors lie in lists around centres (k-means), eight bits a number; a query looks into the nearest lists. The file in
+Vectors lie in lists around centers (k-means), eight bits a number; a query looks into the nearest lists. The file in
 `FOLDER/index/` is mapped for searching. Building takes about one byte of memory per number: 0.8 GB for 1,000,000 x 768.
 """
 
@@ -32,7 +32,7 @@ LEAST = 1000
 WANTED = 0.99
 """Recall@10 on the sample at which no more lists are looked into."""
 _SAMPLE = 256
-_PER_CENTRE = 64  # rows that k-means sees per centre
+_PER_CENTRE = 64  # rows that k-means sees per center
 _CANDIDATES = 10  # for every hit that is asked for; eight bits put some in the wrong order
 
 
@@ -200,7 +200,7 @@ def build(index: Index) -> Report:
 
 
 def _trained(faiss: Any, index: Index) -> Any:
-    """Lists without rows, their centres found among rows at even distances."""
+    """Lists without rows, their centers found among rows at even distances."""
     width, count = index.column.width, len(index)
     centres = max(8, min(65_536, round(count**0.5)))
     quantizer = faiss.IndexFlatIP(width)

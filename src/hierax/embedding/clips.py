@@ -157,7 +157,7 @@ class ClipDecoder:
         if not record.do_center_crop:
             raise ValueError("the record does not crop, so that videos differ in size; expected do_center_crop")
         self.record, self.sampling = record, sampling_of(record)
-        # grey levels: mean and deviation are taken out where the model is
+        # gray levels: mean and deviation are taken out where the model is
         self.processor = HieraVideoProcessor(record, do_rescale=False, do_normalize=False)
         self.shape = (self.sampling.count, record.crop_size["height"], record.crop_size["width"])
         self._video: Opened | None = None

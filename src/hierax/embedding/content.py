@@ -14,7 +14,7 @@ _PER_PIXEL = 16  # bytes: four channels of 32 bits
 
 
 def read_file(path: str, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
-    """All of a file that may hold a picture.
+    """All of a file that may hold an image.
 
     Raises:
         OSError, ValueError: it cannot be read, is no regular file, or is far too large for what it is.
@@ -45,7 +45,7 @@ def check_place(offset: int) -> None:
 
 
 def _read(file: BinaryIO, offset: int, size: int, max_pixels: int | None) -> bytes:
-    """So many bytes, if a picture can have as many."""
+    """So many bytes, if an image can have as many."""
     file.seek(offset)
     if size > _SURE:
         with pillow_is_quiet():

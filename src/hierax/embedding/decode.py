@@ -34,7 +34,7 @@ class Item:
     Attributes:
         source: what it is.
         hash: of its bytes, 32 hexadecimal digits; "" where it could not be read at all.
-        width, height: of the picture, upright, in pixels.
+        width, height: of the image, upright, in pixels.
         error: why it is none, or None.
         start, end: of a window of a video, in seconds.
     """
@@ -104,7 +104,7 @@ class Decoder:
 
 
 def dtype_of(record: Preprocessing) -> type[np.uint8] | type[np.float32]:
-    """Of the pixels of a model: grey levels, or values as files have them."""
+    """Of the pixels of a model: gray levels, or values as files have them."""
     return np.uint8 if record.do_rescale else np.float32
 
 
@@ -129,7 +129,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def as_bytes(content: Any) -> bytes:
-    """A file's bytes; a picture of a table without them is given some."""
+    """A file's bytes; an image of a table without them is given some."""
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     if isinstance(content, Image.Image):
@@ -151,7 +151,7 @@ class Request:
 
 
 def decoder_of(record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Decoder | ClipDecoder:
-    """What reads pictures, or windows of videos, as the record says."""
+    """What reads images, or windows of videos, as the record says."""
     if record.num_frames is None:
         return Decoder(record, max_pixels=max_pixels)
     from hierax.embedding.clips import ClipDecoder

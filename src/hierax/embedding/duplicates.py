@@ -64,9 +64,9 @@ class Group:
 
 
 class Whitening:
-    """Centred, turned to principal components and divided by their deviations, all learned from the collection itself.
+    """Centered, turned to principal components and divided by their deviations, all learned from the collection itself.
 
-    Features of all pictures have much in common, which hides what tells them apart; after this each direction counts
+    Features of all images have much in common, which hides what tells them apart; after this each direction counts
     alike. Directions of less than `floor` times the variance of the first are noise of rounding and left out.
     """
 
@@ -128,7 +128,7 @@ def duplicates(
         folder: of a collection, or several (see `Index`).
         threshold: least similarity of a pair.
         column: name of the vectors; the first if None.
-        whiten: compare after `Whitening`: for features in which all pictures look alike. Similarities are lower then.
+        whiten: compare after `Whitening`: for features in which all images look alike. Similarities are lower then.
         components: directions that whitening keeps; None is all that are more than noise.
         linkage: see above.
         approximate: look only among the fifty rows that `Index.build(approximate=True)` finds nearest to each; None
@@ -139,7 +139,7 @@ def duplicates(
         fetch: with `verify`, read images from URLs and from tables of the Hub again; they count as unreadable else.
         max_pixels: with `verify`, images of more pixels count as unreadable; None is any number.
         on_progress: is called with the number of rows compared so far, and of all that are to be; with `verify` then
-            with the number of pictures read so far, and of all.
+            with the number of images read so far, and of all.
         on_unreadable: is called with the path of every image that `verify` cannot read any more, or that has changed
             since it was embedded; none of its pairs is kept, but for equal files.
 

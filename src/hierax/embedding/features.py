@@ -39,7 +39,7 @@ class FeatureExtractor:
     """An engine, and what of its outputs a collection keeps.
 
     Args:
-        model: any Hiera model of pictures or clips, or a Hub id, folder or file; or an export of task "features", which
+        model: any Hiera model of images or clips, or a Hub id, folder or file; or an export of task "features", which
             gives "pooled", or "backbone", which gives its stages. It is another model than its checkpoint.
         layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
             map).
@@ -48,7 +48,7 @@ class FeatureExtractor:
         max_pixels: images of more pixels are refused; None is any number.
 
     Raises:
-        ValueError: an unknown layer, a model that takes neither pictures nor clips; what `hierax.load` raises.
+        ValueError: an unknown layer, a model that takes neither images nor clips; what `hierax.load` raises.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ def _loaded(source: str) -> Pretrained:
 
 
 def _record(model: Pretrained | Engine, size: int | None) -> Preprocessing:
-    """How pictures become pixels of one size: as the checkpoint says, or the same part of them at another size."""
+    """How images become pixels of one size: as the checkpoint says, or the same part of them at another size."""
     config = model.config
     record = (model.record if isinstance(model, Engine) else model.preprocessing) or (
         KINETICS.replace(num_frames=None) if config.is_video else IMAGENET

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hierax.embedding.sources import Source
 
 DIGITS = 6
-"""Decimals of a similarity: float32 holds no more, and equal pictures get equal scores."""
+"""Decimals of a similarity: float32 holds no more, and equal images get equal scores."""
 _TILE = 1 << 25  # bytes of vectors that are compared at a time
 _QUERIES = 512  # compared with a tile at a time
 
@@ -188,7 +188,7 @@ class Index:
 
     @cached_property
     def keys(self) -> np.ndarray:
-        """uint64 `[rows]`, one number per row, which it keeps while its id, its picture and its vector stay."""
+        """uint64 `[rows]`, one number per row, which it keeps while its id, its image and its vector stay."""
         return np.concatenate([np.zeros(0, np.uint64), *(shard.keys for shard in self.shards)])
 
     @cached_property
@@ -354,7 +354,7 @@ def embed_queries(
     """Vectors of images, or of windows of videos, made as those of the collection in `folder` were.
 
     Returns:
-        float32 `[N, D]` of the pictures that could be read, in their order, and path and problem of the others.
+        float32 `[N, D]` of the images that could be read, in their order, and path and problem of the others.
 
     Raises:
         CollectionError: the model is not the one that made the collection; the collection names none, since it was made

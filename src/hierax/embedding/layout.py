@@ -1,4 +1,4 @@
-"""A collection laid out in two dimensions: like pictures near each other."""
+"""A collection laid out in two dimensions: like images near each other."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def layout(
     rows = np.unique(np.linspace(0, len(index) - 1, min(points, len(index))).astype(np.int64))
     components = principal(index.take(rows), count=COMPONENTS)
     spread = float(components[:, 0].std()) if len(rows) else 0.0
-    if tsne is None or len(rows) < 5 or spread < _EQUAL:  # too few for neighbours, or nothing to tell rows apart by
+    if tsne is None or len(rows) < 5 or spread < _EQUAL:  # too few for neighbors, or nothing to tell rows apart by
         places, used = components[:, :2], "pca"
     else:
         perplexity = min(30.0, (len(rows) - 1) / 4)

@@ -22,7 +22,7 @@ class Outlier:
 
     Attributes:
         id, path: of the row.
-        score: 0 is equal to its neighbours, 1 unlike them, up to 2.
+        score: 0 is equal to its neighbors, 1 unlike them, up to 2.
         copies: other outliers that are near copies of it, and are left out for it.
     """
 
@@ -42,18 +42,18 @@ def outliers(
     alike: float | None = 0.95,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Outlier]:
-    """The `count` rows that are farthest from their neighbours, farthest first; equal ones in their order.
+    """The `count` rows that are farthest from their neighbors, farthest first; equal ones in their order.
 
     The score of a row is 1 minus the mean of its cosine similarities to the `k` rows most similar to it, itself left
-    out: the mean cosine distance to its k nearest neighbours. A strange picture that is there `k + 1` times is no
+    out: the mean cosine distance to its k nearest neighbors. A strange image that is there `k + 1` times is no
     outlier by this; `duplicates` finds it. Of outliers that are near copies of each other the first stands for all.
 
     Args:
         folder: of a collection, or several (see `Index`).
         count: how many rows.
-        k: neighbours of a row; all others where there are fewer.
+        k: neighbors of a row; all others where there are fewer.
         column: name of the vectors; the first if None.
-        references: neighbours are sought among at most so many rows, taken at even distances from a larger collection;
+        references: neighbors are sought among at most so many rows, taken at even distances from a larger collection;
             what is returned are distances to these. Time grows with rows times references.
         alike: least cosine similarity of near copies; None leaves all of them in.
         on_progress: is called with the number of rows done so far, and of all.

@@ -118,7 +118,7 @@ def contact_sheet(
 
     Below each image is its path, from the folder on that all of them share, which stands in the head, its pixels and
     its bytes. Images are enlarged by a click, marked, and the paths of marked ones saved as a list. What cannot be read
-    any more, or has changed, is a grey tile that says so.
+    any more, or has changed, is a gray tile that says so.
 
     Args:
         what: the rows are: "image" or "window".
@@ -275,7 +275,7 @@ def map_page(
 
 
 def _sheets(images: Sequence[Image.Image]) -> list[str]:
-    """The pictures in large ones, side by side: a browser holds ten of these better than thousands of small ones."""
+    """The images in large ones, side by side: a browser holds ten of these better than thousands of small ones."""
     each, sheets = _COLUMNS * _COLUMNS, []
     for start in range(0, len(images), each):
         some = images[start : start + each]

@@ -1,4 +1,4 @@
-"""`embed`: many pictures in, shards of features out; what is interrupted goes on, and nothing is there twice."""
+"""`embed`: many images in, shards of features out; what is interrupted goes on, and nothing is there twice."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def embed(
     on_wait: Callable[[str], object] | None = None,
     on_stop: Callable[[], object] | None = None,
 ) -> EmbedReport:
-    """Writes the features of pictures, or of videos window by window, into the folder `out`, and goes on where an
+    """Writes the features of images, or of videos window by window, into the folder `out`, and goes on where an
     earlier call was interrupted.
 
     Every source is listed once, in the order of the first listing. Blocks of `block_size` sources become shards

@@ -84,7 +84,7 @@ class Source:
         return self.path if self.window < 0 else self.path.rpartition(MARK)[0]
 
     def read(self, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Any:
-        """The bytes of a picture; of a table maybe a path or a Pillow image.
+        """The bytes of an image; of a table maybe a path or a Pillow image.
 
         Raises:
             Exception: it cannot be had; clients of networks have errors of their own.
@@ -199,7 +199,7 @@ def lost(inputs: Iterable[str], *, patterns: bool = False) -> list[str]:
 
 
 def are_few(inputs: Sequence[str], most: int) -> bool:
-    """Whether inputs are `most` files of pictures at the most, or folders of no more; only as many are looked at."""
+    """Whether inputs are `most` files of images at the most, or folders of no more; only as many are looked at."""
 
     def counted() -> Iterator[str]:
         for given in inputs:
@@ -219,7 +219,7 @@ def list_sources(
     What is left out is told of in a `Notice`: members of shards and files of other kinds, rows without a path.
 
     Args:
-        inputs: files; folders, searched to their depths for pictures and `.tar` shards, hidden files left
+        inputs: files; folders, searched to their depths for images and `.tar` shards, hidden files left
             out (a folder below them that cannot be opened is a source that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
             file, image, url …, see `hierax.data.lists.PATHS`), relative to the list's folder; `.tar` shards; tables
@@ -284,7 +284,7 @@ def check_input(given: str) -> None:
 
 
 def _check_kind(given: str, *, clips: bool) -> None:
-    """Raises `ValueError` for a video that is named where pictures are meant, and the reverse."""
+    """Raises `ValueError` for a video that is named where images are meant, and the reverse."""
     check_input(given)
     suffix = os.path.splitext(given)[1].lower()
     if suffix in VIDEO_SUFFIXES and not clips:

@@ -84,7 +84,7 @@ class Manifest:
         model: what was loaded, by name.
         weights: digest of the weights.
         config: the model's.
-        preprocessing: the record by which pictures became pixels.
+        preprocessing: the record by which images became pixels.
         columns: of vectors.
         l2: whether vectors have length 1.
         dtype: "float32" or "float16", in the shards.

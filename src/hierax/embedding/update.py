@@ -34,7 +34,7 @@ _CHUNK = 4096
 
 
 def inputs_left(folder: Path, manifest: Manifest) -> list[str]:
-    """Inputs of a collection but for pictures that were named one by one and are gone: the update marks their rows."""
+    """Inputs of a collection but for images that were named one by one and are gone: the update marks their rows."""
     gone = set(lost(manifest.inputs, patterns=True))
     listed = {source.id for path in listings(folder) for source in Listing.read(path)} if gone else set()
     return [given for given in manifest.inputs if given not in gone or source_id(given) not in listed]

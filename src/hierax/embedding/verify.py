@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from hierax.embedding.index import Index
 
 SAME = 0.985
-"""Share of the variance that two pictures must have in common to be one."""
+"""Share of the variance that two images must have in common to be one."""
 SIDE = 32  # pixels of the small versions
 _STEPS = 6  # of the search for the place; twelve find no more
 _BLOCK = 512  # pairs compared at a time
-_REACH = 0.12  # of the side that a picture may lack at each edge
-_PLAIN = 9.0  # grey levels of deviation that count at the least: in a plain picture all variance is noise
+_REACH = 0.12  # of the side that an image may lack at each edge
+_PLAIN = 9.0  # gray levels of deviation that count at the least: in a plain image all variance is noise
 
 
 _SHOTS = 4  # small versions of a row: its first frame over white and over black, one of its middle, one of its end
-_CELL = 24  # grey levels between the lightest and the darkest pixel of a cell in which something is
+_CELL = 24  # gray levels between the lightest and the darkest pixel of a cell in which something is
 _DIFFERENT = 0.35  # share of what is in the cells of nearly blank images by which two of them may differ
 
 
@@ -118,7 +118,7 @@ def verified(
 
 
 def contrast(image: Image.Image) -> np.ndarray:
-    """uint8 `[SIDE, SIDE]`: grey levels between the lightest and the darkest pixel of each of so many cells."""
+    """uint8 `[SIDE, SIDE]`: gray levels between the lightest and the darkest pixel of each of so many cells."""
     grey = np.asarray(image.convert("L").resize((8 * SIDE, 8 * SIDE), Image.Resampling.BILINEAR))
     cells = grey.reshape(SIDE, 8, SIDE, 8)
     return cells.max((1, 3)) - cells.min((1, 3))
@@ -138,12 +138,12 @@ def same_detail(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.
 
 
 def smaller(image: Image.Image) -> np.ndarray:
-    """A picture in RGB as uint8 `[SIDE, SIDE, 3]`, blurred: fine textures would differ after the slightest shift."""
+    """An image in RGB as uint8 `[SIDE, SIDE, 3]`, blurred: fine textures would differ after the slightest shift."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(1)))
 
 
 def common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Shares `[P]` of the variance that pictures, uint8 `[P, S, S, 3]`, have in common where they lie best; at most 1.
+    """Shares `[P]` of the variance that images, uint8 `[P, S, S, 3]`, have in common where they lie best; at most 1.
 
     The second is moved and stretched along both axes until it differs least from the first (Gauss-Newton, from lying
     at the same place), so that one may be a crop of the other.
@@ -170,7 +170,7 @@ def common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _sampled(pictures: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values at these rows and columns of each picture (between pixels: linear), and which of them lie inside."""
+    """Values at these rows and columns of each image (between pixels: linear), and which of them lie inside."""
     side = pictures.shape[1]
     (top, down, rows), (left, across, columns) = (_between(at, side) for at in (y, x))
     number = np.arange(len(pictures))[:, None]

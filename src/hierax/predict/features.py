@@ -1,4 +1,4 @@
-"""The maps of every stage of a model, as arrays and as a picture."""
+"""The maps of every stage of a model, as arrays and as an image."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def stage_maps(opened: Predictor, pixels: Tensor, *, attention: bool = False) ->
 def write_features(
     opened: Predictor, paths: Sequence[Path], files: Sequence[tuple[Path, Path]], *, attention: bool = False
 ) -> Iterator[FeatureFiles]:
-    """`features` with a model that is open, into `files`: arrays and picture of each path."""
+    """`features` with a model that is open, into `files`: arrays and image of each path."""
     check_inputs(opened.config, paths)
     processor, record = opened.processor(), opened.preprocessing
     video = isinstance(processor, HieraVideoProcessor)
@@ -200,7 +200,7 @@ def write_features(
 def feature_files(
     images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False, clips: bool = False
 ) -> list[tuple[Path, Path]]:
-    """The files that `features` makes for each image, or video if `clips`: arrays and picture.
+    """The files that `features` makes for each image, or video if `clips`: arrays and image.
 
     Raises:
         ValueError: one of them exists, and not `overwrite`; one of them is an input; `output` is a file.
@@ -218,7 +218,7 @@ def feature_files(
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A different name for each picture, without suffix: its own where no other has it, else with the folders that
+    """A different name for each image, without suffix: its own where no other has it, else with the folders that
     tell them apart (`a-cat`, `b-cat`), else with the suffix (`cat.jpg`, `cat.png`), else numbered.
 
     Names that differ only in case count as equal, since on some file systems they are.
@@ -284,7 +284,7 @@ def _save_clip(
 
 
 def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing) -> list[list[Tile]]:
-    """The picture `[C, H, W]` and the PCA of its maps in a row; where attentions are there, a second row of them."""
+    """The image `[C, H, W]` and the PCA of its maps in a row; where attentions are there, a second row of them."""
     from hierax.viz import Tile, pca_picture, to_picture
 
     config, size, picture = found.config, found.size, to_picture(pixels, record=record)

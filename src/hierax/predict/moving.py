@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hierax.viz import Statistics, Tile
 
 MOVING = (".gif", ".png", ".webp")
-"""Suffixes of pictures that can move."""
+"""Suffixes of images that can move."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def reconstruction_captions(
 def featured_clip(
     found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing, seconds: float, title: str
 ) -> Moving:
-    """A clip `[C, T, H, W]` and the maps of its stages: colours are each map's first three principal components over
-    all of its frames, so that a colour means the same in all of them.
+    """A clip `[C, T, H, W]` and the maps of its stages: colors are each map's first three principal components over
+    all of its frames, so that a color means the same in all of them.
     """
     import numpy as np
     from PIL import Image

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Three captioned pictures: as it is, what is seen, what is made of it; of a video the same of its frames; or the
+    """Three captioned images: as it is, what is seen, what is made of it; of a video the same of its frames; or the
     error that prevented them.
     """
 
