@@ -235,7 +235,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=output_folder,
         metavar="DIR",
-        help="output folder for sheet.png (default: demo, whose sheet is replaced)",
+        help="output folder for sheet.png (default: demo; its sheet is replaced)",
     )
     add_overwrite(parser)
     add_max_pixels(parser)

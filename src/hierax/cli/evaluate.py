@@ -23,7 +23,7 @@ SUMMARY = "measure a classifier (top-1, per class, confusion), or probe frozen f
 EPILOG = """DATA is a labeled dataset. If it has train/ and val/, val/ is evaluated. --probe linear fits a linear
 classifier on the pooled map of each stage. --probe knn classifies by the nearest neighbors. Both use the
 training data of --train or DATA/train.
-Of a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip."""
+For a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip."""
 
 _LISTED = 20
 
