@@ -12,8 +12,8 @@ from hierax.positions import is_traced
 from hierax.tokens import pool, published_order, split_axis, unpublished_order
 
 _HALF = (torch.bfloat16, torch.float16)
-_HALF_SCORES = 1 << 27  # beyond, their memory is the greater evil
-_FEW_SCORES = 800_000  # measured: 614,000 (the decoder on one image) is faster unfused, 1,230,000 is not
+_HALF_SCORES = 1 << 27  # above this, the unfused product takes too much memory
+_FEW_SCORES = 800_000  # measured: at 614,000 (the decoder on one image) unfused is faster, at 1,230,000 it is not
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -30,7 +30,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`, or zeros for dropped samples; what is left is scaled up so that the mean stays."""
+        """`x` with zeros for dropped samples; the other samples are scaled up, which keeps the expected value."""
         if self.rate == 0 or not self.training:
             return x
         keep = 1 - self.rate
@@ -60,7 +60,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Te
 class Attention(nn.Module):
     """Multi-head attention over `[B, U, P, C]`, within mask units or over all tokens, with pooled queries.
 
-    Keys, queries and values are views of one product, and always 4-D, so that fused attention kernels apply.
+    Queries, keys and values are views of one product, and always 4-D, so that fused attention kernels can be used.
     """
 
     def __init__(self, spec: BlockSpec) -> None:
@@ -77,17 +77,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
         units = x.shape[1]
-        # unit attention: every unit is a row of the batch; global attention: all units' tokens are one row
+        # unit attention: every unit is a row of the batch; global attention: the tokens of all units are one row
         fold = 0 if self.unit_attention else 1
         q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in self._project(x))
         y = attend(q, k, v).transpose(1, 2).flatten(2)
-        # a view, not unflatten: ONNX made of that by tracing is fixed to one batch
+        # a view, not unflatten: traced to ONNX, unflatten fixes the batch
         return self.proj(y.view(-1, units, *y.shape[1:]) if self.unit_attention else split_axis(y, 1, units))
 
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` returns, computed by way of the attention weights, and these.
+        """What `forward` returns, computed from the attention weights, and the weights.
 
-        The weights are `[B, N, windows, queries, keys]`, tokens of a window in the published order.
+        The weights are `[B, N, windows, queries, keys]`; the tokens of a window are in the published order.
         """
         q, k, v = self._project(x)
         units = q.shape[1]
@@ -133,20 +133,22 @@ class Block(nn.Module):
         self.drop_path = DropPath(spec.drop_path)
 
     def _branch(self, y: Tensor, scale: Scale | None) -> Tensor:
-        """A residual branch, scaled and dropped where the model does that."""
+        """A residual branch, with layer scale and drop path if the model has them."""
         y = y if scale is None else scale(y)
         return self.drop_path(y) if self.training and self.spec.drop_path else y
 
     def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
         if self.proj is not None:
             return pool(self.proj(normed), self.spec.pool)
-        if self.pooled_shortcut:  # abs-win small: two poolings of the input stand side by side, so the width doubles
+        if self.pooled_shortcut:  # abs-win small: maximum and mean concatenated double the width
             grouped = split_axis(x, 2, self.spec.pool)
             return torch.cat([grouped.amax(2), grouped.mean(2)], dim=-1)
         return pool(x, self.spec.pool)
 
     def forward(self, x: Tensor, output_attentions: bool = False) -> Any:
-        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`; with `output_attentions` a pair of it and the weights."""
+        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`; with `output_attentions`, a pair of that and the attention
+        weights.
+        """
         normed = self.norm1(x)
         y, weights = self.attn.with_weights(normed) if output_attentions else (self.attn(normed), None)
         x = self._shortcut(x, normed) + self._branch(y, self.ls1)

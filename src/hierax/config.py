@@ -1,6 +1,6 @@
-"""What a Hiera model is, as data: the configuration and the plan of its blocks.
+"""The configuration of a Hiera model and the plan of its blocks, as data.
 
-Nothing here imports torch. A model is decided completely before a module exists: `plan(config)` lists one `BlockSpec`
+Nothing here imports torch. The whole model is decided before any module exists: `plan(config)` lists one `BlockSpec`
 per transformer block, and `encoder.Hiera` only builds what the list says.
 """
 
@@ -18,33 +18,33 @@ from hierax.variants import VARIANTS, did_you_mean
 _Axes = tuple[int, ...]
 
 _SETTABLE = ("id2label", "problem_type", "license", "mask_ratio", "normalize_pixel_loss")
-"""Fields that may change after a model was built, since no module was built from them."""
+"""Fields that may be assigned after a model was built: no module depends on them."""
 _DERIVED = {"label2id": "id2label", "out_indices": "out_features"}
-"""Fields that say the same as another one."""
+"""Arguments that state the value of another field."""
 OUTPUTS = ("output_hidden_states", "output_attentions")
-"""Attributes that say what a call of the model gives where the call itself does not say it."""
+"""Attributes that set the defaults of arguments of a model's call."""
 
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class HieraConfig:
     """The complete description of a Hiera model; its JSON form is the one `transformers` reads and writes.
 
-    What a model is built from cannot be changed afterwards: `replace` makes another configuration. Labels,
-    `problem_type`, `mask_ratio` and the like can be assigned. Names that are no fields, such as the `use_cache` that
-    transformers' Trainer sets, are kept as plain attributes, and are neither compared nor saved.
+    Fields that a model is built from cannot be assigned: `replace` makes another configuration. Labels, `problem_type`,
+    `mask_ratio` and similar fields can be assigned. Other names, such as the `use_cache` that transformers' Trainer
+    sets, are kept as plain attributes. They are neither compared nor saved.
 
-    `output_hidden_states` and `output_attentions` (False) are such attributes, too: what calls of the model give unless
-    they say it themselves.
+    `output_hidden_states` and `output_attentions` (both False) are such attributes, too. They are the defaults of the
+    arguments of the same name in calls of the model.
 
     `label2id` may be given instead of `id2label`, and `out_indices` (0 is the stem) instead of `out_features`.
 
-    The number of entries of `image_size` makes the model 1-D, 2-D or 3-D (video: time, height, width); what is left
-    at None follows from it (patches of 7 with stride 4, mask units of 8 tokens, pooling by 2, on every axis).
-    Sizes are in pixels, mask units in tokens. Field names are those of `transformers`; the fields after `mask_ratio`
-    are hierax's own (paper: Ryali et al., ICML 2023, section 3 and appendix).
+    The number of entries of `image_size` makes the model 1-D, 2-D or 3-D (video: time, height, width). Fields that are
+    None follow from it (patches of 7 with stride 4, mask units of 8 tokens, pooling by 2, on every axis). Sizes are in
+    pixels, mask units in tokens. Field names are those of `transformers`; the fields after `mask_ratio` are hierax's
+    own (paper: Ryali et al., ICML 2023, section 3 and appendix).
 
     Raises:
-        ValueError: names the field, its value and what is allowed.
+        ValueError: a bad value; names the field, its value and what is expected.
         AttributeError: a field was assigned that a model is built from.
     """
 
@@ -109,13 +109,13 @@ class HieraConfig:
         self.__dict__["_complete"] = True
 
     def _derive(self) -> None:
-        """Sets the two fields that say the same as others."""
+        """Sets the fields that `label2id` and `out_indices` state."""
         names = self.out_features
         self.__dict__["label2id"] = {name: i for i, name in self.id2label.items()}
         self.__dict__["out_indices"] = names if names is None else tuple(self.stage_names.index(n) for n in names)
 
     def _agreed(self, name: str, value: Any, told: str) -> Any:
-        """`value`, which the argument `told` gives, unless the field `name` was given otherwise."""
+        """`value`, which the argument `told` gives. `ValueError` if the field `name` was given another value."""
         given = getattr(self, name)
         same = given is None or (dict(given) == value if isinstance(given, Mapping) else tuple(given) == value)
         if not same:
@@ -167,7 +167,7 @@ class HieraConfig:
         """Of `stage_names` those at these indices; negative ones count from the end.
 
         Raises:
-            ValueError: an index that there is not.
+            ValueError: an index out of range.
         """
         names = self.stage_names
         listed = isinstance(indices, Sequence) and all(isinstance(i, int) for i in indices)
@@ -187,14 +187,14 @@ class HieraConfig:
 
     @property
     def num_hidden_layers(self) -> int:
-        """Number of stages, as in transformers; `depths` has the blocks of each."""
+        """Number of stages, as in transformers; `depths` has the number of blocks of each."""
         return self.stages
 
     num_layers = num_hidden_layers
 
     @property
     def architectures(self) -> list[str] | None:
-        """Names of the classes that the file of a checkpoint states, or None."""
+        """Names of the classes that the checkpoint's file states, or None."""
         return self.extra.get("architectures")
 
     @property
@@ -203,7 +203,7 @@ class HieraConfig:
         return tuple(s * u for s, u in zip(self.patch_stride, self.masked_unit_size, strict=True))
 
     def unit_grid(self, size: Sequence[int]) -> _Axes:
-        """Mask units per axis of an input of `size` pixels, the last one counted when it is only partly filled."""
+        """Mask units per axis of an input of `size` pixels; a partly filled unit at the end counts."""
         return tuple(-(-s // u) for s, u in zip(size, self.unit_pixels, strict=True))
 
     def token_grid(self, size: Sequence[int]) -> _Axes:
@@ -225,7 +225,7 @@ class HieraConfig:
         return (1, *stride[1:]) if self.target == "first_frame" else stride
 
     def replace(self, **changes: Any) -> "HieraConfig":
-        """A copy with other values; `ValueError` for a name that is no field."""
+        """A copy with other values for some fields; `ValueError` for a name that is not a field."""
         require_fields(changes, _field_names())
         if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
             changes["id2label"] = None
@@ -237,7 +237,7 @@ class HieraConfig:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: the fields, `label2id` beside `id2label`, and whatever unknown keys were read."""
+        """The JSON form: the fields, `label2id` beside `id2label`, and the unknown keys that were read."""
         own = {name: getattr(self, name) for name in _field_names() - {"extra", *_DERIVED}}
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v is not None}
         own["id2label"] = {str(i): name for i, name in self.id2label.items()}
@@ -254,7 +254,7 @@ class HieraConfig:
         """
         names = _field_names() - {"extra"}
         known: dict[str, Any] = {k: v for k, v in values.items() if k in names and v is not None}
-        for given, derived in _DERIVED.items():  # what says the same a second time is not compared
+        for given, derived in _DERIVED.items():  # repeated information is not compared
             if derived in known:
                 known.pop(given, None)
         if "id2label" in known:
@@ -282,7 +282,8 @@ class HieraConfig:
         """The configuration of a checkpoint of any format; `overrides` are other values for its fields.
 
         Args:
-            source: a Hub id, a folder or a file. The weights are fetched, too: in some formats their shapes say it.
+            source: a Hub id, a folder or a file. The weights are downloaded, too: some formats state the configuration
+                only by the shapes of the weights.
 
         The other arguments and the errors are those of `from_pretrained` of the models.
         """
@@ -302,7 +303,7 @@ class HieraConfig:
         """Reads a `config.json`.
 
         Raises:
-            ValueError: names the file when it is not JSON, and the field when a value is bad.
+            ValueError: the file is not JSON (names the file), or a value is bad (names the field).
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -336,13 +337,13 @@ def _field_names() -> set[str]:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One transformer block: what `encoder.Block` is built from.
+    """One transformer block, as `encoder.Block` is built from it.
 
     Attributes:
-        stage: the stage it belongs to, 0 is the first.
-        dim, dim_out: width of the tokens that come in and go out.
+        stage: the stage that the block belongs to; 0 is the first.
+        dim, dim_out: width of the input tokens and of the output tokens.
         heads: attention heads.
-        unit_attention: attends within mask units (else over all tokens).
+        unit_attention: whether attention is within mask units (else over all tokens).
         pool: number of neighboring tokens whose queries and shortcut are max-pooled into one; 1 is none.
         drop_path: probability that a residual branch is dropped in training.
     """
@@ -359,8 +360,8 @@ class BlockSpec:
 def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
     """One `BlockSpec` per block of the encoder, in order.
 
-    Mask unit attention lags by one block: the first block of a stage still attends as the stage before did, since
-    its keys are that stage's tokens. Drop path rises linearly from 0 to `drop_path_rate` (paper, section 3).
+    The first block of a stage still has the attention of the stage before (within mask units or global), because its
+    keys are tokens of that stage. Drop path rises linearly from 0 to `drop_path_rate` (paper, section 3).
     """
     specs: list[BlockSpec] = []
     for stage, depth in enumerate(config.depths):
@@ -386,10 +387,11 @@ def list_models() -> tuple[str, ...]:
 
 
 def variant_config(name: str, **overrides: Any) -> HieraConfig:
-    """A named variant with `overrides` of its fields; an `image_size` of 1 or 3 entries makes an image's 1-D or 3-D.
+    """The configuration of a named variant, with `overrides` for its fields. An `image_size` of 1 or 3 entries makes an
+    image variant 1-D or 3-D.
 
     Raises:
-        ValueError: for an unknown variant or field (it lists those there are), or a bad value (it names the field).
+        ValueError: an unknown variant or field (lists the known ones), or a bad value (names the field).
     """
     if not isinstance(name, str):
         raise TypeError(f"name is a {type(name).__name__}; expected the name of a variant, such as 'hiera_tiny_224'")

@@ -1,4 +1,4 @@
-"""The encoder: the one path from pixels to the tokens of every stage."""
+"""The encoder, which is the only path from pixels to the tokens of every stage."""
 
 import dataclasses
 import math
@@ -31,15 +31,15 @@ _AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "w
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder returns: tokens `[B, U, P, C]` by stage, and what is needed to put them on their grids.
+    """Output of the encoder: tokens `[B, U, P, C]` by stage, and what is needed to make maps of them.
 
     Attributes:
         tokens: by stage number; 0 is the stem (after the position embedding), 1 the end of stage 1, and so on.
         units: mask units per axis of the padded input.
         size: pixels per axis of the input before padding.
-        kept: indices `[B, K]` of the mask units that were seen, or None for all (then `U` is `K`).
-        attentions: weights `[B, N, windows, queries, keys]` of the last block of each stage, where asked for.
-        states, maps: what `published` and `grid` return, where the later stages were computed from it.
+        kept: indices `[B, K]` of the visible mask units, or None for all (then `U` is `K`).
+        attentions: weights `[B, N, windows, queries, keys]` of the last block of each stage, if requested.
+        states, maps: results of `published` and `grid` by stage, if the later stages were computed from them.
     """
 
     config: HieraConfig
@@ -63,7 +63,7 @@ class Features:
     def pass_through(self, stage: int, tokens: Tensor, *, maps: bool) -> Tensor:
         """The same `tokens` `[B, U, P, C]`, computed from the stage's published state and, if `maps`, from its map.
 
-        What later stages make of them then has gradients with respect to both.
+        The later stages then have gradients with respect to both.
         """
         self.states[stage] = published_order(tokens)
         tokens = self.tokens[stage] = unpublished_order(self.states[stage], tokens.shape[1])
@@ -75,7 +75,7 @@ class Features:
             else:
                 whole = layout.reroll(tokens, self.units)
                 missing = [w - s for w, s in zip(whole.shape[1:-1], shown.shape[1:-1], strict=True)]
-                if any(missing):  # what only the padding sees is not part of the map
+                if any(missing):  # tokens that see only padding are not part of the map
                     margins = [0, 0, *(n for right in reversed(missing) for n in (0, right))]
                     inside = F.pad(torch.ones_like(shown[:1, ..., :1], dtype=torch.bool), margins)
                     shown = torch.where(inside, F.pad(shown, margins), whole)
@@ -84,9 +84,9 @@ class Features:
         return tokens
 
     def grid(self, stage: int) -> Tensor:
-        """The map `[B, *ceil(size / stride), C]` of a stage, channels last: only tokens that touch the input.
+        """The map `[B, *ceil(size / stride), C]` of a stage, channels last, of the tokens that touch the input.
 
-        Under a mask: `[B, K, *unit, C]`, one small map per unit that was seen.
+        With a mask: `[B, K, *unit, C]`, one small map per visible unit.
         """
         if stage in self.maps:
             return self.maps[stage]
@@ -120,24 +120,24 @@ class Features:
 
 
 class Hiera(Pretrained):
-    """The encoder alone: pixels in, tokens of every stage out (paper, section 3; `config` says all).
+    """The encoder alone, from pixels to the tokens of every stage, built from `config` (paper, section 3).
 
-    Any input size is taken: up to the next multiple of the mask unit, zeros are added right and below (in video, the
-    last frame is repeated).
+    Any input size is accepted. Zeros are added on the right and below up to the next multiple of the mask unit (in a
+    video, the last frame is repeated).
     """
 
     def __init__(self, config: HieraConfig, *, initialise: bool = True, stages: int | None = None) -> None:
-        """`stages` builds the first stages alone; 0 is the stem."""
+        """`stages` is the number of stages to build, from the first; 0 builds only the stem."""
         super().__init__(config)
         self.stages = config.stages if stages is None else stages
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = position_embedding(config)
         self.blocks = nn.ModuleList(Block(spec, config) for spec in plan(config) if spec.stage < self.stages)
-        if initialise:  # a part of a larger model is initialized with that
+        if initialise:  # as part of a larger model, it is initialized with that model
             self.init_weights()
 
     def init_weights(self) -> None:
-        """Draws all weights anew; nothing happens on the meta device."""
+        """Replaces all weights with random weights; does nothing on the meta device."""
         if self.device.type != "meta":
             init_weights(self, self.config, mae=False)
 
@@ -155,15 +155,16 @@ class Hiera(Pretrained):
 
         Args:
             keep: booleans `[B, units]`, True for the mask units to see; every image keeps the same number.
-            kept: the same as ascending indices `[B, K]`, trusted.
-            stages: numbers of the stages whose tokens are wanted beside the last one's; 0 is the stem.
-            states: numbers of the stages that are computed by way of `Features.published`, so that gradients with
-                respect to it can be taken.
-            maps: those of `states` that are computed by way of `Features.grid` too.
-            output_attentions: compute the last block of each stage by way of its attention weights, and return these.
+            kept: the same as ascending indices `[B, K]`, which are not checked.
+            stages: numbers of the stages whose tokens are returned, besides the last stage; 0 is the stem.
+            states: numbers of the stages whose tokens are computed again from `Features.published`, so that gradients
+                with respect to it exist.
+            maps: those of `states` for which the same holds for `Features.grid`.
+            output_attentions: compute the last block of each stage from its attention weights, and return the weights.
 
         Raises:
-            ValueError: wrong rank, channels or an empty axis; a mask of another shape or with unequal counts.
+            ValueError: a wrong rank or number of channels, or an empty axis; a mask of a wrong shape or with unequal
+                counts.
         """
         units, size = self.unit_grid(pixel_values), tuple(pixel_values.shape[2:])
         pixels = pixel_values.to(self.dtype)
@@ -193,7 +194,7 @@ class Hiera(Pretrained):
         """Mask units per axis of `pixel_values`.
 
         Raises:
-            ValueError: another rank, another number of channels, an empty axis, or pixels that are not floating point.
+            ValueError: a wrong rank or number of channels, an empty axis, or pixels that are not floating point.
         """
         if not isinstance(pixel_values, Tensor):
             raise TypeError(f"pixel_values is a {type(pixel_values).__name__}; expected a tensor")
@@ -210,11 +211,11 @@ class Hiera(Pretrained):
     def checked_keep(self, keep: Tensor, batch: int, units: Sequence[int]) -> Tensor:
         """Ascending indices `[B, K]` of the units that `keep` `[B, U]` shows.
 
-        While tracing, `K` cannot depend on the values: it is then the number that the configuration's `mask_ratio`
-        keeps, and the graph asserts it.
+        While PyTorch traces, `K` cannot depend on the values. It is then the number of units that the configuration's
+        `mask_ratio` keeps, and the graph asserts it.
 
         Raises:
-            ValueError: another shape or dtype, unequal counts, or no unit kept.
+            ValueError: a wrong shape or dtype, unequal counts, or no unit kept.
         """
         if not isinstance(keep, Tensor):
             raise TypeError(f"keep is a {type(keep).__name__}; expected a tensor of booleans")
@@ -244,7 +245,7 @@ class Hiera(Pretrained):
     def _embed(self, pixels: Tensor, units: tuple[int, ...], size: tuple[int, ...], kept: Tensor | None) -> Tensor:
         """Tokens `[B, U or K, P, C]` with their position embedding."""
         pixels = self._padded(pixels, units, size)
-        if kept is not None:  # the convolution overlaps units: what is masked must not be seen through it
+        if kept is not None:  # the convolution overlaps units, and must not see masked pixels
             shown = shown_units(kept, math.prod(units)).unflatten(1, units)
             for axis, (count, pixel) in enumerate(zip(units, self.config.unit_pixels, strict=True)):
                 pixels = pixels.unflatten(2 + 2 * axis, (count, pixel))
@@ -259,7 +260,7 @@ class Hiera(Pretrained):
         return x + position
 
     def _padded(self, pixels: Tensor, units: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
-        """The pixels up to the next multiple of the mask unit."""
+        """The pixels, padded to the next multiple of the mask unit."""
         missing = [u * n - s for u, n, s in zip(units, self.config.unit_pixels, size, strict=True)]
         if self.config.is_video and missing[0]:
             pixels = torch.cat([pixels, pixels[:, :, -1:].expand(-1, -1, missing[0], -1, -1)], dim=2)
@@ -270,16 +271,17 @@ class Hiera(Pretrained):
 
 
 def _run(block: nn.Module, x: Tensor, output_attentions: bool, *, recomputed: bool) -> Any:
-    """What a block makes of `x`, computed again in the backward pass if it is to be `recomputed`."""
-    asked = (True,) if output_attentions else ()  # an engine's blocks take none
+    """The output of a block for `x`; if `recomputed`, it is computed again in the backward pass."""
+    asked = (True,) if output_attentions else ()  # the blocks of an engine do not take this argument
     return checkpoint(block, x, *asked, use_reentrant=False) if recomputed else block(x, *asked)
 
 
 def visible_units(config: HieraConfig, units: int, mask_ratio: float | None = None) -> int:
-    """How many of `units` mask units `mask_ratio` leaves visible (in Python floats, as published).
+    """How many of `units` mask units are visible at `mask_ratio` (computed in Python floats, as published).
 
     Raises:
-        ValueError: the ratio, the configuration's unless given, keeps none, or hides none, or is no share.
+        ValueError: the ratio (by default the configuration's) is not from 0 to below 1, or keeps no unit, or hides no
+            unit.
     """
     ratio = config.mask_ratio if mask_ratio is None else mask_ratio
     if not 0 <= ratio < 1:

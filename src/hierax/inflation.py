@@ -1,4 +1,4 @@
-"""From a model of images to one of clips that begins with its weights."""
+"""Inflation: from a model of images to a model of clips that starts from its weights."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from hierax.checkpoint.report import LoadingReport
 
 Patch = Literal["centre", "mean"]
-"""Where the weights of the patch embedding go: all to the middle one of its three frames, or a third to each."""
+"""How the patch embedding's weights fill its three frames: all in the middle one, or a third in each."""
 _EMBEDDING = "encoder.patch_embed.proj.weight"
 _POSITION = "encoder.pos_embed."
 
 
 def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, patch: Patch = "centre") -> Pretrained:
-    """A model of clips with the weights of one of images: of a classifier a classifier, with its head, else a
-    `HieraModel`. A masked autoencoder's decoder is left out, since clips have other targets; `loading_report` of the
-    result says so under `ignored`.
+    """A model of clips with the weights of a model of images. A classifier gives a classifier with its head; other
+    models give a `HieraModel`. The decoder of a masked autoencoder is left out, because clips have other targets;
+    `loading_report` of the result lists it under `ignored`.
 
-    The temporal position embedding is 0, so that time means nothing yet. With the patch embedding "centre", a clip in
-    which nothing moves has the pooled features and logits of its image; "mean" (Carreira and Zisserman, arXiv
-    1705.07750) begins from averages over three frames, the first and last tokens' less than that. The preprocessing
-    record stays but for its frames: mean and deviation are those that the weights know.
+    The temporal position embedding is 0, so at first the order of frames has no effect. With the patch embedding
+    "centre", a clip without motion has the pooled features and logits of its image. "mean" (Carreira and Zisserman,
+    arXiv 1705.07750) averages over three frames; for the first token, the frame before the clip counts as zeros. Only
+    the frames in the preprocessing record change: mean and deviation are those that the weights were trained with.
 
     Args:
         source: a model of images, or a Hub id, folder or file to load one from.
-        frames: of a clip, a multiple of 2.
+        frames: number of frames of a clip, a multiple of 2.
 
     Raises:
-        ValueError: a model of other inputs; an odd number of frames; another word for `patch`.
+        ValueError: the model does not take images, the number of frames is odd, or `patch` is unknown.
     """
     from hierax.checkpoint.files import source_name
     from hierax.checkpoint.load import load
@@ -67,7 +67,7 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
 
 
 def _report(model: Pretrained, made: Pretrained, source: object) -> LoadingReport:
-    """What loading found, and what inflation left out or had to make."""
+    """The report of loading, with what inflation left out or initialized."""
     from hierax.checkpoint.report import LoadingReport
 
     found = model.loading_report or LoadingReport(
@@ -84,9 +84,9 @@ def _report(model: Pretrained, made: Pretrained, source: object) -> LoadingRepor
 
 
 def inflated_config(config: HieraConfig, *, frames: int) -> HieraConfig:
-    """The configuration of clips of `frames` that is otherwise the same (paper, table 1 and section 3).
+    """The same configuration for clips of `frames` frames (paper, table 1 and section 3).
 
-    It pools between the same stages, and its mask units have the same height and width.
+    Pooling is between the same stages, and mask units have the same height and width.
     """
     along = {"patch_size": 3, "patch_stride": 2, "patch_padding": 1, "query_stride": 1, "masked_unit_size": 1}
     changes = {name: (first, *getattr(config, name)) for name, first in along.items()}
@@ -122,5 +122,5 @@ def _inflated(model: Pretrained, *, frames: int, patch: Patch) -> dict[str, Tens
 
 
 def _fresh_norm(weight: Tensor, width: int) -> dict[str, Tensor]:
-    """The norm before a head, as yet untrained: a masked autoencoder has none, for its own is of fused maps."""
+    """An untrained norm before the head. A masked autoencoder has none: its own norm is for fused maps."""
     return {"norm.weight": weight.new_ones(width), "norm.bias": weight.new_zeros(width)}

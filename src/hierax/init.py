@@ -1,8 +1,8 @@
-"""Initialization of every parameter, in one function, and the layers that leave theirs alone.
+"""Initialization of every parameter, in one function, and the layers that do not initialize themselves.
 
 PyTorch's layers initialize themselves when they are made. Here a model is first built and then initialized or loaded,
-so these subclasses do nothing in `reset_parameters`: making a model on the meta device costs milliseconds, and loading
-throws no work away.
+so `reset_parameters` does nothing in these subclasses. Building a model on the meta device then takes milliseconds, and
+loading wastes no initialization.
 """
 
 import math
@@ -15,35 +15,35 @@ from hierax.positions import AbsolutePosition, DecoderPosition, SeparablePositio
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that is initialized by `init_weights` alone."""
+    """`nn.Linear` that only `init_weights` initializes."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm` that is initialized by `init_weights` alone."""
+    """`nn.LayerNorm` that only `init_weights` initializes."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class Conv1d(nn.Conv1d):
-    """`nn.Conv1d` that is initialized by `init_weights` alone."""
+    """`nn.Conv1d` that only `init_weights` initializes."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` that is initialized by `init_weights` alone."""
+    """`nn.Conv2d` that only `init_weights` initializes."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` that is initialized by `init_weights` alone."""
+    """`nn.Conv3d` that only `init_weights` initializes."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
@@ -66,7 +66,7 @@ class Scale(nn.Module):
 
 
 class MaskToken(nn.Module):
-    """The vector that stands for what is masked: `weight` `[1, 1, C]`."""
+    """The learned vector in place of masked tokens: `weight` `[1, 1, C]`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -74,17 +74,19 @@ class MaskToken(nn.Module):
 
 
 class Head(Linear):
-    """The linear head of a classifier; it starts a thousand times smaller than other linear layers."""
+    """The linear head of a classifier; its initial weights are a thousand times smaller than those of other linear
+    layers.
+    """
 
 
 @torch.no_grad()
 def init_weights(module: nn.Module, config: HieraConfig, *, mae: bool, name: str = "") -> None:
     """Initializes all parameters below `module` as the published code does (specification of Hiera, section 2).
 
-    Truncated normals are cut at +-2 in absolute terms, which at these widths cuts nothing. Where `mae`, linear layers
-    and the patch embedding are Xavier-uniform with zero biases and norms start at 1 and 0; position embeddings and mask
-    token are truncated normals either way. Convolution biases, and the fusion's convolutions, keep PyTorch's own.
-    `name` is that of `module` where it is part of a model.
+    Truncated normals are cut at the absolute values +-2, which cuts nothing at these deviations. With `mae`, linear
+    layers and the patch embedding are Xavier-uniform with zero biases, and norms start at 1 and 0. Position embeddings
+    and the mask token are always truncated normals. Convolution biases and the fusion's convolutions have PyTorch's
+    default. `name` is the name of `module` if it is part of a model.
     """
     std = config.initializer_range
     for path, part in module.named_modules(prefix=name):

@@ -8,15 +8,15 @@ from hierax.config import HieraConfig
 
 
 def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> Tensor:
-    """The loss of `config.problem_type`; where that is None, the type follows from the labels as in `transformers`.
+    """The loss of `config.problem_type`. If that is None, the type follows from the labels, as in `transformers`.
 
-    One label is regression (mean squared error), integers are classes (cross entropy), floats several labels that may
-    each be true (binary cross entropy).
+    A model with one label does regression (mean squared error). Integer labels are classes (cross entropy). With float
+    labels, several may be true (binary cross entropy).
 
     Raises:
-        TypeError: labels that are no tensor.
-        ValueError: labels whose shape does not go with the logits, or that are not among the classes (on a GPU the
-            device itself stops).
+        TypeError: labels are not a tensor.
+        ValueError: the shape of the labels does not match the logits, or a label is not among the classes (on a GPU, an
+            assertion of the device fails).
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels is a {type(labels).__name__}; expected a tensor")
@@ -30,7 +30,7 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
     if expected not in (shape, (*shape, 1), shape[:1] if shape[1:] == (1,) else shape):
         raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}")
     logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
-    if kind == "single_label_classification":  # floats are the probability of each class, as mixup makes them
+    if kind == "single_label_classification":  # floats are the probabilities of the classes, as mixup makes them
         try:
             return F.cross_entropy(logits, labels.long() if classes else labels.to(logits.dtype))
         except IndexError:

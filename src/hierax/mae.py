@@ -15,7 +15,7 @@ from hierax.tokens import UnitLayout, shown_units, split_axis
 
 
 def random_keep(noise: Tensor, shown: int) -> tuple[Tensor, Tensor]:
-    """Keeps the `shown` mask units of smallest noise.
+    """Keeps the `shown` mask units with the smallest noise.
 
     Returns:
         Ascending indices `[B, shown]` of the kept units, and the rank `[B, U]` of every unit's noise.
@@ -25,9 +25,11 @@ def random_keep(noise: Tensor, shown: int) -> tuple[Tensor, Tensor]:
 
 
 class Fusion(nn.Module):
-    """Brings the ends of the pooled stages to the last stage's resolution, sums them with it, and normalizes.
+    """Multi-scale fusion: brings the outputs of the pooled stages to the last stage's resolution, sums all, and
+    normalizes.
 
-    Each is a convolution whose kernel is its stride; since positions that merge stand together, it is one product.
+    Each is a convolution whose kernel is as large as its stride. Positions that merge are adjacent, so it is one
+    product.
     """
 
     def __init__(self, config: HieraConfig) -> None:
@@ -48,7 +50,7 @@ class Fusion(nn.Module):
         fused = features.last
         for stage, kernel, conv in zip(self.stages, self.kernels, self.convs, strict=True):
             assert isinstance(conv, CONVS_ANY)
-            # the tokens are put into the kernel's order, and not its weight into theirs: they are fewer
+            # the tokens are put into the kernel's order, not the weight into theirs: there are fewer tokens
             merged = split_axis(features.tokens[stage], 2, kernel.positions).transpose(2, 3)
             pixels = kernel.reroll_units(merged.flatten(0, 1)).movedim(-1, 2).flatten(2)
             product = nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias)
@@ -57,7 +59,7 @@ class Fusion(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the visible mask units to the pixels of all: a plain transformer over the last stage's grid."""
+    """The decoder: a plain transformer over the last stage's grid, from visible mask units to the pixels of all."""
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
@@ -88,8 +90,8 @@ class Decoder(nn.Module):
 def patchify(pixels: Tensor, config: HieraConfig) -> Tensor:
     """Pixels `[B, channels, *size]` -> patches `[B, patches, pixels]`, one per token of the decoder.
 
-    The order inside a patch is (channel, *axes); with the target "first_frame", where a patch is the first frame of
-    its token, it is (row, column, channel), as the released video decoders have it.
+    The order inside a patch is (channel, *axes). With the target "first_frame", a patch is the first frame of its
+    token, and the order is (row, column, channel), as in the released video decoders.
     """
     first_frame = config.target == "first_frame"
     if first_frame:
@@ -117,7 +119,7 @@ def unpatchify(patches: Tensor, config: HieraConfig, size: Sequence[int]) -> Ten
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Every patch with its own mean taken off and divided by its own standard deviation (unbiased, eps 1e-6)."""
+    """Every patch minus its own mean, divided by its own standard deviation (unbiased, eps 1e-6)."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return (patches - mean) / (variance + 1e-6).sqrt()
 
@@ -130,7 +132,7 @@ def visible_patches(kept: Tensor, units: Sequence[int], config: HieraConfig) -> 
 
 
 def masked_loss(logits: Tensor, pixels: Tensor, visible: Tensor, config: HieraConfig) -> Tensor:
-    """Mean squared error in float32 (float64 stays) over the patches that are not `visible` `[B, patches]`."""
+    """Mean squared error over the patches that are not `visible` `[B, patches]`; in float32 (float64 for float64)."""
     target = patchify(pixels.float() if pixels.dtype != torch.float64 else pixels, config)
     if config.normalize_pixel_loss:
         target = normalise_patches(target)
@@ -139,7 +141,7 @@ def masked_loss(logits: Tensor, pixels: Tensor, visible: Tensor, config: HieraCo
 
 
 def check_mae_size(size: Sequence[int], config: HieraConfig) -> None:
-    """Raises the `ValueError` that names the nearest sizes when `size` is not whole mask units."""
+    """Raises a `ValueError` that names the nearest sizes if `size` is not a multiple of the mask unit."""
     pairs = list(zip(size, config.unit_pixels, strict=True))
     if any(s % u for s, u in pairs):
         below = "x".join(str(max(s // u, 1) * u) for s, u in pairs)

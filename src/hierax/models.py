@@ -1,4 +1,4 @@
-"""The models under the names that users know: features, maps, classification of images and clips, pretraining."""
+"""The public models: features, maps, classification of images and clips, pretraining."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class HieraModel(Task[HieraModelOutput]):
-    """The encoder with its pooled, normalized output (paper, section 3)."""
+    """The encoder with a pooled and normalized output (paper, section 3)."""
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__(config)
@@ -44,20 +44,22 @@ class HieraModel(Task[HieraModelOutput]):
         """Features of `pixel_values` `[B, channels, *size]`, any size.
 
         Args:
-            noise: `[B, U]`; the mask units of smallest noise are seen, as many as the configuration's `mask_ratio`
-                leaves.
-            keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
-            mask_ratio: hide this share of the mask units; None is the configuration's if `noise` is given, else none.
-            output_attentions, output_hidden_states: fill these fields of the output; None is what the configuration
-                says. The output is computed from them, so that gradients with respect to them exist.
-            interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
+            noise: `[B, U]`; the mask units with the smallest noise are visible; the configuration's `mask_ratio` gives
+                their number.
+            keep: a mask of your own, booleans `[B, U]`, True = visible; every image keeps the same number.
+            mask_ratio: share of the mask units to hide; None is the configuration's if `noise` is given, else nothing
+                is hidden.
+            output_attentions, output_hidden_states: whether to fill these fields of the output; None is the
+                configuration's value. The output is computed from them, so that gradients with respect to them exist.
+            interpolate_pos_encoding: accepted for code written for `transformers`; position embeddings always follow
+                the size.
             return_dict: False returns a tuple.
 
         Returns:
             `HieraModelOutput`.
 
         Raises:
-            ValueError: shapes or masks that cannot be; says what came and what is allowed.
+            ValueError: a wrong shape or mask; names it and says what is expected.
         """
         output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         kept, ranks = self._mask(pixel_values, keep, noise, mask_ratio)
@@ -78,16 +80,16 @@ class HieraModel(Task[HieraModelOutput]):
 
 
 class HieraBackbone(Task[BackboneOutput]):
-    """Feature maps for detection and segmentation: exactly those that the classifier sees.
+    """Feature maps for detection and segmentation, the same as those of the classifier.
 
-    The stages after the last of these maps are neither built nor loaded nor run.
+    Stages after the last requested map are not built, loaded or run.
 
     Attributes:
         out_features: names of the maps, in order of depth: "stem", "stage1", … (default: the last stage).
         out_indices: their numbers; 0 is the stem.
         channels: width of each of them.
-        strides: pixels per cell of each of them (per axis where these differ).
-        stage_names, num_features: names and widths of all stages, the stem first.
+        strides: pixels per cell of each of them (one number per axis if they differ).
+        stage_names, num_features: names and widths of all stages, with the stem first.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class HieraBackbone(Task[BackboneOutput]):
         return dict(zip(self.out_features, self.channels, strict=True))
 
     def leaves_out(self, name: str) -> bool:
-        """Whether a tensor belongs to a block after the last map that was asked for."""
+        """Whether a tensor belongs to a block after the last requested map."""
         found = re.match(r"encoder\.blocks\.(\d+)\.", name)
         return found is not None and int(found[1]) >= len(self.encoder.blocks)
 
@@ -133,13 +135,14 @@ class HieraBackbone(Task[BackboneOutput]):
         norms: bool = False,
         **options: Any,
     ) -> "Self":
-        """As `Pretrained.from_pretrained`, which takes the `options`.
+        """As `Pretrained.from_pretrained`, with the choice of maps; the other `options` are passed on to it.
 
         Args:
             source: a Hub id, a folder or a file.
             out_features: names of the maps, in order of depth.
             out_indices: the same by number; 0 is the stem, negative ones count from the end.
-            norms: normalize each map (LayerNorm, eps 1e-5), with the weights a file has for it, else 1 and 0.
+            norms: whether to normalize each map (LayerNorm, eps 1e-5), with the file's weights if it has some, else
+                with 1 and 0.
         """
         from hierax.checkpoint.load import building
 
@@ -157,7 +160,7 @@ class HieraBackbone(Task[BackboneOutput]):
         """Maps of `pixel_values` `[B, channels, *size]`, any size; see `BackboneOutput`.
 
         Raises:
-            ValueError: shapes that cannot be; says what came and what is allowed.
+            ValueError: a wrong shape; names it and says what is expected.
         """
         output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         features = self._encode(
@@ -175,7 +178,7 @@ class HieraBackbone(Task[BackboneOutput]):
 
 
 def _with_features(config: HieraConfig, names: Sequence[str] | None, indices: Sequence[int] | None) -> HieraConfig:
-    """The configuration with the features that were asked for by name or by number."""
+    """The configuration with the features that were requested by name or by number."""
     require_config(config)
     if indices is not None:
         chosen = config.names_at(indices)
@@ -198,7 +201,7 @@ class _Classifier(Task[ClassifierOutput]):
         self.init_weights()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("classifier", "fc"):  # it would become a part that no call uses
+        if name in ("classifier", "fc"):  # it would become a module that no call uses
             raise AttributeError(
                 f"{name} cannot be assigned: the head of a {type(self).__name__} is called head; "
                 "from_pretrained(…, num_labels=…) makes a new one"
@@ -207,11 +210,11 @@ class _Classifier(Task[ClassifierOutput]):
 
     @property
     def classifier(self) -> nn.Module:
-        """`head` under its name in transformers."""
+        """`head`, by its name in transformers."""
         return self.head
 
     def pooled(self, pixel_values: Tensor) -> Tensor:
-        """What the head sees, before dropout: the norm of the mean over the tokens `[B, C]`."""
+        """Input of the head before dropout: the normalized mean over the tokens, `[B, C]`."""
         return self.norm(self._encode(pixel_values, None, states=None, attentions=None).mean())
 
     def forward(
@@ -227,19 +230,20 @@ class _Classifier(Task[ClassifierOutput]):
         """Logits of `pixel_values` `[B, channels, *size]`, any size, in training and in eval mode alike.
 
         Args:
-            labels: class indices `[B]`; or booleans or floats `[B, num_labels]` when several labels may be true (with
-                `problem_type` "single_label_classification": the probability of each class).
-            keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
-            output_attentions, output_hidden_states: fill these fields of the output; None is what the configuration
-                says. The output is computed from them, so that gradients with respect to them exist.
-            interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
+            labels: class indices `[B]`; or booleans or floats `[B, num_labels]` if several labels may be true (with
+                `problem_type` "single_label_classification", the probability of each class).
+            keep: a mask of your own, booleans `[B, U]`, True = visible; every image keeps the same number.
+            output_attentions, output_hidden_states: whether to fill these fields of the output; None is the
+                configuration's value. The output is computed from them, so that gradients with respect to them exist.
+            interpolate_pos_encoding: accepted for code written for `transformers`; position embeddings always follow
+                the size.
             return_dict: False returns a tuple.
 
         Returns:
             `ClassifierOutput`.
 
         Raises:
-            ValueError: shapes or masks that cannot be; says what came and what is allowed.
+            ValueError: a wrong shape or mask; names it and says what is expected.
         """
         output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         kept, _ = self._mask(pixel_values, keep, None)
@@ -270,7 +274,7 @@ class HieraForVideoClassification(_Classifier):
 
 
 class HieraForPreTraining(Task[PreTrainingOutput]):
-    """Masked autoencoder: encodes the visible mask units, predicts the pixels of the others (paper, section 3)."""
+    """Masked autoencoder: encodes the visible mask units and predicts the pixels of the others (paper, section 3)."""
 
     mae = True
 
@@ -292,23 +296,25 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
         keep: Tensor | None = None,
         mask_ratio: float | None = None,
     ) -> PreTrainingOutput:
-        """Loss and predicted pixels of `pixel_values` `[B, channels, *size]`, a multiple of the mask unit in size.
+        """Loss and predicted pixels of `pixel_values` `[B, channels, *size]`, whose size is a multiple of the mask
+        unit.
 
         Args:
-            noise: `[B, U]`; the mask units of smallest noise are seen, as many as the configuration's `mask_ratio`
-                leaves. Drawn when neither it nor `keep` is given.
-            keep: one's own mask, booleans `[B, U]`, True = visible; every image keeps the same number.
-            mask_ratio: hide this share of the mask units; None is the configuration's.
-            output_attentions, output_hidden_states: fill these fields of the output; None is what the configuration
-                says. The output is computed from them, so that gradients with respect to them exist.
-            interpolate_pos_encoding: taken for users of `transformers`; position embeddings always follow the size.
+            noise: `[B, U]`; the mask units with the smallest noise are visible; the configuration's `mask_ratio` gives
+                their number. Random if neither it nor `keep` is given.
+            keep: a mask of your own, booleans `[B, U]`, True = visible; every image keeps the same number.
+            mask_ratio: share of the mask units to hide; None is the configuration's.
+            output_attentions, output_hidden_states: whether to fill these fields of the output; None is the
+                configuration's value. The output is computed from them, so that gradients with respect to them exist.
+            interpolate_pos_encoding: accepted for code written for `transformers`; position embeddings always follow
+                the size.
             return_dict: False returns a tuple.
 
         Returns:
             `PreTrainingOutput`.
 
         Raises:
-            ValueError: shapes or masks that cannot be; says what came and what is allowed.
+            ValueError: a wrong shape or mask; names it and says what is expected.
         """
         output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
         kept, ranks = self.visible(pixel_values, keep=keep, noise=noise, mask_ratio=mask_ratio)
@@ -331,7 +337,7 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
     def visible(
         self, pixels: Tensor, *, keep: Tensor | None, noise: Tensor | None, mask_ratio: float | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Indices `[B, K]` of the mask units to see, drawn where nothing says which, and the ranks of the noise."""
+        """Indices `[B, K]` of the visible mask units (random if not given), and the ranks of the noise."""
         units = self.encoder.unit_grid(pixels)
         check_mae_size(pixels.shape[2:], self.config)
         count = torch.Size(units).numel()
@@ -348,7 +354,7 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
     ) -> tuple[Features, Tensor]:
         """The encoder's features of the mask units `kept` `[B, K]`, and pixels `[B, patches, pixels]` of all patches.
 
-        What `forward` is made of, without its checks and its loss.
+        The computation of `forward` without its checks and its loss.
         """
         features = self._encode(pixels, kept, states=hidden_states, attentions=attentions, also=self.fusion.stages)
         units = self.config.unit_grid(pixels.shape[2:])
@@ -365,14 +371,14 @@ TASKS: dict[str, type[Task[Any]]] = {
 
 
 def create_model(name: str, **overrides: Any) -> Pretrained:
-    """A model of a named variant with fresh weights: `hiera_tiny_224`, `hiera_base_16x224`, `mae_hiera_tiny_224`, …
+    """A model of a named variant with random weights: `hiera_tiny_224`, `hiera_base_16x224`, `mae_hiera_tiny_224`, …
 
     Args:
         name: one of `list_models()`; `mae_…` gives a MAE model, the others a classifier of images or clips.
         overrides: other values for fields of `HieraConfig`.
 
     Raises:
-        ValueError: an unknown variant or field, or a bad value; lists what there is.
+        ValueError: an unknown variant or field (lists the known ones), or a bad value.
     """
     config = variant_config(name, **overrides)
     if name.startswith("mae_"):

@@ -1,7 +1,7 @@
-"""What the models return: dataclasses that also read like the outputs of `transformers`.
+"""Outputs of the models: dataclasses that can also be read like the outputs of `transformers`.
 
-`out.logits`, `out["logits"]`, `out[0]`, `out[:2]`, `out.to_tuple()`; fields that are None are skipped by position and
-by key, and iterating yields the keys.
+`out.logits`, `out["logits"]`, `out[0]`, `out[:2]` and `out.to_tuple()` work. Access by position and by key skips fields
+that are None, and iteration gives the keys.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Output:
         return tuple(getattr(self, name) for name in self.keys())
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The field of this name, or `default` where it is None."""
+        """The field of this name, or `default` if it is None."""
         value = getattr(self, key) if key in self.keys() else None
         return default if value is None else value
 
@@ -55,7 +55,7 @@ class Output:
 
 
 class TracedOutput(tuple[Any, ...]):
-    """The fields of an output that are not None as a plain tuple, which also has their names."""
+    """The fields of an output that are not None, as a tuple whose entries also have names."""
 
     _output: Output
 
@@ -77,13 +77,14 @@ class HieraModelOutput(Output):
     """Output of `HieraModel`.
 
     Attributes:
-        last_hidden_state: tokens `[B, N, C]` after the last stage, padded, published order, not normalized.
-        pooler_output: norm of the mean `[B, C]` over the tokens that touch the image.
-        bool_masked_pos: under a mask, `[B, U]`, True for the mask units that were seen.
+        last_hidden_state: tokens `[B, N, C]` after the last stage, with padding, in the published order, not
+            normalized.
+        pooler_output: mean `[B, C]` over the tokens that touch the image, normalized.
+        bool_masked_pos: with a mask, `[B, U]`, True for the visible mask units.
         ids_restore: with `noise`, the rank `[B, U]` of every unit's noise.
-        hidden_states: tokens `[B, N, C]` of the stem and the ends of the stages, padded, published order.
-        attentions: weights `[B, N, windows, queries, keys]` of the last block of each stage, published order.
-        reshaped_hidden_states: maps `[B, *ceil(size / stride), C]`; under a mask `[B, K, *unit, C]`.
+        hidden_states: tokens `[B, N, C]` of the stem and after each stage, with padding, in the published order.
+        attentions: weights `[B, N, windows, queries, keys]` of the last block of each stage, in the published order.
+        reshaped_hidden_states: maps `[B, *ceil(size / stride), C]`; with a mask `[B, K, *unit, C]`.
     """
 
     last_hidden_state: Tensor
@@ -114,8 +115,8 @@ class ClassifierOutput(Output):
     """Output of the classifiers.
 
     Attributes:
-        loss: scalar, when `labels` were given.
-        logits: `[B, num_labels]`, never a softmax.
+        loss: scalar, if `labels` were given.
+        logits: `[B, num_labels]`, before any softmax.
         hidden_states, attentions, reshaped_hidden_states: as in `HieraModelOutput`.
     """
 
@@ -131,7 +132,7 @@ class PreTrainingOutput(Output):
     """Output of `HieraForPreTraining`.
 
     Attributes:
-        loss: scalar: mean squared error over the masked patches, in float32.
+        loss: scalar, the mean squared error over the masked patches, in float32.
         logits: predicted pixels `[B, patches, pixels]` of all patches, row-major (video: time-major).
         bool_masked_pos: `[B, patches]`, True for the patches that were visible.
         ids_restore: rank `[B, U]` of every mask unit's noise; None when `keep` was given.
@@ -148,5 +149,5 @@ class PreTrainingOutput(Output):
 
 
 for _output in (HieraModelOutput, BackboneOutput, ClassifierOutput, PreTrainingOutput):
-    # torch.export must be told how to take an output apart, and by which name to write it into a file
+    # torch.export needs to know the parts of an output, and its name in a file
     torch.export.register_dataclass(_output, serialized_type_name=f"hierax.{_output.__name__}")

@@ -1,7 +1,8 @@
 """Learned position embeddings, and how they follow the input's size.
 
-Three kinds: one absolute table; separable tables for space and time; abs-win, a coarse global table interpolated to the
-grid plus a table of one mask unit, tiled (Bolya et al., arXiv 2311.05613). Tables are resized in float32 and cast back.
+There are three kinds: one absolute table; separable tables for space and time; abs-win, which is a coarse global table
+interpolated to the grid plus a tiled table of one mask unit (Bolya et al., arXiv 2311.05613). Tables are resized in
+float32 and cast back.
 """
 
 from collections.abc import Sequence
@@ -18,18 +19,18 @@ _CACHED_GRIDS = 8
 
 
 def is_traced() -> bool:
-    """Whether PyTorch is writing down what runs (compile, export, trace) and not only running it."""
+    """Whether PyTorch is recording the operations (compile, export, trace), not only running them."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _interpolate(table: Tensor, grid: Sequence[int], *, antialias: bool) -> Tensor:
     """Bicubic resize of `[1, *old, C]` to `[1, *grid, C]`, one, two or three axes, in float32."""
     x = table.float().movedim(-1, 1)
-    if len(grid) == 1:  # a bicubic kernel over one row is the one-dimensional cubic kernel
+    if len(grid) == 1:  # over a single row, the bicubic kernel is the one-dimensional cubic kernel
         x = F.interpolate(x[:, :, None], (1, grid[0]), mode="bicubic", antialias=antialias)[:, :, 0]
     elif len(grid) == 2:
         x = F.interpolate(x, tuple(grid), mode="bicubic", antialias=antialias)
-    else:  # the kernel is separable: the last two axes first, then the first beside them as they are
+    else:  # the kernel is separable: first the last two axes, then the first axis
         frames = F.interpolate(x[0].transpose(0, 1), tuple(grid[1:]), mode="bicubic", antialias=antialias)
         rows = frames.transpose(0, 1).flatten(2)[None]
         x = F.interpolate(rows, (grid[0], rows.shape[-1]), mode="bicubic", antialias=antialias)
@@ -43,8 +44,8 @@ def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def split_windows(table: Tensor, unit: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A table `[1, *grid, C]` as its mean over mask units, `[1, *unit, C]`, and what is left when that is tiled and
-    taken off, `[1, *grid, C]`; in float32. The grid is a multiple of the unit.
+    """The mean of a table `[1, *grid, C]` over its mask units, `[1, *unit, C]`, and the table minus that tiled mean,
+    `[1, *grid, C]`; in float32. The grid is a multiple of the unit.
     """
     whole = table.float()
     split = [n for g, u in zip(whole.shape[1:-1], unit, strict=True) for n in (g // u, u)]
@@ -53,11 +54,12 @@ def split_windows(table: Tensor, unit: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Sequence[int]) -> Tensor:
-    """A learned table `[1, *old, C]` for another grid of tokens, `[1, *grid, C]`; itself where the grid is the same.
+    """A learned table `[1, *old, C]` resized to another grid of tokens, `[1, *grid, C]`. Returns the table itself if
+    the grid is the same.
 
     Args:
-        method: "bicubic" interpolates the table; "window" interpolates only what is left of it after its mean over
-            mask units is taken off, and tiles that mean, so that units stay aligned (arXiv 2311.05613).
+        method: "bicubic" interpolates the table; "window" tiles the mean over mask units and interpolates only the
+            table minus that mean, so that units stay aligned (arXiv 2311.05613).
         unit: tokens per mask unit and axis.
     """
     if tuple(table.shape[1:-1]) == tuple(grid):
@@ -71,8 +73,8 @@ def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Seque
 class PositionEmbedding(nn.Module):
     """Base of the three kinds: `forward(grid)` gives the embedding of a grid of tokens, in the encoder's order.
 
-    Embeddings of a few grids are kept in eval mode with gradients off, and forgotten when a parameter changes. A change
-    through `.data`, of which PyTorch keeps no version, is not noticed: write under `torch.no_grad()` instead.
+    In eval mode without gradients, the embeddings of a few grids are cached until a parameter changes. A change through
+    `.data` is not noticed, because PyTorch does not count it: write under `torch.no_grad()` instead.
     """
 
     def __init__(self, config: HieraConfig) -> None:
@@ -82,11 +84,11 @@ class PositionEmbedding(nn.Module):
         self._kept: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
     def table(self, grid: tuple[int, ...]) -> Tensor:
-        """The embedding `[1, *grid, C]`, rows and columns in their places."""
+        """The embedding `[1, *grid, C]`, in the order of the grid."""
         raise NotImplementedError
 
     def resize_(self, grid: tuple[int, ...]) -> None:
-        """Replaces the parameters by those of another native grid, once and for all."""
+        """Replaces the parameters by those resized to another native grid."""
         raise NotImplementedError
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
@@ -95,13 +97,13 @@ class PositionEmbedding(nn.Module):
             return self.layout.unroll(self.table(grid))
         parameters = tuple(self.parameters())
         if not all(type(p) is nn.Parameter and not p.is_inference() for p in parameters):
-            return self.layout.unroll(self.table(grid))  # no version or no address (torch.func) to know a change by
+            return self.layout.unroll(self.table(grid))  # torch.func: changes cannot be noticed
         key = (grid, self.method, *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters))
         kept = self._kept.get(key)
         if kept is None:
             while len(self._kept) >= _CACHED_GRIDS:
                 self._kept.pop(next(iter(self._kept)), None)
-            # the parameters' storage is held too: while it is, no other can take its address and pass for it
+            # holds the storage of the parameters too, so that no other storage can get the same address
             kept = (self.layout.unroll(self.table(grid)), *(p.detach() for p in parameters))
             self._kept[key] = kept
         return kept[0]
@@ -174,7 +176,7 @@ class WindowPosition(PositionEmbedding):
         return whole + _tile(self.window.movedim(1, -1), grid)
 
     def resize_(self, grid: tuple[int, ...]) -> None:
-        """Nothing to do: the global table is interpolated to whatever grid is asked for."""
+        """Does nothing: the global table is interpolated to any grid."""
 
 
 def position_embedding(config: HieraConfig) -> PositionEmbedding:
@@ -199,7 +201,7 @@ class DecoderPosition(nn.Module):
         return resize_table(native, grid, method="bicubic", unit=grid).flatten(1, -2)
 
     def resize_(self, grid: tuple[int, ...]) -> None:
-        """Replaces the parameter by that of another native grid."""
+        """Replaces the parameter by one resized to another native grid."""
         with torch.no_grad():
             self.weight = nn.Parameter(self(grid))
         self.grid = grid

@@ -1,4 +1,4 @@
-"""The base of all models: configuration, where weights come from and go to, and what PyTorch leaves out."""
+"""The base of all models: configuration, loading, saving, and methods that models of transformers have."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_config(config: object) -> None:
-    """Raises the `TypeError` that says what came instead of a `HieraConfig`."""
+    """Raises a `TypeError` if `config` is not a `HieraConfig`."""
     if not isinstance(config, HieraConfig):
         raise TypeError(f"config is a {type(config).__name__}; expected a HieraConfig")
 
@@ -25,13 +25,12 @@ def require_config(config: object) -> None:
 class Pretrained(nn.Module):
     """A model with a configuration that can be loaded and saved.
 
-    The model side knows no files: `from_pretrained`, `save_pretrained` and `push_to_hub` only pass on to
-    `hierax.checkpoint`.
+    Models do not read or write files: `from_pretrained`, `save_pretrained` and `push_to_hub` call `hierax.checkpoint`.
 
     Attributes:
         config: the `HieraConfig`.
-        loading_report: what loading found, or None for a model that was not loaded.
-        preprocessing: the checkpoint's record of how pixels are made, or None.
+        loading_report: the report of loading, or None for a model that was not loaded.
+        preprocessing: the checkpoint's record of preprocessing, or None.
     """
 
     main_input_name = "pixel_values"
@@ -47,12 +46,12 @@ class Pretrained(nn.Module):
         self.gradient_checkpointing, self.recomputed_every = False, 1
 
     def init_weights(self) -> None:
-        """Draws all weights anew; nothing happens on the meta device."""
+        """Replaces all weights with random weights; does nothing on the meta device."""
         raise NotImplementedError
 
     @property
     def license(self) -> str | None:
-        """License of the weights (an SPDX name), or None when nobody stated one."""
+        """License of the weights (an SPDX name), or None if it is not stated."""
         return self.config.license
 
     @property
@@ -66,9 +65,9 @@ class Pretrained(nn.Module):
         return next(self.parameters()).device
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Number of weights, or of those that training changes.
+        """Number of weights, or of the trainable ones.
 
-        `exclude_embeddings` leaves out tables of tokens, as in transformers; Hiera has none, so it changes nothing.
+        `exclude_embeddings` leaves out tables of tokens, as in transformers. Hiera has none, so it changes nothing.
         """
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
@@ -79,12 +78,12 @@ class Pretrained(nn.Module):
 
     @property
     def base_model(self) -> "Pretrained":
-        """The encoder: of itself for `Hiera`."""
+        """The encoder; of a `Hiera`, the model itself."""
         return self.get_submodule("encoder") if "encoder" in self._modules else self  # type: ignore[return-value]
 
     @property
     def name_or_path(self) -> str:
-        """What the weights were loaded from, or ""."""
+        """The source that the weights were loaded from, or ""."""
         return "" if self.loading_report is None else self.loading_report.source
 
     def get_input_embeddings(self) -> nn.Module:
@@ -92,14 +91,14 @@ class Pretrained(nn.Module):
         return self.base_model.get_submodule("patch_embed")
 
     def get_output_embeddings(self) -> None:
-        """None: a model of images has none."""
+        """None: a model of images has no output embeddings."""
 
     def resize_token_embeddings(self, size: int | None = None) -> nn.Module:
-        """Always an error: a model of images has no table of tokens."""
+        """Always raises: a model of images has no table of tokens."""
         raise NotImplementedError("a model of images has no table of tokens that could be resized")
 
     def resize_position_embeddings(self, size: int | Sequence[int]) -> None:
-        """Always an error that says how a model gets another native size."""
+        """Always raises; the message says how to get a model of another native size."""
         raise NotImplementedError(
             f"calls take any size; from_pretrained(…, image_size={size!r}) makes a model of another native size"
         )
@@ -108,25 +107,25 @@ class Pretrained(nn.Module):
         """Does nothing: no weights are shared."""
 
     def can_generate(self) -> bool:
-        """False: it writes no text."""
+        """False: the model does not write text."""
         return False
 
     def leaves_out(self, name: str) -> bool:
-        """Whether a tensor of a checkpoint, under our name, is one that this model does without."""
+        """Whether this model does not need a tensor of a checkpoint, given by our name."""
         return False
 
     def gradient_checkpointing_enable(
         self, enabled: bool = True, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        """In training, blocks of the encoder recompute what the backward pass needs instead of keeping it.
+        """In training, blocks of the encoder recompute their activations in the backward pass instead of keeping them.
 
         Args:
-            enabled: False keeps it again.
-            gradient_checkpointing_kwargs: for code written for transformers; `use_reentrant` is accepted and makes no
-                difference: gradients are the same either way.
+            enabled: False switches it off again.
+            gradient_checkpointing_kwargs: for code written for transformers; `use_reentrant` is accepted and changes
+                nothing, because gradients are the same either way.
 
         Raises:
-            ValueError: another option than `use_reentrant`.
+            ValueError: an option other than `use_reentrant`.
         """
         self._recompute(gradient_checkpointing_kwargs, every=1, enabled=enabled)
 
@@ -140,12 +139,12 @@ class Pretrained(nn.Module):
         """`gradient_checkpointing_enable` under its name in transformers 5.
 
         Args:
-            activation_checkpointing_kwargs: `use_reentrant` alone; it makes no difference.
+            activation_checkpointing_kwargs: only `use_reentrant`, which changes nothing.
             every_n_layers: recompute every n-th block only.
             offload: only False.
 
         Raises:
-            ValueError: another option.
+            ValueError: any other option.
         """
         if offload:
             raise ValueError("activation checkpointing with offload=True; expected offload=False")
@@ -170,14 +169,14 @@ class Pretrained(nn.Module):
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether blocks recompute in training."""
+        """Whether blocks recompute their activations in training."""
         return self.gradient_checkpointing
 
     def layer_groups(self) -> list[list[str]]:
-        """Names of all parameters by depth, for layer-wise learning rates: a partition.
+        """Names of all parameters, grouped by depth, for layer-wise learning rates. Each name is in exactly one list.
 
-        The first list is the embeddings, then one per block of the encoder, and the last one norm, head, fusion and
-        decoder: they come after the last block, as in the fine-tuning code of BEiT, MAE and MViT.
+        The first list has the embeddings. One list per block of the encoder follows. The last list has norm, head,
+        fusion and decoder, which come after the last block, as in the fine-tuning code of BEiT, MAE and MViT.
         """
         depth = sum(self.config.depths)
         layers: list[list[str]] = [[] for _ in range(depth + 2)]
@@ -214,28 +213,27 @@ class Pretrained(nn.Module):
         Args:
             source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pth.tar`, `.pt`, `.bin`, `.ckpt`);
                 "hierax/femto" and "hierax/femto.mae" come with hierax and need no network.
-            variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
+            variant: name of the architecture, for a file of tensors alone whose shapes do not determine it.
             num_labels: gives a classifier a new head for this many labels.
-            new: names of parts that start anew, in the file or not, such as "norm", "head" or "decoder"; or of modules
-                in them, such as "patch_embed" or "decoder.pred".
-            part: which model of a file that holds several: the name of its container or prefix, as "model_ema" or
-                "teacher". Without it, a moving average is taken before the model it was made of, and a warning says so.
-            config: the configuration, instead of the one that the source states.
-            ignore_mismatched_sizes: modules whose tensors have another shape in the file start anew, as the head for
-                another `num_labels`; a head of the same size is kept.
-            image_size: resizes the position embeddings to another native size in pixels.
+            new: names of parts that get random weights even if the file has weights for them, such as "norm", "head" or
+                "decoder"; or of modules in them, such as "patch_embed" or "decoder.pred".
+            part: which model of a file that holds several: the name of its container or prefix, such as "model_ema" or
+                "teacher". If None, a moving average is preferred to the model that it averages, with a warning.
+            config: the configuration to use instead of the source's own.
+            ignore_mismatched_sizes: modules whose tensors have another shape in the file get random weights, such as
+                the head for another `num_labels`; a head of the same size is kept.
+            image_size: another native size in pixels, to which the position embeddings are resized.
             dtype: precision of the weights; None is float32, "auto" that of the file.
-            device: where the weights are put; None is the CPU.
+            device: the device of the weights; None is the CPU.
             revision, cache_dir, token, local_files_only: passed on to the Hub's client.
             overrides: other values for fields of `HieraConfig`; `num_channels` averages the patch embedding over the
                 channels of the file. Names of transformers and timm are understood too: `torch_dtype`, `device_map`
                 (one device, or "auto"), `attn_implementation`, `in_chans`, `num_classes`; `output_hidden_states` and
-                `output_attentions` (what calls give that do not say it themselves). Those that change nothing here are
-                taken.
+                `output_attentions` (the defaults of calls). Those that have no effect here are accepted.
 
         Raises:
-            ValueError: not Hiera, corrupt, tensors missing or of another shape, several models, or an unknown field;
-                it names file and tensor.
+            ValueError: the file is not a Hiera model, is damaged, lacks tensors, has tensors of another shape, or holds
+                several models; or a field is unknown. Names file and tensor.
             OSError: the file or the Hub cannot be reached.
         """
         from hierax.checkpoint.load import HubOptions, load_model
@@ -270,16 +268,16 @@ class Pretrained(nn.Module):
         Args:
             folder: made if missing.
             is_main_process: False writes nothing.
-            state_dict: these weights, under the names of `state_dict()`, instead of the model's own; accelerate
-                gathers them so.
+            state_dict: weights to write instead of the model's own, with the names of `state_dict()`, as accelerate
+                gathers them.
             safe_serialization: only True; weights are never pickled.
-            options: for code written for transformers: those that change nothing, such as `max_shard_size` (the weights
-                are one file) and `push_to_hub=False`.
+            options: accepted for code written for transformers if they have no effect, such as `max_shard_size` (the
+                weights are one file) and `push_to_hub=False`.
 
         Raises:
-            ValueError: `state_dict` has other names than the model, or `safe_serialization` is False; an option that
-                would change something.
-            TypeError: an option that is none.
+            ValueError: `state_dict` has other names than the model, `safe_serialization` is False, or an option would
+                have an effect.
+            TypeError: an unknown option.
         """
         from hierax.checkpoint.save import check_options, save_model
 
@@ -304,7 +302,8 @@ class Pretrained(nn.Module):
         Args:
             repo_id: "owner/name"; made if missing, `private` or not.
             token: of the Hub; None is that of `hf auth login`.
-            commit_message, revision, create_pr: of the commit, the branch, and whether it is proposed instead.
+            commit_message, revision, create_pr: the commit's message, its branch, and whether it becomes a pull
+                request.
         """
         from hierax.checkpoint.save import push_model
 

@@ -1,4 +1,4 @@
-"""The base of the models: an encoder, masks, and what the outputs of all tasks share."""
+"""The base of the models: an encoder, masks, and the outputs that all tasks share."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -17,7 +17,7 @@ _Output = TypeVar("_Output", bound=Output)
 
 
 class Task(Pretrained, Generic[_Output]):
-    """A model with an encoder: what the four tasks share."""
+    """A model with an encoder; the base of the four tasks."""
 
     mae = False
 
@@ -25,10 +25,10 @@ class Task(Pretrained, Generic[_Output]):
         super().__init__(config)
         self.encoder = Hiera(config, initialise=False, stages=stages)
 
-    if TYPE_CHECKING:  # PyTorch declares that a call returns anything
+    if TYPE_CHECKING:  # PyTorch types the result of a call as Any
 
         def __call__(self, pixel_values: Tensor, *arguments: Any, **options: Any) -> _Output:
-            """What `forward` returns."""
+            """Calls the model; returns what `forward` returns."""
             ...
 
     def init_weights(self) -> None:
@@ -64,7 +64,7 @@ class Task(Pretrained, Generic[_Output]):
     def _mask(
         self, pixels: Tensor, keep: Tensor | None, noise: Tensor | None, mask_ratio: float | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Indices `[B, K]` of the mask units to see, and the ranks of the noise; None and None for no mask."""
+        """Indices `[B, K]` of the visible mask units, and the ranks of the noise; None and None without a mask."""
         if keep is not None and (noise is not None or mask_ratio is not None):
             raise ValueError(
                 f"keep and {'noise' if noise is not None else 'mask_ratio'} are both given; expected one of them"
@@ -90,10 +90,10 @@ def states_of(features: Features, wanted: bool | None) -> tuple[tuple[Tensor, ..
 
 
 def returned(out: _Output, return_dict: bool | None) -> _Output:
-    """The output, or its tuple where `return_dict` is False, which is for code written for transformers.
+    """The output, or its tuple if `return_dict` is False (for code written for transformers).
 
-    While PyTorch traces (`torch.jit.trace`, `torch.onnx.export(dynamo=False)`), which knows no classes, it is a tuple
-    that also has the names.
+    While PyTorch traces (`torch.jit.trace`, `torch.onnx.export(dynamo=False)`), which supports no classes, it is a
+    tuple whose entries also have names.
     """
     if return_dict is False:
         return cast("_Output", out.to_tuple())

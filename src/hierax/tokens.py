@@ -1,10 +1,11 @@
 """The `[B, U, P, C]` layout of tokens: mask unit, position inside the unit, channel.
 
-Tokens of a grid are put into mask units once, after the patch embedding ("unroll"). Positions inside a unit are
-ordered so that the *finest* offset among pooled neighbors varies slowest: `P = (y0 x0, y1 x1, …, rest)`, `y0` being
-the lowest digit of the token's row in its unit. Every later step is then a view: pooling reduces the first part of `P`,
-attention within units folds `U` into the batch, global attention folds `U` into the tokens, masking gathers over `U`.
-"Reroll" puts tokens back on their grid. The same functions serve 1-D, 2-D and 3-D (paper, section 3 and appendix A).
+The tokens of a grid are ordered by mask unit once, after the patch embedding ("unroll"). Positions inside a unit are
+ordered so that the *finest* offset among pooled neighbors varies slowest: `P = (y0 x0, y1 x1, …, rest)`, `y0` being the
+lowest digit of the token's row in its unit. Later steps then need no other order: pooling reduces the first part of
+`P`, attention within units folds `U` into the batch, global attention folds `U` into the tokens, masking gathers over
+`U`. "Reroll" restores the order of the grid. The same functions serve 1-D, 2-D and 3-D (paper, section 3 and appendix
+A).
 """
 
 import math
@@ -19,12 +20,12 @@ from hierax.config import HieraConfig
 
 @dataclass(frozen=True)
 class UnitLayout:
-    """How the positions inside one mask unit are ordered, at some depth of pooling.
+    """The order of the positions inside one mask unit, after some number of poolings.
 
     Attributes:
         size: tokens of the unit per axis.
         stride: neighbors per axis that one pooling merges.
-        levels: how many poolings the order of positions is made for; `size` is a multiple of `stride ** levels`.
+        levels: number of poolings that the order of positions is made for; `size` is a multiple of `stride ** levels`.
     """
 
     size: tuple[int, ...]
@@ -35,8 +36,8 @@ class UnitLayout:
     def of(cls, config: HieraConfig, stage: int = 0) -> "UnitLayout":
         """The layout of `stage`'s tokens (0 is the first).
 
-        One level per change of stage where the unit allows it, so that the order of tokens does not depend on how
-        many of them pool (it is the published one for classification and for MAE models).
+        There is one level per change of stage, as far as the unit's size allows. So the order of tokens does not depend
+        on how many changes of stage pool. It is the published order, for classification and for MAE models.
         """
         pooled = config.pooled(stage)
         levels = config.num_query_pool
@@ -54,10 +55,10 @@ class UnitLayout:
         return math.prod(self.size)
 
     def _digits(self) -> tuple[list[list[int]], list[int], list[int]]:
-        """Sizes of every axis' digits from coarse to fine, and the digits in the order of positions and of rows.
+        """Sizes of the digits of every axis, from coarse to fine, and the order of the digits in positions and in rows.
 
-        An axis of a unit splits into `[rest, stride, …, stride]`; positions are ordered by level from the finest on,
-        axes inside a level, and the rests last.
+        An axis of a unit splits into `[rest, stride, …, stride]`. Positions are ordered by level, the finest first;
+        inside a level by axis; the rests are last.
         """
         axes = len(self.size)
         split = [[u // s**self.levels, *[s] * self.levels] for u, s in zip(self.size, self.stride, strict=True)]
@@ -79,7 +80,7 @@ class UnitLayout:
         return ordered.reshape(batch, math.prod(units), self.positions, channels)
 
     def reroll_units(self, tokens: Tensor) -> Tensor:
-        """`[B, U, P, C]` -> `[B, U, *size, C]`: positions inside each unit in their rows and columns."""
+        """`[B, U, P, C]` -> `[B, U, *size, C]`: the positions of each unit, as rows and columns."""
         batch, units, _, channels = tokens.shape
         split, order, inverse = self._digits()
         flat = [n for digits in split for n in digits]
@@ -102,20 +103,20 @@ class UnitLayout:
 
 
 def split_axis(x: Tensor, dim: int, outer: int) -> Tensor:
-    """`x`, its axis `dim` as two: `outer` entries, and what is left. A view.
+    """`x` with its axis `dim` split in two, the first of them with `outer` entries. A view.
 
-    Not `unflatten`: the ONNX that PyTorch makes of that by tracing is fixed to the batch it was traced with.
+    Not `unflatten`: when traced to ONNX, it fixes the batch to that of the trace.
     """
     return x.view(*x.shape[:dim], outer, -1, *x.shape[dim + 1 :])
 
 
 def channels_first(rows: Tensor) -> Tensor:
-    """`[B, *grid, C]` -> `[B, C, *grid]`, contiguous; not `movedim`, of which ONNX by tracing makes nothing valid."""
+    """`[B, *grid, C]` -> `[B, C, *grid]`, contiguous. Not `movedim`: traced to ONNX, it is not valid."""
     return rows.permute(0, rows.ndim - 1, *range(1, rows.ndim - 1)).contiguous()
 
 
 def pool(tokens: Tensor, neighbours: int, dim: int = 2) -> Tensor:
-    """Maximum over `neighbours` tokens that pool into one: `P` at `dim` becomes `P / neighbours`."""
+    """Maximum over the `neighbours` tokens that are pooled into one: `P` at `dim` becomes `P / neighbours`."""
     if neighbours == 1:
         return tokens
     return split_axis(tokens, dim, neighbours).amax(dim)
@@ -140,12 +141,12 @@ def gather_units(tokens: Tensor, kept: Tensor) -> Tensor:
 def shown_units(kept: Tensor, units: int) -> Tensor:
     """Booleans `[B, units]`, True for the units whose indices are in `kept` `[B, K]`: the inverse of `kept_units`."""
     hidden = torch.zeros(kept.shape[0], units, dtype=torch.bool, device=kept.device)
-    return hidden.scatter(1, kept, torch.ones_like(kept, dtype=torch.bool))  # a tensor: traces lose the type of True
+    return hidden.scatter(1, kept, torch.ones_like(kept, dtype=torch.bool))  # traces lose the type of True
 
 
 def kept_units(keep: Tensor, count: int) -> Tensor:
     """Indices `[B, count]` of the True entries of `keep` `[B, U]`, ascending; every row has `count` of them.
 
-    Static in shape, so that it traces: a stable sort puts the kept units first and leaves them in order.
+    The shape is static, so that it can be traced: a stable sort puts the kept units first and leaves them in order.
     """
     return torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)[:, :count]

@@ -1,4 +1,4 @@
-"""What the fields of a configuration may hold: values completed, checked one by one, and together. No torch."""
+"""Completes the fields of a configuration, and checks them one by one and together. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POSITION_EMBEDDINGS = ("absolute", "separable", "abs_win")
 POSITION_RESIZES = ("bicubic", "window")
 TARGETS = ("first_frame", "all")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-_LARGEST = 1_000_000  # labels and factors: a damaged file must not fill the memory before it is refused
+_LARGEST = 1_000_000  # limits of labels and factors: a damaged file must be refused before it fills the memory
 _Axes = tuple[int, ...]
 
 
@@ -35,7 +35,7 @@ def _one_per_axis(name: str, value: Any, axes: int, default: int, lowest: int) -
 
 
 def resolved(config: HieraConfig) -> dict[str, Any]:
-    """The values of the fields that follow from others, or that were given in a convenient form."""
+    """Values of the fields that follow from others, or that were given in a short form."""
     size = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     axes = len(size) if isinstance(size, Sequence) else 0
     if axes not in (1, 2, 3):
@@ -64,7 +64,7 @@ def _require(config: HieraConfig, condition: bool, name: str, allowed: str) -> N
 
 
 def check(config: HieraConfig) -> None:
-    """Raises the `ValueError` that names the first field whose value cannot be, each field by itself."""
+    """Raises a `ValueError` that names the first field with a bad value; each field is checked by itself."""
     counts = ("embed_dim", "num_channels", "decoder_hidden_size", "decoder_depth", "decoder_num_heads")
     for name, lowest in {**dict.fromkeys(counts, 1), "num_labels": 0, "num_query_pool": 0}.items():
         _require(config, _is_integer(getattr(config, name), lowest), name, f"an integer of at least {lowest}")
@@ -97,7 +97,7 @@ def check(config: HieraConfig) -> None:
 
 
 def _check_together(config: HieraConfig) -> None:
-    """Raises the `ValueError` that names the first field whose value does not go with those of others."""
+    """Raises a `ValueError` that names the first field whose value does not agree with other fields."""
     most, names, features = config.stages - 1, config.stage_names, config.out_features
     _require(config, config.num_query_pool <= most, "num_query_pool", f"at most {most} with {most + 1} stages")
     _require(
@@ -135,11 +135,11 @@ _OTHERS_NAMES = {
     "stages": "depths", "head_dropout": "dropout", "drop_rate": "dropout", "drop_path": "drop_path_rate",
     "init_values": "layer_scale_init", "dim_mul": "embed_dim_multiplier", "act_layer": "hidden_act",
 }  # fmt: skip
-"""What timm and the official package call fields of ours."""
+"""Names of our fields in timm and in the official package."""
 
 
 def require_fields(names: Iterable[str], known: AbstractSet[str]) -> None:
-    """Raises the `ValueError` that names what is no field of the configuration, and the fields."""
+    """Raises a `ValueError` that names what is not a field of the configuration, and lists the fields."""
     for name in sorted(set(names) - known):
         meant = _OTHERS_NAMES.get(name)
         near = f" (did you mean {meant}?)" if meant else did_you_mean(name, known)

@@ -1,4 +1,4 @@
-"""The table of named architectures, as data; and what a name that is in no table may have been meant for."""
+"""The table of named architectures, as data; and suggestions for an unknown name."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 def _variants() -> dict[str, dict[str, Any]]:
     """Every named architecture, as the fields in which it differs from `HieraConfig()` (paper, table 1).
 
-    Femto is not the paper's: it is sized for weights that come with the package.
+    Femto is not from the paper. It is small enough for its weights to come with the package.
     """
     femto: dict[str, Any] = {
         "embed_dim": 40, "num_heads": (1, 2, 4, 8), "depths": (1, 2, 5, 1), "image_size": (160, 160),
@@ -41,9 +41,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = _variants()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean hiera_tiny_224?)` for "hiera_tiny", with the names it is the beginning of, or is nearest to.
+    """` (did you mean hiera_tiny_224?)` for "hiera_tiny": the names that begin with it, else the nearest ones.
 
-    Empty where none is near.
+    Empty if no name is near.
     """
     names = list(known)
     longer = sorted((n for n in names if n.startswith(name)), key=len) if len(name) > 2 else []

@@ -1,8 +1,8 @@
-"""Images of what a model sees: feature maps, mask units, attention, reconstructions. Arrays in, images out.
+"""Drawings of feature maps, mask units, attention and reconstructions. All functions take arrays and return images.
 
-Nothing here runs a model, reads a file or changes its arguments. Arrays may be numpy's or torch's; torch is imported
-only by the functions that are handed a model's tensors. Cells of a map are drawn as the squares that they are (nearest
-neighbor): a smooth image would promise detail that the map does not have.
+Nothing here runs a model, reads a file or changes its arguments. Arrays may be numpy's or torch's; only the functions
+that take a model's tensors import torch. The cells of a map are drawn as squares (nearest neighbor), because a smooth
+image would suggest detail that the map does not have.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 Statistics = Literal["visible", "true"]
 
 _PAPER, _INK, _FADED, _HIDDEN = (255, 255, 255), (24, 24, 27), (100, 100, 108), (222, 222, 226)
-_FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of mask units, from outside
-# Dark to bright, even to the eye and safe for color-blind readers: five points of matplotlib's "inferno" (CC0).
+_FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of the borders of mask units, from the outside in
+# Dark to bright, perceptually uniform and safe for color-blind readers: five points of matplotlib's "inferno" (CC0).
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
 
 
 def _array(values: np.ndarray | Tensor) -> np.ndarray:
-    """As float32 in numpy.
+    """The values as a float32 array of numpy.
 
     Raises:
-        ValueError: NaN or infinity among them.
+        ValueError: a value is NaN or infinite.
     """
     array = values.detach().float().cpu().numpy() if is_tensor(values) else np.asarray(values)  # type: ignore[union-attr]
     array = array.astype(np.float32)
@@ -49,9 +49,9 @@ def _array(values: np.ndarray | Tensor) -> np.ndarray:
 
 
 def to_picture(pixels: np.ndarray | Tensor, *, record: Preprocessing = IMAGENET) -> Image.Image:
-    """The image behind a model's input `[C, H, W]`: what `record` did to its gray levels is undone.
+    """The image of a model's input `[C, H, W]`: undoes the rescaling and normalization of `record`.
 
-    Of more than three channels the first three are shown as red, green and blue, of two the first as gray.
+    Of more than three channels, the first three are shown as red, green and blue; of two, the first as gray.
     """
     levels = np.moveaxis(_array(pixels), 0, -1)
     if record.do_normalize:
@@ -63,10 +63,10 @@ def to_picture(pixels: np.ndarray | Tensor, *, record: Preprocessing = IMAGENET)
 
 
 def principal_components(feature_map: np.ndarray | Tensor, *, count: int = 3) -> np.ndarray:
-    """Scores `[H, W, count]` of a map `[C, H, W]` on its own first principal components; those it lacks are 0.
+    """Scores `[H, W, count]` of a map `[C, H, W]` on its first principal components; missing components are 0.
 
-    Every cell is one observation of C values. The sign of a component is free, and is chosen such that the channel
-    that weighs most in it counts positively: the same map always gives the same scores.
+    Every cell is one observation of C values. The sign of a component is arbitrary; it is chosen so that the channel
+    with the largest weight is positive. So the same map always gives the same scores.
     """
     array = _array(feature_map)
     channels, height, width = array.shape
@@ -83,15 +83,16 @@ def principal_components(feature_map: np.ndarray | Tensor, *, count: int = 3) ->
 
 
 def _thin_svd(cells: np.ndarray) -> tuple[None, np.ndarray, np.ndarray]:
-    """Singular values and right vectors of many rows, by way of the small matrix of channels: fast at any map size."""
+    """Singular values and right singular vectors of many rows, from the small matrix of channels."""
     squares, axes = np.linalg.eigh(cells.T @ cells)
     return None, np.sqrt(squares[::-1].clip(0)), axes[:, ::-1].T
 
 
 def robust_scale(values: np.ndarray, *, percent: float = 1.0) -> np.ndarray:
-    """Each entry of the last axis stretched to 0..1, the lowest and highest `percent` cut off; 0.5 where all are equal.
+    """Each entry of the last axis stretched to 0..1, with the lowest and highest `percent` cut off; 0.5 if all are
+    equal.
 
-    A few extreme cells, which vision transformers are known for, would otherwise leave the rest without contrast.
+    Vision transformers often have a few extreme cells, which would leave the other cells without contrast.
     """
     flat = values.reshape(-1, values.shape[-1])
     low, high = np.percentile(flat, (percent, 100 - percent), axis=0)
@@ -101,9 +102,9 @@ def robust_scale(values: np.ndarray, *, percent: float = 1.0) -> np.ndarray:
 
 
 def enlarge(cells: np.ndarray, *, stride: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Cells `[rows, columns, …]` at the places in an image of `size` (height, width) pixels that they stand for.
+    """Cells `[rows, columns, …]` enlarged to an image of `size` (height, width) pixels.
 
-    Every cell fills `stride` (vertical, horizontal) pixels; what reaches beyond the image is cut off.
+    Every cell fills `stride` (vertical, horizontal) pixels; parts outside of the image are cut off.
     """
     pixels = cells.repeat(stride[0], axis=0).repeat(stride[1], axis=1)
     if pixels.shape[0] < size[0] or pixels.shape[1] < size[1]:
@@ -116,7 +117,7 @@ def enlarge(cells: np.ndarray, *, stride: Sequence[int], size: Sequence[int]) ->
 def pca_picture(feature_map: np.ndarray | Tensor, *, stride: Sequence[int], size: Sequence[int]) -> Image.Image:
     """A map `[C, H, W]` as colors: its first three principal components are red, green and blue.
 
-    Equal colors mean like features within this map; between maps, colors cannot be compared.
+    Within a map, equal colors mean similar features. Colors of different maps cannot be compared.
     """
     colours = robust_scale(principal_components(feature_map))
     return Image.fromarray(enlarge(np.rint(colours * 255).astype(np.uint8), stride=stride, size=size))
@@ -130,7 +131,7 @@ def draw_units(
 ) -> Image.Image:
     """The image with the borders of its mask units, of `unit` (height, width) pixels each.
 
-    `keep`, one per unit and row by row, paints those that are False over: what a masked model does not see.
+    `keep` has one boolean per unit, row by row. Units that are False, which a masked model does not see, are covered.
     """
     drawn = picture.convert("RGB")
     draw = ImageDraw.Draw(drawn, "RGBA")
@@ -142,7 +143,7 @@ def draw_units(
         right, bottom = min(left + unit[1], drawn.width) - 1, min(top + unit[0], drawn.height) - 1
         if keep is not None and not keep[number]:
             draw.rectangle((left, top, right, bottom), fill=_HIDDEN)
-        # a dark frame within a bright one, alike on all sides, is seen on any image
+        # a dark frame within a bright one is visible on any image
         for inset, colour in enumerate(_FRAMES):
             if right - left >= 2 * inset and bottom - top >= 2 * inset:
                 draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=colour)
@@ -157,17 +158,17 @@ def attention_map(
     size: Sequence[int],
     at: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """How much the tokens of a stage are looked at, as a map of its keys, and the pixels per cell of that map.
+    """The attention that the tokens of a stage receive, as a map of its keys, and the pixels per cell of that map.
 
-    Mean over heads, times the number of keys in a window: 1 everywhere is attention that prefers nothing.
+    It is the mean over heads, times the number of keys in a window: uniform attention is 1 everywhere.
 
     Args:
         weights: one image's `attentions[stage]`, `[heads, windows, queries, keys]` in the published order.
         config: that of the model.
         stage: 0 is the first.
         size: pixels per axis of the model's input.
-        at: the attention of the token that holds this pixel (one number per axis), 0 outside of its window; without,
-            the mean over all queries: the attention that every token receives.
+        at: a pixel (one number per axis); the map is then the attention of the token at this pixel, 0 outside of its
+            window. None gives the mean over all queries.
     """
     import torch
 
@@ -177,7 +178,7 @@ def attention_map(
     mean = torch.from_numpy(_array(weights).mean(0))
     units = config.unit_grid(size)
     last = [spec for spec in plan(config) if spec.stage == stage][-1]
-    key_stage = stage - 1 if last.pool > 1 else stage  # a block that pools its queries has the keys of the stage before
+    key_stage = stage - 1 if last.pool > 1 else stage  # a block with query pooling has the keys of the stage before
     layout = UnitLayout.of(config, key_stage)
     if at is None:
         rows = mean.mean(1)
@@ -210,10 +211,10 @@ def _query_at(
 def heat_picture(
     picture: Image.Image, heat: np.ndarray, *, stride: Sequence[int], at: Sequence[int] | None = None
 ) -> Image.Image:
-    """A map `[rows, columns]` of `attention_map` over an image: black is 0, bright is much; `at` (y, x) is ringed.
+    """A map `[rows, columns]` of `attention_map` over an image: black is 0, bright is high; a ring marks `at` (y, x).
 
-    On the scale of square roots, which shows more than the peak. It reaches to 4 at least, so that an even map (1
-    everywhere) has the color in the middle and does not look like a strong one.
+    The scale is the square root, which shows more than the peak. It reaches at least 4, so that a uniform map (1
+    everywhere) has the middle color and does not look like strong attention.
     """
     size = (picture.height, picture.width)
     top = max(4.0, float(np.percentile(heat, 99.5)))
@@ -234,10 +235,10 @@ def heat_picture(
 
 
 def hidden_statistics(patches: Tensor, visible: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation `[B, patches, 1]` of every patch, guessed from the visible ones alone.
+    """Mean and standard deviation `[B, patches, 1]` of every patch, estimated from the visible patches.
 
     Both are averages over the visible patches `[B, patches]`, weighted by one over the fourth power of the distance on
-    the `grid`: near ones decide, and a patch in a wide hole gets a blend of what surrounds it.
+    the `grid`. Near patches dominate; a patch in a wide hole gets a mix of the patches around the hole.
     """
     import torch
 
@@ -253,20 +254,20 @@ def hidden_statistics(patches: Tensor, visible: Tensor, grid: Sequence[int]) -> 
 def reconstruct_pixels(
     pixels: Tensor, logits: Tensor, visible: Tensor, *, config: HieraConfig, statistics: Statistics = "visible"
 ) -> Tensor:
-    """The pixels `[B, C, *size]` with hidden patches as a MAE predicts them and visible ones as they are.
+    """The pixels `[B, C, *size]`: hidden patches as a MAE predicts them, visible patches unchanged.
 
-    With `normalize_pixel_loss` a MAE predicts patches of mean 0 and deviation 1; their brightness and contrast must
-    come from elsewhere. "visible" guesses them from the visible patches around (`hidden_statistics`). "true" takes them
-    from the hidden patches themselves, as many published images do: that shows the answer in part.
+    With `normalize_pixel_loss`, a MAE predicts patches of mean 0 and deviation 1, so their brightness and contrast are
+    unknown. "visible" estimates them from the visible patches (`hidden_statistics`). "true" takes them from the hidden
+    patches, as in many published images: this shows part of the answer.
 
     Args:
         pixels: the model's input.
         logits, visible: fields `logits` and `bool_masked_pos` of `PreTrainingOutput`.
         config: that of the model.
-        statistics: "visible" or "true"; without `normalize_pixel_loss` nothing is needed.
+        statistics: "visible" or "true"; not used without `normalize_pixel_loss`.
 
     Raises:
-        ValueError: another word for `statistics`.
+        ValueError: `statistics` is neither "visible" nor "true".
     """
     import torch
 
@@ -287,7 +288,7 @@ def reconstruct_pixels(
 
 
 def statistics_note(config: HieraConfig, statistics: Statistics) -> str:
-    """What a caption must say of the brightness and contrast of a reconstruction."""
+    """The caption's note on the brightness and contrast of a reconstruction."""
     if not config.normalize_pixel_loss:
         return "the model predicts unnormalized pixels"
     if statistics == "visible":
@@ -300,7 +301,7 @@ def statistics_note(config: HieraConfig, statistics: Statistics) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """An image of a sheet, with a title and a note below it."""
+    """An image on a sheet, with a title and a note below it."""
 
     picture: Image.Image
     title: str
@@ -317,8 +318,8 @@ def sheet(
 ) -> Image.Image:
     """Rows of images with captions on white, under a `heading` and a `note`.
 
-    Images narrower than the first of `widths` are enlarged by a whole number, those wider than the second shrunk;
-    words that do not fit are put on a new line.
+    Images narrower than the first of `widths` are enlarged by a whole factor; images wider than the second are shrunk.
+    Long texts are wrapped.
     """
     tiles = [[_fitted(tile, *widths) for tile in row] for row in rows]
     columns = max(len(row) for row in tiles)
@@ -360,13 +361,15 @@ def _caption(tile: Tile, width: int) -> list[_Line]:
 
 
 def drawable(text: str) -> str:
-    """The text in letters that Pillow's font has: accents are dropped, what is not ASCII becomes a question mark."""
+    """The text in characters of Pillow's font: accents are dropped, other characters outside ASCII become question
+    marks.
+    """
     bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return bare.encode("ascii", "replace").decode("ascii")
 
 
 def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
-    """The text in lines that fit."""
+    """The text, wrapped to lines that fit."""
     font = ImageFont.load_default(size=points)
     lines: list[str] = []
     for word in drawable(text).split():
