@@ -31,10 +31,10 @@ class HieraConfig:
 
     Fields that a model is built from cannot be assigned: `replace` makes another configuration. Labels, `problem_type`,
     `mask_ratio` and similar fields can be assigned. Other names, such as the `use_cache` that transformers' Trainer
-    sets, are kept as plain attributes. They are neither compared nor saved.
+    sets, are kept as plain attributes. These are neither compared nor saved.
 
-    `output_hidden_states` and `output_attentions` (both False) are such attributes, too. They are the defaults of the
-    arguments of the same name in calls of the model.
+    `output_hidden_states` and `output_attentions` (both False) are such attributes, too: defaults of these arguments of
+    calls.
 
     `label2id` may be given instead of `id2label`, and `out_indices` (0 is the stem) instead of `out_features`.
 
@@ -282,8 +282,8 @@ class HieraConfig:
         """The configuration of a checkpoint of any format; `overrides` are other values for its fields.
 
         Args:
-            source: a Hub id, a folder or a file. The weights are downloaded, too: some formats state the configuration
-                only by the shapes of the weights.
+            source: a Hub id, a folder or a file. Weights are downloaded, too: in some formats, only their shapes state
+                it.
 
         The other arguments and the errors are those of `from_pretrained` of the models.
         """
@@ -360,8 +360,8 @@ class BlockSpec:
 def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
     """One `BlockSpec` per block of the encoder, in order.
 
-    The first block of a stage still has the attention of the stage before (within mask units or global), because its
-    keys are tokens of that stage. Drop path rises linearly from 0 to `drop_path_rate` (paper, section 3).
+    The first block of a stage has the attention of the stage before, because its keys are tokens of that stage. Drop
+    path rises linearly from 0 to `drop_path_rate` (paper, section 3).
     """
     specs: list[BlockSpec] = []
     for stage, depth in enumerate(config.depths):
@@ -387,8 +387,8 @@ def list_models() -> tuple[str, ...]:
 
 
 def variant_config(name: str, **overrides: Any) -> HieraConfig:
-    """The configuration of a named variant, with `overrides` for its fields. An `image_size` of 1 or 3 entries makes an
-    image variant 1-D or 3-D.
+    """A named variant with `overrides` for its fields; `image_size` of 1 or 3 entries makes an image variant 1-D or
+    3-D.
 
     Raises:
         ValueError: an unknown variant or field (lists the known ones), or a bad value (names the field).

@@ -1,10 +1,10 @@
-"""Compiled artifacts on disk: whole or not at all, checked when they are read, bounded in size.
+"""Compiled programs on disk: written whole or not at all, checked when they are read, limited in size.
 
-An entry is one file: a header with the digest of its key and of what follows, then the bytes. Any number of processes
-may read and write the same entry; a file that is cut short, altered or renamed counts as missing, and is made again.
+An entry is one file: a header with the digests of its key and of its content, then the content. Any number of processes
+may read and write the same entry. A file that is truncated, altered or renamed counts as missing, and is made again.
 
-What is compiled decides what a model answers. Hence only regular files are read that belong to this user (or to root)
-and that nobody else can write: in a folder that several users share, each uses what is their own.
+Compiled code decides the outputs of a model. Hence only regular files are read that belong to this user (or to root)
+and that nobody else can write. In a folder that several users share, each user reads only their own files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 _MAGIC = b"hierax-artifact-2\n"
-_ABANDONED = 3600.0  # seconds after which nobody writes a part any more
+_ABANDONED = 3600.0  # seconds after which an unfinished file is abandoned
 _DIGEST = hashlib.sha256
 _log = logging.getLogger("hierax.engine")
 
@@ -46,7 +46,7 @@ def default_folder() -> Path:
 class ArtifactCache:
     """Files by key in a folder, the least recently used deleted when they exceed `max_bytes` together.
 
-    A folder that cannot be written to is no error: then nothing is kept, and the reason is logged once.
+    A folder that cannot be written to is not an error: nothing is kept, and the reason is logged once.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, max_bytes: int = 8 << 30) -> None:
@@ -55,11 +55,11 @@ class ArtifactCache:
         self._writable = True
 
     def path(self, key: str) -> Path:
-        """Where the entry of `key` is, or would be."""
+        """The path of the entry of `key`, whether it exists or not."""
         return self.folder / f"{key}.artifact"
 
     def read(self, key: str) -> memoryview | None:
-        """What was written under `key`, or None; an entry that is damaged is removed."""
+        """The content that was written under `key`, or None; a damaged entry is removed."""
         path = self.path(key)
         try:
             whole = _read_own(path)
@@ -77,10 +77,10 @@ class ArtifactCache:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # now the most recently used
-        return content  # without a copy: this is every warm start
+        return content  # without a copy: every warm start comes here
 
     def write(self, key: str, content: bytes) -> None:
-        """Keeps `content` under `key`, in place of what was there."""
+        """Keeps `content` under `key`; replaces an earlier entry."""
         if not self._writable or len(content) > self.max_bytes:
             return
         path = self.path(key)
@@ -103,7 +103,7 @@ class ArtifactCache:
             _log.warning("compiled models are not kept: %s", error)
 
     def _bound(self) -> None:
-        """Deletes the least recently used entries beyond `max_bytes`, and what writers left that were killed."""
+        """Deletes the least recently used entries beyond `max_bytes`, and files that killed writers left."""
         for part in self.folder.glob(".*.artifact.*"):
             with contextlib.suppress(OSError):
                 if part.stat().st_mtime < time.time() - _ABANDONED:
@@ -127,12 +127,13 @@ def _digest(key: str, content: bytes | memoryview) -> bytes:
 
 
 def _read_own(path: Path) -> bytes:
-    """A regular file that nobody but this user (or root) can have written.
+    """Opens a regular file that only this user (or root) can have written.
 
     Raises:
-        OSError: it is something else (opening a pipe would wait for a writer), a link, or not this user's own.
+        OSError: it is not a regular file (opening a pipe would wait for a writer), is a link, or belongs to another
+            user.
     """
-    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # neither is there on Windows
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
     with open(path, "rb", opener=lambda name, given: os.open(name, given | flags)) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
@@ -156,14 +157,14 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def artifact_key(parts: Mapping[str, Any]) -> str:
-    """A name for what was compiled from `parts`, which JSON can hold, on this kind of processor."""
+    """The key of a program that was compiled from `parts` (JSON values) on this kind of processor."""
     whole = {**parts, "code": _code_digest(), "torch": torch.__version__, "processor": processor_kind()}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @functools.cache
 def _code_digest() -> str:
-    """A digest of the code that decides what a model computes: releases and working copies alike."""
+    """A digest of the source code of the model's computation, for releases and working copies."""
     digest, package = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted([*package.glob("*.py"), *package.glob("engine/*.py")]):
         digest.update(path.read_bytes())
@@ -171,7 +172,9 @@ def _code_digest() -> str:
 
 
 def processor_kind() -> str:
-    """What compiled code depends on: architecture, and model and features of the processor where the system says."""
+    """What compiled code depends on: the architecture, and the processor's model and features if the system states
+    them.
+    """
     kind = [platform.system(), platform.machine()]
     with contextlib.suppress(OSError):
         wanted = ("model name", "flags", "Features", "CPU part")

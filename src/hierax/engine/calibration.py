@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pictures: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[Picture]]
-"""A folder of images, a list of them, or pixels `[N, C, *size]` that are ready."""
+"""A folder of images, a list of images, or preprocessed pixels `[N, C, *size]`."""
 
-_MOST = 200  # images of a folder
+_MOST = 200  # images that are used of a folder
 
 
 def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list[Image.Image]:
-    """`count` square crops of `pictures` in turn: from a quarter of the short side to all of it, anywhere."""
+    """`count` random square crops of `pictures` in turn, with sides from a quarter to all of the short side."""
     draw, found = random.Random(seed), []
     for number in range(count):
         picture = pictures[number % len(pictures)]
@@ -46,10 +46,10 @@ def sample_pixels(
     """`count` inputs `[count, C, *size]` for a model: crops of the images of `source`.
 
     Args:
-        source: images; ready pixels are taken in turn as they are; None takes the photo that comes with hierax.
+        source: images; or preprocessed pixels, used in turn unchanged; None is the photo that comes with hierax.
 
     Raises:
-        ValueError: a model that does not take images, without ready pixels; a folder without images.
+        ValueError: the model does not take images and `source` is not pixels, or a folder has no images.
     """
     if isinstance(source, Tensor):
         if tuple(source.shape[1:]) != (config.num_channels, *config.image_size) or not len(source):
@@ -62,13 +62,13 @@ def sample_pixels(
         kind = "clips" if config.is_video else f"{config.num_channels} channels on {config.axes} axes"
         raise ValueError(f"this model takes {kind}: pass ready pixels [N, {config.num_channels}, …] to calibrate on")
     pixels = processor(crops(_pictures(source, processor.max_pixels), count, seed=seed)).pixel_values
-    if tuple(pixels.shape[2:]) != config.image_size:  # a record of another size than the model's
+    if tuple(pixels.shape[2:]) != config.image_size:  # the record has another size than the model
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
     return pixels
 
 
 def source_digest(source: Pictures | None) -> str:
-    """A digest of what would be calibrated on: of files, their paths, sizes and times, so that none is read for it."""
+    """A digest of the calibration data. For files, it covers paths, sizes and times, so that no file is read."""
     digest = hashlib.sha256()
     sources = [source] if isinstance(source, (str, os.PathLike, Tensor)) or source is None else source
     for entry in sources:
@@ -90,7 +90,7 @@ def _files(source: Path) -> list[Path]:
     paths = sorted(map(Path, find_files(source, IMAGE_SUFFIXES)))
     if not paths:
         raise ValueError(f"{source}: no images in this folder (PNG, JPEG, WebP, … are read)")
-    return paths[:: max(len(paths) // _MOST, 1)]  # spread over the folder, and not all in memory
+    return paths[:: max(len(paths) // _MOST, 1)]  # spread over the folder, because all would not fit in memory
 
 
 def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None, max_pixels: int | None) -> list[Image.Image]:

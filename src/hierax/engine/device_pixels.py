@@ -17,14 +17,15 @@ _MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}
 
 
 class DevicePixels:
-    """What `processor` makes of images, within one gray level, made on `device`.
+    """Makes the pixels of `processor` on `device`, within one gray level.
 
-    Of noise, and of sizes that hardly change, one value in 10,000 is two levels off: it was a tie after the first axis.
+    For noise, and for sizes that hardly change, one value in 10,000 is two levels off: a tie in rounding after the
+    first axis.
 
-    Images of 8 bits are decoded on the processor, go to the device as they are, which is a quarter of float32, and
-    are resized there in float32: along one axis, then the other, rounded to 8 bits after each, as Pillow does it.
-    Whatever else there is, the processor makes: interpolations other than bilinear and bicubic, and arrays of floats.
-    Any thread may call.
+    Images of 8 bits are decoded on the CPU and copied to the device in 8 bits, a quarter of float32. There they are
+    resized in float32, first along one axis, then along the other, and rounded to 8 bits after each, as Pillow does.
+    The processor makes the pixels in all other cases: interpolations other than bilinear and bicubic, and arrays of
+    floats. Thread-safe.
     """
 
     def __init__(self, processor: HieraImageProcessor, device: torch.device) -> None:
@@ -44,7 +45,7 @@ class DevicePixels:
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
         """`[B, C, H, W]` in float32 on the device. Raises as the processor does."""
-        if self.processor.record is not self._record:  # one of its fields was assigned
+        if self.processor.record is not self._record:  # a field of the processor was assigned
             self._use(self.processor.record)
         if self.processor.record.do_resize and self._mode is None:
             return self.processor(images).pixel_values.to(self.device)
@@ -58,7 +59,7 @@ class DevicePixels:
                 else:
                     pixels.append(self.processor(array).pixel_values[0].to(self.device))
             if any(one.shape != pixels[0].shape for one in pixels):
-                return self.processor(images).pixel_values  # which says what is wrong
+                return self.processor(images).pixel_values  # the processor raises the right error
             return torch.stack(pixels)
 
     def _window(self, array: np.ndarray, plan: Geometry) -> Tensor:
@@ -80,11 +81,11 @@ class DevicePixels:
         size[axis] = length
         assert self._mode is not None
         resized = F.interpolate(levels, size, mode=self._mode, antialias=True, align_corners=False)
-        return resized.add_(0.5).floor_().clamp_(0, 255)  # halves go up, as Pillow's do
+        return resized.add_(0.5).floor_().clamp_(0, 255)  # halves are rounded up, as in Pillow
 
     def _upload(self, array: np.ndarray) -> Tensor:
-        """The array as a tensor on the device, through pinned memory; PyTorch reuses that only when it was read."""
+        """The array as a tensor on the device, through pinned memory, which PyTorch reuses only after the copy."""
         cuda = self.device.type == "cuda"
         host = torch.empty(array.shape, dtype=torch.uint8, pin_memory=cuda)
-        np.copyto(host.numpy(), array)  # also what is read-only or mirrored, which torch does not take
+        np.copyto(host.numpy(), array)  # also copies read-only or mirrored arrays, which torch does not accept
         return host.to(self.device, non_blocking=cuda)

@@ -1,4 +1,4 @@
-"""Running on PyTorch: eagerly, through `torch.compile`, and on CUDA as captured graphs."""
+"""The backend PyTorch: eager, with `torch.compile`, and on CUDA with captured graphs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _threads_lock = threading.Lock()
 
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """PyTorch's number of threads, which the whole process shares, for a while; None leaves it."""
+    """Sets PyTorch's number of threads, which the whole process shares, for a while; None changes nothing."""
     if count is None or count == torch.get_num_threads():
         yield
         return
@@ -41,13 +41,15 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def renew_lock() -> None:
-    """In a forked child: whoever held the lock is not there."""
+    """Makes a new lock in a forked child: the thread that held the old one does not exist there."""
     global _threads_lock
     _threads_lock = threading.Lock()
 
 
 def _process_threads() -> int:
-    """The number that new threads get. One that began while another engine had set its own still has that one's."""
+    """Gives this thread the number that new threads get. A thread that started while another engine had set its number
+    still has that number.
+    """
     found: list[int] = []
     asking = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     asking.start()
@@ -57,16 +59,16 @@ def _process_threads() -> int:
 
 @contextlib.contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Without gradients, whatever modes the caller is in: no autocast, and tensors that may later be trained on."""
+    """Runs without gradients and autocast, whatever modes the caller has set. The outputs may be used in training."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 
 
 class Turns:
-    """Calls on one device, each after the one before, also where callers are on streams of their own.
+    """Runs the calls on one device one after another, even if callers use their own CUDA streams.
 
-    Calls share what graphs read and write, and cached tables: kernels of one must not overlap those of the next. On
-    other devices than CUDA there is nothing to wait for.
+    Calls share the memory of graphs and cached tables, so the kernels of one call must not overlap those of the next.
+    On other devices than CUDA, nothing waits.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -75,7 +77,7 @@ class Turns:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """`undisturbed`, on the device, after what was asked for before."""
+        """`undisturbed`, on the device, after all earlier calls."""
         with undisturbed(self.device):
             if self.device.type != "cuda":
                 yield
@@ -91,7 +93,7 @@ class Turns:
 
 
 class TorchRunner:
-    """A program called as it is, on what `staging` puts on the device."""
+    """Calls a program directly, on tensors that `staging` puts on the device."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class TorchRunner:
 
 
 class SeldomRunner:
-    """A runner whose memory is given back after every call: that of ever other sizes would add up."""
+    """A runner that frees memory after every call, because the memory of many different sizes would add up."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -135,10 +137,10 @@ class SeldomRunner:
 
 
 class GraphRunner:
-    """A program captured as a CUDA graph for one shape: one launch a call, inputs copied into the graph's own.
+    """A program captured as a CUDA graph for one shape: one launch per call; inputs are copied into the graph's inputs.
 
-    A graph holds addresses, not tensors. Everything it reads lives as long as it does: its inputs, the program's
-    weights, and `tables` (called after the capture), which the program keeps for a few sizes only.
+    A graph holds addresses, not tensors. So the runner keeps alive all that the graph reads: its inputs, the program's
+    weights, and `tables` (called after the capture), which the program itself keeps for a few sizes only.
     """
 
     def __init__(
@@ -154,14 +156,14 @@ class GraphRunner:
         self._program, self._staging, self._turns = program, staging, turns
         self._pixels, self._kept = pixels, kept
         self._graph = torch.cuda.CUDAGraph()
-        with turns(), torch.cuda.stream(torch.cuda.current_stream()):  # what a failed capture leaves is put right
+        with turns(), torch.cuda.stream(torch.cuda.current_stream()):  # undoes what a failed capture leaves behind
             warm, capture = torch.cuda.Stream(), torch.cuda.Stream()
             warm.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(warm):
-                for _ in range(3):  # lazy initialization and choices of kernels must not be captured
+                for _ in range(3):  # lazy initialization and the choice of kernels must not be captured
                     program(pixels, kept)
             torch.cuda.current_stream().wait_stream(warm)
-            # a capture that only minds this thread: others may go on to allocate
+            # the capture concerns only this thread: others may still allocate
             with torch.cuda.graph(self._graph, stream=capture, capture_error_mode="thread_local"):
                 self._outputs = program(pixels, kept)
         self._tables = tables()
@@ -169,7 +171,7 @@ class GraphRunner:
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
         """See `Runner`."""
         with self._turns():
-            self._pixels.copy_(self._staging(pixels, self._pixels.dtype))  # the graph's has its own strides
+            self._pixels.copy_(self._staging(pixels, self._pixels.dtype))  # the graph's input has its own strides
             if self._kept is not None and kept is not None:
                 self._kept.copy_(self._staging(kept))
             self._graph.replay()
@@ -177,16 +179,16 @@ class GraphRunner:
 
     def close(self) -> None:
         """See `Runner`."""
-        torch.cuda.synchronize(self._turns.device)  # the last replay still reads and writes what is given back here
+        torch.cuda.synchronize(self._turns.device)  # the last replay may still use the memory that is freed here
         self._graph.reset()
         del self._graph, self._outputs, self._pixels, self._kept, self._tables, self._program
 
 
 class TorchBackend:
-    """PyTorch on any device: eagerly, and for one shape at a time through `torch.compile` and CUDA graphs.
+    """PyTorch on any device: eager, or per shape with `torch.compile` or CUDA graphs.
 
     Attributes:
-        batched: whether runners are made for one number of images each.
+        batched: whether a runner is for one number of images only.
     """
 
     def __init__(
@@ -212,11 +214,11 @@ class TorchBackend:
             self._program: Any = Program(folded, signature).eval()
 
     def eager(self, shape: Shape) -> Runner:
-        """The runner of all shapes, nothing compiled."""
+        """The runner for all shapes, without compilation."""
         return self._runner(self._program)
 
     def runner(self, shape: Shape) -> Runner:
-        """A runner for one shape, compiled where that was asked for."""
+        """A runner for one shape, compiled if requested."""
         program = compiled(self._program) if self._compiler else self._program
         if not self._graphs:
             return self._runner(program)
@@ -230,7 +232,7 @@ class TorchBackend:
                 kept = torch.arange(shape.kept, device=self.device).repeat(shape.batch, 1)
         try:
             return GraphRunner(program, self._staging, self._turns, pixels=pixels, kept=kept, tables=self._tables)
-        except RuntimeError as error:  # memory for one, which a graph keeps to itself
+        except RuntimeError as error:  # memory for one more batch, which a graph keeps
             _log.warning("no CUDA graph for %s, which runs without: %s", shape, str(error).splitlines()[0])
             return self._runner(program)
 
@@ -238,20 +240,20 @@ class TorchBackend:
         return TorchRunner(program, self._staging, self._turns, dtype=self.dtype, threads=self.threads)
 
     def _tables(self) -> list[Any]:
-        """The position embeddings that the program holds for sizes seen lately."""
+        """The position embeddings that the program has cached for recent sizes."""
         parts = [part for part in self._program.modules() if isinstance(part, PositionEmbedding)]
         return [kept for part in parts for kept in part._kept.values()]
 
     def close(self) -> None:
-        """Gives back the weights."""
+        """Frees the weights."""
         self._program = None
 
 
 def compiled(program: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
-    """`program` through `torch.compile`, for one shape, as code of its own.
+    """`program` compiled by `torch.compile` for one shape, with a code object of its own.
 
-    PyTorch counts what it compiled by code object, over all models of the process: with one for all shapes, the ninth
-    would be an error, and nothing that was compiled would ever be freed.
+    PyTorch counts compilations by code object, over all models of the process. With one code object for all shapes, the
+    ninth compilation would be an error, and compiled code would never be freed.
     """
 
     def call(pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Measuring engines: speed, memory and the fraction of the machine, beside the published implementations."""
+"""Benchmarks of engines: speed, memory and share of the machine's limit, beside the published implementations."""
 
 from hierax.engine.bench.measure import bench
 from hierax.engine.bench.results import BenchReport, Cell, Machine, Ratio, Timing

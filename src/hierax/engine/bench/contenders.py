@@ -1,4 +1,4 @@
-"""Building what is timed: a contender's model as a function of pixels, in this process or in one of its own."""
+"""Builds what is timed: a contender's model as a function of pixels, in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hierax.models import create_model
 from hierax.pretrained import Pretrained
 
 Call = Callable[[Tensor], Any]
-_STD = 0.05  # of random weights: large enough that nothing computed from them vanishes
+_STD = 0.05  # of random weights: large enough that no activation vanishes
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Subject:
     cache_dir: str | None = None
 
     def config(self) -> HieraConfig:
-        """The model's configuration, its size included. Raises what `hierax.load` raises."""
+        """The model's configuration, at this size. Raises the errors of `hierax.load`."""
         if self.source in list_models():
             native = variant_config(self.source)
             size = parse_size(self.size, native.image_size, video=native.is_video)
@@ -57,8 +57,8 @@ class Subject:
         return self.model().config
 
     def model(self) -> Pretrained:
-        """The model in eval mode: a variant's with the same random weights every time, so that what is compiled from
-        them is found again.
+        """The model in eval mode. The random weights of a variant are the same every time, so that compiled programs
+        are found again.
         """
         from hierax.checkpoint.load import load
 
@@ -72,7 +72,7 @@ class Subject:
 
 
 def randomised(model: Pretrained) -> Pretrained:
-    """The model with all weights drawn anew, those of norms about 1."""
+    """Fills the model with random weights, those of norms about 1; returns it."""
     norms = {id(part.weight) for part in model.modules() if isinstance(part, nn.LayerNorm)}
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,10 +83,11 @@ def randomised(model: Pretrained) -> Pretrained:
 
 
 def build(contender: Contender, subject: Subject, stack: ExitStack, model: Pretrained | None = None) -> Call:
-    """What calls a contender on pixels `[B, C, *size]` in its `input_dtype`; `stack` gives back what it holds.
+    """A function that calls a contender on pixels `[B, C, *size]` in its `input_dtype`; closing `stack` frees its
+    memory.
 
     Args:
-        model: the subject's, where it is at hand.
+        model: the subject's model, if it is built already.
     """
     if contender.library != "hierax":
         name = peers.architecture(subject.source, subject.config().image_size)
@@ -113,7 +114,7 @@ def build(contender: Contender, subject: Subject, stack: ExitStack, model: Pretr
 
 
 def eager(model: nn.Module, dtype: torch.dtype) -> Call:
-    """A model called as it is, on pixels that are in the precision of its weights already."""
+    """A function that calls a model directly, on pixels in the precision of its weights."""
     model.eval().to(dtype)
 
     def call(pixels: Tensor) -> Any:
@@ -124,14 +125,13 @@ def eager(model: nn.Module, dtype: torch.dtype) -> Call:
 
 
 def input_dtype(contender: Contender) -> torch.dtype:
-    """What a contender is called on; casting is part of an engine's call, and of no one else's."""
+    """The type of a contender's input: an engine casts inside its call, others get pixels in their precision."""
     return DTYPES[contender.precision] if contender.runtime == "eager" else torch.float32
 
 
 def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> float:
-    """Multiply-accumulates of one call on pixels of a shape.
-
-    They are counted on the meta device: on a CPU the counter does not see fused attention.
+    """Multiply-accumulates of one call on pixels of a shape. They are counted on the meta device, because on a CPU the
+    counter does not see fused attention.
     """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): b.to("meta") for b in model.buffers()}
@@ -144,13 +144,13 @@ def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> float:
 
 
 def peak_memory(contender: Contender, subject: Subject, batch: int) -> float:
-    """Most resident memory in MiB of a process that builds the contender and calls it three times on a batch.
+    """Peak resident memory in MiB of a process that builds the contender and calls it three times on a batch.
 
     Raises:
-        RuntimeError: the process failed; with its last line.
+        RuntimeError: the process failed; the message has its last line.
     """
     order = json.dumps({"contender": asdict(contender), "subject": asdict(subject), "batch": batch})
-    # What can be imported here can be there, however this process came by its path. A program of its own, and not
+    # The child gets this process's import path, so that it can import the same modules. A separate program, and not
     # multiprocessing: that would run the caller's script again.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     done = subprocess.run(
@@ -164,7 +164,7 @@ def peak_memory(contender: Contender, subject: Subject, batch: int) -> float:
 
 
 def child() -> None:
-    """What runs in the process of `peak_memory`: an order on stdin, MiB on stdout."""
+    """The program of the process of `peak_memory`: reads a request from stdin, writes MiB to stdout."""
     order = json.load(sys.stdin)
     contender, subject = Contender(**order["contender"]), Subject(**order["subject"])
     with ExitStack() as stack:
@@ -179,9 +179,8 @@ def child() -> None:
 
 
 def peak_resident_mib() -> float:
-    """Most resident memory of this process so far, in MiB.
-
-    Linux's own `ru_maxrss` starts at what the parent had when it started this process, so /proc is asked first.
+    """Peak resident memory of this process so far, in MiB. On Linux, `ru_maxrss` starts at the value of the parent
+    process, so /proc is read first.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -189,5 +188,5 @@ def peak_resident_mib() -> float:
                 return int(line.split()[1]) / 1024
     import resource
 
-    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    scale = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20

@@ -1,4 +1,4 @@
-"""Timing contenders in turn, so that a change of the machine's speed hits all alike."""
+"""Times contenders in turn, so that a change of the machine's speed affects all alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hierax.engine.eager import torch_threads
 from hierax.engine.hardware import DTYPES, fast_bf16
 
 Progress = Callable[[str, float], None]
-"""Is told what is being done, and which part of the whole is done."""
+"""Gets the text of the current step, and the share of the work that is done."""
 
 _SIDE = 2048
 _CEILING_SECONDS = 0.5
@@ -49,27 +49,28 @@ def bench(
 ) -> BenchReport:
     """Measures engines on this machine's CPU: time per call, throughput, memory, and the fraction of its ceiling.
 
-    For each model, size and batch all contenders are called in turn: an `Engine` per precision and backend, our eager
-    model, and published implementations, eagerly. Pixels are ready: in float32 for engines, for an eager model in its
-    precision.
+    For each model, size and batch, all contenders are called in turn: an `Engine` per precision and backend, our eager
+    model, and the published implementations in eager mode. The time is without preprocessing: engines get pixels in
+    float32, an eager model in its precision.
 
     Args:
         models: variants, which get random weights, or ids, folders or files of checkpoints.
         sizes: in pixels, `448` or `"320x448"`; None is each model's own.
         batches: numbers of images per call.
-        precisions: of "fp32", "bf16", "int8"; None is "fp32", and "bf16" where the hardware multiplies it.
-        backends: of the engine, as it names them; each runs the precisions that it has.
-        against: "transformers", "timm", "official", or "all" that import. They know variants by name at 224 pixels.
-        against_precision: compare with those in the same precision ("auto"; int8 with fp32), or always in one.
-        seconds, rounds: a cell takes at least so long, and has at least so many rounds.
-        threads: of the CPU; None is PyTorch's number.
-        memory: measure peak memory too, in a process per contender.
+        precisions: some of "fp32", "bf16" and "int8"; None is "fp32", and "bf16" if the hardware multiplies it.
+        backends: names of the engine's backends; each runs the precisions that it has.
+        against: "transformers", "timm", "official", or "all" for those that are installed. They have the named variants
+            at 224 pixels only.
+        against_precision: the precision to compare with: "auto" for the same (fp32 for int8), or one for all.
+        seconds, rounds: minimum duration and minimum number of rounds of a cell.
+        threads: CPU threads; None is PyTorch's number.
+        memory: whether to measure peak memory too, in a separate process per contender.
         calibration: a folder of images for int8; None is the photo that comes with hierax.
-        cache_dir: where engines keep what they compile; None is their own choice.
-        progress: is told what is being done, and which part of the whole is done.
+        cache_dir: where engines keep compiled programs; None is their default.
+        progress: is called with the text of the current step and the share of the work that is done.
 
     Raises:
-        ValueError: an unknown or impossible value, before anything is measured; names what is allowed.
+        ValueError: an unknown or impossible value, before anything is measured; says what is expected.
         ImportError: a backend or one of `against` is not installed.
     """
     settings = resolve(
@@ -83,7 +84,7 @@ def bench(
         for model in settings.models
         for size in settings.sizes
     ]
-    for subject in subjects:  # what cannot be opened is better said now than after minutes
+    for subject in subjects:  # fails now, not after minutes, if a model cannot be opened
         subject.config()
     cells: list[Cell] = []
     with torch_threads(settings.threads):
@@ -99,7 +100,7 @@ def bench(
 
 
 def _names(models: object) -> list[str]:
-    """Several models as a list of names. Raises TypeError for anything but names."""
+    """One or several models as a list of names. Raises TypeError for anything else."""
     names = [models] if isinstance(models, (str, os.PathLike)) else models
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, os.PathLike)) for name in names):
         raise TypeError(
@@ -109,7 +110,7 @@ def _names(models: object) -> list[str]:
 
 
 def measure_subject(subject: Subject, settings: Settings, tell: Progress) -> list[Cell]:
-    """The cells of one model at one size; its contenders are built once."""
+    """The cells of one model at one size; each contender is built once."""
     cells: list[Cell] = []
     with ExitStack() as stack:
         tell(f"{subject.source}: building", 0.0)
@@ -145,7 +146,7 @@ def measure_subject(subject: Subject, settings: Settings, tell: Progress) -> lis
 
 
 def lineup(subject: Subject, size: tuple[int, ...], settings: Settings) -> tuple[list[Contender], list[str]]:
-    """Who is timed, ours first, and notes on who is not."""
+    """The contenders, ours first, and notes on those that are left out."""
     found = [Contender("hierax", backend, precision) for precision, backend in settings.engines]
     found.append(_EAGER)
     if not settings.against:
@@ -163,7 +164,7 @@ def measure_cell(
     """Seconds of each contender's calls, round by round, and the machine's ceiling before and after, by precision."""
     for contender, call in calls.items():
         tell(f"warming up {contender}", 0.0)
-        for _ in range(3):  # the first compiles; two more fill caches
+        for _ in range(3):  # the first call compiles; two more fill caches
             call()
     tell("measuring the ceiling", 0.0)
     before = {precision: matrix_rate(DTYPES[precision]) for precision in ceilings}
@@ -174,7 +175,7 @@ def measure_cell(
 def interleaved(
     calls: Mapping[Contender, Callable[[], Any]], *, seconds: float, rounds: int, tell: Progress
 ) -> dict[Contender, list[float]]:
-    """Seconds of each contender's calls: one each in turn per round, another one first in every round."""
+    """Seconds of each contender's calls: one call of each per round; every round starts with another contender."""
     order, times = list(calls), {contender: [] for contender in calls}
     gc.collect()
     started, turn, passed = time.perf_counter(), 0, 0.0
@@ -213,7 +214,7 @@ def machine(threads: int) -> Machine:
 
 
 def versions(settings: Settings) -> dict[str, str]:
-    """Versions of what took part."""
+    """Versions of the packages that took part."""
     packages = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
     backends = [packages[backend] for backend in dict.fromkeys(b for _, b in settings.engines) if backend in packages]
     found = {name: peers.version_of(name) for name in ("hierax", *backends, *settings.against)}
@@ -223,7 +224,7 @@ def versions(settings: Settings) -> dict[str, str]:
 def _memory(
     subject: Subject, batch: int, contenders: Sequence[Contender], tell: Progress
 ) -> tuple[dict[Contender, float | None], list[str]]:
-    """Peak memory of each, and notes on those of which it could not be measured."""
+    """Peak memory of each contender, and notes on failed measurements."""
     found: dict[Contender, float | None] = {}
     notes: list[str] = []
     for contender in contenders:
@@ -236,7 +237,7 @@ def _memory(
 
 
 def _part(tell: Progress, number: int, total: int, label: str = "") -> Progress:
-    """Tells of one of `total` parts."""
+    """Reports the progress of one of `total` parts."""
     return lambda text, done: tell(label + text, (number + done) / total)
 
 

@@ -1,6 +1,6 @@
-"""The published implementations, built to be timed: the same architectures, random weights, each package's own code.
+"""The published implementations to compare with: the same architectures, random weights, the code of each package.
 
-They know architectures by name ("tiny", …, at 224 pixels); nothing here is needed to run hierax.
+They have named architectures ("tiny", …, at 224 pixels). Running hierax needs nothing of this module.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PEERS: dict[str, Callable[[str, bool], nn.Module]] = {
     "timm": _timm,
     "official": _official,
 }
-"""By name, what builds an architecture ("tiny"), with the MAE's decoder or without."""
+"""Functions by name that build an architecture ("tiny"), with or without the MAE's decoder."""
 
 _PACKAGES = {  # module, distribution
     "transformers": ("transformers", "transformers"),
@@ -60,11 +60,11 @@ _PACKAGES = {  # module, distribution
 
 
 def importable(names: Sequence[str]) -> tuple[str, ...]:
-    """The peers that are named, all of which must import; "all" stands for those that do.
+    """The named peers, all of which must be installed; "all" stands for the installed ones.
 
     Raises:
         ValueError: an unknown name.
-        ImportError: one that was named does not import.
+        ImportError: a named peer cannot be imported.
     """
     found = []
     for name in dict.fromkeys(PEERS if "all" in names else names):
@@ -90,7 +90,7 @@ def version_of(package: str) -> str:
 
 
 def architecture(model: str, size: Sequence[int]) -> str | None:
-    """ "tiny" of "hiera_tiny_224" at 224 pixels: what peers know it as, or None if they do not."""
+    """ "tiny" for "hiera_tiny_224" at 224 pixels: the peers' name, or None if they do not have it."""
     name = model.removeprefix("hiera_").removesuffix("_224")
     known = model in list_models() and model == f"hiera_{name}_224"
     return name if known and tuple(size) == (224, 224) else None

@@ -1,4 +1,4 @@
-"""A report as an image: throughput of every contender, a panel per cell."""
+"""A plot of a report: throughput of every contender, one panel per cell."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:
-    """Raises what `plot` would, before anything is measured.
+    """Raises the errors of `plot` before anything is measured.
 
     Raises:
-        ValueError: a file of another kind.
+        ValueError: the file is not PNG, SVG or PDF.
         ImportError: matplotlib is missing; names the extra.
     """
     if Path(path).suffix.lower() not in FORMATS:
@@ -26,14 +26,14 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 
 
 def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
-    """Draws images per second of every contender, a row of panels per model and size, a column per batch.
+    """Draws images per second of every contender: one row of panels per model and size, one column per batch.
 
     Raises:
-        ValueError: a file that is neither PNG, SVG nor PDF.
+        ValueError: the file is not PNG, SVG or PDF.
         ImportError: matplotlib is missing; names the extra.
     """
     check_plot(path)
-    from matplotlib.figure import Figure  # not pyplot, which keeps state and may want a display
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state and may need a display
 
     models = list(dict.fromkeys((cell.model, cell.size) for cell in report.cells))
     batches = list(dict.fromkeys(cell.batch for cell in report.cells))
@@ -58,7 +58,7 @@ _OURS, _EAGER, _OTHERS, _INK, _QUIET = "#1f6fb4", "#8dbbe0", "#b9b4ab", "#222222
 
 
 def _panel(axes: Any, cell: Cell, *, names: bool) -> None:
-    """The bars of one cell, one precision below the other; their names where the panel is the row's first."""
+    """The bars of one cell, grouped by precision; the first panel of a row has their names."""
     precisions = list(dict.fromkeys(timing.contender.precision for timing in cell.timings))
     timings = sorted(cell.timings, key=lambda timing: precisions.index(timing.contender.precision))
     places = [i + 0.5 * precisions.index(timing.contender.precision) for i, timing in enumerate(timings)]

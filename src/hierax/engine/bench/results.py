@@ -1,4 +1,4 @@
-"""What a benchmark found, as data that survives JSON."""
+"""The results of a benchmark, as data that JSON can hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Contender:
 
     Attributes:
         library: "hierax", or the name of a published implementation.
-        runtime: the engine's backend, or "eager" for a model that is called as it is.
+        runtime: the engine's backend, or "eager" for a model that is called directly.
         precision: "fp32", "bf16" or "int8".
     """
 
@@ -32,7 +32,7 @@ class Contender:
 
     @property
     def ceiling(self) -> str:
-        """The precision of the matrix products it is held against: PyTorch has none in int8 to measure."""
+        """The precision of the matrix products of its ceiling; PyTorch has none in int8 to measure."""
         return "bf16" if self.precision == "int8" else self.precision
 
 
@@ -47,7 +47,7 @@ class Ratio:
 
     @classmethod
     def of(cls, ours: Sequence[float], to: Contender, theirs: Sequence[float]) -> Ratio:
-        """The ratio of times that were taken in the same rounds."""
+        """The ratio of times of the same rounds."""
         low, median, high = np.percentile(np.divide(theirs, ours), (25, 50, 75)).tolist()
         return cls(to, median, low, high)
 
@@ -62,11 +62,11 @@ class Timing:
     Attributes:
         p50, p90, p99: percentiles of the time of one call, in milliseconds.
         images_per_second: at the median.
-        of_ceiling: the fraction of the machine's matrix products (`Contender.ceiling`) that the model's multiply-
-            accumulates per second at the median are, or None where those were not measured.
-        peak_mib: most resident memory of a process that builds it and calls it three times, Python and libraries
-            included, or None.
-        against: the ratio to the fastest of those it is compared with, or None where there is none.
+        of_ceiling: multiply-accumulates per second at the median, as a share of those of the machine's matrix products
+            (`Contender.ceiling`); None if these were not measured.
+        peak_mib: peak resident memory in MiB of a process that builds it and calls it three times, with Python and
+            libraries, or None.
+        against: the ratio to the fastest contender that it is compared with, or None.
     """
 
     contender: Contender
@@ -87,8 +87,8 @@ class Cell:
         rounds: calls of each.
         gmacs: multiply-accumulates per image, in 10^9.
         ceiling: 10^9 multiply-accumulates per second of the best of several 2048-cubed products, by precision.
-        timings: in the order in which they are shown.
-        notes: what was left out, and why.
+        timings: one per contender, in the order in which they are shown.
+        notes: which contenders were left out, and why.
     """
 
     model: str
@@ -108,7 +108,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured."""
+    """The machine that was measured."""
 
     processor: str
     threads: int
@@ -121,7 +121,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """A whole run: where, when, with what, and the cells."""
+    """The report of a whole run: machine, date, versions, and the cells."""
 
     date: str
     machine: Machine
@@ -135,7 +135,7 @@ class BenchReport:
 
     @classmethod
     def from_json(cls, text: str) -> BenchReport:
-        """What `to_json` wrote."""
+        """The report that `to_json` wrote."""
         fields = json.loads(text)
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["settings"].items()}
         return cls(
@@ -166,7 +166,7 @@ def summarise(
     memory: Mapping[Contender, float | None],
     against_precision: str = "auto",
 ) -> tuple[Timing, ...]:
-    """The numbers of a cell, from the seconds of each contender's calls, which belong together round by round."""
+    """The numbers of a cell, from the seconds of each contender's calls, one per round."""
     timings = []
     for contender, seconds in times.items():
         p50, p90, p99 = (1000 * np.percentile(seconds, (50, 90, 99))).tolist()
@@ -190,10 +190,10 @@ def summarise(
 def fastest_other(
     ours: Contender, times: Mapping[Contender, Sequence[float]], against_precision: str = "auto"
 ) -> Contender | None:
-    """Whom a contender of ours is compared with: of the published ones in the same precision, the lowest median.
+    """The contender that one of ours is compared with: the published one of the same precision with the lowest median.
 
-    "int8" is compared with "fp32": they have no int8. Where none of them takes part, our own eager model in float32
-    takes their place. None for the others, and for that model itself.
+    "int8" is compared with "fp32", because the published ones have no int8. If none of them takes part, our eager model
+    in float32 replaces them. None for the published ones and for that model itself.
     """
     if ours.library != "hierax":
         return None

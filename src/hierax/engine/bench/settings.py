@@ -1,4 +1,4 @@
-"""What is to be measured: checked as a whole before anything is built."""
+"""The settings of a benchmark, all checked before anything is built."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _PRECISIONS = ("fp32", "bf16", "int8")  # those of a CPU
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run measures; `resolve` makes them.
+    """The settings of a run, made by `resolve`.
 
     Attributes:
         models: variants, or ids, folders or files of checkpoints.
         sizes: in pixels, as "448" or "320x448"; "" is the model's own.
-        batches, precisions: as named.
-        backends: of the engine; each runs the precisions that it has.
+        batches, precisions: numbers of images per call, and precisions of engines.
+        backends: names of the engine's backends; each runs the precisions that it has.
         against: published implementations.
-        against_precision: what engines are compared with: the same precision ("auto"; int8 with fp32), or always one.
-        seconds, rounds: a cell takes at least so long, and has at least so many rounds.
-        threads: of the CPU.
+        against_precision: the precision to compare with: "auto" for the same (fp32 for int8), or one for all.
+        seconds, rounds: minimum duration and minimum number of rounds of a cell.
+        threads: number of CPU threads.
         memory: whether peak memory is measured.
         calibration: a folder of images to calibrate int8 on, or None.
     """
@@ -49,19 +49,19 @@ class Settings:
 
     @property
     def engines(self) -> tuple[tuple[str, str], ...]:
-        """Precision and backend of every engine: all pairs that there are, "auto" being what it stands for."""
+        """Precision and backend of every engine: all pairs that exist, with "auto" resolved."""
         pairs = [(p, b) for p in self.precisions for b in self.backends if _refused(p, b) is None]
         return tuple(dict.fromkeys((p, choose("cpu", p, b).backend) for p, b in pairs))
 
     @property
     def peer_precisions(self) -> tuple[str, ...]:
-        """What the published implementations run in."""
+        """The precisions of the published implementations."""
         bf16 = "bf16" in (*self.precisions, self.against_precision)
         return ("fp32", "bf16") if bf16 else ("fp32",)
 
     @property
     def command(self) -> str:
-        """The command line that measures this."""
+        """The command that measures this."""
         parts = ["hierax", "bench", "--model", ",".join(self.models), "--batch", ",".join(map(str, self.batches))]
         parts += ["--precision", ",".join(self.precisions), "--backend", ",".join(self.backends)]
         parts += ["--size", ",".join(self.sizes)] if any(self.sizes) else []
@@ -87,10 +87,10 @@ def resolve(
     memory: bool,
     calibration: str | os.PathLike[str] | None,
 ) -> Settings:
-    """The settings, with what was left open filled in.
+    """The settings, with defaults filled in.
 
     Raises:
-        ValueError: an unknown or impossible value; names the field and what is allowed.
+        ValueError: an unknown or impossible value; names the field and what is expected.
         ImportError: a backend or one of `against` is not installed.
     """
     named = {"models": models, "batches": batches, "backends": backends}
@@ -148,7 +148,7 @@ def _size_name(size: str | int | Sequence[int]) -> str:
 
 
 def _refused(precision: str, backend: str) -> ValueError | None:
-    """Why a backend does not run in a precision."""
+    """Text that says why a backend does not run in a precision."""
     try:
         choose("cpu", precision, backend)
     except ValueError as error:
@@ -157,7 +157,7 @@ def _refused(precision: str, backend: str) -> ValueError | None:
 
 
 def _check_engines(precisions: Sequence[str], backends: Sequence[str]) -> None:
-    """Every name is known, and every precision has a backend and every backend a precision to run in."""
+    """Checks that every name is known, that every precision has a backend, and that every backend has a precision."""
     for precision in precisions:
         if precision not in _PRECISIONS:
             raise ValueError(f"precisions has {precision!r}; expected {', '.join(_PRECISIONS)}")

@@ -10,7 +10,7 @@ COLUMNS = ("contender", "", "p50 ms", "p90 ms", "p99 ms", "images/s", "of ceilin
 
 
 def row(timing: Timing) -> tuple[str, ...]:
-    """One contender, a text per column."""
+    """The row of one contender, one text per column."""
     contender = timing.contender
     fraction = "" if timing.of_ceiling is None else f"{timing.of_ceiling:.2f}"
     return (
@@ -24,7 +24,7 @@ def row(timing: Timing) -> tuple[str, ...]:
 
 
 def legend(cell: Cell) -> Iterator[str]:
-    """What the numbers of a cell refer to."""
+    """The caption of a cell: rounds, multiply-accumulates and ceiling."""
     rates = ", ".join(f"{rate:.0f} in {precision}" for precision, rate in cell.ceiling.items())
     yield f"{cell.rounds} rounds, {cell.gmacs:.2f} GMAC per image; ceiling {rates} GMAC/s"
     whom: dict[str, list[str]] = {}
@@ -38,7 +38,7 @@ def legend(cell: Cell) -> Iterator[str]:
 
 
 def columns_explained(report: BenchReport) -> Iterator[str]:
-    """What the columns are, for all cells; it stands before them."""
+    """The explanation of the columns, before all cells."""
     timings = [timing for cell in report.cells for timing in cell.timings]
     yield "p50, p90, p99: percentiles of the time of a call. images/s: at the median."
     yield "of ceiling: of the multiply-accumulates per second of the best of several 2048-cubed products in the run."
@@ -51,7 +51,7 @@ def columns_explained(report: BenchReport) -> Iterator[str]:
 
 
 def markdown(report: BenchReport) -> Iterator[str]:
-    """The whole report, lines of Markdown."""
+    """The whole report as Markdown."""
     packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     yield f"{report.date}. {report.machine}; {packages};"
     yield f"`{report.settings.command}`."
@@ -67,5 +67,5 @@ def markdown(report: BenchReport) -> Iterator[str]:
 
 
 def short(value: float) -> str:
-    """Three digits at least, and none that noise makes up."""
+    """The number with at least three digits, without digits that are only noise."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
