@@ -282,8 +282,7 @@ class HieraConfig:
         """The configuration of a checkpoint of any format; `overrides` are other values for its fields.
 
         Args:
-            source: a Hub id, a folder or a file. Weights are downloaded, too: in some formats, only their shapes state
-                it.
+            source: a Hub id, a folder or a file. Weights are downloaded too: some formats state it by their shapes.
 
         The other arguments and the errors are those of `from_pretrained` of the models.
         """
@@ -387,8 +386,7 @@ def list_models() -> tuple[str, ...]:
 
 
 def variant_config(name: str, **overrides: Any) -> HieraConfig:
-    """A named variant with `overrides` for its fields; `image_size` of 1 or 3 entries makes an image variant 1-D or
-    3-D.
+    """A named variant with `overrides`; an `image_size` of 1 or 3 entries makes an image variant 1-D or 3-D.
 
     Raises:
         ValueError: an unknown variant or field (lists the known ones), or a bad value (names the field).
