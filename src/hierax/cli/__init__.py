@@ -79,7 +79,7 @@ _ENDED = {"SIGINT": "interrupted", "SIGHUP": "the terminal was closed"}
 
 
 class _Version(argparse.Action):
-    """Prints the version; looking it up is left to the moment when it is asked for."""
+    """Prints the version; looks it up only when it is needed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         print(f"hierax {version()}")
@@ -98,7 +98,7 @@ def version() -> str:
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser, and those of the commands by their names."""
+    """The main parser, and the parsers of the commands by name."""
     parser = Parser(
         prog="hierax",
         usage="hierax [--version] [--debug] COMMAND ...",
@@ -155,13 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if debug and not isinstance(error, Terminated):
             raise
-        if came.number is not None:  # what libraries make of an interruption is none of their faults
+        if came.number is not None:  # after an interruption, errors of libraries are not faults
             return _interrupted(came.number)
         return _failed(error, given)
 
 
 def _say_limit() -> None:
-    """A limit that libraries in C++ may meet: they end a process without a chance to say why."""
+    """Warns of a memory limit that C++ libraries may reach: they end the process without an error message."""
     limit = address_limit()
     if limit is not None and limit < ENOUGH:
         have, need = limit / 1e9, ENOUGH / 1e9
@@ -169,7 +169,7 @@ def _say_limit() -> None:
 
 
 def _finished(code: int) -> int:
-    """The exit code of what only printed: another where stdout could not be written to."""
+    """The exit code of a command that only printed; 2 or 141 if stdout could not be written to."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -186,7 +186,7 @@ def _interrupted(number: int) -> int:
 
 
 def _failed(error: BaseException, argv: Sequence[str]) -> int:
-    """Says what happened in one line; returns the exit code."""
+    """Writes one line about the error; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return _interrupted(signal.SIGINT)
     if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.filename == STDOUT):
@@ -211,7 +211,7 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
 
 
 def _option_of(repository: str, argv: Sequence[str]) -> str:
-    """The option of a command line that names a checkpoint, such as `--model`; "" where none does."""
+    """The command line's option for a checkpoint, such as `--model`; "" if it has none."""
     from hierax.checkpoint import find_record
 
     for before, text in zip(("", *argv), argv, strict=False):

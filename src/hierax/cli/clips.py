@@ -1,4 +1,4 @@
-"""How many views of a video are looked at, as an argument."""
+"""The argument for the number of views of a video."""
 
 from __future__ import annotations
 

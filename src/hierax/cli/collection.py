@@ -1,4 +1,4 @@
-"""What the commands that read a collection have in common: `search`, `duplicates`, `outliers`, `map`."""
+"""Arguments and output that `search`, `duplicates`, `outliers` and `map` share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ page_file = output_file((".html", ".htm"), "a page")
 
 
 def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None:
-    """Declares the collection and what all of them take; with a `page` also `--json` and `--html`."""
+    """Declares COLLECTION and the shared options; with a `page` also `--json` and `--html`."""
     parser.add_argument("collection", metavar="COLLECTION", help="folder that hierax embed wrote")
     parser.add_argument(
         "--also",
@@ -57,12 +57,13 @@ def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
     """The collection that arguments name.
 
     Raises:
-        UserError: the page to write exists, and not `--overwrite`, or is no page; no row has features to compare.
+        UserError: the page exists and `--overwrite` is not given, or the file is not a page; or no row has features
+            to compare.
         CollectionError: those of `hierax.Index`.
     """
     from hierax.embedding.index import Index
 
-    if page is not None:  # before the work that it is to show
+    if page is not None:  # before the work whose result it shows
         check_page(page, overwrite=arguments.overwrite)
     index = Index([arguments.collection, *arguments.also], column=arguments.column)
     if not len(index) and index.left_out():
@@ -71,7 +72,7 @@ def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
 
 
 def check_page(page: Path, *, overwrite: bool) -> None:
-    """Raises `UserError` unless a page may be written there: nothing but a page is ever replaced by one."""
+    """Raises `UserError` unless a page may be written there: a page never replaces another kind of file."""
     check_writable(page)
     if not os.path.lexists(page):
         return
@@ -88,7 +89,7 @@ def _is_page(path: Path) -> bool:
 
 
 def way_of(arguments: argparse.Namespace, index: Index) -> bool | None:
-    """What `approximate` shall be; builds the index that `--approximate` asks for."""
+    """The value of `approximate`; builds the index if `--approximate` is given."""
     if arguments.approximate:
         say(f"approximate index: {index.build(approximate=True)}")
     return True if arguments.approximate else False if arguments.exact else None
@@ -102,20 +103,20 @@ def write_page(page: str, path: Path) -> None:
 
 
 def say_written(path: Path) -> None:
-    """Says that a file was written, and how large it is."""
+    """Writes a line with the name and size of the written file."""
     size = path.stat().st_size
     say(f"wrote {path} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"wrote {path} ({size / 1e3:.0f} kB)")
 
 
 def noun(index: Index) -> str:
-    """What the rows of a collection are."""
+    """The noun for the rows of a collection: "image" or "window"."""
     from hierax.embedding.store import has_windows
 
     return "window" if has_windows(index.manifest) else "image"
 
 
 def rows_of(index: Index, names: Sequence[str]) -> dict[str, Named]:
-    """Rows by id or path; what is neither is left out."""
+    """Row numbers by id or path; other names are left out."""
     import numpy as np
 
     found = index.find(names)
@@ -128,7 +129,7 @@ def counted(count: int, what: str) -> str:
 
 
 def ticking(every: float = 10.0) -> Callable[[int, int], None]:
-    """For `on_progress`: says on stderr how far it is, once in so many seconds."""
+    """A function for `on_progress`: writes the progress to stderr, once in so many seconds."""
     last = time.monotonic()
 
     def tick(done: int, total: int) -> None:

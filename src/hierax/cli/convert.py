@@ -1,4 +1,4 @@
-"""`hierax convert`: weights of one format written in another."""
+"""`hierax convert`: writes weights of one format in another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hierax demo`: one image of what Hiera makes of photos, offline."""
+"""`hierax demo`: one image with the results of Hiera models on photos, offline."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ No model was trained on the bundled photos.
 _MOST = 100  # rows of a sheet
 _TOP, _NEAREST = 3, 4
 _STAGES = (2, 3)  # whose maps are shown
-_WIDE = 40  # columns of a terminal for the name of an image, before its labels are out of line
-_LARGER = 1.4  # times the model's own size: photos are classified at that
+_WIDE = 40  # columns of a terminal for the name of an image; longer names push the labels out of line
+_LARGER = 1.4  # times the model's own size: the size at which photos are classified
 _NEXT = (
     ("classify PHOTO.jpg", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
     ("features PHOTO.jpg -o features/ --attention", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
@@ -49,9 +49,9 @@ def demo(
     """A sheet of photos: labels, feature maps, masked reconstruction, and nearest neighbors in the bundled gallery.
 
     Args:
-        images: None are the photos that come with hierax.
-        seed: decides what is hidden from the masked autoencoder, in each photo something else.
-        tell: called with lines of text as they are found: the model, then each photo with its labels.
+        images: paths; None for the bundled photos.
+        seed: of the random masks; each photo gets another mask.
+        tell: called with each line of text: the model, then each photo with its labels.
     """
     from rich.cells import cell_len
 
@@ -88,7 +88,7 @@ def demo(
 
 
 def _heading(model: HieraForImageClassification, counted: str) -> str:
-    """Version, model, and how it runs."""
+    """One line: version, model, precision, device and number of photos."""
     from hierax.cli import version
 
     precision = str(model.dtype).removeprefix("torch.").replace("float", "fp")
@@ -130,7 +130,7 @@ def _columns(
 
 
 def _pixels(pictures: Sequence[Photo], model: HieraForImageClassification | HieraForPreTraining, size: int) -> Tensor:
-    """The squares `[B, 3, size, size]` that the model sees of images."""
+    """The model's input `[B, 3, size, size]` for these photos: square crops."""
     from hierax.predict.inputs import sized
     from hierax.processing import IMAGENET, HieraImageProcessor
 
@@ -148,7 +148,7 @@ def _pooled(model: HieraForImageClassification, pictures: Sequence[Photo], size:
 
 
 def _answers(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list[list[tuple[str, float, str]]]:
-    """The likeliest labels of each image with their probabilities."""
+    """The most probable labels of each photo, with their probabilities."""
     import torch
 
     with torch.inference_mode():
@@ -162,7 +162,7 @@ def _answers(model: HieraForImageClassification, pictures: Sequence[Photo]) -> l
 
 
 def _larger(model: HieraForImageClassification) -> int:
-    """Pixels of a side at which it classifies, where it is right more often than at its own size."""
+    """The side in pixels at which it classifies photos; it is right more often there than at its own size."""
     return round(_LARGER * model.config.image_size[0] / 32) * 32
 
 
@@ -174,7 +174,7 @@ def _nearest(vectors: Tensor, others: Tensor) -> list[list[int]]:
 
 
 def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list[list[Image.Image]]:
-    """Each image, and the maps of its features: at twice the model's own size, which makes them finer."""
+    """Each photo and its feature maps, at twice the model's own size, because these maps are finer."""
     import torch
 
     from hierax.predict.inputs import sized
@@ -199,7 +199,7 @@ def _map(found: Features, stage: int) -> Image.Image:
 
 
 def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int) -> tuple[list[list[Image.Image]], str]:
-    """What is left to see of each image and what is made of it; and how much is left."""
+    """The masked photo and its reconstruction, for each photo; and a note with the number of visible units."""
     import torch
     from PIL import Image
 
@@ -261,7 +261,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _opened(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]:
-    """The images that can be read; the tally says of the others why not."""
+    """The images that can be read; the tally reports why the others cannot."""
     from hierax.demo.pictures import Photo
     from hierax.processing import ImageError, load_image
     from hierax.processing.frames import FIRST_ONLY
@@ -284,7 +284,7 @@ def _opened(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]
 
 
 def next_steps() -> list[str]:
-    """Commands to go on with, each under the license of the weights it loads."""
+    """Commands to try next, each below the license of the weights that it loads."""
     from hierax.checkpoint import find_record
 
     lines = [f"# labels of your images, offline, with {FEMTO}", "hierax classify PHOTO.jpg"]

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
-    """What `diagnose` found, for people."""
+    """The result of `diagnose` as text for people."""
     yield "versions"
     for name, value in found["versions"].items():
         yield f"  {name:<16} {value or 'not installed'}" if name != "cuda" else f"  cuda of torch    {value or 'none'}"

@@ -142,7 +142,7 @@ def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, argument
 
 
 def heading(group: Group, what: str) -> str:
-    """`3 images`, `3 blank images`; of windows also of how many videos they are."""
+    """`3 images`, `3 blank images`; for windows also the number of videos they are from."""
     count = counted(len(group.members), f"blank {what}" if group.blank else what)
     if what != "window":
         return count
@@ -152,7 +152,7 @@ def heading(group: Group, what: str) -> str:
 
 
 def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> str:
-    """What was found, in a line. Windows of one video may be alike, which is no reason to delete it."""
+    """The result in one line. It does not call windows redundant: windows of one video may well be alike."""
     blank = sum(len(group.members) for group in groups if group.blank)
     groups = [group for group in groups if not group.blank]
     count = sum(len(group.members) for group in groups)
@@ -168,7 +168,7 @@ def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> 
 
 
 def _is_vague(groups: Sequence[Group], count: int) -> bool:
-    """Whether one group holds so much of a collection that it hardly is one image."""
+    """Whether the largest group is so large that its rows are hardly copies of one image."""
     members = groups[0].members if groups and not groups[0].blank else ()
     return len(members) > max(20, count // 10) and not all(member.exact for member in members)
 

@@ -41,7 +41,7 @@ A video model embeds videos (extra `video`): one row for each window of about tw
 CHANGES = "added, changed or deleted files"
 _EVERY = 30.0  # seconds between lines where stderr is no terminal
 _UNITS = {"image": "images", "window": "windows"}
-_REASONS = 4  # why images cannot be read, that are told
+_REASONS = 4  # number of reasons to show for unreadable images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | None, *, device: str) -> FeatureExtractor:
-    """As the options say; what they leave out is as in the collection that exists."""
+    """The extractor that the options describe; missing options are taken from an existing collection."""
     from hierax.embedding import FeatureExtractor
     from hierax.embedding.features import extractor_like
 
@@ -207,25 +207,27 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
 
 
 def _reasons(report: EmbedReport) -> str:
-    """Why images cannot be read, the commonest reason first."""
+    """The reasons why images cannot be read, the most frequent first."""
     from hierax.embedding.store import ERRORS, arrow
 
     errors = arrow().parquet.read_table(report.out / ERRORS, columns=["error"]).column("error").to_pylist()
-    counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # what follows is of one image
+    counts = Counter(
+        re.split(" \\(|; ", error)[0] for error in errors
+    ).most_common()  # the rest of the text is about one image
     told = [f"{reason} ({count:,})" for reason, count in counts[:_REASONS]]
     others = sum(count for _, count in counts[_REASONS:])
     return ", ".join([*told, f"other reasons ({others:,})"] if others else told)
 
 
 def _say_stop(unit: str) -> None:
-    """Past Python's buffers, in whose middle the signal may have come."""
+    """Writes directly to the file descriptor: the signal may have interrupted a write to Python's buffer."""
     with contextlib.suppress(OSError):
         os.write(2, f"\nhierax: stopping after the {unit}s in hand; Ctrl-C again ends at once\n".encode())
 
 
 @contextlib.contextmanager
 def _follow(heading: str, unit: str = "image") -> Iterator[Callable[[Progress], None]]:
-    """What shows where a run is: a bar on a terminal, else a line now and then."""
+    """Shows the progress of a run: a bar on a terminal, else a line at intervals."""
     if not sys.stderr.isatty():
         told = [time.monotonic()]
 

@@ -1,4 +1,4 @@
-"""`hierax evaluate`: how good a classifier is, or what frozen features are good for."""
+"""`hierax evaluate`: the accuracy of a classifier, or of a probe on frozen features."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _model(arguments: argparse.Namespace) -> str | Engine:
-    """What is evaluated: an export runs on an engine."""
+    """The model or engine to evaluate: an export runs on an engine."""
     from hierax.engine import Engine
     from hierax.engine.exported import is_export
 

@@ -1,4 +1,4 @@
-"""`hierax export`: a model for another runtime, with a report of how close it is."""
+"""`hierax export`: writes a model for another runtime, and compares it with the original."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def size_text(count: int) -> str:
-    """A file's size in a unit in which it is no 0: `312 B`, `9.4 kB`, `209.1 MB`."""
+    """A file's size as text, in a suitable unit: `312 B`, `9.4 kB`, `209.1 MB`."""
     for unit, size in (("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:,.1f} {unit}"

@@ -1,4 +1,4 @@
-"""`hierax finetune`: a classifier of one's own classes."""
+"""`hierax finetune`: trains a classifier on labeled data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what was typed (files, folders, patterns) to images, and from images to names for what is made of them."""
+"""Turns the inputs of a command (files, folders, patterns) into paths of images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def add_images(parser: argparse.ArgumentParser, *, clips: bool = False) -> None:
 
 
 def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[Path], list[ImageError]]:
-    """The files that inputs stand for, each once, in the order of the inputs, and what stands for none.
+    """The files that the inputs name, each once, in the order of the inputs; and a problem for each input that names
+    none.
 
     A folder is searched as `hierax.processing.paths` says, for images (arrays, where there are none) or for videos if
-    `clips`; files of other kinds are told of. A pattern (`*`, `?`, `[…]`, `**`) that no shell has expanded is expanded,
-    sorted.
+    `clips`; files of other kinds are reported. A pattern (`*`, `?`, `[…]`, `**`) that no shell has expanded is
+    expanded, sorted.
     """
     from hierax.processing import ImageError
 
@@ -70,7 +71,7 @@ def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]
 
 
 def _why_missing(given: str) -> str:
-    """What is wrong with the name of a file that is not there."""
+    """The reason why there is no such file."""
     if given == "-":
         return "standard input is not read; expected a file, folder or pattern"
     if given.startswith("file://"):

@@ -1,4 +1,4 @@
-"""The arguments that commands with a model share, and what they say of its weights."""
+"""The arguments of commands that load a model, and the line about the license of its weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pixel_size(text: str) -> int | tuple[int, ...]:
 
 
 def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
-    """Declares `--model`, `--size` and how it runs: `--device`, `--precision`, `--backend`, `--batch-size`."""
+    """Declares `--model`, `--size`, `--device`, `--precision`, `--backend` and `--batch-size`."""
     add = parser.add_argument
     add("--model", default=default, metavar="M", help=f"Hub id, folder, file or export (default: {default}, part of the package)")  # noqa: E501  # fmt: skip
     add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
@@ -76,7 +76,7 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `add_model` took, as `open_predictor` takes it."""
+    """The values of the arguments of `add_model`, as arguments of `open_predictor`."""
     return {
         name: getattr(arguments, name)
         for name in ("size", "device", "precision", "backend", "batch_size", "max_pixels")
@@ -84,19 +84,19 @@ def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def say_model(source: str, opened: Predictor) -> None:
-    """Says under what license the weights are, and how they run."""
+    """Writes the license of the weights, and precision, backend and device."""
     line = licence_line(source, opened.license)
     say(f"{line}; {opened.how}" if line else f"{source}: {opened.how}")
 
 
 def say_licence(source: str | Path, licence: str | None) -> None:
-    """Says under what license weights are; nothing of those that the user has trained."""
+    """Writes the license of the weights; nothing for weights that the user has trained."""
     if line := licence_line(source, licence):
         say(line)
 
 
 def licence_line(source: str | Path, licence: str | None) -> str:
-    """One line on the license of weights; "" where the folder is a run's own, whose weights are the user's."""
+    """One line on the license of the weights; "" for a run's folder, because its weights belong to the user."""
     if licence is None:
         return "" if is_own(source) else f"{source}: the checkpoint states no license for its weights"
     allowed = " (not for commercial use)" if "-NC" in licence.upper() else ""
@@ -104,6 +104,6 @@ def licence_line(source: str | Path, licence: str | None) -> str:
 
 
 def is_own(source: str | Path) -> bool:
-    """Whether a source is a folder of this machine that training wrote: a run, or the model in one."""
+    """Whether a source is a local folder that training wrote: a run, or the model in one."""
     folder = Path(source)
     return any((place / "run.json").is_file() for place in (folder, *list(folder.absolute().parents)[:2]))

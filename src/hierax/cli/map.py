@@ -1,4 +1,4 @@
-"""`hierax map`: a collection as a map to look around in."""
+"""`hierax map`: draws a collection as an interactive map."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ about 6 MB.
 --color-by folder gives each folder a color. --color-by labels.csv reads labels from a table (CSV, TSV) with the
 columns "path" and "label". For another column of labels, add its name: --color-by labels.csv:class."""
 
-_MANY = 1000  # images whose layout is waited for
+_MANY = 1000  # from this number of images on, a line says that the layout takes time
 
 
 def write_map(
@@ -52,7 +52,7 @@ def write_map(
     max_pixels: int | None = MAX_PIXELS,
     overwrite: bool = False,
 ) -> Layout:
-    """Writes the map of a collection, one HTML file that opens offline, and returns the places of its points.
+    """Writes the map of a collection, one HTML file that opens offline, and returns the positions of its points.
 
     Args:
         folder: of a collection, several, or a `hierax.Index` that is open.
@@ -63,11 +63,11 @@ def write_map(
         color_by: "folder", or a table of labels, `FILE` or `FILE:COLUMN`.
         fetch: read images from URLs and the Hub too.
         max_pixels: images of more pixels are not shown; None is any number.
-        overwrite: replace a page that exists; nothing but a page is ever replaced.
+        overwrite: replace a page that exists; files of other kinds are never replaced.
 
     Raises:
         CollectionError: those of `hierax.Index`.
-        ValueError: the table cannot be used; the file is no page, or exists.
+        ValueError: the table cannot be used; the output exists, or is not a page.
     """
     from hierax.embedding.index import Index
     from hierax.embedding.layout import COMPONENTS, layout
@@ -101,10 +101,11 @@ def write_map(
 
 
 def table_of(given: str) -> dict[str, str]:
-    """Labels by absolute path, of a table `FILE` or `FILE:COLUMN`; paths are relative to the folder of the table.
+    """Labels by absolute path, from a table `FILE` or `FILE:COLUMN`. Its paths are relative to the folder of the
+    table.
 
     Raises:
-        ValueError: it cannot be read, or lacks a column.
+        ValueError: the table cannot be read, or has no such column.
     """
     file, _, column = (given, "", "label") if os.path.exists(given) else given.rpartition(":")
     if not os.path.isfile(file):

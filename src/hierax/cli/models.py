@@ -1,4 +1,4 @@
-"""`hierax models`: the checkpoints there are and the variants that can be built."""
+"""`hierax models`: lists the published checkpoints and the variants that can be built."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def models(*, task: str | None = None, license: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """What there is: `checkpoints`, fields and metrics of each record that agrees with the filters, and `variants`.
+    """The data of the list: `checkpoints`, fields and metrics of each record that matches the filters, and `variants`.
 
     Raises:
-        ValueError: a filter has a value that no checkpoint can have; names what is allowed.
+        ValueError: a filter has a value that no checkpoint can have; lists the possible values.
     """
     from hierax.checkpoint import list_checkpoints
     from hierax.config import list_models, variant_config
@@ -66,7 +66,7 @@ def models(*, task: str | None = None, license: str | None = None) -> dict[str, 
 
 
 def checkpoint_lines(records: Sequence[CheckpointRecord], *, width: int) -> Iterator[str]:
-    """The table of checkpoints, the freest license first, notes cut to the `width` of the terminal."""
+    """Prints the table of checkpoints, the most permissive license first; notes are cut to `width` characters."""
     for licence in sorted({record.license for record in records}, key=lambda name: ("-NC" in name, name)):
         allowed = "not for commercial use" if "-NC" in licence else "also for commercial use"
         yield f"Checkpoints under {licence} ({allowed})"
@@ -91,7 +91,7 @@ def _row(record: CheckpointRecord) -> str:
 
 
 def note_of(record: CheckpointRecord) -> str:
-    """What a user has to know of a checkpoint; of a bundled classifier, how well it knows its own categories."""
+    """What a user must know about a checkpoint; for a bundled classifier also its accuracy."""
     if not (record.bundled and record.num_labels):
         return record.note
     metrics, note = record.metrics, f"{record.num_labels} {record.note}"

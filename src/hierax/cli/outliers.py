@@ -1,4 +1,4 @@
-"""`hierax outliers`: the images of a collection that are like no others."""
+"""`hierax outliers`: finds unusual images in a collection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments that commands which write files share: `--output` with a suffix that fits, `--overwrite`."""
+"""Arguments of commands that write files: `--output`, whose suffix is checked, and `--overwrite`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hierax.cli.terminal import UserError
 
 
 def output_file(suffixes: Sequence[str], what: str) -> Callable[[str], Path]:
-    """For argparse: the name of a file with one of these suffixes."""
+    """Checks, for argparse, the name of a file with one of these suffixes."""
 
     def file(text: str) -> Path:
         path = Path(text)
@@ -26,7 +26,7 @@ def output_file(suffixes: Sequence[str], what: str) -> Callable[[str], Path]:
 
 
 def output_folder(text: str) -> str:
-    """For argparse: the name of a folder, which may exist; a name that looks like that of a file is refused."""
+    """Checks, for argparse, the name of a folder, which may exist; refuses names that look like a file's."""
     known = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".npz", ".npy", ".csv", ".json", ".jsonl", ".parquet", ".html")
     path = Path(text)
     if path.exists() and not path.is_dir():
@@ -37,11 +37,11 @@ def output_folder(text: str) -> str:
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Checks, before the work, that its result may be written there.
+    """Checks, before the work starts, that the result can be written to `path`.
 
     Raises:
-        UserError: a file that exists, and not `overwrite`.
-        OSError: nothing can be written there.
+        UserError: the file exists, and `overwrite` is False.
+        OSError: the file cannot be written.
     """
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path} would be replaced; choose another name, or pass --overwrite")

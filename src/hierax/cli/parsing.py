@@ -1,4 +1,4 @@
-"""The parser of the command line: one-line errors that name the right help page, and what was probably meant."""
+"""The parser of the command line: errors are one line, name the right help page and suggest what was meant."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _MEANT = {
     "version": "--version",
     "help": "--help",
 }
-"""What people call a command in other programs, and what it is called here."""
+"""Names of commands in other programs, and our command for each."""
 _OPTIONS = {
     "--topk": "--top-k",
     "--k": "--top-k",
@@ -77,11 +77,11 @@ _OPTIONS = {
     "--save": "--output",
     "--csv": "--output",
 }
-"""What people call an option in other programs; offered where the command has it."""
+"""Names of options in other programs, and our option; suggested if the command has it."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error here."""
+    """An argument parser that writes errors in one line, like all other errors here."""
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""
@@ -89,12 +89,12 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """As argparse's, but a stdout that cannot be written to is no reason to be silent."""
+        """Like argparse's, but reports an error if stdout cannot be written to."""
         print(message, end="", file=file or sys.stderr)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions, and gives options room."""
+    """A help formatter that keeps the line breaks of descriptions, and has a wide column for options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=100)
@@ -103,11 +103,11 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def parse(
     parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser], argv: Sequence[str]
 ) -> argparse.Namespace:
-    """The arguments of a command line. Those that argparse does not place, since an option stands before them, go to
-    `settings` where the command takes such.
+    """The arguments of a command line. Arguments that argparse leaves over, because an option precedes them, go to
+    `settings` if the command has these.
 
     Raises:
-        SystemExit: help was asked for, or something is wrong, which is said.
+        SystemExit: help was requested, or the arguments are wrong (an error was written).
     """
     named = next((text for text in argv if not text.startswith("-")), None)
     if named is not None and named not in commands:
@@ -125,7 +125,7 @@ def parse(
 
 
 def _empty(argv: Sequence[str]) -> str | None:
-    """What is empty, as of a variable of the shell that is not set: as a path it would be the current folder."""
+    """An error for an empty argument, as from an unset shell variable: as a path it would mean the current folder."""
     for before, text in zip(["", *argv], argv, strict=False):
         if not text and before.startswith("-") and "=" not in before:
             return f"argument {before}: expected a value; it is empty"
@@ -137,21 +137,21 @@ def _empty(argv: Sequence[str]) -> str | None:
 
 
 def _misspelled(command: argparse.ArgumentParser, argv: Sequence[str]) -> str | None:
-    """An option that the command does not have: said before what is missing, which it may have been meant to give."""
+    """Reports an unknown option first: it may be a misspelled option that is required."""
     named = command.prog.rpartition(" ")[2]
     if named not in argv:
         return None
     known = {option: action for action in command._actions for option in action.option_strings}
     own = list(argv)[list(argv).index(named) + 1 :]
-    value_of: argparse.Action | None = None  # the option that the next argument may belong to
+    value_of: argparse.Action | None = None  # the option whose value the next argument may be
     for text in own:
         name = text.partition("=")[0]
-        if text == "--" or name in ("-h", "--help"):  # what follows are names of files; help comes whatever is wrong
+        if text == "--" or name in ("-h", "--help"):  # file names follow; help is always shown
             return None
         if name in known:
             value_of = known[name] if name == text and known[name].nargs != 0 else None
             continue
-        is_number = re.fullmatch(r"-\d+|-\d*\.\d+", text) is not None  # as argparse has it: a value
+        is_number = re.fullmatch(r"-\d+|-\d*\.\d+", text) is not None  # argparse takes it as a value
         if not text.startswith("-") or text == "-" or is_number or text[:2] in known or " " in text:
             value_of = None
             continue
@@ -166,7 +166,7 @@ def _takes_settings(command: argparse.ArgumentParser) -> bool:
 
 
 def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Sequence[str], *, settings: bool) -> str:
-    """What is wrong with arguments that a command does not take."""
+    """The error for arguments that a command does not take."""
     options = [text for text in unknown if text.startswith("-") and len(text) > 1]
     if not options:
         return f"unexpected argument{'s' if len(unknown) > 1 else ''}: {' '.join(unknown)}"
@@ -185,7 +185,7 @@ def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Seq
 
 
 def _recipe_fields() -> set[str]:
-    """The settings that training takes."""
+    """The names of the settings of training."""
     import dataclasses
 
     from hierax.config import HieraConfig
@@ -195,7 +195,7 @@ def _recipe_fields() -> set[str]:
 
 
 def _meant(name: str, commands: Iterable[str]) -> str | None:
-    """The command that somebody who wrote `name` probably wants."""
+    """The command that `name` probably means."""
     if (known := _MEANT.get(name.lower())) is not None:
         return known
     close = difflib.get_close_matches(name.lower(), commands, n=1, cutoff=0.6)
@@ -203,7 +203,7 @@ def _meant(name: str, commands: Iterable[str]) -> str | None:
 
 
 def _with_a_command(name: str) -> str | None:
-    """The line that somebody who named only a file or folder may want."""
+    """The command to suggest if only a file or folder is given."""
     return f"hierax classify {name}" if os.path.exists(name) else None
 
 
@@ -221,7 +221,7 @@ _CHOICE = re.compile(r"invalid choice: '(?P<given>.*)' \(choose from (?P<known>.
 
 
 def _with_suggestion(message: str) -> str:
-    """argparse's message about a choice in our words; others as they are."""
+    """Rewords argparse's message about a choice; other messages stay as they are."""
     if switch := _SWITCH.search(message):
         return f"{message[: switch.start()]}takes no value; {switch['given']!r} was given"
     found = _CHOICE.search(message)

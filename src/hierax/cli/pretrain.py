@@ -1,4 +1,4 @@
-"""`hierax pretrain`: masked autoencoding on one's own data."""
+"""`hierax pretrain`: trains a masked autoencoder on unlabeled data."""
 
 from __future__ import annotations
 

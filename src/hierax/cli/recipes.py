@@ -1,4 +1,4 @@
-"""`hierax recipes`: what there is, and what is in it."""
+"""`hierax recipes`: lists training recipes and their settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hierax reconstruct`: what a masked autoencoder makes of the parts of an image or video that it does not see."""
+"""`hierax reconstruct`: a masked autoencoder fills in masked parts of an image or video."""
 
 from __future__ import annotations
 

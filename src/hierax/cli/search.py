@@ -1,4 +1,4 @@
-"""`hierax search`: the images of a collection that are most like others."""
+"""`hierax search`: finds the images of a collection that are most similar to a query."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ is searched for. A query cannot be text: Hiera has no text encoder.
 
 @dataclass(frozen=True)
 class Searched:
-    """What was found for a query, best first; or the error that kept its image from being read."""
+    """The hits of a query, best first; or the error if its image cannot be read."""
 
     query: str
     hits: tuple[Hit, ...] = ()
@@ -65,7 +65,7 @@ def search(
     max_pixels: int | None = MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Searched]:
-    """The rows of a collection most like each query: first what could not be read, then the others in the order of the
+    """The most similar rows for each query. Unreadable queries come first, then the others in the order of the
     queries.
 
     Args:
@@ -124,7 +124,7 @@ def _search(
 
 
 def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Source], list[ImageError]]:
-    """By query, in the order of the queries, the row, or what is to be embedded; and what is neither."""
+    """For each query, in order, its row or the file to embed; and an error for queries that are neither."""
     from hierax.embedding.sources import Source
     from hierax.embedding.store import MARK, has_windows
 
@@ -148,7 +148,7 @@ def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Sou
 
 
 def _advised(problem: ImageError) -> ImageError:
-    """A query that is no file: it may be meant as words."""
+    """The error for a query that is not a file; it may be text."""
     from hierax.processing import ImageError
 
     words = (
@@ -178,7 +178,7 @@ def _windows(index: Index, videos: dict[str, Source]) -> dict[str, Source]:
 
 
 def _path_of(image: str | Path) -> str:
-    """By what path rows call a file."""
+    """The path of a file as rows store it."""
     from hierax.embedding.store import shown
 
     return shown(os.path.abspath(image))

@@ -1,4 +1,4 @@
-"""Signals while a command runs: it ends in order, with 130 or the like, whatever it was in the middle of."""
+"""Signals while a command runs: it ends in order, with exit code 130, 143 or 129, at any point of its work."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _AGAIN = 0.05  # seconds until an exception that was dropped is raised again
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came; like Ctrl-C, it lets what is half written be taken away."""
+    """SIGTERM or SIGHUP arrived. Like KeyboardInterrupt, it is raised, so that half-written files are deleted."""
 
 
 class Interruptions:
-    """What signals came.
+    """The signals that arrived.
 
     Attributes:
-        number: of the first of them; None while there is none.
+        number: number of the first one; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class Interruptions:
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     def _unraisable(self, unraisable: Any) -> None:
-        """Asks again, a little later, when the interpreter dropped the exception: in a finaliser or a callback."""
+        """Raises the exception again a little later if the interpreter dropped it (in a finalizer or a callback)."""
         if issubclass(unraisable.exc_type, (KeyboardInterrupt, Terminated)) and self.number is not None:
             threading.Thread(target=self._ask_again, args=(self.number, self._raised), daemon=True).start()
         else:
             sys.__unraisablehook__(unraisable)
 
     def _ask_again(self, number: int, raised: int) -> None:
-        """Until the exception is raised: a signal that comes just before a system call waits does not end the wait."""
+        """Repeats until the exception is raised: a signal just before a blocking system call does not end the call."""
         while self._raised == raised and self._taken:
             time.sleep(_AGAIN)
             if self._raised == raised and self._taken:
@@ -53,7 +53,7 @@ class Interruptions:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Takes the signals while inside; training, which saves and ends in order, has a way of its own."""
+        """Handles the signals inside the `with` block; training handles them itself, to save first."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -68,7 +68,7 @@ class Interruptions:
 
 
 def _send_to_main_thread(number: int) -> None:
-    """A signal that also wakes the main thread where it waits for the system."""
+    """Sends a signal that also wakes the main thread from a blocking system call."""
     main = threading.main_thread().ident
     if sys.platform != "win32" and main is not None:
         signal.pthread_kill(main, number)

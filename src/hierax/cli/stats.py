@@ -1,4 +1,4 @@
-"""`hierax stats`: what is in a dataset."""
+"""`hierax stats`: counts the images of a dataset, and measures mean and deviation of the channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which step of long work is being done, on stderr."""
+"""Shows the current step of long work on stderr."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _WIDTH = 100
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, float], None]]:
-    """A function that shows a step and how much is done: one line that is overwritten; where stderr is no terminal, a
-    line for each step whose text before a colon is new.
+    """A function that shows a step and the share that is done. On a terminal, one line is overwritten; else each step
+    whose text before a colon is new gets a line.
 
     Not a bar of rich: its thread would wake in the middle of what is timed.
     """

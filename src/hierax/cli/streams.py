@@ -1,4 +1,4 @@
-"""stdout and stderr, whatever they are: closed, full, without a reader, or of an encoding that lacks a character."""
+"""Makes stdout and stderr safe to write to: they may be closed, full, without a reader, or lack a character."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STDOUT = "standard output"
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Characters that the encoding lacks, written with those that every encoding has."""
+    """Replacements in ASCII for characters that an encoding may lack."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -24,7 +24,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Stdout(io.FileIO):
-    """stdout, whose errors say that they are its own."""
+    """stdout with errors that name it."""
 
     def write(self, data: Any, /) -> int | None:
         try:
@@ -34,7 +34,7 @@ class _Stdout(io.FileIO):
 
 
 def prepare() -> None:
-    """Makes both streams fit to be written to. Where one is closed, what is written to it is lost, as it would be.
+    """Makes both streams safe to write to. If one is closed, text written to it is lost, as without this.
 
     A file that is opened while one of the first three descriptors is free would get its number, and then what libraries
     write to "stderr".
@@ -64,7 +64,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def give_up(stream: TextIO) -> None:
-    """What is still in the buffers of a stream goes nowhere, so that the interpreter does not fail on it at its end."""
+    """Discards what is still in the buffers of a stream, so that the interpreter does not fail at exit."""
     with contextlib.suppress(OSError, ValueError):  # a stream without a file below it
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         stream.flush()

@@ -1,4 +1,4 @@
-"""What commands write to the terminal: results on stdout; errors, licenses, progress on stderr."""
+"""Output of commands: results on stdout; errors, licenses and progress on stderr."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hierax.notices import Notice, printable
 
 _Item = TypeVar("_Item")
 _LONGEST = 1000
-"""Characters of an error; compilers put all that they were given into theirs."""
+"""Maximum length of an error in characters; errors of compilers contain their whole input."""
 _FEW = 4
-"""So many inputs are done before a progress bar would have been read."""
+"""Up to this number of inputs, no progress bar is shown: they are done before it can be read."""
 
 
 class UserError(Exception):
-    """Something was asked for that cannot be done; its text says what and what to do instead."""
+    """A request that cannot be done; the message says why and what to do instead."""
 
 
 def tell(line: str = "") -> None:
@@ -32,12 +32,12 @@ def say(message: str) -> None:
     """Writes one line to stderr, under the program's name. Where stderr cannot be written to, the line is lost."""
     try:
         print(f"hierax: {printable(message)}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # full, without a reader, or closed: no reason to leave the work undone
+    except (OSError, ValueError):  # full, without a reader, or closed: the work continues
         give_up(sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text without line breaks, cut if very long; for errors of the system the file and the reason."""
+    """An error's text in one line, cut if very long; for errors of the system the file and the reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
@@ -51,7 +51,7 @@ def percent(probability: float) -> str:
 
 @contextmanager
 def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
-    """Keeps what libraries warn of off the terminal, and says each notice once; not when debugging."""
+    """Hides warnings of libraries, and shows each notice once; does nothing when debugging."""
     if debug:
         yield
         return
@@ -76,7 +76,7 @@ def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
 
 @contextmanager
 def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Iterable[_Item]]:
-    """The results, with a bar on stderr that follows them; none where stderr is no terminal or inputs are few."""
+    """Yields the results and shows a bar on stderr; no bar if stderr is not a terminal or inputs are few."""
     if total <= _FEW or not sys.stderr.isatty():
         yield results
         return
@@ -91,7 +91,7 @@ def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Ite
 
 
 class Tally:
-    """Counts inputs that were done and that failed, and says why they failed."""
+    """Counts successful and failed inputs, and reports the errors."""
 
     def __init__(self) -> None:
         self.done = self.failed = 0

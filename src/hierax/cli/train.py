@@ -1,4 +1,4 @@
-"""What `hierax pretrain` and `hierax finetune` share: arguments, and the recipe that they make."""
+"""Arguments of `hierax pretrain` and `hierax finetune`, and the recipe that they describe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ On several GPUs: torchrun --nproc-per-node 8 -m hierax {command} ..."""
 
 
 def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
-    """Declares what a run takes."""
+    """Declares the arguments of a run."""
     parser.add_argument(
         "data", nargs="?", metavar="DATA", help="folder, list, tar shards, Parquet files, .npy, or hub:ID"
     )
@@ -66,7 +66,7 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the arguments ask for: see `hierax.train.finetune`."""
+    """The request that the arguments describe; see `hierax.train.finetune`."""
 
     data: str
     out: str
@@ -78,10 +78,10 @@ class Asked:
 
 
 def asked(arguments: argparse.Namespace) -> Asked:
-    """What the arguments stand for.
+    """Reads the arguments.
 
     Raises:
-        UserError: one of them is missing; a run.json that is none.
+        UserError: an argument is missing, or run.json is not valid.
     """
     if not arguments.out:
         raise UserError("-o RUN is missing: the folder for checkpoints, log and model")
@@ -90,7 +90,7 @@ def asked(arguments: argparse.Namespace) -> Asked:
     if data is not None and "=" in data and not Path(data).exists():
         settings.insert(0, data)
         data = None
-    if data is None:  # it may stand after settings and options
+    if data is None:  # it may come after settings and options
         data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
         settings = [text for text in settings if text != data]
     settings += [f"weights={arguments.weights}"] if arguments.weights else []
@@ -119,7 +119,7 @@ def asked(arguments: argparse.Namespace) -> Asked:
 
 
 def exit_code(run: str) -> int:
-    """Of a run that was trained: 0 if it is finished, else 128 and the number of the signal that stopped it."""
+    """The exit code of a run: 0 if it is finished, else 128 plus the number of the signal that stopped it."""
     from hierax.stopping import last_signal
     from hierax.train.folder import earlier
 
@@ -141,14 +141,14 @@ def _recipe(arguments: argparse.Namespace, before: dict[str, Any]) -> Recipe | s
 
 
 def _source(arguments: argparse.Namespace, before: dict[str, Any]) -> str | None:
-    """What to start from; None is fresh weights."""
+    """The checkpoint to start from; None for random weights."""
     if arguments.source is not None:
         return None if arguments.source == "scratch" else arguments.source
     return before.get("from") if before else "auto"
 
 
 def _described(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the run.json says that `--config` names; nothing without one.
+    """The content of the run.json that `--config` names; empty without `--config`.
 
     Raises:
         ValueError: it is none.
