@@ -410,6 +410,6 @@ def test_outliers_that_are_near_copies_are_one_with_a_count(tmp_path: Path, caps
     assert (first.path, first.copies) == ("0/60.jpg", 2)
     assert [row.path for row in outliers(folder, 3, alike=None)][1:] == ["0/61.jpg", "0/62.jpg"]
     assert run(outliers_command, str(folder), "--count", "1") == 0
-    assert capsys.readouterr().out.endswith("0/60.jpg  (and 2 like it)\n")
+    assert capsys.readouterr().out.endswith("0/60.jpg  (near copies: 2)\n")
     with pytest.raises(ValueError, match=r"alike is 2; expected a cosine similarity"):
         outliers(folder, alike=2)

@@ -65,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(asdict(row)))
         else:
-            tell(f"{row.score:.4f}  {row.path}{f'  (and {row.copies} like it)' if row.copies else ''}")
+            tell(f"{row.score:.4f}  {row.path}{f'  (near copies: {row.copies})' if row.copies else ''}")
     if arguments.html is not None:
         of = rows_of(index, [row.id for row in found])
-        more = {row.id: f", and {row.copies} like it" if row.copies else "" for row in found}
+        more = {row.id: f", near copies: {row.copies}" if row.copies else "" for row in found}
         section = Section(
             "Largest distance first", [Entry(of[row.id], f"{row.score:.4f}{more[row.id]}") for row in found]
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hierax.embedding.mapped import Named
     from hierax.embedding.sources import Source
 
-GONE, CHANGED, REMOTE = "cannot be read any more", "has changed since", "is on another machine, and not fetched"
+GONE, CHANGED, REMOTE = "the file cannot be read", "the file has changed", "not fetched; --fetch shows it"
 _LONG = 2000  # frames of an animation that are counted but not looked at
 
 
