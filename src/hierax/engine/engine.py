@@ -1,4 +1,4 @@
-"""The engine: a model, fast, for images or pixels of any size and number, from any thread."""
+"""The engine: fast inference of a model on images or pixels of any size and number, from any thread."""
 
 from __future__ import annotations
 
@@ -34,46 +34,46 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _log = logging.getLogger("hierax.engine")
-_CALIBRATED = 80  # of which the last ones are held out, to compare on
-_MOST_ROWS = 65535  # of fused attention on CUDA, where each mask unit is one (pytorch/pytorch#146704)
+_CALIBRATED = 80  # the last ones are held out, to compare on
+_MOST_ROWS = 65535  # a limit of fused attention on CUDA, where each mask unit is one row (pytorch/pytorch#146704)
 
 
 class Engine:
-    """A model made ready to be called as fast as this machine can.
+    """A model, prepared for the fastest inference on this machine.
 
     `Engine("facebook/hiera-tiny-224-in1k-hf")("photo.jpg").logits`. One engine serves one task; its calls return the
     typed output of that task's model, in float32. It may be called from many threads; calls run one after another, each
-    on all `threads`. What is compiled is kept on disk, so that the next start is fast.
+    on all `threads`. Compiled programs are kept on disk, so that the next start is fast.
 
     Args:
-        model: a model, of which a copy is taken; or a Hub id, a folder or a file to load one from; or a folder that
-            `hierax export` wrote, or the model's file in it.
+        model: a model, which is copied; or a Hub id, a folder or a file to load one from; or a folder that `hierax
+            export` wrote, or the model's file in it.
         task: as in `hierax.load`: "features" for embeddings, "backbone" for maps, "classification", "mae", …
-        device: "auto" is CUDA or MPS where there is one, else the CPU.
-        precision: "fp32", "bf16", "fp16" or "int8"; "auto" is bf16 where the hardware multiplies it, else fp32.
+        device: "auto" is CUDA or MPS if available, else the CPU.
+        precision: "fp32", "bf16", "fp16" or "int8"; "auto" is bf16 if the hardware multiplies it, else fp32.
         backend: "torch" (eager, with CUDA graphs on a GPU), "compile" (`torch.compile`), "openvino" (CPU) or
             "onnxruntime"; "auto" is the fastest that is installed.
-        threads: of the CPU; None is PyTorch's number.
-        hidden_states: also return the maps of all stages (`reshaped_hidden_states`).
-        out_features: the maps of a backbone, by name.
-        calibration: images to calibrate "int8" on: a folder, a list, or ready pixels; None takes crops of the photo
-            that comes with hierax, and says so.
-        processor: makes pixels of images; None is the checkpoint's own.
-        cache_dir: where compiled artifacts are kept; None is `$HIERAX_CACHE`, else the user's cache folder; False keeps
+        threads: CPU threads; None is PyTorch's number.
+        hidden_states: whether to return the maps of all stages too (`reshaped_hidden_states`).
+        out_features: names of the maps of a backbone.
+        calibration: images to calibrate "int8" on: a folder, a list, or preprocessed pixels; None uses crops of the
+            photo that comes with hierax, with a warning.
+        processor: makes pixels from images; None is the checkpoint's own.
+        cache_dir: where compiled programs are kept; None is `$HIERAX_CACHE`, else the user's cache folder; False keeps
             nothing.
-        max_shapes: how many sizes are held compiled; others run eagerly.
+        max_shapes: how many sizes stay compiled; others run in eager mode.
 
     Attributes:
-        config, license: those of the model; `config.id2label` names a classifier's labels.
+        config, license: configuration and license of the model; `config.id2label` names a classifier's labels.
         task: as in `hierax.load`: "classification", "video-classification", "features", "backbone" or "mae".
-        source: where the weights are from, where that is known.
-        device, precision, backend: what runs.
-        processor, preprocessing: makes pixels of images, and as which record says; `record` is None where the model
-            states none.
-        exported: what is run where that is an export, with the report of how close it is to its checkpoint; else None.
+        source: where the weights are from, if that is known.
+        device, precision, backend: the ones in use.
+        processor, preprocessing: what makes pixels from images, and its record; `record` is None if the model states
+            none.
+        exported: the export, with the report of its differences from the checkpoint; None for other models.
 
     Raises:
-        ValueError: an unknown name or a combination that cannot be; what `hierax.load` raises.
+        ValueError: an unknown name or an impossible combination; or an error of `hierax.load`.
         ImportError: the backend's package is missing; names the extra.
     """
 
@@ -136,10 +136,10 @@ class Engine:
         follow(self)
 
     def after_fork(self) -> None:
-        """In a forked child: what threads of the parent held or computed is made anew at the next call.
+        """In a forked child: drops what threads of the parent held, to be made again at the next call.
 
-        PyTorch on a CPU only needs a thread of its own, and ONNX Runtime new sessions. OpenVINO cannot be used in the
-        child: an engine made from weights goes on with PyTorch. CUDA cannot either.
+        PyTorch on a CPU needs only a new thread, and ONNX Runtime new sessions. OpenVINO cannot be used in the child:
+        an engine made from weights continues with PyTorch. CUDA cannot be used either.
         """
         self._lock = threading.RLock()
         renew_lock()
@@ -212,12 +212,12 @@ class Engine:
         """The model's typed output, in float32 on the engine's device, for images or pixels.
 
         Args:
-            images: an image or a list of images, as `HieraImageProcessor` takes them; or what `pixel_values` takes.
-            pixel_values: ready pixels `[B, C, *size]`, floating point, any size and number.
-            noise, keep: as in `HieraForPreTraining`: what a MAE model is to see.
+            images: an image or a list of images, as for `HieraImageProcessor`; or a value for `pixel_values`.
+            pixel_values: preprocessed pixels `[B, C, *size]`, floating point, any size and number.
+            noise, keep: for MAE models, which mask units are visible; as in `HieraForPreTraining`.
 
         Raises:
-            ValueError: shapes that cannot be, or an image that cannot be read (`ImageError`).
+            ValueError: a wrong shape, or an image that cannot be read (`ImageError`).
             RuntimeError: the engine is closed.
         """
         pixels = self._pixels(images, pixel_values)
@@ -241,20 +241,20 @@ class Engine:
         workers: int | None = None,
         read: Callable[[Item], Tensor] | None = None,
     ) -> Iterator[Streamed[Item]]:
-        """The answers for many images, one by one and in order: `Streamed(item, output, error)`.
+        """Outputs for many images, one by one and in order: `Streamed(item, output, error)`.
 
-        Images are decoded ahead in threads and run in batches. One that cannot be read or run has an `error` and no
-        `output`; the others go on. At most about three batches are in memory.
+        Images are decoded ahead in threads and run in batches. An image that cannot be read or run has an `error` and
+        no `output`; the others are not affected. At most about three batches are in memory.
 
         Args:
-            items: paths, or what else the processor takes; they are taken from the iterable as they are needed.
+            items: paths, or other inputs of the processor; the iterable is read as items are needed.
             batch_size: rows per call of the engine.
-            workers: threads that decode; None is the number of CPUs, at most 8.
-            read: from an item to pixels `[rows, C, *size]`, called in those threads, such as several views of a clip.
-                None is the engine's processor.
+            workers: decoding threads; None is the number of CPUs, at most 8.
+            read: a function from an item to pixels `[rows, C, *size]`, such as several views of a clip; it is called in
+                these threads. None is the engine's processor.
 
         Raises:
-            ValueError: a MAE model, whose loss is that of a whole batch; a batch size below 1.
+            ValueError: the model is a MAE model, whose loss is for a whole batch; or the batch size is below 1.
             RuntimeError: the engine is closed. MemoryError: it ran out of memory.
         """
         self._check_open()
@@ -268,7 +268,7 @@ class Engine:
         )
 
     def _pixels(self, images: Any, pixel_values: Tensor | None) -> Tensor:
-        """Ready pixels in float32 on the CPU or where they are."""
+        """Preprocessed pixels in float32, on the CPU or on their device."""
         self._check_open()
         if (images is None) == (pixel_values is None):
             raise ValueError("expected either images or pixel_values")
@@ -289,20 +289,20 @@ class Engine:
         return pixel_values.detach().float() if pixel_values.is_floating_point() else pixel_values
 
     def _run(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool = False) -> list[Tensor]:
-        """`_run_here`, on a CPU in the engine's own thread.
+        """`_run_here`; on a CPU, in the engine's own thread.
 
-        Every thread that computes has memory of its own, which it keeps: with eight callers, an engine grew by 370 MiB.
+        Every computing thread keeps memory of its own: with eight callers, an engine grew by 370 MiB.
         """
         if self._thread is None:
             return self._run_here(pixels, kept, at_once=at_once)
         try:
             return self._thread.submit(self._run_here, pixels, kept, at_once=at_once).result()
         except RuntimeError:
-            self._check_open()  # closed between the two
+            self._check_open()  # closed between the two checks
             raise
 
     def _run_here(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool) -> list[Tensor]:
-        """The program's tensors for a batch, in one call or cut into the batches that are compiled."""
+        """The program's tensors for a batch, from one call or from calls of the compiled batches."""
         size, shown = tuple(pixels.shape[2:]), None if kept is None else kept.shape[1]
         units = torch.Size(self.config.unit_grid(size)).numel()
         usual = shown is None or shown == int(units * (1 - self.config.mask_ratio))
@@ -322,7 +322,7 @@ class Engine:
         return parts[0] if len(parts) == 1 else [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def _answer(self, shape: Shape, pixels: Tensor, kept: Tensor | None, *, at_once: bool) -> list[Tensor]:
-        """What the runner of a shape gives, whole: a library that is short of memory may give less than was asked."""
+        """The tensors of a runner, checked to be whole: a library that is short of memory may return fewer rows."""
         count = len(pixels)
         with memory_errors(f"running {count} input{'s'[: count != 1]} of {shape}"):
             found = self._pool.get(shape, at_once=at_once)(pixels, kept)
@@ -337,7 +337,7 @@ class Engine:
             raise RuntimeError(self._lost)
 
     def _eager(self, shape: Shape) -> Runner:
-        """What runs a shape that is not worth compiling: PyTorch, in a precision no lower than the engine's."""
+        """The runner of shapes that are not worth compiling: PyTorch, in a precision no lower than the engine's."""
         if self._slow is None:
             precision = "bf16" if self.precision in ("bf16", "int8") and fast_bf16() else "fp32"
             self._slow = self._torch(precision)
@@ -358,7 +358,7 @@ class Engine:
         return list(zip(pixels.split(1), shown, strict=True))
 
     def warm_up(self, *, size: Sequence[int] | None = None, batches: Sequence[int] = (1,)) -> Self:
-        """Compiles and runs what calls of these batches will need, at `size` (None: the native one); returns itself."""
+        """Compiles and runs the programs for these batches at `size` (None: the native one); returns the engine."""
         wanted = tuple(size or self.config.image_size)
         for batch in batches:
             pixels = torch.zeros(batch, self.config.num_channels, *wanted)
@@ -369,7 +369,7 @@ class Engine:
         return self
 
     def close(self) -> None:
-        """Gives back memory and threads; a call after this is an error. Closing twice is none."""
+        """Frees memory and threads. Later calls raise; closing twice does not."""
         with self._lock:
             if not self._closed:
                 self._closed = True

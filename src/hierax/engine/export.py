@@ -1,4 +1,4 @@
-"""Exports that prove themselves: a file for another runtime, compared with the model before it is put in its place."""
+"""Verified exports: a file for another runtime is compared with the model before it gets its final name."""
 
 from __future__ import annotations
 
@@ -54,35 +54,35 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Writes a model for another runtime, if what that computes is what the model computes.
+    """Writes a model for another runtime, if the file's outputs agree with the model's.
 
-    The file is run by its own runtime beside the model in float32: in fp32 every map and output must be within a
-    relative error of 1e-4, in bf16 and fp16 every output must have a cosine of 0.9995, in int8 of 0.995.
-    `hierax.Engine` runs the folder.
+    The file is run by its own runtime and compared with the model in float32. In fp32, the relative error of every map
+    and output must be at most 1e-4. The cosine of every output must be at least 0.9995 in bf16 and fp16, and 0.995 in
+    int8. `hierax.Engine` opens the folder.
 
     Args:
         model: a model, or a Hub id, a folder or a file to load one from.
-        folder: is made; it holds the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and `.bin`),
+        folder: made if missing; it gets the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and `.bin`),
             `export.json`, `config.json` and, for images and clips, `preprocessor_config.json`.
         format: "pt2", "onnx" or "openvino".
-        precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8 and onnx no bf16. OpenVINO keeps weights in float32
-            for bf16, and in fp16 computes in float32.
-        size: pixels, of a square or per axis; the file takes no other. None is the model's own.
+        precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8, and onnx has no bf16. With OpenVINO, weights are
+            in float32 for bf16, and fp16 computes in float32.
+        size: pixels, of a square or per axis; the file accepts only this size. None is the model's own.
         batch: images per call, or None for any number.
         task: as in `hierax.load`.
-        calibration: images to calibrate int8 on: a folder, a list, or ready pixels; None takes crops of the photo
+        calibration: images to calibrate int8 on: a folder, a list, or preprocessed pixels; None uses crops of the photo
             that comes with hierax.
-        evaluate: images to compare on, each as the processor makes it, or ready pixels; None takes 200 crops of that
-            photo, and for models that take no images 16 inputs of noise.
-        overwrite: replace an export that is in `folder`.
-        progress: is told what is done next, and how much is done of all of it, from 0 to 1.
+        evaluate: images to compare on, made by the processor, or preprocessed pixels; None uses 200 crops of that
+            photo, or 16 inputs of noise for models that do not take images.
+        overwrite: whether to replace an export in `folder`.
+        progress: is called with the text of the next step and the share of the work that is done, from 0 to 1.
 
     Returns:
         `ParityReport`.
 
     Raises:
-        ValueError: an unknown name or a combination that cannot be; a folder that is not empty; what `hierax.load`
-            raises. `ParityError` when the bar is missed: then nothing is written.
+        ValueError: an unknown name or an impossible combination; a folder that is not empty; or an error of
+            `hierax.load`. `ParityError` if the export is outside of its tolerance: then nothing is written.
         ImportError: a package is missing; names the extra.
     """
     target = Path(folder)
@@ -116,7 +116,7 @@ def export(
 
 
 def check_export(format: str, precision: str, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Raises what `export` would raise before anything is loaded."""
+    """Raises the errors of `export` that do not need the model."""
     for name, value, allowed in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; expected {', '.join(allowed)}")
@@ -141,7 +141,7 @@ def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, .
 
 
 def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
-    """The model's preprocessing, for inputs of exactly the exported size; None for neither images nor clips."""
+    """The model's preprocessing for inputs of exactly the exported size; None if these are neither images nor clips."""
     from hierax.checkpoint.preprocessing import resized
 
     record = model.preprocessing or (IMAGENET if config.axes == 2 and config.num_channels == 3 else None)
@@ -160,7 +160,7 @@ def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
 def _written(
     job: Job, name: str, format: str, folder: Path, inputs: Iterable[tuple[Tensor, ...]], kind: str
 ) -> ParityReport:
-    """Writes the file and measures it; its twin with maps is gone afterwards."""
+    """Writes the file and compares it; deletes its twin with maps afterwards."""
     twin = folder / "with_maps"
     twin.mkdir()
     FORMATS[format].write(job, folder / name, twin / name)
@@ -177,7 +177,7 @@ def _written(
 
 
 def _counted(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Iterator[tuple[Tensor, ...]]:
-    """The batches, of which it is told how many inputs were compared; how many come is not known before."""
+    """The batches, with a report of how many inputs were compared; their total is not known before."""
     count = 0
     for batch in inputs:
         tell(f"comparing with the model: {count} inputs", 0.5 + 0.5 * (1 - 0.99**count))
@@ -188,7 +188,7 @@ def _counted(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Iterator[t
 def _write_records(
     job: Job, format: str, folder: Path, *, config: HieraConfig, record: Preprocessing | None, report: ParityReport
 ) -> None:
-    """The JSON files beside the exported one; `export.json` last, since it has the digests of the others."""
+    """The JSON files beside the exported one; `export.json` is last, because it has the digests of the others."""
     from hierax.checkpoint.load import task_of
     from hierax.checkpoint.opened import DIALECTS
 
@@ -235,7 +235,7 @@ def _version(package: str) -> str | None:
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Raises when `target` holds what must not be lost, or cannot be made."""
+    """Raises `ValueError` if `target` holds files that must not be lost, or cannot be made."""
     check_writable(target)
     if not target.exists():
         suffix = target.suffix.lower()
@@ -259,7 +259,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """An empty folder beside `target` that takes its place when all went well, and else is gone."""
+    """An empty folder beside `target`. It replaces `target` on success, else it is deleted."""
     given, target = target, target.resolve()
     part = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}")
     old = part.with_name(f"{part.name}.old")
@@ -268,7 +268,7 @@ def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
             make_folder(target.parent)
             part.mkdir()
             yield part
-        _check_target(target, overwrite=overwrite)  # minutes have passed
+        _check_target(target, overwrite=overwrite)  # checked again: minutes have passed
         if target.exists():
             os.replace(target, old)
         try:

@@ -25,8 +25,8 @@ from hierax.processing.record import FILE_NAME
 
 RECORD = "export.json"
 VERSION = 1
-"""Of the record; folders of a later one are refused."""
-_BESIDE = (RECORD, FILE_NAME)  # that change nothing of what the model computes
+"""Version of the record; folders of a later version are refused."""
+_BESIDE = (RECORD, FILE_NAME)  # these do not change what the model computes
 _SUFFIXES = {Path(kind.file).suffix for kind in FORMATS.values()}
 
 
@@ -46,7 +46,7 @@ def file_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def is_export(source: object) -> bool:
-    """Whether `source` names a folder that `hierax export` wrote, or a file of its formats; nothing is opened."""
+    """Whether `source` names a folder that `hierax export` wrote, or a file of its formats. Opens nothing."""
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = Path(source)
@@ -54,7 +54,7 @@ def is_export(source: object) -> bool:
 
 
 def find_export(source: object) -> Exported | None:
-    """The export that `source` names by its folder or by its file, or None when it names something else.
+    """The export that `source` names by its folder or by its file; None if it names something else.
 
     Raises:
         ValueError: the folder is damaged, or the file is not in the folder of its export; names the file.
@@ -82,8 +82,8 @@ class Exported:
         config: with the exported size as `image_size`.
         batch: images per call of the file, or None for any number.
         kept: visible mask units, for a MAE model.
-        report: how close it is to the model it was made from.
-        files: by name, their sizes and digests.
+        report: the comparison with the model that it was made from.
+        files: sizes and digests of the files, by name.
         source: where the weights are from, or None.
     """
 
@@ -101,10 +101,10 @@ class Exported:
 
     @classmethod
     def open(cls, folder: Path) -> Exported:
-        """Reads a folder and checks that its files are what was written.
+        """Reads a folder and checks that its files are unchanged.
 
         Raises:
-            ValueError: something is missing or altered; names the file.
+            ValueError: a file is missing or altered; names the file.
         """
         path = folder / RECORD
         try:
@@ -135,12 +135,12 @@ class Exported:
 
     @property
     def digest(self) -> str:
-        """Of the file and its weights: two exports of one checkpoint are different models."""
+        """Digest of the file and its weights: two exports of one checkpoint are different models."""
         kept = {name: entry["sha256"] for name, entry in sorted(self.files.items()) if name not in _BESIDE}
         return hashlib.sha256(json.dumps([self.format, kept]).encode()).hexdigest()
 
     def describe(self) -> str:
-        """Its format and precision, and how close it was to its checkpoint, in words."""
+        """A sentence with its format, its precision, and the comparison with its checkpoint."""
         return f"an export ({self.format}, {self.precision}); beside its checkpoint: {self.report}"
 
     def _check_files(self) -> None:
@@ -152,7 +152,7 @@ class Exported:
                 raise ValueError(f"{path}: is not what was exported (cut short or altered); export the model again")
 
     def model(self) -> Pretrained:
-        """The model without weights, on the meta device: its configuration and its checks."""
+        """The model without weights, on the meta device, for its configuration and checks."""
         with torch.device("meta"):
             model = TASKS[self.task](self.config).eval()
         if Signature.of(model).outputs != self.outputs:
@@ -176,7 +176,7 @@ class Exported:
         """Where and how it runs.
 
         Raises:
-            ValueError: something was asked for that it is not.
+            ValueError: an argument does not match the export.
         """
         own = FORMATS[self.format].backend
         for name, asked, allowed in (
@@ -195,7 +195,7 @@ class Exported:
         return Choice(torch.device("cpu"), self.precision, own)
 
     def runner(self, *, threads: int | None) -> Runner:
-        """What runs it, on any number of images of its size."""
+        """The runner of the file, for any number of images of its size."""
         path = self.folder / FORMATS[self.format].file
         return open_runner(self.format, path, precision=self.precision, threads=threads, batch=self.batch)
 
@@ -212,7 +212,7 @@ class ExportedBackend:
         """The runner of the exported size.
 
         Raises:
-            ValueError: another size or number of visible mask units; says which was exported.
+            ValueError: another size or number of visible mask units; says which were exported.
         """
         folder, size, kept = self._exported.folder, self._exported.config.image_size, self._exported.kept
         if shape.size != size:

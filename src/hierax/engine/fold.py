@@ -1,9 +1,8 @@
-"""Inference-time algebra: a model with fewer operations that is equal in real arithmetic.
+"""Folding for inference: a model with fewer operations that is equal in real arithmetic.
 
-What is constant is multiplied out once, in float64: the affine part of a LayerNorm goes into the linear layers after
-it, the attention's scale into the queries' weights, layer scale into the layer before it, the patch embedding's bias
-into the position embedding, and the shortcut's projection becomes part of the product that makes queries, keys and
-values.
+Constants are multiplied once, in float64. The affine part of a LayerNorm goes into the linear layers after it, the
+attention's scale into the queries' weights, layer scale into the layer before it, and the patch embedding's bias into
+the position embedding. The shortcut's projection becomes part of the product that makes queries, keys and values.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class BareNorm(nn.Module):
 
 
 class FoldedBlock(Block):
-    """A `Block` of which all that is constant was multiplied out; made by `fold`."""
+    """A `Block` with folded constants; made by `fold`."""
 
     def __init__(self, block: Block) -> None:
         nn.Module.__init__(self)
@@ -51,7 +50,7 @@ class FoldedBlock(Block):
         weight, bias = qkv
         weight[: self.dim_out] *= scale
         bias[: self.dim_out] *= scale
-        if block.proj is not None:  # the shortcut stands before the queries: both are pooled
+        if block.proj is not None:  # the shortcut comes before the queries: both are pooled
             shortcut = _after_norm(block.norm1, block.proj)
             weight, bias = torch.cat([shortcut[0], weight]), torch.cat([shortcut[1], bias])
         self.qkv = _linear(weight, bias, like=attention.qkv)
@@ -82,14 +81,14 @@ class FoldedBlock(Block):
 
 
 def _after_norm(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of `linear` and the affine part of the `norm` before it."""
+    """Weight and bias, in float64, of `linear` combined with the affine part of the `norm` before it."""
     assert isinstance(norm, nn.LayerNorm)
     weight = linear.weight.double()
     return weight * norm.weight.double(), linear.bias.double() + weight @ norm.bias.double()
 
 
 def _scaled(linear: nn.Linear, scale: nn.Module | None) -> Linear:
-    """`linear` with the layer scale after it."""
+    """`linear` combined with the layer scale after it."""
     weight, bias = linear.weight.double(), linear.bias.double()
     if scale is not None:
         factors = scale.weight.double()
@@ -106,7 +105,7 @@ def _linear(weight: Tensor, bias: Tensor, *, like: nn.Linear) -> Linear:
 
 
 def _fold_patch_bias(encoder: Hiera) -> None:
-    """Puts the patch embedding's bias into the position embedding, where every token gets it once."""
+    """Adds the patch embedding's bias to the position embedding, once for every token."""
     proj, position = encoder.patch_embed.proj, encoder.pos_embed
     assert isinstance(position, PositionEmbedding)
     if proj.bias is None:
@@ -115,7 +114,7 @@ def _fold_patch_bias(encoder: Hiera) -> None:
         table = position.weight
     elif isinstance(position, SeparablePosition):
         table = position.spatial
-    else:  # interpolating and tiling a constant give it back
+    else:  # interpolation and tiling do not change a constant
         assert isinstance(position, WindowPosition)
         table = position.window.movedim(1, -1)  # a view: channels last, as the other tables have them
     assert table.shape[-1] == proj.bias.shape[0]
@@ -127,8 +126,8 @@ def _fold_patch_bias(encoder: Hiera) -> None:
 def fold(model: _Model) -> _Model:
     """A copy of `model` for inference, in eval mode, equal in real arithmetic and with fewer operations.
 
-    The copy's parameters are not those of a checkpoint: it is not to be saved or trained, and gives no attentions.
-    Folding it again changes nothing.
+    The copy's parameters are not those of a checkpoint: do not save or train it. It gives no attentions. Folding it
+    again changes nothing.
     """
     folded = copy.deepcopy(model).requires_grad_(False)
     for part in folded.modules():

@@ -1,7 +1,7 @@
-"""What becomes of engines in a forked child, in which all threads but one are gone.
+"""Engines in a forked child, in which only one thread exists.
 
-The threads that ONNX Runtime and OpenVINO compute on, and the engine's own, are not in the child: a call would wait for
-them for ever, and giving back what they belong to as well. Hence what they belong to is left as it is, and made anew.
+The threads of ONNX Runtime, of OpenVINO and of the engine do not exist in the child. A call, and freeing their owners,
+would wait for them for ever. Hence their owners are never freed in the child, and new ones are made.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sys
 import weakref
 from typing import Protocol
 
-_openvino_user: int | None = None  # the process that compiled something with OpenVINO first
+_openvino_user: int | None = None  # the first process that compiled something with OpenVINO
 
 
 class Forked(Protocol):
-    """What is told that it now lives in a forked child."""
+    """An object that is notified in a forked child."""
 
     def after_fork(self) -> None:
         """Called in the child, before anything else runs there."""
@@ -28,14 +28,14 @@ _followed: weakref.WeakSet[Forked] = weakref.WeakSet()
 
 
 def follow(engine: Forked) -> None:
-    """Has `engine.after_fork` called in forked children, as long as the engine lives."""
+    """Makes forked children call `engine.after_fork`, as long as the engine lives."""
     _register()
     _followed.add(engine)
 
 
 @functools.cache
 def _register() -> None:
-    if sys.platform != "win32":  # which does not fork
+    if sys.platform != "win32":  # Windows does not fork
         os.register_at_fork(after_in_child=_in_child)
 
 
@@ -45,12 +45,12 @@ def _in_child() -> None:
 
 
 def keep_for_ever(thing: object) -> None:
-    """Never frees `thing`, not even at the interpreter's end: it would wait there for threads that do not exist."""
+    """Never frees `thing`, not even when the interpreter ends: that would wait for threads that do not exist."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def note_openvino() -> None:
-    """Remembers that OpenVINO's threads were started in this process."""
+    """Records that OpenVINO's threads were started in this process."""
     global _openvino_user
     _openvino_user = _openvino_user or os.getpid()
 
@@ -58,8 +58,8 @@ def note_openvino() -> None:
 def openvino_is_lost() -> bool:
     """Whether a parent of this process used OpenVINO before the fork.
 
-    It keeps idle threads for the whole process and gives them to whatever is compiled next: also what is made in the
-    child may wait for ever.
+    OpenVINO keeps idle threads for the whole process and gives them to the next compiled model. So even a model
+    compiled in the child may wait for ever.
     """
     return _openvino_user not in (None, os.getpid())
 

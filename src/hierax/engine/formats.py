@@ -1,4 +1,4 @@
-"""The formats of exports: how each is written, and read again by its own runtime."""
+"""The formats of exports: how each is written, and how its own runtime reads it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from hierax.telemetry import import_openvino
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be exported.
+    """The request for an export.
 
     Attributes:
         model: in float32 on the CPU.
         size: pixels per axis.
         batch: images per call, or None for any number.
         kept: visible mask units, for a MAE model.
-        calibration: makes the inputs to calibrate int8 on, each of `batch` images (None: of one).
-        tell: is told what is done next, and how much is done of the whole export.
+        calibration: makes the inputs to calibrate int8 on, each with `batch` images (None: one).
+        tell: is called with the text of the next step and the share of the export that is done.
     """
 
     model: Pretrained
@@ -49,21 +49,21 @@ class Job:
 
     @cached_property
     def signature(self) -> Signature:
-        """What the exported file takes and gives."""
+        """Inputs and outputs of the exported file."""
         return Signature.of(self.model)
 
     @cached_property
     def with_maps(self) -> Signature:
-        """The same with the maps of all stages; a backbone's outputs are maps already."""
+        """The signature with the maps of all stages; a backbone's outputs are maps already."""
         return Signature.of(self.model, hidden_states=not isinstance(self.model, HieraBackbone))
 
     def example(self, program: Program) -> tuple[Tensor, ...]:
-        """Inputs to trace `program` with."""
+        """Example inputs to trace `program` with."""
         return example_inputs(program, Shape(self.size, None, self.kept), self.batch or 2)
 
 
 def write_pt2(job: Job, path: Path, mapped: Path) -> None:
-    """Two graphs by `torch.export`: nothing is taken off such a graph once it is written."""
+    """Two graphs of `torch.export`, with and without maps, because outputs cannot be removed from a written graph."""
     for target, signature in ((path, job.signature), (mapped, job.with_maps)):
         job.tell("tracing the model", 0.1 if target == path else 0.3)
         program = program_for(job.model, job.size, signature, dtype=DTYPES[job.precision])
@@ -93,7 +93,7 @@ def write_onnx(job: Job, path: Path, mapped: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Gives a file a second name; where the file system has no links, a copy."""
+    """Gives a file a second name; copies it if the file system has no links."""
     try:
         os.link(source, target)
     except OSError:
@@ -103,7 +103,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 def write_openvino(job: Job, path: Path, mapped: Path) -> None:
     """One graph, written with the maps of all stages and without.
 
-    Weights stay in float32, or in fp16 where that is asked for; OpenVINO's CPU computes in what it is told to.
+    Weights are in float32, or in fp16 if requested; a setting of OpenVINO's CPU plugin decides the precision of
+    computing.
     """
     ov = import_openvino()
 
@@ -118,7 +119,7 @@ def write_openvino(job: Job, path: Path, mapped: Path) -> None:
         model = quantise(model, job.calibration())
     job.tell("writing the file", 0.4)
     wanted = [r for r, name in zip(model.get_results(), job.with_maps.outputs, strict=True) if name in job.signature.outputs]  # noqa: E501  # fmt: skip
-    make: Any = ov.Model  # its stubs contradict each other
+    make: Any = ov.Model  # its type stubs contradict each other
     for part, target in ((model, mapped), (make(wanted, model.get_parameters(), "hierax"), path)):
         ov.save_model(part, target, compress_to_fp16=job.precision == "fp16")
 
@@ -143,7 +144,7 @@ class Pt2Runner:
 
 
 class FixedBatch:
-    """A runner of `batch` images, for any number: cut into such batches, the last one filled up."""
+    """A runner for any number of images, which cuts them into batches of `batch` and pads the last one."""
 
     def __init__(self, runner: Runner, batch: int) -> None:
         self._runner, self._batch = runner, batch
@@ -170,7 +171,7 @@ def _read_onnx(path: Path, precision: str, threads: int | None, batch: int | Non
 
 
 def _read_openvino(path: Path, precision: str, threads: int | None, batch: int | None) -> Runner:
-    # weights in fp16 are made float32 when they are read
+    # weights in fp16 become float32 when they are read
     hint = "fp32" if precision == "fp16" else precision
     threads = threads or torch.get_num_threads()
     return OpenVinoRunner(shared_core().read_model(path), precision=hint, threads=threads, batch=batch)
@@ -178,13 +179,13 @@ def _read_openvino(path: Path, precision: str, threads: int | None, batch: int |
 
 @dataclass(frozen=True)
 class Format:
-    """One format: its file, what runs it, and what it cannot be.
+    """One format: its file, its backend, and the precisions that it lacks.
 
     Attributes:
-        file: name of the file in an export's folder; others that belong to it begin with its stem.
-        backend: the engine's name of what runs it.
+        file: name of the file in an export's folder; the names of its other files begin with its stem.
+        backend: the engine's backend that runs it.
         refused: precisions it does not have, each with the reason.
-        writes, reads: packages that exporting and running need, beyond the core.
+        writes, reads: optional packages that exporting and running need.
     """
 
     file: str
@@ -212,7 +213,7 @@ FORMATS: Mapping[str, Format] = {
 
 
 def open_runner(format: str, path: Path, *, precision: str, threads: int | None, batch: int | None) -> Runner:
-    """What runs an exported file, on any number of images.
+    """The runner of an exported file, for any number of images.
 
     Raises:
         ImportError: its runtime is missing; names the extra.
@@ -222,6 +223,6 @@ def open_runner(format: str, path: Path, *, precision: str, threads: int | None,
     require(path.name, *kind.reads)
     try:
         runner = kind.read(path, precision, threads, batch)
-    except Exception as error:  # each runtime has its own
+    except Exception as error:  # each runtime has its own errors
         raise ValueError(f"{path}: cannot be read ({str(error).strip().splitlines()[0]})") from error
     return runner if batch is None else FixedBatch(runner, batch)

@@ -1,4 +1,4 @@
-"""What this machine has: device, precision and backend, chosen or asked for."""
+"""Device, precision and backend on this machine: the defaults, and checks of requested ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 BACKENDS = ("torch", "compile", "openvino", "onnxruntime")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ALLOWED = {
-    # what each backend runs in, on a CPU and elsewhere
+    # precisions of each backend, on a CPU and elsewhere
     "torch": (("fp32", "bf16"), ("fp32", "bf16", "fp16")),
     "compile": (("fp32", "bf16"), ("fp32", "bf16", "fp16")),
     "openvino": (("fp32", "bf16", "int8"), ()),
@@ -34,29 +34,29 @@ class Choice:
 
 
 def installed(backend: str) -> bool:
-    """Whether what the backend needs beyond the core is there."""
+    """Whether the optional packages of the backend are installed."""
     return backend not in extras.PACKAGES or extras.installed(backend)
 
 
 def require(backend: str) -> None:
-    """Raises the `ImportError` that says what to install when the backend's package is missing."""
+    """Raises an `ImportError` that says what to install if the backend's package is missing."""
     if not installed(backend):
         raise extras.missing(f"backend {backend!r}", backend)
 
 
 def fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware."""
-    # in this order: where PyTorch is built without oneDNN (macOS), it does not even have the second question
+    # in this order: without oneDNN (macOS), PyTorch does not have the second function
     return torch.cpu._is_avx512_bf16_supported() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
-    """What "auto" stands for on this machine; what was asked for by name is checked, and kept.
+    """Resolves "auto" for this machine; checks the values that were requested by name.
 
     Raises:
-        ValueError: an unknown name, or a precision that the backend does not have on the device.
+        ValueError: an unknown name, or the backend does not have the precision on the device.
         ImportError: the backend's package is missing; names the extra.
-        RuntimeError: OpenVINO is asked for in a forked child of a process that used it.
+        RuntimeError: OpenVINO was requested in a forked child of a process that used it.
     """
     _one_of("precision", precision, PRECISIONS)
     _one_of("backend", backend, BACKENDS)
@@ -84,7 +84,7 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    """The device, with its number where it has one: "cuda" alone would follow `torch.cuda.set_device`."""
+    """The device, with its index if it has one: "cuda" alone would follow `torch.cuda.set_device`."""
     return find_device(device)
 
 

@@ -1,4 +1,4 @@
-"""Memory that was freed, back to the system; and memory that ran out, said as such whoever noticed it."""
+"""Returns freed memory to the system, and reports a lack of memory as `MemoryError`, whichever library noticed it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hierax.memory import is_out_of_memory
 
 @contextlib.contextmanager
 def memory_errors(doing: str) -> Iterator[None]:
-    """Raises `MemoryError` that says what was done, in place of whatever a library raises when memory runs out."""
+    """Raises a `MemoryError` that says what was done, instead of a library's own error when memory runs out."""
     try:
         yield
-    except torch.OutOfMemoryError:  # of a GPU, which callers know by this name
+    except torch.OutOfMemoryError:  # of a GPU; callers know it by this name
         raise
     except Exception as error:
         if not is_out_of_memory(error) or str(error).startswith("out of memory"):
@@ -27,12 +27,12 @@ def memory_errors(doing: str) -> Iterator[None]:
 
 
 def check_outputs(found: Sequence[Sequence[int]], stated: Sequence[Sequence[int | None]], *, by: str) -> None:
-    """Raises `MemoryError` unless the shapes of a call's outputs are those that the compiled program states.
+    """Raises `MemoryError` unless the outputs of a call have the shapes that the compiled program states.
 
-    Short of memory, OpenVINO gives tensors of no rows instead of an error.
+    Without enough memory, OpenVINO returns tensors without rows instead of an error.
 
     Args:
-        stated: a shape per output; None is an axis of any length.
+        stated: one shape per output; None is an axis of any length.
     """
     right = len(found) == len(stated) and all(
         len(shape) == len(wanted) and all(w is None or n == w for n, w in zip(shape, wanted, strict=True))
@@ -46,16 +46,16 @@ def check_outputs(found: Sequence[Sequence[int]], stated: Sequence[Sequence[int 
 @cache
 def _malloc_trim() -> Callable[[int], int] | None:
     try:
-        return ctypes.CDLL(None).malloc_trim  # of the GNU C library alone
+        return ctypes.CDLL(None).malloc_trim  # only the GNU C library has it
     except (OSError, TypeError, AttributeError):
         return None
 
 
 def release() -> None:
-    """Has the C library give back what it keeps of freed memory; where it has no such function, does nothing.
+    """Makes the C library return freed memory to the system; does nothing if it has no such function.
 
-    It keeps all pages between blocks that are in use. Where large ones of ever other sizes come and go, those add up:
-    an engine that was called at ten sizes grew by 6.7 % in 700 calls, all of which this gave back.
+    The C library keeps all pages between blocks in use. With many large blocks of different sizes, these pages add up:
+    an engine that was called at ten sizes grew by 6.7 % in 700 calls, and this function returned all of it.
     """
     trim = _malloc_trim()
     if trim is not None:
