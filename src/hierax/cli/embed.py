@@ -211,9 +211,7 @@ def _reasons(report: EmbedReport) -> str:
     from hierax.embedding.store import ERRORS, arrow
 
     errors = arrow().parquet.read_table(report.out / ERRORS, columns=["error"]).column("error").to_pylist()
-    counts = Counter(
-        re.split(" \\(|; ", error)[0] for error in errors
-    ).most_common()  # the rest of the text is about one image
+    counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # the rest is about one image
     told = [f"{reason} ({count:,})" for reason, count in counts[:_REASONS]]
     others = sum(count for _, count in counts[_REASONS:])
     return ", ".join([*told, f"other reasons ({others:,})"] if others else told)

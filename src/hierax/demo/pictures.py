@@ -1,6 +1,5 @@
-"""The images that come with hierax: photos to demonstrate on, and a gallery to find their nearest neighbors in.
-
-None of them was trained on. `assets/CREDITS.md` says whose they are.
+"""The images that come with hierax: photos for the demonstration, and a gallery to find their nearest neighbors in.
+No bundled model was trained on them. `assets/CREDITS.md` names their authors.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _ASSETS = Path(__file__).parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Photo:
-    """An image with its name; in the gallery also the category it belongs to."""
+    """An image with its name; in the gallery also its category."""
 
     name: str
     picture: Image.Image

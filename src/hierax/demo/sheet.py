@@ -1,4 +1,4 @@
-"""The sheet of the demonstration: a row for each photo, with what a model makes of it. Images in, one image out."""
+"""Draws the sheet of the demonstration: one row for each photo, with the model's results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Row:
-    """What is shown of a photo.
+    """The content of one row: a photo and the model's results.
 
     Attributes:
         name: of its file.
@@ -40,7 +40,7 @@ def demo_sheet(
 ) -> Image.Image:
     """All rows on white, under a heading and lines of notes; `columns` has a title and a note for each."""
     places = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns) + 1)]
-    words, left = places[1], [places[0], *places[2:]]  # what is said of a photo stands beside it
+    words, left = places[1], [places[0], *places[2:]]  # the labels of a photo are beside it
     width = left[-1] + 2 * _PITCH + _MARGIN - 4
     top = _MARGIN + 36 + 20 * len(notes) + 14
     first, tall = top + 46, TILE + _GAP
@@ -64,13 +64,13 @@ def demo_sheet(
 
 
 def _square(picture: Image.Image, side: int = TILE) -> Image.Image:
-    """The image at this size: smooth, but what has less than half of it is a map, whose cells stay sharp."""
+    """Resizes an image: smoothly, but an image of less than half the size is a map, whose cells stay sharp."""
     cells = 2 * picture.width <= side
     return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST if cells else Image.Resampling.LANCZOS)
 
 
 def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: str, at: tuple[int, int]) -> None:
-    """A label on a bar that is as long as it is probable."""
+    """Draws a label on a bar whose length is its probability."""
     x, y = at
     draw.rectangle((x, y, x + TILE - 1, y + _BAR), fill=(244, 244, 246))
     draw.rectangle((x, y, x + max(round(TILE * probability), 1) - 1, y + _BAR), fill=_SHARE)
@@ -101,7 +101,7 @@ def _write(
     *,
     room: int | None = None,
 ) -> None:
-    """One line, its end cut off where there is no more `room`."""
+    """The text in one line, cut to fit into `room` pixels."""
     shown, font = drawable(text), _font(points)
     if room is not None and font.getlength(shown) > room:
         fits = (n for n in range(len(shown) - 1, 0, -1) if font.getlength(f"{shown[:n].rstrip()}...") <= room)

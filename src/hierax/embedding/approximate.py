@@ -1,7 +1,8 @@
-"""Approximate search through faiss: it proposes rows, which are then compared exactly.
+"""Approximate search with faiss: faiss proposes rows, which are then compared exactly.
 
-Vectors lie in lists around centers (k-means), eight bits a number; a query looks into the nearest lists. The file in
-`FOLDER/index/` is mapped for searching. Building takes about one byte of memory per number: 0.8 GB for 1,000,000 x 768.
+Vectors are in lists around centers (k-means), with eight bits for a number. A query searches the nearest lists. The
+file in `FOLDER/index/` is mapped for searching. Building takes about one byte of memory per number: 0.8 GB for
+1,000,000 x 768.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
     from hierax.embedding.index import Index
 
 APPROXIMATE_FROM = 200_000
-"""Rows from which on an approximate index that was built is used without being asked for."""
+"""From this number of rows on, an approximate index is used by default if it was built."""
 LEAST = 1000
-"""Rows below which none is built."""
+"""Below this number of rows, no approximate index is built."""
 WANTED = 0.99
-"""Recall@10 on the sample at which no more lists are looked into."""
+"""Recall@10 on the sample at which the number of searched lists is high enough."""
 _SAMPLE = 256
 _PER_CENTRE = 64  # rows that k-means sees per center
-_CANDIDATES = 10  # for every hit that is asked for; eight bits put some in the wrong order
+_CANDIDATES = 10  # for every requested hit; with eight bits some are in the wrong order
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was built.
+    """The result of building an approximate index.
 
     Attributes:
         rows: in the index, `added` of them now.
-        lists: into which they are cut, `probes` of them looked into by a query.
+        lists: number of lists of rows; a query searches `probes` of them.
         recall: share of the 10 nearest rows by exact search that this one finds too, over `sample` rows as queries
             (each without itself).
     """
@@ -65,7 +66,7 @@ def library() -> Any:
     """The package faiss.
 
     Raises:
-        ImportError: it is missing; names the extra.
+        ImportError: faiss is missing; names the extra.
     """
     return load("approximate search", "faiss")
 
@@ -80,7 +81,7 @@ class Approximate:
 
     @classmethod
     def read(cls, folder: Path, column: Column) -> Approximate | None:
-        """That of a collection; None where there is none, or one that is damaged.
+        """The approximate index of a collection; None if there is none, or if it is damaged.
 
         Raises:
             ImportError: there is one, and faiss is missing.
@@ -105,16 +106,17 @@ class Approximate:
         return cls(lists, keys, report, trained)
 
     def lacks(self, keys: np.ndarray) -> np.ndarray:
-        """Which of these keys it does not have, as booleans."""
+        """Booleans: which of these keys the index does not have."""
         return positions(keys, self._keys) < 0
 
     def candidates(self, queries: np.ndarray, k: int, keys: np.ndarray) -> np.ndarray:
-        """Numbers of the rows to compare with these queries, rising: what faiss proposes, and what it does not have.
+        """Numbers of the rows to compare with these queries, ascending: the proposals of faiss, and rows that it does
+        not have.
 
         Args:
             queries: float32 `[Q, D]` of length 1.
-            k: hits that are wanted.
-            keys: those of the collection's rows now; rows that are gone drop out.
+            k: number of hits.
+            keys: of the collection's rows now; deleted rows are dropped.
         """
         if self._seen is not keys:
             self._seen, self._missing = keys, np.flatnonzero(self.lacks(keys))
@@ -125,12 +127,12 @@ class Approximate:
 
 
 def _proposed(lists: Any, queries: np.ndarray, k: int) -> np.ndarray:
-    """Labels `[Q, candidates]` of rows in the lists; -1 where there are no more."""
+    """Labels `[Q, candidates]` of rows in the lists; -1 if there are no more."""
     return lists.search(np.ascontiguousarray(queries), min(max(50, _CANDIDATES * k), lists.ntotal))[1]
 
 
 def positions(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Where each of `wanted` is among `keys`; -1 where it is not."""
+    """The position of each of `wanted` in `keys`; -1 if it is not there."""
     if not len(keys):
         return np.full(len(wanted), -1)
     order = np.argsort(keys, kind="stable")
@@ -162,9 +164,8 @@ def _files(folder: Path, column: Column) -> tuple[Path, Path]:
 
 
 def build(index: Index) -> Report:
-    """Makes the approximate index of a collection, or adds its new rows; measures its recall and writes it.
-
-    It is made anew when the collection has grown to four times what it was made of, or a quarter of it is gone.
+    """Builds the approximate index of a collection, or adds its new rows; measures its recall and writes it. It is
+    built again when the collection is four times as large as it was, or a quarter of its rows is gone.
 
     Raises:
         ValueError: several collections, or too few rows.
@@ -200,7 +201,7 @@ def build(index: Index) -> Report:
 
 
 def _trained(faiss: Any, index: Index) -> Any:
-    """Lists without rows, their centers found among rows at even distances."""
+    """Empty lists, with centers from evenly spaced rows of the collection."""
     width, count = index.column.width, len(index)
     centres = max(8, min(65_536, round(count**0.5)))
     quantizer = faiss.IndexFlatIP(width)
@@ -216,9 +217,8 @@ def _trained(faiss: Any, index: Index) -> Any:
 
 
 def _tuned(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[int, float, int]:
-    """How many lists to look into, the recall that comes of it, and over how many queries it was measured.
-
-    What faiss proposes is compared exactly, so each of the nearest rows that is proposed is found.
+    """The number of lists to search, the recall that it gives, and the number of queries of the measurement. Proposed
+    rows are compared exactly, so each nearest row that faiss proposes is found.
     """
     from hierax.embedding.index import nearest
 

@@ -1,4 +1,4 @@
-"""Which images are blank, of one color all over: they are alike, and yet nobody's copies of each other."""
+"""Finds blank images, which have one color: they look alike, but are hardly copies of each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hierax.embedding.mapped import Named
 
 _SIDE = 256  # pixels at which an image is looked at
-_LEVELS = 1  # of 255, by which pixels of one color may differ
+_LEVELS = 1  # of 255: pixels of one color may differ by this much
 _HEAD, _DENSE = 4096, 0.03  # bytes, and bytes per pixel, of the largest compressed file of a blank image
 _UNCOMPRESSED = (".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".npy", ".tga", ".qoi")
 
@@ -23,8 +23,8 @@ def blank_rows(
     folders: Sequence[Path], rows: Sequence[Named], *, fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> set[str]:  # fmt: skip
-    """The ids of the rows whose image is of one color. Files that are too large for that are not read, and of equal
-    files one is; what cannot be read any more is not blank.
+    """The ids of the rows whose image is of one color. Files that are too large for a blank image are not read, and
+    equal files are read once. Unreadable images are not blank.
     """
     asked = {row.hash or row.id: row for row in rows if _may_be_blank(row)}
     found = originals(folders, list(asked.values()), side=_SIDE, fetch=fetch, whole=True, max_pixels=max_pixels)
@@ -33,7 +33,7 @@ def blank_rows(
 
 
 def is_blank(original: Original) -> bool:
-    """Whether all of it has one color: over white, over black where it is transparent, and all its frames."""
+    """Whether the whole image has one color: over white, if it is transparent over black too, and in all its frames."""
     shown = [original.image, *original.later, *([original.shaded] if original.shaded else [])]
     bands = [band for image in shown for band in image.convert("RGB").split()]
     return all(high - low <= _LEVELS for low, high in (band.getextrema() for band in bands))  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""What is read from the folder of a collection, checked once before anything is made of it.
+"""Reads the files of a collection's folder, and checks them before anything else uses them.
 
 A folder may be damaged, or come from somebody else: sizes are compared with the file before memory is taken, types and
-values with what `embed` writes, and only regular files are opened. What is wrong is one error that names file and
+values with what `embed` writes, and only regular files are opened. Every problem is one error that names file and
 field.
 """
 
@@ -34,7 +34,7 @@ DAMAGED = (
     OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, SyntaxError, OverflowError,
     RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
-"""What reading a file of `index/` raises that is missing, damaged or something else; it is made again then."""
+"""Errors of a file of `index/` that is missing or damaged; the file is then written again."""
 _REMAKE = "; delete it, and hierax embed makes it again"
 _NAME = re.compile("[A-Za-z0-9_]{1,100}")
 _DEEPEST, _LARGEST = 32, 1 << 28  # levels of a record; bytes of manifest.json, and numbers in a row
@@ -44,7 +44,7 @@ _SPARE = 1 << 26
 
 
 class CollectionError(ValueError):
-    """A folder that is no collection, is damaged, or was made in another way; names what differs."""
+    """The folder is not a collection, is damaged, or was made with other settings; the message names what differs."""
 
 
 def arrow() -> Any:
@@ -64,17 +64,17 @@ def damaged(file: Path, problem: object, advice: str = "") -> CollectionError:
 
 
 def wrong(name: str, value: object, expected: str) -> str:
-    """What is said of a field."""
+    """The text of an error about a field."""
     return f"{name} is {value!r:.100}; expected {expected}"
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file of a collection, to read; a pipe or a device would be waited for.
+    """Opens a file of a collection to read. Refuses pipes and devices, because reading could wait for ever.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no regular file.
+        ValueError: it is not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -88,11 +88,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file.
+    """The JSON object in a file.
 
     Raises:
-        FileNotFoundError: there is none.
-        CollectionError: it is no regular file, too large, or holds no JSON object.
+        FileNotFoundError: there is no such file.
+        CollectionError: it is not a regular file, is too large, or does not hold a JSON object.
     """
     try:
         with opened(path) as file:
@@ -123,7 +123,7 @@ def _parts(part: dict[str, Any] | list[Any]) -> Sequence[Any]:
 
 
 def record_of(kind: type[Any], values: Any, *, name: str = "") -> Any:
-    """A dataclass of plain fields (texts, numbers, records, lists of these) from the values of JSON.
+    """Builds a dataclass of plain fields (texts, numbers, records, lists of these) from JSON values.
 
     Raises:
         ValueError: a field is missing, unknown or of another type; names it.
@@ -147,7 +147,7 @@ _WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a
 
 
 def _fitting(value: Any, hint: Any, name: str) -> Any:
-    """A value of JSON as a field of this type holds it."""
+    """A JSON value, converted to a field of this type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -170,7 +170,7 @@ def _fitting(value: Any, hint: Any, name: str) -> Any:
 
 
 def check_manifest(manifest: Any) -> None:
-    """Raises `ValueError` for values of a `Manifest` that no collection has; names the field."""
+    """Raises `ValueError` for impossible values of a `Manifest`; names the field."""
     from hierax.processing import Preprocessing
 
     for name in ("block", "batch"):
@@ -201,10 +201,10 @@ def check_manifest(manifest: Any) -> None:
 
 @contextlib.contextmanager
 def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str = _REMAKE) -> Iterator[Any]:
-    """A file of parquet with these columns, open; whatever goes wrong inside is that the file is damaged.
+    """Opens a parquet file with these columns; every error inside means that the file is damaged.
 
     Raises:
-        CollectionError: the file is damaged, or no regular file, or a column is missing or of another type.
+        CollectionError: the file is damaged or not a regular file, or a column is missing or of another type.
     """
     pa = arrow()
     try:
@@ -222,7 +222,7 @@ def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str 
 
 
 def read_table(path: Path, wanted: pa.Schema, names: Sequence[str]) -> pa.Table:
-    """Columns of a shard, without nulls.
+    """Reads columns of a shard, which must not have nulls.
 
     Raises:
         CollectionError: the shard is damaged; names the column.
@@ -243,7 +243,7 @@ def _vectors(wanted: pa.Schema) -> list[str]:
 
 
 def _check_columns(file: Any, wanted: pa.Schema, names: Sequence[str], size: int) -> None:
-    """Raises `ValueError` unless these columns are as wanted, and as large as they can be in a file of this size."""
+    """Raises `ValueError` unless these columns have the expected types, and fit into a file of this size."""
     found, metadata = file.schema_arrow, file.metadata
     for name in names:
         there = found.get_all_field_indices(name)
@@ -271,10 +271,10 @@ def _is_alike(kind: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def read_array(path: Path, dtype: Any, axes: int, *, map: bool = False) -> np.ndarray:
-    """An array that `np.save` wrote, all of it in the file; with `map` it stays there.
+    """Reads an array that `np.save` wrote; with `map` it is mapped from disk.
 
     Raises:
-        one of DAMAGED: anything else; never more memory is taken than the file is large.
+        one of DAMAGED: the file is something else. It never takes more memory than the size of the file.
     """
     with opened(path) as file:
         shape, start = _header(file, dtype, axes, os.fstat(file.fileno()).st_size)

@@ -1,4 +1,4 @@
-"""Videos as sources: a row for each window, listed by the length of the video, decoded window after window."""
+"""Videos as sources: each window is a row. The length of the video gives the list; windows are decoded in order."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
     Raises:
         ValueError: rows of a table.
     """
-    import_av()  # where it is missing, this is said once, not for each video
+    import_av()  # if it is missing, one error says so, not one for each video
     for source in sources:
         if source.kind == "table":
             raise ValueError(f"{source.path}: rows of a table are images; expected video files, .tar shards or URLs")
         count = 1
-        with suppress(Exception), ExitStack() as stack:  # whatever it is, it is raised again where the row is made
+        with suppress(Exception), ExitStack() as stack:  # the same error is raised again when the row is made
             there = source.name if source.kind == "file" else stack.enter_context(_stream(source))
             file = stack.enter_context(VideoFile(there, name=source.name))
-            # what is left and is shorter than a step between frames has no frame of its own
+            # a rest that is shorter than the step between frames has no frame of its own
             count = max(-int((sampling.step - file.duration()) // sampling.span), 1)
         for number in range(count):
             start = f"{float(number * sampling.span):.3f}".rstrip("0").rstrip(".")
@@ -50,14 +50,14 @@ def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
 
 
 def _stream(source: Source) -> BinaryIO:
-    """The bytes of a whole video, to read and to seek in."""
+    """Opens a whole video as a file to read and to seek in."""
     if source.kind == "url":
         import fsspec
 
         try:
             system, path = fsspec.core.url_to_fs(source.name)
             return cast(BinaryIO, system.open(path, "rb"))
-        except ImportError:  # without it no part of a file on the web can be read, but all of it
+        except ImportError:  # without it, a file on the web can only be read as a whole
             return _copied(source.name)
     if source.kind == "tar":
         check_place(source.offset)
@@ -78,7 +78,7 @@ def _copied(url: str) -> BinaryIO:
 
 
 class Section(io.RawIOBase):
-    """A part of a file as a file: `size` bytes from `start`."""
+    """A part of a file, to read like a file: `size` bytes from `start`."""
 
     def __init__(self, path: str, start: int, size: int) -> None:
         check_place(start)
@@ -94,13 +94,13 @@ class Section(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to a place in the part; returns it."""
+        """Moves to a position in the part; returns the position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
         self._place = max(base + offset, 0)
         return self._place
 
     def readinto(self, buffer: object) -> int:
-        """Fills the buffer with what follows; returns the number of bytes."""
+        """Fills the buffer with the next bytes; returns their number."""
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         count = max(min(len(view), self._size - self._place), 0)
         self._file.seek(self._start + self._place)
@@ -115,10 +115,10 @@ class Section(io.RawIOBase):
 
 
 class Opened:
-    """The video of a source, to be decoded. One that is far away is fetched first, once.
+    """The video of a source, ready to decode. A remote video is fetched first, once.
 
     Raises:
-        OSError, ValueError: it cannot be had.
+        OSError, ValueError: it cannot be read or fetched.
     """
 
     def __init__(self, source: Source) -> None:
@@ -134,7 +134,7 @@ class Opened:
 
     @cached_property
     def file(self) -> VideoFile:
-        """The file, opened when it is first asked for: of one that cannot be decoded the digest is known."""
+        """The video file, opened at first use, so that a file that cannot be decoded still has a digest."""
         return self._stack.enter_context(closing(VideoFile(self._there, name=self.name)))
 
     @property
@@ -143,7 +143,7 @@ class Opened:
         return self._digest or file_hash(self._source)
 
     def close(self) -> None:
-        """Gives back the file and the decoder."""
+        """Closes the file and the decoder."""
         self._stack.close()
 
 
@@ -174,7 +174,7 @@ class ClipDecoder:
                 (clip,) = self.processor.clips(file)
             else:
                 clip = self.processor.window(file, source.window * self.sampling.span)
-        except Exception as error:  # one source is one row, whatever a decoder or a client of a network raises
+        except Exception as error:  # any error of a decoder or network client makes only this source unreadable
             self._close()
             return failed(source, digest, error)
         out[:] = np.rint(clip.pixels)
@@ -196,7 +196,7 @@ class ClipDecoder:
 
 
 def file_hash(source: Source) -> str:
-    """BLAKE2b of 128 bits of a video's bytes; of a file that did not change, made once by each process.
+    """BLAKE2b (128 bits) of a video's bytes. Each process computes it once for a file that does not change.
 
     Raises:
         OSError: it cannot be read.

@@ -1,4 +1,4 @@
-"""The blocks of a collection on a Ray cluster: a pool of actors, each with an engine, that write the same shards."""
+"""Computes the blocks of a collection on a Ray cluster: a pool of actors, each with an engine, writes the shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def ray_package() -> Any:
         ImportError: it is missing; names the extra.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is lost is started again, and needs no page of text
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # lost actors start again; no page of text is needed for that
     require("work on a cluster", "ray")
     import ray
     import ray.data
@@ -32,13 +34,13 @@ def ray_package() -> Any:
 
 
 class BlockWorker:
-    """An actor: one engine, called with one block after the other. What it computes it writes into the shared folder.
+    """An actor: one engine, which computes one block after the other and writes them to the shared folder.
 
     Args:
-        folder: the collection; every machine must see it by this path.
+        folder: the collection; it must have this path on every machine.
         manifest: that it must have.
-        extractor: what computes; it is made anew on the actor's machine.
-        workers: processes that decode.
+        extractor: computes the features; it is loaded again on the actor's machine.
+        workers: number of processes that decode.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, extractor: FeatureExtractor, workers: int) -> None:
@@ -69,7 +71,7 @@ def on_cluster(
     depends on whether the processors are alike.
 
     Raises:
-        CollectionError: a machine does not see the collection; what else an actor raises.
+        CollectionError: a machine does not see the collection. Other errors of an actor are raised, too.
     """
     package = ray_package()
     started = not package.is_initialized()
@@ -109,7 +111,7 @@ def _quiet(package: Any) -> None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What an actor raised, out of what Ray wraps it in; of Ray's own errors their last line."""
+    """The error that an actor raised, without Ray's wrapper; for Ray's own errors their last line."""
     seen: BaseException | None = error
     while seen is not None:
         inner = getattr(seen, "cause", None) or seen.__cause__

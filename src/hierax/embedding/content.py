@@ -1,4 +1,4 @@
-"""The bytes of a source: of a regular file, of a member of a tar shard, of what a URL names; never more than fit."""
+"""Reads the bytes of a source (a regular file, a member of a tar shard, or a URL), and limits their number."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _PER_PIXEL = 16  # bytes: four channels of 32 bits
 
 
 def read_file(path: str, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
-    """All of a file that may hold an image.
+    """All bytes of a file that may hold an image.
 
     Raises:
-        OSError, ValueError: it cannot be read, is no regular file, or is far too large for what it is.
+        OSError, ValueError: it cannot be read, is not a regular file, or is much too large for its image.
     """
     with opened_regular(path) as file:
         return _read(file, 0, os.fstat(file.fileno()).st_size, max_pixels)
 
 
 def read_member(shard: str, offset: int, size: int, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
-    """A file in a tar shard, by its place.
+    """The bytes of a file in a tar shard, by its position.
 
     Raises:
-        OSError, ValueError: as `read_file`; the shard does not hold the bytes.
+        OSError, ValueError: as in `read_file`; or the shard does not hold all bytes.
     """
     check_place(offset)
     with opened_regular(shard) as file:
@@ -38,14 +38,14 @@ def read_member(shard: str, offset: int, size: int, *, max_pixels: int | None = 
 
 
 def check_place(offset: int) -> None:
-    """Raises `ValueError` for the place of a member whose bytes are not in its shard."""
+    """Raises `ValueError` for a member whose bytes are not in its shard."""
     if offset < 0:
         what = "a link to what the archive does not hold" if offset == ABSENT else "stored with holes"
         raise ValueError(f"{what}; its bytes cannot be read")
 
 
 def _read(file: BinaryIO, offset: int, size: int, max_pixels: int | None) -> bytes:
-    """So many bytes, if an image can have as many."""
+    """Reads `size` bytes from `offset`, if an image can have that many."""
     file.seek(offset)
     if size > _SURE:
         with pillow_is_quiet():

@@ -1,4 +1,4 @@
-"""Sources to pixels, in processes beside the one that computes: read, hashed, decoded, resized, cropped, in uint8."""
+"""Turns sources into uint8 pixels in separate processes: reads, hashes, decodes, resizes and crops them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Item:
         source: what it is.
         hash: of its bytes, 32 hexadecimal digits; "" where it could not be read at all.
         width, height: of the image, upright, in pixels.
-        error: why it is none, or None.
+        error: why it cannot be used, or None.
         start, end: of a window of a video, in seconds.
     """
 
@@ -50,7 +50,7 @@ class Item:
 
 @dataclass
 class Pixels:
-    """One batch of a block. Sources that could not be read leave holes of zeros, so that a batch is always the same.
+    """One batch of a block. Pixels of unreadable sources are zeros, so that a batch is always the same.
 
     Attributes:
         block, first: which sources they are: those of the block from `first` on.
@@ -71,7 +71,7 @@ class Pixels:
 
 
 def content_hash(content: bytes) -> str:
-    """Of a file's bytes: BLAKE2b of 128 bits."""
+    """The hash of a file's bytes: BLAKE2b with 128 bits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -95,7 +95,7 @@ class Decoder:
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
             if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats, 0 to 1
                 part = np.rint(part.clip(0, 1) * 255)
-        except Exception as error:  # what reads sources, clients of networks too, raises errors of every kind
+        except Exception as error:  # readers of sources, such as network clients, raise errors of every kind
             return failed(source, digest, error)
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
@@ -104,19 +104,19 @@ class Decoder:
 
 
 def dtype_of(record: Preprocessing) -> type[np.uint8] | type[np.float32]:
-    """Of the pixels of a model: gray levels, or values as files have them."""
+    """The dtype of a model's pixels: uint8 for gray levels, float32 for values as files have them."""
     return np.uint8 if record.do_rescale else np.float32
 
 
 def failed(source: Source, digest: str, error: Exception) -> Item:
-    """A source that cannot be read. One for which there was no memory, or that was refused, has no hash, so that an
-    update tries it again.
+    """The item for an unreadable source. After a lack of memory or a refused read it has no hash, so that an update
+    tries it again.
     """
     return Item(source, "" if isinstance(error, (MemoryError, RefusedError)) else digest, error=reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a source cannot be read, in one line; what kind of error it is, where its text may not say so."""
+    """Why a source cannot be read, in one line; with the type of the error if its text may not tell it."""
     if isinstance(error, ImageError):
         problem = error.problem
     else:
@@ -129,7 +129,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def as_bytes(content: Any) -> bytes:
-    """A file's bytes; an image of a table without them is given some."""
+    """The bytes of a file's content; a decoded image is encoded as PNG, and a path is read."""
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     if isinstance(content, Image.Image):
@@ -143,7 +143,7 @@ def as_bytes(content: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Request:
-    """One batch that is to be decoded: sources of `block` from `first` on."""
+    """A request to decode one batch: sources of `block` from `first` on."""
 
     block: Block
     first: int
@@ -151,7 +151,7 @@ class Request:
 
 
 def decoder_of(record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Decoder | ClipDecoder:
-    """What reads images, or windows of videos, as the record says."""
+    """The reader for images or windows of videos, as the record says."""
     if record.num_frames is None:
         return Decoder(record, max_pixels=max_pixels)
     from hierax.embedding.clips import ClipDecoder
@@ -160,7 +160,7 @@ def decoder_of(record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PI
 
 
 class _Requests(Sequence[Request]):
-    """All batches of these blocks in their order, made as they are asked for."""
+    """The requests for all batches of these blocks in order, made when they are indexed."""
 
     def __init__(self, blocks: Sequence[Block], listings: Sequence[Listing], batch: int, block: int) -> None:
         self._listings, self._batch, self._block = listings, batch, block
@@ -181,7 +181,7 @@ class _Requests(Sequence[Request]):
 
 
 class _Batch:
-    """What a process does with a request."""
+    """The function that a worker process calls with each request."""
 
     def __init__(self, decoder: Decoder | ClipDecoder) -> None:
         self.decoder = decoder
@@ -197,13 +197,12 @@ def batches_of(
     blocks: Sequence[Block], decoder: Decoder | ClipDecoder, listings: Sequence[Listing], *, batch: int, block: int,
     workers: int, pin: bool = False,
 ) -> Generator[Pixels]:  # fmt: skip
-    """All batches of these blocks in their order, decoded ahead by `workers` processes (0: here).
-
-    At most four batches a worker wait to be taken.
+    """Yields all batches of these blocks in order, decoded in advance by `workers` processes (0: in this one). At
+    most four finished batches wait for each worker.
 
     Raises:
         ProcessDied: a process was killed.
-        MemoryError: there is no room for a batch.
+        MemoryError: there is not enough memory for a batch.
     """
     requests, work, ready = (
         _Requests(blocks, listings, batch, block),

@@ -1,4 +1,4 @@
-"""Images that a collection holds more than once: equal files by their hash, near ones by similarity."""
+"""Finds duplicates in a collection: equal files by their hash, near duplicates by similarity."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 _BLOCK = 1024  # rows compared with all others at a time
 _NEIGHBOURS = 5  # for which faiss proposes rows: fifty of them
-_WIDEST = 8192  # numbers per vector that whitening is for
+_WIDEST = 8192  # largest number of values in a vector for whitening
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are one image, or alike windows of videos, or blank images, in the order of the collection."""
+    """A group of duplicate images, similar windows of videos, or blank images, in the order of the collection."""
 
     members: tuple[Member, ...]
 
     @property
     def blank(self) -> bool:
-        """Whether all of its images are blank: of one color they are alike, but hardly copies of each other."""
+        """Whether all its images are blank: images of one color look alike, but are hardly copies of each other."""
         return all(member.blank for member in self.members)
 
 
 class Whitening:
     """Centered, turned to principal components and divided by their deviations, all learned from the collection itself.
 
-    Features of all images have much in common, which hides what tells them apart; after this each direction counts
-    alike. Directions of less than `floor` times the variance of the first are noise of rounding and left out.
+    Features of all images have much in common, which hides their differences. After whitening, all directions count
+    equally. Directions with less than `floor` times the variance of the first are rounding noise and left out.
     """
 
     def __init__(self, index: Index, *, components: int | None = None, floor: float = 1e-6) -> None:
@@ -138,8 +138,8 @@ def duplicates(
             that were made brighter or mirrored do not pass.
         fetch: with `verify`, read images from URLs and from tables of the Hub again; they count as unreadable else.
         max_pixels: with `verify`, images of more pixels count as unreadable; None is any number.
-        on_progress: is called with the number of rows compared so far, and of all that are to be; with `verify` then
-            with the number of images read so far, and of all.
+        on_progress: called with the number of compared rows and the number of all; with `verify` then with the number
+            of read images and of all.
         on_unreadable: is called with the path of every image that `verify` cannot read any more, or that has changed
             since it was embedded; none of its pairs is kept, but for equal files.
 
@@ -177,7 +177,7 @@ def duplicates(
 
 
 def _with_blanks(index: Index, groups: list[Group], *, fetch: bool, max_pixels: int | None) -> list[Group]:
-    """The groups with their blank members marked, and those of blank images last."""
+    """The groups with blank members marked; groups of blank images come last."""
     ids = [member.id for group in groups for member in group.members]
     named = index.names(np.array(list(index.find(ids).values()), np.int64)) if ids else []
     blank = blank_rows(index.folders, named, fetch=fetch, max_pixels=max_pixels)
@@ -190,7 +190,7 @@ def _same(vectors: np.ndarray) -> np.ndarray:
 
 
 def _hashes(index: Index) -> np.ndarray:
-    """uint64 `[rows]`, equal for equal files (and times, of windows); a row without a hash is like no other."""
+    """uint64 `[rows]`, equal for equal files (for windows: and times). A row without a hash has a number of its own."""
     found, row, windows = np.array(index.keys), 0, has_windows(index.manifest)
     for shard in index.shards:
         _, paths, hashes = shard.columns()
@@ -209,7 +209,7 @@ _KEPT: dict[str, tuple[type, int]] = {
 
 
 class _Pairs:
-    """The pairs of a collection that were found before, in a file of `index/`, by the keys of their rows."""
+    """A cache, in a file of `index/`, of the pairs that were found in a collection, by the keys of their rows."""
 
     def __init__(self, index: Index, kind: str) -> None:
         self._index = index
@@ -229,7 +229,7 @@ class _Pairs:
     def extended(
         self, rows: np.ndarray, threshold: float, compare: _Compare, *, afresh: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of these rows, by number, of at least this similarity; what was not known is found and kept."""
+        """Pairs of these rows, by number, with at least this similarity. New pairs are searched for and stored."""
         keys = self._index.keys[rows]
         known = positions(keys, self._known) >= 0
         same = bool(known.all()) and len(self._known) == len(keys)
@@ -258,7 +258,7 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Compare:
-    """What finds pairs of rows."""
+    """Searches for pairs of rows."""
 
     index: Index
     transform: Transform
@@ -266,14 +266,16 @@ class _Compare:
     on_progress: Callable[[int, int], object] | None
 
     def __call__(self, rows: np.ndarray, known: np.ndarray, least: float) -> Found:
-        """Pairs by number, the lower row first, of which one at least is not known, and their similarities."""
+        """Pairs by number, the lower row first, in which at least one row is new; and their similarities."""
         fresh = rows[~known]
         parts: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
         for start in range(0, len(fresh), _BLOCK):
             block = fresh[start : start + _BLOCK]
             vectors = self.index.take(block)
             if self.built is None:
-                others = rows[known | (rows >= block[0])]  # fresh rows before this block have been compared with it
+                others = rows[
+                    known | (rows >= block[0])
+                ]  # new rows before this block have been compared with it already
             else:
                 others = np.intersect1d(rows, self.built.candidates(vectors, _NEIGHBOURS, self.index.keys))
             tiles = ((numbers, self.transform(matrix)) for numbers, matrix in self.index.tiles(others))
@@ -288,7 +290,7 @@ class _Compare:
 
 
 def _chained(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
-    """The first row of the group of every row, where groups are what pairs connect."""
+    """For every row the first row of its group, with linkage "chain"."""
     parents = list(range(count))
 
     def root(row: int) -> int:
@@ -303,7 +305,7 @@ def _chained(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
 
 
 def _by_first(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
-    """The first row of the group of every row, where the first takes all that pair with it."""
+    """For every row the first row of its group, with linkage "first"."""
     roots, taken = np.arange(count), np.zeros(count, bool)
     for place in np.lexsort((right, left)):  # by the lower row of a pair: whether it is taken is settled by then
         first, other = left[place], right[place]

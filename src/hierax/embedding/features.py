@@ -1,4 +1,4 @@
-"""A model as a function from pixels to the vectors of a collection."""
+"""Computes the vectors of a collection from pixels."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ _POOLING = {
 
 
 class FeatureExtractor:
-    """An engine, and what of its outputs a collection keeps.
+    """An engine, and the outputs of it that a collection stores.
 
     Args:
         model: any Hiera model of images or clips, or a Hub id, folder or file; or an export of task "features", which
-            gives "pooled", or "backbone", which gives its stages. It is another model than its checkpoint.
+            gives "pooled", or "backbone", which gives its stages. An export counts as another model than its
+            checkpoint.
         layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
             map).
         l2: divide vectors by their length; no maps.
@@ -106,7 +107,7 @@ class FeatureExtractor:
         self._std = torch.tensor(std, dtype=torch.float32).view(shape) / scale
 
     def _check_given(self) -> None:
-        """Raises the `ValueError` that says which layers the export gives, where one is missing."""
+        """Raises `ValueError` if the export lacks a requested layer; says which layers it gives."""
         backbone = self.engine.task == "backbone"
         stages = self.config.out_features or self.config.stage_names[-1:]
         allowed = stages if backbone else (POOLED,) if self.engine.task == "features" else ()
@@ -120,11 +121,11 @@ class FeatureExtractor:
                 )
 
     def again(self, **changes: Any) -> FeatureExtractor:
-        """Another one of the same model and settings, but for `changes`."""
+        """A new extractor with the same model and settings, except `changes`."""
         return FeatureExtractor(**{**self._settings, **changes})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process makes one of its own."""
+        """Pickles the settings alone: another process loads an engine of its own."""
         return partial(FeatureExtractor, **{**self._settings, "precision": self.precision}), ()
 
     def _column(self, layer: str) -> Column:
@@ -169,14 +170,14 @@ class FeatureExtractor:
         return grid.movedim(-1, 1).flatten(1) if kind else grid.flatten(1, -2).mean(1)
 
     def close(self) -> None:
-        """Gives back memory and threads."""
+        """Releases memory and threads."""
         self.engine.close()
 
 
 def extractor_like(
     manifest: Manifest, model: Pretrained | str | os.PathLike[str], *, size: int | None = None, **settings: Any
 ) -> FeatureExtractor:
-    """An extractor with the layers, lengths, precision and size that a collection was made with, but for `settings`.
+    """An extractor with the layers, lengths, precision and size of an existing collection, except `settings`.
 
     Raises:
         ValueError: see `FeatureExtractor`.
@@ -191,12 +192,12 @@ def extractor_like(
 
 
 def _located(source: str) -> str:
-    """A folder or file by a name that holds from anywhere."""
+    """The absolute path of a folder or file; other names stay as they are."""
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def _of_export(model: object, **settings: Any) -> Engine | None:
-    """An engine of an export; says how far it is from its checkpoint."""
+    """Opens an export; warns of how much it differs from its checkpoint."""
     if not is_export(model):
         return None
     engine = Engine(os.fspath(model), **settings)  # type: ignore[arg-type]
@@ -211,7 +212,7 @@ def _digest(engine: Engine) -> str:
 
 
 def _loaded(source: str) -> Pretrained:
-    """The model for features; of a MAE's file the pooled features get a norm that does nothing."""
+    """Loads the model for features. For a MAE's file, the pooled features get a norm that does nothing."""
     from hierax.checkpoint.hub import HubOptions
     from hierax.checkpoint.opened import open_checkpoint
     from hierax.models import HieraModel
@@ -249,7 +250,7 @@ def vectors(
     *,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """float32 `[N, width]` of the images or windows that can be read, in their order, and names and problems of the
+    """Vectors, float32 `[N, width]`, of the readable images or windows, in order; and names and problems of the
     others.
     """
     from hierax.embedding.decode import decoder_of, dtype_of

@@ -1,4 +1,4 @@
-"""Search in a collection: exact, shard by shard, or approximate through faiss, then exact on what faiss proposes."""
+"""Search in a collection: exact, shard by shard; or approximate with faiss, whose proposals are compared exactly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Folders: TypeAlias = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Hit:
-    """A row that was found, and its cosine similarity to the query, rounded to six decimals."""
+    """A hit: a row, and its cosine similarity to the query, rounded to six decimals."""
 
     id: str
     path: str
@@ -42,7 +42,7 @@ class Hit:
 
 
 Found: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Query, row and score of everything found; by query, then the best first, then by row."""
+"""Query, row and score of all hits, sorted by query, then by score (best first), then by row."""
 
 
 def nearest(
@@ -109,8 +109,8 @@ def _folders(folder: Folders) -> list[Path]:
     """The folders of one or of several collections.
 
     Raises:
-        TypeError: something that is no path.
-        ValueError: no folder at all, or an empty path, which would be the current folder.
+        TypeError: an item is not a path.
+        ValueError: there is no folder, or a path is empty (it would mean the current folder).
     """
     one = isinstance(folder, (str, os.PathLike))
     if not one and (not isinstance(folder, Iterable) or isinstance(folder, bytes)):
@@ -127,17 +127,17 @@ def _folders(folder: Folders) -> list[Path]:
 
 
 class Index:
-    """A collection, or several that were made in the same way, to search in.
-
-    What lies in the folder when it is opened is searched; `refresh` takes in shards that came or changed since. The
-    vectors of new shards are mapped then (`index/` in the folder: four bytes per number), those of others stay.
+    """A collection to search in, or several that were made with the same settings. It searches the shards that the
+    folder had when it was opened; `refresh` loads new and changed shards. The vectors of new shards are mapped then
+    (`index/` in the folder: four bytes per number), those of others stay.
 
     Args:
         folder: of a collection; of several, one after the other in the order of rows.
         column: name of the vectors; the first if None.
 
     Raises:
-        CollectionError: no collection, a damaged shard, no such column, collections of different models.
+        CollectionError: the folder is not a collection; a shard is damaged; there is no such column; or the
+            collections have different models.
         ImportError: pyarrow is missing.
     """
 
@@ -152,7 +152,7 @@ class Index:
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes in what has changed in the folder."""
+        """Loads new and changed shards of the folder."""
         found = [
             Shard(path, self.column, self.manifest, place=folder / INDEX)
             for folder in self.folders
@@ -171,7 +171,7 @@ class Index:
             )
 
     def left_out(self) -> list[str]:
-        """Paths of the rows that stand but have no direction: their vectors hold NaN or infinity, or only zeros."""
+        """Paths of the valid rows that cannot be searched: their vectors hold NaN or infinity, or only zeros."""
         return [path for shard in self.shards for path in shard.names_left_out()]
 
     def __len__(self) -> int:
@@ -182,31 +182,31 @@ class Index:
         return f"Index({folders}: {len(self)} rows, {self.column.name} {list(self.column.shape)})"
 
     def __iter__(self) -> Iterator[Rows]:
-        """The rows that stand, shard by shard, with vectors of length 1."""
+        """The valid rows, shard by shard, with vectors of length 1."""
         for shard in self.shards:
             yield Rows(*shard.columns(), vectors=shard.vectors())
 
     @cached_property
     def keys(self) -> np.ndarray:
-        """uint64 `[rows]`, one number per row, which it keeps while its id, its image and its vector stay."""
+        """uint64 `[rows]`, one key per row. The key stays the same while id, image and vector of the row do."""
         return np.concatenate([np.zeros(0, np.uint64), *(shard.keys for shard in self.shards)])
 
     @cached_property
     def approximate(self) -> Approximate | None:
-        """What `build(approximate=True)` made for this collection.
+        """The approximate index of this collection, which `build(approximate=True)` made; None if there is none.
 
         Raises:
-            ImportError: it is there, and faiss is missing.
+            ImportError: there is one, and faiss is missing.
         """
         from hierax.embedding.approximate import Approximate
 
         return Approximate.read(self.folders[0], self.column) if len(self.folders) == 1 else None
 
     def lists(self, approximate: bool | None) -> Approximate | None:
-        """What to search by, as `approximate` says (see `search`); None is exact search.
+        """The approximate index to search with, as `approximate` says (see `search`); None for exact search.
 
         Raises:
-            ValueError, ImportError: approximate search was asked for and cannot be had.
+            ValueError, ImportError: approximate search was requested and is not possible.
         """
         from hierax.embedding.approximate import APPROXIMATE_FROM
 
@@ -223,7 +223,7 @@ class Index:
         return built
 
     def tiles(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Numbers and vectors (float32 `[R, D]`, length 1) of all rows, or of those given by rising numbers."""
+        """Yields numbers and vectors (float32 `[R, D]`, length 1) of all rows, or of `rows` (ascending)."""
         step = max(1, _TILE // (4 * self.column.width))
         for shard, first in zip(self.shards, self._first, strict=False):
             wanted = None if rows is None else rows[slice(*np.searchsorted(rows, (first, first + shard.rows)))] - first
@@ -242,7 +242,7 @@ class Index:
         return np.concatenate(parts)[place]
 
     def names(self, rows: np.ndarray) -> list[Named]:
-        """What rows are called, by number in any order."""
+        """The names of rows, by number in any order."""
         named: dict[int, Named] = {}
         distinct = np.unique(rows)
         for shard, first in zip(self.shards, self._first, strict=False):
@@ -252,7 +252,7 @@ class Index:
         return [named[int(row)] for row in rows]
 
     def find(self, names: Iterable[str]) -> dict[str, int]:
-        """Numbers of rows by id or path; what is neither is left out."""
+        """Numbers of rows by id or path; other names are left out."""
         wanted, found = set(names), {}
         for shard, first in zip(self.shards, self._first, strict=False):
             for column in shard.columns()[:2]:
@@ -266,7 +266,7 @@ class Index:
         """float32 `[len(ids), D]`, of length 1, for rows by id or path.
 
         Raises:
-            ValueError: one is not in the collection; names it.
+            ValueError: an id or path is not in the collection; names it.
         """
         found = self.find(ids)
         for name in ids:
@@ -277,19 +277,19 @@ class Index:
     def search(
         self, vectors: Vectors, k: int = 10, *, threshold: float | None = None, approximate: bool | None = None
     ) -> list[list[Hit]]:
-        """The `k` most similar rows of every query, best first; of equal ones, the first in the collection.
+        """The `k` most similar rows for every query, best first; rows with equal scores are in the collection's order.
 
         Exact search compares every row, a few tens of megabytes at a time, whatever the size of the collection.
 
         Args:
             vectors: `[Q, D]`, of any length but 0.
-            k: hits per query; fewer where the collection, or the threshold, has fewer.
+            k: hits per query; fewer if the collection has fewer rows, or fewer rows reach the threshold.
             threshold: least cosine similarity, -1 to 1.
             approximate: search what `build(approximate=True)` made, and rows that came later exactly; None does so
                 from `hierax.embedding.approximate.APPROXIMATE_FROM` rows on, if it was built.
 
         Raises:
-            ValueError: shape, k or threshold; no approximate index was built.
+            ValueError: shape, k or threshold is wrong; or no approximate index was built.
             ImportError: faiss is missing.
         """
         found = self.neighbours(unit(self._checked(vectors, k, threshold)), k, threshold, approximate)
@@ -302,7 +302,7 @@ class Index:
     def neighbours(
         self, queries: np.ndarray, k: int, threshold: float | None = None, approximate: bool | None = None
     ) -> Found:
-        """As `search`, with numbers of rows, for float32 queries `[Q, D]` of length 1."""
+        """Like `search`, but returns row numbers, for float32 queries `[Q, D]` of length 1."""
         built = self.lists(approximate)
         parts = [_nothing()]
         for start in range(0, len(queries), _QUERIES):
@@ -326,13 +326,13 @@ class Index:
         return array
 
     def build(self, *, approximate: bool = False) -> Report | None:
-        """Takes in new shards; with `approximate`, makes or extends the index for approximate search.
+        """Loads new shards; with `approximate`, builds or extends the index for approximate search.
 
         Returns:
-            None, or a `hierax.embedding.approximate.Report`: its recall against exact search, measured.
+            None, or a `hierax.embedding.approximate.Report` with the measured recall against exact search.
 
         Raises:
-            ValueError: several collections, or fewer rows than such an index is for.
+            ValueError: there are several collections, or too few rows for such an index.
             ImportError: faiss is missing; names the extra.
             OSError: the folder cannot be written to.
         """
@@ -351,15 +351,15 @@ def embed_queries(
     device: str = "auto", max_pixels: int | None = DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:  # fmt: skip
-    """Vectors of images, or of windows of videos, made as those of the collection in `folder` were.
+    """Embeds images, or windows of videos, with the settings of the collection in `folder`.
 
     Returns:
-        float32 `[N, D]` of the images that could be read, in their order, and path and problem of the others.
+        float32 `[N, D]` for the readable images, in their order; and path and problem of the others.
 
     Raises:
         CollectionError: the model is not the one that made the collection; the collection names none, since it was made
             by a model that was passed as an object, and `model` is None.
-        ValueError, OSError: those of `hierax.load`.
+        ValueError, OSError: see `hierax.load`.
     """
     from hierax.embedding import features
 

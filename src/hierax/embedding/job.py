@@ -1,4 +1,4 @@
-"""The blocks of a collection: which are done, and how they are computed, here on one device or on several."""
+"""The blocks of a collection: which are done, and how one or several devices compute the others."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FEW = 256
-"""Sources that are decoded sooner than processes for them have started."""
+"""Up to this number of sources, decoding here is faster than starting processes."""
 
 NOT_FINITE = "the model's features are not finite"
 
 
 @dataclass
 class Step:
-    """What was just done: a batch, or a whole block where that is all that is known.
+    """One step of progress: a batch, or a whole block if batches are not reported.
 
     Attributes:
         sources, errors: how many, and how many of them could not be read.
-        waited: seconds in which there was nothing to compute on.
-        block: that was finished and written with it.
-        table: its rows, where they are at hand.
+        waited: seconds in which the model waited for pixels.
+        block: the block that this step finished and wrote. table: its rows, if available.
     """
 
     sources: int
@@ -54,7 +53,7 @@ class Job:
     Args:
         folder: the collection, with its listings.
         manifest: how it is made.
-        check: called before each block is written; raises when it is not to be.
+        check: called before each block is written; raises an error to prevent that.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, check: Callable[[], object] | None = None) -> None:
@@ -80,11 +79,11 @@ class Job:
     def compute(
         self, blocks: Sequence[Block], extractor: FeatureExtractor, *, stop: threading.Event, workers: int | None = None
     ) -> Generator[Step]:
-        """Computes and writes blocks, one after the other; ends after the one in which `stop` was set.
+        """Computes and writes blocks, one after the other; after `stop` is set, ends with the current block.
 
         Raises:
             OSError: the shard cannot be written, or a process that decodes was killed.
-            MemoryError: there is not enough.
+            MemoryError: there is not enough memory.
         """
         parts: list[Pixels] = []
         vectors: list[dict[str, np.ndarray]] = []
@@ -130,7 +129,7 @@ class Job:
     def _batches(
         self, blocks: Sequence[Block], extractor: FeatureExtractor, workers: int | None
     ) -> Generator[tuple[Pixels, float]]:
-        """Batches, and for how many seconds each was waited for."""
+        """Yields each batch, and the seconds for which the model waited for it."""
         if workers is None:
             workers = 0 if self.sources_in(*blocks) <= FEW else spare_cores(least=1)
         decoder = decoder_of(extractor.record, max_pixels=extractor.max_pixels)
@@ -165,7 +164,7 @@ def on_devices(
     job: Job, blocks: Sequence[Block], extractors: Sequence[FeatureExtractor], *, stop: threading.Event,
     workers: int | None = None,
 ) -> Generator[Step]:  # fmt: skip
-    """`Job.compute` on several devices at once, a thread each; what one of them raises ends all after their blocks."""
+    """`Job.compute` on several devices, a thread for each. An error of one ends all after their current blocks."""
     if len(extractors) == 1:
         yield from job.compute(blocks, extractors[0], stop=stop, workers=workers)
         return
@@ -209,7 +208,7 @@ def on_devices(
 
 
 def _emptied(steps: queue.Queue[Any]) -> None:
-    """Lets threads go on that wait for room, when nobody takes what they found."""
+    """Releases threads that wait for space in the queue when nobody takes their results."""
     with contextlib.suppress(queue.Empty):
         while True:
             steps.get_nowait()

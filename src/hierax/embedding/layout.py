@@ -1,4 +1,4 @@
-"""A collection laid out in two dimensions: like images near each other."""
+"""Lays a collection out in two dimensions: similar images are close together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EQUAL = 1e-6  # vectors of length 1 that differ less are equal but for rounding
 
 @dataclass(frozen=True)
 class Point:
-    """A row, and its place: x and y from 0 to 1."""
+    """A row and its position: x and y from 0 to 1."""
 
     id: str
     path: str
@@ -33,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of rows.
+    """The positions of rows.
 
     Attributes:
         points: in the order of the collection.
@@ -49,7 +49,7 @@ class Layout:
 def layout(
     folder: Folders | Index, *, points: int = 5000, column: str | None = None, method: Method = "auto"
 ) -> Layout:
-    """Places for at most `points` rows, taken at even distances from a larger collection.
+    """Positions for at most `points` rows, evenly spaced in a larger collection.
 
     The vectors, at length 1, are reduced to their first 50 principal components, and these to two dimensions by t-SNE
     (perplexity 30, begun from the first two components, a fixed seed) where scikit-learn is installed. Near points are
@@ -64,9 +64,9 @@ def layout(
             equal, are always laid out by "pca".
 
     Raises:
-        CollectionError: those of `Index`.
-        ValueError: points below 1, another method.
-        ImportError: "tsne" without scikit-learn.
+        CollectionError: see `Index`.
+        ValueError: points is below 1, or the method is unknown.
+        ImportError: "tsne" needs scikit-learn.
     """
     if points < 1:
         raise ValueError(f"points is {points}; expected at least 1")

@@ -1,7 +1,7 @@
 """The shards of a collection as mapped vectors of length 1.
 
 `FOLDER/index/` holds them for every shard as a .npy, four bytes per number: reading the same from parquet takes 15
-times as long. What lies there can be deleted at any time, and a folder that cannot be written to works without.
+times as long. These files can be deleted at any time. A read-only folder works without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Named:
-    """What a row of a collection is called, and what is known of its image.
+    """The name of a row of a collection, and the facts about its image.
 
     Attributes:
         id, path: of the row.
@@ -44,7 +44,7 @@ class Named:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """float32 rows of length 1; rows of zeros, or with NaN or infinity, become zeros: they are like nothing."""
+    """float32 rows of length 1. Rows of zeros, or with NaN or infinity, become zeros: they are similar to nothing."""
     found = np.empty(vectors.shape, np.float32)
     step = max(1, _PIECE // (8 * max(1, vectors.shape[1])))
     for start in range(0, len(vectors), step):
@@ -106,7 +106,7 @@ class Shard:
         return [self._kept(column, status) for column in columns]
 
     def _kept(self, column: list[_Value], status: list[str], *, left_out: bool = False) -> list[_Value]:
-        """Of a column of the shard what belongs to its rows, or to those that were left out."""
+        """The values of a column for the shard's rows, or for the rows that were left out."""
         standing = [value for value, s in zip(column, status, strict=True) if s == OK]
         apart = set(self.left_out.tolist())
         if not apart and not left_out:
@@ -114,7 +114,7 @@ class Shard:
         return [value for place, value in enumerate(standing) if (place in apart) == left_out]
 
     def names(self, places: np.ndarray) -> list[Named]:
-        """What the rows at these places are called."""
+        """The names of the rows at these positions."""
         wanted = schema(self._manifest)
         names = ["id", "path", "hash", "width", "height", "start", "end", "status"]
         names = [name for name in names if name in wanted.names]
@@ -128,7 +128,7 @@ class Shard:
         return self._kept(paths, status, left_out=True)
 
     def _open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Vectors, keys and what is left out: mapped, or from the shard."""
+        """Vectors, keys and rows that are left out: from the mapped file, or from the shard."""
         with contextlib.suppress(*DAMAGED):  # missing, cut short or overwritten: made again
             keys = read_array(self._place / f"{self._stamp}.keys.npy", np.uint64, 1)
             apart = read_array(self._place / f"{self._stamp}.apart.npy", np.int64, 1)
@@ -154,7 +154,7 @@ class Shard:
 
 
 def _keys(rows: Rows, vectors: np.ndarray) -> np.ndarray:
-    """64 bits per row that no other row has: of its id, of what was embedded, and of its vector."""
+    """A hash of 64 bits for each row: of its id, its image's hash, and its vector."""
     texts = ("\n".join(pair).encode(errors="surrogatepass") for pair in zip(rows.ids, rows.hashes, strict=True))
     keys = (hashlib.blake2b(t + v.tobytes(), digest_size=8).digest() for t, v in zip(texts, vectors, strict=True))
     return np.frombuffer(b"".join(keys), np.uint64)

@@ -1,8 +1,8 @@
-"""The images of rows, read again for a page or a comparison: only what was embedded, by its hash.
+"""Reads the images of rows again, for a page or a comparison. The hash must be that of the embedded image.
 
 A collection may come from somebody else, and its rows may name any file of this machine. So an image is taken only if
 its bytes have the hash that the row states, which nobody can state of a file that they do not have; and nothing is
-fetched from another machine unless that is asked for. A file that has changed since is not what was embedded either.
+fetched from another machine unless that is asked for. A file that has changed since does not have that hash either.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONG = 2000  # frames of an animation that are counted but not looked at
 
 @dataclass(frozen=True)
 class Original:
-    """What was read of a row.
+    """The image of a row, read again.
 
     Attributes:
         image: in RGB; of a window of a video the frame that it begins with.
@@ -59,15 +59,15 @@ def originals(
     whole: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Original | str]:
-    """What rows show, at most `side` pixels wide and high; for what cannot be shown the reason, in words.
+    """The images of rows, at most `side` pixels wide and high; for an image that cannot be shown, the reason as text.
 
-    Paths are read as files; where there is none, as the listings of the collections say (members of shards, rows of
-    tables, URLs).
+    Paths are read as files. If there is no such file, the collection's listings say how to read it (members of
+    shards, rows of tables, URLs).
 
     Args:
         rows: what has no id is a file that a person named, and is not compared with a hash.
         fetch: read URLs and tables of the Hub too.
-        whole: also what a comparison looks at beside the first frame over white.
+        whole: also read what a comparison needs besides the first frame over white.
         max_pixels: images of more pixels are not shown; None is any number.
     """
     elsewhere = _sources(folders, {row.path for row in rows if not os.path.isfile(row.path)})
@@ -128,7 +128,7 @@ def _over_black(file: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _window(source: Source, row: Named, side: int, *, whole: bool) -> Original | str:
-    """Frames of a window of a video."""
+    """Reads frames of a window of a video."""
     from hierax.embedding.clips import Opened, file_hash
     from hierax.embedding.sources import MARK
     from hierax.processing.paths import opened_regular
@@ -164,7 +164,7 @@ def is_light(original: Original) -> bool:
 
 
 def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:
-    """What the listings of collections say of these paths."""
+    """The sources in the collections' listings with these paths."""
     from hierax.embedding.listed import read_listing
     from hierax.embedding.sources import listings
     from hierax.embedding.store import shown

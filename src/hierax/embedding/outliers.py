@@ -1,4 +1,4 @@
-"""Images of a collection that are like no others."""
+"""Finds unusual images in a collection."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Outlier:
-    """A row, and how far it is from the rows nearest to it.
+    """A row, and its distance from the nearest rows.
 
     Attributes:
         id, path: of the row.
         score: 0 is equal to its neighbors, 1 unlike them, up to 2.
-        copies: other outliers that are near copies of it, and are left out for it.
+        copies: number of other outliers that are near copies of it and left out.
     """
 
     id: str
@@ -42,7 +42,8 @@ def outliers(
     alike: float | None = 0.95,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Outlier]:
-    """The `count` rows that are farthest from their neighbors, farthest first; equal ones in their order.
+    """The `count` rows that are farthest from their neighbors, farthest first; rows with equal scores are in the
+    collection's order.
 
     The score of a row is 1 minus the mean of its cosine similarities to the `k` rows most similar to it, itself left
     out: the mean cosine distance to its k nearest neighbors. A strange image that is there `k + 1` times is no
@@ -60,7 +61,7 @@ def outliers(
 
     Raises:
         CollectionError: those of `Index`.
-        ValueError: count, k or references below 1, alike outside of 0 to 1.
+        ValueError: count, k or references is below 1, or alike is not in 0 to 1.
     """
     for name, value in (("count", count), ("k", k), ("references", references)):
         if value < 1:

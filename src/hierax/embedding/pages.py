@@ -1,4 +1,5 @@
-"""Pages of HTML about a collection: contact sheets and the map. One file each, with all in it, that opens offline.
+"""HTML pages about a collection: contact sheets and the map. Each is one file with everything in it, and opens
+offline.
 
 Names of files are text from elsewhere: they are escaped wherever they stand, and the pages allow themselves nothing
 from outside, and no script or style but their own, by its hash.
@@ -48,7 +49,7 @@ _BREAK = re.compile(r"[\r\n]")
 
 @dataclass(frozen=True)
 class Entry:
-    """An image of a sheet: its row, and what is said below it. A row without an id is a file that a person named."""
+    """An image on a sheet: its row and its caption. A row without an id is a file that the user named."""
 
     row: Named
     caption: str = ""
@@ -91,12 +92,12 @@ def _data(image: Image.Image) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, for content and attributes; what is no valid text is shown as backslashes and numbers."""
+    """Text escaped for HTML content and attributes; invalid text is shown as backslash escapes."""
     return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _shown(name: str) -> str:
-    """A name as text to read: what would break the line, or turn the direction of writing, is escaped."""
+    """A name as safe text: characters that break the line or change the writing direction are escaped."""
     return _text(printable(name))
 
 
@@ -159,7 +160,7 @@ def contact_sheet(
 
 
 def _shared(paths: Sequence[str]) -> str:
-    """The folders that all paths begin with; "" where they share none."""
+    """The folders that all paths begin with; "" if they share none."""
     levels = zip(*(path.split("/")[:-1] for path in paths), strict=False)
     common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
     return "".join(f"{name}/" for name in common) if any(common) else ""
@@ -275,7 +276,7 @@ def map_page(
 
 
 def _sheets(images: Sequence[Image.Image]) -> list[str]:
-    """The images in large ones, side by side: a browser holds ten of these better than thousands of small ones."""
+    """Joins the thumbnails into a few large images, because browsers handle these better than thousands of small ones."""
     each, sheets = _COLUMNS * _COLUMNS, []
     for start in range(0, len(images), each):
         some = images[start : start + each]

@@ -19,32 +19,32 @@ from hierax.locking import LOCK, Lock, locked
 from hierax.processing import Preprocessing
 
 WRITERS = ".writers"
-"""The lock file that all calls share which write to a collection."""
+"""The lock file that all calls share while they write to a collection."""
 
 _TRIES = 100
 
 
 class Claim:
-    """The folder of a collection while a call writes to it; see `claimed`."""
+    """The locked folder of a collection, while a call writes to it; see `claimed`."""
 
     def __init__(self, folder: Path, lock: Lock, on_wait: Callable[[str], object] | None) -> None:
         self.folder, self._lock, self._on_wait = folder, lock, on_wait
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Keeps other calls from reading and changing manifest, listings and marks meanwhile."""
+        """Locks manifest, listings and marks against other calls."""
         with locked(self.folder / LOCK, wait=True, on_wait=self._on_wait):
             yield
 
     def check(self) -> None:
-        """Raises `CollectionError` when the folder is not there any more, or is another one."""
+        """Raises `CollectionError` if the folder no longer exists, or was replaced by another one."""
         if not self._lock.stands():
             raise CollectionError(
                 f"{self.folder} was removed or moved while features were written to it; the same command makes it again"
             )
 
     def remove_leftovers(self) -> None:
-        """Takes away what a killed process left half written, unless others are writing; the end of a call's turn."""
+        """Deletes half-written files of killed processes, unless other calls are writing; ends this call's turn."""
         if self._lock.is_alone():
             for place in (self.folder, self.folder / LISTINGS, self.folder / DATA):
                 for part in place.glob(".*.part"):
@@ -82,8 +82,8 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises `CollectionError` for a folder with other things in it. Hidden files are none: locks, and what a killed
-    process left half written.
+    """Raises `CollectionError` for a folder with other things in it. Hidden files do not count: they are locks and
+    half-written files of killed processes.
     """
     if folder.exists() and not folder.is_dir():
         raise CollectionError(f"{folder} is a file; expected a folder")
@@ -122,7 +122,7 @@ def planned(
 def _manifest(
     folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, half: bool, batch: int, block: int
 ) -> Manifest:
-    """The collection's, made if there is none.
+    """The collection's manifest, made if there is none.
 
     Raises:
         CollectionError: it is of other weights or settings.

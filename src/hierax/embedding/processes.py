@@ -1,4 +1,4 @@
-"""Processes that decode beside the one that computes: each answers request after request, and ends with its owner."""
+"""Worker processes that decode while the main process computes. Each answers requests, and ends with its owner."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def prepare_processes() -> None:
 
 @contextlib.contextmanager
 def _blocked() -> Iterator[None]:
-    """Processes that are started meanwhile have these signals blocked, from their first moment on."""
+    """Blocks these signals in processes that are started meanwhile, from their start on."""
     if sys.platform == "win32":
         yield
         return
@@ -53,7 +53,7 @@ def _blocked() -> Iterator[None]:
 
 
 def _context() -> Any:
-    """How processes are made: never as copies of this one, whose engine has threads that may hold locks."""
+    """The start method of processes: never fork, because the engine of this process has threads that may hold locks."""
     return multiprocessing.get_context(
         "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     )
@@ -61,7 +61,7 @@ def _context() -> Any:
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """New processes would run the caller's program, all of it where it has no `if __name__ == "__main__"`."""
+    """Prevents new processes from running the caller's program, which may have no `if __name__ == "__main__"`."""
     with _MAIN:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
@@ -142,7 +142,7 @@ class Pool(Generic[Request, Result]):
                 thread.join()
 
     def _ask(self, number: int, requests: Sequence[Request]) -> None:
-        """In a thread: has one process answer every so manieth request."""
+        """Runs in a thread: one process answers every n-th request."""
         end = self._ends[number]
         try:
             for index in range(number, len(requests), len(self._ends)):
@@ -180,7 +180,7 @@ def _kill(processes: Sequence[Any]) -> None:
 
 
 class _Failure:
-    """What a process raised, as text: not everything can be sent."""
+    """The error of a process, as text, because some errors cannot be sent."""
 
     def __init__(self, error: BaseException) -> None:
         self.memory = isinstance(error, MemoryError)
@@ -199,7 +199,7 @@ class _Failure:
 
 
 def _serve(end: Connection, work: Callable[[Any], Any]) -> None:
-    """In a process of the pool."""
+    """Runs in a process of the pool."""
     for name in _SIGNALS:  # where they could not be blocked
         with contextlib.suppress(AttributeError, ValueError, OSError):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

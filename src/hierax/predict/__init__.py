@@ -1,1 +1,1 @@
-"""What a person asks of one model: labels, feature maps, reconstructions. The command line is a thin layer over it."""
+"""The tasks of one model: labels, feature maps, reconstructions. The command line is a thin layer over it."""

@@ -1,4 +1,4 @@
-"""What is in images, and what is done in videos."""
+"""Classifies images and videos."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class, its number, and how probable the model finds it, from 0 to 1."""
+    """A class, its index, and its probability, from 0 to 1."""
 
     label: str
     index: int
     probability: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Values that JSON can hold."""
         return {"label": self.label, "index": self.index, "probability": self.probability}
 
 
 @dataclass(frozen=True)
 class View:
-    """What one view of a video was found to be: of its window, from `start` to `end` in seconds, the crop `crop`."""
+    """The predictions for one view of a video: the crop `crop` of the clip from `start` to `end` in seconds."""
 
     start: float | None
     end: float | None
@@ -44,8 +44,8 @@ class View:
 
 @dataclass(frozen=True)
 class Classified:
-    """The likeliest classes of an image or video, likeliest first, of a video also by view; or the error that kept it
-    from being read.
+    """The most probable classes of an image or video, best first, for a video also by view; or an error if it cannot
+    be read.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Classified:
     error: ImageError | None = None
 
     def to_dict(self, *, per_view: bool = False) -> dict[str, Any]:
-        """As JSON holds it: `path`, and `predictions` or `error`; `views` if `per_view` and there are some."""
+        """Values that JSON can hold: `path`, and `predictions` or `error`; with `per_view` also `views` of videos."""
         if self.error is not None:
             return {"path": str(self.path), "error": self.error.problem}
         found: dict[str, Any] = {"path": str(self.path), "predictions": [p.to_dict() for p in self.predictions]}
@@ -79,9 +79,9 @@ def classify(
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Classified]:
-    """The `top_k` likeliest classes of each image or video, one by one as they are done, in the order of the paths.
+    """Yields the `top_k` most probable classes of each image or video, in the order of the paths.
 
-    What is found in an image does not depend on those beside it. bf16 and int8 change probabilities by a few
+    The result for an image does not depend on the other images. bf16 and int8 change probabilities by a few
     thousandths; precision="fp32" gives those of the model.
 
     Args:
@@ -96,8 +96,8 @@ def classify(
         max_pixels: images of more pixels cannot be read; None is any number.
 
     Raises:
-        ValueError: the model is no classifier, or takes neither images nor clips; those of `hierax.Engine`.
-        OSError: those of `hierax.load`.
+        ValueError: the model is not a classifier, or takes neither images nor clips; see also `hierax.Engine`.
+        OSError: see `hierax.load`.
     """
     from hierax.predict.inputs import image_paths, open_predictor
 
@@ -112,10 +112,10 @@ def classify(
 def predictions(
     opened: Predictor, paths: list[Path], *, top_k: int = 5, views: tuple[int, int] = (1, 1)
 ) -> Iterator[Classified]:
-    """`classify` with a model that is open.
+    """Like `classify`, with an open model.
 
     Raises:
-        ValueError: the model is no classifier, or takes neither images nor clips; top_k below 1.
+        ValueError: the model is not a classifier, or takes neither images nor clips; or top_k is below 1.
     """
     from hierax.predict.inputs import CLASSIFIER, check_inputs, stream
     from hierax.processing import HieraVideoProcessor
@@ -142,7 +142,7 @@ def predictions(
 
 
 def _named(path: Path, found: Tensor, config: HieraConfig, top_k: int) -> Classified:
-    """The likeliest classes of a file, or that the model gave no probabilities."""
+    """The most probable classes of a file, or an error if the model's output is not finite."""
     from hierax.predict.inputs import not_finite
 
     if (error := not_finite(path, [found])) is not None:
@@ -176,7 +176,7 @@ def _video(
 
 
 def probabilities(logits: Tensor, config: HieraConfig) -> Tensor:
-    """Of logits `[..., classes]`, in float32 on the CPU: each class alone where several may be true."""
+    """Probabilities of logits `[..., classes]`, float32 on the CPU: a sigmoid for each class if several may be true."""
     several = config.problem_type == "multi_label_classification"
     logits = logits.float().cpu()
     return logits.sigmoid() if several else logits.softmax(-1)

@@ -42,12 +42,12 @@ _LONGEST = 200  # bytes of the name of an output, to which a suffix comes
 
 @dataclass(frozen=True)
 class StageMaps:
-    """Feature maps of one image or clip.
+    """The feature maps of one image or clip.
 
     Attributes:
         size: pixels per axis of the input.
         maps: by stage, from 1 on, `[C, *grid]`.
-        attentions: weights `[1, N, windows, queries, keys]` of the last block of each stage, where asked for.
+        attentions: weights `[1, N, windows, queries, keys]` of the last block of each stage, if requested.
     """
 
     config: HieraConfig
@@ -58,7 +58,7 @@ class StageMaps:
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """The files made for an image; or the error that kept it from being read."""
+    """The files written for an image, or an error if it cannot be read."""
 
     path: Path
     arrays: Path | None = None
@@ -97,8 +97,8 @@ def features(
 
     Raises:
         ValueError: the model takes neither images nor clips, or is an export without feature maps; a file exists
-            already (before anything is written); those of `hierax.Engine`.
-        OSError: those of `hierax.load`; a file cannot be written.
+            already (checked before anything is written); see also `hierax.Engine`.
+        OSError: a file cannot be written; see also `hierax.load`.
     """
     paths = image_paths(images)
     opened = open_features(
@@ -112,7 +112,7 @@ def features(
 def open_features(
     model: Model, *, attention: bool = False, size: Size | None = None, whole: bool = False, **engine: Any
 ) -> Predictor:
-    """A model whose maps can be asked for; `engine` as in `open_predictor`."""
+    """Opens a model that gives feature maps; `engine`: see `open_predictor`."""
     if isinstance(model, (str, os.PathLike)) and not is_export(model):
         from hierax.checkpoint.hub import HubOptions
         from hierax.checkpoint.opened import open_checkpoint
@@ -139,7 +139,7 @@ def open_features(
 
 
 def stage_maps(opened: Predictor, pixels: Tensor, *, attention: bool = False) -> list[StageMaps]:
-    """The maps of each row of `pixels` `[B, C, *size]`."""
+    """The feature maps of each image or clip in `pixels` `[B, C, *size]`."""
     config, size = opened.config, tuple(pixels.shape[2:])
     attentions: tuple[Tensor, ...] | None = None
     if opened.model is None:
@@ -166,7 +166,7 @@ def stage_maps(opened: Predictor, pixels: Tensor, *, attention: bool = False) ->
 def write_features(
     opened: Predictor, paths: Sequence[Path], files: Sequence[tuple[Path, Path]], *, attention: bool = False
 ) -> Iterator[FeatureFiles]:
-    """`features` with a model that is open, into `files`: arrays and image of each path."""
+    """Like `features`, with an open model; `files` are the names of the arrays and the image for each path."""
     check_inputs(opened.config, paths)
     processor, record = opened.processor(), opened.preprocessing
     video = isinstance(processor, HieraVideoProcessor)
@@ -200,10 +200,10 @@ def write_features(
 def feature_files(
     images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False, clips: bool = False
 ) -> list[tuple[Path, Path]]:
-    """The files that `features` makes for each image, or video if `clips`: arrays and image.
+    """The names of the files that `features` writes for each image (for each video if `clips`): arrays and image.
 
     Raises:
-        ValueError: one of them exists, and not `overwrite`; one of them is an input; `output` is a file.
+        ValueError: a file exists and `overwrite` is False; a file is one of the inputs; `output` is a file.
     """
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"{os.fspath(output)} is a file; expected a folder to write to")
@@ -218,10 +218,9 @@ def feature_files(
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A different name for each image, without suffix: its own where no other has it, else with the folders that
-    tell them apart (`a-cat`, `b-cat`), else with the suffix (`cat.jpg`, `cat.png`), else numbered.
-
-    Names that differ only in case count as equal, since on some file systems they are.
+    """A different name for each image, without suffix. It is the image's own name if that is unique, else it has the
+    folders that differ (`a-cat`, `b-cat`), else the suffix (`cat.jpg`, `cat.png`), else a number. Names that differ
+    only in case count as equal, because they are equal on some file systems.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     columns = zip(*(path.parts[:-1] for path in absolute), strict=False)
@@ -243,7 +242,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _short(name: str, number: int) -> str:
-    """A name that leaves room for a suffix: long ones are cut, and numbered so that they still differ."""
+    """A name that leaves room for a suffix: long names are cut, and get a number so that they still differ."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= _LONGEST else f"{encoded[:_LONGEST].decode('utf-8', 'ignore')}-{number + 1}"
 
@@ -284,7 +283,7 @@ def _save_clip(
 
 
 def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing) -> list[list[Tile]]:
-    """The image `[C, H, W]` and the PCA of its maps in a row; where attentions are there, a second row of them."""
+    """The row of an image `[C, H, W]`: the image and the PCA of its maps; if requested, a row with attention."""
     from hierax.viz import Tile, pca_picture, to_picture
 
     config, size, picture = found.config, found.size, to_picture(pixels, record=record)
@@ -298,7 +297,7 @@ def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessi
 
 
 def attention_tiles(found: StageMaps, picture: Image.Image) -> list[Tile]:
-    """Mask units, then by stage the attention that tokens receive; in global stages but the last, that of one token."""
+    """Mask units, then for each stage the attention that tokens receive; in earlier global stages that of one token."""
     from hierax.viz import Tile, attention_map, draw_units, heat_picture
 
     assert found.attentions is not None

@@ -1,4 +1,4 @@
-"""A model and its inputs: opened once, checked for what is asked, read in threads while the model works."""
+"""Opens a model once, checks its inputs, and reads them in threads while the model works."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Size = int | Sequence[int]
 Model = str | os.PathLike[str] | Pretrained | Engine
 _EXPECTED_PATHS = "expected paths of images (hierax.Engine takes images, arrays and tensors)"
 _LARGEST_BATCH = 65_536
-_CLIPS_AT_ONCE = 4  # that a model sees: bounds the memory of many views
+_CLIPS_AT_ONCE = 4  # pixels per call of a model: limits the memory of many views
 _ON_A_GPU = 32
 _READERS = 4
 _Result = TypeVar("_Result")
@@ -49,17 +49,17 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model ready to be asked.
+    """An open model, ready to use.
 
     Attributes:
         task: "classification", "features", "backbone" or "mae".
-        preprocessing: how files become pixels, at the size that was asked for.
-        how: precision, backend and device in words.
-        batch_size: images per call. Each call has exactly so many, so that what is found in an image does not depend
-            on those beside it.
+        preprocessing: how files become pixels, at the requested size.
+        how: precision, backend and device as text.
+        batch_size: images per call. Each call has exactly this number, so the result for an image does not depend on
+            the other images.
         call: the model or engine, from pixels `[B, C, *size]` to its typed output.
         model: the model itself where no engine runs it.
-        max_pixels: of an image that is decoded; None is any number.
+        max_pixels: largest number of pixels of an image; None is any number.
     """
 
     task: str
@@ -73,7 +73,7 @@ class Predictor:
     max_pixels: int | None = DEFAULT_MAX_PIXELS
 
     def processor(self) -> HieraImageProcessor | HieraVideoProcessor:
-        """What reads the files that this model takes."""
+        """The reader for the files that this model takes."""
         if self.config.is_video:
             return HieraVideoProcessor(self.preprocessing)
         return HieraImageProcessor(self.preprocessing, max_pixels=self.max_pixels)
@@ -92,10 +92,10 @@ def open_predictor(
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Predictor:
-    """A model or engine as it is; a Hub id, folder, file or export on an engine of its own.
+    """Opens a model or engine as it is; opens a Hub id, folder, file or export on a new engine.
 
     Args:
-        model: where it is a model or an engine, the arguments from `task` to `backend` are left alone.
+        model: if it is a model or an engine, the arguments from `task` to `backend` are ignored.
         task, out_features, device, precision, backend: see `hierax.Engine`.
         size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
         whole: the whole image, `size` being its shorter side.
@@ -103,7 +103,7 @@ def open_predictor(
         max_pixels: images of more pixels are refused; None is any number.
 
     Raises:
-        ValueError, OSError, ImportError: those of `hierax.Engine`; a size that it cannot have.
+        ValueError, OSError, ImportError: see `hierax.Engine`; ValueError also for a size that the model cannot have.
     """
     if batch_size is not None:
         _check_count("batch_size", batch_size, _LARGEST_BATCH)
@@ -131,10 +131,10 @@ def open_predictor(
 
 
 def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The paths that a caller gave: one, or several.
+    """The caller's paths, one or several, as a list.
 
     Raises:
-        TypeError: something that is no path, such as an image that is decoded.
+        TypeError: an item is not a path, for example a decoded image.
         ValueError: an empty path, which would be the current folder.
     """
     one = isinstance(images, (str, os.PathLike))
@@ -152,7 +152,7 @@ def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
 
 
 def check_no_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raises `ValueError` for a file that would be written over one that is read, whatever may be overwritten."""
+    """Raises `ValueError` if an output file is one of the inputs, even with `overwrite`."""
     read = {os.path.realpath(path) for path in inputs}
     for output in outputs:
         if os.path.realpath(output) in read:
@@ -176,11 +176,11 @@ def sized(
 ) -> Preprocessing:
     """A preprocessing record for another `size`, one number or rows and columns, or for the `whole` image.
 
-    The part of the image that is seen stays: both the resize and the crop grow. The whole image keeps its shape, its
-    shorter side being `size`.
+    The visible part of the image stays the same: both the resize and the crop grow. A whole image keeps its shape;
+    its shorter side is `size`.
 
     Raises:
-        ValueError: a size that this model cannot have.
+        ValueError: the model cannot have this size.
     """
     if size is not None:
         _check_size(size)
@@ -205,7 +205,7 @@ def sized(
 
 
 def _check_size(size: Size) -> None:
-    """Raises `ValueError` for what is no size, or one of more pixels than any image that is decoded."""
+    """Raises `ValueError` if `size` is not a size, or has more pixels than any image that is decoded."""
     sides: Sequence[int] = size if isinstance(size, (list, tuple)) else (size, size)  # type: ignore[assignment]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in sides):
         shown = "x".join(map(str, sides)) if isinstance(size, (list, tuple)) else repr(size)
@@ -217,10 +217,10 @@ def _check_size(size: Size) -> None:
 
 
 def takes_clips(source: str | os.PathLike[str]) -> bool:
-    """Whether a checkpoint or export is one of clips, by its preprocessing record: its weights are not fetched.
+    """Whether a checkpoint or export takes clips, by its preprocessing record. Does not fetch the weights.
 
     Raises:
-        ValueError, OSError: those of `hierax.load`.
+        ValueError, OSError: see `hierax.load`.
     """
     from hierax.checkpoint import load_preprocessing
     from hierax.processing.record import FILE_NAME
@@ -230,15 +230,15 @@ def takes_clips(source: str | os.PathLike[str]) -> bool:
         return Preprocessing.read(folder / FILE_NAME).num_frames is not None
     try:
         return load_preprocessing(os.fspath(source)).num_frames is not None
-    except ValueError:  # no record, as of signals; what is wrong is said when it is loaded
+    except ValueError:  # no record, for example a model of signals; loading raises the error
         return False
 
 
 def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:
-    """Checks that a model takes images or clips, and that the files are what it takes, as far as names tell.
+    """Checks that a model takes images or clips, and that the files are of the right kind, by their names.
 
     Raises:
-        ValueError: a model of signals or volumes; videos for a model of images; images for one of clips.
+        ValueError: the model takes signals or volumes; or it gets videos for images, or images for clips.
     """
     if config.axes != 2 and not config.is_video:
         raise ValueError(f"this model takes {config.axes}-D inputs; expected a model of images or of videos")
@@ -254,7 +254,7 @@ def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:
 
 @dataclass(frozen=True)
 class Answer(Generic[_Result]):
-    """What a model made of a file: its pixels `[1, C, *size]` and the result; or the error that kept it from that."""
+    """A model's result for a file, with the pixels `[1, C, *size]`; or the error."""
 
     path: Path
     pixels: Tensor | None = None
@@ -269,11 +269,11 @@ def stream(
     *,
     batch_size: int,
 ) -> Iterator[Answer[_Result]]:
-    """Answers in the order of the paths, as they are done; the next files are read while the model works.
+    """Yields the results in the order of the paths. The next files are read while the model works.
 
     Args:
-        read: from a path to pixels `[1, C, *size]`; an ImageError or OSError is the answer of this file alone.
-        ask: from pixels `[batch_size, C, *size]` to a result for each.
+        read: from a path to pixels `[1, C, *size]`; after an ImageError or OSError only this file has an error.
+        ask: from pixels `[batch_size, C, *size]` to a list of results.
     """
     with FIRST_ONLY.told():
         waiting: list[Answer[_Result]] = []
@@ -293,7 +293,7 @@ def stream(
 def _answered(
     waiting: Sequence[Answer[_Result]], ask: Callable[[Tensor], Sequence[_Result]], batch_size: int
 ) -> Iterator[Answer[_Result]]:
-    """The same with results, from one call."""
+    """The answers with their results, from one call of the model."""
     pixels = [answer.pixels for answer in waiting if answer.pixels is not None]
     if not pixels:
         yield from waiting
@@ -308,7 +308,7 @@ def _answered(
 def _read_ahead(
     paths: Sequence[Path], read: Callable[[Path], Tensor], *, ahead: int
 ) -> Iterator[tuple[Path, Tensor | ImageError]]:
-    """What was read of each path, in order, with so many files in work `ahead`."""
+    """Yields the content of each path, in order; up to `ahead` files are read in advance."""
 
     def outcome(path: Path) -> Tensor | ImageError:
         try:
@@ -333,7 +333,7 @@ def _read_ahead(
 
 
 def not_finite(path: Path, values: Iterable[Tensor]) -> ImageError | None:
-    """The error of a file for which a model gave values that are no numbers; None where all are."""
+    """The error for a file if the model's output is not finite; None if it is."""
     if all(bool(torch.isfinite(one).all()) for one in values):
         return None
     return ImageError(str(path), "what the model gives is not finite (is the model damaged?)")

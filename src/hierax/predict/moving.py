@@ -1,4 +1,4 @@
-"""What the commands make of clips: reconstructions and feature maps that move, and strips that hold still."""
+"""Draws results for clips: animated reconstructions and feature maps, and strips of all frames."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from hierax.viz import Statistics, Tile
 
 MOVING = (".gif", ".png", ".webp")
-"""Suffixes of images that can move."""
+"""Suffixes of animated images."""
 
 
 @dataclass(frozen=True)
 class Moving:
-    """Rows of images by frame: `frames[time][column]`, all of one size, a title and a note for each column, and how
-    many seconds each frame is shown.
+    """An animation with columns: images `frames[time][column]` of one size, a title and a note for each column, and
+    the seconds for which each frame is shown.
     """
 
     frames: Sequence[Sequence[Image.Image]]
@@ -34,7 +34,7 @@ class Moving:
     seconds: float
 
     def tiles(self, number: int) -> list[Tile]:
-        """A frame with its captions; the last one where there are fewer."""
+        """A frame with its captions; the last frame if `number` is past the end."""
         from hierax.viz import Tile
 
         frame = self.frames[min(number, len(self.frames) - 1)]
@@ -52,9 +52,9 @@ def reconstructed_clip(
     seconds: float,
     title: str,
 ) -> Moving:
-    """The frames of `pixels` `[1, C, T, H, W]` that a model predicts (of every token the first), as they are, as far as
-    they are visible, and as they are `made` `[C, frames, H, W]`; `keep` `[1, U]` shows True mask units, `seconds` is
-    the length of the clip, `title` its name.
+    """Three columns for a clip `pixels` `[1, C, T, H, W]`: original, visible part, and reconstruction `made` `[C,
+    frames, H, W]`. The frames are those that a model predicts (the first of every token). In `keep` `[1, U]`, True is
+    a visible mask unit; `seconds` is the length of the clip, `title` its name.
     """
     from hierax.viz import draw_units, to_picture
 
@@ -116,13 +116,13 @@ def featured_clip(
 
 
 def _times(size: Sequence[int]) -> str:
-    """Frames, and width x height."""
+    """The text `16 frames of 224 x 224`."""
     return f"{size[0]} frames of {size[2]} x {size[1]}"
 
 
 def write_animation(clips: Sequence[Moving], path: Path, *, heading: str, note: str) -> None:
-    """The clips below each other, with their captions, moving at once: GIF, animated PNG or WebP, by the suffix.
-    Shorter ones hold.
+    """The clips below each other, with their captions, played at the same time: GIF, animated PNG or WebP, by the
+    suffix. Shorter ones show their last frame.
     """
     from hierax.viz import sheet
 

@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of what it does not see."""
+"""Reconstructs the masked parts of images and videos with a masked autoencoder."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Three captioned images: as it is, what is seen, what is made of it; of a video the same of its frames; or the
-    error that prevented them.
+    """Three captioned images: the original, the visible part, the reconstruction; for a video the same for its
+    frames; or an error.
     """
 
     path: Path
@@ -59,13 +59,13 @@ def reconstruct(
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Reconstructed]:
-    """The reconstruction of each image, or of the middle of each video, one by one.
+    """Yields the reconstruction of each image, or of the middle of each video, in the order of the paths.
 
     Args:
         images: paths of images; of videos for a model of clips.
         model: a Hub id, folder, file or export, which runs on an engine; or a MAE model or engine, which runs as it is.
-        mask_ratio: share of the mask units that is hidden, instead of the model's.
-        seed: decides which units; they are the same ones in every image.
+        mask_ratio: share of the mask units to hide, 0 to 1; None is the model's.
+        seed: of the random mask; the same units are hidden in every image.
         statistics: where brightness and contrast come from, "visible" or "true"; see `viz.reconstruct_pixels`.
         size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
         device, precision, backend: see `hierax.Engine`.
@@ -73,9 +73,9 @@ def reconstruct(
         max_pixels: images of more pixels cannot be read; None is any number.
 
     Raises:
-        ValueError: the model is no MAE model, or takes neither images nor clips; a ratio that hides all or nothing, a
-            size that is not whole mask units; those of `hierax.Engine`.
-        OSError: those of `hierax.load`.
+        ValueError: the model is not a MAE model, or takes neither images nor clips; the ratio hides all units or
+            none; the size is not a multiple of the mask unit; see also `hierax.Engine`.
+        OSError: see `hierax.load`.
     """
     paths = image_paths(images)
     opened = open_mae(
@@ -86,10 +86,10 @@ def reconstruct(
 
 
 def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predictor:
-    """A MAE model that can be asked; `engine` as in `open_predictor`.
+    """Opens a MAE model; `engine`: see `open_predictor`.
 
     Raises:
-        ValueError: it is none, or has no decoder.
+        ValueError: it is not a MAE model, or has no decoder.
     """
     if isinstance(model, (str, os.PathLike)) and not is_export(model):
         from hierax.checkpoint.hub import HubOptions
@@ -116,7 +116,7 @@ def reconstructions(
     seed: int = 0,
     statistics: Statistics = "visible",
 ) -> Iterator[Reconstructed]:
-    """`reconstruct` with a model that is open."""
+    """Like `reconstruct`, with an open model."""
     from hierax.viz import reconstruct_pixels
 
     check_inputs(opened.config, paths)
@@ -160,7 +160,7 @@ def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float |
     """Booleans `[1, U]`, True for the mask units to show: drawn at random, the same for the same `seed`.
 
     Raises:
-        ValueError: the ratio hides all or nothing, or is none; the size is not whole mask units.
+        ValueError: the ratio is not a number, or hides all units or none; the size is not a multiple of the mask unit.
     """
     from hierax.encoder import visible_units
     from hierax.mae import check_mae_size, random_keep
@@ -176,8 +176,8 @@ def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float |
 def reconstruction_tiles(
     opened: Predictor, pixels: Tensor, made: Tensor, keep: Tensor, *, statistics: Statistics, title: str
 ) -> tuple[Tile, Tile, Tile]:
-    """Image, masked image and what was `made` `[C, H, W]` of `pixels` `[1, C, H, W]`; `keep` `[1, U]` shows True mask
-    units.
+    """The image, the masked image and the reconstruction `made` `[C, H, W]` of `pixels` `[1, C, H, W]`. In `keep`
+    `[1, U]`, True is a visible mask unit.
     """
     from hierax.predict.moving import reconstruction_captions
     from hierax.viz import Tile, draw_units, to_picture

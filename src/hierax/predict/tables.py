@@ -1,4 +1,4 @@
-"""Labels of images as a table: CSV, JSON lines or Parquet."""
+"""Writes labels of images as a table: CSV, JSON lines or Parquet."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Checks that a table can be written there, before there is one.
+    """Checks that a table can be written to this path, before the work starts.
 
     Raises:
-        ValueError: an unknown suffix; a folder; a file that exists, and not `overwrite`.
-        ImportError: Parquet without pyarrow; names what installs it.
-        OSError: nothing can be written there.
+        ValueError: the suffix is unknown; it is a folder; the file exists and `overwrite` is False.
+        ImportError: Parquet needs pyarrow; says what to install.
+        OSError: the file cannot be written.
     """
     place = Path(path)
     if place.suffix.lower() not in SUFFIXES:
@@ -37,12 +37,12 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Non
 
 
 def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """A row for each image: `path`, `label`, `probability`, `label2`, `probability2`, …, and `error` of what could not
-    be read, whose other columns are empty. JSON lines hold the objects of `Classified.to_dict`.
+    """Writes a row for each image: `path`, `label`, `probability`, `label2`, `probability2`, …, `error`. An image
+    that cannot be read has an `error` and no labels. JSON lines hold the objects of `Classified.to_dict`.
 
     Raises:
-        ValueError, ImportError: those of `check_table`.
-        OSError: it cannot be written; what was there before stays.
+        ValueError, ImportError: see `check_table`.
+        OSError: the table cannot be written; an older file stays as it is.
     """
     check_table(path, overwrite=overwrite)
     place = Path(path)
@@ -62,14 +62,14 @@ def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, 
 
 
 def columns(results: Sequence[Classified]) -> list[str]:
-    """The names of the columns: as many labels as the longest answer has, at least one."""
+    """The names of the columns: as many labels as the longest result has, at least one."""
     most = max((len(result.predictions) for result in results), default=1)
     numbers = ["", *(str(n) for n in range(2, most + 1))]
     return ["path", *(f"{name}{number}" for number in numbers for name in ("label", "probability")), "error"]
 
 
 def row(result: Classified) -> dict[str, Any]:
-    """The values of a row, by column; what it does not have is left out."""
+    """The values of a row by column, without columns that it does not have."""
     values: dict[str, Any] = {"path": str(result.path)}
     for number, found in enumerate(result.predictions, start=1):
         place = "" if number == 1 else str(number)
