@@ -276,7 +276,7 @@ def map_page(
 
 
 def _sheets(images: Sequence[Image.Image]) -> list[str]:
-    """Joins the thumbnails into a few large images, because browsers handle these better than thousands of small ones."""
+    """Joins the thumbnails into a few large images, which browsers handle better than thousands of small ones."""
     each, sheets = _COLUMNS * _COLUMNS, []
     for start in range(0, len(images), each):
         some = images[start : start + each]
