@@ -1,6 +1,6 @@
 """Augmentation of single images: random resized crop, flip, RandAugment, random erasing.
 
-All randomness comes from the generator that is handed in, so that an image looks the same however often a run stops.
+All randomness comes from the given generator, so that an image is augmented alike even if a run is interrupted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def random_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop whose share of the area and whose aspect ratio are drawn.
+    """Top, left, height and width of a crop with a random share of the area and a random aspect ratio.
 
-    After ten draws that do not fit, the largest central crop within the ratios, as the published recipes have it.
+    After ten draws that do not fit, it is the largest central crop within the ratios, as in the published recipes.
     `ratio` is of width to height.
     """
     for _ in range(10):
@@ -48,7 +48,9 @@ def centre_crop(height: int, width: int, *, aspect: float) -> tuple[int, int, in
 
 
 def _enhance(kind: type) -> _Op:
-    """Color, contrast, brightness, sharpness: further from the original with the magnitude, either way."""
+    """Color, contrast, brightness, sharpness: the difference from the original, in either direction, grows with the
+    magnitude.
+    """
 
     def apply(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
         change = 0.9 * magnitude / _LEVELS
@@ -66,7 +68,7 @@ def _affine(matrix: Callable[[float, Image.Image], tuple[float, ...]]) -> _Op:
 
 
 def _grey(image: Image.Image) -> tuple[int, ...] | int:
-    """The color of what comes in from outside: ImageNet's mean."""
+    """The color of pixels outside of the image: ImageNet's mean."""
     return (124, 116, 104) if image.mode == "RGB" else 116
 
 
@@ -76,7 +78,7 @@ def _rotate(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
 
 
 def _posterize(image: Image.Image, magnitude: float, _: bool) -> Image.Image:
-    # at 10 the published form keeps no bit at all: a black image with a label teaches nothing, so one is kept
+    # at 10, the published form keeps no bit: a black image with a label is useless, so one bit is kept
     return ImageOps.posterize(image, max(4 - int(4 * magnitude / _LEVELS), 1))
 
 
@@ -123,8 +125,8 @@ def rand_augment(image: Image.Image, random: np.random.Generator, *, magnitude: 
 
 
 def erase(pixels: np.ndarray, random: np.random.Generator, *, probability: float) -> np.ndarray:
-    """uint8 `[H, W, C]` in which, with this probability, a rectangle of 2 to 33 % of the area is noise (Zhong et al.,
-    2020), of ImageNet's mean and deviation.
+    """uint8 `[H, W, C]`. With this probability, a rectangle of 2 to 33 % of the area becomes noise with ImageNet's mean
+    and deviation (Zhong et al., 2020).
     """
     if random.random() >= probability:
         return pixels

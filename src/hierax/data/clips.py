@@ -1,4 +1,4 @@
-"""What training and evaluation see of a video, or of a part of one."""
+"""The frames that training and evaluation use of a video, or of a part of one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hierax.processing import HieraVideoProcessor, VideoError
 from hierax.processing.video_file import Shot, VideoFile
 from hierax.processing.windows import Sampling
 
-_FINE = 1_000_000  # moments are drawn in parts of the room, so many
+_FINE = 1_000_000  # resolution of the random start of a window
 
 
 # -- what training sees ------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ def training_clip(
     augment: tuple[float, float] | None,
     erasing: float,
 ) -> np.ndarray:
-    """uint8 `[3, T, H, W]`: a window anywhere in a part of a video, all of its frames cropped, mirrored and augmented
+    """uint8 `[3, T, H, W]`: a random window of a part of a video; all its frames are cropped, mirrored and augmented
     alike.
 
     Raises `VideoError`.
@@ -66,7 +66,7 @@ def _image(frame: np.ndarray) -> Image.Image:
 
 
 def _window(sample: Sample, place: float, sampling: Sampling) -> list[Shot]:
-    """The frames of a window that lies in the part of the video as `place` (0 to 1) says."""
+    """The frames of a window; `place` (0 to 1) is its position in the part of the video."""
     extract: Extract = sample.content
     with VideoFile(extract.video, name=sample.name) as file:
         first, last = bounds(extract, file)
@@ -83,7 +83,7 @@ def bounds(extract: Extract, file: VideoFile) -> tuple[Fraction, Fraction]:
     """Beginning and end of the part, in seconds.
 
     Raises:
-        VideoError: it begins behind the end of the video.
+        VideoError: the part begins after the end of the video.
     """
     duration = file.duration()
     first = extract.start or Fraction(0)
@@ -94,7 +94,7 @@ def bounds(extract: Extract, file: VideoFile) -> tuple[Fraction, Fraction]:
 
 
 def _moments(first: Fraction, last: Fraction, share: Fraction, sampling: Sampling) -> list[Fraction]:
-    """Times of a window's frames; where the part is the shorter, its last frame is held."""
+    """Times of a window's frames; if the part is shorter than the window, its last frame is repeated."""
     room = max(last - first - sampling.span, Fraction(0))
     latest = max(last - sampling.step / 4, first)
     return [min(time, latest) for time in sampling.times(first + room * share)]
@@ -104,7 +104,7 @@ def _moments(first: Fraction, last: Fraction, share: Fraction, sampling: Samplin
 
 
 def evaluation_clips(sample: Sample, processor: HieraVideoProcessor, *, views: tuple[int, int]) -> np.ndarray:
-    """uint8 `[views, 3, T, H, W]`: windows spread over the part, and crops of each, as the record says.
+    """uint8 `[views, 3, T, H, W]`: windows spread over the part, and crops of each, according to the record.
 
     Raises `VideoError`.
     """

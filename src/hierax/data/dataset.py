@@ -1,4 +1,4 @@
-"""What a dataset is: a list of samples. Parts of one, and one whose classes have other numbers."""
+"""Datasets as lists of samples; subsets, and datasets with other class numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Extract:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a dataset holds at one index.
+    """One entry of a dataset.
 
     Attributes:
-        name: what errors and lists of bad files call it.
-        content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is no image, or a part of a
+        name: its name in errors and lists of bad files.
+        content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is not an image, or a part of a
             video (`Extract`).
-        label: the number of its class; float32 `[classes]` where several may be true; None without labels.
+        label: the number of its class; float32 `[classes]` if several may be true; None without labels.
     """
 
     name: str
@@ -55,40 +55,40 @@ class Dataset(Protocol):
 
     @property
     def videos(self) -> bool:
-        """Whether contents are videos, or parts of some."""
+        """Whether contents are videos or parts of videos."""
         ...
 
     def __len__(self) -> int: ...
 
     def sample(self, index: int) -> Sample:
-        """The sample at `index`. Raises `ValueError` or `OSError` where it cannot be had."""
+        """The sample at `index`. Raises `ValueError` or `OSError` if it cannot be read."""
         ...
 
     def labels(self) -> list[int] | None:
-        """The class of every sample, in order; None where samples have none or several."""
+        """The class of every sample, in order; None if samples have no class or several."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some samples of a dataset."""
+    """A subset of a dataset."""
 
     whole: Dataset
     indices: Sequence[int] | np.ndarray
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of the whole."""
+        """The classes of the whole dataset."""
         return self.whole.classes
 
     @property
     def arrays(self) -> bool:
-        """As the whole."""
+        """As in the whole dataset."""
         return self.whole.arrays
 
     @property
     def videos(self) -> bool:
-        """As the whole."""
+        """As in the whole dataset."""
         return self.whole.videos
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ class Subset:
 
 @dataclass(frozen=True, eq=False)
 class Relabelled:
-    """A dataset whose classes have other numbers.
+    """A dataset with other class numbers.
 
     Attributes:
         whole: the dataset.
@@ -120,12 +120,12 @@ class Relabelled:
 
     @property
     def arrays(self) -> bool:
-        """As the whole."""
+        """As in the whole dataset."""
         return self.whole.arrays
 
     @property
     def videos(self) -> bool:
-        """As the whole."""
+        """As in the whole dataset."""
         return self.whole.videos
 
     def __len__(self) -> int:
@@ -149,17 +149,18 @@ class Relabelled:
 
 
 def relabelled(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) -> Dataset:
-    """The dataset with the numbers that `classes` have, found by name.
+    """The dataset with the class numbers of `classes`, matched by name.
 
-    Where `numbered`, classes whose names are but their numbers, 0 and up, are taken by these.
+    If `numbered`, classes whose names are their own numbers (0 and up) are matched by number.
 
     Raises:
-        ValueError: a class that is not among them.
+        ValueError: a class is not in `classes`.
     """
     if dataset.classes == classes or not dataset.classes:
         return dataset
     own = dataset.classes
-    numerals = all(name.isdecimal() for name in classes)  # then a number is a name: 3 is not the fourth of 0, 1, 2, 9
+    # if not all are numbers, a number is a name: 3 is not the fourth of 0, 1, 2, 9
+    numerals = all(name.isdecimal() for name in classes)
     if numbered and not numerals and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
         return Relabelled(dataset, classes, tuple(range(len(own))))
     number = {_composed(name): i for i, name in enumerate(classes)}
@@ -172,10 +173,10 @@ def relabelled(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) ->
 
 
 def _composed(name: str) -> str:
-    """A name with its accents in one form: macOS writes é as two characters into the names of folders."""
+    """A name with its accents in one Unicode form: macOS writes é as two characters in names of folders."""
     return unicodedata.normalize("NFC", name)
 
 
 def _quoted(name: str) -> str:
-    """A name, in quotes where its spaces would not be seen."""
+    """A name; in quotes if its spaces would not be visible."""
     return name if name == " ".join(name.split()) else repr(name)

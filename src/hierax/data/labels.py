@@ -1,4 +1,4 @@
-"""Labels of a whole dataset: one class per sample, several, or a share of each."""
+"""Labels of a whole dataset: one class per sample, several classes, or a share of each class."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _REAL = (bool, int, float, np.number)
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What a dataset says of its samples.
+    """The labels of a dataset.
 
     Attributes:
-        classes: how many there are.
-        numbers: int64 `[N]`; or, where samples have lists of numbers, all of these in one row.
-        ends: int64 `[N]`, where the numbers of each sample end in that row; None where each has one.
+        classes: number of classes.
+        numbers: int64 `[N]`, class numbers; if samples have lists of numbers, all lists in one array.
+        ends: int64 `[N]`, where the list of each sample ends in that array; None if each sample has one number.
         shares: float32 `[N, classes]` instead of numbers.
     """
 
@@ -47,18 +47,19 @@ class Labels:
         return several
 
     def single(self) -> np.ndarray | None:
-        """The number of each sample's class, int64 `[N]`; None where samples may have several."""
+        """The number of each sample's class, int64 `[N]`; None if samples may have several."""
         return None if self.shares is not None or self.ends is not None else self.numbers
 
 
 def read_labels(values: Sequence[Any] | np.ndarray, *, name: str) -> Labels | None:
-    """The labels of a dataset called `name`; None where all are None or, as the Hub marks held back ones, -1.
+    """The labels of a dataset called `name`; None if all are None, or -1, with which the Hub marks hidden labels.
 
     A whole number is a class. A list of whole numbers names several classes, a list of floats or booleans gives each
     class its share.
 
     Raises:
-        ValueError: texts, negative numbers, some samples without a label, lists of several kinds or lengths.
+        ValueError: a label is a text or a negative number, some samples have no label, or lists differ in kind or
+            length.
     """
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iub":
         return _single(values, name)
@@ -107,7 +108,7 @@ def _lists(rows: Iterable[Sequence[int]], name: str) -> Labels:
     ends: list[int] = []
     for i, row in enumerate(rows):
         if len(set(row)) < len(row) or min(row, default=0) < 0:
-            # [0, 1, 0] was meant as one number per class, most likely
+            # most likely, [0, 1, 0] was meant as one number per class
             raise ValueError(
                 f"{name}: the label of sample {i} is {_short(row)}, with a number twice or below 0; {_EXPECTED}"
             )

@@ -1,4 +1,4 @@
-"""Lists of files: images, or videos and parts of them, with their classes, as a table names them."""
+"""Lists of files in tables: images, or videos and parts of them, with their classes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from hierax.notices import notify
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-"""Of files that may be lists."""
+"""Suffixes of files that may be lists."""
 
 PATHS = (
     "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path",
     "image_file", "image_name", "image_filename", "picture", "photo", "video", "video_path", "video_file", "clip",
     "url", "image_url", "img_url", "uri", "fname", "filepaths", "imagepath", "imgpath", "imagename", "image_id",
 )  # fmt: skip
-"""Names of columns of paths, in any case, the first that there is; a space or hyphen counts as an underscore."""
+"""Names of columns of paths, upper or lower case; the first one found is used. A space or hyphen counts as an
+underscore.
+"""
 
 LABELS = (
     "label", "class", "labels", "label_name", "class_name", "classname", "class_label", "category", "category_name",
@@ -39,11 +41,11 @@ LABELS = (
 """Names of columns of classes."""
 
 SPLITS = ("split", "subset", "set", "data_set", "dataset", "partition")
-"""Names of columns that say which rows are to train on; they count where their values are names of splits."""
+"""Names of columns that name the split of each row; used only if their values are names of splits."""
 
-_FINE = 1_000_000  # moments are kept in parts of a second, so many
+_FINE = 1_000_000  # units per second of times
 _NONE = -1
-_FIRST = 1 << 16  # bytes of a text that must hold its first line
+_FIRST = 1 << 16  # bytes: limit of the first line of a text
 _WHOLE = re.compile(r"\d+(?:\.0+)?")
 _LIST = re.compile(r"[\[({].*[\])}]", re.DOTALL)
 _BETWEEN = re.compile(r"[|;,]")
@@ -53,14 +55,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class FileList:
-    """Files that a list names, in its order: images, or parts of videos.
+    """The files of a list, in its order: images, or parts of videos.
 
     Attributes:
-        paths: of the files.
-        parts: int64 `[N, 2]`, beginning and end of each in microseconds, -1 for that of the file; None without videos.
+        paths: paths of the files.
+        parts: int64 `[N, 2]`, beginning and end of each part in microseconds, -1 for those of the file; None without
+            videos.
         targets: int64 `[N]`, or None without labels.
-        classes: their names.
-        splits: which split each row is of; None where the list does not say.
+        classes: names of the classes.
+        splits: the split of each row; None if the list does not say.
     """
 
     paths: Strings
@@ -94,23 +97,23 @@ class FileList:
 
 
 class NoPathColumn(ValueError):
-    """A list without a column that names files."""
+    """The error for a list without a column of files."""
 
 
 def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | None = None) -> FileList:
-    """The files that a list names, a row each: `.csv`, `.tsv`, `.txt` or `.parquet`.
+    """The files of a list, one per row: `.csv`, `.tsv`, `.txt` or `.parquet`.
 
     Columns: `path` (or another of `PATHS`), relative to the list's folder; `label` (or another of `LABELS`), the name
-    or number of its class; of videos `start` and `end` in seconds, empty for those of the video; `split` (or another
-    of `SPLITS`), such as train or val. A text whose first line is already a file has paths, or paths and labels between
-    which are a comma, semicolon, tab or space. Texts are UTF-8, or UTF-16 that says so at its beginning.
+    or number of its class; for videos `start` and `end` in seconds, empty for those of the video; `split` (or another
+    of `SPLITS`), such as train or val. A text whose first line is a file has no names of columns: each line has a path,
+    or a path and a label after a comma, semicolon, tab or space. Texts are UTF-8, or UTF-16 with a byte order mark.
 
     Args:
-        columns: what "path", "label", "start" or "end" is called in this list, where it has another name.
+        columns: the list's own names for "path", "label", "start" or "end".
 
     Raises:
-        ValueError: no such columns, no rows, a row that cannot be read, images and videos in one list; names file
-            and line.
+        ValueError: a column is missing, there are no rows, a row cannot be read, or images and videos are mixed; names
+            file and line.
         ImportError: parquet without the extra `data`.
     """
     names: list[str] = []
@@ -129,7 +132,8 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         picture = suffix in IMAGE_SUFFIXES
         if picture and (start, end) != (_NONE, _NONE):
             raise ValueError(f"{where}: {entry} is an image; start and end are only for videos")
-        picture = suffix not in VIDEO_SUFFIXES and (start, end) == (_NONE, _NONE)  # of an unknown suffix too
+        # an unknown suffix counts as an image
+        picture = suffix not in VIDEO_SUFFIXES and (start, end) == (_NONE, _NONE)
         kinds.setdefault(picture, entry)
         paths.append(_place(path.parent, entry))
         parts.append((start, end))
@@ -149,12 +153,12 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
 
 
 def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Iterator[str]:
-    """What a list names, row by row, as it is written there; "" for a row that names nothing.
+    """The entries of a list, row by row, unchanged; "" for an empty row.
 
-    A `.txt` has one a line, whatever it is called, or files and labels; of others see `open_list`.
+    A `.txt` has one entry per line, or files and labels. For other lists, see `open_list`.
 
     Raises:
-        ValueError: no such column, a row that cannot be read, a damaged file; names it.
+        ValueError: a column is missing, a row cannot be read, or the file is damaged; names it.
         ImportError: parquet without pyarrow.
     """
     if path.suffix.lower() != ".txt" or columns:
@@ -169,12 +173,12 @@ def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Ite
 
 
 def names_files(path: Path, *, columns: Mapping[str, str] | None = None) -> bool:
-    """Whether a parquet file names files in a column, and holds none itself."""
+    """Whether a parquet file names files in a column and contains no files itself."""
     try:
         import pyarrow.parquet as pq
 
         schema = pq.read_schema(path)
-    except (ImportError, OSError, ValueError):  # whoever opens it as a table says what is wrong
+    except (ImportError, OSError, ValueError):  # opening it as a table raises the right error
         return False
     if columns and "path" in columns:
         return columns["path"] in schema.names
@@ -188,13 +192,13 @@ def _key(name: str) -> str:
 
 
 def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Numbers of the classes, and their names; numbers are in their order."""
+    """Class number of each row, and the names of the classes; names that are numbers are sorted as numbers."""
     found = set(names)
     if found == {""}:
         return None, ()
     if "" in found:
         raise ValueError(f"{path}, row {names.index('') + 1}: no label; expected a label in every row, or in no row")
-    if all(_WHOLE.fullmatch(name) for name in found):  # 1.0, as tables write numbers among which some are missing
+    if all(_WHOLE.fullmatch(name) for name in found):  # 1.0: tables write integers so if some are missing
         names = [name.partition(".")[0] for name in names]
         found = set(names)
     _tell_of_several(path, found)
@@ -208,7 +212,7 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
 
 
 def _rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
-    """Rows with path, label, start, end, and where each stands."""
+    """Rows with path, label, start, end, and their place in the file."""
     if path.suffix.lower() == ".parquet":
         yield from _of_parquet(path, given)
         return
@@ -230,7 +234,7 @@ def _rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Ro
 
 
 def _plain_row(line: str, where: str) -> Row:
-    """A line of a list without names of columns."""
+    """The path and label of a line of a list without names of columns."""
     found = _file_and_label(line.rstrip("\r\n"))
     if found is None:
         given = line.strip()[:80]
@@ -241,7 +245,7 @@ def _plain_row(line: str, where: str) -> Row:
 
 
 def _file_and_label(line: str) -> tuple[str, str] | None:
-    """The two of a line; None where it begins with no image or video."""
+    """The path and label of a line; None if it does not begin with an image or a video."""
     if _is_file(line):
         return line.strip(), ""
     for mark in ("\t", ",", ";", " "):
@@ -257,8 +261,8 @@ def _is_file(text: str) -> bool:
 
 
 def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """What each column that is read is called in the file."""
-    found = {_key(name): name for name in reversed(names)}  # of two that are alike the first
+    """The file's name of each column that is read."""
+    found = {_key(name): name for name in reversed(names)}  # the first of two similar names
     kinds = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",), "split": SPLITS}
     columns = {kind: next((found[name] for name in known if name in found), None) for kind, known in kinds.items()}
     for kind, name in (given or {}).items():
@@ -294,7 +298,7 @@ def _of_parquet(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[s
 
 @contextlib.contextmanager
 def _opened(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
-    """The text of a list: UTF-8, whose names of files may be any bytes; or UTF-16, as tables are saved on Windows."""
+    """The text of a list: UTF-8, with any bytes in names of files; or UTF-16, as Windows saves tables."""
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
@@ -306,13 +310,13 @@ def _opened(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def _delimiter(path: Path, first: str) -> str:
-    """Comma or tab as the suffix says; where the first line has none of it, another that programs write."""
+    """Comma or tab, by the suffix; if the first line does not contain it, another separator that programs write."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     return next((mark for mark in (usual, ",", ";", "\t") if mark in first), usual)
 
 
 def _place(folder: Path, entry: str) -> str:
-    """Where an entry lies; those of a list that was written on Windows may have backslashes between folders."""
+    """The path of an entry; lists written on Windows may have backslashes between folders."""
     place = os.path.join(folder, entry)
     if "\\" in entry and not os.path.lexists(place):
         return os.path.join(folder, entry.replace("\\", "/"))
@@ -320,10 +324,10 @@ def _place(folder: Path, entry: str) -> str:
 
 
 def _label(value: Any, where: str) -> str:
-    """The name of a class; "" for none, which tables write as nan too.
+    """The name of a class; "" for none, also if written as nan.
 
     Raises:
-        ValueError: several classes, or bytes that are no text.
+        ValueError: several classes, or bytes that are not text.
     """
     text = _text(value)
     if not isinstance(value, (str, int, float, bool, type(None))) or _LIST.fullmatch(text):
@@ -337,7 +341,7 @@ def _label(value: Any, where: str) -> str:
 
 
 def _tell_of_several(path: Path, names: set[str]) -> None:
-    """A notice where names of classes may be lists of several."""
+    """A notice if a class name may be a list of several classes."""
     for name in sorted(names):
         parts = [part.strip() for part in _BETWEEN.split(name)]
         if len(parts) > 1 and all(part in names for part in parts):
@@ -349,7 +353,7 @@ def _tell_of_several(path: Path, names: set[str]) -> None:
 
 
 def _tell_of_repeats(path: Path, paths: list[str], targets: np.ndarray | None) -> None:
-    """A notice where rows name a file that another row names."""
+    """A notice if several rows name the same file."""
     first: dict[str, int] = {}
     again = [(index, place) for index, place in enumerate(paths) if first.setdefault(place, index) != index]
     if not again:

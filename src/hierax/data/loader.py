@@ -1,4 +1,4 @@
-"""Batches for the loop: worker processes decode ahead, in an order that depends on seed, epoch and step alone."""
+"""Batches for the training loop. Worker processes decode ahead; the order depends only on seed, epoch and step."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Batch:
         labels: int64 `[B]`, float32 `[B, classes]`, or None.
         noise: float32 `[B, units]`, or None.
         indices: int64 `[B]`, numbers of the samples in the dataset.
-        bad: what could not be read; in training its place is taken by the next sample of the part, or of the dataset.
-        first_only: files of which only the first frame or page was read, see `FirstOnly.take`.
+        bad: samples that could not be read; in training, the next sample of the part or of the dataset replaces each.
+        first_only: files of which only the first frame or page was read; see `FirstOnly.take`.
     """
 
     pixels: Tensor
@@ -46,7 +46,7 @@ class Batch:
         return len(self.pixels)
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory; called by PyTorch's loader."""
+        """The batch in page-locked memory; PyTorch's loader calls this."""
         pinned = [t if t is None else t.pin_memory() for t in (self.pixels, self.labels, self.noise)]
         return Batch(pinned[0], pinned[1], pinned[2], self.indices, self.bad, self.first_only)  # type: ignore[arg-type]
 
@@ -63,19 +63,19 @@ def _stacked(seen: Sequence[Seen], bad: list[Unreadable]) -> Batch:
 
 
 def collate_training(part: Part) -> Batch | list[Unreadable]:
-    """A batch of full size; all that is unreadable, where no sample could take its place."""
+    """A batch of full size; a list of the unreadable samples if they could not be replaced."""
     return _stacked(part.seen, part.bad) if part.seen else part.bad
 
 
 def collate_evaluation(items: list[Seen | Unreadable]) -> Batch | list[Unreadable]:
-    """A batch of what could be read."""
+    """A batch of the readable samples."""
     bad = [item for item in items if isinstance(item, Unreadable)]
     good = [item for item in items if isinstance(item, Seen)]
     return _stacked(good, bad) if good else bad
 
 
 class _Steps:
-    """The parts of all steps of a rank, from some step on, as lists of draws: the sampler of the loader."""
+    """The loader's sampler: lists of draws, one per part, for all steps of a rank from some step on."""
 
     def __init__(
         self, order: Order, *, epochs: int, distinct: int, start: int, rank: int, world: int, parts: int
@@ -94,13 +94,13 @@ class _Steps:
 
 
 class TrainingLoader:
-    """The parts of every step from `start` on, and how long the loop waited for them.
+    """The parts of every step from `start` on; measures how long the loop waits for them.
 
     Args:
-        distinct: after so many epochs they come again; None never repeats them.
+        distinct: number of epochs after which the parts repeat; None never repeats them.
 
     Attributes:
-        waited: seconds that `next` took so far.
+        waited: total seconds spent in `next`.
     """
 
     def __init__(
@@ -146,9 +146,9 @@ class TrainingLoader:
 def evaluation_loader(
     view: EvaluationView, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
 ) -> Iterator[Batch | list[Unreadable]]:
-    """Batches of a rank's share of a dataset, each sample once: `Batch`, or a list of what could not be read.
+    """Batches of a rank's share of a dataset, each sample once: a `Batch`, or a list of unreadable samples.
 
-    Sharing is by turns, so that the ranks' shares differ by at most one sample.
+    Ranks take samples in turn, so that their shares differ by at most one sample.
     """
     mine = evaluation_share(len(view.dataset), rank=rank, world=world)
     batches: Any = [mine[i : i + batch] for i in range(0, len(mine), batch)]
@@ -167,20 +167,22 @@ def _loader(view: Any, batches: Any, collate: Any, workers: int, pin: bool) -> D
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_loop,
-        generator=torch.Generator(),  # its own: the loop's random numbers must not depend on how often one is made
+        generator=torch.Generator(),  # the loop's random numbers must not depend on the number of loaders
     )
 
 
 def _leave_signals_to_the_loop(_: int) -> None:
-    """What stops a run is sent to all its processes. The loop finishes its step then, for which it needs the workers;
-    these end when the loader tells them, or when it is gone.
+    """A stop signal goes to all processes of a run. The loop then finishes its step, which needs the workers. So
+    workers ignore the signal; they end when the loader tells them, or when it is gone.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def spare_cores(*, sharers: int = 1, least: int = 0) -> int:
-    """Processes that decode beside each of `sharers` that compute: the cores there are for it but one, 16 at most."""
-    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    """Number of decoding processes for each of `sharers` computing processes: its share of the cores minus one, at most
+    16.
+    """
+    allowed = getattr(os, "sched_getaffinity", None)  # only on Linux
     cores = len(allowed(0)) if allowed else os.cpu_count() or 1
     return min(max(cores // sharers - 1, least), _MOST_WORKERS)

@@ -1,4 +1,4 @@
-"""Mixup and cutmix of a batch with itself in reverse order, and the targets that go with them."""
+"""Mixup and cutmix of a batch with itself in reverse order, with the matching targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def targets_of(labels: Tensor, classes: int, *, smoothing: float = 0.0) -> Tensor:
-    """Probabilities `[B, classes]` of class numbers `[B]`; `smoothing` is shared out among all classes."""
+    """Probabilities `[B, classes]` of class numbers `[B]`; `smoothing` is divided equally among all classes."""
     off = smoothing / classes
     return torch.full((len(labels), classes), off, device=labels.device).scatter_(
         1, labels[:, None], 1 - smoothing + off
@@ -21,7 +21,7 @@ def mix(
     """`pixels` `[B, C, *size]` and `targets` `[B, classes]`, mixed with the batch in reverse order.
 
     Mixup blends whole samples with a weight drawn from Beta(mixup, mixup); cutmix pastes a box whose share of the
-    volume is drawn from Beta(cutmix, cutmix). With both, either is taken with probability 1/2. 0 switches one off.
+    volume is drawn from Beta(cutmix, cutmix). If both are on, each is chosen with probability 1/2. 0 switches one off.
     """
     if (not mixup and not cutmix) or len(pixels) < 2:
         return pixels, targets

@@ -1,4 +1,4 @@
-"""Which samples make which step: a function of seed, epoch and step alone, for any number of ranks and workers."""
+"""The samples of each step, as a function of seed, epoch and step only, for any number of ranks and workers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What random numbers are for; each purpose has streams of its own. 2 mixes batches, in hierax.train.
+# Purposes of random numbers; each purpose has its own streams. 2 is mixing of batches, in hierax.train.
 AUGMENT, MASK, ORDER, SPLIT = 0, 1, 3, 4
 
 
 def stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
-    """A source of random numbers of its own for each seed, purpose and place (up to three numbers).
+    """A separate random generator for each seed, purpose and place (up to three numbers).
 
-    The place is a counter of Philox, whose lowest word runs: streams cannot overlap, and making one takes no hashing.
+    The place is in the upper words of Philox's counter, and the lowest word counts. So streams cannot overlap, and no
+    hash is needed.
     """
     key = np.array([seed % (1 << 64), purpose], np.uint64)
     counter = np.array([0, *place, *[0] * (3 - len(place))], np.uint64)
@@ -23,12 +24,12 @@ def stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample of one step: what all its random numbers are keyed by.
+    """One sample of one step, which determines all its random numbers.
 
     Attributes:
         index: number of the sample in the dataset.
         epoch: the epoch, from 0.
-        repeat: which of several augmented copies in the same step this is.
+        repeat: number of this copy among the augmented copies of the sample in the step.
     """
 
     index: int
@@ -36,7 +37,7 @@ class Draw:
     repeat: int = 0
 
     def random(self, seed: int, purpose: int = AUGMENT) -> np.random.Generator:
-        """The source of this sample's random numbers; another `purpose` gives another stream."""
+        """The generator of this sample's random numbers; another `purpose` gives another stream."""
         return stream(seed, purpose, self.index, self.epoch, self.repeat)
 
 
@@ -44,17 +45,17 @@ class Draw:
 class Order:
     """The order of a training set: each epoch is one permutation, cut into global batches.
 
-    The tail that is short of a batch is dropped; as the permutation is another in each epoch, so are the samples.
-    With `repeats` above 1, a batch holds that many augmented copies of each of its samples.
+    An incomplete last batch is dropped; the dropped samples differ from epoch to epoch. With `repeats` above 1, a batch
+    holds that many augmented copies of each of its samples.
 
     Attributes:
         samples: size of the dataset.
         batch: images per step over all ranks, copies included.
-        seed: of the permutations.
+        seed: seed of the permutations.
         repeats: augmented copies of a sample in a batch.
 
     Raises:
-        ValueError: no sample, or a batch that is not a multiple of the repeats, or larger than the dataset.
+        ValueError: the dataset is empty, or the batch is not a multiple of the repeats or is larger than the dataset.
     """
 
     samples: int
@@ -82,7 +83,7 @@ class Order:
 
     @property
     def dropped(self) -> int:
-        """Samples per epoch that no step takes."""
+        """Samples per epoch that no step uses."""
         return self.samples - self.steps * self.batch // self.repeats
 
     def permutation(self, epoch: int) -> np.ndarray:
@@ -98,13 +99,13 @@ class Order:
 
 
 def share(batch: list[Draw], *, rank: int, world: int, parts: int) -> list[list[Draw]]:
-    """What one of `world` ranks takes of a global batch, in `parts` of equal size that are accumulated.
+    """The share of one of `world` ranks in a global batch, in `parts` of equal size for gradient accumulation.
 
-    The whole batch is cut into `parts` first, each of which all ranks share: so an accumulated step of one rank and a
-    step of several see the same samples together.
+    The whole batch is first cut into `parts`, and all ranks share each part. So each accumulated part has the same
+    samples for any number of ranks.
 
     Raises:
-        ValueError: the batch cannot be shared out evenly.
+        ValueError: the batch cannot be divided evenly.
     """
     if len(batch) % (world * parts):
         raise ValueError(f"a batch of {len(batch)} cannot be divided among {world} rank(s) in {parts} part(s)")
@@ -113,5 +114,5 @@ def share(batch: list[Draw], *, rank: int, world: int, parts: int) -> list[list[
 
 
 def evaluation_share(samples: int, *, rank: int, world: int) -> range:
-    """The samples that a rank evaluates: every one exactly once over all ranks."""
+    """The samples that a rank evaluates; over all ranks, every sample exactly once."""
     return range(rank, samples, world)

@@ -1,4 +1,4 @@
-"""Many strings in two buffers: a million paths as Python objects would be copied into every worker process."""
+"""Many strings in two buffers, because worker processes would copy a million paths as Python objects."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class Strings:
-    """A list of strings as one run of bytes and where each ends.
+    """A list of strings, stored as one block of bytes and the end of each string.
 
-    Python counts references inside its objects, so that reading a forked list writes to its pages and copies them;
-    these buffers stay shared. A million paths take their own length and 8 bytes each, instead of 130 more.
+    Python counts references inside its objects, so reading a list in a forked process writes to its pages and copies
+    them. These buffers stay shared. Each string takes its length plus 8 bytes, instead of about 130 more.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:

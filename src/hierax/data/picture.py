@@ -1,4 +1,4 @@
-"""From a file to a part of its image at the size of training, decoding no more than is needed."""
+"""From a file to a part of its image at the training size, decoding no more than needed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from hierax.processing.reading import Picture, read_picture
 Box: TypeAlias = "tuple[int, int, int, int]"
 """Top, left, height and width of a part of an image, in its pixels."""
 
-_KEEP = 2  # a JPEG is decoded at a part of its scale if that leaves this many times the target's pixels per axis
+_KEEP = 2  # a JPEG is decoded at a smaller scale if this many times the target's pixels per axis remain
 
 
 def read_part(
     source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int],
     exact: bool = False, max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> np.ndarray:  # fmt: skip
-    """uint8 `[*size, channels]`: the part that `part(height, width)` chooses of an upright image, resized. float32 of
-    the values as the file has them if `exact`, and images of 8 bits are refused.
+    """uint8 `[*size, channels]`: the part of an upright image that `part(height, width)` chooses, resized. If `exact`,
+    float32 with the file's own values; images of 8 bits are then refused.
 
-    JPEGs are decoded at 1/2, 1/4 or 1/8 of their scale where the part stays at least twice as large as `size`: the
-    part is then moved to whole pixels of that scale. Raises `ImageError`.
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their scale if the part stays at least twice as large as `size`; the part is
+    then rounded to whole pixels of that scale. Raises `ImageError`.
     """
     if exact:
         pixels = read_picture(source, channels=channels, name=name, unit=False, max_pixels=max_pixels)
@@ -55,7 +55,7 @@ def read_part(
 def _jpeg_part(
     data: bytes, *, name: str, part: Callable[[int, int], Box], size: tuple[int, int], max_pixels: int | None
 ) -> np.ndarray | None:
-    """The part before resizing; None for what is no JPEG, or one that Pillow understands better."""
+    """The part before resizing; None if the file is not a JPEG, or if Pillow must decode it."""
     package = simplejpeg()
     if package is None or not data.startswith(b"\xff\xd8\xff"):
         return None
@@ -101,7 +101,7 @@ def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 or float32 `[H, W, C]` at `size`, antialiased bicubic; uint8 by torch's 8-bit kernels."""
     if pixels.shape[:2] == size:
         return pixels
-    if not pixels.flags.writeable or not pixels.flags.c_contiguous:  # torch takes no negative strides
+    if not pixels.flags.writeable or not pixels.flags.c_contiguous:  # torch does not accept negative strides
         pixels = pixels.copy(order="C")
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     out = torch.nn.functional.interpolate(planes, size=size, mode="bicubic", antialias=True, align_corners=False)

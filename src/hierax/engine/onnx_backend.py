@@ -1,4 +1,4 @@
-"""Running on ONNX Runtime, and the ONNX graph that its backend and exports share."""
+"""The backend ONNX Runtime, and the ONNX graph that the backend and exports share."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from hierax.pretrained import Pretrained
 from hierax.telemetry import import_onnxruntime
 
 _log = logging.getLogger("hierax.engine")
-_CHUNK = 8  # images at a time: more are no faster, and their activations cost memory
-_LARGEST = (2 << 30) - (64 << 20)  # bytes of weights in one file: protocol buffers end at 2 GiB
+_CHUNK = 8  # images per call: more are not faster, and their activations need memory
+_LARGEST = (2 << 30) - (64 << 20)  # bytes of weights in one file: protocol buffers are limited to 2 GiB
 
 
 def to_onnx(program: Program, example: tuple[Tensor, ...], *, dynamic: bool = True) -> Any:
@@ -41,8 +41,8 @@ def to_onnx(program: Program, example: tuple[Tensor, ...], *, dynamic: bool = Tr
         )
     assert made is not None
     proto = made.model_proto
-    del proto.graph.value_info[:]  # optional, and stale when outputs are taken off
-    for node in proto.graph.node:  # which module of PyTorch it came from
+    del proto.graph.value_info[:]  # optional, and wrong after outputs are removed
+    for node in proto.graph.node:  # the module of PyTorch that a node came from
         del node.metadata_props[:]
     for value in (*proto.graph.input, *proto.graph.output):
         for number, axis in enumerate(value.type.tensor_type.shape.dim):
@@ -52,12 +52,12 @@ def to_onnx(program: Program, example: tuple[Tensor, ...], *, dynamic: bool = Tr
 
 
 def only_outputs(proto: Any, names: Sequence[str]) -> None:
-    """Takes all other outputs off an `onnx.ModelProto`, and what only they needed."""
+    """Removes all other outputs of an `onnx.ModelProto`, and the nodes that only they needed."""
     graph = proto.graph
     for output in [output for output in graph.output if output.name not in names]:
         graph.output.remove(output)
     needed = set(names)
-    for index in reversed(range(len(graph.node))):  # they stand in the order in which they are computed
+    for index in reversed(range(len(graph.node))):  # nodes are in the order in which they are computed
         if needed & set(graph.node[index].output):
             needed |= set(graph.node[index].input)
         else:
@@ -68,15 +68,16 @@ def only_outputs(proto: Any, names: Sequence[str]) -> None:
 
 
 def fits_one_file(proto: Any) -> bool:
-    """Whether the weights leave an `onnx.ModelProto` below the 2 GiB at which protocol buffers end."""
+    """Whether an `onnx.ModelProto` with its weights stays below the limit of protocol buffers, 2 GiB."""
     return sum(len(tensor.raw_data) for tensor in proto.graph.initializer) < _LARGEST
 
 
 def save_onnx(proto: Any, path: Path) -> bool:
-    """Writes one file, or for a model that is too large for one, its weights to `NAME.data` beside it.
+    """Writes one file; writes the weights of a model that is too large for one file to `NAME.data` beside it.
 
     Returns:
-        Whether the weights are apart. Then the `onnx.ModelProto` holds them no longer: it names that file instead.
+        Whether the weights are in a separate file. If so, the `onnx.ModelProto` no longer holds them: it names that
+            file.
     """
     import onnx
 
@@ -88,7 +89,7 @@ def save_onnx(proto: Any, path: Path) -> bool:
 
 
 def data_file(path: Path) -> Path:
-    """Where the weights of an ONNX file are that is too large to hold them itself."""
+    """Path of the weights of an ONNX file that is too large to hold them."""
     return path.with_name(f"{path.name}.data")
 
 
@@ -129,7 +130,7 @@ class OnnxRunner:
 class OnnxBackend:
     """Exports, quantizes and keeps on disk a model for one size after another.
 
-    int8 holds for the native size, at which it is calibrated; other sizes run in float32.
+    int8 is for the native size, at which it is calibrated; other sizes run in float32.
     """
 
     batched = False
@@ -166,7 +167,7 @@ class OnnxBackend:
         if content is not None:
             try:
                 return self._checked(OnnxRunner(bytes(content), threads=self._threads))
-            except Exception as error:  # the runtime's errors have no common base
+            except Exception as error:  # the runtime's errors have no common base class
                 if is_out_of_memory(error):
                     raise
                 _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
@@ -196,5 +197,5 @@ class OnnxBackend:
             return OnnxRunner(path, threads=self._threads)
 
     def close(self) -> None:
-        """Gives back the weights."""
+        """Frees the weights."""
         self._model = None

@@ -1,4 +1,4 @@
-"""From what an engine or an export is asked to run to a model, and to the pixels that it takes."""
+"""From the `model` argument of an engine or an export to a model and its processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hierax.processing import IMAGENET, Preprocessing
 
 
 def default_record(config: HieraConfig) -> Preprocessing:
-    """How images become inputs of a model that says nothing of it: as published, at its own size."""
+    """The preprocessing for a model without a record: the published one, at the model's size."""
     if config.axes != 2 or config.num_channels != 3:
         return IMAGENET
     height, width = config.image_size
@@ -25,7 +25,7 @@ def default_record(config: HieraConfig) -> Preprocessing:
 def opened_model(
     model: Pretrained | str | os.PathLike[str], task: str | None, out_features: Sequence[str] | None
 ) -> Pretrained:
-    """The model itself in eval mode, or one that was loaded."""
+    """A copy of the given model in eval mode, or the model that was loaded from a source."""
     from hierax.checkpoint.files import source_name
     from hierax.checkpoint.load import load
     from hierax.encoder import Hiera
@@ -38,7 +38,7 @@ def opened_model(
             raise ValueError(f"task is {task!r}; a model that is already built has its own")
         if isinstance(model, Hiera):
             raise TypeError("model is a bare encoder (Hiera); expected one of the task models, such as HieraModel")
-        # a copy: the caller may train on, and what is compiled later must be what the cache's key says
+        # a copy: the caller may continue training, but later compilations must match the cache's key
         return copy.deepcopy(model).to("cpu", torch.float32).eval()
     if out_features is not None:
         return HieraBackbone.from_pretrained(source_name(model), out_features=out_features)

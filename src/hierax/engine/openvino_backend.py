@@ -1,4 +1,4 @@
-"""Running on OpenVINO: the CPU's fastest backend, compiled in less than a second."""
+"""The backend OpenVINO: the fastest on a CPU; it compiles in less than a second."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ from hierax.telemetry import import_nncf, import_openvino
 
 _log = logging.getLogger("hierax.engine")
 _MOST_STREAMS = 8
-_CHUNK = 8  # images that one stream takes at a time: more are no faster, and their activations cost memory
-HELD_OUT = 16  # of the inputs to calibrate on, those that the calibrated model is compared on
+_CHUNK = 8  # images per call of a stream: more are not faster, and their activations need memory
+HELD_OUT = 16  # inputs of the calibration that are held out to compare on
 ENOUGH = 0.995
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 Inputs = Sequence[tuple[Tensor, ...]]
-"""Batches to calibrate on: pixels, and for a MAE model the indices of visible units."""
+"""Batches to calibrate on: pixels and, for a MAE model, the indices of visible units."""
 
 
 @functools.cache
 def shared_core() -> Any:
-    """OpenVINO's entry, one for the process and never given back.
+    """OpenVINO's core object, one per process and never freed.
 
-    Its CPU plugin gives the thread that loads it a stack for signals, and takes that away in the thread that happens to
-    let it go. Where those are two, the next signal (a child's end, Ctrl-C) kills the process with SIGSEGV.
+    Its CPU plugin gives a signal stack to the thread that loads it, and removes the signal stack of the thread that
+    frees it. If these are two threads, the next signal (a child's end, Ctrl-C) kills the process with SIGSEGV.
     """
     core = import_openvino().Core()
-    keep_for_ever(core)  # in a forked child its end would wait for threads that do not exist there
+    keep_for_ever(core)  # in a forked child, freeing it would wait for threads that do not exist there
     return core
 
 
 def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
     """The program as an `openvino.Model` in float32, for any batch at the example's size.
 
-    The program is traced and handed to OpenVINO's frontend directly: 1.2 s for Tiny, where `openvino.convert_model`
-    takes 3.3 s, and 8 s for what `torch.export` gives it.
+    The program is traced and passed to OpenVINO's frontend directly. For Tiny, this takes 1.2 s;
+    `openvino.convert_model` takes 3.3 s, and 8 s for a program of `torch.export`.
     """
     import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with undisturbed(torch.device("cpu")), warnings.catch_warnings():
-        # sizes are meant to be constants here, and tracing is what OpenVINO reads fastest
+        # sizes become constants on purpose, and OpenVINO converts traced programs fastest
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(program, example, check_trace=False, strict=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced, example_input=example, trace_kwargs={})  # outlives the conversion
+        decoder = TorchScriptPythonDecoder(traced, example_input=example, trace_kwargs={})  # outlives conversion
         model = frontend.convert(frontend.load(decoder))
     model.reshape({i: [-1, *tensor.shape[1:]] for i, tensor in enumerate(example)})
     for name, node in zip(INPUTS, model.inputs, strict=False):
@@ -80,8 +80,9 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
 def quantise(model: Any, batches: Inputs) -> Any:
     """The `openvino.Model` or `onnx.ModelProto` with int8 weights and activations, calibrated on `batches` by NNCF.
 
-    Without SmoothQuant, whose factors come from the extremes of the inputs: calibrated on crops of one photo, the
-    pooled features of others kept a cosine of 0.92 with it and 0.999 without (weights of deviation 0.05).
+    SmoothQuant is off, because its factors come from the extremes of the inputs. After calibration on crops of one
+    photo, the pooled features of other photos had a cosine of 0.92 with it and of 0.999 without it (weights of
+    deviation 0.05).
     """
     require("precision 'int8'", "nncf")
     import_openvino()
@@ -105,7 +106,7 @@ def quantise(model: Any, batches: Inputs) -> Any:
 
 
 def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: Callable[[Any], Runner]) -> Any:
-    """The model in int8, and in the log how close it stays to `program` on inputs that it was not calibrated on."""
+    """The model in int8. The log says how close it is to `program` on inputs that were not used for calibration."""
     fit, held_out = batches[:-HELD_OUT], batches[-HELD_OUT:]
     started = time.perf_counter()
     quantised = quantise(model, fit)
@@ -124,7 +125,7 @@ def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: 
 
 
 def serialise(model: Any) -> bytes:
-    """An `openvino.Model` as bytes: the length of its description, the description, the weights."""
+    """An `openvino.Model` as bytes: the length of its XML description, the description, and the weights."""
     import tempfile
     from pathlib import Path
 
@@ -147,9 +148,9 @@ def deserialise(content: bytes | memoryview) -> Any:
 
 
 class OpenVinoRunner:
-    """One model at one size, compiled twice when needed: a stream on all threads for single images, and a stream a
-    thread for batches, whose images are shared out among them (5 to 8 % faster than all threads on one product). Either
-    holds the weights; `lean` keeps to the first.
+    """One model at one size, compiled up to twice. Single images use one stream on all threads. Batches use one stream
+    per thread, each with a part of the images, which is 5 to 8 % faster. Each compiled model holds the weights; `lean`
+    compiles only the first.
     """
 
     def __init__(
@@ -164,10 +165,10 @@ class OpenVinoRunner:
         self._single: Any = None
         self._queue: Any = None
         self._streams = 1 if batch or lean else min(threads, _MOST_STREAMS)
-        self._chunk = batch or _CHUNK  # a model of one batch is called with that alone
+        self._chunk = batch or _CHUNK  # a model of a fixed batch is called with that batch only
 
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
-        """See `Runner`. Raises `MemoryError` when OpenVINO returns other shapes than its model states."""
+        """See `Runner`. Raises `MemoryError` if OpenVINO returns other shapes than its model states."""
         inputs = [t.detach().cpu().contiguous().numpy() for t in (pixels, kept) if t is not None]
         batch, alone = len(pixels), len(pixels) == 1 or self._streams == 1
         step = self._chunk if alone else min(self._chunk, math.ceil(batch / self._streams))
@@ -216,7 +217,7 @@ class OpenVinoRunner:
 class OpenVinoBackend:
     """Converts, quantizes, keeps on disk and compiles a program for one size after another.
 
-    int8 holds for the native size, at which it is calibrated; other sizes run in the next best precision.
+    int8 is for the native size, at which it is calibrated; other sizes run in the next best precision.
     """
 
     batched = False
@@ -261,11 +262,11 @@ class OpenVinoBackend:
                 if [output.any_name for output in model.outputs] == list(self._program.signature.outputs):
                     return model
                 raise ValueError("its outputs are those of another model")
-            except Exception as error:  # whatever a library says of contents that it cannot read
+            except Exception as error:  # the library may raise any error for damaged contents
                 if is_out_of_memory(error):
                     raise
                 _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
-        # baked, for OpenVINO's antialiased bicubic, which abs-win tables need, is not PyTorch's: maps were off by 0.6 %
+        # baked: OpenVINO's antialiased bicubic (for abs-win tables) is not PyTorch's: maps were off by 0.6 %
         program = Program(baked(self._program.model, shape.size, folded=False), self._program.signature).eval()
         model = to_openvino(program, example_inputs(program, shape))
         if int8:
@@ -282,7 +283,7 @@ class OpenVinoBackend:
 
 
 def example_inputs(program: Program, shape: Shape, batch: int = 2) -> tuple[Tensor, ...]:
-    """Inputs of a shape to trace a program with."""
+    """Example inputs of a shape to trace a program with."""
     pixels = torch.zeros(batch, program.model.config.num_channels, *shape.size)
     if shape.kept is None:
         return (pixels,)

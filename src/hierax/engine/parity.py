@@ -1,4 +1,4 @@
-"""How close an exported file is to the model it was made from, and how close it has to be."""
+"""Compares an exported file with the model that it was made from; defines the tolerances."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hierax.processing import HieraImageProcessor
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
 LARGEST_ERROR = {"fp32": 1e-4}
-"""Bars on the relative error of every map and output, by precision."""
+"""Tolerances of the relative error of every map and output, by precision."""
 LEAST_COSINE = {"bf16": 0.9995, "fp16": 0.9995, "int8": 0.995}
-"""Bars on the cosine of the output of every input, by precision."""
+"""Tolerances (minimum) of the cosine of the output of every input, by precision."""
 _CROPS, _NOISE, _MOST = 200, 16, 1000
 _BATCH = 8
 _NAMES = {"pooler_output": "pooled output", "feature_maps": "feature maps"}
@@ -32,17 +32,17 @@ _NAMES = {"pooler_output": "pooled output", "feature_maps": "feature maps"}
 
 @dataclass(frozen=True)
 class ParityReport:
-    """An exported file, run by its own runtime, beside the model in float32 on PyTorch.
+    """The comparison of an exported file, run by its own runtime, with the model in float32 on PyTorch.
 
     Attributes:
-        precision: of the file; decides the bar.
-        inputs: how many there were, and `kind` what they were: "images", "inputs" or "random inputs".
-        maps: relative error `norm(file - model) / norm(model)` over all inputs of the maps by name: of all stages, or
-            those of a backbone.
-        outputs: the same of everything that the file gives.
-        compared: the output whose cosine is taken: "logits", "pooler_output" or "feature_maps".
-        cosine, worst_cosine: its mean and its least value over the inputs.
-        twin: relative difference between the outputs of the file and of its twin, from which the maps were taken.
+        precision: precision of the file; decides the tolerance.
+        inputs: number of inputs; `kind` is their kind: "images", "inputs" or "random inputs".
+        maps: relative error `norm(file - model) / norm(model)` over all inputs, by map: all stages, or the maps of a
+            backbone.
+        outputs: the same for all outputs of the file.
+        compared: the output whose cosine is computed: "logits", "pooler_output" or "feature_maps".
+        cosine, worst_cosine: mean and minimum of its cosine over the inputs.
+        twin: relative difference between the outputs of the file and of its twin, which also gives the maps.
         agreements: for how many inputs a classifier names the same class, or None.
     """
 
@@ -59,12 +59,12 @@ class ParityReport:
 
     @property
     def largest_error(self) -> float:
-        """The largest relative error of a map; NaN if there is one."""
+        """The largest relative error of a map; NaN if any is NaN."""
         return _largest(self.maps.values())
 
     @property
     def misses(self) -> tuple[str, ...]:
-        """Which numbers miss which bar, in words."""
+        """Sentences on the numbers outside of their tolerance."""
         found: list[str] = []
         most, least = LARGEST_ERROR.get(self.precision), LEAST_COSINE.get(self.precision)
         if most is not None:
@@ -72,7 +72,7 @@ class ParityReport:
             found += [f"relative error of {n} {e:.2g} is above {most:g}" for n, e in errors.items() if not e <= most]
         if least is not None and not self.worst_cosine >= least:
             found.append(f"least cosine of {self._compared} {self.worst_cosine:.5f} is below {least:g}")
-        # rounding differs where a map is an output; more than the bar leaves to the file would be another graph
+        # rounding differs if a map is an output; a larger difference means another graph
         apart = most if least is None else math.sqrt(2 - 2 * least)
         if apart is not None and not self.twin <= apart:
             found.append(f"the file that also gives the maps differs by {self.twin:.2g}, more than {apart:.2g}")
@@ -80,7 +80,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the bar of the precision is met."""
+        """Whether all numbers are within the tolerance of the precision."""
         return not self.misses
 
     @property
@@ -98,7 +98,7 @@ class ParityReport:
         return f"{' · '.join(parts)} on {self.inputs} {self.kind}: {verdict}"
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON holds of it; `from_dict` gives an equal report back."""
+        """The report as JSON values; `from_dict` gives an equal report."""
         return {**asdict(self), "passed": self.passed}
 
     @classmethod
@@ -108,7 +108,7 @@ class ParityReport:
 
 
 class ParityError(ValueError):
-    """An export that misses its bar; `report` has the numbers."""
+    """An export outside of its tolerance; `report` has the numbers."""
 
     def __init__(self, report: ParityReport) -> None:
         super().__init__(f"the {report.precision} export is outside its tolerance, so nothing is written: {'; '.join(report.misses)}")  # noqa: E501  # fmt: skip
@@ -118,11 +118,11 @@ class ParityError(ValueError):
 def measure(
     model: Any, exported: Runner, mapped: Runner, inputs: Iterable[tuple[Tensor, ...]], *, precision: str, kind: str
 ) -> ParityReport:
-    """Runs the file (`exported`) and its twin that also gives maps (`mapped`) beside the `model`.
+    """Compares the file (`exported`) and its twin with maps (`mapped`) with the `model`.
 
     Args:
-        model: in float32 on the CPU, as the user knows it.
-        inputs: batches of pixels, and for a MAE model of indices of visible mask units.
+        model: the unfolded model in float32 on the CPU.
+        inputs: batches of pixels and, for a MAE model, of indices of visible mask units.
     """
     backbone = Signature.of(model).task == "backbone"
     given = Signature.of(model).outputs
@@ -165,13 +165,13 @@ def measure(
 
 
 class _Sums:
-    """Squares of differences and of what they are measured by, over batches."""
+    """Sums over batches of squared differences and of squared values."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def add(self, group: str, name: str, found: Tensor, truth: Tensor) -> None:
-        """Counts one batch of one output."""
+        """Adds one batch of one output."""
         if found.shape != truth.shape:
             raise RuntimeError(
                 f"{name} has shape {list(found.shape)} in the export and {list(truth.shape)} in the model"
@@ -193,14 +193,14 @@ def _largest(values: Iterable[float]) -> float:
 def evaluation_inputs(
     evaluate: Pictures | None, *, config: HieraConfig, processor: HieraImageProcessor, masked: bool
 ) -> tuple[str, Iterator[tuple[Tensor, ...]]]:
-    """What the inputs are, and batches of them.
+    """The kind of the inputs, and their batches.
 
     Args:
-        evaluate: a folder or a list of images, each taken whole, as `processor` makes them, at most 1000 of a folder;
-            ready pixels; None takes 200 crops of the photo that comes with hierax, and for a model that does not take
-            images noise.
-        config: of the model, at the size that is exported.
-        masked: add the indices of the mask units that are seen, drawn for each input.
+        evaluate: a folder (at most 1000 images of it) or a list of images, each made by `processor`; or preprocessed
+            pixels. None is 200 crops of the photo that comes with hierax, or noise for a model that does not take
+            images.
+        config: configuration of the model, at the exported size.
+        masked: whether to add random indices of visible mask units for each input.
     """
     kind, pixels = _pixels(evaluate, config, processor)
     return kind, with_units(pixels, config=config, masked=masked)
@@ -215,7 +215,7 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
             raise ValueError("evaluate names images, which this model does not take; pass ready pixels")
         draw = torch.Generator().manual_seed(1)
         return "random inputs", iter(torch.randn(_NOISE, config.num_channels, *config.image_size, generator=draw).split(_BATCH))  # noqa: E501  # fmt: skip
-    if evaluate is None:  # other crops than those that int8 is calibrated on
+    if evaluate is None:  # not the crops that int8 is calibrated on
         seeds = range(1, 1 + _CROPS // _BATCH)
         return "images", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
     pictures: list[Any] = _files(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
 
 
 def _files(folder: str | Path) -> list[Path]:
-    """The images of a folder, at most 1000 of them, spread over it; or the one file."""
+    """At most 1000 images of a folder, spread over it; or the one file."""
     path = Path(folder)
     if path.is_file():
         return [path]
@@ -235,7 +235,9 @@ def _files(folder: str | Path) -> list[Path]:
 
 
 def with_units(pixels: Iterable[Tensor], *, config: HieraConfig, masked: bool) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of pixels, if `masked` each with the indices of as many visible mask units as `mask_ratio` leaves."""
+    """Batches of pixels; if `masked`, each with the indices of the visible mask units (their number follows from
+    `mask_ratio`).
+    """
     units = torch.Size(config.unit_grid(config.image_size)).numel()
     draw = torch.Generator().manual_seed(0)
     for batch in pixels:

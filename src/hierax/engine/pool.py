@@ -1,4 +1,4 @@
-"""Compiled shapes, few at a time: what is worth compiling, and what runs eagerly instead."""
+"""A limited number of compiled shapes: decides which shapes are compiled and which run in eager mode."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _MAX_BATCH = 64
 
 @dataclass(frozen=True)
 class Shape:
-    """What a runner is made for.
+    """The shape that a runner is made for.
 
     Attributes:
         size: pixels per axis.
         batch: images per call, or None for any number.
-        kept: mask units that are seen, for a MAE model.
+        kept: number of visible mask units, for a MAE model.
     """
 
     size: tuple[int, ...]
@@ -42,11 +42,11 @@ class Runner(Protocol):
     """Runs a program on inputs of one shape."""
 
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
-        """The program's tensors, in float32, for `pixels` `[batch, C, *size]`; their memory is the caller's."""
+        """The program's tensors, in float32, for `pixels` `[batch, C, *size]`. The caller owns their memory."""
         ...
 
     def close(self) -> None:
-        """Gives back memory; it is not called again."""
+        """Frees memory; the runner is not called again."""
         ...
 
 
@@ -54,26 +54,27 @@ class Backend(Protocol):
     """Makes runners of one program.
 
     Attributes:
-        batched: whether they are made for one number of images each.
+        batched: whether each runner is for one number of images only.
     """
 
     batched: bool
 
     def runner(self, shape: Shape) -> Runner:
-        """A runner for a shape; this may take long."""
+        """A runner for a shape; making it may take long."""
         ...
 
     def close(self) -> None:
-        """Gives back memory; no runner is made after this."""
+        """Frees memory; no runner is made afterwards."""
         ...
 
 
 class RunnerPool:
-    """At most `limit` compiled runners, so that inputs of ever new shapes cost neither memory nor compilations.
+    """At most `limit` compiled runners, so that inputs of many different shapes do not fill the memory or compile all
+    the time.
 
-    A shape is compiled when it is asked for the `patience`-th time; until then `eager` serves it, and so it does while
-    all compiled ones are in use: the least recently used one gives way to a shape that was asked for `insistence` times
-    since. Without `eager` every shape is compiled at once. Not thread-safe: the engine holds its lock.
+    A shape is compiled at its `patience`-th request; until then `eager` runs it. If `limit` runners exist, a new shape
+    replaces the least recently used one only after `insistence` requests since its last use. Without `eager`, every
+    shape is compiled at once. Not thread-safe: the engine holds its lock.
     """
 
     def __init__(
@@ -89,12 +90,12 @@ class RunnerPool:
         self.limit, self.patience, self.insistence = limit, patience, insistence
         self._runners: OrderedDict[Shape, Runner] = OrderedDict()
         self._used: dict[Shape, int] = {}
-        self._asked: dict[Shape, deque[int]] = {}  # the last requests of shapes that are not compiled
+        self._asked: dict[Shape, deque[int]] = {}  # the most recent requests of shapes that are not compiled
         self._requests = 0
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Shapes that are compiled now, the least recently used first."""
+        """The compiled shapes, the least recently used first."""
         return tuple(self._runners)
 
     def get(self, shape: Shape, *, at_once: bool = False) -> Runner:
@@ -137,9 +138,9 @@ class RunnerPool:
 
 
 def buckets(batch: int, *, most: int = _MAX_BATCH) -> list[tuple[int, int, int]]:
-    """Start, count and compiled batch of the parts that a batch is cut into: powers of two, the last one padded.
+    """Start, count and compiled batch of the parts of a batch; parts are powers of two, the last one is padded.
 
-    No part is of more than `most`, rounded down to a power of two (at least one).
+    No part is larger than `most` rounded down to a power of two (at least one).
     """
     parts, start = [], 0
     largest = min(1 << (max(most, 1).bit_length() - 1), _MAX_BATCH)

@@ -1,4 +1,4 @@
-"""A model as a function of tensors alone, as compilers and exports want it, and back to typed outputs."""
+"""A model as a function of tensors only, for compilers and exports, and the way back to typed outputs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hierax.pretrained import Pretrained
 if TYPE_CHECKING:
 
     class EngineOutput(Output):
-        """What an engine's call gives: the output of its task's model. These are the fields of all tasks, for editors;
-        which of them there are depends on the task.
+        """The output of an engine's call, which is the output of its task's model. These are the fields of all tasks,
+        for editors; the task decides which of them exist.
         """
 
         logits: Tensor
@@ -38,12 +38,12 @@ _MAPS = "feature_maps"
 
 @dataclass(frozen=True)
 class Signature:
-    """What a program takes and gives, as an exported file states it.
+    """Inputs and outputs of a program, as an exported file states them.
 
     Attributes:
         task: "features", "classification", "backbone" or "mae".
         outputs: names of the tensors it returns, in order; "feature_maps.2" is the third of several.
-        masked: whether it takes the indices of the visible mask units beside the pixels.
+        masked: whether it takes the indices of the visible mask units besides the pixels.
     """
 
     task: str
@@ -92,7 +92,7 @@ def _field(out: Any, name: str) -> Tensor:
 
 
 def typed(signature: Signature, tensors: Sequence[Tensor]) -> Output:
-    """The output that a model of this task returns, from a program's tensors; MAE's loss and mask are still NaN."""
+    """The output of a model of this task, from a program's tensors; loss and mask of a MAE model are still NaN."""
     fields: dict[str, Any] = {}
     for name, tensor in zip(signature.outputs, tensors, strict=True):
         field, _, index = name.partition(".")

@@ -1,4 +1,4 @@
-"""From ordinary memory to a CUDA device: through two pinned buffers that take turns."""
+"""Copies from ordinary memory to a CUDA device, through two pinned buffers in turn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class Staging:
-    """Puts tensors on a device, in another dtype where asked; on CUDA the copy runs while the processor goes on.
+    """Puts tensors on a device, in another dtype if requested; on CUDA, the CPU continues during the copy.
 
-    A copy from pageable memory holds up the processor and is slower. Hence the tensor is first written, already in its
-    new dtype, into one of two pinned buffers, which grow to the largest tensor. An event tells when a buffer was read:
-    until then it is not written again, so whoever is faster than the device waits here, two tensors ahead. Elsewhere
-    this is `Tensor.to`. Tensors that are pinned already are copied from where they are: whoever pins memory waits for
-    the result before writing to it again. Any thread may call.
+    A copy from pageable memory is slower and makes the CPU wait. Hence the tensor is first written, in its new dtype,
+    into one of two pinned buffers, which grow to the largest tensor. An event tells when a buffer has been read. Until
+    then it is not written again, so a caller that is faster than the device waits here, at most two tensors ahead. On
+    other devices, this is `Tensor.to`. Pinned tensors are copied directly: their owner must wait for the result before
+    writing to them again. Thread-safe.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,20 +39,20 @@ class Staging:
             pinned.copy_(tensor)
             moved = pinned.to(self.device, non_blocking=True)
             event = self._read[turn] = self._read[turn] or torch.cuda.Event()
-            event.record()  # on the stream that copies
+            event.record()  # on the copying stream
             return moved
 
     def _buffer(self, turn: int, count: int) -> Tensor:
-        """`count` bytes of a buffer that the device has read."""
+        """`count` bytes of a buffer that the device has finished reading."""
         if self._read[turn] is not None:
             self._read[turn].synchronize()
         buffer = self._buffers[turn]
         if buffer is None or buffer.numel() < count:
-            self._buffers[turn] = None  # given back before the larger one is taken
+            self._buffers[turn] = None  # freed before the larger one is allocated
             buffer = self._buffers[turn] = _pinned(count)
         return buffer[:count]
 
 
 def _pinned(count: int) -> Tensor:
-    with torch.inference_mode(False):  # for later calls too, which may be outside of the caller's inference mode
+    with torch.inference_mode(False):  # used by later calls, too, which may be outside of the caller's inference mode
         return torch.empty(count, dtype=torch.uint8, pin_memory=True)

@@ -1,4 +1,4 @@
-"""Many inputs through an engine: decoded ahead in threads, run in batches, answered one by one and in order."""
+"""Many inputs through an engine: decoded ahead in threads, run in batches, returned one by one and in order."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 _MOST_WORKERS = 8
-_AHEAD = 2  # batches that are decoded, or being decoded, while one runs
+_AHEAD = 2  # batches that are decoded, or in decoding, while one runs
 
 
 @dataclass(frozen=True)
 class Streamed(Generic[Item]):
-    """What an engine says of one item.
+    """The result of an engine for one item.
 
     Attributes:
-        item: as it was given.
+        item: the item, unchanged.
         output: the typed output of this item alone, `[rows, …]`, one row for an image; None if there is an `error`.
-        error: what kept it from being read or run.
+        error: the error of reading or running it, or None.
     """
 
     item: Item
@@ -71,14 +71,14 @@ def streamed(
 
 
 def _default_workers() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    allowed = getattr(os, "sched_getaffinity", None)  # only on Linux
     return min(len(allowed(0)) if allowed else os.cpu_count() or 1, _MOST_WORKERS)
 
 
 def _decoded(
     items: Iterable[Item], read: Callable[[Item], Tensor], *, ahead: int, workers: int
 ) -> Iterator[_Read[Item]]:
-    """The items with their pixels, in order, at most `ahead` of them begun before they are asked for."""
+    """The items with their pixels, in order; decoding is at most `ahead` items ahead of the caller."""
 
     def attempt(item: Item) -> _Read[Item]:
         try:
@@ -86,7 +86,7 @@ def _decoded(
             if not isinstance(pixels, Tensor) or not len(pixels):
                 raise TypeError(f"read gave {type(pixels).__name__}; expected a tensor [rows, C, *size]")
             return _Read(item, pixels)
-        except Exception as error:  # whatever it is: one item that cannot be read is no reason to lose the others
+        except Exception as error:  # any error: one item that cannot be read must not lose the others
             return _Read(item, error=error)
 
     source, begun = iter(items), deque[Future[_Read[Item]]]()
@@ -97,18 +97,18 @@ def _decoded(
             found = begun.popleft().result()
             begun.extend(pool.submit(attempt, item) for item in islice(source, 1))
             yield found
-    finally:  # also when the caller stops in the middle
+    finally:  # also if the caller stops in the middle
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[Streamed[Item]]:
-    """The group's items in order, those that were read with their rows of one or more calls of the engine."""
+    """The results of a group in order; readable items have their rows of the engine's outputs."""
     ready = [one.pixels for one in group if one.pixels is not None]
     outputs: list[Output] = []
     if ready:
         try:
             outputs = [engine(pixel_values=part) for part in torch.cat(ready).split(batch_size)]
-        except ValueError as error:  # a size that this model, or this export, does not take: true of each alike
+        except ValueError as error:  # a size that this model, or this export, does not accept: the error of every item
             group = [dataclasses.replace(one, pixels=None, error=one.error or error) for one in group]
     whole, start = _joined(outputs), 0
     for one in group:
@@ -121,7 +121,7 @@ def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[
 
 
 def _joined(outputs: list[Output]) -> Any:
-    """The outputs of several calls as that of one."""
+    """The outputs of several calls, concatenated."""
     if len(outputs) < 2:
         return outputs[0] if outputs else None
     fields: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A program written down by `torch.export`: what ".pt2" files hold and what the ONNX exporter reads."""
+"""Programs of `torch.export`: ".pt2" files hold them, and the ONNX exporter reads them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hierax.pretrained import Pretrained
 from hierax.tokens import UnitLayout
 
 INPUTS = ("pixel_values", "kept")
-"""Names of what a program takes; the second one only where it is `masked`. Files of before say "pixels"."""
+"""Names of a program's inputs; the second only if it is `masked`. Older files say "pixels"."""
 
 
 class BakedPosition(nn.Module):
-    """A position embedding that was computed for one size: a constant, whatever grid is asked for."""
+    """A position embedding that was computed for one size; a constant that does not depend on the grid."""
 
     def __init__(self, value: Tensor, layout: UnitLayout | None = None) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class BakedPosition(nn.Module):
 
 @torch.no_grad()
 def baked(model: Pretrained, size: Sequence[int], *, folded: bool = True) -> Pretrained:
-    """A copy of `model` for inputs of `size` pixels alone, its position embeddings resized once; `folded` by `fold`."""
+    """A copy of `model` for inputs of `size` pixels only, with position embeddings of that size; `folded` by `fold`."""
     made = fold(model) if folded else copy.deepcopy(model).requires_grad_(False)
     for part in list(made.modules()):
         if isinstance(part, Hiera):
@@ -53,7 +53,9 @@ def baked(model: Pretrained, size: Sequence[int], *, folded: bool = True) -> Pre
 
 
 def program_for(model: Pretrained, size: Sequence[int], signature: Signature, *, dtype: torch.dtype) -> Program:
-    """The program of `model` at `size` pixels that is traced: folded, baked, computing in `dtype`."""
+    """The program of `model` at `size` pixels for tracing: folded, with constant position embeddings, computing in
+    `dtype`.
+    """
     return Program(baked(model, size).to(dtype), signature).eval()
 
 
@@ -63,14 +65,14 @@ def exported_program(program: Program, example: tuple[Tensor, ...], *, dynamic: 
     shapes = {name: {0: batch} for name, _ in zip(INPUTS, example, strict=False)} if dynamic else None
     with undisturbed(torch.device("cpu")), quiet():
         traced = torch.export.export(program, example, dynamic_shapes=shapes)
-    for node in traced.graph.nodes:  # holds the paths of the source on the machine that exports
+    for node in traced.graph.nodes:  # it holds paths of the source code on the exporting machine
         node.meta.pop("stack_trace", None)
     return traced
 
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Keeps what exporters, quantizers and readers of files say to their own developers from users."""
+    """Hides the warnings and logs that exporters, quantizers and file readers write for their own developers."""
     before = {name: logging.getLogger(name).level for name in loggers}
     try:
         for name in loggers:
