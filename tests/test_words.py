@@ -1,8 +1,10 @@
-"""The words that people read: short, usual, American. Names in the code and docstrings are not looked at here."""
+"""The words that people read: short, usual, American. Names in the code are not looked at here."""
 
 import argparse
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,10 @@ EXEMPT = {
 }
 VALUES = re.compile(r"```.*?```|`[^`]*`|target: normalised", re.DOTALL)
 """Code in a page, and the setting's value `normalised`, which are names."""
+ROOMS = (".", "checkpoint", "cli", "demo", "embedding", "labels", "predict")
+"""Packages whose docstrings and comments are checked; "." is the modules beside the packages."""
+NAMES = re.compile(r"^ *\w+(?:, \w+)*(?=: )|\w+=|\"[^\"\n]*\"|\btest_pictures\b", re.MULTILINE)
+"""Names in a docstring: of an argument or attribute that is explained, of a keyword, and values in quotes."""
 
 
 def literals(path: Path) -> Iterator[str]:
@@ -46,6 +52,17 @@ def literals(path: Path) -> Iterator[str]:
             yield node.value
 
 
+def explanations(path: Path) -> Iterator[str]:
+    """Docstrings, also those of constants and attributes, and comments that are no instruction to a tool."""
+    text = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield NAMES.sub("", node.value.value)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
 def found(text: str) -> list[str]:
     """The words of `text` that are not to be used, with some of what is around them."""
     text = VALUES.sub("", text)
@@ -59,6 +76,20 @@ def test_messages_and_help_use_plain_words(folder: str) -> None:
     place = ROOT / "src/hierax" / folder
     files = place.glob("*.py") if folder == "." else place.rglob("*.py")
     assert {path.name: words for path in files if (words := [w for t in literals(path) for w in found(t)])} == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docstrings_and_comments_use_plain_words(room: str) -> None:
+    place = ROOT / "src/hierax" / room
+    files = place.glob("*.py") if room == "." else place.rglob("*.py")
+    assert {path.name: words for path in files if (words := [w for t in explanations(path) for w in found(t)])} == {}
+
+
+def test_a_name_that_is_explained_is_not_a_word() -> None:
+    assert not found(
+        NAMES.sub("", '    pictures: one for each\n    dialect, neighbours: names\n    part="free-pictures"')
+    )
+    assert found(NAMES.sub("", "    images: the pictures"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""hierax: Hiera vision transformers for classification, features and masked image modelling, images and video.
+"""hierax: Hiera vision transformers for classification, features and masked image modeling, of images and video.
 
 The public names are imported when they are first used, so that `import hierax` costs nothing.
 """

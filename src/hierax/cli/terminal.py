@@ -84,7 +84,7 @@ def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Ite
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Lines printed to the same terminal go above the bar; results that go to a file are left alone.
+    # Lines for the same terminal are printed above the progress bar; results for a file are not changed.
     bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
     with bar:
         yield bar.track(results, total=total, description=what)

@@ -1,4 +1,4 @@
-"""`embed`: many images in, shards of features out; what is interrupted goes on, and nothing is there twice."""
+"""`embed` turns many images into shards of features. Interrupted runs can be resumed; no image is stored twice."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ BLOCK, BATCH = 512, 32
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What a call of `embed` did, and what the collection holds.
+    """The result of a call of `embed`, and the state of the collection.
 
     Attributes:
         out: the collection.
         sources: in all listings.
         done: sources of which this call made rows or errors.
-        rows: that stand in the collection.
+        rows: valid rows in the collection.
         errors: sources that cannot be read (`errors.parquet`).
-        gone, replaced: rows that an update marked so.
-        pending: sources whose blocks are not done yet: other shares', or the run was stopped.
-        seconds: of this call, without loading and listing.
-        waited: share of them without pixels to compute on.
+        gone, replaced: rows that an update marked as gone or replaced.
+        pending: sources whose blocks are not done yet: they belong to other shares, or the run was stopped.
+        seconds: of this call, without loading and listing. waited: share of this time in which the model waited for
+            pixels.
         stopped: whether a signal ended it early.
         signal: the number of that signal, such as `signal.SIGTERM`; None where none came.
     """
@@ -67,7 +67,7 @@ class EmbedReport:
 
     @property
     def images_per_second(self) -> float:
-        """Speed of this call."""
+        """Images per second in this call."""
         return self.done / self.seconds if self.seconds else 0.0
 
     @property
@@ -76,7 +76,7 @@ class EmbedReport:
         return "decoding" if self.waited > 0.2 else "model"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Values that JSON can hold."""
         return {
             **asdict(self), "out": str(self.out), "seconds": round(self.seconds, 3), "waited": round(self.waited, 3),
             "images_per_second": round(self.images_per_second, 2), "limit": self.limit,
@@ -85,13 +85,13 @@ class EmbedReport:
 
 @dataclass
 class Progress:
-    """Where a call is.
+    """The progress of a call.
 
     Attributes:
         done, total: sources.
-        errors: that could not be read so far.
+        errors: unreadable sources so far.
         seconds, waited: so far.
-        stopping: a signal came: this is the last block, or the last one of each device.
+        stopping: a signal arrived, so this is the last block, or the last one of each device.
     """
 
     done: int
@@ -106,8 +106,8 @@ Sources: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
 
 def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None = None, ray: bool = False) -> list[str]:
-    """What `embed` does before it has a model: says what is missing, and has processes that decode import what they
-    need while the model is loaded. Returns the sources, by names that hold from any folder.
+    """The steps of `embed` before it has a model: reports missing sources and packages, and starts decoding
+    processes, which import while the model is loaded. Returns the sources as absolute paths or URLs.
 
     Raises:
         ValueError, CollectionError, ImportError: see `embed`.
@@ -158,14 +158,14 @@ def embed(
     on_wait: Callable[[str], object] | None = None,
     on_stop: Callable[[], object] | None = None,
 ) -> EmbedReport:
-    """Writes the features of images, or of videos window by window, into the folder `out`, and goes on where an
+    """Writes the features of images, or of videos window by window, into the folder `out`, and resumes where an
     earlier call was interrupted.
 
     Every source is listed once, in the order of the first listing. Blocks of `block_size` sources become shards
     (`part-*.parquet`: id, path, width, height, hash, status, embedding), whole or not at all, always in the same
-    batches: whenever a call was killed, the collection ends the same. What cannot be read is in `errors.parquet`.
-    A model of clips makes a row for each window of a video, with `start` and `end` in seconds; the windows follow each
-    other, and the last one shows its last frame on.
+    batches: even if a call was killed, the final collection is the same. What cannot be read is in `errors.parquet`.
+    A model of clips makes a row for each window of a video, with `start` and `end` in seconds; the windows follow
+    each other, and the last one repeats its last frame.
 
     Args:
         sources: one or several, see `list_sources`; of a collection that exists they may be left out (an empty list),
@@ -181,26 +181,28 @@ def embed(
             updates.
         shard: (i, n): do every n-th block only, from the i-th on, for n processes that share `out`.
         ray: work on a Ray cluster, whose machines share `out` and the model; see `hierax.embedding.cluster`.
-        device: see `hierax.Engine`; of several, each takes a share of the blocks; "auto" is all GPUs, where there are
-            any. With a `FeatureExtractor`, the first is its own.
+        device: see `hierax.Engine`; each of several devices takes a share of the blocks; "auto" is all GPUs if there
+            are any. With a `FeatureExtractor`, the first is its own.
         precision, backend, threads: see `hierax.Engine`.
-        workers: processes that decode; None is one per core but one, at least one, at most 16; 0 decodes here, as
-            None does where sources are few.
+        workers: processes that decode. None is the number of cores minus one, from 1 to 16. 0 decodes in this
+            process; so does None if there are few sources.
         batch_size, block_size: sources per call of the engine, per shard; an existing collection keeps its own.
         on_table: called with the `pyarrow.Table` of each block after it was written, in the order of the rows unless
             several devices or machines write.
         on_progress: called after each batch (after each block on a cluster).
-        on_wait: told who is listing the sources of `out`, or closing it, when this call waits for that.
-        on_stop: called when a signal asks for an end, at once, by its handler; what is in hand is finished then.
+        on_wait: called with the name of the process that this call waits for (it lists sources of `out`, or closes
+            it).
+        on_stop: called at once by the signal handler when a signal asks for an end; the current block is finished
+            after it.
 
     Returns:
-        What was done.
+        A report of what was done.
 
     Raises:
-        ValueError: sources that stand for nothing; bad settings.
-        CollectionError: `out` was made in another way or of other sources, or is damaged; names what differs.
+        ValueError: a source matches no file, or a setting is wrong.
+        CollectionError: `out` was made with other settings or from other sources, or is damaged; names what differs.
         ImportError: pyarrow or ray is missing; names the extra.
-        OSError: `out` cannot be written; what was written before stays.
+        OSError: `out` cannot be written; shards that were written before stay.
     """
     _check(shard, batch_size, block_size)
     folder, inputs = Path(out), begin(sources, out, workers=workers, ray=ray)
@@ -233,7 +235,7 @@ def embed(
 
 
 class _Run:
-    """One call's share of a job, and what came of it."""
+    """One call's share of a job, and its results."""
 
     def __init__(
         self, claim: Claim, manifest: Manifest, extractor: FeatureExtractor, *, others: Sequence[str],
@@ -247,7 +249,7 @@ class _Run:
         self, shard: tuple[int, int], on_table: Callable[[pa.Table], object] | None,
         on_progress: Callable[[Progress], object] | None, on_stop: Callable[[], object] | None,
     ) -> EmbedReport:  # fmt: skip
-        """Does this share's blocks that are not done."""
+        """Computes the unfinished blocks of this share."""
         job = self.job
         pending = set(job.pending())
         mine = [block for n, block in enumerate(job.blocks()) if block in pending and n % shard[1] == shard[0]]
@@ -279,7 +281,7 @@ class _Run:
         )  # fmt: skip
 
     def _steps(self, blocks: Sequence[Block], stop: threading.Event) -> Generator[Step]:
-        """Computes these blocks where the call is to run."""
+        """Computes these blocks on the devices, or the cluster, of the call."""
         if not blocks:
             return
         if self.cluster:
@@ -295,7 +297,7 @@ class _Run:
 
 
 def devices(given: str | Sequence[str]) -> list[str]:
-    """Those that are asked for; "auto" is all GPUs where there are several."""
+    """The requested devices; "auto" is all GPUs if there are several."""
     if given == "auto" and torch.cuda.device_count() > 1:
         return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
     return [given] if isinstance(given, str) else list(given) or ["auto"]
@@ -309,10 +311,10 @@ def _check(shard: tuple[int, int], batch: int, block: int) -> None:
 
 
 def _workers(given: int | None) -> int | None:
-    """How many processes may decode; a daemon, as those of `multiprocessing.Pool` are, can start none.
+    """The number of processes that may decode. A daemon, such as a process of `multiprocessing.Pool`, can start none.
 
     Raises:
-        ValueError: a negative number, or one above 0 in a daemon.
+        ValueError: the number is negative, or above 0 in a daemon.
     """
     if given is not None and given < 0:
         raise ValueError(f"workers is {given}; expected 0 or more")

@@ -1,4 +1,4 @@
-"""What is to be embedded: files, folders, patterns, lists, shards, tables, URLs; listed once, then read anywhere."""
+"""The sources to embed: files, folders, patterns, lists, shards, tables, URLs; listed once, then read anywhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SAVED = ("dataset_dict.json", "dataset_info.json")
 
 
 class NoSourcesError(ValueError):
-    """An input that stands for nothing.
+    """An input that matches nothing.
 
     Attributes:
         given: the input.
@@ -58,12 +58,12 @@ class Source:
     """One thing to embed.
 
     Attributes:
-        path: its name for ever: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or one of these
-            and `#t=SECONDS` of a window of a video.
+        path: its permanent name: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or one of
+            these and `#t=SECONDS` of a window of a video.
         kind: one of `KINDS`.
         container: the shard, or the table as it was named; "" for others.
         offset, size: where a member lies in its shard; of a table the number of the row.
-        window: the number of a window of a video; -1 for what is no window.
+        window: the number of a window of a video; -1 for all other sources.
     """
 
     path: str
@@ -84,10 +84,10 @@ class Source:
         return self.path if self.window < 0 else self.path.rpartition(MARK)[0]
 
     def read(self, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Any:
-        """The bytes of an image; of a table maybe a path or a Pillow image.
+        """The bytes of an image; for a row of a table also a path or a Pillow image.
 
         Raises:
-            Exception: it cannot be had; clients of networks have errors of their own.
+            Exception: it cannot be read or fetched; network clients have their own errors.
         """
         if self.kind == "table":
             return _table(self.container).sample(self.offset).content
@@ -100,7 +100,7 @@ class Source:
 
 @lru_cache(maxsize=8)
 def _table(container: str) -> TableDataset:
-    """A split of a table, opened once in every process."""
+    """A split of a table. Each process opens it once."""
     name, _, split = container.rpartition("#")
     files = [Path(name)] if name.endswith(".parquet") else []
     return open_tables(name, files, labels=False)[split]
@@ -114,7 +114,7 @@ def listed() -> Any:
 
 
 class Listing:
-    """Sources in their order, as columns: a hundred thousand of them must not be as many Python objects."""
+    """Sources in order, stored as columns, because a hundred thousand Python objects would take too much memory."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
         containers: dict[str, int] = {}
@@ -148,7 +148,7 @@ class Listing:
         return (self[i] for i in range(len(self)))
 
     def write(self, path: Path) -> None:
-        """Writes the listing, unless there is one already: of several processes that list, the first one's counts."""
+        """Writes the listing, unless there is one already: if several processes list, the first listing is used."""
         pa = arrow()
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = listed()
@@ -161,7 +161,7 @@ class Listing:
 
     @classmethod
     def read(cls, path: Path) -> Listing:
-        """One that was written.
+        """Reads a listing.
 
         Raises:
             CollectionError: it is damaged.
@@ -172,17 +172,17 @@ class Listing:
 
 
 def listing_path(folder: Path, number: int) -> Path:
-    """Where listing `number` of a collection is: 0 is the first, each update adds one."""
+    """The path of listing `number` of a collection: 0 is the first, and each update adds one."""
     return folder / LISTINGS / f"{number:04}.parquet"
 
 
 def listings(folder: Path) -> list[Path]:
-    """Those of a collection, in their order."""
+    """The listings of a collection, in order."""
     return sorted((folder / LISTINGS).glob("[0-9]*.parquet"))
 
 
 def located(given: str) -> str:
-    """An input by a name that holds from any folder."""
+    """An input as an absolute path; URLs stay as they are."""
     return os.path.abspath(given) if _is_local(given) else given
 
 
@@ -191,15 +191,15 @@ def _is_local(given: str) -> bool:
 
 
 def lost(inputs: Iterable[str], *, patterns: bool = False) -> list[str]:
-    """Of these inputs the files and folders that are not there, seen without listing any; with `patterns` also those
-    that may be patterns, since they hold one of `*?[`.
+    """The inputs whose file or folder does not exist, found without listing any; with `patterns` also inputs that may
+    be patterns, because they contain one of `*?[`.
     """
     missing = (given for given in inputs if _is_local(given) and not os.path.exists(given))
     return [given for given in missing if patterns or not glob.has_magic(given)]
 
 
 def are_few(inputs: Sequence[str], most: int) -> bool:
-    """Whether inputs are `most` files of images at the most, or folders of no more; only as many are looked at."""
+    """Whether inputs are at most `most` image files, alone or in folders; looks at no more files than that."""
 
     def counted() -> Iterator[str]:
         for given in inputs:
@@ -213,10 +213,9 @@ def are_few(inputs: Sequence[str], most: int) -> bool:
 def list_sources(
     inputs: Sequence[str], *, record: Preprocessing | None = None, columns: Mapping[str, str] | None = None
 ) -> Iterator[Source]:
-    """The sources that inputs stand for, each once, in the order of the inputs, those of a folder by name. Where
-    `record` is one of clips these are the windows of videos.
-
-    What is left out is told of in a `Notice`: members of shards and files of other kinds, rows without a path.
+    """The sources that the inputs name, each once, in the order of the inputs; sources of a folder are sorted by
+    name. If `record` is one of clips, the sources are the windows of videos. A `Notice` reports what is left out:
+    members of shards and files of other kinds, rows without a path.
 
     Args:
         inputs: files; folders, searched to their depths for images and `.tar` shards, hidden files left
@@ -225,12 +224,12 @@ def list_sources(
             file, image, url …, see `hierax.data.lists.PATHS`), relative to the list's folder; `.tar` shards; tables
             with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens
             (`s3://…`). Tables have no videos.
-        columns: {"path": name} of the column of paths in lists where it has another name.
+        columns: {"path": name} if the column of paths in lists has another name.
 
     Raises:
-        NoSourcesError: an input stands for nothing; names it.
+        NoSourcesError: an input matches nothing; names it.
         ValueError: an input cannot be read; names it.
-        ImportError: what reads it is missing; names the extra.
+        ImportError: a package to read it is missing; names the extra.
     """
     seen: set[str] = set()
     clips = record is not None and record.num_frames is not None
@@ -257,11 +256,11 @@ def list_sources(
 
 @dataclass(frozen=True)
 class _Kinds:
-    """What is looked for.
+    """The kind of files to look for.
 
     Attributes:
         suffixes: of files.
-        left: counts the files that are something else.
+        left: counts files of other kinds.
         columns: see `list_sources`.
     """
 
@@ -271,12 +270,12 @@ class _Kinds:
 
     @property
     def videos(self) -> bool:
-        """Whether videos are meant."""
+        """Whether videos are the sources."""
         return self.suffixes is _VIDEOS
 
 
 def check_input(given: str) -> None:
-    """Raises `NoSourcesError` for what no model can take: an empty text, an archive that is to be unpacked."""
+    """Raises `NoSourcesError` for an empty input, and for an archive that must be unpacked first."""
     if not given:
         raise NoSourcesError("''", "an empty source; expected a file, folder, pattern, list or URL")
     if given.lower().endswith(COMPRESSED) and _is_local(given):
@@ -284,7 +283,7 @@ def check_input(given: str) -> None:
 
 
 def _check_kind(given: str, *, clips: bool) -> None:
-    """Raises `ValueError` for a video that is named where images are meant, and the reverse."""
+    """Raises `ValueError` for a video if the model takes images, and for an image if it takes clips."""
     check_input(given)
     suffix = os.path.splitext(given)[1].lower()
     if suffix in VIDEO_SUFFIXES and not clips:
@@ -327,7 +326,7 @@ def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:
 
 
 def _is_saved(given: str) -> bool:
-    """Whether it is a folder that `datasets` saved."""
+    """Whether a folder was saved by `datasets`."""
     return any(os.path.exists(os.path.join(given, name)) for name in _SAVED)
 
 
@@ -339,7 +338,9 @@ def _files_below(folder: str, suffixes: Collection[str], left: LeftOut | None = 
     closed: list[OSError] = []
     arrays = () if suffixes is _VIDEOS else ARRAY_SUFFIXES
     yield from find_files(os.path.abspath(folder), suffixes, otherwise=arrays, left=left, failed=closed.append)
-    yield from (error.filename for error in closed)  # read as files they say why; left out they would not be missed
+    yield from (
+        error.filename for error in closed
+    )  # reading them as files gives an error; leaving them out would hide them
 
 
 def _of_file(path: str, kinds: _Kinds) -> Iterator[Source]:
@@ -356,7 +357,7 @@ def _of_file(path: str, kinds: _Kinds) -> Iterator[Source]:
 
 
 def _is_list(path: str, kinds: _Kinds) -> bool:
-    """Whether a parquet file names files, and holds none itself."""
+    """Whether a parquet file has paths of images and no images."""
     pa = arrow()
     try:
         with opened_regular(path) as file:

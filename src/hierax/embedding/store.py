@@ -1,7 +1,7 @@
 """The folder of a collection: `manifest.json`, `listings/`, `data/` with a shard per block, `errors.parquet`.
 
-A block is a fixed run of sources of one listing; its shard is there whole or not at all. What could not be read stands
-in the shard's metadata, and in `errors.parquet` of the whole collection.
+A block is a fixed run of sources of one listing; its shard exists whole or not at all. Unreadable sources are in the
+shard's metadata, and, for the whole collection, in `errors.parquet`.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 MANIFEST, ERRORS, LISTINGS, DATA = "manifest.json", "errors.parquet", "listings", "data"
 FORMAT = 1
 MARK = "#t="
-"""What stands between a video's path and the second at which a window begins (media fragments, W3C)."""
+"""Separates a video's path from the second at which a window begins (media fragments, W3C)."""
 OK, GONE, REPLACED = "ok", "gone", "replaced"
 _UNREADABLE = b"hierax.unreadable"
 _DIGEST = re.compile("[0-9a-f]{64}")
-_FEW = 4  # differences between two collections that are told
+_FEW = 4  # differences between two collections that an error lists
 _MUST_AGREE = ("model", "weights", "config", "preprocessing", "columns", "l2", "dtype", "precision")
 
 
 def source_id(path: str) -> str:
-    """What a source is called for ever: 16 hexadecimal digits of the hash of its path."""
+    """The permanent id of a source: 16 hexadecimal digits of the hash of its path."""
     return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
 
 
 def shown(path: str) -> str:
-    """A path as rows hold it, as text; file names need not be valid, what is not is shown as \\xNN."""
+    """A path as text, as rows store it; bytes of a file name that are not valid text become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -61,8 +61,8 @@ class Column:
     Attributes:
         name: "embedding" for the pooled features, else that of the layer: "stage3", "stage3_map".
         layer: "pooled", or the stage.
-        shape: `[D]`, or `[D, h, w]` of a map, which the column holds flat.
-        pooling: how a vector came out of the tokens.
+        shape: `[D]`, or `[D, h, w]` of a map, which is flat in the column.
+        pooling: how the tokens became a vector.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Numbers per row."""
+        """Numbers in each row."""
         return int(np.prod(self.shape))
 
 
@@ -90,9 +90,9 @@ class Manifest:
         dtype: "float32" or "float16", in the shards.
         precision: in which the engine computed.
         block, batch: sources per shard, and per call of the engine.
-        inputs: what was to be embedded, for updates.
+        inputs: the sources as they were given, for updates.
         created: date and time, and `version` of hierax; neither is part of the fingerprint, nor is `inputs`.
-        list_columns: what columns of lists among the inputs are called, see `hierax.data.lists.open_list`.
+        list_columns: names of columns in lists among the inputs, see `hierax.data.lists.open_list`.
     """
 
     model: str
@@ -122,7 +122,7 @@ class Manifest:
         """The column of that name; None is the first.
 
         Raises:
-            CollectionError: there is none; lists those there are.
+            CollectionError: there is no such column; lists the columns.
         """
         found = [c for c in self.columns if name in (None, c.name, c.layer)]
         if not found:
@@ -133,7 +133,7 @@ class Manifest:
         """The model's path or Hub id.
 
         Raises:
-            CollectionError: it was passed as an object, and `model` is its class; or it is not there any more.
+            CollectionError: the model was passed as an object, and `model` is its class; or it no longer exists.
         """
         if self.model.isidentifier() and not Path(self.model).exists():
             raise CollectionError(
@@ -147,7 +147,7 @@ class Manifest:
         return self.model
 
     def check_same(self, other: Manifest, *, folder: Path, advice: str = "choose another folder") -> None:
-        """Raises `CollectionError` unless rows of the other may stand beside this one's; it ends with `advice`."""
+        """Raises `CollectionError` if rows of the other cannot be compared with this one's; ends with `advice`."""
         if self.fingerprint == other.fingerprint:
             return
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
@@ -163,10 +163,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """That of a collection.
+        """Reads the manifest of a collection.
 
         Raises:
-            CollectionError: the folder holds none, or one that is damaged or of a later version.
+            CollectionError: the folder has no manifest, or a damaged one, or one of a later version.
         """
         path = folder / MANIFEST
         try:
@@ -191,7 +191,7 @@ class Manifest:
 
 
 def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
-    """What differs between two values of a manifest, down to the fields of records."""
+    """The differences between two values of a manifest, down to the fields of records."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*before, *now)):
             yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
@@ -215,7 +215,7 @@ class Block:
 
     @property
     def file(self) -> str:
-        """The name of its shard."""
+        """The name of the block's shard."""
         return f"part-{self.listing:04}-{self.number:07}.parquet"
 
 
@@ -225,7 +225,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 def shard_path(folder: Path, block: Block) -> Path:
-    """Where the shard of a block is, or will be."""
+    """The path of a block's shard, which may not exist yet."""
     return folder / DATA / block.file
 
 
@@ -291,7 +291,7 @@ def _write_table(table: pa.Table, path: Path, vectors: Sequence[str], *, keep: b
 
 
 def unreadable_of(shard: Path) -> list[Unreadable]:
-    """What could not be read in a block.
+    """The unreadable sources of a block.
 
     Raises:
         CollectionError: the shard is damaged.
@@ -306,7 +306,7 @@ def unreadable_of(shard: Path) -> list[Unreadable]:
 
 
 def write_errors(folder: Path) -> int:
-    """Writes `errors.parquet`, all that could not be read, in the order of the sources; returns how many these are."""
+    """Writes all unreadable sources to `errors.parquet`, in the order of the sources; returns their number."""
     pa = arrow()
     found = [item for shard in shards(folder) for item in unreadable_of(shard)]
     names = ("id", "path", "hash", "error")
@@ -317,7 +317,7 @@ def write_errors(folder: Path) -> int:
 
 
 def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> None:
-    """Gives rows of a shard, by id, another status; what could not be read of these sources is forgotten."""
+    """Gives rows of a shard, by id, another status; removes the errors of these sources."""
     pa, wanted = arrow(), schema(manifest)
     table = read_table(shard, wanted, wanted.names)
     ids, before = table.column("id").to_pylist(), table.column("status").to_pylist()
@@ -348,7 +348,7 @@ def statuses_of(shard: Path) -> list[str]:
 
 
 def hashes_of(shard: Path) -> dict[str, str]:
-    """By id the hash of the bytes of each source that has a row that stands, or could not be read."""
+    """The hash of the bytes, by id, for each source with a valid row or an error."""
     rows = zip(*read_texts(shard, "id", "hash", "status"), strict=True)
     found = {name: digest for name, digest, status in rows if status == OK}
     return found | {item.id: item.hash for item in unreadable_of(shard)}
@@ -356,7 +356,7 @@ def hashes_of(shard: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one shard that stand (status "ok").
+    """The valid rows of one shard (status "ok").
 
     Attributes:
         ids, paths, hashes: of each.
@@ -370,7 +370,7 @@ class Rows:
 
 
 def read_rows(shard: Path, column: Column, *, manifest: Manifest) -> Rows:
-    """The rows of a shard that stand.
+    """Reads the valid rows of a shard.
 
     Raises:
         CollectionError: the shard is damaged.

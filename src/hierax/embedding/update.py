@@ -1,4 +1,4 @@
-"""Updates of a collection: what is new or has changed, and which rows no longer stand."""
+"""Updates a collection: finds new and changed sources, and rows that are no longer valid."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _CHUNK = 4096
 
 
 def inputs_left(folder: Path, manifest: Manifest) -> list[str]:
-    """Inputs of a collection but for images that were named one by one and are gone: the update marks their rows."""
+    """The inputs of a collection without single images that no longer exist: the update marks their rows."""
     gone = set(lost(manifest.inputs, patterns=True))
     listed = {source.id for path in listings(folder) for source in Listing.read(path)} if gone else set()
     return [given for given in manifest.inputs if given not in gone or source_id(given) not in listed]
 
 
 def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source]) -> list[Source]:
-    """Those that the collection does not have yet, or with other bytes; rows of what is no longer among `sources` are
-    marked as gone, but not of what is below a folder that cannot be opened. What is listed and not done yet is left to
-    its block.
+    """The sources that are new to the collection, or have other bytes. Marks rows of sources that are no longer in
+    `sources` as gone, except below a folder that cannot be opened. Sources that are listed and not done yet stay in
+    their block.
 
     Raises:
         CollectionError: an input that the collection was made of stands for nothing any more, as a folder that was
@@ -59,7 +59,7 @@ def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source])
             seen.update(source.id for source in chunk)
             closed += [source.path for source in chunk if source.kind == "file" and os.path.isdir(source.path)]
             old = [source for source in chunk if source.id in known]
-            files = {source.name: source for source in old}  # of a video's windows one: it is read once, not for each
+            files = {source.name: source for source in old}  # one window of each video, so that the video is read once
             digests = dict(zip(files, pool.map(_digest, files.values()), strict=True))
             changed = [s for s in chunk if s.id not in known or digests[s.name] != known[s.id]]
             found += [source for source in changed if source.id not in waiting]
@@ -72,7 +72,7 @@ def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source])
 
 
 def _below(closed: Sequence[str], folder: Path) -> set[str]:
-    """Ids of a collection's sources in these folders."""
+    """The ids of a collection's sources in these folders."""
     starts = tuple(os.path.join(place, "") for place in closed)
     sources = (source for path in listings(folder) for source in Listing.read(path)) if starts else ()
     return {source.id for source in sources if source.path.startswith(starts)}
@@ -80,11 +80,11 @@ def _below(closed: Sequence[str], folder: Path) -> set[str]:
 
 @contextlib.contextmanager
 def _advice(folder: Path) -> Iterator[None]:
-    """What to do about an input that stands for nothing any more."""
+    """The error for an input that no longer matches anything, with advice."""
     try:
         yield
     except NoSourcesError as error:
-        if error.given not in Manifest.read(folder).inputs:  # one that was to be added
+        if error.given not in Manifest.read(folder).inputs:  # a new input
             raise
         place = folder / MANIFEST
         raise CollectionError(
@@ -93,7 +93,7 @@ def _advice(folder: Path) -> Iterator[None]:
 
 
 def _waiting(folder: Path, manifest: Manifest, number: int, path: Path) -> Iterator[Source]:
-    """Sources of a listing in blocks without a shard."""
+    """The sources of a listing in blocks without a shard."""
     listing = Listing.read(path)
     for start in range(0, len(listing), manifest.block):
         if not shard_path(folder, Block(number, start // manifest.block)).exists():
@@ -114,7 +114,7 @@ def _chunks(sources: Iterable[Source]) -> Iterable[list[Source]]:
 def _digest(source: Source) -> str:
     try:
         return file_hash(source) if source.window >= 0 else content_hash(as_bytes(source.read(max_pixels=None)))
-    except Exception:  # as of what could not be read: its block says why
+    except Exception:  # for example an unreadable source: its block has the reason
         return ""
 
 
@@ -122,7 +122,7 @@ def settle(folder: Path, manifest: Manifest, listed: Sequence[Listing], *, finis
     """Marks rows that a later listing replaced, if all blocks are done, and writes `errors.parquet`.
 
     Returns:
-        Numbers of rows that stand, errors, rows gone and rows replaced.
+        The numbers of valid rows, of errors, of rows that are gone, and of rows that are replaced.
     """
     last: dict[str, int] = {}
     if finished:

@@ -1,4 +1,4 @@
-"""Sources that are far away: what fetches them, why one cannot be had, and how long it is waited for."""
+"""Fetches remote sources: which package fetches them, how long to wait, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from typing import BinaryIO, cast
 from hierax.embedding.content import read_file
 
 SECONDS = 10
-"""A server that is silent for so long is given up."""
+"""Seconds of silence after which a request fails."""
 
 _WHOLE = 120  # seconds for all of a file
 _LARGEST = 1 << 30  # bytes
 _CHUNK = 1 << 20
-_BUSY = (429, 502, 503, 504)  # what passes: these are asked again
-_WAITS = (0.5, 2.0)  # seconds before each time
+_BUSY = (429, 502, 503, 504)  # temporary errors: the request is repeated
+_WAITS = (0.5, 2.0)  # seconds before each repetition
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 _WEB = ("http", "https")
 
 
 class UrlError(OSError):
-    """What a URL names cannot be had; says why."""
+    """The content of a URL cannot be fetched; says why."""
 
 
 def protocols_of(url: str) -> tuple[str, ...]:
-    """Of a URL, or of a chain of them as fsspec takes it (`zip://a.jpg::s3://bucket/b.zip`), in lower case."""
+    """The scheme of a URL, or of a chain as in fsspec (`zip://a.jpg::s3://bucket/b.zip`), in lower case."""
     return tuple(part.partition("://")[0].lower() for part in url.split("::"))
 
 
 def check_client(url: str) -> None:
-    """Checks that the packages are installed which fetch it.
+    """Checks that the packages that fetch a URL are installed.
 
     Raises:
-        ImportError: one is not; names it.
+        ImportError: a package is missing; names it.
     """
     _check_clients(protocols_of(url))
 
@@ -60,11 +60,10 @@ def _check_clients(protocols: tuple[str, ...]) -> None:
 
 
 def urls_at(given: str, suffixes: Collection[str]) -> list[str]:
-    """What a URL stands for: itself, or the files with these suffixes in a folder, or that match a pattern.
+    """The URLs that a URL stands for: itself, the files of a folder with these suffixes, or the matches of a pattern.
 
     Raises:
-        ValueError: it cannot be looked at.
-        ImportError: what does so is missing; names it.
+        ValueError: it cannot be listed. ImportError: a package for it is missing; names it.
     """
     is_file = os.path.splitext(given)[1].lower() in suffixes and not glob.has_magic(given.partition("?")[0])
     if is_file and protocols_of(given)[0] in _WEB:
@@ -87,7 +86,7 @@ def urls_at(given: str, suffixes: Collection[str]) -> list[str]:
 
 
 def read_url(url: str) -> bytes:
-    """All bytes of what a URL names.
+    """All bytes of a URL.
 
     Raises:
         OSError, ValueError, and what else a client raises: it cannot be had.
@@ -99,7 +98,7 @@ def read_url(url: str) -> bytes:
 
 
 def copy_url(url: str, file: BinaryIO) -> None:
-    """Writes what a URL names into a file, however large it is.
+    """Writes the content of a URL, of any size, into a file.
 
     Raises:
         As `read_url`.
@@ -138,7 +137,7 @@ def _all_of(stream: BinaryIO) -> bytes:
 
 
 class _Answer:
-    """What a server sends, which must be all of it, in time."""
+    """A response body that must arrive whole and in time."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self._response, self._end = response, time.monotonic() + _WHOLE
@@ -166,7 +165,7 @@ def _answer(url: str) -> Iterator[BinaryIO]:
 
 
 def _asked(url: str) -> http.client.HTTPResponse:
-    """The answer of a server; one that is busy is asked again."""
+    """The response of a server; a busy server is asked again."""
     request = _request(url)
     for wait in (*_WAITS, None):
         try:
@@ -207,7 +206,7 @@ def _status(error: urllib.error.HTTPError) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why there is no answer."""
+    """The reason why there is no response."""
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         return _reason(error.reason)
     if isinstance(error, TimeoutError):

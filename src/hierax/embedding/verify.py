@@ -1,4 +1,4 @@
-"""Whether two images are one by their pixels: small versions are laid on each other and compared.
+"""Decides by pixels whether two images are the same: aligns and compares small versions of them.
 
 Drawings on a transparent ground are compared over white and over black, animations and windows of videos by three of
 their frames and by how many they have, nearly blank images also by where in them something is.
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from hierax.embedding.index import Index
 
 SAME = 0.985
-"""Share of the variance that two images must have in common to be one."""
+"""Share of the variance that two images must have in common to count as one."""
 SIDE = 32  # pixels of the small versions
 _STEPS = 6  # of the search for the place; twelve find no more
 _BLOCK = 512  # pairs compared at a time
 _REACH = 0.12  # of the side that an image may lack at each edge
-_PLAIN = 9.0  # gray levels of deviation that count at the least: in a plain image all variance is noise
+_PLAIN = 9.0  # least deviation in gray levels: in a plain image all variance is noise
 
 
 _SHOTS = 4  # small versions of a row: its first frame over white and over black, one of its middle, one of its end
-_CELL = 24  # gray levels between the lightest and the darkest pixel of a cell in which something is
+_CELL = 24  # gray levels between the lightest and the darkest pixel of a cell that is not empty
 _DIFFERENT = 0.35  # share of what is in the cells of nearly blank images by which two of them may differ
 
 
 @dataclass
 class _Compared:
-    """What is compared of rows.
+    """The data of rows that are compared.
 
     Attributes:
         small: uint8 `[rows, _SHOTS, SIDE, SIDE, 3]`.
@@ -60,13 +60,13 @@ class _Compared:
         self.facts[number] = (1, transparent, is_light(original), original.frames, original.duration)
 
     def same(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Which of these pairs are one image, as booleans."""
+        """Booleans: which of these pairs are the same image."""
         one, other = self.facts[left], self.facts[right]
         found = (one[:, 0] > 0) & (other[:, 0] > 0)
         frames, duration = (np.stack([one[:, column], other[:, column]]) for column in (3, 4))
         long = (duration.min(0) > 0) & (np.ptp(duration, 0) <= 0.02 * duration.max(0)) & (frames.min(0) > 1)
         found &= (frames[0] == frames[1]) | long
-        white = one[:, 2] * other[:, 2] == 0  # of two light drawings there is next to nothing to see over white
+        white = one[:, 2] * other[:, 2] == 0  # light drawings are nearly invisible over white
         black = (one[:, 2] + other[:, 2] > 0) | (one[:, 1] * other[:, 1] > 0)
         for shot, needed in enumerate([white, black, frames.min(0) > 1, frames.min(0) > 1]):
             places = np.flatnonzero(found & needed)
@@ -127,7 +127,7 @@ def contrast(image: Image.Image) -> np.ndarray:
 def same_detail(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Whether pairs of images, each small versions and contrasts, are no blank sheets with different marks on them.
 
-    What is small on a large ground (a few words on a page) is lost in the small versions, of which all are blank then.
+    Small marks on a large page (such as a few words) are lost in the small versions, which then look blank.
     """
     plain = np.ones(len(one[0]), bool)
     for small, _ in (one, other):
@@ -138,15 +138,15 @@ def same_detail(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.
 
 
 def smaller(image: Image.Image) -> np.ndarray:
-    """An image in RGB as uint8 `[SIDE, SIDE, 3]`, blurred: fine textures would differ after the slightest shift."""
+    """An RGB image as uint8 `[SIDE, SIDE, 3]`, blurred: fine textures would differ after the slightest shift."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(1)))
 
 
 def common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Shares `[P]` of the variance that images, uint8 `[P, S, S, 3]`, have in common where they lie best; at most 1.
 
-    The second is moved and stretched along both axes until it differs least from the first (Gauss-Newton, from lying
-    at the same place), so that one may be a crop of the other.
+    The second is shifted and stretched along both axes until it differs least from the first (Gauss-Newton, starting
+    without a shift), so that one may be a crop of the other.
     """
     here, there = one.astype(np.float32), other.astype(np.float32)
     side = here.shape[1]
@@ -170,7 +170,7 @@ def common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _sampled(pictures: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values at these rows and columns of each image (between pixels: linear), and which of them lie inside."""
+    """Values at these rows and columns of each image (linear interpolation), and which of them are inside."""
     side = pictures.shape[1]
     (top, down, rows), (left, across, columns) = (_between(at, side) for at in (y, x))
     number = np.arange(len(pictures))[:, None]
@@ -189,7 +189,7 @@ def _between(at: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _share(here: np.ndarray, moved: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """What is left of the variance of both, where they overlap, as a share; 1 is no difference."""
+    """The share of the variance that both have in common where they overlap; 1 means no difference."""
     weight = inside[..., None].astype(np.float32)
     count = weight.sum((1, 2, 3))[:, None, None, None]
     spread = [
