@@ -159,7 +159,7 @@ def relabelled(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) ->
     if dataset.classes == classes or not dataset.classes:
         return dataset
     own = dataset.classes
-    # if not all are numbers, a number is a name: 3 is not the fourth of 0, 1, 2, 9
+    # if all names are numbers, a number is a name: 3 is not the fourth of 0, 1, 2, 9
     numerals = all(name.isdecimal() for name in classes)
     if numbered and not numerals and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
         return Relabelled(dataset, classes, tuple(range(len(own))))

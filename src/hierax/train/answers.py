@@ -1,4 +1,4 @@
-"""A teacher's answers, kept on disk: what it was shown once it need not see again, in this run or another."""
+"""A teacher's answers, kept on disk for this run and later ones, so that the teacher sees the same pixels only once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hierax.train.teacher import Answers
 
 
 class AnswerCache:
-    """A folder of answers by what they are answers to.
+    """A folder of answers, by a key of the teacher's input.
 
-    A key is a digest of the teacher and of the very pixels of a batch, so that no answer can serve another teacher,
-    other images, crops or mixes. Answers are kept in float16, 2 bytes a number: of 1,000 logits and 1,280 features
-    4.5 kB an image. Processes may share the folder.
+    A key is a digest of the teacher and of the exact pixels of a batch, so that answers are never used for another
+    teacher, image, crop or mix. Answers are kept in float16, 2 bytes per number: 4.5 kB per image for 1,000 logits and
+    1,280 features. Processes may share the folder.
 
     Args:
-        folder: is made when there is something to keep.
+        folder: made when the first answer is kept.
         teacher: the teacher's digest.
     """
 
@@ -33,16 +33,16 @@ class AnswerCache:
         self.folder, self.teacher = Path(folder), teacher
 
     def key(self, pixels: Tensor, *mixed: object) -> str:
-        """Of a batch as it was loaded, and of how it was mixed."""
+        """The key of a batch as it was loaded and of the way it was mixed."""
         digest = hashlib.blake2b(f"{self.teacher} {tuple(pixels.shape)} {mixed}".encode(), digest_size=20)
         digest.update(pixels.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def get(self, key: str, device: torch.device, *, shapes: Sequence[tuple[int, int]]) -> Answers | None:
-        """The answers kept under a key; None where there are none, or what is there is not what was kept.
+        """The answers kept under a key; None if there are none or the file is damaged.
 
         Args:
-            shapes: rows and columns of logits and of features; no columns where a teacher has none.
+            shapes: rows and columns of logits and of features; 0 columns if the teacher has none.
         """
         path = self._path(key)
         try:
@@ -56,7 +56,7 @@ class AnswerCache:
         return Answers(*(None if t is None else t.to(device).float() for t in kept))
 
     def put(self, key: str, answers: Answers) -> Answers:
-        """Keeps answers, and returns them as they will be read: rounded."""
+        """Keeps answers, and returns them rounded, as they will be read."""
         kept = {"logits": answers.logits, "features": answers.features}
         tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
         path = self._path(key)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Average:
-    """An exponential average of a model's parameters, in their own precision and shared out as they are.
+    """An exponential average of a model's parameters, in their precision and divided among ranks like them.
 
-    It starts from the first weights; that these do not linger in short runs, the decay after `n` steps is at most
-    (1 + n) / (10 + n).
+    It starts from the first weights. The decay after `n` steps is at most (1 + n) / (10 + n), so that the first weights
+    lose their influence in short runs, too.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -19,7 +19,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes the parameters in after `step` steps."""
+        """Adds the parameters after `step` steps to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""What a run does where nothing was said: recipe, schedule and weights to start from, by machine and data."""
+"""The defaults of a run: recipe, schedule and starting weights, by machine and data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hierax.train.recipe import Recipe, fields
 from hierax.train.recipes import recipe as named
 
 START = {"pretrain": FEMTO_MAE, "finetune": FEMTO}
-"""What comes with hierax to start from."""
+"""The bundled checkpoints to start from."""
 
 _RECIPES = {
     ("pretrain", "cpu"): "mae_tiny_small_data_cpu",
@@ -20,27 +20,27 @@ _RECIPES = {
     ("pretrain", "gpu"): "mae_tiny_small_data",
     ("finetune", "gpu"): "finetune_tiny_small_data",
 }
-_EPOCHS = {  # samples that are seen in all, and the fewest and most epochs that this may come to
+_EPOCHS = {  # samples seen in total, and the minimum and maximum of epochs
     ("pretrain", "cpu"): (20_000, 3, 100),
     ("finetune", "cpu"): (20_000, 3, 20),
     ("pretrain", "gpu"): (10_000_000, 50, 400),
     ("finetune", "gpu"): (1_000_000, 20, 100),
 }
 _STEPS, _LEAST_BATCH = 6, 4
-"""An epoch has so many steps at least, unless a batch would be smaller than that."""
+"""Minimum number of steps per epoch, unless the batch would become too small."""
 _FEMTO_LR = 5e-4
 """At a batch of 8, for femto: after 20 epochs of 60 images in three classes, 48 of 60 others were right at 4e-4, 46 at
 1e-3."""
 FEW_HELD = 50
-"""Samples to validate on, below which scores are rough: which weights are the best is luck then."""
+"""With fewer validation samples, scores are rough, and the choice of the best weights is luck."""
 _MANY = 50_000
-"""From so many samples on a GPU begins with a network that is larger than femto."""
+"""From this number of samples on, a GPU starts with a network larger than femto."""
 _ARCHITECTURE = frozenset(f.name for f in dataclasses.fields(HieraConfig)) - {"num_channels", *fields()}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen: a recipe, where to start (None: fresh weights), and a line that says so."""
+    """The choice: a recipe, the source of the weights (None: random weights), and a line that says so."""
 
     recipe: Recipe
     source: str | None
@@ -48,7 +48,7 @@ class Choice:
 
 
 def fitting_batch(samples: int, most: int) -> int:
-    """The largest power of two that gives an epoch several steps."""
+    """The largest power of two as a batch size that gives an epoch several steps."""
     batch = _LEAST_BATCH
     while batch * 2 <= most and batch * 2 * _STEPS <= samples:
         batch *= 2
@@ -56,15 +56,15 @@ def fitting_batch(samples: int, most: int) -> int:
 
 
 def epochs_for(task: str, place: str, samples: int) -> int:
-    """How often the data is seen: little data often, much data a few times."""
+    """The number of epochs: many for little data, few for much data."""
     seen, least, most = _EPOCHS[task, place]
     return min(max(round(seen / samples), least), most)
 
 
 def default_source(task: str, *, device: str, samples: int, pictures: bool, settings: Collection[str]) -> str | None:
-    """What to start from where `--from` is not given; None is fresh weights.
+    """The checkpoint to start from if `--from` is not given; None is random weights.
 
-    Femto takes images alone, and is what it is: who names an architecture means that one.
+    Femto is only for images, and only if no other architecture is named.
     """
     if not pictures or _ARCHITECTURE & set(settings) or "model" in settings:
         return None
@@ -74,19 +74,21 @@ def default_source(task: str, *, device: str, samples: int, pictures: bool, sett
 def choose(
     task: str, *, device: str, samples: int, held: int | None = None, source: str | None, pictures: bool = True
 ) -> Choice:
-    """The recipe for so many samples on a device of this type, from `source`; `held` are beside them to validate on."""
+    """The recipe for this number of samples on this type of device, starting from `source`; `held` is the number of
+    validation samples.
+    """
     place = "cpu" if device == "cpu" else "gpu"
     base = named(_RECIPES[task, place])
     batch, epochs = fitting_batch(samples, base.batch_size), epochs_for(task, place, samples)
     chosen = base.replace(batch_size=batch, epochs=epochs, warmup_epochs=min(base.warmup_epochs, epochs / 10))
     said = [f"{epochs} epochs", f"batches of {batch}"]
     if source in START.values() or not pictures:
-        chosen = chosen.replace(image_size=None)  # femto has a size of its own, and so have arrays
+        chosen = chosen.replace(image_size=None)  # femto has its own size, and arrays have theirs
     if source in START.values():
         if task == "finetune":
             chosen = chosen.replace(lr=_FEMTO_LR * (batch / 8) ** 0.5, scale_lr=False)
     elif source is None and task == "finetune":
-        chosen = chosen.replace(layer_decay=1.0)  # the first layers are as new as the last
+        chosen = chosen.replace(layer_decay=1.0)  # all layers are random, the first as well as the last
     if (round(samples * chosen.validation_fraction) if held is None else held) < FEW_HELD:
         chosen = chosen.replace(weights="last")
         said.append("model/ gets the last weights, as there are too few validation samples to choose by")

@@ -1,4 +1,4 @@
-"""run.json, which a run says of itself. It may come from elsewhere or be damaged, and is checked once, here."""
+"""run.json, the description of a run. It may be damaged or come from elsewhere, and is checked only here."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from hierax.processing.paths import opened_regular
 from hierax.train.recipe import Recipe
 
 DESCRIPTION = "run.json"
-_LARGEST = 1 << 26  # bytes; what a run writes has some thousand
+_LARGEST = 1 << 26  # bytes; a run writes a few thousand
 
 
 class DamagedRun(ValueError):
-    """A file of a run's folder is not as the run wrote it; the text names file and field."""
+    """A file of a run's folder is not as the run wrote it; the message names file and field."""
 
 
 def read_regular(path: Path) -> str:
     """The text of a file of a run.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedRun: it is no regular file, too large, or no text.
+        FileNotFoundError: the file does not exist.
+        DamagedRun: it is not a regular file, is too large, or is not text.
     """
     try:
         with opened_regular(path) as file:
@@ -41,8 +41,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a run.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedRun: it holds something else.
+        FileNotFoundError: the file does not exist.
+        DamagedRun: the file holds something else.
     """
     text = read_regular(path)
     try:
@@ -57,10 +57,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What a run.json says, all of which is as a run writes it.
+    """The content of a run.json, with every field checked.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         DamagedRun: it is damaged; names the field.
     """
     values = read_object(path)
@@ -81,7 +81,9 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def log_entry(line: str) -> dict[str, Any] | None:
-    """A line of a log: an object with a whole number as its step; None for what is none, as after a loss of power."""
+    """A line of a log, an object with a whole number as its step; None for a damaged line, such as after a power
+    failure.
+    """
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -116,7 +118,7 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _is_metrics = _or_none(_mapping(_or_none(_is_number)))
-_RESULT: dict[str, tuple[Callable[[Any], bool], bool]] = {  # and whether it must be there
+_RESULT: dict[str, tuple[Callable[[Any], bool], bool]] = {  # and whether the field is required
     "steps": (_is_count, True), "seconds": (_is_number, True), "best": (_or_none(_is_number), False),
     "best_step": (_or_none(_is_count), False), "best_metrics": (_is_metrics, False), "last": (_is_metrics, False),
     "weights": (lambda value: value in ("best", "last"), False), "skipped": (_is_count, False),
@@ -145,4 +147,4 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "finished": (lambda value: type(value) is bool, "true or false"),
     "result": (_is_result, "the result of a run"),
 }
-"""Fields, what they may hold, and that in words; those that a run of an earlier version lacks may be missing."""
+"""Fields, their types, and the types in words. Fields that older versions did not write may be missing."""

@@ -1,4 +1,4 @@
-"""Learning from a teacher: its logits and its features, beside labels or instead of them."""
+"""Distillation: learning a teacher's logits and features, with labels or without."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _HEAD, _PROJECTION = "teacher_head", "teacher_projection"
 
 
 class Distillation(Finetuning):
-    """Classification, and beside it, or alone, agreement with a teacher that sees the same crops and mixes.
+    """Agreement with a teacher that sees the same crops and mixes, with or without classification by labels.
 
-    The student's logits for the teacher's classes are those of its own head where `own_head` says that these are its
-    classes, else of a second head; the teacher's features, centered and scaled, are predicted by a projection of the
-    student's. Second head and projection are parts of the model while it learns, and are left out of what is exported.
+    If `own_head`, the student's own head predicts the teacher's classes, else a second head does. A projection of the
+    student's features predicts the teacher's features, centered and scaled. Second head and projection are trained with
+    the model, but not saved with it.
 
     Args:
-        labeled: whether labels are learned.
-        own_head: whether the model's classes are the teacher's.
-        cache: keeps the teacher's answers.
+        labeled: whether to learn from labels.
+        own_head: whether the model has the teacher's classes.
+        cache: where the teacher's answers are kept.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Distillation(Finetuning):
             init_weights(layer, self.config, mae=False, name=name)
 
     def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Pixels and targets, mixed, and the teacher's logits and features; what there is none of is empty."""
+        """Pixels and targets, mixed, and the teacher's logits and features; missing ones are empty."""
         if not self.labelled:
             classes = max(self.config.num_labels, 1)
             batch = Batch(batch.pixels, torch.zeros(len(batch), classes), batch.noise, batch.indices, batch.bad)
@@ -78,7 +78,7 @@ class Distillation(Finetuning):
         return pixels, targets, *given
 
     def answers(self, loaded: Tensor, pixels: Tensor, *mixed: object) -> Answers:
-        """The teacher's answers on `pixels`, kept under what was `loaded` and how it was `mixed`."""
+        """The teacher's answers on `pixels`, kept under a key of the `loaded` batch and of how it was `mixed`."""
         if self.cache is None:
             return self.teacher(pixels, self.mean, self.std)
         key = self.cache.key(loaded, *mixed)
@@ -87,8 +87,8 @@ class Distillation(Finetuning):
         return found or self.cache.put(key, self.teacher(pixels, self.mean, self.std))
 
     def forward(self, pixels: Tensor, targets: Tensor, *answers: Tensor) -> Tensor:
-        """The weighted sum of the losses on labels and on the teacher's logits and features, in float32 (float64
-        stays).
+        """The weighted sum of the losses on labels and on the teacher's logits and features, in float32 (float64 for
+        float64).
         """
         logits, features = answers
         model, recipe = self.model, self.recipe
@@ -114,7 +114,7 @@ class Distillation(Finetuning):
         return (features - self.teacher.feature_mean) / self.teacher.feature_std
 
     def exported(self) -> Pretrained:
-        """The student alone; where its head learned nothing, the model of features."""
+        """The student without the other parts; if its head was not trained, the model of features."""
         model = self.model
         kind: type[Pretrained] = type(model) if self.has_head else HieraModel
         with torch.device("meta"):
@@ -141,7 +141,7 @@ def similarity(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def same_classes(config: HieraConfig, teacher: Teacher) -> bool:
-    """Whether a classifier's classes are those of its teacher: as many, and of the same names where both have some."""
+    """Whether a classifier has its teacher's classes: the same number, and the same names if both have names."""
     if config.num_labels != teacher.logits:
         return False
     return teacher.classes is None or tuple(config.id2label.values()) == teacher.classes
@@ -152,14 +152,15 @@ def agreement(
     objective: Distillation, view: EvaluationView, world: World, *, batch: int = 32, workers: int = 0,
     stop: Callable[[], bool] = never,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:  # fmt: skip
-    """How well student and teacher agree on a dataset without labels, and what could not be read.
+    """The agreement of student and teacher on a dataset without labels, and the unreadable samples.
 
-    "loss", "agreement" and "agreement5" (share of samples whose likeliest class of the teacher's is the student's
-    first, or among its first five), "cosine" of the features; "score" is the agreement, or else the cosine.
+    Metrics are "loss"; "agreement" and "agreement5" (share of samples for which the teacher's top class is the
+    student's top class, or among its top five); "cosine" of the features; and "score", which is the agreement, else the
+    cosine.
 
     Raises:
-        ValueError: nothing can be read.
-        Interrupted: `stop` said so on one of the ranks.
+        ValueError: no sample can be read.
+        Interrupted: `stop` returned True on one of the ranks.
     """
     bad: list[tuple[str, str]] = []
     sums = torch.zeros(5, dtype=torch.float64)
@@ -187,7 +188,7 @@ def agreement(
 
 
 def _measured(objective: Distillation, part: Batch) -> Tensor:
-    """Sums over a batch: loss, first and first five agreeing, cosines, samples."""
+    """Sums over a batch: loss, agreements of the top class and of the top five, cosines, samples."""
     model, device = objective.model, objective.model.device
     assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
     pixels = objective.normalised(part.pixels.to(device))

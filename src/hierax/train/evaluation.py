@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint on a dataset, as a command and a function."""
+"""Evaluation of a checkpoint on a dataset, for the command and for Python."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from hierax.train.progress import clear_errors
 from hierax.train.recipe import Recipe
 
 Setting = str | os.PathLike[str]
-_FEW = 256  # samples, which are read before processes for it have started
+_FEW = 256  # samples: so few are read before worker processes would have started
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier's predictions for a dataset, and what they come to.
+    """A classifier's predictions for a dataset, and their metrics.
 
     Attributes:
         predictions: logits and labels by sample.
         labels: names of the classes.
         metrics: loss, top1, top5 (of more than five classes) and balanced (mean recall), or mean_average_precision.
-        note: which samples these are, where that is not plain.
+        note: a sentence on which samples these are, if that is not obvious.
     """
 
     predictions: Predictions
@@ -51,12 +51,14 @@ class Evaluation:
 
     @property
     def count(self) -> int:
-        """Samples that were evaluated."""
+        """Number of samples that were evaluated."""
         return len(self.predictions.indices)
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
-        """Label, samples, recall and precision of each class that occurs; None where nothing was (predicted) of it."""
+        """Label, samples, recall and precision of each class that occurs; None if a class has no samples or no
+        predictions.
+        """
         if self.predictions.labels.ndim != 1:
             return []
         table = self.predictions.confusion()
@@ -75,7 +77,7 @@ class Evaluation:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The values for JSON."""
         metrics = {name: value for name, value in self.metrics.items() if name != "score"}
         return {**metrics, "samples": self.count, "unreadable": len(self.predictions.bad), "classes": self.per_class}
 
@@ -96,19 +98,23 @@ def evaluate(
     views: tuple[int, int] = (1, 1),
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Evaluation:
-    """What a classifier says of labeled `data`; every sample counts once.
+    """Evaluates a classifier on labeled `data`; every sample counts once. Returns an `Evaluation`.
 
     Args:
-        data: what `hierax.data.open_dataset` takes; of a folder with `val/` in it, that; of what a run was trained on,
-            what it held out. Class folders are matched to the model's labels by name.
-        model: a classifier, or a checkpoint or run to load one from; or a `hierax.Engine`, which runs an export too.
-        workers: processes that decode; None is none for few samples, else one less than there are cores.
-        views: of videos, windows in time and crops of each; their probabilities are averaged. Kinetics is (5, 3).
-        max_pixels: images of more pixels are unreadable; None is any number.
+        data: a source for `hierax.data.open_dataset`. Of a folder with `val/` in it, `val/` is used. Of the training
+            data of a run, the samples that the run held out are used. Class folders are matched to the model's labels
+            by name.
+        model: a classifier, or a checkpoint or run to load one from; or a `hierax.Engine`, which can also run an
+            export.
+        workers: decoding processes; None is 0 for few samples, else the number of cores minus one.
+        views: for videos, number of windows in time and of crops of each; probabilities are averaged. (5, 3) is usual
+            for Kinetics.
+        max_pixels: images with more pixels count as unreadable; None is no limit.
 
     Raises:
-        ValueError: the model is no classifier, or the data has other classes; several views of what is no video.
-        TrainingStopped: memory, a worker or another rank was lost.
+        ValueError: the model is not a classifier, the data has other classes, or several views are requested of data
+            that are not videos.
+        TrainingStopped: memory ran out, or a worker or another rank ended.
     """
     classifier = _classifier(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
     if isinstance(classifier, Pretrained):
@@ -151,13 +157,13 @@ def probe_features(
     workers: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
-    """Top-1 accuracy of a probe on the frozen, pooled features of each stage, and what could not be read.
+    """Top-1 accuracy of a probe on the frozen, pooled features of each stage, and the unreadable samples.
 
     Args:
-        data: what is evaluated; of a folder with `val/` in it, that.
+        data: the data to evaluate on; of a folder with `val/` in it, `val/` is used.
         model: any checkpoint or run.
         kind: "linear" or "knn".
-        train: what the probe learns from; None is `data/train`.
+        train: the data to fit the probe on; None is `data/train`.
         workers, max_pixels: as in `evaluate`.
     """
     parts = None if train is not None else split_folders(Path(data))
@@ -181,7 +187,7 @@ def probe_features(
 
 
 def _of_run(data: Setting, model: Setting | None) -> tuple[Dataset | None, str | None]:
-    """What the run `model` held out of `data`, where it was trained on these, and a note on it."""
+    """The samples that the run `model` held out of `data`, if it was trained on them, and a note on that."""
     if model is None:
         return None, None
     places = (Path(model), Path(model).resolve().parent)  # the run, or one of the models in it
@@ -209,7 +215,7 @@ def _workers(dataset: Dataset) -> int:
 
 
 def _held(data: Setting) -> Dataset:
-    """What is beside a training set, or the data as they are."""
+    """The validation set beside a training set, or the data unchanged."""
     train, held = given_splits(data)
     return train if held is None else held
 
@@ -218,13 +224,13 @@ _SYNSET = re.compile(r"n\d{8}")
 
 
 def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
-    """The dataset with the numbers that the model has for its classes.
+    """The dataset with the model's class numbers.
 
-    Class folders are matched by name, whole or up to the first comma. As many WordNet ids as the model has classes are
-    taken in their order, which is that of ImageNet's classes; other data have the model's numbers already.
+    Class folders are matched by name, whole or up to the first comma. If the data has as many WordNet ids as the model
+    has classes, their order is that of ImageNet's classes. Other data has the model's numbers already.
 
     Raises:
-        ValueError: a class that the model has not, or has twice.
+        ValueError: the model lacks a class, or has it twice.
     """
     own = dataset.classes
     if not own:
@@ -252,7 +258,7 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
 def _inputs(
     dataset: Dataset, model: Pretrained | Runnable, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)
 ) -> Inputs:
-    """How the model sees the dataset, and its mean and deviation in gray levels, or in the array's units."""
+    """The model's view of the dataset, with mean and deviation in gray levels or in the array's units."""
     config = model.config
     record = model.preprocessing if isinstance(model, Pretrained) else model.record
     if dataset.arrays and record is None:  # a checkpoint that was not trained here

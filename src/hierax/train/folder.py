@@ -1,4 +1,4 @@
-"""A run's folder: what it says of the run that it holds, and whether a run may be begun or resumed in it."""
+"""A run's folder: the description of its run, and whether a run may be started or resumed in it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _ELSEWHERE = "choose another folder with -o (--overwrite would replace the run)"
 
 
 class RunExists(ValueError):
-    """The run's folder holds something else than this run."""
+    """The folder holds something other than this run."""
 
 
 def located(setting: str | os.PathLike[str]) -> str:
-    """What is here, by its whole path, so that it is found from any folder; ids of the Hub as they are."""
+    """The absolute path of local data or weights, valid in any working folder; ids of the Hub are unchanged."""
     text = os.fspath(setting)
     return os.path.abspath(text) if os.path.exists(text) or any(c in text for c in "*?[{") else text
 
 
 def earlier(run: Path) -> dict[str, Any] | None:
-    """What run.json says, if the folder holds one.
+    """The content of run.json, or None if the folder has none.
 
     Raises:
         RunExists: it is damaged.
@@ -47,14 +47,17 @@ def check_folder(run: Path, *, overwrite: bool) -> None:
         if not overwrite:
             earlier(run)
         return
-    # what a run left that was killed before it had written anything is nothing to keep
+    # the rest of a run that was killed before its first file can be replaced
     if run.exists() and any(not path.name.startswith((f".{DESCRIPTION}.", LOCK)) for path in run.iterdir()):
         raise RunExists(f"{run} is not empty and holds no run; choose another folder with -o")
 
 
 def check_settings(run: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises `RunExists` where the run in the folder has other settings than what is asked for; names them all."""
-    first = {**before, "recipe": Recipe.from_dict(before["recipe"]).to_dict()}  # with settings that are newer than it
+    """Raises `RunExists` if the run in the folder has other settings than requested; names all of them."""
+    first = {
+        **before,
+        "recipe": Recipe.from_dict(before["recipe"]).to_dict(),
+    }  # with settings that are newer than the run
     then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (first, settings))
     others = [
         f"{key} was {then.get(key)!r}, now {now[key]!r}" for key in sorted(set(now) - FREE) if then.get(key) != now[key]
@@ -65,8 +68,8 @@ def check_settings(run: Path, before: Mapping[str, Any], settings: Mapping[str, 
 
 
 def check_places(run: Path, settings: Mapping[str, str | None], *, overwrite: bool) -> None:
-    """Raises `ValueError` for a run among its data, where its images would be taken for samples, and for one that
-    would be overwritten with what it is made from.
+    """Raises `ValueError` if the run's folder is inside of its data, because the run's images would count as samples,
+    or if overwriting the folder would delete the data or weights.
     """
     for name in ("data", "validation", "from", "teacher"):
         place = settings[name]
@@ -75,14 +78,14 @@ def check_places(run: Path, settings: Mapping[str, str | None], *, overwrite: bo
         there, here = Path(place).resolve(), run.resolve()
         if overwrite and there.is_relative_to(here):
             raise ValueError(f"{name} is {place}, inside the run {run}, which --overwrite would delete")
-        parts = split_folders(there)  # what is beside a training and a validation set is not read
+        parts = split_folders(there)  # files beside a training and a validation set are not read
         read = parts if parts and parts[1] else (there,)
         if name not in ("from", "teacher") and any(here.is_relative_to(part) for part in read if part):
             raise ValueError(f"the run {run} lies inside {name}, {place}, and would become part of it")
 
 
 def empty(folder: Path) -> None:
-    """Deletes what a run's folder holds; run.json last, by which it is known as one that may be deleted."""
+    """Deletes the content of a run's folder; run.json last, because it marks a folder that may be deleted."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == DESCRIPTION):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

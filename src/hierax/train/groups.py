@@ -19,9 +19,9 @@ class Group:
 
     Attributes:
         layer: their depth: 0 the embeddings, i + 1 block i, and after the blocks norm, head, fusion and decoder.
-        scale: what the learning rate is multiplied by.
-        weight_decay: of the optimizer.
-        names: of the parameters.
+        scale: factor of the learning rate.
+        weight_decay: weight decay of the group.
+        names: names of the parameters.
     """
 
     layer: int
@@ -31,13 +31,13 @@ class Group:
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to position embeddings, tokens, norms, biases and layer scales."""
+    """Whether weight decay applies to a parameter: not to position embeddings, tokens, norms, biases, layer scales."""
     return parameter.ndim > 1 and "pos_embed" not in name and "mask_token" not in name
 
 
 def groups(model: Pretrained, *, layer_decay: float, weight_decay: float) -> list[Group]:
-    """The parameters that are trained, each in one group, by layer; learning rates shrink by `layer_decay` per layer
-    towards the embeddings: the head is undecayed, the last block has one factor, the embeddings have depth + 1.
+    """The trained parameters, each in one group, by layer. Learning rates shrink by the factor `layer_decay` per layer
+    towards the embeddings: the head has no factor, the last block one, the embeddings depth + 1.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     layers = model.layer_groups()

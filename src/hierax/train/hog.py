@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients as what a masked autoencoder predicts (paper, table 3c; as in masked feature
+"""Histograms of oriented gradients as the target of a masked autoencoder (paper, table 3c; as in masked feature
 prediction, Wei et al., CVPR 2022).
 """
 
@@ -19,10 +19,10 @@ CELL = 8
 def hog(pictures: Tensor) -> Tensor:
     """Histograms `[B, C, 9, H / 8, W / 8]` of images `[B, C, H, W]`, each of length 1.
 
-    Every pixel counts with the strength of its gradient (central differences, mirrored edges) for one of nine
-    orientations of 20 degrees, where opposite directions are one; counts are summed over cells of 8 x 8 pixels.
-    Channels stay apart. The published code of masked feature prediction does the same with gradients that are smoothed
-    over three rows or columns; the plain ones are those of Dalal and Triggs (CVPR 2005), who found them best.
+    Every pixel adds the length of its gradient (central differences, mirrored edges) to one of nine orientations of 20
+    degrees; opposite directions count as one. Sums are over cells of 8 x 8 pixels, separately for each channel. The
+    published code of masked feature prediction smooths gradients over three rows or columns. The plain gradients here
+    are those of Dalal and Triggs (CVPR 2005), who found them best.
     """
     x = F.pad(pictures, (1, 1, 1, 1), mode="reflect")
     across, down = x[..., 1:-1, 2:] - x[..., 1:-1, :-2], x[..., 2:, 1:-1] - x[..., :-2, 1:-1]
@@ -40,7 +40,7 @@ def hog_width(config: HieraConfig) -> int:
     """Numbers per patch of `hog_targets`.
 
     Raises:
-        ValueError: the model's patches are no whole cells of images or clips.
+        ValueError: the model's patches are not whole cells of images or clips.
     """
     size = config.target_size
     flat = config.axes == 2 or (config.axes == 3 and config.target == "first_frame")
@@ -50,7 +50,7 @@ def hog_width(config: HieraConfig) -> int:
             f"target is 'hog' and the model predicts {shape} pixels per patch; hog takes images and clips in whole "
             f"cells of {CELL}x{CELL} pixels"
         )
-    rows, columns = size[-2] // CELL, size[-1] // CELL  # a generator here would not compile
+    rows, columns = size[-2] // CELL, size[-1] // CELL  # torch.compile does not support a generator here
     return config.num_channels * ORIENTATIONS * rows * columns
 
 

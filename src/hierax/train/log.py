@@ -1,4 +1,4 @@
-"""What a run says and writes as it goes: JSON lines, TensorBoard scalars, a bar on the terminal, how long it takes."""
+"""The log of a run: JSON lines, TensorBoard scalars, a progress bar on the terminal, the remaining time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hierax.train.described import log_entry
 from hierax.train.progress import StepReport
 from hierax.train.state import write_text
 
-_SAY_EVERY = (10.0, 60.0)  # seconds between lines where there is no terminal for a bar: at first, and after an hour
-_MEASURED = (3, 10.0)  # a run's length is said after so many steps, or after one that takes so many seconds
-_EVALUATION = 1 / 3  # of the time of a step for as many samples: there is no backward pass
+_SAY_EVERY = (10.0, 60.0)  # seconds between lines without a terminal for the bar: at first, and after an hour
+_MEASURED = (3, 10.0)  # the run's length is shown after this many steps, or after one step of this many seconds
+_EVALUATION = 1 / 3  # share of the time of a step with as many samples: there is no backward pass
 _NAMES = {
     "top1": "top-1", "top5": "top-5", "mean_average_precision": "mean average precision", "agreement5": "agreement-5",
 }  # fmt: skip
@@ -27,11 +27,11 @@ _SHARES = ("top1", "top5", "balanced", "mean_average_precision", "agreement", "a
 
 
 class RunLog:
-    """Follows a run; lines of steps beyond the one that is resumed from are taken back.
+    """Follows a run; when it is resumed, deletes the lines of later steps.
 
     Args:
-        evaluated: samples that are evaluated for each one that is trained on.
-        clock: seconds.
+        evaluated: evaluated samples per training sample.
+        clock: returns the time in seconds.
 
     `log.jsonl` has one object a line: `{"step": …, "epoch": …, "loss": …, "lr": …, "images_per_second": …,
     "waited": …}` for steps, `{"step": …, "validation": {…}}` for evaluations.
@@ -72,7 +72,7 @@ class RunLog:
             self._bar = _bar(self.total, step)
 
     def step(self, report: StepReport) -> None:
-        """Takes one step in."""
+        """Records one step."""
         self._recent.append(report)
         self.seconds += report.seconds
         self.waited += report.waited
@@ -92,7 +92,7 @@ class RunLog:
                 self.say(f"step {report.step:,} of {self.total:,} · {self._shown(report)} · {left} left")
 
     def _say_length(self, report: StepReport) -> None:
-        """Says how long the run is going to take, as soon as that is known; the first step is slower than others."""
+        """Shows how long the run will take, as soon as that is known; the first step is slower than others."""
         done, (enough, long) = report.step - self._first, _MEASURED
         if self._length_said or not (done > enough or report.seconds >= long):
             return
@@ -127,7 +127,7 @@ class RunLog:
         }
 
     def evaluated(self, step: int, metrics: dict[str, float], better: bool) -> None:
-        """Takes one evaluation in."""
+        """Records one evaluation."""
         self._write({"step": step, "validation": finite(metrics), "best": better})
         if not self.quiet:
             self.say(f"step {step}: {' · '.join(shown(metrics))}{' (best so far)' if better else ''}")
@@ -153,7 +153,7 @@ class RunLog:
                     )
 
     def close(self) -> None:
-        """Ends the bar and the files."""
+        """Closes the bar and the files."""
         if self._bar is not None:
             self._bar[0].stop()
         if self._file is not None:
@@ -163,7 +163,7 @@ class RunLog:
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Metrics as JSON holds them: None for what is no finite number."""
+    """Metrics for JSON: None for values that are not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
@@ -178,7 +178,7 @@ def _bar(total: int, step: int) -> Any:
 
 
 def _stays(line: str, step: int, evaluated: int) -> bool:
-    """Whether a line of the log is from before the step that a run goes on from; a crash may cut the last one."""
+    """Whether a line of the log is from before the step that a run resumes from; a crash may truncate the last line."""
     if not line.endswith("\n"):
         return False
     entry = log_entry(line)
@@ -186,7 +186,7 @@ def _stays(line: str, step: int, evaluated: int) -> bool:
 
 
 def _board(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, where it is installed; it shows nothing after `step` of what was written before."""
+    """TensorBoard's writer, or None if it is not installed; it hides earlier entries after `step`."""
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:
@@ -195,7 +195,7 @@ def _board(folder: Path, step: int) -> Any:
 
 
 def shown(metrics: Mapping[str, float | None], samples: int | None = None) -> list[str]:
-    """Metrics as people read them: shares in per cent, and of the first one how many of so many `samples`."""
+    """Metrics as text: shares in percent, and for the first one the number of `samples`."""
     found = []
     for name, value in metrics.items():
         if name == "score" or value is None:
@@ -207,7 +207,9 @@ def shown(metrics: Mapping[str, float | None], samples: int | None = None) -> li
 
 
 def summary(result: Mapping[str, Any], samples: int) -> str:
-    """Which weights a finished run kept, by the result in its run.json: step, scores, and on how many samples."""
+    """A sentence on the weights that a finished run kept, from the result in its run.json: step, scores, number of
+    samples.
+    """
     steps, best = result["steps"], result.get("best_step")
     last = best is None or result.get("weights") == "last"
     step, metrics = (steps, result.get("last") or {}) if last else (best, result.get("best_metrics") or {})
@@ -220,7 +222,7 @@ def summary(result: Mapping[str, Any], samples: int) -> str:
 
 
 def about(seconds: float) -> str:
-    """A length of time as people say it."""
+    """A duration as text."""
     for unit, size in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
         if seconds >= 1.5 * size:
             number = seconds / size
