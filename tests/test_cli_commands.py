@@ -220,7 +220,7 @@ def test_reconstruct_names_the_sizes_that_it_takes(run: Run, mae_folder: str) ->
     ("option", "said"),
     [
         ("--mask-ratio=1.5", "between 0 and 1"),
-        ("-o=out.gif", "what is made of images is one of .png"),
+        ("-o=out.gif", "for images, expected one of .png"),
         ("-o=out.txt", "not the name of an image"),
     ],
 )

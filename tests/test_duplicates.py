@@ -313,7 +313,7 @@ def test_with_verify_pairs_stay_whose_pictures_are_one(tmp_path: Path, capsys: p
     assert run(command, str(folder), "--verify") == 0
     out, err = capsys.readouterr()
     assert out.startswith("4 images\n")
-    assert f"1 image cannot be read, or changed since: different for --verify, such as {paths[-1]}" in err
+    assert f"--verify counts as different: 1 image that cannot be read or changed since, such as {paths[-1]}" in err
 
 
 # -- outliers ---------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_equal_files_are_equal_window_by_window_at_any_threshold(run: Run, films
 def test_nothing_advises_to_delete_a_video_because_its_windows_are_alike(run: Run, films: Path) -> None:
     _, out, err = run("duplicates", "out", "--threshold", "0.999", "--html", "page.html")
     assert "windows of 2 videos\n" in out
-    assert "group of alike windows: " in err or "groups of alike windows: " in err
+    assert "group of similar windows: " in err or "groups of similar windows: " in err
     page = Path("page.html").read_text()
     for text in (out, err, page):
         for word in ("picture", "redundant", "could go", "the same file<", "all but the largest of each group<"):

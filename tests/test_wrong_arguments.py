@@ -150,9 +150,12 @@ def test_no_output_replaces_an_input_even_where_files_may_be_overwritten(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("reconstruct a.png -o r.png --seed x", "argument --seed: 'x' is no seed; expected a whole number from 0 to"),
-        ("reconstruct a.png -o r.png --seed 99999999999999999999", "is no seed; expected a whole number from 0 to"),
-        ("reconstruct a.png -o r.png --seed -1", "argument --seed: '-1' is no seed"),
+        (
+            "reconstruct a.png -o r.png --seed x",
+            "argument --seed: 'x' is not a seed; expected a whole number from 0 to",
+        ),
+        ("reconstruct a.png -o r.png --seed 99999999999999999999", "is not a seed; expected a whole number from 0 to"),
+        ("reconstruct a.png -o r.png --seed -1", "argument --seed: '-1' is not a seed"),
         ("stats a.png --workers -1", "argument --workers: '-1' is not a whole number, 0 or more"),
         ("evaluate data --workers 1.5", "argument --workers: '1.5' is not a whole number, 0 or more"),
     ],

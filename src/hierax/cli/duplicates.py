@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(said)
     if unread:
         lost = counted(len(unread), what)
-        say(f"{lost} cannot be read, or changed since: different for --verify, such as {unread[0]}")
+        say(f"--verify counts as different: {lost} that cannot be read or changed since, such as {unread[0]}")
     if _is_vague(groups, len(index)) and not arguments.verify:
         hint = "add --verify, which compares the pixels too, or give a higher --threshold"
         say(f"the largest group is {counted(len(groups[0].members), what)}: if not all of them are copies, {hint}")
@@ -161,7 +161,7 @@ def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> 
         return f"no duplicates among {counted(rows, what)} at a similarity of {threshold} or more{more}"
     found = f"{counted(len(groups), 'group')} of"
     if what == "window":
-        return f"{found} alike windows: {count:,} of {counted(rows, what)}"
+        return f"{found} similar windows: {count:,} of {counted(rows, what)}"
     left = count - len(groups)
     verb = "is" if left == 1 else "are"
     return f"{found} duplicates: {count:,} of {counted(rows, what)}; {left:,} {verb} redundant{more}"

@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
             device=places, threads=arguments.threads,
             batch_size=batch, block_size=batch * 16, on_progress=follow,
             on_stop=lambda: _say_stop(unit),
-            on_wait=lambda owner: say(f"{owner} is at work on the contents of {folder}; waiting for it"),
+            on_wait=lambda owner: say(f"{owner} is writing the contents of {folder}; waiting for it"),
         )  # fmt: skip
     return _tell(report, unit, as_json=arguments.json, update=arguments.update)
 
@@ -200,7 +200,7 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
         say(f"stopped; {left} left; run the same command again to resume")
         return 128 + (report.signal or signal.SIGINT)
     if report.pending:
-        say(f"{left} left to other shards")
+        say(f"{left} left for other shards")
     elif not report.done:
         say("nothing is new" if update else f"already complete; use --update to pick up {CHANGES}")
     return 0 if not report.errors else 3 if report.rows else 2

@@ -134,7 +134,7 @@ def _model(arguments: argparse.Namespace) -> str | Engine:
 def _weights(run: str) -> str:
     """The last weights of a run."""
     if not Path(run, "run.json").is_file():
-        raise UserError(f"--weights last is for a run; {run} is none")
+        raise UserError(f"--weights last is for a run; {run} is not a run")
     last = Path(run, "model-last")
     return str(last) if last.is_dir() else run  # then they are in model/
 

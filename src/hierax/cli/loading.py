@@ -33,7 +33,7 @@ def count(text: str) -> int:
 def seed(text: str) -> int:
     """A seed of random numbers, for argparse."""
     if not text.isdecimal() or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; expected a whole number from 0 to {(1 << 32) - 1:,}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed; expected a whole number from 0 to {(1 << 32) - 1:,}")
     return int(text)
 
 

@@ -173,5 +173,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     say_written(arguments.output)
     if method == "auto" and places.method == "pca" and not has_tsne():
-        say(f"drawn by two principal components; t-SNE, which parts images better: {install_line('sklearn')}")
+        say(f"drawn by two principal components; t-SNE, which separates images better: {install_line('sklearn')}")
     return 0

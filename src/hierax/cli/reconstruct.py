@@ -103,7 +103,7 @@ def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
     allowed = _MOVING if video else _SUFFIXES
     if arguments.output.suffix.lower() not in allowed:
         what = "videos" if video else "images"
-        raise UserError(f"--output {arguments.output}: what is made of {what} is one of {', '.join(allowed)}")
+        raise UserError(f"--output {arguments.output}: for {what}, expected one of {', '.join(allowed)}")
     check_output(arguments.output, overwrite=arguments.overwrite)
 
 

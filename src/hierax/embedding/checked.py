@@ -248,7 +248,7 @@ def _check_columns(file: Any, wanted: pa.Schema, names: Sequence[str], size: int
     for name in names:
         there = found.get_all_field_indices(name)
         if len(there) != 1:
-            raise ValueError(f"column {name} is {'there twice' if there else 'missing'}")
+            raise ValueError(f"column {name} is {'there more than once' if there else 'missing'}")
         kind, expected = found.field(there[0]).type, wanted.field(name).type
         vector = arrow().types.is_fixed_size_list(expected)
         if kind != expected and not (vector and _is_alike(kind, expected)):

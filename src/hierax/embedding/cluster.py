@@ -120,5 +120,5 @@ def _cause(error: BaseException) -> BaseException:
         seen = inner
     if isinstance(seen, (ValueError, OSError, ImportError)):
         return seen
-    return OSError(f"the Ray cluster: {str(error).strip().splitlines()[-1]}; what was written stays, the same call "
+    return OSError(f"the Ray cluster: {str(error).strip().splitlines()[-1]}; written shards stay; the same call "
                    "resumes")  # fmt: skip

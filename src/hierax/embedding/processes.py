@@ -76,7 +76,7 @@ class ProcessDied(OSError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a process that decodes was killed (is the memory full? fewer workers need less); what was written stays, "
+            "a process that decodes was killed (is the memory full? fewer workers need less); written shards stay; "
             "the same call resumes"
         )
 

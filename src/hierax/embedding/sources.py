@@ -296,7 +296,7 @@ def _nothing_in(given: str, *, clips: bool) -> str:
     if _is_local(given) and not os.path.exists(given):
         return "no file matches this pattern"
     if os.path.splitext(given)[1].lower() in _LISTS:
-        return "an empty list; expected a path a line, or a row"
+        return "an empty list; expected one path on each line or in each row"
     return f"no {'videos in it (MP4, WebM, MKV' if clips else 'images in it (PNG, JPEG, WebP'}, … are read)"
 
 

@@ -180,7 +180,7 @@ class Manifest:
             if later > FORMAT:
                 raise CollectionError(f"{folder}: written by a later hierax ({values.get('version')}); update hierax")
             if not isinstance(values.pop("fingerprint", None), str):
-                raise ValueError("fingerprint is missing, or no text")
+                raise ValueError("fingerprint is missing or is not a text")
             manifest = record_of(cls, values)
             check_manifest(manifest)
         except CollectionError:

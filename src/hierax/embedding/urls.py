@@ -147,7 +147,7 @@ class _Answer:
     def read(self, count: int) -> bytes:
         """The next bytes; none at the end."""
         if time.monotonic() > self._end:
-            raise UrlError(f"not there after {_WHOLE} s")
+            raise UrlError(f"not complete after {_WHOLE} s")
         try:
             chunk = self._response.read1(count)
         except (OSError, http.client.HTTPException) as error:
