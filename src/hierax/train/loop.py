@@ -1,4 +1,4 @@
-"""The loop: steps, checkpoints, evaluation; it stops when told to and goes on where it stopped."""
+"""The training loop: steps, checkpoints, evaluation. It stops on a signal and resumes from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -25,43 +25,42 @@ from hierax.train.recipe import Recipe
 from hierax.train.state import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_SAVE_AFTER = 1800.0  # seconds: what a loss of power may cost where epochs are long
+_SAVE_AFTER = 1800.0  # seconds: how much a power failure may cost if epochs are long
 Metrics = dict[str, float]
 
 
 class Watcher:
-    """What a run does with what happens in its loop; all on the first rank alone."""
+    """Receives the events of the loop, on the first rank only."""
 
     def step(self, report: StepReport) -> None:
         """A step is done."""
 
     def unreadable(self, found: list[str]) -> None:
-        """These samples, which were not known to be bad, could not be read: name and problem of each."""
+        """These samples could not be read for the first time: name and problem of each."""
 
     def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
         """An evaluation is done, of `objective`."""
 
     def stopping(self, seconds: float | None) -> None:
-        """The run was asked to stop, in a step such as took so many seconds; called by a handler of signals."""
+        """The run was asked to stop, during a step that takes about this many seconds; called by a signal handler."""
 
     def export(self, model: Pretrained, *, last: bool = False) -> None:
-        """These weights are the best so far, or the last where there are no best; or, where `last`, the last ones
-        beside the best.
+        """These weights are the best so far, or the last if there are no best; with `last`, the last ones besides the
+        best.
         """
 
 
 class Loop:
-    """Everything that a run holds in memory.
+    """The state of a run in memory.
 
     Args:
-        blank: makes the objective once more, with a model on the meta device: the weights that are evaluated and
-            exported are put into such a one, so that neither ranks that share a model out nor a compiled step know
-            of it.
-        loader: makes the loader of the parts of all steps from a step on.
+        blank: makes a second objective, with a model on the meta device. The weights for evaluation and export are
+            loaded into it, so that sharded ranks and compiled steps are not affected.
+        loader: makes the loader for all steps from a given step on.
         samples: size of the dataset.
-        checkpoints: where to save; None saves nothing.
-        evaluate: called on all ranks with an objective and what tells whether to give up; returns metrics of which
-            "score" is to be as high as possible, or raises `Interrupted`.
+        checkpoints: where checkpoints are saved; None saves nothing.
+        evaluate: called on all ranks with an objective and a function that tells whether to stop; returns metrics, of
+            which a higher "score" is better, or raises `Interrupted`.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Loop:
             raise ValueError("precision is 'fp16', whose scaling does not go with fsdp; allowed with it: bf16, fp32")
         half_on_cpu = recipe.precision in _AUTOCAST and world.device.type == "cpu"
         if recipe.compile and half_on_cpu and recipe.task == "pretrain":
-            # the fusion's biases have one gradient, which inductor's C++ stores twice under one name
+            # the fusion's biases share one gradient, which inductor's C++ stores twice by one name
             raise ValueError(
                 f"compile=true with precision={recipe.precision}: PyTorch cannot compile pretraining so for a CPU; "
                 "expected compile=false or precision=fp32"
@@ -100,7 +99,9 @@ class Loop:
         self._step_seconds: float | None = None
         self.damaged: list[str] = []  # what `resume` found
         self._saved_at = self._counted = time.monotonic()
-        self._saved: int | None = None  # the step of the last checkpoint; disks of other machines may show it late
+        self._saved: int | None = (
+            None  # the step of the last checkpoint; other machines may see it on the shared disk later
+        )
 
     @property
     def total_steps(self) -> int:
@@ -136,7 +137,7 @@ class Loop:
         return f"the run can resume after step {steps[-1]}" if steps else "there is no checkpoint yet to resume from"
 
     def _run(self) -> bool:
-        """Steps to the end; False if the run was told to stop."""
+        """Runs all steps; False if the run was told to stop."""
         progress = self.progress
         self.objective.train()
         if self._to_evaluate() and progress.evaluated != progress.step and not self._evaluate():
@@ -164,10 +165,10 @@ class Loop:
                 return True
 
     def _fetched(self, steps: Iterator[list[Batch]]) -> tuple[list[Batch] | None, bool, bool]:
-        """The parts of the next step, None after the last; whether one of the ranks was told to stop; and whether the
-        last checkpoint is long ago.
+        """The parts of the next step (None after the last), whether one of the ranks was told to stop, and whether the
+        last checkpoint is old.
 
-        What keeps one rank from loading ends all of them, with the same words.
+        If one rank cannot load, all ranks end with its error.
         """
         parts: list[Batch] | None = None
         error: Exception | None = None
@@ -214,7 +215,7 @@ class Loop:
         )  # fmt: skip
 
     def _apply(self, *, finite: bool) -> None:
-        """Takes the optimizer's step if loss and gradients are finite on all ranks, else counts it as skipped."""
+        """Takes the optimizer's step if loss and gradients are finite on all ranks, else counts the step as skipped."""
         progress = self.progress
         if finite:
             self.scaler.step(self.optimizer)
@@ -249,7 +250,7 @@ class Loop:
         return torch.autocast(self.world.device.type, dtype) if dtype else contextlib.nullcontext()
 
     def _to_evaluate(self) -> bool:
-        """Whether an evaluation belongs to the steps that are done."""
+        """Whether an evaluation is due after the finished steps."""
         epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
         due = epoch % self.recipe.evaluate_every == 0 or self.progress.step == self.total_steps
         return self.evaluate is not None and self.progress.step > 0 and inside == 0 and due
@@ -258,10 +259,10 @@ class Loop:
         return self.recipe.patience is not None and self.progress.waiting >= self.recipe.patience
 
     def _after_step(self) -> bool:
-        """Saves and evaluates when it is time; returns whether the run goes on.
+        """Saves and evaluates if due; returns whether the run continues.
 
         A checkpoint is written before its evaluation: a run that is resumed from it evaluates first. While steps are
-        skipped no checkpoint is written, so that those before the trouble stay.
+        skipped, no checkpoint is written, so that the earlier ones stay.
         """
         progress, every = self.progress, self.recipe.checkpoint_every
         evaluating = self._to_evaluate()
@@ -271,7 +272,7 @@ class Loop:
         return not evaluating or self._evaluate()
 
     def _evaluate(self) -> bool:
-        """Evaluates the weights; False if a signal cut that short."""
+        """Evaluates the weights; False if a signal interrupted it."""
         assert self.evaluate is not None
         progress = self.progress
         try:
@@ -283,7 +284,7 @@ class Loop:
         except Interrupted:
             self.save()
             return False
-        metrics = self.world.gathered(metrics)[0]  # other processors round otherwise; all must decide alike
+        metrics = self.world.gathered(metrics)[0]  # other processors round differently, but all ranks must decide alike
         better = progress.evaluate(metrics)
         if better and self.recipe.weights == "best":
             self.world.on_first(lambda: self.watcher.export(objective.exported()))
@@ -291,24 +292,24 @@ class Loop:
         return True
 
     def _plain(self) -> Objective:
-        """An objective of its own in eval mode, with the averaged weights where these are kept; a call of all ranks."""
+        """A separate objective in eval mode, with the averaged weights if these are kept. All ranks must call this."""
         objective = self.blank()
         objective.model.load_state_dict(self.weights(), assign=True)
         return objective.to(self.world.device).eval()
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that are evaluated, whole; a call of all ranks."""
+        """The full weights for evaluation. All ranks must call this."""
         averaged = self.average.values if self.average is not None else {}
         return {name: full(tensor) for name, tensor in {**self.model.state_dict(), **averaged}.items()}
 
     def _finish(self) -> None:
         best = self.recipe.weights == "best" and self.progress.best_step > 0
-        objective = self._plain()  # the last weights; of use by themselves where nothing is validated on
+        objective = self._plain()  # the last weights; they are the result if there is no validation
         self.world.on_first(lambda: self.watcher.export(objective.exported(), last=best))
         self.save()
 
     def _shared(self) -> dict[str, Any]:
-        """What all ranks save together."""
+        """The state that all ranks save together."""
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
@@ -318,7 +319,7 @@ class Loop:
         return state
 
     def save(self) -> None:
-        """Writes a checkpoint, unless there is one of this step, or nothing was learned yet."""
+        """Writes a checkpoint, unless this step has one or no step was taken yet."""
         progress = self.progress
         if self.checkpoints is None or progress.step == self._saved or not self.optimizer.state:
             return
@@ -328,12 +329,12 @@ class Loop:
         self._saved, self._saved_at = progress.step, time.monotonic()
 
     def resume(self) -> bool:
-        """Goes back to the last checkpoint that is whole; False if there is none at all.
+        """Loads the last undamaged checkpoint; False if there is no checkpoint.
 
-        Damaged ones are put aside, and `damaged` says so of each.
+        Damaged ones are renamed, and reported to `damaged`.
 
         Raises:
-            TrainingStopped: none can be read.
+            TrainingStopped: no checkpoint can be read.
         """
         with clear_errors(lambda: "the checkpoints are untouched"):
             step = self._whole_checkpoint()
@@ -348,7 +349,7 @@ class Loop:
                 raise TrainingStopped(text) from error
         try:
             set_optimizer_state_dict(self.model, self.optimizer, optim_state_dict=state["optimizer"])
-            if same_world:  # else the ranks draw other numbers for drop path and dropout from here on, and no more
+            if same_world:  # else the ranks only get other random numbers for drop path and dropout from here on
                 set_rng_state(own["rng"])
             self.progress = progress_of(own["progress"], step)
             self.scaler.load_state_dict(own["scaler"])
@@ -358,7 +359,7 @@ class Loop:
         return True
 
     def _whole_checkpoint(self) -> int | None:
-        """The step of the last checkpoint that is as it was written; None if there are no checkpoints."""
+        """The step of the last undamaged checkpoint; None if there are no checkpoints."""
         checkpoints, world = self.checkpoints, self.world
         steps = world.gathered(checkpoints.steps() if checkpoints else [])[0]
         if checkpoints is None or not steps:

@@ -1,4 +1,4 @@
-"""The model of a run: built, or loaded and changed so that it fits recipe and data."""
+"""The model of a run: built, or loaded and adapted to recipe and data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FRAMES = 16  # of a clip
 
 @contextlib.contextmanager
 def for_videos(source: str | os.PathLike[str], size: tuple[int, ...] | None) -> Iterator[str | os.PathLike[str]]:
-    """The checkpoint, or, of a model of images, a folder with one of clips that begins with its weights."""
+    """The checkpoint; for an image model, a folder with a model of clips that starts from its weights."""
     if open_checkpoint(os.fspath(source), HubOptions()).config.axes != 2:
         yield source
         return
@@ -56,16 +56,16 @@ def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, sev
 def model_of(
     recipe: Recipe, classes: tuple[str, ...], source: Any, size: tuple[int, ...] | None, channels: int, *, several: bool
 ) -> tuple[Pretrained, list[str]]:
-    """The model that recipe and data ask for, with fresh weights or those of `source`, and lines on what was changed.
+    """The model for recipe and data, with random weights or those of `source`, and notes on what was changed.
 
     Args:
-        classes: names, of a classifier.
+        classes: names of the classes, for a classifier.
         size: pixels per axis; None is the architecture's, or the checkpoint's.
-        channels: of what the data holds.
+        channels: number of channels of the data.
         several: whether several classes may be true.
 
     Raises:
-        ValueError: settings that cannot be; what loading raises.
+        ValueError: settings that are impossible; or an error of loading.
     """
     changes = _changes(recipe, size, channels, several=several)
     if source is not None:
@@ -82,7 +82,7 @@ def model_of(
 def _loaded(
     recipe: Recipe, classes: tuple[str, ...], source: Any, changes: dict[str, Any]
 ) -> tuple[Pretrained, list[str]]:
-    """The model of a checkpoint, changed; a head for the same classes is kept."""
+    """The model of a checkpoint, adapted; a head for the same classes is kept."""
     opened = open_checkpoint(source, HubOptions())
     own, channels = opened.config.num_channels, changes.pop("num_channels")
     changes = {"image_size": changes.pop("image_size", None), **changes}
@@ -115,8 +115,8 @@ def _classifier(config: HieraConfig) -> type[HieraForImageClassification | Hiera
 
 
 def with_channels(model: Pretrained, channels: int) -> Pretrained:
-    """The model for another number of input channels: the patch embedding's weights are averaged over the old ones and
-    scaled so that inputs whose channels are all alike give what they gave before.
+    """The model for another number of input channels. The patch embedding's weights are averaged over the old channels
+    and scaled, so that inputs with equal channels give the same result as before.
     """
     config = model.config.replace(num_channels=channels)
     with torch.device("meta"):
@@ -132,7 +132,7 @@ def with_channels(model: Pretrained, channels: int) -> Pretrained:
 
 
 def _freeze(model: Pretrained, freeze: int | str) -> None:
-    """Takes the gradients off the embedding and the first stages; "all" leaves norm and head."""
+    """Freezes the embedding and the first stages; "all" freezes all but norm and head."""
     if freeze == 0:
         return
     config = model.config

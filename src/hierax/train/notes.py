@@ -1,4 +1,4 @@
-"""What a run says before its first step: what it is going to do, and what of that may not be meant."""
+"""The notes of a run before its first step: what it will do, and warnings on settings that may be unintended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hierax.train.prepare import accumulation
 from hierax.train.recipe import Recipe
 
 _FEW_STEPS = 2  # of an epoch
-_LISTED = 12  # classes that are named
+_LISTED = 12  # at most this many classes are named
 
 
 def plan(recipe: Recipe, order: Order, here: World, train: Dataset, held: Dataset | None) -> str:
@@ -33,7 +33,7 @@ def plan(recipe: Recipe, order: Order, here: World, train: Dataset, held: Datase
 
 
 def class_counts(train: Dataset) -> dict[str, int] | None:
-    """How many samples each class has, where every sample has one."""
+    """Number of samples per class, if every sample has one class."""
     labels = train.labels() if train.classes else None
     if labels is None:
         return None
@@ -41,19 +41,19 @@ def class_counts(train: Dataset) -> dict[str, int] | None:
 
 
 def about_classes(recipe: Recipe, train: Dataset, held: Dataset | None) -> str | None:
-    """The classes with the number of samples of each, those held out included; None where none are learned."""
+    """The classes with the number of samples of each, including the held-out ones; None if no classes are learned."""
     if recipe.task != "finetune" or not train.classes:
         return None
     trained = class_counts(train)
     if trained is None:
         return f"{len(train.classes)} classes, of which several may be true: {_listed(train.classes)}"
-    more = (class_counts(held) if isinstance(held, Subset) else None) or {}  # drawn from the same data
+    more = (class_counts(held) if isinstance(held, Subset) else None) or {}  # held out of the same data
     names = [f"{name} ({count + more.get(name, 0):,})" for name, count in trained.items()]
     return f"{len(names)} classes: {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names, of many the first and how many more there are."""
+    """The first names, and how many more there are."""
     more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED + 3 else ""
     return ", ".join(names[:_LISTED] if more else names) + more
 
@@ -61,9 +61,7 @@ def _listed(names: Sequence[str]) -> str:
 def remarks(
     recipe: Recipe, config: HieraConfig, order: Order, train: Dataset, held: Dataset | None, *, fresh: bool
 ) -> list[str | None]:
-    """A line each on what a user may not expect, None where there is nothing to say; `fresh` weights are loaded from
-    nowhere.
-    """
+    """Lines on what a user may not expect, or None; `fresh` means that the weights are random."""
     layers = _early_layers(recipe, config) if fresh else None
     return [
         _steps(recipe, order),

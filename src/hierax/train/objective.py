@@ -1,4 +1,4 @@
-"""What a step minimizes: the MAE's loss, or the classifier's with mixup, cutmix and smoothed labels."""
+"""The objectives of training: the MAE's loss, and the classifier's loss with mixup, cutmix and smoothed labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hierax.pretrained import Pretrained
 from hierax.train.hog import hog_targets, hog_width
 from hierax.train.recipe import Recipe
 
-_MIX = 2  # what the random numbers that mix batches are for, beside those of hierax.data.order
+_MIX = 2  # the purpose of random numbers that mix batches, besides those of hierax.data.order
 
 
 class Objective(nn.Module):
@@ -44,12 +44,12 @@ class Objective(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(shape), persistent=False)
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """uint8 or float pixels with the dataset's mean and deviation taken out."""
+        """uint8 or float pixels, normalized by the dataset's mean and deviation."""
         kind = torch.float64 if self.recipe.precision == "fp64" else torch.float32
         return (pixels.to(kind) - self.mean) / self.std
 
     def train(self, mode: bool = True) -> Objective:
-        """As of any module; blocks of which nothing is trained drop no paths."""
+        """As for any module; frozen blocks have no drop path."""
         super().train(mode)
         for part in self.model.modules():
             if isinstance(part, Block) and not any(p.requires_grad for p in part.parameters()):
@@ -57,11 +57,11 @@ class Objective(nn.Module):
         return self
 
     def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
-        """What `forward` takes, on the device; `key` (step, number of the part) decides how the part is mixed."""
+        """The inputs of `forward`, on the device; `key` (step, number of the part) determines how the part is mixed."""
         raise NotImplementedError
 
     def exported(self) -> Pretrained:
-        """What of the model is of use after the run."""
+        """The part of the model that is saved after the run."""
         return self.model
 
 
@@ -82,8 +82,8 @@ class Pretraining(Objective):
 class HogPretraining(Pretraining):
     """Masked image modeling that predicts histograms of oriented gradients.
 
-    The decoder's last layer is replaced by one of the histograms' width. What is exported is the encoder alone: a
-    decoder that never learned pixels would only look like one that did.
+    The decoder's last layer is replaced by one of the histograms' width. Only the encoder is saved, because the decoder
+    has not learned to predict pixels.
     """
 
     def __init__(self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -166,6 +166,6 @@ class Finetuning(Objective):
 
 
 def balanced(labels: Sequence[int], classes: int) -> Tensor:
-    """Weights `[classes]` that are inverse to the classes' frequencies, with mean 1 over the samples."""
+    """Weights `[classes]`, inverse to the frequencies of the classes, with mean 1 over the samples."""
     counts = np.bincount(np.asarray(labels), minlength=classes).clip(1)
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Reconstructions of the same few held-out images, or frames of videos, as training goes."""
+"""Reconstructions of the same few held-out images, or frames of videos, during training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hierax.train.predictions import fixed_noise
 from hierax.viz import Tile, draw_units, reconstruct_pixels, sheet, statistics_note, to_picture
 
 PICTURES = 4
-_TRIED = 64  # where some of these cannot be read
+_TRIED = 64  # in case some of these cannot be read
 
 
 def is_due(epoch: int, epochs: int) -> bool:
@@ -77,7 +77,7 @@ class Panel:
 
 
 def _frame(before: Tensor, after: Tensor, keep: np.ndarray, config: HieraConfig) -> tuple[Tensor, Tensor, np.ndarray]:
-    """One frame `[C, H, W]` of a clip and of what is made of it, and the mask units that are seen of it."""
+    """One frame `[C, H, W]` of a clip and of its reconstruction, and its visible mask units."""
     number = after.shape[1] // 2
     times = config.unit_grid(before.shape[1:])[0]
     unit = number * times // after.shape[1]

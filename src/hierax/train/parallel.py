@@ -1,4 +1,4 @@
-"""Ranks and devices: one process, several GPUs, several machines. The model knows nothing of it."""
+"""Ranks and devices: one process, several GPUs or several machines. The model does not depend on this."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from hierax.train.progress import TrainingStopped, lost_rank
 WAYS = ("ddp", "fsdp")
 _T = TypeVar("_T")
 _BROKEN: list[Any] = []
-"""Process groups of runs that broke, kept to the process's end: the last reference to one would go with the model, and
-its destructor waits for a thread that may itself wait for the interpreter's lock.
+"""Process groups of failed runs, kept until the process ends. Otherwise the model would free the last reference, and
+the destructor waits for a thread that may wait for the interpreter's lock.
 """
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run.
+    """This process as a rank of the run.
 
     Attributes:
-        rank, size: its number, and how many there are.
-        device: where its share is computed.
-        way: "ddp" (every rank holds the model) or "fsdp" (ranks share it out).
+        rank, size: its rank, and the number of ranks.
+        device: the device of its computations.
+        way: "ddp" (every rank holds the model) or "fsdp" (the model is sharded over ranks).
     """
 
     rank: int
@@ -46,12 +46,12 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which writes files and talks."""
+        """Whether this is rank 0, which writes files and messages."""
         return self.rank == 0
 
     @property
     def shares(self) -> bool:
-        """Whether several ranks share the model out."""
+        """Whether the model is sharded over several ranks."""
         return self.size > 1 and self.way == "fsdp"
 
     def total(self, *values: float) -> list[float]:
@@ -71,7 +71,7 @@ class World:
         return values
 
     def everywhere(self, act: Callable[[], _T]) -> _T:
-        """Has every rank do something for which it needs no other; all wait, and raise what one of them raised."""
+        """Runs a function on every rank that needs no other rank; all wait, and raise the error of any of them."""
         if self.size == 1:
             return act()
         done: list[_T] = []
@@ -86,13 +86,13 @@ class World:
         return done[0]
 
     def on_first(self, act: Callable[[], object]) -> None:
-        """Has the first rank do something; all ranks wait for it, and raise what it raised."""
+        """Runs a function on the first rank; all ranks wait for it, and raise its error."""
         self.everywhere(lambda: act() if self.first else None)
 
     def wrap(self, objective: Objective, *, compile: bool = False) -> nn.Module:
-        """The module to call for the loss: itself, or what keeps its gradients the same on all ranks.
+        """The module to call for the loss: the module itself, or a wrapper that keeps gradients equal on all ranks.
 
-        Compiled as a whole, or block by block where ranks share the model out, which cuts between blocks.
+        It is compiled as a whole, or block by block if the model is sharded, because sharding separates the blocks.
         """
         blocks = [part for part in objective.model.modules() if isinstance(part, Block)]
         for part in (blocks if self.shares else [objective]) if compile else ():
@@ -112,7 +112,7 @@ class World:
 
     @contextlib.contextmanager
     def accumulating(self, module: nn.Module, *, last: bool) -> Iterator[None]:
-        """Around one part of a step: gradients are exchanged with the last part only."""
+        """A context for one part of a step: gradients are exchanged with the last part only."""
         if self.size == 1:
             yield
         elif isinstance(module, nn.parallel.DistributedDataParallel):
@@ -124,19 +124,19 @@ class World:
 
 
 def default_workers() -> int:
-    """Processes that decode beside each rank: the cores there are for it but one."""
+    """Number of decoding processes of each rank: its share of the cores minus one."""
     return spare_cores(sharers=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def full(tensor: Tensor) -> Tensor:
-    """A tensor that ranks share out, whole on each; any other as it is."""
+    """A sharded tensor as a full tensor on each rank; other tensors unchanged."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _portable(error: Exception | None) -> Exception | None:
-    """The error, or one that says the same where it cannot be sent to other processes."""
+    """The error, or one with the same text if it cannot be sent to other processes."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -194,8 +194,8 @@ def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
 
 
 def _leave() -> None:
-    """Ends a rank whose run broke without the interpreter's own end, which waits for what the other ranks never send:
-    each would wait for the other, for half an hour.
+    """Ends a rank of a failed run without the interpreter's shutdown, which would wait half an hour for messages that
+    the other ranks never send.
     """
     if _BROKEN:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Images of a run as files: its loss and scores, and a confusion matrix; with matplotlib, where it is installed."""
+"""Plots of a run as files: its loss and scores, and a confusion matrix. They need matplotlib."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SCORES = {
     "top1": "top-1", "balanced": "balanced", "mean_average_precision": "mean average precision",
     "agreement": "agreement with the teacher",
 }  # fmt: skip
-"""Metrics that a curve is drawn of beside the loss: shares, of which high is good."""
-_NUMBERS = 40  # classes, up to which a matrix has room for its numbers
+"""Metrics that are plotted besides the loss: shares, of which higher is better."""
+_NUMBERS = 40  # most classes for which the matrix shows its numbers
 
 
 def read_log(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -43,7 +43,7 @@ def curve(entries: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, fl
 
 
 def plot_losses(folder: Path) -> Path | None:
-    """`loss.png`: the losses, and beside them the scores, of what `log.jsonl` holds; None without matplotlib."""
+    """Draws `loss.png` with the losses and scores of `log.jsonl`; returns None without matplotlib."""
     try:
         from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
     except ImportError:

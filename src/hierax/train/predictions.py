@@ -23,11 +23,11 @@ from hierax.train.progress import Interrupted
 
 @dataclass
 class Predictions:
-    """What a classifier says of a dataset, in the dataset's order.
+    """The predictions of a classifier for a dataset, in the dataset's order.
 
     Attributes:
         indices: int64 `[N]`, numbers of the samples that could be read.
-        logits: float32 `[N, classes]` (of a model in float64, float64).
+        logits: float32 `[N, classes]` (float64 for a model in float64).
         labels: int64 `[N]`, or float32 `[N, classes]`.
         bad: names and problems of the samples that could not be read.
     """
@@ -48,14 +48,14 @@ class Predictions:
         return torch.bincount(self.labels * count + self.logits.argmax(1), minlength=count**2).view(count, count)
 
     def balanced(self) -> float:
-        """Mean, over the classes that occur, of the share of their samples that are found."""
+        """Mean recall over the classes that occur."""
         table = self.confusion().double()
         count = table.sum(1)
         return (table.diagonal() / count)[count > 0].mean().item()
 
     def metrics(self) -> dict[str, float]:
         """Loss, and top-1, top-5 (of more than five classes) and the mean recall of the classes ("balanced") or, with
-        several true labels, the mean average precision; "score" is to be high.
+        several true labels, the mean average precision. A higher "score" is better.
         """
         if self.labels.ndim == 2:
             loss = F.binary_cross_entropy_with_logits(self.logits.double(), self.labels.double()).item()
@@ -63,14 +63,14 @@ class Predictions:
             return {"loss": loss, "mean_average_precision": precision, "score": precision}
         loss = F.cross_entropy(self.logits.double(), self.labels).item()
         top1 = self.top(1)
-        top5 = {"top5": self.top(5)} if self.logits.shape[1] > 5 else {}  # of fewer classes it says nothing
+        top5 = {"top5": self.top(5)} if self.logits.shape[1] > 5 else {}  # with fewer classes it says nothing
         return {"loss": loss, "top1": top1, **top5, "balanced": self.balanced(), "score": top1}
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
     """Mean over classes of the average precision; classes without a positive are left out.
 
-    Samples of the same score are found together: their order says nothing.
+    Samples with the same score count together, because their order is arbitrary.
     """
     scores, order = scores.sort(dim=0, descending=True)
     hits = labels.gather(0, order).double()
@@ -84,13 +84,13 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
 
 
 class Runnable(Protocol):
-    """A classifier that is no module: `hierax.Engine`, on a checkpoint or an export.
+    """A classifier that is not a module: `hierax.Engine`, with a checkpoint or an export.
 
     Attributes:
         task: as in `hierax.load`.
-        record: how pixels are made, where it says so.
-        source: where the weights are from, where that is known.
-        device: where its outputs are.
+        record: the preprocessing record, or None.
+        source: where the weights are from, if that is known.
+        device: the device of its outputs.
     """
 
     task: str
@@ -105,13 +105,13 @@ class Runnable(Protocol):
 
 
 def never() -> bool:
-    """That an evaluation is not to be given up."""
+    """False: never stop an evaluation."""
     return False
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A dataset as a model is given it: `view`, and mean and deviation per channel of what it holds."""
+    """A dataset as a model's input: `view`, with mean and deviation per channel of the data."""
 
     view: EvaluationView
     mean: Sequence[float]
@@ -131,8 +131,8 @@ def predict(
     """The classifier's logits of all samples, gathered on every rank.
 
     Raises:
-        ValueError: nothing can be read, or a label is not among the model's classes.
-        Interrupted: `stop` said so on one of the ranks.
+        ValueError: no sample can be read, or a label is not among the model's classes.
+        Interrupted: `stop` returned True on one of the ranks.
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     bad: list[tuple[str, str]] = []
@@ -162,7 +162,7 @@ def predict(
 
 
 def _logits(model: Pretrained | Runnable, pixels: Tensor, inputs: Inputs) -> Tensor:
-    """Logits `[B, classes]`; of samples that are seen in several views, those of the mean of their probabilities."""
+    """Logits `[B, classes]`; for samples with several views, those of the mean of their probabilities."""
 
     def of(part: Tensor) -> Tensor:
         logits = model(pixel_values=normalised(part, model, inputs.mean, inputs.std)).logits
@@ -186,12 +186,12 @@ def masked_loss(
     workers: int = 0,
     stop: Callable[[], bool] = never,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
-    """The loss of masked image modeling over a dataset, each sample with a mask of its own that is always the same,
-    and names and problems of the samples that could not be read.
+    """The loss of masked image modeling over a dataset, and names and problems of the unreadable samples. Each sample
+    has its own mask, which is always the same.
 
     Raises:
-        ValueError: nothing can be read.
-        Interrupted: `stop` said so on one of the ranks.
+        ValueError: no sample can be read.
+        Interrupted: `stop` returned True on one of the ranks.
     """
     bad: list[tuple[str, str]] = []
 
@@ -222,7 +222,7 @@ def fixed_noise(objective: Objective, indices: Tensor) -> Tensor:
 
 
 def batches(view: EvaluationView, world: World, batch: int, workers: int, stop: Callable[[], bool]) -> Iterator[Any]:
-    """This rank's batches, until `stop` says so."""
+    """This rank's batches, until `stop` returns True."""
     for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
         if stop():
             return
@@ -230,12 +230,12 @@ def batches(view: EvaluationView, world: World, batch: int, workers: int, stop: 
 
 
 def unreadable(part: Any) -> list[tuple[str, str]]:
-    """Names and problems of what a batch lacks."""
+    """Names and problems of the unreadable samples of a batch."""
     return [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
 
 
 def check_stop(world: World, stop: Callable[[], bool]) -> None:
-    """Raises `Interrupted` on all ranks where `stop` said so on one of them."""
+    """Raises `Interrupted` on all ranks if `stop` returns True on one of them."""
     if stop is not never and world.total(float(stop()))[0]:
         raise Interrupted
 

@@ -1,4 +1,4 @@
-"""What frozen features are good for: a linear classifier and nearest neighbors on the pooled map of each stage."""
+"""Probes of frozen features: a linear classifier and nearest neighbors on the pooled map of each stage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Features:
     Attributes:
         stages: for each stage, float32 `[N, C]`: the mean of its map over the tokens that touch the image.
         labels: int64 `[N]`.
-        bad: names and problems of what could not be read.
+        bad: names and problems of the unreadable samples.
     """
 
     stages: tuple[Tensor, ...]
@@ -38,7 +38,7 @@ def extract(model: Pretrained, inputs: Inputs, *, batch: int = 32, workers: int 
     """The pooled map of every stage for every sample.
 
     Raises:
-        ValueError: no sample can be read, or samples have no single label.
+        ValueError: no sample can be read, or samples do not have exactly one label.
     """
     encoder = model.get_submodule("encoder")
     stages = range(1, model.config.stages + 1)
@@ -69,9 +69,9 @@ def knn(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, neighbours
 
 
 def linear(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, seed: int = 0) -> Tensor:
-    """Predicted classes `[M]` of a multinomial logistic regression on standardised features (L-BFGS).
+    """Predicted classes `[M]` of a multinomial logistic regression on standardized features (L-BFGS).
 
-    Its weight decay is chosen on a fifth of the training samples that is held out, then it is fitted to all of them.
+    Its weight decay is chosen on a held-out fifth of the training samples; then it is fitted to all of them.
     """
     scale, centre = train.std(0, correction=0).clamp(min=1e-6), train.mean(0)
     a, b = ((x - centre) / scale for x in (train, test))

@@ -1,4 +1,4 @@
-"""Where a run is, what a step did, and the ways in which a run ends before its end."""
+"""The progress of a run, the report of a step, and the errors that end a run early."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ _TOO_LARGE = "there is not enough memory for this model (a smaller image_size or
 
 
 class TrainingStopped(RuntimeError):
-    """A run that cannot go on; its last checkpoint is intact."""
+    """The run cannot continue; its last checkpoint is intact."""
 
 
 class Interrupted(Exception):
-    """An evaluation that a signal cut short; it is done again when the run goes on."""
+    """A signal interrupted an evaluation, which is repeated when the run resumes."""
 
 
 @dataclass
 class Progress:
-    """Where a run is, and what is counted along it.
+    """The progress of a run, and its counters.
 
     Attributes:
         step: steps done; seen: samples seen.
         skipped, skipped_in_row: steps without a finite loss and gradient.
-        bad: what could not be read, by index.
-        evaluated: the step after which the last evaluation was.
-        best, best_step: the best validation score and when it was reached; 0 is never.
-        best_loss: the loss at that score: of two evaluations of the same score, the one of the lower loss is better.
-        waiting: evaluations since it became better.
+        bad: unreadable samples, by index.
+        evaluated: the step of the last evaluation.
+        best, best_step: the best validation score and its step; 0 is never.
+        best_loss: the loss at that score; of two evaluations with the same score, the one with the lower loss is
+            better.
+        waiting: evaluations since the last improvement.
         last, best_metrics: metrics of the last evaluation and of the best.
-        seconds: that the run took, evaluations and checkpoints included; what a kill took back does not count.
+        seconds: duration of the run with evaluations and checkpoints; work that was lost by a kill does not count.
     """
 
     step: int = 0
@@ -58,10 +59,10 @@ class Progress:
     seconds: float = 0.0
 
     def evaluate(self, metrics: dict[str, float]) -> bool:
-        """Takes an evaluation of the weights after `step` in; returns whether they are the best so far.
+        """Records an evaluation of the weights after `step`; returns whether they are the best so far.
 
-        Better is a higher score, then a lower loss; of equals the later ones are kept, which have learned for longer,
-        but they do not count as progress. Metrics that are no numbers are never the best.
+        A higher score is better, then a lower loss. Of equal ones, the later weights are kept, because they were
+        trained longer, but they do not count as progress. Metrics that are NaN are never the best.
         """
         self.evaluated, self.last = self.step, metrics
         score, loss = metrics["score"], metrics.get("loss", 0.0)
@@ -75,10 +76,10 @@ class Progress:
 
 
 def progress_of(values: Any, step: int) -> Progress:
-    """What a checkpoint after `step` steps says of a run's progress.
+    """A run's progress from the checkpoint after `step` steps.
 
     Raises:
-        ValueError: it is not what a run writes.
+        ValueError: the value is not one that a run writes.
     """
     found, fresh = Progress(**values), Progress()
     for name, value in vars(fresh).items():
@@ -93,15 +94,15 @@ def progress_of(values: Any, step: int) -> Progress:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did.
+    """The report of one step.
 
     Attributes:
-        step, epoch: how far the run is after it.
+        step, epoch: number of steps and epochs after it.
         loss: mean over the batch and all ranks.
-        lr, gradient_norm: of this step; the norm is that before clipping.
-        seconds: from the end of the step before, waiting included.
-        waited: seconds of these without data to work on.
-        images: samples over all ranks.
+        lr, gradient_norm: learning rate, and norm of the gradient before clipping.
+        seconds: time since the end of the step before, including waiting.
+        waited: seconds of these spent waiting for data.
+        images: number of samples over all ranks.
     """
 
     step: int
@@ -116,12 +117,12 @@ class StepReport:
 
 @contextlib.contextmanager
 def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
-    """Turns what disks, workers, other ranks and full devices do to a run into `TrainingStopped`, in one sentence each.
+    """Turns errors of disks, workers, other ranks and full devices into `TrainingStopped` with one sentence.
 
-    `kept` says what is left to go on from.
+    `kept` returns the sentence on what the run can resume from.
 
     Raises:
-        TrainingStopped: with the reason.
+        TrainingStopped: such an error occurred; the message has the reason.
     """
     try:
         yield
@@ -143,16 +144,16 @@ def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
 
 
 def _uncompiled(error: RuntimeError) -> str | None:
-    """A sentence for an error of PyTorch's compiler, which puts all that it was given into its own."""
+    """A sentence for an error of PyTorch's compiler, whose own text contains the whole input."""
     if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):  # importing it takes a second
         return f"the step cannot be compiled ({str(error).strip().splitlines()[0][:200]}); compile=false goes without"
     return None
 
 
 def _reason(text: str) -> str | None:
-    """What PyTorch's plain `RuntimeError`s mean, which only their texts tell.
+    """A sentence for a `RuntimeError` of PyTorch that only its text identifies.
 
-    That of a killed worker is raised wherever the main thread is, even in the middle of writing a checkpoint.
+    The error of a killed worker can occur anywhere in the main thread, even while it writes a checkpoint.
     """
     if "DataLoader worker" in text:
         return "a process that decodes samples was killed (is the memory full? workers=0 uses none)"
@@ -162,7 +163,7 @@ def _reason(text: str) -> str | None:
 
 
 def _system_reason(error: BaseException) -> str | None:
-    """What the system said, which PyTorch's writer hides behind an error of its own; None if it said nothing."""
+    """The system's error, which PyTorch's writer hides behind its own error; None if there was none."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.strerror:
