@@ -104,14 +104,14 @@ def _device(device: torch.device | str | None) -> torch.device:
 def for_channels(weight: Tensor, channels: int) -> Tensor:
     """A patch embedding's weight `[C, own, *kernel]` for another number of input channels `[C, channels, *kernel]`.
 
-    Each gets the mean over the old ones, scaled so that an input whose channels are all alike gives what it gave
-    before.
+    Each new channel gets the mean over the old ones, scaled so that an input with equal channels gives the same
+    result as before.
     """
     repeated = weight.mean(1, keepdim=True) * (weight.shape[1] / channels)
     return repeated.expand(-1, channels, *weight.shape[2:]).contiguous()
 
 
 def record_for_channels(record: "Preprocessing", channels: int) -> "Preprocessing":
-    """The preprocessing record with the mean and deviation of all old channels for each of `channels`."""
+    """The preprocessing record for `channels` channels: each gets the average mean and deviation of the old ones."""
     mean, std = (sum(values) / len(values) for values in (record.image_mean, record.image_std))
     return record.replace(image_mean=(mean,) * channels, image_std=(std,) * channels)

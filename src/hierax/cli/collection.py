@@ -59,7 +59,7 @@ def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
     Raises:
         UserError: the page exists and `--overwrite` is not given, or the file is not a page; or no row has features
             to compare.
-        CollectionError: those of `hierax.Index`.
+        CollectionError: see `hierax.Index`.
     """
     from hierax.embedding.index import Index
 

@@ -66,7 +66,7 @@ def write_map(
         overwrite: replace a page that exists; files of other kinds are never replaced.
 
     Raises:
-        CollectionError: those of `hierax.Index`.
+        CollectionError: see `hierax.Index`.
         ValueError: the table cannot be used; the output exists, or is not a page.
     """
     from hierax.embedding.index import Index

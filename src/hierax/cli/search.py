@@ -82,8 +82,8 @@ def search(
         on_progress: is called with the number of images read so far, and of all.
 
     Raises:
-        CollectionError: those of `hierax.Index`; the model is not the one that made the collection.
-        ValueError, OSError: those of `hierax.load` and `hierax.Index.search`.
+        CollectionError: the model is not the one that made the collection; see also `hierax.Index`.
+        ValueError, OSError: see `hierax.load` and `hierax.Index.search`.
     """
     from hierax.embedding.index import Index
 

@@ -151,7 +151,7 @@ def _described(arguments: argparse.Namespace) -> dict[str, Any]:
     """The content of the run.json that `--config` names; empty without `--config`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not a valid run.json.
     """
     if not arguments.config:
         return {}

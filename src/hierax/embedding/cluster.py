@@ -105,7 +105,7 @@ def on_cluster(
 
 
 def _quiet(package: Any) -> None:
-    """Progress is told by hierax."""
+    """hierax shows the progress itself."""
     package.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 

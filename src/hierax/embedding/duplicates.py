@@ -144,9 +144,9 @@ def duplicates(
             since it was embedded; none of its pairs is kept, but for equal files.
 
     Raises:
-        CollectionError: those of `Index`.
-        ValueError: threshold, linkage; `components` without `whiten`; `approximate` with `whiten`, or when no such
-            index was built.
+        CollectionError: see `Index`.
+        ValueError: threshold or linkage is wrong; `components` is given without `whiten`; `approximate` is given with
+            `whiten`, or no such index was built.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; expected a cosine similarity above 0, up to 1")

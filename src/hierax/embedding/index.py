@@ -357,8 +357,8 @@ def embed_queries(
         float32 `[N, D]` for the readable images, in their order; and path and problem of the others.
 
     Raises:
-        CollectionError: the model is not the one that made the collection; the collection names none, since it was made
-            by a model that was passed as an object, and `model` is None.
+        CollectionError: the model is not the one that made the collection; or `model` is None and the collection
+            names no model, because it was made by a model object.
         ValueError, OSError: see `hierax.load`.
     """
     from hierax.embedding import features

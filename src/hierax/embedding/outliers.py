@@ -60,7 +60,7 @@ def outliers(
         on_progress: is called with the number of rows done so far, and of all.
 
     Raises:
-        CollectionError: those of `Index`.
+        CollectionError: see `Index`.
         ValueError: count, k or references is below 1, or alike is not in 0 to 1.
     """
     for name, value in (("count", count), ("k", k), ("references", references)):

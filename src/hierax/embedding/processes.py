@@ -82,13 +82,13 @@ class ProcessDied(OSError):
 
 
 class Pool(Generic[Request, Result]):
-    """Processes that answer requests, in the order of the requests.
+    """A pool of processes that answer requests; results are in the order of the requests.
 
     Args:
-        work: what each does with a request; it is sent to them.
+        work: the function that each process calls with a request; it is pickled.
         count: of processes.
-        ahead: results that each may have ready before they are taken.
-        ready: called with each result, in a thread of this process, before it is taken.
+        ahead: number of results that each process may compute in advance.
+        ready: called with each result, in a thread of this process, before the result is yielded.
     """
 
     def __init__(
@@ -120,11 +120,11 @@ class Pool(Generic[Request, Result]):
             process.start()
 
     def map(self, requests: Sequence[Request]) -> Iterator[Result]:
-        """The results of these requests, in their order; the pool is closed at the end.
+        """Yields the results of these requests, in order; closes the pool at the end.
 
         Raises:
             ProcessDied: a process was killed.
-            MemoryError, RuntimeError: what happened in one.
+            MemoryError, RuntimeError: an error in a process.
         """
         count = len(self._ends)
         threads = [threading.Thread(target=self._ask, args=(n, requests), daemon=True) for n in range(count)]

@@ -176,7 +176,7 @@ def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float |
 def reconstruction_tiles(
     opened: Predictor, pixels: Tensor, made: Tensor, keep: Tensor, *, statistics: Statistics, title: str
 ) -> tuple[Tile, Tile, Tile]:
-    """The image, the masked image and the reconstruction `made` `[C, H, W]` of `pixels` `[1, C, H, W]`. In `keep`
+    """The original, the masked image and the reconstruction `made` `[C, H, W]` of `pixels` `[1, C, H, W]`. In `keep`
     `[1, U]`, True is a visible mask unit.
     """
     from hierax.predict.moving import reconstruction_captions

@@ -84,6 +84,6 @@ def _write_parquet(results: Sequence[Classified], path: Path) -> None:
     names = columns(results)
     kinds = [pa.float64() if name.startswith("probability") else pa.string() for name in names]
     rows = [row(result) for result in results]
-    for one in rows:  # bytes that are no text, as of file names in another encoding
+    for one in rows:  # bytes that are not text, such as file names in another encoding
         one["path"] = os.fsencode(one["path"]).decode("utf-8", "backslashreplace")
     parquet.write_table(pa.Table.from_pylist(rows, pa.schema(list(zip(names, kinds, strict=True)))), path)
