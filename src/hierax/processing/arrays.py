@@ -1,4 +1,4 @@
-"""From numpy arrays and torch tensors to [height, width, channels], 8 bits a channel or float."""
+"""From numpy arrays and torch tensors to [height, width, channels], with 8 bits per channel or float."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def is_tensor(value: object) -> bool:
 def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, name: str) -> np.ndarray:
     """One image as [height, width, channels], uint8 as it is or float32.
 
-    Channels are found by their number, on the last axis or the first; where both fit, the last of an array and the
-    first of a tensor. An image without a channel axis, or with one channel, is repeated for a model that takes
-    three. If `unit`, floats must lie in 0..1, uint16 is divided by 65535, and other integers must be gray levels
-    0..255; else all keep their values. Raises `ImageError` naming the shape, the type or the values.
+    The channel axis, last or first, is found by its length. If both fit, it is the last of an array and the first of a
+    tensor. An image without a channel axis, or with one channel, is repeated for a model that takes three. If `unit`,
+    floats must lie in 0..1, uint16 is divided by 65535, and other integers must be gray levels 0..255; else all keep
+    their values. Raises `ImageError` naming the shape, the type or the values.
     """
     tensor = is_tensor(value)
     try:
@@ -74,7 +74,7 @@ def _to_channels_last(array: np.ndarray, channels: int, *, first_before_last: bo
 
 
 def _integers(array: np.ndarray, *, name: str) -> np.ndarray:
-    """Gray levels: those of uint16 are 65535ths as float32, others are uint8."""
+    """Gray levels: uint16 becomes float32 divided by 65535, others become uint8."""
     low, high = int(array.min()), int(array.max())
     if array.dtype == np.uint16:
         if 1 < high <= 255:
@@ -92,7 +92,7 @@ def _checked_floats(array: np.ndarray, *, unit: bool, name: str) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(name, "holds values that are not finite")
-    # A little outside is what interpolation leaves behind; anything more was meant in other units.
+    # Interpolation may leave values a little outside; larger values are in other units.
     if unit and (low < -0.1 or high > 1.1):
         raise ImageError(
             name, f"float values from {low:g} to {high:g}; expected 0..1 (gray levels 0..255 must be integers)"

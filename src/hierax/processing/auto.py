@@ -13,7 +13,7 @@ from hierax.transformers_arguments import token_of, without_foreign
 
 
 class AutoImageProcessor:
-    """Finds the processor of a checkpoint; the name that users of transformers know."""
+    """Finds the processor of a checkpoint, by the name that transformers uses."""
 
     @classmethod
     def from_pretrained(

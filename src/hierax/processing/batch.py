@@ -28,8 +28,8 @@ class BatchFeature(dict[str, Any]):
         """Move the tensors to a device, cast them to a dtype, or both, in place, and return the batch.
 
         `batch.to("cuda")`, `batch.to(torch.bfloat16)`, `batch.to("cuda", torch.float16)`. A dtype applies to floating
-        tensors only; either order is taken. Raises
-        TypeError where an entry is no tensor (made with `return_tensors` "np" or None).
+        tensors only; either order is taken. Raises TypeError if an entry is not a tensor (made with `return_tensors`
+        "np" or None).
         """
         import torch
 

@@ -21,7 +21,7 @@ _UPRIGHT = {
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation tag, 1..8; 1 where there is none or it cannot be read. Call within `pillow_is_quiet`."""
+    """The EXIF orientation tag, 1..8; 1 if there is none or it cannot be read. Call within `pillow_is_quiet`."""
     if not _has_metadata(image):
         return 1
     try:
@@ -43,7 +43,7 @@ def upright(image: Image.Image) -> Image.Image:
         return image
     turned = image.transpose(method)
     keep = image.info.get("transparency")
-    # The tag must not travel along: whoever reads the result again would turn it twice.
+    # The result must not have the tag, or the next reader would turn it twice.
     turned.info = {} if keep is None else {"transparency": keep}
     return turned
 
@@ -88,7 +88,7 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
     """Modes I;16 (and kin), I and F as [height, width] uint8."""
     values = np.asarray(image)
     if values.dtype.kind != "f":
-        # Mode I has 32 bits, but what writes it (16-bit PNG and PGM) fills 16.
+        # Mode I has 32 bits, but its sources (16-bit PNG and PGM) use 16.
         return ((np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
     finite = np.isfinite(values)
     low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
@@ -110,7 +110,7 @@ def to_grey(image: Image.Image, *, name: str) -> Image.Image:
 def bands(image: Image.Image, channels: int, *, name: str) -> np.ndarray:
     """The image's channels as they are, [height, width, channels] uint8, for models that take neither 1 nor 3.
 
-    Raises `ImageError` if it has not that many, or not 8 bits each.
+    Raises `ImageError` if the number of channels differs or they do not have 8 bits.
     """
     if image.mode not in ("LA", "RGBA", "RGBX", "CMYK") or len(image.getbands()) != channels:
         raise ImageError(name, f"color mode {image.mode}; expected {channels} channels of 8 bits")

@@ -23,7 +23,7 @@ from hierax.processing.jpeg import check_jpeg, check_scans, jpeg_array, simplejp
 from hierax.processing.paths import NotRegularError, opened_regular
 
 DEFAULT_MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is decoded unless told otherwise: beyond, Pillow suspects a decompression bomb."""
+"""Default limit of an image's pixels: above it, Pillow suspects a decompression bomb."""
 
 # Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs
 # Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
@@ -38,10 +38,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int | None) -> Image.Image:
-    """The first frame of an image file or of its bytes, in the color mode of the file, its orientation tag unapplied.
+    """The first frame of an image file or of its bytes, in the file's color mode, not yet turned upright.
 
-    `name` is what an error calls the image. Raises `ImageError`: missing, a folder, a URL, no image, damaged, cut
-    short, or of more than `max_pixels` pixels (None: no limit).
+    `name` is what an error calls the image. Raises `ImageError` if it is missing, a folder, a URL, not an image,
+    damaged, truncated, or larger than `max_pixels` pixels (None: no limit).
     """
     with opened(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=max_pixels)
@@ -74,7 +74,7 @@ def decode_fast(
 
 @contextmanager
 def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[BinaryIO]:
-    """The bytes of an image as a stream, closed at the end. Raises `ImageError` for what is no readable file."""
+    """The bytes of an image as a stream, closed at the end. Raises `ImageError` if it is not a readable file."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
@@ -147,7 +147,7 @@ def check_pixels(size: tuple[int, int], *, name: str, max_pixels: int | None) ->
     width, height = size
     if width <= 0 or height <= 0:
         raise ImageError(name, f"has no pixels ({width} x {height})")
-    if max(width, height) > _LONGEST:  # resized, its other side would come to far too many pixels
+    if max(width, height) > _LONGEST:  # resized, its other side would have far too many pixels
         raise ImageError(name, f"a side of {max(width, height):,} pixels; expected at most {_LONGEST:,}")
     if max_pixels is not None and width * height > max_pixels:
         raise RefusedError(
@@ -176,7 +176,7 @@ def _check_jpeg(stream: BinaryIO, image: Image.Image, name: str) -> None:
 
 
 def _check_sums(stream: BinaryIO, name: str) -> None:
-    """Raises `ImageError` for a PNG whose checksums are wrong: Pillow decodes its pixels without a look at them."""
+    """Raises `ImageError` for a PNG with wrong checksums, which Pillow does not check when it decodes pixels."""
     place = stream.tell()
     stream.seek(0)
     data = stream.read()

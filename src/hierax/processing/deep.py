@@ -1,4 +1,4 @@
-"""Images of more than 8 bits, signed or floating: their values as the file has them, and as gray levels of 8 bits."""
+"""Images of more than 8 bits, signed or floating: the file's own values, and 8-bit gray levels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Deep:
     """An image's values.
 
     Attributes:
-        values: `[height, width, channels]` in the type of the file: gray, RGB, or bands that are no colors.
-        top: the value of white; None where it is not known.
+        values: `[height, width, channels]` in the type of the file: gray, RGB, or bands that are not colors.
+        top: the value of white, or None if unknown.
         alpha: `[height, width]` from 0 to 1, or None.
         multiplied: whether colors are multiplied by alpha.
-        bands: all samples as they are, for models of as many channels.
+        bands: all samples unchanged, for models with as many channels.
         colored: whether `values` are gray or RGB.
     """
 
@@ -42,7 +42,7 @@ class Deep:
     coloured: bool = True
 
     def raw(self, channels: int, *, name: str) -> np.ndarray:
-        """The values themselves, `[height, width, channels]`: uint8 as they are, else float32."""
+        """The values themselves, `[height, width, channels]`: uint8 unchanged, else float32."""
         if self.bands is not None and channels == self.bands.shape[2] != 3:
             return _plain(self.bands, name)
         values = self._colours(channels, name)
@@ -86,8 +86,8 @@ class Deep:
 def to_levels(values: np.ndarray, top: float | None) -> np.ndarray:
     """uint8 levels of values: 0 to `top` become 0 to 255.
 
-    Where white is not known, floats within 0 to 1 or 0 to 255 are taken so, int8 from end to end, and other values are
-    stretched from the smallest to the largest.
+    If white is unknown, floats within 0 to 1 or 0 to 255 keep that range, int8 uses its full range, and other values
+    are stretched from the smallest to the largest.
     """
     if values.dtype == np.uint8:
         return values
@@ -131,8 +131,8 @@ def is_tiff(start: bytes) -> bool:
 
 
 def deep_tiff(stream: BinaryIO, *, name: str = "") -> Layout | None:
-    """The layout of a TIFF that Pillow does not read as it is meant; None for others, damaged ones too. With a name,
-    one of several pages is noted.
+    """The layout of a TIFF that Pillow would read wrongly; None for other files and damaged ones. With a name, a TIFF
+    of several pages is noted.
     """
     try:
         layout = read_layout(stream)

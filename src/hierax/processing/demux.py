@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from hierax.processing.errors import ImageError
 
-# Formats whose index, or time stamps, lead exactly to a frame. Others are read from their beginning: MPEG-PS states the
+# Formats whose index or time stamps lead exactly to a frame. Others are read from the beginning: MPEG-PS states the
 # times of some frames only, FLV has no index, streams without a container have no times at all.
 _SEEKABLE = frozenset(["mov", "matroska", "avi"])
 # What is read, by FFmpeg's names. Not there: lists of other files (HLS, DASH, concat) and of addresses (SDP), which
@@ -30,22 +30,22 @@ _BEGINNING = 256  # bytes of a file that are looked at: a text is none of the fo
 _RAW_FRAMES = b"YUV4MPEG2"
 _TRANSPORT = "mpegts"  # may be sought in, unless its time stamps jump
 _DECODING_TIMES = frozenset(["avi", "asf"])  # formats that state when a frame is decoded, not when it is displayed
-_JUMP_BACK, _JUMP_AHEAD = Fraction(1, 10), Fraction(10)  # seconds between packets that are a new beginning
+_JUMP_BACK, _JUMP_AHEAD = Fraction(1, 10), Fraction(10)  # seconds between packets that count as a jump of time
 _KEYS_APART = Fraction(1, 2)  # seconds between the key frames that are remembered: bounds the memory
-_END = 1 << 40  # a time stamp behind every end
+_END = 1 << 40  # later than every time stamp
 _NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or truncated before its index"
-_UNKNOWN_RATE = Fraction(30)  # of a file that does not say its own
+_UNKNOWN_RATE = Fraction(30)  # of a file that does not state its own
 _STILLS = frozenset(["mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000"])  # codecs of images
 _PICTURES = ("attached_pic", "timed_thumbnails", "still_image", "dependent")
 
 
 class VideoError(ImageError):
-    """A video that cannot be read or used: `source` says which, `problem` why."""
+    """A video that cannot be read or used; `source` names it, `problem` says why."""
 
 
 class Scan(NamedTuple):
-    """What all packets of a file say together: time stamp and length of the one that is displayed last, key frames
-    (time stamp, number of the packet), and whether time stamps lead to a frame.
+    """A summary of all packets of a file: time stamp and length of the packet displayed last, key frames (time stamp,
+    number of the packet), and whether time stamps lead to a frame.
     """
 
     last: tuple[int, int]
@@ -56,15 +56,15 @@ class Scan(NamedTuple):
 class Packets:
     """The video stream of a file, opened, as packets in the order of decoding.
 
-    Time stamps count in `tick` seconds. Where they jump, as in transport streams that were put one after the other,
-    those of the packets go on without the jump.
+    Time stamps count in `tick` seconds. If they jump, as in concatenated transport streams, those of the packets
+    continue without the jump.
 
     Args:
-        source: a path, the bytes of a file, or a file opened to read bytes, which can be sought in and stays open.
-        name: what errors call it.
+        source: a path, the bytes of a file, or a seekable binary file object, which stays open.
+        name: its name in errors.
 
     Raises:
-        VideoError: no such file, no regular file, no video in it.
+        VideoError: the file is missing, is not a regular file, or has no video.
         ModuleNotFoundError: PyAV is missing; names the extra.
     """
 
@@ -94,7 +94,7 @@ class Packets:
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
-        """Opens the file anew: what follows are the packets from its first."""
+        """Opens the file again, at its first packet."""
         self.close()
         if not isinstance(self._source, (str, os.PathLike)):
             with self.explained("is not seekable"):
@@ -110,7 +110,7 @@ class Packets:
             raise
 
     def close(self) -> None:
-        """Gives back the file, and the decoder with its threads."""
+        """Closes the file, and frees the decoder with its threads."""
         if self.container is not None:
             self.container.close()
         self.stream = self.container = None
@@ -136,7 +136,7 @@ class Packets:
             raise VideoError(self.name, _NO_VIDEO)
 
     def _video_stream(self) -> Any:
-        """The stream that is shown: no cover image; the one marked as default, the largest, the first of them."""
+        """The stream to show, no cover image: the one marked as default, else the largest, else the first."""
         kinds = [self._av.stream.Disposition[name] for name in _PICTURES]
         streams = [s for s in self.container.streams.video if not any(s.disposition & kind for kind in kinds)]
         if not streams:
@@ -158,7 +158,7 @@ class Packets:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def decode(self, packet: Any) -> list[Any]:
-        """The frames that are complete with a packet; None gives the last ones."""
+        """The frames that this packet completes; None gives the last frames."""
         try:
             return packet.decode() if packet is not None else self.stream.codec_context.decode(None)
         except self._av.FFmpegError:
@@ -197,7 +197,7 @@ class Packets:
         return packet.duration or round(1 / self.rate / self.tick)
 
     def seek(self, stamp: int) -> bool:
-        """Goes to the packet of a key frame at or before a time stamp; False where the format does not lead there."""
+        """Goes to the packet of a key frame at or before a time stamp; False if the format does not allow that."""
         if not self._seekable and not (self._transport and self.scan().regular):
             return False
         try:
@@ -208,9 +208,7 @@ class Packets:
         return True
 
     def key_before(self, stamp: int) -> int:
-        """The number of the packet of the last key frame at or before a time stamp; 0 where none is known. Reads the
-        file.
-        """
+        """The packet number of the last key frame at or before a time stamp; 0 if none is known. Reads the file."""
         keys = self.scan().keys
         place = bisect.bisect_right(keys, (stamp, _END)) - 1
         return keys[place][1] if place >= 0 else 0
@@ -218,9 +216,7 @@ class Packets:
     # -- all packets ---------------------------------------------------------------------------------------------------
 
     def last(self) -> tuple[int, int]:
-        """The time stamp of the packet that is displayed last, and its length. Afterwards `restart` or `seek` has to be
-        called.
-        """
+        """The time stamp of the packet that is displayed last, and its length. Call `restart` or `seek` afterwards."""
         found = None
         if self._scan is None and self._seekable:
             with contextlib.suppress(self._av.FFmpegError, OSError, ValueError):
@@ -230,7 +226,7 @@ class Packets:
         return self.scan().last if found is None else found
 
     def scan(self) -> Scan:
-        """Reads all packets, without decoding any. Afterwards `restart` or `seek` has to be called."""
+        """Reads all packets, without decoding any. Call `restart` or `seek` afterwards."""
         if self._scan is None:
             self.restart()
             self._jumped = False
@@ -247,7 +243,7 @@ class Packets:
         return self._scan
 
     def stamp(self, of: Any) -> int | None:
-        """When a packet or a frame is displayed, or decoded, as far as its format says."""
+        """The time at which a packet or a frame is displayed, or decoded, if its format states that."""
         first, second = (of.dts, of.pts) if self.by_decoding else (of.pts, of.dts)
         return second if first is None else first
 

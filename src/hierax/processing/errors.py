@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ImageError(ValueError):
-    """An image that cannot be read or used. `source` says which (a path, or its place in the batch), `problem` why.
+    """An image that cannot be read or used. `source` names it (a path, or its place in the batch); `problem` says why.
 
     It prints as `notes.txt: not an image (...)`.
     """
@@ -19,6 +19,6 @@ class ImageError(ValueError):
 
 
 class RefusedError(ImageError):
-    """An image that may be whole, but is not read as things are: larger than the limit, or of a format that needs
-    another package. An update of a collection tries it again.
+    """An image that may be undamaged but is not read now: it is larger than the limit, or its format needs another
+    package. An update of a collection tries it again.
     """

@@ -1,4 +1,4 @@
-"""Formats that Pillow does not read by itself: what reads them, and what they are called where nothing does."""
+"""Formats that Pillow does not read by itself: the packages that read them, and their names in errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def register_reader(start: bytes) -> None:
-    """Registers with Pillow what reads a file that begins so, where it is installed."""
+    """Registers with Pillow the package that reads a file with these first bytes, if it is installed."""
     kind = _package(start)
     if kind is None or not installed(kind[1]):
         return
@@ -22,7 +22,7 @@ def register_reader(start: bytes) -> None:
 
 
 def unreadable_kind(start: bytes) -> str | None:
-    """What a file that begins so is, and how it can be read; None for what is no image that is known."""
+    """The format of a file with these first bytes, and how to read it; None if it is not a known image."""
     found = _package(start)
     if found is None:
         return None
@@ -31,7 +31,7 @@ def unreadable_kind(start: bytes) -> str | None:
 
 
 def _package(start: bytes) -> tuple[str, str] | None:
-    """The format, with its article, and the package that reads it."""
+    """The format with its article, and the package that reads it."""
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
         return "a HEIF", "pillow_heif"
     if start.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")):

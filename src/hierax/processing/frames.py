@@ -1,8 +1,8 @@
-"""Files that hold several images, of which the first is read: the rule, and who tells of it.
+"""Files with several images, of which only the first is read: the rule, and the notices about it.
 
-Of an animation (GIF, APNG, WebP, AVIF) the first frame is read, of a TIFF of several pages the first page: everywhere,
-by every command and function. Pages that are a smaller version or a mask of the first one are no pages of their own.
-What reads many files says once how many of them are such, with a name.
+Every command and function reads the first frame of an animation (GIF, APNG, WebP, AVIF) and the first page of a TIFF.
+Pages that are a smaller version or a mask of the first page do not count as pages. A command that reads many files says
+once how many have several images, with the name of one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FILES = {FRAMES: ("an animation", "animations"), PAGES: ("a TIFF of several pag
 
 
 class FirstOnly:
-    """The files of which only the first frame or page was read in this process; several threads may use it."""
+    """The files of which only the first frame or page was read in this process. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,13 +34,13 @@ class FirstOnly:
             self._names.setdefault(kind, {}).update(dict.fromkeys(names))
 
     def take(self) -> dict[str, list[str]]:
-        """What was noted since the last time, by kind; a process that reads for another sends it this."""
+        """The files noted since the last call, by kind; a worker process sends this to its parent."""
         with self._lock:
             taken, self._names = self._names, {}
         return {kind: list(names) for kind, names in taken.items()}
 
     def merge(self, taken: Mapping[str, list[str]]) -> None:
-        """Notes what another process took."""
+        """Adds the files that another process noted."""
         for kind, names in taken.items():
             self.add(kind, *names)
 
@@ -57,7 +57,7 @@ class FirstOnly:
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
-        """Notes from here on, and warns at the end of what was noted, if that is reached."""
+        """Notes files in this context, and warns about them at its end, unless an error ends it."""
         self.take()
         yield
         for line in self.lines():

@@ -1,4 +1,4 @@
-"""The image processor: images in, `pixel_values` out."""
+"""The image processor: from images to `pixel_values`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HieraImageProcessor(Recorded):
     simplejpeg (extra `fast`; Pillow without it) and shrinks with torch: three to ten times faster, photographs within
     one gray level. Images of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
 
-    Raises TypeError for an override that is no field, ValueError for a bad value.
+    Raises TypeError for an override that is not a field, ValueError for a bad value.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class HieraImageProcessor(Recorded):
         this call alone; None replaces none.
 
         Raises `ImageError` (a ValueError) naming the image that cannot be read; ValueError for an empty list or a bad
-        value of a field, TypeError for an override that is no field.
+        value of a field, TypeError for an override that is not a field.
         """
         changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
         if changed:
@@ -119,7 +119,7 @@ class HieraImageProcessor(Recorded):
         made = BatchFeature(pixel_values=torch.from_numpy(pixels))
         return made if device is None else made.to(device)
 
-    preprocess = __call__  # the same under the name that transformers gives it
+    preprocess = __call__  # the same by its name in transformers
 
     def _batch(self, pictures: list[Picture], names: list[str]) -> np.ndarray | list[np.ndarray]:
         """One array [B, C, H, W] if the record fixes the size, else a list of [C, H, W]."""
@@ -141,7 +141,7 @@ class HieraImageProcessor(Recorded):
     ) -> Iterator[tuple[Image.Image | np.ndarray, Geometry]]:
         """Each image, upright and in the channels of the record, and how it is to be resized and cropped.
 
-        For who makes the pixels elsewhere. `names` is what errors call them. Raises as a call does.
+        For callers that make the pixels themselves. `names` are the names in errors. Raises the errors of a call.
         """
         pictures, own = _named(images)
         for picture, name in zip(pictures, names or own, strict=True):
@@ -200,7 +200,7 @@ class HieraImageProcessor(Recorded):
         return cls(record, fast=fast, max_pixels=max_pixels, **overrides)
 
     def __repr__(self) -> str:
-        """What differs from the record of ImageNet and the defaults, as arguments that make an equal processor."""
+        """The differences from the record of ImageNet and the defaults, as arguments that make an equal processor."""
         values = [
             (entry.name, getattr(self.record, entry.name), getattr(IMAGENET, entry.name)) for entry in fields(IMAGENET)
         ]
@@ -232,7 +232,7 @@ def _as_list(images: Picture | Sequence[Picture | Sequence[Picture]]) -> list[Pi
 
 
 def _channels_last(picture: Picture, form: str) -> Picture:
-    """An array [H, W, C] of one whose channels are where `form` says; other images as they are."""
+    """An array with its channels on the axis of `form`, as [H, W, C]; other images unchanged."""
     if form not in ("channels_first", "channels_last"):
         raise ValueError(f"input_data_format is {form!r}; expected 'channels_first', 'channels_last' or None")
     if not (isinstance(picture, np.ndarray) or is_tensor(picture)) or cast("np.ndarray", picture).ndim != 3:
@@ -242,7 +242,7 @@ def _channels_last(picture: Picture, form: str) -> Picture:
 
 
 def _named(images: Picture | Sequence[Picture | Sequence[Picture]]) -> tuple[list[Picture], list[str]]:
-    """The images, and what errors call them."""
+    """The images, and their names in errors."""
     pictures = _as_list(images)
     if not pictures:
         raise ValueError("images is empty; expected at least one image")

@@ -1,7 +1,7 @@
-"""JPEG files: arrays by simplejpeg where that is installed, and what neither decoder says by itself.
+"""JPEG files: decoding by simplejpeg if it is installed, and checks that neither decoder makes by itself.
 
-libjpeg fills what is lost inside a file with gray and goes on, and Pillow does not ask it whether that happened.
-simplejpeg does: where it is installed, such a file is an error, whichever of the two decodes the pixels.
+libjpeg fills lost parts of a file with gray and continues; Pillow does not ask whether that happened. simplejpeg does:
+if it is installed, such a file is an error, whichever of the two decodes the pixels.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from hierax.processing.errors import ImageError
 _MOST_SCANS = 100  # a progressive file has about ten; each costs as much time as the whole image
 _FORMS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SCAN, _END, _ALONE = b"\xff\xda", b"\xff\xd9", (b"\xff\x01", b"\xff\xd8")
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # but for what may stand within a scan
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # except for markers within a scan
 # Not among them: bytes before the end marker, and odd values in headers. Files of cameras have both, and are whole.
 _LOST = re.compile(r"premature end|bad (huffman|arithmetic)|found marker|extraneous bytes before marker 0x(?!d9)", re.I)
 
 
 @cache
 def simplejpeg() -> ModuleType | None:
-    """The package, where it is installed."""
+    """The package, or None if it is not installed."""
     try:
         return import_module("simplejpeg")
     except ImportError:
@@ -35,7 +35,7 @@ def simplejpeg() -> ModuleType | None:
 def jpeg_array(
     data: bytes, *, name: str, mode: str = "RGB", shrink: tuple[int, int] | None = None
 ) -> np.ndarray | None:
-    """`[height, width, channels]`, not upright; None where simplejpeg is missing or Pillow says better what is wrong.
+    """`[height, width, channels]`, not upright; None if simplejpeg is missing or Pillow has a better error.
 
     Args:
         mode: Pillow's name of the colors: "RGB", "L" or "CMYK".
@@ -57,7 +57,7 @@ def jpeg_array(
 
 
 def check_jpeg(data: bytes, *, name: str, mode: str) -> None:
-    """Raises `ImageError` for a file of which parts are lost, where simplejpeg is installed."""
+    """Raises `ImageError` for a file with lost parts, if simplejpeg is installed."""
     jpeg_array(data, name=name, mode=mode, shrink=(1, 1))
 
 

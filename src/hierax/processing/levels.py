@@ -1,4 +1,4 @@
-"""From gray levels to what the model takes: rescaled and normalized float32."""
+"""From gray levels to the model's input: rescaled and normalized float32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normalise(values: np.ndarray, record: Preprocessing, *, channel: int, unit: 
 
 
 def levels_table(record: Preprocessing) -> np.ndarray:
-    """What each of the 256 gray levels becomes in each channel, [channels, 256] float32."""
+    """The value of each of the 256 gray levels in each channel, [channels, 256] float32."""
     return np.stack([normalise(np.arange(256), record, channel=c) for c in range(record.num_channels)])
 
 
@@ -35,7 +35,7 @@ def write_pixels(region: np.ndarray, out: np.ndarray, record: Preprocessing, tab
             # "clip" spares numpy a copy of the result; nothing is out of range.
             np.take(table[c], region[:, :, c], out=plane, mode="clip")
         elif record.do_rescale:
-            # Bicubic overshoots; 8-bit images are clipped, so these are.
+            # Bicubic overshoots; floats are clipped like 8-bit images.
             plane[...] = normalise(np.clip(region[:, :, c], 0, 1), record, channel=c, unit=255)
         else:
             plane[...] = normalise(region[:, :, c], record, channel=c)

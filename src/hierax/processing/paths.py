@@ -1,9 +1,9 @@
-"""Which files an input means, and how one is opened: one rule for every command.
+"""The files that an input stands for, and how a file is opened: one rule for every command.
 
-A folder is searched to its depths for files by their suffix, in any case; a file without a suffix is none of them.
-Hidden files and folders (`.name`) are left out, and those of systems (`__MACOSX`, `@eaDir`). Links to files and to
-folders are followed, but not back to a folder that is being searched. Only regular files are read: a named pipe, socket
-or device is an error, not a wait.
+A folder and all its subfolders are searched for files by suffix, in upper or lower case. Files without a suffix are
+left out. Hidden files and folders (`.name`) are left out, and those of systems (`__MACOSX`, `@eaDir`). Links to files
+and to folders are followed, but not back to a folder that is being searched. Only regular files are read: a named pipe,
+socket or device is an error, not a wait.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ IMAGE_SUFFIXES = frozenset(
         *(suffix for module, suffixes in _OPTIONAL.items() if installed(module) for suffix in suffixes),
     ]
 )
-"""What is taken for an image in a folder: all that is read. A file that is named itself is tried whatever its suffix.
+"""Suffixes of images in a folder: all formats that can be read. A file that is named directly is tried with any suffix.
 HEIC and JPEG XL are among them where pillow-heif and pillow-jxl-plugin are installed.
 """
 
 ARRAY_SUFFIXES = frozenset([".npy"])
-"""Arrays: of a folder without images."""
+"""Suffixes of arrays, for a folder without images."""
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -46,7 +46,7 @@ VIDEO_SUFFIXES = frozenset(
         *(".m2t", ".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf"),
     ]
 )
-"""What is taken for a video in a folder."""
+"""Suffixes of videos in a folder."""
 
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__pycache__")
 # of macOS' archives, Synology's disks (thumbnails of each image), Windows and Python
@@ -71,12 +71,12 @@ def find_files(
     left: LeftOut | None = None,
     failed: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
-    """The files below a folder with one of these suffixes, as `walk` comes to them.
+    """The files below a folder with one of these suffixes, in the order of `walk`.
 
     Args:
-        otherwise: suffixes of files that are taken only where there is none of `suffixes`.
+        otherwise: suffixes of files that are used only if there is no file of `suffixes`.
         left: counts the files that are not taken.
-        failed: told of each folder that cannot be listed; without it the first one is raised.
+        failed: called for each folder that cannot be listed; without it, the first error is raised.
     """
     second: list[str] = []
     found = False
@@ -98,7 +98,7 @@ def find_files(
 
 
 def count_left_out(left: LeftOut, name: str) -> None:
-    """Counts a file that is not taken by its suffix; says what would read it."""
+    """Counts a skipped file by its suffix, with the package that could read it."""
     suffix = suffix_of(name)
     left.add(suffix or "without a suffix", example=_READERS.get(suffix, ""))
 
@@ -106,9 +106,10 @@ def count_left_out(left: LeftOut, name: str) -> None:
 def walk(
     folder: str | os.PathLike[str], *, failed: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from `folder` on, parents first, and the names of its visible files; both in the order of names.
+    """`folder` and each folder below it, parents first, with the names of its visible files, sorted by name.
 
-    `failed` is told of a folder that cannot be listed; without it the error is raised, for none must be missed.
+    `failed` is called for a folder that cannot be listed; without it, the error is raised, because no folder may be
+    missed.
     """
 
     def fail(error: OSError) -> None:
@@ -144,8 +145,8 @@ def _leads_back(top: str, parent: str, name: str) -> bool:
 def matches(pattern: str) -> list[str]:
     """The files and folders that a pattern (`*`, `?`, `[…]`, `**`) stands for, each once, sorted.
 
-    `**` stands for the folders that `walk` comes to: a link that leads back, which `glob` follows until the system
-    refuses, names no file a second time. `**` at the end stands for all that is in them.
+    `**` stands for the folders of `walk`, so a link that leads back does not give a file twice. (`glob` follows such a
+    link until the system refuses.) `**` at the end stands for all files in them.
     """
     pattern = pattern.rstrip("/") if pattern.endswith("/**/") or pattern == "**/" else pattern
     front, mark, rest = f"/{pattern}".partition("/**/" if "/**/" in f"/{pattern}" else "/**")
@@ -165,10 +166,10 @@ def matches(pattern: str) -> list[str]:
 
 @contextlib.contextmanager
 def opened_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to read; what is no regular file would be waited for, or never end.
+    """Opens a file to read. Other than regular files might make the reader wait, or never end.
 
     Raises:
-        OSError, ValueError: it cannot be opened, or is no regular file.
+        OSError, ValueError: it cannot be opened, or is not a regular file.
     """
     check_regular(path)  # before it is opened: that alone rewinds a tape
     # Without a writer a pipe would be waited for, should it have come in between; of files the flag means nothing.
@@ -179,7 +180,7 @@ def opened_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises `NotRegularError` for what is no regular file, OSError for what cannot be looked at."""
+    """Raises `NotRegularError` if it is not a regular file, OSError if it cannot be inspected."""
     _check_regular(os.stat(path).st_mode)
 
 

@@ -1,4 +1,4 @@
-"""PGM and PPM files whose white is not 255, or that are text: Pillow reads them value by value, in Python."""
+"""PGM and PPM files with a white other than 255, or in text, which Pillow reads slowly, value by value in Python."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ _START = re.compile(rb"P([2356])" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"(\d{1,9
 
 
 def is_pnm(start: bytes) -> bool:
-    """Whether a file that begins so may be one."""
+    """Whether a file with these first bytes may be one."""
     return start[:1] == b"P" and start[1:2] in b"2356" and (start[2:3].isspace() or start[2:3] == b"#")
 
 
 def read_pnm(stream: BinaryIO, *, name: str, check: Callable[[tuple[int, int]], None]) -> tuple[np.ndarray, int] | None:
-    """`[height, width, 1 or 3]` as they are, and the value of white; None for binary ones of 255, which Pillow reads.
+    """`[height, width, 1 or 3]`, unchanged values, and the value of white; None for binary files of 255, which Pillow
+    reads.
 
-    `check` is given width and height before values are read. Raises `ImageError`.
+    `check` is called with width and height before values are read. Raises `ImageError`.
     """
     stream.seek(0)
     head = stream.read(_HEADER)

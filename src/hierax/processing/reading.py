@@ -1,4 +1,4 @@
-"""From anything that is an image to upright pixels: a Pillow image, or an array."""
+"""From any kind of image to upright pixels, as a Pillow image or an array."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ Picture: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarr
 def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
     """The image as upright RGB, 8 bits a channel: its first frame, its transparency over white (see `to_rgb`).
 
-    Arrays are read as by `HieraImageProcessor`. Raises `ImageError` naming the source: missing, no image, damaged, or
-    of more than `max_pixels` pixels (None: no limit).
+    Arrays are read as by `HieraImageProcessor`. Raises `ImageError` naming the source if it is missing, not an image,
+    damaged, or larger than `max_pixels` pixels (None: no limit).
     """
     name = source_name(source, default="image")
     picture = read_picture(source, channels=3, name=name, max_pixels=max_pixels)
@@ -58,7 +58,7 @@ def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) 
 
 
 def source_name(source: object, *, default: str) -> str:
-    """What errors call an image: its path, or else `default`."""
+    """The name of an image in errors: its path, or else `default`."""
     if not isinstance(source, (str, os.PathLike)):
         return default
     path = os.fsdecode(source)
@@ -114,7 +114,8 @@ def read_picture(
 def read_values(
     source: str | os.PathLike[str] | bytes, *, name: str, exact: bool, max_pixels: int | None
 ) -> Deep | np.ndarray | None:
-    """Values of a file that is not one of 8 bits for Pillow to read, or the array of a `.npy` file; None for others.
+    """Values of a file of more than 8 bits, which Pillow does not read fully, or the array of a `.npy` file; None for
+    others.
 
     PNGs of 16 bits and JPEG 2000 are read so if `exact`: in gray levels Pillow is right. Raises `ImageError`.
     """

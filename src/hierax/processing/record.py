@@ -1,4 +1,4 @@
-"""The preprocessing record: how a checkpoint wants its pixels, as written in `preprocessor_config.json`."""
+"""The preprocessing record: how a checkpoint expects its pixels, as written in `preprocessor_config.json`."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Preprocessing:
       of channels the model takes, whether or not they are applied.
     - `do_convert_rgb`: images of other color modes are converted; if false, they are refused.
 
-    `image_dtype` is the type of the values that the model was trained on where these are no gray levels of 8 bits, such
-    as "uint16" or "float32"; images of 8 bits are then refused. None says nothing of it.
+    `image_dtype` is the type of the values that the model was trained on if these are not gray levels of 8 bits, such
+    as "uint16" or "float32"; images of 8 bits are then refused. None means that the type is not stated.
 
     `num_frames`, `sampling_rate` (every so many frames) and `fps` (frames per second the rate refers to) are for
     video and absent (None) for images. `extra` holds the keys of a file that hierax does not know; they are written
     back.
 
-    Raises ValueError naming the field, its value and what is allowed.
+    Raises ValueError naming the field, its value and what is expected.
     """
 
     do_resize: bool = True
@@ -97,7 +97,9 @@ class Preprocessing:
         return self.image_dtype is not None or apart
 
     def replace(self, **overrides: Any) -> Preprocessing:
-        """The record with some fields changed. Raises TypeError for a name that is no field, ValueError for a value."""
+        """The record with some fields changed. Raises TypeError for a name that is not a field, ValueError for a bad
+        value.
+        """
         names = [entry.name for entry in fields(self)]
         for name in overrides:
             if name not in names:
@@ -110,8 +112,8 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """From the keys of a `preprocessor_config.json`; unknown keys go to `extra`.
 
-        Absent and null fields take the defaults of this class, except that a record that resizes to a height and width
-        and says nothing of a crop has none.
+        Absent and null fields take the defaults of this class, except that a record with a height and a width to resize
+        to, and without a crop, does not crop.
         """
         given = {name: value for name, value in values.items() if name in _FIELDS and value is not None}
         extra = {name: value for name, value in values.items() if name not in _FIELDS}
@@ -166,7 +168,7 @@ class Preprocessing:
         """From timm's `pretrained_cfg` (`input_size`, `crop_pct`, `crop_mode`, `interpolation`, `mean`, `std`).
 
         The resize is floor(size / crop_pct), of the shortest edge for `crop_mode` "center", of both for "squash".
-        Raises ValueError for what has no counterpart: "border" crops, and inputs that are not square.
+        Raises ValueError for settings without a counterpart: "border" crops, and inputs that are not square.
         """
         size = pretrained_cfg.get("input_size", (3, 224, 224))
         if not (_is_list(size) and len(size) == 3 and size[1] == size[2] and _int(size[1])):

@@ -1,4 +1,4 @@
-"""What processors of images and of videos have in common: the record of a checkpoint, and its file."""
+"""The base of the processors of images and of videos: the record of a checkpoint, and its file."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Edges(dict[str, int]):
 class Recorded:
     """A processor that does what its `record` says.
 
-    The fields of the record are attributes that can be assigned: `processor.size = 448`. A value that cannot be is a
-    ValueError, and changes nothing.
+    The fields of the record are attributes that can be assigned: `processor.size = 448`. A bad value raises ValueError
+    and changes nothing.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
@@ -84,7 +84,7 @@ class Recorded:
 
     @property
     def record(self) -> Preprocessing:
-        """What is done to images; assigning another one changes it."""
+        """The record in use; assigning another one changes the processor."""
         return self._record
 
     @record.setter
@@ -92,7 +92,7 @@ class Recorded:
         self._use(record)
 
     def _use(self, record: Preprocessing) -> None:
-        """Makes this the record, and what follows from it."""
+        """Sets the record, and the values that follow from it."""
         table = levels_table(record)
         self._record, self._table = record, table
 
@@ -115,7 +115,7 @@ class Recorded:
         return [os.fspath(self.record.write(folder))]
 
     def push_to_hub(self, repo_id: str) -> str:
-        """Always an error that says what to do: a processor is uploaded with its model."""
+        """Always raises; the message says what to do, because a processor is uploaded with its model."""
         raise NotImplementedError(
             f"a processor is uploaded with its model: set model.preprocessing = processor.record, then call "
             f"model.push_to_hub({repo_id!r})"
@@ -131,10 +131,10 @@ class Recorded:
 
 
 def chosen_speed(given: dict[str, Any], fast: bool | None) -> bool | None:
-    """`fast`, or what the arguments of transformers `use_fast` and `backend` say, which are taken out of `given`.
+    """`fast`, or its value by transformers' arguments `use_fast` and `backend`, which are removed from `given`.
 
     Raises:
-        ValueError: they contradict one another; a backend that is none.
+        ValueError: they contradict one another, or the backend is unknown.
     """
     answers = {"fast": fast, "use_fast": given.pop("use_fast", None)}
     backend = given.pop("backend", None)
