@@ -1,4 +1,4 @@
-"""Where samples come from: folders, patterns, arrays here; tar shards and tables beside. Lists with random access."""
+"""Sources of samples: folders, patterns and arrays; other modules read tar shards and tables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KINDS = (
     | dict.fromkeys(VIDEO_SUFFIXES, "videos")
     | {".tar": "tar shards", ".parquet": "parquet files", ".npy": "arrays"}
 )
-_SAVED = ("dataset_dict.json", "dataset_info.json")  # what save_to_disk writes beside the rows
+_SAVED = ("dataset_dict.json", "dataset_info.json")  # files that save_to_disk writes beside the rows
 _ALLOWED = (
     "expected images (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files, .npy arrays or a list "
     "(.csv, .txt)"
@@ -47,9 +47,7 @@ _ALLOWED = (
 
 @dataclass(frozen=True, eq=False)
 class FolderDataset:
-    """Images, videos, or arrays `[C, *size]`, in files: by classes where all lie in subfolders, else without
-    labels.
-    """
+    """Images, videos, or arrays `[C, *size]`, in files: with classes if all are in subfolders, else without labels."""
 
     paths: Strings | Sequence[str]
     targets: Sequence[int] | np.ndarray | None
@@ -112,21 +110,21 @@ def _mapped(path: str | Path) -> np.ndarray:
 
 
 def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, labels: bool = True) -> Dataset:
-    """The dataset at `source`, in an order that depends on names alone.
+    """The dataset at `source`, in an order that depends only on names.
 
     Args:
         source: a folder of class folders (a class is all that is below), or of images; a pattern (`*`, `**`, `?`,
             `[…]`, `{000..012}`) of images, which have no labels then; a folder or pattern of `.tar` shards or
             `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
             `[C, *size]` as of images; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
-            images, where there are no images beside them. Or a list of images or videos (`.csv`, `.tsv`, `.txt`,
+            images, if there are no images beside them. Or a list of images or videos (`.csv`, `.tsv`, `.txt`,
             `.parquet`): see `hierax.data.lists.open_list`.
         split: of parquet files and Hub datasets; None is "train", or the only one.
-        labels: False where they are of no use: none are read from shards, tables and arrays, and class folders may be
-            empty.
+        labels: False if they are not needed: then none are read from shards, tables and arrays, and class folders may
+            be empty.
 
     Raises:
-        ValueError: nothing that can be read is there, or not of one kind; names what is in the way.
+        ValueError: there is no readable data, or data of several kinds; names the cause.
         ImportError: parquet and Hub datasets without the extra `data`.
     """
     text = os.fspath(source)
@@ -154,7 +152,7 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
 
 
 def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> TableDataset:
-    """The split of this name; without one that to train on, or the only one."""
+    """The split of this name; without a name, the training split or the only one."""
     if split is None and len(tables) == 1:
         return next(iter(tables.values()))
     wanted = split or find_splits(list(tables), of=name)[0] or "train"
@@ -164,7 +162,7 @@ def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> 
 
 
 def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | None:
-    """The splits of what the datasets library reads; None for all else."""
+    """The splits of a source for the datasets library; None for other sources."""
     path = Path(text)
     if text.startswith("hub:") or (path.is_dir() and any((path / name).is_file() for name in _SAVED)):
         return open_tables(text, labels=labels)
@@ -177,7 +175,7 @@ def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | No
 
 
 def _parquet_below(folder: Path) -> list[Path]:
-    """The parquet files in a folder; none as soon as anything else is found, for there may be a million images."""
+    """The parquet files in a folder. Stops with none at the first other file, because there may be a million images."""
     files: list[Path] = []
     for parent, names in walk(folder):
         for name in names:
@@ -190,7 +188,7 @@ def _parquet_below(folder: Path) -> list[Path]:
 
 
 def split_folders(folder: Path) -> tuple[Path, Path | None] | None:
-    """`train/` in a folder, and what is beside it to validate on; None where `train` may be a class as others are.
+    """`train/` in a folder, and the validation set beside it; None if `train` may be a class like the others.
 
     All usual names of splits are known, in any case (`hierax.data.split_names`).
     """
@@ -246,7 +244,7 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
     left.tell()
     if kind == "tar shards":
         return open_shards([Path(path) for path in paths], labels=labels)
-    if not labels and 0 < top_folders[""] < len(paths):  # all of them, wherever they lie
+    if not labels and 0 < top_folders[""] < len(paths):  # all of them, in any folder
         return FolderDataset(Strings(paths), None, (), arrays=kind == "arrays", videos=kind == "videos")
     if labels:
         _check_classes(folder, inside)
@@ -260,7 +258,7 @@ def _and(left: LeftOut) -> str:
 
 
 def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
-    """Raises `ValueError` where folders at the top hold the same folders: the classes may be either."""
+    """Raises `ValueError` if the top folders contain folders of the same names: either level may be the classes."""
     train = next((top for top in sorted(inside) if kind_of(top) == "training" and len(inside[top]) > 1), "")
     beside = [top for top in sorted(inside) if train and top not in ("", train) and _is_alike(inside, train, top)]
     if beside:
@@ -285,14 +283,14 @@ def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
 
 
 def _is_alike(inside: dict[str, set[str]], train: str, other: str) -> bool:
-    """Whether a folder beside what may be a training set is no class as that would be: it holds files alone, or
-    folders of which some are called as those of the other.
+    """Whether a folder beside a possible training set is not a class of the same level: it holds only files, or some of
+    its folders have the names of the other's folders.
     """
     return not inside[other] or bool(inside[other] & inside[train])
 
 
 def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, kind: str) -> Dataset:
-    """Files below one folder, whose classes are the folders at the top."""
+    """Files below one folder; its top folders are the classes."""
     flat, how = folders[""], {"arrays": kind == "arrays", "videos": kind == "videos"}
     if flat == len(paths):
         return FolderDataset(Strings(paths), None, (), **how)
@@ -332,7 +330,7 @@ def _array(path: Path, *, labels: bool) -> ArrayDataset:
 
 
 def _files(text: str) -> list[Path]:
-    """The files that a path or a pattern stands for, sorted; shards of a range in its order."""
+    """The files of a path or a pattern, sorted; shards of a range in the order of the range."""
     if Path(text).exists():
         return [Path(text)]
     span = re.search(r"\{(\d+)\.\.(\d+)\}", text)

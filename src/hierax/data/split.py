@@ -1,4 +1,4 @@
-"""Training and validation set: as they are given, or drawn by class."""
+"""Training and validation set: as given, or drawn by class."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def open_splits(
 ) -> tuple[Dataset, Dataset | None]:
     """Training and validation set.
 
-    The second is `validation`, or what is beside the training set: `val/` (or `validation/`, `dev/`, `test/`, and
-    other usual names in any case) beside `train/`, or such a split of a Hub dataset; or else a `fraction` of the
-    samples drawn with `seed`, by class where there are classes (0: no validation set). Its classes have the numbers
-    they have in training; it may lack some, and all labels. `labels` is that of `open_dataset`; without, validation
+    The second is `validation`, or what is beside the training set: `val/` (or `validation/`, `dev/`, `test/`, and other
+    usual names in any case) beside `train/`, or such a split of a Hub dataset; or else a `fraction` of the samples
+    drawn with `seed`, by class if there are classes (0: no validation set). Its classes have the numbers they have in
+    training; it may lack some, and all labels. `labels` is the argument of `open_dataset`; without labels, validation
     may have any classes.
 
     Raises:
-        ValueError: what `open_dataset` raises; validation with classes that training lacks.
+        ValueError: an error of `open_dataset`, or validation has classes that training lacks.
     """
     train, held = open_given(source, validation=validation, labels=labels)
     return held_out(train, held, fraction=fraction, seed=seed)
 
 
 def held_out(train: Dataset, held: Dataset | None, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Training and validation set: as given, or a `fraction` drawn where there is no second."""
+    """Training and validation set: as given, or with a `fraction` drawn if there is no validation set."""
     return (train, held) if held is not None else drawn(train, fraction=fraction, seed=seed)
 
 
 def open_given(
     source: str | os.PathLike[str], *, validation: str | os.PathLike[str] | None = None, labels: bool = True
 ) -> tuple[Dataset, Dataset | None]:
-    """The training set, and what is given to validate on, with the numbers that its classes have in training.
+    """The training set, and the given validation set with the class numbers of training.
 
     Raises:
-        ValueError: what `open_dataset` raises; validation with classes that training lacks.
+        ValueError: an error of `open_dataset`, or validation has classes that training lacks.
     """
     train, held = given_splits(source, labels=labels)
     if validation is not None:
@@ -64,13 +64,13 @@ def open_given(
 
 
 def _tell_of_shared(train: Dataset, held: Dataset) -> None:
-    """A notice where files to validate on are files to train on: the scores would be of what was learned."""
+    """A notice if the validation set shares files with the training set, because scores would then be too good."""
     if (
         not (isinstance(train, (FolderDataset, FileList)) and isinstance(held, (FolderDataset, FileList)))
         or held.videos
     ):
         return
-    if train.classes and not held.classes:  # which is refused
+    if train.classes and not held.classes:  # this is refused
         return
     places = {os.path.realpath(path) for path in train.paths}
     shared = sum(os.path.realpath(path) in places for path in held.paths)
@@ -82,7 +82,7 @@ def _tell_of_shared(train: Dataset, held: Dataset) -> None:
 
 
 def given_splits(source: str | os.PathLike[str], *, labels: bool = True) -> tuple[Dataset, Dataset | None]:
-    """The training set at `source`, and what is beside it to validate on, if anything."""
+    """The training set at `source`, and the validation set beside it, or None."""
     tables = tables_of(os.fspath(source), labels=labels)
     if tables is not None:
         training, other = find_splits(list(tables), of=os.fspath(source))
@@ -97,7 +97,7 @@ def given_splits(source: str | os.PathLike[str], *, labels: bool = True) -> tupl
 
 
 def listed_splits(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | None:
-    """The rows of a list to train on, and those to validate on, where a column says which are which."""
+    """The rows of a list to train on and to validate on, if a column says so."""
     splits = whole.splits if isinstance(whole, FileList) else None
     if splits is None:
         return None
@@ -116,10 +116,10 @@ def listed_splits(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | Non
 
 
 def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """The rest, and a `fraction` of the samples drawn with `seed`; 0 draws none.
+    """The remaining samples, and a `fraction` of all drawn with `seed`; 0 draws none.
 
-    Of every class the same share is drawn: as many whole samples as it comes to, and of those that are left over as
-    many as the total needs, from the classes that are owed most. The last sample of a class stays in training.
+    The same share of every class is drawn, rounded down. The samples that are still missing from the total come from
+    the classes with the largest remainders. At least one sample of a class stays in training.
 
     Raises:
         ValueError: one side would be empty.
@@ -144,7 +144,7 @@ def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Datas
 
 
 def _counts(sizes: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
-    """How many are drawn of classes of these sizes."""
+    """Number of samples to draw from classes of these sizes."""
     most = np.maximum(sizes - 1, 0) if fraction < 1 else sizes
     exact = sizes * fraction
     counts = np.minimum(np.floor(exact + 1e-9).astype(np.int64), most)

@@ -1,4 +1,4 @@
-"""Which names mean a training set, and which a set beside it: of folders, and of the splits of tables."""
+"""Names of training, validation and test sets, for folders and for splits of tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _AROUND = re.compile(r"(?:set|split|data|dataset|images|imgs|videos|\d{4})$")  #
 
 def kind_of(name: str) -> str | None:
     """ "training", "validation" or "test", in any case: Train, TRAINING, val, valid, dev, test_set, val2017. None for
-    what is no name of a split.
+    other names.
     """
     plain = re.sub(r"[\W_]+", "", name).lower()
     return _KIND.get(plain) or _KIND.get(_AROUND.sub("", plain))
 
 
 def find_splits(names: Sequence[str], *, of: str) -> tuple[str | None, str | None]:
-    """The training set among these names, and the set beside it: one to validate on before one to test on.
+    """The training set among these names, and the set beside it: a validation set, else a test set.
 
     Raises:
         ValueError: there are two training sets in `of`.

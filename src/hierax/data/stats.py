@@ -1,4 +1,4 @@
-"""What is in a dataset: samples, classes, sizes, mean and deviation per channel, what cannot be read."""
+"""Statistics of a dataset: samples, classes, sizes, mean and deviation per channel, unreadable files."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from hierax.processing.reading import read_picture, stored_dtype
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _FEW = 256
-"""So many samples are read before worker processes have started."""
+"""Number of samples that are read before worker processes would have started."""
 
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """A dataset, counted.
+    """The statistics of a dataset.
 
     Attributes:
-        samples, readable: how many there are, and how many can be read.
-        validation: samples beside the training set that are to be validated on; None where none are given.
+        samples, readable: number of samples, and of readable samples.
+        validation: number of samples of the validation set beside the training set, or None.
         classes: readable samples by class, in order of the classes' numbers; empty without labels. A sample with
             several labels counts for each that is above 1/2.
         channels: of each sample; 3 for images, which are read as RGB.
-        modes: readable images by the color mode they are stored in, as Pillow names it, most first; "array" for
-            arrays of colors. Empty for arrays that are no images.
+        modes: readable images by the color mode they are stored in, as Pillow names it, most first; "array" for arrays
+            of colors. Empty for arrays that are not images.
         types: readable samples by the type of their values, as numpy names it: "uint8", "uint16", "float32", ….
         smallest, largest: shortest and longest length per axis, in pixels.
         mean, std: per channel over all values, in 0 to 1 for images, as RGB: transparency is laid over white, gray
@@ -58,15 +58,16 @@ class DatasetStatistics:
     unreadable: list[tuple[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of values per channel: how many each channel has, their mean, and the sum of their squared distances from it.
+    """Moments of values per channel: their number, their mean, and the sum of their squared distances from the mean.
 
-    Two are added by the difference of their means: a sum of squares loses all digits where the mean is large.
+    Two moments are added by the difference of their means, because a sum of squares loses all digits if the mean is
+    large.
     """
 
     count: int
@@ -106,7 +107,7 @@ class _Measured:
 
 
 class _Measure:
-    """The samples of a dataset, measured, by index; a name and a problem for what cannot be read."""
+    """The measured samples of a dataset, by index; a name and a problem for unreadable ones."""
 
     def __init__(self, dataset: Dataset, max_pixels: int | None) -> None:
         self.dataset, self.max_pixels = dataset, max_pixels
@@ -132,15 +133,16 @@ class _Measure:
 def dataset_statistics(
     source: str | os.PathLike[str], *, workers: int | None = None, max_pixels: int | None = DEFAULT_MAX_PIXELS
 ) -> DatasetStatistics:
-    """Reads every sample of `source` once; of a dataset with a training set and another beside it, the training set.
+    """Reads every sample of `source` once and returns its statistics; if it has several sets, those of the training
+    set.
 
     Args:
-        source: what `open_dataset` takes, or a folder with `train/`.
-        workers: processes that read; None is one per core, or none where there is little to read.
-        max_pixels: images of more pixels are unreadable; None is any number.
+        source: a source for `open_dataset`, or a folder with `train/`.
+        workers: reading processes; None is one per core, or none if there is little to read.
+        max_pixels: images with more pixels count as unreadable; None is no limit.
 
     Raises:
-        ValueError: what `open_dataset` raises; arrays of several channel counts; videos.
+        ValueError: an error of `open_dataset`; arrays with different numbers of channels; videos.
     """
     dataset, held = given_splits(source)
     if dataset.videos:
@@ -153,7 +155,7 @@ def dataset_statistics(
     modes: Counter[str] = Counter()
     types: Counter[str] = Counter()
     total: Moments | None = None
-    FIRST_ONLY.take()  # what was read before is none of it
+    FIRST_ONLY.take()  # earlier notes do not belong to this dataset
     for found in _measured(dataset, workers, max_pixels):
         if isinstance(found, tuple):
             unreadable.append(found)
@@ -201,7 +203,7 @@ def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterato
 
 
 def _array_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
-    """Size, and moments per channel, of an array as it is."""
+    """Size, and moments per channel, of an unchanged array."""
     array = np.asarray(sample.content, dtype=np.float64)
     if array.ndim < 2 or not array.size or not np.isfinite(array).all():
         raise ValueError(f"an array of shape {list(array.shape)}; expected finite numbers [channels, *size]")

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face library: parquet files, folders that it saved, and those of the Hub."""
+"""Datasets of the Hugging Face library: parquet files, saved folders, and datasets of the Hub."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
 
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
-"""Names of columns of classes, the first that there is."""
+"""Names of columns of classes; the first one found is used."""
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 _SPLIT = re.compile(r"[A-Za-z]+(?:[_-](?:set|split))?(?![A-Za-z])")  # what a name begins with
 
 
 @dataclass(frozen=True, eq=False)
 class TableDataset:
-    """Rows with an image and maybe a label; `columns` are all that the table has."""
+    """Rows with an image and perhaps a label; `columns` are all columns of the table."""
 
     name: str
     rows: Any
@@ -60,7 +60,7 @@ def open_tables(source: str, files: Sequence[Path] = (), *, labels: bool = True)
 
     Raises:
         ImportError: the package datasets is missing.
-        ValueError: what it cannot read; no column of images; labels of an unknown kind.
+        ValueError: the data cannot be read, has no column of images, or has labels of an unknown kind.
     """
     datasets = load(f"{source} (a parquet or Hub dataset)", "datasets")
     try:
@@ -83,7 +83,7 @@ def _named(source: str, split: object, splits: int) -> str:
 def _load(datasets: Any, source: str, files: Sequence[Path]) -> Any:
     if source.startswith("hub:") and not files:
         name, _, config = source.removeprefix("hub:").partition(":")
-        return datasets.load_dataset(name, config or None)  # with its bars: a download may take long
+        return datasets.load_dataset(name, config or None)  # with progress bars: a download may take long
     with _without_bars(datasets):
         if not files:
             return datasets.load_from_disk(source)
@@ -108,8 +108,8 @@ def _without_bars(datasets: Any) -> Iterator[None]:
 
 
 def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by the split that their names begin with, or that of their folder, where there is one to train on and one
-    to validate on; else all as "train". A file of neither belongs to no split, and is an error then.
+    """Files by split, from the beginning of their names or from their folder, if there are a training and a validation
+    set; else all as "train". A file without a split is then an error.
 
     Raises:
         ValueError: see above.
@@ -137,7 +137,7 @@ def _table(datasets: Any, name: str, table: Any, *, labels: bool) -> TableDatase
             + ", ".join(_IMAGE_COLUMNS)
         )
     if isinstance(columns[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))  # we decode: bad files must be told apart
+        table = table.cast_column(image, datasets.Image(decode=False))  # hierax decodes, so that bad files can be named
     label = next((c for c in LABEL_COLUMNS if c in columns), None) if labels else None
     values, classes = None, ()
     if label is not None:

@@ -1,4 +1,4 @@
-"""Plain tar shards of images or videos, as tar and webdataset write them, with random access."""
+"""Plain tar shards of images or videos, as written by tar and webdataset, with random access."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hierax.notices import LeftOut
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
-"""Of archives that are to be unpacked first."""
+"""Suffixes of archives that must be unpacked first."""
 
 ABSENT, SPARSE = -1, -2
-"""Places of members whose bytes are not in the shard: links to what it does not hold, and files with holes."""
+"""Marks of members whose bytes are not in the shard: links to missing members, and sparse files."""
 
 _LABELS = (".cls.txt", ".cls", ".label", ".json")
 _JSON_LABELS = ("label", "labels", "cls")
@@ -32,14 +32,14 @@ _LINKS = 40  # that are followed, one after the other
 
 @dataclass(frozen=True, eq=False)
 class TarDataset:
-    """Images or videos in tar shards. The suffix of a member is what follows its last dot; hidden files are left out.
+    """Images or videos in tar shards. The suffix of a member is the part after its last dot; hidden files are left out.
 
     A label lies beside: `.cls` holds the number of the class; `.json` may hold `label` (see `read_labels`), and
     `class_name` beside a number. It belongs to the members whose names begin with its own, up to a dot: `1.cls` to
-    `1.jpg`, or to `1.left.jpg` and `1.right.jpg`. Where `1.jpg` is there, `1.mask.png` is another part of that sample,
-    and left out.
+    `1.jpg`, or to `1.left.jpg` and `1.right.jpg`. If there is a `1.jpg`, `1.mask.png` is another part of that sample
+    and is left out.
 
-    The shards are indexed once, as columns; members are then read by their place, in any order.
+    The shards are indexed once; members can then be read in any order.
     """
 
     shards: tuple[str, ...]
@@ -72,7 +72,7 @@ class TarDataset:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a shard: its bytes are `size` from `offset` on, which is `ABSENT` or `SPARSE` where they are not."""
+    """A file in a shard: `size` bytes from `offset` on. `offset` is `ABSENT` or `SPARSE` if the bytes are not there."""
 
     name: str
     offset: int
@@ -80,14 +80,14 @@ class Member:
 
     @property
     def suffix(self) -> str:
-        """What follows the last dot, in lower case, with the dot."""
+        """The part after the last dot, in lower case, with the dot."""
         return posixpath.splitext(self.name)[1].lower()
 
 
 @dataclass
 class _Shard:
-    """What is found in one shard: images and videos by name, files of labels by their names without suffix; other
-    files are counted.
+    """The content of one shard: images and videos by name, label files by their names without suffix, and counts of
+    other files.
     """
 
     pictures: dict[str, Member] = field(default_factory=dict)
@@ -96,10 +96,11 @@ class _Shard:
 
 
 def members_of(file: Path, left: LeftOut, *, videos: bool = False) -> Iterator[Member]:
-    """All images, or all `videos`, of one shard, whatever lies beside them; of one name the last, as tar unpacks it.
+    """All images, or all `videos`, of one shard. Of several members with one name, the last counts, as when tar
+    unpacks.
 
     Args:
-        left: counts the files that are something else.
+        left: counts the other files.
 
     Raises:
         ValueError: see `open_shards`.
@@ -117,11 +118,11 @@ def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | No
     """The images or videos in these shards, in the order of shards and members; `labels` False reads none.
 
     Args:
-        videos: whether videos are meant, or images; None: videos where every image belongs to one, as its preview.
+        videos: whether to read videos or images; None reads videos if every image belongs to a video, as its preview.
 
     Raises:
-        ValueError: a shard that is compressed, damaged or no tar file; labels that cannot be read; nothing of the kind
-            that is meant.
+        ValueError: a shard is compressed, damaged or not a tar file; labels cannot be read; or no such members are
+            found.
     """
     name = str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1]}"
     left = LeftOut(name)
@@ -189,7 +190,7 @@ def _check_kind(file: Path) -> None:
 
 
 def _members(shard: tarfile.TarFile, length: int) -> Iterator[Member]:
-    """Files of a shard, links too, by the place of what they stand for."""
+    """Files of a shard with the place of their bytes; links have the place of their target."""
     places: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     order: dict[str, str] = {}
@@ -215,7 +216,7 @@ def _members(shard: tarfile.TarFile, length: int) -> Iterator[Member]:
 
 
 def _check_end(shard: tarfile.TarFile) -> None:
-    """The tarfile module ends at a damaged header as if it were the end; what is there must be zeros or nothing."""
+    """The tarfile module stops at a damaged header as at the end of the file. So this checks that only zeros follow."""
     stream = shard.fileobj
     assert stream is not None
     stream.seek(shard.offset)

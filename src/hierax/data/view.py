@@ -1,4 +1,4 @@
-"""From a sample to what a step sees of it: decoded, cropped, augmented; keyed by seed, epoch and sample."""
+"""From a sample to the model's input: decoded, cropped, augmented. Seed, epoch and sample decide random numbers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from hierax.processing.resize import resize_crop_fast
 from hierax.processing.windows import Sampling
 
 _MAX_RESIZED = 1 << 26  # pixels
-_NEIGHBOURS = 64  # how many further samples are tried where none of a part can be read
+_NEIGHBOURS = 64  # number of further samples to try if none of a part can be read
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training sees images; frames of a video all alike; arrays are only cropped and flipped.
+    """Settings of augmentation for training. All frames of a video are augmented alike; arrays are only cropped and
+    flipped.
 
     Attributes:
-        size: pixels per axis of what comes out.
-        channels: color channels, or those of arrays.
+        size: pixels per axis of the result.
+        channels: number of color channels, or of an array's channels.
         crop_scale: share of the area that a random resized crop takes, lowest and highest, its aspect ratio within 3/4
             and 4/3 of that of `size`; None takes the largest part of that ratio at the center. Of arrays, a part of
             `size` is taken, anywhere or at the center.
@@ -37,9 +38,9 @@ class Augmentation:
         rand_augment: magnitude (0 to 10) and its deviation, or None.
         erasing: probability of random erasing.
         mask_units: how many numbers of mask noise are drawn per sample; 0 for none.
-        exact: images are read as the values that their files have, in float32, not as gray levels.
-        max_pixels: images of more pixels are unreadable; None is any number.
-        sampling: which frames of a video are taken, as many as `size` has first; None for what is no video.
+        exact: whether images are read with their files' own values, in float32, not as 8-bit gray levels.
+        max_pixels: images with more pixels count as unreadable; None is no limit.
+        sampling: which frames of a video are used; their number is the first entry of `size`. None for other data.
 
     Raises:
         ValueError: values out of range; RandAugment of images that are neither RGB nor gray.
