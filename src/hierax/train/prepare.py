@@ -1,4 +1,4 @@
-"""From a recipe, data and maybe a checkpoint to the model that is trained: sizes, channels, labels, frozen parts."""
+"""From a recipe, data and perhaps a checkpoint to the model to train: sizes, channels, labels, frozen parts."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Prepared:
 
     Attributes:
         model: with weights, on the CPU.
-        record: preprocessing for evaluation and for the saved folder; of arrays it holds mean and deviation alone.
-        mean, std: per channel, of what `data` gives: gray levels 0 to 255, or the array's units.
-        notes: lines on what was changed to fit.
-        labeled: whether labels are learned.
-        teacher: whose answers are learned, or None.
+        record: preprocessing for evaluation and for the saved folder; for arrays only mean and deviation.
+        mean, std: per channel of the data, in gray levels 0 to 255 or in the array's units.
+        notes: lines on what was changed to fit the data.
+        labeled: whether to learn from labels.
+        teacher: the teacher, or None.
     """
 
     model: Pretrained
@@ -58,10 +58,10 @@ class Prepared:
 
 
 def fitted_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str | None]:
-    """The recipe with a batch that the data can fill, and a note if that is another one.
+    """The recipe with a batch that the data can fill, and a note if the batch was changed.
 
     Raises:
-        ValueError: fewer samples than ranks, or a batch that the ranks cannot share.
+        ValueError: there are fewer samples than ranks, or the ranks cannot divide the batch.
     """
     unit = math.lcm(world, recipe.repeats)
     most = samples * recipe.repeats // unit * unit
@@ -97,8 +97,8 @@ def statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
 
-    The deviation of a channel that never changes is 1, so that the first other value is not blown up.
-    Of images these are gray levels, or the values of their files if `exact`.
+    The deviation of a constant channel is 1, so that another value does not become huge. For images, they are in gray
+    levels, or in the values of the files if `exact`.
 
     Raises:
         ValueError: none of them can be read.
@@ -145,7 +145,7 @@ def prepare(
     `device`.
 
     Raises:
-        ValueError: data that does not fit the task or the model; what loading raises.
+        ValueError: the data does not fit the task or the model; or an error of loading.
     """
     first = _first(dataset)
     teaches = None if teacher is None else _teacher(recipe, dataset, source, teacher, device or torch.device("cpu"))
@@ -153,7 +153,7 @@ def prepare(
     if recipe.task == "finetune" and teaches is None:
         _check_labels(recipe, dataset, first)
     shape = np.asarray(first.content).shape if dataset.arrays else ()
-    # arrays have a size of their own, which a new model takes on
+    # arrays have their own size, which a new model adopts
     size = recipe.image_size or (shape[1:] if source is None and shape else None)
     classes = dataset.classes if labelled or teaches is None else _taught(recipe, teaches)
     several = labelled and _several(first)
@@ -197,7 +197,7 @@ def _sampled(record: Preprocessing) -> str:
 
 
 def _check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
-    """Raises `ValueError` for data from whose labels alone nothing can be learned."""
+    """Raises `ValueError` if the labels of the data are not enough to learn from."""
     if not dataset.classes:
         teacher = "" if dataset.arrays else ", or a teacher (--teacher)"
         raise ValueError(f"the data has no classes; {labels_beside(dataset)}{teacher}")
@@ -217,7 +217,7 @@ def _teacher(
     teacher: str | os.PathLike[str],
     device: torch.device,
 ) -> Teacher:
-    """The teacher of a run, which has something to teach it."""
+    """The teacher of a run, checked to have an answer that the run learns."""
     if dataset.arrays or dataset.videos:
         kind = "arrays" if dataset.arrays else "videos"
         raise ValueError(f"{teacher}: a teacher expects images; the data are {kind}")
@@ -236,17 +236,17 @@ def _teacher(
 
 
 def _taught(recipe: Recipe, teacher: Teacher) -> tuple[str, ...]:
-    """The classes of a model that learns no labels: the teacher's, where these are learned."""
+    """The classes of a model that learns without labels: the teacher's, if its logits are learned."""
     if not (teacher.logits and recipe.teacher_logits):
         return ("none",)
     return teacher.classes or tuple(f"LABEL_{i}" for i in range(teacher.logits))
 
 
 def _masking(config: HieraConfig) -> str:
-    """A note on how many mask units are seen.
+    """A note on the number of visible mask units.
 
     Raises:
-        ValueError: the size is not whole mask units; the ratio hides all of them, or none.
+        ValueError: the size is not a multiple of the mask unit, or the ratio hides all units or none.
     """
     check_mae_size(config.image_size, config)
     units = math.prod(config.unit_grid(config.image_size))
@@ -259,7 +259,7 @@ def _masking(config: HieraConfig) -> str:
 
 
 def _record(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, notes: list[str]) -> Preprocessing:
-    """How samples become pixels: as the checkpoint says, or as suits the data; adds notes."""
+    """The preprocessing: the checkpoint's, or one that suits the data; adds notes."""
     config = model.config
     record, measure = model.preprocessing, partial(statistics, dataset, max_pixels=recipe.max_pixels)
     if dataset.arrays and record is not None and _of_arrays(record, config):
@@ -300,7 +300,7 @@ def stored_type(sample: Sample) -> str | None:
 
 
 def _exact(dataset: Dataset, first: Sample, record: Preprocessing | None, config: HieraConfig) -> bool:
-    """Whether images are read as the values of their files: those of more than 8 bits, by models that take no RGB."""
+    """Whether images are read with their files' own values: more than 8 bits, for models that do not take RGB."""
     if dataset.arrays or dataset.videos:
         return False
     if record is not None and record.takes_values:
@@ -315,7 +315,7 @@ def _of_arrays(record: Preprocessing, config: HieraConfig) -> bool:
 
 
 def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation in what the data gives: gray levels 0 to 255, or the units of arrays."""
+    """Mean and standard deviation in units of the data: gray levels 0 to 255, or the units of arrays."""
     factor = record.rescale_factor if record.do_rescale else 1.0
     if not record.do_normalize:
         return (0.0,) * record.num_channels, (1 / factor,) * record.num_channels
@@ -323,7 +323,7 @@ def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def labels_beside(dataset: Dataset) -> str:
-    """Where labels are taken from, for data such as these."""
+    """A sentence on the place of labels for this kind of data."""
     whole = dataset.whole if isinstance(dataset, Subset) else dataset
     if isinstance(whole, ArrayDataset):
         return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"
@@ -338,7 +338,7 @@ def labels_beside(dataset: Dataset) -> str:
 
 
 def _first(dataset: Dataset) -> Sample:
-    """The first sample that can be had."""
+    """The first readable sample."""
     for index in range(min(len(dataset), _STATISTICS_OF)):
         with contextlib.suppress(OSError, ValueError):
             return dataset.sample(index)
@@ -353,7 +353,7 @@ def _several(sample: Sample) -> bool:
 def augmentation(
     recipe: Recipe, config: HieraConfig, *, arrays: bool, record: Preprocessing | None = None
 ) -> Augmentation:
-    """What training sees of a sample; of videos, `record` says which frames."""
+    """The training view of a sample; for videos, `record` says which frames."""
     units = math.prod(config.unit_grid(config.image_size)) if recipe.task == "pretrain" else 0
     exact = not arrays and record is not None and record.takes_values
     values = arrays or exact

@@ -23,43 +23,44 @@ class Recipe:
     """The complete configuration of a run.
 
     Attributes:
-        name, task: which recipe; "pretrain" (MAE) or "finetune".
-        model: the architecture when nothing is loaded: an official name, such as `mae_hiera_tiny_224`.
+        name, task: name of the recipe; "pretrain" (MAE) or "finetune".
+        model: the architecture if nothing is loaded: an official name, such as `mae_hiera_tiny_224`.
         overrides: other values for fields of `HieraConfig`.
         image_size: pixels per axis; None is the architecture's.
         epochs, warmup_epochs: the schedule: linear from 0, then cosine to `min_lr` times the learning rate.
         batch_size: images per step over all devices and accumulated parts.
-        device_batch_size: at most so many at once on a device; None is all of its share.
+        device_batch_size: most images at once on a device; None is its whole share.
         lr, reference_batch: the learning rate at that batch size; it scales with `batch_size` if `scale_lr`.
         optimizer, betas, momentum, weight_decay, layer_decay: AdamW, or SGD with momentum.
-        clip_grad: norm to which gradients are clipped; None leaves them.
+        clip_grad: norm to which gradients are clipped; None does not clip.
         drop_path, dropout: rates; None keeps the model's.
         crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
-        frame_stride: of videos, every so many of 30 frames a second; None is as the checkpoint was trained, or 4.
+        frame_stride: for videos, step between frames at 30 frames per second; None is the checkpoint's, or 4.
         flip: mirror along the last axis with probability 1/2. None mirrors images, and arrays never: a signal would
             run backwards, a volume change sides.
-        mixup, cutmix, label_smoothing: of fine-tuning.
+        mixup, cutmix, label_smoothing: for fine-tuning.
         class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.
-        label_weight: of the labels in the loss; with a teacher, 0 leaves labels out.
+        label_weight: weight of the labels in the loss; with a teacher, 0 leaves labels out.
         teacher_logits, teacher_features, teacher_temperature: with a teacher, weights of the divergence from its logits
             at a temperature and of the cosine distance from its features.
-        distinct_epochs: after so many epochs order, crops and mixes come again, so that a teacher's kept answers serve
-            again; None never repeats them.
-        freeze: stages whose weights stay as they are, with the embedding; "all" trains norm and head alone.
-        mask_ratio, target: of pretraining; "normalised" pixels, "pixels" or "hog".
+        distinct_epochs: number of epochs after which order, crops and mixes repeat, so that a teacher's kept answers
+            can be used again; None never repeats them.
+        freeze: number of first stages to freeze, with the embedding; "all" trains only norm and head.
+        mask_ratio, target: for pretraining; the target is "normalised" pixels, "pixels" or "hog".
         precision, compile, gradient_checkpointing: how the step is computed.
         ema: decay of the averaged weights per step; None keeps none.
-        validation_fraction: share of the samples that is held out where the data has no validation set.
-        weights: which weights `model/` holds: "best" by validation, or "last". Of a run with both, the last ones are
-            in `model-last/`.
-        evaluate_every, patience: epochs between evaluations, and how many without a better one end the run.
+        validation_fraction: share of the samples that is held out if the data has no validation set.
+        weights: which weights `model/` has: "best" by validation, or "last". If both exist, the last ones are in
+            `model-last/`.
+        evaluate_every, patience: epochs between evaluations, and number of evaluations without improvement that ends
+            the run.
         checkpoint_every, keep: steps between checkpoints (None: once an epoch, and every half hour), and how many are
             kept.
-        workers: processes that decode, per rank; None is one less than there are cores for it, at most 16.
-        max_pixels: images of more pixels are unreadable; None is any number.
+        workers: decoding processes per rank; None is the rank's share of the cores minus one, at most 16.
+        max_pixels: images with more pixels count as unreadable; None is no limit.
         max_bad: share of unreadable samples that stops the run.
         max_skipped: steps in a row without a finite loss and gradient that stop the run.
-        seed: of weights, order, augmentation and masks.
+        seed: seed of weights, order, augmentation and masks.
     """
 
     name: str
@@ -154,7 +155,7 @@ class Recipe:
     def overridden(self, assignments: Sequence[str]) -> Recipe:
         """The recipe with `key=value` strings applied, values read as JSON or else as text.
 
-        A key that is no setting of the recipe but a field of `HieraConfig` goes to `overrides`.
+        A key that is a field of `HieraConfig` and not a setting of the recipe goes to `overrides`.
         """
         from hierax.config import HieraConfig
 
@@ -179,7 +180,7 @@ class Recipe:
         return self.replace(**changes, **({"overrides": overrides} if overrides != self.overrides else {}))
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON holds it."""
+        """The recipe as JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
@@ -218,7 +219,7 @@ _COUNTS = (
 _AMOUNTS = (
     "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs", "label_weight", "teacher_logits", "teacher_features",
 )  # fmt: skip
-# which settings, what fits, and what is allowed in words; None always fits where a setting may be None
+# settings, their check, and the expected value in words; None is always valid if a setting may be None
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("task",), *_one_of(*TASKS)),
     (("precision",), *_one_of(*PRECISIONS)),
@@ -253,8 +254,8 @@ FREE = frozenset(
         "max_skipped", "max_pixels",
     ]
 )  # fmt: skip
-"""Settings that say how a run is computed and looked after, not what it learns: another value may go on with it."""
-_DECIDED = {  # fields of the model that a recipe or the data has another word for
+"""Settings of how a run is computed and saved, not of what it learns: they may change when it is resumed."""
+_DECIDED = {  # fields of the model that a recipe sets by another name, or that follow from the data
     "image_size": "is a setting of its own",
     "dropout": "is a setting of its own",
     "mask_ratio": "is a setting of its own",
@@ -280,7 +281,7 @@ def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        if re.fullmatch(r"[-+]?(\d+\.|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE):  # such as .5, which JSON has not
+        if re.fullmatch(r"[-+]?(\d+\.|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE):  # such as .5, which is not JSON
             return float(text)
         lowered = text.lower()
         if lowered in ("none", "true", "false"):
@@ -327,7 +328,7 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 
 def _in_words(hint: Any) -> str:
-    """What a field may be, as people say it."""
+    """The types of a field in words."""
     words: dict[Any, str] = {
         int: "a whole number", float: "a number", str: "a word", bool: "true or false", dict: "an object of fields",
         type(None): "none",

@@ -156,7 +156,7 @@ def _finetune_ssv2() -> Recipe:
 
 
 def _small_data(task: str, size: str, place: str) -> Recipe:
-    """What a few thousand images and one GPU, or a CPU, can bear: smaller batches, longer warm-up, no huge crops."""
+    """Settings for a few thousand images on one GPU or a CPU: smaller batches, longer warm-up, no huge crops."""
     cpu = place == "cpu"
     batch, rests = (32, _MEASURED[task]) if cpu else (256, "")
     common: dict[str, Any] = {
@@ -236,7 +236,7 @@ def recipe(name: str) -> Recipe:
     """A named recipe.
 
     Raises:
-        ValueError: there is none of this name; lists the nearest.
+        ValueError: the name is unknown; lists the nearest names.
     """
     if name not in RECIPES:
         import difflib
@@ -247,6 +247,6 @@ def recipe(name: str) -> Recipe:
 
 
 def source_of(name: str) -> str:
-    """The code that makes a recipe, and the arguments it is called with."""
+    """The function that makes a recipe, and its arguments."""
     build = RECIPES[recipe(name).name]
     return f"# {build.func.__name__}{build.args}\n{inspect.getsource(build.func)}"

@@ -1,7 +1,7 @@
 """The report of a run: one HTML page with its curves, classes, confusion matrix and the images it got wrong.
 
-All is in the page, which opens offline and allows itself nothing from outside, no script either. Names of files and
-classes are text from elsewhere, and are escaped.
+The page is self-contained and works offline; it allows no scripts and no outside content. Names of files and classes
+are escaped.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from hierax.train.state import write_text
 
 REPORT, _VALIDATION = "report.html", "validation.json"
 _MOST_CLASSES = 60
-"""Of more, the page lists the pairs that are confused most, not the whole matrix."""
+"""With more classes, the page lists the most confused pairs, not the whole matrix."""
 _PAIRS, _WRONG, _SIDE, _POINTS = 30, 60, 176, 600
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 460, 240, 48, 30, 26  # of a curve
 
 
 def keep_predictions(folder: Path, step: int, found: Predictions) -> None:
-    """Writes what the weights of `step` say of the held-out samples to `validation.json`, for the report."""
+    """Writes the predictions of the weights of `step` for the held-out samples to `validation.json`, for the report."""
     if found.labels.ndim != 1:
         return
     likely, said = found.logits.double().softmax(1).max(1)
@@ -52,7 +52,7 @@ def keep_predictions(folder: Path, step: int, found: Predictions) -> None:
 
 
 def write_report(folder: Path, held: Dataset | None) -> Path:
-    """Writes `report.html` of a run that is finished; `held` is what it was validated on."""
+    """Writes `report.html` of a finished run; `held` is its validation set."""
     run = read_description(folder / DESCRIPTION)
     steps, checks = read_log(folder)
     result = run["result"]

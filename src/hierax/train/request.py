@@ -1,4 +1,4 @@
-"""What is asked of a run, and what is decided where something was not said."""
+"""The request for a run, and the defaults of what was not given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is made from, as the caller named it."""
+    """The arguments of a run, as the caller gave them."""
 
     task: str
     data: Setting
@@ -43,11 +43,11 @@ class Request:
         return found
 
     def overridden(self, base: Recipe | None) -> Recipe:
-        """A recipe with the values that were given; of none, with values that do for looking at the data."""
+        """A recipe with the given values; without a recipe, one that is enough to open the data."""
         return (base or Recipe(name="", task=self.task)).overridden(self.settings)
 
     def described(self, source: Setting | None, recipe: Recipe) -> dict[str, Any]:
-        """What run.json says of them, and what a run that is called again is compared by."""
+        """Their form in run.json, with which a repeated call is compared."""
         places = {"data": self.data, "validation": self.validation, "from": source, "teacher": self.teacher}
         return {
             "task": self.task,
@@ -57,7 +57,7 @@ class Request:
 
 
 def opened(given: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
-    """The data, and what is given to validate on."""
+    """The data, and the given validation set."""
     labels = given.task == "finetune" and (recipe.label_weight > 0 or given.teacher is None)
     return open_given(given.data, validation=given.validation, labels=labels)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not at all, the last ones and the best, and what a run is resumed from."""
+"""Checkpoints of a run, written whole or not at all: the last ones and the best; a run resumes from them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file that is there whole or not at all."""
+    """Writes a file whole or not at all."""
     with replaced(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A JSON file that is there whole or not at all."""
+    """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -68,7 +68,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 class DamagedCheckpoint(OSError):
-    """A checkpoint is not as it was written."""
+    """A checkpoint is damaged or altered."""
 
 
 class OlderCheckpoint(ValueError):
@@ -93,13 +93,13 @@ class Checkpoints:
         return sorted(int(name) for name in found if name.isdecimal())
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint after `step` steps is."""
+        """The path of the checkpoint after `step` steps."""
         return self.folder / f"{_STEP}{step}"
 
     def save(self, step: int, shared: dict[str, Any], own: Mapping[str, Any], *, world: World, best: int = 0) -> None:
         """Writes the checkpoint of `step`: whole or not at all; then deletes the oldest but that of step `best`.
 
-        A call of all ranks.
+        All ranks must call this.
 
         Raises:
             OSError, RuntimeError, CheckpointException: it cannot be written; nothing is left of it.
@@ -132,12 +132,12 @@ class Checkpoints:
         """Compares the checkpoint of `step` with what was written; a call of all ranks.
 
         Raises:
-            DamagedCheckpoint: it is another; names the file.
+            DamagedCheckpoint: a file has changed; names the file.
         """
         world.everywhere(lambda: _check(self.path(step), world))
 
     def put_aside(self, step: int) -> Path:
-        """Renames the checkpoint of `step`, so that it counts no more and its place is free; returns where it is."""
+        """Renames the checkpoint of `step`, so that it no longer counts and its name is free; returns the new path."""
         aside = self.folder / f"damaged-{step}"
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(self.path(step), aside)
@@ -202,7 +202,7 @@ def _digest(path: Path) -> str:
 def _check(path: Path, world: World) -> None:
     """Raises `DamagedCheckpoint` for one that is not as it was written; every rank looks at its share.
 
-    One without digests is older than these, and none that can be resumed from.
+    A checkpoint without digests is from an older version, and cannot be resumed from.
     """
     if (path / OLDER).is_file() and not (path / _DIGESTS).exists():
         raise OlderCheckpoint(

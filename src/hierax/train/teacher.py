@@ -1,4 +1,4 @@
-"""A network whose answers a student learns: a checkpoint of Hiera, an ONNX file, or a program of `torch.export`."""
+"""Teachers for distillation: a checkpoint of Hiera, an ONNX file, or a program of `torch.export`."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Answers:
-    """What a teacher says of a batch: `logits` float32 `[B, classes]` and `features` float32 `[B, width]`, or None."""
+    """A teacher's answers for a batch: `logits` float32 `[B, classes]` and `features` float32 `[B, width]`, or None."""
 
     logits: Tensor | None
     features: Tensor | None
 
 
 class Teacher:
-    """A frozen network and what it is to be shown.
+    """A frozen network, and the size of its input.
 
     Attributes:
-        name: what the user wrote.
+        name: the source, as the user wrote it.
         digest: SHA-256 of its files, hexadecimal.
-        size: pixels per axis that it is shown; None is what the student sees.
-        classes: names of what its logits stand for, or None.
-        logits, features: how many of each it gives; 0 for none.
+        size: pixels per axis of its input; None is the student's size.
+        classes: names of the classes of its logits, or None.
+        logits, features: number of each; 0 for none.
         feature_mean, feature_std: per feature, 0 and 1 until `measure` was called.
         note: a line on how it is used.
     """
@@ -69,7 +69,7 @@ class Teacher:
 
     @property
     def note(self) -> str:
-        """What it gives, and at which size, in a line."""
+        """A line on its outputs and its size."""
         parts = [f"{count} {what}" for count, what in ((self.logits, "logits"), (self.features, "features")) if count]
         shown = "the student's pixels" if self.size is None else f"{'x'.join(map(str, self.size))} pixels"
         return f"teacher {self.name}: {' and '.join(parts)} of {shown}"
@@ -77,7 +77,8 @@ class Teacher:
     def measure(self, view: EvaluationView) -> None:
         """Takes mean and deviation of its features over up to 512 images, spread over those of `view`.
 
-        What all images have in common says nothing: features after a ReLU are all alike by a cosine of a half.
+        The part that all images have in common is removed: without this, any two features after a ReLU have a cosine of
+        about 0.5.
         """
         shown = range(0, len(view.dataset), -(-len(view.dataset) // _MEASURED))
         seen = [item.pixels for item in (view[index] for index in shown) if isinstance(item, Seen)]
@@ -211,7 +212,7 @@ def _record(path: Path) -> tuple[Preprocessing | None, list[str] | None]:
 
 
 def _cropped(record: Preprocessing | None) -> tuple[int, ...] | None:
-    """The size that a record makes images of."""
+    """The size of the images that a record makes."""
     if record is None or not record.do_center_crop:
         return None
     return record.crop_size["height"], record.crop_size["width"]
@@ -228,7 +229,7 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def _sides(shape: Sequence[Any]) -> tuple[int, ...] | None:
-    """Pixels per axis of an input's shape `[B, C, *size]`; None where the file leaves them open."""
+    """Pixels per axis of an input's shape `[B, C, *size]`; None if the file does not fix them."""
     sides = tuple(shape[2:])
     return sides if sides and all(isinstance(side, int) for side in sides) else None
 

@@ -1,4 +1,4 @@
-"""What the first rank writes into a run's folder as it goes: log, list of bad samples, model, images, result."""
+"""The files that the first rank writes into a run's folder: log, list of bad samples, model, images, result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Witness(Watcher):
         self.log = RunLog(folder, total=0, quiet=quiet)
 
     def start(self, loop: Loop, steps_per_epoch: int) -> None:
-        """Goes on with the log after what is done."""
+        """Continues the log after the finished steps."""
         self.steps_per_epoch, self.epochs = steps_per_epoch, loop.recipe.epochs
         self.last = loop.recipe.weights == "last"
         evaluated = len(self.held or ()) / (loop.recipe.evaluate_every * loop.samples)
@@ -47,7 +47,7 @@ class Witness(Watcher):
         self.log.step(report)
 
     def unreadable(self, found: list[str]) -> None:
-        """Lists samples in `unreadable.txt`, and says so of the first."""
+        """Lists samples in `unreadable.txt`, with a message for the first one."""
         new = [text for text in dict.fromkeys(found) if text not in self.bad]
         if new and not self.bad:
             self.log.say(f"{new[0]} (this and other samples that cannot be read: {self.folder / 'unreadable.txt'})")
@@ -64,14 +64,14 @@ class Witness(Watcher):
             self.panel.draw(objective, step)
 
     def stopping(self, seconds: float | None) -> None:
-        """See `Watcher`. Written past Python's buffers, in whose middle the signal may have come."""
+        """See `Watcher`. It bypasses Python's buffers, because the signal may have interrupted a write to them."""
         if not self.quiet:
             long = f", which takes {about(seconds)}" if seconds is not None and seconds >= 2 else ""
             text = f"\nstopping after this step{long}; Ctrl-C again ends at once\n"
             os.write(2, text.encode())
 
     def export(self, model: Pretrained, *, last: bool = False) -> None:
-        """Writes `model/`, or of the last weights beside the best `model-last/`, in float32."""
+        """Writes `model/` in float32, or `model-last/` for the last weights besides the best."""
         with torch.device("meta"):
             plain = type(model)(model.config)
         plain.load_state_dict({name: t.float().cpu() for name, t in model.state_dict().items()}, assign=True)
