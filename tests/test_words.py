@@ -32,7 +32,7 @@ EXEMPT = {
 }
 VALUES = re.compile(r"```.*?```|`[^`]*`|target: normalised", re.DOTALL)
 """Code in a page, and the setting's value `normalised`, which are names."""
-ROOMS = (".", "checkpoint", "cli", "demo", "embedding", "labels", "predict")
+ROOMS = (".", "checkpoint", "cli", "data", "demo", "embedding", "engine", "labels", "predict", "processing", "train")
 """Packages whose docstrings and comments are checked; "." is the modules beside the packages."""
 NAMES = re.compile(r"^ *\w+(?:, \w+)*(?=: )|\w+=|\"[^\"\n]*\"|\btest_pictures\b", re.MULTILINE)
 """Names in a docstring: of an argument or attribute that is explained, of a keyword, and values in quotes."""

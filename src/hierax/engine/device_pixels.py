@@ -63,7 +63,7 @@ class DevicePixels:
             return torch.stack(pixels)
 
     def _window(self, array: np.ndarray, plan: Geometry) -> Tensor:
-        """Gray levels `[C, height, width]` of the window that `plan` keeps; black where there is no image."""
+        """Gray levels `[C, height, width]` of the window that `plan` keeps; black outside of the image."""
         levels = self._upload(array).permute(2, 0, 1)[None].float()
         (top, bottom), (left, right) = plan.rows, plan.columns
         height, width = array.shape[:2]

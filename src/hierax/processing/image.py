@@ -213,7 +213,7 @@ def write_part(
     picture: Image.Image | np.ndarray, plan: Geometry, out: np.ndarray, *, record: Preprocessing, table: np.ndarray,
     fast: bool,
 ) -> None:  # fmt: skip
-    """Put the window of the resized image into `out` `[C, H, W]` as pixels, with black where there is no image."""
+    """Put the window of the resized image into `out` `[C, H, W]` as pixels, with black outside of the image."""
     region = (resize_crop_fast if fast else resize_crop)(picture, plan, resample=record.resample)
     if region.shape[:2] != (plan.height, plan.width):
         write_pixels(np.zeros((plan.height, plan.width, record.num_channels), np.uint8), out, record, table)

@@ -1,4 +1,4 @@
-"""The video processor: videos in, `pixel_values` of clips out."""
+"""The video processor: from videos to `pixel_values` of clips."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class HieraVideoProcessor(Recorded):
     `overrides` are fields of `Preprocessing` that replace the record's.
 
     Args:
-        short: what becomes of a video shorter than a window: "hold" (the default) shows its last frame on, "loop"
-            begins it anew.
+        short: how a video shorter than a window is extended: "hold" (the default) repeats its last frame, "loop"
+            restarts it.
         fast: shrink frames with torch, within one gray level of Pillow's; None is True.
 
     Raises:
-        TypeError: an override that is no field.
+        TypeError: an override is not a field.
         ValueError: a bad value; a record of images.
     """
 
@@ -124,7 +124,7 @@ class HieraVideoProcessor(Recorded):
         Raises:
             VideoError: (a ValueError) a video that cannot be read; names it.
             ValueError: nothing to read; clips of different shapes; a bad value of a field.
-            TypeError: an override that is no field.
+            TypeError: an override is not a field.
         """
         changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
         if changed:

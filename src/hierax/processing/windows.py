@@ -1,4 +1,4 @@
-"""Which moments of a video, and which part of its frames, a model of clips sees."""
+"""The times of a video, and the parts of its frames, that a model of clips gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry, geometry
 
 Short = Literal["hold", "loop"]
-"""What becomes of a video that is shorter than a window: its last frame is held, or it begins anew."""
+"""How a video shorter than a window is extended: its last frame is repeated, or the video restarts."""
 
 _RATE_STEPS = 1_000_000  # denominators of frame rates given as floats
 

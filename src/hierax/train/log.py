@@ -17,7 +17,7 @@ from hierax.train.described import log_entry
 from hierax.train.progress import StepReport
 from hierax.train.state import write_text
 
-_SAY_EVERY = (10.0, 60.0)  # seconds between lines without a terminal for the bar: at first, and after an hour
+_SAY_EVERY = (10.0, 60.0)  # seconds between lines without a terminal: at first, and after an hour
 _MEASURED = (3, 10.0)  # the run's length is shown after this many steps, or after one step of this many seconds
 _EVALUATION = 1 / 3  # share of the time of a step with as many samples: there is no backward pass
 _NAMES = {
@@ -58,7 +58,7 @@ class RunLog:
         self._first, self._started, self._said = 0, 0.0, 0.0
 
     def start(self, step: int, evaluated: int) -> None:
-        """Drops lines after `step`, and of evaluations those after `evaluated`; shows the bar."""
+        """Drops lines after `step`, and of evaluations those after `evaluated`; shows the progress bar."""
         if self.path.exists():
             check_named(self.path)
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
@@ -133,7 +133,7 @@ class RunLog:
             self.say(f"step {step}: {' · '.join(shown(metrics))}{' (best so far)' if better else ''}")
 
     def say(self, text: str) -> None:
-        """A line on the terminal, above the bar."""
+        """Writes a line to the terminal, above the progress bar."""
         if self.quiet:
             return
         if self._bar is not None:
@@ -153,7 +153,7 @@ class RunLog:
                     )
 
     def close(self) -> None:
-        """Closes the bar and the files."""
+        """Closes the progress bar and the files."""
         if self._bar is not None:
             self._bar[0].stop()
         if self._file is not None:

@@ -234,7 +234,7 @@ def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], held: Dataset
 
 
 def _thumbnail(held: Dataset, index: int) -> tuple[str, str]:
-    """Name of a held-out sample, and a small image of it; "" for what is no image, or cannot be read any more."""
+    """Name of a held-out sample, and a small image of it; "" if it is not an image or can no longer be read."""
     from hierax.processing.reading import load_image
 
     try:

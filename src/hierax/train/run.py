@@ -1,4 +1,4 @@
-"""A run: what was asked for is decided, prepared, trained, and written to a folder; started, resumed, finished."""
+"""A run: decides its settings, prepares it, trains, and writes a folder; starts, resumes and finishes it."""
 
 from __future__ import annotations
 
@@ -60,26 +60,26 @@ def pretrain(
 ) -> Path:
     """Trains a masked autoencoder on `data` and returns the folder `out`, whose `model/` can be loaded.
 
-    A run that was interrupted resumes where it stopped when it is called again with the same arguments; only the
-    recipe's settings that change nothing it learns may be others (`hierax.train.recipe.FREE`), and the ranks. A run
-    that is finished is left as it is.
+    Called again with the same arguments, an interrupted run resumes where it stopped. Only the number of ranks and
+    settings that do not change what is learned (`hierax.train.recipe.FREE`) may differ. A finished run is left
+    unchanged.
 
     Args:
         data: what `hierax.data.open_dataset` takes; labels are not used.
         out: the run's folder.
         recipe: a recipe or the name of one; None takes one that fits the machine and the number of samples.
         settings: other values for it, as `"key=value"`.
-        source: a checkpoint to start from; None draws fresh weights. "auto" is `hierax/femto.mae` where neither a
-            recipe nor an architecture is named and the data are images, else fresh weights.
+        source: a checkpoint to start from; None starts from random weights. "auto" is `hierax/femto.mae` where neither
+            a recipe nor an architecture is named and the data are images, else random weights.
         validation: data to validate on; None takes `data/val`, or the recipe's share of the data.
         device, parallel: "auto", "cpu", "cuda"; "ddp" or "fsdp" for several ranks.
         overwrite: start from the beginning where `out` holds a run, which is deleted.
-        quiet: write nothing to the terminal.
+        quiet: whether to write nothing to the terminal.
 
     Raises:
         RunExists: `out` holds a run with other settings, which are listed, or something else.
-        ValueError: data or settings that cannot be.
-        TrainingStopped: the run cannot go on; its last checkpoint is intact.
+        ValueError: impossible data or settings.
+        TrainingStopped: the run cannot continue; its last checkpoint is intact.
     """
     given = Request("pretrain", data, source, validation, recipe, settings)
     return _train(given, Path(out), device, parallel, overwrite=overwrite, quiet=quiet)
@@ -107,7 +107,7 @@ def finetune(
     without logits, a model of features is what is saved (arXiv 2106.05237).
 
     Args:
-        source: a checkpoint or run; None draws fresh weights. "auto" is `hierax/femto` for images, unless an
+        source: a checkpoint or run; None starts from random weights. "auto" is `hierax/femto` for images, unless an
             architecture is named.
         teacher: an `.onnx` file, a `.pt2` file of `torch.export`, or a checkpoint of Hiera; see
             `hierax.train.teacher.open_teacher`.
