@@ -107,7 +107,7 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether Pillow reads it as it is meant: unsigned, of up to 8 bits, together, of colors that it knows."""
+        """Whether Pillow reads it correctly: unsigned, up to 8 bits, in one plane, with colors that it knows."""
         together = self.one(_PLANAR, 1) == 1 or self.samples == 1
         known = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(self.photometric, self.samples) == self.samples
         alpha = self.extra in ((1,), (2,)) and self.samples in (2, 4) and self.photometric in (1, 2)
@@ -117,7 +117,7 @@ class Layout:
 
 
 def read_layout(stream: BinaryIO) -> Layout:
-    """The tags of the first page. Raises ValueError or struct.error for what is no TIFF."""
+    """The tags of the first page. Raises ValueError or struct.error if it is not a TIFF."""
     stream.seek(0)
     head = stream.read(16)
     order = {b"II": "<", b"MM": ">"}[head[:2]]

@@ -44,7 +44,7 @@ class _Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says of itself.
+    """The properties of a video, as its file states them.
 
     Attributes:
         width, height: of an upright frame, in square pixels.
@@ -64,11 +64,11 @@ class VideoFile:
     """A video file, opened: `info`, and frames by time. A context manager; not for several threads at once.
 
     Times are exact, in seconds from the first frame. A file that is cut off or damaged ends where nothing more can be
-    decoded; `ended` says when, once that was come to.
+    decoded; `ended` says when, after decoding has reached that point.
 
     Args:
-        source: a path, the bytes of a file, or a file opened to read bytes, which can be sought in and stays open.
-        name: what errors call it; None takes the path.
+        source: a path, the bytes of a file, or a seekable binary file object, which stays open.
+        name: its name in errors; None is the path.
 
     Raises:
         VideoError: no such file, no video in it, or one that cannot be decoded; names it.
@@ -112,7 +112,7 @@ class VideoFile:
         self._packets.close()
 
     def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]:
-        """The frame on display at each of `times`; before the first frame and after the last one, that one.
+        """The frame on display at each of `times`; times outside of the video give its first or last frame.
 
         Where the next frame is nearer, and begins within a twentieth of a second, it is taken, so that rates which do
         not divide each other are sampled evenly. Decoding begins at the key frame before the first time and
@@ -128,7 +128,7 @@ class VideoFile:
 
     @property
     def ended(self) -> Fraction | None:
-        """When the last frame that can be decoded ends, in seconds; None while it was not come to."""
+        """The end of the last frame that can be decoded, in seconds; None until decoding has reached it."""
         return None if self._end is None else self._end - self._zero
 
     def walk(self) -> Iterator[Shot]:
