@@ -14,7 +14,6 @@ from hierax.encoder import Hiera
 from hierax.models import HieraForImageClassification, HieraForVideoClassification, HieraModel
 from hierax.positions import PositionEmbedding
 from hierax.pretrained import Pretrained
-from hierax.processing.windows import with_frames
 
 if TYPE_CHECKING:
     from hierax.checkpoint.report import LoadingReport
@@ -61,7 +60,7 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
     state = {**_fresh_norm(state[_EMBEDDING], model.config.hidden_size), **state}
     made.load_state_dict({name: state[name] for name in wanted}, assign=True)
     record = model.preprocessing
-    made.preprocessing = None if record is None else with_frames(record, frames)
+    made.preprocessing = None if record is None else record.with_frames(frames)
     made.loading_report = _report(model, made, source)
     return made.train(model.training)
 

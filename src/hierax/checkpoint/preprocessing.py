@@ -1,6 +1,6 @@
 """The preprocessing record of a checkpoint: its own, timm's, or the convention of its kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +20,19 @@ def preprocessing_of(opened: Opened) -> "Preprocessing | None":
     Raises:
         ValueError: the record has a bad value; names file and field.
     """
+    from hierax.processing import Preprocessing
+
     config = opened.config
     stated = _stated(opened.source, opened.notes, config.extra.get(KEPT, {}).get("pretrained_cfg"))
-    return stated or _convention(config.image_size, config.num_channels, video=config.is_video)
+    return stated or Preprocessing.for_model(config)  # of clips, what is stated may say nothing of frames
 
 
 def resized(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig") -> "Preprocessing":
     """The record for a model whose native size was changed; a record for the old native size is adapted."""
-    old, new = before.image_size[-2:], after.image_size[-2:]
-    if after.is_video and record.num_frames == before.image_size[0] != after.image_size[0]:
+    if after.is_video and record.num_frames == before.image_size[0]:
         record = record.replace(num_frames=after.image_size[0])
-    crop = (record.crop_size["height"], record.crop_size["width"])
-    if after.axes == 1 or old == new or crop != tuple(old) or not record.do_center_crop:
-        return record
-    edge = record.size.get("shortest_edge")
-    size = {"shortest_edge": max(new) * edge // max(old)} if edge else {"height": new[0], "width": new[1]}
-    return record.replace(size=size, crop_size={"height": new[0], "width": new[1]})
+    made_for_it = after.axes > 1 and record.output_size == tuple(before.image_size[-2:])
+    return record.at(after.image_size[-2:]) if made_for_it else record
 
 
 def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessing | None":
@@ -62,18 +59,6 @@ def _from_timm(record: Mapping[str, Any]) -> "Preprocessing":
         return Preprocessing.from_timm(record)
     square = Preprocessing.from_timm({**record, "input_size": [size[0], *[max(size[1:])] * 2]})
     return square.replace(crop_size={"height": size[1], "width": size[2]})
-
-
-def _convention(size: Sequence[int], channels: int, *, video: bool) -> "Preprocessing | None":
-    """The published record of images or clips, for inputs of `size` pixels."""
-    from hierax.processing import IMAGENET, KINETICS
-
-    if channels != 3 or not (video or len(size) == 2):
-        return None
-    record = KINETICS.replace(num_frames=size[0]) if video else IMAGENET
-    height, width = size[-2:]
-    edge = max(height, width) * 256 // 224
-    return record.replace(size={"shortest_edge": edge}, crop_size={"height": height, "width": width})
 
 
 def load_preprocessing(
@@ -112,10 +97,12 @@ def _kept_by_us(values: Mapping[str, Any]) -> Any:
 
 def _convention_of(source: Source) -> "Preprocessing | None":
     """The convention for a repository, from its JSON files and the table's record alone."""
+    from hierax.processing.record import published
+
     values = source.values or {}
     size = values.get("image_size") or values.get("input_size")
     if not isinstance(size, (list, tuple)) or not all(isinstance(side, int) and side > 0 for side in size):
         clips = source.record is not None and source.record.preprocessing == "kinetics"
         size = [16, 224, 224] if clips else [size, size] if isinstance(size, int) and size > 0 else [224, 224]
     channels = values.get("num_channels", values.get("in_chans", 3))
-    return _convention(size, channels, video=len(size) == 3)
+    return published(size, channels)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hierax.demo.pictures import Photo
     from hierax.encoder import Features
     from hierax.models import HieraForImageClassification, HieraForPreTraining
+    from hierax.processing import Preprocessing
 
 SUMMARY = "draw labels, feature maps and reconstructions of photos, offline"
 EPILOG = f"""Without IMAGE the command uses photos that are part of the package. The two models are part of it too:
@@ -129,14 +130,17 @@ def _columns(
     ]
 
 
+def _record(model: HieraForImageClassification | HieraForPreTraining, size: int) -> Preprocessing:
+    from hierax.processing import IMAGENET, Preprocessing
+
+    return (Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET).at(size)
+
+
 def _pixels(pictures: Sequence[Photo], model: HieraForImageClassification | HieraForPreTraining, size: int) -> Tensor:
     """The model's input `[B, 3, size, size]` for these photos: square crops."""
-    from hierax.predict.inputs import sized
-    from hierax.processing import IMAGENET, HieraImageProcessor
+    from hierax.processing import HieraImageProcessor
 
-    return HieraImageProcessor(sized(model.preprocessing or IMAGENET, model.config, size=size))(
-        [photo.picture for photo in pictures]
-    ).pixel_values
+    return HieraImageProcessor(_record(model, size))([photo.picture for photo in pictures]).pixel_values
 
 
 def _pooled(model: HieraForImageClassification, pictures: Sequence[Photo], size: int) -> Tensor:
@@ -177,12 +181,10 @@ def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list
     """Each photo and its feature maps, at twice the model's own size, because these maps are finer."""
     import torch
 
-    from hierax.predict.inputs import sized
-    from hierax.processing import IMAGENET
     from hierax.viz import to_picture
 
     size = 2 * model.config.image_size[0]
-    record, rows = sized(model.preprocessing or IMAGENET, model.config, size=size), []
+    record, rows = _record(model, size), []
     for pixels in _pixels(pictures, model, size).split(1):
         with torch.inference_mode():
             found = model.encoder(pixels, stages=_STAGES)

@@ -20,9 +20,8 @@ from hierax.engine.cache import weights_digest
 from hierax.engine.exported import is_export
 from hierax.notices import notify
 from hierax.pretrained import Pretrained
-from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, KINETICS, HieraImageProcessor, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
-from hierax.processing.windows import with_frames
 
 if TYPE_CHECKING:
     from hierax.embedding.sources import Source
@@ -225,22 +224,9 @@ def _loaded(source: str) -> Pretrained:
 def _record(model: Pretrained | Engine, size: int | None) -> Preprocessing:
     """How images become pixels of one size: as the checkpoint says, or the same part of them at another size."""
     config = model.config
-    record = (model.record if isinstance(model, Engine) else model.preprocessing) or (
-        KINETICS.replace(num_frames=None) if config.is_video else IMAGENET
-    )
-    if config.is_video:
-        record = with_frames(record, config.image_size[0])
-    if record.do_center_crop and size is None:
-        return record
-    height, width = (size, size) if size else model.config.image_size[-2:]
-    crop = {"height": height, "width": width}
-    own = min(record.crop_size.values()) if record.do_center_crop else 224
-    edge = (
-        record.size.get("shortest_edge", own) * min(height, width) // own
-        if record.do_center_crop
-        else min(height, width)
-    )
-    return record.replace(do_resize=True, size={"shortest_edge": edge}, do_center_crop=True, crop_size=crop)
+    stated = model.record if isinstance(model, Engine) else model.preprocessing
+    record = Preprocessing.for_model(config, stated) or IMAGENET
+    return record.at(size or record.output_size or config.image_size[-2:])
 
 
 def vectors(

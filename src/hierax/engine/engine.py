@@ -22,13 +22,13 @@ from hierax.engine.forking import follow, keep_for_ever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
 from hierax.engine.onnx_backend import OnnxBackend
-from hierax.engine.opening import default_record, opened_model
+from hierax.engine.opening import opened_model
 from hierax.engine.openvino_backend import OpenVinoBackend
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.program import EngineOutput, Program, Signature, typed, typed_mae
 from hierax.engine.streaming import Item, Streamed, streamed
 from hierax.pretrained import Pretrained
-from hierax.processing import HieraImageProcessor, Picture
+from hierax.processing import HieraImageProcessor, Picture, Preprocessing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,7 +115,9 @@ class Engine:
         self.source = exported.source if exported else report.source if report else None
         self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend
         self.signature = Signature.of(self._model, hidden_states=hidden_states)
-        self.processor = processor or HieraImageProcessor(self._model.preprocessing or default_record(self.config))
+        self.processor = processor or HieraImageProcessor(
+            Preprocessing.for_model(self.config, self._model.preprocessing)
+        )
         on_device = processor is None and choice.device.type == "cuda"
         self.preprocessing, self.record = self.processor.record, self._model.preprocessing
         self.exported = exported

@@ -144,17 +144,10 @@ def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
     """The model's preprocessing for inputs of exactly the exported size; None if these are neither images nor clips."""
     from hierax.checkpoint.preprocessing import resized
 
-    record = model.preprocessing or (IMAGENET if config.axes == 2 and config.num_channels == 3 else None)
+    record = Preprocessing.for_model(model.config, model.preprocessing)
     if record is None or config.axes == 1:
         return None
-    record = resized(record, model.config, config)
-    height, width = config.image_size[-2:]
-    crop = {"height": height, "width": width}
-    if record.do_center_crop and record.crop_size == crop:
-        return record
-    squashes = "height" in record.size and not record.do_center_crop
-    edge = crop if squashes else {"shortest_edge": max(height, width) * 256 // 224}
-    return record.replace(do_resize=True, size=edge, do_center_crop=True, crop_size=crop)
+    return resized(record, model.config, config).at(config.image_size[-2:])
 
 
 def _written(

@@ -8,18 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hierax.config import HieraConfig
 from hierax.pretrained import Pretrained
-from hierax.processing import IMAGENET, Preprocessing
-
-
-def default_record(config: HieraConfig) -> Preprocessing:
-    """The preprocessing for a model without a record: the published one, at the model's size."""
-    if config.axes != 2 or config.num_channels != 3:
-        return IMAGENET
-    height, width = config.image_size
-    crop = {"height": height, "width": width}
-    return IMAGENET.replace(size={"shortest_edge": max(height, width) * 256 // 224}, crop_size=crop)
 
 
 def opened_model(

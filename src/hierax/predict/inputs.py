@@ -33,7 +33,6 @@ from hierax.processing import (
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from hierax.processing.windows import with_frames
 
 CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"
 MAE = "facebook/hiera_base_16x224.mae_k400"
@@ -109,7 +108,7 @@ def open_predictor(
         _check_count("batch_size", batch_size, _LARGEST_BATCH)
     if isinstance(model, Pretrained):
         model.eval()
-        record = sized(model.preprocessing or IMAGENET, model.config, size=size, whole=whole)
+        record = sized(Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET, size=size, whole=whole)
         kind = "backbone" if isinstance(model, Hiera) else Signature.of(model).task
         place = model.device
         how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, PyTorch on {place.type}"
@@ -119,7 +118,7 @@ def open_predictor(
     engine = model if isinstance(model, Engine) else Engine(
         model, task=task, out_features=out_features, device=device, precision=precision, backend=backend
     )  # fmt: skip
-    record = sized(engine.processor.record, engine.config, size=size, whole=whole)
+    record = sized(Preprocessing.for_model(engine.config, engine.processor.record) or IMAGENET, size=size, whole=whole)
     batch = batch_size or (1 if engine.device.type == "cpu" else _ON_A_GPU)
     if not whole and size is not None and not engine.signature.masked:  # else the first images run on another backend
         engine.warm_up(size=_pixels(record, engine.config), batches=(batch,))
@@ -171,9 +170,7 @@ def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:
     return (config.image_size[0], *crop) if config.is_video else crop
 
 
-def sized(
-    record: Preprocessing, config: HieraConfig, *, size: Size | None = None, whole: bool = False
-) -> Preprocessing:
+def sized(record: Preprocessing, *, size: Size | None = None, whole: bool = False) -> Preprocessing:
     """A preprocessing record for another `size`, one number or rows and columns, or for the `whole` image.
 
     The visible part of the image stays the same: both the resize and the crop grow. A whole image keeps its shape;
@@ -184,24 +181,11 @@ def sized(
     """
     if size is not None:
         _check_size(size)
-    if config.is_video:
-        record = with_frames(record, config.image_size[0])
-    before = record.crop_size if record.do_center_crop else record.size
-    side = min(before.values())
-    if whole:
-        if size is not None and not isinstance(size, int):
-            raise ValueError(
-                f"size is {'x'.join(map(str, size))}; expected one number, the shorter side, for whole images"
-            )
-        return record.replace(do_resize=True, size={"shortest_edge": size or side}, do_center_crop=False)
-    if size is None:
-        return record
-    crop = (size, size) if isinstance(size, int) else tuple(size)
-    own = {"height": crop[0], "width": crop[1]}
-    grown = {edge: math.floor(pixels * own.get(edge, max(crop)) / side) for edge, pixels in record.size.items()}
-    return record.replace(
-        do_resize=True, size=grown, do_center_crop=True, crop_size={"height": crop[0], "width": crop[1]}
-    )
+    if not whole:
+        return record if size is None else record.at(size)
+    if size is not None and not isinstance(size, int):
+        raise ValueError(f"size is {'x'.join(map(str, size))}; expected one number, the shorter side, for whole images")
+    return record.whole(size)
 
 
 def _check_size(size: Size) -> None:

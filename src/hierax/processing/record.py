@@ -6,11 +6,14 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hierax.config import HieraConfig
 
 FILE_NAME = "preprocessor_config.json"
 
@@ -107,6 +110,77 @@ class Preprocessing:
                     f"{name!r} is not a field of the preprocessing record; the fields are {', '.join(names)}"
                 )
         return replace(self, **overrides)
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the pixels that come out; None where they follow each image's own size."""
+        if self.do_center_crop:
+            return self.crop_size["height"], self.crop_size["width"]
+        if self.do_resize and "height" in self.size:
+            return self.size["height"], self.size["width"]
+        return None
+
+    @classmethod
+    def for_model(cls, config: HieraConfig, stated: Preprocessing | None = None) -> Preprocessing | None:
+        """How a model's pixels are made: as is `stated`, else as published, at the model's own size; None: neither.
+
+        Images in color are preprocessed as for ImageNet, clips as for Kinetics: the shortest edge is resized to 256/224
+        of the longer side, then the center is cropped. Nothing was published for other channels, signals and volumes.
+        Where what is stated says nothing of frames, clips are sampled as Kinetics' are.
+
+        Args:
+            config: of the model.
+            stated: what its checkpoint says, `model.preprocessing`.
+        """
+        if stated is None and (config.is_video or config.axes == 2):
+            stated = published(config.image_size, config.num_channels)
+        return stated.with_frames(config.image_size[0]) if stated and config.is_video else stated
+
+    def at(self, size: int | Sequence[int]) -> Preprocessing:
+        """The same part of an image at another size: resize and crop are scaled alike, and squashed stays squashed.
+
+        For a rectangle, the shortest edge follows the longer side. Where the whole image was seen, at no fixed size,
+        its center in the shape of the rectangle is.
+
+        Args:
+            size: pixels of a square, or rows and columns.
+
+        Raises:
+            ValueError: another number of sides, or a side below 1.
+        """
+        height, width = sides = (size, size) if isinstance(size, int) else tuple(size)
+        if min(sides) < 1:
+            raise ValueError(f"size is {size!r}; expected pixels of a square, or rows and columns, above 0")
+        before = self.output_size
+        if before == sides:
+            return self
+        crop = {"height": height, "width": width}
+        if before is None:
+            return self.replace(do_resize=True, size={"shortest_edge": max(sides)}, do_center_crop=True, crop_size=crop)
+        if not self.do_center_crop:
+            return self.replace(size=crop)
+        if not self.do_resize:
+            return self.replace(crop_size=crop)
+        if "height" in self.size:
+            resized = {edge: self.size[edge] * crop[edge] // self.crop_size[edge] for edge in crop}
+        else:
+            resized = {"shortest_edge": self.size["shortest_edge"] * max(sides) // max(before)}
+        return self.replace(size=resized, crop_size=crop)
+
+    def with_frames(self, count: int) -> Preprocessing:
+        """Of a record that says nothing of frames, one for clips of `count`, sampled as Kinetics' are; else itself."""
+        if self.num_frames is not None:
+            return self
+        return self.replace(num_frames=count, sampling_rate=KINETICS.sampling_rate, fps=KINETICS.fps)
+
+    def whole(self, shortest_edge: int | None = None) -> Preprocessing:
+        """The whole of each image in its own shape, its shortest edge resized to so many pixels.
+
+        Args:
+            shortest_edge: None is the shorter side of what the record makes now.
+        """
+        side = shortest_edge or min(self.output_size or self.size.values())
+        return self.replace(do_resize=True, size={"shortest_edge": side}, do_center_crop=False)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -291,3 +365,11 @@ KINETICS = Preprocessing(
     image_mean=(0.45, 0.45, 0.45), image_std=(0.225, 0.225, 0.225), num_frames=16, sampling_rate=4, fps=30.0
 )
 """Hiera on Kinetics: 16 frames, every 4th of 30 a second; mean 0.45 and standard deviation 0.225 in all channels."""
+
+
+def published(image_size: Sequence[int], num_channels: int) -> Preprocessing | None:
+    """The published preprocessing for images (two sides) or clips (frames and two sides); see `for_model`."""
+    if num_channels != 3 or len(image_size) not in (2, 3):
+        return None
+    record = IMAGENET if len(image_size) == 2 else KINETICS.replace(num_frames=image_size[0])
+    return record.at(image_size[-2:])

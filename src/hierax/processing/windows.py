@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
 
-from hierax.processing.record import KINETICS, Preprocessing
+from hierax.processing.record import Preprocessing
 from hierax.processing.resize import Geometry, geometry
 
 Short = Literal["hold", "loop"]
@@ -44,13 +44,6 @@ def sampling_of(record: Preprocessing) -> Sampling:
         raise ValueError("the preprocessing has no num_frames: it is for images, not for clips")
     rate = Fraction(record.fps or 30.0).limit_denominator(_RATE_STEPS)
     return Sampling(record.num_frames, (record.sampling_rate or 1) / rate)
-
-
-def with_frames(record: Preprocessing, count: int) -> Preprocessing:
-    """A record that says nothing of frames, for clips of `count`, sampled as those of Kinetics; others as they are."""
-    if record.num_frames is not None:
-        return record
-    return record.replace(num_frames=count, sampling_rate=KINETICS.sampling_rate, fps=KINETICS.fps)
 
 
 def starts(duration: Fraction, span: Fraction, count: int) -> list[Fraction]:

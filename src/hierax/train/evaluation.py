@@ -17,7 +17,7 @@ from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
 from hierax.models import HieraForImageClassification, HieraForVideoClassification
 from hierax.pretrained import Pretrained
-from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.described import read_description
 from hierax.train.notes import class_counts
@@ -264,6 +264,6 @@ def _inputs(
     if dataset.arrays and record is None:  # a checkpoint that was not trained here
         mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
         return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)
-    record = record or convention(config.image_size, config.num_channels)
+    record = Preprocessing.for_model(config, record) or convention(config.image_size, config.num_channels)
     view = EvaluationView(dataset, record, size=config.image_size, views=views, max_pixels=max_pixels)
     return Inputs(view, *levels(record))

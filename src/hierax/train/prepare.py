@@ -25,8 +25,9 @@ from hierax.data.view import Augmentation, EvaluationView, Unreadable
 from hierax.encoder import visible_units
 from hierax.mae import check_mae_size
 from hierax.pretrained import Pretrained
-from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, KINETICS, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.reading import stored_dtype
+from hierax.processing.record import published
 from hierax.processing.windows import sampling_of
 from hierax.train.model import for_videos, model_of
 from hierax.train.recipe import Recipe
@@ -123,14 +124,10 @@ def statistics(
 
 
 def convention(size: Sequence[int], channels: int) -> Preprocessing:
-    """The record for images or clips of `size` pixels: the resize is 256/224 of the longer side, as published."""
-    record = KINETICS.replace(num_frames=size[0]) if len(size) == 3 else IMAGENET
-    height, width = size[-2:]
-    edge = max(height, width) * 256 // 224
-    record = record.replace(size={"shortest_edge": edge}, crop_size={"height": height, "width": width})
-    if channels == 3:
-        return record
-    return record.replace(image_mean=(0.5,) * channels, image_std=(0.5,) * channels)
+    """The published preprocessing for images or clips of `size` pixels; of other channels, with levels about 0.5."""
+    record = published(size, 3)
+    assert record is not None
+    return record if channels == 3 else record.replace(image_mean=(0.5,) * channels, image_std=(0.5,) * channels)
 
 
 def prepare(

@@ -183,7 +183,7 @@ def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: 
         pooled = model.pooled(pixels)
         return {"logits": model.head(pooled), "features": pooled}
 
-    record = model.preprocessing or IMAGENET
+    record = Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET
     native = tuple(model.config.image_size)
     return Teacher(
         str(source), digest.hexdigest(), run, record, size=native, classes=classes, probe=native, device=device

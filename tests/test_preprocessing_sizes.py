@@ -1,0 +1,106 @@
+"""How pixels are made at another size, and where nothing is stated: one answer in every part of hierax."""
+
+import pytest
+
+from hierax import HieraForImageClassification, Preprocessing
+from hierax.checkpoint.preprocessing import resized
+from hierax.config import variant_config
+from hierax.embedding.features import FeatureExtractor
+from hierax.predict.inputs import open_predictor
+from small import image_config
+
+CROPPED = Preprocessing(size=72, crop_size=64)
+SQUASHED = Preprocessing(size={"height": 64, "width": 64}, do_center_crop=False)
+SQUASHED_AND_CROPPED = Preprocessing(size={"height": 72, "width": 72}, crop_size=64)
+WHOLE = Preprocessing(size=64, do_center_crop=False)
+NATIVE = Preprocessing(do_resize=False, crop_size=64)
+
+AT = [  # record, asked, size, crop
+    (CROPPED, 64, {"shortest_edge": 72}, (64, 64)),
+    (CROPPED, 128, {"shortest_edge": 144}, (128, 128)),
+    (CROPPED, (64, 128), {"shortest_edge": 144}, (64, 128)),
+    (CROPPED, (128, 64), {"shortest_edge": 144}, (128, 64)),
+    (SQUASHED, 128, {"height": 128, "width": 128}, None),
+    (SQUASHED, (64, 128), {"height": 64, "width": 128}, None),
+    (SQUASHED_AND_CROPPED, 128, {"height": 144, "width": 144}, (128, 128)),
+    (SQUASHED_AND_CROPPED, (64, 128), {"height": 72, "width": 144}, (64, 128)),
+    (WHOLE, 128, {"shortest_edge": 128}, (128, 128)),
+    (WHOLE, (64, 128), {"shortest_edge": 128}, (64, 128)),
+    (CROPPED.at((64, 128)), (128, 256), {"shortest_edge": 288}, (128, 256)),
+    (CROPPED.at((64, 128)), (64, 64), {"shortest_edge": 72}, (64, 64)),
+]
+
+
+@pytest.mark.parametrize(("record", "asked", "size", "crop"), AT)
+def test_another_size_sees_the_same_part_of_an_image(
+    record: Preprocessing, asked: int | tuple[int, int], size: dict[str, int], crop: tuple[int, int] | None
+) -> None:
+    made = record.at(asked)
+    assert made.size == size
+    assert made.do_center_crop == (crop is not None)
+    assert crop is None or (made.crop_size["height"], made.crop_size["width"]) == crop
+    assert made.output_size == ((asked, asked) if isinstance(asked, int) else asked)
+
+
+@pytest.mark.parametrize("record", [CROPPED, SQUASHED, SQUASHED_AND_CROPPED, NATIVE])
+def test_a_record_at_its_own_size_is_itself(record: Preprocessing) -> None:
+    assert record.at(64) is record
+
+
+def test_a_crop_of_pixels_that_are_not_resized_stays_one() -> None:
+    assert (NATIVE.at(32).do_resize, NATIVE.at(32).output_size) == (False, (32, 32))
+
+
+@pytest.mark.parametrize("size", [0, -1, (64, 0)])
+def test_a_size_is_above_0(size: int | tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected pixels of a square, or rows and columns, above 0"):
+        CROPPED.at(size)
+
+
+def test_the_whole_image_keeps_its_shape() -> None:
+    assert (SQUASHED.whole(96).size, SQUASHED.whole(96).output_size) == ({"shortest_edge": 96}, None)
+    assert CROPPED.whole().size == {"shortest_edge": 64}
+
+
+def test_what_was_published_is_at_the_models_own_size() -> None:
+    record = Preprocessing.for_model(image_config(image_size=(320, 320)))
+    assert record is not None
+    assert (record.size, record.output_size) == ({"shortest_edge": 365}, (320, 320))
+    assert Preprocessing.for_model(image_config(num_channels=4)) is None
+    assert Preprocessing.for_model(image_config(), CROPPED) is CROPPED
+
+
+def test_clips_are_preprocessed_as_those_of_kinetics() -> None:
+    config = variant_config("hiera_base_16x224")
+    record = Preprocessing.for_model(config)
+    assert record is not None
+    assert (record.image_mean[0], record.num_frames, record.output_size) == (0.45, 16, (224, 224))
+    stated = Preprocessing.for_model(config, CROPPED)
+    assert stated is not None
+    assert (stated.num_frames, stated.sampling_rate, stated.size) == (16, 4, CROPPED.size)
+
+
+RECORDS = [None, CROPPED, SQUASHED, SQUASHED_AND_CROPPED]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize("side", [None, 128])
+def test_every_part_of_hierax_makes_the_same_pixels(record: Preprocessing | None, side: int | None) -> None:
+    from hierax.engine.export import _record
+
+    model = HieraForImageClassification(image_config())
+    model.preprocessing = record
+    stated = Preprocessing.for_model(model.config, record)
+    assert stated is not None
+    expected = stated if side is None else stated.at(side)
+    config = model.config if side is None else model.config.replace(image_size=(side, side))
+    extractor = FeatureExtractor(model, size=side, backend="torch", precision="fp32")
+    extractor.close()
+    found = {"embed": extractor.record}
+    found["predict"] = open_predictor(model, size=side).preprocessing
+    exported = _record(model, config)
+    assert exported is not None
+    found["export"] = exported
+    if record is not None:
+        found["load"] = resized(record, model.config, config)
+    assert found == dict.fromkeys(found, expected)
