@@ -5,6 +5,8 @@ The public names are imported when they are first used, so that `import hierax` 
 
 from __future__ import annotations
 
+from hierax.lazy import lazy_names
+
 TYPE_CHECKING = False  # as of `typing`, whose import is the longest part of `import hierax`
 if TYPE_CHECKING:
     from typing import Any
@@ -97,6 +99,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "hierax.data": (),
+    "hierax.train": (),
     "hierax.checkpoint.load": ("LoadingReport", "load"),
     "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
     "hierax.checkpoint.save": ("convert",),
@@ -135,22 +139,16 @@ _MODULES = {
         "load_image",
     ),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_get, _names = lazy_names(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
     if name == "__version__":
         from importlib.metadata import version
 
         return version("hierax")
-    if name not in _HOME:
-        raise AttributeError(f"module 'hierax' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    return _get(name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*_names(), "__version__"]

@@ -3,26 +3,14 @@
 Names are imported when first used, so that the table can be read without importing torch.
 """
 
-from typing import Any
+from hierax.lazy import lazy_names
 
-_HOME = {
-    "CheckpointRecord": "records",
-    "find_record": "records",
-    "list_checkpoints": "records",
-    "HubOptions": "hub",
-    "LoadingReport": "load",
-    "load_preprocessing": "preprocessing",
-    "convert": "save",
-    "model_card": "save",
-    "save_model": "save",
-    "to_abs_win": "save",
+_MODULES = {
+    "hierax.checkpoint.records": ("CheckpointRecord", "find_record", "list_checkpoints"),
+    "hierax.checkpoint.hub": ("HubOptions",),
+    "hierax.checkpoint.load": ("LoadingReport",),
+    "hierax.checkpoint.preprocessing": ("load_preprocessing",),
+    "hierax.checkpoint.save": ("convert", "model_card", "save_model", "to_abs_win"),
 }
-__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__all__ = [name for names in _MODULES.values() for name in names]  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

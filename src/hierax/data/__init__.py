@@ -1,11 +1,16 @@
 """Datasets, augmentation and loading, in an order that can be repeated and resumed."""
 
-from hierax.data.dataset import Dataset, Sample, Subset
-from hierax.data.loader import Batch, TrainingLoader, evaluation_loader
-from hierax.data.order import Draw, Order
-from hierax.data.sources import open_dataset
-from hierax.data.split import open_splits
-from hierax.data.view import Augmentation, EvaluationView, TrainingView
+from typing import TYPE_CHECKING
+
+from hierax.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hierax.data.dataset import Dataset, Sample, Subset
+    from hierax.data.loader import Batch, TrainingLoader, evaluation_loader
+    from hierax.data.order import Draw, Order
+    from hierax.data.sources import open_dataset
+    from hierax.data.split import open_splits
+    from hierax.data.view import Augmentation, EvaluationView, TrainingView
 
 __all__ = [
     "Augmentation",
@@ -22,3 +27,30 @@ __all__ = [
     "open_dataset",
     "open_splits",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "hierax.data.dataset": (
+            "Dataset",
+            "Sample",
+            "Subset",
+        ),
+        "hierax.data.loader": (
+            "Batch",
+            "TrainingLoader",
+            "evaluation_loader",
+        ),
+        "hierax.data.order": (
+            "Draw",
+            "Order",
+        ),
+        "hierax.data.sources": ("open_dataset",),
+        "hierax.data.split": ("open_splits",),
+        "hierax.data.view": (
+            "Augmentation",
+            "EvaluationView",
+            "TrainingView",
+        ),
+    },
+)

@@ -1,10 +1,15 @@
 """Training: masked autoencoders, fine-tuning, evaluation."""
 
-from hierax.train.evaluation import Evaluation, evaluate, probe_features
-from hierax.train.progress import TrainingStopped
-from hierax.train.recipe import Recipe
-from hierax.train.recipes import RECIPES, recipe
-from hierax.train.run import RunExists, finetune, pretrain
+from typing import TYPE_CHECKING
+
+from hierax.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hierax.train.evaluation import Evaluation, evaluate, probe_features
+    from hierax.train.progress import TrainingStopped
+    from hierax.train.recipe import Recipe
+    from hierax.train.recipes import RECIPES, recipe
+    from hierax.train.run import RunExists, finetune, pretrain
 
 __all__ = [
     "RECIPES",
@@ -18,3 +23,25 @@ __all__ = [
     "probe_features",
     "recipe",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "hierax.train.evaluation": (
+            "Evaluation",
+            "evaluate",
+            "probe_features",
+        ),
+        "hierax.train.progress": ("TrainingStopped",),
+        "hierax.train.recipe": ("Recipe",),
+        "hierax.train.recipes": (
+            "RECIPES",
+            "recipe",
+        ),
+        "hierax.train.run": (
+            "RunExists",
+            "finetune",
+            "pretrain",
+        ),
+    },
+)
