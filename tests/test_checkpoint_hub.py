@@ -27,6 +27,7 @@ from hierax import (
     list_checkpoints,
     load,
 )
+from hierax.checkpoint import hub
 from hierax.checkpoint.hub import NotCached
 from hierax.checkpoint.save import model_card, save_model
 from small import image_config, randomise, video_config
@@ -157,6 +158,7 @@ def unplugged(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", silence)
+    monkeypatch.setattr(hub, "_SILENT", {})
     return asked
 
 
@@ -171,6 +173,20 @@ def test_without_an_answer_the_hub_is_asked_once(unplugged: list[float], tmp_pat
 def test_without_an_answer_a_cached_checkpoint_opens(unplugged: list[float], seed: Path) -> None:
     HieraModel.from_pretrained(SEED, cache_dir=seed)
     assert unplugged == [10]
+
+
+def test_a_silent_hub_is_waited_for_once(unplugged: list[float], seed: Path) -> None:
+    for _ in range(3):
+        HieraModel.from_pretrained(SEED, cache_dir=seed)
+        AutoImageProcessor.from_pretrained(SEED, cache_dir=seed)
+    assert unplugged == [10]
+
+
+def test_after_a_minute_a_silent_hub_is_asked_again(unplugged: list[float]) -> None:
+    clock = iter([0.0, 0.0, 59.0, 61.0, 61.0])
+    for _ in range(3):
+        assert hub.reached(SEED, "config.json", hub.HubOptions(), now=lambda: next(clock)).unreachable
+    assert unplugged == [10, 10]
 
 
 def test_the_hub_is_not_asked_when_only_local_files_are_wanted(unplugged: list[float], seed: Path) -> None:

@@ -1,5 +1,7 @@
 """Files of repositories on the Hugging Face Hub, through its client; failures are `OSError`s that say what to do."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,22 +98,33 @@ def _near(repository: str) -> str:
     return "" if find_record(repository) else did_you_mean(repository, checkpoint_names())
 
 
-def reached(repository: str, file: str, hub: HubOptions) -> HubOptions:
-    """The options, with `unreachable` set if one request for a file gets no answer within ten seconds.
+_SILENT: dict[str, float] = {}
+"""Until when a Hub that gave no answer, by its address, is taken to be silent: seconds of the monotonic clock."""
+_SILENT_FOR = 60.0
 
-    The client itself would try for half a minute for every file, even if it has all of them in the cache. If the Hub
-    answers, the client handles the answer.
+
+def reached(repository: str, file: str, hub: HubOptions, *, now: Callable[[], float] = time.monotonic) -> HubOptions:
+    """The options, marked `unreachable` when one question about a file gets no answer within ten seconds.
+
+    The client itself would ask for half a minute, for every file, even if it has all of them in the cache. What the
+    Hub does answer is left to the client. A Hub that is silent is not asked again for a minute.
+
+    Args:
+        now: seconds on a clock that only goes forward.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if hub.local_files_only or constants.HF_HUB_OFFLINE:
         return hub
+    if now() < _SILENT.get(constants.ENDPOINT, 0.0):
+        return replace(hub, unreachable=True)
     try:
         get_hf_file_metadata(hf_hub_url(repository, file, revision=hub.revision), token=hub.token, timeout=10)
     except (HfHubHTTPError, HFValidationError):
         return hub
     except Exception:  # of the client's HTTP library, which differs between versions
+        _SILENT[constants.ENDPOINT] = now() + _SILENT_FOR
         return replace(hub, unreachable=True)
     return hub
 
