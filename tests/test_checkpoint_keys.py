@@ -11,9 +11,8 @@ import hierax
 from hierax import create_model
 from hierax.checkpoint import opened as opening
 from hierax.checkpoint.files import TensorFile
-from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.load import building, load_model
-from hierax.checkpoint.opened import DIALECTS, Opened, open_checkpoint
+from hierax.checkpoint.load import load_model
+from hierax.checkpoint.opened import DIALECTS, Checkpoint, open_checkpoint
 from hierax.checkpoint.save import named_tensors
 from hierax.config import variant_config
 
@@ -48,12 +47,12 @@ def test_names_and_shapes_are_those_of_the_package(name: str) -> None:
     assert {key: list(tensor.shape) for key, tensor in ours.items()} == shapes_of(name)
 
 
-def opened_from(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
+def opened_from(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Checkpoint:
     """A bare file with these names and shapes, on the meta device."""
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes_of(name).items()}
     (tmp_path / "bare.pth").touch()
     monkeypatch.setattr(opening, "read_tensors", lambda path, *_, **__: TensorFile(tensors))
-    return open_checkpoint(tmp_path / "bare.pth", HubOptions())
+    return open_checkpoint(tmp_path / "bare.pth")
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -71,8 +70,8 @@ def test_every_tensor_of_the_package_finds_its_place(
 ) -> None:
     opened, model = opened_from(name, monkeypatch, tmp_path), our_model(name)
     features = {"out_features": model.config.out_features}
-    with building(**({"norms": True} if name.endswith("Backbone") else {})):
-        loaded = load_model(type(model), "bare", opened=opened, device="meta", overrides=features)
+    norms = {"norms": True} if name.endswith("Backbone") else {}
+    loaded = load_model(type(model), opened, device="meta", overrides={**features, **norms})
     report = loaded.loading_report
     assert (report.missing, report.renewed, report.ignored, report.unexpected) == ([], [], [], [])
     assert loaded.num_parameters() == json.loads((KEYS / f"{name}.json").read_text(encoding="utf-8"))["parameters"]

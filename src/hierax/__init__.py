@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from hierax.checkpoint.load import LoadingReport, load
+    from hierax.checkpoint.opened import Checkpoint, open_checkpoint
     from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
     from hierax.checkpoint.save import convert
     from hierax.cli.map import write_map
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoImageProcessor",
     "BenchReport",
+    "Checkpoint",
     "CheckpointRecord",
     "CollectionError",
     "DatasetStatistics",
@@ -91,6 +93,7 @@ __all__ = [
     "list_models",
     "load",
     "load_image",
+    "open_checkpoint",
     "outliers",
     "reconstruct",
     "search",
@@ -102,6 +105,7 @@ _MODULES = {
     "hierax.data": (),
     "hierax.train": (),
     "hierax.checkpoint.load": ("LoadingReport", "load"),
+    "hierax.checkpoint.opened": ("Checkpoint", "open_checkpoint"),
     "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
     "hierax.checkpoint.save": ("convert",),
     "hierax.cli.map": ("write_map",),

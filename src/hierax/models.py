@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +19,8 @@ from hierax.tokens import channels_first, shown_units
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from hierax.checkpoint.load import Source
 
 
 class HieraModel(Task[HieraModelOutput]):
@@ -92,6 +93,8 @@ class HieraBackbone(Task[BackboneOutput]):
         stage_names, num_features: names and widths of all stages, with the stem first.
     """
 
+    constructor_arguments = ("out_features", "out_indices", "norms")
+
     def __init__(
         self,
         config: HieraConfig,
@@ -128,7 +131,7 @@ class HieraBackbone(Task[BackboneOutput]):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: "Source",
         *,
         out_features: Sequence[str] | None = None,
         out_indices: Sequence[int] | None = None,
@@ -144,10 +147,9 @@ class HieraBackbone(Task[BackboneOutput]):
             norms: whether to normalize each map (LayerNorm, eps 1e-5), with the file's weights if it has some, else
                 with 1 and 0.
         """
-        from hierax.checkpoint.load import building
-
-        with building(out_features=out_features, out_indices=out_indices, norms=norms):
-            return super().from_pretrained(source, **options)
+        return super().from_pretrained(
+            source, out_features=out_features, out_indices=out_indices, norms=norms, **options
+        )
 
     def forward(
         self,

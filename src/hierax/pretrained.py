@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from hierax.config import HieraConfig
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from hierax.checkpoint.load import LoadingReport
+    from hierax.checkpoint.load import LoadingReport, Source
     from hierax.processing import Preprocessing
 
 
@@ -36,6 +36,8 @@ class Pretrained(nn.Module):
     main_input_name = "pixel_values"
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
+    constructor_arguments: ClassVar[tuple[str, ...]] = ()
+    """What the constructor takes besides the configuration, and `from_pretrained` with it."""
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
@@ -191,7 +193,7 @@ class Pretrained(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: "Source",
         *,
         variant: str | None = None,
         num_labels: int | None = None,
@@ -211,9 +213,9 @@ class Pretrained(nn.Module):
         """Loads weights of any format and returns the model in eval mode.
 
         Args:
-            source: a Hub id, a folder, or a file (`.safetensors`, `.pth`, `.pth.tar`, `.pt`, `.bin`, `.ckpt`);
-                "hierax/femto" and "hierax/femto.mae" come with hierax and need no network.
-            variant: name of the architecture, for a file of tensors alone whose shapes do not determine it.
+            source: a Hub id, a folder, a file (`.safetensors`, `.pth`, `.pth.tar`, `.pt`, `.bin`, `.ckpt`), or an open
+                checkpoint; "hierax/femto" and "hierax/femto.mae" come with hierax and need no network.
+            variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
             num_labels: gives a classifier a new head for this many labels.
             new: names of parts that get random weights even if the file has weights for them, such as "norm", "head" or
                 "decoder"; or of modules in them, such as "patch_embed" or "decoder.pred".

@@ -85,7 +85,7 @@ class TensorFile:
     beside: list[str] = field(default_factory=list)
 
 
-def locate(source: str | Path, hub: HubOptions, *, weights: bool = True) -> Source:
+def locate(source: str | os.PathLike[str], hub: HubOptions, *, weights: bool = True) -> Source:
     """Finds the files of a folder, a tensor file, a checkpoint that comes with hierax, or a Hub id, in this order.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hierax.checkpoint.adaptation import for_channels
 from hierax.checkpoint.dialect import PARTS
-from hierax.checkpoint.opened import Opened
+from hierax.checkpoint.opened import Checkpoint
 from hierax.checkpoint.report import LoadingReport, listed
 from hierax.checkpoint.shapes import PATCH
 from hierax.config import HieraConfig
@@ -26,12 +26,14 @@ class Placing:
 
     Attributes:
         dtype: their precision; None is that of the file.
-        ignore_mismatched_sizes: give random weights to modules whose tensors have another shape in the file.
+        ignore_mismatched_sizes: whether modules whose tensors have another shape in the file start anew.
+        copy: whether the tensors are the checkpoint's still, of which other models may be made.
     """
 
     dtype: torch.dtype | None
     device: torch.device
     ignore_mismatched_sizes: bool = False
+    copy: bool = False
 
 
 def part_of(name: str) -> str:
@@ -40,7 +42,7 @@ def part_of(name: str) -> str:
 
 
 def fill(
-    model: "Pretrained", task: str, opened: Opened, report: LoadingReport, new: Collection[str], placing: Placing
+    model: "Pretrained", task: str, opened: Checkpoint, report: LoadingReport, new: Collection[str], placing: Placing
 ) -> None:
     """Puts the tensors into a model on the meta device. Parts and modules named in `new` get random weights."""
     prefix = "encoder." if task == "encoder" else ""  # the encoder alone leaves it out
@@ -79,7 +81,7 @@ def _placed(tensor: Tensor, placing: Placing) -> Tensor:
         ValueError: PyTorch cannot use the device here; names it.
     """
     try:
-        return tensor.to(device=placing.device, dtype=placing.dtype or tensor.dtype)
+        return tensor.to(device=placing.device, dtype=placing.dtype or tensor.dtype, copy=placing.copy)
     except (AssertionError, NotImplementedError) as error:  # PyTorch was built without it
         raise ValueError(f"device is {str(placing.device)!r}; {str(error).splitlines()[0]}") from None
 
@@ -123,7 +125,7 @@ def _mismatched(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], abs
 
 def _report_ignored(
     model: "Pretrained",
-    opened: Opened,
+    opened: Checkpoint,
     wanted: Mapping[str, Tensor],
     renewed: Collection[str],
     report: LoadingReport,
@@ -138,7 +140,7 @@ def _report_ignored(
         raise ValueError(f"{opened.source.weights}: the configuration has no place for {listed(over, 6)}")
 
 
-def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor, device: torch.device) -> None:
+def _check_tensor(opened: Checkpoint, name: str, tensor: Tensor, target: Tensor, device: torch.device) -> None:
     where = f"{opened.source.weights}: {opened.theirs[name]}"
     if tensor.shape != target.shape:
         module = name.rpartition(".")[0]
@@ -150,7 +152,7 @@ def _check_tensor(opened: Opened, name: str, tensor: Tensor, target: Tensor, dev
         raise ValueError(f"{where} is a {tensor.layout} tensor on {tensor.device}; expected plain weights in memory")
 
 
-def _lacking(opened: Opened, lacking: Sequence[str]) -> str:
+def _lacking(opened: Checkpoint, lacking: Sequence[str]) -> str:
     parts = sorted({part_of(name) for name in lacking})
     hint = "" if "encoder" in parts else f"; pass new=({', '.join(repr(part) for part in parts)},) for random weights"
     if parts == ["head"]:
@@ -175,7 +177,7 @@ def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
 
 
 def _channels(
-    opened: Opened, config: HieraConfig, tensors: Mapping[str, Tensor], report: LoadingReport
+    opened: Checkpoint, config: HieraConfig, tensors: Mapping[str, Tensor], report: LoadingReport
 ) -> dict[str, Tensor]:
     """The patch embedding's weight for the channels of `config`, if the file has another number of channels."""
     own, channels, weight = opened.config.num_channels, config.num_channels, tensors.get(PATCH)
@@ -186,7 +188,7 @@ def _channels(
 
 
 def _resized_positions(
-    opened: Opened,
+    opened: Checkpoint,
     config: HieraConfig,
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype | None,

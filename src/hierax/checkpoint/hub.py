@@ -1,5 +1,6 @@
 """Files of repositories on the Hugging Face Hub, through its client; failures are `OSError`s that say what to do."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ class HubOptions:
     """Options for the Hub's client. `unreachable` is set when the Hub did not answer."""
 
     revision: str | None = None
-    cache_dir: str | Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
     token: str | bool | None = None
     local_files_only: bool = False
     unreachable: bool = False
@@ -133,4 +134,5 @@ def _known_absent(repository: str, file: str, hub: HubOptions) -> bool:
     """Whether the cache remembers from an earlier visit that the repository has no such file."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
-    return try_to_load_from_cache(repository, file, cache_dir=hub.cache_dir, revision=hub.revision) is _CACHED_NO_EXIST
+    cache = None if hub.cache_dir is None else Path(hub.cache_dir)
+    return try_to_load_from_cache(repository, file, cache_dir=cache, revision=hub.revision) is _CACHED_NO_EXIST

@@ -1,10 +1,9 @@
 """Loading: a source of any format into a model of any task, with a report of what was found."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
@@ -12,8 +11,8 @@ import torch
 from hierax.checkpoint.adaptation import record_for_channels, wanted
 from hierax.checkpoint.filling import Placing, fill
 from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.opened import Opened, open_checkpoint
-from hierax.checkpoint.preprocessing import preprocessing_of, resized
+from hierax.checkpoint.opened import Checkpoint, as_checkpoint
+from hierax.checkpoint.preprocessing import resized
 from hierax.checkpoint.report import LoadingReport
 from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=Pretrained)
 
-_BUILDING: ContextVar[Mapping[str, Any]] = ContextVar("building", default={})  # noqa: B039  (never mutated)
+Source = str | os.PathLike[str] | Checkpoint
 
 
 def task_of(cls: type) -> str:
@@ -40,19 +39,9 @@ def task_of(cls: type) -> str:
     return next(tasks[base.__name__] for base in cls.__mro__ if base.__name__ in tasks)
 
 
-@contextmanager
-def building(**arguments: Any) -> Iterator[None]:
-    """Arguments for the constructor of the model that `load_model` builds inside this context."""
-    token = _BUILDING.set(arguments)
-    try:
-        yield
-    finally:
-        _BUILDING.reset(token)
-
-
 def load_model(
     cls: "type[Model]",
-    source: str | Path,
+    source: Source,
     *,
     variant: str | None = None,
     num_labels: int | None = None,
@@ -64,61 +53,63 @@ def load_model(
     config: HieraConfig | None = None,
     ignore_mismatched_sizes: bool = False,
     hub: HubOptions | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    opened: Opened | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    copy: bool = True,
 ) -> "Model":
     """See `Pretrained.from_pretrained`. `opened` is the source if it was read already."""
     if config is not None and not isinstance(config, HieraConfig):
         raise TypeError(
             f"config is a {type(config).__name__}; expected a HieraConfig, as HieraConfig.from_pretrained makes"
         )
-    given, hub = dict(overrides or {}), hub or HubOptions()
-    hub = replace(hub, token=token_of(given, hub.token))
-    asked = wanted(given, dtype=dtype, device=device)
+    others = dict(overrides)
+    built_with = {name: others.pop(name) for name in cls.constructor_arguments if name in others}
+    hub = hub or HubOptions()
+    hub = replace(hub, token=token_of(others, hub.token))
+    asked = wanted(others, dtype=dtype, device=device)
     renewed = {new} if isinstance(new, str) else set(new)
     given = asked.fields
     if num_labels is not None:
         given["num_labels"] = num_labels
     if image_size is not None:
         given["image_size"] = image_size
-    opened = opened or open_checkpoint(source, hub, variant, part=part, config=config)
-    if given.get("num_labels") is not None and not (ignore_mismatched_sizes and "head" in opened.parts):
+    checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
+    if given.get("num_labels") is not None and not (ignore_mismatched_sizes and "head" in checkpoint.parts):
         renewed.add("head")
     report = LoadingReport(
-        opened.source.name,
-        opened.dialect.name,
-        opened.part,
-        list(opened.others),
-        opened.prefix,
-        unexpected=list(opened.unexpected),
+        checkpoint.name,
+        checkpoint.dialect.name,
+        checkpoint.part,
+        list(checkpoint.others),
+        checkpoint.prefix,
+        unexpected=list(checkpoint.unexpected),
     )
-    made = _task_config(task_of(cls), opened, report, given)
-    model = _built(cls, made, opened)
-    placing = Placing(asked.dtype, asked.device, ignore_mismatched_sizes)
-    fill(model, task_of(cls), opened, report, renewed, placing)
+    made = _task_config(task_of(cls), checkpoint, report, given)
+    model = _built(cls, made, checkpoint, built_with)
+    placing = Placing(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and checkpoint is source)
+    fill(model, task_of(cls), checkpoint, report, renewed, placing)
     for name, value in asked.outputs.items():
         setattr(model.config, name, value)
     model.loading_report = report
-    record = preprocessing_of(opened)
-    if record and made.num_channels != opened.config.num_channels:
+    record = checkpoint.preprocessing
+    if record and made.num_channels != checkpoint.config.num_channels:
         record = record_for_channels(record, made.num_channels)
-    model.preprocessing = record and resized(record, opened.config, made)
+    model.preprocessing = record and resized(record, checkpoint.config, made)
     return model.eval()
 
 
-def load_config(source: str | Path, hub: HubOptions, overrides: Mapping[str, Any]) -> HieraConfig:
-    """See `HieraConfig.from_pretrained`."""
+def load_config(source: Source, hub: HubOptions, overrides: Mapping[str, Any]) -> HieraConfig:
+    """`HieraConfig.from_pretrained`, which see."""
     given = dict(overrides)
     hub = replace(hub, token=token_of(given, hub.token))
     asked = wanted(given)
-    config = open_checkpoint(source, hub).config.replace(**asked.fields)
+    config = as_checkpoint(source, hub).config.replace(**asked.fields)
     for name, value in asked.outputs.items():
         setattr(config, name, value)
     return config
 
 
-def _built(cls: "type[Model]", config: HieraConfig, opened: Opened) -> "Model":
-    """The model without weights: on the meta device it takes no memory and no random numbers."""
+def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, arguments: Mapping[str, Any]) -> "Model":
+    """The model without weights: on the meta device nothing is drawn and nothing takes memory."""
     where = opened.source.config.path if opened.source.config else opened.source.weights
     count = len(opened.tensors)
     for name, blocks in {"depths": sum(config.depths), "decoder_depth": config.decoder_depth}.items():
@@ -128,15 +119,15 @@ def _built(cls: "type[Model]", config: HieraConfig, opened: Opened) -> "Model":
             raise ValueError(f"{where}: {name} is {getattr(config, name)}, but the file has only {count} tensors")
     try:
         with torch.device("meta"):
-            return cls(config, **_BUILDING.get())
+            return cls(config, **arguments)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         line = str(error).splitlines()[0]
         absurd = not isinstance(error, ValueError) or "verflow" in line  # PyTorch's ways of saying so
         raise ValueError(f"{where}: {f'sizes beyond all bounds ({line})' if absurd else line}") from None
 
 
-def _task_config(task: str, opened: Opened, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
-    """The file's configuration, changed as the task and the caller need it.
+def _task_config(task: str, opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
+    """The file's configuration as the task and the caller want it.
 
     A classifier's last stage is pooled, a MAE's is not: opened from the other kind's record, the number changes.
     """
@@ -161,33 +152,31 @@ def _most_poolings(config: HieraConfig) -> int:
 
 
 @overload
-def load(source: str | Path, *, task: Literal["features"], **options: Any) -> "HieraModel": ...
+def load(source: Source, *, task: Literal["features"], **options: Any) -> "HieraModel": ...
 
 
 @overload
-def load(source: str | Path, *, task: Literal["backbone"], **options: Any) -> "HieraBackbone": ...
+def load(source: Source, *, task: Literal["backbone"], **options: Any) -> "HieraBackbone": ...
 
 
 @overload
-def load(source: str | Path, *, task: Literal["classification"], **options: Any) -> "HieraForImageClassification": ...
+def load(source: Source, *, task: Literal["classification"], **options: Any) -> "HieraForImageClassification": ...
 
 
 @overload
-def load(
-    source: str | Path, *, task: Literal["video-classification"], **options: Any
-) -> "HieraForVideoClassification": ...
+def load(source: Source, *, task: Literal["video-classification"], **options: Any) -> "HieraForVideoClassification": ...
 
 
 @overload
-def load(source: str | Path, *, task: Literal["mae"], **options: Any) -> "HieraForPreTraining": ...
+def load(source: Source, *, task: Literal["mae"], **options: Any) -> "HieraForPreTraining": ...
 
 
 @overload
-def load(source: str | Path, *, task: str | None = None, **options: Any) -> "Pretrained": ...
+def load(source: Source, *, task: str | None = None, **options: Any) -> "Pretrained": ...
 
 
 def load(
-    source: str | Path,
+    source: Source,
     *,
     task: str | None = None,
     variant: str | None = None,
@@ -200,7 +189,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
-    cache_dir: str | Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
     **overrides: Any,
@@ -218,25 +207,26 @@ def load(
     if task is not None and task not in TASKS:
         raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
-    opened = open_checkpoint(source, hub, variant, part=part, config=config)
-    found = task or found_task(opened, renewed_head=num_labels is not None or "num_labels" in overrides)
-    with building(**({"norms": "norms" in opened.parts} if found == "backbone" else {})):
-        return load_model(
-            TASKS[found],
-            source,
-            num_labels=num_labels,
-            new=new,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
-            image_size=image_size,
-            dtype=dtype,
-            device=device,
-            overrides=overrides,
-            opened=opened,
-        )
+    checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
+    found = task or found_task(checkpoint, renewed_head=num_labels is not None or "num_labels" in overrides)
+    if found == "backbone":
+        overrides = {"norms": "norms" in checkpoint.parts, **overrides}
+    return load_model(
+        TASKS[found],
+        checkpoint,
+        num_labels=num_labels,
+        new=new,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+        image_size=image_size,
+        dtype=dtype,
+        device=device,
+        overrides=overrides,
+        copy=checkpoint is source,
+    )
 
 
-def found_task(opened: Opened, *, renewed_head: bool = False) -> str:
-    """The task of a checkpoint, by its tensors; if they do not tell, by the class in its configuration."""
+def found_task(opened: Checkpoint, *, renewed_head: bool = False) -> str:
+    """What a checkpoint is, by its tensors; where they leave it open, by the class its configuration names."""
     parts, named = opened.parts, opened.config.extra.get("architectures")
     stated = next((task for task, name in ARCHITECTURES.items() if isinstance(named, list) and named[:1] == [name]), "")
     if "head" in parts or renewed_head:

@@ -1,9 +1,9 @@
 """Opens a source of any format: its tensors under our names, and their configuration."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,6 +20,10 @@ from hierax.config import HieraConfig
 from hierax.labels import load_labels
 from hierax.notices import notify
 
+if TYPE_CHECKING:
+    from hierax.pretrained import Pretrained
+    from hierax.processing import Preprocessing
+
 DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (Transformers(), Timm(), Official())}
 """Those that are written; `model.state_dict()` in a file is read besides."""
 _READ = (Own(), *DIALECTS.values())
@@ -27,10 +31,15 @@ _LABELS = {(1000, 2): "imagenet-1k", (400, 3): "kinetics-400"}
 
 
 @dataclass
-class Opened:
-    """A checkpoint that was read.
+class Checkpoint:
+    """A checkpoint that is open: what it holds, and models made of it. `hierax.open_checkpoint` opens one.
+
+    Whatever takes the source of a checkpoint takes an open one too, and does not read it again.
 
     Attributes:
+        source: where it is, and its JSON files.
+        dialect: whose names its tensors have.
+        config: the `HieraConfig` that its tensors fit.
         tensors: under our names, as the file has them (in its precision, mapped from disk where possible).
         theirs: the names that they have in the file.
         unexpected: names in the file that are not tensors of Hiera.
@@ -55,22 +64,102 @@ class Opened:
         """First parts of the tensors' names: "encoder", "norm", "head", …"""
         return {name.split(".")[0] for name in self.tensors}
 
+    @property
+    def name(self) -> str:
+        """What it was opened by: a Hub id, a folder or a file."""
+        return self.source.name
+
+    @property
+    def task(self) -> str:
+        """What it is for: "features", "backbone", "classification", "video-classification" or "mae"."""
+        from hierax.checkpoint.load import found_task
+
+        return found_task(self)
+
+    @property
+    def preprocessing(self) -> "Preprocessing | None":
+        """How its pixels are made: what it states, or what was published for its kind; None where there is neither."""
+        from hierax.checkpoint.preprocessing import preprocessing_of
+
+        return preprocessing_of(self)
+
+    @property
+    def license(self) -> str | None:
+        """License of the weights (an SPDX name), or None when nobody stated one."""
+        return self.config.license
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its classes, in order; none without a head."""
+        return tuple(self.config.id2label.values()) if "head" in self.parts else ()
+
+    def model(self, task: str | None = None, **changes: Any) -> "Pretrained":
+        """A model of its own with these weights, as `hierax.load` makes it, which takes the `changes`."""
+        from hierax.checkpoint.load import load
+
+        return load(self, task=task, **changes)
+
 
 def open_checkpoint(
-    source: str | Path,
+    source: str | os.PathLike[str] | Checkpoint,
+    *,
+    variant: str | None = None,
+    part: str | None = None,
+    config: HieraConfig | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Checkpoint:
+    """Opens a checkpoint of any format, to see what it holds and to make models of it.
+
+    Args:
+        source: a Hub id, a folder, or a file; one that is open already is returned as it is.
+        variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
+        part: which model of a file that holds several. Without it, a moving average is preferred, and that is said.
+        config: the configuration, where it is known better than the source says.
+        revision, cache_dir, token, local_files_only: passed on to the Hub's client.
+
+    Raises:
+        ValueError: not Hiera, corrupt, of no known variant, or several models; names the file. An open checkpoint
+            with another argument.
+        OSError: the file or the Hub cannot be reached.
+    """
+    hub = HubOptions(revision, cache_dir, token, local_files_only)
+    return as_checkpoint(source, hub, variant, part=part, config=config)
+
+
+def as_checkpoint(
+    source: str | os.PathLike[str] | Checkpoint,
+    hub: HubOptions,
+    variant: str | None = None,
+    *,
+    part: str | None = None,
+    config: HieraConfig | None = None,
+) -> Checkpoint:
+    """`open_checkpoint` with its options for the Hub as one."""
+    if not isinstance(source, Checkpoint):
+        return read_checkpoint(source, hub, variant, part=part, config=config)
+    chosen = {"variant": variant, "part": part, "config": config, "revision": hub.revision}
+    for name, value in chosen.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value!r:.80}, but {source.name} is open; expected it in open_checkpoint")
+    return source
+
+
+def read_checkpoint(
+    source: str | os.PathLike[str],
     hub: HubOptions,
     variant: str | None = None,
     *,
     part: str | None = None,
     config: HieraConfig | None = None,
     any_of_them: bool = False,
-) -> Opened:
-    """Reads tensors and configuration of any format.
+) -> Checkpoint:
+    """Reads tensors and configuration of a checkpoint that is not open.
 
     Args:
-        part: which model to read if the file holds several. Without it, a moving average is preferred, with a notice.
-        config: the configuration to use instead of the source's.
-        any_of_them: if the file holds several models, read the first.
+        any_of_them: whether it does not matter which model is read.
 
     Raises:
         ValueError: the file is not a Hiera, is corrupt, fits no known variant, or holds several models; names the
@@ -99,7 +188,9 @@ def open_checkpoint(
     if config is None:
         config = _config(dialect, found, tensors, read.notes, variant)
     unexpected += read.beside
-    return Opened(found, dialect, config, tensors, theirs, unexpected, read.notes, read.part, read.others, read.prefix)
+    return Checkpoint(
+        found, dialect, config, tensors, theirs, unexpected, read.notes, read.part, read.others, read.prefix
+    )
 
 
 def _renamed(dialect: Dialect, read: TensorFile, source: Source) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:

@@ -1,12 +1,13 @@
 """The preprocessing record of a checkpoint: its own, timm's, or the convention of its kind."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.files import CONFIG, PROCESSOR, Source, locate
 from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.opened import Opened, open_checkpoint
+from hierax.checkpoint.opened import Checkpoint, read_checkpoint
 from hierax.checkpoint.timm import KEPT
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from hierax.processing import Preprocessing
 
 
-def preprocessing_of(opened: Opened) -> "Preprocessing | None":
-    """The record of an opened checkpoint; None if it has none and its inputs are not color images.
+def preprocessing_of(opened: Checkpoint) -> "Preprocessing | None":
+    """The record of an opened checkpoint; None where it has none and its inputs are no pictures in colour.
 
     Raises:
         ValueError: the record has a bad value; names file and field.
@@ -62,7 +63,7 @@ def _from_timm(record: Mapping[str, Any]) -> "Preprocessing":
 
 
 def load_preprocessing(
-    source: str | Path,
+    source: str | os.PathLike[str] | Checkpoint,
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -75,18 +76,24 @@ def load_preprocessing(
         OSError: there is no checkpoint, or the Hub cannot be reached.
         ValueError: the record has a bad value (names the field), or there is none and inputs are not color images.
     """
+    if isinstance(source, Checkpoint):
+        return _required(source.preprocessing, source.name)
     hub = HubOptions(revision, cache_dir, token, local_files_only)
     found = locate(source, hub, weights=False)
     values = found.values or {}
     record = _stated(found, {}, values.get("pretrained_cfg") or _kept_by_us(values))
     if record is None and found.weights is not None:  # nothing stated: what the tensors say
-        record = preprocessing_of(open_checkpoint(source, hub, any_of_them=True))
+        record = preprocessing_of(read_checkpoint(source, hub, any_of_them=True))
     elif record is None:
         if not (found.config or found.processor or found.record):
             raise FileNotFoundError(f"{source}: has no {PROCESSOR}, no {CONFIG} and no weights")
         record = _convention_of(found)
+    return _required(record, str(source))
+
+
+def _required(record: "Preprocessing | None", name: str) -> "Preprocessing":
     if record is None:
-        raise ValueError(f"{source}: has no preprocessing record, and there is no convention for its inputs")
+        raise ValueError(f"{name}: has no preprocessing record, and there is no convention for its inputs")
     return record
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from hierax.atomic import make_folder, naming, written
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
-from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.load import building, found_task, load_model, task_of
+from hierax.checkpoint.load import found_task, load_model, task_of
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.checkpoint.transformers import ARCHITECTURES
 from hierax.config import HieraConfig
@@ -228,11 +227,11 @@ def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretra
     from hierax.encoder import Hiera
     from hierax.models import TASKS
 
-    opened = open_checkpoint(source, HubOptions(), variant, part=part)
+    opened = open_checkpoint(source, variant=variant, part=part)
     task = found_task(opened)
     cls = Hiera if task == "features" and "norm" not in opened.parts else TASKS[task]
-    with building(**({"norms": "norms" in opened.parts} if task == "backbone" else {})):
-        return load_model(cls, source, dtype="auto", opened=opened)
+    built_with = {"norms": "norms" in opened.parts} if task == "backbone" else {}
+    return load_model(cls, opened, dtype="auto", overrides=built_with, copy=False)
 
 
 def push_model(

@@ -212,13 +212,12 @@ def _digest(engine: Engine) -> str:
 
 def _loaded(source: str) -> Pretrained:
     """Loads the model for features. For a MAE's file, the pooled features get a norm that does nothing."""
-    from hierax.checkpoint.hub import HubOptions
     from hierax.checkpoint.opened import open_checkpoint
     from hierax.models import HieraModel
 
-    opened = open_checkpoint(source, HubOptions(), None)
+    opened = open_checkpoint(source)
     new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
-    return HieraModel.from_pretrained(source, new=new)
+    return HieraModel.from_pretrained(opened, new=new)
 
 
 def _record(model: Pretrained | Engine, size: int | None) -> Preprocessing:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from hierax.checkpoint.opened import Checkpoint
 from hierax.engine.cache import ArtifactCache, weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels, source_digest
 from hierax.engine.device_pixels import DevicePixels
@@ -79,7 +80,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Pretrained | str | os.PathLike[str],
+        model: Pretrained | str | os.PathLike[str] | Checkpoint,
         *,
         task: str | None = None,
         device: str | torch.device = "auto",

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import torch
 
+from hierax.checkpoint.opened import Checkpoint
 from hierax.pretrained import Pretrained
 
 
 def opened_model(
-    model: Pretrained | str | os.PathLike[str], task: str | None, out_features: Sequence[str] | None
+    model: Pretrained | str | os.PathLike[str] | Checkpoint, task: str | None, out_features: Sequence[str] | None
 ) -> Pretrained:
     """A copy of the given model in eval mode, or the model that was loaded from a source."""
-    from hierax.checkpoint.files import source_name
     from hierax.checkpoint.load import load
     from hierax.encoder import Hiera
     from hierax.models import HieraBackbone
@@ -30,5 +30,5 @@ def opened_model(
         # a copy: the caller may continue training, but later compilations must match the cache's key
         return copy.deepcopy(model).to("cpu", torch.float32).eval()
     if out_features is not None:
-        return HieraBackbone.from_pretrained(source_name(model), out_features=out_features)
-    return load(source_name(model), task=task)
+        return HieraBackbone.from_pretrained(model, out_features=out_features)
+    return load(model, task=task)

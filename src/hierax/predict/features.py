@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hierax.atomic import written
 from hierax.checkpoint.bundled import FEMTO
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.config import HieraConfig
 from hierax.encoder import Hiera
 from hierax.engine.exported import is_export
@@ -113,17 +114,16 @@ def open_features(
     model: Model, *, attention: bool = False, size: Size | None = None, whole: bool = False, **engine: Any
 ) -> Predictor:
     """Opens a model that gives feature maps; `engine`: see `open_predictor`."""
-    if isinstance(model, (str, os.PathLike)) and not is_export(model):
-        from hierax.checkpoint.hub import HubOptions
-        from hierax.checkpoint.opened import open_checkpoint
+    if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
         from hierax.devices import find_device
         from hierax.models import HieraBackbone
 
-        stages = open_checkpoint(os.fspath(model), HubOptions()).config.stages
+        model = open_checkpoint(model)
+        stages = model.config.stages
         names = [f"stage{number}" for number in range(1, stages + 1)]
         if attention:
             place = find_device(engine["device"])
-            model = HieraBackbone.from_pretrained(os.fspath(model), out_features=names, device=place)
+            model = HieraBackbone.from_pretrained(model, out_features=names, device=place)
         else:
             engine.update(task="backbone", out_features=names)
     opened = open_predictor(model, size=size, whole=whole, **engine)

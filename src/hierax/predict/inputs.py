@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from hierax.checkpoint.opened import Checkpoint
 from hierax.config import HieraConfig
 from hierax.encoder import Hiera
 from hierax.engine import Engine
@@ -37,7 +38,7 @@ from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"
 MAE = "facebook/hiera_base_16x224.mae_k400"
 Size = int | Sequence[int]
-Model = str | os.PathLike[str] | Pretrained | Engine
+Model = str | os.PathLike[str] | Checkpoint | Pretrained | Engine
 _EXPECTED_PATHS = "expected paths of images (hierax.Engine takes images, arrays and tensors)"
 _LARGEST_BATCH = 65_536
 _CLIPS_AT_ONCE = 4  # pixels per call of a model: limits the memory of many views

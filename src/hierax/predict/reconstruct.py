@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hierax.checkpoint.bundled import FEMTO_MAE
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.config import HieraConfig
 from hierax.engine.exported import is_export
 from hierax.predict.inputs import (
@@ -91,13 +92,11 @@ def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predic
     Raises:
         ValueError: it is not a MAE model, or has no decoder.
     """
-    if isinstance(model, (str, os.PathLike)) and not is_export(model):
-        from hierax.checkpoint.hub import HubOptions
-        from hierax.checkpoint.opened import open_checkpoint
-
-        if not {"decoder", "head"} & set(open_checkpoint(os.fspath(model), HubOptions()).parts):
+    if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
+        model = open_checkpoint(model)
+        if not {"decoder", "head"} & model.parts:
             raise ValueError(
-                f"{os.fspath(model)} is an encoder without a decoder (hierax.inflate and pretraining with target=hog "
+                f"{model.name} is an encoder without a decoder (hierax.inflate and pretraining with target=hog "
                 f"leave none); reconstruct needs a MAE model, such as {FEMTO_MAE}"
             )
     opened = open_predictor(model, size=size, **engine)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.data.dataset import Dataset, Relabelled, relabelled
@@ -139,11 +138,12 @@ def evaluate(
 
 def _classifier(source: str) -> Pretrained:
     """The model of a checkpoint or run that has a head."""
-    parts = open_checkpoint(source, HubOptions()).parts
+    opened = open_checkpoint(source)
+    parts = opened.parts
     if "head" not in parts:
         kind = "a masked autoencoder" if "decoder" in parts else "an encoder without a head"
         raise ValueError(f"{source} is {kind}; expected a classifier, as hierax finetune makes them, or a probe")
-    return load(source)
+    return opened.model()
 
 
 def probe_features(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
+import dataclasses
 from typing import Any
 
 import torch
@@ -13,8 +10,7 @@ from torch import Tensor, nn
 
 from hierax.checkpoint.adaptation import for_channels
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
-from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.opened import open_checkpoint
+from hierax.checkpoint.opened import Checkpoint
 from hierax.checkpoint.shapes import PATCH
 from hierax.config import HieraConfig, variant_config
 from hierax.inflation import inflate
@@ -25,15 +21,21 @@ from hierax.train.recipe import Recipe
 _FRAMES = 16  # of a clip
 
 
-@contextlib.contextmanager
-def for_videos(source: str | os.PathLike[str], size: tuple[int, ...] | None) -> Iterator[str | os.PathLike[str]]:
-    """The checkpoint; for an image model, a folder with a model of clips that starts from its weights."""
-    if open_checkpoint(os.fspath(source), HubOptions()).config.axes != 2:
-        yield source
-        return
-    with tempfile.TemporaryDirectory(prefix="hierax-") as folder:
-        inflate(source, frames=size[0] if size else _FRAMES).save_pretrained(folder)
-        yield folder
+def for_videos(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> Checkpoint:
+    """The checkpoint, or, of a model of images, one of clips that begins with its weights."""
+    if checkpoint.config.axes != 2:
+        return checkpoint
+    made = inflate(checkpoint.model(), frames=size[0] if size else _FRAMES)
+    state = made.state_dict()
+    notes = {
+        "config": made.config.to_dict(),
+        "preprocessing": made.preprocessing.to_dict() if made.preprocessing else {},
+    }
+    source = dataclasses.replace(checkpoint.source, config=None, processor=None)
+    return dataclasses.replace(
+        checkpoint, source=source, config=made.config, tensors=state, theirs={n: n for n in state}, unexpected=[],
+        notes=notes,
+    )  # fmt: skip
 
 
 def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, several: bool) -> dict[str, Any]:
@@ -54,7 +56,13 @@ def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, sev
 
 
 def model_of(
-    recipe: Recipe, classes: tuple[str, ...], source: Any, size: tuple[int, ...] | None, channels: int, *, several: bool
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    source: Checkpoint | None,
+    size: tuple[int, ...] | None,
+    channels: int,
+    *,
+    several: bool,
 ) -> tuple[Pretrained, list[str]]:
     """The model for recipe and data, with random weights or those of `source`, and notes on what was changed.
 
@@ -80,23 +88,22 @@ def model_of(
 
 
 def _loaded(
-    recipe: Recipe, classes: tuple[str, ...], source: Any, changes: dict[str, Any]
+    recipe: Recipe, classes: tuple[str, ...], opened: Checkpoint, changes: dict[str, Any]
 ) -> tuple[Pretrained, list[str]]:
     """The model of a checkpoint, adapted; a head for the same classes is kept."""
-    opened = open_checkpoint(source, HubOptions())
     own, channels = opened.config.num_channels, changes.pop("num_channels")
     changes = {"image_size": changes.pop("image_size", None), **changes}
     if recipe.task == "pretrain":
         new = tuple(p for p in ("decoder", "fusion", "encoder_norm") if p not in opened.parts)
-        model: Pretrained = HieraForPreTraining.from_pretrained(source, new=new, **changes)
+        model: Pretrained = HieraForPreTraining.from_pretrained(opened, new=new, **changes)
     else:
         new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
         labels = dict(enumerate(classes))
         if "head" not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}
-        model = _classifier(opened.config).from_pretrained(source, new=new, **changes)
+        model = _classifier(opened.config).from_pretrained(opened, new=new, **changes)
     license = f", license of the weights: {model.license}" if model.license else ""
-    notes = [f"starts from {source}{license}"]
+    notes = [f"starts from {opened.name}{license}"]
     notes += [line.strip() for line in str(model.loading_report).splitlines()[1:]]
     if own != channels:
         model = with_channels(model, channels)
@@ -105,8 +112,8 @@ def _loaded(
             notes.append("new (random) layer: the last one of the decoder, which predicts the channels")
     _freeze(model, recipe.freeze)
     wanted, found = variant_config(recipe.model), model.config
-    if source not in (FEMTO, FEMTO_MAE) and (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
-        notes.append(f"the recipe names another model, {recipe.model}; the architecture of {source} is used")
+    if opened.name not in (FEMTO, FEMTO_MAE) and (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
+        notes.append(f"the recipe names another model, {recipe.model}; the architecture of {opened.name} is used")
     return model, notes
 
 

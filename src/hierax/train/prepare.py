@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.opened import open_checkpoint
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.config import HieraConfig, variant_config
 from hierax.data.dataset import Dataset, Sample, Subset
 from hierax.data.lists import LABELS, FileList
@@ -145,7 +144,8 @@ def prepare(
         ValueError: the data does not fit the task or the model; or an error of loading.
     """
     first = _first(dataset)
-    teaches = None if teacher is None else _teacher(recipe, dataset, source, teacher, device or torch.device("cpu"))
+    opened = None if source is None else open_checkpoint(source)
+    teaches = None if teacher is None else _teacher(recipe, dataset, opened, teacher, device or torch.device("cpu"))
     labelled = recipe.task == "finetune" and bool(dataset.classes) and recipe.label_weight > 0
     if recipe.task == "finetune" and teaches is None:
         _check_labels(recipe, dataset, first)
@@ -154,10 +154,9 @@ def prepare(
     size = recipe.image_size or (shape[1:] if source is None and shape else None)
     classes = dataset.classes if labelled or teaches is None else _taught(recipe, teaches)
     several = labelled and _several(first)
-    with for_videos(source, size) if dataset.videos and source is not None else contextlib.nullcontext(source) as begin:
-        model, notes = model_of(recipe, classes, begin, size, shape[0] if shape else 3, several=several)
-    if begin != source:
-        notes = [note.replace(str(begin), str(source)) for note in notes]
+    begin = for_videos(opened, size) if dataset.videos and opened is not None else opened
+    model, notes = model_of(recipe, classes, begin, size, shape[0] if shape else 3, several=several)
+    if begin is not opened:
         notes.append(f"{source} is an image model: it treats all frames alike until it has learned motion")
     if teaches is not None:
         notes.append(teaches.note)
@@ -210,7 +209,7 @@ def _check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
 def _teacher(
     recipe: Recipe,
     dataset: Dataset,
-    source: str | os.PathLike[str] | None,
+    opened: Checkpoint | None,
     teacher: str | os.PathLike[str],
     device: torch.device,
 ) -> Teacher:
@@ -220,9 +219,7 @@ def _teacher(
         raise ValueError(f"{teacher}: a teacher expects images; the data are {kind}")
     size = recipe.image_size
     if size is None:
-        own = (
-            variant_config(recipe.model) if source is None else open_checkpoint(os.fspath(source), HubOptions()).config
-        )
+        own = variant_config(recipe.model) if opened is None else opened.config
         size = own.image_size
     found = open_teacher(teacher, size=size, device=device)
     gives = {"teacher_logits": found.logits, "teacher_features": found.features}
