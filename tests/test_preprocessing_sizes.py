@@ -1,11 +1,17 @@
 """How pixels are made at another size, and where nothing is stated: one answer in every part of hierax."""
 
-import pytest
+from pathlib import Path
 
-from hierax import HieraForImageClassification, Preprocessing
+import numpy as np
+import pytest
+from PIL import Image
+
+from hierax import HieraForImageClassification, HieraImageProcessor, Preprocessing
 from hierax.checkpoint.preprocessing import resized
 from hierax.config import variant_config
+from hierax.embedding.decode import decoder_of
 from hierax.embedding.features import FeatureExtractor
+from hierax.embedding.sources import Source
 from hierax.predict.inputs import open_predictor
 from small import image_config
 
@@ -104,3 +110,18 @@ def test_every_part_of_hierax_makes_the_same_pixels(record: Preprocessing | None
     if record is not None:
         found["load"] = resized(record, model.config, config)
     assert found == dict.fromkeys(found, expected)
+
+
+@pytest.mark.parametrize("record", [CROPPED, SQUASHED, SQUASHED_AND_CROPPED, WHOLE.at((64, 96))])
+def test_embed_reads_the_pixels_that_the_processor_makes(record: Preprocessing, tmp_path: Path) -> None:
+    Image.linear_gradient("L").convert("RGB").resize((130, 90)).save(tmp_path / "a.png")
+    decoder = decoder_of(record)
+    read = np.zeros((3, *record.fixed_size), np.uint8)
+    assert decoder(Source(str(tmp_path / "a.png")), read).error is None
+    made = HieraImageProcessor(record, fast=True, do_rescale=False, do_normalize=False)(tmp_path / "a.png")
+    assert np.abs(read.astype(float) - made.pixel_values[0].numpy()).max() <= 1
+
+
+def test_a_record_of_no_fixed_size_says_so() -> None:
+    with pytest.raises(ValueError, match="images differ in size; expected do_center_crop"):
+        decoder_of(WHOLE)

@@ -41,10 +41,9 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
     Raises:
         ValueError: the model does not take images, the number of frames is odd, or `patch` is unknown.
     """
-    from hierax.checkpoint.files import source_name
     from hierax.checkpoint.load import load
 
-    model = source if isinstance(source, Pretrained) else load(source_name(source))
+    model = source if isinstance(source, Pretrained) else load(source)
     if model.config.axes != 2:
         raise ValueError(f"{type(model).__name__} takes {model.config.axes} axes; expected an image model")
     if frames < 2 or frames % 2:

@@ -192,8 +192,10 @@ def check_manifest(manifest: Any) -> None:
             record = Preprocessing.from_dict(manifest.preprocessing)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"preprocessing: {error}") from None
-        if math.prod(record.crop_size.values()) > _PIXELS:
-            raise ValueError(wrong("preprocessing.crop_size", record.crop_size, f"at most {_PIXELS:,} pixels"))
+        for field in ("size", "crop_size"):
+            edges = getattr(record, field)
+            if max(edges.values()) ** 2 > _PIXELS:
+                raise ValueError(wrong(f"preprocessing.{field}", edges, f"at most {_PIXELS:,} pixels"))
 
 
 # -- parquet: shards and listings ---------------------------------------------------------------------------------

@@ -154,12 +154,10 @@ class ClipDecoder:
     """
 
     def __init__(self, record: Preprocessing) -> None:
-        if not record.do_center_crop:
-            raise ValueError("the record does not crop, so that videos differ in size; expected do_center_crop")
         self.record, self.sampling = record, sampling_of(record)
         # gray levels: mean and deviation are taken out where the model is
         self.processor = HieraVideoProcessor(record, do_rescale=False, do_normalize=False)
-        self.shape = (self.sampling.count, record.crop_size["height"], record.crop_size["width"])
+        self.shape = (self.sampling.count, *record.fixed_size)
         self._video: Opened | None = None
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:

@@ -79,10 +79,7 @@ class Decoder:
     """Reads sources as `record` says. A plain object that can be sent to other processes."""
 
     def __init__(self, record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> None:
-        if not record.do_center_crop:
-            raise ValueError("the record does not crop, so that images differ in size; expected do_center_crop")
-        self.record = record
-        self.shape = (record.crop_size["height"], record.crop_size["width"])
+        self.record, self.shape = record, record.fixed_size
         self.processor = HieraImageProcessor(record, fast=True, max_pixels=max_pixels)
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:

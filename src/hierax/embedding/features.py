@@ -94,7 +94,7 @@ class FeatureExtractor:
         )  # fmt: skip
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
         self.weights = weights_digest(given) if isinstance(given, Pretrained) else _digest(given)
-        self.size = (self.record.crop_size["height"], self.record.crop_size["width"])
+        self.size = self.record.fixed_size
         self.shape = (self.record.num_frames, *self.size) if video and self.record.num_frames else self.size
         self.columns = tuple(self._column(layer) for layer in self.layers)
         if engine is not None:
@@ -183,10 +183,10 @@ def extractor_like(
     """
     kept = {"layers": [c.layer for c in manifest.columns], "l2": manifest.l2, "precision": manifest.precision}
     extractor = FeatureExtractor(model, size=size, **{**kept, **settings})
-    side = (manifest.preprocessing.get("crop_size") or {}).get("height")
-    if size is None and side and extractor.record.to_dict() != manifest.preprocessing:  # not at the model's own size
+    before = Preprocessing.from_dict(manifest.preprocessing).output_size if manifest.preprocessing else None
+    if size is None and before and extractor.record.to_dict() != manifest.preprocessing:  # not at the model's own size
         extractor.close()
-        extractor = FeatureExtractor(model, size=side, **{**kept, **settings})
+        extractor = FeatureExtractor(model, size=before[0], **{**kept, **settings})
     return extractor
 
 

@@ -167,8 +167,7 @@ def _check_count(name: str, value: object, most: int) -> None:
 
 
 def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:
-    crop = (record.crop_size["height"], record.crop_size["width"])
-    return (config.image_size[0], *crop) if config.is_video else crop
+    return (config.image_size[0], *record.fixed_size) if config.is_video else record.fixed_size
 
 
 def sized(record: Preprocessing, *, size: Size | None = None, whole: bool = False) -> Preprocessing:

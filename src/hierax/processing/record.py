@@ -120,6 +120,14 @@ class Preprocessing:
             return self.size["height"], self.size["width"]
         return None
 
+    @property
+    def fixed_size(self) -> tuple[int, int]:
+        """`output_size` of a record that has one. Raises ValueError where images differ in size."""
+        size = self.output_size
+        if size is None:
+            raise ValueError("the preprocessing does not crop, so that images differ in size; expected do_center_crop")
+        return size
+
     @classmethod
     def for_model(cls, config: HieraConfig, stated: Preprocessing | None = None) -> Preprocessing | None:
         """How a model's pixels are made: as is `stated`, else as published, at the model's own size; None: neither.

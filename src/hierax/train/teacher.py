@@ -136,7 +136,7 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
         raise FileNotFoundError(f"{path}: no such file")
     record, classes = _record(path)
     run, own = (_onnx if path.suffix == ".onnx" else _program)(path, device)
-    shown = own or _cropped(record)
+    shown = own or (record and record.output_size)
     files = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())  # an ONNX file's weights lie beside it
     try:
         return Teacher(
@@ -209,13 +209,6 @@ def _record(path: Path) -> tuple[Preprocessing | None, list[str] | None]:
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{beside}, or config.json beside it: {error}") from None
     return record, [labels[key] for key in sorted(labels, key=int)] if labels else None
-
-
-def _cropped(record: Preprocessing | None) -> tuple[int, ...] | None:
-    """The size of the images that a record makes."""
-    if record is None or not record.do_center_crop:
-        return None
-    return record.crop_size["height"], record.crop_size["width"]
 
 
 def _digest(files: Sequence[Path]) -> str:
