@@ -1,13 +1,14 @@
 """Files that cannot be written: the error names the path that was asked for, before the work where that is possible."""
 
 import errno
-from collections.abc import Callable
+import os
+import stat
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from hierax.atomic import check_writable, naming, replaced, written
+from hierax.atomic import atomic_write, check_writable, naming
 from hierax.cli import main
 
 Said = pytest.CaptureFixture[str]
@@ -54,14 +55,14 @@ def test_what_cannot_be_written_is_named_as_it_was_given(name: str, photo: str, 
     assert blocked.parent.read_text() == "mine"
 
 
-@pytest.mark.parametrize("writer", [written, replaced])
+@pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("iostream error")])
-def test_a_full_disk_names_the_file(tmp_path: Path, writer: Callable, error: Exception) -> None:
+def test_a_full_disk_names_the_file(tmp_path: Path, sync: bool, error: Exception) -> None:
     path = tmp_path / "table.csv"
     path.write_text("before")
 
     def fill() -> None:
-        with writer(path) as part:
+        with atomic_write(path, sync=sync) as part:
             part.write_text("half")
             raise error
 
@@ -73,7 +74,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path, writer: Callable, error: Exc
 
 
 def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as raised, written(tmp_path / "table.csv"):
+    with pytest.raises(FileNotFoundError) as raised, atomic_write(tmp_path / "table.csv"):
         (tmp_path / "missing.jpg").read_bytes()
     assert raised.value.filename == str(tmp_path / "missing.jpg")
 
@@ -103,3 +104,26 @@ def test_a_file_of_another_kind_or_one_that_is_there_is_not_replaced(
     assert main([*line, str(tmp_path / "photo.jpg")]) == 2
     assert "is not the name of" in capsys.readouterr().err
     assert there.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("sync", "expected"), [(True, ["file", "replaced", "folder"]), (False, ["replaced"])])
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool, expected: list[str]
+) -> None:
+    done: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"))
+    monkeypatch.setattr(os, "replace", lambda a, b: (replace(a, b), done.append("replaced"))[0])
+    with atomic_write(tmp_path / "new" / "table.csv", sync=sync) as part:
+        part.write_text("whole")
+    assert done == expected
+    assert (tmp_path / "new" / "table.csv").read_text() == "whole"
+
+
+def test_of_several_that_write_a_file_the_first_one_counts(tmp_path: Path) -> None:
+    path = tmp_path / "shard.parquet"
+    with atomic_write(path, keep=True) as one, atomic_write(path, keep=True) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "other"  # the inner one was done first
+    assert [file.name for file in tmp_path.iterdir()] == ["shard.parquet"]

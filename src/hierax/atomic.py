@@ -16,37 +16,24 @@ _WRITERS = ("inline_container", "PytorchStreamWriter", "file write failed", "une
 """What the writers of PyTorch and OpenVINO say when a write fails."""
 
 
+PARTS = ".*.part*"
+"""The names of files that were being written when a process was killed, as a pattern."""
+
+
 @contextlib.contextmanager
-def replaced(path: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Opens a temporary file beside `path`. It becomes `path` once it is on the disk; after an error it is deleted.
+def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterator[Path]:
+    """A path to write to, in the same folder (made if missing), with the same suffix, that becomes `path` when all went
+    well, and is gone otherwise. Its name is short: that of `path` may be as long as the file system allows.
 
     Args:
-        keep: do not replace a file that exists by then: if several processes write it, the first one wins.
+        sync: file and folder are on the disk afterwards, so that `path` is whole after a power cut too. False is for
+            many files that can be made again.
+        keep: a file that is there by then stays: of several processes that write it, the first one's counts.
 
     Raises:
         OSError: it cannot be written; names `path`.
     """
-    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(3)}.part")
-    with naming(path, part):
-        try:
-            yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            if not (keep and _linked(part, path)):
-                os.replace(part, path)
-        finally:
-            _remove(part)
-
-
-@contextlib.contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder (made if missing), with the same suffix; it becomes `path` on success. The
-    temporary name is short, because that of `path` may be as long as the file system allows.
-
-    Raises:
-        OSError: it cannot be written; names `path`.
-    """
-    part = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
     with naming(path, part):
         try:
             make_folder(path.parent)
@@ -54,9 +41,25 @@ def written(path: Path) -> Iterator[Path]:
             mode = part.stat().st_mode  # of any new file; safetensors' writer makes its own readable by the owner only
             yield part
             os.chmod(part, mode)
-            os.replace(part, path)
+            if sync:
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
+            if not (keep and _linked(part, path)):
+                os.replace(part, path)
+            if sync:
+                sync_folder(path.parent)
         finally:
             _remove(part)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names of the files in a folder on the disk."""
+    with contextlib.suppress(OSError):  # not every file system can do this to folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def check_writable(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hierax.atomic import make_folder, naming, written
+from hierax.atomic import atomic_write, make_folder, naming
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
 from hierax.checkpoint.load import found_task, load_model, task_of
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
@@ -115,8 +115,8 @@ def save_model(
     with ExitStack() as stack:
         stack.enter_context(_folder(folder))
         for name, text in texts.items():
-            stack.enter_context(written(folder / name)).write_text(text, encoding="utf-8")
-        save_file(tensors, stack.enter_context(written(folder / WEIGHTS)), metadata={"format": "pt", **notes})
+            stack.enter_context(atomic_write(folder / name)).write_text(text, encoding="utf-8")
+        save_file(tensors, stack.enter_context(atomic_write(folder / WEIGHTS)), metadata={"format": "pt", **notes})
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ def save_config(config: HieraConfig, folder: str | Path) -> None:
     """Writes `config.json` alone into `folder`, for the class that it names, else for `HieraModel`."""
     named = (config.architectures or [""])[0]
     task = next((task for task, name in ARCHITECTURES.items() if name == named), "features")
-    with _folder(Path(folder)), written(Path(folder) / CONFIG) as part:
+    with _folder(Path(folder)), atomic_write(Path(folder) / CONFIG) as part:
         part.write_text(_json(DIALECTS["transformers"].config_values(config, task)), encoding="utf-8")
 
 
@@ -144,7 +144,7 @@ def _save_pth(model: "Pretrained", path: Path) -> None:
     """Writes a file of the official format: the tensors under `model_state`, and our notes beside them."""
     _config_values(model, "official")  # says what cannot be expressed
     tensors = named_tensors(model, "official")
-    with _folder(path.parent, path), written(path) as part:
+    with _folder(path.parent, path), atomic_write(path) as part:
         torch.save({"model_state": tensors, NOTES: _notes(model)}, part)
 
 

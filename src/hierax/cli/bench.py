@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import written
+from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
@@ -110,10 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:  # says what to install
         raise UserError(str(error)) from error
     if arguments.output:
-        with written(arguments.output) as part:
+        with atomic_write(arguments.output) as part:
             part.write_text(report.to_json() + "\n", encoding="utf-8")
     if arguments.plot:
-        with written(arguments.plot) as part:
+        with atomic_write(arguments.plot) as part:
             plot(report, part)
     if arguments.json:
         print(report.to_json())

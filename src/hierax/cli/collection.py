@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import check_writable, written
+from hierax.atomic import atomic_write, check_writable
 from hierax.cli.loading import add_max_pixels
 from hierax.cli.outputs import add_json, add_overwrite, output_file
 from hierax.cli.terminal import UserError, say
@@ -97,7 +97,7 @@ def way_of(arguments: argparse.Namespace, index: Index) -> bool | None:
 
 def write_page(page: str, path: Path) -> None:
     """Writes a page, whole or not at all, and says so."""
-    with written(path) as part:
+    with atomic_write(path) as part:
         part.write_text(page, encoding="utf-8")
     say_written(path)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import written
+from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.cli.inputs import expand
 from hierax.cli.loading import add_max_pixels
@@ -252,7 +252,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.images and not mine:
         return tally.exit_code
     sheet = demo(mine, tell=tell)
-    with written(target) as part:
+    with atomic_write(target) as part:
         sheet.save(part)
     done = f"wrote {target}: labels, feature maps, reconstruction, nearest neighbors"
     print(f"{done}      {time.perf_counter() - begin:.1f} s")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import written
+from hierax.atomic import atomic_write
 from hierax.cli.collection import (
     add_collection,
     check_page,
@@ -95,7 +95,7 @@ def write_map(
         index.folders, places, rows, title=title, note=note, what=what, thumbnails=thumbnails, labels=labels,
         fetch=fetch, max_pixels=max_pixels,
     )  # fmt: skip
-    with written(path) as part:
+    with atomic_write(path) as part:
         part.write_text(page, encoding="utf-8")
     return places
 

@@ -108,7 +108,7 @@ def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
 
 
 def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argparse.Namespace) -> None:
-    from hierax.atomic import written
+    from hierax.atomic import atomic_write
     from hierax.predict.moving import write_animation, write_strip
     from hierax.viz import sheet
 
@@ -119,6 +119,6 @@ def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argpars
         write_strip(clips, strip, heading=heading, note=note)
         tell(f"wrote {arguments.output} and {strip}: {len(clips)} {'video' if len(clips) == 1 else 'videos'}")
     elif rows:
-        with written(arguments.output) as part:
+        with atomic_write(arguments.output) as part:
             sheet(rows, heading=heading, note=note).save(part)
         tell(f"wrote {arguments.output}: {len(rows)} {'image' if len(rows) == 1 else 'images'}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierax.atomic import replaced
+from hierax.atomic import atomic_write
 from hierax.embedding.checked import DAMAGED, opened, read_arrays
 from hierax.embedding.mapped import INDEX
 from hierax.embedding.store import Column
@@ -240,9 +240,9 @@ def _write(
     faiss: Any, lists: Any, keys: np.ndarray, report: Report, trained: int, file: Path, notes: Path
 ) -> None:  # fmt: skip
     file.parent.mkdir(exist_ok=True)
-    with replaced(file) as part:
+    with atomic_write(file) as part:
         faiss.write_index(lists, str(part))
-    with contextlib.closing(io.BytesIO()) as kept, replaced(notes) as part:
+    with contextlib.closing(io.BytesIO()) as kept, atomic_write(notes) as part:
         digest = np.frombuffer(_digest(file, len(keys), lists.d), np.uint8)
         values = {name: np.array(getattr(report, name), _NOTES[name][0]) for name in _FIELDS}
         np.savez(kept, allow_pickle=False, keys=keys, trained=np.array(trained, np.int64), digest=digest, **values)

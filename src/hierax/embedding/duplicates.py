@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hierax.atomic import replaced
+from hierax.atomic import atomic_write
 from hierax.embedding.approximate import positions
 from hierax.embedding.blank import blank_rows
 from hierax.embedding.checked import DAMAGED, read_arrays
@@ -252,7 +252,7 @@ class _Pairs:
         with contextlib.suppress(OSError), contextlib.closing(io.BytesIO()) as content:
             np.savez(content, known=known, left=left, right=right, score=score, threshold=np.float64(self._threshold))
             self._file.parent.mkdir(exist_ok=True)
-            with replaced(self._file) as part:
+            with atomic_write(self._file) as part:
                 part.write_bytes(content.getvalue())
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hierax.atomic import replaced
+from hierax.atomic import atomic_write
 from hierax.embedding.checked import DAMAGED, CollectionError, read_array, read_table
 from hierax.embedding.store import OK, Column, Manifest, Rows, read_rows, read_texts, schema
 
@@ -149,7 +149,7 @@ class Shard:
             if not old.name.startswith(self._stamp):
                 old.unlink(missing_ok=True)
         for name, array in (("npy", vectors), ("keys.npy", keys), ("apart.npy", apart)):
-            with replaced(self._place / f"{self._stamp}.{name}") as part, part.open("wb") as file:
+            with atomic_write(self._place / f"{self._stamp}.{name}") as part, part.open("wb") as file:
                 np.save(file, array)
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import hierax
+from hierax.atomic import PARTS
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.sources import Listing, list_sources, listing_path, listings
 from hierax.embedding.store import DATA, LISTINGS, MANIFEST, CollectionError, Manifest
@@ -47,7 +48,7 @@ class Claim:
         """Deletes half-written files of killed processes, unless other calls are writing; ends this call's turn."""
         if self._lock.is_alone():
             for place in (self.folder, self.folder / LISTINGS, self.folder / DATA):
-                for part in place.glob(".*.part"):
+                for part in place.glob(PARTS):
                     part.unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hierax.atomic import replaced
+from hierax.atomic import atomic_write
 from hierax.data.lists import NoPathColumn, listed_paths, names_files
 from hierax.data.packed import Strings
 from hierax.data.table import TableDataset, open_tables
@@ -152,7 +152,7 @@ class Listing:
         pa = arrow()
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = listed()
-        with replaced(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
+        with atomic_write(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
             for start in range(0, len(self), _ROWS):
                 rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]
                 columns = {name: [getattr(row, name) for row in rows] for name in schema.names}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierax.atomic import replaced
+from hierax.atomic import atomic_write
 from hierax.embedding.checked import (
     CollectionError,
     arrow,
@@ -158,7 +158,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json`, whole or not at all."""
-        with replaced(folder / MANIFEST) as part:
+        with atomic_write(folder / MANIFEST) as part:
             part.write_text(json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2) + "\n")
 
     @classmethod
@@ -286,7 +286,7 @@ def _write_table(table: pa.Table, path: Path, vectors: Sequence[str], *, keep: b
     pa = arrow()
     compression = {n: "none" if n in vectors else "zstd" for n in table.column_names}
     compression |= {f"{n}.list.element": "none" for n in vectors}  # floats do not shrink
-    with replaced(path, keep=keep) as part:
+    with atomic_write(path, keep=keep) as part:
         pa.parquet.write_table(table, part, use_dictionary=["status"], compression=compression)
 
 
@@ -311,7 +311,7 @@ def write_errors(folder: Path) -> int:
     found = [item for shard in shards(folder) for item in unreadable_of(shard)]
     names = ("id", "path", "hash", "error")
     table = pa.table({name: pa.array([getattr(item, name) for item in found], pa.string()) for name in names})
-    with replaced(folder / ERRORS) as part:
+    with atomic_write(folder / ERRORS) as part:
         pa.parquet.write_table(table, part)
     return len(found)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hierax.atomic import written
+from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.config import HieraConfig
@@ -251,7 +251,7 @@ def _save_arrays(found: StageMaps, arrays: Path) -> None:
     import numpy as np
 
     maps = {f"stage{stage}": values.numpy() for stage, values in found.maps.items()}
-    with written(arrays) as part:
+    with atomic_write(arrays, sync=False) as part:
         np.savez(part, **maps)  # type: ignore[arg-type]  # the stubs take any name for its one option
 
 
@@ -259,7 +259,7 @@ def _save_picture(found: StageMaps, pixels: Tensor, record: Preprocessing, *, pi
     from hierax.viz import sheet
 
     size = " x ".join(str(n) for n in reversed(found.size))
-    with written(picture) as part:
+    with atomic_write(picture, sync=False) as part:
         note = f"{size} pixels, as the model sees them. Colors are the first three principal components of each map."
         note += "" if found.attentions is None else " Attention: bright areas get more attention than dark ones."
         sheet(feature_tiles(found, pixels[0], record=record), heading=heading, note=note).save(part)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import written
+from hierax.atomic import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +129,7 @@ def write_animation(clips: Sequence[Moving], path: Path, *, heading: str, note: 
     length = max(len(clip.frames) for clip in clips)
     pages = [sheet([clip.tiles(number) for clip in clips], heading=heading, note=note) for number in range(length)]
     milliseconds = max(round(1000 * clips[0].seconds), 20)
-    with written(path) as part:
+    with atomic_write(path) as part:
         pages[0].save(part, save_all=True, append_images=pages[1:], duration=milliseconds, loop=0)
 
 
@@ -142,5 +142,5 @@ def write_strip(clips: Sequence[Moving], path: Path, *, heading: str, note: str)
         for (title, _), row in zip(clip.captions, zip(*clip.frames, strict=True), strict=True):
             times = [f"{number * clip.seconds:.2f} s" for number in range(len(row))]
             rows.append([Tile(image, "" if i else title, times[i]) for i, image in enumerate(row)])
-    with written(path) as part:
+    with atomic_write(path) as part:
         sheet(rows, heading=heading, note=note, widths=(112, 512)).save(part)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hierax.atomic import check_writable, written
+from hierax.atomic import atomic_write, check_writable
 from hierax.extras import require
 from hierax.predict.classify import Classified
 
@@ -47,7 +47,7 @@ def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, 
     check_table(path, overwrite=overwrite)
     place = Path(path)
     kind = place.suffix.lower()
-    with written(place) as part:
+    with atomic_write(place) as part:
         if kind == ".jsonl":
             lines = (json.dumps(result.to_dict(per_view=True)) + "\n" for result in results)
             part.write_text("".join(lines), encoding="utf-8")

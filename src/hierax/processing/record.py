@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hierax.atomic import atomic_write
 
 if TYPE_CHECKING:
     from hierax.config import HieraConfig
@@ -235,14 +236,8 @@ class Preprocessing:
         Readers see the old file or the new one, never a part.
         """
         target = Path(folder) / FILE_NAME
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile: its files are readable by their owner only, and a checkpoint folder is shared.
-        part = target.with_name(f".{FILE_NAME}.{os.getpid()}-{threading.get_ident()}")
-        try:
+        with atomic_write(target) as part:
             part.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
         return target
 
     @classmethod

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hierax.atomic import written
+from hierax.atomic import atomic_write
 from hierax.processing.paths import check_regular
 from hierax.train.teacher import Answers
 
@@ -61,7 +61,7 @@ class AnswerCache:
         tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written(path) as part:
+        with atomic_write(path) as part:
             save_file(tensors, part)
         return Answers(*(None if t is None else t.half().float() for t in (answers.logits, answers.features)))
 

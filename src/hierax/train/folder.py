@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hierax.atomic import PARTS
 from hierax.data.sources import split_folders
 from hierax.locking import LOCK
 from hierax.train.described import DESCRIPTION, DamagedRun, read_description
@@ -47,8 +48,8 @@ def check_folder(run: Path, *, overwrite: bool) -> None:
         if not overwrite:
             earlier(run)
         return
-    # the rest of a run that was killed before its first file can be replaced
-    if run.exists() and any(not path.name.startswith((f".{DESCRIPTION}.", LOCK)) for path in run.iterdir()):
+    # what a run left that was killed before it had written anything is nothing to keep
+    if run.exists() and any(not (path.name.startswith(LOCK) or path.match(PARTS)) for path in run.iterdir()):
         raise RunExists(f"{run} is not empty and holds no run; choose another folder with -o")
 
 

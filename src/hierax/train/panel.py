@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hierax.atomic import atomic_write
 from hierax.config import HieraConfig
 from hierax.data.view import EvaluationView, Seen
 from hierax.processing import Preprocessing
@@ -64,15 +64,9 @@ class Panel:
             drawn = to_picture(after, record=self.record)
             name = Path(item.name).name
             rows.append((Tile(picture, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
-        self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"step-{step}.png"
-        part = path.with_name(f".{path.stem}.{os.getpid()}.png")
-        try:
-            note = statistics_note(config, "visible")
+        path, note = self.folder / f"step-{step}.png", statistics_note(config, "visible")
+        with atomic_write(path) as part:
             sheet(rows, heading=f"After {step} steps", note=f"Held-out images; {note}").save(part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
         return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hierax.atomic import written
+from hierax.atomic import atomic_write
 from hierax.extras import require
 from hierax.train.described import log_entry
 
@@ -59,7 +59,7 @@ def plot_losses(folder: Path) -> Path | None:
     figure.suptitle(folder.resolve().name)
     figure.tight_layout()
     path = folder / "loss.png"
-    with written(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part)
     return path
 
@@ -104,6 +104,6 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
                 axes.text(said, true, f"{number:,}", ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(picture, label="share of the true class", fraction=0.046, pad=0.04)
     figure.tight_layout()
-    with written(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part)
     return path

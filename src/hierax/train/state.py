@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hierax.atomic import replaced
+from hierax.atomic import atomic_write, sync_folder
 from hierax.checkpoint import sharded
 from hierax.checkpoint.steps import OLDER
 from hierax.locking import LOCK, FolderTaken, locked
@@ -27,7 +27,7 @@ _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    with replaced(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
@@ -121,9 +121,9 @@ class Checkpoints:
 
     def _commit(self, part: Path, step: int, best: int, digests: Mapping[str, Any]) -> None:
         write_json(part / _DIGESTS, digests)
-        _sync_folder(part)
+        sync_folder(part)
         os.replace(part, self.path(step))
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         for old in self.steps()[: -self.keep]:
             if old != best:
                 shutil.rmtree(self.path(old), ignore_errors=True)
@@ -239,13 +239,4 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can do this to folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync_folder(folder)
