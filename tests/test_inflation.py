@@ -88,7 +88,7 @@ def test_of_a_masked_autoencoder_the_encoder_is_left() -> None:
     [
         ({"frames": 7}, "frames is 7; expected a multiple of 2"),
         ({"frames": 0}, "frames is 0; expected a multiple of 2"),
-        ({"patch": "median"}, "patch is 'median'; expected one of 'centre', 'mean'"),
+        ({"patch": "median"}, "patch is 'median'; expected one of 'center', 'mean'"),
     ],
 )
 def test_what_cannot_be_is_named(arguments: dict[str, Any], problem: str) -> None:

@@ -5,6 +5,7 @@ per transformer block, and `encoder.Hiera` only builds what the list says.
 """
 
 import dataclasses
+import fnmatch
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -380,9 +381,13 @@ def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
     return tuple(specs)
 
 
-def list_models() -> tuple[str, ...]:
-    """The names that `create_model` knows."""
-    return tuple(VARIANTS)
+def list_models(pattern: str = "*") -> tuple[str, ...]:
+    """The names that `create_model` knows.
+
+    Args:
+        pattern: only those that it fits, as "mae_*" or "*_16x224"; `*`, `?` and `[…]` are as for files.
+    """
+    return tuple(fnmatch.filter(VARIANTS, pattern))
 
 
 def variant_config(name: str, **overrides: Any) -> HieraConfig:

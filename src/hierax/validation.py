@@ -143,4 +143,7 @@ def require_fields(names: Iterable[str], known: AbstractSet[str]) -> None:
     for name in sorted(set(names) - known):
         meant = _OTHERS_NAMES.get(name)
         near = f" (did you mean {meant}?)" if meant else did_you_mean(name, known)
-        raise ValueError(f"{name!r} is not a field of HieraConfig{near}; fields are {', '.join(sorted(known))}")
+        if name == "pretrained":
+            raise ValueError("'pretrained' is not a field of HieraConfig; hierax.load(source) loads weights")
+        fields = "" if near else f"; fields are {', '.join(sorted(known))}"
+        raise ValueError(f"{name!r} is not a field of HieraConfig{near}{fields}")
