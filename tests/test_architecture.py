@@ -123,7 +123,6 @@ def test_the_methods_that_reach_for_files_are_the_known_ones() -> None:
         "pretrained.py:from_pretrained",
         "pretrained.py:save_pretrained",
         "pretrained.py:push_to_hub",
-        "models.py:from_pretrained",
         "config.py:from_pretrained",
         "config.py:save_pretrained",
     }

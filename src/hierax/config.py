@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hierax.validation import check, require_fields, resolved
+from hierax.validation import check, labels_by_id, labels_from_json, require_fields, resolved
 from hierax.variants import VARIANTS, did_you_mean
 
 _Axes = tuple[int, ...]
@@ -95,12 +95,12 @@ class HieraConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.id2label, Mapping) and any(isinstance(i, str) for i in self.id2label):
-            self.id2label = _labels_from_json(self.id2label)
+            self.id2label = labels_from_json(self.id2label)
         for name in OUTPUTS:
             if isinstance(self.extra.get(name), bool):
                 self.__dict__[name] = self.extra[name]
         if self.label2id is not None:
-            self.id2label = self._agreed("id2label", _labels_by_id(self.label2id), "label2id")
+            self.id2label = self._agreed("id2label", labels_by_id(self.label2id), "label2id")
         if self.out_indices is not None:
             self.out_features = self._agreed("out_features", self.names_at(self.out_indices), "out_indices")
         for name, value in resolved(self).items():
@@ -127,7 +127,7 @@ class HieraConfig:
         if not self.__dict__.get("_complete"):
             object.__setattr__(self, name, value)
         elif name == "label2id":
-            self.id2label = _labels_by_id(value)
+            self.id2label = labels_by_id(value)
         elif name in _SETTABLE:
             checked = self.replace(**{name: value})
             if checked.num_labels != self.num_labels:
@@ -259,7 +259,7 @@ class HieraConfig:
             if derived in known:
                 known.pop(given, None)
         if "id2label" in known:
-            known["id2label"] = _labels_from_json(known["id2label"])
+            known["id2label"] = labels_from_json(known["id2label"])
         extra = {k: v for k, v in values.items() if k not in names}
         return cls(**known, extra=extra)
 
@@ -314,21 +314,6 @@ class HieraConfig:
             raise ValueError(f"{path}: not a JSON file ({error})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-
-
-def _labels_by_id(labels: Any) -> dict[int, str]:
-    """From label: index to index: label."""
-    try:
-        return {int(i): str(name) for name, i in labels.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise ValueError(f"label2id is {labels!r:.80}; expected an object of name: index") from None
-
-
-def _labels_from_json(labels: Any) -> dict[int, str]:
-    try:
-        return {int(i): str(name) for i, name in labels.items()}
-    except (AttributeError, ValueError):
-        raise ValueError(f"id2label is {labels!r:.80}; expected an object of index: name") from None
 
 
 def _field_names() -> set[str]:

@@ -147,3 +147,19 @@ def require_fields(names: Iterable[str], known: AbstractSet[str]) -> None:
             raise ValueError("'pretrained' is not a field of HieraConfig; hierax.load(source) loads weights")
         fields = "" if near else f"; fields are {', '.join(sorted(known))}"
         raise ValueError(f"{name!r} is not a field of HieraConfig{near}{fields}")
+
+
+def labels_by_id(labels: Any) -> dict[int, str]:
+    """From label: index to index: label."""
+    try:
+        return {int(i): str(name) for name, i in labels.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"label2id is {labels!r:.80}; expected an object of name: index") from None
+
+
+def labels_from_json(labels: Any) -> dict[int, str]:
+    """From index, as JSON writes it, to label."""
+    try:
+        return {int(i): str(name) for i, name in labels.items()}
+    except (AttributeError, ValueError):
+        raise ValueError(f"id2label is {labels!r:.80}; expected an object of index: name") from None
