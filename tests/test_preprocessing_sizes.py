@@ -13,13 +13,14 @@ from hierax.embedding.decode import decoder_of
 from hierax.embedding.features import FeatureExtractor
 from hierax.embedding.sources import Source
 from hierax.predict.inputs import open_predictor
+from hierax.processing import IMAGENET
 from small import image_config
 
-CROPPED = Preprocessing(size=72, crop_size=64)
+CROPPED = IMAGENET.replace(size=72, crop_size=64)
 SQUASHED = Preprocessing(size={"height": 64, "width": 64}, do_center_crop=False)
-SQUASHED_AND_CROPPED = Preprocessing(size={"height": 72, "width": 72}, crop_size=64)
-WHOLE = Preprocessing(size=64, do_center_crop=False)
-NATIVE = Preprocessing(do_resize=False, crop_size=64)
+SQUASHED_AND_CROPPED = IMAGENET.replace(size={"height": 72, "width": 72}, crop_size=64)
+WHOLE = IMAGENET.replace(size=64, do_center_crop=False)
+NATIVE = IMAGENET.replace(do_resize=False, crop_size=64)
 
 AT = [  # record, asked, size, crop
     (CROPPED, 64, {"shortest_edge": 72}, (64, 64)),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.image import HieraImageProcessor
 from hierax.processing.recorded import chosen_speed
 from hierax.processing.video import HieraVideoProcessor
 from hierax.transformers_arguments import token_of, without_foreign
+
+if TYPE_CHECKING:
+    from hierax.checkpoint.opened import Checkpoint
 
 
 class AutoImageProcessor:
@@ -18,7 +21,7 @@ class AutoImageProcessor:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Checkpoint,
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,

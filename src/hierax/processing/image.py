@@ -24,6 +24,8 @@ from hierax.transformers_arguments import token_of, without_foreign
 if TYPE_CHECKING:
     import torch
 
+    from hierax.checkpoint.opened import Checkpoint
+
 # A strip of 1 x 100,000 pixels would become 256 x 25,600,000; nothing that is looked at comes near this many.
 _MAX_RESIZED_PIXELS = 1 << 26
 
@@ -176,7 +178,7 @@ class HieraImageProcessor(Recorded):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Checkpoint,
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,

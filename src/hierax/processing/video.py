@@ -29,6 +29,8 @@ from hierax.transformers_arguments import token_of, without_foreign
 if TYPE_CHECKING:
     import torch
 
+    from hierax.checkpoint.opened import Checkpoint
+
 Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
 """A path, the bytes of a file, a file opened to read bytes, a `VideoFile`, frames `[T, H, W, C]` (array or tensor), or
 a list of images, one for each frame."""
@@ -299,7 +301,7 @@ class HieraVideoProcessor(Recorded):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Checkpoint,
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
