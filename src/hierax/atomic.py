@@ -17,18 +17,18 @@ _WRITERS = ("inline_container", "PytorchStreamWriter", "file write failed", "une
 
 
 PARTS = ".*.part*"
-"""The names of files that were being written when a process was killed, as a pattern."""
+"""A pattern for temporary files that a killed process left."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterator[Path]:
-    """A path to write to, in the same folder (made if missing), with the same suffix, that becomes `path` when all went
-    well, and is gone otherwise. Its name is short: that of `path` may be as long as the file system allows.
+    """A temporary path in the same folder (made if missing), with the same suffix. It becomes `path` on success; after
+    an error it is deleted. Its name is short, because that of `path` may be as long as the file system allows.
 
     Args:
-        sync: file and folder are on the disk afterwards, so that `path` is whole after a power cut too. False is for
-            many files that can be made again.
-        keep: a file that is there by then stays: of several processes that write it, the first one's counts.
+        sync: write file and folder to the disk, so that `path` is complete also after a power cut. Use False for many
+            files that can be made again.
+        keep: do not replace a file that exists by then: if several processes write it, the first one wins.
 
     Raises:
         OSError: it cannot be written; names `path`.
@@ -53,7 +53,7 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names of the files in a folder on the disk."""
+    """Writes the names of the files in a folder to the disk."""
     with contextlib.suppress(OSError):  # not every file system can do this to folders
         handle = os.open(folder, os.O_RDONLY)
         try:

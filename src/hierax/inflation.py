@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from hierax.checkpoint.report import LoadingReport
 
 Patch = Literal["center", "mean"]
-"""Where the weights of the patch embedding go: all to the middle one of its three frames, or a third to each."""
+"""How the patch embedding's weights fill its three frames: all in the middle one, or a third in each."""
 _EMBEDDING = "encoder.patch_embed.proj.weight"
 _POSITION = "encoder.pos_embed."
 
 
 def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, patch: Patch = "center") -> Pretrained:
-    """A model of clips with the weights of one of images: of a classifier a classifier, with its head, else a
-    `HieraModel`. A masked autoencoder's decoder is left out, since clips have other targets; `loading_report` of the
-    result says so under `ignored`.
+    """A model of clips with the weights of a model of images. A classifier gives a classifier with its head; other
+    models give a `HieraModel`. The decoder of a masked autoencoder is left out, because clips have other targets;
+    `loading_report` of the result lists it under `ignored`.
 
-    The temporal position embedding is 0, so that time means nothing yet. With the patch embedding "center", a clip in
-    which nothing moves has the pooled features and logits of its image; "mean" (Carreira and Zisserman, arXiv
-    1705.07750) begins from averages over three frames, the first and last tokens' less than that. The preprocessing
-    record stays but for its frames: mean and deviation are those that the weights know.
+    The temporal position embedding is 0, so at first the order of frames has no effect. With the patch embedding
+    "center", a clip without motion has the pooled features and logits of its image. "mean" (Carreira and Zisserman,
+    arXiv 1705.07750) averages over three frames; for the first token, the frame before the clip counts as zeros. Only
+    the frames in the preprocessing record change: mean and deviation are those that the weights were trained with.
 
     Args:
         source: a model of images, or a Hub id, folder or file to load one from.

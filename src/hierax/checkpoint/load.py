@@ -56,7 +56,13 @@ def load_model(
     overrides: Mapping[str, Any] = MappingProxyType({}),
     copy: bool = True,
 ) -> "Model":
-    """See `Pretrained.from_pretrained`. `opened` is the source if it was read already."""
+    """See `Pretrained.from_pretrained`.
+
+    Args:
+        source: an open checkpoint is not read again.
+        overrides: fields of the configuration, and the constructor's own arguments.
+        copy: a model of an open checkpoint gets tensors of its own, because the checkpoint may be used again.
+    """
     if config is not None and not isinstance(config, HieraConfig):
         raise TypeError(
             f"config is a {type(config).__name__}; expected a HieraConfig, as HieraConfig.from_pretrained makes"
@@ -98,7 +104,7 @@ def load_model(
 
 
 def load_config(source: Source, hub: HubOptions, overrides: Mapping[str, Any]) -> HieraConfig:
-    """`HieraConfig.from_pretrained`, which see."""
+    """See `HieraConfig.from_pretrained`."""
     given = dict(overrides)
     hub = replace(hub, token=token_of(given, hub.token))
     asked = wanted(given)
@@ -109,7 +115,7 @@ def load_config(source: Source, hub: HubOptions, overrides: Mapping[str, Any]) -
 
 
 def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, arguments: Mapping[str, Any]) -> "Model":
-    """The model without weights: on the meta device nothing is drawn and nothing takes memory."""
+    """The model without weights: on the meta device it takes no memory and no random numbers."""
     where = opened.source.config.path if opened.source.config else opened.source.weights
     count = len(opened.tensors)
     for name, blocks in {"depths": sum(config.depths), "decoder_depth": config.decoder_depth}.items():
@@ -127,7 +133,7 @@ def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, argument
 
 
 def _task_config(task: str, opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
-    """The file's configuration as the task and the caller want it.
+    """The file's configuration, changed as the task and the caller need it.
 
     A classifier's last stage is pooled, a MAE's is not: opened from the other kind's record, the number changes.
     """
@@ -226,7 +232,7 @@ def load(
 
 
 def found_task(opened: Checkpoint, *, renewed_head: bool = False) -> str:
-    """What a checkpoint is, by its tensors; where they leave it open, by the class its configuration names."""
+    """The task of a checkpoint, by its tensors; if they do not tell, by the class in its configuration."""
     parts, named = opened.parts, opened.config.extra.get("architectures")
     stated = next((task for task, name in ARCHITECTURES.items() if isinstance(named, list) and named[:1] == [name]), "")
     if "head" in parts or renewed_head:

@@ -32,9 +32,9 @@ _LABELS = {(1000, 2): "imagenet-1k", (400, 3): "kinetics-400"}
 
 @dataclass
 class Checkpoint:
-    """A checkpoint that is open: what it holds, and models made of it. `hierax.open_checkpoint` opens one.
+    """An open checkpoint: what it holds, and models made from it. `hierax.open_checkpoint` opens one.
 
-    Whatever takes the source of a checkpoint takes an open one too, and does not read it again.
+    Every function that takes the source of a checkpoint also takes an open checkpoint. It is not read again.
 
     Attributes:
         source: where it is, and its JSON files.
@@ -66,19 +66,19 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What it was opened by: a Hub id, a folder or a file."""
+        """The source that was given: a Hub id, a folder or a file."""
         return self.source.name
 
     @property
     def task(self) -> str:
-        """What it is for: "features", "backbone", "classification", "video-classification" or "mae"."""
+        """Its task: "features", "backbone", "classification", "video-classification" or "mae"."""
         from hierax.checkpoint.load import found_task
 
         return found_task(self)
 
     @property
     def preprocessing(self) -> "Preprocessing | None":
-        """How its pixels are made: what it states, or what was published for its kind; None where there is neither."""
+        """How pixels are made: its own record, or the published one for its kind; None if there is neither."""
         from hierax.checkpoint.preprocessing import preprocessing_of
 
         return preprocessing_of(self)
@@ -90,11 +90,11 @@ class Checkpoint:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of its classes, in order; none without a head."""
+        """Names of its classes, in order; empty without a head."""
         return tuple(self.config.id2label.values()) if "head" in self.parts else ()
 
     def model(self, task: str | None = None, **changes: Any) -> "Pretrained":
-        """A model of its own with these weights, as `hierax.load` makes it, which takes the `changes`."""
+        """A new model with these weights. The arguments are those of `hierax.load`; models share no memory."""
         from hierax.checkpoint.load import load
 
         return load(self, task=task, **changes)
@@ -114,10 +114,10 @@ def open_checkpoint(
     """Opens a checkpoint of any format, to see what it holds and to make models of it.
 
     Args:
-        source: a Hub id, a folder, or a file; one that is open already is returned as it is.
+        source: a Hub id, a folder, or a file. An open checkpoint is returned unchanged.
         variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
-        part: which model of a file that holds several. Without it, a moving average is preferred, and that is said.
-        config: the configuration, where it is known better than the source says.
+        part: which model to read if the file holds several. Without it, a moving average is preferred, with a notice.
+        config: the configuration to use instead of the source's.
         revision, cache_dir, token, local_files_only: passed on to the Hub's client.
 
     Raises:
@@ -137,7 +137,7 @@ def as_checkpoint(
     part: str | None = None,
     config: HieraConfig | None = None,
 ) -> Checkpoint:
-    """`open_checkpoint` with its options for the Hub as one."""
+    """`open_checkpoint` with the options for the Hub in one object."""
     if not isinstance(source, Checkpoint):
         return read_checkpoint(source, hub, variant, part=part, config=config)
     chosen = {"variant": variant, "part": part, "config": config, "revision": hub.revision}
@@ -159,7 +159,7 @@ def read_checkpoint(
     """Reads tensors and configuration of a checkpoint that is not open.
 
     Args:
-        any_of_them: whether it does not matter which model is read.
+        any_of_them: if the file holds several models, read the first.
 
     Raises:
         ValueError: the file is not a Hiera, is corrupt, fits no known variant, or holds several models; names the

@@ -131,7 +131,7 @@ class Preprocessing:
 
     @classmethod
     def for_model(cls, config: HieraConfig, stated: Preprocessing | None = None) -> Preprocessing | None:
-        """How a model's pixels are made: as is `stated`, else as published, at the model's own size; None: neither.
+        """How a model's pixels are made: as is `stated`, else as published, at the model's size, else None.
 
         Images in color are preprocessed as for ImageNet, clips as for Kinetics: the shortest edge is resized to 256/224
         of the longer side, then the center is cropped. Nothing was published for other channels, signals and volumes.
@@ -146,7 +146,7 @@ class Preprocessing:
         return stated.with_frames(config.image_size[0]) if stated and config.is_video else stated
 
     def at(self, size: int | Sequence[int]) -> Preprocessing:
-        """The same part of an image at another size: resize and crop are scaled alike, and squashed stays squashed.
+        """The same part of an image at another size: resize and crop are scaled alike. A squash stays a squash.
 
         For a rectangle, the shortest edge follows the longer side. Where the whole image was seen, at no fixed size,
         its center in the shape of the rectangle is.
@@ -177,7 +177,7 @@ class Preprocessing:
         return self.replace(size=resized, crop_size=crop)
 
     def with_frames(self, count: int) -> Preprocessing:
-        """Of a record that says nothing of frames, one for clips of `count`, sampled as Kinetics' are; else itself."""
+        """The record with `count` frames, sampled as for Kinetics, if it has no frames yet; else the record itself."""
         if self.num_frames is not None:
             return self
         return self.replace(num_frames=count, sampling_rate=KINETICS.sampling_rate, fps=KINETICS.fps)
