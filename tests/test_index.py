@@ -226,7 +226,7 @@ def test_a_folder_that_cannot_be_written_to_is_searched(folder: Path, monkeypatc
     def refuse(path: Path) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(mapping, "replaced", refuse)
+    monkeypatch.setattr(mapping, "atomic_write", refuse)
     assert pairs(Index(folder).search(QUERIES, 10)) == brute(QUERIES, VECTORS, 10)
     assert mapped(folder) == []
 
