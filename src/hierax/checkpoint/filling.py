@@ -26,8 +26,8 @@ class Placing:
 
     Attributes:
         dtype: their precision; None is that of the file.
-        ignore_mismatched_sizes: whether modules whose tensors have another shape in the file start anew.
-        copy: whether the tensors are the checkpoint's still, of which other models may be made.
+        ignore_mismatched_sizes: modules whose tensors have another shape in the file get random weights.
+        copy: give the model tensors of its own, because other models may be made from the open checkpoint.
     """
 
     dtype: torch.dtype | None

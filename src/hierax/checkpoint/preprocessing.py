@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def preprocessing_of(opened: Checkpoint) -> "Preprocessing | None":
-    """The record of an opened checkpoint; None where it has none and its inputs are no pictures in colour.
+    """The record of an opened checkpoint; None if it has none and its inputs are not color images.
 
     Raises:
         ValueError: the record has a bad value; names file and field.
