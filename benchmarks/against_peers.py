@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 import hierax
-from hierax.engine.bench.contenders import multiply_accumulates
-from hierax.engine.bench.measure import matrix_rate
-from hierax.engine.bench.peers import PEERS
+from hierax.benchmark.contenders import multiply_accumulates
+from hierax.benchmark.measure import matrix_rate
+from hierax.benchmark.peers import PEERS
 
 Call = Callable[[], Any]
 

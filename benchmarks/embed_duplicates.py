@@ -19,9 +19,9 @@ from PIL import Image
 
 from embed_pictures import encoded, opened, opened_whole, pictures_below, place, shipped
 from hierax import HieraModel, Preprocessing
-from hierax.config import variant_config
-from hierax.embedding.duplicates import Group, duplicates
-from hierax.embedding.index import Index
+from hierax.collection.duplicates import Group, duplicates
+from hierax.collection.index import Index
+from hierax.model.config import variant_config
 
 KINDS = ("encoded again", "resized", "cropped", "all three")
 WAYS: tuple[tuple[str, dict[str, Any], tuple[float, ...]], ...] = (

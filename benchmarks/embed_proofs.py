@@ -11,7 +11,7 @@ the shards byte by byte, the tables row by row, and the errors with the broken f
 64-pixel pictures and prints the peak of the command's resident memory, and of that of all its processes together
 (proportional set size, twenty times a second; Linux). `duplicates` plants re-encoded, resized and slightly cropped
 copies among pictures of which no two overlap, embeds all by random weights or those of `--model`, and prints recall and
-precision of `hierax.embedding.duplicates` over thresholds. Each writes into FOLDER, which may be deleted afterwards,
+precision of `hierax.collection.duplicates` over thresholds. Each writes into FOLDER, which may be deleted afterwards,
 and ends with 1 where what is promised does not hold. Random weights are seeded, and small where only the bookkeeping
 counts.
 """

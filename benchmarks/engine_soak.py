@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import hierax
-from hierax.engine.bench.contenders import Subject
+from hierax.benchmark.contenders import Subject
 
 # height and width as parts of the native size, the often asked for first
 SHAPES = [(1, 1), (1, 1.25), (1.25, 1), (0.5, 1), (1, 0.5), (0.75, 1.3), (1.3, 1.1), (0.9, 0.7), (1.5, 1), (1, 1.5)]

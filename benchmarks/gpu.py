@@ -27,8 +27,8 @@ import torch
 from torch import nn
 
 import hierax
-from hierax.engine.bench.contenders import multiply_accumulates, randomised
-from hierax.engine.bench.peers import PEERS, version_of
+from hierax.benchmark.contenders import multiply_accumulates, randomised
+from hierax.benchmark.peers import PEERS, version_of
 
 Call = Callable[[], Any]
 TOY: dict[str, Any] = {"image_size": 64, "embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import hierax
-from hierax.blocks import Block
-from hierax.encoder import Features
-from hierax.tokens import pool
+from hierax.model.blocks import Block
+from hierax.model.encoder import Features
+from hierax.model.tokens import pool
 
 SIZES = ((224, 224), (223, 223), (216, 216), (208, 208), (200, 200), (193, 193), (225, 225), (472, 1000), (449, 449))
 PHOTO = Path(hierax.__file__).parent / "assets" / "cat.jpg"

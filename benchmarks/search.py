@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hierax.embedding.index import Index
-from hierax.embedding.store import Block, Column, Manifest, source_id, write_shard
+from hierax.collection.index import Index
+from hierax.collection.store import Block, Column, Manifest, source_id, write_shard
 
 BLOCK = 4096
 FAMILIES, CLUSTERS, DIRECTIONS = 40, 2000, 32

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 import hierax
-from hierax.engine.bench.peers import PEERS
+from hierax.benchmark.peers import PEERS
 from hierax.train import pretrain
 from hierax.train.log import RunLog
 from hierax.train.progress import StepReport

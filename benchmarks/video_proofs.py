@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from embed_proofs import LEAST_MB, command, peak, run_killed, shards
 from hierax import HieraModel
-from hierax.config import variant_config
+from hierax.model.config import variant_config
 from hierax.processing import KINETICS
 
 RATE, HEIGHT, WIDTH = 30, 240, 320

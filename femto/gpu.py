@@ -23,20 +23,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.checkpoint.load import load
-from hierax.config import variant_config
 from hierax.data.loader import Batch
 from hierax.data.sources import open_dataset
 from hierax.data.view import EvaluationView
-from hierax.models import HieraForImageClassification, HieraForPreTraining
+from hierax.model.config import variant_config
+from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining
 from hierax.processing import IMAGENET, Preprocessing
-from hierax.train.distil import Distillation
+from hierax.train.checkpoints import Checkpoints
+from hierax.train.distillation import Distillation
 from hierax.train.loop import Loop
 from hierax.train.objective import Objective, Pretraining
 from hierax.train.parallel import World
-from hierax.train.recipe import Recipe
-from hierax.train.state import Checkpoints
+from hierax.train.run_folder import Witness
+from hierax.train.settings import Recipe
 from hierax.train.teacher import Teacher, open_teacher
-from hierax.train.witness import Witness
 
 STORED = 320  # pixels of a side in memory; the aspect ratio is kept beside
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -27,8 +27,8 @@ import hierax
 from hierax.data.dataset import Dataset
 from hierax.data.sources import open_dataset
 from hierax.demo.pictures import gallery
-from hierax.mae import visible_patches
-from hierax.models import HieraForPreTraining
+from hierax.model.mae import visible_patches
+from hierax.model.tasks import HieraForPreTraining
 from hierax.processing import HieraImageProcessor
 from hierax.train.evaluation import Evaluation, evaluate
 from hierax.train.probe import linear

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import hierax
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 
 ASSETS = Path(__file__).parent.parent / "src" / "hierax" / "assets"
 LARGEST = 8_000_000  # bytes of a tensor file

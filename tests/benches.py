@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from hierax.engine.bench import BenchReport, measure
-from hierax.engine.bench.results import Cell, Contender, Machine, summarise
-from hierax.engine.bench.settings import resolve
+from hierax.benchmark import BenchReport, measure
+from hierax.benchmark.results import Cell, Contender, Machine, summarise
+from hierax.benchmark.settings import resolve
 
 FP32, BF16, INT8 = (Contender("hierax", "openvino", precision) for precision in ("fp32", "bf16", "int8"))
 EAGER = Contender("hierax", "eager", "fp32")

@@ -1,4 +1,4 @@
-"""Collections of made-up vectors, written through `hierax.embedding.store`, and vectors that lie in clusters."""
+"""Collections of made-up vectors, written through `hierax.collection.store`, and vectors that lie in clusters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hierax.embedding.decode import content_hash
-from hierax.embedding.store import Block, Column, Manifest, shard_path, source_id, write_shard
+from hierax.collection.source import content_hash
+from hierax.collection.store import Block, Column, Manifest, shard_path, source_id, write_shard
 
 
 def manifest(width: int = 8, **changes: Any) -> Manifest:

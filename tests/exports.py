@@ -16,8 +16,8 @@ from torch import Tensor
 
 import hierax
 from hierax import Engine, HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel, ParityReport
-from hierax.engine.openvino_backend import shared_core
-from hierax.engine.program import Program, Signature
+from hierax.engine.backends.openvino import shared_core
+from hierax.engine.signature import Program, Signature
 from small import CONFIGS, image_config, pixels, randomise
 
 SHALLOW: dict[str, Any] = {  # tracing takes time by the block

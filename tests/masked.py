@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierax.config import HieraConfig
-from hierax.models import HieraForPreTraining
+from hierax.model.config import HieraConfig
+from hierax.model.tasks import HieraForPreTraining
 from small import CONFIGS, randomise, units_of
 
 KINDS = sorted(CONFIGS)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig, plan
-from hierax.encoder import Hiera
+from hierax.model.config import HieraConfig, plan
+from hierax.model.encoder import Hiera
 from small import CONFIGS, randomise
 
 KINDS = sorted(CONFIGS)

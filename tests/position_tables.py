@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hierax.config import HieraConfig
-from hierax.positions import position_embedding
+from hierax.model.config import HieraConfig
+from hierax.model.positions import position_embedding
 from small import CONFIGS, randomise
 
 KINDS = sorted(CONFIGS)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 
 # tensors here are so small that threads cost more than they give: 7 s become 90 s when something else runs beside
 torch.set_num_threads(1)

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collections_of import collection, noise
-from hierax.embedding.duplicates import duplicates
-from hierax.embedding.sources import Listing, Source, listing_path
+from hierax.collection.duplicates import duplicates
+from hierax.collection.listing import Listing, listing_path
+from hierax.collection.source import Source
 
 ROWS = 24
 MANIFEST, SHARD, LISTING = "manifest.json", "data/part-0000-0000000.parquet", "listings/0000.parquet"

@@ -150,7 +150,7 @@ def _changed(step: Path, file: str, act: Callable[[Path], object], *, renew: boo
 
 def _renew(step: Path, file: str) -> None:
     """The digest of a file as it is now, as somebody writes it who wants it to be taken."""
-    from hierax.train.state import _digest
+    from hierax.train.checkpoints import _digest
 
     if (step / file).is_file() and file != "digests.json":
         digests = json.loads((step / "digests.json").read_text())
@@ -272,7 +272,7 @@ def main(place: Path, first: int = 0, every: int = 1) -> None:
 def unfinished(place: Path, data: Path) -> tuple[list[str], Path]:
     """A command, and a run that it left in the middle, with two checkpoints and a model."""
     from hierax.cli import main as hierax
-    from hierax.train.witness import Witness
+    from hierax.train.run_folder import Witness
 
     words = (
         "model=hiera_tiny_224 embed_dim=8 depths=[1,1,1,1] num_heads=[1,1,1,1] image_size=64 epochs=2 batch_size=4 "

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierax.encoder import Hiera
-from hierax.models import (
+from hierax.model.encoder import Hiera
+from hierax.model.tasks import (
     HieraBackbone,
     HieraForImageClassification,
     HieraForPreTraining,

@@ -13,11 +13,11 @@ from torch import nn
 
 import hierax
 from benches import BF16, EAGER, FAST, FAST_BF16, FP32, INT8, SLOW, report
-from hierax.engine.bench import BenchReport, measure
-from hierax.engine.bench.contenders import multiply_accumulates
-from hierax.engine.bench.plot import plot
-from hierax.engine.bench.results import Ratio, summarise
-from hierax.engine.bench.tables import markdown
+from hierax.benchmark import BenchReport, measure
+from hierax.benchmark.contenders import multiply_accumulates
+from hierax.benchmark.plot import plot
+from hierax.benchmark.results import Ratio, summarise
+from hierax.benchmark.tables import markdown
 
 pytest_plugins = ("benches",)
 pytestmark = pytest.mark.usefixtures("small_and_private")

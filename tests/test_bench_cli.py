@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hierax.engine.bench import BenchReport
+from hierax.benchmark import BenchReport
 
 if TYPE_CHECKING:
     from command_line import Run

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benches import EAGER, SETTINGS
-from hierax.engine.bench import BenchReport, bench, measure
-from hierax.engine.bench.contenders import Subject, peak_memory, peak_resident_mib
-from hierax.engine.bench.results import Contender
+from hierax.benchmark import BenchReport, bench, measure
+from hierax.benchmark.contenders import Subject, peak_memory, peak_resident_mib
+from hierax.benchmark.results import Contender
 
 pytest_plugins = ("benches", "command_line")
 pytestmark = pytest.mark.usefixtures("small_and_private")

@@ -9,10 +9,10 @@ import torch
 
 import hierax
 from benches import SETTINGS, settings
+from hierax.benchmark import bench, measure, peers
+from hierax.benchmark.contenders import Subject
+from hierax.benchmark.settings import parse_size
 from hierax.engine import hardware
-from hierax.engine.bench import bench, measure, peers
-from hierax.engine.bench.contenders import Subject
-from hierax.engine.bench.settings import parse_size
 
 pytest_plugins = ("benches",)
 pytestmark = pytest.mark.usefixtures("small_and_private")

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hierax.cli import main
-from hierax.embedding.blank import blank_rows, is_blank
-from hierax.embedding.mapped import Named
-from hierax.embedding.originals import Original
+from hierax.collection.blank import blank_rows, is_blank
+from hierax.collection.mapped import Named
+from hierax.collection.originals import Original
 
 pytest.importorskip("pyarrow")
 Said = pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from hierax.checkpoint import bundled
 from hierax.checkpoint.bundled import BUNDLED, bundled_folder, bundled_labels, bundled_parameters
 from hierax.checkpoint.records import CheckpointRecord, find_record
 from hierax.cli.models import note_of
-from hierax.config import variant_config
+from hierax.model.config import variant_config
 from small import image_config
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from hierax import HieraForImageClassification, HieraModel, Preprocessing, create_model, list_checkpoints, load
 from hierax.checkpoint import sharded
 from hierax.checkpoint.save import named_tensors
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from hierax.notices import Notice
 from small import image_config, randomise
 

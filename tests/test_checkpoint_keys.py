@@ -14,7 +14,7 @@ from hierax.checkpoint.files import TensorFile
 from hierax.checkpoint.load import load_model
 from hierax.checkpoint.opened import DIALECTS, Checkpoint, open_checkpoint
 from hierax.checkpoint.save import named_tensors
-from hierax.config import variant_config
+from hierax.model.config import variant_config
 
 KEYS = Path(__file__).parent / "data" / "keys"
 LISTS = sorted(path.name.removesuffix(".json") for path in KEYS.glob("*.json"))

@@ -22,7 +22,7 @@ from hierax import (
     load,
 )
 from hierax.checkpoint.save import named_tensors
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from small import CONFIGS, image_config, pixels, video_config
 
 Save = Callable[..., Path]
@@ -108,7 +108,7 @@ import sys, torch
 from hierax import HieraForImageClassification
 def private():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) // 1024
-import hierax.checkpoint.load, safetensors, hierax.processing, hierax.models
+import hierax.checkpoint.load, safetensors, hierax.processing, hierax.model.tasks
 before = private()
 model = HieraForImageClassification.from_pretrained(sys.argv[1])
 grown = private() - before

@@ -19,7 +19,7 @@ from hierax import (
     HieraModel,
     load,
 )
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from small import CONFIGS, image_config, pixels, video_config
 
 Save = Callable[..., Path]

@@ -16,7 +16,7 @@ import transformers
 import hierax
 from hierax import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
 from hierax.checkpoint.save import named_tensors
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from small import CONFIGS, fresh_seed, image_config, pixels, randomise, relative, units_of
 
 Save = Callable[..., Path]

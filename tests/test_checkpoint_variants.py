@@ -19,7 +19,7 @@ from hierax import (
     HieraModel,
     load,
 )
-from hierax.config import variant_config
+from hierax.model.config import variant_config
 from small import CONFIGS, abs_win_config, image_config, pixels, relative, video_config
 
 Save = Callable[..., Path]

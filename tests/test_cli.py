@@ -18,8 +18,8 @@ import pytest
 
 import hierax
 from hierax.checkpoint.records import list_checkpoints
-from hierax.cli.inputs import expand
 from hierax.predict.features import output_names
+from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
     from command_line import Run

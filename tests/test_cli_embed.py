@@ -15,8 +15,8 @@ import pytest
 import hierax
 from hierax.cli import embed as command
 from hierax.cli import main
+from hierax.collection.store import Manifest
 from hierax.embedding.run import Progress
-from hierax.embedding.store import Manifest
 from hierax.stopping import SIGNALS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from collections_of import collection, noise
-from hierax.cli.terminal import printable
+from hierax.notices import printable
 
 if TYPE_CHECKING:
     from command_line import Run

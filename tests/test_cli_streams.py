@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hierax.cli import main, streams
+from hierax import streams
+from hierax.cli import main
 from hierax.cli.signals import Interruptions, Terminated
 from hierax.stopping import SIGNALS, StopSignal
 

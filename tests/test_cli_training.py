@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hierax.stopping import SIGNALS
-from hierax.train.witness import Witness
+from hierax.train.run_folder import Witness
 from training import pictures, same, weights
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from hierax.config import HieraConfig, list_models, plan, variant_config
-from hierax.models import create_model
+from hierax.model.config import HieraConfig, list_models, plan, variant_config
+from hierax.model.tasks import create_model
 from small import CONFIGS, image_config, video_config
 
 
@@ -376,5 +376,7 @@ def test_overrides_of_a_variant_are_checked() -> None:
 
 
 def test_the_configuration_needs_no_torch() -> None:
-    code = "import sys, hierax.config as c; c.variant_config('hiera_huge_16x224'); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, hierax.model.config as c; c.variant_config('hiera_huge_16x224'); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,7 +20,7 @@ from hierax.data.stats import dataset_statistics
 from hierax.data.view import Augmentation, EvaluationView, Seen, TrainingView, Unreadable
 from hierax.notices import Notice
 from hierax.processing import KINETICS
-from hierax.processing.windows import Sampling
+from hierax.processing.sampling import Sampling
 from videos import number_of, numbered, only_sound, video
 
 RECORD = KINETICS.replace(size=48, crop_size={"height": 48, "width": 64}, num_frames=8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hierax.data.labels import read_labels
-from hierax.data.packed import Strings
+from hierax.data.strings import Strings
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hierax.data import open_dataset
 from hierax.data.dataset import Dataset, Extract
-from hierax.data.lists import open_list
+from hierax.data.file_lists import open_list
 
 
 def listed(path: Path, text: str | dict[str, Any]) -> Dataset:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hierax.data.mix import mix, targets_of
+from hierax.data.mixup import mix, targets_of
 from small import fresh_seed
 
 SIZES = [(64,), (20, 24), (6, 10, 12)]

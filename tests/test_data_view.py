@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hierax.data import Augmentation, Draw, EvaluationView, TrainingView
-from hierax.data.picture import read_part, resized
+from hierax.data.partial_decode import read_part, resized
 from hierax.data.view import Seen, Unreadable
 from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.reading import read_picture

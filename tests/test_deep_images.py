@@ -280,7 +280,7 @@ def test_the_predictor_of_floats_is_undone() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF of 16 bits"])
 def test_the_orientation_tag_is_applied_in_every_format_and_by_every_reader(form: str, orientation: int) -> None:
-    from hierax.data.picture import read_part
+    from hierax.data.partial_decode import read_part
 
     corner = np.zeros((64, 96), np.uint8)
     corner[:32, :32] = 255  # upper left, in the file

@@ -13,7 +13,8 @@ from PIL import Image, ImageChops
 
 import hierax
 from hierax.checkpoint.records import list_checkpoints
-from hierax.cli.demo import demo, next_steps
+from hierax.cli.demo import next_steps
+from hierax.demo.demo import demo
 from hierax.demo.pictures import gallery, photos
 from hierax.demo.sheet import SMALL, TILE, Row, demo_sheet
 

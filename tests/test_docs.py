@@ -31,7 +31,7 @@ from PIL import Image
 
 import hierax
 from hierax.cli import main
-from hierax.config import VARIANTS, HieraConfig, variant_config
+from hierax.model.config import VARIANTS, HieraConfig, variant_config
 from hierax.processing import KINETICS
 from hierax.train import RECIPES, Recipe, recipe
 from videos import action_set, video
@@ -202,10 +202,10 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     """Architectures, runs and the Hub at toy size, for this process."""
     import datasets
 
-    import hierax.config
+    import hierax.model.config
     import hierax.train
 
-    patch.setattr(hierax.config, "VARIANTS", {name: _small(name, fields) for name, fields in VARIANTS.items()})
+    patch.setattr(hierax.model.config, "VARIANTS", {name: _small(name, fields) for name, fields in VARIANTS.items()})
     patch.setattr(torch.cuda, "is_available", lambda: False)
 
     def toy(function: Callable[..., Path]) -> Callable[..., Path]:

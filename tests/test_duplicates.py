@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import hierax.embedding.duplicates as module
-import hierax.embedding.index as indexing
+import hierax.collection.duplicates as module
+import hierax.collection.index as indexing
 from collections_of import clustered, collection, noise, unit
 from hierax.cli import duplicates as command
 from hierax.cli import outliers as outliers_command
 from hierax.cli.terminal import UserError
-from hierax.embedding.duplicates import Group, Whitening, duplicates
-from hierax.embedding.index import Index
-from hierax.embedding.outliers import outliers
-from hierax.embedding.store import GONE, CollectionError, mark, shards, source_id
-from hierax.embedding.verify import SAME, common, smaller
+from hierax.collection.duplicates import Group, Whitening, duplicates
+from hierax.collection.index import Index
+from hierax.collection.outliers import outliers
+from hierax.collection.store import GONE, CollectionError, mark, shards, source_id
+from hierax.collection.verify import SAME, common, smaller
 
 
 def planted(count: int = 300, width: int = 24, *, copies: int = 40, seed: int = 0) -> np.ndarray:

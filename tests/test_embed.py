@@ -17,9 +17,9 @@ import torch
 
 import hierax
 from hierax import HieraForPreTraining, HieraModel
+from hierax.collection.listing import Listing
+from hierax.collection.store import Manifest, source_id
 from hierax.embedding import CollectionError, FeatureExtractor, embed
-from hierax.embedding.sources import Listing
-from hierax.embedding.store import Manifest, source_id
 from hierax.processing import HieraImageProcessor
 from pictures import BAD, COUNT, OPTIONS, RECORD, same
 from small import image_config, randomise, relative
@@ -363,7 +363,7 @@ def test_a_model_of_volumes_is_refused(tmp_path: Path) -> None:
 
 
 def test_listings_hold_names_that_are_no_text(tmp_path: Path) -> None:
-    from hierax.embedding.sources import Source
+    from hierax.collection.source import Source
 
     strange = os.fsdecode(b"/x/\xff.png")
     Listing([Source(strange)]).write(tmp_path / "0000.parquet")

@@ -16,16 +16,16 @@ import pytest
 import torch
 
 import hierax
-from hierax.cli.collection import rows_of
-from hierax.embedding import clips as embed_clips
+from hierax.collection import source as embed_source
+from hierax.collection.index import Index
+from hierax.collection.mapped import Named
+from hierax.collection.originals import CHANGED, GONE, Original, originals
+from hierax.collection.page_files import rows_of
+from hierax.collection.source import file_hash
+from hierax.collection.store import unreadable_of
 from hierax.embedding import update
-from hierax.embedding.clips import file_hash
-from hierax.embedding.features import vectors
-from hierax.embedding.index import Index
-from hierax.embedding.mapped import Named
-from hierax.embedding.originals import CHANGED, GONE, Original, originals
+from hierax.embedding.extractor import vectors
 from hierax.embedding.run import Progress
-from hierax.embedding.store import unreadable_of
 from hierax.notices import Notice
 from hierax.processing import KINETICS, HieraVideoProcessor
 from small import video_config
@@ -294,7 +294,7 @@ def test_whatever_a_source_raises_is_one_row(
         raise Odd("the answer was cut short")
 
     (tmp_path / "list.txt").write_text(f"memory://x/a.mp4\n{films}/short.mkv\n")
-    monkeypatch.setattr(embed_clips, "copy_url", fail)
+    monkeypatch.setattr(embed_source, "copy_url", fail)
     report = embedded(tmp_path / "list.txt", tmp_path / "out", model)
     assert (report.rows, report.errors) == (1, 1)
     errors = pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()

@@ -20,12 +20,13 @@ import pytest
 import torch
 from PIL import Image
 
-import hierax.embedding.urls as urls
+import hierax.collection.urls as urls
 from hierax import HieraModel
+from hierax.collection.content import read_file, read_member
+from hierax.collection.source import Source
 from hierax.embedding import FeatureExtractor, embed
-from hierax.embedding.content import read_file, read_member
 from hierax.embedding.processes import Pool, ProcessDied
-from hierax.embedding.sources import Source, list_sources
+from hierax.embedding.sources import list_sources
 from hierax.notices import Notice
 from pictures import BAD, COUNT, OPTIONS, RECORD
 from small import image_config, randomise

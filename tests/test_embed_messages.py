@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import hierax.embedding.run as running
+from hierax.collection.store import Manifest, shards
 from hierax.embedding import CollectionError, FeatureExtractor, embed
-from hierax.embedding.store import Manifest, shards
 from pictures import COUNT, OPTIONS
 
 pytest_plugins = ("pictures",)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from hierax.collection.store import Manifest, shards
 from hierax.embedding import CollectionError, FeatureExtractor, embed
 from hierax.embedding.cluster import BlockWorker
 from hierax.embedding.job import Job, on_devices
 from hierax.embedding.run import devices
-from hierax.embedding.store import Manifest, shards
 from pictures import COUNT, OPTIONS, pictures, same
 
 LIMIT = 600  # seconds for a process or a thread

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from collections_of import collection, noise
-from hierax.embedding.store import GONE, Manifest, mark, shards, source_id
+from hierax.collection.store import GONE, Manifest, mark, shards, source_id
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "embed.md"
 VECTORS = noise(60)

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hierax.embedding.decode import Decoder, as_bytes, content_hash
-from hierax.embedding.sources import Listing, Source, are_few, list_sources, listing_path
+from hierax.collection.listing import Listing, listing_path
+from hierax.collection.source import Source, as_bytes, content_hash
+from hierax.embedding.decode import Decoder
+from hierax.embedding.sources import are_few, list_sources
 from hierax.processing import Preprocessing
 
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import hierax.embedding.plan as plan
+from hierax.collection.store import Manifest
 from hierax.embedding import CollectionError, FeatureExtractor, embed
-from hierax.embedding.store import Manifest
 from pictures import BAD, COUNT, OPTIONS, same
 
 LIMIT = 600  # seconds to wait for another thread

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import hierax.blocks
-from hierax.blocks import Attention, Block
-from hierax.config import plan
+import hierax.model.blocks
+from hierax.model.blocks import Attention, Block
+from hierax.model.config import plan
 from plain import KINDS, encoder, every_map, every_stage, plain_maps, windows
 from small import CONFIGS, abs_win_config, fresh_seed, image_config, pixels, randomise, relative, units_of, video_config
 
@@ -73,7 +73,7 @@ def test_attention_is_four_dimensional_so_that_fused_kernels_apply(
         return fused(q, k, v, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr(hierax.blocks, "_FEW_SCORES", 0)
+    monkeypatch.setattr(hierax.model.blocks, "_FEW_SCORES", 0)
     model = encoder(CONFIGS[kind]())
     x = pixels(model.config)
     keep = (torch.arange(units_of(model.config)) % 2 == 0).expand(2, -1) if masked else None
@@ -89,7 +89,7 @@ def test_attention_of_few_scores_is_that_of_the_fused_kernel(queries: int, monke
     fused = F.scaled_dot_product_attention(q, k, v)
     expected = torch.autograd.grad(fused.square().sum(), (q, k, v))
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)
-    few = hierax.blocks.attend(q, k, v)
+    few = hierax.model.blocks.attend(q, k, v)
     assert relative(few, fused) < 1e-6
     for ours, theirs in zip(torch.autograd.grad(few.square().sum(), (q, k, v)), expected, strict=True):
         assert relative(ours, theirs) < 1e-5

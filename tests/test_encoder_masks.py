@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.blocks import Block, DropPath
-from hierax.config import HieraConfig, plan
-from hierax.encoder import Hiera
+from hierax.model.blocks import Block, DropPath
+from hierax.model.config import HieraConfig, plan
+from hierax.model.encoder import Hiera
 from plain import KINDS, encoder, every_stage, spread
 from small import CONFIGS, fresh_seed, image_config, pixels, randomise, units_of
 

@@ -8,7 +8,7 @@ import torch
 from engines import BACKENDS, Shared, assert_same, direct, plainly, tensors, tiny
 from hierax.engine import Engine
 from hierax.engine.pool import buckets
-from hierax.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
+from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
 from small import pixels, relative, units_of
 
 pytest.importorskip("openvino")

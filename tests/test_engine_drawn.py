@@ -14,8 +14,8 @@ import hierax
 from drawn import TASKS, draw_config, other_size
 from engines import assert_same, direct
 from hierax import Engine, HieraConfig
-from hierax.encoder import Hiera
 from hierax.engine.fold import fold
+from hierax.model.encoder import Hiera
 from small import fresh_seed, pixels, randomise, relative, units_of
 
 BACKENDS = ("torch", "onnxruntime", "openvino")

@@ -8,8 +8,8 @@ import torch
 
 from engines import Shared, tiny
 from hierax import extras
-from hierax.encoder import Hiera
 from hierax.engine import Engine, hardware
+from hierax.model.encoder import Hiera
 from small import image_config
 
 pytest.importorskip("openvino")

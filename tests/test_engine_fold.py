@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from hierax.encoder import Hiera
 from hierax.engine.fold import BareNorm, FoldedBlock, fold
-from hierax.init import LayerNorm
+from hierax.model.encoder import Hiera
+from hierax.model.layers import LayerNorm
 from small import CONFIGS, image_config, pixels, randomise, relative, units_of
 from tasks import PAIRS, make
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hierax.engine import Engine
-from hierax.engine import eager as eager_module
+from hierax.engine.backends import pytorch as eager_module
 from hierax.processing import HieraImageProcessor
 from small import pixels, relative, units_of
 from tasks import EVERY, make

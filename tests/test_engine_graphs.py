@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hierax.engine import Engine
-from hierax.engine.eager import GraphRunner, TorchBackend, Turns
+from hierax.engine.backends.pytorch import GraphRunner, TorchBackend
+from hierax.engine.context import Turns
 from hierax.engine.pool import Shape
 from small import pixels, relative, units_of
 from tasks import make

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engines import plainly, tiny
-from hierax.engine import Engine, openvino_backend
+from hierax.engine import Engine, quantise
 from hierax.engine import engine as engine_module
 from small import pixels, relative
 
@@ -57,7 +57,7 @@ def test_int8_without_pictures_of_ones_own_says_what_it_is_calibrated_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(openvino_backend, "quantise", lambda model, batches: seen.extend(batches) or model)
+    monkeypatch.setattr(quantise, "quantise", lambda model, batches: seen.extend(batches) or model)
     monkeypatch.setattr(engine_module, "_CALIBRATED", 20)
     with Engine(tiny("features"), precision="int8", cache_dir=False) as engine:
         engine.warm_up()

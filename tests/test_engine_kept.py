@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from engines import assert_same, tiny
-from hierax.engine import Engine, openvino_backend
+from hierax.engine import Engine
+from hierax.engine.backends import openvino as openvino_backend
 
 pytest.importorskip("openvino")
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from engines import BACKENDS, Shared, assert_same, plainly, tensors, tiny
-from hierax.engine import Engine, eager
+from hierax.engine import Engine
+from hierax.engine.backends import pytorch as eager
 from small import pixels
 from tasks import make
 
@@ -197,8 +198,8 @@ import faulthandler, os, signal, sys, threading
 import torch
 sys.path.insert(0, "tests")
 from engines import tiny
-from hierax.engine.openvino_backend import OpenVinoRunner, to_openvino
-from hierax.engine.program import Program, Signature
+from hierax.engine.backends.openvino import OpenVinoRunner, to_openvino
+from hierax.engine.signature import Program, Signature
 from small import pixels
 faulthandler.enable()  # as pytest and many services do: signals get a stack of their own
 model = tiny("features").eval()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hierax import Engine, HieraForImageClassification, HieraForPreTraining, extras
-from hierax.engine import onnx_backend
+from hierax.engine.backends import onnx as onnx_backend
 from small import image_config, pixels, randomise, relative
 
 SHALLOW: dict[str, Any] = {

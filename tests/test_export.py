@@ -12,8 +12,9 @@ import torch
 import hierax
 from exports import Exported, copied, engine_of, few, make, run_file, truth
 from hierax import extras
-from hierax.engine import export as export_module
-from hierax.engine import formats, onnx_backend
+from hierax.engine.backends import onnx as onnx_backend
+from hierax.engine.export import export as export_module
+from hierax.engine.export import formats
 from small import relative
 
 pytest_plugins = ("exports",)

@@ -12,7 +12,7 @@ import pytest
 import hierax
 from hierax import extras
 from hierax.cli.export import size_text
-from hierax.engine import parity
+from hierax.engine.export import parity
 
 if TYPE_CHECKING:
     from command_line import Run

@@ -14,7 +14,7 @@ from PIL import Image
 
 from exports import Exported, copied, engine_of, few, truth
 from hierax import Engine
-from hierax.engine.exported import is_export
+from hierax.engine.backends.exported import is_export
 from small import relative
 
 pytest_plugins = ("exports",)

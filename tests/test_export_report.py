@@ -16,8 +16,8 @@ from torch import Tensor
 import hierax
 from exports import Exported, engine_of, few, make, truth
 from hierax import ParityReport
-from hierax.engine import formats, parity
-from hierax.engine.program import Program, Signature
+from hierax.engine.export import formats, parity
+from hierax.engine.signature import Program, Signature
 from small import relative
 
 pytest_plugins = ("exports",)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hierax import HieraBackbone, HieraForImageClassification
 from hierax.checkpoint.save import save_model
-from hierax.models import HieraModel
+from hierax.model.tasks import HieraModel
 from small import image_config, pixels, randomise, relative
 from tasks import KINDS, make, total
 from test_parity_transformers import pair

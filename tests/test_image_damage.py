@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hierax import HieraImageProcessor, ImageError, load_image
-from hierax.data.picture import read_part
+from hierax.data.partial_decode import read_part
 from hierax.processing.reading import read_picture
 
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((16, 16, 1))).astype(np.uint8)
@@ -77,7 +77,7 @@ def test_other_colors_are_looked_at_too(mode: str) -> None:
 def test_without_simplejpeg_what_ends_too_early_is_an_error(
     how: str, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("data.picture", "processing.decode", "processing.jpeg"):
+    for module in ("data.partial_decode", "processing.decode", "processing.jpeg"):
         monkeypatch.setattr(f"hierax.{module}.simplejpeg", lambda: None)
     with pytest.raises(ImageError, match="damaged or truncated"):
         readers(damaged(jpeg())[how])[reader]()

@@ -90,7 +90,7 @@ def test_training_leaves_out_what_is_too_large_and_says_so(
     run: Run, classes: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
     if not fast:
-        for module in ("data.picture", "processing.decode", "processing.jpeg"):
+        for module in ("data.partial_decode", "processing.decode", "processing.jpeg"):
             monkeypatch.setattr(f"hierax.{module}.simplejpeg", lambda: None)
     settings = (
         "epochs=1",

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-import hierax.embedding.index as module
-import hierax.embedding.mapped as mapping
+import hierax.collection.index as module
+import hierax.collection.mapped as mapping
 from collections_of import clustered, collection, noise, unit
-from hierax.embedding.approximate import Report
-from hierax.embedding.index import Hit, Index
-from hierax.embedding.store import GONE, CollectionError, Column, mark, shards, source_id
+from hierax.collection.approximate import Report
+from hierax.collection.index import Hit, Index
+from hierax.collection.store import GONE, CollectionError, Column, mark, shards, source_id
 from hierax.notices import Notice
 
 VECTORS = noise(230)
@@ -284,7 +284,7 @@ def test_an_approximate_index_is_used_by_default_above_the_stated_size_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("faiss")
-    import hierax.embedding.approximate as approximate
+    import hierax.collection.approximate as approximate
 
     index = Index(collection(tmp_path / "many", CLUSTERED, block=500))
     index.build(approximate=True)
@@ -343,7 +343,7 @@ def test_a_large_collection_is_searched_exactly_where_faiss_has_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("faiss")
-    import hierax.embedding.approximate as approximate
+    import hierax.collection.approximate as approximate
 
     folder = collection(tmp_path / "many", CLUSTERED, block=500)
     wanted = Index(folder).search(CLUSTERED[:3])
@@ -359,7 +359,7 @@ def test_a_large_collection_is_searched_exactly_where_faiss_has_gone(
 
 _MEMORY = """
 import sys, threading, time, numpy as np
-from hierax.embedding.index import Index
+from hierax.collection.index import Index
 
 def anonymous():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hierax
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from small import abs_win_config, image_config, video_config
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hierax.models import (
+from hierax.model.tasks import (
     create_model,
 )
 from tasks import KINDS, PAIRS, make

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from hierax.labels import LABEL_SETS, load_labels
+from hierax.checkpoint.class_names import LABEL_SETS, load_labels
 
 
 @pytest.mark.parametrize(("name", "count"), [("imagenet-1k", 1000), ("kinetics-400", 400)])

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.mae import normalise_patches, patchify, unpatchify
-from hierax.models import HieraForPreTraining
-from hierax.tokens import UnitLayout
+from hierax.model.mae import normalise_patches, patchify, unpatchify
+from hierax.model.tasks import HieraForPreTraining
+from hierax.model.tokens import UnitLayout
 from masked import KINDS, mae, mae_config, random_mask
 from small import fresh_seed, image_config, line_config, pixels, randomise, relative, video_config, volume_config
 

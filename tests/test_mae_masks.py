@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hierax.mae import random_keep, visible_patches
+from hierax.model.mae import random_keep, visible_patches
 from masked import KINDS, VISIBLE, mae, mae_config, over_pixels, random_mask
 from small import fresh_seed, image_config, pixels, units_of
 

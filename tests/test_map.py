@@ -19,13 +19,14 @@ from PIL import Image
 import hierax
 from collections_of import clustered, collection, hash_of, noise
 from hierax.cli import map as command
-from hierax.cli.terminal import UserError
-from hierax.embedding.layout import Layout, Point, layout, principal
-from hierax.embedding.mapped import Named
-from hierax.embedding.originals import CHANGED, GONE, REMOTE, originals
-from hierax.embedding.pages import Entry, Section, contact_sheet, map_page
-from hierax.embedding.sources import Listing, Source, list_sources, listing_path
-from hierax.embedding.store import source_id
+from hierax.collection.listing import Listing, listing_path
+from hierax.collection.mapped import Named
+from hierax.collection.originals import CHANGED, GONE, REMOTE, originals
+from hierax.collection.pages import Entry, Section, contact_sheet, map_page
+from hierax.collection.projection import Layout, Point, layout, principal
+from hierax.collection.source import Source
+from hierax.collection.store import source_id
+from hierax.embedding.sources import list_sources
 from hierax.notices import Notice, printable
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028\udcff.jpg"
@@ -321,7 +322,7 @@ def test_the_map_of_a_collection_is_written(tmp_path: Path, capsys: pytest.Captu
     assert run(str(folder), "-o", str(page), "--method", "pca") == 0
     assert data_of(page.read_text())["names"] == paths
     assert "wrote" in capsys.readouterr().err
-    with pytest.raises(UserError, match="would be replaced"):
+    with pytest.raises(ValueError, match="would be replaced"):
         run(str(folder), "-o", str(page))
     assert run(str(folder), "-o", str(page), "--force", "--points", "10", "--thumbnails", "3") == 0
     assert "10 of 30 images, evenly sampled; 3 are drawn as images" in page.read_text()
@@ -369,11 +370,11 @@ def test_nothing_but_a_page_is_replaced(tmp_path: Path) -> None:
     folder, photo = str(collection(tmp_path / "out", noise(9))), tmp_path / "photo.html"
     (tmp_path / "0.png").rename(photo)
     content = photo.read_bytes()
-    with pytest.raises(UserError, match=r"photo.html is not an HTML page; only pages are overwritten"):
+    with pytest.raises(ValueError, match=r"photo.html is not an HTML page; only pages are overwritten"):
         run(folder, "-o", str(photo), "--overwrite")
     link = tmp_path / "link.html"
     link.symlink_to(photo)
-    with pytest.raises(UserError, match="only pages are overwritten"):
+    with pytest.raises(ValueError, match="only pages are overwritten"):
         run(folder, "-o", str(link), "--overwrite")
     assert photo.read_bytes() == content
 

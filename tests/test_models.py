@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import hierax
-from hierax.config import list_models
-from hierax.encoder import Hiera
-from hierax.models import (
+from hierax.model.config import list_models
+from hierax.model.encoder import Hiera
+from hierax.model.tasks import (
     HieraBackbone,
     HieraForImageClassification,
     HieraForPreTraining,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig, variant_config
-from hierax.models import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
+from hierax.model.config import HieraConfig, variant_config
+from hierax.model.tasks import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
 from small import fresh_seed, image_config, pixels, randomise, relative, units_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -51,7 +51,7 @@ def their_config(config: HieraConfig, **more: Any) -> Any:
     )
 
 
-# written down here a second time, so that a slip in `hierax.checkpoint.transformers` cannot agree with itself
+# written down here a second time, so that a slip in `hierax.checkpoint.dialects.transformers` cannot agree with itself
 _OUTSIDE = {
     "encoder.pos_embed.weight": "embeddings.position_embeddings",
     "encoder.patch_embed.proj": "embeddings.patch_embeddings.projection",

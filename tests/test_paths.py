@@ -12,11 +12,11 @@ from PIL import Image
 
 import hierax.processing.foreign as foreign
 from hierax import HieraImageProcessor, ImageError, load, load_image
-from hierax.cli.inputs import expand
 from hierax.data import open_dataset
 from hierax.data.stats import dataset_statistics
 from hierax.embedding.sources import list_sources
 from hierax.notices import LeftOut, Notice
+from hierax.processing.inputs import expand
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files, opened_regular
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500)

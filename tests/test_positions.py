@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.positions import (
+from hierax.model.positions import (
     AbsolutePosition,
     DecoderPosition,
     PositionEmbedding,
@@ -17,7 +17,7 @@ from hierax.positions import (
     resize_table,
     split_windows,
 )
-from hierax.tokens import UnitLayout
+from hierax.model.tokens import UnitLayout
 from position_tables import KINDS, OTHER, embedding
 from small import CONFIGS, abs_win_config, image_config, line_config, randomise, video_config, volume_config
 

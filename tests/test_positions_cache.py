@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hierax.positions import PositionEmbedding
+from hierax.model.positions import PositionEmbedding
 from position_tables import KINDS, OTHER, embedding
 from small import CONFIGS, image_config
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 from hierax import HieraForImageClassification, HieraImageProcessor, Preprocessing
 from hierax.checkpoint.preprocessing import resized
-from hierax.config import variant_config
+from hierax.collection.source import Source
 from hierax.embedding.decode import decoder_of
-from hierax.embedding.features import FeatureExtractor
-from hierax.embedding.sources import Source
+from hierax.embedding.extractor import FeatureExtractor
+from hierax.model.config import variant_config
 from hierax.predict.inputs import open_predictor
 from hierax.processing import IMAGENET
 from small import image_config
@@ -93,7 +93,7 @@ RECORDS = [None, CROPPED, SQUASHED, SQUASHED_AND_CROPPED]
 @pytest.mark.parametrize("record", RECORDS)
 @pytest.mark.parametrize("side", [None, 128])
 def test_every_part_of_hierax_makes_the_same_pixels(record: Preprocessing | None, side: int | None) -> None:
-    from hierax.engine.export import _record
+    from hierax.engine.export.export import _record
 
     model = HieraForImageClassification(image_config())
     model.preprocessing = record

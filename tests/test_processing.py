@@ -26,7 +26,7 @@ from hierax.processing import (
     decode,
     geometry,
 )
-from hierax.processing.recorded import Field, Recorded
+from hierax.processing.processor import Field, Recorded
 
 MEAN_STD = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 LEVELS: dict[str, Any] = {"do_rescale": False, "do_normalize": False}

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 import hierax
-import hierax.config
+import hierax.model.config
+from hierax.benchmark import measure
 from hierax.cli import main
-from hierax.config import VARIANTS, variant_config
-from hierax.engine.bench import measure
-from hierax.outputs import HieraModelOutput
+from hierax.model.config import VARIANTS, variant_config
+from hierax.model.outputs import HieraModelOutput
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def _small_architectures_and_an_own_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setattr(
-        hierax.config, "VARIANTS", {name: {**of, **SMALL, "embed_dim": 8} for name, of in VARIANTS.items()}
+        hierax.model.config, "VARIANTS", {name: {**of, **SMALL, "embed_dim": 8} for name, of in VARIANTS.items()}
     )
     monkeypatch.setenv("HIERAX_CACHE", str(tmp_path_factory.getbasetemp() / "readme-cache"))
 
@@ -107,7 +107,7 @@ def test_a_built_wheel_runs_the_demo_by_itself(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import hierax; "
         "assert hierax.__file__.startswith(sys.path[0]), hierax.__file__; "
-        "from hierax.labels import load_labels; assert len(load_labels('imagenet-1k')) == 1000; "
+        "from hierax.checkpoint.class_names import load_labels; assert len(load_labels('imagenet-1k')) == 1000; "
         "from hierax.cli import main; sys.exit(main(['demo', '-o', sys.argv[1]]))"
     )
     subprocess.run([sys.executable, "-c", code, str(site), str(tmp_path / "demo")], check=True, capture_output=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hierax.checkpoint.class_names import load_labels
 from hierax.checkpoint.records import CheckpointRecord, find_record, list_checkpoints
-from hierax.config import list_models
-from hierax.labels import load_labels
+from hierax.model.config import list_models
 
 KEYS = Path(__file__).parent / "data" / "keys"
 

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hierax.embedding.index as indexing
+import hierax.embedding.search as indexing
 from collections_of import collection, noise, unit
 from hierax.cli import search as command
-from hierax.cli.terminal import UserError
-from hierax.embedding.sources import Source
-from hierax.embedding.store import CollectionError, source_id
+from hierax.collection.source import Source
+from hierax.collection.store import CollectionError, source_id
 
 VECTORS = noise(230)
 
@@ -126,5 +125,5 @@ def test_a_contact_sheet_is_written_and_not_replaced_unasked(folder: Path, tmp_p
     page = tmp_path / "sheet.html"
     assert command.run(arguments(str(folder), "0/9.jpg", "--html", str(page))) == 0
     assert page.read_text().count("<figure") == 11
-    with pytest.raises(UserError, match="would be replaced"):
+    with pytest.raises(ValueError, match="would be replaced"):
         command.run(arguments(str(folder), "0/9.jpg", "--html", str(page)))

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hierax
 from collections_of import collection, hash_of, noise
 from hierax.cli import duplicates as duplicates_command
 from hierax.cli import map as map_command
 from hierax.cli import search as command
 from hierax.cli.terminal import UserError
-from hierax.embedding import layout
-from hierax.embedding.decode import content_hash
-from hierax.embedding.index import Index
-from hierax.embedding.mapped import Named
-from hierax.embedding.originals import originals
-from hierax.embedding.pages import Entry, Section, contact_sheet, map_page
-from hierax.embedding.sources import Listing, Source, listing_path
-from hierax.embedding.store import shown
+from hierax.collection import projection as layout
+from hierax.collection.index import Index
+from hierax.collection.listing import Listing, listing_path
+from hierax.collection.mapped import Named
+from hierax.collection.originals import originals
+from hierax.collection.pages import Entry, Section, contact_sheet, map_page
+from hierax.collection.source import Source, content_hash
+from hierax.collection.store import shown
 
 
 def run(module: Any, *given: str) -> int:
@@ -40,7 +41,7 @@ def drawn(place: Path, size: tuple[int, int] = (40, 30)) -> str:
 def test_results_are_in_the_order_of_the_queries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import hierax.embedding.index as indexing
+    import hierax.embedding.search as indexing
 
     vectors = noise(20)
     monkeypatch.setattr(indexing, "embed_queries", lambda paths, *_, **__: (vectors[: len(paths)], []))
@@ -55,7 +56,7 @@ def test_a_row_whose_name_is_no_text_is_found_by_its_file(tmp_path: Path) -> Non
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     shutil.move(tmp_path / "x.png", name)
     folder = collection(tmp_path / "rows", noise(2), paths=[shown(str(name)), "other.png"])
-    results = command.search(Index(folder), [str(name)], top_k=5)
+    results = hierax.search(Index(folder), [str(name)], top_k=5)
     assert [[hit.path for hit in result.hits] for result in results] == [["other.png"]]
     Listing([Source(str(name))]).write(listing_path(folder, 0))
     row = Named("x", shown(str(name)), content_hash(name.read_bytes()))

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import tampered_runs
-from hierax.train.answers import AnswerCache
 from hierax.train.teacher import Answers
+from hierax.train.teacher_cache import AnswerCache
 from tampered_runs import Change, apply, changes, commands, problem, unfinished
 from training import environment, pictures
 

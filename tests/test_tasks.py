@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig
-from hierax.models import (
+from hierax.model.config import HieraConfig
+from hierax.model.tasks import (
     HieraBackbone,
     HieraForImageClassification,
     HieraForPreTraining,

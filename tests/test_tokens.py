@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.tokens import UnitLayout, gather_units, kept_units, pool, published_order
+from hierax.model.tokens import UnitLayout, gather_units, kept_units, pool, published_order
 from small import CONFIGS, image_config, pixels, video_config
 
 

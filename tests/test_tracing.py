@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hierax.encoder import Hiera
-from hierax.models import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
+from hierax.model.encoder import Hiera
+from hierax.model.tasks import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
 from small import CONFIGS, pixels, randomise, relative, units_of
 
 EVERY = ("stem", "stage1", "stage2", "stage3", "stage4")

@@ -15,7 +15,7 @@ from hierax.processing import HieraVideoProcessor
 from hierax.processing.video_file import VideoFile
 from hierax.train import finetune, pretrain
 from hierax.train.evaluation import evaluate
-from hierax.train.recipe import Recipe
+from hierax.train.settings import Recipe
 from videos import DIRECTIONS, action_set
 
 MODEL: dict[str, Any] = {

@@ -15,7 +15,7 @@ import torch
 from hierax.checkpoint.sharded import UnsafePickle, read_table
 from hierax.checkpoint.steps import read_step
 from hierax.train import TrainingStopped
-from hierax.train.state import Checkpoints, _digest
+from hierax.train.checkpoints import Checkpoints, _digest
 from training import toy, toy_loop
 
 FILES = ("rank-0.pt", "shared/__0_0.distcp", "shared/.metadata", "digests.json")

@@ -14,8 +14,8 @@ import hierax
 from hierax.data.split import open_splits
 from hierax.train import finetune, pretrain
 from hierax.train.evaluation import evaluate
-from hierax.train.recipe import Recipe
 from hierax.train.recipes import recipe
+from hierax.train.settings import Recipe
 from small import image_config
 from training import same, weights
 from videos import DIRECTIONS, action_set, video

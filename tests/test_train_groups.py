@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierax import create_model
-from hierax.train.groups import Group, groups, learning_rate, optimizer, set_lr
+from hierax.train.optimizer import Group, groups, learning_rate, optimizer, set_lr
 from training import toy
 
 

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from hierax.train import state as module
-from hierax.train.average import Average
-from hierax.train.groups import learning_rate, optimizer
+from hierax.train import checkpoints as module
+from hierax.train.checkpoints import Checkpoints
+from hierax.train.ema import Average
+from hierax.train.optimizer import learning_rate, optimizer
 from hierax.train.progress import Interrupted, TrainingStopped, clear_errors
-from hierax.train.state import Checkpoints
 from training import ALONE, Losses, toy, toy_loop, wrapped
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")

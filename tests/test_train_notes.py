@@ -9,7 +9,7 @@ from hierax.data.dataset import Subset
 from hierax.data.order import Order
 from hierax.data.sources import open_dataset
 from hierax.train import finetune, pretrain
-from hierax.train.notes import about_classes, remarks
+from hierax.train.summary import about_classes, remarks
 from samples import Listed
 from small import image_config
 from training import held, toy

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from hierax.config import variant_config
-from hierax.models import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
+from hierax.model.config import variant_config
+from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.train import RECIPES, Recipe, recipe
 from hierax.train.choice import _RECIPES as CHOSEN
 from hierax.train.prepare import augmentation
-from hierax.train.recipe import FREE, fields
 from hierax.train.recipes import source_of
+from hierax.train.settings import FREE, fields
 
 SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
 BIG = ("base", "base_plus", "large", "huge")

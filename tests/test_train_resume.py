@@ -113,7 +113,7 @@ def test_a_process_that_is_killed_while_it_saves_leaves_the_checkpoint_before(da
     run = tmp_path / "run"
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "import os, training, hierax.train.state as state\n"
+        "import os, training, hierax.train.checkpoints as state\n"
         "from hierax.train import pretrain\n"
         "def commit(self, part, step, *more):\n"
         "    if step == 6: os.kill(os.getpid(), 9)\n"

@@ -19,12 +19,12 @@ from hierax.data.view import EvaluationView, Seen
 from hierax.engine.traced import quiet
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.train import finetune
-from hierax.train.answers import AnswerCache
-from hierax.train.distil import Distillation, divergence, same_classes, similarity
-from hierax.train.groups import optimizer
+from hierax.train.distillation import Distillation, divergence, same_classes, similarity
 from hierax.train.loop import Loop
+from hierax.train.optimizer import optimizer
 from hierax.train.run import RunExists
 from hierax.train.teacher import Answers, Teacher, open_teacher
+from hierax.train.teacher_cache import AnswerCache
 from small import image_config
 from training import held, log, pictures, same, toy, unfinished, weights
 

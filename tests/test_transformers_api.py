@@ -10,7 +10,7 @@ from torch import nn
 
 import hierax
 from hierax import HieraBackbone, HieraConfig, HieraForImageClassification, HieraForPreTraining, HieraModel
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 from small import image_config, pixels
 
 FEMTO = "hierax/femto"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from collections_of import collection, noise
-from hierax.embedding.duplicates import duplicates
+from hierax.collection.duplicates import duplicates
 
 
 def groups(folder: Path, images: dict[str, Image.Image]) -> list[list[str]]:

@@ -14,8 +14,8 @@ from PIL import Image
 
 import hierax
 from hierax.processing import KINETICS, HieraImageProcessor, HieraVideoProcessor, VideoError
+from hierax.processing.sampling import crops, sampling_of, starts
 from hierax.processing.video_file import VideoFile
-from hierax.processing.windows import crops, sampling_of, starts
 from small import video_config
 from videos import number_of, numbered, video
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from hierax.config import HieraConfig
-from hierax.models import HieraForPreTraining, HieraForVideoClassification
+from hierax.model.config import HieraConfig
+from hierax.model.tasks import HieraForPreTraining, HieraForVideoClassification
 from plain import encoder, every_map, every_stage, plain_maps
 from small import fresh_seed, pixels, randomise, relative, video_config
 

@@ -89,7 +89,7 @@ def test_a_video_of_the_collection_needs_no_model(run: Run, films: Path, monkeyp
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("no model is needed")
 
-    monkeypatch.setattr("hierax.embedding.index.embed_queries", refuse)
+    monkeypatch.setattr("hierax.embedding.search.embed_queries", refuse)
     code, out, _ = run("search", "out", "films/moving.mp4", "--top-k", "1")
     assert code == 0
     assert [line for line in out.splitlines() if not line.startswith(" ")] == [

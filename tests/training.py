@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hierax.data.loader import Batch
 from hierax.train import Recipe
+from hierax.train.checkpoints import Checkpoints
 from hierax.train.loop import Loop, Watcher
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining
 from hierax.train.parallel import World
-from hierax.train.state import Checkpoints
 from small import image_config, narrow
 
 TINY = narrow(depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), decoder=(1, 2))

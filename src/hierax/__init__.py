@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
     __version__: str
 
+    from hierax.benchmark import BenchReport, bench
     from hierax.checkpoint.load import LoadingReport, load
     from hierax.checkpoint.opened import Checkpoint, open_checkpoint
     from hierax.checkpoint.records import CheckpointRecord, list_checkpoints
     from hierax.checkpoint.save import convert
-    from hierax.cli.map import write_map
-    from hierax.cli.search import Searched, search
-    from hierax.config import HieraConfig, list_models
+    from hierax.collection.drawing import write_map
+    from hierax.collection.duplicates import duplicates
+    from hierax.collection.index import Hit, Index
+    from hierax.collection.outliers import outliers
     from hierax.data.stats import DatasetStatistics, stats
     from hierax.embedding import CollectionError, EmbedReport, FeatureExtractor, embed
-    from hierax.embedding.duplicates import duplicates
-    from hierax.embedding.index import Hit, Index
-    from hierax.embedding.outliers import outliers
-    from hierax.encoder import Hiera
+    from hierax.embedding.search import Searched, search
     from hierax.engine import Engine
-    from hierax.engine.bench import BenchReport, bench
-    from hierax.engine.export import export
-    from hierax.engine.parity import ParityError, ParityReport
-    from hierax.inflation import inflate
-    from hierax.models import (
+    from hierax.engine.export.export import export
+    from hierax.engine.export.parity import ParityError, ParityReport
+    from hierax.model.config import HieraConfig, list_models
+    from hierax.model.encoder import Hiera
+    from hierax.model.inflate import inflate
+    from hierax.model.tasks import (
         HieraBackbone,
         HieraForImageClassification,
         HieraForPreTraining,
@@ -110,19 +110,19 @@ _MODULES = {
     "hierax.checkpoint.save": ("convert",),
     "hierax.cli.map": ("write_map",),
     "hierax.cli.search": ("Searched", "search"),
-    "hierax.config": ("HieraConfig", "list_models"),
+    "hierax.model.config": ("HieraConfig", "list_models"),
     "hierax.data.stats": ("DatasetStatistics", "stats"),
     "hierax.embedding": ("CollectionError", "EmbedReport", "FeatureExtractor", "embed"),
-    "hierax.embedding.duplicates": ("duplicates",),
-    "hierax.embedding.index": ("Hit", "Index"),
-    "hierax.embedding.outliers": ("outliers",),
-    "hierax.encoder": ("Hiera",),
+    "hierax.collection.duplicates": ("duplicates",),
+    "hierax.collection.index": ("Hit", "Index"),
+    "hierax.collection.outliers": ("outliers",),
+    "hierax.model.encoder": ("Hiera",),
     "hierax.engine": ("Engine",),
-    "hierax.engine.bench": ("BenchReport", "bench"),
-    "hierax.engine.export": ("export",),
-    "hierax.engine.parity": ("ParityError", "ParityReport"),
-    "hierax.inflation": ("inflate",),
-    "hierax.models": (
+    "hierax.benchmark": ("BenchReport", "bench"),
+    "hierax.engine.export.export": ("export",),
+    "hierax.engine.export.parity": ("ParityError", "ParityReport"),
+    "hierax.model.inflate": ("inflate",),
+    "hierax.model.tasks": (
         "HieraBackbone",
         "HieraForImageClassification",
         "HieraForPreTraining",

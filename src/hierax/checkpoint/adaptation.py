@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hierax.config import OUTPUTS
 from hierax.devices import find_device
+from hierax.model.config import OUTPUTS
 from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:

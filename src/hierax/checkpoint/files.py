@@ -17,8 +17,8 @@ from hierax.checkpoint.parts import choose
 from hierax.checkpoint.pickles import is_archive, read_pickle
 from hierax.checkpoint.records import CheckpointRecord, checkpoint_names, find_record
 from hierax.checkpoint.steps import is_step, model_folder, read_step
+from hierax.model.variants import did_you_mean
 from hierax.processing.paths import check_named
-from hierax.variants import did_you_mean
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 INDEX = ".index.json"

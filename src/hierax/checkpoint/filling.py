@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from hierax.checkpoint.adaptation import for_channels
-from hierax.checkpoint.dialect import PARTS
+from hierax.checkpoint.dialects.dialect import PARTS
+from hierax.checkpoint.dialects.shapes import PATCH
 from hierax.checkpoint.opened import Checkpoint
 from hierax.checkpoint.report import LoadingReport, listed
-from hierax.checkpoint.shapes import PATCH
-from hierax.config import HieraConfig
-from hierax.positions import DecoderPosition, position_embedding
-from hierax.variants import did_you_mean
+from hierax.model.config import HieraConfig
+from hierax.model.positions import DecoderPosition, position_embedding
+from hierax.model.variants import did_you_mean
 
 if TYPE_CHECKING:
-    from hierax.pretrained import Pretrained
+    from hierax.model.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _lacking(opened: Checkpoint, lacking: Sequence[str]) -> str:
 
 def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
     """Gives these parts and modules random weights."""
-    from hierax.init import init_weights
+    from hierax.model.layers import init_weights
 
     mae = any(name.startswith("decoder.") for name, _ in model.named_parameters())
     for path in paths:

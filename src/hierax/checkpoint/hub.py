@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.checkpoint.records import checkpoint_names, find_record
-from hierax.variants import did_you_mean
+from hierax.model.variants import did_you_mean
 
 
 @dataclass(frozen=True)

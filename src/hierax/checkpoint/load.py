@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import torch
 
 from hierax.checkpoint.adaptation import record_for_channels, wanted
+from hierax.checkpoint.dialects.transformers import ARCHITECTURES
 from hierax.checkpoint.filling import Placing, fill
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, as_checkpoint
 from hierax.checkpoint.preprocessing import resized
 from hierax.checkpoint.report import LoadingReport
-from hierax.checkpoint.transformers import ARCHITECTURES
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from hierax.transformers_arguments import token_of
 
 if TYPE_CHECKING:
-    from hierax.models import (
+    from hierax.model.pretrained import Pretrained
+    from hierax.model.tasks import (
         HieraBackbone,
         HieraForImageClassification,
         HieraForPreTraining,
         HieraForVideoClassification,
         HieraModel,
     )
-    from hierax.pretrained import Pretrained
 
     Model = TypeVar("Model", bound=Pretrained)
 
@@ -208,7 +208,7 @@ def load(
 
     The other arguments and the errors are those of `Pretrained.from_pretrained`.
     """
-    from hierax.models import TASKS
+    from hierax.model.tasks import TASKS
 
     if task is not None and task not in TASKS:
         raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hierax.checkpoint.dialect import Dialect
+from hierax.checkpoint.class_names import load_labels
+from hierax.checkpoint.dialects.dialect import Dialect
+from hierax.checkpoint.dialects.official import Official
+from hierax.checkpoint.dialects.own import Own
+from hierax.checkpoint.dialects.shapes import check_ranks
+from hierax.checkpoint.dialects.timm import Timm
+from hierax.checkpoint.dialects.transformers import Transformers
 from hierax.checkpoint.files import Source, TensorFile, locate, read_tensors
 from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.official import Official
-from hierax.checkpoint.own import Own
 from hierax.checkpoint.parts import SAM_2, is_sam2
-from hierax.checkpoint.shapes import check_ranks
-from hierax.checkpoint.timm import Timm
-from hierax.checkpoint.transformers import Transformers
-from hierax.config import HieraConfig
-from hierax.labels import load_labels
+from hierax.model.config import HieraConfig
 from hierax.notices import notify
 
 if TYPE_CHECKING:
-    from hierax.pretrained import Pretrained
+    from hierax.model.pretrained import Pretrained
     from hierax.processing import Preprocessing
 
 DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (Transformers(), Timm(), Official())}

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.checkpoint.dialects.timm import KEPT
 from hierax.checkpoint.files import CONFIG, PROCESSOR, Source, locate
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, read_checkpoint
-from hierax.checkpoint.timm import KEPT
 
 if TYPE_CHECKING:
-    from hierax.config import HieraConfig
+    from hierax.model.config import HieraConfig
     from hierax.processing import Preprocessing
 
 

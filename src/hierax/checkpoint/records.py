@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE, bundled_labels, bundled_metrics, bundled_parameters
-from hierax.variants import did_you_mean
+from hierax.model.variants import did_you_mean
 
 Task = Literal["classification", "features", "mae"]
 Dialect = Literal["official", "transformers", "timm"]
@@ -32,7 +32,7 @@ class CheckpointRecord:
     name: str
     """`variant.tag`; records of the same weights in other formats share it."""
     variant: str
-    """The architecture, a name of `hierax.config`'s table of variants."""
+    """The architecture, a name of `hierax.model.config`'s table of variants."""
     task: Task
     """What is trained in the file: "classification" has a head, "mae" a decoder, "features" neither."""
     dialect: Dialect
@@ -48,7 +48,7 @@ class CheckpointRecord:
     num_labels: int = 0
     """Classes of the trained head, 0 without one."""
     labels: str | None = None
-    """The name `hierax.labels.load_labels` knows the classes by, where it has them."""
+    """The name `hierax.checkpoint.class_names.load_labels` knows the classes by, where it has them."""
     top1: float | None = None
     """Published top-1 accuracy in percent on ImageNet-1k or Kinetics-400 (images: one center crop; video: 3 spatial x
     5 temporal views). What was measured on other categories is in `metrics`."""

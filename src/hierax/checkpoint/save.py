@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import atomic_write, make_folder, naming
+from hierax.checkpoint.dialects.transformers import ARCHITECTURES
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
 from hierax.checkpoint.load import found_task, load_model, task_of
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
-from hierax.checkpoint.transformers import ARCHITECTURES
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
-    from hierax.pretrained import Pretrained
+    from hierax.model.pretrained import Pretrained
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def to_abs_win(model: "Pretrained") -> "Pretrained":
     Raises:
         ValueError: the model has another kind of position embedding.
     """
-    from hierax.positions import AbsolutePosition, split_windows
+    from hierax.model.positions import AbsolutePosition, split_windows
 
     config = abs_win_values(model.config)
     prefix = "" if task_of(type(model)) == "encoder" else "encoder."
@@ -224,8 +224,8 @@ def convert(
 
 def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
     """The model with all tensors of a checkpoint, in their own precision; the encoder alone if the file has no norm."""
-    from hierax.encoder import Hiera
-    from hierax.models import TASKS
+    from hierax.model.encoder import Hiera
+    from hierax.model.tasks import TASKS
 
     opened = open_checkpoint(source, variant=variant, part=part)
     task = found_task(opened)

@@ -37,9 +37,10 @@ from hierax.cli import (
 from hierax.cli import map as map_command
 from hierax.cli.parsing import Help, Parser, parse
 from hierax.cli.signals import Interruptions, Terminated
-from hierax.cli.streams import STDOUT, give_up, prepare
-from hierax.cli.terminal import UserError, one_line, quiet_libraries, say
+from hierax.cli.terminal import UserError
+from hierax.console import one_line, quiet_libraries, say
 from hierax.memory import ENOUGH, address_limit, is_out_of_memory
+from hierax.streams import STDOUT, give_up, prepare
 
 _COMMANDS: dict[str, ModuleType] = {
     "demo": demo,

@@ -11,10 +11,11 @@ from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.steps import steps
-from hierax.cli.terminal import UserError, say
+from hierax.cli.terminal import UserError
+from hierax.console import say
 
 if TYPE_CHECKING:
-    from hierax.engine.bench import BenchReport, Cell
+    from hierax.benchmark import BenchReport, Cell
 
 SUMMARY = "measure speed and memory of engines on the CPU of this machine"
 EPILOG = """The command measures an engine for each precision and backend, and the eager model of hierax. With --against
@@ -82,9 +83,9 @@ def numbers(text: str) -> list[int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.engine.bench import bench
-    from hierax.engine.bench.plot import check_plot, plot
-    from hierax.engine.bench.tables import markdown
+    from hierax.benchmark import bench
+    from hierax.benchmark.plot import check_plot, plot
+    from hierax.benchmark.tables import markdown
 
     try:
         if arguments.plot:
@@ -132,7 +133,7 @@ def show(report: BenchReport) -> None:
     """Prints what the columns are, then a table per cell."""
     from rich.console import Console
 
-    from hierax.engine.bench.tables import columns_explained, legend
+    from hierax.benchmark.tables import columns_explained, legend
 
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -153,7 +154,7 @@ def table(cell: Cell) -> object:
     """The cell's table for rich."""
     from rich.table import Table
 
-    from hierax.engine.bench.tables import COLUMNS, row
+    from hierax.benchmark.tables import COLUMNS, row
 
     found = Table(box=None, padding=(0, 0, 0, 2), header_style="")
     for name in COLUMNS:

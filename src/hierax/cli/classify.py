@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hierax.cli.clips import view_counts
-from hierax.cli.inputs import add_images, expand
+from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, positive, say_model
 from hierax.cli.outputs import add_json, add_overwrite, output_file
-from hierax.cli.terminal import Tally, UserError, percent, progress, say, tell
+from hierax.cli.terminal import Tally, UserError
+from hierax.console import percent, progress, say, tell
+from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
     from hierax.predict.classify import Classified, Prediction

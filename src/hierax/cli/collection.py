@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.atomic import atomic_write, check_writable
+from hierax.atomic import atomic_write
 from hierax.cli.loading import add_max_pixels
 from hierax.cli.outputs import add_json, add_overwrite, output_file
-from hierax.cli.terminal import UserError, say
+from hierax.cli.terminal import UserError
+from hierax.collection.page_files import check_page
+from hierax.console import say
 
 if TYPE_CHECKING:
-    from hierax.embedding.index import Index
-    from hierax.embedding.mapped import Named
+    from hierax.collection.index import Index
 
 page_file = output_file((".html", ".htm"), "a page")
 
@@ -61,7 +59,7 @@ def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
             to compare.
         CollectionError: see `hierax.Index`.
     """
-    from hierax.embedding.index import Index
+    from hierax.collection.index import Index
 
     if page is not None:  # before the work whose result it shows
         check_page(page, overwrite=arguments.overwrite)
@@ -69,23 +67,6 @@ def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
     if not len(index) and index.left_out():
         raise UserError(f"{arguments.collection}: no row is left to compare")
     return index
-
-
-def check_page(page: Path, *, overwrite: bool) -> None:
-    """Raises `UserError` unless a page may be written there: a page never replaces another kind of file."""
-    check_writable(page)
-    if not os.path.lexists(page):
-        return
-    if not overwrite:
-        raise UserError(f"{page} would be replaced; choose another name, or pass --overwrite")
-    if page.is_symlink() or not page.is_file() or not _is_page(page):
-        raise UserError(f"{page} is not an HTML page; only pages are overwritten; choose another name")
-
-
-def _is_page(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(200).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    return not start or start.startswith((b"<!doctype html", b"<html"))
 
 
 def way_of(arguments: argparse.Namespace, index: Index) -> bool | None:
@@ -106,39 +87,6 @@ def say_written(path: Path) -> None:
     """Writes a line with the name and size of the written file."""
     size = path.stat().st_size
     say(f"wrote {path} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"wrote {path} ({size / 1e3:.0f} kB)")
-
-
-def noun(index: Index) -> str:
-    """The noun for the rows of a collection: "image" or "window"."""
-    from hierax.embedding.store import has_windows
-
-    return "window" if has_windows(index.manifest) else "image"
-
-
-def rows_of(index: Index, names: Sequence[str]) -> dict[str, Named]:
-    """Row numbers by id or path; other names are left out."""
-    import numpy as np
-
-    found = index.find(names)
-    return dict(zip(found, index.names(np.array(list(found.values()), np.int64)), strict=True))
-
-
-def counted(count: int, what: str) -> str:
-    """`1 image`, `2,000 images`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def ticking(every: float = 10.0) -> Callable[[int, int], None]:
-    """A function for `on_progress`: writes the progress to stderr, once in so many seconds."""
-    last = time.monotonic()
-
-    def tick(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= every:
-            last = time.monotonic()
-            say(f"{done:,} of {total:,} done")
-
-    return tick
 
 
 def cosine(text: str) -> float:

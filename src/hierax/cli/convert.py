@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hierax.cli.loading import say_licence
 from hierax.cli.outputs import add_overwrite
-from hierax.cli.terminal import UserError, tell
+from hierax.cli.terminal import UserError
+from hierax.console import tell
 
 SUMMARY = "write a model in the format of another library"
 EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) in any format. Files

@@ -8,24 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hierax.cli.collection import (
-    add_approximate,
-    add_collection,
-    cosine,
-    counted,
-    noun,
-    open_index,
-    rows_of,
-    ticking,
-    way_of,
-    write_page,
-)
+from hierax.cli.collection import add_approximate, add_collection, cosine, open_index, way_of, write_page
 from hierax.cli.loading import positive
-from hierax.cli.terminal import UserError, say, tell
+from hierax.cli.terminal import UserError
+from hierax.collection.page_files import noun, rows_of
+from hierax.console import counted, say, tell, ticking
 
 if TYPE_CHECKING:
-    from hierax.embedding.duplicates import Group, Member
-    from hierax.embedding.index import Index
+    from hierax.collection.duplicates import Group, Member
+    from hierax.collection.index import Index
 
 SUMMARY = "find duplicate and near-duplicate images of a collection"
 EPILOG = """Equal files (=) are found by their hash. Near duplicates are found by the cosine similarity of their
@@ -73,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.embedding.duplicates import duplicates
+    from hierax.collection.duplicates import duplicates
 
     if arguments.whiten and arguments.approximate:  # before faiss builds anything
         raise UserError("--approximate is not for --whiten: whitened vectors are compared exactly; leave one out")
@@ -117,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, arguments: argparse.Namespace) -> str:
-    from hierax.embedding.pages import Entry, Section, contact_sheet
+    from hierax.collection.pages import Entry, Section, contact_sheet
 
     of = rows_of(index, [member.id for group in groups for member in group.members])
     sections = [
@@ -146,7 +137,7 @@ def heading(group: Group, what: str) -> str:
     count = counted(len(group.members), f"blank {what}" if group.blank else what)
     if what != "window":
         return count
-    from hierax.embedding.store import MARK
+    from hierax.collection.store import MARK
 
     return f"{count} of {counted(len({m.path.rpartition(MARK)[0] for m in group.members}), 'video')}"
 

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.collection import counted
 from hierax.cli.loading import add_device, add_max_pixels, positive, say_licence
 from hierax.cli.outputs import add_json, output_folder
-from hierax.cli.terminal import UserError, say, tell
+from hierax.cli.terminal import UserError
+from hierax.console import counted, say, tell
 
 if TYPE_CHECKING:
+    from hierax.collection.store import Manifest
     from hierax.embedding import FeatureExtractor
     from hierax.embedding.run import EmbedReport, Progress
-    from hierax.embedding.store import Manifest
 
 SUMMARY = "write the features of many images or videos into a folder; can be resumed"
 EPILOG = """SOURCES are files, folders (with their subfolders), patterns, lists, .tar shards, tables with images
@@ -132,9 +132,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from pathlib import Path
 
+    from hierax.collection.store import MANIFEST, Manifest
     from hierax.embedding import embed
     from hierax.embedding.run import begin, devices
-    from hierax.embedding.store import MANIFEST, Manifest
 
     folder = Path(arguments.output)
     begin(arguments.sources, folder, workers=arguments.workers, ray=arguments.ray)
@@ -169,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | None, *, device: str) -> FeatureExtractor:
     """The extractor that the options describe; missing options are taken from an existing collection."""
     from hierax.embedding import FeatureExtractor
-    from hierax.embedding.features import extractor_like
+    from hierax.embedding.extractor import extractor_like
 
     given = {"layers": arguments.layer, "l2": arguments.l2}
     given["precision"] = arguments.precision if arguments.precision != "auto" else None
@@ -208,7 +208,7 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
 
 def _reasons(report: EmbedReport) -> str:
     """The reasons why images cannot be read, the most frequent first."""
-    from hierax.embedding.store import ERRORS, arrow
+    from hierax.collection.store import ERRORS, arrow
 
     errors = arrow().parquet.read_table(report.out / ERRORS, columns=["error"]).column("error").to_pylist()
     counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # the rest is about one image

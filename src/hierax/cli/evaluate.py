@@ -12,7 +12,8 @@ from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
 from hierax.cli.loading import add_device, add_max_pixels, count, positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
-from hierax.cli.terminal import UserError, say, tell
+from hierax.cli.terminal import UserError
+from hierax.console import say, tell
 from hierax.extras import require
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _model(arguments: argparse.Namespace) -> str | Engine:
     """The model or engine to evaluate: an export runs on an engine."""
     from hierax.engine import Engine
-    from hierax.engine.exported import is_export
+    from hierax.engine.backends.exported import is_export
 
     if arguments.weights == "last":
         return _weights(arguments.model)

@@ -9,7 +9,8 @@ from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import add_max_pixels, pixel_size, positive, say_licence
 from hierax.cli.outputs import add_overwrite
 from hierax.cli.steps import steps
-from hierax.cli.terminal import UserError, say, tell
+from hierax.cli.terminal import UserError
+from hierax.console import say, tell
 
 SUMMARY = "write a model for another runtime, and compare it with the original"
 EPILOG = """MODEL is a Hub id, a folder or a file. DIR then contains the exported file, its preprocessing and
@@ -63,8 +64,8 @@ def size_text(count: int) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.checkpoint.load import load
-    from hierax.engine.export import check_export, export
-    from hierax.engine.exported import is_export
+    from hierax.engine.backends.exported import is_export
+    from hierax.engine.export.export import check_export, export
 
     if arguments.model and arguments.named:
         raise UserError(f"MODEL is given twice: {arguments.model} and --model {arguments.named}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from hierax.cli.inputs import add_images, expand
+from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, say_model
 from hierax.cli.outputs import add_overwrite, output_folder
-from hierax.cli.terminal import Tally, UserError, progress, tell
+from hierax.cli.terminal import Tally, UserError
+from hierax.console import progress, tell
+from hierax.processing.inputs import expand
 
 SUMMARY = "write feature maps of images or videos, as arrays and as an image"
 EPILOG = """For each IMAGE, NAME.npz contains the maps stage1, stage2, ... (float32, channels x height x width).

@@ -3,94 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import glob
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hierax.notices import LeftOut
-    from hierax.processing import ImageError
+    pass
 
 
 def add_images(parser: argparse.ArgumentParser, *, clips: bool = False) -> None:
     """Declares the positional argument for images, or for images and `clips`."""
     name = "FILE" if clips else "IMAGE"
     parser.add_argument("images", nargs="+", metavar=name, help="file, folder (with its subfolders) or pattern")
-
-
-def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[Path], list[ImageError]]:
-    """The files that the inputs name, each once, in the order of the inputs; and a problem for each input that names
-    none.
-
-    A folder is searched as `hierax.processing.paths` says, for images (arrays, where there are none) or for videos if
-    `clips`; files of other kinds are reported. A pattern (`*`, `?`, `[…]`, `**`) that no shell has expanded is
-    expanded, sorted.
-    """
-    from hierax.processing import ImageError
-
-    found: dict[Path, None] = {}
-    problems: list[ImageError] = []
-    for given in inputs:
-        try:
-            found |= dict.fromkeys(_files(os.fspath(given), problems, clips=clips))
-        except ImageError as error:  # noqa: PERF203  (each input stands for itself)
-            problems.append(error)
-    return list(found), problems
-
-
-def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]:
-    from hierax.notices import LeftOut
-    from hierax.processing import ImageError
-    from hierax.processing.paths import matches
-
-    if not given:
-        raise ImageError("''", "an empty name; expected a file, folder or pattern")
-    path = Path(given)
-    if path.is_dir():
-        left = LeftOut(given)
-        files = _below(path, left, problems, clips=clips)
-        if not files:
-            wanted = "videos in this folder (MP4, WebM, MKV" if clips else "images in this folder (PNG, JPEG, WebP"
-            raise ImageError(given, f"no {wanted}, … are read){'; ' * bool(left.counts)}{left.summary()}")
-        left.tell()
-        return files
-    if path.exists():
-        return [path]
-    if "://" in given or not glob.has_magic(given):
-        raise ImageError(given, _why_missing(given))
-    files: list[Path] = []
-    left = LeftOut(given)
-    for match in map(Path, matches(given)):
-        files += _below(match, left, problems, clips=clips) if match.is_dir() else [match]
-    if not files:
-        raise ImageError(given, "no file matches this pattern")
-    left.tell()
-    return files
-
-
-def _why_missing(given: str) -> str:
-    """The reason why there is no such file."""
-    if given == "-":
-        return "standard input is not read; expected a file, folder or pattern"
-    if given.startswith("file://"):
-        return f"an address; expected a path ({given.removeprefix('file://')})"
-    if "://" in given:
-        return "an address, which this command does not fetch; download the file first (hierax embed reads addresses)"
-    if given.startswith("~") and os.path.exists(os.path.expanduser(given)):
-        return f"no such file; expected {os.path.expanduser(given)} (the shell does not expand ~ within quotes)"
-    if os.path.islink(given):
-        return f"no such file; it is a link to {os.readlink(given)}"
-    return "no such file"
-
-
-def _below(folder: Path, left: LeftOut, problems: list[ImageError], *, clips: bool) -> list[Path]:
-    from hierax.processing import ImageError
-    from hierax.processing.paths import ARRAY_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_files
-
-    def failed(error: OSError) -> None:
-        problems.append(ImageError(str(error.filename), f"a folder that cannot be listed ({error.strerror})"))
-
-    suffixes, arrays = (VIDEO_SUFFIXES, ()) if clips else (IMAGE_SUFFIXES, ARRAY_SUFFIXES)
-    return sorted(map(Path, find_files(folder, suffixes, otherwise=arrays, left=left, failed=failed)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.terminal import say
+from hierax.console import say
 
 if TYPE_CHECKING:
     from hierax.predict.inputs import Predictor

@@ -53,7 +53,7 @@ def models(*, task: str | None = None, license: str | None = None) -> dict[str, 
         ValueError: a filter has a value that no checkpoint can have; lists the possible values.
     """
     from hierax.checkpoint import list_checkpoints
-    from hierax.config import list_models, variant_config
+    from hierax.model.config import list_models, variant_config
 
     fields = ("image_size", "embed_dim", "depths", "num_heads", "position_embedding")
     variants = [

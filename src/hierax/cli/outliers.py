@@ -6,9 +6,10 @@ import argparse
 import json
 from dataclasses import asdict
 
-from hierax.cli.collection import add_collection, cosine, noun, open_index, rows_of, ticking, write_page
+from hierax.cli.collection import add_collection, cosine, open_index, write_page
 from hierax.cli.loading import positive
-from hierax.cli.terminal import tell
+from hierax.collection.page_files import noun, rows_of
+from hierax.console import tell, ticking
 
 SUMMARY = "find unusual images of a collection"
 EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. 0 means equal.
@@ -49,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.embedding.outliers import outliers
-    from hierax.embedding.pages import Entry, Section, contact_sheet
+    from hierax.collection.outliers import outliers
+    from hierax.collection.pages import Entry, Section, contact_sheet
 
     index = open_index(arguments, page=arguments.html)
     found = outliers(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from hierax.cli.terminal import say
+from hierax.console import say
 
 _MEANT = {
     "train": "pretrain or finetune",
@@ -188,8 +188,8 @@ def _recipe_fields() -> set[str]:
     """The names of the settings of training."""
     import dataclasses
 
-    from hierax.config import HieraConfig
-    from hierax.train.recipe import Recipe
+    from hierax.model.config import HieraConfig
+    from hierax.train.settings import Recipe
 
     return {field.name for kind in (Recipe, HieraConfig) for field in dataclasses.fields(kind)}
 

@@ -6,14 +6,16 @@ import argparse
 from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO_MAE
-from hierax.cli.inputs import add_images, expand
+from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, say_model, seed
 from hierax.cli.outputs import add_overwrite, check_output, output_file
-from hierax.cli.terminal import Tally, UserError, progress, tell
+from hierax.cli.terminal import Tally, UserError
+from hierax.console import progress, tell
+from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
-    from hierax.predict.moving import Moving
-    from hierax.viz import Tile
+    from hierax.viz.animation import Moving
+    from hierax.viz.sheets import Tile
 
 SUMMARY = "mask parts of images or videos and let a MAE model fill them in"
 EPILOG = """Most MAE models predict each patch without its brightness and contrast.
@@ -109,8 +111,8 @@ def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
 
 def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argparse.Namespace) -> None:
     from hierax.atomic import atomic_write
-    from hierax.predict.moving import write_animation, write_strip
-    from hierax.viz import sheet
+    from hierax.viz.animation import write_animation, write_strip
+    from hierax.viz.sheets import sheet
 
     heading, note = "Masked reconstruction", f"{arguments.model}, seed {arguments.seed}"
     if clips:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hierax.cli.loading import add_max_pixels, count
 from hierax.cli.outputs import add_json
-from hierax.cli.terminal import say, tell
+from hierax.console import say, tell
 
 SUMMARY = "count the images of a dataset, and compute mean and deviation of each channel"
 EPILOG = """Mean and standard deviation of images are given in gray levels divided by 255. Values of arrays are not

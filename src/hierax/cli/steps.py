@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hierax.cli.terminal import say
+from hierax.console import say
 
 _WIDTH = 100
 

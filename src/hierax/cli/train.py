@@ -12,7 +12,7 @@ from hierax.cli.outputs import add_overwrite
 from hierax.cli.terminal import UserError
 
 if TYPE_CHECKING:
-    from hierax.train.recipe import Recipe
+    from hierax.train.settings import Recipe
 
 SETTINGS = """Without --recipe, the command chooses a recipe that fits the device and the number of samples, and prints
 its name. Settings are written key=value: epochs=200 batch_size=128 lr=5e-4 num_channels=4.
@@ -130,7 +130,7 @@ def exit_code(run: str) -> int:
 
 def _recipe(arguments: argparse.Namespace, before: dict[str, Any]) -> Recipe | str | None:
     """The recipe of `--config`, or the name of `--recipe`; None where neither is given."""
-    from hierax.train.recipe import Recipe
+    from hierax.train.settings import Recipe
 
     if not arguments.config:
         return arguments.recipe

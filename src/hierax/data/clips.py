@@ -10,10 +10,10 @@ from PIL import Image
 
 from hierax.data.augment import centre_crop, erase, rand_augment, random_crop
 from hierax.data.dataset import Extract, Sample
-from hierax.data.picture import resized
+from hierax.data.partial_decode import resized
 from hierax.processing import HieraVideoProcessor, VideoError
+from hierax.processing.sampling import Sampling
 from hierax.processing.video_file import Shot, VideoFile
-from hierax.processing.windows import Sampling
 
 _FINE = 1_000_000  # resolution of the random start of a window
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from hierax.data.dataset import Dataset, Extract, Sample
+from hierax.data.file_lists import SUFFIXES as LISTS
+from hierax.data.file_lists import names_files, open_list
 from hierax.data.labels import Labels, read_labels
-from hierax.data.lists import SUFFIXES as LISTS
-from hierax.data.lists import names_files, open_list
-from hierax.data.packed import Strings
 from hierax.data.split_names import find_splits, kind_of
-from hierax.data.table import TableDataset, open_tables
+from hierax.data.strings import Strings
+from hierax.data.tables import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, open_shards
 from hierax.notices import LeftOut
 from hierax.processing.paths import (
@@ -118,7 +118,7 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
             `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
             `[C, *size]` as of images; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
             images, if there are no images beside them. Or a list of images or videos (`.csv`, `.tsv`, `.txt`,
-            `.parquet`): see `hierax.data.lists.open_list`.
+            `.parquet`): see `hierax.data.file_lists.open_list`.
         split: of parquet files and Hub datasets; None is "train", or the only one.
         labels: False if they are not needed: then none are read from shards, tables and arrays, and class folders may
             be empty.

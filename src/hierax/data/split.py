@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hierax.data.dataset import Dataset, Subset, relabelled
-from hierax.data.lists import FileList
+from hierax.data.file_lists import FileList
 from hierax.data.order import SPLIT, stream
 from hierax.data.sources import FolderDataset, chosen, open_dataset, split_folders, tables_of
 from hierax.data.split_names import find_splits

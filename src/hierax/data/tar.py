@@ -14,7 +14,7 @@ import numpy as np
 
 from hierax.data.dataset import Extract, Sample
 from hierax.data.labels import Labels, read_labels
-from hierax.data.packed import Strings
+from hierax.data.strings import Strings
 from hierax.notices import LeftOut
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
 

@@ -13,11 +13,11 @@ from hierax.data.clips import evaluation_clips, training_clip
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.labels import Label
 from hierax.data.order import MASK, Draw
-from hierax.data.picture import Box, read_part
+from hierax.data.partial_decode import Box, read_part
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing, geometry
 from hierax.processing.reading import check_values, read_picture
 from hierax.processing.resize import resize_crop_fast
-from hierax.processing.windows import Sampling
+from hierax.processing.sampling import Sampling
 
 _MAX_RESIZED = 1 << 26  # pixels
 _NEIGHBOURS = 64  # number of further samples to try if none of a part can be read

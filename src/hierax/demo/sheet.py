@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hierax.viz import drawable
+from hierax.viz.sheets import drawable
 
 TILE = 200
 """Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""

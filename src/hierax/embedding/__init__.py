@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING
 from hierax.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hierax.embedding.features import FeatureExtractor
+    from hierax.collection.store import CollectionError
+    from hierax.embedding.extractor import FeatureExtractor
     from hierax.embedding.run import EmbedReport, embed
-    from hierax.embedding.store import CollectionError
 
 __all__ = ["CollectionError", "EmbedReport", "FeatureExtractor", "embed"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "hierax.embedding.features": ("FeatureExtractor",),
+        "hierax.embedding.extractor": ("FeatureExtractor",),
         "hierax.embedding.run": (
             "EmbedReport",
             "embed",
         ),
-        "hierax.embedding.store": ("CollectionError",),
+        "hierax.collection.store": ("CollectionError",),
     },
 )

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hierax.embedding.features import FeatureExtractor
+from hierax.collection.store import Block, CollectionError, Manifest
+from hierax.embedding.extractor import FeatureExtractor
 from hierax.embedding.job import Job, Step
 from hierax.embedding.processes import prepare_processes
-from hierax.embedding.store import Block, CollectionError, Manifest
 from hierax.extras import require
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from hierax.embedding.content import read_file
+from hierax.collection.listing import Listing
+from hierax.collection.source import Source, as_bytes, content_hash
+from hierax.collection.store import Block, shown
 from hierax.embedding.processes import Pool
-from hierax.embedding.sources import Listing, Source
-from hierax.embedding.store import Block, shown
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.errors import RefusedError
 from hierax.processing.frames import FIRST_ONLY
@@ -70,11 +67,6 @@ class Pixels:
         return replace(self, pixels=self.pixels.pin_memory())
 
 
-def content_hash(content: bytes) -> str:
-    """The hash of a file's bytes: BLAKE2b with 128 bits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
 class Decoder:
     """Reads sources as `record` says. A plain object that can be sent to other processes."""
 
@@ -123,19 +115,6 @@ def reason_of(error: BaseException) -> str:
     if not text or isinstance(error, (ImageError, ValueError, OSError)):
         return text or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
     return f"{type(error).__name__}: {text}"
-
-
-def as_bytes(content: Any) -> bytes:
-    """The bytes of a file's content; a decoded image is encoded as PNG, and a path is read."""
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        return bytes(content)
-    if isinstance(content, Image.Image):
-        buffer = io.BytesIO()
-        content.save(buffer, "PNG")
-        return buffer.getvalue()
-    if isinstance(content, (str, os.PathLike)):
-        return read_file(os.fspath(content))
-    raise ValueError(f"{type(content).__name__} is not an image")
 
 
 @dataclass(frozen=True)

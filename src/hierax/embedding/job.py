@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hierax.collection.listing import Listing, listings
+from hierax.collection.store import Block, Manifest, Unreadable, shards, shown, write_shard
 from hierax.data.loader import spare_cores
 from hierax.embedding.decode import Item, Pixels, batches_of, decoder_of
-from hierax.embedding.features import FeatureExtractor
-from hierax.embedding.sources import Listing, listings
-from hierax.embedding.store import Block, Manifest, Unreadable, shards, shown, write_shard
+from hierax.embedding.extractor import FeatureExtractor
 from hierax.notices import notify
 from hierax.processing.frames import FIRST_ONLY
 

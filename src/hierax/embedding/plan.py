@@ -12,9 +12,10 @@ from pathlib import Path
 
 import hierax
 from hierax.atomic import PARTS
-from hierax.embedding.features import FeatureExtractor
-from hierax.embedding.sources import Listing, list_sources, listing_path, listings
-from hierax.embedding.store import DATA, LISTINGS, MANIFEST, CollectionError, Manifest
+from hierax.collection.listing import Listing, listing_path, listings
+from hierax.collection.store import DATA, LISTINGS, MANIFEST, CollectionError, Manifest
+from hierax.embedding.extractor import FeatureExtractor
+from hierax.embedding.sources import list_sources
 from hierax.embedding.update import changed_sources, inputs_left
 from hierax.locking import LOCK, Lock, locked
 from hierax.processing import Preprocessing

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from hierax.checkpoint.bundled import FEMTO
+from hierax.collection.store import MANIFEST, Block, Manifest, arrow, shard_path
 from hierax.embedding.cluster import on_cluster, ray_package
-from hierax.embedding.features import POOLED, FeatureExtractor
+from hierax.embedding.extractor import POOLED, FeatureExtractor
 from hierax.embedding.job import FEW, Job, Step, on_devices
 from hierax.embedding.plan import Claim, check_folder, claimed, planned
 from hierax.embedding.processes import prepare_processes
 from hierax.embedding.sources import NoSourcesError, are_few, check_input, located, lost
-from hierax.embedding.store import MANIFEST, Block, Manifest, arrow, shard_path
 from hierax.embedding.update import settle
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.frames import FIRST_ONLY
 from hierax.stopping import StopSignal

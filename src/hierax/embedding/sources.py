@@ -6,23 +6,17 @@ import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from hierax.atomic import atomic_write
-from hierax.data.lists import NoPathColumn, listed_paths, names_files
-from hierax.data.packed import Strings
-from hierax.data.table import TableDataset, open_tables
+from hierax.collection.source import Source
+from hierax.collection.store import arrow
+from hierax.collection.urls import check_client, urls_at
+from hierax.data.file_lists import NoPathColumn, listed_paths, names_files
+from hierax.data.tables import open_tables
 from hierax.data.tar import COMPRESSED, members_of
-from hierax.embedding.content import read_file, read_member
-from hierax.embedding.store import LISTINGS, MARK, arrow, source_id
-from hierax.embedding.urls import check_client, read_url, urls_at
 from hierax.notices import LeftOut, notify
-from hierax.processing import DEFAULT_MAX_PIXELS, Preprocessing
+from hierax.processing import Preprocessing
 from hierax.processing.paths import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -32,8 +26,6 @@ from hierax.processing.paths import (
     matches,
     opened_regular,
 )
-
-KINDS = ("file", "tar", "table", "url")
 
 _PICTURES, _VIDEOS = IMAGE_SUFFIXES | {".tar"}, VIDEO_SUFFIXES | {".tar"}
 _ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
@@ -51,134 +43,6 @@ class NoSourcesError(ValueError):
     def __init__(self, given: str, problem: str) -> None:
         super().__init__(f"{given}: {problem}")
         self.given = given
-
-
-@dataclass(frozen=True)
-class Source:
-    """One thing to embed.
-
-    Attributes:
-        path: its permanent name: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or one of
-            these and `#t=SECONDS` of a window of a video.
-        kind: one of `KINDS`.
-        container: the shard, or the table as it was named; "" for others.
-        offset, size: where a member lies in its shard; of a table the number of the row.
-        window: the number of a window of a video; -1 for all other sources.
-    """
-
-    path: str
-    kind: str = "file"
-    container: str = ""
-    offset: int = 0
-    size: int = 0
-    window: int = -1
-
-    @property
-    def id(self) -> str:
-        """See `source_id`."""
-        return source_id(self.path)
-
-    @property
-    def name(self) -> str:
-        """The path without the time of a window."""
-        return self.path if self.window < 0 else self.path.rpartition(MARK)[0]
-
-    def read(self, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Any:
-        """The bytes of an image; for a row of a table also a path or a Pillow image.
-
-        Raises:
-            Exception: it cannot be read or fetched; network clients have their own errors.
-        """
-        if self.kind == "table":
-            return _table(self.container).sample(self.offset).content
-        if self.kind == "url":
-            return read_url(self.path)
-        if self.kind == "tar":
-            return read_member(self.container, self.offset, self.size, max_pixels=max_pixels)
-        return read_file(self.path, max_pixels=max_pixels)
-
-
-@lru_cache(maxsize=8)
-def _table(container: str) -> TableDataset:
-    """A split of a table. Each process opens it once."""
-    name, _, split = container.rpartition("#")
-    files = [Path(name)] if name.endswith(".parquet") else []
-    return open_tables(name, files, labels=False)[split]
-
-
-def listed() -> Any:
-    """Columns of a listing, a `pyarrow.Schema`."""
-    pa = arrow()
-    return pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
-                      ("offset", pa.int64()), ("size", pa.int64()), ("window", pa.int32())])  # fmt: skip
-
-
-class Listing:
-    """Sources in order, stored as columns, because a hundred thousand Python objects would take too much memory."""
-
-    def __init__(self, sources: Iterable[Source]) -> None:
-        containers: dict[str, int] = {}
-        kinds, places, offsets, sizes, windows = [], [], [], [], []
-
-        def paths() -> Iterator[str]:
-            for source in sources:
-                kinds.append(KINDS.index(source.kind))
-                places.append(containers.setdefault(source.container, len(containers)))
-                offsets.append(source.offset)
-                sizes.append(source.size)
-                windows.append(source.window)
-                yield source.path
-
-        self.paths = Strings(paths())
-        self.containers = tuple(containers)
-        self._kind, self._place = np.array(kinds, np.uint8), np.array(places, np.int32)
-        self._offset, self._size = np.array(offsets, np.int64), np.array(sizes, np.int64)
-        self._window = np.array(windows, np.int32)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Source:
-        return Source(
-            self.paths[index], KINDS[self._kind[index]], self.containers[self._place[index]],
-            int(self._offset[index]), int(self._size[index]), int(self._window[index]),
-        )  # fmt: skip
-
-    def __iter__(self) -> Iterator[Source]:
-        return (self[i] for i in range(len(self)))
-
-    def write(self, path: Path) -> None:
-        """Writes the listing, unless there is one already: if several processes list, the first listing is used."""
-        pa = arrow()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        schema = listed()
-        with atomic_write(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
-            for start in range(0, len(self), _ROWS):
-                rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]
-                columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-                columns["path"] = [os.fsencode(path) for path in columns["path"]]  # names need not be valid text
-                writer.write_table(pa.table(columns, schema=schema))
-
-    @classmethod
-    def read(cls, path: Path) -> Listing:
-        """Reads a listing.
-
-        Raises:
-            CollectionError: it is damaged.
-        """
-        from hierax.embedding.listed import read_listing
-
-        return cls(read_listing(path))
-
-
-def listing_path(folder: Path, number: int) -> Path:
-    """The path of listing `number` of a collection: 0 is the first, and each update adds one."""
-    return folder / LISTINGS / f"{number:04}.parquet"
-
-
-def listings(folder: Path) -> list[Path]:
-    """The listings of a collection, in order."""
-    return sorted((folder / LISTINGS).glob("[0-9]*.parquet"))
 
 
 def located(given: str) -> str:
@@ -221,7 +85,7 @@ def list_sources(
         inputs: files; folders, searched to their depths for images and `.tar` shards, hidden files left
             out (a folder below them that cannot be opened is a source that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
-            file, image, url …, see `hierax.data.lists.PATHS`), relative to the list's folder; `.tar` shards; tables
+            file, image, url …, see `hierax.data.file_lists.PATHS`), relative to the list's folder; `.tar` shards; tables
             with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens
             (`s3://…`). Tables have no videos.
         columns: {"path": name} if the column of paths in lists has another name.
@@ -240,7 +104,7 @@ def list_sources(
         found = _sources(given, _Kinds(_VIDEOS if clips else _PICTURES, left, columns))
         if clips:
             from hierax.embedding.clips import expanded
-            from hierax.processing.windows import sampling_of
+            from hierax.processing.sampling import sampling_of
 
             assert record is not None
             found = expanded(found, sampling_of(record))

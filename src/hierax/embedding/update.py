@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hierax.embedding.clips import file_hash
-from hierax.embedding.decode import as_bytes, content_hash
-from hierax.embedding.sources import Listing, NoSourcesError, Source, listings, lost
-from hierax.embedding.store import (
+from hierax.collection.listing import Listing, listings
+from hierax.collection.source import Source, as_bytes, content_hash, file_hash
+from hierax.collection.store import (
     GONE,
     MANIFEST,
     OK,
@@ -28,6 +27,7 @@ from hierax.embedding.store import (
     statuses_of,
     write_errors,
 )
+from hierax.embedding.sources import NoSourcesError, lost
 
 _READERS = 8  # files that are hashed at a time
 _CHUNK = 4096

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 from hierax.processing import HieraImageProcessor, Picture, load_image
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 

@@ -14,21 +14,22 @@ import torch
 from torch import Tensor
 
 from hierax.checkpoint.opened import Checkpoint
+from hierax.engine.backends.exported import ExportedBackend, find_export
+from hierax.engine.backends.onnx import OnnxBackend
+from hierax.engine.backends.openvino import OpenVinoBackend
+from hierax.engine.backends.pytorch import SeldomRunner, TorchBackend
 from hierax.engine.cache import ArtifactCache, weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels, source_digest
+from hierax.engine.context import renew_lock
 from hierax.engine.device_pixels import DevicePixels
-from hierax.engine.eager import SeldomRunner, TorchBackend, renew_lock
-from hierax.engine.exported import ExportedBackend, find_export
 from hierax.engine.forking import follow, keep_for_ever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
-from hierax.engine.onnx_backend import OnnxBackend
 from hierax.engine.opening import opened_model
-from hierax.engine.openvino_backend import OpenVinoBackend
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
-from hierax.engine.program import EngineOutput, Program, Signature, typed, typed_mae
+from hierax.engine.signature import EngineOutput, Program, Signature, typed, typed_mae
 from hierax.engine.streaming import Item, Streamed, streamed
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 from hierax.processing import HieraImageProcessor, Picture, Preprocessing
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.blocks import Block, attend
-from hierax.encoder import Hiera
-from hierax.init import Linear
-from hierax.positions import AbsolutePosition, PositionEmbedding, SeparablePosition, WindowPosition
-from hierax.tokens import pool
+from hierax.model.blocks import Block, attend
+from hierax.model.encoder import Hiera
+from hierax.model.layers import Linear
+from hierax.model.positions import AbsolutePosition, PositionEmbedding, SeparablePosition, WindowPosition
+from hierax.model.tokens import pool
 
 _Model = TypeVar("_Model", bound=nn.Module)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from hierax.checkpoint.opened import Checkpoint
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 
 
 def opened_model(
@@ -17,8 +17,8 @@ def opened_model(
 ) -> Pretrained:
     """A copy of the given model in eval mode, or the model that was loaded from a source."""
     from hierax.checkpoint.load import load
-    from hierax.encoder import Hiera
-    from hierax.models import HieraBackbone
+    from hierax.model.encoder import Hiera
+    from hierax.model.tasks import HieraBackbone
 
     if out_features is not None and (task not in (None, "backbone") or isinstance(model, Pretrained)):
         raise ValueError("out_features is for task='backbone' of a checkpoint that the engine loads")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from hierax.outputs import Output
+from hierax.model.outputs import Output
 
 if TYPE_CHECKING:
     from hierax.engine.engine import Engine

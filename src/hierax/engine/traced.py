@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hierax.encoder import Hiera
-from hierax.engine.eager import undisturbed
+from hierax.engine.context import undisturbed
 from hierax.engine.fold import fold
-from hierax.engine.program import Program, Signature
-from hierax.mae import Decoder
-from hierax.positions import decoder_grid
-from hierax.pretrained import Pretrained
-from hierax.tokens import UnitLayout
+from hierax.engine.pool import Shape
+from hierax.engine.signature import Program, Signature
+from hierax.model.encoder import Hiera
+from hierax.model.mae import Decoder
+from hierax.model.positions import decoder_grid
+from hierax.model.pretrained import Pretrained
+from hierax.model.tokens import UnitLayout
 
 INPUTS = ("pixel_values", "kept")
 """Names of a program's inputs; the second only if it is `masked`. Older files say "pixels"."""
@@ -83,3 +84,11 @@ def quiet(*loggers: str) -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+def example_inputs(program: Program, shape: Shape, batch: int = 2) -> tuple[Tensor, ...]:
+    """Example inputs of a shape to trace a program with."""
+    pixels = torch.zeros(batch, program.model.config.num_channels, *shape.size)
+    if shape.kept is None:
+        return (pixels,)
+    return pixels, torch.arange(shape.kept).repeat(batch, 1)

@@ -14,7 +14,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hierax.config import HieraConfig
+    from hierax.model.config import HieraConfig
     from hierax.predict.inputs import Model, Predictor, Size
     from hierax.processing import Clip, HieraVideoProcessor, ImageError
 

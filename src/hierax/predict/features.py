@@ -16,9 +16,9 @@ from torch import Tensor
 from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
-from hierax.config import HieraConfig
-from hierax.encoder import Hiera
-from hierax.engine.exported import is_export
+from hierax.engine.backends.exported import is_export
+from hierax.model.config import HieraConfig
+from hierax.model.encoder import Hiera
 from hierax.predict.inputs import (
     Model,
     Predictor,
@@ -36,7 +36,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageErro
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hierax.viz import Tile
+    from hierax.viz.sheets import Tile
 
 _LONGEST = 200  # bytes of the name of an output, to which a suffix comes
 
@@ -116,7 +116,7 @@ def open_features(
     """Opens a model that gives feature maps; `engine`: see `open_predictor`."""
     if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
         from hierax.devices import find_device
-        from hierax.models import HieraBackbone
+        from hierax.model.tasks import HieraBackbone
 
         model = open_checkpoint(model)
         stages = model.config.stages
@@ -256,7 +256,7 @@ def _save_arrays(found: StageMaps, arrays: Path) -> None:
 
 
 def _save_picture(found: StageMaps, pixels: Tensor, record: Preprocessing, *, picture: Path, heading: str) -> None:
-    from hierax.viz import sheet
+    from hierax.viz.sheets import sheet
 
     size = " x ".join(str(n) for n in reversed(found.size))
     with atomic_write(picture, sync=False) as part:
@@ -274,7 +274,7 @@ def _save_clip(
     picture: Path,
     heading: str,
 ) -> None:
-    from hierax.predict.moving import featured_clip, write_animation
+    from hierax.viz.animation import featured_clip, write_animation
 
     seconds = float(processor.sampling.span)
     moving = featured_clip(found, pixels[0], record=record, seconds=seconds, title="the model's input")
@@ -284,7 +284,8 @@ def _save_clip(
 
 def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing) -> list[list[Tile]]:
     """The row of an image `[C, H, W]`: the image and the PCA of its maps; if requested, a row with attention."""
-    from hierax.viz import Tile, pca_picture, to_picture
+    from hierax.viz.maps import pca_picture, to_picture
+    from hierax.viz.sheets import Tile
 
     config, size, picture = found.config, found.size, to_picture(pixels, record=record)
     row = [Tile(picture, "image", "what the model sees")]
@@ -298,7 +299,9 @@ def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessi
 
 def attention_tiles(found: StageMaps, picture: Image.Image) -> list[Tile]:
     """Mask units, then for each stage the attention that tokens receive; in earlier global stages that of one token."""
-    from hierax.viz import Tile, attention_map, draw_units, heat_picture
+    from hierax.viz.attention import attention_map, heat_picture
+    from hierax.viz.reconstruction import draw_units
+    from hierax.viz.sheets import Tile
 
     assert found.attentions is not None
     config, size = found.config, found.size

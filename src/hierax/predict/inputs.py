@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from hierax.checkpoint.opened import Checkpoint
-from hierax.config import HieraConfig
-from hierax.encoder import Hiera
 from hierax.engine import Engine
-from hierax.engine.exported import is_export
-from hierax.engine.program import Signature
-from hierax.pretrained import Pretrained
+from hierax.engine.backends.exported import is_export
+from hierax.engine.signature import Signature
+from hierax.model.config import HieraConfig
+from hierax.model.encoder import Hiera
+from hierax.model.pretrained import Pretrained
 from hierax.processing import (
     IMAGENET,
     Clip,

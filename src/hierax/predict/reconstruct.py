@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
-from hierax.config import HieraConfig
-from hierax.engine.exported import is_export
+from hierax.engine.backends.exported import is_export
+from hierax.model.config import HieraConfig
 from hierax.predict.inputs import (
     MAE,
     Model,
@@ -30,8 +30,9 @@ from hierax.predict.inputs import (
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError
 
 if TYPE_CHECKING:
-    from hierax.predict.moving import Moving
-    from hierax.viz import Statistics, Tile
+    from hierax.viz.animation import Moving
+    from hierax.viz.maps import Statistics
+    from hierax.viz.sheets import Tile
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def reconstructions(
     statistics: Statistics = "visible",
 ) -> Iterator[Reconstructed]:
     """Like `reconstruct`, with an open model."""
-    from hierax.viz import reconstruct_pixels
+    from hierax.viz.reconstruction import reconstruct_pixels
 
     check_inputs(opened.config, paths)
     config, processor = opened.config, opened.processor()
@@ -143,7 +144,7 @@ def reconstructions(
             continue
         keep = draw_keep(config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed)
         if isinstance(processor, HieraVideoProcessor):
-            from hierax.predict.moving import reconstructed_clip
+            from hierax.viz.animation import reconstructed_clip
 
             moving = reconstructed_clip(
                 pixels, made, keep, config=config, record=opened.preprocessing, statistics=statistics,
@@ -161,8 +162,8 @@ def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float |
     Raises:
         ValueError: the ratio is not a number, or hides all units or none; the size is not a multiple of the mask unit.
     """
-    from hierax.encoder import visible_units
-    from hierax.mae import check_mae_size, random_keep
+    from hierax.model.encoder import visible_units
+    from hierax.model.mae import check_mae_size, random_keep
 
     check_mae_size(size, config)
     count = torch.Size(config.unit_grid(size)).numel()
@@ -178,8 +179,10 @@ def reconstruction_tiles(
     """The original, the masked image and the reconstruction `made` `[C, H, W]` of `pixels` `[1, C, H, W]`. In `keep`
     `[1, U]`, True is a visible mask unit.
     """
-    from hierax.predict.moving import reconstruction_captions
-    from hierax.viz import Tile, draw_units, to_picture
+    from hierax.viz.animation import reconstruction_captions
+    from hierax.viz.maps import to_picture
+    from hierax.viz.reconstruction import draw_units
+    from hierax.viz.sheets import Tile
 
     config, record = opened.config, opened.preprocessing
     picture, shown = to_picture(pixels[0], record=record), keep[0].numpy()

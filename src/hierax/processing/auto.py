@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.image import HieraImageProcessor
-from hierax.processing.recorded import chosen_speed
+from hierax.processing.processor import chosen_speed
 from hierax.processing.video import HieraVideoProcessor
 from hierax.transformers_arguments import token_of, without_foreign
 

@@ -14,10 +14,10 @@ from hierax.processing.arrays import is_tensor, to_numpy
 from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
-from hierax.processing.levels import write_pixels
+from hierax.processing.normalise import write_pixels
+from hierax.processing.processor import Recorded, chosen_speed
 from hierax.processing.reading import Picture, check_values, read_picture, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
-from hierax.processing.recorded import Recorded, chosen_speed
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
 from hierax.transformers_arguments import token_of, without_foreign
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hierax.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from hierax.config import HieraConfig
+    from hierax.model.config import HieraConfig
 
 FILE_NAME = "preprocessor_config.json"
 

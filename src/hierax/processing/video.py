@@ -18,12 +18,12 @@ from hierax.processing.batch import BatchFeature
 from hierax.processing.demux import VideoError
 from hierax.processing.image import write_part
 from hierax.processing.paths import IMAGE_SUFFIXES
+from hierax.processing.processor import Recorded, chosen_speed
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
-from hierax.processing.recorded import Recorded, chosen_speed
 from hierax.processing.resize import Geometry
+from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
 from hierax.processing.video_file import Shot, VideoFile
-from hierax.processing.windows import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
 from hierax.transformers_arguments import token_of, without_foreign
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from hierax.lazy import lazy_names
 if TYPE_CHECKING:
     from hierax.train.evaluation import Evaluation, evaluate, probe_features
     from hierax.train.progress import TrainingStopped
-    from hierax.train.recipe import Recipe
     from hierax.train.recipes import RECIPES, recipe
     from hierax.train.run import RunExists, finetune, pretrain
+    from hierax.train.settings import Recipe
 
 __all__ = [
     "RECIPES",
@@ -33,7 +33,7 @@ __getattr__, __dir__ = lazy_names(
             "probe_features",
         ),
         "hierax.train.progress": ("TrainingStopped",),
-        "hierax.train.recipe": ("Recipe",),
+        "hierax.train.settings": ("Recipe",),
         "hierax.train.recipes": (
             "RECIPES",
             "recipe",

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
-from hierax.config import HieraConfig
-from hierax.train.recipe import Recipe, fields
+from hierax.model.config import HieraConfig
 from hierax.train.recipes import recipe as named
+from hierax.train.settings import Recipe, fields
 
 START = {"pretrain": FEMTO_MAE, "finetune": FEMTO}
 """The bundled checkpoints to start from."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hierax.processing.paths import opened_regular
-from hierax.train.recipe import Recipe
+from hierax.train.settings import Recipe
 
 DESCRIPTION = "run.json"
 _LARGEST = 1 << 26  # bytes; a run writes a few thousand

@@ -14,19 +14,19 @@ from hierax.data.dataset import Dataset, Relabelled, relabelled
 from hierax.data.sources import FolderDataset, open_dataset, split_folders
 from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
-from hierax.models import HieraForImageClassification, HieraForVideoClassification
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
+from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.described import read_description
-from hierax.train.notes import class_counts
 from hierax.train.parallel import default_workers, world
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
 from hierax.train.prepare import convention, labels_beside, levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors
-from hierax.train.recipe import Recipe
+from hierax.train.settings import Recipe
+from hierax.train.summary import class_counts
 
 Setting = str | os.PathLike[str]
 _FEW = 256  # samples: so few are read before worker processes would have started

@@ -12,7 +12,7 @@ from hierax.atomic import PARTS
 from hierax.data.sources import split_folders
 from hierax.locking import LOCK
 from hierax.train.described import DESCRIPTION, DamagedRun, read_description
-from hierax.train.recipe import FREE, Recipe
+from hierax.train.settings import FREE, Recipe
 
 _ELSEWHERE = "choose another folder with -o (--overwrite would replace the run)"
 

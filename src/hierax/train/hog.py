@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig
+from hierax.model.config import HieraConfig
 
 ORIENTATIONS = 9
 CELL = 8

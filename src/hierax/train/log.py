@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hierax.processing.paths import check_named
+from hierax.train.checkpoints import write_text
 from hierax.train.described import log_entry
 from hierax.train.progress import StepReport
-from hierax.train.state import write_text
 
 _SAY_EVERY = (10.0, 60.0)  # seconds between lines without a terminal: at first, and after an hour
 _MEASURED = (3, 10.0)  # the run's length is shown after this many steps, or after one step of this many seconds

@@ -14,15 +14,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from hierax.data.loader import Batch, TrainingLoader
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 from hierax.stopping import StopSignal
-from hierax.train.average import Average
-from hierax.train.groups import learning_rate, optimizer, set_lr
+from hierax.train.checkpoints import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
+from hierax.train.ema import Average
 from hierax.train.objective import Objective
+from hierax.train.optimizer import learning_rate, optimizer, set_lr
 from hierax.train.parallel import World, full
 from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, clear_errors, progress_of
-from hierax.train.recipe import Recipe
-from hierax.train.state import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
+from hierax.train.settings import Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SAVE_AFTER = 1800.0  # seconds: how much a power failure may cost if epochs are long

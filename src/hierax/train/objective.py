@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.blocks import Block
-from hierax.config import HieraConfig
 from hierax.data.loader import Batch
-from hierax.data.mix import mix, targets_of
+from hierax.data.mixup import mix, targets_of
 from hierax.data.order import stream
-from hierax.encoder import Hiera
-from hierax.init import Linear, init_weights
-from hierax.mae import visible_patches
-from hierax.models import HieraForPreTraining
-from hierax.pretrained import Pretrained
+from hierax.model.blocks import Block
+from hierax.model.config import HieraConfig
+from hierax.model.encoder import Hiera
+from hierax.model.layers import Linear, init_weights
+from hierax.model.mae import visible_patches
+from hierax.model.pretrained import Pretrained
+from hierax.model.tasks import HieraForPreTraining
 from hierax.train.hog import hog_targets, hog_width
-from hierax.train.recipe import Recipe
+from hierax.train.settings import Recipe
 
 _MIX = 2  # the purpose of random numbers that mix batches, besides those of hierax.data.order
 

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hierax.blocks import Block
 from hierax.data.loader import spare_cores
 from hierax.devices import find_device
+from hierax.model.blocks import Block
 from hierax.train.objective import Objective
 from hierax.train.progress import TrainingStopped, lost_rank
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.config import HieraConfig
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.data.view import EvaluationView
-from hierax.pretrained import Pretrained
+from hierax.model.config import HieraConfig
+from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
 from hierax.train.objective import Objective
 from hierax.train.parallel import World

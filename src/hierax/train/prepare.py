@@ -14,22 +14,22 @@ import numpy as np
 import torch
 
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
-from hierax.config import HieraConfig, variant_config
 from hierax.data.dataset import Dataset, Sample, Subset
-from hierax.data.lists import LABELS, FileList
+from hierax.data.file_lists import LABELS, FileList
 from hierax.data.sources import ArrayDataset
 from hierax.data.stats import Moments
-from hierax.data.table import LABEL_COLUMNS, TableDataset
+from hierax.data.tables import LABEL_COLUMNS, TableDataset
 from hierax.data.view import Augmentation, EvaluationView, Unreadable
-from hierax.encoder import visible_units
-from hierax.mae import check_mae_size
-from hierax.pretrained import Pretrained
+from hierax.model.config import HieraConfig, variant_config
+from hierax.model.encoder import visible_units
+from hierax.model.mae import check_mae_size
+from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.reading import stored_dtype
 from hierax.processing.record import published
-from hierax.processing.windows import sampling_of
-from hierax.train.model import for_videos, model_of
-from hierax.train.recipe import Recipe
+from hierax.processing.sampling import sampling_of
+from hierax.train.settings import Recipe
+from hierax.train.starting_model import for_videos, model_of
 from hierax.train.teacher import Teacher, open_teacher
 
 _STATISTICS_OF = 512  # samples

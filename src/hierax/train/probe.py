@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.data.loader import Batch, evaluation_loader
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 from hierax.train.predictions import Inputs, normalised, unreadable
 
 PROBES = ("linear", "knn")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hierax.train.recipe import Recipe
+from hierax.train.settings import Recipe
 
 _PAPER = "Ryali et al., ICML 2023"
 _SIZES = {"tiny": "T", "small": "S", "base": "B", "base_plus": "B+", "large": "L", "huge": "H"}

@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 
 from hierax.data.dataset import Dataset
+from hierax.train.checkpoints import write_text
 from hierax.train.choice import FEW_HELD
 from hierax.train.described import DESCRIPTION, read_description, read_object
 from hierax.train.log import shown, summary
 from hierax.train.plots import SCORES, curve, read_log
 from hierax.train.predictions import Predictions
-from hierax.train.state import write_text
 
 REPORT, _VALIDATION = "report.html", "validation.json"
 _MOST_CLASSES = 60

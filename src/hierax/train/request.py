@@ -14,8 +14,8 @@ from hierax.train.choice import Choice, choose, default_source
 from hierax.train.folder import RunExists, located
 from hierax.train.log import summary
 from hierax.train.parallel import World
-from hierax.train.recipe import Recipe, setting_names
 from hierax.train.recipes import recipe as named_recipe
+from hierax.train.settings import Recipe, setting_names
 
 Setting = str | os.PathLike[str]
 AUTO = "auto"

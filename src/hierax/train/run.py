@@ -17,12 +17,12 @@ from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
 from hierax.data.split import held_out
 from hierax.data.view import EvaluationView, TrainingView
-from hierax.pretrained import Pretrained
+from hierax.model.pretrained import Pretrained
 from hierax.processing.frames import FIRST_ONLY
-from hierax.train.answers import AnswerCache
+from hierax.train.checkpoints import Checkpoints, taken, write_json
 from hierax.train.choice import Choice
 from hierax.train.described import DESCRIPTION
-from hierax.train.distil import Distillation, agreement, same_classes
+from hierax.train.distillation import Distillation, agreement, same_classes
 from hierax.train.folder import (
     RunExists,
     check_folder,
@@ -32,17 +32,17 @@ from hierax.train.folder import (
     empty,
 )
 from hierax.train.loop import Loop, Metrics
-from hierax.train.notes import about_classes, class_counts, plan, remarks
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining, balanced
-from hierax.train.panel import Panel
 from hierax.train.parallel import World, default_workers, world
 from hierax.train.predictions import Inputs, masked_loss, predict
 from hierax.train.prepare import Prepared, accumulation, augmentation, fitted_batch, prepare
 from hierax.train.progress import memory_errors
-from hierax.train.recipe import Recipe
+from hierax.train.reconstructions import Panel
 from hierax.train.request import AUTO, Request, Setting, already_finished, decided, opened
-from hierax.train.state import Checkpoints, taken, write_json
-from hierax.train.witness import Witness
+from hierax.train.run_folder import Witness
+from hierax.train.settings import Recipe
+from hierax.train.summary import about_classes, class_counts, plan, remarks
+from hierax.train.teacher_cache import AnswerCache
 
 
 def pretrain(
@@ -61,7 +61,7 @@ def pretrain(
     """Trains a masked autoencoder on `data` and returns the folder `out`, whose `model/` can be loaded.
 
     Called again with the same arguments, an interrupted run resumes where it stopped. Only the number of ranks and
-    settings that do not change what is learned (`hierax.train.recipe.FREE`) may differ. A finished run is left
+    settings that do not change what is learned (`hierax.train.settings.FREE`) may differ. A finished run is left
     unchanged.
 
     Args:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierax.checkpoint.class_names import load_labels
 from hierax.checkpoint.files import weights_in
 from hierax.data.view import EvaluationView, Seen
 from hierax.extras import require
-from hierax.labels import load_labels
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.processing.record import FILE_NAME
 from hierax.telemetry import import_onnxruntime
@@ -161,7 +161,7 @@ def _only_network(folder: Path) -> Path | None:
 def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: torch.device) -> Teacher:
     """A Hiera model: the logits of its head, if it has one, and its pooled features."""
     from hierax.checkpoint.load import load
-    from hierax.models import HieraForImageClassification, HieraForVideoClassification, HieraModel
+    from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification, HieraModel
 
     model = load(os.fspath(source), device=device)
     if not isinstance(model, (HieraForImageClassification, HieraForVideoClassification, HieraModel)):

@@ -1,0 +1,1 @@
+"""The names that tensors have in the formats of others, one file per format."""

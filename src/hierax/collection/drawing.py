@@ -1,0 +1,107 @@
+"""A collection as a map in one HTML file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hierax.atomic import atomic_write
+from hierax.collection.page_files import check_page, noun, rows_of
+from hierax.processing.decode import DEFAULT_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from hierax.collection.index import Folders, Index
+    from hierax.collection.mapped import Named
+    from hierax.collection.projection import Layout, Method
+
+
+def write_map(
+    folder: Folders | Index,
+    output: str | Path,
+    *,
+    column: str | None = None,
+    points: int = 5000,
+    thumbnails: int = 2000,
+    method: Method = "auto",
+    color_by: str | None = None,
+    fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    overwrite: bool = False,
+) -> Layout:
+    """Writes the map of a collection, one HTML file that opens offline, and returns the positions of its points.
+
+    Args:
+        folder: of a collection, several, or a `hierax.Index` that is open.
+        output: the file, `.html`.
+        column: name of the vectors; the first if None.
+        points, method: see `hierax.collection.projection.layout`; t-SNE takes about a minute for 5,000 points.
+        thumbnails: points that are drawn as images; the others are dots.
+        color_by: "folder", or a table of labels, `FILE` or `FILE:COLUMN`.
+        fetch: read images from URLs and the Hub too.
+        max_pixels: images of more pixels are not shown; None is any number.
+        overwrite: replace a page that exists; files of other kinds are never replaced.
+
+    Raises:
+        CollectionError: see `hierax.Index`.
+        ValueError: the table cannot be used; the output exists, or is not a page.
+    """
+    from hierax.collection.index import Index
+    from hierax.collection.pages import map_page
+    from hierax.collection.projection import COMPONENTS, layout
+
+    path = Path(output)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{path} is not the name of a page; expected .html")
+    check_page(path, overwrite=overwrite)
+    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    what, table = noun(index), {} if color_by in (None, "folder") else table_of(str(color_by))
+    places = layout(index, points=points, method=method)
+    of = rows_of(index, [point.id for point in places.points])
+    rows = [of[point.id] for point in places.points]
+    way = f"t-SNE of {COMPONENTS} principal components" if places.method == "tsne" else "two principal components"
+    title, note = (
+        f"Map of {index.folders[0].name}",
+        f"Similar {what}s are close together ({way} of {index.column.name}).",
+    )
+    labels = [] if color_by is None else _labels(rows, table)
+    if color_by is not None and not any(labels):
+        raise ValueError(f"{color_by} has a label for no {what} of {index.folders[0]}; expected their paths")
+    page = map_page(
+        index.folders, places, rows, title=title, note=note, what=what, thumbnails=thumbnails, labels=labels,
+        fetch=fetch, max_pixels=max_pixels,
+    )  # fmt: skip
+    with atomic_write(path) as part:
+        part.write_text(page, encoding="utf-8")
+    return places
+
+
+def table_of(given: str) -> dict[str, str]:
+    """Labels by absolute path, from a table `FILE` or `FILE:COLUMN`. Its paths are relative to the folder of the
+    table.
+
+    Raises:
+        ValueError: the table cannot be read, or has no such column.
+    """
+    file, _, column = (given, "", "label") if os.path.exists(given) else given.rpartition(":")
+    if not os.path.isfile(file):
+        raise ValueError(f"{file or given}: no such file; --color-by takes folder, or a CSV file with paths and labels")
+    folder = os.path.dirname(os.path.abspath(file))
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+            rows = csv.DictReader(opened, delimiter="\t" if file.lower().endswith(".tsv") else ",")
+            names = rows.fieldnames or ()
+            for name in ("path", column):
+                if name not in names:
+                    raise ValueError(f"{file}: no column {name!r}; there are: {', '.join(names) or 'none'}")
+            return {os.path.abspath(os.path.join(folder, row["path"] or "")): row[column] or "" for row in rows}
+    except csv.Error as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _labels(rows: Sequence[Named], table: dict[str, str]) -> list[str]:
+    if table:
+        return [table.get(row.path, "") for row in rows]
+    return [os.path.basename(os.path.dirname(row.path)) for row in rows]

@@ -1,0 +1,334 @@
+"""Finds duplicates in a collection: equal files by their hash, near duplicates by similarity."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hierax.atomic import atomic_write
+from hierax.collection.approximate import positions
+from hierax.collection.blank import blank_rows
+from hierax.collection.checked import DAMAGED, read_arrays
+from hierax.collection.index import DIGITS, Found, Index, nearest
+from hierax.collection.mapped import INDEX, unit
+from hierax.collection.store import MARK, has_windows
+from hierax.collection.verify import verified
+from hierax.processing import DEFAULT_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from hierax.collection.approximate import Approximate
+    from hierax.collection.index import Folders
+
+Linkage = Literal["chain", "first"]
+Transform = Callable[[np.ndarray], np.ndarray]
+
+_BLOCK = 1024  # rows compared with all others at a time
+_NEIGHBOURS = 5  # for which faiss proposes rows: fifty of them
+_WIDEST = 8192  # largest number of values in a vector for whitening
+
+
+@dataclass(frozen=True)
+class Member:
+    """A row of a group.
+
+    Attributes:
+        id, path: of the row.
+        score: cosine similarity to the group's first row (after whitening, where that is asked for).
+        exact: its file equals that of the first row, by hash; of windows of videos: and both begin at the same time.
+        blank: the image is of one color, as an empty page is.
+    """
+
+    id: str
+    path: str
+    score: float
+    exact: bool
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of duplicate images, similar windows of videos, or blank images, in the order of the collection."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def blank(self) -> bool:
+        """Whether all its images are blank: images of one color look alike, but are hardly copies of each other."""
+        return all(member.blank for member in self.members)
+
+
+class Whitening:
+    """Centered, turned to principal components and divided by their deviations, all learned from the collection itself.
+
+    Features of all images have much in common, which hides their differences. After whitening, all directions count
+    equally. Directions with less than `floor` times the variance of the first are rounding noise and left out.
+    """
+
+    def __init__(self, index: Index, *, components: int | None = None, floor: float = 1e-6) -> None:
+        width = index.column.width
+        if width > _WIDEST:
+            raise ValueError(f"column {index.column.name} has {width} numbers per row; whitening takes up to {_WIDEST}")
+        total, products, count = np.zeros(width), np.zeros((width, width)), max(1, len(index))
+        for _, matrix in index.tiles():
+            wide = matrix.astype(np.float64)
+            total += wide.sum(0)
+            products += wide.T @ wide
+        mean = total / count
+        values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+        values, vectors = values[::-1], vectors[:, ::-1]
+        least = max(floor * values[0], 1e-14)  # where all rows are equal there is no direction: all become zeros
+        kept = max(1, min(int((values > least).sum()), components or width))
+        scale = np.where(values > least, 1 / np.sqrt(np.maximum(values, least)), 0)
+        self.mean = mean.astype(np.float32)
+        self.matrix = (vectors * scale)[:, :kept].astype(np.float32)
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """float32 `[R, components]` of length 1, for vectors `[R, D]` of length 1."""
+        return unit((vectors - self.mean) @ self.matrix)
+
+
+def duplicates(
+    folder: Folders | Index,
+    *,
+    threshold: float = 0.95,
+    column: str | None = None,
+    whiten: bool = False,
+    components: int | None = None,
+    linkage: Linkage = "chain",
+    approximate: bool | None = None,
+    verify: bool = False,
+    fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    on_progress: Callable[[int, int], object] | None = None,
+    on_unreadable: Callable[[str], object] | None = None,
+) -> list[Group]:
+    """Groups of rows that are one image, the largest first, then in the order of their first rows; groups of blank
+    images, of one color, come last (`Group.blank`). Files that may be blank by their size are read again to find out.
+
+    Rows whose files are equal by hash are one row to begin with, that of the first; windows of videos are where they
+    begin at the same time too. Two of these are a pair when their
+    cosine similarity is `threshold` or more. With `linkage="chain"` a group is all that pairs connect: if a is like b
+    and b like c, all three are in it, though a and c may be less alike than the threshold (each row says how like the
+    first row it is); long chains, as the frames of a film, become one group. With `linkage="first"` the first row
+    takes all that pair with it, then the first that is left does, and so on: every row is as like the first one of its
+    group as asked for, and some pairs are parted.
+
+    Rows are compared block by block, never all pairs in memory; only pairs above the threshold are held (24 bytes
+    each), and kept in `index/` of the folder: another run compares only new rows with all, and pairs of rows that are
+    gone drop out. The result is the same as from scratch. After whitening it is from scratch when a row came or went,
+    since that moves all vectors.
+
+    Args:
+        folder: of a collection, or several (see `Index`).
+        threshold: least similarity of a pair.
+        column: name of the vectors; the first if None.
+        whiten: compare after `Whitening`: for features in which all images look alike. Similarities are lower then.
+        components: directions that whitening keeps; None is all that are more than noise.
+        linkage: see above.
+        approximate: look only among the fifty rows that `Index.build(approximate=True)` finds nearest to each; None
+            does so from `hierax.collection.approximate.APPROXIMATE_FROM` rows on, if it was built. Not with `whiten`.
+        verify: keep pairs whose images are one by their pixels too (`hierax.collection.verify`): every image of a
+            pair is read again, and may be a crop of a tenth less at each edge. The threshold can be lower then. Copies
+            that were made brighter or mirrored do not pass.
+        fetch: with `verify`, read images from URLs and from tables of the Hub again; they count as unreadable else.
+        max_pixels: with `verify`, images of more pixels count as unreadable; None is any number.
+        on_progress: called with the number of compared rows and the number of all; with `verify` then with the number
+            of read images and of all.
+        on_unreadable: is called with the path of every image that `verify` cannot read any more, or that has changed
+            since it was embedded; none of its pairs is kept, but for equal files.
+
+    Raises:
+        CollectionError: see `Index`.
+        ValueError: threshold or linkage is wrong; `components` is given without `whiten`; `approximate` is given with
+            `whiten`, or no such index was built.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold}; expected a cosine similarity above 0, up to 1")
+    if linkage not in ("chain", "first"):
+        raise ValueError(f"linkage is {linkage!r}; expected 'chain' or 'first'")
+    if components is not None and not whiten:
+        raise ValueError(f"components is {components}, which is for whiten=True")
+    if whiten and approximate:
+        raise ValueError("approximate=True and whiten=True exclude each other; whitened vectors are compared exactly")
+    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    built = None if whiten else index.lists(approximate)
+    transform: Transform = Whitening(index, components=components) if whiten else _same
+    hashes = _hashes(index)
+    _, firsts, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    stands_for = firsts[inverse]  # the first row with the same file, for every row
+    rows = np.unique(stands_for)
+    kind = f"white{components or ''}" if whiten else "faiss" if built else "exact"
+    compare = _Compare(index, transform, built, on_progress)
+    left, right = _Pairs(index, kind).extended(rows, threshold, compare, afresh=whiten)
+    if verify:
+        same = verified(
+            index, left, right, on_progress=on_progress, on_unreadable=on_unreadable, fetch=fetch, max_pixels=max_pixels
+        )
+        left, right = left[same], right[same]
+    roots = (_chained if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
+    groups = _groups(index, roots, hashes, transform)
+    return _with_blanks(index, groups, fetch=fetch, max_pixels=max_pixels)
+
+
+def _with_blanks(index: Index, groups: list[Group], *, fetch: bool, max_pixels: int | None) -> list[Group]:
+    """The groups with blank members marked; groups of blank images come last."""
+    ids = [member.id for group in groups for member in group.members]
+    named = index.names(np.array(list(index.find(ids).values()), np.int64)) if ids else []
+    blank = blank_rows(index.folders, named, fetch=fetch, max_pixels=max_pixels)
+    marked = [Group(tuple(replace(m, blank=m.id in blank) for m in group.members)) for group in groups]
+    return sorted(marked, key=lambda group: group.blank)
+
+
+def _same(vectors: np.ndarray) -> np.ndarray:
+    return vectors
+
+
+def _hashes(index: Index) -> np.ndarray:
+    """uint64 `[rows]`, equal for equal files (for windows: and times). A row without a hash has a number of its own."""
+    found, row, windows = np.array(index.keys), 0, has_windows(index.manifest)
+    for shard in index.shards:
+        _, paths, hashes = shard.columns()
+        for path, text in zip(paths, hashes, strict=True):
+            if text:
+                time = path.rpartition(MARK)[2] if windows else ""
+                found[row] = int.from_bytes(hashlib.blake2b(f"{text}{time}".encode(), digest_size=8).digest(), "little")
+            row += 1
+    return found
+
+
+_KEPT: dict[str, tuple[type, int]] = {
+    "known": (np.uint64, 1), "left": (np.uint64, 1), "right": (np.uint64, 1), "score": (np.float64, 1),
+    "threshold": (np.float64, 0),
+}  # fmt: skip
+
+
+class _Pairs:
+    """A cache, in a file of `index/`, of the pairs that were found in a collection, by the keys of their rows."""
+
+    def __init__(self, index: Index, kind: str) -> None:
+        self._index = index
+        self._file = index.folders[0] / INDEX / f"pairs.{index.column.name}.{kind}.npz"
+        self._known, self._left, self._right = (np.zeros(0, np.uint64) for _ in range(3))
+        self._score, self._threshold = np.zeros(0), 0.0
+        if len(index.folders) > 1:
+            return
+        with contextlib.suppress(*DAMAGED):
+            kept = read_arrays(self._file, _KEPT)
+            read = [kept[name] for name in ("known", "left", "right", "score")]
+            threshold = float(kept["threshold"])
+            if len({len(part) for part in read[1:]}) == 1 and 0 < threshold <= 1:
+                self._known, self._left, self._right, self._score = read
+                self._threshold = threshold
+
+    def extended(
+        self, rows: np.ndarray, threshold: float, compare: _Compare, *, afresh: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of these rows, by number, with at least this similarity. New pairs are searched for and stored."""
+        keys = self._index.keys[rows]
+        known = positions(keys, self._known) >= 0
+        same = bool(known.all()) and len(self._known) == len(keys)
+        if self._threshold > threshold or not known.any() or (afresh and not same):
+            known[:], same, self._threshold = False, False, threshold
+        ends = [positions(side, keys) for side in (self._left, self._right)]
+        stay = (ends[0] >= 0) & (ends[1] >= 0) & known.any()
+        old = rows[ends[0][stay]], rows[ends[1][stay]], self._score[stay]
+        new = compare(rows, known, self._threshold)
+        left, right = np.concatenate([old[0], new[0]]), np.concatenate([old[1], new[1]])
+        score = np.concatenate([old[2], new[2]])
+        if not same:
+            self._keep(keys, self._index.keys[left], self._index.keys[right], score)
+        enough = score >= threshold
+        return left[enough], right[enough]
+
+    def _keep(self, known: np.ndarray, left: np.ndarray, right: np.ndarray, score: np.ndarray) -> None:
+        if len(self._index.folders) > 1:
+            return
+        with contextlib.suppress(OSError), contextlib.closing(io.BytesIO()) as content:
+            np.savez(content, known=known, left=left, right=right, score=score, threshold=np.float64(self._threshold))
+            self._file.parent.mkdir(exist_ok=True)
+            with atomic_write(self._file) as part:
+                part.write_bytes(content.getvalue())
+
+
+@dataclass(frozen=True)
+class _Compare:
+    """Searches for pairs of rows."""
+
+    index: Index
+    transform: Transform
+    built: Approximate | None
+    on_progress: Callable[[int, int], object] | None
+
+    def __call__(self, rows: np.ndarray, known: np.ndarray, least: float) -> Found:
+        """Pairs by number, the lower row first, in which at least one row is new; and their similarities."""
+        fresh = rows[~known]
+        parts: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+        for start in range(0, len(fresh), _BLOCK):
+            block = fresh[start : start + _BLOCK]
+            vectors = self.index.take(block)
+            if self.built is None:
+                others = rows[
+                    known | (rows >= block[0])
+                ]  # new rows before this block have been compared with it already
+            else:
+                others = np.intersect1d(rows, self.built.candidates(vectors, _NEIGHBOURS, self.index.keys))
+            tiles = ((numbers, self.transform(matrix)) for numbers, matrix in self.index.tiles(others))
+            query, row, score = nearest(self.transform(vectors), tiles, None, least=least)
+            apart = block[query] != row
+            parts.append((np.minimum(block[query], row)[apart], np.maximum(block[query], row)[apart], score[apart]))
+            if self.on_progress is not None:
+                self.on_progress(start + len(block), len(fresh))
+        left, right, score = (np.concatenate(part) for part in zip(*parts, strict=True))
+        _, place = np.unique(left * len(self.index) + right, return_index=True)
+        return left[place], right[place], score[place]
+
+
+def _chained(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
+    """For every row the first row of its group, with linkage "chain"."""
+    parents = list(range(count))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = row = parents[parents[row]]
+        return row
+
+    for one, other in zip(left.tolist(), right.tolist(), strict=True):
+        a, b = sorted((root(one), root(other)))
+        parents[b] = a
+    return np.array([root(row) for row in range(count)], np.int64)
+
+
+def _by_first(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
+    """For every row the first row of its group, with linkage "first"."""
+    roots, taken = np.arange(count), np.zeros(count, bool)
+    for place in np.lexsort((right, left)):  # by the lower row of a pair: whether it is taken is settled by then
+        first, other = left[place], right[place]
+        if (not taken[first]) and not taken[other]:
+            roots[other], taken[other] = first, True
+    return roots
+
+
+def _groups(index: Index, roots: np.ndarray, hashes: np.ndarray, transform: Transform) -> list[Group]:
+    counts = np.bincount(roots, minlength=len(roots))
+    members = np.flatnonzero(counts[roots] > 1)
+    order = members[np.lexsort((members, roots[members], -counts[roots[members]]))]
+    scores = np.concatenate([np.zeros(0), *_to_first(index, order, roots, transform)])
+    groups: list[list[Member]] = []
+    for row, named, score in zip(order.tolist(), index.names(order), scores.tolist(), strict=True):
+        if roots[row] == row:
+            groups.append([])
+        groups[-1].append(Member(named.id, named.path, score, bool(hashes[row] == hashes[roots[row]])))
+    return [Group(tuple(group)) for group in groups]
+
+
+def _to_first(index: Index, order: np.ndarray, roots: np.ndarray, transform: Transform) -> Iterator[np.ndarray]:
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        pair = [transform(index.take(side)).astype(np.float64) for side in (rows, roots[rows])]
+        yield np.round((pair[0] * pair[1]).sum(1), DIGITS).clip(-1, 1)

@@ -1,0 +1,160 @@
+"""The shards of a collection as mapped vectors of length 1.
+
+`FOLDER/index/` holds them for every shard as a .npy, four bytes per number: reading the same from parquet takes 15
+times as long. These files can be deleted at any time. A read-only folder works without them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from hierax.atomic import atomic_write
+from hierax.collection.checked import DAMAGED, CollectionError, read_array, read_table
+from hierax.collection.store import OK, Column, Manifest, Rows, read_rows, read_texts, schema
+
+INDEX = "index"
+_PIECE = 1 << 25  # bytes of float64 at a time
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Named:
+    """The name of a row of a collection, and the facts about its image.
+
+    Attributes:
+        id, path: of the row.
+        hash: of the bytes of the file.
+        width, height: of the image, in pixels.
+        start, end: of a window of a video, in seconds.
+    """
+
+    id: str
+    path: str
+    hash: str
+    width: int = 0
+    height: int = 0
+    start: float | None = None
+    end: float | None = None
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float32 rows of length 1. Rows of zeros, or with NaN or infinity, become zeros: they are similar to nothing."""
+    found = np.empty(vectors.shape, np.float32)
+    step = max(1, _PIECE // (8 * max(1, vectors.shape[1])))
+    for start in range(0, len(vectors), step):
+        wide = vectors[start : start + step].astype(np.float64)
+        length = np.sqrt((wide * wide).sum(1, keepdims=True))
+        good = np.isfinite(length) & (length > 0)
+        found[start : start + step] = np.where(good, wide / np.where(good, length, 1), 0)
+    return found
+
+
+class Shard:
+    """The rows of a shard that stand and have a direction, with vectors of length 1 from the mapped file, which is made
+    when it is missing.
+
+    The name of the mapped file holds size and time of the shard: after any change it is another, and made again.
+
+    Attributes:
+        path: of the shard.
+        rows: how many.
+        keys: uint64 `[rows]`, see `Index.keys`.
+        left_out: places, among the rows that stand, of those whose vectors hold NaN, infinity, or nothing but zeros:
+            they are like no other, and belong to no answer.
+    """
+
+    def __init__(self, path: Path, column: Column, manifest: Manifest, *, place: Path) -> None:
+        self.path, self._column, self._manifest, self._place = path, column, manifest, place
+        self._stamp = self._now()
+        vectors, self.keys, self.left_out = self._open()
+        self.rows = len(vectors)
+
+    def _now(self) -> str:
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            raise CollectionError(f"{self.path} is gone; open the index again") from None
+        return f"{self.path.stem}.{self._column.name}.{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+    def vectors(self) -> np.ndarray:
+        """float32 `[rows, D]`.
+
+        Raises:
+            CollectionError: the shard is damaged, or has changed since the index was opened.
+        """
+        if self._now() != self._stamp:
+            raise CollectionError(f"{self.path} has changed; open the index again")
+        with contextlib.suppress(*DAMAGED):
+            vectors = read_array(self._place / f"{self._stamp}.npy", np.float32, 2, map=True)
+            if vectors.shape == (self.rows, self._column.width):
+                return vectors
+        return self._open()[0]
+
+    def columns(self) -> list[list[str]]:
+        """Ids, paths and hashes of its rows.
+
+        Raises:
+            CollectionError: the shard is damaged.
+        """
+        *columns, status = read_texts(self.path, "id", "path", "hash", "status")
+        return [self._kept(column, status) for column in columns]
+
+    def _kept(self, column: list[_Value], status: list[str], *, left_out: bool = False) -> list[_Value]:
+        """The values of a column for the shard's rows, or for the rows that were left out."""
+        standing = [value for value, s in zip(column, status, strict=True) if s == OK]
+        apart = set(self.left_out.tolist())
+        if not apart and not left_out:
+            return standing
+        return [value for place, value in enumerate(standing) if (place in apart) == left_out]
+
+    def names(self, places: np.ndarray) -> list[Named]:
+        """The names of the rows at these positions."""
+        wanted = schema(self._manifest)
+        names = ["id", "path", "hash", "width", "height", "start", "end", "status"]
+        names = [name for name in names if name in wanted.names]
+        *columns, status = (column.to_pylist() for column in read_table(self.path, wanted, names).columns)
+        columns = [self._kept(column, status) for column in columns]
+        return [Named(*(column[place] for column in columns)) for place in places.tolist()]
+
+    def names_left_out(self) -> list[str]:
+        """The paths of the rows that were left out."""
+        paths, status = read_texts(self.path, "path", "status")
+        return self._kept(paths, status, left_out=True)
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors, keys and rows that are left out: from the mapped file, or from the shard."""
+        with contextlib.suppress(*DAMAGED):  # missing, cut short or overwritten: made again
+            keys = read_array(self._place / f"{self._stamp}.keys.npy", np.uint64, 1)
+            apart = read_array(self._place / f"{self._stamp}.apart.npy", np.int64, 1)
+            vectors = read_array(self._place / f"{self._stamp}.npy", np.float32, 2, map=True)
+            if vectors.shape == (len(keys), self._column.width):
+                return vectors, keys, apart
+        rows = read_rows(self.path, self._column, manifest=self._manifest)
+        vectors = unit(rows.vectors)
+        keys, good = _keys(rows, vectors), vectors.any(1)
+        vectors, keys, apart = vectors[good], keys[good], np.flatnonzero(~good)
+        with contextlib.suppress(OSError):  # no room, or no permission
+            self._keep(vectors, keys, apart)
+        return vectors, keys, apart
+
+    def _keep(self, vectors: np.ndarray, keys: np.ndarray, apart: np.ndarray) -> None:
+        self._place.mkdir(exist_ok=True)
+        for old in self._place.glob(f"{self.path.stem}.{self._column.name}.*"):
+            if not old.name.startswith(self._stamp):
+                old.unlink(missing_ok=True)
+        for name, array in (("npy", vectors), ("keys.npy", keys), ("apart.npy", apart)):
+            with atomic_write(self._place / f"{self._stamp}.{name}") as part, part.open("wb") as file:
+                np.save(file, array)
+
+
+def _keys(rows: Rows, vectors: np.ndarray) -> np.ndarray:
+    """A hash of 64 bits for each row: of its id, its image's hash, and its vector."""
+    texts = ("\n".join(pair).encode(errors="surrogatepass") for pair in zip(rows.ids, rows.hashes, strict=True))
+    keys = (hashlib.blake2b(t + v.tobytes(), digest_size=8).digest() for t, v in zip(texts, vectors, strict=True))
+    return np.frombuffer(b"".join(keys), np.uint64)

@@ -1,0 +1,287 @@
+"""HTML pages about a collection: contact sheets and the map. Each is one file with everything in it, and opens
+offline.
+
+Names of files are text from elsewhere: they are escaped wherever they stand, and the pages allow themselves nothing
+from outside, and no script or style but their own, by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from hierax.collection.originals import Original, originals
+from hierax.collection.store import MARK
+from hierax.notices import printable
+from hierax.processing import DEFAULT_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from hierax.collection.mapped import Named
+    from hierax.collection.projection import Layout
+
+MOST = 1000
+"""Images on a contact sheet, unless told otherwise: about fifteen megabytes."""
+_LARGE, _SIDE, _SMALL = 640, 320, 80  # pixels of an image on a short sheet, on a long one, and on the map
+_SHORT = 150  # images of a sheet that may be large
+_COLUMNS = 16  # images side by side, and below each other, in each image that holds those of the map
+_QUALITY = 80
+_COLORS = ("#4263eb", "#f08c00", "#2f9e44", "#e03131", "#9c36b5", "#0c8599", "#e8590c", "#66a80f", "#c2255c", "#1098ad",
+           "#8d6e4f")  # fmt: skip
+_OTHER = "#868e96"
+_UNLISTED = ' disabled title="a list of paths cannot hold a name with a line break"'
+_BREAK = re.compile(r"[\r\n]")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image on a sheet: its row and its caption. A row without an id is a file that the user named."""
+
+    row: Named
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A row of a sheet, under a heading; with `copies` of one image the page offers to mark all but the largest."""
+
+    heading: str
+    entries: Sequence[Entry]
+    copies: bool = False
+
+
+def _asset(name: str) -> str:
+    return (files("hierax") / "assets" / "pages" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _page(title: str, body: str, *, style: str, script: str) -> str:
+    """A whole page, with `style` and `script` of the assets."""
+    style, script = _asset("page.css") + _asset(style), _asset(script)
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    return "".join([
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
+        f'<meta http-equiv="Content-Security-Policy"\n content="{policy}">\n',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
+        f"<title>{_text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}",
+        f"<script>{script}</script>\n</body>\n</html>\n",
+    ])  # fmt: skip
+
+
+def _data(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _text(text: str) -> str:
+    """Text escaped for HTML content and attributes; invalid text is shown as backslash escapes."""
+    return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def _shown(name: str) -> str:
+    """A name as safe text: characters that break the line or change the writing direction are escaped."""
+    return _text(printable(name))
+
+
+# -- contact sheets -----------------------------------------------------------------------------------------------
+
+
+def contact_sheet(
+    folders: Sequence[Path],
+    sections: Sequence[Section],
+    *,
+    title: str,
+    note: str = "",
+    what: str = "image",
+    most: int = MOST,
+    fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> str:
+    """A page with a row of images for every section, `most` of them at the most; the page says what it leaves out.
+
+    Below each image is its path, from the folder on that all of them share, which stands in the head, its pixels and
+    its bytes. Images are enlarged by a click, marked, and the paths of marked ones saved as a list. What cannot be read
+    any more, or has changed, is a gray tile that says so.
+
+    Args:
+        what: the rows are: "image" or "window".
+        fetch: read images from URLs and the Hub too.
+        max_pixels: images of more pixels are not shown; None is any number.
+    """
+    shown, left = [], most
+    for section in sections:
+        if left < 1:
+            break
+        shown.append(replace(section, entries=section.entries[:left]))
+        left -= len(shown[-1].entries)
+    total, kept = (sum(len(s.entries) for s in some) for some in (sections, shown))
+    if kept < total:
+        note = f"{note} Only the first {kept} of {total} {what}s are shown.".strip()
+    rows = [entry.row for section in shown for entry in section.entries]
+    found = originals(folders, rows, side=_LARGE if kept <= _SHORT else _SIDE, fetch=fetch, max_pixels=max_pixels)
+    shared = _shared([row.path for row in rows])
+    below = f"<p>All files are in {_text(shared)}</p>" if shared else ""
+    parts = [f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n"]
+    for section in shown:
+        kind = ' class="copies"' if section.copies else ""
+        parts.append(f'<section{kind}><h2>{_shown(section.heading)}</h2><div class="row">\n')
+        parts += [_figure(entry, next(found), entry.row.path[len(shared) :]) for entry in section.entries]
+        parts.append("</div></section>\n")
+    some = any(section.copies for section in shown)
+    copies = '<button class="text copies">Mark all but the largest of each group</button>' if some else ""
+    parts.append(
+        f'<footer><output></output>{copies}<button class="text some save">Save the list of paths</button>'
+        '<button class="text some clear">Unmark all</button></footer>\n'
+        '<dialog aria-label="Enlarged image"><img alt=""><p></p><div class="tools">'
+        '<button class="text before">previous</button><button class="text after">next</button>'
+        '<button class="text copy">copy path</button>'
+        '<a hidden target="_blank" rel="noreferrer">open the file</a><button class="text close">close</button></div>'
+        "</dialog>\n"
+    )
+    return _page(title, "".join(parts), style="sheet.css", script="sheet.js")
+
+
+def _shared(paths: Sequence[str]) -> str:
+    """The folders that all paths begin with; "" if they share none."""
+    levels = zip(*(path.split("/")[:-1] for path in paths), strict=False)
+    common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
+    return "".join(f"{name}/" for name in common) if any(common) else ""
+
+
+def _figure(entry: Entry, found: Original | str, path: str) -> str:
+    name, row, size, facts = _shown(path), entry.row, 0, []
+    if isinstance(found, str):
+        image = f'<div class="missing">{_text(found)}</div>'
+    else:
+        size = found.size
+        image = (
+            f'<button class="open" aria-label="enlarge {name}"><img src="{_data(found.image)}" '
+            f'width="{found.image.width}" height="{found.image.height}" alt="{name}"></button>'
+        )
+    if row.width and row.height:
+        facts.append(f"{row.width} x {row.height} px")
+    if size:
+        facts.append(f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB")
+    address = _address(row)
+    here = f' data-file="{_text(address)}"' if address else ""
+    data = f'data-path="{_text(row.path)}" data-pixels="{row.width * row.height}" data-bytes="{size}"{here}'
+    caption = "".join(f"<span>{_text(text)}</span>" for text in (entry.caption, ", ".join(facts)) if text)
+    listed = _UNLISTED if _BREAK.search(row.path) else ""
+    mark = f'<label class="mark"><input type="checkbox" aria-label="mark {name}"{listed}>mark</label>'
+    copy = f'<button class="text copy" aria-label="copy the path of {name}">copy path</button>'
+    return (
+        f'<figure title="{_shown(row.path)}" {data}><div>{image}</div><figcaption><bdi>{name}</bdi>{caption}'
+        f'<span class="tools">{mark}{copy}</span></figcaption></figure>\n'
+    )
+
+
+def _address(row: Named) -> str:
+    """The `file://` address of a row that is a file of this machine; "" of others."""
+    file = row.path.rpartition(MARK)[0] if row.start is not None else row.path
+    return Path(file).as_uri() if os.path.isabs(file) and os.path.isfile(file) else ""
+
+
+# -- the map ------------------------------------------------------------------------------------------------------
+
+
+def map_page(
+    folders: Sequence[Path],
+    layout: Layout,
+    rows: Sequence[Named],
+    *,
+    title: str,
+    note: str = "",
+    what: str = "image",
+    thumbnails: int = 2000,
+    labels: Sequence[str] = (),
+    fetch: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> str:
+    """A page with the points of a layout: dragged, zoomed by wheel or fingers, image and path under the pointer; points
+    are chosen by a click, or a box, and saved as a list.
+
+    `thumbnails` points, taken at even distances, have their image (about three kilobytes each), the others, and those
+    that cannot be read any more, are dots. The page says so.
+
+    Args:
+        rows: of the points.
+        labels: one per point, "" for none, that gives it its color; the most frequent eleven have one of their own.
+        what, fetch, max_pixels: see `contact_sheet`.
+    """
+    count = len(layout.points)
+    chosen = sorted({i * count // min(thumbnails, count) for i in range(min(thumbnails, count))}) if thumbnails else []
+    thumbs, sizes, images = [-1] * count, [], []
+    found = originals(folders, [rows[i] for i in chosen], side=_SMALL, fetch=fetch, max_pixels=max_pixels)
+    for i, original in zip(chosen, found, strict=True):
+        if not isinstance(original, str):
+            thumbs[i] = len(images)
+            sizes.append(original.image.size)
+            images.append(original.image)
+    said = [note, f"{layout.rows} {what}s"]
+    if count < layout.rows:
+        said[-1] = f"{count} of {layout.rows} {what}s, evenly sampled"
+    said[-1] += f"; {len(images)} are drawn as images, the others as dots." if len(images) < count else "."
+    if unread := len(chosen) - len(images):
+        said.append(f"Files that cannot be read or have changed are dots: {unread}.")
+    said.append("Drag to move. Use the wheel or pinch to zoom. Double-click to show all. Keys: arrows, +, -, 0. "
+                "Click to select an image, or drag with Shift to select several.")  # fmt: skip
+    groups = [name for name, _ in Counter(label for label in labels if label).most_common(len(_COLORS))]
+    numbers = {name: number for number, name in enumerate(groups)}
+    data = {
+        "x": [p.x for p in layout.points],
+        "y": [p.y for p in layout.points],
+        "names": [p.path for p in layout.points],
+        "shown": {i: printable(p.path) for i, p in enumerate(layout.points) if printable(p.path) != p.path},
+        "files": [_address(row) for row in rows],
+        "labels": [numbers.get(label, len(groups)) for label in labels], "groups": [printable(name) for name in groups],
+        "colors": [*_COLORS[: len(groups)], _OTHER],
+        "thumbs": thumbs, "sizes": sizes, "sheets": _sheets(images), "side": _SMALL, "columns": _COLUMNS,
+    }  # fmt: skip
+    if groups and len(groups) in data["labels"]:
+        data["groups"].append("other")
+    # All but ASCII is escaped by json, and "<" here: nothing in a path can end the element.
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    body = "".join([
+        '<canvas id="map" tabindex="0" role="img" '
+        'aria-label="Map: arrow keys move it, + and - zoom, 0 shows all"></canvas>\n',
+        f"<header><h1>{_text(title)}</h1><p>{_text(' '.join(part for part in said if part))}</p>",
+        '<input type="search" placeholder="Find: part of a path" aria-label="Find: part of a path">',
+        '<output></output><div id="legend"></div><div id="chosen"><span></span>'
+        '<button class="text copy">Copy paths</button><button class="text save">Save the list of paths</button>'
+        '<button class="text clear">Clear</button>'
+        '<a hidden target="_blank" rel="noreferrer">open the file</a></div>'
+        "</header>\n",
+        '<div id="card"><canvas></canvas><div></div></div>\n',
+        f'<script type="application/json" id="data">{text}</script>\n',
+    ])  # fmt: skip
+    return _page(title, body, style="map.css", script="map.js")
+
+
+def _sheets(images: Sequence[Image.Image]) -> list[str]:
+    """Joins the thumbnails into a few large images, which browsers handle better than thousands of small ones."""
+    each, sheets = _COLUMNS * _COLUMNS, []
+    for start in range(0, len(images), each):
+        some = images[start : start + each]
+        sheet = Image.new("RGB", (_COLUMNS * _SMALL, math.ceil(len(some) / _COLUMNS) * _SMALL), (255, 255, 255))
+        for place, image in enumerate(some):
+            sheet.paste(image, (place % _COLUMNS * _SMALL, place // _COLUMNS * _SMALL))
+        sheets.append(_data(sheet))
+    return sheets

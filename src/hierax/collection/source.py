@@ -1,0 +1,225 @@
+"""One source of a collection: where its bytes are, how they are opened, what they hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from PIL import Image
+
+from hierax.collection.content import check_place, read_file, read_member
+from hierax.collection.store import MARK, source_id
+from hierax.collection.urls import copy_url, read_url
+from hierax.data.tables import TableDataset, open_tables
+from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.processing.paths import opened_regular
+from hierax.processing.video_file import VideoFile
+
+KINDS = ("file", "tar", "table", "url")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to embed.
+
+    Attributes:
+        path: its permanent name: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or one of
+            these and `#t=SECONDS` of a window of a video.
+        kind: one of `KINDS`.
+        container: the shard, or the table as it was named; "" for others.
+        offset, size: where a member lies in its shard; of a table the number of the row.
+        window: the number of a window of a video; -1 for all other sources.
+    """
+
+    path: str
+    kind: str = "file"
+    container: str = ""
+    offset: int = 0
+    size: int = 0
+    window: int = -1
+
+    @property
+    def id(self) -> str:
+        """See `source_id`."""
+        return source_id(self.path)
+
+    @property
+    def name(self) -> str:
+        """The path without the time of a window."""
+        return self.path if self.window < 0 else self.path.rpartition(MARK)[0]
+
+    def read(self, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Any:
+        """The bytes of an image; for a row of a table also a path or a Pillow image.
+
+        Raises:
+            Exception: it cannot be read or fetched; network clients have their own errors.
+        """
+        if self.kind == "table":
+            return _table(self.container).sample(self.offset).content
+        if self.kind == "url":
+            return read_url(self.path)
+        if self.kind == "tar":
+            return read_member(self.container, self.offset, self.size, max_pixels=max_pixels)
+        return read_file(self.path, max_pixels=max_pixels)
+
+
+@lru_cache(maxsize=8)
+def _table(container: str) -> TableDataset:
+    """A split of a table. Each process opens it once."""
+    name, _, split = container.rpartition("#")
+    files = [Path(name)] if name.endswith(".parquet") else []
+    return open_tables(name, files, labels=False)[split]
+
+
+_CHUNK = 1 << 22  # bytes that are hashed or copied at a time
+
+
+def _stream(source: Source) -> BinaryIO:
+    """Opens a whole video as a file to read and to seek in."""
+    if source.kind == "url":
+        import fsspec
+
+        try:
+            system, path = fsspec.core.url_to_fs(source.name)
+            return cast(BinaryIO, system.open(path, "rb"))
+        except ImportError:  # without it, a file on the web can only be read as a whole
+            return _copied(source.name)
+    if source.kind == "tar":
+        check_place(source.offset)
+        return cast(BinaryIO, io.BufferedReader(Section(source.container, source.offset, source.size)))
+    with opened_regular(source.name):
+        return open(source.name, "rb")
+
+
+def _copied(url: str) -> BinaryIO:
+    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  (closed by who takes it)
+    try:
+        copy_url(url, file)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+class Section(io.RawIOBase):
+    """A part of a file, to read like a file: `size` bytes from `start`."""
+
+    def __init__(self, path: str, start: int, size: int) -> None:
+        check_place(start)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed as this is)
+        self._start, self._size, self._place = start, size, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a position in the part; returns the position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(base + offset, 0)
+        return self._place
+
+    def readinto(self, buffer: object) -> int:
+        """Fills the buffer with the next bytes; returns their number."""
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        count = max(min(len(view), self._size - self._place), 0)
+        self._file.seek(self._start + self._place)
+        count = self._file.readinto(view[:count])
+        self._place += count
+        return count
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        super().close()
+
+
+class Opened:
+    """The video of a source, ready to decode. A remote video is fetched first, once.
+
+    Raises:
+        OSError, ValueError: it cannot be read or fetched.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name, self._source, self._digest = source.name, source, ""
+        self._there: str | BinaryIO = source.name
+        with ExitStack() as stack:
+            if source.kind == "url":
+                self._there = stack.enter_context(_copied(source.name))
+                self._digest = _hash_of(self._there)
+            elif source.kind == "tar":
+                self._there = stack.enter_context(_stream(source))
+            self._stack = stack.pop_all()
+
+    @cached_property
+    def file(self) -> VideoFile:
+        """The video file, opened at first use, so that a file that cannot be decoded still has a digest."""
+        return self._stack.enter_context(closing(VideoFile(self._there, name=self.name)))
+
+    @property
+    def digest(self) -> str:
+        """See `file_hash`."""
+        return self._digest or file_hash(self._source)
+
+    def close(self) -> None:
+        """Closes the file and the decoder."""
+        self._stack.close()
+
+
+def file_hash(source: Source) -> str:
+    """BLAKE2b (128 bits) of a video's bytes. Each process computes it once for a file that does not change.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if source.kind == "url":
+        with _stream(source) as stream:
+            return _hash_of(stream)
+    facts = os.stat(source.container or source.name)
+    return _kept_hash(replace(source, path=source.name, window=-1), facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _kept_hash(source: Source, size: int, time: int) -> str:
+    with _stream(source) as stream:
+        return _hash_of(stream)
+
+
+def _hash_of(stream: BinaryIO) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    stream.seek(0)
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    stream.seek(0)
+    return digest.hexdigest()
+
+
+def content_hash(content: bytes) -> str:
+    """The hash of a file's bytes: BLAKE2b with 128 bits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def as_bytes(content: Any) -> bytes:
+    """The bytes of a file's content; a decoded image is encoded as PNG, and a path is read."""
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return bytes(content)
+    if isinstance(content, Image.Image):
+        buffer = io.BytesIO()
+        content.save(buffer, "PNG")
+        return buffer.getvalue()
+    if isinstance(content, (str, os.PathLike)):
+        return read_file(os.fspath(content))
+    raise ValueError(f"{type(content).__name__} is not an image")

@@ -1,0 +1,387 @@
+"""The folder of a collection: `manifest.json`, `listings/`, `data/` with a shard per block, `errors.parquet`.
+
+A block is a fixed run of sources of one listing; its shard exists whole or not at all. Unreadable sources are in the
+shard's metadata, and, for the whole collection, in `errors.parquet`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hierax.atomic import atomic_write
+from hierax.collection.checked import (
+    CollectionError,
+    arrow,
+    check_manifest,
+    damaged,
+    parquet,
+    read_json,
+    read_table,
+    record_of,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST, ERRORS, LISTINGS, DATA = "manifest.json", "errors.parquet", "listings", "data"
+FORMAT = 1
+MARK = "#t="
+"""Separates a video's path from the second at which a window begins (media fragments, W3C)."""
+OK, GONE, REPLACED = "ok", "gone", "replaced"
+_UNREADABLE = b"hierax.unreadable"
+_DIGEST = re.compile("[0-9a-f]{64}")
+_FEW = 4  # differences between two collections that an error lists
+_MUST_AGREE = ("model", "weights", "config", "preprocessing", "columns", "l2", "dtype", "precision")
+
+
+def source_id(path: str) -> str:
+    """The permanent id of a source: 16 hexadecimal digits of the hash of its path."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+
+
+def shown(path: str) -> str:
+    """A path as text, as rows store it; bytes of a file name that are not valid text become \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of vectors.
+
+    Attributes:
+        name: "embedding" for the pooled features, else that of the layer: "stage3", "stage3_map".
+        layer: "pooled", or the stage.
+        shape: `[D]`, or `[D, h, w]` of a map, which is flat in the column.
+        pooling: how the tokens became a vector.
+    """
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    pooling: str
+
+    @property
+    def width(self) -> int:
+        """Numbers in each row."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a collection was made; collections of different fingerprints are never mixed.
+
+    Attributes:
+        model: what was loaded, by name.
+        weights: digest of the weights.
+        config: the model's.
+        preprocessing: the record by which images became pixels.
+        columns: of vectors.
+        l2: whether vectors have length 1.
+        dtype: "float32" or "float16", in the shards.
+        precision: in which the engine computed.
+        block, batch: sources per shard, and per call of the engine.
+        inputs: the sources as they were given, for updates.
+        created: date and time, and `version` of hierax; neither is part of the fingerprint, nor is `inputs`.
+        list_columns: names of columns in lists among the inputs, see `hierax.data.file_lists.open_list`.
+    """
+
+    model: str
+    weights: str
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    columns: tuple[Column, ...]
+    l2: bool
+    dtype: str
+    precision: str
+    block: int
+    batch: int
+    inputs: tuple[str, ...]
+    created: str
+    version: str
+    format: int = FORMAT
+    list_columns: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that the vectors depend on."""
+        fields = asdict(self)
+        text = json.dumps([fields[name] for name in _MUST_AGREE if name != "model"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def column(self, name: str | None = None) -> Column:
+        """The column of that name; None is the first.
+
+        Raises:
+            CollectionError: there is no such column; lists the columns.
+        """
+        found = [c for c in self.columns if name in (None, c.name, c.layer)]
+        if not found:
+            raise CollectionError(f"no column {name!r}; there are: {', '.join(c.name for c in self.columns)}")
+        return found[0]
+
+    def named(self, folder: Path) -> str:
+        """The model's path or Hub id.
+
+        Raises:
+            CollectionError: the model was passed as an object, and `model` is its class; or it no longer exists.
+        """
+        if self.model.isidentifier() and not Path(self.model).exists():
+            raise CollectionError(
+                f"{folder} was made by a {self.model} that was passed as an object, which no name loads; "
+                "name its folder or Hub id (--model)"
+            )
+        if Path(self.model).is_absolute() and not Path(self.model).exists():
+            raise CollectionError(
+                f"{folder} was made by {self.model}, which no longer exists; pass its new place with --model"
+            )
+        return self.model
+
+    def check_same(self, other: Manifest, *, folder: Path, advice: str = "choose another folder") -> None:
+        """Raises `CollectionError` if rows of the other cannot be compared with this one's; ends with `advice`."""
+        if self.fingerprint == other.fingerprint:
+            return
+        ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
+        differ = [text for name in _MUST_AGREE for text in _differences(name, ours[name], theirs[name])]
+        if len(differ) > _FEW:
+            differ[_FEW:] = [f"and {len(differ) - _FEW} differences more"]
+        raise CollectionError(f"{folder} was made in another way: {'; '.join(differ)}; {advice}")
+
+    def write(self, folder: Path) -> None:
+        """Writes `manifest.json`, whole or not at all."""
+        with atomic_write(folder / MANIFEST) as part:
+            part.write_text(json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads the manifest of a collection.
+
+        Raises:
+            CollectionError: the folder has no manifest, or a damaged one, or one of a later version.
+        """
+        path = folder / MANIFEST
+        try:
+            values = read_json(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CollectionError(f"{folder}: no collection ({MANIFEST} is missing); hierax embed makes one") from None
+        try:
+            later = values.get("format")
+            if not isinstance(later, int) or isinstance(later, bool) or later < 1:
+                raise ValueError("format is missing" if later is None else wrong("format", later, f"at most {FORMAT}"))
+            if later > FORMAT:
+                raise CollectionError(f"{folder}: written by a later hierax ({values.get('version')}); update hierax")
+            if not isinstance(values.pop("fingerprint", None), str):
+                raise ValueError("fingerprint is missing or is not a text")
+            manifest = record_of(cls, values)
+            check_manifest(manifest)
+        except CollectionError:
+            raise
+        except ValueError as error:
+            raise damaged(path, error) from None
+        return manifest
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
+    """The differences between two values of a manifest, down to the fields of records."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield f"{name} was {_short(before)}, now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    """A value of a manifest in a few words: the names of columns, the first digits of a digest."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return ", ".join(f"{column['name']} {column['shape']}" for column in value)
+    return repr(f"{value[:12]}…" if isinstance(value, str) and _DIGEST.fullmatch(value) else value)
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """A run of sources: those of listing `listing` from `number * manifest.block` on."""
+
+    listing: int
+    number: int
+
+    @property
+    def file(self) -> str:
+        """The name of the block's shard."""
+        return f"part-{self.listing:04}-{self.number:07}.parquet"
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of a collection, in the order of its rows."""
+    return sorted((folder / DATA).glob("part-*.parquet"))
+
+
+def shard_path(folder: Path, block: Block) -> Path:
+    """The path of a block's shard, which may not exist yet."""
+    return folder / DATA / block.file
+
+
+def has_windows(manifest: Manifest) -> bool:
+    """Whether rows are windows of videos; else they are images."""
+    return bool(manifest.preprocessing.get("num_frames"))
+
+
+def schema(manifest: Manifest) -> pa.Schema:
+    """Columns of a shard."""
+    pa = arrow()
+    kind = pa.float16() if manifest.dtype == "float16" else pa.float32()
+    fields = [
+        ("id", pa.string()), ("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
+        ("hash", pa.string()), ("status", pa.string()),
+    ]  # fmt: skip
+    if has_windows(manifest):
+        fields += [("start", pa.float64()), ("end", pa.float64())]
+    vectors = [pa.field(c.name, pa.list_(kind, c.width)) for c in manifest.columns]
+    return pa.schema([*(pa.field(name, of) for name, of in fields), *vectors])
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A source that could not be read."""
+
+    id: str
+    path: str
+    hash: str
+    error: str
+
+
+def write_shard(
+    folder: Path, block: Block, rows: Mapping[str, Sequence[Any]], vectors: Mapping[str, np.ndarray],
+    unreadable: Sequence[Unreadable], *, manifest: Manifest,
+) -> pa.Table:  # fmt: skip
+    """Writes the rows of a block; `vectors` are `[rows, width]` by column. Returns the table."""
+    pa = arrow()
+    wanted = schema(manifest)
+    arrays = {name: pa.array(rows[name], wanted.field(name).type) for name in wanted.names if name in rows}
+    arrays["status"] = pa.array([OK] * len(rows["id"]), pa.string())
+    for column in manifest.columns:
+        flat = np.ascontiguousarray(vectors[column.name], np.dtype(manifest.dtype)).reshape(-1)
+        arrays[column.name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), column.width)
+    table = pa.Table.from_arrays([arrays[name] for name in wanted.names], schema=wanted)
+    path = shard_path(folder, block)
+    path.parent.mkdir(exist_ok=True)  # not the collection itself: if it is gone, it was removed
+    vectors_of = [c.name for c in manifest.columns]
+    _write_table(table.replace_schema_metadata(_metadata(unreadable)), path, vectors_of, keep=True)
+    return table
+
+
+def _metadata(unreadable: Sequence[Unreadable]) -> dict[bytes, bytes]:
+    return {_UNREADABLE: json.dumps([asdict(item) for item in unreadable]).encode()} if unreadable else {}
+
+
+def _write_table(table: pa.Table, path: Path, vectors: Sequence[str], *, keep: bool = False) -> None:
+    pa = arrow()
+    compression = {n: "none" if n in vectors else "zstd" for n in table.column_names}
+    compression |= {f"{n}.list.element": "none" for n in vectors}  # floats do not shrink
+    with atomic_write(path, keep=keep) as part:
+        pa.parquet.write_table(table, part, use_dictionary=["status"], compression=compression)
+
+
+def unreadable_of(shard: Path) -> list[Unreadable]:
+    """The unreadable sources of a block.
+
+    Raises:
+        CollectionError: the shard is damaged.
+    """
+    pa = arrow()
+    with parquet(shard, pa.schema([]), ()) as file:
+        notes = (file.schema_arrow.metadata or {}).get(_UNREADABLE, b"[]")
+        items = json.loads(notes)
+        if not isinstance(items, list):
+            raise ValueError(wrong("hierax.unreadable", items, "a list"))
+        return [record_of(Unreadable, item, name=f"hierax.unreadable[{i}]") for i, item in enumerate(items)]
+
+
+def write_errors(folder: Path) -> int:
+    """Writes all unreadable sources to `errors.parquet`, in the order of the sources; returns their number."""
+    pa = arrow()
+    found = [item for shard in shards(folder) for item in unreadable_of(shard)]
+    names = ("id", "path", "hash", "error")
+    table = pa.table({name: pa.array([getattr(item, name) for item in found], pa.string()) for name in names})
+    with atomic_write(folder / ERRORS) as part:
+        pa.parquet.write_table(table, part)
+    return len(found)
+
+
+def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> None:
+    """Gives rows of a shard, by id, another status; removes the errors of these sources."""
+    pa, wanted = arrow(), schema(manifest)
+    table = read_table(shard, wanted, wanted.names)
+    ids, before = table.column("id").to_pylist(), table.column("status").to_pylist()
+    after = [statuses.get(name, now) if now == OK else now for name, now in zip(ids, before, strict=True)]
+    notes = unreadable_of(shard)
+    left = [item for item in notes if item.id not in statuses]
+    if after == before and left == notes:
+        return
+    place = table.column_names.index("status")
+    changed = table.set_column(place, "status", pa.array(after, pa.string()))
+    _write_table(changed.replace_schema_metadata(_metadata(left)), shard, [c.name for c in manifest.columns])
+
+
+def read_texts(shard: Path, *names: str) -> list[list[str]]:
+    """Columns of text of a shard, such as "path" and "status".
+
+    Raises:
+        CollectionError: the shard is damaged.
+    """
+    pa = arrow()
+    wanted = pa.schema([(name, pa.string()) for name in names])
+    return [column.to_pylist() for column in read_table(shard, wanted, names).columns]
+
+
+def statuses_of(shard: Path) -> list[str]:
+    """The status of each row."""
+    return read_texts(shard, "status")[0]
+
+
+def hashes_of(shard: Path) -> dict[str, str]:
+    """The hash of the bytes, by id, for each source with a valid row or an error."""
+    rows = zip(*read_texts(shard, "id", "hash", "status"), strict=True)
+    found = {name: digest for name, digest, status in rows if status == OK}
+    return found | {item.id: item.hash for item in unreadable_of(shard)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The valid rows of one shard (status "ok").
+
+    Attributes:
+        ids, paths, hashes: of each.
+        vectors: float32 `[rows, width]`.
+    """
+
+    ids: list[str]
+    paths: list[str]
+    hashes: list[str]
+    vectors: np.ndarray
+
+
+def read_rows(shard: Path, column: Column, *, manifest: Manifest) -> Rows:
+    """Reads the valid rows of a shard.
+
+    Raises:
+        CollectionError: the shard is damaged.
+    """
+    table = read_table(shard, schema(manifest), ["id", "path", "hash", "status", column.name])
+    keep = np.array([status == OK for status in table.column("status").to_pylist()], bool)
+    vectors = table.column(column.name).combine_chunks()
+    flat = vectors.flatten().to_numpy(zero_copy_only=False)
+    matrix = flat.reshape(len(keep), column.width).astype(np.float32, copy=False)
+    names = [table.column(n).to_pylist() for n in ("id", "path", "hash")]
+    if not keep.all():
+        matrix = matrix[keep]
+        names = [[value for value, stays in zip(values, keep, strict=True) if stays] for values in names]
+    return Rows(names[0], names[1], names[2], matrix)

@@ -1,0 +1,257 @@
+"""Computes the vectors of a collection from pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.checkpoint.files import source_name
+from hierax.collection.store import Column, Manifest
+from hierax.engine import Engine
+from hierax.engine.backends.exported import is_export
+from hierax.engine.cache import weights_digest
+from hierax.model.pretrained import Pretrained
+from hierax.notices import notify
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
+from hierax.processing.frames import FIRST_ONLY
+
+if TYPE_CHECKING:
+    from hierax.collection.source import Source
+
+POOLED = "pooled"
+_POOLING = {
+    POOLED: "mean of the last stage's tokens, then the encoder's norm: what a classifier's head takes",
+    "stage": "mean of the stage's tokens, without a norm",
+    "map": "the stage's map, channels first, without a norm",
+}
+
+
+class FeatureExtractor:
+    """An engine, and the outputs of it that a collection stores.
+
+    Args:
+        model: any Hiera model of images or clips, or a Hub id, folder or file; or an export of task "features", which
+            gives "pooled", or "backbone", which gives its stages. An export counts as another model than its
+            checkpoint.
+        layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
+            map).
+        l2: divide vectors by their length; no maps.
+        size: side in pixels of the square that the model sees, instead of the checkpoint's; an export has its own.
+        max_pixels: images of more pixels are refused; None is any number.
+
+    Raises:
+        ValueError: an unknown layer, a model that takes neither images nor clips; what `hierax.load` raises.
+    """
+
+    def __init__(
+        self,
+        model: Pretrained | str | os.PathLike[str],
+        *,
+        layers: str | Sequence[str] = (POOLED,),
+        l2: bool = False,
+        size: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        calibration: Any = None,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        self._settings = {
+            "model": model, "layers": layers, "l2": l2, "size": size, "device": device, "precision": precision,
+            "backend": backend, "threads": threads, "calibration": calibration,
+            "max_pixels": max_pixels,
+        }  # fmt: skip
+        engine = _of_export(model, device=device, precision=precision, backend=backend, threads=threads)
+        given = engine or (model if isinstance(model, Pretrained) else _loaded(source_name(model)))
+        self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(source_name(model))
+        loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
+        self.untrained_norm = loaded is not None and "norm" in loaded.renewed
+        video = given.config.is_video
+        if given.config.axes != 2 and not video:
+            raise ValueError(
+                f"{self.name} takes inputs of {given.config.axes} axes; expected a model of images or clips"
+            )
+        self.record, self.max_pixels = _record(given, size), max_pixels
+        if engine is not None and size is not None and (size, size) != given.config.image_size[-2:]:
+            raise ValueError(f"size is {size}; {self.name} was exported for {given.config.image_size[-2:]} alone")
+        self.layers, self.l2 = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers)), l2
+        if not self.layers:
+            raise ValueError("layers is empty; expected at least one")
+        states = self.layers != (POOLED,)
+        self.engine = given if isinstance(given, Engine) else Engine(
+            given, device=device, precision=precision, backend=backend, threads=threads, hidden_states=states,
+            processor=None if video else HieraImageProcessor(self.record, max_pixels=max_pixels),
+            calibration=calibration,
+        )  # fmt: skip
+        self.config, self.license, self.precision = given.config, given.license, self.engine.precision
+        self.weights = weights_digest(given) if isinstance(given, Pretrained) else _digest(given)
+        self.size = self.record.fixed_size
+        self.shape = (self.record.num_frames, *self.size) if video and self.record.num_frames else self.size
+        self.columns = tuple(self._column(layer) for layer in self.layers)
+        if engine is not None:
+            self._check_given()
+        shape = (1, -1, *[1] * len(self.shape))
+        scale = self.record.rescale_factor if self.record.do_rescale else 1.0
+        mean, std = (self.record.image_mean, self.record.image_std) if self.record.do_normalize else ((0.0,), (1.0,))
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(shape) / scale
+        self._std = torch.tensor(std, dtype=torch.float32).view(shape) / scale
+
+    def _check_given(self) -> None:
+        """Raises `ValueError` if the export lacks a requested layer; says which layers it gives."""
+        backbone = self.engine.task == "backbone"
+        stages = self.config.out_features or self.config.stage_names[-1:]
+        allowed = stages if backbone else (POOLED,) if self.engine.task == "features" else ()
+        for layer in self.layers:
+            if layer.removesuffix("_map") not in allowed:
+                gives = f"gives {', '.join(allowed)}" if allowed else "gives no features"
+                raise ValueError(
+                    f"layer is {layer!r}; {self.name} is an export for {self.engine.task} and {gives}; expected the "
+                    f"checkpoint that it was made of, or an export made with --task "
+                    f"{'features' if layer == POOLED else 'backbone'}"
+                )
+
+    def again(self, **changes: Any) -> FeatureExtractor:
+        """A new extractor with the same model and settings, except `changes`."""
+        return FeatureExtractor(**{**self._settings, **changes})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the settings alone: another process loads an engine of its own."""
+        return partial(FeatureExtractor, **{**self._settings, "precision": self.precision}), ()
+
+    def _column(self, layer: str) -> Column:
+        config = self.config
+        if layer == POOLED:
+            return Column("embedding", layer, (config.hidden_size,), _POOLING[POOLED])
+        stage, _, kind = layer.partition("_")
+        names = [f"stage{i}" for i in range(1, config.stages + 1)]
+        if stage not in names or kind not in ("", "map"):
+            raise ValueError(f"layer is {layer!r}; expected {POOLED}, {', '.join(names)}, or one of these with _map")
+        number = names.index(stage)
+        width = config.dims[number]
+        if not kind:
+            return Column(layer, layer, (width,), _POOLING["stage"])
+        if self.l2:
+            raise ValueError(f"layer is {layer!r}, a map, which l2 is not for")
+        stride = config.stage_stride(number)
+        return Column(
+            layer, layer, (width, *(-(-edge // s) for edge, s in zip(self.shape, stride, strict=True))), _POOLING["map"]
+        )
+
+    def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
+        """float32 `[B, width]` by column, for pixels `[B, C, H, W]` as `dtype_of` says, of clips `[B, C, T, H, W]`."""
+        device = self.engine.device
+        moved = pixels.to(device, non_blocking=True).float()
+        out = self.engine(pixel_values=(moved - self._mean.to(device)) / self._std.to(device))
+        found = {}
+        for column in self.columns:
+            vectors = self._vectors(out, column)
+            found[column.name] = (F.normalize(vectors, dim=1) if self.l2 else vectors).cpu().numpy()
+        return found
+
+    def _vectors(self, out: Any, column: Column) -> Tensor:
+        if column.layer == POOLED:
+            return out.pooler_output.float()
+        stage, _, kind = column.layer.partition("_")
+        if self.engine.task == "backbone":
+            stages = self.config.out_features or self.config.stage_names[-1:]
+            features = out.feature_maps[stages.index(stage)].float()  # [B, C, h, w]
+            return features.flatten(1) if kind else features.flatten(2).mean(2)
+        grid = out.reshaped_hidden_states[int(stage[5:])].float()  # [B, h, w, C]
+        return grid.movedim(-1, 1).flatten(1) if kind else grid.flatten(1, -2).mean(1)
+
+    def close(self) -> None:
+        """Releases memory and threads."""
+        self.engine.close()
+
+
+def extractor_like(
+    manifest: Manifest, model: Pretrained | str | os.PathLike[str], *, size: int | None = None, **settings: Any
+) -> FeatureExtractor:
+    """An extractor with the layers, lengths, precision and size of an existing collection, except `settings`.
+
+    Raises:
+        ValueError: see `FeatureExtractor`.
+    """
+    kept = {"layers": [c.layer for c in manifest.columns], "l2": manifest.l2, "precision": manifest.precision}
+    extractor = FeatureExtractor(model, size=size, **{**kept, **settings})
+    before = Preprocessing.from_dict(manifest.preprocessing).output_size if manifest.preprocessing else None
+    if size is None and before and extractor.record.to_dict() != manifest.preprocessing:  # not at the model's own size
+        extractor.close()
+        extractor = FeatureExtractor(model, size=before[0], **{**kept, **settings})
+    return extractor
+
+
+def _located(source: str) -> str:
+    """The absolute path of a folder or file; other names stay as they are."""
+    return os.path.abspath(source) if os.path.exists(source) else source
+
+
+def _of_export(model: object, **settings: Any) -> Engine | None:
+    """Opens an export; warns of how much it differs from its checkpoint."""
+    if not is_export(model):
+        return None
+    engine = Engine(os.fspath(model), **settings)  # type: ignore[arg-type]
+    assert engine.exported is not None
+    notify(f"{model} is {engine.exported.describe()}; its vectors are compared with those of this export alone")
+    return engine
+
+
+def _digest(engine: Engine) -> str:
+    assert engine.exported is not None
+    return engine.exported.digest
+
+
+def _loaded(source: str) -> Pretrained:
+    """Loads the model for features. For a MAE's file, the pooled features get a norm that does nothing."""
+    from hierax.checkpoint.opened import open_checkpoint
+    from hierax.model.tasks import HieraModel
+
+    opened = open_checkpoint(source)
+    new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
+    return HieraModel.from_pretrained(opened, new=new)
+
+
+def _record(model: Pretrained | Engine, size: int | None) -> Preprocessing:
+    """How images become pixels of one size: as the checkpoint says, or the same part of them at another size."""
+    config = model.config
+    stated = model.record if isinstance(model, Engine) else model.preprocessing
+    record = Preprocessing.for_model(config, stated) or IMAGENET
+    return record.at(size or record.output_size or config.image_size[-2:])
+
+
+def vectors(
+    paths: Sequence[str | Path | Source],
+    extractor: FeatureExtractor,
+    column: str,
+    *,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Vectors, float32 `[N, width]`, of the readable images or windows, in order; and names and problems of the
+    others.
+    """
+    from hierax.collection.source import Source
+    from hierax.embedding.decode import decoder_of, dtype_of
+
+    decoder, rows, problems = decoder_of(extractor.record, max_pixels=extractor.max_pixels), [], []
+    with FIRST_ONLY.told():
+        for number, path in enumerate(paths, start=1):
+            source = path if isinstance(path, Source) else Source(os.path.abspath(path))
+            pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), dtype_of(extractor.record))
+            item = decoder(source, pixels[0])
+            if item.error is None:
+                rows.append(extractor(torch.from_numpy(pixels))[column])
+            else:
+                problems.append((path.path if isinstance(path, Source) else os.fspath(path), item.error))
+            if on_progress is not None:
+                on_progress(number, len(paths))
+    width = next(c.width for c in extractor.columns if c.name == column)
+    return np.concatenate(rows) if rows else np.zeros((0, width), np.float32), problems

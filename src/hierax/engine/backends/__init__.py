@@ -1,0 +1,1 @@
+"""What runs a model: PyTorch, OpenVINO, onnxruntime, and exports."""

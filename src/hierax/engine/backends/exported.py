@@ -1,0 +1,226 @@
+"""A folder that `hierax export` wrote, and the backend that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hierax.engine.export.formats import FORMATS, open_runner
+from hierax.engine.export.parity import ParityReport
+from hierax.engine.hardware import Choice
+from hierax.engine.pool import Runner, Shape
+from hierax.engine.signature import Signature
+from hierax.model.config import HieraConfig
+from hierax.model.pretrained import Pretrained
+from hierax.model.tasks import TASKS
+from hierax.processing import Preprocessing
+from hierax.processing.record import FILE_NAME
+
+RECORD = "export.json"
+VERSION = 1
+"""Version of the record; folders of a later version are refused."""
+_BESIDE = (RECORD, FILE_NAME)  # these do not change what the model computes
+_SUFFIXES = {Path(kind.file).suffix for kind in FORMATS.values()}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and digest of every file in a folder."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in paths}
+
+
+def is_export(source: object) -> bool:
+    """Whether `source` names a folder that `hierax export` wrote, or a file of its formats. Opens nothing."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = Path(source)
+    return (path / RECORD).is_file() or (path.suffix in _SUFFIXES and path.is_file())
+
+
+def find_export(source: object) -> Exported | None:
+    """The export that `source` names by its folder or by its file; None if it names something else.
+
+    Raises:
+        ValueError: the folder is damaged, or the file is not in the folder of its export; names the file.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not is_export(source):
+        return None
+    path = Path(source)
+    if path.is_dir():
+        return Exported.open(path)
+    if not (path.parent / RECORD).is_file():
+        raise ValueError(f"{path}: has no {RECORD} beside it; expected a file in the folder that hierax export wrote")
+    found = Exported.open(path.parent)
+    if path.name != FORMATS[found.format].file:
+        raise ValueError(
+            f"{path}: is not the file of this export; expected {path.with_name(FORMATS[found.format].file)}"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model: what `export.json` says.
+
+    Attributes:
+        config: with the exported size as `image_size`.
+        batch: images per call of the file, or None for any number.
+        kept: visible mask units, for a MAE model.
+        report: the comparison with the model that it was made from.
+        files: sizes and digests of the files, by name.
+        source: where the weights are from, or None.
+    """
+
+    folder: Path
+    format: str
+    precision: str
+    task: str
+    outputs: tuple[str, ...]
+    config: HieraConfig
+    batch: int | None
+    kept: int | None
+    report: ParityReport
+    files: dict[str, dict[str, Any]]
+    source: str | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> Exported:
+        """Reads a folder and checks that its files are unchanged.
+
+        Raises:
+            ValueError: a file is missing or altered; names the file.
+        """
+        path = folder / RECORD
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["version"]
+            found = cls(
+                folder=folder,
+                format=values["format"],
+                precision=values["precision"],
+                task=values["task"],
+                outputs=tuple(values["outputs"]),
+                config=HieraConfig.from_dict(values["config"]),
+                batch=values["batch"],
+                kept=values["kept"],
+                report=ParityReport.from_dict(values["parity"]),
+                files=dict(values["files"]),
+                source=values.get("weights", {}).get("source"),
+            )
+            for name, value, known in (("format", found.format, FORMATS), ("task", found.task, TASKS)):
+                if value not in known:
+                    raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: is not a record of an export ({type(error).__name__}: {error})") from None
+        if version > VERSION:
+            raise ValueError(f"{path}: version {version} was written by a later hierax; this one reads {VERSION}")
+        found._check_files()
+        return found
+
+    @property
+    def digest(self) -> str:
+        """Digest of the file and its weights: two exports of one checkpoint are different models."""
+        kept = {name: entry["sha256"] for name, entry in sorted(self.files.items()) if name not in _BESIDE}
+        return hashlib.sha256(json.dumps([self.format, kept]).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """A sentence with its format, its precision, and the comparison with its checkpoint."""
+        return f"an export ({self.format}, {self.precision}); beside its checkpoint: {self.report}"
+
+    def _check_files(self) -> None:
+        for name, record in self.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise ValueError(f"{path}: is missing; export the model again")
+            if path.stat().st_size != record["bytes"] or file_digest(path) != record["sha256"]:
+                raise ValueError(f"{path}: is not what was exported (cut short or altered); export the model again")
+
+    def model(self) -> Pretrained:
+        """The model without weights, on the meta device, for its configuration and checks."""
+        with torch.device("meta"):
+            model = TASKS[self.task](self.config).eval()
+        if Signature.of(model).outputs != self.outputs:
+            raise ValueError(
+                f"{self.folder / RECORD}: outputs are {', '.join(self.outputs)}, which {self.task} has not"
+            )
+        record = self.folder / FILE_NAME
+        model.preprocessing = Preprocessing.read(record) if record.is_file() else None
+        return model
+
+    def choice(
+        self,
+        *,
+        device: str | torch.device,
+        precision: str,
+        backend: str,
+        task: str | None,
+        hidden_states: bool,
+        out_features: Sequence[str] | None,
+    ) -> Choice:
+        """Where and how it runs.
+
+        Raises:
+            ValueError: an argument does not match the export.
+        """
+        own = FORMATS[self.format].backend
+        for name, asked, allowed in (
+            ("device", str(device), ("auto", "cpu")),
+            ("precision", precision, ("auto", self.precision)),
+            ("backend", backend, ("auto", own)),
+            ("task", task, (None, self.task)),
+            ("hidden_states", hidden_states, (False,)),
+            ("out_features", out_features and tuple(out_features), (None, self.config.out_features)),
+        ):
+            if asked not in allowed:
+                raise ValueError(
+                    f"{name} is {asked!r}; {self.folder} is an export for the CPU ({self.format}, {self.precision}, "
+                    f"{self.task}); expected {', '.join(map(str, allowed))}"
+                )
+        return Choice(torch.device("cpu"), self.precision, own)
+
+    def runner(self, *, threads: int | None) -> Runner:
+        """The runner of the file, for any number of images of its size."""
+        path = self.folder / FORMATS[self.format].file
+        return open_runner(self.format, path, precision=self.precision, threads=threads, batch=self.batch)
+
+
+class ExportedBackend:
+    """An export as the backend of an engine: one size, and for a MAE model one number of visible mask units."""
+
+    batched = False
+
+    def __init__(self, exported: Exported, *, threads: int | None) -> None:
+        self._exported, self._threads = exported, threads
+
+    def runner(self, shape: Shape) -> Runner:
+        """The runner of the exported size.
+
+        Raises:
+            ValueError: another size or number of visible mask units; says which were exported.
+        """
+        folder, size, kept = self._exported.folder, self._exported.config.image_size, self._exported.kept
+        if shape.size != size:
+            ours, theirs = ("x".join(map(str, axes)) for axes in (size, shape.size))
+            raise ValueError(f"pixels are {theirs}; {folder} was exported for {ours} alone")
+        if shape.kept != kept:
+            raise ValueError(f"{shape.kept} mask units are visible; {folder} was exported for {kept} alone")
+        return self._exported.runner(threads=self._threads)
+
+    def close(self) -> None:
+        """See `Backend`."""

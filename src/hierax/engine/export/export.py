@@ -1,0 +1,275 @@
+"""Verified exports: a file for another runtime is compared with the model before it gets its final name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hierax.atomic import check_writable, make_folder, naming
+from hierax.engine.backends.exported import RECORD, VERSION, file_records
+from hierax.engine.cache import weights_digest
+from hierax.engine.calibration import Pictures, sample_pixels
+from hierax.engine.export.formats import FORMATS, Job, open_runner
+from hierax.engine.export.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
+from hierax.engine.hardware import PRECISIONS
+from hierax.engine.opening import opened_model
+from hierax.engine.signature import Signature
+from hierax.engine.traced import INPUTS
+from hierax.extras import require
+from hierax.model.config import HieraConfig
+from hierax.model.encoder import visible_units
+from hierax.model.mae import check_mae_size
+from hierax.model.pretrained import Pretrained
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
+
+_CALIBRATED = 64
+_SUFFIXES = (".pt2", ".onnx", ".onnx.data", ".xml", ".bin")
+_FILE_SUFFIXES = {*_SUFFIXES, ".pt", ".pth", ".json", ".safetensors", ".zip", ".tflite", ".engine"}
+Progress: TypeAlias = Callable[[str, float], None]
+_OUR_FILES = {"config.json", "preprocessor_config.json", RECORD}
+
+
+def export(
+    model: Pretrained | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    format: str,
+    precision: str = "fp32",
+    size: int | Sequence[int] | None = None,
+    batch: int | None = None,
+    task: str | None = None,
+    calibration: Pictures | None = None,
+    evaluate: Pictures | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Writes a model for another runtime, if the file's outputs agree with the model's.
+
+    The file is run by its own runtime and compared with the model in float32. In fp32, the relative error of every map
+    and output must be at most 1e-4. The cosine of every output must be at least 0.9995 in bf16 and fp16, and 0.995 in
+    int8. `hierax.Engine` opens the folder.
+
+    Args:
+        model: a model, or a Hub id, a folder or a file to load one from.
+        folder: made if missing; it gets the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and `.bin`),
+            `export.json`, `config.json` and, for images and clips, `preprocessor_config.json`.
+        format: "pt2", "onnx" or "openvino".
+        precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8, and onnx has no bf16. With OpenVINO, weights are
+            in float32 for bf16, and fp16 computes in float32.
+        size: pixels, of a square or per axis; the file accepts only this size. None is the model's own.
+        batch: images per call, or None for any number.
+        task: as in `hierax.load`.
+        calibration: images to calibrate int8 on: a folder, a list, or preprocessed pixels; None uses crops of the photo
+            that comes with hierax.
+        evaluate: images to compare on, made by the processor, or preprocessed pixels; None uses 200 crops of that
+            photo, or 16 inputs of noise for models that do not take images.
+        overwrite: whether to replace an export in `folder`.
+        progress: is called with the text of the next step and the share of the work that is done, from 0 to 1.
+
+    Returns:
+        `ParityReport`.
+
+    Raises:
+        ValueError: an unknown name or an impossible combination; a folder that is not empty; or an error of
+            `hierax.load`. `ParityError` if the export is outside of its tolerance: then nothing is written.
+        ImportError: a package is missing; names the extra.
+    """
+    target = Path(folder)
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch is {batch!r}; expected a whole number above 0, or None for any number")
+    check_export(format, precision, target, overwrite=overwrite)
+    tell = progress or (lambda step, done: None)
+    own = opened_model(model, task, None)
+    config = own.config.replace(image_size=_axes(own.config, size))
+    masked = Signature.of(own).masked
+    kept = None
+    if masked:
+        check_mae_size(config.image_size, config)
+        kept = visible_units(config, torch.Size(config.unit_grid(config.image_size)).numel())
+    record = _record(own, config)
+    processor = HieraImageProcessor(record or IMAGENET, max_pixels=max_pixels)
+    kind, inputs = evaluation_inputs(evaluate, config=config, processor=processor, masked=masked)
+
+    def calibrated() -> list[tuple[Tensor, ...]]:
+        count = -(-_CALIBRATED // (batch or 1)) * (batch or 1)
+        pixels = sample_pixels(calibration, count, config=config, processor=processor)
+        return list(with_units(pixels.split(batch or 1), config=config, masked=masked))
+
+    job = Job(own, config.image_size, batch, kept, precision, calibrated, tell)
+    with _put_in_place(target, overwrite=overwrite) as part:
+        report = _written(job, FORMATS[format].file, format, part, inputs, kind)
+        if not report.passed:
+            raise ParityError(report)
+        _write_records(job, format, part, config=config, record=record, report=report)
+    return report
+
+
+def check_export(format: str, precision: str, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raises the errors of `export` that do not need the model."""
+    for name, value, allowed in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; expected {', '.join(allowed)}")
+    _check_target(Path(folder), overwrite=overwrite)
+    kind = FORMATS[format]
+    if precision in kind.refused:
+        raise ValueError(f"precision is {precision!r}, which {format} has not: {kind.refused[precision]}")
+    require(f"format {format!r}", *kind.writes)
+    if precision == "int8":
+        require("precision 'int8'", "nncf")
+
+
+def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Pixels per axis; a whole number is for all axes, except time."""
+    if size is None:
+        return config.image_size
+    if isinstance(size, int):
+        return (*config.image_size[:1], size, size) if config.is_video else (size,) * config.axes
+    if len(size) != config.axes:
+        raise ValueError(f"size is {tuple(size)}; expected {config.axes} sizes in pixels, or one")
+    return tuple(size)
+
+
+def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
+    """The model's preprocessing for inputs of exactly the exported size; None if these are neither images nor clips."""
+    from hierax.checkpoint.preprocessing import resized
+
+    record = Preprocessing.for_model(model.config, model.preprocessing)
+    if record is None or config.axes == 1:
+        return None
+    return resized(record, model.config, config).at(config.image_size[-2:])
+
+
+def _written(
+    job: Job, name: str, format: str, folder: Path, inputs: Iterable[tuple[Tensor, ...]], kind: str
+) -> ParityReport:
+    """Writes the file and compares it; deletes its twin with maps afterwards."""
+    twin = folder / "with_maps"
+    twin.mkdir()
+    FORMATS[format].write(job, folder / name, twin / name)
+    job.tell("reading the file", 0.5)
+    exported, mapped = (
+        open_runner(format, path / name, precision=job.precision, threads=None, batch=job.batch)
+        for path in (folder, twin)
+    )
+    report = measure(job.model, exported, mapped, _counted(inputs, job.tell), precision=job.precision, kind=kind)
+    exported.close()
+    mapped.close()
+    shutil.rmtree(twin)
+    return report
+
+
+def _counted(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Iterator[tuple[Tensor, ...]]:
+    """The batches, with a report of how many inputs were compared; their total is not known before."""
+    count = 0
+    for batch in inputs:
+        tell(f"comparing with the model: {count} inputs", 0.5 + 0.5 * (1 - 0.99**count))
+        yield batch
+        count += len(batch[0])
+
+
+def _write_records(
+    job: Job, format: str, folder: Path, *, config: HieraConfig, record: Preprocessing | None, report: ParityReport
+) -> None:
+    """The JSON files beside the exported one; `export.json` is last, because it has the digests of the others."""
+    from hierax.checkpoint.load import task_of
+    from hierax.checkpoint.opened import DIALECTS
+
+    task, model = task_of(type(job.model)), job.model
+    _write_json(folder / "config.json", DIALECTS["transformers"].config_values(config, task))
+    if record is not None:
+        record.write(folder)
+    packages = ("hierax", "torch", *FORMATS[format].writes, *(("nncf",) if job.precision == "int8" else ()))
+    _write_json(
+        folder / RECORD,
+        {
+            "version": VERSION,
+            "format": format,
+            "precision": job.precision,
+            "task": task,
+            "inputs": list(INPUTS[: 2 if job.signature.masked else 1]),
+            "outputs": job.signature.outputs,
+            "masked": job.signature.masked,
+            "kept": job.kept,
+            "size": job.size,
+            "batch": job.batch,
+            "config": config.to_dict(),
+            "weights": {
+                "sha256": weights_digest(model),
+                "source": model.loading_report.source if model.loading_report else None,
+                "license": model.license,
+            },
+            "versions": {name: _version(name) for name in packages},
+            "parity": report.to_dict(),
+            "files": file_records(folder),
+        },
+    )
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a source tree
+        return None
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    """Raises `ValueError` if `target` holds files that must not be lost, or cannot be made."""
+    check_writable(target)
+    if not target.exists():
+        suffix = target.suffix.lower()
+        if suffix in _FILE_SUFFIXES:
+            raise ValueError(
+                f"{target}: looks like a file; expected a folder to write to, such as {target.with_suffix('')}, which "
+                f"then holds the {suffix} file, its preprocessing and a report"
+            )
+        return
+    if not target.is_dir():
+        raise NotADirectoryError(f"{target}: is a file; expected a folder to write to")
+    names = sorted(path.name for path in target.iterdir())
+    if names and not overwrite:
+        raise ValueError(f"{target}: is not empty; choose another folder, or overwrite it (--overwrite)")
+    stems = tuple(Path(kind.file).stem for kind in FORMATS.values())
+    foreign = [n for n in names if n not in _OUR_FILES and not (n.startswith(stems) and n.endswith(_SUFFIXES))]
+    if names and (foreign or RECORD not in names):
+        what = f"it holds {foreign[0]}" if foreign else f"it has no {RECORD}"
+        raise ValueError(f"{target}: is not an export, {what}; only exports are overwritten")
+
+
+@contextlib.contextmanager
+def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder beside `target`. It replaces `target` on success, else it is deleted."""
+    given, target = target, target.resolve()
+    part = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}")
+    old = part.with_name(f"{part.name}.old")
+    try:
+        with naming(given, part):
+            make_folder(target.parent)
+            part.mkdir()
+            yield part
+        _check_target(target, overwrite=overwrite)  # checked again: minutes have passed
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(part, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    finally:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)

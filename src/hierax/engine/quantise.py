@@ -1,0 +1,78 @@
+"""Models in int8: quantised with calibration images, compared with the exact model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hierax.engine.context import undisturbed
+from hierax.engine.pool import Runner
+from hierax.engine.signature import Program
+from hierax.engine.traced import INPUTS, quiet
+from hierax.extras import require
+from hierax.telemetry import import_nncf, import_openvino
+
+_log = logging.getLogger("hierax.engine")
+
+
+HELD_OUT = 16  # inputs of the calibration that are held out to compare on
+
+
+ENOUGH = 0.995
+
+
+Inputs = Sequence[tuple[Tensor, ...]]
+
+
+def quantise(model: Any, batches: Inputs) -> Any:
+    """The `openvino.Model` or `onnx.ModelProto` with int8 weights and activations, calibrated on `batches` by NNCF.
+
+    SmoothQuant is off, because its factors come from the extremes of the inputs. After calibration on crops of one
+    photo, the pooled features of other photos had a cosine of 0.92 with it and of 0.999 without it (weights of
+    deviation 0.05).
+    """
+    require("precision 'int8'", "nncf")
+    import_openvino()
+    nncf = import_nncf()
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    plain = AdvancedQuantizationParameters(
+        smooth_quant_alphas=AdvancedSmoothQuantParameters(-1, -1),
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+    )
+    arrays = [{n: t.numpy() for n, t in zip(INPUTS, batch, strict=False)} for batch in batches]
+    with quiet("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize(
+            model,
+            nncf.Dataset(arrays),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(arrays),
+            advanced_parameters=plain,
+        )
+
+
+def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: Callable[[Any], Runner]) -> Any:
+    """The model in int8. The log says how close it is to `program` on inputs that were not used for calibration."""
+    fit, held_out = batches[:-HELD_OUT], batches[-HELD_OUT:]
+    started = time.perf_counter()
+    quantised = quantise(model, fit)
+    seconds = time.perf_counter() - started
+    running = runner(quantised)
+    with undisturbed(torch.device("cpu")):
+        pairs = [(running(*batch, *[None] * (2 - len(batch)))[0], program(*batch)[0]) for batch in held_out]
+    running.close()
+    cosine = min(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in pairs)
+    level = logging.INFO if cosine >= ENOUGH else logging.WARNING
+    _log.log(
+        level, "int8: calibrated on %d inputs in %.0f s; cosine to the original on %d others at least %.4f%s",
+        len(fit), seconds, len(held_out), cosine, "" if cosine >= ENOUGH else f", which is less than {ENOUGH}",
+    )  # fmt: skip
+    return quantised

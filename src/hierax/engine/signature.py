@@ -1,0 +1,121 @@
+"""A model as a function of tensors only, for compilers and exports, and the way back to typed outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from hierax.model.mae import check_mae_size, masked_loss, visible_patches
+from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, Output, PreTrainingOutput
+from hierax.model.pretrained import Pretrained
+from hierax.model.tasks import HieraBackbone, HieraForPreTraining, HieraModel
+
+if TYPE_CHECKING:
+
+    class EngineOutput(Output):
+        """The output of an engine's call, which is the output of its task's model. These are the fields of all tasks,
+        for editors; the task decides which of them exist.
+        """
+
+        logits: Tensor
+        pooler_output: Tensor
+        last_hidden_state: Tensor
+        feature_maps: tuple[Tensor, ...]
+        reshaped_hidden_states: tuple[Tensor, ...] | None
+        loss: Tensor | None
+        bool_masked_pos: Tensor | None
+        ids_restore: Tensor | None
+
+else:
+    EngineOutput = Output
+
+_STATES = "reshaped_hidden_states"
+_MAPS = "feature_maps"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a program, as an exported file states them.
+
+    Attributes:
+        task: "features", "classification", "backbone" or "mae".
+        outputs: names of the tensors it returns, in order; "feature_maps.2" is the third of several.
+        masked: whether it takes the indices of the visible mask units besides the pixels.
+    """
+
+    task: str
+    outputs: tuple[str, ...]
+    masked: bool
+
+    @classmethod
+    def of(cls, model: Pretrained, *, hidden_states: bool = False) -> Signature:
+        """The signature of `model`, with the maps of all stages if `hidden_states`."""
+        states = tuple(f"{_STATES}.{i}" for i in range(model.config.stages + 1)) if hidden_states else ()
+        if isinstance(model, HieraForPreTraining):
+            return cls("mae", ("logits", *states), masked=True)
+        if isinstance(model, HieraModel):
+            return cls("features", ("pooler_output", "last_hidden_state", *states), masked=False)
+        if isinstance(model, HieraBackbone):
+            if hidden_states:
+                raise ValueError("hidden_states=True: a HieraBackbone gives feature maps; name them in out_features")
+            return cls("backbone", tuple(f"{_MAPS}.{i}" for i in range(len(model.out_features))), masked=False)
+        return cls("classification", ("logits", *states), masked=False)
+
+
+class Program(nn.Module):
+    """`model` from pixels `[B, C, *size]` (and `kept` `[B, K]`) to the tensors of `signature`, all in float32."""
+
+    def __init__(self, model: Pretrained, signature: Signature) -> None:
+        super().__init__()
+        self.model, self.signature = model, signature
+        self.states = any(name.startswith(_STATES) for name in signature.outputs)
+
+    def forward(self, pixel_values: Tensor, kept: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The tensors that `signature.outputs` names."""
+        if self.signature.masked:
+            assert kept is not None
+            assert isinstance(self.model, HieraForPreTraining)
+            features, logits = self.model.predict(pixel_values, kept, hidden_states=self.states)
+            maps = [features.grid(s) for s in range(self.model.config.stages + 1)] if self.states else []
+            return tuple(t.float() for t in (logits, *maps))
+        out = self.model(pixel_values, output_hidden_states=self.states, output_attentions=False)
+        return tuple(_field(out, name).float() for name in self.signature.outputs)
+
+
+def _field(out: Any, name: str) -> Tensor:
+    field, _, index = name.partition(".")
+    value = getattr(out, field)
+    return value[int(index)] if index else value
+
+
+def typed(signature: Signature, tensors: Sequence[Tensor]) -> Output:
+    """The output of a model of this task, from a program's tensors; loss and mask of a MAE model are still NaN."""
+    fields: dict[str, Any] = {}
+    for name, tensor in zip(signature.outputs, tensors, strict=True):
+        field, _, index = name.partition(".")
+        fields[field] = (*fields.get(field, ()), tensor) if index else tensor
+    if signature.task == "features":
+        return HieraModelOutput(**fields)
+    if signature.task == "backbone":
+        return BackboneOutput(**fields)
+    return ClassifierOutput(loss=None, **fields)
+
+
+def typed_mae(
+    signature: Signature, tensors: Sequence[Tensor], *, pixels: Tensor, kept: Tensor, ranks: Tensor | None, config: Any
+) -> PreTrainingOutput:
+    """The output of a MAE model, with the loss over `pixels`."""
+    check_mae_size(pixels.shape[2:], config)
+    visible = visible_patches(kept, config.unit_grid(pixels.shape[2:]), config)
+    states = tuple(t for n, t in zip(signature.outputs, tensors, strict=True) if n.startswith(_STATES)) or None
+    logits = tensors[signature.outputs.index("logits")]
+    return PreTrainingOutput(
+        loss=masked_loss(logits, pixels, visible, config),
+        logits=logits,
+        bool_masked_pos=visible,
+        ids_restore=ranks,
+        reshaped_hidden_states=states,
+    )

@@ -1,0 +1,171 @@
+"""The blocks that the encoder and the decoder are made of: attention, MLP, patch embedding."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hierax.model.config import BlockSpec, HieraConfig
+from hierax.model.layers import CONVS, LayerNorm, Linear, Scale
+from hierax.model.positions import is_traced
+from hierax.model.tokens import pool, published_order, split_axis, unpublished_order
+
+_HALF = (torch.bfloat16, torch.float16)
+_HALF_SCORES = 1 << 27  # above this, the unfused product takes too much memory
+_FEW_SCORES = 800_000  # measured: at 614,000 (the decoder on one image) unfused is faster, at 1,230,000 it is not
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of the MLPs; `gelu` is the exact one (erf)."""
+    return nn.GELU(approximate="tanh") if name == "gelu_pytorch_tanh" else _ACTIVATIONS[name]()
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch, per sample of the batch, with probability `rate` in training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` with zeros for dropped samples; the other samples are scaled up, which keeps the expected value."""
+        if self.rate == 0 or not self.training:
+            return x
+        keep = 1 - self.rate
+        return x * (torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep).to(x.dtype).div(keep)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+    """Attention of `[B, N, queries, D]` over keys and values `[B, N, keys, D]`: `scaled_dot_product_attention`.
+
+    `scale` multiplies the scores; None is `1 / sqrt(D)`.
+
+    On a CPU, two products with a softmax between are faster in two cases (docs/log.md). In float32 its fused kernel
+    hardly uses a second thread, which shows where scores are few. In half precision the kernel's backward pass takes
+    2.5 times as long. Never while tracing: exports hold the one operator.
+    """
+    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    most = 0
+    if q.device.type == "cpu" and not is_traced():
+        learning = q.dtype in _HALF and torch.is_grad_enabled() and q.requires_grad
+        most = _FEW_SCORES if q.dtype == torch.float32 else _HALF_SCORES if learning else 0
+    if scores <= most:
+        scaled = q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)
+        return (scaled @ k.transpose(-2, -1)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over `[B, U, P, C]`, within mask units or over all tokens, with pooled queries.
+
+    Queries, keys and values are views of one product, and always 4-D, so that fused attention kernels can be used.
+    """
+
+    def __init__(self, spec: BlockSpec) -> None:
+        super().__init__()
+        self.heads, self.pool, self.unit_attention = spec.heads, spec.pool, spec.unit_attention
+        self.qkv = Linear(spec.dim, 3 * spec.dim_out)
+        self.proj = Linear(spec.dim_out, spec.dim_out)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[B, U, P / pool, N, D]`, keys and values `[B, U, P, N, D]`."""
+        q, k, v = self.qkv(x).view(*x.shape[:-1], 3, self.heads, -1).unbind(3)
+        return pool(q, self.pool), k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
+        units = x.shape[1]
+        # unit attention: every unit is a row of the batch; global attention: the tokens of all units are one row
+        fold = 0 if self.unit_attention else 1
+        q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in self._project(x))
+        y = attend(q, k, v).transpose(1, 2).flatten(2)
+        # a view, not unflatten: traced to ONNX, unflatten fixes the batch
+        return self.proj(y.view(-1, units, *y.shape[1:]) if self.unit_attention else split_axis(y, 1, units))
+
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, computed from the attention weights, and the weights.
+
+        The weights are `[B, N, windows, queries, keys]`; the tokens of a window are in the published order.
+        """
+        q, k, v = self._project(x)
+        units = q.shape[1]
+        if self.unit_attention:
+            q, k, v = (part.permute(0, 3, 1, 2, 4) for part in (q, k, v))
+        else:
+            q, k, v = (published_order(part.flatten(3)).unflatten(-1, part.shape[3:]) for part in (q, k, v))
+            q, k, v = (part.transpose(1, 2)[:, :, None] for part in (q, k, v))
+        weights = (q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5).softmax(-1)
+        y = (weights @ v).permute(0, 2, 3, 1, 4).flatten(3)  # [B, windows, queries, C_out]
+        return self.proj(y if self.unit_attention else unpublished_order(y[:, 0], units)), weights
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between."""
+
+    def __init__(self, dim: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden)
+        self.act = activation(act)
+        self.fc2 = Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` -> `[..., C]`."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """One transformer block; the first of a stage widens the tokens and may pool them (paper, section 3)."""
+
+    def __init__(self, spec: BlockSpec, config: HieraConfig) -> None:
+        super().__init__()
+        self.spec = spec
+        widens = spec.dim != spec.dim_out
+        self.norm1 = LayerNorm(spec.dim, eps=config.layer_norm_eps)
+        self.attn = Attention(spec)
+        self.norm2 = LayerNorm(spec.dim_out, eps=config.layer_norm_eps)
+        self.mlp = Mlp(spec.dim_out, int(spec.dim_out * config.mlp_ratio), config.hidden_act)
+        self.proj = Linear(spec.dim, spec.dim_out) if widens and not config.pooled_shortcut else None
+        self.pooled_shortcut = widens and config.pooled_shortcut
+        scaled = config.layer_scale_init is not None
+        self.ls1, self.ls2 = (Scale(spec.dim_out) if scaled else None for _ in range(2))
+        self.drop_path = DropPath(spec.drop_path)
+
+    def _branch(self, y: Tensor, scale: Scale | None) -> Tensor:
+        """A residual branch, with layer scale and drop path if the model has them."""
+        y = y if scale is None else scale(y)
+        return self.drop_path(y) if self.training and self.spec.drop_path else y
+
+    def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
+        if self.proj is not None:
+            return pool(self.proj(normed), self.spec.pool)
+        if self.pooled_shortcut:  # abs-win small: maximum and mean concatenated double the width
+            grouped = split_axis(x, 2, self.spec.pool)
+            return torch.cat([grouped.amax(2), grouped.mean(2)], dim=-1)
+        return pool(x, self.spec.pool)
+
+    def forward(self, x: Tensor, output_attentions: bool = False) -> Any:
+        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`; with `output_attentions`, a pair of that and the attention
+        weights.
+        """
+        normed = self.norm1(x)
+        y, weights = self.attn.with_weights(normed) if output_attentions else (self.attn(normed), None)
+        x = self._shortcut(x, normed) + self._branch(y, self.ls1)
+        x = x + self._branch(self.mlp(self.norm2(x)), self.ls2)
+        return (x, weights) if output_attentions else x
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping convolution from pixels to tokens on their grid, channels last."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        conv = CONVS[config.axes]
+        self.proj = conv(
+            config.num_channels, config.embed_dim, config.patch_size, config.patch_stride, config.patch_padding
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """`[B, channels, *size]` -> `[B, *grid, C]`."""
+        return self.proj(pixels).movedim(1, -1)

@@ -1,0 +1,390 @@
+"""The configuration of a Hiera model and the plan of its blocks, as data.
+
+Nothing here imports torch. The whole model is decided before any module exists: `plan(config)` lists one `BlockSpec`
+per transformer block, and `encoder.Hiera` only builds what the list says.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hierax.model.validation import check, labels_by_id, labels_from_json, require_fields, resolved
+from hierax.model.variants import VARIANTS, did_you_mean
+
+_Axes = tuple[int, ...]
+
+_SETTABLE = ("id2label", "problem_type", "license", "mask_ratio", "normalize_pixel_loss")
+"""Fields that may be assigned after a model was built: no module depends on them."""
+_DERIVED = {"label2id": "id2label", "out_indices": "out_features"}
+"""Arguments that state the value of another field."""
+OUTPUTS = ("output_hidden_states", "output_attentions")
+"""Attributes that set the defaults of arguments of a model's call."""
+
+
+@dataclass(unsafe_hash=True, kw_only=True)
+class HieraConfig:
+    """The complete description of a Hiera model; its JSON form is the one `transformers` reads and writes.
+
+    Fields that a model is built from cannot be assigned: `replace` makes another configuration. Labels, `problem_type`,
+    `mask_ratio` and similar fields can be assigned. Other names, such as the `use_cache` that transformers' Trainer
+    sets, are kept as plain attributes. These are neither compared nor saved.
+
+    `output_hidden_states` and `output_attentions` (both False) are such attributes, too: defaults of these arguments of
+    calls.
+
+    `label2id` may be given instead of `id2label`, and `out_indices` (0 is the stem) instead of `out_features`.
+
+    The number of entries of `image_size` makes the model 1-D, 2-D or 3-D (video: time, height, width). Fields that are
+    None follow from it (patches of 7 with stride 4, mask units of 8 tokens, pooling by 2, on every axis). Sizes are in
+    pixels, mask units in tokens. Field names are those of `transformers`; the fields after `mask_ratio` are hierax's
+    own (paper: Ryali et al., ICML 2023, section 3 and appendix).
+
+    Raises:
+        ValueError: a bad value; names the field, its value and what is expected.
+        AttributeError: a field was assigned that a model is built from.
+    """
+
+    model_type: ClassVar[str] = "hiera"
+    output_hidden_states = False
+    output_attentions = False
+
+    embed_dim: int = 96
+    image_size: _Axes = (224, 224)
+    patch_size: _Axes = None  # type: ignore[assignment]  # None: filled in by __post_init__, as the next five
+    patch_stride: _Axes = None  # type: ignore[assignment]
+    patch_padding: _Axes = None  # type: ignore[assignment]
+    mlp_ratio: float = 4.0
+    depths: tuple[int, ...] = (2, 3, 16, 3)
+    num_heads: tuple[int, ...] = (1, 2, 4, 8)
+    embed_dim_multiplier: float = 2.0
+    num_query_pool: int = 3
+    query_stride: _Axes = None  # type: ignore[assignment]
+    masked_unit_size: _Axes = None  # type: ignore[assignment]
+    masked_unit_attention: tuple[bool, ...] = (True, True, False, False)
+    drop_path_rate: float = 0.0
+    num_channels: int = 3
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    layer_norm_init: float = 1.0
+    layer_norm_eps: float = 1e-6
+    decoder_hidden_size: int = 512
+    decoder_depth: int = 8
+    decoder_num_heads: int = 16
+    normalize_pixel_loss: bool = True
+    mask_ratio: float = 0.6
+    dropout: float = 0.0
+    position_embedding: str = "absolute"
+    position_resize: str = "bicubic"
+    global_position_size: _Axes | None = None
+    layer_scale_init: float | None = None
+    pooled_shortcut: bool = False
+    target: str = None  # type: ignore[assignment]  # None: "first_frame" for video, else "all"
+    num_labels: int = None  # type: ignore[assignment]  # None: as many as id2label, else 1000
+    id2label: Mapping[int, str] = field(default=None, hash=False)  # type: ignore[assignment]
+    problem_type: str | None = None
+    out_features: tuple[str, ...] | None = None
+    license: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    label2id: Mapping[str, int] = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    out_indices: Sequence[int] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.id2label, Mapping) and any(isinstance(i, str) for i in self.id2label):
+            self.id2label = labels_from_json(self.id2label)
+        for name in OUTPUTS:
+            if isinstance(self.extra.get(name), bool):
+                self.__dict__[name] = self.extra[name]
+        if self.label2id is not None:
+            self.id2label = self._agreed("id2label", labels_by_id(self.label2id), "label2id")
+        if self.out_indices is not None:
+            self.out_features = self._agreed("out_features", self.names_at(self.out_indices), "out_indices")
+        for name, value in resolved(self).items():
+            setattr(self, name, value)
+        check(self)
+        self._derive()
+        self.__dict__["_complete"] = True
+
+    def _derive(self) -> None:
+        """Sets the fields that `label2id` and `out_indices` state."""
+        names = self.out_features
+        self.__dict__["label2id"] = {name: i for i, name in self.id2label.items()}
+        self.__dict__["out_indices"] = names if names is None else tuple(self.stage_names.index(n) for n in names)
+
+    def _agreed(self, name: str, value: Any, told: str) -> Any:
+        """`value`, which the argument `told` gives. `ValueError` if the field `name` was given another value."""
+        given = getattr(self, name)
+        same = given is None or (dict(given) == value if isinstance(given, Mapping) else tuple(given) == value)
+        if not same:
+            raise ValueError(f"{name} is {given!r:.200} but {told} says {value!r:.200}; expected one of them")
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self.__dict__.get("_complete"):
+            object.__setattr__(self, name, value)
+        elif name == "label2id":
+            self.id2label = labels_by_id(value)
+        elif name in _SETTABLE:
+            checked = self.replace(**{name: value})
+            if checked.num_labels != self.num_labels:
+                raise ValueError(f"id2label has {checked.num_labels} labels; this model has {self.num_labels}")
+            self.__dict__[name] = getattr(checked, name)
+            self._derive()
+        elif name in _field_names():
+            raise AttributeError(
+                f"{name} cannot be changed after a model was built from this configuration; config.replace({name}=…) "
+                "makes a new configuration, and from_pretrained takes it as an argument"
+            )
+        else:
+            object.__setattr__(self, name, value)
+
+    # -- what follows from the fields ---------------------------------------------------------------------------
+
+    @property
+    def axes(self) -> int:
+        """Number of spatial and temporal axes of the input: 1, 2 or 3."""
+        return len(self.image_size)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether axis 0 of a 3-D input is time: it is never pooled."""
+        return self.axes == 3 and self.query_stride[0] == 1
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self.depths)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """`stem`, `stage1`, … as `transformers` names them."""
+        return ("stem", *(f"stage{i + 1}" for i in range(self.stages)))
+
+    def names_at(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """Of `stage_names` those at these indices; negative ones count from the end.
+
+        Raises:
+            ValueError: an index out of range.
+        """
+        names = self.stage_names
+        listed = isinstance(indices, Sequence) and all(isinstance(i, int) for i in indices)
+        if not listed or any(not -len(names) <= i < len(names) for i in indices):
+            raise ValueError(f"out_indices is {indices!r}; expected numbers from 0 to {len(names) - 1}")
+        return tuple(names[i] for i in indices)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Width of the tokens in each stage."""
+        return tuple(int(self.embed_dim * self.embed_dim_multiplier**i) for i in range(self.stages))
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the tokens in the last stage."""
+        return self.dims[-1]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of stages, as in transformers; `depths` has the number of blocks of each."""
+        return self.stages
+
+    num_layers = num_hidden_layers
+
+    @property
+    def architectures(self) -> list[str] | None:
+        """Names of the classes that the checkpoint's file states, or None."""
+        return self.extra.get("architectures")
+
+    @property
+    def unit_pixels(self) -> _Axes:
+        """Size of a mask unit in pixels, per axis."""
+        return tuple(s * u for s, u in zip(self.patch_stride, self.masked_unit_size, strict=True))
+
+    def unit_grid(self, size: Sequence[int]) -> _Axes:
+        """Mask units per axis of an input of `size` pixels; a partly filled unit at the end counts."""
+        return tuple(-(-s // u) for s, u in zip(size, self.unit_pixels, strict=True))
+
+    def token_grid(self, size: Sequence[int]) -> _Axes:
+        """Tokens per axis at stage 1 of an input of `size` pixels, after padding to whole mask units."""
+        return tuple(n * u for n, u in zip(self.unit_grid(size), self.masked_unit_size, strict=True))
+
+    def pooled(self, stage: int) -> int:
+        """How often the tokens of `stage` (0 is the first) have been pooled."""
+        return min(stage, self.num_query_pool)
+
+    def stage_stride(self, stage: int) -> _Axes:
+        """Pixels per token of `stage` (0 is the first), per axis."""
+        return tuple(p * q ** self.pooled(stage) for p, q in zip(self.patch_stride, self.query_stride, strict=True))
+
+    @property
+    def target_size(self) -> _Axes:
+        """Pixels per axis that one token of the decoder predicts."""
+        stride = self.stage_stride(self.stages - 1)
+        return (1, *stride[1:]) if self.target == "first_frame" else stride
+
+    def replace(self, **changes: Any) -> "HieraConfig":
+        """A copy with other values for some fields; `ValueError` for a name that is not a field."""
+        require_fields(changes, _field_names())
+        if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
+            changes["id2label"] = None
+        if ("id2label" in changes or "label2id" in changes) and "num_labels" not in changes:
+            changes["num_labels"] = None
+        for given, derived in _DERIVED.items():
+            if changes.setdefault(given, None) is not None:
+                changes.setdefault(derived, None)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: the fields, `label2id` beside `id2label`, and the unknown keys that were read."""
+        own = {name: getattr(self, name) for name in _field_names() - {"extra", *_DERIVED}}
+        own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v is not None}
+        own["id2label"] = {str(i): name for i, name in self.id2label.items()}
+        own["label2id"] = self.label2id
+        del own["num_labels"]  # derived from id2label, there as here
+        return {**self.extra, **own}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "HieraConfig":
+        """The configuration that `to_dict` or `transformers` wrote; unknown keys are kept in `extra`.
+
+        Raises:
+            ValueError: names the field of a bad value.
+        """
+        names = _field_names() - {"extra"}
+        known: dict[str, Any] = {k: v for k, v in values.items() if k in names and v is not None}
+        for given, derived in _DERIVED.items():  # repeated information is not compared
+            if derived in known:
+                known.pop(given, None)
+        if "id2label" in known:
+            known["id2label"] = labels_from_json(known["id2label"])
+        extra = {k: v for k, v in values.items() if k not in names}
+        return cls(**known, extra=extra)
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    to_json_string = to_json  # its name in transformers
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> "HieraConfig":
+        """The configuration of a checkpoint of any format; `overrides` are other values for its fields.
+
+        Args:
+            source: a Hub id, a folder or a file. Weights are downloaded too: some formats state it by their shapes.
+
+        The other arguments and the errors are those of `from_pretrained` of the models.
+        """
+        from hierax.checkpoint.hub import HubOptions
+        from hierax.checkpoint.load import load_config
+
+        return load_config(source, HubOptions(revision, cache_dir, token, local_files_only), overrides)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `config.json` into `folder` (made if missing), as transformers reads it."""
+        from hierax.checkpoint.save import save_config
+
+        save_config(self, folder)
+
+    @classmethod
+    def from_json_file(cls, path: str | Path) -> "HieraConfig":
+        """Reads a `config.json`.
+
+        Raises:
+            ValueError: the file is not JSON (names the file), or a value is bad (names the field).
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"holds a {type(values).__name__}; expected an object of fields")
+            return cls.from_dict(values)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a JSON file ({error})") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _field_names() -> set[str]:
+    return {f.name for f in dataclasses.fields(HieraConfig)}
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One transformer block, as `encoder.Block` is built from it.
+
+    Attributes:
+        stage: the stage that the block belongs to; 0 is the first.
+        dim, dim_out: width of the input tokens and of the output tokens.
+        heads: attention heads.
+        unit_attention: whether attention is within mask units (else over all tokens).
+        pool: number of neighboring tokens whose queries and shortcut are max-pooled into one; 1 is none.
+        drop_path: probability that a residual branch is dropped in training.
+    """
+
+    stage: int
+    dim: int
+    dim_out: int
+    heads: int
+    unit_attention: bool
+    pool: int
+    drop_path: float
+
+
+def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
+    """One `BlockSpec` per block of the encoder, in order.
+
+    The first block of a stage has the attention of the stage before, because its keys are tokens of that stage. Drop
+    path rises linearly from 0 to `drop_path_rate` (paper, section 3).
+    """
+    specs: list[BlockSpec] = []
+    for stage, depth in enumerate(config.depths):
+        for layer in range(depth):
+            entering = layer == 0 and stage > 0
+            specs.append(
+                BlockSpec(
+                    stage=stage,
+                    dim=config.dims[stage - 1] if entering else config.dims[stage],
+                    dim_out=config.dims[stage],
+                    heads=config.num_heads[stage],
+                    unit_attention=config.masked_unit_attention[stage - 1 if entering else stage],
+                    pool=math.prod(config.query_stride) if entering and stage <= config.num_query_pool else 1,
+                    drop_path=config.drop_path_rate * len(specs) / max(sum(config.depths) - 1, 1),
+                )
+            )
+    return tuple(specs)
+
+
+def list_models(pattern: str = "*") -> tuple[str, ...]:
+    """The names that `create_model` knows.
+
+    Args:
+        pattern: only those that it fits, as "mae_*" or "*_16x224"; `*`, `?` and `[…]` are as for files.
+    """
+    return tuple(fnmatch.filter(VARIANTS, pattern))
+
+
+def variant_config(name: str, **overrides: Any) -> HieraConfig:
+    """A named variant with `overrides`; an `image_size` of 1 or 3 entries makes an image variant 1-D or 3-D.
+
+    Raises:
+        ValueError: an unknown variant or field (lists the known ones), or a bad value (names the field).
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name is a {type(name).__name__}; expected the name of a variant, such as 'hiera_tiny_224'")
+    if name not in VARIANTS:
+        near = did_you_mean(name, VARIANTS)
+        raise ValueError(f"{name!r} is not a variant{near}; variants are {', '.join(VARIANTS)}")
+    require_fields(overrides, _field_names())
+    return HieraConfig(**{**VARIANTS[name], **overrides})

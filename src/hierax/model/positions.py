@@ -1,0 +1,213 @@
+"""Learned position embeddings, and how they follow the input's size.
+
+There are three kinds: one absolute table; separable tables for space and time; abs-win, which is a coarse global table
+interpolated to the grid plus a tiled table of one mask unit (Bolya et al., arXiv 2311.05613). Tables are resized in
+float32 and cast back.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hierax.model.config import HieraConfig
+from hierax.model.tokens import UnitLayout
+
+_CACHED_GRIDS = 8
+
+
+def is_traced() -> bool:
+    """Whether PyTorch is recording the operations (compile, export, trace), not only running them."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _interpolate(table: Tensor, grid: Sequence[int], *, antialias: bool) -> Tensor:
+    """Bicubic resize of `[1, *old, C]` to `[1, *grid, C]`, one, two or three axes, in float32."""
+    x = table.float().movedim(-1, 1)
+    if len(grid) == 1:  # over a single row, the bicubic kernel is the one-dimensional cubic kernel
+        x = F.interpolate(x[:, :, None], (1, grid[0]), mode="bicubic", antialias=antialias)[:, :, 0]
+    elif len(grid) == 2:
+        x = F.interpolate(x, tuple(grid), mode="bicubic", antialias=antialias)
+    else:  # the kernel is separable: first the last two axes, then the first axis
+        frames = F.interpolate(x[0].transpose(0, 1), tuple(grid[1:]), mode="bicubic", antialias=antialias)
+        rows = frames.transpose(0, 1).flatten(2)[None]
+        x = F.interpolate(rows, (grid[0], rows.shape[-1]), mode="bicubic", antialias=antialias)
+        x = x.unflatten(-1, tuple(grid[1:]))
+    return x.movedim(1, -1).contiguous()
+
+
+def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
+    """`[1, *unit, C]` repeated to `[1, *grid, C]`; the grid is a multiple of the unit."""
+    return window.repeat(1, *(g // w for g, w in zip(grid, window.shape[1:-1], strict=True)), 1)
+
+
+def split_windows(table: Tensor, unit: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The mean of a table `[1, *grid, C]` over its mask units, `[1, *unit, C]`, and the table minus that tiled mean,
+    `[1, *grid, C]`; in float32. The grid is a multiple of the unit.
+    """
+    whole = table.float()
+    split = [n for g, u in zip(whole.shape[1:-1], unit, strict=True) for n in (g // u, u)]
+    window = whole.reshape(1, *split, whole.shape[-1]).mean(tuple(range(1, 2 * len(unit), 2)))
+    return window, whole - _tile(window, whole.shape[1:-1])
+
+
+def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Sequence[int]) -> Tensor:
+    """A learned table `[1, *old, C]` resized to another grid of tokens, `[1, *grid, C]`. Returns the table itself if
+    the grid is the same.
+
+    Args:
+        method: "bicubic" interpolates the table; "window" tiles the mean over mask units and interpolates only the
+            table minus that mean, so that units stay aligned (arXiv 2311.05613).
+        unit: tokens per mask unit and axis.
+    """
+    if tuple(table.shape[1:-1]) == tuple(grid):
+        return table
+    if method == "bicubic":
+        return _interpolate(table, grid, antialias=False).to(table.dtype)
+    window, residual = split_windows(table, unit)
+    return (_interpolate(residual, grid, antialias=False) + _tile(window, grid)).to(table.dtype)
+
+
+class PositionEmbedding(nn.Module):
+    """Base of the three kinds: `forward(grid)` gives the embedding of a grid of tokens, in the encoder's order.
+
+    In eval mode without gradients, the embeddings of a few grids are cached until a parameter changes. A change through
+    `.data` is not noticed, because PyTorch does not count it: write under `torch.no_grad()` instead.
+    """
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        self.layout = UnitLayout.of(config)
+        self.method = config.position_resize
+        self._kept: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """The embedding `[1, *grid, C]`, in the order of the grid."""
+        raise NotImplementedError
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """Replaces the parameters by those resized to another native grid."""
+        raise NotImplementedError
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        """`[1, U, P, C]` for a grid of tokens at stage 1."""
+        if self.training or torch.is_grad_enabled() or is_traced():
+            return self.layout.unroll(self.table(grid))
+        parameters = tuple(self.parameters())
+        if not all(type(p) is nn.Parameter and not p.is_inference() for p in parameters):
+            return self.layout.unroll(self.table(grid))  # torch.func: changes cannot be noticed
+        key = (grid, self.method, *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters))
+        kept = self._kept.get(key)
+        if kept is None:
+            while len(self._kept) >= _CACHED_GRIDS:
+                self._kept.pop(next(iter(self._kept)), None)
+            # holds the storage of the parameters too, so that no other storage can get the same address
+            kept = (self.layout.unroll(self.table(grid)), *(p.detach() for p in parameters))
+            self._kept[key] = kept
+        return kept[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
+
+
+class AbsolutePosition(PositionEmbedding):
+    """One learned vector per token of the native grid: `weight` `[1, N, C]`, row-major."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        self.grid = config.token_grid(config.image_size)
+        self.weight = nn.Parameter(torch.empty(1, torch.Size(self.grid).numel(), config.embed_dim))
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """See the base class."""
+        native = self.weight.unflatten(1, self.grid)
+        return resize_table(native, grid, method=self.method, unit=self.layout.size)
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """See the base class."""
+        with torch.no_grad():
+            self.weight = nn.Parameter(self.table(grid).flatten(1, -2))
+        self.grid = grid
+
+
+class SeparablePosition(PositionEmbedding):
+    """Video: `spatial` `[1, H * W, C]` plus `temporal` `[1, T, C]`, resized apart."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        self.grid = config.token_grid(config.image_size)
+        self.spatial = nn.Parameter(torch.empty(1, self.grid[1] * self.grid[2], config.embed_dim))
+        self.temporal = nn.Parameter(torch.empty(1, self.grid[0], config.embed_dim))
+
+    def _tables(self, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        unit = self.layout.size
+        spatial = resize_table(self.spatial.unflatten(1, self.grid[1:]), grid[1:], method=self.method, unit=unit[1:])
+        return spatial, resize_table(self.temporal, grid[:1], method="bicubic", unit=unit[:1])
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """See the base class."""
+        spatial, temporal = self._tables(grid)
+        return spatial[:, None] + temporal[:, :, None, None]
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """See the base class."""
+        with torch.no_grad():
+            spatial, temporal = self._tables(grid)
+            self.spatial, self.temporal = nn.Parameter(spatial.flatten(1, 2)), nn.Parameter(temporal)
+        self.grid = grid
+
+
+class WindowPosition(PositionEmbedding):
+    """abs-win: `whole` `[1, C, *g]` interpolated to the grid plus `window` `[1, C, *unit]` tiled over it."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__(config)
+        assert config.global_position_size is not None
+        self.whole = nn.Parameter(torch.empty(1, config.embed_dim, *config.global_position_size))
+        self.window = nn.Parameter(torch.empty(1, config.embed_dim, *config.masked_unit_size))
+
+    def table(self, grid: tuple[int, ...]) -> Tensor:
+        """See the base class."""
+        whole = self.whole.movedim(1, -1)
+        if tuple(whole.shape[1:-1]) != grid:
+            whole = _interpolate(whole, grid, antialias=True).to(whole.dtype)
+        return whole + _tile(self.window.movedim(1, -1), grid)
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """Does nothing: the global table is interpolated to any grid."""
+
+
+def position_embedding(config: HieraConfig) -> PositionEmbedding:
+    """The position embedding that the configuration names."""
+    kinds = {"absolute": AbsolutePosition, "separable": SeparablePosition, "abs_win": WindowPosition}
+    return kinds[config.position_embedding](config)
+
+
+class DecoderPosition(nn.Module):
+    """Position embedding of the MAE decoder: `weight` `[1, N, C]`, row-major (video: time-major)."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        self.grid = decoder_grid(config, config.image_size)
+        self.weight = nn.Parameter(torch.empty(1, torch.Size(self.grid).numel(), config.decoder_hidden_size))
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        """`[1, N, C]` for a grid of the decoder's tokens."""
+        if grid == self.grid:
+            return self.weight
+        native = self.weight.unflatten(1, self.grid)
+        return resize_table(native, grid, method="bicubic", unit=grid).flatten(1, -2)
+
+    def resize_(self, grid: tuple[int, ...]) -> None:
+        """Replaces the parameter by one resized to another native grid."""
+        with torch.no_grad():
+            self.weight = nn.Parameter(self(grid))
+        self.grid = grid
+
+
+def decoder_grid(config: HieraConfig, size: Sequence[int]) -> tuple[int, ...]:
+    """Tokens per axis of the MAE decoder for an input of `size` pixels: those of the last stage."""
+    unit = UnitLayout.of(config, config.stages - 1).size
+    return tuple(n * u for n, u in zip(config.unit_grid(size), unit, strict=True))

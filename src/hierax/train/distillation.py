@@ -1,0 +1,211 @@
+"""Distillation: learning a teacher's logits and features, with labels or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierax.data.loader import Batch
+from hierax.data.view import EvaluationView
+from hierax.model.config import HieraConfig
+from hierax.model.layers import Linear, init_weights
+from hierax.model.pretrained import Pretrained
+from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification, HieraModel
+from hierax.train.objective import Finetuning
+from hierax.train.parallel import World
+from hierax.train.predictions import batches, check_stop, never, unreadable
+from hierax.train.settings import Recipe
+from hierax.train.teacher import Answers, Teacher
+from hierax.train.teacher_cache import AnswerCache
+
+_HEAD, _PROJECTION = "teacher_head", "teacher_projection"
+
+
+class Distillation(Finetuning):
+    """Agreement with a teacher that sees the same crops and mixes, with or without classification by labels.
+
+    If `own_head`, the student's own head predicts the teacher's classes, else a second head does. A projection of the
+    student's features predicts the teacher's features, centered and scaled. Second head and projection are trained with
+    the model, but not saved with it.
+
+    Args:
+        labeled: whether to learn from labels.
+        own_head: whether the model has the teacher's classes.
+        cache: where the teacher's answers are kept.
+    """
+
+    def __init__(
+        self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float], teacher: Teacher,
+        labelled: bool, own_head: bool, cache: AnswerCache | None = None, class_weights: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(model, recipe, mean=mean, std=std, class_weights=class_weights)
+        assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
+        self.teacher, self.cache, self.labelled, self.own_head = teacher, cache, labelled, own_head
+        self.taught = bool(recipe.teacher_logits and teacher.logits), bool(recipe.teacher_features and teacher.features)
+        if self.taught[0] and not own_head:
+            self._add(_HEAD, teacher.logits)
+        if self.taught[1]:
+            self._add(_PROJECTION, teacher.features)
+        if not self.has_head:
+            model.head.requires_grad_(False)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model's own head learns anything."""
+        return self.labelled or (self.own_head and self.taught[0])
+
+    def _add(self, name: str, width: int) -> None:
+        model = self.model
+        layer = Linear(self.config.hidden_size, width, device=model.device, dtype=model.dtype)
+        model.add_module(name, layer)
+        if model.device.type != "meta":
+            init_weights(layer, self.config, mae=False, name=name)
+
+    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Pixels and targets, mixed, and the teacher's logits and features; missing ones are empty."""
+        if not self.labelled:
+            classes = max(self.config.num_labels, 1)
+            batch = Batch(batch.pixels, torch.zeros(len(batch), classes), batch.noise, batch.indices, batch.bad)
+        pixels, targets = super().prepared(batch, device, key=key)
+        recipe = self.recipe
+        mixed = (recipe.seed, *key, recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else ()
+        answers = self.answers(batch.pixels, pixels, *mixed)
+        empty = pixels.new_zeros(len(pixels), 0)
+        given = [empty if t is None else t for t in (answers.logits, answers.features)]
+        return pixels, targets, *given
+
+    def answers(self, loaded: Tensor, pixels: Tensor, *mixed: object) -> Answers:
+        """The teacher's answers on `pixels`, kept under a key of the `loaded` batch and of how it was `mixed`."""
+        if self.cache is None:
+            return self.teacher(pixels, self.mean, self.std)
+        key = self.cache.key(loaded, *mixed)
+        sizes = self.teacher.logits, self.teacher.features
+        found = self.cache.get(key, pixels.device, shapes=[(len(pixels), size) for size in sizes])
+        return found or self.cache.put(key, self.teacher(pixels, self.mean, self.std))
+
+    def forward(self, pixels: Tensor, targets: Tensor, *answers: Tensor) -> Tensor:
+        """The weighted sum of the losses on labels and on the teacher's logits and features, in float32 (float64 for
+        float64).
+        """
+        logits, features = answers
+        model, recipe = self.model, self.recipe
+        assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
+        pooled = model.pooled(pixels)
+        dropped = model.dropout(pooled)
+        own = model.head(dropped) if self.has_head else None
+        loss = pooled.new_zeros((), dtype=torch.promote_types(pooled.dtype, torch.float32))
+        if self.labelled:
+            assert own is not None
+            loss = loss + recipe.label_weight * self.classification(own, targets)
+        if self.taught[0]:
+            said = own if self.own_head else model.get_submodule(_HEAD)(dropped)
+            assert said is not None
+            loss = loss + recipe.teacher_logits * divergence(said, logits, temperature=recipe.teacher_temperature)
+        if self.taught[1]:
+            projected = model.get_submodule(_PROJECTION)(pooled)
+            loss = loss + recipe.teacher_features * (1 - similarity(projected, self.standardised(features))).mean()
+        return loss
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """The teacher's features `[B, width]`, centered and scaled."""
+        return (features - self.teacher.feature_mean) / self.teacher.feature_std
+
+    def exported(self) -> Pretrained:
+        """The student without the other parts; if its head was not trained, the model of features."""
+        model = self.model
+        kind: type[Pretrained] = type(model) if self.has_head else HieraModel
+        with torch.device("meta"):
+            plain = kind(model.config)
+        state = model.state_dict()
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
+        return plain
+
+
+def divergence(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the softmaxes of logits `[B, classes]` at a temperature, times its square, so that
+    gradients keep their size; mean over the batch (Hinton et al., arXiv 1503.02531).
+    """
+    kind = torch.promote_types(student.dtype, torch.float32)
+    said = (student.to(kind) / temperature).log_softmax(-1)
+    wanted = (teacher.to(kind) / temperature).log_softmax(-1)
+    return F.kl_div(said, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+
+def similarity(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cosines `[B]` of features `[B, width]`."""
+    kind = torch.promote_types(student.dtype, torch.float32)
+    return F.cosine_similarity(student.to(kind), teacher.to(kind), dim=-1)
+
+
+def same_classes(config: HieraConfig, teacher: Teacher) -> bool:
+    """Whether a classifier has its teacher's classes: the same number, and the same names if both have names."""
+    if config.num_labels != teacher.logits:
+        return False
+    return teacher.classes is None or tuple(config.id2label.values()) == teacher.classes
+
+
+@torch.no_grad()
+def agreement(
+    objective: Distillation, view: EvaluationView, world: World, *, batch: int = 32, workers: int = 0,
+    stop: Callable[[], bool] = never,
+) -> tuple[dict[str, float], list[tuple[str, str]]]:  # fmt: skip
+    """The agreement of student and teacher on a dataset without labels, and the unreadable samples.
+
+    Metrics are "loss"; "agreement" and "agreement5" (share of samples for which the teacher's top class is the
+    student's top class, or among its top five); "cosine" of the features; and "score", which is the agreement, else the
+    cosine.
+
+    Raises:
+        ValueError: no sample can be read.
+        Interrupted: `stop` returned True on one of the ranks.
+    """
+    bad: list[tuple[str, str]] = []
+    sums = torch.zeros(5, dtype=torch.float64)
+
+    def own() -> None:
+        for part in batches(view, world, batch, workers, stop):
+            bad.extend(unreadable(part))
+            if isinstance(part, Batch):
+                sums.add_(_measured(objective, part))
+
+    world.everywhere(own)
+    check_stop(world, stop)
+    loss, first, five, cosine, count = world.total(*sums.tolist())
+    problems = [entry for entries in world.gathered(bad) for entry in entries]
+    if not count:
+        raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
+    found = {"loss": loss / count}
+    if objective.taught[0]:
+        found["agreement"] = first / count
+        if objective.teacher.logits > 5:
+            found["agreement5"] = five / count
+    if objective.taught[1]:
+        found["cosine"] = cosine / count
+    return {**found, "score": found.get("agreement", found.get("cosine", 0.0))}, problems
+
+
+def _measured(objective: Distillation, part: Batch) -> Tensor:
+    """Sums over a batch: loss, agreements of the top class and of the top five, cosines, samples."""
+    model, device = objective.model, objective.model.device
+    assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
+    pixels = objective.normalised(part.pixels.to(device))
+    answers = objective.answers(part.pixels, pixels)
+    pooled = model.pooled(pixels)
+    count, sums = len(part), torch.zeros(5, dtype=torch.float64)
+    sums[4] = count
+    if objective.taught[0] and answers.logits is not None:
+        said = model.head(pooled) if objective.own_head else model.get_submodule(_HEAD)(pooled)
+        weight, temperature = objective.recipe.teacher_logits, objective.recipe.teacher_temperature
+        sums[0] += weight * divergence(said, answers.logits, temperature=temperature).item() * count
+        best = answers.logits.argmax(1, keepdim=True)
+        hits = said.topk(min(5, said.shape[1])).indices == best
+        sums[1] += hits[:, 0].sum().item()
+        sums[2] += hits.any(1).sum().item()
+    if objective.taught[1] and answers.features is not None:
+        cosines = similarity(model.get_submodule(_PROJECTION)(pooled), objective.standardised(answers.features))
+        sums[0] += objective.recipe.teacher_features * (1 - cosines).sum().item()
+        sums[3] += cosines.sum().item()
+    return sums

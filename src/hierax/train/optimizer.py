@@ -1,0 +1,81 @@
+"""Optimizers: groups of parameters by layer and by weight decay, and the learning rate along a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hierax.model.pretrained import Pretrained
+from hierax.train.settings import Recipe
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share learning rate and weight decay.
+
+    Attributes:
+        layer: their depth: 0 the embeddings, i + 1 block i, and after the blocks norm, head, fusion and decoder.
+        scale: factor of the learning rate.
+        weight_decay: weight decay of the group.
+        names: names of the parameters.
+    """
+
+    layer: int
+    scale: float
+    weight_decay: float
+    names: tuple[str, ...]
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies to a parameter: not to position embeddings, tokens, norms, biases, layer scales."""
+    return parameter.ndim > 1 and "pos_embed" not in name and "mask_token" not in name
+
+
+def groups(model: Pretrained, *, layer_decay: float, weight_decay: float) -> list[Group]:
+    """The trained parameters, each in one group, by layer. Learning rates shrink by the factor `layer_decay` per layer
+    towards the embeddings: the head has no factor, the last block one, the embeddings depth + 1.
+    """
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    layers = model.layer_groups()
+    found: list[Group] = []
+    for layer, names in enumerate(layers):
+        scale = layer_decay ** (len(layers) - 1 - layer)
+        for wanted, decay in ((True, weight_decay), (False, 0.0)):
+            members = tuple(n for n in names if n in parameters and decays(n, parameters[n]) == wanted)
+            if members:
+                found.append(Group(layer, scale, decay, members))
+    return found
+
+
+def optimizer(model: Pretrained, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; each group carries `scale`, which `set_lr` multiplies the learning rate by."""
+    parameters = dict(model.named_parameters())
+    specs: list[dict[str, Any]] = [
+        {"params": [parameters[n] for n in g.names], "weight_decay": g.weight_decay, "scale": g.scale}
+        for g in groups(model, layer_decay=recipe.layer_decay, weight_decay=recipe.weight_decay)
+    ]
+    if not specs:
+        raise ValueError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(specs, lr=recipe.peak_lr, momentum=recipe.momentum)
+    return torch.optim.AdamW(specs, lr=recipe.peak_lr, betas=recipe.betas, fused=True)
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (from 0): linear from 0 over the warm-up, then cosine to `min_lr` times the peak."""
+    total, warm = recipe.epochs * steps_per_epoch, round(recipe.warmup_epochs * steps_per_epoch)
+    if step < warm:
+        return recipe.peak_lr * (step + 1) / warm
+    done = (step - warm) / max(total - warm, 1)
+    low = recipe.min_lr
+    return recipe.peak_lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Gives every group its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]

@@ -1,0 +1,80 @@
+"""Reconstructions of the same few held-out images, or frames of videos, during training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hierax.atomic import atomic_write
+from hierax.data.view import EvaluationView, Seen
+from hierax.model.config import HieraConfig
+from hierax.processing import Preprocessing
+from hierax.train.objective import Objective
+from hierax.train.predictions import fixed_noise
+from hierax.viz.maps import to_picture
+from hierax.viz.reconstruction import draw_units, reconstruct_pixels, statistics_note
+from hierax.viz.sheets import Tile, sheet
+
+PICTURES = 4
+_TRIED = 64  # in case some of these cannot be read
+
+
+def is_due(epoch: int, epochs: int) -> bool:
+    """Whether a panel is drawn after an epoch: often at first, then ten times along the run, and at its end."""
+    return epoch & (epoch - 1) == 0 or epoch % max(epochs // 10, 1) == 0 or epoch == epochs
+
+
+class Panel:
+    """Draws `reconstructions/step-N.png` in a run's folder: the image, what is visible, the reconstruction."""
+
+    def __init__(self, folder: Path, view: EvaluationView, record: Preprocessing) -> None:
+        self.folder, self.record = folder / "reconstructions", record
+        self.seen: list[Seen] = []
+        count = len(view.dataset)
+        spread = [count * number // PICTURES for number in range(PICTURES)]  # neighbors are of one class
+        for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
+            item = view[index]
+            if isinstance(item, Seen):
+                self.seen.append(item)
+            if len(self.seen) == PICTURES:
+                break
+
+    @torch.no_grad()
+    def draw(self, objective: Objective, step: int) -> Path | None:
+        """The panel of a model in eval mode; None if no image can be read."""
+        if not self.seen:
+            return None
+        device, config = objective.model.device, objective.config
+        pixels = torch.stack([torch.from_numpy(item.pixels) for item in self.seen]).to(device)
+        inputs = objective.normalised(pixels)
+        noise = fixed_noise(objective, torch.tensor([item.index for item in self.seen]))
+        kept, _ = objective.model.visible(inputs, keep=None, noise=noise)  # type: ignore[operator]
+        out = objective.model(inputs, noise=noise)
+        made = reconstruct_pixels(inputs, out.logits, out.bool_masked_pos, config=config)
+        units = noise.shape[1]
+        rows: list[tuple[Tile, ...]] = []
+        for row, item in enumerate(self.seen):
+            keep = torch.zeros(units, dtype=torch.bool).scatter(0, kept[row].cpu(), True).numpy()
+            before, after = inputs[row], made[row]
+            if config.is_video:  # the frame in the middle of those that are predicted
+                before, after, keep = _frame(before, after, keep, config)
+            picture = to_picture(before, record=self.record)
+            masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)
+            drawn = to_picture(after, record=self.record)
+            name = Path(item.name).name
+            rows.append((Tile(picture, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
+        path, note = self.folder / f"step-{step}.png", statistics_note(config, "visible")
+        with atomic_write(path) as part:
+            sheet(rows, heading=f"After {step} steps", note=f"Held-out images; {note}").save(part)
+        return path
+
+
+def _frame(before: Tensor, after: Tensor, keep: np.ndarray, config: HieraConfig) -> tuple[Tensor, Tensor, np.ndarray]:
+    """One frame `[C, H, W]` of a clip and of its reconstruction, and its visible mask units."""
+    number = after.shape[1] // 2
+    times = config.unit_grid(before.shape[1:])[0]
+    unit = number * times // after.shape[1]
+    return before[:, number * before.shape[1] // after.shape[1]], after[:, number], keep.reshape(times, -1)[unit]

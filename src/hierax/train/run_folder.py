@@ -1,0 +1,119 @@
+"""The files that the first rank writes into a run's folder: log, list of bad samples, model, images, result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from hierax.data.dataset import Dataset
+from hierax.model.pretrained import Pretrained
+from hierax.processing import Preprocessing
+from hierax.train.checkpoints import write_json, write_text
+from hierax.train.described import DESCRIPTION, read_description
+from hierax.train.log import RunLog, about, finite, summary
+from hierax.train.loop import Loop, Metrics, Watcher
+from hierax.train.objective import Objective
+from hierax.train.plots import plot_losses
+from hierax.train.predictions import Predictions
+from hierax.train.progress import Progress, StepReport
+from hierax.train.reconstructions import Panel, is_due
+from hierax.train.report import keep_predictions, write_report
+
+
+class Witness(Watcher):
+    """Writes a run's folder, on the first rank."""
+
+    def __init__(self, folder: Path, record: Preprocessing, *, held: Dataset | None, quiet: bool) -> None:
+        self.folder, self.record, self.held, self.quiet = folder, record, held, quiet
+        self.panel: Panel | None = None
+        self.predictions: Predictions | None = None  # of the last evaluation
+        self.bad: dict[str, None] = {}
+        self.steps_per_epoch, self.epochs, self.last = 1, 1, False
+        self.log = RunLog(folder, total=0, quiet=quiet)
+
+    def start(self, loop: Loop, steps_per_epoch: int) -> None:
+        """Continues the log after the finished steps."""
+        self.steps_per_epoch, self.epochs = steps_per_epoch, loop.recipe.epochs
+        self.last = loop.recipe.weights == "last"
+        evaluated = len(self.held or ()) / (loop.recipe.evaluate_every * loop.samples)
+        self.log = RunLog(self.folder, total=loop.total_steps, quiet=self.quiet, evaluated=evaluated)
+        self.log.start(loop.progress.step, loop.progress.evaluated)
+        self.bad = dict.fromkeys(loop.progress.bad.values())
+
+    def step(self, report: StepReport) -> None:
+        """See `Watcher`."""
+        self.log.step(report)
+
+    def unreadable(self, found: list[str]) -> None:
+        """Lists samples in `unreadable.txt`, with a message for the first one."""
+        new = [text for text in dict.fromkeys(found) if text not in self.bad]
+        if new and not self.bad:
+            self.log.say(f"{new[0]} (this and other samples that cannot be read: {self.folder / 'unreadable.txt'})")
+        if new:
+            self.bad.update(dict.fromkeys(new))
+            write_text(self.folder / "unreadable.txt", "".join(f"{text}\n" for text in self.bad))
+
+    def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
+        """See `Watcher`."""
+        self.log.evaluated(step, metrics, better)
+        if self.predictions is not None and (better or self.last or not (self.folder / "validation.json").exists()):
+            keep_predictions(self.folder, step, self.predictions)
+        if self.panel is not None and is_due(step // self.steps_per_epoch, self.epochs):
+            self.panel.draw(objective, step)
+
+    def stopping(self, seconds: float | None) -> None:
+        """See `Watcher`. It bypasses Python's buffers, because the signal may have interrupted a write to them."""
+        if not self.quiet:
+            long = f", which takes {about(seconds)}" if seconds is not None and seconds >= 2 else ""
+            text = f"\nstopping after this step{long}; Ctrl-C again ends at once\n"
+            os.write(2, text.encode())
+
+    def export(self, model: Pretrained, *, last: bool = False) -> None:
+        """Writes `model/` in float32, or `model-last/` for the last weights besides the best."""
+        with torch.device("meta"):
+            plain = type(model)(model.config)
+        plain.load_state_dict({name: t.float().cpu() for name, t in model.state_dict().items()}, assign=True)
+        plain.preprocessing = self.record
+        plain.save_pretrained(self.folder / ("model-last" if last else "model"))
+
+    def end(self, progress: Progress, total: int, *, finished: bool) -> None:
+        """Says how the run ended, and marks it finished if it did."""
+        log, folder = self.log, self.folder
+        if self.bad:
+            log.say(f"{len(self.bad)} samples could not be read: {folder / 'unreadable.txt'}")
+        if progress.skipped:
+            log.say(f"{progress.skipped} steps were skipped, whose loss or gradient was not finite")
+        if not finished:
+            plot_losses(folder)
+            log.say(f"stopped after step {progress.step} of {total}; the same command resumes it")
+            return
+        before = read_description(folder / DESCRIPTION)
+        result = {
+            "steps": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "best": progress.best if progress.best_step else None,
+            "best_step": progress.best_step or None,
+            "best_metrics": finite(progress.best_metrics) or None,
+            "weights": "best" if progress.best_step and before["recipe"].get("weights") != "last" else "last",
+            "last": finite(progress.last) or None,
+            "skipped": progress.skipped,
+            "unreadable": len(self.bad),
+            "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,
+            "waited": round(log.waited / log.seconds, 4) if log.seconds else None,
+        }
+        write_json(folder / DESCRIPTION, {**before, "finished": True, "result": result})
+        drawn = plot_losses(folder)
+        report = write_report(folder, self.held)
+        held = len(self.held or ())
+        if held and not progress.best_step and progress.evaluated:
+            log.say("warning: no evaluation gave a finite loss, so no weights are the best; model/ holds the last ones")
+        log.say(summary(result, held))
+        if result["weights"] == "best" and progress.best_step < progress.step:
+            log.say(f"the last weights are in {folder / 'model-last'}")
+        early = f" after {progress.step} of {total} steps, without a better score" if progress.step < total else ""
+        waited = 100 * (result["waited"] or 0)
+        speed = f"{result['images_per_second']} images/s, {waited:.1f} % of the time waiting for data"
+        plot = "" if drawn else "; loss.png needs matplotlib"
+        log.say(f"done{early}: {folder / 'model'}, report: {report} ({speed}){plot}")

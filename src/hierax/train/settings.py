@@ -1,0 +1,345 @@
+"""A recipe: everything that decides a run, as data that JSON can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hierax.processing import DEFAULT_MAX_PIXELS
+
+TASKS = ("pretrain", "finetune")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
+TARGETS = ("normalised", "pixels", "hog")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The complete configuration of a run.
+
+    Attributes:
+        name, task: name of the recipe; "pretrain" (MAE) or "finetune".
+        model: the architecture if nothing is loaded: an official name, such as `mae_hiera_tiny_224`.
+        overrides: other values for fields of `HieraConfig`.
+        image_size: pixels per axis; None is the architecture's.
+        epochs, warmup_epochs: the schedule: linear from 0, then cosine to `min_lr` times the learning rate.
+        batch_size: images per step over all devices and accumulated parts.
+        device_batch_size: most images at once on a device; None is its whole share.
+        lr, reference_batch: the learning rate at that batch size; it scales with `batch_size` if `scale_lr`.
+        optimizer, betas, momentum, weight_decay, layer_decay: AdamW, or SGD with momentum.
+        clip_grad: norm to which gradients are clipped; None does not clip.
+        drop_path, dropout: rates; None keeps the model's.
+        crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
+        frame_stride: for videos, step between frames at 30 frames per second; None is the checkpoint's, or 4.
+        flip: mirror along the last axis with probability 1/2. None mirrors images, and arrays never: a signal would
+            run backwards, a volume change sides.
+        mixup, cutmix, label_smoothing: for fine-tuning.
+        class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.
+        label_weight: weight of the labels in the loss; with a teacher, 0 leaves labels out.
+        teacher_logits, teacher_features, teacher_temperature: with a teacher, weights of the divergence from its logits
+            at a temperature and of the cosine distance from its features.
+        distinct_epochs: number of epochs after which order, crops and mixes repeat, so that a teacher's kept answers
+            can be used again; None never repeats them.
+        freeze: number of first stages to freeze, with the embedding; "all" trains only norm and head.
+        mask_ratio, target: for pretraining; the target is "normalised" pixels, "pixels" or "hog".
+        precision, compile, gradient_checkpointing: how the step is computed.
+        ema: decay of the averaged weights per step; None keeps none.
+        validation_fraction: share of the samples that is held out if the data has no validation set.
+        weights: which weights `model/` has: "best" by validation, or "last". If both exist, the last ones are in
+            `model-last/`.
+        evaluate_every, patience: epochs between evaluations, and number of evaluations without improvement that ends
+            the run.
+        checkpoint_every, keep: steps between checkpoints (None: once an epoch, and every half hour), and how many are
+            kept.
+        workers: decoding processes per rank; None is the rank's share of the cores minus one, at most 16.
+        max_pixels: images with more pixels count as unreadable; None is no limit.
+        max_bad: share of unreadable samples that stops the run.
+        max_skipped: steps in a row without a finite loss and gradient that stop the run.
+        seed: seed of weights, order, augmentation and masks.
+    """
+
+    name: str
+    task: str
+    model: str = "hiera_tiny_224"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    image_size: tuple[int, ...] | None = None
+    epochs: int = 100
+    warmup_epochs: float = 5.0
+    min_lr: float = 0.0
+    batch_size: int = 256
+    device_batch_size: int | None = None
+    lr: float = 1e-3
+    reference_batch: int = 1024
+    scale_lr: bool = True
+    optimizer: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    clip_grad: float | None = None
+    drop_path: float | None = None
+    dropout: float | None = None
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    flip: bool | None = None
+    rand_augment: tuple[float, float] | None = None
+    erasing: float = 0.0
+    repeats: int = 1
+    frame_stride: int | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    class_weights: str | None = None
+    label_weight: float = 1.0
+    teacher_logits: float = 1.0
+    teacher_features: float = 1.0
+    teacher_temperature: float = 1.0
+    distinct_epochs: int | None = None
+    freeze: int | str = 0
+    mask_ratio: float | None = None
+    target: str = "normalised"
+    precision: str = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    ema: float | None = None
+    validation_fraction: float = 0.0
+    weights: str = "best"
+    evaluate_every: int = 1
+    patience: int | None = None
+    checkpoint_every: int | None = None
+    keep: int = 2
+    workers: int | None = None
+    max_pixels: int | None = DEFAULT_MAX_PIXELS
+    max_bad: float = 0.1
+    max_skipped: int = 20
+    seed: int = 0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for names, fits, allowed in _CHECKS:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not fits(value):
+                    raise ValueError(f"{name} is {value!r}; expected {allowed}")
+        for name, instead in _DECIDED.items():
+            if name in self.overrides:
+                raise ValueError(f"overrides has {name!r}, which {instead}")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, for this batch size."""
+        return self.lr * (self.batch_size / self.reference_batch if self.scale_lr else 1.0)
+
+    def replace(self, **changes: Any) -> Recipe:
+        """The recipe with other values.
+
+        Raises:
+            ValueError: an unknown field, with the nearest known ones, or a bad value.
+        """
+        unknown = set(changes) - set(fields())
+        if unknown:
+            import difflib
+
+            from hierax.model.config import HieraConfig
+
+            name = sorted(unknown)[0]
+            near = difflib.get_close_matches(name, [*fields(), *(f.name for f in dataclasses.fields(HieraConfig))], 3)
+            hint = f"did you mean {', '.join(near)}?" if near else "hierax recipes NAME lists them"
+            raise ValueError(f"{name} is not a setting of a recipe; {hint}")
+        return dataclasses.replace(self, **changes)
+
+    def overridden(self, assignments: Sequence[str]) -> Recipe:
+        """The recipe with `key=value` strings applied, values read as JSON or else as text.
+
+        A key that is a field of `HieraConfig` and not a setting of the recipe goes to `overrides`.
+        """
+        from hierax.model.config import HieraConfig
+
+        model_fields = {f.name for f in dataclasses.fields(HieraConfig)}
+        changes: dict[str, Any] = {}
+        overrides, hints = dict(self.overrides), get_type_hints(Recipe)
+        for assignment in assignments:
+            key, separator, text = assignment.partition("=")
+            if not separator:
+                raise ValueError(f"{assignment!r} is not a setting; expected key=value")
+            value = _parsed(text)
+            if key in hints and float in _kinds(hints[key]) and re.fullmatch(r"[-+]?\d+,\d+", text):
+                raise ValueError(f"{key} is {text!r}; expected a number with a point, such as {text.replace(',', '.')}")
+            if key in _FIXED:
+                raise ValueError(f"{key} is not to be set: {_FIXED[key]}")
+            if key == "overrides":
+                overrides |= _typed(key, value)
+            elif key in model_fields and key not in fields():
+                overrides[key] = value
+            else:
+                changes[key] = _typed(key, value)
+        return self.replace(**changes, **({"overrides": overrides} if overrides != self.overrides else {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: unknown or missing fields, or bad values.
+        """
+        missing = {"name", "task"} - set(values)
+        if missing:
+            raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
+        base = cls(name=str(values["name"]), task=str(values["task"]))
+        return base.replace(**{key: _typed(key, value) for key, value in values.items()})
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _one_of(*allowed: object) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in allowed, ", ".join(map(str, allowed))
+
+
+def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: (low < value if above else low <= value) and value <= high, text
+
+
+_MOST_PIXELS = 1 << 27  # of what a model sees; the memory for a step is thousands of bytes for each
+_MOST = 10**9  # of anything that is counted
+_COUNTS = (
+    "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
+    "checkpoint_every", "keep", "max_skipped", "distinct_epochs", "frame_stride",
+    "max_pixels",
+)  # fmt: skip
+_AMOUNTS = (
+    "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs", "label_weight", "teacher_logits", "teacher_features",
+)  # fmt: skip
+# settings, their check, and the expected value in words; None is always valid if a setting may be None
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("task",), *_one_of(*TASKS)),
+    (("precision",), *_one_of(*PRECISIONS)),
+    (("target",), *_one_of(*TARGETS)),
+    (("optimizer",), *_one_of("adamw", "sgd")),
+    (("class_weights",), *_one_of("balanced")),
+    (("weights",), *_one_of("best", "last")),
+    (_COUNTS, _count, "a whole number above 0"),
+    (_COUNTS, lambda v: v <= _MOST, f"at most {_MOST:,}"),
+    (_AMOUNTS, *_in(0, 1e9, "0 or more")),
+    (("validation_fraction", "max_bad", "erasing", "min_lr"), *_in(0, 1, "0 to 1")),
+    (("label_smoothing", "momentum", "drop_path", "dropout"), lambda v: 0 <= v < 1, "0 to below 1"),
+    (("mask_ratio", "ema"), lambda v: 0 < v < 1, "above 0 and below 1"),
+    (("layer_decay",), *_in(0, 1, "above 0, at most 1", above=True)),
+    (("clip_grad", "teacher_temperature"), *_in(0, 1e9, "above 0", above=True)),
+    (("betas",), lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers, each 0 to below 1"),
+    (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two numbers above 0, the second at most 1"),
+    (("rand_augment",), lambda v: len(v) == 2 and min(v) >= 0, "magnitude and deviation, 0 or more"),
+    (("image_size",), lambda v: 1 <= len(v) <= 3 and all(map(_count, v)), "one to three whole numbers above 0"),
+    (("image_size",), lambda v: math.prod(v) <= _MOST_PIXELS, f"at most {_MOST_PIXELS:,} pixels in all"),
+    (("workers",), *_in(0, 4096, "0 or more")),
+    (("seed",), *_in(0, 2**32 - 1, "0 to 4294967295")),
+    (("freeze",), lambda v: v == "all" or (isinstance(v, int) and v >= 0), "a number of stages, or 'all'"),
+)
+_FIXED = {
+    "task": "it is the command",
+    "source": "it says where the recipe is from; --from names the weights to start from",
+}
+FREE = frozenset(
+    [
+        "device_batch_size", "compile", "gradient_checkpointing", "checkpoint_every", "keep", "workers", "max_bad",
+        "max_skipped", "max_pixels",
+    ]
+)  # fmt: skip
+"""Settings of how a run is computed and saved, not of what it learns: they may change when it is resumed."""
+_DECIDED = {  # fields of the model that a recipe sets by another name, or that follow from the data
+    "image_size": "is a setting of its own",
+    "dropout": "is a setting of its own",
+    "mask_ratio": "is a setting of its own",
+    "drop_path_rate": "is the setting drop_path",
+    "normalize_pixel_loss": "is the setting target: normalised or pixels",
+    "num_labels": "follows from the data",
+    "id2label": "follows from the data",
+    "out_features": "is for backbones",
+}
+
+
+def setting_names(assignments: Sequence[str]) -> set[str]:
+    """The keys of `key=value` strings."""
+    return {assignment.partition("=")[0] for assignment in assignments}
+
+
+def fields() -> tuple[str, ...]:
+    """Names of a recipe's settings."""
+    return tuple(f.name for f in dataclasses.fields(Recipe))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        if re.fullmatch(r"[-+]?(\d+\.|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE):  # such as .5, which is not JSON
+            return float(text)
+        lowered = text.lower()
+        if lowered in ("none", "true", "false"):
+            return {"none": None, "true": True, "false": False}[lowered]
+        numbers = [part.strip() for part in text.split(",")]
+        if len(numbers) > 1 and all(re.fullmatch(r"\d+\.?\d*|\.\d+", part) for part in numbers):
+            return [int(part) if part.isdigit() else float(part) for part in numbers]
+        return text
+
+
+def _typed(key: str, value: Any) -> Any:
+    """`value` in the type of the field `key`.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    hints = get_type_hints(Recipe)
+    if key not in hints:
+        return value
+    kinds, text = _kinds(hints[key]), str(hints[key])
+    if value is None and type(None) in kinds:
+        return None
+    if isinstance(value, (list, tuple)) and "tuple" in text and all(type(v) in (int, float) for v in value):
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and "tuple[int" in text and int not in kinds:
+        return (value, value)
+    if isinstance(value, bool):
+        good = bool in kinds
+    elif isinstance(value, int) and float in kinds and int not in kinds:
+        return float(value)
+    elif isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        return int(value)  # such as 1e3
+    else:
+        good = any(isinstance(value, kind) for kind in kinds)
+    if not good:
+        raise ValueError(f"{key} is {value!r}; expected {_in_words(hints[key])}")
+    return value
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a field may be of."""
+    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    return tuple(get_origin(kind) or kind for kind in stated)
+
+
+def _in_words(hint: Any) -> str:
+    """The types of a field in words."""
+    words: dict[Any, str] = {
+        int: "a whole number", float: "a number", str: "a word", bool: "true or false", dict: "an object of fields",
+        type(None): "none",
+    }  # fmt: skip
+    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    found = []
+    for kind in stated:
+        if get_origin(kind) is tuple:
+            inner = get_args(kind)
+            plain = "whole numbers" if inner[0] is int else "numbers"
+            found.append(f"{plain} with commas" if inner[-1] is Ellipsis else f"{len(inner)} {plain} with a comma")
+        else:
+            found.append(words[get_origin(kind) or kind])
+    return " or ".join(found)

@@ -1,0 +1,153 @@
+"""The model of a run: built, or loaded and adapted to recipe and data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hierax.checkpoint.adaptation import for_channels
+from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
+from hierax.checkpoint.dialects.shapes import PATCH
+from hierax.checkpoint.opened import Checkpoint
+from hierax.model.config import HieraConfig, variant_config
+from hierax.model.inflate import inflate
+from hierax.model.pretrained import Pretrained
+from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
+from hierax.train.settings import Recipe
+
+_FRAMES = 16  # of a clip
+
+
+def for_videos(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> Checkpoint:
+    """The checkpoint, or, of a model of images, one of clips that begins with its weights."""
+    if checkpoint.config.axes != 2:
+        return checkpoint
+    made = inflate(checkpoint.model(), frames=size[0] if size else _FRAMES)
+    state = made.state_dict()
+    notes = {
+        "config": made.config.to_dict(),
+        "preprocessing": made.preprocessing.to_dict() if made.preprocessing else {},
+    }
+    source = dataclasses.replace(checkpoint.source, config=None, processor=None)
+    return dataclasses.replace(
+        checkpoint, source=source, config=made.config, tensors=state, theirs={n: n for n in state}, unexpected=[],
+        notes=notes,
+    )  # fmt: skip
+
+
+def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, several: bool) -> dict[str, Any]:
+    """Fields of the configuration that the recipe and the data decide."""
+    pretraining = recipe.task == "pretrain"
+    wanted = {
+        "image_size": size,
+        "drop_path_rate": recipe.drop_path,
+        "dropout": recipe.dropout,
+        "mask_ratio": recipe.mask_ratio if pretraining else None,
+        "problem_type": None if pretraining else f"{'multi' if several else 'single'}_label_classification",
+    }
+    stated = {field: value for field, value in wanted.items() if value is not None}
+    changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
+    if pretraining:
+        changes["normalize_pixel_loss"] = recipe.target == "normalised"
+    return changes
+
+
+def model_of(
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    source: Checkpoint | None,
+    size: tuple[int, ...] | None,
+    channels: int,
+    *,
+    several: bool,
+) -> tuple[Pretrained, list[str]]:
+    """The model for recipe and data, with random weights or those of `source`, and notes on what was changed.
+
+    Args:
+        classes: names of the classes, for a classifier.
+        size: pixels per axis; None is the architecture's, or the checkpoint's.
+        channels: number of channels of the data.
+        several: whether several classes may be true.
+
+    Raises:
+        ValueError: settings that are impossible; or an error of loading.
+    """
+    changes = _changes(recipe, size, channels, several=several)
+    if source is not None:
+        return _loaded(recipe, classes, source, changes)
+    if recipe.freeze:
+        raise ValueError(f"freeze is {recipe.freeze!r}, but no weights are loaded; expected 0")
+    config = variant_config(recipe.model, **changes)
+    if recipe.task == "pretrain":
+        return HieraForPreTraining(config), []
+    labels = dict(enumerate(classes))
+    return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
+
+
+def _loaded(
+    recipe: Recipe, classes: tuple[str, ...], opened: Checkpoint, changes: dict[str, Any]
+) -> tuple[Pretrained, list[str]]:
+    """The model of a checkpoint, adapted; a head for the same classes is kept."""
+    own, channels = opened.config.num_channels, changes.pop("num_channels")
+    changes = {"image_size": changes.pop("image_size", None), **changes}
+    if recipe.task == "pretrain":
+        new = tuple(p for p in ("decoder", "fusion", "encoder_norm") if p not in opened.parts)
+        model: Pretrained = HieraForPreTraining.from_pretrained(opened, new=new, **changes)
+    else:
+        new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
+        labels = dict(enumerate(classes))
+        if "head" not in opened.parts or dict(opened.config.id2label) != labels:
+            changes |= {"num_labels": len(labels), "id2label": labels}
+        model = _classifier(opened.config).from_pretrained(opened, new=new, **changes)
+    license = f", license of the weights: {model.license}" if model.license else ""
+    notes = [f"starts from {opened.name}{license}"]
+    notes += [line.strip() for line in str(model.loading_report).splitlines()[1:]]
+    if own != channels:
+        model = with_channels(model, channels)
+        notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
+        if recipe.task == "pretrain":
+            notes.append("new (random) layer: the last one of the decoder, which predicts the channels")
+    _freeze(model, recipe.freeze)
+    wanted, found = variant_config(recipe.model), model.config
+    if opened.name not in (FEMTO, FEMTO_MAE) and (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
+        notes.append(f"the recipe names another model, {recipe.model}; the architecture of {opened.name} is used")
+    return model, notes
+
+
+def _classifier(config: HieraConfig) -> type[HieraForImageClassification | HieraForVideoClassification]:
+    return HieraForVideoClassification if config.is_video else HieraForImageClassification
+
+
+def with_channels(model: Pretrained, channels: int) -> Pretrained:
+    """The model for another number of input channels. The patch embedding's weights are averaged over the old channels
+    and scaled, so that inputs with equal channels give the same result as before.
+    """
+    config = model.config.replace(num_channels=channels)
+    with torch.device("meta"):
+        changed = type(model)(config)
+    state: dict[str, Tensor] = dict(model.state_dict())
+    state[PATCH] = for_channels(state[PATCH], channels)
+    wanted = changed.state_dict()
+    fitting = {name: tensor for name, tensor in state.items() if tensor.shape == wanted[name].shape}
+    fresh = type(model)(config).state_dict() if len(fitting) < len(wanted) else {}
+    changed.load_state_dict({**fresh, **fitting}, assign=True)
+    changed.loading_report, changed.preprocessing = model.loading_report, None
+    return changed
+
+
+def _freeze(model: Pretrained, freeze: int | str) -> None:
+    """Freezes the embedding and the first stages; "all" freezes all but norm and head."""
+    if freeze == 0:
+        return
+    config = model.config
+    if freeze != "all" and not (isinstance(freeze, int) and freeze <= config.stages):
+        raise ValueError(f"freeze is {freeze!r}; expected 0 to {config.stages} stages, or 'all'")
+    blocks = sum(config.depths if freeze == "all" else config.depths[: int(freeze)])
+    for layer, names in enumerate(model.layer_groups()):
+        for name in names:
+            if layer <= blocks and name.startswith("encoder."):
+                parameter: nn.Parameter = model.get_parameter(name)
+                parameter.requires_grad_(False)

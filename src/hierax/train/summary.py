@@ -1,0 +1,122 @@
+"""The notes of a run before its first step: what it will do, and warnings on settings that may be unintended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hierax.data.dataset import Dataset, Subset
+from hierax.data.order import Order
+from hierax.model.config import HieraConfig
+from hierax.train.choice import FEW_HELD
+from hierax.train.parallel import World
+from hierax.train.prepare import accumulation
+from hierax.train.settings import Recipe
+
+_FEW_STEPS = 2  # of an epoch
+_LISTED = 12  # at most this many classes are named
+
+
+def plan(recipe: Recipe, order: Order, here: World, train: Dataset, held: Dataset | None) -> str:
+    """Samples, steps, batch, learning rate and device in one line."""
+    parts, size = accumulation(recipe, here.size), here.size
+    each = recipe.batch_size // size // parts
+    steps, epochs = (
+        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((order.steps, "step"), (recipe.epochs, "epoch"))
+    )
+    lines = f"{len(train):,} samples, {steps} of {recipe.batch_size} per epoch, {epochs}"
+    shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
+    dropped = f"; {order.dropped} samples per epoch are unused (last incomplete batch)" if order.dropped else ""
+    check = f"; {len(held):,} to validate on" if held is not None else ""
+    return f"{lines}{shared}{dropped}{check}; peak lr {recipe.peak_lr:.3g}, {recipe.precision} on {here.device}"
+
+
+def class_counts(train: Dataset) -> dict[str, int] | None:
+    """Number of samples per class, if every sample has one class."""
+    labels = train.labels() if train.classes else None
+    if labels is None:
+        return None
+    return dict(zip(train.classes, np.bincount(np.asarray(labels), minlength=len(train.classes)).tolist(), strict=True))
+
+
+def about_classes(recipe: Recipe, train: Dataset, held: Dataset | None) -> str | None:
+    """The classes with the number of samples of each, including the held-out ones; None if no classes are learned."""
+    if recipe.task != "finetune" or not train.classes:
+        return None
+    trained = class_counts(train)
+    if trained is None:
+        return f"{len(train.classes)} classes, of which several may be true: {_listed(train.classes)}"
+    more = (class_counts(held) if isinstance(held, Subset) else None) or {}  # held out of the same data
+    names = [f"{name} ({count + more.get(name, 0):,})" for name, count in trained.items()]
+    return f"{len(names)} classes: {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED + 3 else ""
+    return ", ".join(names[:_LISTED] if more else names) + more
+
+
+def remarks(
+    recipe: Recipe, config: HieraConfig, order: Order, train: Dataset, held: Dataset | None, *, fresh: bool
+) -> list[str | None]:
+    """Lines on what a user may not expect, or None; `fresh` means that the weights are random."""
+    layers = _early_layers(recipe, config) if fresh else None
+    return [
+        _steps(recipe, order),
+        _few_held(recipe, held),
+        _warmup(recipe),
+        layers,
+        _reconstructions(recipe, train, held),
+    ]
+
+
+def _steps(recipe: Recipe, order: Order) -> str | None:
+    if order.steps > _FEW_STEPS or recipe.batch_size <= 4:
+        return None
+    better = max(order.samples * order.repeats // 10, 4)
+    steps = "1 step" if order.steps == 1 else f"{order.steps} steps"
+    return (
+        f"warning: an epoch has only {steps}, since batch_size is {recipe.batch_size} of {order.samples:,} samples; "
+        f"batch_size={min(better, recipe.batch_size // 2)} gives more steps to learn from"
+    )
+
+
+def _few_held(recipe: Recipe, held: Dataset | None) -> str | None:
+    if held is None or len(held) >= FEW_HELD:
+        return None
+    count = "1 sample" if len(held) == 1 else f"{len(held)} samples"
+    choice = "" if recipe.weights == "last" else ", and which weights are the best is partly luck (--weights last)"
+    return (
+        f"warning: only {count} to validate on (validation_fraction or --validation sets more): the scores are rough"
+        f"{choice}"
+    )
+
+
+def _warmup(recipe: Recipe) -> str | None:
+    if recipe.warmup_epochs < recipe.epochs:
+        return None
+    return (
+        f"warmup_epochs is {recipe.warmup_epochs:g} of {recipe.epochs} epochs: the learning rate never gets to its peak"
+    )
+
+
+def _early_layers(recipe: Recipe, config: HieraConfig) -> str | None:
+    if recipe.task != "finetune" or recipe.layer_decay == 1:
+        return None
+    first = recipe.layer_decay ** (sum(config.depths) + 1)
+    return (
+        f"layer_decay is {recipe.layer_decay:g} and the weights are fresh: the first layer learns at {first:.2g} of "
+        "the learning rate, and hardly anything; layer_decay=1 trains all layers alike"
+    )
+
+
+def _reconstructions(recipe: Recipe, train: Dataset, held: Dataset | None) -> str | None:
+    if recipe.task != "pretrain" or train.arrays:
+        return None
+    if recipe.target == "hog":
+        return "no images of reconstructions and no decoder in the saved model: target=hog predicts no pixels"
+    if held is None:
+        return "no images of reconstructions: nothing is held out; pass validation_fraction=0.1 or --validation"
+    return None

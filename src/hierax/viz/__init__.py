@@ -1,0 +1,1 @@
+"""Pictures of feature maps, attention, reconstructions; sheets and animations."""

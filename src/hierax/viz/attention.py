@@ -1,0 +1,102 @@
+"""Attention of blocks as maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from hierax.viz.maps import _array, enlarge
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hierax.model.config import HieraConfig
+
+
+# Dark to bright, perceptually uniform and safe for color-blind readers: five points of matplotlib's "inferno" (CC0).
+_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
+
+
+def attention_map(
+    weights: np.ndarray | Tensor,
+    *,
+    config: HieraConfig,
+    stage: int,
+    size: Sequence[int],
+    at: Sequence[int] | None = None,
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The attention that the tokens of a stage receive, as a map of its keys, and the pixels per cell of that map.
+
+    It is the mean over heads, times the number of keys in a window: uniform attention is 1 everywhere.
+
+    Args:
+        weights: one image's `attentions[stage]`, `[heads, windows, queries, keys]` in the published order.
+        config: that of the model.
+        stage: 0 is the first.
+        size: pixels per axis of the model's input.
+        at: a pixel (one number per axis); the map is then the attention of the token at this pixel, 0 outside of its
+            window. None gives the mean over all queries.
+    """
+    import torch
+
+    from hierax.model.config import plan
+    from hierax.model.tokens import UnitLayout
+
+    mean = torch.from_numpy(_array(weights).mean(0))
+    units = config.unit_grid(size)
+    last = [spec for spec in plan(config) if spec.stage == stage][-1]
+    key_stage = stage - 1 if last.pool > 1 else stage  # a block with query pooling has the keys of the stage before
+    layout = UnitLayout.of(config, key_stage)
+    if at is None:
+        rows = mean.mean(1)
+    else:
+        window, query = _query_at(config, stage, units, at, windows=mean.shape[0])
+        rows = torch.zeros(mean.shape[0], mean.shape[2])
+        rows[window] = mean[window, query]
+    global_attention = mean.shape[2] == layout.positions * math.prod(units)
+    tokens = rows[0].view(layout.positions, -1).T if global_attention else rows
+    stride = config.stage_stride(key_stage)
+    grid = layout.reroll(tokens[None, :, :, None] * mean.shape[2], units)[0, ..., 0].numpy()
+    return grid[tuple(slice(-(-s // p)) for s, p in zip(size, stride, strict=True))], stride
+
+
+def _query_at(
+    config: HieraConfig, stage: int, units: tuple[int, ...], at: Sequence[int], *, windows: int
+) -> tuple[int, int]:
+    """Window and index of the query that holds the pixel `at`."""
+    import torch
+
+    from hierax.model.tokens import UnitLayout
+
+    layout = UnitLayout.of(config, stage)
+    numbers = torch.arange(math.prod(units) * layout.positions).view(1, math.prod(units), layout.positions, 1)
+    cell = tuple(pixel // stride for pixel, stride in zip(at, config.stage_stride(stage), strict=True))
+    unit, position = divmod(int(layout.reroll(numbers, units)[(0, *cell, 0)]), layout.positions)
+    return (unit, position) if windows > 1 else (0, position * math.prod(units) + unit)
+
+
+def heat_picture(
+    picture: Image.Image, heat: np.ndarray, *, stride: Sequence[int], at: Sequence[int] | None = None
+) -> Image.Image:
+    """A map `[rows, columns]` of `attention_map` over an image: black is 0, bright is high; a ring marks `at` (y, x).
+
+    The scale is the square root, which shows more than the peak. It reaches at least 4, so that a uniform map (1
+    everywhere) has the middle color and does not look like strong attention.
+    """
+    size = (picture.height, picture.width)
+    top = max(4.0, float(np.percentile(heat, 99.5)))
+    levels = np.sqrt((heat / top).clip(0, 1)) * (len(_HEAT) - 1)
+    colours = np.stack([np.interp(levels, np.arange(len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
+    grey = np.asarray(picture.convert("L"), np.float32)[..., None]
+    mixed = 0.3 * grey + 0.7 * enlarge(colours, stride=stride, size=size)
+    drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
+    if at is not None:
+        y, x, radius = at[0], at[1], max(3, min(size) // 40)
+        for grown, colour in ((1, (0, 0, 0)), (0, (255, 255, 255)), (-1, (255, 255, 255)), (-2, (0, 0, 0))):
+            reach = radius + grown
+            ImageDraw.Draw(drawn).ellipse((x - reach, y - reach, x + reach, y + reach), outline=colour)
+    return drawn

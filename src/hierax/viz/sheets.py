@@ -1,0 +1,103 @@
+"""Several pictures with captions on one sheet."""
+
+from __future__ import annotations
+
+import dataclasses
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from hierax.viz.maps import _FADED, _INK, _PAPER
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """An image on a sheet, with a title and a note below it."""
+
+    picture: Image.Image
+    title: str
+    note: str = ""
+
+
+def sheet(
+    rows: Iterable[Sequence[Tile]],
+    *,
+    heading: str = "",
+    note: str = "",
+    widths: tuple[int, int] = (224, 512),
+    margin: int = 20,
+) -> Image.Image:
+    """Rows of images with captions on white, under a `heading` and a `note`.
+
+    Images narrower than the first of `widths` are enlarged by a whole factor; images wider than the second are shrunk.
+    Long texts are wrapped.
+    """
+    tiles = [[_fitted(tile, *widths) for tile in row] for row in rows]
+    columns = max(len(row) for row in tiles)
+    wide = [max(row[i].picture.width for row in tiles if i < len(row)) for i in range(columns)]
+    lefts = [margin + sum(wide[:i]) + i * margin for i in range(columns)]
+    width = lefts[-1] + wide[-1] + margin
+    texts = [[_caption(tile, wide[i]) for i, tile in enumerate(row)] for row in tiles]
+    top_lines = _lines(heading, 22, _INK, width - 2 * margin) + _lines(note, 15, _FADED, width - 2 * margin)
+    tops = [margin + (_height(top_lines) + margin if top_lines else 0)]
+    for row, captions in zip(tiles, texts, strict=True):
+        tall = max(tile.picture.height for tile in row)
+        tops.append(tops[-1] + tall + 8 + max(_height(lines) for lines in captions) + margin)
+    page = Image.new("RGB", (width, tops[-1]), _PAPER)
+    draw = ImageDraw.Draw(page)
+    _write(draw, top_lines, margin, margin)
+    for row, captions, top in zip(tiles, texts, tops, strict=False):
+        below = top + max(tile.picture.height for tile in row) + 8
+        for tile, lines, left in zip(row, captions, lefts, strict=False):
+            page.paste(tile.picture.convert("RGB"), (left, top))
+            _write(draw, lines, left, below)
+    return page
+
+
+_Line = tuple[str, int, tuple[int, int, int]]
+
+
+def _fitted(tile: Tile, least: int, most: int) -> Tile:
+    width, height = tile.picture.size
+    if width > most:
+        resized = tile.picture.resize((most, max(1, height * most // width)), Image.Resampling.BOX)
+    else:
+        times = -(-least // width)
+        resized = tile.picture.resize((width * times, height * times), Image.Resampling.NEAREST)
+    return dataclasses.replace(tile, picture=resized)
+
+
+def _caption(tile: Tile, width: int) -> list[_Line]:
+    return _lines(tile.title, 16, _INK, width) + _lines(tile.note, 14, _FADED, width)
+
+
+def drawable(text: str) -> str:
+    """The text in characters of Pillow's font: accents are dropped, other characters outside ASCII become question
+    marks.
+    """
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return bare.encode("ascii", "replace").decode("ascii")
+
+
+def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
+    """The text, wrapped to lines that fit."""
+    font = ImageFont.load_default(size=points)
+    lines: list[str] = []
+    for word in drawable(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [(line, points, colour) for line in lines]
+
+
+def _height(lines: Sequence[_Line]) -> int:
+    return sum(round(points * 1.35) for _, points, _ in lines)
+
+
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[_Line], left: int, top: int) -> None:
+    for text, points, colour in lines:
+        draw.text((left, top), text, fill=colour, font=ImageFont.load_default(size=points))
+        top += round(points * 1.35)
