@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from hierax import viz
 from hierax.model.config import HieraConfig
 from hierax.model.mae import normalise_patches, patchify
 from hierax.model.tasks import HieraForPreTraining, HieraModel
 from hierax.model.tokens import UnitLayout, published_order
 from hierax.processing import HieraImageProcessor, Preprocessing
-from hierax.viz import maps as viz
 from small import image_config
 
 SIZE = (64, 64)

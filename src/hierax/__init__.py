@@ -102,14 +102,15 @@ __all__ = [
 ]
 
 _MODULES = {
+    "hierax.collection": (),
     "hierax.data": (),
     "hierax.train": (),
     "hierax.checkpoint.load": ("LoadingReport", "load"),
     "hierax.checkpoint.opened": ("Checkpoint", "open_checkpoint"),
     "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
     "hierax.checkpoint.save": ("convert",),
-    "hierax.cli.map": ("write_map",),
-    "hierax.cli.search": ("Searched", "search"),
+    "hierax.collection.drawing": ("write_map",),
+    "hierax.embedding.search": ("Searched", "search"),
     "hierax.model.config": ("HieraConfig", "list_models"),
     "hierax.data.stats": ("DatasetStatistics", "stats"),
     "hierax.embedding": ("CollectionError", "EmbedReport", "FeatureExtractor", "embed"),

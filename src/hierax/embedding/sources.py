@@ -85,9 +85,9 @@ def list_sources(
         inputs: files; folders, searched to their depths for images and `.tar` shards, hidden files left
             out (a folder below them that cannot be opened is a source that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
-            file, image, url …, see `hierax.data.file_lists.PATHS`), relative to the list's folder; `.tar` shards; tables
-            with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec opens
-            (`s3://…`). Tables have no videos.
+            file, image, url …, see `hierax.data.file_lists.PATHS`), relative to the list's folder; `.tar` shards;
+            tables with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec
+            opens (`s3://…`). Tables have no videos.
         columns: {"path": name} if the column of paths in lists has another name.
 
     Raises:

@@ -166,7 +166,7 @@ def artifact_key(parts: Mapping[str, Any]) -> str:
 def _code_digest() -> str:
     """A digest of the source code of the model's computation, for releases and working copies."""
     digest, package = hashlib.sha256(), Path(__file__).parents[1]
-    for path in sorted([*package.glob("*.py"), *package.glob("engine/*.py")]):
+    for path in sorted([*package.glob("model/*.py"), *package.glob("engine/**/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -31,7 +31,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageErro
 
 if TYPE_CHECKING:
     from hierax.viz.animation import Moving
-    from hierax.viz.maps import Statistics
+    from hierax.viz.reconstruction import Statistics
     from hierax.viz.sheets import Tile
 
 

@@ -1,1 +1,58 @@
-"""Pictures of feature maps, attention, reconstructions; sheets and animations."""
+"""Pictures of feature maps, attention and reconstructions; sheets and animations."""
+
+from typing import TYPE_CHECKING
+
+from hierax.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hierax.viz.attention import attention_map, heat_picture
+    from hierax.viz.maps import enlarge, pca_picture, principal_components, robust_scale, to_picture
+    from hierax.viz.reconstruction import Statistics, draw_units, hidden_statistics, reconstruct_pixels, statistics_note
+    from hierax.viz.sheets import Tile, drawable, sheet
+
+__all__ = [
+    "Statistics",
+    "Tile",
+    "attention_map",
+    "draw_units",
+    "drawable",
+    "enlarge",
+    "heat_picture",
+    "hidden_statistics",
+    "pca_picture",
+    "principal_components",
+    "reconstruct_pixels",
+    "robust_scale",
+    "sheet",
+    "statistics_note",
+    "to_picture",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "hierax.viz.attention": (
+            "attention_map",
+            "heat_picture",
+        ),
+        "hierax.viz.maps": (
+            "enlarge",
+            "pca_picture",
+            "principal_components",
+            "robust_scale",
+            "to_picture",
+        ),
+        "hierax.viz.reconstruction": (
+            "Statistics",
+            "draw_units",
+            "hidden_statistics",
+            "reconstruct_pixels",
+            "statistics_note",
+        ),
+        "hierax.viz.sheets": (
+            "Tile",
+            "drawable",
+            "sheet",
+        ),
+    },
+)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hierax.model.config import HieraConfig
     from hierax.predict.features import StageMaps
     from hierax.processing import Preprocessing
-    from hierax.viz.maps import Statistics
+    from hierax.viz.reconstruction import Statistics
     from hierax.viz.sheets import Tile
 
 MOVING = (".gif", ".png", ".webp")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hierax.viz.maps import _array, enlarge
+from hierax.viz.maps import enlarge, finite_array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def attention_map(
     from hierax.model.config import plan
     from hierax.model.tokens import UnitLayout
 
-    mean = torch.from_numpy(_array(weights).mean(0))
+    mean = torch.from_numpy(finite_array(weights).mean(0))
     units = config.unit_grid(size)
     last = [spec for spec in plan(config) if spec.stage == stage][-1]
     key_stage = stage - 1 if last.pool > 1 else stage  # a block with query pooling has the keys of the stage before

@@ -8,7 +8,7 @@ image would suggest detail that the map does not have.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-Statistics = Literal["visible", "true"]
-
-_PAPER, _INK, _FADED, _HIDDEN = (255, 255, 255), (24, 24, 27), (100, 100, 108), (222, 222, 226)
 _FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of the borders of mask units, from the outside in
 
 
-def _array(values: np.ndarray | Tensor) -> np.ndarray:
+def finite_array(values: np.ndarray | Tensor) -> np.ndarray:
     """The values as a float32 array of numpy.
 
     Raises:
@@ -47,7 +44,7 @@ def to_picture(pixels: np.ndarray | Tensor, *, record: Preprocessing = IMAGENET)
 
     Of more than three channels, the first three are shown as red, green and blue; of two, the first as gray.
     """
-    levels = np.moveaxis(_array(pixels), 0, -1)
+    levels = np.moveaxis(finite_array(pixels), 0, -1)
     if record.do_normalize:
         levels = levels * np.array(record.image_std, np.float32) + np.array(record.image_mean, np.float32)
     if record.do_rescale:
@@ -62,7 +59,7 @@ def principal_components(feature_map: np.ndarray | Tensor, *, count: int = 3) ->
     Every cell is one observation of C values. The sign of a component is arbitrary; it is chosen so that the channel
     with the largest weight is positive. So the same map always gives the same scores.
     """
-    array = _array(feature_map)
+    array = finite_array(feature_map)
     channels, height, width = array.shape
     cells = array.reshape(channels, -1).T.astype(np.float64)
     cells -= cells.mean(0)

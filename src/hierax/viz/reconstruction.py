@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from hierax.viz.maps import _FRAMES, _HIDDEN, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hierax.model.config import HieraConfig
+
+Statistics = Literal["visible", "true"]
+_HIDDEN = (222, 222, 226)
+_FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of mask units, from outside
 
 
 def draw_units(

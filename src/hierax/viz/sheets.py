@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hierax.viz.maps import _FADED, _INK, _PAPER
+_PAPER, _INK, _FADED = (255, 255, 255), (24, 24, 27), (100, 100, 108)
 
 
 @dataclasses.dataclass(frozen=True)
