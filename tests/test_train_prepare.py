@@ -11,7 +11,7 @@ from hierax import HieraForImageClassification, HieraForPreTraining, load
 from hierax.checkpoint.save import save_model
 from hierax.data.sources import open_dataset
 from hierax.train import finetune, pretrain
-from hierax.train.prepare import accumulation, fitted_batch, prepare, statistics
+from hierax.train.prepare import accumulation, convention, fitted_batch, prepare, statistics
 from hierax.train.recipes import recipe
 from small import image_config, line_config, randomise
 from training import TINY, pictures, toy
@@ -172,3 +172,8 @@ def single(folder: Path) -> Path:
     for number in range(3):
         np.save(folder / f"{number}.npy", np.zeros((8, 512), np.float32))
     return folder
+
+
+def test_signals_have_no_published_preprocessing() -> None:
+    with pytest.raises(ValueError, match="expected a model of images or clips"):
+        convention((512,), 3)

@@ -1,4 +1,17 @@
-"""The training loop: steps, checkpoints, evaluation. It stops on a signal and resumes from the last checkpoint."""
+"""The training loop: steps, checkpoints, evaluation. It stops on a signal and resumes from the last checkpoint.
+
+A run, in the order in which things happen: `request.py` reads what was asked and opens the data. `choice.py` chooses
+a recipe if none is named; `recipes.py` has the recipes, and `settings.py` checks their values. `prepare.py` makes the
+model (`starting_model.py`), the preprocessing, and the teacher (`teacher.py`). `run.py` makes the folder of the run
+(`folder.py`, `run_folder.py`) and this loop.
+
+In each step the loader (`data/loader.py`) gives a batch, in an order that can be repeated (`data/order.py`). The
+objective (`objective.py`, `distillation.py`, `hog.py`) computes the loss, the optimizer (`optimizer.py`) changes the
+weights, and the moving average (`ema.py`) follows them. Several processes share the work through `parallel.py`.
+
+After some steps the held-out samples are evaluated (`predictions.py`), `reconstructions.py` and `plots.py` draw, and
+`checkpoints.py` saves everything that a resumed run needs. At the end `report.py` writes the report.
+"""
 
 from __future__ import annotations
 

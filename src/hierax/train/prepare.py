@@ -125,7 +125,8 @@ def statistics(
 def convention(size: Sequence[int], channels: int) -> Preprocessing:
     """The published preprocessing for images or clips of `size` pixels; of other channels, with levels about 0.5."""
     record = published(size, 3)
-    assert record is not None
+    if record is None:
+        raise ValueError(f"the model takes inputs of {len(size)} axis; expected a model of images or clips")
     return record if channels == 3 else record.replace(image_mean=(0.5,) * channels, image_std=(0.5,) * channels)
 
 
