@@ -17,9 +17,11 @@ _Item = TypeVar("_Item")
 
 
 _LONGEST = 1000
+"""Maximum length of an error in characters; errors of compilers contain their whole input."""
 
 
 _FEW = 4
+"""Up to this number of inputs, no progress bar is shown: they are done before it can be read."""
 
 
 def tell(line: str = "") -> None:

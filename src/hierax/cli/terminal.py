@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from hierax.console import one_line, say
 
-"""Maximum length of an error in characters; errors of compilers contain their whole input."""
-"""Up to this number of inputs, no progress bar is shown: they are done before it can be read."""
-
 
 class UserError(Exception):
     """A request that cannot be done; the message says why and what to do instead."""

@@ -16,7 +16,7 @@ from hierax.collection.source import KINDS, Source
 from hierax.collection.store import LISTINGS, MARK, arrow
 from hierax.data.strings import Strings
 
-_ROWS = 1 << 16
+_ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
 _TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 

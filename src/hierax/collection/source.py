@@ -81,7 +81,7 @@ def _table(container: str) -> TableDataset:
 _CHUNK = 1 << 22  # bytes that are hashed or copied at a time
 
 
-def _stream(source: Source) -> BinaryIO:
+def open_stream(source: Source) -> BinaryIO:
     """Opens a whole video as a file to read and to seek in."""
     if source.kind == "url":
         import fsspec
@@ -161,7 +161,7 @@ class Opened:
                 self._there = stack.enter_context(_copied(source.name))
                 self._digest = _hash_of(self._there)
             elif source.kind == "tar":
-                self._there = stack.enter_context(_stream(source))
+                self._there = stack.enter_context(open_stream(source))
             self._stack = stack.pop_all()
 
     @cached_property
@@ -186,7 +186,7 @@ def file_hash(source: Source) -> str:
         OSError: it cannot be read.
     """
     if source.kind == "url":
-        with _stream(source) as stream:
+        with open_stream(source) as stream:
             return _hash_of(stream)
     facts = os.stat(source.container or source.name)
     return _kept_hash(replace(source, path=source.name, window=-1), facts.st_size, facts.st_mtime_ns)
@@ -194,7 +194,7 @@ def file_hash(source: Source) -> str:
 
 @lru_cache(maxsize=64)
 def _kept_hash(source: Source, size: int, time: int) -> str:
-    with _stream(source) as stream:
+    with open_stream(source) as stream:
         return _hash_of(stream)
 
 

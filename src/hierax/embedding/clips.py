@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hierax.collection.source import Opened, Source, _stream
+from hierax.collection.source import Opened, Source, open_stream
 from hierax.collection.store import MARK
 from hierax.embedding.decode import Item, failed
 from hierax.processing import HieraVideoProcessor, Preprocessing
@@ -30,7 +30,7 @@ def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
             raise ValueError(f"{source.path}: rows of a table are images; expected video files, .tar shards or URLs")
         count = 1
         with suppress(Exception), ExitStack() as stack:  # the same error is raised again when the row is made
-            there = source.name if source.kind == "file" else stack.enter_context(_stream(source))
+            there = source.name if source.kind == "file" else stack.enter_context(open_stream(source))
             file = stack.enter_context(VideoFile(there, name=source.name))
             # a rest that is shorter than the step between frames has no frame of its own
             count = max(-int((sampling.step - file.duration()) // sampling.span), 1)

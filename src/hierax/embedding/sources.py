@@ -28,7 +28,6 @@ from hierax.processing.paths import (
 )
 
 _PICTURES, _VIDEOS = IMAGE_SUFFIXES | {".tar"}, VIDEO_SUFFIXES | {".tar"}
-_ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
 _LISTS = (".txt", ".csv", ".tsv")
 _SAVED = ("dataset_dict.json", "dataset_info.json")
 

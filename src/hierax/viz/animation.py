@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from hierax.viz.reconstruction import Statistics
     from hierax.viz.sheets import Tile
 
-MOVING = (".gif", ".png", ".webp")
-"""Suffixes of animated images."""
-
 
 @dataclass(frozen=True)
 class Moving:

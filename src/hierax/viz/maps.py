@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-_FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of the borders of mask units, from the outside in
-
-
 def finite_array(values: np.ndarray | Tensor) -> np.ndarray:
     """The values as a float32 array of numpy.
 
