@@ -324,6 +324,33 @@ def test_jpeg_2000_of_12_bits_has_values_of_12_bits() -> None:
     assert np.asarray(load_image(JPEG_2000_12_BITS))[7, 7].tolist() == [255, 255, 255]
 
 
+def test_signed_jpeg_2000_has_signed_values() -> None:
+    data = bytearray(JPEG_2000_12_BITS)
+    data[data.index(b"\xff\x4f\xff\x51") + 42] |= 128  # "signed"; the decoder then adds no half of the range
+    values = np.asarray(read_picture(bytes(data), channels=1, name="x", unit=False))[:, :, 0]
+    assert np.array_equal(values, np.arange(64).reshape(8, 8) * 65 - 2048)
+    assert stored_dtype(bytes(data), name="x") == "int16"
+
+
+# 16 x 16 pixels, RGB of 16 bits: 0, 80, 160, … to 61360
+JPEG_2000_RGB_16_BITS = base64.b64decode(
+    "/0//UQAvAAAAAAAQAAAAEAAAAAAAAAAAAAABAAAAAQAAAAAAAAAAAAADDwEBDwEBDwEB/1IADAAAAAEABgICAAH/XAAWIICIiJCIiJCI"
+    "iJCIiJCIiJCIiJD/ZAARAAFMYXZjNjIuMjguMTAy/5AACgAAAAABFgAB/5PP/BgMCC/Hz/wYDAgWT8/8GAwIFE8AAAAAAADB/gCv/EgM"
+    "BH8EgC/B/gCv/EgMBH8EgC/B/gCv/EgMBH8EgC/A/kFn/hgMDQMAyH8LPgJkXn/A/kFn/hgMDQMAyH8LPgJkXn/A/kFn/hgMDQMAyH8L"
+    "PgJkXn/AfsDx/0GCACIaE/Eqti8Df+mT/n9zZ8B+wPH/QYIAIhoT8Sq2LwN/6ZP+f3NnwH7A8f9BggAiGhPxKrYvA3/pk/5/c2fAH4BM"
+    "H+AoNqGFRRVgEWNHPaYu2pQkBHhqX8AfgEwf4Cg2oYVFFWARY0c9pi7alCQEeGpfwB+ATB/gKDahhUUVYBFjRz2mLtqUJAR4al//2Q=="
+)
+
+
+def test_jpeg_2000_colors_of_more_than_8_bits_are_refused_where_values_count() -> None:
+    assert stored_dtype(JPEG_2000_RGB_16_BITS, name="x") == "uint16"
+    expected = (np.arange(16 * 16 * 3).reshape(16, 16, 3) * 80) / 257
+    assert np.abs(np.asarray(load_image(JPEG_2000_RGB_16_BITS)) - expected).max() <= 1.5  # Pillow shifts
+    for channels in (1, 3):
+        with pytest.raises(ImageError, match=r"x: a JPEG 2000 image of 3 bands of 16 bits, whose values are not read"):
+            read_picture(JPEG_2000_RGB_16_BITS, channels=channels, name="x", unit=False)
+
+
 def test_images_of_one_bit_palettes_cmyk_and_lab_have_their_colors() -> None:
     white = Image.new("RGB", (16, 16), "white")
     for mode, form in (("1", "PNG"), ("1", "TIFF"), ("P", "PNG"), ("P", "GIF"), ("CMYK", "TIFF"), ("CMYK", "JPEG")):

@@ -13,14 +13,17 @@ from functools import partial
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import IcoImagePlugin, Image, ImageFile
 
 from hierax.processing.colour import orientation, upright_array
 from hierax.processing.errors import ImageError, RefusedError
 from hierax.processing.foreign import register_reader, unreadable_kind
 from hierax.processing.frames import note_frames
 from hierax.processing.jpeg import check_jpeg, check_scans, jpeg_array, simplejpeg
+from hierax.processing.jpeg2000 import check_jpeg2000
 from hierax.processing.paths import NotRegularError, opened_regular
+from hierax.processing.png import SIGNATURE, check_chunks, check_png, check_rows, problem_of, without_metadata
+from hierax.processing.tiff import check_tiff
 
 DEFAULT_MAX_PIXELS = 178_956_970
 """Default limit of an image's pixels: above it, Pillow suspects a decompression bomb."""
@@ -31,7 +34,6 @@ _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")
 _UNSURE = ("BMP", "PPM", "ICO", "DDS", "DIB", "SGI", "SUN")
 _JPEG = ("JPEG", "MPO")
 _LONGEST = 1 << 20  # pixels of a side
-_CHUNKS = 10_000  # of a PNG, and one more for each kB: an image has no need of empty ones, which take long to read
 _LARGE = 1 << 26  # pixels; beyond, arrays of the fast way would take over twice the memory of Pillow's
 _NOT_AN_IMAGE = "not an image (PNG, JPEG, WebP, … are read)"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
@@ -46,9 +48,15 @@ def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int
     with opened(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=max_pixels)
         if image.format == "PNG":
-            _check_sums(stream, name)
-        elif image.format in _JPEG:
+            return _whole_png(stream, image, name=name, max_pixels=max_pixels)
+        if image.format in _JPEG:
             _check_jpeg(stream, image, name)
+        elif image.format == "ICO":
+            _check_icon(stream, image, name=name, max_pixels=max_pixels)
+        elif image.format == "TIFF":
+            check_tiff(stream, name=name)
+        elif image.format == "JPEG2000":
+            check_jpeg2000(stream, name=name)
         note_frames(image, stream, name=name)
         load(image, name=name)
         return image
@@ -108,21 +116,31 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
         if isinstance(verdict, str):
             raise RefusedError(name, f"a {kind} image, which this Pillow cannot decode")
         if kind == "PNG":
-            _check_chunks(stream, name, until=b"IDAT")
+            check_chunks(stream, name, until=b"IDAT")
         stream.seek(0)
         try:
-            image = factory(stream, "")
+            image = _opened_png(stream, factory) if kind == "PNG" else factory(stream, "")
         except Image.DecompressionBombError as error:  # some plugins ask Pillow's global limit themselves
             raise ImageError(name, f"too large for PIL.Image.MAX_IMAGE_PIXELS ({error})") from error
         except Exception as error:
             if kind in _UNSURE:
                 continue
-            raise ImageError(name, f"a damaged {kind} file, or an unknown kind of it ({error})") from error
+            raise ImageError(name, f"a damaged {kind} file, or an unknown kind of it ({problem_of(error)})") from error
         check_pixels(image.size, name=name, max_pixels=max_pixels)
         return image
     if kind := unreadable_kind(start):
         raise RefusedError(name, kind)
     raise ImageError(name, _NOT_AN_IMAGE)
+
+
+def _opened_png(stream: BinaryIO, factory: Callable[..., ImageFile.ImageFile]) -> ImageFile.ImageFile:
+    """The image with its header read, without metadata that Pillow refuses."""
+    try:
+        return factory(stream, "")
+    except Exception:
+        stream.seek(0)
+        small = without_metadata(stream.read())
+        return factory(io.BytesIO(small), "")
 
 
 def _plugins(start: bytes) -> Iterator[tuple[str, Callable[..., ImageFile.ImageFile], bool | str]]:
@@ -162,7 +180,7 @@ def load(image: Image.Image, *, name: str) -> None:
     except MemoryError as error:
         raise ImageError(name, f"not enough memory for {image.width} x {image.height} pixels") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
-        raise ImageError(name, f"damaged or truncated ({error})") from error
+        raise ImageError(name, f"damaged or truncated ({problem_of(error)})") from error
 
 
 def _check_jpeg(stream: BinaryIO, image: Image.Image, name: str) -> None:
@@ -175,31 +193,30 @@ def _check_jpeg(stream: BinaryIO, image: Image.Image, name: str) -> None:
     check_jpeg(data, name=name, mode=image.mode)
 
 
-def _check_sums(stream: BinaryIO, name: str) -> None:
-    """Raises `ImageError` for a PNG with wrong checksums, which Pillow does not check when it decodes pixels."""
-    place = stream.tell()
+def _whole_png(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: int | None) -> Image.Image:
+    """The image, decoded; Pillow checks neither sums nor whether there are data for all rows. Raises `ImageError`."""
     stream.seek(0)
     data = stream.read()
-    _check_chunks(stream, name)
-    try:
-        PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
-    except Exception as error:
-        raise ImageError(name, f"damaged or truncated ({error})") from error
-    finally:
-        stream.seek(place)
+    check_chunks(stream, name)
+    check_png(data, name=name)
+    small = without_metadata(data)
+    if small is not data:
+        image = read_header(io.BytesIO(small), name=name, max_pixels=max_pixels)
+    note_frames(image, stream, name=name)
+    load(image, name=name)
+    check_rows(data, image, name=name)
+    return image
 
 
-def _check_chunks(stream: BinaryIO, name: str, *, until: bytes = b"") -> None:
-    """Raises `ImageError` for a PNG of far more chunks, up to the first one called `until`, than its bytes need."""
-    size, place = stream.seek(0, os.SEEK_END), 8
-    most = _CHUNKS + size // 1024
-    for _ in range(most):
-        stream.seek(place)
-        head = stream.read(8)
-        if len(head) < 8 or head[4:] == until:
-            return
-        place += 12 + int.from_bytes(head[:4], "big")
-    raise ImageError(name, f"a PNG of more than {most:,} chunks for {size:,} bytes")
+def _check_icon(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: int | None) -> None:
+    """Raises `ImageError` for an icon that holds a damaged PNG."""
+    entry = cast("IcoImagePlugin.IcoImageFile", image).ico.entry[0]  # the largest, which Pillow reads
+    place = stream.tell()
+    stream.seek(entry.offset)
+    data = stream.read(entry.size)
+    stream.seek(place)
+    if data.startswith(SIGNATURE):
+        decode(data, name=name, max_pixels=max_pixels)
 
 
 _quiet_lock = threading.Lock()

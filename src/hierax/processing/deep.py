@@ -12,6 +12,8 @@ from PIL import Image, PngImagePlugin
 from hierax.processing.colour import upright_array
 from hierax.processing.errors import ImageError
 from hierax.processing.frames import FIRST_ONLY, PAGES
+from hierax.processing.jpeg2000 import read_bands
+from hierax.processing.png import without_metadata
 from hierax.processing.tiff import Layout, described, read_layout, read_samples
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -189,6 +191,7 @@ def png_values(data: bytes, *, name: str) -> Deep | None:
 
     Pillow keeps the upper 8 bits of colors. They are decoded twice, the second time for the lower ones.
     """
+    data = without_metadata(data)
     image = PngImagePlugin.PngImageFile(io.BytesIO(data))
     way = image.tile[0][3] if image.tile else None
     if way in ("RGB;16B", "RGBA;16B"):
@@ -207,13 +210,27 @@ def png_values(data: bytes, *, name: str) -> Deep | None:
     return Deep(values[:, :, :colours], 65535, alpha, bands=values)
 
 
-def jpeg2000_values(image: Image.Image, data: bytes) -> Deep | None:
-    """Values of a gray JPEG 2000 image of more than 8 bits, which Pillow shifts up to 16; None for others."""
-    place = data.find(JPEG_2000[1])
-    if not image.mode.startswith("I;16") or not 0 <= place < len(data) - 42:
+def jpeg2000_values(image: Image.Image, data: bytes, *, name: str) -> Deep | None:
+    """Values of a JPEG 2000 image of more than 8 bits; None for others.
+
+    Pillow shifts gray values up to 16 bits, and adds half the range to signed ones. Colors it shifts down to 8 bits:
+    they are refused. Raises `ImageError`.
+    """
+    bands = read_bands(data)
+    bits = max((band.bits for band in bands), default=8)
+    if bits <= 8:
         return None
-    bits = (data[place + 42] & 127) + 1
-    return Deep(np.asarray(image)[:, :, None] >> max(16 - bits, 0), 2**bits - 1)
+    if not image.mode.startswith("I;16") or bits > 16:
+        kind = "1 band" if len(bands) == 1 else f"{len(bands)} bands"
+        raise ImageError(
+            name,
+            f"a JPEG 2000 image of {kind} of {bits} bits, whose values are not read in full (only gray up to 16 bits "
+            "is); expected a PNG or TIFF of 16 bits, or .npy",
+        )
+    values = np.asarray(image)[:, :, None] >> 16 - bits
+    if bands[0].signed:
+        return Deep((values.astype(np.int32) - 2 ** (bits - 1)).astype(np.int16))
+    return Deep(values, 2**bits - 1)
 
 
 def _decoded(data: bytes, mode: str, way: str, name: str) -> Image.Image:

@@ -32,6 +32,7 @@ from hierax.processing.deep import (
     tiff_values,
 )
 from hierax.processing.errors import ImageError
+from hierax.processing.jpeg2000 import dtype_of, read_bands
 from hierax.processing.pnm import is_pnm, read_pnm
 from hierax.processing.record import Preprocessing
 
@@ -137,7 +138,7 @@ def read_values(
         stream.seek(0)
         data = stream.read()
     image = decode(data, name=name, max_pixels=max_pixels)  # checked, and whole
-    found = jpeg2000_values(image, data) if start.startswith(JPEG_2000) else png_values(data, name=name)
+    found = jpeg2000_values(image, data, name=name) if start.startswith(JPEG_2000) else png_values(data, name=name)
     return None if found is None else found.upright(orientation(image))
 
 
@@ -162,6 +163,8 @@ def stored_dtype(source: Picture, *, name: str) -> str:
         if start.startswith(b"\x89PNG"):
             return "uint16" if start[24:25] == b"\x10" else "uint8"
         stream.seek(0)
+        if start.startswith(JPEG_2000):
+            return dtype_of(read_bands(stream.read()))
         return _dtype_of_mode(read_header(stream, name=name, max_pixels=None).mode)
 
 

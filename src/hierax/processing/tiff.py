@@ -42,6 +42,7 @@ _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 320,
 _TOP = 281  # MaxSampleValue
 _SUBFILE, _NO_PAGE = 254, 1 | 4  # NewSubfileType: a smaller version, or a mask
 _MOST_PAGES = 64  # that are looked at
+_JPEG, _YCBCR = 7, 6  # a compression, a photometric
 _BYTES_APART = 3  # the predictor of floats
 
 
@@ -162,6 +163,60 @@ def _read_tags(stream: BinaryIO, order: str, place: int, *, big: bool) -> tuple[
     return tags, struct.unpack(offset, following)[0] if len(following) == struct.calcsize(offset) else 0
 
 
+def check_tiff(stream: BinaryIO, *, name: str) -> None:
+    """Raises `ImageError` for a TIFF that states fewer strips, tiles or bytes than its pixels take; Pillow leaves the
+    rest black, or takes other bytes of the file for it.
+    """
+    place = stream.tell()
+    try:
+        layout = read_layout(stream)
+    except Exception:  # Pillow says what is wrong
+        return
+    finally:
+        stream.seek(place)
+    across, down, (_, block_height) = _blocks(layout, name)
+    planes = layout.samples if layout.one(_PLANAR, 1) == 2 else 1
+    offsets, counts = _places(layout)
+    compression = layout.one(_COMPRESSION, 1)
+    if len(offsets) < across * down * planes:
+        raise ImageError(name, "a damaged TIFF file (blocks are missing)")
+    for number, (offset, count) in enumerate(zip(offsets, counts, strict=False)):
+        rows = min(block_height, layout.size[1] - number % (across * down) * block_height)
+        if not offset or not count:
+            raise ImageError(name, "a damaged TIFF file (blocks are missing)")
+        if compression == 1 and _TILES not in layout.tags and layout.photometric != _YCBCR:
+            bits = layout.size[0] * sum(layout.bits) // planes
+            short = count < rows * -(-bits // 8)
+        else:
+            short = compression == _JPEG and not _has_end(stream, offset, count)
+        if short:
+            raise ImageError(name, "damaged or truncated (a TIFF's strip)")
+    stream.seek(place)
+
+
+def _has_end(stream: BinaryIO, offset: int, count: int) -> bool:
+    stream.seek(offset)
+    return b"\xff\xd9" in stream.read(count)
+
+
+def _blocks(layout: Layout, name: str) -> tuple[int, int, tuple[int, int]]:
+    """How many strips or tiles are side by side and below each other, and the width and height of one."""
+    (width, height), tiled = layout.size, _TILES in layout.tags
+    block_width = layout.one(_TILE_WIDTH, 0) if tiled else width
+    block_height = layout.one(_TILE_HEIGHT, 0) if tiled else min(layout.one(_ROWS, height), height)
+    if min(block_width, block_height) <= 0:
+        raise ImageError(name, "a damaged TIFF file (its blocks have no pixels)")
+    return -(-width // block_width), -(-height // block_height), (block_width, block_height)
+
+
+def _places(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Offsets and numbers of bytes of all strips or tiles."""
+    tiled = _TILES in layout.tags
+    return layout.tags.get(_TILES if tiled else _STRIPS, ()), layout.tags.get(
+        _TILE_BYTES if tiled else _STRIP_BYTES, ()
+    )
+
+
 def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:
     """`[height, width, samples]` in the type of the file. Raises `ImageError`."""
     bits, formats = set(layout.bits), set(layout.formats)
@@ -193,22 +248,16 @@ def _plane(stream: BinaryIO, layout: Layout, plane: int, planes: int, *, packed:
     """`[height, width, samples of the plane]`."""
     (width, height), samples = layout.size, layout.samples // planes
     bits = layout.bits[0]
-    tiled = _TILES in layout.tags
-    block_width = layout.one(_TILE_WIDTH, 0) if tiled else width
-    block_height = layout.one(_TILE_HEIGHT, 0) if tiled else min(layout.one(_ROWS, height), height)
-    if min(block_width, block_height) <= 0:
-        raise ImageError(name, "a damaged TIFF file (its blocks have no pixels)")
+    across, down, (block_width, block_height) = _blocks(layout, name)
     predictor = layout.one(_PREDICTOR, 1)
-    across = -(-width // block_width)
     out = np.empty((height, width, samples), np.dtype(f"{_DTYPES[layout.formats[0]]}{2 if packed else bits // 8}"))
-    offsets = layout.tags.get(_TILES if tiled else _STRIPS, ())
-    counts = layout.tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
-    blocks = across * -(-height // block_height)
+    offsets, counts = _places(layout)
+    blocks = across * down
     if len(offsets) < blocks * planes or len(counts) < blocks * planes:
         raise ImageError(name, "a damaged TIFF file (blocks are missing)")
     for block in range(blocks):
         top, left = block // across * block_height, block % across * block_width
-        rows = block_height if tiled else min(block_height, height - top)
+        rows = block_height if _TILES in layout.tags else min(block_height, height - top)
         place = int(offsets[plane * blocks + block]), int(counts[plane * blocks + block])
         raw = _decompressed(stream, place, layout, -(-block_width * samples * bits // 8), rows, name=name)
         values = _values(raw, block_width, samples, layout, predictor, packed=packed)

@@ -1,0 +1,117 @@
+"""PNG files: checks that Pillow does not make, and metadata that it refuses to read.
+
+Pillow leaves rows black or empty that the compressed data do not reach, and refuses an image for a large color profile
+or text, none of which changes its pixels here.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from PIL import Image
+
+from hierax.processing.errors import ImageError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHUNKS = 10_000  # and one more for each kB: an image has no need of empty ones, which take long to read
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each color type
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_WITH_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # keywords of texts
+_LIMITS = ("MAX_TEXT_CHUNK", "Too much memory used in text")
+_PART = 1 << 20
+
+
+def check_png(data: bytes, *, name: str) -> None:
+    """Raises `ImageError` for a PNG with a wrong checksum, or without its end."""
+    kind, place = b"", len(SIGNATURE)
+    for kind, start, end in _chunks(data):
+        place = end + 4
+        if place > len(data):
+            raise ImageError(name, f"damaged or truncated (its chunk {_shown(kind)} is cut)")
+        if zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end:place], "big"):
+            raise ImageError(name, f"damaged or truncated (the checksum of its chunk {_shown(kind)} is wrong)")
+    if kind != b"IEND":
+        raise ImageError(name, "damaged or truncated (a PNG without its end)")
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The file without its color profile and texts, but for those that may hold its orientation; `data` itself if it
+    has none.
+    """
+    parts, begin = [], 0
+    for kind, start, end in _chunks(data):
+        if kind == b"iCCP" or (kind in _TEXTS and not data.startswith(_WITH_ORIENTATION, start)):
+            parts.append(data[begin : start - 8])
+            begin = min(end + 4, len(data))
+    return b"".join((*parts, data[begin:])) if parts else data
+
+
+def check_rows(data: bytes, image: Image.Image, *, name: str) -> None:
+    """Raises `ImageError` for a decoded PNG whose compressed data end before its last row."""
+    width, height, depth, colour, _, _, interlaced = (
+        *(int.from_bytes(data[16 + 4 * i : 20 + 4 * i], "big") for i in range(2)),
+        *data[24:29],
+    )
+    last = image.im.crop((0, image.height - 1, image.width, image.height))  # not Image.crop, which has a global limit
+    if not interlaced and last.getbbox(False) is not None:
+        return  # missing rows are 0: inflating the data once more is for images that may have some
+    bits = depth * _CHANNELS.get(colour, 1)
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    need = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides if columns > 0 and rows > 0)
+    have = _inflated(data, need, name)
+    if have < need:
+        rows = "too early" if interlaced else f"after {have * height // need:,} of {height:,} rows"
+        raise ImageError(name, f"damaged or truncated (its compressed data end {rows})")
+
+
+def check_chunks(stream: BinaryIO, name: str, *, until: bytes = b"") -> None:
+    """Raises `ImageError` for a PNG of far more chunks, up to the first one called `until`, than its bytes need."""
+    size, place = stream.seek(0, os.SEEK_END), len(SIGNATURE)
+    most = _CHUNKS + size // 1024
+    for _ in range(most):
+        stream.seek(place)
+        head = stream.read(8)
+        if len(head) < 8 or head[4:] == until:
+            return
+        place += 12 + int.from_bytes(head[:4], "big")
+    raise ImageError(name, f"a PNG of more than {most:,} chunks for {size:,} bytes")
+
+
+def problem_of(error: Exception) -> str:
+    """What an error of Pillow says, in a sentence where it is about its limits of metadata."""
+    if any(limit in str(error) for limit in _LIMITS):
+        return "its EXIF or XMP metadata are larger than Pillow reads; save the image without them"
+    return str(error)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of the content of each chunk, up to the end of the image; the last one may be cut."""
+    place, kind = len(SIGNATURE), b""
+    while place + 8 <= len(data) and kind != b"IEND":
+        kind, start = data[place + 4 : place + 8], place + 8
+        end = start + int.from_bytes(data[place : place + 4], "big")
+        yield kind, start, end
+        place = end + 4
+
+
+def _inflated(data: bytes, need: int, name: str) -> int:
+    """How many bytes the compressed data hold; at least `need` if they hold more."""
+    have, inflater = 0, zlib.decompressobj()
+    for kind, start, end in _chunks(data):
+        rest = data[start:end] if kind == b"IDAT" else b""
+        while rest and have < need and not inflater.eof:
+            try:
+                have += len(inflater.decompress(rest, _PART))
+            except zlib.error as error:
+                raise ImageError(name, f"damaged or truncated ({error})") from error
+            rest = inflater.unconsumed_tail
+    return have + len(inflater.flush() if have < need else b"")
+
+
+def _shown(kind: bytes) -> str:
+    return ascii(kind.decode("latin-1")).strip("'")
