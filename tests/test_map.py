@@ -243,6 +243,13 @@ def test_a_page_runs_no_script_and_takes_no_style_but_its_own(tmp_path: Path) ->
             assert f"{name}-src 'sha256-{digest}'" in page
 
 
+def test_the_buttons_of_a_sheet_lie_below_its_last_image_and_never_on_it() -> None:
+    footer = re.search(r"^footer \{([^}]*)\}", asset("sheet.css"), re.MULTILINE)
+    assert footer is not None
+    assert "position: sticky" in footer[1]
+    assert "scroll-padding-bottom" in asset("sheet.css")
+
+
 def test_names_of_files_cannot_become_part_of_the_page(tmp_path: Path) -> None:
     some = [Entry(named(NASTY)[0], NASTY)]
     sheet = contact_sheet([tmp_path], [Section(NASTY, some)], title=NASTY, note=NASTY)

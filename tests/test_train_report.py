@@ -1,6 +1,7 @@
 """The report of a run, and its plots."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,32 @@ def test_names_in_the_report_are_text(run: Path, tmp_path: Path) -> None:
     assert "<i>" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert text.count("<figure><img") == 2
+
+
+def test_names_that_are_not_text_or_turn_the_line_are_escaped(run: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    names = (os.fsdecode(b"caf\xe9.png"), "a\u202egnp.exe.png", "new\nline.png")
+    for name, other in zip(("x", "y", "z"), names, strict=True):
+        (data / name).mkdir(parents=True)
+        try:
+            Image.new("RGB", (40, 40)).save(tmp_path / "image.png")
+            (tmp_path / "image.png").rename(data / name / other)
+        except OSError:
+            pytest.skip("this file system takes no such names")
+    (tmp_path / "model").mkdir()
+    labels = {"0": "x", "1": "y\u202e", "2": "z"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"id2label": labels}))
+    (tmp_path / "run.json").write_text((run / "run.json").read_text())
+    keep_predictions(tmp_path, 1, Predictions(torch.arange(3), torch.eye(3), torch.tensor([1, 2, 0])))
+    text = write_report(tmp_path, open_dataset(data)).read_text(encoding="utf-8")
+    assert "\u202e" not in text
+    assert all(name in text for name in ("caf\\udce9.png", "a\\u202egnp.exe.png", "new\\nline.png", "y\\u202e"))
+
+
+def test_the_diagonal_of_the_confusion_matrix_has_a_number_in_each_cell(run: Path) -> None:
+    diagonal = re.findall(r'<td class="right[^"]*">(\d*)</td>', page(run))
+    assert len(diagonal) == 2
+    assert all(diagonal)
 
 
 def test_of_many_classes_the_pairs_that_are_confused_most_are_listed(run: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hierax.collection.mapped import Named
     from hierax.collection.source import Source
 
-GONE, CHANGED, REMOTE = "the file cannot be read", "the file has changed", "not fetched; --fetch shows it"
+GONE, CHANGED, REMOTE = "the file is missing or cannot be read", "the file has changed", "not fetched; --fetch shows it"
 _LONG = 2000  # frames of an animation that are counted but not looked at
 
 

@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_html
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from hierax.data.dataset import Dataset
+from hierax.notices import printable
 from hierax.train.checkpoints import write_text
 from hierax.train.choice import FEW_HELD
 from hierax.train.described import DESCRIPTION, read_description, read_object
@@ -87,6 +88,11 @@ def _read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
+def _text(text: str) -> str:
+    """Text escaped for HTML, on one line; what is not valid text, as in names of files, is shown as backslash escapes."""
+    return escape_html(printable(text).encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
 def _page(title: str, head: str, parts: Sequence[str]) -> str:
     style = files("hierax").joinpath("assets").joinpath("report.css").read_text()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -94,8 +100,8 @@ def _page(title: str, head: str, parts: Sequence[str]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
-        f"<style>{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{head}\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{_text(title)}</title>\n'
+        f"<style>{style}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n{head}\n"
         + "\n".join(part for part in parts if part)
         + "\n</body>\n</html>\n"
     )
@@ -103,12 +109,12 @@ def _page(title: str, head: str, parts: Sequence[str]) -> str:
 
 def _head(run: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
     result, held = run["result"], run.get("facts", {}).get("held_out", 0)
-    lines = [f"<p>{escape(summary(result, held))}</p>"]
+    lines = [f"<p>{_text(summary(result, held))}</p>"]
     last = result.get("last")
     if last and result.get("weights") == "best" and result.get("best_step") != result["steps"]:
-        lines.append(f"<p>last step, {result['steps']:,}: {escape(', '.join(shown(last)))}</p>")
+        lines.append(f"<p>last step, {result['steps']:,}: {_text(', '.join(shown(last)))}</p>")
     count = f"{run.get('facts', {}).get('samples', 0):,} training samples, {held:,} validation samples"
-    lines.append(f'<p class="faded">{count}; {result["seconds"]:,.0f} s on {escape(_device(run))}</p>')
+    lines.append(f'<p class="faded">{count}; {result["seconds"]:,.0f} s on {_text(_device(run))}</p>')
     if checks and held < FEW_HELD:
         lines.append(
             f'<p class="warning">Only {held} validation samples: one sample changes top-1 by '
@@ -146,7 +152,7 @@ def _svg(title: str, curves: Mapping[str, list[tuple[int, float]]], kept: int | 
         return f"{across:.1f},{_HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * (y - low) / span:.1f}"
 
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - 10
-    parts = [f'<text class="name" x="{_LEFT}" y="14">{escape(title)}</text>']
+    parts = [f'<text class="name" x="{_LEFT}" y="14">{_text(title)}</text>']
     parts.append(f'<path class="axis" d="M{_LEFT},{_TOP} V{bottom} H{right}"/>')
     for value in (low, high):
         height = place(0, value).partition(",")[2]
@@ -160,8 +166,8 @@ def _svg(title: str, curves: Mapping[str, list[tuple[int, float]]], kept: int | 
         if thin:
             parts.append(f'<polyline class="{kind}" points="{" ".join(place(x, y) for x, y in thin)}"/>')
             spot = right - 90 * (len(curves) - 1 - number)
-            parts.append(f'<text class="{kind}" x="{spot}" y="14" text-anchor="end">{escape(name)}</text>')
-    label = escape(f"{title} by step")
+            parts.append(f'<text class="{kind}" x="{spot}" y="14" text-anchor="end">{_text(name)}</text>')
+    label = _text(f"{title} by step")
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
@@ -176,15 +182,16 @@ def _matrix(table: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
     heading = "<h2>Confusion matrix</h2>\n<p class='faded'>Rows: the true class. Columns: the predicted class.</p>"
     if len(labels) > _MOST_CLASSES:
         return "<h2>Most frequent confusions</h2>\n" + _pairs(counts, labels)
-    head = "".join(f"<th>{escape(label)}</th>" for label in labels)
+    head = "".join(f"<th>{_text(label)}</th>" for label in labels)
     rows = []
     for true, label in enumerate(labels):
         cells = []
         for said, number in enumerate(counts[true].tolist()):
             shade = 0 if not number else max(round(8 * number / counts[true].sum()), 1)
             kind = " ".join(filter(None, ("right" if true == said else "", f"s{shade}" if shade else "")))
-            cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{number or ''}</td>")
-        rows.append(f"<tr><th>{escape(label)}</th>{''.join(cells)}</tr>")
+            content = number if number or true == said else ""
+            cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{content}</td>")
+        rows.append(f"<tr><th>{_text(label)}</th>{''.join(cells)}</tr>")
     body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'{heading}\n<div class="wide"><table class="matrix">{body}</table></div>'
 
@@ -196,7 +203,7 @@ def _pairs(counts: np.ndarray, labels: Sequence[str]) -> str:
     for place in order.tolist():
         true, said = divmod(place, len(labels))
         if wrong[true, said]:
-            names = "".join(f'<td class="text">{escape(str(labels[i]))}</td>' for i in (true, said))
+            names = "".join(f'<td class="text">{_text(str(labels[i]))}</td>' for i in (true, said))
             rows.append(f"<tr>{names}<td>{wrong[true, said]:,}</td></tr>")
     head = "<tr><th>true class</th><th>predicted</th><th>samples</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
@@ -209,8 +216,8 @@ def _classes(table: Mapping[str, np.ndarray], labels: Sequence[str], trained: Ma
         true, said, right = counts[index].sum(), counts[:, index].sum(), counts[index, index]
         cells = [f"{trained[label]:,}" if label in trained else "-", f"{true:,}", f"{right:,}"]
         cells += [f"{100 * right / n:.1f} %" if n else "-" for n in (true, said)]
-        rows.append(f"<tr><th>{escape(label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    names = ("class", "training samples", "held-out samples", "correct", "recall", "precision")
+        rows.append(f"<tr><th>{_text(label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    names = ("class", "training samples", "validation samples", "correct", "recall", "precision")
     head = "".join(f"<th>{name}</th>" for name in names)
     return f'<h2>Classes</h2>\n<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
@@ -218,17 +225,17 @@ def _classes(table: Mapping[str, np.ndarray], labels: Sequence[str], trained: Ma
 def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], held: Dataset) -> str:
     wrong = np.flatnonzero(table["labels"] != table["predicted"])
     if not len(wrong):
-        return "<h2>Wrong predictions</h2>\n<p>All held-out samples were classified correctly.</p>"
+        return "<h2>Wrong predictions</h2>\n<p>All validation samples were classified correctly.</p>"
     surest = wrong[np.argsort(-table["probability"][wrong], kind="stable")]
     figures = []
     for place in surest[:_WRONG].tolist():
         name, image = _thumbnail(held, int(table["indices"][place]))
         true, said = labels[int(table["labels"][place])], labels[int(table["predicted"][place])]
         share, own = table["probability"][place], table["probability_of_label"][place]
-        text = f"{escape(said)} {100 * share:.0f} %<span>true class: {escape(true)} ({100 * own:.0f} %)</span>"
-        figures.append(f"<figure>{image}<figcaption>{text}<span>{escape(name)}</span></figcaption></figure>")
+        text = f"{_text(said)} {100 * share:.0f} %<span>true class: {_text(true)} ({100 * own:.0f} %)</span>"
+        figures.append(f"<figure>{image}<figcaption>{text}<span>{_text(name)}</span></figcaption></figure>")
     more = f" The {_WRONG} with the highest probability are shown." if len(wrong) > _WRONG else ""
-    count = f"{len(wrong):,} of {len(table['labels']):,} held-out samples are wrong."
+    count = f"{len(wrong):,} of {len(table['labels']):,} validation samples are wrong."
     note = f"<p class='faded'>{count}{more} The highest probability comes first.</p>"
     return f'<h2>Wrong predictions</h2>\n{note}\n<div class="row">{"".join(figures)}</div>'
 
@@ -252,14 +259,14 @@ def _thumbnail(held: Dataset, index: int) -> tuple[str, str]:
     content = io.BytesIO()
     image.save(content, "JPEG", quality=80)
     data = base64.b64encode(content.getvalue()).decode()
-    return name, f'<img src="data:image/jpeg;base64,{data}" alt="{escape(name)}">'
+    return name, f'<img src="data:image/jpeg;base64,{data}" alt="{_text(name)}">'
 
 
 def _settings(run: Mapping[str, Any]) -> str:
     places = {name: run.get(name) for name in ("data", "validation", "from", "teacher")}
     rows = {**places, **run["recipe"], **run.get("environment", {})}
     cells = "".join(
-        f'<tr><th>{escape(str(name))}</th><td class="text">{escape(_value(value))}</td></tr>'
+        f'<tr><th>{_text(str(name)).replace("_", "_<wbr>")}</th><td class="text">{_text(_value(value))}</td></tr>'
         for name, value in rows.items()
         if value not in (None, "", {}, [])
     )

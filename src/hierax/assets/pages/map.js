@@ -157,13 +157,16 @@ input.addEventListener("input", find);
 function tellChosen() {
   const panel = document.getElementById("chosen");
   panel.style.display = chosen.size ? "flex" : "none";
-  panel.querySelector("span").textContent = `${chosen.size} selected`;
+  const unlisted = [...chosen].filter(i => !listed(data.names[i])).length;
+  panel.querySelector("span").textContent = `${chosen.size} selected`
+    + (unlisted ? `; not in the list, as the name has a line break: ${unlisted}` : "");
   const link = panel.querySelector("a"), [only] = chosen, file = chosen.size === 1 ? data.files[only] : null;
   link.hidden = !file;
   if (file) link.href = file; else link.removeAttribute("href");
   draw();
 }
-function lines() { return [...chosen].sort((a, b) => a - b).map(i => data.names[i]).filter(n => !/[\r\n]/.test(n)).join("\n") + "\n"; }
+function listed(name) { return !/[\r\n]/.test(name); }
+function lines() { return [...chosen].sort((a, b) => a - b).map(i => data.names[i]).filter(listed).join("\n") + "\n"; }
 document.getElementById("chosen").addEventListener("click", event => {
   const button = event.target.closest("button");
   if (!button) return;

@@ -42,10 +42,11 @@ const marks = () => figures.filter(figure => figure.querySelector("input:checked
 
 function count() {
   for (const figure of figures) figure.classList.toggle("marked", Boolean(figure.querySelector("input:checked")));
-  const some = marks(), bytes = some.reduce((sum, figure) => sum + Number(figure.dataset.bytes || 0), 0);
-  footer.querySelector("output").textContent = some.length
-    ? `${some.length} marked, ${(bytes / 1e6).toFixed(1)} MB` : "Nothing is marked. This page deletes nothing.";
-  for (const button of footer.querySelectorAll("button.some")) button.disabled = !some.length;
+  const sizes = new Map(marks().map(figure => [figure.dataset.path, Number(figure.dataset.bytes || 0)]));  // an image may be shown twice
+  const bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
+  footer.querySelector("output").textContent = sizes.size
+    ? `${sizes.size} marked, ${(bytes / 1e6).toFixed(1)} MB` : "Nothing is marked. This page deletes nothing.";
+  for (const button of footer.querySelectorAll("button.some")) button.disabled = !sizes.size;
 }
 
 function save() {
