@@ -89,7 +89,7 @@ def _read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _text(text: str) -> str:
-    """Text escaped for HTML, on one line; what is not valid text, as in names of files, is shown as backslash escapes."""
+    """Text escaped for HTML, on one line. What is not valid text, as in names of files, becomes backslash escapes."""
     return escape_html(printable(text).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
