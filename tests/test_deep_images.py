@@ -241,6 +241,53 @@ def test_a_batch_goes_to_a_type_and_a_device_in_either_order() -> None:
         assert (moved.dtype, moved.device.type) == (torch.float16, "meta")
 
 
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("bits", range(1, 16))
+def test_values_of_any_number_of_bits_are_unpacked(bits: int, bands: int) -> None:
+    values = np.random.default_rng(bits).integers(0, 2**bits, (8, 30, bands))
+    values[0, :2] = [[0], [2**bits - 1]]
+    rows = np.packbits(((values.reshape(8, -1, 1) >> np.arange(bits - 1, -1, -1)) & 1).reshape(8, -1), axis=1)
+    tags = {256: (30,), 258: (bits,) * bands, 277: (bands,), 339: (1,) * bands}
+    file = tiff(rows.astype(np.uint8), photometric=1 if bands == 1 else 2, tags=tags)
+    expected = values / (2**bits - 1) * 255
+    assert np.abs(np.asarray(load_image(file)) - expected).max() <= 0.5
+    if bits > 8:
+        assert np.array_equal(np.asarray(read_picture(file, channels=bands, name="x", unit=False)), values)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "f4"])
+def test_the_order_of_bits_in_a_byte_is_undone(dtype: str) -> None:
+    values = ramp(250, dtype)
+    file = bytearray(tiff(values, photometric=1, tags={266: (2,)}))
+    mirrored = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    file[8 : 8 + values.nbytes] = file[8 : 8 + values.nbytes].translate(mirrored)
+    found = np.asarray(read_picture(bytes(file), channels=1, name="x", unit=False))
+    assert np.array_equal(found.squeeze(), values)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "u4", "f2", "f8"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_of_any_type_have_their_values(dtype: str, order: str) -> None:
+    values = np.dstack([ramp(100, dtype), ramp(50, dtype), ramp(25, dtype)])
+    file = tiff(values, photometric=2, apart=True, order=order)
+    assert np.array_equal(np.asarray(read_picture(file, channels=3, name="x", unit=False)), values.astype("f4"))
+
+
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        ({259: (50002,)}, r"a TIFF compressed by JPEG XL \(compression 50002\), which is not read"),
+        ({259: (12345,)}, r"a TIFF compressed by a method without a name \(compression 12345\)"),
+        ({258: (8, 8, 4)}, "a TIFF of 3 bands of 8 and 4 bits, which is not read"),
+        ({258: (12,) * 3, 317: (2,)}, "a TIFF of 3 bands of 12 bits with a predictor"),
+        ({258: (16,) * 3, 262: (8,), 278: (4,), 257: (4,)}, "a TIFF of 3 bands of 16 bits in CIE Lab"),
+    ],
+)
+def test_what_is_not_read_of_a_tiff_is_named(tags: dict[int, tuple[int, ...]], problem: str) -> None:
+    with pytest.raises(ImageError, match=problem):
+        load_image(tiff(three(ramp(255, "u1")), photometric=2, tags=tags))
+
+
 def bigtiff(values: np.ndarray, order: str, tags: dict[int, int]) -> bytes:
     """A BigTIFF of one strip of gray that is not compressed."""
     data = values.tobytes()

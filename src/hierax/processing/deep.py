@@ -14,12 +14,20 @@ from hierax.processing.errors import ImageError
 from hierax.processing.frames import FIRST_ONLY, PAGES
 from hierax.processing.jpeg2000 import read_bands
 from hierax.processing.png import without_metadata
-from hierax.processing.tiff import Layout, described, read_layout, read_samples
+from hierax.processing.tiff import Layout, check_compression, described, read_layout, read_samples
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 """What a file of it begins with, boxed or not."""
 _ORIENTATION = 274
+_COLOURS = {
+    4: "a mask",
+    6: "YCbCr",
+    8: "CIE Lab",
+    9: "ICC Lab",
+    10: "ITU Lab",
+    32803: "the mosaic of a camera's sensor",
+}
 _LUMA = np.array([299, 587, 114]) / 1000  # ITU-R 601, as Pillow's
 
 
@@ -134,12 +142,14 @@ def is_tiff(start: bytes) -> bool:
 
 def deep_tiff(stream: BinaryIO, *, name: str = "") -> Layout | None:
     """The layout of a TIFF that Pillow would read wrongly; None for other files and damaged ones. With a name, a TIFF
-    of several pages is noted.
+    of several pages is noted, and one whose compression is not read is an `ImageError`.
     """
     try:
         layout = read_layout(stream)
     except Exception:  # Pillow says what is wrong
         return None
+    if name:
+        check_compression(layout, name=name)
     if layout.pages and name:
         FIRST_ONLY.add(PAGES, name)
     return None if layout.plain or min(layout.size) <= 0 else layout
@@ -159,7 +169,9 @@ def tiff_values(stream: BinaryIO, layout: Layout, *, name: str) -> Deep:
         )
     colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(kind)
     if colours is None or count < colours:
-        raise ImageError(name, f"a TIFF of {described(layout)} in colors of kind {kind}, which is not read")
+        raise ImageError(
+            name, f"a TIFF of {described(layout)} in {_COLOURS.get(kind, f'colors of kind {kind}')}, which is not read"
+        )
     alpha = None
     if count > colours and extra[:1] in ((1,), (2,)):
         alpha = samples[:, :, colours] / (top or _highest(samples.dtype))

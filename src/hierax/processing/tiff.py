@@ -43,6 +43,11 @@ _TOP = 281  # MaxSampleValue
 _SUBFILE, _NO_PAGE = 254, 1 | 4  # NewSubfileType: a smaller version, or a mask
 _MOST_PAGES = 64  # that are looked at
 _JPEG, _YCBCR = 7, 6  # a compression, a photometric
+_FILL_ORDER = 266  # 2: the first pixel is in the lowest bit of a byte
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+# Compressions that neither Pillow nor libtiff reads, by name
+_UNREAD = {33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34892: "DNG's JPEG", 34933: "PNG",
+           34934: "JPEG XR", 22610: "JPEG XR", 48124: "Jetraw", 50002: "JPEG XL", 52546: "JPEG XL"}  # fmt: skip
 _BYTES_APART = 3  # the predictor of floats
 
 
@@ -114,6 +119,8 @@ class Layout:
         alpha = self.extra in ((1,), (2,)) and self.samples in (2, 4) and self.photometric in (1, 2)
         if self.big and self.order == ">":  # Pillow finds no tags in it
             return False
+        if set(self.bits) != {8} and (self.samples > 1 or self.bits[0] not in (1, 2, 4)):  # no mode for it
+            return False
         return max(self.bits) <= 8 and set(self.formats) == {1} and together and (known or alpha)
 
 
@@ -161,6 +168,17 @@ def _read_tags(stream: BinaryIO, order: str, place: int, *, big: bool) -> tuple[
             tag, struct.unpack(order + code * many if len(code) > 1 else f"{order}{many}{code}", value[:size])
         )
     return tags, struct.unpack(offset, following)[0] if len(following) == struct.calcsize(offset) else 0
+
+
+def check_compression(layout: Layout, *, name: str) -> None:
+    """Raises `ImageError` for a TIFF whose compression is not read."""
+    number = layout.one(_COMPRESSION, 1)
+    if number not in TiffImagePlugin.COMPRESSION_INFO:
+        raise ImageError(
+            name,
+            f"a TIFF compressed by {_UNREAD.get(number, 'a method without a name')} (compression {number}), which is "
+            "not read",
+        )
 
 
 def check_tiff(stream: BinaryIO, *, name: str) -> None:
@@ -221,7 +239,7 @@ def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:
     """`[height, width, samples]` in the type of the file. Raises `ImageError`."""
     bits, formats = set(layout.bits), set(layout.formats)
     kind, width = _DTYPES.get(min(formats)), min(bits)
-    packed = kind == "u" and width in (10, 12, 14)
+    packed = kind == "u" and 0 < width < 16 and width != 8
     if (
         len(bits) > 1
         or len(formats) > 1
@@ -230,6 +248,8 @@ def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:
         or (kind, width) == ("f", 8)
     ):
         raise ImageError(name, f"a TIFF of {described(layout)}, which is not read")
+    if packed and layout.one(_PREDICTOR, 1) != 1:
+        raise ImageError(name, f"a TIFF of {described(layout)} with a predictor, which is not read")
     apart = layout.one(_PLANAR, 1) == 2 and layout.samples > 1
     planes = layout.samples if apart else 1
     parts = [_plane(stream, layout, plane, planes, packed=packed, name=name) for plane in range(planes)]
@@ -272,6 +292,8 @@ def _decompressed(
     """A block's bytes `[rows, row]`."""
     stream.seek(place[0])
     data = stream.read(place[1])
+    if layout.one(_FILL_ORDER, 1) == 2:
+        data = data.translate(_REVERSED)
     compression = layout.one(_COMPRESSION, 1)
     if compression == 1:
         if len(data) < row * rows:
