@@ -25,6 +25,7 @@ SLOW, FAST, FAST_BF16 = (
 SETTINGS: dict[str, Any] = {
     "sizes": None, "batches": (2,), "precisions": ("fp32",), "backends": ("torch",), "against": (), "seconds": 0,
     "against_precision": "auto", "rounds": 2, "threads": 1, "memory": False, "calibration": None,
+    "max_pixels": None,
 }  # fmt: skip
 
 

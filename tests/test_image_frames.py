@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -139,3 +140,31 @@ def test_other_processes_tell_it_and_python_is_warned(data: Path, classifier_fol
         warnings.simplefilter("always")
         embed(data, here / "out", model=classifier_folder, workers=1)
     assert told("\n".join(str(one.message) for one in found if one.category is Notice), data) == []
+
+
+def test_one_of_several_ranks_tells_what_all_of_them_read() -> None:
+    def read(here: bool) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            with FIRST_ONLY.told(gather=lambda mine: [{"frame": ["a.gif", "b.gif"]}, mine], here=here):
+                FIRST_ONLY.add("frame", "c.gif")
+        return [str(one.message) for one in found]
+
+    assert read(True) == ["3 animations, such as a.gif: only the first frame of each is read"]
+    assert read(False) == []
+    assert FIRST_ONLY.take() == {}
+
+
+def test_an_actor_of_a_cluster_sends_its_notes(data: Path, classifier_folder: str, here: Path) -> None:
+    from hierax.collection.store import Manifest
+    from hierax.embedding import FeatureExtractor
+    from hierax.embedding.cluster import BlockWorker
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        embed(data, here / "out", model=classifier_folder, workers=0, backend="torch", precision="fp32")
+    extractor = FeatureExtractor(classifier_folder, backend="torch", precision="fp32")
+    row = BlockWorker(here / "out", Manifest.read(here / "out"), extractor, 0)({"listing": 0, "number": 0})
+    FIRST_ONLY.take()
+    FIRST_ONLY.merge(json.loads(row["first_only"]))
+    assert told("\n".join(FIRST_ONLY.lines()), data) == []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("command_line",)
 READERS = (
     "demo", "classify", "features", "reconstruct", "embed", "search", "duplicates", "outliers", "map", "export",
-    "stats", "pretrain", "finetune", "evaluate",
+    "stats", "pretrain", "finetune", "evaluate", "bench",
 )  # fmt: skip
 TOO_LARGE = "larger than --max-pixels 7999 allows"
 
@@ -116,3 +116,11 @@ def test_python_has_the_same_argument(here: Path, classifier_folder: str) -> Non
     report = embed([image], here / "out", model=classifier_folder, max_pixels=7999, workers=0)
     assert (report.rows, report.errors) == (0, 1)
     assert embed([image], here / "more", model=classifier_folder, max_pixels=None, workers=0).rows == 1
+
+
+def test_bench_calibrates_on_no_larger_image(run: Run, classes: Path, classifier_folder: str) -> None:
+    pytest.importorskip("openvino")
+    command = ("bench", "--model", classifier_folder, "--precision", "int8", "--backend", "openvino", "--seconds", "0",
+               "--rounds", "1", "--batch", "1", "--no-memory", "--calibration", str(classes))  # fmt: skip
+    code, _, err = run(*command, "--max-pixels", "7999")
+    assert (code, TOO_LARGE in err) == (2, True)

@@ -27,6 +27,7 @@ from hierax.engine.hardware import DTYPES
 from hierax.model.config import HieraConfig, list_models, variant_config
 from hierax.model.pretrained import Pretrained
 from hierax.model.tasks import create_model
+from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 
 Call = Callable[[Tensor], Any]
 _STD = 0.05  # of random weights: large enough that no activation vanishes
@@ -40,6 +41,7 @@ class Subject:
         source: a variant, or an id, folder or file of a checkpoint.
         size: as in `Settings.sizes`.
         calibration, cache_dir: those of `Engine`.
+        max_pixels: of images to calibrate on.
     """
 
     source: str
@@ -47,6 +49,7 @@ class Subject:
     threads: int
     calibration: str | None = None
     cache_dir: str | None = None
+    max_pixels: int | None = DEFAULT_MAX_PIXELS
 
     def config(self) -> HieraConfig:
         """The model's configuration, at this size. Raises the errors of `hierax.load`."""
@@ -103,6 +106,9 @@ def build(contender: Contender, subject: Subject, stack: ExitStack, model: Pretr
         backend=contender.runtime,
         threads=subject.threads,
         calibration=subject.calibration,
+        processor=HieraImageProcessor(
+            Preprocessing.for_model(model.config, model.preprocessing), max_pixels=subject.max_pixels
+        ),
         cache_dir=subject.cache_dir,
     )
     stack.callback(engine.close)

@@ -21,6 +21,7 @@ from hierax.benchmark.results import BenchReport, Cell, Contender, Machine, summ
 from hierax.benchmark.settings import Settings, resolve
 from hierax.engine.context import torch_threads
 from hierax.engine.hardware import DTYPES, fast_bf16
+from hierax.processing import DEFAULT_MAX_PIXELS
 
 Progress = Callable[[str, float], None]
 """Gets the text of the current step, and the share of the work that is done."""
@@ -44,6 +45,7 @@ def bench(
     threads: int | None = None,
     memory: bool = True,
     calibration: str | os.PathLike[str] | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
@@ -66,6 +68,7 @@ def bench(
         threads: CPU threads; None is PyTorch's number.
         memory: whether to measure peak memory too, in a separate process per contender.
         calibration: a folder of images for int8; None is the photo that comes with hierax.
+        max_pixels: images of more pixels cannot be calibrated on; None is any number.
         cache_dir: where engines keep compiled programs; None is their default.
         progress: is called with the text of the current step and the share of the work that is done.
 
@@ -76,11 +79,11 @@ def bench(
     settings = resolve(
         _names(models), sizes=sizes, batches=batches, precisions=precisions,
         backends=backends, against=against, against_precision=against_precision, seconds=seconds, rounds=rounds,
-        threads=threads, memory=memory, calibration=calibration,
+        threads=threads, memory=memory, calibration=calibration, max_pixels=max_pixels,
     )  # fmt: skip
     cache = None if cache_dir is None else os.fspath(cache_dir)
     subjects = [
-        Subject(model, size, settings.threads, settings.calibration, cache)
+        Subject(model, size, settings.threads, settings.calibration, cache, settings.max_pixels)
         for model in settings.models
         for size in settings.sizes
     ]

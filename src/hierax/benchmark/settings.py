@@ -12,6 +12,7 @@ import torch
 
 from hierax.benchmark import peers
 from hierax.engine.hardware import choose, fast_bf16
+from hierax.processing import DEFAULT_MAX_PIXELS
 
 AGAINST_PRECISIONS = ("auto", "fp32", "bf16")
 _PRECISIONS = ("fp32", "bf16", "int8")  # those of a CPU
@@ -32,6 +33,7 @@ class Settings:
         threads: number of CPU threads.
         memory: whether peak memory is measured.
         calibration: a folder of images to calibrate int8 on, or None.
+        max_pixels: images of more pixels cannot be calibrated on; None is any number.
     """
 
     models: tuple[str, ...]
@@ -46,6 +48,7 @@ class Settings:
     threads: int
     memory: bool
     calibration: str | None
+    max_pixels: int | None = DEFAULT_MAX_PIXELS
 
     @property
     def engines(self) -> tuple[tuple[str, str], ...]:
@@ -69,6 +72,7 @@ class Settings:
         parts += ["--against-precision", self.against_precision] if self.against_precision != "auto" else []
         parts += ["--seconds", f"{self.seconds:g}", "--rounds", str(self.rounds), "--threads", str(self.threads)]
         parts += ["--calibration", self.calibration] if self.calibration else []
+        parts += ["--max-pixels", str(self.max_pixels)] if self.max_pixels not in (None, DEFAULT_MAX_PIXELS) else []
         return shlex.join(parts if self.memory else [*parts, "--no-memory"])
 
 
@@ -86,6 +90,7 @@ def resolve(
     threads: int | None,
     memory: bool,
     calibration: str | os.PathLike[str] | None,
+    max_pixels: int | None,
 ) -> Settings:
     """The settings, with defaults filled in.
 
@@ -121,6 +126,7 @@ def resolve(
         threads=threads or torch.get_num_threads(),
         memory=memory,
         calibration=None if calibration is None else os.fspath(calibration),
+        max_pixels=max_pixels,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import positive
+from hierax.cli.loading import add_max_pixels, positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=positive, default=10, help="minimum number of calls of each implementation (default: 10)")
     add("--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)")
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
+    add_max_pixels(parser)
     add("--no-memory", action="store_true", help="do not measure peak memory (it needs one process per implementation)")
     add("--markdown", action="store_true", help="print the tables in Markdown")
     add_json(parser)
@@ -106,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
                 threads=arguments.threads,
                 memory=not arguments.no_memory,
                 calibration=arguments.calibration,
+                max_pixels=arguments.max_pixels,
                 progress=progress,
             )
     except ImportError as error:  # says what to install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -14,6 +15,7 @@ from hierax.embedding.extractor import FeatureExtractor
 from hierax.embedding.job import Job, Step
 from hierax.embedding.processes import prepare_processes
 from hierax.extras import require
+from hierax.processing.frames import FIRST_ONLY
 
 
 def ray_package() -> Any:
@@ -55,9 +57,10 @@ class BlockWorker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Computes and writes one block; a block of an actor that was lost is computed again, to the same shard."""
         block = Block(int(row["listing"]), int(row["number"]))
+        FIRST_ONLY.take()  # what was noted before is told already
         steps = list(self.job.compute([block], self.extractor, stop=threading.Event(), workers=self.workers))
         sums = {name: sum(getattr(step, name) for step in steps) for name in ("sources", "errors", "waited")}
-        return {**row, **sums}
+        return {**row, **sums, "first_only": json.dumps(FIRST_ONLY.take())}
 
 
 def on_cluster(
@@ -94,6 +97,7 @@ def on_cluster(
             num_gpus=1 if gpus else 0,
         )
         for row in done.iter_rows():
+            FIRST_ONLY.merge(json.loads(row["first_only"]))
             yield Step(row["sources"], row["errors"], row["waited"], Block(row["listing"], row["number"]))
             if stop.is_set():
                 return

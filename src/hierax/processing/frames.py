@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO, TypeAlias
 
 from PIL import GifImagePlugin, Image
 
@@ -19,6 +19,7 @@ from hierax.notices import notify
 FRAMES, PAGES = "frame", "page"
 _ANIMATED = ("PNG", "WEBP", "AVIF")
 _FILES = {FRAMES: ("an animation", "animations"), PAGES: ("a TIFF of several pages", "TIFFs of several pages")}
+_Names: TypeAlias = "dict[str, list[str]]"
 
 
 class FirstOnly:
@@ -56,12 +57,21 @@ class FirstOnly:
         return found
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Notes files in this context, and warns about them at its end, unless an error ends it."""
+    def told(self, *, gather: Callable[[_Names], list[_Names]] | None = None, here: bool = True) -> Iterator[None]:
+        """Notes files in this context, and warns about them at its end, unless an error ends it.
+
+        Args:
+            gather: of several ranks, each of which has read a share: gives the notes of all of them.
+            here: whether this process warns; of several ranks, one does.
+        """
         self.take()
         yield
+        if gather is not None:
+            for taken in gather(self.take()):
+                self.merge(taken)
         for line in self.lines():
-            notify(line)
+            if here:
+                notify(line)
 
 
 FIRST_ONLY = FirstOnly()

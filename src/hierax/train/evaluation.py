@@ -131,7 +131,8 @@ def evaluate(
             classifier = classifier.to(here.device).eval()
         inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
-        with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told():
+        told = FIRST_ONLY.told(gather=here.gathered, here=here.first)
+        with clear_errors(lambda: "nothing was written"), told:
             found = predict(classifier, inputs, here, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics(), note)
 
@@ -178,10 +179,10 @@ def probe_features(
     with world(device) as here:
         features = features.to(here.device).eval()
         sides = []
-        for dataset in (fit, held):
-            inputs = _inputs(dataset, features, max_pixels=max_pixels)
-            processes = _workers(dataset) if workers is None else workers
-            with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told():
+        with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told(here=here.first):
+            for dataset in (fit, held):
+                inputs = _inputs(dataset, features, max_pixels=max_pixels)
+                processes = _workers(dataset) if workers is None else workers
                 sides.append(extract(features, inputs, batch=batch_size, workers=processes))
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
 

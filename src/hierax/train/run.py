@@ -198,6 +198,8 @@ class _Share:
             here.on_first(start)
             FIRST_ONLY.take()  # what was read before is none of it
             finished = loop.fit()
+            for found in here.gathered(FIRST_ONLY.take()):  # each rank has read its own share
+                FIRST_ONLY.merge(found)
             for line in FIRST_ONLY.lines():
                 watcher.log.say(line)
             if here.first:
