@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
+from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_device, add_max_pixels, positive, say_licence
 from hierax.cli.outputs import add_json, output_folder
 from hierax.cli.terminal import UserError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SUMMARY = "write the features of many images or videos into a folder; can be resumed"
 EPILOG = """SOURCES are files, folders (with their subfolders), patterns, lists, .tar shards, tables with images
 (.parquet, hub:ID) or URLs (http, https, and s3://… with fsspec). A list is a .txt file with one path per line,
-or a .csv or .parquet file with a column such as path, file, image, video or url. Paths in a list are relative
+or a .csv, .jsonl or .parquet file with a column such as path, file, image, video or url. Paths in a list are relative
 to its folder.
 OUT/data/ contains one row per image: id, path, width, height, hash, status, embedding. OUT/errors.parquet lists
 the images that could not be read. Run the same command again to resume. You can then omit SOURCES and --model.
@@ -72,12 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=positive, metavar="PIXELS", help="448: side of the square input (default: the model's size)")
     add_max_pixels(parser)
     add("--update", action="store_true", help="embed new and changed images, mark deleted images")
-    add(
-        "--columns",
-        type=_columns,
-        metavar="path=NAME",
-        help="name of the column of paths in lists, if it is not a usual name such as path, file or url",
-    )
+    add_columns(parser, "path")
     add(
         "--shard",
         type=_shard,
@@ -110,14 +106,6 @@ def _workers(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
-
-
-def _columns(text: str) -> dict[str, str]:
-    """`path=foto`, for argparse."""
-    kind, equals, name = text.partition("=")
-    if kind != "path" or not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not path=NAME, with the name of a column")
-    return {kind: name}
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
+from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_device, add_max_pixels, count, positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TxS",
         help="for videos: clips x crops of each clip, such as 5x3 (default: 1x1)",
     )
+    add_columns(parser, "path", "label")
     plots = output_file((".png", ".svg", ".pdf"), "a plot")
     parser.add_argument("--confusion", type=plots, metavar="FILE", help="draw the confusion matrix: .png, .svg or .pdf")
     add_overwrite(parser)
@@ -78,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from hierax.train.evaluation import evaluate, probe_features
 
     common: dict[str, Any] = {
-        name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels")
+        name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels", "columns")
     }
     common["model"] = _model(arguments)
     first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes

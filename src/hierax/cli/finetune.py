@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             teacher=asked.teacher,
             teacher_cache=arguments.teacher_cache,
             validation=asked.validation,
+            columns=asked.columns,
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
             settings=asked.settings,
             source=asked.source,
             validation=asked.validation,
+            columns=asked.columns,
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_max_pixels, count
 from hierax.cli.outputs import add_json
 from hierax.console import say, tell
@@ -21,6 +22,7 @@ trained on the values as they are."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("data", metavar="DATA", help="folder, list, tar shards, Parquet files, .npy, or hub:ID")
+    add_columns(parser, "path", "label")
     add_json(parser)
     add_max_pixels(parser)
     parser.add_argument(
@@ -32,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.data.stats import dataset_statistics
 
-    found = dataset_statistics(arguments.data, workers=arguments.workers, max_pixels=arguments.max_pixels)
+    found = dataset_statistics(
+        arguments.data, workers=arguments.workers, max_pixels=arguments.max_pixels, columns=arguments.columns
+    )
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.cli.columns import add_columns
 from hierax.cli.loading import MAX_PIXELS, add_device, add_max_pixels
 from hierax.cli.outputs import add_overwrite
 from hierax.cli.terminal import UserError
@@ -51,6 +52,7 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     parser.add_argument(
         "--validation", metavar="DATA", help="validation data (default: DATA/val, else set by the recipe)"
     )
+    add_columns(parser, "path", "label")
     add_device(parser)
     parser.add_argument(
         "--parallel",
@@ -75,6 +77,7 @@ class Asked:
     source: str | None
     validation: str | None
     teacher: str | None
+    columns: dict[str, str] | None
 
 
 def asked(arguments: argparse.Namespace) -> Asked:
@@ -115,6 +118,7 @@ def asked(arguments: argparse.Namespace) -> Asked:
         _source(arguments, before),
         arguments.validation or before.get("validation"),
         getattr(arguments, "teacher", None) or before.get("teacher"),
+        arguments.columns or before.get("columns"),
     )
 
 

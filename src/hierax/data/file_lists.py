@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import csv
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,45 +9,22 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from hierax.data.dataset import Extract, Sample
+from hierax.data.list_rows import PATHS, file_and_label, key_of, opened_text, rows_of
 from hierax.data.split_names import kind_of
 from hierax.data.strings import Strings
 from hierax.notices import notify
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-"""Suffixes of files that may be lists."""
-
-PATHS = (
-    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path",
-    "image_file", "image_name", "image_filename", "picture", "photo", "video", "video_path", "video_file", "clip",
-    "url", "image_url", "img_url", "uri", "fname", "filepaths", "imagepath", "imgpath", "imagename", "image_id",
-)  # fmt: skip
-"""Names of columns of paths, upper or lower case; the first one found is used. A space or hyphen counts as an
-underscore.
-"""
-
-LABELS = (
-    "label", "class", "labels", "label_name", "class_name", "classname", "class_label", "category", "category_name",
-    "action", "target", "label_id", "class_id", "category_id", "cls",
-)  # fmt: skip
-"""Names of columns of classes."""
-
-SPLITS = ("split", "subset", "set", "data_set", "dataset", "partition")
-"""Names of columns that name the split of each row; used only if their values are names of splits."""
-
 _FINE = 1_000_000  # units per second of times
 _NONE = -1
-_FIRST = 1 << 16  # bytes: limit of the first line of a text
 _WHOLE = re.compile(r"\d+(?:\.0+)?")
 _LIST = re.compile(r"[\[({].*[\])}]", re.DOTALL)
 _BETWEEN = re.compile(r"[|;,]")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,20 +70,17 @@ class FileList:
         return None if self.targets is None else self.targets.tolist()
 
 
-class NoPathColumn(ValueError):
-    """The error for a list without a column of files."""
-
-
 def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | None = None) -> FileList:
-    """The files of a list, one per row: `.csv`, `.tsv`, `.txt` or `.parquet`.
+    """The files of a list, one per row: `.csv`, `.tsv`, `.txt`, `.jsonl` (an object a line) or `.parquet`.
 
-    Columns: `path` (or another of `PATHS`), relative to the list's folder; `label` (or another of `LABELS`), the name
-    or number of its class; for videos `start` and `end` in seconds, empty for those of the video; `split` (or another
-    of `SPLITS`), such as train or val. A text whose first line is a file has no names of columns: each line has a path,
-    or a path and a label after a comma, semicolon, tab or space. Texts are UTF-8, or UTF-16 with a byte order mark.
+    Columns: `path` (or another of `hierax.data.list_rows.PATHS`), relative to the list's folder; `label` (or another of
+    `LABELS`), the name or number of its class; for videos `start` and `end` in seconds, empty for those of the video;
+    `split` (or another of `SPLITS`), such as train or val. A text whose first line is a file has no names of columns:
+    each line has a path, or a path and a label after a comma, semicolon, tab or space. Texts are UTF-8, or UTF-16 with
+    a byte order mark.
 
     Args:
-        columns: the list's own names for "path", "label", "start" or "end".
+        columns: the list's own names for "path", "label", "start", "end" or "split".
 
     Raises:
         ValueError: a column is missing, there are no rows, a row cannot be read, or images and videos are mixed; names
@@ -121,7 +92,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     parts: list[tuple[int, int]] = []
     splits: list[str] = []
     kinds: dict[bool, str] = {}
-    for where, row in _rows(path, columns):
+    for where, row in rows_of(path, columns):
         entry = _text(row.get("path"))
         if not entry:
             raise ValueError(f"{where}: no path")
@@ -162,13 +133,13 @@ def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Ite
         ImportError: parquet without pyarrow.
     """
     if path.suffix.lower() != ".txt" or columns:
-        yield from (row.get("path") or "" for _, row in _rows(path, columns))
+        yield from (row.get("path") or "" for _, row in rows_of(path, columns))
         return
-    with _opened(path) as file:
+    with opened_text(path) as file:
         for line in file:
             text = line.rstrip("\r\n")
             if text.strip():
-                found = None if "://" in text else _file_and_label(text)
+                found = None if "://" in text else file_and_label(text)
                 yield found[0] if found is not None and found[1] else text
 
 
@@ -181,14 +152,16 @@ def names_files(path: Path, *, columns: Mapping[str, str] | None = None) -> bool
     except (ImportError, OSError, ValueError):  # opening it as a table raises the right error
         return False
     if columns and "path" in columns:
-        return columns["path"] in schema.names
-    kinds = {_key(field.name): str(field.type) for field in schema}
-    inside = any(kind.startswith(("struct", "binary", "large_binary")) for kind in kinds.values())
+        name = columns["path"]
+        return name in schema.names and not _holds_files(str(schema.field(name).type))
+    kinds = {key_of(field.name): str(field.type) for field in schema}
+    inside = any(map(_holds_files, kinds.values()))
     return not inside and any(name in kinds and "string" in kinds[name] for name in PATHS)
 
 
-def _key(name: str) -> str:
-    return name.strip().lower().replace(" ", "_").replace("-", "_")
+def _holds_files(kind: str) -> bool:
+    """Whether a column of this type holds files, such as images, not their paths."""
+    return kind.startswith(("struct", "binary", "large_binary"))
 
 
 def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -206,113 +179,6 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
     classes = tuple(sorted(found, key=lambda name: (int(name), name) if numeric else (0, name)))
     number = {name: i for i, name in enumerate(classes)}
     return np.fromiter((number[name] for name in names), np.int64, len(names)), classes
-
-
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
-def _rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
-    """Rows with path, label, start, end, and their place in the file."""
-    if path.suffix.lower() == ".parquet":
-        yield from _of_parquet(path, given)
-        return
-    with _opened(path, newline="") as file:
-        first = file.readline(_FIRST).rstrip("\r\n")
-        file.seek(0)
-        if not given and _file_and_label(first) is not None:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _plain_row(line, f"{path}, line {number}")
-            return
-        rows = csv.DictReader(file, delimiter=_delimiter(path, first))
-        columns = _columns(path, rows.fieldnames or (), given)
-        try:
-            for row in rows:
-                yield f"{path}, line {rows.line_num}", {name: row.get(column) for name, column in columns.items()}
-        except csv.Error as error:
-            raise ValueError(f"{path}: after line {rows.line_num}: {error}") from None
-
-
-def _plain_row(line: str, where: str) -> Row:
-    """The path and label of a line of a list without names of columns."""
-    found = _file_and_label(line.rstrip("\r\n"))
-    if found is None:
-        given = line.strip()[:80]
-        raise ValueError(
-            f"{where}: {given!r}; expected a file, or a file and a label after comma, semicolon, tab or space"
-        )
-    return {"path": found[0], "label": found[1]}
-
-
-def _file_and_label(line: str) -> tuple[str, str] | None:
-    """The path and label of a line; None if it does not begin with an image or a video."""
-    if _is_file(line):
-        return line.strip(), ""
-    for mark in ("\t", ",", ";", " "):
-        entry, found, label = line.rpartition(mark)
-        if found and _is_file(entry):
-            return entry.strip(), label.strip()
-    return None
-
-
-def _is_file(text: str) -> bool:
-    suffix = os.path.splitext(text.strip())[1].lower()
-    return suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES
-
-
-def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """The file's name of each column that is read."""
-    found = {_key(name): name for name in reversed(names)}  # the first of two similar names
-    kinds = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",), "split": SPLITS}
-    columns = {kind: next((found[name] for name in known if name in found), None) for kind, known in kinds.items()}
-    for kind, name in (given or {}).items():
-        if kind not in kinds:
-            raise ValueError(f"columns names {kind!r}; expected one of {', '.join(kinds)}")
-        if name not in names:
-            raise ValueError(f"{path}: no column {name!r}; there are: {', '.join(names) or 'none'}")
-        columns[kind] = name
-    if columns["path"] is None:
-        raise NoPathColumn(
-            f"{path}: its first line is {', '.join(names) or 'empty'}; expected names of columns, with path among "
-            "them, or a file (a column of paths may also be called file, image, img, video, url, …)"
-        )
-    return {kind: name for kind, name in columns.items() if name is not None}
-
-
-def _of_parquet(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = _columns(path, file.schema_arrow.names, given)
-            number = 0
-            for batch in file.iter_batches(columns=list(columns.values())):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", {name: row[column] for name, column in columns.items()}
-    except (OSError, ValueError) as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path}: damaged, or not a parquet file: {error}") from None
-
-
-@contextlib.contextmanager
-def _opened(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
-    """The text of a list: UTF-8, with any bytes in names of files; or UTF-16, as Windows saves tables."""
-    with path.open("rb") as file:
-        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
-    with path.open(newline=newline, encoding=encoding, errors=errors) as text:
-        try:
-            yield text
-        except UnicodeError as error:
-            raise ValueError(f"{path}: not valid {encoding} text: {error}") from None
-
-
-def _delimiter(path: Path, first: str) -> str:
-    """Comma or tab, by the suffix; if the first line does not contain it, another separator that programs write."""
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    return next((mark for mark in (usual, ",", ";", "\t") if mark in first), usual)
 
 
 def _place(folder: Path, entry: str) -> str:

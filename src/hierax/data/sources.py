@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from hierax.data.dataset import Dataset, Extract, Sample
-from hierax.data.file_lists import SUFFIXES as LISTS
 from hierax.data.file_lists import names_files, open_list
+from hierax.data.image_folder import METADATA, metadata_of, open_metadata
 from hierax.data.labels import Labels, read_labels
+from hierax.data.list_rows import SUFFIXES as LISTS
+from hierax.data.list_rows import check_columns
 from hierax.data.split_names import find_splits, kind_of
 from hierax.data.strings import Strings
 from hierax.data.tables import TableDataset, open_tables
@@ -25,6 +27,7 @@ from hierax.processing.paths import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     check_named,
+    check_no_collection,
     check_regular,
     count_left_out,
     is_hidden,
@@ -109,7 +112,13 @@ def _mapped(path: str | Path) -> np.ndarray:
     return array
 
 
-def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, labels: bool = True) -> Dataset:
+def open_dataset(
+    source: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    labels: bool = True,
+    columns: Mapping[str, str] | None = None,
+) -> Dataset:
     """The dataset at `source`, in an order that depends only on names.
 
     Args:
@@ -118,10 +127,14 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
             `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
             `[C, *size]` as of images; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
             images, if there are no images beside them. Or a list of images or videos (`.csv`, `.tsv`, `.txt`,
-            `.parquet`): see `hierax.data.file_lists.open_list`.
+            `.jsonl`, `.parquet`): see `hierax.data.file_lists.open_list`. If a folder of images holds such a list with
+            labels, named metadata.csv or metadata.jsonl, its files and labels are used.
         split: of parquet files and Hub datasets; None is "train", or the only one.
         labels: False if they are not needed: then none are read from shards, tables and arrays, and class folders may
             be empty.
+        columns: the names of columns in a list, parquet files or a Hub dataset, if they are not usual ones: {"path":
+            name, "label": name}. "path" is the column of files, or of the images themselves; lists also have "start",
+            "end" and "split".
 
     Raises:
         ValueError: there is no readable data, or data of several kinds; names the cause.
@@ -132,16 +145,22 @@ def open_dataset(source: str | os.PathLike[str], *, split: str | None = None, la
         raise ValueError(f"the data is an empty string; {_ALLOWED}")
     if os.path.exists(text) and not os.path.isdir(text):
         check_named(text)
-    tables = tables_of(text, labels=labels)
+    if check_columns(columns) and not has_columns(text):
+        raise ValueError(
+            f"{text}: columns names {', '.join(columns or ())}, but only lists (.csv, .jsonl, …), parquet files and "
+            "Hub datasets have columns"
+        )
+    tables = tables_of(text, labels=labels, columns=columns)
     if tables is not None:
         return chosen(tables, split, name=text)
     if split is not None:
         raise ValueError(f"{text}: split is {split!r}, but only parquet files and Hub datasets have named splits")
     path = Path(text)
     if path.is_dir():
-        return _folder(path, labels=labels)
+        metadata = metadata_of(path, columns) if labels else None
+        return _folder(path, labels=labels) if metadata is None else open_metadata(metadata, columns)
     if path.suffix.lower() in LISTS and path.is_file():
-        return open_list(path, labels=labels)
+        return open_list(path, labels=labels, columns=columns)
     files = _files(text)
     kind = _kind_of(text, files)
     if kind == "tar shards":
@@ -161,16 +180,29 @@ def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> 
     return tables[wanted]
 
 
-def tables_of(text: str, *, labels: bool = True) -> dict[str, TableDataset] | None:
+def has_columns(text: str) -> bool:
+    """Whether a source has columns that can be named: a list, tables, or a folder with a list in it."""
+    path = Path(text)
+    if text.startswith("hub:") or path.suffix.lower() in (*LISTS, ".parquet"):
+        return True
+    inside = (*METADATA, *_SAVED)
+    return path.is_dir() and (any((path / name).is_file() for name in inside) or bool(_parquet_below(path)))
+
+
+def tables_of(
+    text: str, *, labels: bool = True, columns: Mapping[str, str] | None = None
+) -> dict[str, TableDataset] | None:
     """The splits of a source for the datasets library; None for other sources."""
     path = Path(text)
+    if path.is_dir():
+        check_no_collection(path)
     if text.startswith("hub:") or (path.is_dir() and any((path / name).is_file() for name in _SAVED)):
-        return open_tables(text, labels=labels)
+        return open_tables(text, labels=labels, columns=columns)
     if path.is_dir():
         files = _parquet_below(path)
-        return open_tables(text, files, labels=labels) if files else None
-    if path.suffix.lower() == ".parquet" and not (path.is_file() and names_files(path)):
-        return open_tables(text, _files(text), labels=labels)
+        return open_tables(text, files, labels=labels, columns=columns) if files else None
+    if path.suffix.lower() == ".parquet" and not (path.is_file() and names_files(path, columns=columns)):
+        return open_tables(text, _files(text), labels=labels, columns=columns)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from hierax.data.dataset import Dataset, Subset, relabelled
 from hierax.data.file_lists import FileList
 from hierax.data.order import SPLIT, stream
-from hierax.data.sources import FolderDataset, chosen, open_dataset, split_folders, tables_of
+from hierax.data.sources import FolderDataset, chosen, has_columns, open_dataset, split_folders, tables_of
 from hierax.data.split_names import find_splits
 from hierax.notices import notify
 
@@ -22,19 +23,20 @@ def open_splits(
     seed: int,
     validation: str | os.PathLike[str] | None = None,
     labels: bool = True,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, Dataset | None]:
     """Training and validation set.
 
     The second is `validation`, or what is beside the training set: `val/` (or `validation/`, `dev/`, `test/`, and other
     usual names in any case) beside `train/`, or such a split of a Hub dataset; or else a `fraction` of the samples
     drawn with `seed`, by class if there are classes (0: no validation set). Its classes have the numbers they have in
-    training; it may lack some, and all labels. `labels` is the argument of `open_dataset`; without labels, validation
-    may have any classes.
+    training; it may lack some, and all labels. `labels` and `columns` are the arguments of `open_dataset`;
+    without labels, validation may have any classes.
 
     Raises:
         ValueError: an error of `open_dataset`, or validation has classes that training lacks.
     """
-    train, held = open_given(source, validation=validation, labels=labels)
+    train, held = open_given(source, validation=validation, labels=labels, columns=columns)
     return held_out(train, held, fraction=fraction, seed=seed)
 
 
@@ -44,16 +46,23 @@ def held_out(train: Dataset, held: Dataset | None, *, fraction: float, seed: int
 
 
 def open_given(
-    source: str | os.PathLike[str], *, validation: str | os.PathLike[str] | None = None, labels: bool = True
+    source: str | os.PathLike[str],
+    *,
+    validation: str | os.PathLike[str] | None = None,
+    labels: bool = True,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, Dataset | None]:
-    """The training set, and the given validation set with the class numbers of training.
+    """The training set, and the given validation set with the class numbers of training. `columns` are for each of
+    the two that has columns.
 
     Raises:
         ValueError: an error of `open_dataset`, or validation has classes that training lacks.
     """
-    train, held = given_splits(source, labels=labels)
+    mine = columns if validation is None or has_columns(os.fspath(source)) else None
+    train, held = given_splits(source, labels=labels, columns=mine)
     if validation is not None:
-        held = open_dataset(validation, labels=labels)
+        theirs = columns if mine is None or has_columns(os.fspath(validation)) else None
+        held = open_dataset(validation, labels=labels, columns=theirs)
         _tell_of_shared(train, held)
     if held is None or not labels or not train.classes:
         return train, held
@@ -81,19 +90,21 @@ def _tell_of_shared(train: Dataset, held: Dataset) -> None:
         )
 
 
-def given_splits(source: str | os.PathLike[str], *, labels: bool = True) -> tuple[Dataset, Dataset | None]:
+def given_splits(
+    source: str | os.PathLike[str], *, labels: bool = True, columns: Mapping[str, str] | None = None
+) -> tuple[Dataset, Dataset | None]:
     """The training set at `source`, and the validation set beside it, or None."""
-    tables = tables_of(os.fspath(source), labels=labels)
+    tables = tables_of(os.fspath(source), labels=labels, columns=columns)
     if tables is not None:
         training, other = find_splits(list(tables), of=os.fspath(source))
         held = tables[other] if training is not None and other is not None else None
         return chosen(tables, None, name=os.fspath(source)), held
     folders = split_folders(Path(source))
     if folders is None:
-        whole = open_dataset(source, labels=labels)
+        whole = open_dataset(source, labels=labels, columns=columns)
         return listed_splits(whole, name=os.fspath(source)) or (whole, None)
-    held = None if folders[1] is None else open_dataset(folders[1], labels=labels)
-    return open_dataset(folders[0], labels=labels), held
+    held = None if folders[1] is None else open_dataset(folders[1], labels=labels, columns=columns)
+    return open_dataset(folders[0], labels=labels, columns=columns), held
 
 
 def listed_splits(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | None:

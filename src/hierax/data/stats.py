@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -131,7 +131,11 @@ class _Measure:
 
 
 def dataset_statistics(
-    source: str | os.PathLike[str], *, workers: int | None = None, max_pixels: int | None = DEFAULT_MAX_PIXELS
+    source: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    columns: Mapping[str, str] | None = None,
 ) -> DatasetStatistics:
     """Reads every sample of `source` once and returns its statistics; if it has several sets, those of the training
     set.
@@ -140,11 +144,12 @@ def dataset_statistics(
         source: a source for `open_dataset`, or a folder with `train/`.
         workers: reading processes; None is one per core, or none if there is little to read.
         max_pixels: images with more pixels count as unreadable; None is no limit.
+        columns: see `open_dataset`.
 
     Raises:
         ValueError: an error of `open_dataset`; arrays with different numbers of channels; videos.
     """
-    dataset, held = given_splits(source)
+    dataset, held = given_splits(source, columns=columns)
     if dataset.videos:
         raise ValueError(f"{source} holds videos; expected images or arrays")
     if workers is None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from hierax.data.dataset import Sample
 from hierax.data.labels import Labels, read_labels
+from hierax.data.list_rows import no_column
 from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
 
@@ -54,9 +55,11 @@ class TableDataset:
         return None if single is None else single.tolist()
 
 
-def open_tables(source: str, files: Sequence[Path] = (), *, labels: bool = True) -> dict[str, TableDataset]:
+def open_tables(
+    source: str, files: Sequence[Path] = (), *, labels: bool = True, columns: Mapping[str, str] | None = None
+) -> dict[str, TableDataset]:
     """The splits of `hub:ID`, `hub:ID:CONFIG`, a folder made by `save_to_disk`, or parquet `files` by name; `labels`
-    False reads none.
+    False reads none. `columns` names those of images ("path") and of classes ("label"), if they are not usual ones.
 
     Raises:
         ImportError: the package datasets is missing.
@@ -71,7 +74,7 @@ def open_tables(source: str, files: Sequence[Path] = (), *, labels: bool = True)
     if not isinstance(found, Mapping):
         found = {"train": found}
     return {
-        str(split): _table(datasets, _named(source, split, len(found)), table, labels=labels)
+        str(split): _table(datasets, _named(source, split, len(found)), table, labels=labels, given=columns or {})
         for split, table in found.items()
     }
 
@@ -127,18 +130,23 @@ def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     return found
 
 
-def _table(datasets: Any, name: str, table: Any, *, labels: bool) -> TableDataset:
+def _table(datasets: Any, name: str, table: Any, *, labels: bool, given: Mapping[str, str]) -> TableDataset:
     columns = table.features
-    image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
+    for column in (given[kind] for kind in ("path", "label") if kind in given):
+        if column not in columns:
+            raise no_column(name, column, tuple(columns))
+    image = given.get("path") or next((c for c in _IMAGE_COLUMNS if c in columns), None)
     image = image or next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
     if image is None:
         raise ValueError(
             f"{name}: no column of images among {', '.join(columns)}; expected one of type Image, or named "
             + ", ".join(_IMAGE_COLUMNS)
+            + "; --columns path=NAME names another one"
         )
     if isinstance(columns[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))  # hierax decodes, so that bad files can be named
-    label = next((c for c in LABEL_COLUMNS if c in columns), None) if labels else None
+    label = given.get("label") or next((c for c in LABEL_COLUMNS if c in columns), None)
+    label = label if labels else None
     values, classes = None, ()
     if label is not None:
         values = _labels(table, label, f"{name}, column {label}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from hierax.collection.source import Source
 from hierax.collection.store import arrow
 from hierax.collection.urls import check_client, urls_at
-from hierax.data.file_lists import NoPathColumn, listed_paths, names_files
+from hierax.data.file_lists import listed_paths, names_files
 from hierax.data.tables import open_tables
 from hierax.data.tar import COMPRESSED, members_of
 from hierax.notices import LeftOut, notify
@@ -22,13 +22,14 @@ from hierax.processing.paths import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     NotRegularError,
+    check_no_collection,
     find_files,
     matches,
     opened_regular,
 )
 
 _PICTURES, _VIDEOS = IMAGE_SUFFIXES | {".tar"}, VIDEO_SUFFIXES | {".tar"}
-_LISTS = (".txt", ".csv", ".tsv")
+_LISTS = (".txt", ".csv", ".tsv", ".jsonl")
 _SAVED = ("dataset_dict.json", "dataset_info.json")
 
 
@@ -81,10 +82,11 @@ def list_sources(
     members of shards and files of other kinds, rows without a path.
 
     Args:
-        inputs: files; folders, searched to their depths for images and `.tar` shards, hidden files left
-            out (a folder below them that cannot be opened is a source that cannot be read); patterns
+        inputs: files; folders, searched to their depths for images and `.tar` shards (`.parquet` files and
+            arrays, where there are none), hidden files left out (a folder below them that cannot be opened is a source
+            that cannot be read); patterns
             (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
-            file, image, url …, see `hierax.data.file_lists.PATHS`), relative to the list's folder; `.tar` shards;
+            file, image, url …, see `hierax.data.list_rows.PATHS`), relative to the list's folder; `.tar` shards;
             tables with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec
             opens (`s3://…`). Tables have no videos.
         columns: {"path": name} if the column of paths in lists has another name.
@@ -169,6 +171,7 @@ def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:
     elif "://" in given:
         yield from _of_url(given, kinds)
     elif os.path.isdir(given):
+        check_no_collection(given)
         if _is_saved(given):
             yield from _rows_of_tables(os.path.abspath(given), [])
         else:
@@ -199,7 +202,7 @@ def _is_picture(name: str) -> bool:
 
 def _files_below(folder: str, suffixes: Collection[str], left: LeftOut | None = None) -> Iterator[str]:
     closed: list[OSError] = []
-    arrays = () if suffixes is _VIDEOS else ARRAY_SUFFIXES
+    arrays = () if suffixes is _VIDEOS else ARRAY_SUFFIXES | {".parquet"}
     yield from find_files(os.path.abspath(folder), suffixes, otherwise=arrays, left=left, failed=closed.append)
     yield from (
         error.filename for error in closed
@@ -245,8 +248,6 @@ def _of_list(path: str, kinds: _Kinds) -> Iterator[Source]:
                 yield Source(os.path.abspath(os.path.join(folder, entry)))
     except NotRegularError as error:
         raise ValueError(f"{path}: {error}") from None
-    except NoPathColumn as error:
-        raise ValueError(f"{error}; --columns path=NAME names another one") from None
     except ImportError as error:
         raise ImportError(f"{path}: {error} (pip install the package that it names)") from None
     if empty:

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from hierax.notices import LeftOut
     from hierax.processing import ImageError
 
+_TABLES = {
+    ".csv": "a list", ".tsv": "a list", ".jsonl": "a list", ".parquet": "a list or a table of images", ".tar": "a shard"
+}  # fmt: skip
+_OTHERS = "hierax embed reads lists, .tar and .parquet files"
+_EXPECTED = f"expected files, folders or patterns of images ({_OTHERS})"
+
 
 def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[Path], list[ImageError]]:
     """The files that the inputs name, each once, in the order of the inputs; and a problem for each input that names
@@ -41,12 +47,16 @@ def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]
     if not given:
         raise ImageError("''", "an empty name; expected a file, folder or pattern")
     path = Path(given)
+    if path.suffix.lower() in _TABLES and path.is_file():
+        raise ImageError(given, f"{_TABLES[path.suffix.lower()]}, which this command does not read; {_EXPECTED}")
     if path.is_dir():
         left = LeftOut(given)
         files = _below(path, left, problems, clips=clips)
         if not files:
+            _check_no_collection(given)
             wanted = "videos in this folder (MP4, WebM, MKV" if clips else "images in this folder (PNG, JPEG, WebP"
-            raise ImageError(given, f"no {wanted}, … are read){'; ' * bool(left.counts)}{left.summary()}")
+            also = f" ({_OTHERS})" if any(kind in _TABLES for kind in left.counts) else ""
+            raise ImageError(given, f"no {wanted}, … are read){'; ' * bool(left.counts)}{left.summary()}{also}")
         left.tell()
         return files
     if path.exists():
@@ -61,6 +71,16 @@ def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]
         raise ImageError(given, "no file matches this pattern")
     left.tell()
     return files
+
+
+def _check_no_collection(given: str) -> None:
+    from hierax.processing import ImageError
+    from hierax.processing.paths import check_no_collection
+
+    try:
+        check_no_collection(given)
+    except ValueError as error:
+        raise ImageError(given, str(error).removeprefix(f"{given}: ")) from None
 
 
 def _why_missing(given: str) -> str:

@@ -51,11 +51,22 @@ VIDEO_SUFFIXES = frozenset(
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__pycache__")
 # of macOS' archives, Synology's disks (thumbnails of each image), Windows and Python
 
+_COLLECTION = ("manifest.json", "listings")  # in each collection
+
 _NAMES = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class NotRegularError(ValueError):
     """A folder, pipe, socket or device where a file is expected."""
+
+
+def check_no_collection(folder: str | os.PathLike[str]) -> None:
+    """Raises `ValueError` for a folder that `hierax embed` made, which has no images."""
+    if all(os.path.exists(os.path.join(folder, name)) for name in _COLLECTION):
+        raise ValueError(
+            f"{os.fspath(folder)}: a collection that hierax embed made, which holds features and no images; expected "
+            "the images (hierax search, duplicates, outliers and map read a collection)"
+        )
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:

@@ -139,6 +139,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "validation": (_or_none(_is_text), "a path or null"),
     "from": (_or_none(_is_text), "a path or null"),
     "teacher": (_or_none(_is_text), "a path or null"),
+    "columns": (_or_none(_mapping(_is_text)), "an object of names"),
     "recipe": (lambda value: isinstance(value, dict), "an object of settings"),
     "chosen": (lambda value: isinstance(value, dict), "an object of settings"),
     "facts": (_mapping(_is_count), "an object of counts"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.data.dataset import Dataset, Relabelled, relabelled
-from hierax.data.sources import FolderDataset, open_dataset, split_folders
+from hierax.data.sources import FolderDataset, has_columns, open_dataset, split_folders
 from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
 from hierax.model.pretrained import Pretrained
@@ -96,6 +97,7 @@ def evaluate(
     workers: int | None = None,
     views: tuple[int, int] = (1, 1),
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    columns: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Evaluates a classifier on labeled `data`; every sample counts once. Returns an `Evaluation`.
 
@@ -109,6 +111,8 @@ def evaluate(
         views: for videos, number of windows in time and of crops of each; probabilities are averaged. (5, 3) is usual
             for Kinetics.
         max_pixels: images with more pixels count as unreadable; None is no limit.
+        columns: names of columns in lists and tables, see `hierax.data.open_dataset`; for the data that a run was
+            trained on, None takes those of the run.
 
     Raises:
         ValueError: the model is not a classifier, the data has other classes, or several views are requested of data
@@ -124,8 +128,10 @@ def evaluate(
     config = classifier.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
     place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
-    part, note = _of_run(data, place)
-    dataset = _matched(_held(data) if part is None else part, labels)
+    trained = _trained_on(data, place)
+    columns = trained.get("columns") if columns is None else columns
+    part, note = _of_run(data, trained, columns)
+    dataset = _matched(_held(data, columns) if part is None else part, labels)
     with world(device) as here:
         if isinstance(classifier, Pretrained):
             classifier = classifier.to(here.device).eval()
@@ -157,6 +163,7 @@ def probe_features(
     batch_size: int = 32,
     workers: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
     """Top-1 accuracy of a probe on the frozen, pooled features of each stage, and the unreadable samples.
 
@@ -166,16 +173,18 @@ def probe_features(
         kind: "linear" or "knn".
         train: the data to fit the probe on; None is `data/train`.
         workers, max_pixels: as in `evaluate`.
+        columns: names of columns in lists and tables, see `hierax.data.open_dataset`.
     """
     parts = None if train is not None else split_folders(Path(data))
     if train is None and parts is None:
         raise ValueError(f"{data} has no train/ for the probe to learn from; pass --train")
     learn = Path(train) if parts is None else parts[0]  # type: ignore[arg-type]
     features = load(os.fspath(model), task="features", new=("norm",))
-    fit = open_dataset(learn)
+    mine = columns if has_columns(os.fspath(learn)) else None
+    fit = open_dataset(learn, columns=mine)
     if not fit.classes:
         raise ValueError(f"{learn}: a probe needs class folders or labels")
-    held = _matched(_held(data), fit.classes)
+    held = _matched(_held(data, columns if mine is None or has_columns(os.fspath(data)) else None), fit.classes)
     with world(device) as here:
         features = features.to(here.device).eval()
         sides = []
@@ -187,20 +196,26 @@ def probe_features(
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
 
 
-def _of_run(data: Setting, model: Setting | None) -> tuple[Dataset | None, str | None]:
-    """The samples that the run `model` held out of `data`, if it was trained on them, and a note on that."""
+def _trained_on(data: Setting, model: Setting | None) -> dict[str, Any]:
+    """The description of the run `model`, if that was fine-tuned on `data`; else empty."""
     if model is None:
-        return None, None
+        return {}
     places = (Path(model), Path(model).resolve().parent)  # the run, or one of the models in it
     record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
-    if record is None:
-        return None, None
-    values = read_description(record)
-    if values.get("task") != "finetune" or values.get("data") != os.path.abspath(data) or given_splits(data)[1]:
+    values = {} if record is None else read_description(record)
+    same = values.get("task") == "finetune" and values.get("data") == os.path.abspath(data)
+    return values if same else {}
+
+
+def _of_run(
+    data: Setting, values: dict[str, Any], columns: Mapping[str, str] | None
+) -> tuple[Dataset | None, str | None]:
+    """The samples of `data` that the run of this description held out, and a note on that; None without a run."""
+    if not values or given_splits(data, columns=columns)[1]:
         return None, None
     recipe = Recipe.from_dict(values["recipe"])
     fraction = 0.0 if values.get("validation") else recipe.validation_fraction
-    train, held = open_splits(data, fraction=fraction, seed=recipe.seed)
+    train, held = open_splits(data, fraction=fraction, seed=recipe.seed, columns=columns)
     counts, then = (len(train), len(held or ())), values.get("facts", {})
     changed = values.get("classes") and values["classes"] != class_counts(train)
     if not values.get("validation") and (changed or counts != (then.get("samples"), then.get("held_out"))):
@@ -215,9 +230,9 @@ def _workers(dataset: Dataset) -> int:
     return default_workers() if len(dataset) > _FEW else 0
 
 
-def _held(data: Setting) -> Dataset:
+def _held(data: Setting, columns: Mapping[str, str] | None) -> Dataset:
     """The validation set beside a training set, or the data unchanged."""
-    train, held = given_splits(data)
+    train, held = given_splits(data, columns=columns)
     return train if held is None else held
 
 

@@ -15,7 +15,8 @@ import torch
 
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.data.dataset import Dataset, Sample, Subset
-from hierax.data.file_lists import LABELS, FileList
+from hierax.data.file_lists import FileList
+from hierax.data.list_rows import LABELS
 from hierax.data.sources import ArrayDataset
 from hierax.data.stats import Moments
 from hierax.data.tables import LABEL_COLUMNS, TableDataset
@@ -323,10 +324,11 @@ def labels_beside(dataset: Dataset) -> str:
     if isinstance(whole, ArrayDataset):
         return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"
     if isinstance(whole, TableDataset):
-        known = f"labels are in a column that is called {', '.join(LABEL_COLUMNS)}"
+        known = f"labels are in a column that is called {', '.join(LABEL_COLUMNS)} (--columns label=NAME names another)"
         return f"its columns are {', '.join(whole.columns)}; {known}"
     if isinstance(whole, FileList):
-        return f"labels are in a column of the list that is called {', '.join(LABELS)}"
+        names = ", ".join(LABELS)
+        return f"labels are in a column of the list that is called {names} (--columns label=NAME names another)"
     return (
         "fine-tuning takes a folder of class folders, shards with labels, or a list (.csv) with columns path and label"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Request:
     settings: Sequence[str]
     teacher: Setting | None = None
     teacher_cache: Setting | None = None
+    columns: Mapping[str, str] | None = None
 
     @property
     def base(self) -> Recipe | None:
@@ -52,6 +53,7 @@ class Request:
         return {
             "task": self.task,
             **{name: place and located(place) for name, place in places.items()},
+            "columns": None if self.columns is None else dict(self.columns),
             "recipe": recipe.to_dict(),
         }
 
@@ -59,7 +61,7 @@ class Request:
 def opened(given: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """The data, and the given validation set."""
     labels = given.task == "finetune" and (recipe.label_weight > 0 or given.teacher is None)
-    return open_given(given.data, validation=given.validation, labels=labels)
+    return open_given(given.data, validation=given.validation, labels=labels, columns=given.columns)
 
 
 def decided(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def pretrain(
     settings: Sequence[str] = (),
     source: Setting | None = AUTO,
     validation: Setting | None = None,
+    columns: Mapping[str, str] | None = None,
     device: str = "auto",
     parallel: str = "ddp",
     overwrite: bool = False,
@@ -72,6 +74,8 @@ def pretrain(
         source: a checkpoint to start from; None starts from random weights. "auto" is `hierax/femto.mae` where neither
             a recipe nor an architecture is named and the data are images, else random weights.
         validation: data to validate on; None takes `data/val`, or the recipe's share of the data.
+        columns: names of columns in lists and tables, see `hierax.data.open_dataset`; None where a run resumes takes
+            those it was started with.
         device, parallel: "auto", "cpu", "cuda"; "ddp" or "fsdp" for several ranks.
         overwrite: start from the beginning where `out` holds a run, which is deleted.
         quiet: whether to write nothing to the terminal.
@@ -81,7 +85,7 @@ def pretrain(
         ValueError: impossible data or settings.
         TrainingStopped: the run cannot continue; its last checkpoint is intact.
     """
-    given = Request("pretrain", data, source, validation, recipe, settings)
+    given = Request("pretrain", data, source, validation, recipe, settings, columns=columns)
     return _train(given, Path(out), device, parallel, overwrite=overwrite, quiet=quiet)
 
 
@@ -95,6 +99,7 @@ def finetune(
     teacher: Setting | None = None,
     teacher_cache: Setting | None = None,
     validation: Setting | None = None,
+    columns: Mapping[str, str] | None = None,
     device: str = "auto",
     parallel: str = "ddp",
     overwrite: bool = False,
@@ -116,7 +121,7 @@ def finetune(
 
     The other arguments, result and errors are those of `pretrain`.
     """
-    given = Request("finetune", data, source, validation, recipe, settings, teacher, teacher_cache)
+    given = Request("finetune", data, source, validation, recipe, settings, teacher, teacher_cache, columns)
     return _train(given, Path(out), device, parallel, overwrite=overwrite, quiet=quiet)
 
 
@@ -127,6 +132,8 @@ def _train(given: Request, run: Path, device: str, parallel: str, *, overwrite: 
     with world(device, parallel) as here:
         here.on_first(lambda: check_folder(run, overwrite=overwrite))
         before = None if overwrite else here.gathered(here.everywhere(lambda: earlier(run)))[0]
+        if before is not None and given.columns is None:
+            given = replace(given, columns=before.get("columns"))
         data = None if before else here.everywhere(lambda: opened(given, first))
         chosen = here.everywhere(lambda: decided(given, base, before, data, here))
         recipe = given.overridden(chosen.recipe)

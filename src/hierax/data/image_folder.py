@@ -1,0 +1,43 @@
+"""Folders of images with a list of their labels in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from hierax.data.file_lists import FileList, open_list
+from hierax.data.list_rows import NoPathColumn, check_columns, rows_of
+from hierax.notices import notify
+from hierax.processing.paths import IMAGE_SUFFIXES, find_files
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Names of the list in a folder of images, as the Hugging Face libraries know it: file_name, and label or others."""
+
+
+def metadata_of(folder: Path, columns: Mapping[str, str] | None = None) -> Path | None:
+    """The list of files and labels in a folder of images; None if there is none, or it has no labels.
+
+    Raises:
+        ValueError: it is damaged, or lacks one of the `columns`.
+    """
+    for path in (folder / name for name in METADATA):
+        if path.is_file():
+            try:
+                first = next(rows_of(path, columns), ("", {}))[1]
+            except NoPathColumn:
+                continue
+            if "label" in first or check_columns(columns):
+                return path
+    return None
+
+
+def open_metadata(path: Path, columns: Mapping[str, str] | None = None) -> FileList:
+    """The files that a list in their folder names. A `Notice` tells that it is read, and of images that it lacks."""
+    found = open_list(path, columns=columns)
+    named = {os.path.normpath(entry) for entry in found.paths}
+    images = () if found.videos else find_files(path.parent, IMAGE_SUFFIXES)
+    left = sum(os.path.normpath(image) not in named for image in images)
+    rest = f"; {left:,} other {'image in the folder is' if left == 1 else 'images in the folder are'} not used"
+    notify(f"{path.parent}: files and labels are read from {path.name}{rest if left else ''}")
+    return found
