@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from hierax import streams
 from hierax.cli import main
@@ -187,6 +188,39 @@ def test_a_limit_of_memory_is_said_before_a_library_meets_it(run: Run, monkeypat
     )
 
 
+def test_a_limit_within_which_nothing_runs_ends_the_command_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hierax.cli.address_limit", lambda: 600_000_000)
+    code, out, err = run("classify", "missing.jpg")
+    assert (code, out) == (1, "")
+    assert err == "hierax: out of memory: it is limited to 0.6 GB (ulimit -v); expected 0.8 GB or more\n"
+
+
+def test_an_unknown_error_within_a_limit_of_memory_names_the_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> int:
+        raise IndexError("boolean index did not match")
+
+    monkeypatch.setattr("hierax.cli.recipes.run", fail)
+    monkeypatch.setattr("hierax.cli.address_limit", lambda: 1_100_000_000)
+    code, _, err = run("recipes")
+    assert code == 1
+    assert err.splitlines()[1] == (
+        "hierax: IndexError: boolean index did not match "
+        "(memory is limited to 1.1 GB, which may be the reason; --debug shows the traceback)"
+    )
+
+
+def test_memory_that_runs_out_while_an_error_is_said_is_said(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr("hierax.cli.recipes.run", fail)
+    monkeypatch.setattr("hierax.cli._failed", fail)
+    assert main(["recipes"]) == 1
+    assert capfd.readouterr().err == "hierax: out of memory\n"
+
+
 @POSIX
 def test_too_little_memory_for_the_program_itself_is_said(here: Path) -> None:
     (here / "hierax_cli.py").write_text(
@@ -233,3 +267,16 @@ def test_an_interrupt_within_a_text_that_is_executed_ends_as_any_other(tmp_path:
     )
     done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "hierax: interrupted\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of address space that the system keeps")
+@pytest.mark.parametrize("limit", [500, 800, 850, 900, 1000, 1200, 1500, 2000])
+@pytest.mark.parametrize("command", ["classify PHOTO", "features PHOTO -o OUT", "export -o OUT --format openvino"])
+def test_little_memory_is_enough_or_said_in_one_sentence(command: str, limit: int, tmp_path: Path) -> None:
+    Image.new("RGB", (200, 160), (200, 100, 50)).save(tmp_path / "photo.png")
+    line = command.replace("PHOTO", str(tmp_path / "photo.png")).replace("OUT", str(tmp_path / "out"))
+    done = shell(f"ulimit -v {limit * 1000}; timeout 300 HIERAX {line}")
+    said = [text for text in done.stderr.splitlines() if "out of memory" in text or "may be the reason" in text]
+    assert (done.returncode, len(said)) in ((0, 0), (1, 1)), done.stderr
+    assert "Traceback" not in done.stderr

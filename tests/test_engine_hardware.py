@@ -47,6 +47,17 @@ def test_without_any_package_it_is_pytorch_and_the_log_says_what_is_faster(
     assert "pip install 'openvino>=2025.4' (part of hierax[openvino])" in caplog.text
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_within_a_limit_of_memory_it_is_pytorch_which_needs_half(
+    precision: str, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    monkeypatch.setattr("hierax.memory.address_limit", lambda: 1_500_000_000)
+    assert chosen(precision=precision) == ("cpu", precision, "torch")
+    assert chosen(backend="openvino") == ("cpu", "bf16", "openvino")
+    assert chosen(precision="int8") == ("cpu", "int8", "openvino")
+
+
 def test_asking_for_openvino_is_asking_for_the_cpu(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     machine()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -22,6 +22,7 @@ LIBRARIES = [
     RuntimeError("can't start new thread"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("Failed to serialize proto"),
     MemoryError(),
 ]
 

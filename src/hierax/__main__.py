@@ -38,10 +38,14 @@ def run() -> int:
     atexit.register(_ignore_signals)  # the first to register is the last to be called
     try:
         from hierax.cli import main
+        from hierax.memory import ENOUGH, is_limited_to_less_than
     except MemoryError:
         os.write(2, b"hierax: out of memory\n")
         return 1
-    return main()
+    code = main()
+    if code == 1 and is_limited_to_less_than(ENOUGH):  # libraries without memory may crash at the exit, too
+        os._exit(1)
+    return code
 
 
 if __name__ == "__main__":

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import os
 import sys
 
 ENOUGH = 4_000_000_000
 """Bytes of address space that a command with a small model needs; PyTorch and a runtime alone map 1 to 3 GB."""
+FOR_OPENVINO = 2_000_000_000
+"""Bytes below which OpenVINO is not chosen by itself: it maps twice what PyTorch does, and may end the process."""
+LEAST = 800_000_000
+"""Bytes below which nothing runs: PyTorch cannot be imported, and its C++ libraries may end the process."""
 _SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and the system say it
     "bad_alloc", "bad allocation", "can't alloc", "cannot allocate memory", "failed to allocate", "out of memory",
     "not enough memory", "unable to mmap", "could not create a memory", "memory exhausted", "std::length_error",
     "can't start new thread", "failed to map segment", "failed to launch worker thread",
-    "resource temporarily unavailable", "returned null without setting an exception",
+    "resource temporarily unavailable", "returned null without setting an exception", "failed to serialize proto",
 )  # fmt: skip
 
 
@@ -42,3 +49,21 @@ def address_limit() -> int | None:
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if limit == resource.RLIM_INFINITY else limit
+
+
+def is_limited_to_less_than(size: int) -> bool:
+    """Whether this process may map fewer than `size` bytes."""
+    limit = address_limit()
+    return limit is not None and limit < size
+
+
+def spare_address_space() -> None:
+    """Makes threads need less of it, or fewer of them; call it before NumPy and PyTorch are imported.
+
+    The C library reserves 64 MB for each thread otherwise; OpenMP ends the process if it cannot start a thread.
+    """
+    if is_limited_to_less_than(FOR_OPENVINO):
+        for library in ("OMP", "OPENBLAS"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # only the GNU C library has it
+        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX

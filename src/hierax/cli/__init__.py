@@ -39,7 +39,7 @@ from hierax.cli.parsing import Help, Parser, parse
 from hierax.cli.signals import Interruptions, Terminated
 from hierax.cli.terminal import UserError
 from hierax.console import one_line, quiet_libraries, say
-from hierax.memory import ENOUGH, address_limit, is_out_of_memory
+from hierax.memory import ENOUGH, LEAST, address_limit, is_out_of_memory, spare_address_space
 from hierax.streams import STDOUT, give_up, prepare
 
 _COMMANDS: dict[str, ModuleType] = {
@@ -147,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, given)
     debug = arguments.debug or os.environ.get("HIERAX_DEBUG", "") not in ("", "0")
     came = Interruptions()
-    _say_limit()
+    if not _has_memory():
+        return 1
     try:
         with came.taken(), quiet_libraries(debug=debug):
             code = arguments.run(arguments)
@@ -158,15 +159,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if came.number is not None:  # after an interruption, errors of libraries are not faults
             return _interrupted(came.number)
-        return _failed(error, given)
+        try:
+            return _failed(error, given)
+        except MemoryError:  # not even an import is possible
+            os.write(2, b"hierax: out of memory\n")
+            return 1
 
 
-def _say_limit() -> None:
-    """Warns of a memory limit that C++ libraries may reach: they end the process without an error message."""
+def _has_memory() -> bool:
+    """Warns of, and spares, memory that is limited; False, with an error, if nothing can run within the limit.
+
+    C++ libraries that reach the limit may end the process without an error message.
+    """
     limit = address_limit()
-    if limit is not None and limit < ENOUGH:
-        have, need = limit / 1e9, ENOUGH / 1e9
-        say(f"memory is limited to {have:.1f} GB (ulimit -v); a command with a model may need {need:.0f} GB")
+    if limit is None or limit >= ENOUGH:
+        return True
+    have, need = limit / 1e9, ENOUGH / 1e9
+    if limit < LEAST:
+        say(f"out of memory: it is limited to {have:.1f} GB (ulimit -v); expected {LEAST / 1e9:.1f} GB or more")
+        return False
+    spare_address_space()
+    say(f"memory is limited to {have:.1f} GB (ulimit -v); a command with a model may need {need:.0f} GB")
+    return True
 
 
 def _finished(code: int) -> int:
@@ -207,7 +221,11 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
     if missing or isinstance(error, (UserError, ValueError, OSError)):
         say(one_line(error))
         return 2
-    say(f"{type(error).__name__}: {one_line(error)} (a fault of hierax; --debug shows the traceback)")
+    limit = address_limit()
+    fault = "a fault of hierax"
+    if limit is not None and limit < ENOUGH:  # libraries say in many ways that memory ran out
+        fault = f"memory is limited to {limit / 1e9:.1f} GB, which may be the reason"
+    say(f"{type(error).__name__}: {one_line(error)} ({fault}; --debug shows the traceback)")
     return 1
 
 

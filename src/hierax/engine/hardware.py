@@ -10,6 +10,7 @@ import torch
 from hierax import extras
 from hierax.devices import find_device
 from hierax.engine.forking import check_openvino, openvino_is_lost
+from hierax.memory import FOR_OPENVINO, is_limited_to_less_than
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 BACKENDS = ("torch", "compile", "openvino", "onnxruntime")
@@ -104,6 +105,9 @@ def _best_backend(place: torch.device, precision: str) -> str:
         if name == "openvino" and openvino_is_lost():
             _log.warning("OpenVINO was used before this process was forked: this engine runs without it")
             continue
+        if name == "openvino" and precision != "int8" and is_limited_to_less_than(FOR_OPENVINO):
+            _log.info("memory is limited (ulimit -v): the engine runs on PyTorch, which needs less than OpenVINO")
+            return "torch"
         if installed(name):
             return name
         _log.info("backend %s is not installed: %s", name, extras.install_line(name))

@@ -100,7 +100,7 @@ class OnnxRunner:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # errors are raised, too
         source = str(model) if isinstance(model, Path) else model
         self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self._inputs = [entry.name for entry in self._session.get_inputs()]
