@@ -290,8 +290,3 @@ def test_long_captions_take_more_lines_not_more_width() -> None:
 def test_pictures_are_brought_to_a_legible_width(width: int, shown: int) -> None:
     page = viz.sheet([[tile(width)]], margin=0)
     assert page.width == shown
-
-
-def test_names_that_the_font_lacks_are_written_without_accents() -> None:
-    plain, accents = (viz.sheet([[viz.Tile(Image.new("RGB", (224, 9)), title)]]) for title in ("Stefan", "Stéfan"))
-    assert np.array_equal(np.asarray(plain), np.asarray(accents))

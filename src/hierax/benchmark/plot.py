@@ -9,6 +9,7 @@ from typing import Any
 from hierax.benchmark.results import BenchReport, Cell, Timing
 from hierax.benchmark.tables import short
 from hierax.extras import require
+from hierax.viz.fonts import drawable_names, plot_font
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -75,7 +76,8 @@ def _panel(axes: Any, cell: Cell, *, names: bool) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(cell.title, fontsize=9, loc="left")
+    (title,) = drawable_names([cell.title], kind="model")
+    axes.set_title(title, loc="left", **{**plot_font(title), "fontsize": 9})
     axes.set_xlabel("images per second", fontsize=8)
 
 

@@ -112,9 +112,11 @@ def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
 def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argparse.Namespace) -> None:
     from hierax.atomic import atomic_write
     from hierax.viz.animation import write_animation, write_strip
+    from hierax.viz.fonts import drawable_names
     from hierax.viz.sheets import sheet
 
-    heading, note = "Masked reconstruction", f"{arguments.model}, seed {arguments.seed}"
+    (model,) = drawable_names([str(arguments.model)], kind="model")
+    heading, note = "Masked reconstruction", f"{model}, seed {arguments.seed}"
     if clips:
         strip = arguments.output.with_name(f"{arguments.output.stem}-strip.png")
         write_animation(clips, arguments.output, heading=heading, note=note)

@@ -46,6 +46,7 @@ def demo(
     from hierax.demo.pictures import gallery, photos
     from hierax.demo.sheet import Row, demo_sheet
     from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining
+    from hierax.viz.fonts import drawable_names
 
     shown, others = photos() if images is None else list(images), gallery()
     classifier = HieraForImageClassification.from_pretrained(FEMTO)
@@ -63,9 +64,10 @@ def demo(
     pairs = zip(_maps(classifier, shown), masked, strict=True)
     size = classifier.config.image_size[0]
     nearest = _nearest(*(_pooled(classifier, some, size) for some in (shown, others)))
+    drawn = drawable_names([photo.name for photo in shown])
     rows = [
-        Row(photo.name, (*maps, *made), found, [(others[i].picture, others[i].label) for i in near])
-        for photo, (maps, made), found, near in zip(shown, pairs, answers, nearest, strict=True)
+        Row(name, (*maps, *made), found, [(others[i].picture, others[i].label) for i in near])
+        for name, (maps, made), found, near in zip(drawn, pairs, answers, nearest, strict=True)
     ]
     return demo_sheet(
         rows,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from hierax.viz.sheets import drawable
+from hierax.viz.fonts import drawable, load_font
 
 TILE = 200
 """Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""
@@ -74,7 +74,7 @@ def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: st
     x, y = at
     draw.rectangle((x, y, x + TILE - 1, y + _BAR), fill=(244, 244, 246))
     draw.rectangle((x, y, x + max(round(TILE * probability), 1) - 1, y + _BAR), fill=_SHARE)
-    _write(draw, share, (x + TILE - 5 - round(_font(15).getlength(share)), y + 1), 15)
+    _write(draw, share, (x + TILE - 5 - round(load_font(share, 15).getlength(share)), y + 1), 15)
     _write(draw, label, (x + 5, y + 1), 15, room=TILE - 55)
 
 
@@ -88,10 +88,6 @@ def _neighbours(
         _write(draw, label, (x, y + SMALL + 1), 13, _FADED, room=_PITCH - 4)
 
 
-def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=points)
-
-
 def _write(
     draw: ImageDraw.ImageDraw,
     text: str,
@@ -102,7 +98,8 @@ def _write(
     room: int | None = None,
 ) -> None:
     """The text in one line, cut to fit into `room` pixels."""
-    shown, font = drawable(text), _font(points)
+    shown = drawable(text)
+    font = load_font(shown, points)
     if room is not None and font.getlength(shown) > room:
         fits = (n for n in range(len(shown) - 1, 0, -1) if font.getlength(f"{shown[:n].rstrip()}...") <= room)
         shown = f"{shown[: next(fits, 0)].rstrip()}..."

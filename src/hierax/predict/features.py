@@ -167,6 +167,8 @@ def write_features(
     opened: Predictor, paths: Sequence[Path], files: Sequence[tuple[Path, Path]], *, attention: bool = False
 ) -> Iterator[FeatureFiles]:
     """Like `features`, with an open model; `files` are the names of the arrays and the image for each path."""
+    from hierax.viz.fonts import drawable_names
+
     check_inputs(opened.config, paths)
     processor, record = opened.processor(), opened.preprocessing
     video = isinstance(processor, HieraVideoProcessor)
@@ -182,7 +184,8 @@ def write_features(
         lambda pixels: stage_maps(opened, pixels, attention=attention),
         batch_size=1 if video else opened.batch_size,
     )
-    for answer, (arrays, picture) in zip(answers, files, strict=True):
+    headings = drawable_names([path.name for path in paths], kind="video" if video else "image")
+    for heading, answer, (arrays, picture) in zip(headings, answers, files, strict=True):
         if answer.result is None or answer.pixels is None:
             yield FeatureFiles(answer.path, error=answer.error)
             continue
@@ -191,9 +194,9 @@ def write_features(
             continue
         _save_arrays(answer.result, arrays)
         if isinstance(processor, HieraVideoProcessor):
-            _save_clip(answer.result, answer.pixels, processor, record, picture=picture, heading=answer.path.name)
+            _save_clip(answer.result, answer.pixels, processor, record, picture=picture, heading=heading)
         else:
-            _save_picture(answer.result, answer.pixels, record, picture=picture, heading=answer.path.name)
+            _save_picture(answer.result, answer.pixels, record, picture=picture, heading=heading)
         yield FeatureFiles(answer.path, arrays, picture)
 
 

@@ -117,6 +117,7 @@ def reconstructions(
     statistics: Statistics = "visible",
 ) -> Iterator[Reconstructed]:
     """Like `reconstruct`, with an open model."""
+    from hierax.viz.fonts import drawable_names
     from hierax.viz.reconstruction import reconstruct_pixels
 
     check_inputs(opened.config, paths)
@@ -134,7 +135,9 @@ def reconstructions(
         logits, visible = out.logits.float().cpu(), out.bool_masked_pos.cpu()
         return reconstruct_pixels(pixels, logits, visible, config=config, statistics=statistics).unbind()
 
-    for answer in stream(paths, read, ask, batch_size=1 if video else opened.batch_size):
+    titles = drawable_names([path.name for path in paths], kind="video" if video else "image")
+    answers = stream(paths, read, ask, batch_size=1 if video else opened.batch_size)
+    for title, answer in zip(titles, answers, strict=True):
         if answer.result is None or answer.pixels is None:
             yield Reconstructed(answer.path, error=answer.error)
             continue
@@ -148,11 +151,11 @@ def reconstructions(
 
             moving = reconstructed_clip(
                 pixels, made, keep, config=config, record=opened.preprocessing, statistics=statistics,
-                seconds=float(processor.sampling.span), title=answer.path.name,
+                seconds=float(processor.sampling.span), title=title,
             )  # fmt: skip
             yield Reconstructed(answer.path, moving=moving)
         else:
-            tiles = reconstruction_tiles(opened, pixels, made, keep, statistics=statistics, title=answer.path.name)
+            tiles = reconstruction_tiles(opened, pixels, made, keep, statistics=statistics, title=title)
             yield Reconstructed(answer.path, tiles)
 
 

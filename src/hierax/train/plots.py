@@ -11,6 +11,7 @@ import numpy as np
 from hierax.atomic import atomic_write
 from hierax.extras import require
 from hierax.train.described import log_entry
+from hierax.viz.fonts import drawable_names, plot_font
 
 SCORES = {
     "top1": "top-1", "balanced": "balanced", "mean_average_precision": "mean average precision",
@@ -56,7 +57,8 @@ def plot_losses(folder: Path) -> Path | None:
     if scores:
         _draw(panels[1], {k: [(x, 100 * y) for x, y in v] for k, v in scores.items()}, "validation, %")
         panels[1].set_ylim(0, 102)
-    figure.suptitle(folder.resolve().name)
+    title = folder.resolve().name
+    figure.suptitle(*drawable_names([title], kind="run"), **plot_font(title))
     figure.tight_layout()
     path = folder / "loss.png"
     with atomic_write(path) as part:
@@ -95,8 +97,11 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(labels) <= 60:
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
+        names = drawable_names(labels, kind="class", first=0)
+        axes.set_xticks(range(len(labels)), names, rotation=90)
+        axes.set_yticks(range(len(labels)), names)
+        for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            tick.set(**plot_font(tick.get_text()))
     if len(labels) <= _NUMBERS:
         for (true, said), number in np.ndenumerate(table):
             if number:

@@ -14,6 +14,7 @@ from hierax.model.config import HieraConfig
 from hierax.processing import Preprocessing
 from hierax.train.objective import Objective
 from hierax.train.predictions import fixed_noise
+from hierax.viz.fonts import drawable_names
 from hierax.viz.maps import to_picture
 from hierax.viz.reconstruction import draw_units, reconstruct_pixels, statistics_note
 from hierax.viz.sheets import Tile, sheet
@@ -41,6 +42,7 @@ class Panel:
                 self.seen.append(item)
             if len(self.seen) == PICTURES:
                 break
+        self.names = drawable_names([Path(item.name).name for item in self.seen])
 
     @torch.no_grad()
     def draw(self, objective: Objective, step: int) -> Path | None:
@@ -56,7 +58,7 @@ class Panel:
         made = reconstruct_pixels(inputs, out.logits, out.bool_masked_pos, config=config)
         units = noise.shape[1]
         rows: list[tuple[Tile, ...]] = []
-        for row, item in enumerate(self.seen):
+        for row, name in enumerate(self.names):
             keep = torch.zeros(units, dtype=torch.bool).scatter(0, kept[row].cpu(), True).numpy()
             before, after = inputs[row], made[row]
             if config.is_video:  # the frame in the middle of those that are predicted
@@ -64,7 +66,6 @@ class Panel:
             picture = to_picture(before, record=self.record)
             masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)
             drawn = to_picture(after, record=self.record)
-            name = Path(item.name).name
             rows.append((Tile(picture, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
         path, note = self.folder / f"step-{step}.png", statistics_note(config, "visible")
         with atomic_write(path) as part:

@@ -6,9 +6,10 @@ from hierax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hierax.viz.attention import attention_map, heat_picture
+    from hierax.viz.fonts import drawable, drawable_names
     from hierax.viz.maps import enlarge, pca_picture, principal_components, robust_scale, to_picture
     from hierax.viz.reconstruction import Statistics, draw_units, hidden_statistics, reconstruct_pixels, statistics_note
-    from hierax.viz.sheets import Tile, drawable, sheet
+    from hierax.viz.sheets import Tile, sheet
 
 __all__ = [
     "Statistics",
@@ -16,6 +17,7 @@ __all__ = [
     "attention_map",
     "draw_units",
     "drawable",
+    "drawable_names",
     "enlarge",
     "heat_picture",
     "hidden_statistics",
@@ -35,6 +37,10 @@ __getattr__, __dir__ = lazy_names(
             "attention_map",
             "heat_picture",
         ),
+        "hierax.viz.fonts": (
+            "drawable",
+            "drawable_names",
+        ),
         "hierax.viz.maps": (
             "enlarge",
             "pca_picture",
@@ -51,7 +57,6 @@ __getattr__, __dir__ = lazy_names(
         ),
         "hierax.viz.sheets": (
             "Tile",
-            "drawable",
             "sheet",
         ),
     },

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import unicodedata
 from collections.abc import Iterable, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from hierax.viz.fonts import Font, drawable, load_font
 
 _PAPER, _INK, _FADED = (255, 255, 255), (24, 24, 27), (100, 100, 108)
 
@@ -55,7 +56,7 @@ def sheet(
     return page
 
 
-_Line = tuple[str, int, tuple[int, int, int]]
+_Line = tuple[str, Font, int, tuple[int, int, int]]  # a text, its font, its points and its color
 
 
 def _fitted(tile: Tile, least: int, most: int) -> Tile:
@@ -72,32 +73,28 @@ def _caption(tile: Tile, width: int) -> list[_Line]:
     return _lines(tile.title, 16, _INK, width) + _lines(tile.note, 14, _FADED, width)
 
 
-def drawable(text: str) -> str:
-    """The text in characters of Pillow's font: accents are dropped, other characters outside ASCII become question
-    marks.
-    """
-    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return bare.encode("ascii", "replace").decode("ascii")
-
-
 def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
-    """The text, wrapped to lines that fit."""
-    font = ImageFont.load_default(size=points)
-    lines: list[str] = []
-    for word in drawable(text).split():
+    """The text, wrapped to lines that fit; words that are too long alone, as of writing without spaces, are cut."""
+    shown = drawable(text)
+    font, lines = load_font(shown, points), list[str]()
+    for word in shown.split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer
-        else:
-            lines.append(word)
-    return [(line, points, colour) for line in lines]
+            continue
+        lines.append("")
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return [(line, font, points, colour) for line in lines]
 
 
 def _height(lines: Sequence[_Line]) -> int:
-    return sum(round(points * 1.35) for _, points, _ in lines)
+    return sum(round(points * 1.35) for _, _, points, _ in lines)
 
 
 def _write(draw: ImageDraw.ImageDraw, lines: Sequence[_Line], left: int, top: int) -> None:
-    for text, points, colour in lines:
-        draw.text((left, top), text, fill=colour, font=ImageFont.load_default(size=points))
+    for text, font, points, colour in lines:
+        draw.text((left, top), text, fill=colour, font=font)
         top += round(points * 1.35)
