@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import ImageFont
 
@@ -105,7 +105,7 @@ def _invisible(character: str) -> bool:
 
 
 def _drawn(font: Font, character: str) -> tuple[tuple[int, ...], bytes]:
-    mask = font.getmask(character)
+    mask = cast("Any", font.getmask(character))
     return tuple(mask.size), bytes(mask)
 
 
