@@ -181,6 +181,9 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
     if report.done:
         speed = f"{report.images_per_second:.1f} {_UNITS[unit]}/s, bottleneck: {report.limit}"
         say(f"{counted(report.done, unit)}, {speed}")
+    if report.copies and report.done:
+        rows = "row is a copy" if report.copies == 1 else "rows are copies"
+        say(f"{report.copies:,} {rows} (the same bytes as another row); hierax duplicates {report.out} lists them")
     if report.errors:
         say(f"{report.errors:,} cannot be read, see {report.out / 'errors.parquet'}: {_reasons(report)}")
     left = counted(report.pending, unit)

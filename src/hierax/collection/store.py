@@ -342,11 +342,6 @@ def read_texts(shard: Path, *names: str) -> list[list[str]]:
     return [column.to_pylist() for column in read_table(shard, wanted, names).columns]
 
 
-def statuses_of(shard: Path) -> list[str]:
-    """The status of each row."""
-    return read_texts(shard, "status")[0]
-
-
 def hashes_of(shard: Path) -> dict[str, str]:
     """The hash of the bytes, by id, for each source with a valid row or an error."""
     rows = zip(*read_texts(shard, "id", "hash", "status"), strict=True)

@@ -43,6 +43,7 @@ class EmbedReport:
         sources: in all listings.
         done: sources of which this call made rows or errors.
         rows: valid rows in the collection.
+        copies: rows among them whose image has the same bytes as that of an earlier row.
         errors: sources that cannot be read (`errors.parquet`).
         gone, replaced: rows that an update marked as gone or replaced.
         pending: sources whose blocks are not done yet: they belong to other shares, or the run was stopped.
@@ -56,6 +57,7 @@ class EmbedReport:
     sources: int
     done: int
     rows: int
+    copies: int
     errors: int
     gone: int
     replaced: int
