@@ -187,17 +187,17 @@ def write_gallery(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
 def write_credits(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
     """The table of all photos, and of the gallery's sources."""
     lines = [
-        "# Pictures in this folder", "",
-        "Written by `femto/gallery.py`. `hierax/femto` and `hierax/femto.mae` were trained on none of them.", "",
-        "| file | author | licence | source |", "|---|---|---|---|",
+        "# Images in this folder", "",
+        "Written by `femto/gallery.py`. `hierax/femto` and `hierax/femto.mae` were not trained on these images.", "",
+        "| file | author | license | source |", "|---|---|---|---|",
         "| `cat.jpg` | Stéfan van der Walt (Chelsea the cat) | CC0-1.0 | PyPI: scikit-image, `chelsea` |",
     ]  # fmt: skip
     for name, (_, below, terms) in PHOTOS.items():
         lines.append(f"| `photos/{name}.jpg` | {terms.author} | {terms.licence} | {terms.source}, `{below}` |")
     lines += [
-        "", "All were made smaller and encoded anew as JPEG. `gallery.jpg` holds small versions of the following;",
-        "`gallery.json` names author, licence and source of each.", "",
-        "| pictures | author | licence | source |", "|---|---|---|---|",
+        "", "All were made smaller and saved as JPEG. `gallery.jpg` contains small versions of the images below.",
+        "`gallery.json` lists the author, license and source of each image.", "",
+        "| images | author | license | source |", "|---|---|---|---|",
     ]  # fmt: skip
     counts: dict[Terms, int] = defaultdict(int)
     for _, terms in picked:
@@ -208,7 +208,7 @@ def write_credits(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
     lines += [
         "", "CC-BY-2.0: <https://creativecommons.org/licenses/by/2.0/>; CC-BY-4.0:",
         "<https://creativecommons.org/licenses/by/4.0/>; CC0-1.0:",
-        "<https://creativecommons.org/publicdomain/zero/1.0/>. Apache-2.0 is the licence of hierax too.",
+        "<https://creativecommons.org/publicdomain/zero/1.0/>. Apache-2.0 is also the license of hierax.",
     ]  # fmt: skip
     (assets / "CREDITS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -64,7 +64,7 @@ SOURCES = (
     Source(
         "fonts-noto-color-emoji",
         "pictures",
-        "OFL-1.1 (the font), Apache-2.0 (the pictures in it)",
+        "OFL-1.1 (the font), Apache-2.0 (the images in it)",
         "emoji; of each at most one in another tone of skin",
         series=r"\b(man|men|woman|women|person|people|boy|girl)\b|:.*(?=-skin)|-skin$|\s",
     ),
@@ -88,7 +88,7 @@ SOURCES = (
     Source(
         "scratch",
         "usr/share/scratch/Media",
-        "CC-BY-SA-3.0 (the pictures)",
+        "CC-BY-SA-3.0 (the images)",
         "cartoons, photos of people, letters; photos as backgrounds",
         photos=r"^Backgrounds",
         leave_out=r"xy-grid|scratchthumbs|all-sports",
@@ -167,7 +167,7 @@ SOURCES = (
         "scikit-image",
         "skimage/data",
         "CC0-1.0, public domain, no known restrictions",
-        "test pictures, many of them photos",
+        "test images, many of them photos",
         photos="",
         leave_out="chessboard|logo|multipage|no_time|phantom|microaneurysms|motorcycle_right|horse",
         pypi=True,
@@ -175,12 +175,12 @@ SOURCES = (
     Source("scikit-learn", "sklearn/datasets/images", "CC-BY-2.0", "two photos", photos="", pypi=True),
 )
 BY_PACKAGE = {source.package: source for source in SOURCES}
-HEADING = """# Sources of the pictures
+HEADING = """# Sources of the images
 
-Written by `python femto/sources.py`. The licences are those that the packages name for these pictures, in
-`/usr/share/doc/PACKAGE/copyright` or beside them. All allow to copy and to change the pictures, commercially too. The
-pictures are not in this repository, but for those that `src/hierax/assets/CREDITS.md` names. Names and groups of the
-emoji are those of Debian's `unicode-data`.
+Written by `python femto/sources.py`. The table lists the packages, and the licenses that they state for these images, in
+`/usr/share/doc/PACKAGE/copyright` or beside the images. All of them allow copying and changing the images, also for
+commercial use. This repository contains only the images that `src/hierax/assets/CREDITS.md` lists. Names and groups of
+the emoji are those of Debian's `unicode-data`.
 """
 EMOJI_NAMES = "unicode-data"  # a package without pictures: the groups of the emoji
 
@@ -232,7 +232,7 @@ def listed(folder: Path) -> Iterator[tuple[Source, str, Path]]:
 
 def table() -> str:
     """The sources as a table in Markdown."""
-    lines = ["| package | from | holds | licence of the pictures |", "|---|---|---|---|"]
+    lines = ["| package | from | contents | license of the images |", "|---|---|---|---|"]
     for source in SOURCES:
         place = "PyPI" if source.pypi else "Debian"
         lines.append(f"| `{source.package}` | {place} | {source.holds} | {source.licence} |")

@@ -34,6 +34,8 @@ VALUES = re.compile(r"```.*?```|`[^`]*`|target: normalised", re.DOTALL)
 """Code in a page, and the setting's value `normalised`, which are names."""
 ROOMS = (".", "checkpoint", "cli", "data", "demo", "embedding", "engine", "labels", "predict", "processing", "train")
 """Packages whose docstrings and comments are checked; "." is the modules beside the packages."""
+PAGES = (".", "docs", "benchmarks", "femto", "src/hierax/assets")
+"""Folders of Markdown."""
 NAMES = re.compile(r"^ *\w+(?:, \w+)*(?=: )|\w+=|\"[^\"\n]*\"|\btest_pictures\b", re.MULTILINE)
 """Names in a docstring: of an argument or attribute that is explained, of a keyword, and values in quotes."""
 
@@ -93,7 +95,9 @@ def test_a_name_that_is_explained_is_not_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", sorted((*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))), ids=lambda page: page.name
+    "page",
+    sorted(page for place in PAGES for page in (ROOT / place).glob("*.md")),
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_pages_use_plain_words(page: Path) -> None:
     assert page.name in EXEMPT or found(page.read_text(encoding="utf-8")) == []
