@@ -177,8 +177,8 @@ SOURCES = (
 BY_PACKAGE = {source.package: source for source in SOURCES}
 HEADING = """# Sources of the images
 
-Written by `python femto/sources.py`. The table lists the packages, and the licenses that they state for these images, in
-`/usr/share/doc/PACKAGE/copyright` or beside the images. All of them allow copying and changing the images, also for
+Written by `python femto/sources.py`. The table lists the packages, and the licenses that they state for these images
+in `/usr/share/doc/PACKAGE/copyright` or beside the images. All of them allow copying and changing the images, also for
 commercial use. This repository contains only the images that `src/hierax/assets/CREDITS.md` lists. Names and groups of
 the emoji are those of Debian's `unicode-data`.
 """

@@ -29,14 +29,14 @@ pytestmark = pytest.mark.usefixtures("small_and_private")
         ({"rounds": True}, "rounds is True"),
         ({"threads": -1}, "threads is -1"),
         ({"seconds": -1}, "seconds is -1; expected 0 or more"),
-        ({"precisions": ("fp8",)}, "precisions has 'fp8'; expected fp32, bf16, int8"),
+        ({"precisions": ("fp8",)}, "precision is 'fp8'; expected fp32, bf16, int8"),
         ({"precisions": ("int8",)}, "precision is 'int8'; the backend 'torch' on cpu takes fp32, bf16"),
         ({"backends": ("tensorrt",)}, "backend is 'tensorrt'; expected auto, torch"),
-        ({"against": ("jax",)}, "against has 'jax'; expected all, transformers, timm, official"),
+        ({"against": ("jax",)}, "against is 'jax'; expected all, transformers, timm, official"),
         ({"against_precision": "int8"}, "against_precision is 'int8'; expected auto, fp32, bf16"),
         ({"sizes": ("large",)}, "sizes has 'large'; expected pixels"),
         ({"sizes": (0,)}, "sizes has 0"),
-        ({"calibration": "nowhere"}, "calibration is 'nowhere', which is not there"),
+        ({"calibration": "nowhere"}, "calibration is 'nowhere', which does not exist"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_built(changes: dict[str, Any], message: str) -> None:

@@ -115,7 +115,7 @@ def test_a_finished_command_may_be_repeated(run: Run, data: Path) -> None:
         (("pretrain", "data", "-o", "x", "epocs=3"), "epocs is not a setting of a recipe; did you mean epochs"),
         (("pretrain", "data", "-o", "x", "nonsense"), "'nonsense' is not a setting; expected key=value"),
         (("pretrain", "data", "-o", "x", "--fast"), "no option --fast"),
-        (("pretrain", "data", "-o", "x", "--recipe", "mae"), "no recipe 'mae'; near it"),
+        (("pretrain", "data", "-o", "x", "--recipe", "mae"), "no recipe 'mae'; did you mean"),
         (("pretrain", "data", "-o", "x", "--recipe", "in1k_tiny_from_400"), "is for finetune, not for pretrain"),
         (("pretrain", "data", "-o", "x", "--config", "notes.txt"), "notes.txt is damaged: "),
         (("finetune", "data", "-o", "x", "model=hiera_small_224"), "--from is missing"),

@@ -137,5 +137,5 @@ def test_a_manifest_that_lacks_something_is_said_to(tmp_path: Path) -> None:
 def test_of_many_differences_the_first_are_told(whole: Path) -> None:
     manifest = Manifest.read(whole)
     values: dict[str, Any] = {**vars(manifest), "config": {f"field{n}": n for n in range(9)}, "model": "other"}
-    with pytest.raises(CollectionError, match=r"model was .*now 'other'; .*; and \d+ differences more; choose"):
+    with pytest.raises(CollectionError, match=r"model was .*now 'other'; .*; and \d+ more differences; choose"):
         manifest.check_same(Manifest(**values), folder=whole)

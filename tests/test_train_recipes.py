@@ -208,7 +208,7 @@ def test_a_setting_that_cannot_be_is_refused_by_name(assignment: str, message: s
 
 
 def test_an_unknown_recipe_is_refused_with_those_near_it() -> None:
-    with pytest.raises(ValueError, match=r"no recipe 'mae_tiny'; near it: .*mae_tiny_small_data"):
+    with pytest.raises(ValueError, match=r"no recipe 'mae_tiny'; did you mean .*mae_tiny_small_data"):
         recipe("mae_tiny")
 
 

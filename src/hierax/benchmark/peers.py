@@ -69,7 +69,7 @@ def importable(names: Sequence[str]) -> tuple[str, ...]:
     found = []
     for name in dict.fromkeys(PEERS if "all" in names else names):
         if name not in PEERS:
-            raise ValueError(f"against has {name!r}; expected all, {', '.join(PEERS)}")
+            raise ValueError(f"against is {name!r}; expected all, {', '.join(PEERS)}")
         module, distribution = _PACKAGES[name]
         try:
             importlib.import_module(module)

@@ -110,7 +110,7 @@ def resolve(
     if against_precision not in AGAINST_PRECISIONS:
         raise ValueError(f"against_precision is {against_precision!r}; expected {', '.join(AGAINST_PRECISIONS)}")
     if calibration is not None and not Path(calibration).exists():
-        raise ValueError(f"calibration is {os.fspath(calibration)!r}, which is not there; a folder of images")
+        raise ValueError(f"calibration is {os.fspath(calibration)!r}, which does not exist; expected images")
     chosen = precisions or (("fp32", "bf16") if fast_bf16() else ("fp32",))
     _check_engines(chosen, backends)
     return Settings(
@@ -166,7 +166,7 @@ def _check_engines(precisions: Sequence[str], backends: Sequence[str]) -> None:
     """Checks that every name is known, that every precision has a backend, and that every backend has a precision."""
     for precision in precisions:
         if precision not in _PRECISIONS:
-            raise ValueError(f"precisions has {precision!r}; expected {', '.join(_PRECISIONS)}")
+            raise ValueError(f"precision is {precision!r}; expected {', '.join(_PRECISIONS)}")
     for backend in backends:
         choose("cpu", "auto", backend)  # an unknown name, a missing package
     pairs = [(p, b) for p in precisions for b in backends]

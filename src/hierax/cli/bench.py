@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="transformers, timm, official, or all (those that are installed)",
     )
     add("--against-precision", default="auto", metavar="P", help="precision of the others: fp32, bf16 or auto (default: that of the engine; fp32 for int8)")  # noqa: E501  # fmt: skip
-    add("--seconds", type=float, default=20.0, help="minimum time for each cell, in seconds (default: 20)")
+    add("--seconds", type=float, default=20.0, help="minimum seconds for each model, size and batch (default: 20)")
     add("--rounds", type=positive, default=10, help="minimum number of calls of each implementation (default: 10)")
     add("--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)")
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")

@@ -37,16 +37,26 @@ def run(arguments: argparse.Namespace) -> int:
     taken = [path for path in (target / "model.safetensors", target) if path.is_file()]
     if taken and not arguments.overwrite:
         raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --overwrite")
+    held = _files(target)
+    if target.is_dir() and not arguments.overwrite and any(target.iterdir()) and not (target / "config.json").exists():
+        raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
     options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
     model = convert(arguments.source, target, to=arguments.to, **options)
     say_licence(arguments.source, model.license)
     for line in f"read {model.loading_report}".splitlines():
         tell(line)
     tell(f"wrote {target} ({arguments.to}): {type(model).__name__}, {model.num_parameters() / 1e6:,.1f} M parameters")
-    for path in [target] if target.is_file() else sorted(target.iterdir()):
-        if path.is_file():
-            tell(f"  {path}  {_size(path.stat().st_size)}")
+    for path, state in _files(target).items():
+        if held.get(path) != state:
+            tell(f"  {path}  {_size(state[0])}")
     return 0
+
+
+def _files(target: Path) -> dict[Path, tuple[int, int, int]]:
+    """The files of a target, with what changes if one is written: size, number and time."""
+    paths = sorted(target.iterdir()) if target.is_dir() else [target]
+    stats = {path: path.stat() for path in paths if path.is_file()}
+    return {path: (stat.st_size, stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 def _size(count: int) -> str:

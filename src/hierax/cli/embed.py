@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from hierax.embedding.run import EmbedReport, Progress
 
 SUMMARY = "write the features of many images or videos into a folder; can be resumed"
-EPILOG = """SOURCES are files, folders (with their subfolders), patterns, lists, .tar shards, tables with images
-(.parquet, hub:ID) or URLs (http, https, and s3://… with fsspec). A list is a .txt file with one path per line,
+EPILOG = """A SOURCE is a file, a folder (with its subfolders), a pattern, a list, a .tar shard, a table with images
+(.parquet, hub:ID) or a URL (http, https, and s3://… with fsspec). A list is a .txt file with one path per line,
 or a .csv, .jsonl or .parquet file with a column such as path, file, image, video or url. Paths in a list are relative
 to its folder.
 OUT/data/ contains one row per image: id, path, width, height, hash, status, embedding. OUT/errors.parquet lists
-the images that could not be read. Run the same command again to resume. You can then omit SOURCES and --model.
+the images that could not be read. Run the same command again to resume. You can then omit SOURCE and --model.
 --update embeds new and changed images, tries unreadable images again, and marks deleted images.
 A video model embeds videos (extra `video`): one row for each window of about two seconds, with start and end.
 

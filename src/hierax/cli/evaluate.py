@@ -82,6 +82,10 @@ def _run(arguments: argparse.Namespace) -> int:
     common: dict[str, Any] = {
         name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels", "columns")
     }
+    if arguments.train and not arguments.probe:
+        raise UserError("--train is for --probe; add that, or leave it out")
+    if arguments.confusion and arguments.probe:
+        raise UserError("--confusion is not for --probe; leave one out")
     common["model"] = _model(arguments)
     first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
     if arguments.confusion and first:

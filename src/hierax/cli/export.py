@@ -72,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = arguments.named or arguments.model or FEMTO
     if is_export(source):
         raise UserError(f"{source}: is an export already; expected the model that it was made from")
+    if arguments.calibration is not None and arguments.precision != "int8":
+        raise UserError("--calibration is for --precision int8; add that, or leave it out")
     try:
         check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
     except ImportError as error:

@@ -12,7 +12,7 @@ from hierax.console import progress, tell
 from hierax.processing.inputs import expand
 
 SUMMARY = "write feature maps of images or videos, as arrays and as an image"
-EPILOG = """For each IMAGE, NAME.npz contains the maps stage1, stage2, ... (float32, channels x height x width).
+EPILOG = """For each FILE, NAME.npz contains the maps stage1, stage2, ... (float32, channels x height x width).
 NAME.png shows them: the first three principal components as red, green and blue.
 Similar colors mean similar features, but only within one map.
 If images have the same name, their folders are added to the names of the files (a-cat, b-cat).

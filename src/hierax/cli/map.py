@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "draw a collection as a map: one HTML file that opens offline"
 EPILOG = """Similar images are close together. If scikit-learn is installed, the map is a t-SNE of 50 principal
-components. Otherwise it shows the first two principal components. A page of 5000 points with 2000 images has
-about 6 MB.
+components. Otherwise it shows the first two principal components. The size of a page with 5000 points and
+2000 images is about 6 MB.
 --color-by folder gives each folder a color. --color-by labels.csv reads labels from a table (CSV, TSV) with the
 columns "path" and "label". For another column of labels, add its name: --color-by labels.csv:class."""
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SETTINGS = """Without --recipe, the command chooses a recipe that fits the device and the number of samples, and prints
 its name. Settings are written key=value: epochs=200 batch_size=128 lr=5e-4 num_channels=4.
 `hierax recipes NAME` lists the settings of a recipe. Run the same command again to resume; --resume -o RUN
-does the same. RUN/model contains the weights with the best validation score. RUN/model-last contains the last
-weights. RUN/report.html is a report.
+does the same. RUN/model contains the best weights by validation score, or the last weights (--weights). If it
+contains the best, RUN/model-last contains the last. RUN/report.html is a report.
 On several GPUs: torchrun --nproc-per-node 8 -m hierax {command} ..."""
 
 
@@ -66,6 +66,10 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     add_overwrite(again)
 
 
+_OPTIONS = ("recipe", "from", "config", "validation", "device", "parallel", "teacher", "teacher_cache", "output")
+"""Options that are easily taken for settings."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """The request that the arguments describe; see `hierax.train.finetune`."""
@@ -96,8 +100,13 @@ def asked(arguments: argparse.Namespace) -> Asked:
     if data is None:  # it may come after settings and options
         data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
         settings = [text for text in settings if text != data]
+    for name, mark, value in (text.partition("=") for text in settings):
+        if mark and name in _OPTIONS:
+            raise UserError(f"{name} is an option, not a setting: --{name.replace('_', '-')} {value}")
     settings += [f"weights={arguments.weights}"] if arguments.weights else []
     settings += [f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != MAX_PIXELS else []
+    if getattr(arguments, "teacher_cache", None) and not (arguments.teacher or arguments.config or arguments.resume):
+        raise UserError("--teacher-cache is for --teacher; add that, or leave it out")
     if arguments.resume:
         description = Path(arguments.out, "run.json")
         if not description.exists():

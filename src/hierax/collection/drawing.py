@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 from hierax.atomic import atomic_write
 from hierax.collection.page_files import check_page, noun, rows_of
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
+
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 if TYPE_CHECKING:
     from hierax.collection.index import Folders, Index
@@ -93,6 +96,8 @@ def table_of(given: str) -> dict[str, str]:
         with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
             rows = csv.DictReader(opened, delimiter="\t" if file.lower().endswith(".tsv") else ",")
             names = rows.fieldnames or ()
+            if any(_NOT_TEXT.search(name) for name in names):
+                raise ValueError(f"{file}: not a table; expected a .csv or .tsv file in UTF-8")
             for name in ("path", column):
                 if name not in names:
                     raise ValueError(f"{file}: no column {name!r}; there are: {', '.join(names) or 'none'}")

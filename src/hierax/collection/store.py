@@ -153,7 +153,7 @@ class Manifest:
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
         differ = [text for name in _MUST_AGREE for text in _differences(name, ours[name], theirs[name])]
         if len(differ) > _FEW:
-            differ[_FEW:] = [f"and {len(differ) - _FEW} differences more"]
+            differ[_FEW:] = [f"and {len(differ) - _FEW} more differences"]
         raise CollectionError(f"{folder} was made in another way: {'; '.join(differ)}; {advice}")
 
     def write(self, folder: Path) -> None:
@@ -169,6 +169,8 @@ class Manifest:
             CollectionError: the folder has no manifest, or a damaged one, or one of a later version.
         """
         path = folder / MANIFEST
+        if folder.is_file():
+            raise CollectionError(f"{folder} is a file; expected a collection: a folder that hierax embed wrote")
         try:
             values = read_json(path)
         except (FileNotFoundError, NotADirectoryError):

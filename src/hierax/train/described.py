@@ -31,6 +31,8 @@ def read_regular(path: Path) -> str:
             if os.fstat(file.fileno()).st_size > _LARGEST:
                 raise ValueError(f"it has more than {_LARGEST:,} bytes")
             return file.read().decode()
+    except UnicodeDecodeError:
+        raise DamagedRun(f"{path} is not a text file") from None
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

@@ -268,7 +268,7 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     try:
         return relabelled(dataset, labels, numbered=not isinstance(dataset, FolderDataset))
     except ValueError as error:
-        raise ValueError(f"the data do not fit the model: {error}") from None
+        raise ValueError(f"the data does not fit the model: {error}") from None
 
 
 def _inputs(

@@ -44,6 +44,8 @@ def earlier(run: Path) -> dict[str, Any] | None:
 
 def check_folder(run: Path, *, overwrite: bool) -> None:
     """Raises `RunExists` unless the folder is new or empty, or holds a run."""
+    if run.is_file():
+        raise RunExists(f"{run} is a file; expected a folder for the run")
     if (run / DESCRIPTION).exists():
         if not overwrite:
             earlier(run)

@@ -241,8 +241,10 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         import difflib
 
-        near = difflib.get_close_matches(name, RECIPES, 5, 0.4) or list(RECIPES)[:8]
-        raise ValueError(f"no recipe {name!r}; near it: {', '.join(near)} (hierax recipes lists all)")
+        longer = [known for known in RECIPES if known.startswith(name)]
+        near = longer or difflib.get_close_matches(name, RECIPES, 5, 0.6)
+        hint = f"; did you mean {', '.join(near[:5])}?" if name and near else ""
+        raise ValueError(f"no recipe {name!r}{hint} (hierax recipes lists all)")
     return RECIPES[name]()
 
 

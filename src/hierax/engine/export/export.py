@@ -89,6 +89,8 @@ def export(
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch is {batch!r}; expected a whole number above 0, or None for any number")
     check_export(format, precision, target, overwrite=overwrite)
+    if calibration is not None and precision != "int8":
+        raise ValueError(f"calibration is for precision='int8'; precision is {precision!r}")
     tell = progress or (lambda step, done: None)
     own = opened_model(model, task, None)
     config = own.config.replace(image_size=_axes(own.config, size))

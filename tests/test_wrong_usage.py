@@ -1,0 +1,122 @@
+"""Commands that are used in a wrong way: an error of one sentence, and nothing is lost or ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+import hierax
+
+if TYPE_CHECKING:
+    from command_line import Run
+
+pytest_plugins = ("command_line",)
+
+RECIPES = {"pretrain": "mae", "finetune": "finetune"}
+
+
+def image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), (200, 80, 40)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["search", "duplicates", "outliers", "map"])
+def test_a_file_is_not_a_collection(run: Run, tmp_path: Path, command: str) -> None:
+    file = image(tmp_path / "photo.jpg")
+    more = {"search": ("x.jpg",), "map": ("-o", str(tmp_path / "map.html"))}.get(command, ())
+    code, _, err = run(command, str(file), *more)
+    assert (code, err) == (2, f"hierax: {file} is a file; expected a collection: a folder that hierax embed wrote\n")
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_file_is_not_the_folder_of_a_run(run: Run, tmp_path: Path, command: str) -> None:
+    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
+        image(tmp_path / "data" / name)
+    file = image(tmp_path / "photo.jpg")
+    code, _, err = run(
+        command, str(tmp_path / "data"), "-o", str(file), "--recipe", f"{RECIPES[command]}_tiny_small_data"
+    )
+    assert code == 2
+    assert f"{file} is a file; expected a folder for the run" in err
+    assert file.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [
+        ("validation=held", "--validation held"),
+        ("device=cpu", "--device cpu"),
+        ("teacher_cache=x", "--teacher-cache x"),
+    ],
+)
+def test_an_option_that_is_written_as_a_setting_is_named(run: Run, tmp_path: Path, setting: str, option: str) -> None:
+    code, _, err = run("finetune", str(tmp_path), "-o", str(tmp_path / "run"), setting)
+    assert code == 2
+    assert err.rstrip().endswith(f"is an option, not a setting: {option}")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("export", "--format", "pt2", "-o", "x", "--calibration", "nope"), "--calibration is for --precision int8"),
+        (("finetune", "data", "-o", "x", "--teacher-cache", "cache"), "--teacher-cache is for --teacher"),
+        (("evaluate", "data", "--train", "other"), "--train is for --probe"),
+        (("evaluate", "data", "--probe", "knn", "--confusion", "x.png"), "--confusion is not for --probe"),
+        (("bench", "--batch-size", "1"), "no option --batch-size; did you mean --batch?"),
+        (
+            ("bench", "--calibration", "nope"),
+            "calibration is 'nope', which does not exist; expected images",
+        ),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_an_error(run: Run, given: tuple[str, ...], said: str) -> None:
+    code, _, err = run(*given)
+    assert code == 2
+    assert said in err
+
+
+def test_images_to_calibrate_on_are_for_int8() -> None:
+    with pytest.raises(ValueError, match="calibration is for precision='int8'; precision is 'fp32'"):
+        hierax.export("hierax/femto", "x", format="pt2", calibration="photos")
+
+
+def test_labels_of_a_map_are_a_table(tmp_path: Path) -> None:
+    from hierax.collection.drawing import table_of
+
+    with pytest.raises(ValueError, match=r"photo.jpg: not a table; expected a \.csv or \.tsv file in UTF-8"):
+        table_of(str(image(tmp_path / "photo.jpg")))
+
+
+def test_a_description_of_a_run_that_is_not_text_is_named(run: Run, tmp_path: Path) -> None:
+    file = image(tmp_path / "photo.jpg")
+    code, _, err = run("finetune", "-o", str(tmp_path / "run"), "--config", str(file))
+    assert (code, err) == (2, f"hierax: {file} is not a text file\n")
+
+
+def test_a_model_is_not_converted_into_a_folder_of_images(run: Run, tmp_path: Path) -> None:
+    file = image(tmp_path / "photos" / "1.jpg")
+    code, _, err = run("convert", "hierax/femto", str(file.parent), "--to", "timm")
+    assert code == 2
+    assert f"{file.parent} is not empty and holds no model; choose another folder, or pass --overwrite" in err
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_only_written_files_are_listed_by_convert(run: Run, tmp_path: Path) -> None:
+    file = image(tmp_path / "photos" / "1.jpg")
+    code, out, _ = run("convert", "hierax/femto", str(file.parent), "--to", "timm", "--overwrite")
+    assert code == 0
+    assert "model.safetensors" in out
+    assert file.name not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("mae_tiny", "; did you mean mae_tiny_small_data"), ("zzz", " (hierax rec")]
+)
+def test_a_recipe_is_suggested_only_if_its_name_is_similar(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"no recipe '{name}'") as caught:
+        hierax.train.recipe(name)
+    assert f"no recipe '{name}'{said}" in str(caught.value)
