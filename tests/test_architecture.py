@@ -157,7 +157,8 @@ ORDER = {  # module of `model`: what of it that may import
     "encoder": {"blocks", "config", "tokens", "positions", "layers", "pretrained"},
     "mae": {"blocks", "config", "tokens", "positions", "layers", "encoder"},
     "task": {"config", "encoder", "layers", "mae", "outputs", "pretrained"},
-    "tasks": {"config", "variants", "tokens", "encoder", "layers", "mae", "outputs", "pretrained", "losses", "task"},
+    "tasks": {"config", "tokens", "encoder", "layers", "mae", "outputs", "pretrained", "losses", "task"},
+    "registry": {"config", "encoder", "outputs", "pretrained", "tasks"},
     "inflate": {"config", "positions", "encoder", "tasks", "pretrained"},
 }
 

@@ -113,7 +113,7 @@ def test_a_decoder_can_start_anew_on_a_classifier(classifier: Path) -> None:
 
 
 def test_an_unknown_part_is_refused_with_those_there_are(features: Path) -> None:
-    with pytest.raises(ValueError, match=r"new names neck; parts are encoder, norm, head, norms, fusion"):
+    with pytest.raises(ValueError, match=r"new names neck; parts are encoder, head, norm, decoder, fusion"):
         HieraModel.from_pretrained(features, new=("neck",))
 
 
@@ -244,7 +244,10 @@ def test_num_labels_makes_load_a_classifier(features: Path) -> None:
 
 
 def test_an_unknown_task_is_refused(classifier: Path) -> None:
-    with pytest.raises(ValueError, match="task is 'segmentation'; expected one of features, backbone"):
+    with pytest.raises(
+        ValueError,
+        match="task is 'segmentation'; expected one of classification, video-classification, mae",
+    ):
         load(classifier, task="segmentation")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hierax.model.config import HieraConfig, list_models, plan, variant_config
-from hierax.model.tasks import create_model
+from hierax.model.registry import create_model
 from small import CONFIGS, image_config, video_config
 
 

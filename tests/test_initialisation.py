@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hierax.model.tasks import (
-    create_model,
-)
+from hierax.model.registry import create_model
 from tasks import KINDS, PAIRS, make
 
 # -- size and cost: the table of the specification --------------------------------------------------------------------

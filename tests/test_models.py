@@ -10,13 +10,13 @@ from torch import Tensor
 import hierax
 from hierax.model.config import list_models
 from hierax.model.encoder import Hiera
+from hierax.model.registry import create_model
 from hierax.model.tasks import (
     HieraBackbone,
     HieraForImageClassification,
     HieraForPreTraining,
     HieraForVideoClassification,
     HieraModel,
-    create_model,
 )
 from small import fresh_seed, image_config, pixels, relative, units_of
 from tasks import PAIRS, TASKS, make, total

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from hierax.model.config import HieraConfig, list_models
     from hierax.model.encoder import Hiera
     from hierax.model.inflate import inflate
+    from hierax.model.registry import create_model
     from hierax.model.tasks import (
         HieraBackbone,
         HieraForImageClassification,
         HieraForPreTraining,
         HieraForVideoClassification,
         HieraModel,
-        create_model,
     )
     from hierax.predict.classify import classify
     from hierax.predict.features import features
@@ -129,8 +129,8 @@ _MODULES = {
         "HieraForPreTraining",
         "HieraForVideoClassification",
         "HieraModel",
-        "create_model",
     ),
+    "hierax.model.registry": ("create_model",),
     "hierax.predict.classify": ("classify",),
     "hierax.predict.features": ("features",),
     "hierax.predict.reconstruct": ("reconstruct",),

@@ -26,7 +26,7 @@ from hierax.engine.engine import Engine
 from hierax.engine.hardware import DTYPES
 from hierax.model.config import HieraConfig, list_models, variant_config
 from hierax.model.pretrained import Pretrained
-from hierax.model.tasks import create_model
+from hierax.model.registry import create_model
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 
 Call = Callable[[Tensor], Any]

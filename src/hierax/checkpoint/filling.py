@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hierax.checkpoint.adaptation import for_channels
-from hierax.checkpoint.dialects.dialect import PARTS
 from hierax.checkpoint.dialects.shapes import PATCH
 from hierax.checkpoint.opened import Checkpoint
 from hierax.checkpoint.report import LoadingReport, listed
 from hierax.model.config import HieraConfig
 from hierax.model.positions import DecoderPosition, position_embedding
+from hierax.model.registry import TaskSpec, known_parts
 from hierax.model.variants import did_you_mean
 
 if TYPE_CHECKING:
@@ -42,10 +42,15 @@ def part_of(name: str) -> str:
 
 
 def fill(
-    model: "Pretrained", task: str, opened: Checkpoint, report: LoadingReport, new: Collection[str], placing: Placing
+    model: "Pretrained",
+    task: TaskSpec,
+    opened: Checkpoint,
+    report: LoadingReport,
+    new: Collection[str],
+    placing: Placing,
 ) -> None:
     """Puts the tensors into a model on the meta device. Parts and modules named in `new` get random weights."""
-    prefix = "encoder." if task == "encoder" else ""  # the encoder alone leaves it out
+    prefix = "encoder." if task.name == "encoder" else ""  # the encoder alone leaves it out
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     renewed = _paths(new, [*wanted, *opened.tensors])
     tensors = {name: t for name, t in opened.tensors.items() if not _within(name, renewed)}
@@ -93,12 +98,13 @@ def _paths(new: Collection[str], names: Collection[str]) -> set[str]:
         ValueError: the model has no part or module of that name; lists the parts.
     """
     found: set[str] = set()
+    parts = known_parts()
     for entry in new:
-        fits = [p for p in (entry, f"encoder.{entry}") if p in PARTS or any(_within(name, {p}) for name in names)]
+        fits = [p for p in (entry, f"encoder.{entry}") if p in parts or any(_within(name, {p}) for name in names)]
         if not fits:
-            near = did_you_mean(entry, {*PARTS, *(name.rpartition(".")[0] for name in names)})
+            near = did_you_mean(entry, {*parts, *(name.rpartition(".")[0] for name in names)})
             raise ValueError(
-                f"new names {entry}{near}; parts are {', '.join(PARTS)}, and modules in them, as 'patch_embed'"
+                f"new names {entry}{near}; parts are {', '.join(parts)}, and modules in them, as 'patch_embed'"
             )
         found.add(fits[0])
     return found

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import torch
 
 from hierax.checkpoint.adaptation import record_for_channels, wanted
-from hierax.checkpoint.dialects.transformers import ARCHITECTURES
 from hierax.checkpoint.filling import Placing, fill
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, as_checkpoint
@@ -20,6 +19,7 @@ from hierax.transformers_arguments import token_of
 
 if TYPE_CHECKING:
     from hierax.model.pretrained import Pretrained
+    from hierax.model.registry import TaskSpec
     from hierax.model.tasks import (
         HieraBackbone,
         HieraForImageClassification,
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
     Model = TypeVar("Model", bound=Pretrained)
 
 Source = str | os.PathLike[str] | Checkpoint
-
-
-def task_of(cls: type) -> str:
-    """The task of a model class or of its nearest base that has one: "features", "classification", "encoder", …"""
-    tasks = {name: task for task, name in ARCHITECTURES.items()}
-    return next(tasks[base.__name__] for base in cls.__mro__ if base.__name__ in tasks)
 
 
 def load_model(
@@ -89,10 +83,13 @@ def load_model(
         checkpoint.prefix,
         unexpected=list(checkpoint.unexpected),
     )
-    made = _task_config(task_of(cls), checkpoint, report, given)
+    from hierax.model.registry import task_of
+
+    task = task_of(cls)
+    made = _task_config(task, checkpoint, report, given)
     model = _built(cls, made, checkpoint, built_with)
     placing = Placing(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and checkpoint is source)
-    fill(model, task_of(cls), checkpoint, report, renewed, placing)
+    fill(model, task, checkpoint, report, renewed, placing)
     for name, value in asked.outputs.items():
         setattr(model.config, name, value)
     model.loading_report = report
@@ -132,17 +129,15 @@ def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, argument
         raise ValueError(f"{where}: {f'sizes beyond all bounds ({line})' if absurd else line}") from None
 
 
-def _task_config(task: str, opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
+def _task_config(task: "TaskSpec", opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
     """The file's configuration, changed as the task and the caller need it.
 
     A classifier's last stage is pooled, a MAE's is not: opened from the other kind's record, the number changes.
     """
-    before, parts, changes = opened.config, opened.parts, dict(given)
-    if "num_query_pool" not in changes:
-        if "classification" in task and "head" not in parts:
-            changes["num_query_pool"] = _most_poolings(before)
-        elif task == "mae" and "decoder" not in parts:
-            changes["num_query_pool"] = min(before.num_query_pool, max(before.stages - 2, 0))
+    before, changes = opened.config, dict(given)
+    if "num_query_pool" not in changes and task.part not in opened.parts and task.pools_last is not None:
+        fewer = min(before.num_query_pool, max(before.stages - 2, 0))
+        changes["num_query_pool"] = _most_poolings(before) if task.pools_last else fewer
     after = before.replace(**changes)
     for name in changes:
         old, new = getattr(before, name), getattr(after, name)
@@ -208,17 +203,15 @@ def load(
 
     The other arguments and the errors are those of `Pretrained.from_pretrained`.
     """
-    from hierax.model.tasks import TASKS
+    from hierax.model.registry import task_named
 
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+    given = None if task is None else task_named(task)  # before anything is read
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
     checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
-    found = task or found_task(checkpoint, renewed_head=num_labels is not None or "num_labels" in overrides)
-    if found == "backbone":
-        overrides = {"norms": "norms" in checkpoint.parts, **overrides}
+    renewed_head = num_labels is not None or "num_labels" in overrides
+    spec = given or found_task(checkpoint, renewed_head=renewed_head)
     return load_model(
-        TASKS[found],
+        spec.cls,
         checkpoint,
         num_labels=num_labels,
         new=new,
@@ -226,18 +219,13 @@ def load(
         image_size=image_size,
         dtype=dtype,
         device=device,
-        overrides=overrides,
+        overrides={**spec.constructor_arguments(checkpoint.parts), **overrides},
         copy=checkpoint is source,
     )
 
 
-def found_task(opened: Checkpoint, *, renewed_head: bool = False) -> str:
+def found_task(opened: Checkpoint, *, renewed_head: bool = False) -> "TaskSpec":
     """The task of a checkpoint, by its tensors; if they do not tell, by the class in its configuration."""
-    parts, named = opened.parts, opened.config.extra.get("architectures")
-    stated = next((task for task, name in ARCHITECTURES.items() if isinstance(named, list) and named[:1] == [name]), "")
-    if "head" in parts or renewed_head:
-        of_its_kind = "video-classification" if opened.config.is_video else "classification"
-        return stated if "classification" in stated and "head" in parts else of_its_kind
-    if "decoder" in parts:
-        return "mae"
-    return "backbone" if "norms" in parts or (stated == "backbone" and "norm" not in parts) else "features"
+    from hierax.model.registry import task_of_parts
+
+    return task_of_parts({*opened.parts, *(("head",) if renewed_head else ())}, opened.config)

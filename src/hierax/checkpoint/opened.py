@@ -74,7 +74,7 @@ class Checkpoint:
         """Its task: "features", "backbone", "classification", "video-classification" or "mae"."""
         from hierax.checkpoint.load import found_task
 
-        return found_task(self)
+        return found_task(self).name
 
     @property
     def preprocessing(self) -> "Preprocessing | None":

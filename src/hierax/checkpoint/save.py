@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import atomic_write, make_folder, naming
-from hierax.checkpoint.dialects.transformers import ARCHITECTURES
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
-from hierax.checkpoint.load import found_task, load_model, task_of
+from hierax.checkpoint.load import found_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TASKS, stated_task, task_of
 from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def named_tensors(
         raise ValueError(
             f"this backbone has no stages after {(config.out_features or ('',))[-1]}, which {dialect} cannot express"
         )
-    around = dialect == "transformers" and task not in ("encoder", "features", "backbone")
+    around = dialect == "transformers" and task.around
     renamed: dict[str, Tensor] = {}
     for name, tensor in (own if state_dict is None else state_dict).items():
-        ours = f"encoder.{name}" if task == "encoder" else name
+        ours = f"encoder.{name}" if task.name == "encoder" else name
         theirs = names.theirs(ours, config.depths)
         in_hiera = around and ours.split(".")[0] in ("encoder", "norm")
         renamed[f"hiera.{theirs}" if in_hiera else theirs] = names.stored(ours, tensor.detach(), config).contiguous()
@@ -80,7 +80,7 @@ def _config_values(model: "Pretrained", dialect: str) -> dict[str, Any]:
 def _notes(model: "Pretrained") -> str:
     """The whole configuration and the preprocessing record, for files whose format cannot state all of it."""
     record = model.preprocessing.to_dict() if model.preprocessing else None
-    return write_notes({**model.config.to_dict(), "architectures": [ARCHITECTURES[task_of(type(model))]]}, record)
+    return write_notes({**model.config.to_dict(), "architectures": [task_of(type(model)).architecture]}, record)
 
 
 def _json(values: dict[str, Any]) -> str:
@@ -134,8 +134,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 def save_config(config: HieraConfig, folder: str | Path) -> None:
     """Writes `config.json` alone into `folder`, for the class that it names, else for `HieraModel`."""
-    named = (config.architectures or [""])[0]
-    task = next((task for task, name in ARCHITECTURES.items() if name == named), "features")
+    task = stated_task(config.architectures) or TASKS["features"]
     with _folder(Path(folder)), atomic_write(Path(folder) / CONFIG) as part:
         part.write_text(_json(DIALECTS["transformers"].config_values(config, task)), encoding="utf-8")
 
@@ -168,14 +167,14 @@ def to_abs_win(model: "Pretrained") -> "Pretrained":
     from hierax.model.positions import AbsolutePosition, split_windows
 
     config = abs_win_values(model.config)
-    prefix = "" if task_of(type(model)) == "encoder" else "encoder."
+    task = task_of(type(model))
+    prefix = "" if task.name == "encoder" else "encoder."
     position = model.get_submodule(f"{prefix}pos_embed")
     assert isinstance(position, AbsolutePosition)
     window, residual = split_windows(position.weight.detach().unflatten(1, position.grid), config.masked_unit_size)
     split = {"whole": residual.movedim(-1, 1), "window": window.movedim(-1, 1)}
-    norms = {"norms": len(getattr(model, "norms", ())) > 0} if task_of(type(model)) == "backbone" else {}
     with torch.device("meta"):
-        other = type(model)(config, **norms)
+        other = type(model)(config, **task.constructor_arguments({name.split(".")[0] for name in model.state_dict()}))
     tensors = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{prefix}pos_embed.")}
     tensors |= {f"{prefix}pos_embed.{n}": t.to(model.dtype).contiguous() for n, t in split.items()}
     other.load_state_dict(tensors, assign=True)
@@ -225,13 +224,12 @@ def convert(
 def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
     """The model with all tensors of a checkpoint, in their own precision; the encoder alone if the file has no norm."""
     from hierax.model.encoder import Hiera
-    from hierax.model.tasks import TASKS
 
     opened = open_checkpoint(source, variant=variant, part=part)
     task = found_task(opened)
-    cls = Hiera if task == "features" and "norm" not in opened.parts else TASKS[task]
-    built_with = {"norms": "norms" in opened.parts} if task == "backbone" else {}
-    return load_model(cls, opened, dtype="auto", overrides=built_with, copy=False)
+    cls = Hiera if task.name == "features" and task.part not in opened.parts else task.cls
+    arguments = task.constructor_arguments(opened.parts)
+    return load_model(cls, opened, dtype="auto", overrides=arguments, copy=False)
 
 
 def push_model(
@@ -256,13 +254,12 @@ def push_model(
 def model_card(model: "Pretrained", repo_id: str) -> str:
     """A model card in Markdown: what the model is, how to load it, and the license of its weights."""
     task, config, license = task_of(type(model)), model.config, model.license or "unknown"
-    name = ARCHITECTURES[task]
-    tags = {"classification": "image-classification", "video-classification": "video-classification"}
+    name = task.architecture
     size = "x".join(map(str, config.image_size))
     return f"""---
 library_name: hierax
 license: {license.lower()}
-pipeline_tag: {tags.get(task, "image-feature-extraction")}
+pipeline_tag: {task.pipeline_tag}
 tags: [hiera]
 ---
 

@@ -19,6 +19,7 @@ from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
 from hierax.engine.cache import weights_digest
 from hierax.model.pretrained import Pretrained
+from hierax.model.registry import TASKS
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
@@ -107,9 +108,9 @@ class FeatureExtractor:
 
     def _check_given(self) -> None:
         """Raises `ValueError` if the export lacks a requested layer; says which layers it gives."""
-        backbone = self.engine.task == "backbone"
+        task = TASKS[self.engine.task]
         stages = self.config.out_features or self.config.stage_names[-1:]
-        allowed = stages if backbone else (POOLED,) if self.engine.task == "features" else ()
+        allowed = stages if task.maps else (POOLED,) if "pooler_output" in task.outputs else ()
         for layer in self.layers:
             if layer.removesuffix("_map") not in allowed:
                 gives = f"gives {', '.join(allowed)}" if allowed else "gives no features"
@@ -161,7 +162,7 @@ class FeatureExtractor:
         if column.layer == POOLED:
             return out.pooler_output.float()
         stage, _, kind = column.layer.partition("_")
-        if self.engine.task == "backbone":
+        if TASKS[self.engine.task].maps:
             stages = self.config.out_features or self.config.stage_names[-1:]
             features = out.feature_maps[stages.index(stage)].float()  # [B, C, h, w]
             return features.flatten(1) if kind else features.flatten(2).mean(2)

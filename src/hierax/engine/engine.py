@@ -98,7 +98,7 @@ class Engine:
         for name, value in (("threads", threads), ("max_shapes", max_shapes)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
-        from hierax.checkpoint.load import task_of
+        from hierax.model.registry import task_of
 
         exported = find_export(model)
         if exported is not None:
@@ -112,7 +112,7 @@ class Engine:
         with memory_errors("loading the model"):
             self._model = exported.model() if exported else opened_model(model, task, out_features)
         self.config, self.license = self._model.config, self._model.license
-        self.task = task_of(type(self._model))
+        self.task = task_of(type(self._model)).name
         report = self._model.loading_report
         self.source = exported.source if exported else report.source if report else None
         self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend

@@ -18,9 +18,10 @@ def opened_model(
     """A copy of the given model in eval mode, or the model that was loaded from a source."""
     from hierax.checkpoint.load import load
     from hierax.model.encoder import Hiera
+    from hierax.model.registry import task_named
     from hierax.model.tasks import HieraBackbone
 
-    if out_features is not None and (task not in (None, "backbone") or isinstance(model, Pretrained)):
+    if out_features is not None and (isinstance(model, Pretrained) or not (task is None or task_named(task).maps)):
         raise ValueError("out_features is for task='backbone' of a checkpoint that the engine loads")
     if isinstance(model, Pretrained):
         if task is not None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from hierax.model.mae import check_mae_size, masked_loss, visible_patches
-from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, Output, PreTrainingOutput
+from hierax.model.outputs import Output, PreTrainingOutput
 from hierax.model.pretrained import Pretrained
-from hierax.model.tasks import HieraBackbone, HieraForPreTraining, HieraModel
+from hierax.model.registry import TASKS, task_of
+from hierax.model.tasks import HieraForPreTraining
 
 if TYPE_CHECKING:
 
@@ -41,7 +42,7 @@ class Signature:
     """Inputs and outputs of a program, as an exported file states them.
 
     Attributes:
-        task: "features", "classification", "backbone" or "mae".
+        task: a key of `hierax.model.registry.TASKS`: "features", "classification", "backbone", "mae", …
         outputs: names of the tensors it returns, in order; "feature_maps.2" is the third of several.
         masked: whether it takes the indices of the visible mask units besides the pixels.
     """
@@ -54,15 +55,13 @@ class Signature:
     def of(cls, model: Pretrained, *, hidden_states: bool = False) -> Signature:
         """The signature of `model`, with the maps of all stages if `hidden_states`."""
         states = tuple(f"{_STATES}.{i}" for i in range(model.config.stages + 1)) if hidden_states else ()
-        if isinstance(model, HieraForPreTraining):
-            return cls("mae", ("logits", *states), masked=True)
-        if isinstance(model, HieraModel):
-            return cls("features", ("pooler_output", "last_hidden_state", *states), masked=False)
-        if isinstance(model, HieraBackbone):
-            if hidden_states:
-                raise ValueError("hidden_states=True: a HieraBackbone gives feature maps; name them in out_features")
-            return cls("backbone", tuple(f"{_MAPS}.{i}" for i in range(len(model.out_features))), masked=False)
-        return cls("classification", ("logits", *states), masked=False)
+        task = task_of(type(model))
+        if not task.maps:
+            return cls(task.name, (*task.outputs, *states), masked=task.masked)
+        if hidden_states:
+            raise ValueError("hidden_states=True: a HieraBackbone gives feature maps; name them in out_features")
+        maps = model.config.out_features or model.config.stage_names[-1:]
+        return cls(task.name, tuple(f"{_MAPS}.{i}" for i in range(len(maps))), masked=task.masked)
 
 
 class Program(nn.Module):
@@ -97,11 +96,7 @@ def typed(signature: Signature, tensors: Sequence[Tensor]) -> Output:
     for name, tensor in zip(signature.outputs, tensors, strict=True):
         field, _, index = name.partition(".")
         fields[field] = (*fields.get(field, ()), tensor) if index else tensor
-    if signature.task == "features":
-        return HieraModelOutput(**fields)
-    if signature.task == "backbone":
-        return BackboneOutput(**fields)
-    return ClassifierOutput(loss=None, **fields)
+    return TASKS[signature.task].output(**fields)
 
 
 def typed_mae(

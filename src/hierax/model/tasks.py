@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hierax.model.config import VARIANTS, HieraConfig, variant_config
+from hierax.model.config import HieraConfig
 from hierax.model.encoder import Features
 from hierax.model.layers import Head, LayerNorm
 from hierax.model.losses import classification_loss
 from hierax.model.mae import Decoder, Fusion, check_mae_size, masked_loss, visible_patches
 from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
-from hierax.model.pretrained import Pretrained, require_config
+from hierax.model.pretrained import require_config
 from hierax.model.task import Task, returned, states_of
 from hierax.model.tokens import channels_first, shown_units
 
@@ -361,29 +361,3 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
         features = self._encode(pixels, kept, states=hidden_states, attentions=attentions, also=self.fusion.stages)
         units = self.config.unit_grid(pixels.shape[2:])
         return features, self.decoder(self.encoder_norm(self.fusion(features)), kept, units)
-
-
-TASKS: dict[str, type[Task[Any]]] = {
-    "features": HieraModel,
-    "backbone": HieraBackbone,
-    "classification": HieraForImageClassification,
-    "video-classification": HieraForVideoClassification,
-    "mae": HieraForPreTraining,
-}
-
-
-def create_model(name: str, **overrides: Any) -> Pretrained:
-    """A model of a named variant with random weights: `hiera_tiny_224`, `hiera_base_16x224`, `mae_hiera_tiny_224`, …
-
-    Args:
-        name: one of `list_models()`; `mae_…` gives a MAE model, the others a classifier of images or clips.
-        overrides: other values for fields of `HieraConfig`.
-
-    Raises:
-        ValueError: an unknown variant or field (lists the known ones), or a bad value.
-    """
-    config = variant_config(name, **overrides)
-    if name.startswith("mae_"):
-        return HieraForPreTraining(config)
-    video = VARIANTS[name].get("query_stride") is not None
-    return HieraForVideoClassification(config) if video else HieraForImageClassification(config)

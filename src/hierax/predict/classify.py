@@ -117,11 +117,12 @@ def predictions(
     Raises:
         ValueError: the model is not a classifier, or takes neither images nor clips; or top_k is below 1.
     """
+    from hierax.model.registry import TASKS
     from hierax.predict.inputs import CLASSIFIER, check_inputs, stream
     from hierax.processing import HieraVideoProcessor
 
     check_inputs(opened.config, paths)
-    if opened.task != "classification":
+    if not TASKS[opened.task].labels:
         such = CLASSIFIER if opened.config.is_video else FEMTO
         raise ValueError(f"this model is for {opened.task}; classify needs a classifier, such as {such}")
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:

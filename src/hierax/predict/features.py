@@ -19,6 +19,7 @@ from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
+from hierax.model.registry import TASKS
 from hierax.predict.inputs import (
     Model,
     Predictor,
@@ -128,7 +129,7 @@ def open_features(
             engine.update(task="backbone", out_features=names)
     opened = open_predictor(model, size=size, whole=whole, **engine)
     check_inputs(opened.config)
-    if opened.model is None and opened.task != "backbone":
+    if opened.model is None and not TASKS[opened.task].maps:
         raise ValueError(
             f"{model} is for {opened.task} and gives no feature maps; expected a checkpoint, or an export made "
             "with --task backbone"

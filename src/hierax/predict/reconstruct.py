@@ -15,6 +15,7 @@ from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TASKS
 from hierax.predict.inputs import (
     MAE,
     Model,
@@ -102,7 +103,7 @@ def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predic
             )
     opened = open_predictor(model, size=size, **engine)
     check_inputs(opened.config)
-    if opened.task != "mae":
+    if not TASKS[opened.task].masked:
         such = MAE if opened.config.is_video else FEMTO_MAE
         raise ValueError(f"this model is for {opened.task}; reconstruct needs a MAE model, such as {such}")
     return opened

@@ -16,6 +16,7 @@ from hierax.data.sources import FolderDataset, has_columns, open_dataset, split_
 from hierax.data.split import given_splits, open_splits
 from hierax.data.view import EvaluationView
 from hierax.model.pretrained import Pretrained
+from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
@@ -123,7 +124,7 @@ def evaluate(
     if isinstance(classifier, Pretrained):
         if not isinstance(classifier, (HieraForImageClassification, HieraForVideoClassification)):
             raise ValueError(f"the model is a {type(classifier).__name__}; expected a classifier, or a probe")
-    elif "classification" not in classifier.task:
+    elif not TASKS[classifier.task].labels:
         raise ValueError(f"the model is for {classifier.task}; expected a classifier")
     config = classifier.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))

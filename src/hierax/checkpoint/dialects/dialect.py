@@ -8,12 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TaskSpec, known_parts
 
 Shapes = Mapping[str, Sequence[int]]
 """Our tensor names (those of the task models: `encoder.…`, `norm`, `head`, `fusion`, `decoder`, …) and their shapes."""
-
-PARTS = ("encoder", "norm", "head", "norms", "fusion", "encoder_norm", "decoder")
-"""First parts of our tensor names."""
 
 _OUR_BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)")
 
@@ -32,6 +30,8 @@ class Dialect(ABC):
     name: str
     parts: Mapping[str, str]
     """Our prefix -> theirs, outside of blocks."""
+    own_parts: bool = False
+    """Whether the parts of tasks that `parts` does not name are stored under our names."""
     layer: Mapping[str, str]
     """Our name inside a block -> theirs."""
     their_block: re.Pattern[str]
@@ -53,7 +53,7 @@ class Dialect(ABC):
         return None
 
     @abstractmethod
-    def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
+    def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
         """The values that this format writes into `config.json`. Raises `ValueError` for what it cannot express."""
 
     @abstractmethod
@@ -82,7 +82,13 @@ class Dialect(ABC):
         if match:
             inner = _swap(match.groups()[-1], {theirs: ours for ours, theirs in self.layer.items()})
             return None if inner is None else self._our_block(match, depths) + inner
-        return _swap(key, {theirs: ours for ours, theirs in self.parts.items()})
+        return _swap(key, {theirs: ours for ours, theirs in self._all_parts().items()})
+
+    def _all_parts(self) -> Mapping[str, str]:
+        if not self.own_parts:
+            return self.parts
+        named = {prefix.split(".")[0] for prefix in self.parts}
+        return {**self.parts, **{part: part for part in known_parts() if part not in named}}
 
     def theirs(self, key: str, depths: Sequence[int]) -> str:
         """Their name of our tensor.
@@ -96,7 +102,7 @@ class Dialect(ABC):
             swapped = _swap(inner, self.layer)
             name = None if swapped is None else self._block_name(which, int(index), depths) + swapped
         else:
-            name = _swap(key, self.parts)
+            name = _swap(key, self._all_parts())
         if name is None:
             raise ValueError(f"the {self.name} format has no name for the tensor {key}")
         return name

@@ -13,6 +13,7 @@ from hierax.checkpoint.dialects.shapes import (
     require_published_geometry,
 )
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TaskSpec
 
 _BLOCKS = {"encoder": "blocks", "decoder": "decoder_blocks"}
 ARGUMENTS: Mapping[str, str] = {
@@ -106,7 +107,7 @@ class Official(Dialect):
         decoder = {ours for theirs, ours in _MAE_ARGUMENTS.items() if theirs in values}
         return {*ARGUMENTS.values(), "num_heads", "position_embedding", KEPT, *decoder}
 
-    def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
+    def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
         """See the base class."""
         conditions = {
             **published_layers(config),
@@ -114,14 +115,14 @@ class Official(Dialect):
             "layer scale": config.layer_scale_init is None,
             "pooled shortcuts": not config.pooled_shortcut,
         }
-        if task == "mae":
+        if task.masked:
             clip = config.is_video and config.target == "first_frame"
             conditions["pretraining but of images, and of clips by their first frames"] = config.axes == 2 or clip
         require_expressible(self.name, conditions)
-        table = {**ARGUMENTS, **(_MAE_ARGUMENTS if task == "mae" else {})}
+        table = {**ARGUMENTS, **(_MAE_ARGUMENTS if task.masked else {})}
         values = {**config.extra.get(KEPT, {}), **arguments_of(config, table)}
         values["sep_pos_embed"] = config.position_embedding == "separable"
-        if task not in ("classification", "video-classification", "mae"):
+        if not task.around:
             values["num_classes"] = 0
         return values
 

@@ -4,17 +4,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hierax.checkpoint.dialects.dialect import PARTS, Dialect, Shapes
+from hierax.checkpoint.dialects.dialect import Dialect, Shapes
 from hierax.checkpoint.dialects.shapes import config_from_shapes
 from hierax.checkpoint.parts import OURS
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TaskSpec
 
 
 class Own(Dialect):
     """Names like `encoder.blocks.10.attn.qkv.weight`. They are read, and never written to a checkpoint's folder."""
 
     name = "hierax"
-    parts = {part: part for part in PARTS}
+    parts = {}
+    own_parts = True
     layer = {}
     their_block = re.compile(r"(?!)")
 
@@ -28,7 +30,7 @@ class Own(Dialect):
             return config_from_shapes(shapes, variant)
         return HieraConfig.from_dict(values)
 
-    def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
+    def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
         """See the base class."""
         raise NotImplementedError
 

@@ -16,6 +16,7 @@ from hierax.checkpoint.dialects.official import (
 )
 from hierax.checkpoint.dialects.shapes import PATCH, config_from_shapes, require_expressible, require_published_geometry
 from hierax.model.config import VARIANTS, HieraConfig, variant_config
+from hierax.model.registry import TaskSpec
 
 _SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
 KEPT = "timm"
@@ -95,11 +96,11 @@ class Timm(Official):
         licensed = {"license"} if _object(values, "pretrained_cfg").get("license") else set()
         return {*_ARGUMENTS.values(), "num_heads", "position_embedding", "pooled_shortcut", KEPT, *named, *licensed}
 
-    def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
+    def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
         """See the base class."""
-        conditions = {**published_layers(config), "clips": config.axes == 2, "a decoder": task != "mae"}
+        conditions = {**published_layers(config), "clips": config.axes == 2, "a decoder": not task.masked}
         require_expressible(self.name, conditions)
-        architecture, labels = _architecture(config), config.num_labels if task == "classification" else 0
+        architecture, labels = _architecture(config), config.num_labels if task.labels else 0
         row, own = _arguments(variant_config(architecture)), _arguments(config)
         own |= {"img_size": list(config.image_size), "in_chans": config.num_channels, "num_classes": labels}
         always = ("img_size", "in_chans", "num_classes")
@@ -107,7 +108,7 @@ class Timm(Official):
         record = dict(kept.get("pretrained_cfg") or {})
         record |= {"input_size": [config.num_channels, *config.image_size], "num_classes": labels}
         record["license"] = next((theirs for theirs, ours in _SPDX.items() if ours == config.license), config.license)
-        if record.get("tag") == "mae" and task != "encoder":
+        if record.get("tag") == "mae" and task.name != "encoder":
             del record["tag"]  # it would say that the norm is not to be used
         kept.pop("label_names", None)
         names = list(config.id2label.values())

@@ -10,15 +10,8 @@ from torch import Tensor
 from hierax.checkpoint.dialects.dialect import Dialect, Shapes
 from hierax.checkpoint.dialects.shapes import config_from_shapes, is_mae, published_geometry
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TaskSpec
 
-ARCHITECTURES = {
-    "features": "HieraModel",
-    "backbone": "HieraBackbone",
-    "classification": "HieraForImageClassification",
-    "video-classification": "HieraForVideoClassification",
-    "mae": "HieraForPreTraining",
-    "encoder": "Hiera",
-}
 _TABLE, _GLOBAL = "encoder.pos_embed.weight", "encoder.pos_embed.whole"
 
 
@@ -30,6 +23,7 @@ class Transformers(Dialect):
     """
 
     name = "transformers"
+    own_parts = True
     parts = {
         _TABLE: "embeddings.position_embeddings",
         _GLOBAL: "embeddings.position_embeddings",
@@ -127,20 +121,20 @@ class Transformers(Dialect):
             raise ValueError(f"{', '.join(odd)}: transformers makes another model of it, which hierax does not have")
         return config
 
-    def config_values(self, config: HieraConfig, task: str) -> dict[str, Any]:
+    def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
         """See the base class."""
         names = config.stage_names
         values = {
             **config.to_dict(),
-            "architectures": [ARCHITECTURES[task]],
-            "model_type": "hiera" if fits_transformers(config, mae=task == "mae") else "hierax",
+            "architectures": [task.architecture],
+            "model_type": "hiera" if fits_transformers(config, mae=task.masked) else "hierax",
             "hidden_size": config.hidden_size,
             "stage_names": list(names),
             "out_indices": [names.index(name) for name in config.out_features or ()],
         }
         if config.out_features is None:  # the last stage, there as here
             del values["out_indices"]
-        if "classification" not in task and config.id2label == HieraConfig().id2label:
+        if not task.labels and config.id2label == HieraConfig().id2label:
             del values["id2label"], values["label2id"]  # a thousand names that say nothing
         return values
 

@@ -19,7 +19,7 @@ from hierax.engine.pool import Runner, Shape
 from hierax.engine.signature import Signature
 from hierax.model.config import HieraConfig
 from hierax.model.pretrained import Pretrained
-from hierax.model.tasks import TASKS
+from hierax.model.registry import TASKS
 from hierax.processing import Preprocessing
 from hierax.processing.record import FILE_NAME
 
@@ -154,7 +154,7 @@ class Exported:
     def model(self) -> Pretrained:
         """The model without weights, on the meta device, for its configuration and checks."""
         with torch.device("meta"):
-            model = TASKS[self.task](self.config).eval()
+            model = TASKS[self.task].cls(self.config).eval()
         if Signature.of(model).outputs != self.outputs:
             raise ValueError(
                 f"{self.folder / RECORD}: outputs are {', '.join(self.outputs)}, which {self.task} has not"

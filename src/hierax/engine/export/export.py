@@ -184,8 +184,8 @@ def _write_records(
     job: Job, format: str, folder: Path, *, config: HieraConfig, record: Preprocessing | None, report: ParityReport
 ) -> None:
     """The JSON files beside the exported one; `export.json` is last, because it has the digests of the others."""
-    from hierax.checkpoint.load import task_of
     from hierax.checkpoint.opened import DIALECTS
+    from hierax.model.registry import task_of
 
     task, model = task_of(type(job.model)), job.model
     _write_json(folder / "config.json", DIALECTS["transformers"].config_values(config, task))
@@ -198,7 +198,7 @@ def _write_records(
             "version": VERSION,
             "format": format,
             "precision": job.precision,
-            "task": task,
+            "task": task.name,
             "inputs": list(INPUTS[: 2 if job.signature.masked else 1]),
             "outputs": job.signature.outputs,
             "masked": job.signature.masked,

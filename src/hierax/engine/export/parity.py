@@ -18,6 +18,7 @@ from hierax.engine.pool import Runner
 from hierax.engine.signature import Program, Signature
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units
+from hierax.model.registry import TASKS
 from hierax.processing import HieraImageProcessor
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
@@ -124,7 +125,7 @@ def measure(
         model: the unfolded model in float32 on the CPU.
         inputs: batches of pixels and, for a MAE model, of indices of visible mask units.
     """
-    backbone = Signature.of(model).task == "backbone"
+    backbone = TASKS[Signature.of(model).task].maps
     given = Signature.of(model).outputs
     wanted = Signature.of(model, hidden_states=not backbone)
     maps = [name for name in wanted.outputs if name not in given or backbone]
@@ -160,7 +161,7 @@ def measure(
         cosine=float(values.mean()),
         worst_cosine=float(values.min()),  # NaN if one is
         twin=_largest(sums.errors("twin").values()),
-        agreements=agreements if wanted.task == "classification" else None,
+        agreements=agreements if TASKS[wanted.task].labels else None,
     )
 
 
