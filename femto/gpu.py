@@ -124,7 +124,7 @@ class Steps:
             begin = time.perf_counter()
             made = self.crops.batch(
                 step, recipe.batch_size, seed=recipe.seed, scale=recipe.crop_scale or (1.0, 1.0),
-                colour=0.0 if recipe.task == "pretrain" else 0.4, units=self.units,
+                colour=0.0 if recipe.mode == "pretrain" else 0.4, units=self.units,
             )  # fmt: skip
             self.waited += time.perf_counter() - begin
             yield [made]
@@ -135,11 +135,11 @@ def recipes(a: argparse.Namespace) -> tuple[Recipe, Recipe]:
     common = {"batch_size": a.batch, "reference_batch": a.batch, "seed": a.seed, "precision": a.precision,
               "compile": a.compile, "image_size": (a.side, a.side)}  # fmt: skip
     mae = Recipe(
-        name="femto_mae_gpu", task="pretrain", model="mae_hiera_femto_160", epochs=max(a.mae_steps // 1000, 1),
+        name="femto_mae_gpu", mode="pretrain", model="mae_hiera_femto_160", epochs=max(a.mae_steps // 1000, 1),
         warmup_epochs=2, lr=1.6e-3, betas=(0.9, 0.95), crop_scale=(0.1, 1.0), mask_ratio=0.6, target="pixels", **common,
     )  # fmt: skip
     taught = Recipe(
-        name="femto_in1k_gpu", task="finetune", model="hiera_femto_160", epochs=max(a.steps // 1000, 1),
+        name="femto_in1k_gpu", mode="finetune", model="hiera_femto_160", epochs=max(a.steps // 1000, 1),
         warmup_epochs=2, lr=2e-3, layer_decay=0.8, clip_grad=1.0, crop_scale=(0.02, 1.0), mixup=0.8, label_weight=0.0,
         ema=0.9998, **common,
     )  # fmt: skip
@@ -150,7 +150,7 @@ def objective(recipe: Recipe, out: Path, teacher: Teacher, *, empty: bool) -> Ob
     """The MAE with fresh weights, or the classifier that starts from it; `empty` ones lie on the meta device."""
     mean, std = ([255 * value for value in values] for values in (IMAGENET.image_mean, IMAGENET.image_std))
     size = {"image_size": recipe.image_size}
-    if recipe.task == "pretrain":
+    if recipe.mode == "pretrain":
         config = variant_config(recipe.model, **size, mask_ratio=0.6, normalize_pixel_loss=False)
         with torch.device("meta" if empty else "cpu"):
             mae = HieraForPreTraining(config)
@@ -173,15 +173,15 @@ def record_of(side: int) -> Preprocessing:
 
 def train(recipe: Recipe, crops: Crops, out: Path, teacher: Teacher, *, steps: int) -> bool:
     """Runs or goes on with a stage; whether it reached its end."""
-    folder = out / ("mae" if recipe.task == "pretrain" else "classifier")
+    folder = out / ("mae" if recipe.mode == "pretrain" else "classifier")
     if (folder / "run.json").exists() and json.loads((folder / "run.json").read_text()).get("finished"):
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"task": recipe.task, "recipe": recipe.to_dict()}) + "\n")
+    (folder / "run.json").write_text(json.dumps({"mode": recipe.mode, "recipe": recipe.to_dict()}) + "\n")
     torch.manual_seed(recipe.seed)
     side, record = crops.side, record_of(crops.side)
     made = objective(recipe, out, teacher, empty=False).to(crops.device)
-    units = (side // 32) ** 2 if recipe.task == "pretrain" else 0
+    units = (side // 32) ** 2 if recipe.mode == "pretrain" else 0
     per_epoch = max(steps // recipe.epochs, 1)
     total = recipe.epochs * per_epoch
     watcher = Witness(folder, record, held=None, quiet=False)

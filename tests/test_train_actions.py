@@ -48,11 +48,11 @@ def test_directions_are_learned_by_pretraining_and_finetuning(tmp_path: Path) ->
     action_set(data / "train", each=100, seed=0)
     action_set(data / "val", each=25, seed=1)
     mae = Recipe(
-        name="toy", task="pretrain", model="mae_hiera_base_16x224", epochs=20, warmup_epochs=2, lr=1e-3,
+        name="toy", mode="pretrain", model="mae_hiera_base_16x224", epochs=20, warmup_epochs=2, lr=1e-3,
         betas=(0.9, 0.95), mask_ratio=0.75, repeats=2, evaluate_every=5, **COMMON,
     )  # fmt: skip
     tune = Recipe(
-        name="toy", task="finetune", model="hiera_base_16x224", epochs=15, warmup_epochs=2, lr=1e-3, drop_path=0.0,
+        name="toy", mode="finetune", model="hiera_base_16x224", epochs=15, warmup_epochs=2, lr=1e-3, drop_path=0.0,
         evaluate_every=5, **COMMON,
     )  # fmt: skip
     pretrained = pretrain(data, out=tmp_path / "mae", recipe=mae, device="cpu", quiet=True)

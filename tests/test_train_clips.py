@@ -34,7 +34,7 @@ def quick(task: str, **changes: Any) -> Recipe:
     """A recipe of two epochs on clips of 4 frames of 64 pixels."""
     prefix = "mae_" if task == "pretrain" else ""
     fields: dict[str, Any] = {
-        "name": "quick", "task": task, "model": f"{prefix}hiera_base_16x224", "overrides": MODEL, "epochs": 2,
+        "name": "quick", "mode": task, "model": f"{prefix}hiera_base_16x224", "overrides": MODEL, "epochs": 2,
         "image_size": (4, 64, 64), "batch_size": 4, "reference_batch": 4, "warmup_epochs": 1, "workers": 0,
         "frame_stride": 2, "crop_scale": (0.5, 1.0), "mask_ratio": 0.75 if task == "pretrain" else None,
     }  # fmt: skip

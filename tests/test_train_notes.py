@@ -28,23 +28,23 @@ def said(data: Path, *, fresh: bool = True, validated: bool = True, **changes: A
 
 def test_where_all_is_well_nothing_is_said(data: Path) -> None:
     for task in ("pretrain", "finetune"):
-        assert said(data, task=task) == []
+        assert said(data, mode=task) == []
 
 
 def test_layers_that_hardly_learn_from_scratch_are_told(data: Path) -> None:
-    (line,) = said(data, task="finetune", layer_decay=0.65)
+    (line,) = said(data, mode="finetune", layer_decay=0.65)
     assert line == (
         "layer_decay is 0.65 and the weights are fresh: the first layer learns at 0.021 of the learning rate, and "
         "hardly anything; layer_decay=1 trains all layers alike"
     )
-    assert said(data, task="finetune", layer_decay=0.65, fresh=False) == []
+    assert said(data, mode="finetune", layer_decay=0.65, fresh=False) == []
 
 
 @pytest.mark.parametrize("changes", [{}, {"target": "pixels"}])
 def test_that_nothing_is_held_out_to_be_drawn_is_told(data: Path, changes: dict[str, Any]) -> None:
     (line,) = said(data, validated=False, **changes)
     assert line.startswith("no images of reconstructions: nothing is held out; pass validation_fraction=0.1 or")
-    assert said(data, validated=False, task="finetune") == []
+    assert said(data, validated=False, mode="finetune") == []
 
 
 def test_that_histograms_are_no_pictures_is_told(data: Path) -> None:

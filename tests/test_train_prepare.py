@@ -11,7 +11,9 @@ from hierax import HieraForImageClassification, HieraForPreTraining, load
 from hierax.checkpoint.save import save_model
 from hierax.data.sources import open_dataset
 from hierax.train import finetune, pretrain
-from hierax.train.prepare import accumulation, convention, fitted_batch, prepare, statistics
+from hierax.train.batches import accumulation, fitted_batch
+from hierax.train.pixels import convention, statistics
+from hierax.train.prepare import prepare
 from hierax.train.recipes import recipe
 from small import image_config, line_config, randomise
 from training import TINY, pictures, toy

@@ -9,8 +9,8 @@ import torch
 from hierax.model.config import variant_config
 from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
 from hierax.train import RECIPES, Recipe, recipe
-from hierax.train.choice import _RECIPES as CHOSEN
-from hierax.train.prepare import augmentation
+from hierax.train.modes import MODES
+from hierax.train.pixels import augmentation
 from hierax.train.recipes import source_of
 from hierax.train.settings import FREE, fields
 
@@ -19,13 +19,13 @@ BIG = ("base", "base_plus", "large", "huge")
 
 # The paper's tables, a row per column of theirs, written by hand. Order of the sizes: T S B B+ L H.
 IN1K_PRETRAIN = {
-    "task": "pretrain", "optimizer": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05, "lr": 8e-4,
+    "mode": "pretrain", "optimizer": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05, "lr": 8e-4,
     "warmup_epochs": 40, "batch_size": 4096, "crop_scale": (0.2, 1.0), "flip": True, "mask_ratio": 0.6, "mixup": 0.0,
     "cutmix": 0.0, "label_smoothing": 0.0, "layer_decay": 1.0, "clip_grad": None, "rand_augment": None, "repeats": 1,
 }  # fmt: skip
 IN1K_DROP = (0.0, 0.0, 0.2, 0.2, 0.2, 0.3)
 IN1K_FINETUNE = {
-    "task": "finetune", "optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.05, "warmup_epochs": 5,
+    "mode": "finetune", "optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.05, "warmup_epochs": 5,
     "batch_size": 1024, "rand_augment": (9.0, 0.5), "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1,
     "clip_grad": None, "dropout": None, "repeats": 1,
 }  # fmt: skip
@@ -38,7 +38,7 @@ IN1K_TUNED = {  # epochs, lr, layer decay and drop path after 400 epochs, and af
     "huge": (50, 1e-3, (0.85, 0.3), (0.85, 0.3)),
 }
 K400_PRETRAIN = {
-    "task": "pretrain", "betas": (0.9, 0.95), "weight_decay": 0.05, "warmup_epochs": 120, "batch_size": 512,
+    "mode": "pretrain", "betas": (0.9, 0.95), "weight_decay": 0.05, "warmup_epochs": 120, "batch_size": 512,
     "repeats": 4, "crop_scale": (0.5, 1.0), "flip": True, "mask_ratio": 0.9, "clip_grad": None,
     "overrides": {"decoder_num_heads": 8},
 }  # fmt: skip
@@ -50,7 +50,7 @@ K400_PRETRAINED = {  # (size, epochs): lr, drop path
     ("huge", 3200): (3.2e-4, 0.4),
 }
 K400_FINETUNE = {
-    "task": "finetune", "betas": (0.9, 0.999), "weight_decay": 0.05, "warmup_epochs": 10, "batch_size": 256,
+    "mode": "finetune", "betas": (0.9, 0.999), "weight_decay": 0.05, "warmup_epochs": 10, "batch_size": 256,
     "repeats": 2, "rand_augment": (7.0, 0.5), "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "clip_grad": 5.0,
 }  # fmt: skip
 K400_TUNED = {  # (size, pretrained): epochs, lr, drop path, dropout, layer decay
@@ -86,7 +86,7 @@ def _paper() -> dict[str, dict[str, Any]]:
         "flip": False, "drop_path": 0.2,
     }  # fmt: skip
     table["ssv2_large_from_1600"] = {
-        "task": "finetune", "optimizer": "sgd", "lr": 0.16, "weight_decay": 1e-4, "epochs": 40, "warmup_epochs": 3,
+        "mode": "finetune", "optimizer": "sgd", "lr": 0.16, "weight_decay": 1e-4, "epochs": 40, "warmup_epochs": 3,
         "batch_size": 256, "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "drop_path": 0.1, "dropout": 0.5,
         "layer_decay": 0.875,
     }  # fmt: skip
@@ -108,7 +108,7 @@ def test_every_other_recipe_says_that_it_is_not_from_the_paper() -> None:
     others = [recipe(name) for name in RECIPES if name not in PAPER]
     assert len(others) == 8
     assert all("not from the paper" in one.source for one in others)
-    assert set(CHOSEN.values()) <= {one.name for one in others}
+    assert {name for mode in MODES.values() for name in mode.recipes.values()} <= {one.name for one in others}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_every_recipe_builds_its_model(name: str) -> None:
         config = variant_config(
             chosen.model, **chosen.overrides, **size, drop_path_rate=chosen.drop_path or 0, dropout=chosen.dropout or 0
         )
-        if chosen.task == "pretrain":
+        if chosen.mode == "pretrain":
             model: Any = HieraForPreTraining(config.replace(mask_ratio=chosen.mask_ratio))
             assert config.num_query_pool == 2
         else:
@@ -213,7 +213,7 @@ def test_an_unknown_recipe_is_refused_with_those_near_it() -> None:
 
 
 def test_a_recipe_that_lacks_its_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="the recipe lacks name, task"):
+    with pytest.raises(ValueError, match="the recipe lacks mode, name"):
         Recipe.from_dict({"epochs": 3})
 
 
@@ -241,7 +241,7 @@ def test_overrides_may_be_given_whole_and_one_by_one() -> None:
     assert changed.overrides == {"embed_dim": 8, "decoder_depth": 2}
 
 
-@pytest.mark.parametrize(("key", "instead"), [("source", "--from names the weights"), ("task", "it is the command")])
+@pytest.mark.parametrize(("key", "instead"), [("source", "--from names the weights"), ("mode", "it is the command")])
 def test_what_is_no_setting_of_a_run_is_refused(key: str, instead: str) -> None:
     with pytest.raises(ValueError, match=f"{key} is not to be set: .*{instead}"):
         recipe("finetune_tiny_small_data").overridden([f"{key}=runs/mae"])

@@ -44,7 +44,7 @@ def test_reconstructions_show_the_image_what_is_visible_and_what_is_made_of_it(p
 def test_run_json_is_the_whole_configuration(pretrained: Path, data: Path) -> None:
     run = json.loads((pretrained / "run.json").read_text())
     assert run["recipe"] == held().to_dict()
-    assert (run["task"], run["data"], run["from"], run["validation"]) == ("pretrain", str(data), None, None)
+    assert (run["mode"], run["data"], run["from"], run["validation"]) == ("pretrain", str(data), None, None)
     assert run["facts"] == {"samples": 12, "held_out": 4, "batch": 4}
     assert run["environment"]["torch"] == torch.__version__
     assert run["finished"] is True

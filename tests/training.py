@@ -40,12 +40,12 @@ def pictures(folder: Path, *, classes: int = 2, each: int = 8, seed: int = 0) ->
     return folder
 
 
-def toy(task: str = "pretrain", **changes: Any) -> Recipe:
+def toy(mode: str = "pretrain", **changes: Any) -> Recipe:
     """Two epochs of four steps or so at 64 pixels."""
     settings: dict[str, Any] = {
         "name": "toy",
-        "task": task,
-        "model": "mae_hiera_tiny_224" if task == "pretrain" else "hiera_tiny_224",
+        "mode": mode,
+        "model": "mae_hiera_tiny_224" if mode == "pretrain" else "hiera_tiny_224",
         "overrides": TINY,
         "image_size": (64, 64),
         "epochs": 2,
@@ -102,7 +102,7 @@ def toy_loop(
     changes: dict[str, Any] = {"drop_path_rate": recipe.drop_path or 0.0, "dropout": recipe.dropout or 0.0, **config}
     kind: Any = HogPretraining if recipe.target == "hog" else Pretraining
     maker, shape = (HieraForPreTraining, image_config(num_query_pool=2, **changes))
-    if recipe.task == "finetune":
+    if recipe.mode == "finetune":
         kind, maker, shape = Finetuning, HieraForImageClassification, image_config(**changes)
 
     def objective(model: Any) -> Objective:

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(len(one.name) for one in made)
     for one in made:
         print(
-            f"{one.name:<{width}}  {one.task:<8}  {one.epochs:>4} epochs  batch {one.batch_size:>4}  "
+            f"{one.name:<{width}}  {one.mode:<8}  {one.epochs:>4} epochs  batch {one.batch_size:>4}  "
             f"lr {one.lr:<7g} {one.source}"
         )
     return 0

@@ -6,26 +6,12 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.model.config import HieraConfig
+from hierax.train.modes import MODES
 from hierax.train.recipes import recipe as named
 from hierax.train.settings import Recipe, fields
 
-START = {"pretrain": FEMTO_MAE, "finetune": FEMTO}
-"""The bundled checkpoints to start from."""
-
-_RECIPES = {
-    ("pretrain", "cpu"): "mae_tiny_small_data_cpu",
-    ("finetune", "cpu"): "finetune_tiny_small_data_cpu",
-    ("pretrain", "gpu"): "mae_tiny_small_data",
-    ("finetune", "gpu"): "finetune_tiny_small_data",
-}
-_EPOCHS = {  # samples seen in total, and the minimum and maximum of epochs
-    ("pretrain", "cpu"): (20_000, 3, 100),
-    ("finetune", "cpu"): (20_000, 3, 20),
-    ("pretrain", "gpu"): (10_000_000, 50, 400),
-    ("finetune", "gpu"): (1_000_000, 20, 100),
-}
+_FEMTO = frozenset(mode.start for mode in MODES.values())
 _STEPS, _LEAST_BATCH = 6, 4
 """Minimum number of steps per epoch, unless the batch would become too small."""
 _FEMTO_LR = 5e-4
@@ -55,39 +41,40 @@ def fitting_batch(samples: int, most: int) -> int:
     return min(batch, most)
 
 
-def epochs_for(task: str, place: str, samples: int) -> int:
+def epochs_for(mode: str, place: str, samples: int) -> int:
     """The number of epochs: many for little data, few for much data."""
-    seen, least, most = _EPOCHS[task, place]
-    return min(max(round(seen / samples), least), most)
+    wanted = MODES[mode].epochs[place]
+    return min(max(round(wanted.samples / samples), wanted.least), wanted.most)
 
 
-def default_source(task: str, *, device: str, samples: int, pictures: bool, settings: Collection[str]) -> str | None:
+def default_source(mode: str, *, device: str, samples: int, pictures: bool, settings: Collection[str]) -> str | None:
     """The checkpoint to start from if `--from` is not given; None is random weights.
 
     Femto is only for images, and only if no other architecture is named.
     """
     if not pictures or _ARCHITECTURE & set(settings) or "model" in settings:
         return None
-    return None if device != "cpu" and task == "pretrain" and samples >= _MANY else START[task]
+    learns_alone = not MODES[mode].supervised and samples >= _MANY
+    return None if device != "cpu" and learns_alone else MODES[mode].start
 
 
 def choose(
-    task: str, *, device: str, samples: int, held: int | None = None, source: str | None, pictures: bool = True
+    mode: str, *, device: str, samples: int, held: int | None = None, source: str | None, pictures: bool = True
 ) -> Choice:
     """The recipe for this number of samples on this type of device, starting from `source`; `held` is the number of
     validation samples.
     """
     place = "cpu" if device == "cpu" else "gpu"
-    base = named(_RECIPES[task, place])
-    batch, epochs = fitting_batch(samples, base.batch_size), epochs_for(task, place, samples)
+    base = named(MODES[mode].recipes[place])
+    batch, epochs = fitting_batch(samples, base.batch_size), epochs_for(mode, place, samples)
     chosen = base.replace(batch_size=batch, epochs=epochs, warmup_epochs=min(base.warmup_epochs, epochs / 10))
     said = [f"{epochs} epochs", f"batches of {batch}"]
-    if source in START.values() or not pictures:
+    if source in _FEMTO or not pictures:
         chosen = chosen.replace(image_size=None)  # femto has its own size, and arrays have theirs
-    if source in START.values():
-        if task == "finetune":
+    if source in _FEMTO:
+        if MODES[mode].supervised:
             chosen = chosen.replace(lr=_FEMTO_LR * (batch / 8) ** 0.5, scale_lr=False)
-    elif source is None and task == "finetune":
+    elif source is None and MODES[mode].supervised:
         chosen = chosen.replace(layer_decay=1.0)  # all layers are random, the first as well as the last
     if (round(samples * chosen.validation_fraction) if held is None else held) < FEW_HELD:
         chosen = chosen.replace(weights="last")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hierax.processing.paths import opened_regular
+from hierax.train.modes import MODES
 from hierax.train.settings import Recipe
 
 DESCRIPTION = "run.json"
@@ -66,6 +67,8 @@ def read_description(path: Path) -> dict[str, Any]:
         DamagedRun: it is damaged; names the field.
     """
     values = read_object(path)
+    if "task" in values:  # what the mode was called before
+        values = {"mode": values.pop("task"), **values}
     if "recipe" not in values:
         raise DamagedRun(f"{path} is damaged: recipe is missing; expected JSON with a recipe, as the run wrote it")
     for name, (good, expected) in _FIELDS.items():
@@ -136,7 +139,7 @@ def _is_result(value: Any) -> bool:
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "task": (lambda value: value in ("pretrain", "finetune"), "pretrain or finetune"),
+    "mode": (lambda value: value in MODES, " or ".join(MODES)),
     "data": (_or_none(_is_text), "a path"),
     "validation": (_or_none(_is_text), "a path or null"),
     "from": (_or_none(_is_text), "a path or null"),

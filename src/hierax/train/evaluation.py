@@ -21,10 +21,12 @@ from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassif
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.described import read_description
+from hierax.train.labels import labels_beside
+from hierax.train.modes import mode_of
 from hierax.train.parallel import default_workers, world
+from hierax.train.pixels import convention, levels, statistics
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
-from hierax.train.prepare import convention, labels_beside, levels, statistics
 from hierax.train.probe import extract, probe
 from hierax.train.progress import clear_errors
 from hierax.train.settings import Recipe
@@ -204,8 +206,8 @@ def _trained_on(data: Setting, model: Setting | None) -> dict[str, Any]:
     places = (Path(model), Path(model).resolve().parent)  # the run, or one of the models in it
     record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
     values = {} if record is None else read_description(record)
-    same = values.get("task") == "finetune" and values.get("data") == os.path.abspath(data)
-    return values if same else {}
+    same = bool(values) and mode_of(Recipe.from_dict(values["recipe"])).supervised
+    return values if same and values.get("data") == os.path.abspath(data) else {}
 
 
 def _of_run(

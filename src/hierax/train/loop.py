@@ -1,9 +1,10 @@
 """The training loop: steps, checkpoints, evaluation. It stops on a signal and resumes from the last checkpoint.
 
-A run, in the order in which things happen: `request.py` reads what was asked and opens the data. `choice.py` chooses
-a recipe if none is named; `recipes.py` has the recipes, and `settings.py` checks their values. `prepare.py` makes the
-model (`starting_model.py`), the preprocessing, and the teacher (`teacher.py`). `run.py` makes the folder of the run
-(`folder.py`, `run_folder.py`) and this loop.
+A run, in the order in which things happen: `request.py` reads what was asked and opens the data. `modes.py` says what a
+run of this mode needs. `choice.py` chooses a recipe if none is named; `recipes.py` has the recipes, and `settings.py`
+checks their values. `batches.py` fits the batch to the data. `prepare.py` makes the model (`starting_model.py`), the
+preprocessing and the augmentation (`pixels.py`), and the teacher (`teacher.py`), and checks the labels (`labels.py`).
+`run.py` makes the folder of the run (`folder.py`, `run_folder.py`) and this loop.
 
 In each step the loader (`data/loader.py`) gives a batch, in an order that can be repeated (`data/order.py`). The
 objective (`objective.py`, `distillation.py`, `hog.py`) computes the loss, the optimizer (`optimizer.py`) changes the
@@ -31,6 +32,7 @@ from hierax.model.pretrained import Pretrained
 from hierax.stopping import StopSignal
 from hierax.train.checkpoints import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
 from hierax.train.ema import Average
+from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
 from hierax.train.optimizer import learning_rate, optimizer, set_lr
 from hierax.train.parallel import World, full
@@ -93,7 +95,7 @@ class Loop:
         if recipe.precision == "fp16" and world.shares:
             raise ValueError("precision is 'fp16', whose scaling does not go with fsdp; allowed with it: bf16, fp32")
         half_on_cpu = recipe.precision in _AUTOCAST and world.device.type == "cpu"
-        if recipe.compile and half_on_cpu and recipe.task == "pretrain":
+        if recipe.compile and half_on_cpu and mode_of(recipe).masked:
             # the fusion's biases share one gradient, which inductor's C++ stores twice by one name
             raise ValueError(
                 f"compile=true with precision={recipe.precision}: PyTorch cannot compile pretraining so for a CPU; "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from hierax.train.modes import MODES
 from hierax.train.settings import Recipe
 
 _PAPER = "Ryali et al., ICML 2023"
@@ -21,7 +22,7 @@ _FINETUNED = {"epochs": {"tiny": 300, "small": 200, "base": 100, "base_plus": 10
 def _pretrain_in1k(size: str, epochs: int) -> Recipe:
     return Recipe(
         name=f"mae_in1k_{size}_{epochs}",
-        task="pretrain",
+        mode="pretrain",
         model=f"mae_hiera_{size}_224",
         epochs=epochs,
         warmup_epochs=40,
@@ -42,7 +43,7 @@ def _finetune_in1k(size: str, pretrained: int) -> Recipe:
     large_drop, large_decay = (0.2, 0.9) if pretrained == 400 else (0.1, 0.85)
     return Recipe(
         name=f"in1k_{size}_from_{pretrained}",
-        task="finetune",
+        mode="finetune",
         model=f"hiera_{size}_224",
         epochs=_FINETUNED["epochs"][size],
         warmup_epochs=5,
@@ -65,7 +66,7 @@ def _pretrain_k400(size: str, epochs: int) -> Recipe:
     huge = {1600: 0.3, 3200: 0.4}
     return Recipe(
         name=f"mae_k400_{size}_{epochs}",
-        task="pretrain",
+        mode="pretrain",
         model=f"mae_hiera_{size}_16x224",
         overrides={"decoder_num_heads": 8},
         epochs=epochs,
@@ -96,7 +97,7 @@ def _finetune_k400(size: str, pretrained: int) -> Recipe:
     large = size in ("large", "huge")
     return Recipe(
         name=f"k400_{size}_from_{pretrained}",
-        task="finetune",
+        mode="finetune",
         model=f"hiera_{size}_16x224",
         epochs=100 if large else 150,
         warmup_epochs=10,
@@ -134,7 +135,7 @@ def _pretrain_ssv2() -> Recipe:
 def _finetune_ssv2() -> Recipe:
     return Recipe(
         name="ssv2_large_from_1600",
-        task="finetune",
+        mode="finetune",
         model="hiera_large_16x224",
         epochs=40,
         warmup_epochs=3,
@@ -155,10 +156,10 @@ def _finetune_ssv2() -> Recipe:
     )
 
 
-def _small_data(task: str, size: str, place: str) -> Recipe:
+def _small_data(mode: str, size: str, place: str) -> Recipe:
     """Settings for a few thousand images on one GPU or a CPU: smaller batches, longer warm-up, no huge crops."""
     cpu = place == "cpu"
-    batch, rests = (32, _MEASURED[task]) if cpu else (256, "")
+    batch, rests = (32, _MEASURED[mode]) if cpu else (256, "")
     common: dict[str, Any] = {
         "batch_size": batch,
         "reference_batch": batch,
@@ -166,10 +167,10 @@ def _small_data(task: str, size: str, place: str) -> Recipe:
         "validation_fraction": 0.1,
         "source": f"hierax: a starting point for small data, not from the paper{rests}",
     }
-    if task == "pretrain":
+    if MODES[mode].masked:
         return Recipe(
             name=f"mae_{size}_small_data" + ("_cpu" if cpu else ""),
-            task=task,
+            mode=mode,
             model=f"mae_hiera_{size}_224",
             image_size=(96, 96) if cpu else None,
             epochs=50 if cpu else 400,
@@ -183,7 +184,7 @@ def _small_data(task: str, size: str, place: str) -> Recipe:
         )
     return Recipe(
         name=f"finetune_{size}_small_data" + ("_cpu" if cpu else ""),
-        task=task,
+        mode=mode,
         model=f"hiera_{size}_224",
         image_size=(96, 96) if cpu else None,
         epochs=20 if cpu else 100,
@@ -209,8 +210,8 @@ def _all() -> dict[str, partial[Recipe]]:
 
     for place in ("gpu", "cpu"):
         for size in ("tiny", "small", "base") if place == "gpu" else ("tiny",):
-            for task in ("pretrain", "finetune"):
-                add(_small_data, task, size, place)
+            for mode in MODES:
+                add(_small_data, mode, size, place)
     for size in _SIZES:
         for epochs in (400, 1600):
             add(_pretrain_in1k, size, epochs)

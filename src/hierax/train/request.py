@@ -13,6 +13,7 @@ from hierax.data.split import open_given
 from hierax.train.choice import Choice, choose, default_source
 from hierax.train.folder import RunExists, located
 from hierax.train.log import summary
+from hierax.train.modes import Mode
 from hierax.train.parallel import World
 from hierax.train.recipes import recipe as named_recipe
 from hierax.train.settings import Recipe, setting_names
@@ -25,7 +26,7 @@ AUTO = "auto"
 class Request:
     """The arguments of a run, as the caller gave them."""
 
-    task: str
+    mode: Mode
     data: Setting
     source: Setting | None
     validation: Setting | None
@@ -39,19 +40,19 @@ class Request:
     def base(self) -> Recipe | None:
         """The recipe that was named."""
         found = named_recipe(self.recipe) if isinstance(self.recipe, str) else self.recipe
-        if found is not None and found.task != self.task:
-            raise ValueError(f"recipe {found.name} is for {found.task}, not for {self.task}")
+        if found is not None and found.mode != self.mode.name:
+            raise ValueError(f"recipe {found.name} is for {found.mode}, not for {self.mode.name}")
         return found
 
     def overridden(self, base: Recipe | None) -> Recipe:
         """A recipe with the given values; without a recipe, one that is enough to open the data."""
-        return (base or Recipe(name="", task=self.task)).overridden(self.settings)
+        return (base or Recipe(name="", mode=self.mode.name)).overridden(self.settings)
 
     def described(self, source: Setting | None, recipe: Recipe) -> dict[str, Any]:
         """Their form in run.json, with which a repeated call is compared."""
         places = {"data": self.data, "validation": self.validation, "from": source, "teacher": self.teacher}
         return {
-            "task": self.task,
+            "mode": self.mode.name,
             **{name: place and located(place) for name, place in places.items()},
             "columns": None if self.columns is None else dict(self.columns),
             "recipe": recipe.to_dict(),
@@ -60,7 +61,7 @@ class Request:
 
 def opened(given: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """The data, and the given validation set."""
-    labels = given.task == "finetune" and (recipe.label_weight > 0 or given.teacher is None)
+    labels = given.mode.supervised and (recipe.label_weight > 0 or given.teacher is None)
     return open_given(given.data, validation=given.validation, labels=labels, columns=given.columns)
 
 
@@ -79,15 +80,15 @@ def decided(
     source = _text(given.source)
     if source == AUTO:
         named = setting_names(given.settings)
-        source = default_source(given.task, device=place, samples=len(whole), pictures=pictures, settings=named)
-        if given.task == "pretrain" and base is not None:
+        source = default_source(given.mode.name, device=place, samples=len(whole), pictures=pictures, settings=named)
+        if not given.mode.supervised and base is not None:
             source = None
-        if given.task == "finetune" and source is None:
+        if given.mode.supervised and source is None:
             raise ValueError("--from is missing: a checkpoint, a run's folder, or 'scratch' for fresh weights")
     if base is not None:
         return Choice(base, source, "")
     held = None if data[1] is None else len(data[1])
-    return choose(given.task, device=place, samples=len(whole), held=held, source=source, pictures=pictures)
+    return choose(given.mode.name, device=place, samples=len(whole), held=held, source=source, pictures=pictures)
 
 
 def _text(setting: Setting | None) -> str | None:

@@ -6,7 +6,7 @@ import contextlib
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
 from hierax.data.split import held_out
 from hierax.data.view import EvaluationView, TrainingView
-from hierax.model.pretrained import Pretrained
 from hierax.processing.frames import FIRST_ONLY
+from hierax.train.batches import accumulation, fitted_batch
 from hierax.train.checkpoints import Checkpoints, taken, write_json
 from hierax.train.choice import Choice
 from hierax.train.described import DESCRIPTION
-from hierax.train.distillation import Distillation, agreement, same_classes
 from hierax.train.folder import (
     RunExists,
     check_folder,
@@ -33,10 +32,12 @@ from hierax.train.folder import (
     empty,
 )
 from hierax.train.loop import Loop, Metrics
-from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining, balanced
+from hierax.train.modes import MODES, mode_of
+from hierax.train.objective import Objective
 from hierax.train.parallel import World, default_workers, world
-from hierax.train.predictions import Inputs, masked_loss, predict
-from hierax.train.prepare import Prepared, accumulation, augmentation, fitted_batch, prepare
+from hierax.train.pixels import augmentation
+from hierax.train.predictions import Inputs
+from hierax.train.prepare import Prepared, prepare
 from hierax.train.progress import memory_errors
 from hierax.train.reconstructions import Panel
 from hierax.train.request import AUTO, Request, Setting, already_finished, decided, opened
@@ -85,8 +86,8 @@ def pretrain(
         ValueError: impossible data or settings.
         TrainingStopped: the run cannot continue; its last checkpoint is intact.
     """
-    given = Request("pretrain", data, source, validation, recipe, settings, columns=columns)
-    return _train(given, Path(out), device, parallel, overwrite=overwrite, quiet=quiet)
+    given = Request(MODES["pretrain"], data, source, validation, recipe, settings, columns=columns)
+    return train(given, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
 def finetune(
@@ -121,11 +122,20 @@ def finetune(
 
     The other arguments, result and errors are those of `pretrain`.
     """
-    given = Request("finetune", data, source, validation, recipe, settings, teacher, teacher_cache, columns)
-    return _train(given, Path(out), device, parallel, overwrite=overwrite, quiet=quiet)
+    given = Request(MODES["finetune"], data, source, validation, recipe, settings, teacher, teacher_cache, columns)
+    return train(given, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
-def _train(given: Request, run: Path, device: str, parallel: str, *, overwrite: bool, quiet: bool) -> Path:
+def train(
+    given: Request,
+    run: Path,
+    *,
+    device: str = "auto",
+    parallel: str = "ddp",
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Runs what is requested, in any mode; see `pretrain`."""
     base = given.base
     first = given.overridden(base)  # so that bad settings are told before anything is read
     check_places(run, given.described(None if given.source == AUTO else given.source, first), overwrite=overwrite)
@@ -151,6 +161,24 @@ def _train(given: Request, run: Path, device: str, parallel: str, *, overwrite: 
     return run
 
 
+@dataclass(frozen=True)
+class _Setup:
+    """What a run works on.
+
+    Attributes:
+        train, held: training and validation set.
+        recipe: with the batch that the data and the ranks allow.
+        note: what was changed for that, or None.
+        made: the model and how its inputs are made.
+    """
+
+    train: Dataset
+    held: Dataset | None
+    recipe: Recipe
+    note: str | None
+    made: Prepared
+
+
 class _Share:
     """One process's share of a run."""
 
@@ -165,37 +193,33 @@ class _Share:
         """Prepares the run, takes its folder, and runs."""
         here = self.here
         with memory_errors():
-            train, held, recipe, note, made = here.everywhere(lambda: self._prepared(given, data, chosen.source))
+            setup = here.everywhere(lambda: self._setup(given, data, chosen.source))
+        recipe, made, train, held = setup.recipe, setup.made, setup.train, setup.held
         if made.teacher is not None and given.teacher_cache is not None:
             self.cache = AnswerCache(given.teacher_cache, made.teacher.digest)
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
         watcher = Witness(self.folder, made.record, held=held, quiet=self.quiet)
-        loop = self._loop(recipe, made, train, held, order, watcher)
+        loop = self._loop(setup, order, watcher)
         torch.manual_seed(recipe.seed + here.rank)  # drop path and dropout differ between ranks
         facts = {"samples": len(train), "held_out": len(held or ()), "batch": recipe.batch_size}
         self.settings["classes"] = class_counts(train)
-        lines = [chosen.reason or None, about_classes(recipe, train, held), *made.notes, note]
+        lines = [chosen.reason or None, about_classes(recipe, train, held), *made.notes, setup.note]
         lines += [plan(recipe, order, here, train, held)]
         lines += remarks(recipe, made.model.config, order, train, held, fresh=self.settings["from"] is None)
         with contextlib.ExitStack() as lock:
             here.on_first(lambda: self._begin(facts, lock))
             here.everywhere(self._check_shared)
-            self._run(loop, watcher, made, held, order, lines)
+            self._run(loop, setup, order, lines)
 
-    def _run(
-        self, loop: Loop, watcher: Witness, made: Prepared, held: Dataset | None, order: Order,
-        lines: list[str | None],
-    ) -> None:  # fmt: skip
+    def _run(self, loop: Loop, setup: _Setup, order: Order, lines: list[str | None]) -> None:
         """Resumes, and runs to the end or to a signal."""
-        recipe, here = loop.recipe, self.here
+        here, watcher = self.here, loop.watcher
+        assert isinstance(watcher, Witness)
         resumed = loop.resume()
 
         def start() -> None:
-            if recipe.task == "pretrain" and recipe.target != "hog" and held is not None and made.record.do_rescale:
-                view = EvaluationView(
-                    held, made.record, size=made.model.config.image_size, max_pixels=recipe.max_pixels
-                )
-                watcher.panel = Panel(self.folder, view, made.record)
+            if _shows_reconstructions(setup):
+                watcher.panel = Panel(self.folder, _validation_view(setup), setup.made.record)
             watcher.start(loop, order.steps)
             progress = [*loop.damaged, f"resumed after step {loop.progress.step}" if resumed else None]
             for line in filter(None, [*lines, *progress]):
@@ -214,13 +238,11 @@ class _Share:
         finally:
             watcher.log.close()
 
-    def _prepared(
-        self, given: Request, data: tuple[Dataset, Dataset | None], source: Setting | None
-    ) -> tuple[Dataset, Dataset | None, Recipe, str | None, Prepared]:
-        """Training and validation set, the recipe for so many samples and ranks with a note, and the model."""
+    def _setup(self, given: Request, data: tuple[Dataset, Dataset | None], source: Setting | None) -> _Setup:
+        """Training and validation set, the recipe for so many samples and ranks, and the model."""
         recipe = self.recipe
         train, held = held_out(*data, fraction=recipe.validation_fraction, seed=recipe.seed)
-        if recipe.task == "finetune" and train.classes and held is not None and not held.classes:
+        if given.mode.supervised and train.classes and held is not None and not held.classes:
             raise ValueError(
                 "the data to validate on has no classes; expected those of the training set (pass the folder of the "
                 "training set alone to validate on a part of it)"
@@ -231,7 +253,7 @@ class _Share:
         recipe, note = fitted_batch(recipe, len(train), self.here.size)
         torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
         made = prepare(recipe, train, source=source, teacher=given.teacher, device=self.here.device)
-        return train, held, recipe, note, made
+        return _Setup(train, held, recipe, note, made)
 
     def _check_shared(self) -> None:
         """All ranks write their share of a checkpoint to one folder."""
@@ -261,13 +283,12 @@ class _Share:
         }  # fmt: skip
         write_json(description, {**self.settings, "facts": facts, "environment": environment})
 
-    def _loop(
-        self, recipe: Recipe, made: Prepared, train: Dataset, held: Dataset | None, order: Order, watcher: Witness
-    ) -> Loop:
-        here, model = self.here, made.model
+    def _loop(self, setup: _Setup, order: Order, watcher: Witness) -> Loop:
+        here, recipe, made, model = self.here, setup.recipe, setup.made, setup.made.model
+        objective_of = mode_of(recipe).objective
         parts = accumulation(recipe, here.size)
-        seen = augmentation(recipe, model.config, arrays=train.arrays, record=made.record)
-        view = TrainingView(train, seen, seed=recipe.seed)
+        seen = augmentation(recipe, model.config, arrays=setup.train.arrays, record=made.record)
+        view = TrainingView(setup.train, seen, seed=recipe.seed)
         workers = default_workers() if recipe.workers is None else recipe.workers
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()
@@ -278,46 +299,52 @@ class _Share:
                 world=here.size, parts=parts, workers=workers, pin=here.device.type == "cuda",
             )  # fmt: skip
 
-        def blank() -> Objective:
-            with torch.device("meta"):
-                empty = type(model)(model.config)
-            return _objective(recipe, made, empty, train, self.cache)
+        def objective(empty: bool = False) -> Objective:
+            with torch.device("meta") if empty else contextlib.nullcontext():
+                one = type(model)(model.config) if empty else model
+            made_for = objective_of(recipe, made, one, setup.train, self.cache)
+            return made_for.double() if recipe.precision == "fp64" else made_for
 
         return Loop(
             recipe,
-            _objective(recipe, made, model, train, self.cache).to(here.device),
+            objective().to(here.device),
             here,
-            blank=blank,
+            blank=lambda: objective(empty=True),
             loader=loader,
             steps_per_epoch=order.steps,
-            samples=len(train),
+            samples=len(setup.train),
             checkpoints=Checkpoints(self.folder, keep=recipe.keep),
-            evaluate=self._evaluator(recipe, made, held, workers, watcher),
+            evaluate=None if setup.held is None else self._evaluator(setup, workers, watcher),
             watcher=watcher,
         )
 
     def _evaluator(
-        self, recipe: Recipe, made: Prepared, held: Dataset | None, workers: int, watcher: Witness
-    ) -> Callable[[Objective, Callable[[], bool]], Metrics] | None:
-        if held is None:
-            return None
-        view = EvaluationView(held, made.record, size=made.model.config.image_size, max_pixels=recipe.max_pixels)
-        inputs = Inputs(view, made.mean, made.std)
-        batch = min(recipe.device_batch_size or 64, 64)
+        self, setup: _Setup, workers: int, watcher: Witness
+    ) -> Callable[[Objective, Callable[[], bool]], Metrics]:
+        inputs = Inputs(_validation_view(setup), setup.made.mean, setup.made.std)
+        batch, score = min(setup.recipe.device_batch_size or 64, 64), mode_of(setup.recipe).evaluate
 
         def evaluate(objective: Objective, stop: Callable[[], bool]) -> Metrics:
-            if recipe.task == "pretrain":
-                metrics, bad = masked_loss(objective, view, self.here, batch=batch, workers=workers, stop=stop)
-            elif isinstance(objective, Distillation) and not objective.labelled:
-                metrics, bad = agreement(objective, view, self.here, batch=batch, workers=workers, stop=stop)
-            else:
-                found = predict(objective.model, inputs, self.here, batch=batch, workers=workers, stop=stop)
-                metrics, bad, watcher.predictions = found.metrics(), found.bad, found
-            if bad and self.here.first:
-                watcher.unreadable([f"{name}: {problem}" for name, problem in bad])
-            return {**metrics, "unreadable": float(len(bad))} if bad else metrics
+            found = score(objective, inputs, self.here, batch=batch, workers=workers, stop=stop)
+            watcher.predictions = found.predictions or watcher.predictions
+            if found.bad and self.here.first:
+                watcher.unreadable([f"{name}: {problem}" for name, problem in found.bad])
+            return {**found.metrics, "unreadable": float(len(found.bad))} if found.bad else found.metrics
 
         return evaluate
+
+
+def _validation_view(setup: _Setup) -> EvaluationView:
+    assert setup.held is not None
+    size = setup.made.model.config.image_size
+    return EvaluationView(setup.held, setup.made.record, size=size, max_pixels=setup.recipe.max_pixels)
+
+
+def _shows_reconstructions(setup: _Setup) -> bool:
+    """Whether the run draws what it reconstructs: pixels, of images that it is not trained on."""
+    recipe = setup.recipe
+    pixels = mode_of(recipe).masked and recipe.target != "hog"
+    return pixels and setup.held is not None and setup.made.record.do_rescale
 
 
 def _other_classes(then: dict[str, int] | None, now: dict[str, int] | None) -> list[str]:
@@ -329,22 +356,3 @@ def _other_classes(then: dict[str, int] | None, now: dict[str, int] | None) -> l
         return [f"the classes were {', '.join(then)}, now {', '.join(now)}"]
     counts = ["not there" if found.get(name) is None else f"{found[name]:,} samples" for found in (then, now)]
     return [f"class {name} was {counts[0]}, now {counts[1]}"]
-
-
-def _objective(
-    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: AnswerCache | None
-) -> Objective:
-    kind: type[Pretraining | Finetuning] = Finetuning
-    options: dict[str, Any] = {"mean": made.mean, "std": made.std}
-    if recipe.task == "pretrain":
-        kind = HogPretraining if recipe.target == "hog" else Pretraining
-    elif recipe.class_weights == "balanced" and made.labelled:
-        labels = train.labels()
-        if labels is None:
-            raise ValueError("class_weights is 'balanced', but samples have none or several labels")
-        options["class_weights"] = balanced(labels, model.config.num_labels)
-    if made.teacher is not None:
-        kind, own = Distillation, same_classes(model.config, made.teacher)
-        options |= {"teacher": made.teacher, "labelled": made.labelled, "own_head": own, "cache": cache}
-    objective = kind(model, recipe, **options)
-    return objective.double() if recipe.precision == "fp64" else objective

@@ -12,8 +12,8 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.train.modes import MODES
 
-TASKS = ("pretrain", "finetune")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 TARGETS = ("normalised", "pixels", "hog")
 
@@ -23,7 +23,7 @@ class Recipe:
     """The complete configuration of a run.
 
     Attributes:
-        name, task: name of the recipe; "pretrain" (MAE) or "finetune".
+        name, mode: name of the recipe; "pretrain" (MAE) or "finetune".
         model: the architecture if nothing is loaded: an official name, such as `mae_hiera_tiny_224`.
         overrides: other values for fields of `HieraConfig`.
         image_size: pixels per axis; None is the architecture's.
@@ -64,7 +64,7 @@ class Recipe:
     """
 
     name: str
-    task: str
+    mode: str
     model: str = "hiera_tiny_224"
     overrides: dict[str, Any] = field(default_factory=dict)
     image_size: tuple[int, ...] | None = None
@@ -190,10 +190,12 @@ class Recipe:
         Raises:
             ValueError: unknown or missing fields, or bad values.
         """
-        missing = {"name", "task"} - set(values)
+        if "task" in values:  # what the mode was called before
+            values = {**{key: value for key, value in values.items() if key != "task"}, "mode": values["task"]}
+        missing = {"name", "mode"} - set(values)
         if missing:
             raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
-        base = cls(name=str(values["name"]), task=str(values["task"]))
+        base = cls(name=str(values["name"]), mode=str(values["mode"]))
         return base.replace(**{key: _typed(key, value) for key, value in values.items()})
 
 
@@ -221,7 +223,7 @@ _AMOUNTS = (
 )  # fmt: skip
 # settings, their check, and the expected value in words; None is always valid if a setting may be None
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("task",), *_one_of(*TASKS)),
+    (("mode",), lambda value: value in MODES, ", ".join(MODES)),
     (("precision",), *_one_of(*PRECISIONS)),
     (("target",), *_one_of(*TARGETS)),
     (("optimizer",), *_one_of("adamw", "sgd")),
@@ -245,7 +247,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("freeze",), lambda v: v == "all" or (isinstance(v, int) and v >= 0), "a number of stages, or 'all'"),
 )
 _FIXED = {
-    "task": "it is the command",
+    "mode": "it is the command",
     "source": "it says where the recipe is from; --from names the weights to start from",
 }
 FREE = frozenset(

@@ -12,10 +12,11 @@ from hierax.checkpoint.adaptation import for_channels
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.checkpoint.dialects.shapes import PATCH
 from hierax.checkpoint.opened import Checkpoint
-from hierax.model.config import HieraConfig, variant_config
+from hierax.model.config import variant_config
 from hierax.model.inflate import inflate
 from hierax.model.pretrained import Pretrained
-from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
+from hierax.model.registry import task_with
+from hierax.train.modes import mode_of
 from hierax.train.settings import Recipe
 
 _FRAMES = 16  # of a clip
@@ -40,7 +41,7 @@ def for_videos(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> Checkpoi
 
 def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, several: bool) -> dict[str, Any]:
     """Fields of the configuration that the recipe and the data decide."""
-    pretraining = recipe.task == "pretrain"
+    pretraining = mode_of(recipe).masked
     wanted = {
         "image_size": size,
         "drop_path_rate": recipe.drop_path,
@@ -81,10 +82,10 @@ def model_of(
     if recipe.freeze:
         raise ValueError(f"freeze is {recipe.freeze!r}, but no weights are loaded; expected 0")
     config = variant_config(recipe.model, **changes)
-    if recipe.task == "pretrain":
-        return HieraForPreTraining(config), []
-    labels = dict(enumerate(classes))
-    return _classifier(config)(config.replace(num_labels=len(labels), id2label=labels)), []
+    task = task_with(mode_of(recipe).part, config)
+    if task.labels:
+        config = config.replace(num_labels=len(classes), id2label=dict(enumerate(classes)))
+    return task.cls(config), []
 
 
 def _loaded(
@@ -93,32 +94,27 @@ def _loaded(
     """The model of a checkpoint, adapted; a head for the same classes is kept."""
     own, channels = opened.config.num_channels, changes.pop("num_channels")
     changes = {"image_size": changes.pop("image_size", None), **changes}
-    if recipe.task == "pretrain":
-        new = tuple(p for p in ("decoder", "fusion", "encoder_norm") if p not in opened.parts)
-        model: Pretrained = HieraForPreTraining.from_pretrained(opened, new=new, **changes)
-    else:
-        new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
-        labels = dict(enumerate(classes))
-        if "head" not in opened.parts or dict(opened.config.id2label) != labels:
+    task, labels = task_with(mode_of(recipe).part, opened.config), dict(enumerate(classes))
+    new = tuple(part for part in task.parts if part not in opened.parts)
+    if task.labels:
+        of_a_mae = ("norm",) if "decoder" in opened.parts else ()  # it normalized fused maps, not the last one
+        new = (*(part for part in new if part != task.part), *of_a_mae)
+        if task.part not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}
-        model = _classifier(opened.config).from_pretrained(opened, new=new, **changes)
+    model: Pretrained = task.cls.from_pretrained(opened, new=new, **changes)
     license = f", license of the weights: {model.license}" if model.license else ""
     notes = [f"starts from {opened.name}{license}"]
     notes += [line.strip() for line in str(model.loading_report).splitlines()[1:]]
     if own != channels:
         model = with_channels(model, channels)
         notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
-        if recipe.task == "pretrain":
+        if mode_of(recipe).masked:
             notes.append("new (random) layer: the last one of the decoder, which predicts the channels")
     _freeze(model, recipe.freeze)
     wanted, found = variant_config(recipe.model), model.config
     if opened.name not in (FEMTO, FEMTO_MAE) and (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
         notes.append(f"the recipe names another model, {recipe.model}; the architecture of {opened.name} is used")
     return model, notes
-
-
-def _classifier(config: HieraConfig) -> type[HieraForImageClassification | HieraForVideoClassification]:
-    return HieraForVideoClassification if config.is_video else HieraForImageClassification
 
 
 def with_channels(model: Pretrained, channels: int) -> Pretrained:

@@ -9,9 +9,10 @@ import numpy as np
 from hierax.data.dataset import Dataset, Subset
 from hierax.data.order import Order
 from hierax.model.config import HieraConfig
+from hierax.train.batches import accumulation
 from hierax.train.choice import FEW_HELD
+from hierax.train.modes import mode_of
 from hierax.train.parallel import World
-from hierax.train.prepare import accumulation
 from hierax.train.settings import Recipe
 
 _FEW_STEPS = 2  # of an epoch
@@ -42,7 +43,7 @@ def class_counts(train: Dataset) -> dict[str, int] | None:
 
 def about_classes(recipe: Recipe, train: Dataset, held: Dataset | None) -> str | None:
     """The classes with the number of samples of each, including the held-out ones; None if no classes are learned."""
-    if recipe.task != "finetune" or not train.classes:
+    if not mode_of(recipe).supervised or not train.classes:
         return None
     trained = class_counts(train)
     if trained is None:
@@ -103,7 +104,7 @@ def _warmup(recipe: Recipe) -> str | None:
 
 
 def _early_layers(recipe: Recipe, config: HieraConfig) -> str | None:
-    if recipe.task != "finetune" or recipe.layer_decay == 1:
+    if not mode_of(recipe).supervised or recipe.layer_decay == 1:
         return None
     first = recipe.layer_decay ** (sum(config.depths) + 1)
     return (
@@ -113,7 +114,7 @@ def _early_layers(recipe: Recipe, config: HieraConfig) -> str | None:
 
 
 def _reconstructions(recipe: Recipe, train: Dataset, held: Dataset | None) -> str | None:
-    if recipe.task != "pretrain" or train.arrays:
+    if not mode_of(recipe).masked or train.arrays:
         return None
     if recipe.target == "hog":
         return "no images of reconstructions and no decoder in the saved model: target=hog predicts no pixels"

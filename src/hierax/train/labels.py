@@ -1,0 +1,49 @@
+"""The labels of the data: whether there are any, and where they belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hierax.data.dataset import Dataset, Sample, Subset
+from hierax.data.file_lists import FileList
+from hierax.data.list_rows import LABELS
+from hierax.data.sources import ArrayDataset
+from hierax.data.tables import LABEL_COLUMNS, TableDataset
+from hierax.train.settings import Recipe
+
+
+def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
+    """Raises `ValueError` if the labels of the data are not enough to learn from."""
+    if not dataset.classes:
+        teacher = "" if dataset.arrays else ", or a teacher (--teacher)"
+        raise ValueError(f"the data has no classes; {labels_beside(dataset)}{teacher}")
+    if not recipe.label_weight:
+        raise ValueError("label_weight is 0 and there is no teacher, which leaves nothing to learn; expected above 0")
+    if len(dataset.classes) < 2 and not has_several(first):
+        raise ValueError(
+            f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more "
+            "(if the classes are folders inside of that one, pass it)"
+        )
+
+
+def has_several(sample: Sample) -> bool:
+    """Whether several classes may be true of a sample."""
+    return isinstance(sample.label, np.ndarray)
+
+
+def labels_beside(dataset: Dataset) -> str:
+    """A sentence on the place of labels for this kind of data."""
+    whole = dataset.whole if isinstance(dataset, Subset) else dataset
+    if isinstance(whole, ArrayDataset):
+        return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"
+    if isinstance(whole, TableDataset):
+        known = f"labels are in a column that is called {', '.join(LABEL_COLUMNS)} (--columns label=NAME names another)"
+        return f"its columns are {', '.join(whole.columns)}; {known}"
+    if isinstance(whole, FileList):
+        names = ", ".join(LABELS)
+        return f"labels are in a column of the list that is called {names} (--columns label=NAME names another)"
+    return (
+        "fine-tuning takes a folder of class folders, shards with labels, or a list (.csv) with columns path and label"
+    )

@@ -1,0 +1,164 @@
+"""The table of modes: what a run can do. A new mode is a row here, with its objective and its evaluation.
+
+PyTorch and the rest of training are imported by the functions of a row, because recipes are listed without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
+
+if TYPE_CHECKING:
+    from hierax.data.dataset import Dataset
+    from hierax.model.pretrained import Pretrained
+    from hierax.train.objective import Objective
+    from hierax.train.parallel import World
+    from hierax.train.predictions import Inputs, Predictions
+    from hierax.train.prepare import Prepared
+    from hierax.train.settings import Recipe
+    from hierax.train.teacher_cache import AnswerCache
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The result of an evaluation.
+
+    Attributes:
+        metrics: by name; "score" chooses the best weights, and more is better.
+        bad: names and problems of the samples that cannot be read.
+        predictions: of every sample, for the report; None where there are none.
+    """
+
+    metrics: dict[str, float]
+    bad: list[tuple[str, str]]
+    predictions: Predictions | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs:
+    """How long a run of the default recipe is: the number of samples seen in total, and the limits of the epochs."""
+
+    samples: int
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """What a run does.
+
+    Attributes:
+        name: "pretrain" or "finetune"; also the name of the command.
+        part: the part of the model that it trains besides the encoder; `hierax.model.registry.task_with` gives the
+            model's task.
+        supervised: whether it learns from labels or from a teacher.
+        masked: whether it hides mask units and predicts them.
+        start: the bundled checkpoint to start from, for images.
+        recipes, epochs: the default recipe and its length on a "cpu" and a "gpu".
+        objective: from recipe, `Prepared`, model, training set and the teacher's kept answers to the model with its
+            loss.
+        evaluate: the score of the model on samples that it is not trained on.
+    """
+
+    name: str
+    part: str
+    supervised: bool
+    masked: bool
+    start: str
+    recipes: Mapping[str, str]
+    epochs: Mapping[str, Epochs]
+    objective: Callable[[Recipe, Prepared, Pretrained, Dataset, AnswerCache | None], Objective]
+    evaluate: Callable[..., Evaluated]
+
+
+def _pretraining(
+    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: AnswerCache | None
+) -> Objective:
+    from hierax.train.objective import HogPretraining, Pretraining
+
+    kind = HogPretraining if recipe.target == "hog" else Pretraining
+    return kind(model, recipe, mean=made.mean, std=made.std)
+
+
+def _finetuning(
+    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: AnswerCache | None
+) -> Objective:
+    from hierax.train.distillation import Distillation, same_classes
+    from hierax.train.objective import Finetuning, balanced
+
+    options: dict[str, Any] = {"mean": made.mean, "std": made.std}
+    if recipe.class_weights == "balanced" and made.labelled:
+        labels = train.labels()
+        if labels is None:
+            raise ValueError("class_weights is 'balanced', but samples have none or several labels")
+        options["class_weights"] = balanced(labels, model.config.num_labels)
+    if made.teacher is None:
+        return Finetuning(model, recipe, **options)
+    own = same_classes(model.config, made.teacher)
+    return Distillation(
+        model, recipe, teacher=made.teacher, labelled=made.labelled, own_head=own, cache=cache, **options
+    )
+
+
+def _reconstructed(
+    objective: Objective, inputs: Inputs, here: World, *, batch: int, workers: int, stop: Callable[[], bool]
+) -> Evaluated:
+    from hierax.train.predictions import masked_loss
+
+    return Evaluated(*masked_loss(objective, inputs.view, here, batch=batch, workers=workers, stop=stop))
+
+
+def _classified(
+    objective: Objective, inputs: Inputs, here: World, *, batch: int, workers: int, stop: Callable[[], bool]
+) -> Evaluated:
+    from hierax.train.distillation import Distillation, agreement
+    from hierax.train.predictions import predict
+
+    if isinstance(objective, Distillation) and not objective.labelled:
+        return Evaluated(*agreement(objective, inputs.view, here, batch=batch, workers=workers, stop=stop))
+    found = predict(objective.model, inputs, here, batch=batch, workers=workers, stop=stop)
+    return Evaluated(found.metrics(), found.bad, found)
+
+
+MODES: Mapping[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode(
+            name="pretrain",
+            part="decoder",
+            supervised=False,
+            masked=True,
+            start=FEMTO_MAE,
+            recipes={"cpu": "mae_tiny_small_data_cpu", "gpu": "mae_tiny_small_data"},
+            epochs={
+                "cpu": Epochs(samples=20_000, least=3, most=100),
+                "gpu": Epochs(samples=10_000_000, least=50, most=400),
+            },
+            objective=_pretraining,
+            evaluate=_reconstructed,
+        ),
+        Mode(
+            name="finetune",
+            part="head",
+            supervised=True,
+            masked=False,
+            start=FEMTO,
+            recipes={"cpu": "finetune_tiny_small_data_cpu", "gpu": "finetune_tiny_small_data"},
+            epochs={
+                "cpu": Epochs(samples=20_000, least=3, most=20),
+                "gpu": Epochs(samples=1_000_000, least=20, most=100),
+            },
+            objective=_finetuning,
+            evaluate=_classified,
+        ),
+    )
+}
+"""All modes by name."""
+
+
+def mode_of(recipe: Recipe) -> Mode:
+    """The mode of a recipe."""
+    return MODES[recipe.mode]

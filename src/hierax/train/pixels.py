@@ -1,0 +1,162 @@
+"""How samples become pixels of a run: the preprocessing, its statistics, and the augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from hierax.data.dataset import Dataset, Sample
+from hierax.data.stats import Moments
+from hierax.data.view import Augmentation, EvaluationView, Unreadable
+from hierax.model.config import HieraConfig
+from hierax.model.pretrained import Pretrained
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
+from hierax.processing.reading import stored_dtype
+from hierax.processing.record import published
+from hierax.processing.sampling import sampling_of
+from hierax.train.modes import mode_of
+from hierax.train.settings import Recipe
+
+STATISTICS_OF = 512
+"""Samples that are read for a mean and a standard deviation."""
+
+
+def statistics(
+    dataset: Dataset,
+    *,
+    size: Sequence[int],
+    channels: int,
+    exact: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
+
+    The deviation of a constant channel is 1, so that another value does not become huge. For images, they are in gray
+    levels, or in the values of the files if `exact`.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    record = IMAGENET if dataset.arrays else convention(size, channels).replace(do_rescale=not exact)
+    view = EvaluationView(dataset, record, size=tuple(size), max_pixels=max_pixels)
+    step = -(-len(dataset) // STATISTICS_OF)
+    total: Moments | None = None
+    problem = ""
+    for index in range(0, len(dataset), step):
+        seen = view[index]
+        if isinstance(seen, Unreadable):
+            problem = problem or f"{seen.name}: {seen.problem}"
+        else:
+            moments = Moments.of(seen.pixels)
+            total = moments if total is None else total + moments
+    if total is None:
+        raise ValueError(f"no sample can be read; the first: {problem}")
+    rounding = np.finfo(np.float32).eps * np.abs(total.mean)  # pixels come in float32
+    std = np.where(total.std > rounding, total.std, 1.0)
+    return tuple(total.mean.tolist()), tuple(std.tolist())
+
+
+def convention(size: Sequence[int], channels: int) -> Preprocessing:
+    """The published preprocessing for images or clips of `size` pixels; of other channels, with levels about 0.5."""
+    record = published(size, 3)
+    if record is None:
+        raise ValueError(f"the model takes inputs of {len(size)} axis; expected a model of images or clips")
+    return record if channels == 3 else record.replace(image_mean=(0.5,) * channels, image_std=(0.5,) * channels)
+
+
+def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, notes: list[str]) -> Preprocessing:
+    """The preprocessing: the checkpoint's, or one that suits the data; adds notes."""
+    config = model.config
+    record, measure = model.preprocessing, partial(statistics, dataset, max_pixels=recipe.max_pixels)
+    if dataset.arrays and record is not None and _of_arrays(record, config):
+        notes.append("arrays are normalized with the mean and standard deviation that the checkpoint was trained with")
+    elif dataset.arrays:
+        mean, std = measure(size=config.image_size, channels=config.num_channels)
+        record = Preprocessing(
+            do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std,
+            image_dtype=stored_type(first),
+        )  # fmt: skip
+    elif _exact(dataset, first, record, config):
+        notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to gray levels")
+        if record is None or not record.takes_values or record.num_channels != config.num_channels:
+            record = convention(config.image_size, config.num_channels).replace(do_rescale=False)
+            mean, std = measure(size=config.image_size, channels=config.num_channels, exact=True)
+            record = record.replace(image_mean=mean, image_std=std, image_dtype=stored_type(first))
+        if recipe.rand_augment is not None or recipe.erasing:
+            notes.append("rand_augment and erasing are for images of 8 bits")
+    elif record is None or record.num_channels != config.num_channels or (dataset.videos and not record.num_frames):
+        record = convention(config.image_size, config.num_channels)
+        if config.num_channels != 3:
+            mean, std = measure(size=config.image_size, channels=config.num_channels)
+            scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
+            record = record.replace(**scaled)
+    if not (dataset.arrays or dataset.videos) and record.do_rescale and stored_type(first) != "uint8":
+        notes.append(
+            f"images of {stored_type(first)} are read as 8 bits; num_channels=1 reads their values as they are"
+        )
+    return record
+
+
+def with_sampling(record: Preprocessing, recipe: Recipe, config: HieraConfig, notes: list[str]) -> Preprocessing:
+    """The preprocessing of clips: how many frames, and how far apart; adds a note."""
+    stride = recipe.frame_stride or record.sampling_rate
+    record = record.replace(num_frames=config.image_size[0], sampling_rate=stride)
+    sampling = sampling_of(record)
+    rate = float(1 / sampling.step)
+    notes.append(f"clips of {sampling.count} frames, {rate:g} a second: {float(sampling.span):.2f} s")
+    return record
+
+
+def stored_type(sample: Sample) -> str | None:
+    """The type of a sample's values, "uint8" for images of 8 bits."""
+    if isinstance(sample.content, np.ndarray):
+        found = str(sample.content.dtype)
+        return None if found == "bool" else found
+    return stored_dtype(sample.content, name=sample.name)
+
+
+def _exact(dataset: Dataset, first: Sample, record: Preprocessing | None, config: HieraConfig) -> bool:
+    """Whether images are read with their files' own values: more than 8 bits, for models that do not take RGB."""
+    if dataset.arrays or dataset.videos:
+        return False
+    if record is not None and record.takes_values:
+        return True
+    return config.num_channels != 3 and stored_type(first) != "uint8"
+
+
+def _of_arrays(record: Preprocessing, config: HieraConfig) -> bool:
+    """Whether a record is one that `prepare` made for arrays such as the model's."""
+    plain = not (record.do_resize or record.do_center_crop or record.do_rescale)
+    return plain and record.do_normalize and record.num_channels == config.num_channels
+
+
+def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation in units of the data: gray levels 0 to 255, or the units of arrays."""
+    factor = record.rescale_factor if record.do_rescale else 1.0
+    if not record.do_normalize:
+        return (0.0,) * record.num_channels, (1 / factor,) * record.num_channels
+    return tuple(m / factor for m in record.image_mean), tuple(s / factor for s in record.image_std)
+
+
+def augmentation(
+    recipe: Recipe, config: HieraConfig, *, arrays: bool, record: Preprocessing | None = None
+) -> Augmentation:
+    """The training view of a sample; for videos, `record` says which frames."""
+    units = math.prod(config.unit_grid(config.image_size)) if mode_of(recipe).masked else 0
+    exact = not arrays and record is not None and record.takes_values
+    values = arrays or exact
+    return Augmentation(
+        size=config.image_size,
+        channels=config.num_channels,
+        crop_scale=recipe.crop_scale,
+        flip=not arrays if recipe.flip is None else recipe.flip,
+        rand_augment=None if values else recipe.rand_augment,
+        erasing=0.0 if values else recipe.erasing,
+        mask_units=units,
+        exact=exact,
+        max_pixels=recipe.max_pixels,
+        sampling=None if arrays or record is None or record.num_frames is None else sampling_of(record),
+    )
