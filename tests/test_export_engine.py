@@ -121,7 +121,7 @@ def test_an_engine_opens_an_export_by_its_folder_or_its_file(format: str, file: 
 def test_a_file_without_its_folder_is_an_error_that_says_so(exported: Exported, tmp_path: Path) -> None:
     _, folder, _ = exported("classifier", "pt2")
     (alone := tmp_path / "model.pt2").write_bytes((folder / "model.pt2").read_bytes())
-    with pytest.raises(ValueError, match=r"model\.pt2: has no export\.json beside it"):
+    with pytest.raises(ValueError, match=r"model\.pt2: is not an export of hierax \(no export\.json beside it\)"):
         engine_of(alone)
 
 

@@ -210,8 +210,9 @@ def takes_clips(source: str | os.PathLike[str]) -> bool:
     from hierax.processing.record import FILE_NAME
 
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    if is_export(source) and (folder / FILE_NAME).is_file():
-        return Preprocessing.read(folder / FILE_NAME).num_frames is not None
+    if is_export(source):  # one without a record is an error that opening it raises
+        record = folder / FILE_NAME
+        return record.is_file() and Preprocessing.read(record).num_frames is not None
     try:
         return load_preprocessing(os.fspath(source)).num_frames is not None
     except ValueError:  # no record, for example a model of signals; loading raises the error

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +17,12 @@ from torch.nn import functional as F
 from hierax.checkpoint.class_names import load_labels
 from hierax.checkpoint.files import weights_in
 from hierax.data.view import EvaluationView, Seen
-from hierax.extras import require
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.processing.record import FILE_NAME
-from hierax.telemetry import import_onnxruntime
+from hierax.train.networks import OTHERS, SUFFIXES, Run, open_network
 
-SUFFIXES = (".onnx", ".pt2")
 _LOGITS, _FEATURES = ("logits",), ("features", "pooler_output")
 _MEASURED = 512  # images
-_Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Teacher:
     """
 
     def __init__(
-        self, name: str, digest: str, run: _Run, record: Preprocessing, *, size: tuple[int, ...] | None,
+        self, name: str, digest: str, run: Run, record: Preprocessing, *, size: tuple[int, ...] | None,
         classes: Sequence[str] | None, probe: tuple[int, ...], device: torch.device,
     ) -> None:  # fmt: skip
         self.name, self.digest, self._run, self.size = name, digest, run, size
@@ -130,12 +126,14 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
         path = _exported(path)
     elif path.is_dir():
         path = _only_network(path) or path
+    if path.suffix in OTHERS and path.is_file():
+        raise ValueError(f"{path}: a teacher is a checkpoint, or a network as {' or '.join(SUFFIXES)}; expected one")
     if path.suffix not in SUFFIXES:
         return _checkpoint(source, size=size, device=device)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     record, classes = _record(path)
-    run, own = (_onnx if path.suffix == ".onnx" else _program)(path, device)
+    run, own = open_network(path, device)
     shown = own or (record and record.output_size)
     files = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())  # an ONNX file's weights lie beside it
     try:
@@ -152,7 +150,7 @@ def _only_network(folder: Path) -> Path | None:
     """The one file of a network in a folder without a checkpoint, as other programs write it."""
     if weights_in(folder) is not None:
         return None
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.iterdir() if path.suffix in (*SUFFIXES, *OTHERS) and path.is_file())
     if len(found) > 1:
         raise ValueError(f"{folder} holds {len(found)} networks, such as {found[0].name}; expected the name of one")
     return found[0] if found else None
@@ -219,58 +217,3 @@ def _digest(files: Sequence[Path]) -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _sides(shape: Sequence[Any]) -> tuple[int, ...] | None:
-    """Pixels per axis of an input's shape `[B, C, *size]`; None if the file does not fix them."""
-    sides = tuple(shape[2:])
-    return sides if sides and all(isinstance(side, int) for side in sides) else None
-
-
-def _onnx(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | None]:
-    require("a teacher in ONNX", "onnxruntime")
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # threads that wait busily for the next batch would take the student's cores
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    offered = onnxruntime.get_available_providers()
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in offered]
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # the runtime's errors have no common base
-        raise ValueError(f"{path}: cannot be opened: {str(error).splitlines()[0]:.200}") from None
-    if len(session.get_inputs()) != 1:
-        raise ValueError(f"{path}: takes {len(session.get_inputs())} inputs; expected one of pixels")
-    taken, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
-
-    def run(pixels: Tensor) -> Mapping[str, Tensor]:
-        try:
-            found = session.run(names, {taken.name: pixels.cpu().numpy()})
-        except Exception as error:
-            raise RuntimeError(str(error).splitlines()[0]) from None
-        return {name: torch.from_numpy(array).to(device) for name, array in zip(names, found, strict=True)}
-
-    return run, _sides(taken.shape)
-
-
-def _program(path: Path, device: torch.device) -> tuple[_Run, tuple[int, ...] | None]:
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # a damaged archive can fail in any way
-        raise ValueError(f"{path}: no program of torch.export ({str(error).splitlines()[0]:.200})") from None
-    module = program.module().to(device)
-    (pixels_in,) = program.graph_signature.user_inputs
-    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == pixels_in)
-
-    def run(pixels: Tensor) -> Mapping[str, Tensor]:
-        found = module(pixels)
-        if isinstance(found, Mapping):
-            return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
-        if isinstance(found, Tensor):
-            return {"output": found}
-        known = ("logits", "features")  # of a tuple, by place
-        return {(known[i] if i < 2 else f"output {i}"): t for i, t in enumerate(found) if isinstance(t, Tensor)}
-
-    return run, _sides(shape)

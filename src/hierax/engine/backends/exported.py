@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from hierax.checkpoint.files import weights_in
 from hierax.engine.export.formats import FORMATS, open_runner
 from hierax.engine.export.parity import ParityReport
 from hierax.engine.hardware import Choice
@@ -46,11 +47,23 @@ def file_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def is_export(source: object) -> bool:
-    """Whether `source` names a folder that `hierax export` wrote, or a file of its formats. Opens nothing."""
+    """Whether `source` names a folder that `hierax export` wrote, a file of its formats, or a folder without weights
+    that holds one. Opens nothing.
+    """
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = Path(source)
-    return (path / RECORD).is_file() or (path.suffix in _SUFFIXES and path.is_file())
+    return (path / RECORD).is_file() or (path.suffix in _SUFFIXES and path.is_file()) or _network_in(path) is not None
+
+
+def _network_in(folder: Path) -> Path | None:
+    """A file of an export's format in a folder without a checkpoint."""
+    try:
+        if not folder.is_dir() or weights_in(folder) is not None:
+            return None
+        return next((path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES and path.is_file()), None)
+    except OSError:  # what cannot be looked into is no export
+        return None
 
 
 def find_export(source: object) -> Exported | None:
@@ -63,9 +76,14 @@ def find_export(source: object) -> Exported | None:
         return None
     path = Path(source)
     if path.is_dir():
-        return Exported.open(path)
+        if (path / RECORD).is_file():
+            return Exported.open(path)
+        path = _network_in(path) or path
     if not (path.parent / RECORD).is_file():
-        raise ValueError(f"{path}: has no {RECORD} beside it; expected a file in the folder that hierax export wrote")
+        raise ValueError(
+            f"{path}: is not an export of hierax (no {RECORD} beside it); expected the folder that hierax export "
+            "wrote, or a checkpoint"
+        )
     found = Exported.open(path.parent)
     if path.name != FORMATS[found.format].file:
         raise ValueError(
