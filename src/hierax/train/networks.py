@@ -103,7 +103,7 @@ def _program(path: Path, device: torch.device) -> tuple[Run, _Input]:
         program = torch.export.load(path)
     except Exception as error:  # a damaged archive can fail in any way
         raise ValueError(f"{path}: no program of torch.export ({str(error).splitlines()[0]:.200})") from None
-    module, inputs = program.module().to(device), program.graph_signature.user_inputs
+    module, inputs = program.module().to(device), list(program.graph_signature.user_inputs)
     _check_one(path, len(inputs))
     value = next((node.meta.get("val") for node in program.graph.nodes if node.name == inputs[0]), None)
     if not isinstance(value, Tensor) or not value.is_floating_point():
