@@ -95,9 +95,9 @@ def without_notes(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def zeros(model: Any, dialect: str) -> dict[str, torch.Tensor]:
+def ones(model: Any, dialect: str) -> dict[str, torch.Tensor]:
     """Tensors with the names and shapes of a model on the meta device, that take no memory to speak of."""
     return {
-        name: torch.zeros(t.shape, dtype=torch.float16, device="cpu")
+        name: torch.ones(t.shape, dtype=torch.float16, device="cpu")
         for name, t in named_tensors(model, dialect).items()
     }

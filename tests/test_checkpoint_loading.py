@@ -101,7 +101,7 @@ assert "huggingface_hub" not in sys.modules and "transformers" not in sys.module
 def test_weights_are_mapped_from_the_file_and_not_copied(file: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         model = hierax.create_model("hiera_tiny_224")
-    tensors = {name: torch.zeros(t.shape) for name, t in named_tensors(model, "official").items()}
+    tensors = {name: torch.ones(t.shape) for name, t in named_tensors(model, "official").items()}
     save_file(tensors, tmp_path / file) if file.endswith("safetensors") else torch.save(tensors, tmp_path / file)
     code = """
 import sys, torch

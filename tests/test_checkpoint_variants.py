@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import hierax
-from folders import edit, fields, report_of, zeros
+from folders import edit, fields, ones, report_of
 from hierax import (
     HieraBackbone,
     HieraForImageClassification,
@@ -37,7 +37,7 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 )  # fmt: skip
 def test_a_bare_file_of_a_known_variant_is_recognised(variant: str, dialect: str, suffix: str, tmp_path: Path) -> None:
     with torch.device("meta"):
-        tensors = zeros(hierax.create_model(variant), dialect)
+        tensors = ones(hierax.create_model(variant), dialect)
     path = tmp_path / f"weights{suffix}"
     save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
     model = load(path, dtype="auto")
@@ -47,14 +47,14 @@ def test_a_bare_file_of_a_known_variant_is_recognised(variant: str, dialect: str
 def test_a_bare_file_of_another_size_and_head_tells_them(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = hierax.create_model("hiera_tiny_224", image_size=96, num_channels=4, num_labels=3)
-    torch.save(zeros(model, "official"), tmp_path / "tiny.pth")
+    torch.save(ones(model, "official"), tmp_path / "tiny.pth")
     config = load(tmp_path / "tiny.pth", dtype="auto").config
     assert (config.image_size, config.num_channels, config.num_labels) == ((96, 96), 4, 3)
 
 
 def test_a_bare_classifier_of_imagenet_gets_the_packaged_names(tmp_path: Path) -> None:
     with torch.device("meta"):
-        torch.save(zeros(hierax.create_model("hiera_tiny_224"), "official"), tmp_path / "tiny.pth")
+        torch.save(ones(hierax.create_model("hiera_tiny_224"), "official"), tmp_path / "tiny.pth")
     assert load(tmp_path / "tiny.pth", dtype="auto").config.id2label[281] == "tabby, tabby cat"
 
 
@@ -81,7 +81,7 @@ def test_a_bare_file_of_no_known_variant_asks_for_it(features: Path) -> None:
 
 def test_the_named_variant_is_built(tmp_path: Path) -> None:
     with torch.device("meta"):
-        torch.save(zeros(hierax.create_model("hiera_tiny_224"), "official"), tmp_path / "tiny.pth")
+        torch.save(ones(hierax.create_model("hiera_tiny_224"), "official"), tmp_path / "tiny.pth")
     load(tmp_path / "tiny.pth", variant="hiera_tiny_224", dtype="auto")
     with pytest.raises(ValueError, match=r"tiny\.pth: "):
         load(tmp_path / "tiny.pth", variant="hiera_small_224")

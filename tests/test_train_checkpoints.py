@@ -101,6 +101,21 @@ def test_where_no_checkpoint_is_whole_the_first_file_is_named(run: Path) -> None
     assert Checkpoints(run, keep=2).steps() == [5, 10]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_whose_weights_are_not_finite_is_not_resumed_from(tmp_path: Path, value: float) -> None:
+    loop = toy_loop(toy(), folder=tmp_path)
+    name, weights = next(iter(loop.model.named_parameters()))
+    assert loop.fit()
+    weights.data.view(-1)[0] = value
+    assert loop.checkpoints is not None
+    loop.progress.step = 99
+    loop.save()
+    with pytest.raises(
+        TrainingStopped, match=rf"step-99: 1 tensor holds NaN or infinite values: .*{name}; delete this"
+    ):
+        toy_loop(toy(), folder=tmp_path).resume()
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_table_of_contents_runs_no_code(run: Path, tmp_path: Path, protocol: int) -> None:
     for step in (5, 10):

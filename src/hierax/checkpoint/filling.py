@@ -11,6 +11,7 @@ from hierax.checkpoint.adaptation import for_channels
 from hierax.checkpoint.dialects.shapes import PATCH
 from hierax.checkpoint.opened import Checkpoint
 from hierax.checkpoint.report import LoadingReport, listed
+from hierax.checkpoint.values import check_values
 from hierax.model.config import HieraConfig
 from hierax.model.positions import DecoderPosition, position_embedding
 from hierax.model.registry import TaskSpec, known_parts
@@ -75,6 +76,9 @@ def fill(
         else:
             _check_tensor(opened, name, tensor, target, placing.device)
         filled[name.removeprefix(prefix)] = _placed(tensor, placing)
+    read = {name: tensors[name] for name in wanted if name not in absent}
+    placed = {name: filled[name.removeprefix(prefix)] for name in read}
+    check_values(opened.source.weights, placed, read, opened.theirs)
     model.load_state_dict(filled, assign=True)
     _renew(model, [path.removeprefix(prefix) for path in drawn])
 

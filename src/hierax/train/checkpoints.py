@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from hierax.atomic import atomic_write, sync_folder
 from hierax.checkpoint import sharded
+from hierax.checkpoint.report import listed
 from hierax.checkpoint.steps import OLDER
+from hierax.checkpoint.values import not_finite
 from hierax.locking import LOCK, FolderTaken, locked
 from hierax.train.described import read_object
 from hierax.train.parallel import World
@@ -149,10 +152,14 @@ class Checkpoints:
         Returns:
             What this rank saved for itself (another number of ranks: what the first one did), and whether there were
             as many ranks.
+
+        Raises:
+            DamagedCheckpoint: weights are NaN or infinite, which no further step can mend.
         """
         path = self.path(step)
         world.on_first(lambda: [shutil.rmtree(part) for part in self.folder.glob(".part-*")])  # of an interrupted write
         sharded.read(shared, path / _SHARED, alone=world.size == 1)
+        world.everywhere(lambda: _check_finite(path, shared))
         ranks = len(list(path.glob("rank-*.pt")))
         own = path / f"rank-{world.rank if world.rank < ranks else 0}.pt"
         return world.everywhere(lambda: _plain(own)), ranks == world.size
@@ -174,6 +181,18 @@ def _plain(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{path} holds more than plain values; nothing of it was run") from None
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path} is damaged ({type(error).__name__})") from None
+
+
+def _check_finite(path: Path, shared: Mapping[str, Any]) -> None:
+    for part in ("model", "average"):
+        own = {n: t.to_local() if isinstance(t, DTensor) else t for n, t in shared.get(part, {}).items()}
+        odd = not_finite(own)
+        if odd:
+            hold = "tensor holds" if len(odd) == 1 else "tensors hold"
+            raise DamagedCheckpoint(
+                f"{path}: {len(odd)} {hold} NaN or infinite values: {listed(odd, 3)}; delete this folder to resume "
+                "from the checkpoint before, or start another run with a lower lr"
+            )
 
 
 def _emptied(folder: Path) -> None:
