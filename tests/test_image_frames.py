@@ -168,3 +168,13 @@ def test_an_actor_of_a_cluster_sends_its_notes(data: Path, classifier_folder: st
     FIRST_ONLY.take()
     FIRST_ONLY.merge(json.loads(row["first_only"]))
     assert told("\n".join(FIRST_ONLY.lines()), data) == []
+
+
+def test_an_export_tells_it_of_the_images_that_it_is_compared_on(
+    data: Path, classifier_folder: str, here: Path
+) -> None:
+    import hierax
+
+    (here / "d.gif").write_bytes(several("GIF"))
+    with pytest.warns(Notice, match="an animation: only its first frame is read"):
+        hierax.export(classifier_folder, here / "out", format="pt2", evaluate=[here / "d.gif"] * 2)

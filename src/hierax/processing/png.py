@@ -27,12 +27,12 @@ _PART = 1 << 20
 
 def check_png(data: bytes, *, name: str) -> None:
     """Raises `ImageError` for a PNG with a wrong checksum, or without its end."""
-    kind, place = b"", len(SIGNATURE)
+    kind, place, view = b"", len(SIGNATURE), memoryview(data)
     for kind, start, end in _chunks(data):
         place = end + 4
         if place > len(data):
             raise ImageError(name, f"damaged or truncated (its chunk {_shown(kind)} is cut)")
-        if zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end:place], "big"):
+        if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end:place], "big"):
             raise ImageError(name, f"damaged or truncated (the checksum of its chunk {_shown(kind)} is wrong)")
     if kind != b"IEND":
         raise ImageError(name, "damaged or truncated (a PNG without its end)")

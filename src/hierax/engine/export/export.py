@@ -31,6 +31,7 @@ from hierax.model.encoder import visible_units
 from hierax.model.mae import check_mae_size
 from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
+from hierax.processing.frames import FIRST_ONLY
 
 _CALIBRATED = 64
 _SUFFIXES = (".pt2", ".onnx", ".onnx.data", ".xml", ".bin")
@@ -109,7 +110,7 @@ def export(
         return list(with_units(pixels.split(batch or 1), config=config, masked=masked))
 
     job = Job(own, config.image_size, batch, kept, precision, calibrated, tell)
-    with _put_in_place(target, overwrite=overwrite) as part:
+    with FIRST_ONLY.told(), _put_in_place(target, overwrite=overwrite) as part:
         report = _written(job, FORMATS[format].file, format, part, inputs, kind)
         if not report.passed:
             raise ParityError(report)
