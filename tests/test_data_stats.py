@@ -98,6 +98,16 @@ def test_arrays_of_other_kinds_are_named(tmp_path: Path) -> None:
     assert dataset_statistics(tmp_path).unreadable[0][1].startswith("an array of shape [2, 8]; expected finite")
 
 
+def test_workers_name_what_cannot_be_read(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, "a/1.png", "b/1.png")
+    (folder / "a/2.png").write_bytes(b"no image")
+    (folder / "b/2.png").write_bytes(b"")
+    alone, shared = (dataset_statistics(folder, workers=workers) for workers in (0, 1))
+    assert shared == alone
+    assert [Path(name).parent.name for name, _ in shared.unreadable] == ["a", "b"]
+    assert shared.classes == {"a": 1, "b": 1}
+
+
 def test_workers_count_the_same(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, *(f"{i}.jpg" for i in range(9)))
     assert dataset_statistics(folder, workers=2) == dataset_statistics(folder, workers=0)

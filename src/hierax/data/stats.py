@@ -204,7 +204,12 @@ def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterato
     measure: Any = _Measure(dataset, max_pixels)
     if not workers:
         return (measure[index] for index in range(len(dataset)))
-    return iter(DataLoader(measure, batch_size=None, num_workers=workers, prefetch_factor=16))
+    return iter(DataLoader(measure, batch_size=None, num_workers=workers, prefetch_factor=16, collate_fn=_as_it_is))
+
+
+def _as_it_is(found: Any) -> Any:
+    """Instead of PyTorch's own conversion, which makes lists of tuples."""
+    return found
 
 
 def _array_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
