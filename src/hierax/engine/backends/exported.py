@@ -62,7 +62,7 @@ def _network_in(folder: Path) -> Path | None:
         if not folder.is_dir() or weights_in(folder) is not None:
             return None
         return next((path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES and path.is_file()), None)
-    except OSError:  # what cannot be looked into is no export
+    except OSError:  # a folder that cannot be read is not an export
         return None
 
 
