@@ -162,7 +162,7 @@ def objective(recipe: Recipe, out: Path, teacher: Teacher, *, empty: bool) -> Ob
             model = HieraForImageClassification(config)
     else:
         changes = {"num_labels": len(names), "id2label": config.id2label}
-        model = HieraForImageClassification.from_pretrained(out / "mae", new=("norm",), **changes)
+        model = HieraForImageClassification.from_pretrained(out / "mae", reinit=("norm",), **changes)
     return Distillation(model, recipe, mean=mean, std=std, teacher=teacher, labelled=False, own_head=True)
 
 

@@ -152,7 +152,7 @@ def neighbours(a: argparse.Namespace) -> Json:
     test = open_dataset(a.pictures / "labelled" / "test")
     found: Json = {}
     for name, source in (("before distillation (MAE)", a.mae), ("after", a.classifier)):
-        model = hierax.load(source, task="features", new=("norm",))
+        model = hierax.load(source, task="features", reinit=("norm",))
         processor = HieraImageProcessor(model.preprocessing or hierax.Preprocessing())
 
         def features(contents: Sequence[bytes], model: Any = model, processor: Any = processor) -> Tensor:

@@ -28,7 +28,7 @@ def test_a_head_of_another_size_starts_anew_where_mismatches_are_ignored(folder:
     before: Any = load(folder)
     made: Any = CLASSES.from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)
     assert made.head.weight.shape == (3, 64)
-    assert made.loading_report.renewed == ["head"]
+    assert made.loading_report.reinitialized == ["head"]
     assert torch.equal(made.norm.weight, before.norm.weight)
     assert made.head.weight.std() < 1e-3  # as a fresh head is
 
@@ -64,7 +64,7 @@ def test_a_missing_head_starts_anew_for_labels_in_any_case(saved: Save) -> None:
     features = saved(HieraModel, image_config())
     made = CLASSES.from_pretrained(features, num_labels=3, ignore_mismatched_sizes=True)
     assert made.loading_report is not None
-    assert made.loading_report.renewed == ["head"]
+    assert made.loading_report.reinitialized == ["head"]
 
 
 # -- precision, device, attention -------------------------------------------------------------------------------------
@@ -145,15 +145,15 @@ def test_the_record_of_other_channels_has_as_many_means(tmp_path: Path) -> None:
 
 
 def test_channels_and_a_new_patch_embedding_go_together(folder: Path) -> None:
-    made: Any = CLASSES.from_pretrained(folder, num_channels=4, new=("patch_embed",))
+    made: Any = CLASSES.from_pretrained(folder, num_channels=4, reinit=("patch_embed",))
     assert made.encoder.patch_embed.proj.weight.shape[1] == 4
-    assert made.loading_report.renewed == ["encoder.patch_embed.proj"]
+    assert made.loading_report.reinitialized == ["encoder.patch_embed.proj"]
 
 
 def test_the_decoder_of_a_mae_does_not_predict_other_channels_by_itself(mae: Path) -> None:
-    with pytest.raises(ValueError, match=r"decoder.* has shape .*; new=\('decoder.pred',\) gives it random weights"):
+    with pytest.raises(ValueError, match=r"decoder.* has shape .*; reinit=\('decoder.pred',\) gives it random weights"):
         HieraForPreTraining.from_pretrained(mae, num_channels=1)
-    made = HieraForPreTraining.from_pretrained(mae, num_channels=1, new=("decoder.pred",))
+    made = HieraForPreTraining.from_pretrained(mae, num_channels=1, reinit=("decoder.pred",))
     assert made.config.num_channels == 1
     assert (
         HieraForPreTraining.from_pretrained(mae, num_channels=1, ignore_mismatched_sizes=True).config.num_channels == 1
@@ -165,22 +165,22 @@ def test_the_decoder_of_a_mae_does_not_predict_other_channels_by_itself(mae: Pat
 
 @pytest.mark.parametrize("new", ["patch_embed", "encoder.patch_embed", "encoder.patch_embed.proj"])
 def test_a_module_starts_anew_and_all_others_are_kept(new: str, folder: Path) -> None:
-    before, made = load(folder).state_dict(), CLASSES.from_pretrained(folder, new=(new,))
+    before, made = load(folder).state_dict(), CLASSES.from_pretrained(folder, reinit=(new,))
     changed = [name for name, tensor in made.state_dict().items() if not torch.equal(tensor, before[name])]
     assert changed == ["encoder.patch_embed.proj.weight", "encoder.patch_embed.proj.bias"]
     assert made.loading_report is not None
-    assert made.loading_report.renewed == ["encoder.patch_embed.proj"]
+    assert made.loading_report.reinitialized == ["encoder.patch_embed.proj"]
 
 
 def test_position_embeddings_and_single_blocks_start_anew(folder: Path) -> None:
-    before, made = load(folder).state_dict(), CLASSES.from_pretrained(folder, new=("pos_embed", "blocks.1"))
+    before, made = load(folder).state_dict(), CLASSES.from_pretrained(folder, reinit=("pos_embed", "blocks.1"))
     changed = {name for name, tensor in made.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {".".join(name.split(".")[:3]) for name in changed} == {"encoder.pos_embed.weight", "encoder.blocks.1"}
 
 
 def test_modules_that_there_are_not_are_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"new names blocks.99.*; parts are encoder, .*, and modules in them"):
-        CLASSES.from_pretrained(folder, new=("blocks.99",))
+    with pytest.raises(ValueError, match=r"reinit names blocks.99.*; parts are encoder, .*, and modules in them"):
+        CLASSES.from_pretrained(folder, reinit=("blocks.99",))
 
 
 @pytest.mark.parametrize("source", [None, 3, b"hierax/femto", ["hierax/femto"], {}])

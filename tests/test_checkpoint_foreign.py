@@ -169,9 +169,9 @@ def timm_folder(folder: Path, **changes: Any) -> Path:
 
 def test_the_norm_of_timms_mae_files_counts_as_missing(tmp_path: Path) -> None:
     folder = timm_folder(tmp_path)
-    with pytest.raises(ValueError, match=r"missing: norm\.weight, norm\.bias; pass new=\('norm',\)"):
+    with pytest.raises(ValueError, match=r"missing: norm\.weight, norm\.bias; pass reinit=\('norm',\)"):
         HieraModel.from_pretrained(folder)
-    assert HieraModel.from_pretrained(folder, new="norm").loading_report.renewed == ["norm"]  # type: ignore[union-attr]
+    assert HieraModel.from_pretrained(folder, reinit="norm").loading_report.reinitialized == ["norm"]  # type: ignore[union-attr]
     assert Hiera.from_pretrained(folder).loading_report.missing == []  # type: ignore[union-attr]
 
 
@@ -183,7 +183,7 @@ def test_a_timm_mae_file_converts_as_the_encoder_alone(tmp_path: Path) -> None:
 
 
 def test_a_norm_that_was_trained_since_is_kept_by_timms_dialect(tmp_path: Path) -> None:
-    model = HieraModel.from_pretrained(timm_folder(tmp_path / "a"), new="norm")
+    model = HieraModel.from_pretrained(timm_folder(tmp_path / "a"), reinit="norm")
     hierax.checkpoint.save_model(model, tmp_path / "b", dialect="timm")
     assert_same_model(model, HieraModel.from_pretrained(tmp_path / "b"))
 

@@ -239,7 +239,7 @@ def test_a_bundled_checkpoint_is_meant_where_a_folder_of_its_name_holds_no_weigh
         (lambda: list_checkpoints(task="clasification"), "did you mean classification"),
         (lambda: load("hiera_tiny_224.mae_in1"), "did you mean hiera_tiny_224.mae_in1k"),
         (lambda: load("hierax/fempto"), "there are hierax/femto and hierax/femto.mae"),
-        (lambda: HieraModel.from_pretrained("hierax/femto", new=("heads",)), "(did you mean head?)"),
+        (lambda: HieraModel.from_pretrained("hierax/femto", reinit=("heads",)), "(did you mean head?)"),
     ],
 )
 def test_a_name_that_is_in_no_table_says_which_is_near(call: Any, meant: str) -> None:

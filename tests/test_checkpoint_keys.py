@@ -73,5 +73,5 @@ def test_every_tensor_of_the_package_finds_its_place(
     norms = {"norms": True} if name.endswith("Backbone") else {}
     loaded = load_model(type(model), opened, device="meta", overrides={**features, **norms})
     report = loaded.loading_report
-    assert (report.missing, report.renewed, report.ignored, report.unexpected) == ([], [], [], [])
+    assert (report.missing, report.reinitialized, report.ignored, report.unexpected) == ([], [], [], [])
     assert loaded.num_parameters() == json.loads((KEYS / f"{name}.json").read_text(encoding="utf-8"))["parameters"]

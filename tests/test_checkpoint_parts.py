@@ -33,7 +33,9 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 def test_a_whole_file_leaves_nothing_to_report(classifier: Path) -> None:
     report = report_of(HieraForImageClassification.from_pretrained(classifier))
     assert (report.source, report.dialect) == (str(classifier), "transformers")
-    assert not any((report.missing, report.unexpected, report.ignored, report.resized, report.renewed, report.changed))
+    assert not any(
+        (report.missing, report.unexpected, report.ignored, report.resized, report.reinitialized, report.changed)
+    )
     assert str(report) == f"{classifier} (transformers)"
 
 
@@ -41,12 +43,12 @@ def test_a_whole_file_leaves_nothing_to_report(classifier: Path) -> None:
     ("kind", "cls", "missing", "advice"),
     [
         ("features", HieraForImageClassification, "2 tensors are missing: head.weight, head.bias;",
-         "pass new=('head',) for random weights, or num_labels="),
+         "pass reinit=('head',) for random weights, or num_labels="),
         ("mae", HieraForImageClassification, "4 tensors are missing: norm.weight, norm.bias, head.weight, head.bias;",
-         "pass new=('head', 'norm',) for random weights"),
-        ("mae", HieraModel, "norm.weight, norm.bias", "pass new=('norm',) for random weights"),
+         "pass reinit=('head', 'norm',) for random weights"),
+        ("mae", HieraModel, "norm.weight, norm.bias", "pass reinit=('norm',) for random weights"),
         ("classifier", HieraForPreTraining, "fusion.convs.0.weight",
-         "pass new=('decoder', 'encoder_norm', 'fusion',) for random weights"),
+         "pass reinit=('decoder', 'encoder_norm', 'fusion',) for random weights"),
     ],
 )  # fmt: skip
 def test_missing_parts_are_an_error_that_lists_them_and_says_what_to_pass(
@@ -62,7 +64,7 @@ def test_missing_parts_are_an_error_that_lists_them_and_says_what_to_pass(
 
 
 def test_num_labels_without_the_norm_still_names_the_norm(mae: Path) -> None:
-    with pytest.raises(ValueError, match=r"2 tensors are missing: norm.weight, norm.bias; pass new=\('norm',\)"):
+    with pytest.raises(ValueError, match=r"2 tensors are missing: norm.weight, norm.bias; pass reinit=\('norm',\)"):
         HieraForImageClassification.from_pretrained(mae, num_labels=3)
 
 
@@ -71,7 +73,7 @@ def test_a_missing_tensor_of_the_encoder_is_named(features: Path) -> None:
     del tensors["encoder.stages.1.layers.1.mlp.fc1.bias"]
     save_file(tensors, features / "model.safetensors")
     with pytest.raises(ValueError, match=r"1 tensors are missing: encoder\.blocks\.2\.mlp\.fc1\.bias$"):
-        HieraModel.from_pretrained(features, new=("norm",))
+        HieraModel.from_pretrained(features, reinit=("norm",))
 
 
 def test_num_labels_renews_the_head_and_nothing_else(classifier: Path) -> None:
@@ -79,7 +81,7 @@ def test_num_labels_renews_the_head_and_nothing_else(classifier: Path) -> None:
     assert model.head.weight.shape == (7, 64)
     assert model.config.id2label[6] == "LABEL_6"
     report = report_of(model)
-    assert (report.renewed, report.missing, report.changed) == (["head"], [], ["num_labels 5 -> 7"])
+    assert (report.reinitialized, report.missing, report.changed) == (["head"], [], ["num_labels 5 -> 7"])
     before = HieraForImageClassification.from_pretrained(classifier).state_dict()
     after = model.state_dict()
     assert [n for n in before if not n.startswith("head.") and not torch.equal(before[n], after[n])] == []
@@ -94,31 +96,36 @@ def test_a_new_head_is_drawn_as_a_fresh_models_head(classifier: Path) -> None:
 
 def test_named_parts_start_anew_whether_or_not_the_file_has_them(features: Path, classifier: Path) -> None:
     for folder in (features, classifier):
-        model = HieraForImageClassification.from_pretrained(folder, new=("norm", "head"))
+        model = HieraForImageClassification.from_pretrained(folder, reinit=("norm", "head"))
         assert torch.equal(model.norm.weight, torch.ones(64))
         assert torch.equal(model.norm.bias, torch.full((64,), 0.02))
-        assert report_of(model).renewed == ["head", "norm"]
+        assert report_of(model).reinitialized == ["head", "norm"]
     assert report_of(model).missing == []
 
 
 def test_one_part_may_be_named_without_a_tuple(features: Path) -> None:
-    assert report_of(HieraForImageClassification.from_pretrained(features, new="head")).renewed == ["head"]
+    assert report_of(HieraForImageClassification.from_pretrained(features, reinit="head")).reinitialized == ["head"]
+
+
+def test_reinit_is_read_under_its_former_name(features: Path) -> None:
+    model = HieraForImageClassification.from_pretrained(features, new=("head",))
+    assert report_of(model).reinitialized == report_of(model).renewed == ["head"]
 
 
 def test_a_decoder_can_start_anew_on_a_classifier(classifier: Path) -> None:
-    model = HieraForPreTraining.from_pretrained(classifier, new=("decoder", "encoder_norm", "fusion"))
+    model = HieraForPreTraining.from_pretrained(classifier, reinit=("decoder", "encoder_norm", "fusion"))
     assert model.config.num_query_pool == 2
     assert torch.equal(model.encoder_norm.bias, torch.zeros(64))  # as a MAE is initialised
     assert torch.isfinite(model(pixels(model.config)).loss)
 
 
 def test_an_unknown_part_is_refused_with_those_there_are(features: Path) -> None:
-    with pytest.raises(ValueError, match=r"new names neck; parts are encoder, head, norm, decoder, fusion"):
-        HieraModel.from_pretrained(features, new=("neck",))
+    with pytest.raises(ValueError, match=r"reinit names neck; parts are encoder, head, norm, decoder, fusion"):
+        HieraModel.from_pretrained(features, reinit=("neck",))
 
 
 def test_parts_that_the_class_does_not_have_are_ignored_and_reported(mae: Path, classifier: Path) -> None:
-    assert report_of(HieraModel.from_pretrained(mae, new="norm")).ignored == ["decoder", "encoder_norm", "fusion"]
+    assert report_of(HieraModel.from_pretrained(mae, reinit="norm")).ignored == ["decoder", "encoder_norm", "fusion"]
     assert report_of(HieraBackbone.from_pretrained(classifier)).ignored == ["head", "norm"]
     assert report_of(Hiera.from_pretrained(classifier)).ignored == ["head", "norm"]
 
@@ -144,7 +151,7 @@ def test_norms_of_a_backbone_are_read_where_a_file_has_them(saved: Save) -> None
     assert torch.equal(
         model.norms["stage4"].weight, load_file(folder / "model.safetensors")["hidden_states_norms.stage4.weight"]
     )
-    assert report_of(model).renewed == []
+    assert report_of(model).reinitialized == []
     assert len(HieraBackbone.from_pretrained(folder).norms) == 0
 
 
@@ -156,7 +163,7 @@ def test_norms_that_no_file_has_start_at_one_and_zero(saved: Save) -> None:
     for name in ("stage1", "stage3"):
         assert torch.equal(model.norms[name].weight, torch.ones_like(model.norms[name].weight))
         assert torch.equal(model.norms[name].bias, torch.zeros_like(model.norms[name].bias))
-    assert report_of(model).renewed == ["norms"]
+    assert report_of(model).reinitialized == ["norms"]
     assert len(report_of(model).missing) == 4
 
 
@@ -164,12 +171,12 @@ def test_norms_that_no_file_has_start_at_one_and_zero(saved: Save) -> None:
 
 
 def test_features_of_a_mae_record_keep_its_last_stage(mae: Path) -> None:
-    assert HieraModel.from_pretrained(mae, new="norm").config.num_query_pool == 2
+    assert HieraModel.from_pretrained(mae, reinit="norm").config.num_query_pool == 2
     assert HieraBackbone.from_pretrained(mae, out_features=STAGES).strides == [4, 8, 16, 16]
 
 
 def test_a_classifier_opened_from_a_mae_record_pools_its_last_stage_and_says_so(mae: Path) -> None:
-    model = HieraForImageClassification.from_pretrained(mae, new=("norm", "head"))
+    model = HieraForImageClassification.from_pretrained(mae, reinit=("norm", "head"))
     assert model.config.num_query_pool == 3
     assert report_of(model).changed == ["num_query_pool 2 -> 3"]
 
@@ -177,7 +184,9 @@ def test_a_classifier_opened_from_a_mae_record_pools_its_last_stage_and_says_so(
 def test_num_query_pool_overrides_both(mae: Path) -> None:
     assert HieraBackbone.from_pretrained(mae, num_query_pool=3, out_features=STAGES).strides == [4, 8, 16, 32]
     assert (
-        HieraForImageClassification.from_pretrained(mae, new=("norm", "head"), num_query_pool=2).config.num_query_pool
+        HieraForImageClassification.from_pretrained(
+            mae, reinit=("norm", "head"), num_query_pool=2
+        ).config.num_query_pool
         == 2
     )
 
@@ -200,7 +209,7 @@ def test_a_mae_keeps_its_own_number_of_poolings(saved: Save) -> None:
 
 def test_a_classifier_pools_as_often_as_its_mask_unit_allows(saved: Save) -> None:
     folder = saved(HieraForPreTraining, image_config(masked_unit_size=4, num_query_pool=1))
-    model = HieraForImageClassification.from_pretrained(folder, new=("norm", "head"))
+    model = HieraForImageClassification.from_pretrained(folder, reinit=("norm", "head"))
     assert model.config.num_query_pool == 2
 
 

@@ -120,7 +120,7 @@ def test_stages_of_a_backbone_are_those_of_its_checkpoint(tmp_path: Path) -> Non
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     ours = FeatureExtractor(folder, layers=layers)
     theirs = FeatureExtractor(
-        HieraModel.from_pretrained(checkpoint, new=("norm",)), layers=layers, precision="fp32", device="cpu"
+        HieraModel.from_pretrained(checkpoint, reinit=("norm",)), layers=layers, precision="fp32", device="cpu"
     )
     found, expected = ours(pixels), theirs(pixels)
     for name in expected:

@@ -78,7 +78,7 @@ def test_of_a_masked_autoencoder_the_encoder_is_left() -> None:
     assert type(made) is hierax.HieraModel
     assert made.loading_report is not None
     assert made.loading_report.ignored == ["fusion", "encoder_norm", "decoder"]
-    assert made.loading_report.renewed == ["norm"]
+    assert made.loading_report.reinitialized == ["norm"]
     assert "ignored: fusion, encoder_norm, decoder" in str(made.loading_report)
     assert torch.equal(made.encoder.blocks[0].norm1.weight, model.encoder.blocks[0].norm1.weight)  # type: ignore[union-attr]
 

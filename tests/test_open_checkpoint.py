@@ -60,7 +60,7 @@ def test_everything_takes_it_and_reads_nothing_again(folder: str, count: Callabl
         checkpoint.model("features"),
         HieraModel.from_pretrained(checkpoint),
         HieraBackbone.from_pretrained(checkpoint, out_features=["stage2"]),
-        HieraForPreTraining.from_pretrained(checkpoint, new=("decoder", "fusion", "encoder_norm")),
+        HieraForPreTraining.from_pretrained(checkpoint, reinit=("decoder", "fusion", "encoder_norm")),
     ]
     assert [type(model).__name__ for model in models[:2]] == ["HieraForImageClassification", "HieraModel"]
     assert hierax.open_checkpoint(checkpoint) is checkpoint

@@ -77,9 +77,9 @@ def test_a_new_task_is_opened_without_its_configuration(counting: HieraForCounti
 
 def test_a_new_task_begins_with_the_encoder_of_another(counting: HieraForCounting, tmp_path: Path) -> None:
     hierax.HieraForImageClassification(image_config()).save_pretrained(tmp_path / "classifier")
-    loaded = hierax.load(tmp_path / "classifier", task="counting", new=("counter",))
+    loaded = hierax.load(tmp_path / "classifier", task="counting", reinit=("counter",))
     assert loaded.loading_report is not None
-    assert loaded.loading_report.renewed == ["counter"]
+    assert loaded.loading_report.reinitialized == ["counter"]
     assert loaded.loading_report.ignored == ["head", "norm"]
 
 

@@ -86,7 +86,7 @@ def test_freezing_what_cannot_be_is_refused(
 
 def test_a_hog_run_exports_its_encoder_which_can_be_fine_tuned(data: Path, tmp_path: Path) -> None:
     run = pretrain(data, out=tmp_path / "hog", recipe=held(target="hog"), device="cpu", quiet=True)
-    model: Any = load(run, new=("norm",))
+    model: Any = load(run, reinit=("norm",))
     assert isinstance(model, HieraModel)
     assert not any("decoder" in name for name in weights(run))
     assert not (run / "reconstructions").exists()

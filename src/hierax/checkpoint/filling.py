@@ -47,26 +47,26 @@ def fill(
     task: TaskSpec,
     opened: Checkpoint,
     report: LoadingReport,
-    new: Collection[str],
+    reinit: Collection[str],
     placing: Placing,
 ) -> None:
-    """Puts the tensors into a model on the meta device. Parts and modules named in `new` get random weights."""
+    """Puts the tensors into a model on the meta device. Parts and modules named in `reinit` get random weights."""
     prefix = "encoder." if task.name == "encoder" else ""  # the encoder alone leaves it out
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    renewed = _paths(new, [*wanted, *opened.tensors])
-    tensors = {name: t for name, t in opened.tensors.items() if not _within(name, renewed)}
+    reinitialized = _paths(reinit, [*wanted, *opened.tensors])
+    tensors = {name: t for name, t in opened.tensors.items() if not _within(name, reinitialized)}
     tensors |= _resized_positions(opened, model.config, tensors, placing.dtype, report)
     tensors |= _channels(opened, model.config, tensors, report)
-    _report_ignored(model, opened, wanted, renewed, report)
+    _report_ignored(model, opened, wanted, reinitialized, report)
     absent = [name for name in wanted if name not in tensors]
     report.missing = [name for name in absent if name not in opened.tensors]
-    lacking = [name for name in report.missing if not _within(name, {*renewed, "norms"})]
+    lacking = [name for name in report.missing if not _within(name, {*reinitialized, "norms"})]
     if lacking:
         raise ValueError(_lacking(opened, lacking))
     if placing.ignore_mismatched_sizes:
         absent += _mismatched(tensors, wanted, absent)
     drawn = sorted(_modules(absent, wanted))
-    report.renewed = list(dict.fromkeys("norms" if part_of(path) == "norms" else path for path in drawn))
+    report.reinitialized = list(dict.fromkeys("norms" if part_of(path) == "norms" else path for path in drawn))
     own = opened.tensors[PATCH].dtype  # what is new gets the precision of the file
     filled: dict[str, Tensor] = {}
     for name, target in wanted.items():
@@ -95,20 +95,20 @@ def _placed(tensor: Tensor, placing: Placing) -> Tensor:
         raise ValueError(f"device is {str(placing.device)!r}; {str(error).splitlines()[0]}") from None
 
 
-def _paths(new: Collection[str], names: Collection[str]) -> set[str]:
-    """The parts and modules that `new` names, as full paths.
+def _paths(reinit: Collection[str], names: Collection[str]) -> set[str]:
+    """The parts and modules that `reinit` names, as full paths.
 
     Raises:
         ValueError: the model has no part or module of that name; lists the parts.
     """
     found: set[str] = set()
     parts = known_parts()
-    for entry in new:
+    for entry in reinit:
         fits = [p for p in (entry, f"encoder.{entry}") if p in parts or any(_within(name, {p}) for name in names)]
         if not fits:
             near = did_you_mean(entry, {*parts, *(name.rpartition(".")[0] for name in names)})
             raise ValueError(
-                f"new names {entry}{near}; parts are {', '.join(parts)}, and modules in them, as 'patch_embed'"
+                f"reinit names {entry}{near}; parts are {', '.join(parts)}, and modules in them, as 'patch_embed'"
             )
         found.add(fits[0])
     return found
@@ -137,7 +137,7 @@ def _report_ignored(
     model: "Pretrained",
     opened: Checkpoint,
     wanted: Mapping[str, Tensor],
-    renewed: Collection[str],
+    reinitialized: Collection[str],
     report: LoadingReport,
 ) -> None:
     """Reports tensors of parts that the model does not have. An unknown tensor in a part that it has is an error."""
@@ -145,7 +145,7 @@ def _report_ignored(
     unbuilt = {".".join(name.split(".")[:3]) for name in opened.tensors if model.leaves_out(name)}
     report.ignored = sorted(opened.parts - has) + sorted(unbuilt, key=lambda name: int(name.split(".")[-1]))
     known = [name for name in opened.tensors if not model.leaves_out(name) and part_of(name) in has - {"norms"}]
-    over = [opened.theirs[name] for name in known if name not in wanted and not _within(name, renewed)]
+    over = [opened.theirs[name] for name in known if name not in wanted and not _within(name, reinitialized)]
     if over:  # the file and its configuration do not belong together
         raise ValueError(f"{opened.source.weights}: the configuration has no place for {listed(over, 6)}")
 
@@ -154,7 +154,7 @@ def _check_tensor(opened: Checkpoint, name: str, tensor: Tensor, target: Tensor,
     where = f"{opened.source.weights}: {opened.theirs[name]}"
     if tensor.shape != target.shape:
         module = name.rpartition(".")[0]
-        hint = "num_labels= gives a new head" if module == "head" else f"new=({module!r},) gives it random weights"
+        hint = "num_labels= gives a new head" if module == "head" else f"reinit=({module!r},) gives it random weights"
         raise ValueError(f"{where} has shape {list(tensor.shape)}; expected {list(target.shape)}; {hint}")
     if not tensor.is_floating_point():
         raise ValueError(f"{where} has dtype {tensor.dtype}; expected floating-point weights")
@@ -164,7 +164,9 @@ def _check_tensor(opened: Checkpoint, name: str, tensor: Tensor, target: Tensor,
 
 def _lacking(opened: Checkpoint, lacking: Sequence[str]) -> str:
     parts = sorted({part_of(name) for name in lacking})
-    hint = "" if "encoder" in parts else f"; pass new=({', '.join(repr(part) for part in parts)},) for random weights"
+    hint = (
+        "" if "encoder" in parts else f"; pass reinit=({', '.join(repr(part) for part in parts)},) for random weights"
+    )
     if parts == ["head"]:
         hint += ", or num_labels="
     return f"{opened.source.weights}: {len(lacking)} tensors are missing: {listed(lacking, 6)}{hint}"

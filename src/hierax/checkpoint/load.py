@@ -39,7 +39,7 @@ def load_model(
     *,
     variant: str | None = None,
     num_labels: int | None = None,
-    new: Collection[str] = (),
+    reinit: Collection[str] = (),
     image_size: int | Sequence[int] | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
@@ -62,11 +62,12 @@ def load_model(
             f"config is a {type(config).__name__}; expected a HieraConfig, as HieraConfig.from_pretrained makes"
         )
     others = dict(overrides)
+    reinit = others.pop("new", reinit)  # its former name
     built_with = {name: others.pop(name) for name in cls.constructor_arguments if name in others}
     hub = hub or HubOptions()
     hub = replace(hub, token=token_of(others, hub.token))
     asked = wanted(others, dtype=dtype, device=device)
-    renewed = {new} if isinstance(new, str) else set(new)
+    reinitialized = {reinit} if isinstance(reinit, str) else set(reinit)
     given = asked.fields
     if num_labels is not None:
         given["num_labels"] = num_labels
@@ -74,7 +75,7 @@ def load_model(
         given["image_size"] = image_size
     checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
     if given.get("num_labels") is not None and not (ignore_mismatched_sizes and "head" in checkpoint.parts):
-        renewed.add("head")
+        reinitialized.add("head")
     report = LoadingReport(
         checkpoint.name,
         checkpoint.dialect.name,
@@ -89,7 +90,7 @@ def load_model(
     made = _task_config(task, checkpoint, report, given)
     model = _built(cls, made, checkpoint, built_with)
     placing = Placing(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and checkpoint is source)
-    fill(model, task, checkpoint, report, renewed, placing)
+    fill(model, task, checkpoint, report, reinitialized, placing)
     for name, value in asked.outputs.items():
         setattr(model.config, name, value)
     model.loading_report = report
@@ -182,7 +183,7 @@ def load(
     task: str | None = None,
     variant: str | None = None,
     num_labels: int | None = None,
-    new: Collection[str] = (),
+    reinit: Collection[str] = (),
     part: str | None = None,
     config: HieraConfig | None = None,
     ignore_mismatched_sizes: bool = False,
@@ -208,13 +209,13 @@ def load(
     given = None if task is None else task_named(task)  # before anything is read
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
     checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
-    renewed_head = num_labels is not None or "num_labels" in overrides
-    spec = given or found_task(checkpoint, renewed_head=renewed_head)
+    new_head = num_labels is not None or "num_labels" in overrides
+    spec = given or found_task(checkpoint, new_head=new_head)
     return load_model(
         spec.cls,
         checkpoint,
         num_labels=num_labels,
-        new=new,
+        reinit=reinit,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         image_size=image_size,
         dtype=dtype,
@@ -224,8 +225,8 @@ def load(
     )
 
 
-def found_task(opened: Checkpoint, *, renewed_head: bool = False) -> "TaskSpec":
+def found_task(opened: Checkpoint, *, new_head: bool = False) -> "TaskSpec":
     """The task of a checkpoint, by its tensors; if they do not tell, by the class in its configuration."""
     from hierax.model.registry import task_of_parts
 
-    return task_of_parts({*opened.parts, *(("head",) if renewed_head else ())}, opened.config)
+    return task_of_parts({*opened.parts, *(("head",) if new_head else ())}, opened.config)

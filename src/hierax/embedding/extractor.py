@@ -75,7 +75,7 @@ class FeatureExtractor:
         given = engine or (model if isinstance(model, Pretrained) else _loaded(source_name(model)))
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(source_name(model))
         loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
-        self.untrained_norm = loaded is not None and "norm" in loaded.renewed
+        self.untrained_norm = loaded is not None and "norm" in loaded.reinitialized
         video = given.config.is_video
         if given.config.axes != 2 and not video:
             raise ValueError(
@@ -218,7 +218,7 @@ def _loaded(source: str) -> Pretrained:
 
     opened = open_checkpoint(source)
     new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
-    return HieraModel.from_pretrained(opened, new=new)
+    return HieraModel.from_pretrained(opened, reinit=new)
 
 
 def _record(model: Pretrained | Engine, size: int | None) -> Preprocessing:

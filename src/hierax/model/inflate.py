@@ -76,7 +76,7 @@ def _report(model: Pretrained, made: Pretrained, source: object) -> LoadingRepor
     return replace(
         found,
         ignored=[*found.ignored, *(part for part in before if part not in parts[1])],
-        renewed=[*found.renewed, *(part for part in parts[1] if part not in before)],
+        reinitialized=[*found.reinitialized, *(part for part in parts[1] if part not in before)],
         changed=[*found.changed, f"image_size {model.config.image_size} -> {made.config.image_size}"],
     )
 

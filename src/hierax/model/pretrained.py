@@ -197,7 +197,7 @@ class Pretrained(nn.Module):
         *,
         variant: str | None = None,
         num_labels: int | None = None,
-        new: Collection[str] = (),
+        reinit: Collection[str] = (),
         part: str | None = None,
         config: HieraConfig | None = None,
         ignore_mismatched_sizes: bool = False,
@@ -217,8 +217,8 @@ class Pretrained(nn.Module):
                 checkpoint; "hierax/femto" and "hierax/femto.mae" come with hierax and need no network.
             variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
             num_labels: gives a classifier a new head for this many labels.
-            new: names of parts that get random weights even if the file has weights for them, such as "norm", "head" or
-                "decoder"; or of modules in them, such as "patch_embed" or "decoder.pred".
+            reinit: names of parts that get random weights even if the file has weights for them, such as "norm", "head"
+                or "decoder"; or of modules in them, such as "patch_embed" or "decoder.pred". `new=` is its former name.
             part: which model of a file that holds several: the name of its container or prefix, such as "model_ema" or
                 "teacher". If None, a moving average is preferred to the model that it averages, with a warning.
             config: the configuration to use instead of the source's own.
@@ -245,7 +245,7 @@ class Pretrained(nn.Module):
             source,
             variant=variant,
             num_labels=num_labels,
-            new=new,
+            reinit=reinit,
             part=part,
             config=config,
             ignore_mismatched_sizes=ignore_mismatched_sizes,

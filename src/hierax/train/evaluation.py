@@ -182,7 +182,7 @@ def probe_features(
     if train is None and parts is None:
         raise ValueError(f"{data} has no train/ for the probe to learn from; pass --train")
     learn = Path(train) if parts is None else parts[0]  # type: ignore[arg-type]
-    features = load(os.fspath(model), task="features", new=("norm",))
+    features = load(os.fspath(model), task="features", reinit=("norm",))
     mine = columns if has_columns(os.fspath(learn)) else None
     fit = open_dataset(learn, columns=mine)
     if not fit.classes:

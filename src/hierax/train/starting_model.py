@@ -101,7 +101,7 @@ def _loaded(
         new = (*(part for part in new if part != task.part), *of_a_mae)
         if task.part not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}
-    model: Pretrained = task.cls.from_pretrained(opened, new=new, **changes)
+    model: Pretrained = task.cls.from_pretrained(opened, reinit=new, **changes)
     license = f", license of the weights: {model.license}" if model.license else ""
     notes = [f"starts from {opened.name}{license}"]
     notes += [line.strip() for line in str(model.loading_report).splitlines()[1:]]
