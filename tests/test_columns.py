@@ -191,6 +191,19 @@ def test_the_label_of_metadata_may_have_another_name(tmp_path: Path) -> None:
     refused(folder, "metadata.csv: no column 'nix'; there are: file_name, art", columns={"label": "nix"})
 
 
+def test_metadata_that_is_not_read_is_told(run: Run, here: Path) -> None:
+    metadata(here / "d", "file_name,art\n1.png,x\n2.png,y\n")
+    (here / "d/b/3.png").unlink()
+    code, _, err = run("stats", "d", "--workers", "0")
+    assert (code, "if metadata.csv has labels, --columns label=NAME names their column" in err) == (0, True)
+    pictures(here / "s/train", each=1)
+    pictures(here / "s/val", each=1)
+    (here / "s/metadata.csv").write_text("file_name,label\ntrain/class0/0.png,x\n")
+    code, out, err = run("stats", "s", "--workers", "0", "--json")
+    assert (code, json.loads(out)["classes"]) == (0, {"class0": 1, "class1": 1})
+    assert "s/metadata.csv is not read, because s/train is beside it; to use its labels, pass the list itself" in err
+
+
 # -- folders that hold no images
 
 

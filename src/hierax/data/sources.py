@@ -250,7 +250,9 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
         inside.setdefault(top, set()).update(below)
         for name in names:
             kind = _KINDS.get(suffix_of(name))
-            if kind is None and labels and not top and suffix_of(name) in (".csv", ".tsv"):
+            if kind is None and labels and not top and name in METADATA:
+                left.add(suffix_of(name), example=f"if {name} has labels, --columns label=NAME names their column")
+            elif kind is None and labels and not top and suffix_of(name) in (".csv", ".tsv"):
                 left.add(suffix_of(name), example=f"if {name} lists files and labels, pass it, not the folder")
             elif kind is None:
                 count_left_out(left, name)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hierax.data.dataset import Dataset, Subset, relabelled
 from hierax.data.file_lists import FileList
+from hierax.data.image_folder import metadata_of
 from hierax.data.order import SPLIT, stream
 from hierax.data.sources import FolderDataset, chosen, has_columns, open_dataset, split_folders, tables_of
 from hierax.data.split_names import find_splits
@@ -103,6 +104,9 @@ def given_splits(
     if folders is None:
         whole = open_dataset(source, labels=labels, columns=columns)
         return listed_splits(whole, name=os.fspath(source)) or (whole, None)
+    metadata = metadata_of(Path(source)) if labels else None
+    if metadata is not None:
+        notify(f"{metadata} is not read, because {folders[0]} is beside it; to use its labels, pass the list itself")
     held = None if folders[1] is None else open_dataset(folders[1], labels=labels, columns=columns)
     return open_dataset(folders[0], labels=labels, columns=columns), held
 
