@@ -397,7 +397,7 @@ def test_every_setting_is_one(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     if document.name == "log.md":
         return
-    known = _parameters() | {"key"}  # key=value
+    known = _parameters() | {"key", "path"}  # key=value; --columns path=NAME
     for span in spans(text):
         for word in () if "(" in span else span.split():  # of a call, other tests run the program
             found = re.fullmatch(r"'?([a-z][a-z_]*)=([^=].*)", word)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hierax.cli.outputs import add_json
+from hierax.console import counted
 
 SUMMARY = "show versions, devices, optional packages and caches of this machine"
 EPILOG = """Please put this output into bug reports. The command changes nothing and needs no network."""
@@ -40,7 +41,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for device in found["devices"]:
         yield f"  {device['name']:<16} {device['note']}".rstrip()
     cpu, engine = found["cpu"], found["engine"]
-    yield f"  CPU: {cpu['cores']} cores, {cpu['threads']} threads of PyTorch, {cpu['instructions']}"
+    size = f"{counted(cpu['cores'], 'core')}, {counted(cpu['threads'], 'thread')} of PyTorch"
+    yield f"  CPU: {size}, {cpu['instructions']}"
     bf16 = "multiplies bf16 in hardware" if cpu["fast_bf16"] else "does not multiply bf16 in hardware"
     yield f"  CPU {bf16}"
     yield f"  the engine picks {engine['backend']} in {engine['precision']} on {engine['device']}"
@@ -48,7 +50,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for extra in found["extras"]:
         state = extra["version"] or f"missing: {extra['install']}"
         yield f"  {extra['package']:<16} {state}  ({extra['purpose']})"
-    yield "caches (each may be deleted; it is made again when needed)"
+    yield "caches (you can delete each; it is created again when needed)"
     for cache in found["caches"]:
         yield f"  {cache['bytes'] / 1e6:>10,.1f} MB  {cache['path']}  ({cache['purpose']})"
         yield f"  {'':>13}  delete: {cache['delete']}"

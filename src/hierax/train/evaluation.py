@@ -226,7 +226,7 @@ def _of_run(
         return None, f"{note}, and these numbers may be of images that it was trained on"
     if held is None:
         return None, f"{data} is what the run was trained on; these numbers say nothing about other images"
-    return held, f"of {data}, which the run was trained on, the {len(held):,} samples that it held out"
+    return held, f"the run was trained on {data}; only the {len(held):,} samples that it held out are evaluated"
 
 
 def _workers(dataset: Dataset) -> int:
