@@ -15,7 +15,7 @@ import hierax
 PACKAGE = Path(hierax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a room imports only from rooms below it
-    {"lazy", "notices", "memory", "telemetry", "transformers_arguments", "extras", "devices"},
+    {"lazy", "home", "notices", "memory", "telemetry", "transformers_arguments", "extras", "devices"},
     {"atomic", "streams", "stopping", "locking"},
     {"console"},
     {"processing"},

@@ -12,6 +12,7 @@ from typing import Any
 from hierax import extras
 from hierax.checkpoint import list_checkpoints
 from hierax.devices import list_devices, missing_cuda
+from hierax.home import home
 
 _BASE = ("numpy", "pillow", "safetensors", "huggingface_hub", "rich", "transformers", "timm")
 _TELEMETRY = (
@@ -113,14 +114,14 @@ def caches() -> list[dict[str, Any]]:
 
     from hierax.engine.cache import default_folder
 
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache")
     places = [
         (default_folder(), "compiled models of the engine"),
         (Path(constants.HF_HUB_CACHE), "checkpoints from the Hugging Face Hub"),
         (Path(constants.HF_HOME) / "datasets", "datasets from the Hugging Face Hub"),
         (Path(os.environ.get("MPLCONFIGDIR") or base / "matplotlib"), "fonts of matplotlib"),
         (base / "Microsoft" / "DeveloperTools", "an id of ONNX Runtime"),
-        (Path.home() / "intel" / "openvino_ga_cid", "an id of OpenVINO's tools"),
+        (home() / "intel" / "openvino_ga_cid", "an id of OpenVINO's tools"),
     ]
     return [
         {"path": str(path), "purpose": purpose, "bytes": _size(path), "delete": f"rm -r '{path}'"}

@@ -28,6 +28,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hierax.home import expanded, home
+
 _MAGIC = b"hierax-artifact-2\n"
 _ABANDONED = 3600.0  # seconds after which an unfinished file is abandoned
 _DIGEST = hashlib.sha256
@@ -38,9 +40,9 @@ def default_folder() -> Path:
     """`$HIERAX_CACHE`, else `hierax` in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`)."""
     named = os.environ.get("HIERAX_CACHE")
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hierax"
+    return (Path(base) if base else home() / ".cache") / "hierax"
 
 
 class ArtifactCache:

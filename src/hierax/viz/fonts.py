@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from PIL import ImageFont
 
+from hierax.home import home
 from hierax.notices import notify, printable
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -130,12 +131,12 @@ def _fonts() -> list[str]:
 
 def _folders() -> list[Path]:
     """Where this system keeps its fonts."""
-    home = Path.home()
+    own = home()
     if sys.platform == "win32":
         windows = Path(os.environ.get("WINDIR", r"C:\Windows"))
-        return [windows / "Fonts", home / "AppData" / "Local" / "Microsoft" / "Windows" / "Fonts"]
+        return [windows / "Fonts", own / "AppData" / "Local" / "Microsoft" / "Windows" / "Fonts"]
     if sys.platform == "darwin":
-        return [home / "Library" / "Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
-    mine = os.environ.get("XDG_DATA_HOME") or str(home / ".local" / "share")
+        return [own / "Library" / "Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
+    mine = os.environ.get("XDG_DATA_HOME") or str(own / ".local" / "share")
     shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
-    return [home / ".fonts", *(Path(place, "fonts") for place in [mine, *shared.split(":")])]
+    return [own / ".fonts", *(Path(place, "fonts") for place in [mine, *shared.split(":")])]
