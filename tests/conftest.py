@@ -41,8 +41,10 @@ def _isolate() -> None:
 
 
 _isolate()
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell; children would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# started in the background by a shell, or by nohup: the commands that tests start would inherit it
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # The modules of torch and the tests are some million objects. To go through all of them again and again was a
 # third of the time of the tests; what a test makes is collected as ever.
