@@ -42,9 +42,9 @@ def test_a_whole_file_leaves_nothing_to_report(classifier: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "cls", "missing", "advice"),
     [
-        ("features", HieraForImageClassification, "2 tensors are missing: head.weight, head.bias;",
+        ("features", HieraForImageClassification, "head.weight, head.bias (the file is for features);",
          "pass reinit=('head',) for random weights, or num_labels="),
-        ("mae", HieraForImageClassification, "4 tensors are missing: norm.weight, norm.bias, head.weight, head.bias;",
+        ("mae", HieraForImageClassification, "4 tensors are missing: norm.weight, norm.bias, head.weight, head.bias",
          "pass reinit=('head', 'norm',) for random weights"),
         ("mae", HieraModel, "norm.weight, norm.bias", "pass reinit=('norm',) for random weights"),
         ("classifier", HieraForPreTraining, "fusion.convs.0.weight",
@@ -64,7 +64,7 @@ def test_missing_parts_are_an_error_that_lists_them_and_says_what_to_pass(
 
 
 def test_num_labels_without_the_norm_still_names_the_norm(mae: Path) -> None:
-    with pytest.raises(ValueError, match=r"2 tensors are missing: norm.weight, norm.bias; pass reinit=\('norm',\)"):
+    with pytest.raises(ValueError, match=r"norm.weight, norm.bias \(the file is for mae\); pass reinit=\('norm',\)"):
         HieraForImageClassification.from_pretrained(mae, num_labels=3)
 
 
@@ -72,7 +72,7 @@ def test_a_missing_tensor_of_the_encoder_is_named(features: Path) -> None:
     tensors = tensors_of(features)
     del tensors["encoder.stages.1.layers.1.mlp.fc1.bias"]
     save_file(tensors, features / "model.safetensors")
-    with pytest.raises(ValueError, match=r"1 tensors are missing: encoder\.blocks\.2\.mlp\.fc1\.bias$"):
+    with pytest.raises(ValueError, match=r"1 tensor is missing: encoder\.blocks\.2\.mlp\.fc1\.bias$"):
         HieraModel.from_pretrained(features, reinit=("norm",))
 
 

@@ -155,6 +155,13 @@ def test_a_recipe_survives_json(name: str) -> None:
     assert Recipe.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
 
 
+def test_few_epochs_shorten_the_warm_up_in_proportion() -> None:
+    base = recipe("finetune_tiny_small_data_cpu")  # 2 of 20 epochs
+    assert base.overridden(["epochs=1"]).warmup_epochs == 0.1
+    assert base.overridden(["epochs=3"]).warmup_epochs == 2
+    assert base.overridden(["epochs=1", "warmup_epochs=2"]).warmup_epochs == 2
+
+
 def test_settings_are_read_as_json_or_as_text() -> None:
     base = recipe("mae_tiny_small_data_cpu")
     changed = base.overridden(

@@ -120,3 +120,19 @@ def test_a_recipe_is_suggested_only_if_its_name_is_similar(name: str, said: str)
     with pytest.raises(ValueError, match=f"no recipe '{name}'") as caught:
         hierax.train.recipe(name)
     assert f"no recipe '{name}'{said}" in str(caught.value)
+
+
+def test_views_are_not_for_a_probe(run: Run, tmp_path: Path) -> None:
+    assert run("evaluate", str(tmp_path), "--probe", "knn", "--views", "2x1") == (
+        2, "", "hierax: --views is not for --probe, which takes one view; leave one out\n"
+    )  # fmt: skip
+
+
+def test_errors_that_the_results_list_are_not_all_written_twice(run: Run, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(23)]
+    for path in paths:
+        path.write_bytes(b"no image")
+    code, out, err = run("classify", *map(str, paths), "--json")
+    assert (code, out.count('"error"')) == (2, 23)
+    assert err.count("not an image") == 20
+    assert err.splitlines()[-1] == "hierax: and 3 more that cannot be read"

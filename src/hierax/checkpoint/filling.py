@@ -62,7 +62,7 @@ def fill(
     report.missing = [name for name in absent if name not in opened.tensors]
     lacking = [name for name in report.missing if not _within(name, {*reinitialized, "norms"})]
     if lacking:
-        raise ValueError(_lacking(opened, lacking))
+        raise ValueError(_lacking(opened, lacking, task))
     if placing.ignore_mismatched_sizes:
         absent += _mismatched(tensors, wanted, absent)
     drawn = sorted(_modules(absent, wanted))
@@ -162,14 +162,16 @@ def _check_tensor(opened: Checkpoint, name: str, tensor: Tensor, target: Tensor,
         raise ValueError(f"{where} is a {tensor.layout} tensor on {tensor.device}; expected plain weights in memory")
 
 
-def _lacking(opened: Checkpoint, lacking: Sequence[str]) -> str:
+def _lacking(opened: Checkpoint, lacking: Sequence[str], task: TaskSpec) -> str:
     parts = sorted({part_of(name) for name in lacking})
-    hint = (
-        "" if "encoder" in parts else f"; pass reinit=({', '.join(repr(part) for part in parts)},) for random weights"
-    )
-    if parts == ["head"]:
-        hint += ", or num_labels="
-    return f"{opened.source.weights}: {len(lacking)} tensors are missing: {listed(lacking, 6)}{hint}"
+    count = "1 tensor is missing" if len(lacking) == 1 else f"{len(lacking)} tensors are missing"
+    message = f"{opened.source.weights}: {count}: {listed(lacking, 6)}"
+    if "encoder" in parts:
+        return message
+    names = ", ".join(repr(part) for part in parts)
+    or_labels = ", or num_labels=" if parts == ["head"] else ""
+    other = f" (the file is for {opened.task})" if opened.task != task.name else ""
+    return f"{message}{other}; pass reinit=({names},) for random weights{or_labels}"
 
 
 def _renew(model: "Pretrained", paths: Sequence[str]) -> None:

@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_table(arguments.output, overwrite=arguments.overwrite)
     paths, problems = expand(arguments.images, clips=takes_clips(arguments.model))
     results = [Classified(Path(problem.source), error=problem) for problem in problems]
-    tally, width = Tally(), min(max((len(str(path)) for path in paths), default=0), 40)
+    tally = Tally(listed=arguments.json or arguments.output is not None)
+    width = min(max((len(str(path)) for path in paths), default=0), 40)
     for result in results:
         _write(result, tally, arguments, width=width)
     if paths:
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         write_table(results, arguments.output, overwrite=arguments.overwrite)
         say(f"wrote {arguments.output}: {len(results):,} row{'' if len(results) == 1 else 's'}")
-    return tally.exit_code
+    return tally.end()
 
 
 def _write(result: Classified, tally: Tally, arguments: argparse.Namespace, *, width: int) -> None:

@@ -84,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     if arguments.train and not arguments.probe:
         raise UserError("--train is for --probe; add that, or leave it out")
+    if arguments.views != (1, 1) and arguments.probe:
+        raise UserError("--views is not for --probe, which takes one view; leave one out")
     if arguments.confusion and arguments.probe:
         raise UserError("--confusion is not for --probe; leave one out")
     common["model"] = _model(arguments)

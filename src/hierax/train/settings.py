@@ -155,7 +155,8 @@ class Recipe:
     def overridden(self, assignments: Sequence[str]) -> Recipe:
         """The recipe with `key=value` strings applied, values read as JSON or else as text.
 
-        A key that is a field of `HieraConfig` and not a setting of the recipe goes to `overrides`.
+        A key that is a field of `HieraConfig` and not a setting of the recipe goes to `overrides`. Fewer epochs than
+        the recipe warms up for shorten the warm-up in proportion, unless `warmup_epochs` is given too.
         """
         from hierax.model.config import HieraConfig
 
@@ -177,6 +178,8 @@ class Recipe:
                 overrides[key] = value
             else:
                 changes[key] = _typed(key, value)
+        if "epochs" in changes and self.warmup_epochs >= changes["epochs"]:  # else the peak would never be reached
+            changes.setdefault("warmup_epochs", self.warmup_epochs * changes["epochs"] / self.epochs)
         return self.replace(**changes, **({"overrides": overrides} if overrides != self.overrides else {}))
 
     def to_dict(self) -> dict[str, Any]:
