@@ -198,9 +198,9 @@ def _located(source: str) -> str:
 
 def _of_export(model: object, **settings: Any) -> Engine | None:
     """Opens an export; warns of how much it differs from its checkpoint."""
-    if not is_export(model):
+    if not isinstance(model, (str, os.PathLike)) or not is_export(model):
         return None
-    engine = Engine(os.fspath(model), **settings)  # type: ignore[arg-type]
+    engine = Engine(os.fspath(model), **settings)
     assert engine.exported is not None
     notify(f"{model} is {engine.exported.describe()}; its vectors are compared with those of this export alone")
     return engine

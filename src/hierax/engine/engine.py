@@ -27,7 +27,7 @@ from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
 from hierax.engine.opening import opened_model
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
-from hierax.engine.signature import EngineOutput, Program, Signature, typed, typed_mae
+from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, typed, typed_mae
 from hierax.engine.streaming import Item, Streamed, streamed
 from hierax.model.pretrained import Pretrained
 from hierax.processing import HieraImageProcessor, Picture, Preprocessing
@@ -228,9 +228,9 @@ class Engine:
         if not self.signature.masked:
             if noise is not None or keep is not None:
                 raise ValueError(f"noise and keep are for MAE models; this one's task is {self.signature.task}")
-            self._model.encoder.unit_grid(pixels)  # type: ignore[operator]  # checks the shape
+            encoder_of(self._model).unit_grid(pixels)  # checks the shape
             return cast("EngineOutput", typed(self.signature, self._run(pixels, None)))
-        kept, ranks = self._model.visible(pixels, keep=keep, noise=noise)  # type: ignore[operator]
+        kept, ranks = mae_of(self._model).visible(pixels, keep=keep, noise=noise)
         tensors = self._run(pixels, kept)
         device = tensors[0].device
         pixels, kept, ranks = pixels.to(device), kept.to(device), None if ranks is None else ranks.to(device)
@@ -368,7 +368,7 @@ class Engine:
             pixels = torch.zeros(batch, self.config.num_channels, *wanted)
             kept = None
             if self.signature.masked:
-                kept, _ = self._model.visible(pixels, keep=None, noise=None)  # type: ignore[operator]
+                kept, _ = mae_of(self._model).visible(pixels, keep=None, noise=None)
             self._run(pixels, kept, at_once=True)
         return self
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from hierax.model.encoder import Hiera
 from hierax.model.mae import check_mae_size, masked_loss, visible_patches
 from hierax.model.outputs import Output, PreTrainingOutput
 from hierax.model.pretrained import Pretrained
@@ -114,3 +115,16 @@ def typed_mae(
         ids_restore=ranks,
         reshaped_hidden_states=states,
     )
+
+
+def mae_of(model: Pretrained) -> HieraForPreTraining:
+    """The model, which must be a MAE model."""
+    assert isinstance(model, HieraForPreTraining)
+    return model
+
+
+def encoder_of(model: Pretrained) -> Hiera:
+    """The model's encoder."""
+    encoder = model.get_submodule("encoder")
+    assert isinstance(encoder, Hiera)
+    return encoder

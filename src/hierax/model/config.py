@@ -17,6 +17,8 @@ from hierax.model.validation import check, labels_by_id, labels_from_json, requi
 from hierax.model.variants import VARIANTS, did_you_mean
 
 _Axes = tuple[int, ...]
+_FROM_OTHERS: Any = None
+"""The default of fields that `__post_init__` fills in from the others."""
 
 _SETTABLE = ("id2label", "problem_type", "license", "mask_ratio", "normalize_pixel_loss")
 """Fields that may be assigned after a model was built: no module depends on them."""
@@ -55,16 +57,16 @@ class HieraConfig:
 
     embed_dim: int = 96
     image_size: _Axes = (224, 224)
-    patch_size: _Axes = None  # type: ignore[assignment]  # None: filled in by __post_init__, as the next five
-    patch_stride: _Axes = None  # type: ignore[assignment]
-    patch_padding: _Axes = None  # type: ignore[assignment]
+    patch_size: _Axes = _FROM_OTHERS
+    patch_stride: _Axes = _FROM_OTHERS
+    patch_padding: _Axes = _FROM_OTHERS
     mlp_ratio: float = 4.0
     depths: tuple[int, ...] = (2, 3, 16, 3)
     num_heads: tuple[int, ...] = (1, 2, 4, 8)
     embed_dim_multiplier: float = 2.0
     num_query_pool: int = 3
-    query_stride: _Axes = None  # type: ignore[assignment]
-    masked_unit_size: _Axes = None  # type: ignore[assignment]
+    query_stride: _Axes = _FROM_OTHERS
+    masked_unit_size: _Axes = _FROM_OTHERS
     masked_unit_attention: tuple[bool, ...] = (True, True, False, False)
     drop_path_rate: float = 0.0
     num_channels: int = 3
@@ -83,14 +85,14 @@ class HieraConfig:
     global_position_size: _Axes | None = None
     layer_scale_init: float | None = None
     pooled_shortcut: bool = False
-    target: str = None  # type: ignore[assignment]  # None: "first_frame" for video, else "all"
-    num_labels: int = None  # type: ignore[assignment]  # None: as many as id2label, else 1000
-    id2label: Mapping[int, str] = field(default=None, hash=False)  # type: ignore[assignment]
+    target: str = _FROM_OTHERS  # "first_frame" for video, else "all"
+    num_labels: int = _FROM_OTHERS  # as many as id2label, else 1000
+    id2label: Mapping[int, str] = field(default=_FROM_OTHERS, hash=False)
     problem_type: str | None = None
     out_features: tuple[str, ...] | None = None
     license: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    label2id: Mapping[str, int] = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    label2id: Mapping[str, int] = field(default=_FROM_OTHERS, compare=False, repr=False)
     out_indices: Sequence[int] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:

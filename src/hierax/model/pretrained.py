@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class Pretrained(nn.Module):
     @property
     def base_model(self) -> "Pretrained":
         """The encoder; of a `Hiera`, the model itself."""
-        return self.get_submodule("encoder") if "encoder" in self._modules else self  # type: ignore[return-value]
+        return cast("Pretrained", self.get_submodule("encoder")) if "encoder" in self._modules else self
 
     @property
     def name_or_path(self) -> str:

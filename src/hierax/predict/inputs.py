@@ -190,7 +190,7 @@ def sized(record: Preprocessing, *, size: Size | None = None, whole: bool = Fals
 
 def _check_size(size: Size) -> None:
     """Raises `ValueError` if `size` is not a size, or has more pixels than any image that is decoded."""
-    sides: Sequence[int] = size if isinstance(size, (list, tuple)) else (size, size)  # type: ignore[assignment]
+    sides: tuple[Any, ...] = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in sides):
         shown = "x".join(map(str, sides)) if isinstance(size, (list, tuple)) else repr(size)
         raise ValueError(f"size is {shown}; expected one number, or rows and columns")

@@ -181,7 +181,7 @@ def probe_features(
     parts = None if train is not None else split_folders(Path(data))
     if train is None and parts is None:
         raise ValueError(f"{data} has no train/ for the probe to learn from; pass --train")
-    learn = Path(train) if parts is None else parts[0]  # type: ignore[arg-type]
+    learn = parts[0] if parts is not None else Path(train or data)
     features = load(os.fspath(model), task="features", reinit=("norm",))
     mine = columns if has_columns(os.fspath(learn)) else None
     fit = open_dataset(learn, columns=mine)

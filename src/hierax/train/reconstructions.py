@@ -11,6 +11,7 @@ from torch import Tensor
 from hierax.atomic import atomic_write
 from hierax.data.view import EvaluationView, Seen
 from hierax.model.config import HieraConfig
+from hierax.model.tasks import HieraForPreTraining
 from hierax.processing import Preprocessing
 from hierax.train.objective import Objective
 from hierax.train.predictions import fixed_noise
@@ -53,7 +54,8 @@ class Panel:
         pixels = torch.stack([torch.from_numpy(item.pixels) for item in self.seen]).to(device)
         inputs = objective.normalised(pixels)
         noise = fixed_noise(objective, torch.tensor([item.index for item in self.seen]))
-        kept, _ = objective.model.visible(inputs, keep=None, noise=noise)  # type: ignore[operator]
+        assert isinstance(objective.model, HieraForPreTraining)
+        kept, _ = objective.model.visible(inputs, keep=None, noise=noise)
         out = objective.model(inputs, noise=noise)
         made = reconstruct_pixels(inputs, out.logits, out.bool_masked_pos, config=config)
         units = noise.shape[1]
