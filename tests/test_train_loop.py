@@ -313,7 +313,7 @@ def test_fp16_with_sharded_models_is_refused() -> None:
 
     import training
 
-    world = replace(ALONE, size=2, way="fsdp")
+    world = replace(ALONE, size=2, strategy="fsdp")
     before, training.ALONE = training.ALONE, world
     try:
         with pytest.raises(ValueError, match=r"fp16.*allowed with it: bf16, fp32"):

@@ -19,7 +19,7 @@ from hierax.data.view import EvaluationView, Part, Seen, TrainingView, Unreadabl
 from hierax.processing.frames import FIRST_ONLY
 from hierax.stopping import SIGNALS
 
-_MOST_WORKERS = 16
+_MAX_WORKERS = 16
 
 
 @dataclass
@@ -179,10 +179,10 @@ def _leave_signals_to_the_loop(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def spare_cores(*, sharers: int = 1, least: int = 0) -> int:
-    """Number of decoding processes for each of `sharers` computing processes: its share of the cores minus one, at most
-    16.
+def default_decode_workers(*, processes: int = 1, minimum: int = 0) -> int:
+    """Number of processes that decode samples, for each of `processes` that compute: one fewer than its share of the
+    cores, at most 16.
     """
     allowed = getattr(os, "sched_getaffinity", None)  # only on Linux
     cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    return min(max(cores // sharers - 1, least), _MOST_WORKERS)
+    return min(max(cores // processes - 1, minimum), _MAX_WORKERS)

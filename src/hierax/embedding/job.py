@@ -15,7 +15,7 @@ import numpy as np
 
 from hierax.collection.listing import Listing, listings
 from hierax.collection.store import Block, Manifest, Unreadable, shards, shown, write_shard
-from hierax.data.loader import spare_cores
+from hierax.data.loader import default_decode_workers
 from hierax.embedding.decode import Item, Pixels, batches_of, decoder_of
 from hierax.embedding.extractor import FeatureExtractor
 from hierax.notices import notify
@@ -131,7 +131,7 @@ class Job:
     ) -> Generator[tuple[Pixels, float]]:
         """Yields each batch, and the seconds for which the model waited for it."""
         if workers is None:
-            workers = 0 if self.sources_in(*blocks) <= FEW else spare_cores(least=1)
+            workers = 0 if self.sources_in(*blocks) <= FEW else default_decode_workers(minimum=1)
         decoder = decoder_of(extractor.record, max_pixels=extractor.max_pixels)
         batches = batches_of(
             blocks, decoder, self.listings, batch=self.manifest.batch, block=self.manifest.block,
@@ -170,7 +170,7 @@ def on_devices(
         return
     found: queue.Queue[Step | BaseException | None] = queue.Queue(64)
     if workers is None and job.sources_in(*blocks) > FEW:
-        workers = spare_cores(least=1)
+        workers = default_decode_workers(minimum=1)
     each = workers and max(workers // len(extractors), 1)
 
     def work(extractor: FeatureExtractor, mine: Sequence[Block]) -> None:

@@ -109,13 +109,13 @@ class Checkpoints:
         """
         part = self.folder / f".part-{step}"
         try:
-            world.on_first(lambda: _emptied(part))
+            world.run_on_main(lambda: _emptied(part))
             sharded.write(shared, part / _SHARED, alone=world.size == 1)
-            world.everywhere(lambda: _save(dict(own), part / f"rank-{world.rank}.pt"))
-            world.on_first(lambda: _sync(part))
-            digests = world.everywhere(lambda: _digests(part, world))
-            everyone = {name: value for found in world.gathered(digests) for name, value in found.items()}
-            world.on_first(lambda: self._commit(part, step, best, everyone))
+            world.run_on_all_ranks(lambda: _save(dict(own), part / f"rank-{world.rank}.pt"))
+            world.run_on_main(lambda: _sync(part))
+            digests = world.run_on_all_ranks(lambda: _digests(part, world))
+            everyone = {name: value for found in world.all_gather(digests) for name, value in found.items()}
+            world.run_on_main(lambda: self._commit(part, step, best, everyone))
         except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)  # on a full disk, this is the room that is missing
             if isinstance(error, OSError) and error.strerror and not error.filename:
@@ -137,7 +137,7 @@ class Checkpoints:
         Raises:
             DamagedCheckpoint: a file has changed; names the file.
         """
-        world.everywhere(lambda: _check(self.path(step), world))
+        world.run_on_all_ranks(lambda: _check(self.path(step), world))
 
     def put_aside(self, step: int) -> Path:
         """Renames the checkpoint of `step`, so that it no longer counts and its name is free; returns the new path."""
@@ -157,12 +157,14 @@ class Checkpoints:
             DamagedCheckpoint: weights are NaN or infinite, which no further step can mend.
         """
         path = self.path(step)
-        world.on_first(lambda: [shutil.rmtree(part) for part in self.folder.glob(".part-*")])  # of an interrupted write
+        world.run_on_main(
+            lambda: [shutil.rmtree(part) for part in self.folder.glob(".part-*")]
+        )  # of an interrupted write
         sharded.read(shared, path / _SHARED, alone=world.size == 1)
-        world.everywhere(lambda: _check_finite(path, shared))
+        world.run_on_all_ranks(lambda: _check_finite(path, shared))
         ranks = len(list(path.glob("rank-*.pt")))
         own = path / f"rank-{world.rank if world.rank < ranks else 0}.pt"
-        return world.everywhere(lambda: _plain(own)), ranks == world.size
+        return world.run_on_all_ranks(lambda: _plain(own)), ranks == world.size
 
 
 def _save(own: dict[str, Any], path: Path) -> None:
@@ -245,7 +247,7 @@ def _check(path: Path, world: World) -> None:
             raise DamagedCheckpoint(f"{file} cannot be read ({error.strerror})") from None
         if found != digests[name]:
             raise DamagedCheckpoint(f"{file} is damaged: it is not what was written")
-    if world.first:
+    if world.is_main:
         try:
             sharded.read_table(path / _SHARED)
         except (OSError, ValueError) as error:

@@ -171,10 +171,10 @@ def agreement(
             if isinstance(part, Batch):
                 sums.add_(_measured(objective, part))
 
-    world.everywhere(own)
+    world.run_on_all_ranks(own)
     check_stop(world, stop)
-    loss, first, five, cosine, count = world.total(*sums.tolist())
-    problems = [entry for entries in world.gathered(bad) for entry in entries]
+    loss, first, five, cosine, count = world.all_reduce_sum(*sums.tolist())
+    problems = [entry for entries in world.all_gather(bad) for entry in entries]
     if not count:
         raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
     found = {"loss": loss / count}

@@ -23,7 +23,7 @@ from hierax.processing.frames import FIRST_ONLY
 from hierax.train.described import read_description
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
-from hierax.train.parallel import default_workers, world
+from hierax.train.parallel import default_workers, open_world
 from hierax.train.pixels import convention, levels, statistics
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
@@ -135,14 +135,14 @@ def evaluate(
     columns = trained.get("columns") if columns is None else columns
     part, note = _of_run(data, trained, columns)
     dataset = _matched(_held(data, columns) if part is None else part, labels)
-    with world(device) as here:
+    with open_world(device) as world:
         if isinstance(classifier, Pretrained):
-            classifier = classifier.to(here.device).eval()
+            classifier = classifier.to(world.device).eval()
         inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
-        told = FIRST_ONLY.told(gather=here.gathered, here=here.first)
+        told = FIRST_ONLY.told(gather=world.all_gather, here=world.is_main)
         with clear_errors(lambda: "nothing was written"), told:
-            found = predict(classifier, inputs, here, batch=batch_size, workers=workers)
+            found = predict(classifier, inputs, world, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics(), note)
 
 
@@ -188,10 +188,10 @@ def probe_features(
     if not fit.classes:
         raise ValueError(f"{learn}: a probe needs class folders or labels")
     held = _matched(_held(data, columns if mine is None or has_columns(os.fspath(data)) else None), fit.classes)
-    with world(device) as here:
-        features = features.to(here.device).eval()
+    with open_world(device) as world:
+        features = features.to(world.device).eval()
         sides = []
-        with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told(here=here.first):
+        with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told(here=world.is_main):
             for dataset in (fit, held):
                 inputs = _inputs(dataset, features, max_pixels=max_pixels)
                 processes = _workers(dataset) if workers is None else workers

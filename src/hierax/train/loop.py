@@ -35,7 +35,7 @@ from hierax.train.ema import Average
 from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
 from hierax.train.optimizer import learning_rate, optimizer, set_lr
-from hierax.train.parallel import World, full
+from hierax.train.parallel import World, full_tensor
 from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, clear_errors, progress_of
 from hierax.train.settings import Recipe
 
@@ -92,7 +92,7 @@ class Loop:
         evaluate: Callable[[Objective, Callable[[], bool]], Metrics] | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        if recipe.precision == "fp16" and world.shares:
+        if recipe.precision == "fp16" and world.is_sharded:
             raise ValueError("precision is 'fp16', whose scaling does not go with fsdp; allowed with it: bf16, fp32")
         half_on_cpu = recipe.precision in _AUTOCAST and world.device.type == "cpu"
         if recipe.compile and half_on_cpu and mode_of(recipe).masked:
@@ -114,9 +114,8 @@ class Loop:
         self._step_seconds: float | None = None
         self.damaged: list[str] = []  # what `resume` found
         self._saved_at = self._counted = time.monotonic()
-        self._saved: int | None = (
-            None  # the step of the last checkpoint; other machines may see it on the shared disk later
-        )
+        # kept here, because a checkpoint may appear on the disk of other machines only later
+        self._saved: int | None = None  # the step of the last checkpoint
 
     @property
     def total_steps(self) -> int:
@@ -139,7 +138,7 @@ class Loop:
             return finished
 
     def _stopping(self) -> None:
-        if self.world.first:
+        if self.world.is_main:
             self.watcher.stopping(self._step_seconds)
 
     def _count_seconds(self) -> None:
@@ -172,7 +171,7 @@ class Loop:
                 return False
             report = self._step(parts, started, loader.waited - waited)
             self._step_seconds = report.seconds
-            if self.world.first:
+            if self.world.is_main:
                 self.watcher.step(report)
             if not self._after_step():
                 return False
@@ -193,11 +192,11 @@ class Loop:
             error = TrainingStopped(f"{caught}; {self._kept()}")
         except Exception as caught:
             error = caught
-        late = self.world.first and time.monotonic() - self._saved_at > _SAVE_AFTER
+        late = self.world.is_main and time.monotonic() - self._saved_at > _SAVE_AFTER
         mine = (error is not None, self.stop(), late and self.recipe.checkpoint_every is None)
-        failed, stop, due = self.world.total(*map(float, mine))
+        failed, stop, due = self.world.all_reduce_sum(*map(float, mine))
         if failed:
-            self.world.everywhere(lambda: _raised(error))
+            self.world.run_on_all_ranks(lambda: _raised(error))
         return parts, bool(stop), bool(due)
 
     def _step(self, parts: list[Batch], started: float, waited: float) -> StepReport:
@@ -215,10 +214,10 @@ class Loop:
                 self.scaler.scale(part).backward()
             loss = loss + part.detach()
         self.scaler.unscale_(self.optimizer)
-        norm = float(full(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad or math.inf)))
+        norm = float(full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad or math.inf)))
         own, bad = float(loss), [item for batch in parts for item in batch.bad]
         lost = 0.0 if math.isfinite(own) and math.isfinite(norm) else 1.0
-        summed, count, lost, unreadable = world.total(own, float(sum(map(len, parts))), lost, float(len(bad)))
+        summed, count, lost, unreadable = world.all_reduce_sum(own, float(sum(map(len, parts))), lost, float(len(bad)))
         self._apply(finite=not lost)
         progress.step += 1
         progress.seen += int(count)
@@ -249,10 +248,10 @@ class Loop:
 
     def _count_bad(self, found: list[tuple[int, str]]) -> None:
         bad = self.progress.bad
-        everyone = {index: text for entries in self.world.gathered(found) for index, text in entries}
+        everyone = {index: text for entries in self.world.all_gather(found) for index, text in entries}
         new = {index: text for index, text in everyone.items() if index not in bad}
         bad.update(new)
-        if new and self.world.first:
+        if new and self.world.is_main:
             self.watcher.unreadable(list(new.values()))
         if len(bad) > self.recipe.max_bad * self.samples:
             raise TrainingStopped(
@@ -291,7 +290,7 @@ class Loop:
         assert self.evaluate is not None
         progress = self.progress
         try:
-            if self.world.total(float(self.stop()))[0]:
+            if self.world.all_reduce_sum(float(self.stop()))[0]:
                 raise Interrupted
             objective = self._plain()
             with torch.no_grad(), self._autocast():
@@ -299,11 +298,13 @@ class Loop:
         except Interrupted:
             self.save()
             return False
-        metrics = self.world.gathered(metrics)[0]  # other processors round differently, but all ranks must decide alike
+        metrics = self.world.all_gather(metrics)[
+            0
+        ]  # other processors round differently, but all ranks must decide alike
         better = progress.evaluate(metrics)
         if better and self.recipe.weights == "best":
-            self.world.on_first(lambda: self.watcher.export(objective.exported()))
-        self.world.on_first(lambda: self.watcher.evaluated(progress.step, metrics, better, objective))
+            self.world.run_on_main(lambda: self.watcher.export(objective.exported()))
+        self.world.run_on_main(lambda: self.watcher.evaluated(progress.step, metrics, better, objective))
         return True
 
     def _plain(self) -> Objective:
@@ -315,12 +316,12 @@ class Loop:
     def weights(self) -> dict[str, Tensor]:
         """The full weights for evaluation. All ranks must call this."""
         averaged = self.average.values if self.average is not None else {}
-        return {name: full(tensor) for name, tensor in {**self.model.state_dict(), **averaged}.items()}
+        return {name: full_tensor(tensor) for name, tensor in {**self.model.state_dict(), **averaged}.items()}
 
     def _finish(self) -> None:
         best = self.recipe.weights == "best" and self.progress.best_step > 0
         objective = self._plain()  # the last weights; they are the result if there is no validation
-        self.world.on_first(lambda: self.watcher.export(objective.exported(), last=best))
+        self.world.run_on_main(lambda: self.watcher.export(objective.exported(), last=best))
         self.save()
 
     def _shared(self) -> dict[str, Any]:
@@ -376,7 +377,7 @@ class Loop:
     def _whole_checkpoint(self) -> int | None:
         """The step of the last undamaged checkpoint; None if there are no checkpoints."""
         checkpoints, world = self.checkpoints, self.world
-        steps = world.gathered(checkpoints.steps() if checkpoints else [])[0]
+        steps = world.all_gather(checkpoints.steps() if checkpoints else [])[0]
         if checkpoints is None or not steps:
             return None
         found: dict[int, str] = {}
@@ -387,7 +388,7 @@ class Loop:
                 found[step] = str(error)
                 continue
             for damaged, reason in found.items():
-                world.on_first(lambda damaged=damaged: checkpoints.put_aside(damaged))
+                world.run_on_main(lambda damaged=damaged: checkpoints.put_aside(damaged))
                 self.damaged.append(f"{reason}; the run resumes from the checkpoint before, of step {step}")
             return step
         first = next(iter(found.values()))

@@ -104,22 +104,22 @@ def _finetuning(
 
 
 def _reconstructed(
-    objective: Objective, inputs: Inputs, here: World, *, batch: int, workers: int, stop: Callable[[], bool]
+    objective: Objective, inputs: Inputs, world: World, *, batch: int, workers: int, stop: Callable[[], bool]
 ) -> Evaluated:
     from hierax.train.predictions import masked_loss
 
-    return Evaluated(*masked_loss(objective, inputs.view, here, batch=batch, workers=workers, stop=stop))
+    return Evaluated(*masked_loss(objective, inputs.view, world, batch=batch, workers=workers, stop=stop))
 
 
 def _classified(
-    objective: Objective, inputs: Inputs, here: World, *, batch: int, workers: int, stop: Callable[[], bool]
+    objective: Objective, inputs: Inputs, world: World, *, batch: int, workers: int, stop: Callable[[], bool]
 ) -> Evaluated:
     from hierax.train.distillation import Distillation, agreement
     from hierax.train.predictions import predict
 
     if isinstance(objective, Distillation) and not objective.labelled:
-        return Evaluated(*agreement(objective, inputs.view, here, batch=batch, workers=workers, stop=stop))
-    found = predict(objective.model, inputs, here, batch=batch, workers=workers, stop=stop)
+        return Evaluated(*agreement(objective, inputs.view, world, batch=batch, workers=workers, stop=stop))
+    found = predict(objective.model, inputs, world, batch=batch, workers=workers, stop=stop)
     return Evaluated(found.metrics(), found.bad, found)
 
 

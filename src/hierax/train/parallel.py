@@ -15,15 +15,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hierax.data.loader import spare_cores
+from hierax.data.loader import default_decode_workers
 from hierax.devices import find_device
 from hierax.model.blocks import Block
 from hierax.train.objective import Objective
 from hierax.train.progress import TrainingStopped, lost_rank
 
-WAYS = ("ddp", "fsdp")
+STRATEGIES = ("ddp", "fsdp")
 _T = TypeVar("_T")
-_BROKEN: list[Any] = []
+_FAILED_GROUPS: list[Any] = []
 """Process groups of failed runs, kept until the process ends. Otherwise the model would free the last reference, and
 the destructor waits for a thread that may wait for the interpreter's lock.
 """
@@ -31,75 +31,80 @@ the destructor waits for a thread that may wait for the interpreter's lock.
 
 @dataclass(frozen=True)
 class World:
-    """This process as a rank of the run.
+    """The ranks of a run, and which one this process is.
 
     Attributes:
-        rank, size: its rank, and the number of ranks.
-        device: the device of its computations.
-        way: "ddp" (every rank holds the model) or "fsdp" (the model is sharded over ranks).
+        rank: the rank of this process, from 0.
+        size: number of ranks.
+        device: the device that this rank computes on.
+        strategy: "ddp" (every rank holds the whole model) or "fsdp" (each rank holds a part of it).
     """
 
     rank: int
     size: int
     device: torch.device
-    way: str
+    strategy: str
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which writes files and messages."""
         return self.rank == 0
 
     @property
-    def shares(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether the model is sharded over several ranks."""
-        return self.size > 1 and self.way == "fsdp"
+        return self.size > 1 and self.strategy == "fsdp"
 
-    def total(self, *values: float) -> list[float]:
-        """Sums over all ranks."""
+    def all_reduce_sum(self, *values: float) -> list[float]:
+        """The sum of each value over all ranks."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def gathered(self, value: Any) -> list[Any]:
-        """`value` of all ranks."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """The `value` of every rank, in order of the ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
-    def everywhere(self, act: Callable[[], _T]) -> _T:
-        """Runs a function on every rank that needs no other rank; all wait, and raise the error of any of them."""
+    def run_on_all_ranks(self, fn: Callable[[], _T]) -> _T:
+        """Runs `fn` on every rank, and waits for all ranks. If it fails on any rank, that error is raised on all.
+
+        `fn` must not communicate with other ranks.
+        """
         if self.size == 1:
-            return act()
-        done: list[_T] = []
+            return fn()
+        results: list[_T] = []
         error: Exception | None = None
         try:
-            done.append(act())
+            results.append(fn())
         except Exception as caught:
             error = caught
-        failed = next((found for found in self.gathered(_portable(error)) if found is not None), None)
+        failed = next((other for other in self.all_gather(_picklable(error)) if other is not None), None)
         if failed is not None:
             raise failed from error
-        return done[0]
+        return results[0]
 
-    def on_first(self, act: Callable[[], object]) -> None:
-        """Runs a function on the first rank; all ranks wait for it, and raise its error."""
-        self.everywhere(lambda: act() if self.first else None)
+    def run_on_main(self, fn: Callable[[], object]) -> None:
+        """Runs `fn` on rank 0 while the others wait. If it fails, its error is raised on all ranks."""
+        self.run_on_all_ranks(lambda: fn() if self.is_main else None)
 
     def wrap(self, objective: Objective, *, compile: bool = False) -> nn.Module:
-        """The module to call for the loss: the module itself, or a wrapper that keeps gradients equal on all ranks.
+        """The module to call for the loss: `objective` itself, or a wrapper that keeps gradients equal on all ranks.
 
-        It is compiled as a whole, or block by block if the model is sharded, because sharding separates the blocks.
+        With `compile`, it is compiled as a whole. A sharded model is compiled block by block, because sharding
+        separates its blocks.
         """
         blocks = [part for part in objective.model.modules() if isinstance(part, Block)]
-        for part in (blocks if self.shares else [objective]) if compile else ():
+        for part in (blocks if self.is_sharded else [objective]) if compile else ():
             part.compile(fullgraph=True)
         if self.size == 1:
             return objective
-        if self.shares:
+        if self.is_sharded:
             from torch.distributed.fsdp import fully_shard
 
             for part in blocks:
@@ -107,12 +112,12 @@ class World:
             fully_shard(objective)  # in place
             return objective
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # buffers hold the data's mean and deviation, which never change
+        # buffers hold the mean and standard deviation of the data, which never change
         return nn.parallel.DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
 
     @contextlib.contextmanager
     def accumulating(self, module: nn.Module, *, last: bool) -> Iterator[None]:
-        """A context for one part of a step: gradients are exchanged with the last part only."""
+        """A context for one micro-batch of a step: ranks exchange gradients in the `last` one only."""
         if self.size == 1:
             yield
         elif isinstance(module, nn.parallel.DistributedDataParallel):
@@ -124,19 +129,19 @@ class World:
 
 
 def default_workers() -> int:
-    """Number of decoding processes of each rank: its share of the cores minus one."""
-    return spare_cores(sharers=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Number of processes that decode samples for each rank: one fewer than its share of the cores, at most 16."""
+    return default_decode_workers(processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def full(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor as a full tensor on each rank; other tensors unchanged."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _portable(error: Exception | None) -> Exception | None:
-    """The error, or one with the same text if it cannot be sent to other processes."""
+def _picklable(error: Exception | None) -> Exception | None:
+    """The error, or another one with its text if it cannot be sent to other processes."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -144,46 +149,46 @@ def _portable(error: Exception | None) -> Exception | None:
     return error
 
 
-def _place(name: str) -> torch.device:
-    """The device of this process by its name.
+def _device_of_rank(name: str) -> torch.device:
+    """The device that this rank computes on: of several GPUs, the one with its number.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such device.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    place = find_device(automatic if name == "auto" else name)
-    if place.type == "cuda" and ":" not in name:
-        place = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    return place
+    device = find_device(automatic if name == "auto" else name)
+    if device.type == "cuda" and ":" not in name:
+        device = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 @contextlib.contextmanager
-def world(device: str = "auto", way: str = "ddp") -> Iterator[World]:
+def open_world(device: str = "auto", strategy: str = "ddp") -> Iterator[World]:
     """The ranks that `torchrun` started, or this process alone.
 
     Raises:
-        ValueError: an unknown device or way.
-        TrainingStopped: another rank was lost.
+        ValueError: an unknown device or strategy.
+        TrainingStopped: another rank has ended.
     """
-    if way not in WAYS:
-        raise ValueError(f"parallel is {way!r}; expected {', '.join(WAYS)}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"parallel is {strategy!r}; expected {', '.join(STRATEGIES)}")
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    place = _place(device)
+    own_device = _device_of_rank(device)
     if size == 1:
-        yield World(rank, size, place, way)
+        yield World(rank, size, own_device, strategy)
         return
     started = not dist.is_initialized()
-    atexit.register(_leave)  # now, so that what the run registers still takes place before
+    atexit.register(_leave)  # now, because functions that are registered later are called before it
     if started:
-        accelerated = place.type == "cuda"
-        dist.init_process_group("nccl" if accelerated else "gloo", device_id=place if accelerated else None)
+        on_gpu = own_device.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=own_device if on_gpu else None)
     group = dist.group.WORLD
     try:
-        yield World(rank, size, place, way)
+        yield World(rank, size, own_device, strategy)
     except BaseException as error:
-        _BROKEN.append(group)
+        _FAILED_GROUPS.append(group)
         reason = lost_rank(error) if isinstance(error, RuntimeError) else None
         if reason is None or isinstance(error, TrainingStopped):
             raise
@@ -197,7 +202,7 @@ def _leave() -> None:
     """Ends a rank of a failed run without the interpreter's shutdown, which would wait half an hour for messages that
     the other ranks never send.
     """
-    if _BROKEN:
+    if _FAILED_GROUPS:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

@@ -146,10 +146,10 @@ def predict(
                 logits = _logits(model, part.pixels, inputs)
                 found.append((part.indices, logits.cpu(), part.labels))
 
-    world.everywhere(own)
+    world.run_on_all_ranks(own)
     check_stop(world, stop)
-    everyone = [entry for entries in world.gathered(found) for entry in entries]
-    problems = [entry for entries in world.gathered(bad) for entry in entries]
+    everyone = [entry for entries in world.all_gather(found) for entry in entries]
+    problems = [entry for entries in world.all_gather(bad) for entry in entries]
     if not everyone:
         raise ValueError(f"none of the {len(problems)} samples can be read; the first: {': '.join(problems[0])}")
     indices, logits, labels = (torch.cat(tensors) for tensors in zip(*everyone, strict=True))
@@ -205,10 +205,10 @@ def masked_loss(
                 total, count = total + loss.item() * len(part), count + len(part)
         return total, count
 
-    total, count = world.everywhere(own)
+    total, count = world.run_on_all_ranks(own)
     check_stop(world, stop)
-    total, samples = world.total(total, float(count))
-    problems = [entry for entries in world.gathered(bad) for entry in entries]
+    total, samples = world.all_reduce_sum(total, float(count))
+    problems = [entry for entries in world.all_gather(bad) for entry in entries]
     if not samples:
         raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
     return {"loss": total / samples, "score": -total / samples}, problems
@@ -236,7 +236,7 @@ def unreadable(part: Any) -> list[tuple[str, str]]:
 
 def check_stop(world: World, stop: Callable[[], bool]) -> None:
     """Raises `Interrupted` on all ranks if `stop` returns True on one of them."""
-    if stop is not never and world.total(float(stop()))[0]:
+    if stop is not never and world.all_reduce_sum(float(stop()))[0]:
         raise Interrupted
 
 

@@ -67,7 +67,7 @@ def opened(given: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
 
 def decided(
     given: Request, base: Recipe | None, before: dict[str, Any] | None, data: tuple[Dataset, Dataset | None] | None,
-    here: World,
+    world: World,
 ) -> Choice:  # fmt: skip
     """The recipe without the values that were given, and where to start; what a run took before, it takes again."""
     if before is not None:
@@ -76,7 +76,7 @@ def decided(
         return Choice(base or Recipe.from_dict(then or before["recipe"]), source, "")
     assert data is not None
     whole = data[0]
-    place, pictures = here.device.type, not (whole.arrays or whole.videos)
+    place, pictures = world.device.type, not (whole.arrays or whole.videos)
     source = _text(given.source)
     if source == AUTO:
         named = setting_names(given.settings)

@@ -34,7 +34,7 @@ from hierax.train.folder import (
 from hierax.train.loop import Loop, Metrics
 from hierax.train.modes import MODES, mode_of
 from hierax.train.objective import Objective
-from hierax.train.parallel import World, default_workers, world
+from hierax.train.parallel import World, default_workers, open_world
 from hierax.train.pixels import augmentation
 from hierax.train.predictions import Inputs
 from hierax.train.prepare import Prepared, prepare
@@ -139,25 +139,25 @@ def train(
     base = given.base
     first = given.overridden(base)  # so that bad settings are told before anything is read
     check_places(run, given.described(None if given.source == AUTO else given.source, first), overwrite=overwrite)
-    with world(device, parallel) as here:
-        here.on_first(lambda: check_folder(run, overwrite=overwrite))
-        before = None if overwrite else here.gathered(here.everywhere(lambda: earlier(run)))[0]
+    with open_world(device, parallel) as world:
+        world.run_on_main(lambda: check_folder(run, overwrite=overwrite))
+        before = None if overwrite else world.all_gather(world.run_on_all_ranks(lambda: earlier(run)))[0]
         if before is not None and given.columns is None:
             given = replace(given, columns=before.get("columns"))
-        data = None if before else here.everywhere(lambda: opened(given, first))
-        chosen = here.everywhere(lambda: decided(given, base, before, data, here))
+        data = None if before else world.run_on_all_ranks(lambda: opened(given, first))
+        chosen = world.run_on_all_ranks(lambda: decided(given, base, before, data, world))
         recipe = given.overridden(chosen.recipe)
         settings = given.described(chosen.source, recipe)
         if before is not None:
-            here.everywhere(lambda: check_settings(run, before, settings))
+            world.run_on_all_ranks(lambda: check_settings(run, before, settings))
             if before.get("finished"):
-                if here.first and not quiet:
+                if world.is_main and not quiet:
                     print(already_finished(run, before), file=sys.stderr)
                 return run
         if base is None:
             settings["chosen"] = chosen.recipe.to_dict()
-        share = _Share(run, settings, recipe, here, overwrite=overwrite, quiet=quiet)
-        share.train(given, data or here.everywhere(lambda: opened(given, recipe)), chosen)
+        share = _Share(run, settings, recipe, world, overwrite=overwrite, quiet=quiet)
+        share.train(given, data or world.run_on_all_ranks(lambda: opened(given, recipe)), chosen)
     return run
 
 
@@ -183,37 +183,37 @@ class _Share:
     """One process's share of a run."""
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], recipe: Recipe, here: World, *, overwrite: bool, quiet: bool
+        self, folder: Path, settings: dict[str, Any], recipe: Recipe, world: World, *, overwrite: bool, quiet: bool
     ) -> None:
-        self.folder, self.settings, self.recipe, self.here = folder, settings, recipe, here
-        self.overwrite, self.quiet = overwrite, quiet or not here.first
+        self.folder, self.settings, self.recipe, self.world = folder, settings, recipe, world
+        self.overwrite, self.quiet = overwrite, quiet or not world.is_main
         self.cache: AnswerCache | None = None
 
     def train(self, given: Request, data: tuple[Dataset, Dataset | None], chosen: Choice) -> None:
         """Prepares the run, takes its folder, and runs."""
-        here = self.here
+        world = self.world
         with memory_errors():
-            setup = here.everywhere(lambda: self._setup(given, data, chosen.source))
+            setup = world.run_on_all_ranks(lambda: self._setup(given, data, chosen.source))
         recipe, made, train, held = setup.recipe, setup.made, setup.train, setup.held
         if made.teacher is not None and given.teacher_cache is not None:
             self.cache = AnswerCache(given.teacher_cache, made.teacher.digest)
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
         watcher = Witness(self.folder, made.record, held=held, quiet=self.quiet)
         loop = self._loop(setup, order, watcher)
-        torch.manual_seed(recipe.seed + here.rank)  # drop path and dropout differ between ranks
+        torch.manual_seed(recipe.seed + world.rank)  # drop path and dropout differ between ranks
         facts = {"samples": len(train), "held_out": len(held or ()), "batch": recipe.batch_size}
         self.settings["classes"] = class_counts(train)
         lines = [chosen.reason or None, about_classes(recipe, train, held), *made.notes, setup.note]
-        lines += [plan(recipe, order, here, train, held)]
+        lines += [plan(recipe, order, world, train, held)]
         lines += remarks(recipe, made.model.config, order, train, held, fresh=self.settings["from"] is None)
         with contextlib.ExitStack() as lock:
-            here.on_first(lambda: self._begin(facts, lock))
-            here.everywhere(self._check_shared)
+            world.run_on_main(lambda: self._begin(facts, lock))
+            world.run_on_all_ranks(self._check_shared)
             self._run(loop, setup, order, lines)
 
     def _run(self, loop: Loop, setup: _Setup, order: Order, lines: list[str | None]) -> None:
         """Resumes, and runs to the end or to a signal."""
-        here, watcher = self.here, loop.watcher
+        world, watcher = self.world, loop.watcher
         assert isinstance(watcher, Witness)
         resumed = loop.resume()
 
@@ -226,14 +226,14 @@ class _Share:
                 watcher.log.say(line)
 
         try:
-            here.on_first(start)
+            world.run_on_main(start)
             FIRST_ONLY.take()  # what was read before is none of it
             finished = loop.fit()
-            for found in here.gathered(FIRST_ONLY.take()):  # each rank has read its own share
+            for found in world.all_gather(FIRST_ONLY.take()):  # each rank has read its own share
                 FIRST_ONLY.merge(found)
             for line in FIRST_ONLY.lines():
                 watcher.log.say(line)
-            if here.first:
+            if world.is_main:
                 watcher.end(loop.progress, loop.total_steps, finished=finished)
         finally:
             watcher.log.close()
@@ -250,15 +250,17 @@ class _Share:
         before = None if self.overwrite else earlier(self.folder)
         if before is not None:  # what the batch came to does not change when the run resumes
             recipe = recipe.replace(batch_size=min(recipe.batch_size, before.get("facts", {}).get("batch", 2**62)))
-        recipe, note = fitted_batch(recipe, len(train), self.here.size)
+        recipe, note = fitted_batch(recipe, len(train), self.world.size)
         torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
-        made = prepare(recipe, train, source=source, teacher=given.teacher, device=self.here.device)
+        made = prepare(recipe, train, source=source, teacher=given.teacher, device=self.world.device)
         return _Setup(train, held, recipe, note, made)
 
     def _check_shared(self) -> None:
         """All ranks write their share of a checkpoint to one folder."""
         if not (self.folder / "run.json").exists():
-            raise OSError(f"{self.folder}: rank {self.here.rank} does not see it; expected a disk that all ranks share")
+            raise OSError(
+                f"{self.folder}: rank {self.world.rank} does not see it; expected a disk that all ranks share"
+            )
 
     def _begin(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> None:
         """Makes the run's folder, or finds that its data are those it was started with; keeps others out of it."""
@@ -279,14 +281,14 @@ class _Share:
             return
         environment = {
             "hierax": hierax.__version__, "torch": torch.__version__, "python": platform.python_version(),
-            "device": str(self.here.device), "ranks": self.here.size, "parallel": self.here.way,
+            "device": str(self.world.device), "ranks": self.world.size, "parallel": self.world.strategy,
         }  # fmt: skip
         write_json(description, {**self.settings, "facts": facts, "environment": environment})
 
     def _loop(self, setup: _Setup, order: Order, watcher: Witness) -> Loop:
-        here, recipe, made, model = self.here, setup.recipe, setup.made, setup.made.model
+        world, recipe, made, model = self.world, setup.recipe, setup.made, setup.made.model
         objective_of = mode_of(recipe).objective
-        parts = accumulation(recipe, here.size)
+        parts = accumulation(recipe, world.size)
         seen = augmentation(recipe, model.config, arrays=setup.train.arrays, record=made.record)
         view = TrainingView(setup.train, seen, seed=recipe.seed)
         workers = default_workers() if recipe.workers is None else recipe.workers
@@ -295,8 +297,8 @@ class _Share:
 
         def loader(step: int) -> TrainingLoader:
             return TrainingLoader(
-                view, order, epochs=recipe.epochs, distinct=recipe.distinct_epochs, start=step, rank=here.rank,
-                world=here.size, parts=parts, workers=workers, pin=here.device.type == "cuda",
+                view, order, epochs=recipe.epochs, distinct=recipe.distinct_epochs, start=step, rank=world.rank,
+                world=world.size, parts=parts, workers=workers, pin=world.device.type == "cuda",
             )  # fmt: skip
 
         def objective(empty: bool = False) -> Objective:
@@ -307,8 +309,8 @@ class _Share:
 
         return Loop(
             recipe,
-            objective().to(here.device),
-            here,
+            objective().to(world.device),
+            world,
             blank=lambda: objective(empty=True),
             loader=loader,
             steps_per_epoch=order.steps,
@@ -325,9 +327,9 @@ class _Share:
         batch, score = min(setup.recipe.device_batch_size or 64, 64), mode_of(setup.recipe).evaluate
 
         def evaluate(objective: Objective, stop: Callable[[], bool]) -> Metrics:
-            found = score(objective, inputs, self.here, batch=batch, workers=workers, stop=stop)
+            found = score(objective, inputs, self.world, batch=batch, workers=workers, stop=stop)
             watcher.predictions = found.predictions or watcher.predictions
-            if found.bad and self.here.first:
+            if found.bad and self.world.is_main:
                 watcher.unreadable([f"{name}: {problem}" for name, problem in found.bad])
             return {**found.metrics, "unreadable": float(len(found.bad))} if found.bad else found.metrics
 

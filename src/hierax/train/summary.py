@@ -19,9 +19,9 @@ _FEW_STEPS = 2  # of an epoch
 _LISTED = 12  # at most this many classes are named
 
 
-def plan(recipe: Recipe, order: Order, here: World, train: Dataset, held: Dataset | None) -> str:
+def plan(recipe: Recipe, order: Order, world: World, train: Dataset, held: Dataset | None) -> str:
     """Samples, steps, batch, learning rate and device in one line."""
-    parts, size = accumulation(recipe, here.size), here.size
+    parts, size = accumulation(recipe, world.size), world.size
     each = recipe.batch_size // size // parts
     steps, epochs = (
         f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((order.steps, "step"), (recipe.epochs, "epoch"))
@@ -30,7 +30,7 @@ def plan(recipe: Recipe, order: Order, here: World, train: Dataset, held: Datase
     shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
     dropped = f"; {order.dropped} samples per epoch are unused (last incomplete batch)" if order.dropped else ""
     check = f"; {len(held):,} to validate on" if held is not None else ""
-    return f"{lines}{shared}{dropped}{check}; peak lr {recipe.peak_lr:.3g}, {recipe.precision} on {here.device}"
+    return f"{lines}{shared}{dropped}{check}; peak lr {recipe.peak_lr:.3g}, {recipe.precision} on {world.device}"
 
 
 def class_counts(train: Dataset) -> dict[str, int] | None:
