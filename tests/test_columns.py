@@ -12,7 +12,7 @@ import pytest
 
 from hierax.data import open_dataset
 from hierax.data.split import open_given
-from hierax.train.described import DamagedRun, read_description
+from hierax.train.description import DamagedRun, read_description
 from opening import refused
 from samples import encoded, picture, write_parquet
 from training import pictures

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from hierax.data.loader import Batch
 from hierax.train import Recipe
+from hierax.train.callback import Watcher
 from hierax.train.checkpoints import Checkpoints
-from hierax.train.loop import Loop, Watcher
+from hierax.train.loop import Loop
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining
 from hierax.train.parallel import World
 from small import image_config, narrow

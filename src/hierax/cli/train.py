@@ -168,7 +168,7 @@ def _described(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     if not arguments.config:
         return {}
-    from hierax.train.described import read_description, read_object
+    from hierax.train.description import read_description, read_object
 
     path = Path(arguments.config)
     path = path / "run.json" if path.is_dir() else path

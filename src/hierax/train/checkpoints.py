@@ -22,7 +22,7 @@ from hierax.checkpoint.report import listed
 from hierax.checkpoint.steps import OLDER
 from hierax.checkpoint.values import not_finite
 from hierax.locking import LOCK, FolderTaken, locked
-from hierax.train.described import read_object
+from hierax.train.description import read_object
 from hierax.train.parallel import World
 
 _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"

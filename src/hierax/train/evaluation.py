@@ -20,7 +20,7 @@ from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
-from hierax.train.described import read_description
+from hierax.train.description import read_description
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
 from hierax.train.parallel import default_workers, open_world

@@ -11,7 +11,7 @@ from typing import Any
 from hierax.atomic import PARTS
 from hierax.data.sources import split_folders
 from hierax.locking import LOCK
-from hierax.train.described import DESCRIPTION, DamagedRun, read_description
+from hierax.train.description import DESCRIPTION, DamagedRun, read_description
 from hierax.train.settings import FREE, Recipe
 
 _ELSEWHERE = "choose another folder with -o (--overwrite would replace the run)"

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from hierax.processing.paths import check_named
 from hierax.train.checkpoints import write_text
-from hierax.train.described import log_entry
+from hierax.train.description import log_entry
 from hierax.train.progress import StepReport
 
 _SAY_EVERY = (10.0, 60.0)  # seconds between lines without a terminal: at first, and after an hour

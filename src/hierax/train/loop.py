@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from hierax.data.loader import Batch, TrainingLoader
 from hierax.model.pretrained import Pretrained
 from hierax.stopping import StopSignal
+from hierax.train.callback import Metrics, Watcher
 from hierax.train.checkpoints import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
 from hierax.train.ema import Average
 from hierax.train.modes import mode_of
@@ -41,28 +42,6 @@ from hierax.train.settings import Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SAVE_AFTER = 1800.0  # seconds: how much a power failure may cost if epochs are long
-Metrics = dict[str, float]
-
-
-class Watcher:
-    """Receives the events of the loop, on the first rank only."""
-
-    def step(self, report: StepReport) -> None:
-        """A step is done."""
-
-    def unreadable(self, found: list[str]) -> None:
-        """These samples could not be read for the first time: name and problem of each."""
-
-    def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
-        """An evaluation is done, of `objective`."""
-
-    def stopping(self, seconds: float | None) -> None:
-        """The run was asked to stop, during a step that takes about this many seconds; called by a signal handler."""
-
-    def export(self, model: Pretrained, *, last: bool = False) -> None:
-        """These weights are the best so far, or the last if there are no best; with `last`, the last ones besides the
-        best.
-        """
 
 
 class Loop:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hierax.atomic import atomic_write
 from hierax.extras import require
-from hierax.train.described import log_entry
+from hierax.train.description import log_entry
 from hierax.viz.fonts import drawable_names, plot_font
 
 SCORES = {

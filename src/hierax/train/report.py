@@ -24,7 +24,7 @@ from hierax.data.dataset import Dataset
 from hierax.notices import printable
 from hierax.train.checkpoints import write_text
 from hierax.train.choice import FEW_HELD
-from hierax.train.described import DESCRIPTION, read_description, read_object
+from hierax.train.description import DESCRIPTION, read_description, read_object
 from hierax.train.log import shown, summary
 from hierax.train.plots import SCORES, curve, read_log
 from hierax.train.predictions import Predictions

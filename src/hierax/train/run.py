@@ -20,9 +20,10 @@ from hierax.data.split import held_out
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.batches import accumulation, fitted_batch
+from hierax.train.callback import Metrics
 from hierax.train.checkpoints import Checkpoints, taken, write_json
 from hierax.train.choice import Choice
-from hierax.train.described import DESCRIPTION
+from hierax.train.description import DESCRIPTION
 from hierax.train.folder import (
     RunExists,
     check_folder,
@@ -31,7 +32,7 @@ from hierax.train.folder import (
     earlier,
     empty,
 )
-from hierax.train.loop import Loop, Metrics
+from hierax.train.loop import Loop
 from hierax.train.modes import MODES, mode_of
 from hierax.train.objective import Objective
 from hierax.train.parallel import World, default_workers, open_world

@@ -10,10 +10,11 @@ import torch
 from hierax.data.dataset import Dataset
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
+from hierax.train.callback import Metrics, Watcher
 from hierax.train.checkpoints import write_json, write_text
-from hierax.train.described import DESCRIPTION, read_description
+from hierax.train.description import DESCRIPTION, read_description
 from hierax.train.log import RunLog, about, finite, summary
-from hierax.train.loop import Loop, Metrics, Watcher
+from hierax.train.loop import Loop
 from hierax.train.objective import Objective
 from hierax.train.plots import plot_losses
 from hierax.train.predictions import Predictions
