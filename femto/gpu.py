@@ -34,7 +34,7 @@ from hierax.train.distillation import Distillation
 from hierax.train.loop import Loop
 from hierax.train.objective import Objective, Pretraining
 from hierax.train.parallel import World
-from hierax.train.run_folder import Witness
+from hierax.train.run_folder import RunRecorder
 from hierax.train.settings import Recipe
 from hierax.train.teacher import Teacher, open_teacher
 
@@ -184,18 +184,18 @@ def train(recipe: Recipe, crops: Crops, out: Path, teacher: Teacher, *, steps: i
     units = (side // 32) ** 2 if recipe.mode == "pretrain" else 0
     per_epoch = max(steps // recipe.epochs, 1)
     total = recipe.epochs * per_epoch
-    watcher = Witness(folder, record, held=None, quiet=False)
+    callback = RunRecorder(folder, record, held=None, quiet=False)
     loop = Loop(
         recipe, made, World(0, 1, crops.device, "ddp"),
-        blank=lambda: objective(recipe, out, teacher, empty=True),
+        make_meta_objective=lambda: objective(recipe, out, teacher, empty=True),
         loader=lambda start: Steps(crops, recipe, start, total=total, units=units),  # type: ignore[arg-type,return-value]
         steps_per_epoch=per_epoch, samples=recipe.batch_size * per_epoch,
-        checkpoints=Checkpoints(folder, keep=1), evaluate=None, watcher=watcher,
+        checkpoints=Checkpoints(folder, keep=1), evaluate=None, callback=callback,
     )  # fmt: skip
     loop.resume()
-    watcher.start(loop, per_epoch)
+    callback.start(loop, per_epoch)
     finished = loop.fit()
-    watcher.end(loop.progress, loop.total_steps, finished=finished)
+    callback.end(loop.progress, loop.total_steps, finished=finished)
     return finished
 
 

@@ -272,27 +272,27 @@ def main(place: Path, first: int = 0, every: int = 1) -> None:
 def unfinished(place: Path, data: Path) -> tuple[list[str], Path]:
     """A command, and a run that it left in the middle, with two checkpoints and a model."""
     from hierax.cli import main as hierax
-    from hierax.train.run_folder import Witness
+    from hierax.train.run_folder import RunRecorder
 
     words = (
         "model=hiera_tiny_224 embed_dim=8 depths=[1,1,1,1] num_heads=[1,1,1,1] image_size=64 epochs=2 batch_size=4 "
         "workers=0 validation_fraction=0.25 weights=best"
     )
     same = ["finetune", str(data), "--from", "scratch", "--device", "cpu", *words.split()]
-    step = Witness.step
+    step = RunRecorder.on_step
 
-    def stops(self: Witness, report: Any) -> None:
+    def stops(self: RunRecorder, report: Any) -> None:
         step(self, report)
         if report.step == 4:
             import signal
 
             signal.raise_signal(signal.SIGTERM)
 
-    Witness.step = stops  # type: ignore[method-assign]
+    RunRecorder.on_step = stops  # type: ignore[method-assign]
     try:
         code = hierax([*same, "-o", str(place / "whole")])
     finally:
-        Witness.step = step  # type: ignore[method-assign]
+        RunRecorder.on_step = step  # type: ignore[method-assign]
     assert code == 143, code
     return same, place / "whole"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hierax.stopping import SIGNALS
-from hierax.train.run_folder import Witness
+from hierax.train.run_folder import RunRecorder
 from training import pictures, same, weights
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_run_that_a_signal_stopped_exits_with_its_code_and_resumes(
 ) -> None:
     command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
     with monkeypatch.context() as patch:
-        patch.setattr(Witness, "step", lambda *_: signal.raise_signal(number))
+        patch.setattr(RunRecorder, "on_step", lambda *_: signal.raise_signal(number))
         code, _, err = run(*command)
     assert code == 128 + number
     assert "stopped after step 1 of 3; the same command resumes it" in err

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import tampered_runs
-from hierax.train.teacher import Answers
-from hierax.train.teacher_cache import AnswerCache
+from hierax.train.teacher import TeacherOutputs
+from hierax.train.teacher_cache import TeacherCache
 from tampered_runs import Change, apply, changes, commands, problem, unfinished
 from training import environment, pictures
 
@@ -72,9 +72,9 @@ KEPT = {"logits": torch.ones(2, 3, dtype=torch.float16)}
 def test_answers_that_are_not_those_of_the_batch_are_asked_for_again(
     tmp_path: Path, name: str, tensors: dict[str, torch.Tensor]
 ) -> None:
-    cache, key = AnswerCache(tmp_path, "teacher"), "ab12"
+    cache, key = TeacherCache(tmp_path, "teacher"), "ab12"
     shapes = [(2, 3), (2, 0)]
-    kept = cache.put(key, Answers(torch.ones(2, 3), None))
+    kept = cache.put(key, TeacherOutputs(torch.ones(2, 3), None))
     found = cache.get(key, torch.device("cpu"), shapes=shapes)
     assert found is not None
     assert found.logits is not None
@@ -87,7 +87,7 @@ def test_answers_that_are_not_those_of_the_batch_are_asked_for_again(
 def test_a_pipe_in_the_place_of_answers_is_not_waited_for(tmp_path: Path) -> None:
     import os
 
-    cache = AnswerCache(tmp_path, "teacher")
+    cache = TeacherCache(tmp_path, "teacher")
     (tmp_path / "ab").mkdir()
     os.mkfifo(tmp_path / "ab" / "ab12.safetensors")
     assert cache.get("ab12", torch.device("cpu"), shapes=[(2, 3), (2, 0)]) is None

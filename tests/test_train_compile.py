@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hierax.train.progress import TrainingStopped, clear_errors
+from hierax.train.progress import TrainingStopped, explain_failures
 from training import toy, toy_loop
 
 
@@ -23,6 +23,6 @@ def test_a_step_that_cannot_be_compiled_ends_the_run_in_one_sentence() -> None:
 
     with (
         pytest.raises(TrainingStopped, match=r"the step cannot be compiled \(RuntimeError: no compiler\); compile=fa"),
-        clear_errors(lambda: "nothing was written"),
+        explain_failures(lambda: "nothing was written"),
     ):
         raise InductorError(RuntimeError("no compiler\nall that it was given"), None)

@@ -15,9 +15,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from hierax.train import checkpoints as module
 from hierax.train.checkpoints import Checkpoints
-from hierax.train.ema import Average
+from hierax.train.ema import AveragedWeights
 from hierax.train.optimizer import learning_rate, optimizer
-from hierax.train.progress import Interrupted, TrainingStopped, clear_errors
+from hierax.train.progress import Interrupted, TrainingStopped, explain_failures
 from training import ALONE, Losses, toy, toy_loop, wrapped
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -30,9 +30,9 @@ RECIPES: dict[str, Any] = {
 
 
 def losses(recipe: Any, **options: Any) -> list[float]:
-    watcher = Losses()
-    assert toy_loop(recipe, watcher=watcher, **options).fit()
-    return watcher.losses
+    callback = Losses()
+    assert toy_loop(recipe, callback=callback, **options).fit()
+    return callback.losses
 
 
 def parameters(loop: Any) -> dict[str, torch.Tensor]:
@@ -63,22 +63,22 @@ def test_two_runs_are_the_same(name: str) -> None:
 def test_steps_are_the_same_with_a_stop_and_a_start_between_them(name: str, tmp_path: Path) -> None:
     recipe = RECIPES[name].replace(ema=0.9)
     whole, first, second = Losses(), Losses(stop_after=4), Losses()
-    at_once = toy_loop(recipe, watcher=whole)
+    at_once = toy_loop(recipe, callback=whole)
     assert at_once.fit()
-    broken = toy_loop(recipe, watcher=first, folder=tmp_path)
+    broken = toy_loop(recipe, callback=first, folder=tmp_path)
     first.loop = broken  # type: ignore[assignment]
     assert not broken.fit()
     torch.manual_seed(999)  # another process draws other numbers
-    resumed = toy_loop(recipe.replace(seed=0), watcher=second, folder=tmp_path)
+    resumed = toy_loop(recipe.replace(seed=0), callback=second, folder=tmp_path)
     torch.manual_seed(998)
     assert resumed.resume()
     assert resumed.progress.step == 4
     assert resumed.fit()
     assert first.losses + second.losses == whole.losses
     assert equal(parameters(resumed), parameters(at_once))
-    assert resumed.average is not None
-    assert at_once.average is not None
-    assert equal(resumed.average.values, at_once.average.values)
+    assert resumed.ema is not None
+    assert at_once.ema is not None
+    assert equal(resumed.ema.values, at_once.ema.values)
 
 
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole() -> None:
@@ -92,10 +92,10 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole() -> None:
 
 
 def test_a_step_without_a_finite_loss_is_skipped_and_counted() -> None:
-    watcher = Losses()
-    loop = toy_loop(toy(), watcher=watcher, poison=lambda step: step in (2, 3))
+    callback = Losses()
+    loop = toy_loop(toy(), callback=callback, poison=lambda step: step in (2, 3))
     before: list[Any] = []
-    watcher.step = lambda report: before.append((report, parameters(loop)))  # type: ignore[method-assign]
+    callback.on_step = lambda report: before.append((report, parameters(loop)))  # type: ignore[method-assign]
     assert loop.fit()
     assert (loop.progress.skipped, loop.progress.skipped_in_row, loop.progress.step) == (2, 0, 10)
     assert [math.isfinite(report.loss) for report, _ in before] == [True, True, False, False] + [True] * 6
@@ -114,25 +114,25 @@ def test_too_many_skipped_steps_end_the_run_and_leave_the_checkpoint_before_them
 
 def test_gradients_are_clipped_to_the_norm() -> None:
     recipe = toy("finetune", optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_grad=1e-3, warmup_epochs=0, lr=1.0)
-    watcher = Losses()
-    loop = toy_loop(recipe, watcher=watcher)
+    callback = Losses()
+    loop = toy_loop(recipe, callback=callback)
     before = parameters(loop)
     steps: list[dict[str, torch.Tensor]] = []
-    watcher.step = lambda _: steps.append(parameters(loop))  # type: ignore[method-assign]
+    callback.on_step = lambda _: steps.append(parameters(loop))  # type: ignore[method-assign]
     loop.fit()
     moved = torch.stack([(steps[0][n] - before[n]).norm() for n in before]).norm().item()
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_every_step_has_the_rate_of_the_schedule() -> None:
-    watcher, recipe = Losses(), toy(warmup_epochs=1)
-    toy_loop(recipe, watcher=watcher).fit()
-    assert [r.lr for r in watcher.reports] == [learning_rate(recipe, step, 5) for step in range(10)]
+    callback, recipe = Losses(), toy(warmup_epochs=1)
+    toy_loop(recipe, callback=callback).fit()
+    assert [r.lr for r in callback.reports] == [learning_rate(recipe, step, 5) for step in range(10)]
 
 
 def test_the_average_follows_its_decay_and_does_not_linger_on_the_start() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
-    average = Average(model, 0.5)
+    average = AveragedWeights(model, 0.5)
     expected = model.weight.item()
     for step in range(1, 30):
         model.weight.data.fill_(float(step))
@@ -154,8 +154,8 @@ def test_the_averaged_weights_are_evaluated_and_the_own_ones_trained() -> None:
     plain = toy_loop(toy())
     loop.fit()
     plain.fit()
-    assert loop.average is not None
-    assert equal(seen[-1], loop.average.values)
+    assert loop.ema is not None
+    assert equal(seen[-1], loop.ema.values)
     assert equal(parameters(loop), parameters(plain))
 
 
@@ -171,36 +171,36 @@ def test_evaluation_changes_no_step() -> None:
 
 def test_the_best_score_is_exported_and_patience_ends_the_run(tmp_path: Path) -> None:
     scores = iter([0.1, 0.3, 0.2, 0.25, 0.1])
-    watcher = Losses()
+    callback = Losses()
     recipe = toy(epochs=9, patience=2, keep=1)
-    loop = toy_loop(recipe, folder=tmp_path, watcher=watcher, evaluate=lambda *_: {"score": next(scores)})
+    loop = toy_loop(recipe, folder=tmp_path, callback=callback, evaluate=lambda *_: {"score": next(scores)})
     assert loop.fit()
-    assert [(step, better) for step, _, better in watcher.metrics] == [(5, True), (10, True), (15, False), (20, False)]
-    assert (loop.progress.best, loop.progress.best_step, watcher.exports) == (0.3, 10, 2)
+    assert [(step, better) for step, _, better in callback.metrics] == [(5, True), (10, True), (15, False), (20, False)]
+    assert (loop.progress.best, loop.progress.best_step, callback.exports) == (0.3, 10, 2)
     assert Checkpoints(tmp_path, keep=1).steps() == [10, 20], "the best and the last"
 
 
 @pytest.mark.parametrize("metrics", [{"score": math.nan}, {"score": 0.5, "loss": math.nan}, {"score": math.inf}])
 def test_without_a_number_for_a_score_the_last_weights_are_exported(metrics: dict[str, float]) -> None:
     """A model of NaN has a top-1 too: all are of the first class."""
-    watcher = Losses()
-    loop = toy_loop(toy(), watcher=watcher, evaluate=lambda *_: metrics)
+    callback = Losses()
+    loop = toy_loop(toy(), callback=callback, evaluate=lambda *_: metrics)
     loop.fit()
-    assert ([better for *_, better in watcher.metrics], loop.progress.best_step) == ([False, False], 0)
-    assert watcher.exports == 1
-    watcher = Losses()
-    toy_loop(toy(), watcher=watcher).fit()
-    assert watcher.exports == 1
+    assert ([better for *_, better in callback.metrics], loop.progress.best_step) == ([False, False], 0)
+    assert callback.exports == 1
+    callback = Losses()
+    toy_loop(toy(), callback=callback).fit()
+    assert callback.exports == 1
 
 
 def best_steps(*found: tuple[float, float], **changes: Any) -> tuple[list[int], Any, Losses]:
     """The steps after which evaluations of these scores and losses were the best so far, five steps apart."""
-    each, watcher = iter(found), Losses()
+    each, callback = iter(found), Losses()
     recipe = toy(epochs=len(found), **changes)
     evaluate = lambda *_: dict(zip(("score", "loss"), next(each), strict=True))  # noqa: E731
-    loop = toy_loop(recipe, watcher=watcher, evaluate=evaluate)
+    loop = toy_loop(recipe, callback=callback, evaluate=evaluate)
     loop.fit()
-    return [step for step, _, better in watcher.metrics if better], loop.progress, watcher
+    return [step for step, _, better in callback.metrics if better], loop.progress, callback
 
 
 def test_of_equal_scores_the_one_of_the_lower_loss_is_the_best() -> None:
@@ -218,8 +218,8 @@ def test_of_equals_the_later_one_is_the_best_and_no_progress() -> None:
 
 
 def test_who_wants_the_last_weights_gets_them() -> None:
-    steps, progress, watcher = best_steps((0.8, 0.6), (0.9, 0.5), (0.1, 2.0), weights="last")
-    assert (steps, progress.best_step, watcher.exports) == ([5, 10], 10, 1)
+    steps, progress, callback = best_steps((0.8, 0.6), (0.9, 0.5), (0.1, 2.0), weights="last")
+    assert (steps, progress.best_step, callback.exports) == ([5, 10], 10, 1)
 
 
 def test_an_evaluation_that_was_cut_short_is_done_when_the_run_goes_on(tmp_path: Path) -> None:
@@ -228,12 +228,12 @@ def test_an_evaluation_that_was_cut_short_is_done_when_the_run_goes_on(tmp_path:
 
     first = toy_loop(toy(), folder=tmp_path, evaluate=cut)
     assert not first.fit()
-    watcher = Losses()
-    second = toy_loop(toy(), folder=tmp_path, watcher=watcher, evaluate=lambda *_: {"score": 1.0})
+    callback = Losses()
+    second = toy_loop(toy(), folder=tmp_path, callback=callback, evaluate=lambda *_: {"score": 1.0})
     assert second.resume()
     assert second.fit()
-    assert [step for step, *_ in watcher.metrics] == [5, 10]
-    assert [report.step for report in watcher.reports] == [6, 7, 8, 9, 10]
+    assert [step for step, *_ in callback.metrics] == [5, 10]
+    assert [report.step for report in callback.reports] == [6, 7, 8, 9, 10]
 
 
 def test_the_last_checkpoints_stay(tmp_path: Path) -> None:
@@ -253,14 +253,14 @@ def test_what_an_interrupted_write_left_is_no_checkpoint(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path: Path, monkeypatch: Any) -> None:
-    original = module._save
+    original = module._write_rank_file
 
     def full(state: Any, path: Path) -> None:
         if state["progress"]["step"] == 10:
             raise OSError(28, "No space left on device")
         original(state, path)
 
-    monkeypatch.setattr(module, "_save", full)
+    monkeypatch.setattr(module, "_write_rank_file", full)
     with pytest.raises(TrainingStopped, match=r"step-10: No space left on device; the run can resume after step 5"):
         toy_loop(toy(), folder=tmp_path).fit()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-5"]
@@ -283,8 +283,8 @@ def test_frozen_blocks_drop_no_paths_and_keep_their_weights() -> None:
 def test_gradient_checkpointing_changes_no_step() -> None:
     recipe = RECIPES["finetune"]
     plain, saving = Losses(), Losses()
-    toy_loop(recipe, watcher=plain).fit()
-    loop = toy_loop(recipe, watcher=saving)
+    toy_loop(recipe, callback=plain).fit()
+    loop = toy_loop(recipe, callback=saving)
     loop.model.gradient_checkpointing_enable()
     loop.fit()
     assert saving.losses == pytest.approx(plain.losses, abs=1e-6)
@@ -294,18 +294,18 @@ def test_gradient_checkpointing_changes_no_step() -> None:
 @pytest.mark.parametrize("name", ["mae", "finetune"])
 def test_half_precision_stays_near_single(name: str, precision: str) -> None:
     recipe = RECIPES[name]
-    loop = toy_loop(recipe.replace(precision=precision), watcher=(watcher := Losses()))
+    loop = toy_loop(recipe.replace(precision=precision), callback=(callback := Losses()))
     assert loop.fit()
-    assert watcher.losses == pytest.approx(losses(recipe), rel=0.05)
+    assert callback.losses == pytest.approx(losses(recipe), rel=0.05)
     assert all(p.dtype == torch.float32 for p in loop.model.parameters())
 
 
 def test_double_precision_is_double_throughout() -> None:
-    loop = toy_loop(toy(precision="fp64"), watcher=(watcher := Losses()))
+    loop = toy_loop(toy(precision="fp64"), callback=(callback := Losses()))
     loop.fit()
     assert {p.dtype for p in loop.model.parameters()} == {torch.float64}
-    assert watcher.losses != losses(toy())
-    assert watcher.losses == pytest.approx(losses(toy()), abs=1e-4)
+    assert callback.losses != losses(toy())
+    assert callback.losses == pytest.approx(losses(toy()), abs=1e-4)
 
 
 def test_fp16_with_sharded_models_is_refused() -> None:
@@ -343,10 +343,10 @@ def test_a_run_that_is_stopped_before_it_learned_anything_leaves_no_checkpoint(t
     loop.stop.set()
     assert not loop.fit()
     assert Checkpoints(tmp_path, keep=2).steps() == []
-    again = toy_loop(toy(), folder=tmp_path, watcher=(watcher := Losses()))
+    again = toy_loop(toy(), folder=tmp_path, callback=(callback := Losses()))
     assert not again.resume()
     again.fit()
-    assert watcher.losses == losses(toy())
+    assert callback.losses == losses(toy())
 
 
 def test_samples_that_cannot_be_loaded_end_the_run_with_what_is_left_of_it(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ FAILURES: list[tuple[BaseException, str]] = [
 
 @pytest.mark.parametrize(("error", "sentence"), FAILURES, ids=[type(error).__name__ for error, _ in FAILURES])
 def test_what_happens_to_a_run_is_said_in_one_sentence(error: BaseException, sentence: str) -> None:
-    with pytest.raises(TrainingStopped) as caught, clear_errors(lambda: "the rest"):
+    with pytest.raises(TrainingStopped) as caught, explain_failures(lambda: "the rest"):
         raise error
     assert str(caught.value).startswith(sentence)
     assert str(caught.value).endswith("; the rest")
@@ -388,7 +388,7 @@ def test_what_happens_to_a_run_is_said_in_one_sentence(error: BaseException, sen
 
 @pytest.mark.parametrize("error", [RuntimeError("a fault"), TrainingStopped("as it is"), KeyboardInterrupt()])
 def test_what_is_no_fault_of_the_machine_stays_as_it_is(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, clear_errors(lambda: "the rest"):
+    with pytest.raises(type(error)) as caught, explain_failures(lambda: "the rest"):
         raise error
     assert caught.value is error
 
@@ -413,9 +413,9 @@ def test_the_record_of_losses_tells_what_was_changed(name: str, change: str) -> 
 
 def test_in_long_epochs_a_checkpoint_is_written_by_the_clock(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("hierax.train.loop._SAVE_AFTER", 0.0)
-    watcher = Losses()
-    toy_loop(toy(keep=9), folder=tmp_path / "a", watcher=watcher).fit()
+    callback = Losses()
+    toy_loop(toy(keep=9), folder=tmp_path / "a", callback=callback).fit()
     assert Checkpoints(tmp_path / "a", keep=2).steps() == [*range(2, 11)], "the nine last of all ten"
-    assert watcher.losses == losses(toy())
+    assert callback.losses == losses(toy())
     toy_loop(toy(keep=9, checkpoint_every=4), folder=tmp_path / "b").fit()
     assert Checkpoints(tmp_path / "b", keep=2).steps() == [4, 8, 10], "who says when is not asked again"

@@ -12,7 +12,7 @@ from hierax.train import RECIPES, Recipe, recipe
 from hierax.train.modes import MODES
 from hierax.train.pixels import augmentation
 from hierax.train.recipes import source_of
-from hierax.train.settings import FREE, fields
+from hierax.train.settings import RESUMABLE_SETTINGS, fields
 
 SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
 BIG = ("base", "base_plus", "large", "huge")
@@ -255,4 +255,4 @@ def test_what_is_no_setting_of_a_run_is_refused(key: str, instead: str) -> None:
 
 
 def test_settings_that_teach_nothing_are_settings() -> None:
-    assert set(fields()) > FREE
+    assert set(fields()) > RESUMABLE_SETTINGS

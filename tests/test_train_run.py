@@ -181,8 +181,8 @@ def test_the_panel_shows_pictures_from_all_over_the_held_out_set(data: Path) -> 
     from hierax.data.sources import open_dataset
     from hierax.data.view import EvaluationView
     from hierax.processing import IMAGENET
-    from hierax.train.reconstructions import Panel
+    from hierax.train.reconstructions import ReconstructionSheet
 
     record = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
-    shown = Panel(data, EvaluationView(open_dataset(data), record, size=(64, 64)), record).seen
+    shown = ReconstructionSheet(data, EvaluationView(open_dataset(data), record, size=(64, 64)), record).seen
     assert [item.index for item in shown] == [0, 4, 8, 12]

@@ -23,8 +23,8 @@ from hierax.train.distillation import Distillation, divergence, same_classes, si
 from hierax.train.loop import Loop
 from hierax.train.optimizer import optimizer
 from hierax.train.run import RunExists
-from hierax.train.teacher import Answers, Teacher, open_teacher
-from hierax.train.teacher_cache import AnswerCache
+from hierax.train.teacher import Teacher, TeacherOutputs, open_teacher
+from hierax.train.teacher_cache import TeacherCache
 from small import image_config
 from training import held, log, pictures, same, toy, unfinished, weights
 
@@ -63,7 +63,7 @@ def levels() -> tuple[Tensor, Tensor]:
     return torch.full((1, 3, 1, 1), 120.0), torch.full((1, 3, 1, 1), 60.0)
 
 
-def student(teacher: Teacher, *, labelled: bool = True, cache: AnswerCache | None = None, **changes: Any) -> Distillation:  # noqa: E501  # fmt: skip
+def student(teacher: Teacher, *, labelled: bool = True, cache: TeacherCache | None = None, **changes: Any) -> Distillation:  # noqa: E501  # fmt: skip
     torch.manual_seed(0)
     model = hierax.HieraForImageClassification(image_config(num_labels=4))
     recipe = toy("finetune", **changes)
@@ -288,14 +288,14 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.teacher, name)
 
-    def __call__(self, *arguments: Tensor) -> Answers:
+    def __call__(self, *arguments: Tensor) -> TeacherOutputs:
         self.asked += 1
         return self.teacher(*arguments)
 
 
 def test_kept_answers_serve_the_same_pixels_and_no_others(teacher: Teacher, tmp_path: Path) -> None:
     counted: Any = Counting(teacher)
-    cache = AnswerCache(tmp_path / "answers", teacher.digest)
+    cache = TeacherCache(tmp_path / "answers", teacher.digest)
     objective = student(counted, cache=cache, mixup=0.8)
     first = objective.prepared(batch(), CPU, key=(0, 0))
     again = objective.prepared(batch(), CPU, key=(0, 0))
@@ -303,14 +303,14 @@ def test_kept_answers_serve_the_same_pixels_and_no_others(teacher: Teacher, tmp_
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     objective.prepared(batch(), CPU, key=(1, 0))  # mixed otherwise
     objective.prepared(batch(seed=1), CPU, key=(0, 0))  # other pictures
-    student(counted, cache=AnswerCache(tmp_path / "answers", "another"), mixup=0.8).prepared(batch(), CPU, key=(0, 0))
+    student(counted, cache=TeacherCache(tmp_path / "answers", "another"), mixup=0.8).prepared(batch(), CPU, key=(0, 0))
     assert counted.asked == 4
     torch.testing.assert_close(first[2], teacher(first[0], *levels()).logits, atol=2e-3, rtol=2e-3)  # float16
 
 
 def test_kept_answers_that_are_damaged_are_asked_for_again(teacher: Teacher, tmp_path: Path) -> None:
     counted: Any = Counting(teacher)
-    objective = student(counted, cache=AnswerCache(tmp_path / "answers", teacher.digest))
+    objective = student(counted, cache=TeacherCache(tmp_path / "answers", teacher.digest))
     first = objective.prepared(batch(), CPU, key=(0, 0))
     (kept,) = (tmp_path / "answers").rglob("*.safetensors")
     kept.write_bytes(kept.read_bytes()[:100])
@@ -367,7 +367,7 @@ def test_kept_answers_change_nothing_but_their_rounding_and_serve_later_runs(
     first = run(data, tmp_path / "first", teacher=path, teacher_cache=cache, distinct_epochs=1, mixup=0.2)
     kept = sorted(cache.rglob("*.safetensors"))
     assert len(kept) == 3  # the steps of one epoch
-    monkeypatch.setattr(AnswerCache, "put", lambda *_: pytest.fail("the teacher was asked again"))
+    monkeypatch.setattr(TeacherCache, "put", lambda *_: pytest.fail("the teacher was asked again"))
     second = run(data, tmp_path / "second", teacher=path, teacher_cache=cache, distinct_epochs=1, mixup=0.2)
     assert same(weights(first), weights(second))
     assert sorted(cache.rglob("*.safetensors")) == kept

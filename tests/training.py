@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hierax.data.loader import Batch
 from hierax.train import Recipe
-from hierax.train.callback import Watcher
+from hierax.train.callback import Callback
 from hierax.train.checkpoints import Checkpoints
 from hierax.train.loop import Loop
 from hierax.train.objective import Finetuning, HogPretraining, Objective, Pretraining
@@ -92,7 +92,7 @@ def toy_loop(
     steps_per_epoch: int = 5,
     parts: int = 1,
     poison: Callable[[int], bool] = lambda _: False,
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
     evaluate: Any = None,
     **config: Any,
 ) -> Loop:
@@ -110,7 +110,7 @@ def toy_loop(
         made = kind(model, recipe, mean=(120.0, 120.0, 120.0), std=(60.0, 60.0, 60.0))
         return made.double() if recipe.precision == "fp64" else made
 
-    def blank() -> Objective:
+    def make_meta_objective() -> Objective:
         with torch.device("meta"):
             model = maker(shape)
         return objective(model)
@@ -121,17 +121,17 @@ def toy_loop(
         recipe,
         objective(maker(shape)),
         ALONE,
-        blank=blank,
+        make_meta_objective=make_meta_objective,
         loader=loader,
         steps_per_epoch=steps_per_epoch,
         samples=recipe.batch_size * steps_per_epoch,
         checkpoints=None if folder is None else Checkpoints(folder, keep=recipe.keep),
         evaluate=evaluate,
-        watcher=watcher,
+        callback=callback,
     )
 
 
-class Losses(Watcher):
+class Losses(Callback):
     """Keeps the reports of all steps; asks the loop to stop after some step."""
 
     def __init__(self, *, stop_after: int | None = None) -> None:
@@ -144,16 +144,16 @@ class Losses(Watcher):
     def losses(self) -> list[float]:
         return [report.loss for report in self.reports]
 
-    def step(self, report: Any) -> None:
+    def on_step(self, report: Any) -> None:
         self.reports.append(report)
         if report.step == self.stop_after:
             assert self.loop is not None
             self.loop.stop.set()
 
-    def evaluated(self, step: int, metrics: dict[str, float], better: bool, objective: Objective) -> None:
+    def on_evaluation(self, step: int, metrics: dict[str, float], better: bool, objective: Objective) -> None:
         self.metrics.append((step, metrics, better))
 
-    def export(self, model: Any, *, last: bool = False) -> None:
+    def save_model(self, model: Any, *, last: bool = False) -> None:
         self.exports += not last
 
 

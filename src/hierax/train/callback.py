@@ -1,4 +1,4 @@
-"""What the training loop tells of a run while it goes on."""
+"""The events of the training loop, and what receives them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Metrics = dict[str, float]
 """Metrics by name; a higher "score" is better."""
 
 
-class Watcher:
-    """Receives the events of the loop, on the first rank only."""
+class Callback:
+    """Receives the events of the training loop, on rank 0 only. Each method here does nothing."""
 
-    def step(self, report: StepReport) -> None:
-        """A step is done."""
+    def on_step(self, report: StepReport) -> None:
+        """Called after a step."""
 
-    def unreadable(self, found: list[str]) -> None:
-        """These samples could not be read for the first time: name and problem of each."""
+    def on_unreadable(self, found: list[str]) -> None:
+        """Called with the name and problem of each sample that turned out to be unreadable."""
 
-    def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
-        """An evaluation is done, of `objective`."""
+    def on_evaluation(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
+        """Called after an evaluation of `objective`; `better` says whether its weights are the best so far."""
 
-    def stopping(self, seconds: float | None) -> None:
-        """The run was asked to stop, during a step that takes about this many seconds; called by a signal handler."""
+    def on_stop_signal(self, seconds: float | None) -> None:
+        """Called by the signal handler when the run is asked to stop, with the seconds that a step takes, if known."""
 
-    def export(self, model: Pretrained, *, last: bool = False) -> None:
-        """These weights are the best so far, or the last if there are no best; with `last`, the last ones besides the
-        best.
+    def save_model(self, model: Pretrained, *, last: bool = False) -> None:
+        """Called with weights to save: the best so far, or the last ones if none are the best. With `last`, these are
+        the last weights, to be saved beside the best.
         """

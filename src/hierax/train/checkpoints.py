@@ -40,11 +40,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def taken(folder: Path) -> Iterator[None]:
-    """A folder for this process alone, until it leaves or dies; where the file system knows locks.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Locks a run's folder for this process, if the file system has locks. The lock ends with the process.
 
     Raises:
-        FolderTaken: another process has it.
+        FolderTaken: another process has locked it.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -109,10 +109,10 @@ class Checkpoints:
         """
         part = self.folder / f".part-{step}"
         try:
-            world.run_on_main(lambda: _emptied(part))
+            world.run_on_main(lambda: _make_empty_folder(part))
             sharded.write(shared, part / _SHARED, alone=world.size == 1)
-            world.run_on_all_ranks(lambda: _save(dict(own), part / f"rank-{world.rank}.pt"))
-            world.run_on_main(lambda: _sync(part))
+            world.run_on_all_ranks(lambda: _write_rank_file(dict(own), part / f"rank-{world.rank}.pt"))
+            world.run_on_main(lambda: _sync_files(part))
             digests = world.run_on_all_ranks(lambda: _digests(part, world))
             everyone = {name: value for found in world.all_gather(digests) for name, value in found.items()}
             world.run_on_main(lambda: self._commit(part, step, best, everyone))
@@ -164,10 +164,10 @@ class Checkpoints:
         world.run_on_all_ranks(lambda: _check_finite(path, shared))
         ranks = len(list(path.glob("rank-*.pt")))
         own = path / f"rank-{world.rank if world.rank < ranks else 0}.pt"
-        return world.run_on_all_ranks(lambda: _plain(own)), ranks == world.size
+        return world.run_on_all_ranks(lambda: _read_rank_file(own)), ranks == world.size
 
 
-def _save(own: dict[str, Any], path: Path) -> None:
+def _write_rank_file(own: dict[str, Any], path: Path) -> None:
     """Writes what a rank keeps for itself; by Python, whose errors say why."""
     content = io.BytesIO()
     torch.save(own, content)
@@ -175,7 +175,7 @@ def _save(own: dict[str, Any], path: Path) -> None:
         file.write(content.getbuffer())
 
 
-def _plain(path: Path) -> dict[str, Any]:
+def _read_rank_file(path: Path) -> dict[str, Any]:
     """What a rank saved for itself: tensors and plain values."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -197,19 +197,19 @@ def _check_finite(path: Path, shared: Mapping[str, Any]) -> None:
             )
 
 
-def _emptied(folder: Path) -> None:
+def _make_empty_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
-def _files(folder: Path, world: World) -> list[Path]:
+def _own_files(folder: Path, world: World) -> list[Path]:
     """This rank's share of the files of a checkpoint; as all ranks list them alike, it is another for each."""
     return sorted(path for path in folder.rglob("*") if path.is_file())[world.rank :: world.size]
 
 
 def _digests(folder: Path, world: World) -> dict[str, str]:
     """Digests of this rank's share of the files, by path in the folder."""
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder, world)}
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in _own_files(folder, world)}
 
 
 def _digest(path: Path) -> str:
@@ -254,7 +254,7 @@ def _check(path: Path, world: World) -> None:
             raise DamagedCheckpoint(str(error)) from None
 
 
-def _sync(folder: Path) -> None:
+def _sync_files(folder: Path) -> None:
     """Has everything below a folder on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():

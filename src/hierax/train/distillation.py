@@ -16,10 +16,10 @@ from hierax.model.pretrained import Pretrained
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification, HieraModel
 from hierax.train.objective import Finetuning
 from hierax.train.parallel import World
-from hierax.train.predictions import batches, check_stop, never, unreadable
+from hierax.train.predictions import batches, check_stop, never_stop, unreadable
 from hierax.train.settings import Recipe
-from hierax.train.teacher import Answers, Teacher
-from hierax.train.teacher_cache import AnswerCache
+from hierax.train.teacher import Teacher, TeacherOutputs
+from hierax.train.teacher_cache import TeacherCache
 
 _HEAD, _PROJECTION = "teacher_head", "teacher_projection"
 
@@ -34,12 +34,12 @@ class Distillation(Finetuning):
     Args:
         labeled: whether to learn from labels.
         own_head: whether the model has the teacher's classes.
-        cache: where the teacher's answers are kept.
+        cache: keeps the teacher's outputs on disk.
     """
 
     def __init__(
         self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float], teacher: Teacher,
-        labelled: bool, own_head: bool, cache: AnswerCache | None = None, class_weights: Tensor | None = None,
+        labelled: bool, own_head: bool, cache: TeacherCache | None = None, class_weights: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__(model, recipe, mean=mean, std=std, class_weights=class_weights)
         assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
@@ -72,13 +72,15 @@ class Distillation(Finetuning):
         pixels, targets = super().prepared(batch, device, key=key)
         recipe = self.recipe
         mixed = (recipe.seed, *key, recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else ()
-        answers = self.answers(batch.pixels, pixels, *mixed)
+        outputs = self.teacher_outputs(batch.pixels, pixels, *mixed)
         empty = pixels.new_zeros(len(pixels), 0)
-        given = [empty if t is None else t for t in (answers.logits, answers.features)]
+        given = [empty if t is None else t for t in (outputs.logits, outputs.features)]
         return pixels, targets, *given
 
-    def answers(self, loaded: Tensor, pixels: Tensor, *mixed: object) -> Answers:
-        """The teacher's answers on `pixels`, kept under a key of the `loaded` batch and of how it was `mixed`."""
+    def teacher_outputs(self, loaded: Tensor, pixels: Tensor, *mixed: object) -> TeacherOutputs:
+        """The teacher's outputs for `pixels`, from the cache if it has them. Their key is of the `loaded` batch and of
+        how it was `mixed`.
+        """
         if self.cache is None:
             return self.teacher(pixels, self.mean, self.std)
         key = self.cache.key(loaded, *mixed)
@@ -86,24 +88,26 @@ class Distillation(Finetuning):
         found = self.cache.get(key, pixels.device, shapes=[(len(pixels), size) for size in sizes])
         return found or self.cache.put(key, self.teacher(pixels, self.mean, self.std))
 
-    def forward(self, pixels: Tensor, targets: Tensor, *answers: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, targets: Tensor, *teacher_outputs: Tensor) -> Tensor:
         """The weighted sum of the losses on labels and on the teacher's logits and features, in float32 (float64 for
         float64).
         """
-        logits, features = answers
+        logits, features = teacher_outputs
         model, recipe = self.model, self.recipe
         assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
         pooled = model.pooled(pixels)
         dropped = model.dropout(pooled)
-        own = model.head(dropped) if self.has_head else None
+        head_logits = model.head(dropped) if self.has_head else None
         loss = pooled.new_zeros((), dtype=torch.promote_types(pooled.dtype, torch.float32))
         if self.labelled:
-            assert own is not None
-            loss = loss + recipe.label_weight * self.classification(own, targets)
+            assert head_logits is not None
+            loss = loss + recipe.label_weight * self.classification(head_logits, targets)
         if self.taught[0]:
-            said = own if self.own_head else model.get_submodule(_HEAD)(dropped)
-            assert said is not None
-            loss = loss + recipe.teacher_logits * divergence(said, logits, temperature=recipe.teacher_temperature)
+            student_logits = head_logits if self.own_head else model.get_submodule(_HEAD)(dropped)
+            assert student_logits is not None
+            loss = loss + recipe.teacher_logits * divergence(
+                student_logits, logits, temperature=recipe.teacher_temperature
+            )
         if self.taught[1]:
             projected = model.get_submodule(_PROJECTION)(pooled)
             loss = loss + recipe.teacher_features * (1 - similarity(projected, self.standardised(features))).mean()
@@ -129,9 +133,9 @@ def divergence(student: Tensor, teacher: Tensor, *, temperature: float) -> Tenso
     gradients keep their size; mean over the batch (Hinton et al., arXiv 1503.02531).
     """
     kind = torch.promote_types(student.dtype, torch.float32)
-    said = (student.to(kind) / temperature).log_softmax(-1)
-    wanted = (teacher.to(kind) / temperature).log_softmax(-1)
-    return F.kl_div(said, wanted, reduction="batchmean", log_target=True) * temperature**2
+    student_log_probs = (student.to(kind) / temperature).log_softmax(-1)
+    teacher_log_probs = (teacher.to(kind) / temperature).log_softmax(-1)
+    return F.kl_div(student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True) * temperature**2
 
 
 def similarity(student: Tensor, teacher: Tensor) -> Tensor:
@@ -150,7 +154,7 @@ def same_classes(config: HieraConfig, teacher: Teacher) -> bool:
 @torch.no_grad()
 def agreement(
     objective: Distillation, view: EvaluationView, world: World, *, batch: int = 32, workers: int = 0,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = never_stop,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:  # fmt: skip
     """The agreement of student and teacher on a dataset without labels, and the unreadable samples.
 
@@ -165,13 +169,13 @@ def agreement(
     bad: list[tuple[str, str]] = []
     sums = torch.zeros(5, dtype=torch.float64)
 
-    def own() -> None:
+    def measure() -> None:
         for part in batches(view, world, batch, workers, stop):
             bad.extend(unreadable(part))
             if isinstance(part, Batch):
                 sums.add_(_measured(objective, part))
 
-    world.run_on_all_ranks(own)
+    world.run_on_all_ranks(measure)
     check_stop(world, stop)
     loss, first, five, cosine, count = world.all_reduce_sum(*sums.tolist())
     problems = [entry for entries in world.all_gather(bad) for entry in entries]
@@ -192,20 +196,20 @@ def _measured(objective: Distillation, part: Batch) -> Tensor:
     model, device = objective.model, objective.model.device
     assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
     pixels = objective.normalised(part.pixels.to(device))
-    answers = objective.answers(part.pixels, pixels)
+    outputs = objective.teacher_outputs(part.pixels, pixels)
     pooled = model.pooled(pixels)
     count, sums = len(part), torch.zeros(5, dtype=torch.float64)
     sums[4] = count
-    if objective.taught[0] and answers.logits is not None:
-        said = model.head(pooled) if objective.own_head else model.get_submodule(_HEAD)(pooled)
+    if objective.taught[0] and outputs.logits is not None:
+        student_logits = model.head(pooled) if objective.own_head else model.get_submodule(_HEAD)(pooled)
         weight, temperature = objective.recipe.teacher_logits, objective.recipe.teacher_temperature
-        sums[0] += weight * divergence(said, answers.logits, temperature=temperature).item() * count
-        best = answers.logits.argmax(1, keepdim=True)
-        hits = said.topk(min(5, said.shape[1])).indices == best
+        sums[0] += weight * divergence(student_logits, outputs.logits, temperature=temperature).item() * count
+        best = outputs.logits.argmax(1, keepdim=True)
+        hits = student_logits.topk(min(5, student_logits.shape[1])).indices == best
         sums[1] += hits[:, 0].sum().item()
         sums[2] += hits.any(1).sum().item()
-    if objective.taught[1] and answers.features is not None:
-        cosines = similarity(model.get_submodule(_PROJECTION)(pooled), objective.standardised(answers.features))
+    if objective.taught[1] and outputs.features is not None:
+        cosines = similarity(model.get_submodule(_PROJECTION)(pooled), objective.standardised(outputs.features))
         sums[0] += objective.recipe.teacher_features * (1 - cosines).sum().item()
         sums[3] += cosines.sum().item()
     return sums

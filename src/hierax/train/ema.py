@@ -1,4 +1,4 @@
-"""The exponential average of a model's weights."""
+"""The exponential moving average (EMA) of a model's weights."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
-    """An exponential average of a model's parameters, in their precision and divided among ranks like them.
+class AveragedWeights:
+    """The exponential moving average of a model's parameters, in their precision and sharded like them.
 
-    It starts from the first weights. The decay after `n` steps is at most (1 + n) / (10 + n), so that the first weights
-    lose their influence in short runs, too.
+    It starts from the initial weights. After `n` steps the decay is at most (1 + n) / (10 + n), so that the initial
+    weights soon count little, in short runs too.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -19,7 +19,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Adds the parameters after `step` steps to the average."""
+        """Adds the parameters after `step` steps to the average; frozen ones do not change."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:

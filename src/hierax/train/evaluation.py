@@ -28,7 +28,7 @@ from hierax.train.pixels import convention, levels, statistics
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
 from hierax.train.probe import extract, probe
-from hierax.train.progress import clear_errors
+from hierax.train.progress import explain_failures
 from hierax.train.settings import Recipe
 from hierax.train.summary import class_counts
 
@@ -141,7 +141,7 @@ def evaluate(
         inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
         told = FIRST_ONLY.told(gather=world.all_gather, here=world.is_main)
-        with clear_errors(lambda: "nothing was written"), told:
+        with explain_failures(lambda: "nothing was written"), told:
             found = predict(classifier, inputs, world, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics(), note)
 
@@ -191,7 +191,7 @@ def probe_features(
     with open_world(device) as world:
         features = features.to(world.device).eval()
         sides = []
-        with clear_errors(lambda: "nothing was written"), FIRST_ONLY.told(here=world.is_main):
+        with explain_failures(lambda: "nothing was written"), FIRST_ONLY.told(here=world.is_main):
             for dataset in (fit, held):
                 inputs = _inputs(dataset, features, max_pixels=max_pixels)
                 processes = _workers(dataset) if workers is None else workers

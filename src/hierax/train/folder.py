@@ -12,7 +12,7 @@ from hierax.atomic import PARTS
 from hierax.data.sources import split_folders
 from hierax.locking import LOCK
 from hierax.train.description import DESCRIPTION, DamagedRun, read_description
-from hierax.train.settings import FREE, Recipe
+from hierax.train.settings import RESUMABLE_SETTINGS, Recipe
 
 _ELSEWHERE = "choose another folder with -o (--overwrite would replace the run)"
 
@@ -63,7 +63,9 @@ def check_settings(run: Path, before: Mapping[str, Any], settings: Mapping[str, 
     }  # with settings that are newer than the run
     then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (first, settings))
     others = [
-        f"{key} was {then.get(key)!r}, now {now[key]!r}" for key in sorted(set(now) - FREE) if then.get(key) != now[key]
+        f"{key} was {then.get(key)!r}, now {now[key]!r}"
+        for key in sorted(set(now) - RESUMABLE_SETTINGS)
+        if then.get(key) != now[key]
     ]
     if others:
         kind = "a finished run" if before.get("finished") else "a run"

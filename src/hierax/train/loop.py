@@ -30,14 +30,14 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from hierax.data.loader import Batch, TrainingLoader
 from hierax.model.pretrained import Pretrained
 from hierax.stopping import StopSignal
-from hierax.train.callback import Metrics, Watcher
+from hierax.train.callback import Callback, Metrics
 from hierax.train.checkpoints import Checkpoints, DamagedCheckpoint, rng_state, set_rng_state
-from hierax.train.ema import Average
+from hierax.train.ema import AveragedWeights
 from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
 from hierax.train.optimizer import learning_rate, optimizer, set_lr
 from hierax.train.parallel import World, full_tensor
-from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, clear_errors, progress_of
+from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, explain_failures, progress_of
 from hierax.train.settings import Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,13 +48,14 @@ class Loop:
     """The state of a run in memory.
 
     Args:
-        blank: makes a second objective, with a model on the meta device. The weights for evaluation and export are
-            loaded into it, so that sharded ranks and compiled steps are not affected.
+        make_meta_objective: makes a second objective, with a model on the meta device. The weights for evaluation and
+            export are loaded into it, so that sharding and compilation do not concern it.
         loader: makes the loader for all steps from a given step on.
         samples: size of the dataset.
-        checkpoints: where checkpoints are saved; None saves nothing.
-        evaluate: called on all ranks with an objective and a function that tells whether to stop; returns metrics, of
+        checkpoints: the folder of checkpoints; None saves none.
+        evaluate: called on all ranks with an objective and a function that says whether to stop; returns metrics, of
             which a higher "score" is better, or raises `Interrupted`.
+        callback: receives the events of the loop; None ignores them.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class Loop:
         objective: Objective,
         world: World,
         *,
-        blank: Callable[[], Objective],
+        make_meta_objective: Callable[[], Objective],
         loader: Callable[[int], TrainingLoader],
         steps_per_epoch: int,
         samples: int,
         checkpoints: Checkpoints | None,
         evaluate: Callable[[Objective, Callable[[], bool]], Metrics] | None = None,
-        watcher: Watcher | None = None,
+        callback: Callback | None = None,
     ) -> None:
         if recipe.precision == "fp16" and world.is_sharded:
             raise ValueError("precision is 'fp16', whose scaling does not go with fsdp; allowed with it: bf16, fp32")
@@ -80,13 +81,14 @@ class Loop:
                 f"compile=true with precision={recipe.precision}: PyTorch cannot compile pretraining so for a CPU; "
                 "expected compile=false or precision=fp32"
             )
-        self.recipe, self.objective, self.world, self.blank = recipe, objective, world, blank
+        self.recipe, self.objective, self.world = recipe, objective, world
+        self.make_meta_objective = make_meta_objective
         self.loader, self.steps_per_epoch, self.samples = loader, steps_per_epoch, samples
-        self.checkpoints, self.evaluate, self.watcher = checkpoints, evaluate, watcher or Watcher()
+        self.checkpoints, self.evaluate, self.callback = checkpoints, evaluate, callback or Callback()
         self.model: Pretrained = objective.model
         self.wrapped = world.wrap(objective, compile=recipe.compile)
         self.optimizer = optimizer(self.model, recipe)
-        self.average = Average(self.model, recipe.ema) if recipe.ema else None
+        self.ema = AveragedWeights(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
         self._distinct = (recipe.distinct_epochs or recipe.epochs) * steps_per_epoch  # steps that are mixed otherwise
         self.progress, self.stop = Progress(), StopSignal(self._stopping)
@@ -109,7 +111,7 @@ class Loop:
                 disk, memory, workers or other ranks.
         """
         self._counted = time.monotonic()
-        with self.stop.listening(), clear_errors(self._kept):
+        with self.stop.listening(), explain_failures(self._kept):
             finished = self._run()
             if finished:
                 self._finish()
@@ -118,7 +120,7 @@ class Loop:
 
     def _stopping(self) -> None:
         if self.world.is_main:
-            self.watcher.stopping(self._step_seconds)
+            self.callback.on_stop_signal(self._step_seconds)
 
     def _count_seconds(self) -> None:
         now = time.monotonic()
@@ -151,7 +153,7 @@ class Loop:
             report = self._step(parts, started, loader.waited - waited)
             self._step_seconds = report.seconds
             if self.world.is_main:
-                self.watcher.step(report)
+                self.callback.on_step(report)
             if not self._after_step():
                 return False
             if self._patience_is_over():
@@ -213,8 +215,8 @@ class Loop:
         if finite:
             self.scaler.step(self.optimizer)
             progress.skipped_in_row = 0
-            if self.average is not None:
-                self.average.update(self.model, progress.step)
+            if self.ema is not None:
+                self.ema.update(self.model, progress.step)
         else:
             progress.skipped += 1
             progress.skipped_in_row += 1
@@ -231,7 +233,7 @@ class Loop:
         new = {index: text for index, text in everyone.items() if index not in bad}
         bad.update(new)
         if new and self.world.is_main:
-            self.watcher.unreadable(list(new.values()))
+            self.callback.on_unreadable(list(new.values()))
         if len(bad) > self.recipe.max_bad * self.samples:
             raise TrainingStopped(
                 f"{len(bad)} of {self.samples} samples could not be read, more than max_bad={self.recipe.max_bad:g} "
@@ -282,25 +284,25 @@ class Loop:
         ]  # other processors round differently, but all ranks must decide alike
         better = progress.evaluate(metrics)
         if better and self.recipe.weights == "best":
-            self.world.run_on_main(lambda: self.watcher.export(objective.exported()))
-        self.world.run_on_main(lambda: self.watcher.evaluated(progress.step, metrics, better, objective))
+            self.world.run_on_main(lambda: self.callback.save_model(objective.exported()))
+        self.world.run_on_main(lambda: self.callback.on_evaluation(progress.step, metrics, better, objective))
         return True
 
     def _plain(self) -> Objective:
         """A separate objective in eval mode, with the averaged weights if these are kept. All ranks must call this."""
-        objective = self.blank()
+        objective = self.make_meta_objective()
         objective.model.load_state_dict(self.weights(), assign=True)
         return objective.to(self.world.device).eval()
 
     def weights(self) -> dict[str, Tensor]:
         """The full weights for evaluation. All ranks must call this."""
-        averaged = self.average.values if self.average is not None else {}
+        averaged = self.ema.values if self.ema is not None else {}
         return {name: full_tensor(tensor) for name, tensor in {**self.model.state_dict(), **averaged}.items()}
 
     def _finish(self) -> None:
         best = self.recipe.weights == "best" and self.progress.best_step > 0
         objective = self._plain()  # the last weights; they are the result if there is no validation
-        self.world.run_on_main(lambda: self.watcher.export(objective.exported(), last=best))
+        self.world.run_on_main(lambda: self.callback.save_model(objective.exported(), last=best))
         self.save()
 
     def _shared(self) -> dict[str, Any]:
@@ -309,8 +311,8 @@ class Loop:
             "model": self.model.state_dict(),
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
         }
-        if self.average is not None:
-            state["average"] = self.average.values
+        if self.ema is not None:
+            state["average"] = self.ema.values
         return state
 
     def save(self) -> None:
@@ -331,7 +333,7 @@ class Loop:
         Raises:
             TrainingStopped: no checkpoint can be read.
         """
-        with clear_errors(lambda: "the checkpoints are untouched"):
+        with explain_failures(lambda: "the checkpoints are untouched"):
             step = self._whole_checkpoint()
             if self.checkpoints is None or step is None:
                 return False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hierax.train.predictions import Inputs, Predictions
     from hierax.train.prepare import Prepared
     from hierax.train.settings import Recipe
-    from hierax.train.teacher_cache import AnswerCache
+    from hierax.train.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class Mode:
     start: str
     recipes: Mapping[str, str]
     epochs: Mapping[str, Epochs]
-    objective: Callable[[Recipe, Prepared, Pretrained, Dataset, AnswerCache | None], Objective]
+    objective: Callable[[Recipe, Prepared, Pretrained, Dataset, TeacherCache | None], Objective]
     evaluate: Callable[..., Evaluated]
 
 
 def _pretraining(
-    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: AnswerCache | None
+    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
 ) -> Objective:
     from hierax.train.objective import HogPretraining, Pretraining
 
@@ -84,7 +84,7 @@ def _pretraining(
 
 
 def _finetuning(
-    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: AnswerCache | None
+    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
 ) -> Objective:
     from hierax.train.distillation import Distillation, same_classes
     from hierax.train.objective import Finetuning, balanced

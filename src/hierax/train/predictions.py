@@ -104,8 +104,8 @@ class Runnable(Protocol):
         ...
 
 
-def never() -> bool:
-    """False: never stop an evaluation."""
+def never_stop() -> bool:
+    """The default of `stop`: always False."""
     return False
 
 
@@ -126,7 +126,7 @@ def predict(
     *,
     batch: int = 32,
     workers: int = 0,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = never_stop,
 ) -> Predictions:
     """The classifier's logits of all samples, gathered on every rank.
 
@@ -184,7 +184,7 @@ def masked_loss(
     *,
     batch: int = 32,
     workers: int = 0,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = never_stop,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
     """The loss of masked image modeling over a dataset, and names and problems of the unreadable samples. Each sample
     has its own mask, which is always the same.
@@ -236,7 +236,7 @@ def unreadable(part: Any) -> list[tuple[str, str]]:
 
 def check_stop(world: World, stop: Callable[[], bool]) -> None:
     """Raises `Interrupted` on all ranks if `stop` returns True on one of them."""
-    if stop is not never and world.all_reduce_sum(float(stop()))[0]:
+    if stop is not never_stop and world.all_reduce_sum(float(stop()))[0]:
         raise Interrupted
 
 

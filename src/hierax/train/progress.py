@@ -116,31 +116,31 @@ class StepReport:
 
 
 @contextlib.contextmanager
-def clear_errors(kept: Callable[[], str]) -> Iterator[None]:
-    """Turns errors of disks, workers, other ranks and full devices into `TrainingStopped` with one sentence.
+def explain_failures(recovery_note: Callable[[], str]) -> Iterator[None]:
+    """Turns errors of disks, workers, other ranks and full memory into a `TrainingStopped` of one sentence.
 
-    `kept` returns the sentence on what the run can resume from.
+    `recovery_note` returns the words on what the run can resume from.
 
     Raises:
         TrainingStopped: such an error occurred; the message has the reason.
     """
     try:
         yield
-    except CheckpointException as error:  # no Exception to Python; those of the ranks are inside
+    except CheckpointException as error:  # not an `Exception`; it holds those of the ranks
         first = next(iter(error.failures.values()))[0]
         reason = _reason(str(first)) or f"the checkpoint cannot be written or read: {_system_reason(first) or first}"
-        raise TrainingStopped(f"{reason}; {kept()}") from error
+        raise TrainingStopped(f"{reason}; {recovery_note()}") from error
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingStopped(f"{_FULL}; {kept()}") from error
+        raise TrainingStopped(f"{_FULL}; {recovery_note()}") from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise TrainingStopped(f"{where}{error.strerror or error}; {kept()}") from error
+        raise TrainingStopped(f"{where}{error.strerror or error}; {recovery_note()}") from error
     except RuntimeError as error:
         found = _uncompiled(error) or lost_rank(error) or _system_reason(error) or _reason(str(error))
         reason = None if isinstance(error, TrainingStopped) else found
         if reason is None:
             raise
-        raise TrainingStopped(f"{reason}; {kept()}") from error
+        raise TrainingStopped(f"{reason}; {recovery_note()}") from error
 
 
 def _uncompiled(error: RuntimeError) -> str | None:

@@ -20,34 +20,34 @@ from hierax.viz.maps import to_picture
 from hierax.viz.reconstruction import draw_units, reconstruct_pixels, statistics_note
 from hierax.viz.sheets import Tile, sheet
 
-PICTURES = 4
+IMAGES = 4
 _TRIED = 64  # in case some of these cannot be read
 
 
 def is_due(epoch: int, epochs: int) -> bool:
-    """Whether a panel is drawn after an epoch: often at first, then ten times along the run, and at its end."""
+    """Whether reconstructions are drawn after an epoch: often at first, then ten times in the run, and at its end."""
     return epoch & (epoch - 1) == 0 or epoch % max(epochs // 10, 1) == 0 or epoch == epochs
 
 
-class Panel:
+class ReconstructionSheet:
     """Draws `reconstructions/step-N.png` in a run's folder: the image, what is visible, the reconstruction."""
 
     def __init__(self, folder: Path, view: EvaluationView, record: Preprocessing) -> None:
         self.folder, self.record = folder / "reconstructions", record
         self.seen: list[Seen] = []
         count = len(view.dataset)
-        spread = [count * number // PICTURES for number in range(PICTURES)]  # neighbors are of one class
+        spread = [count * number // IMAGES for number in range(IMAGES)]  # neighbors are of one class
         for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
             item = view[index]
             if isinstance(item, Seen):
                 self.seen.append(item)
-            if len(self.seen) == PICTURES:
+            if len(self.seen) == IMAGES:
                 break
         self.names = drawable_names([Path(item.name).name for item in self.seen])
 
     @torch.no_grad()
     def draw(self, objective: Objective, step: int) -> Path | None:
-        """The panel of a model in eval mode; None if no image can be read."""
+        """Draws the sheet for a model in eval mode; None if no image can be read."""
         if not self.seen:
             return None
         device, config = objective.model.device, objective.config

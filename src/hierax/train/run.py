@@ -21,7 +21,7 @@ from hierax.data.view import EvaluationView, TrainingView
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.batches import accumulation, fitted_batch
 from hierax.train.callback import Metrics
-from hierax.train.checkpoints import Checkpoints, taken, write_json
+from hierax.train.checkpoints import Checkpoints, locked_folder, write_json
 from hierax.train.choice import Choice
 from hierax.train.description import DESCRIPTION
 from hierax.train.folder import (
@@ -40,12 +40,12 @@ from hierax.train.pixels import augmentation
 from hierax.train.predictions import Inputs
 from hierax.train.prepare import Prepared, prepare
 from hierax.train.progress import memory_errors
-from hierax.train.reconstructions import Panel
+from hierax.train.reconstructions import ReconstructionSheet
 from hierax.train.request import AUTO, Request, Setting, already_finished, decided, opened
-from hierax.train.run_folder import Witness
+from hierax.train.run_folder import RunRecorder
 from hierax.train.settings import Recipe
 from hierax.train.summary import about_classes, class_counts, plan, remarks
-from hierax.train.teacher_cache import AnswerCache
+from hierax.train.teacher_cache import TeacherCache
 
 
 def pretrain(
@@ -65,8 +65,8 @@ def pretrain(
     """Trains a masked autoencoder on `data` and returns the folder `out`, whose `model/` can be loaded.
 
     Called again with the same arguments, an interrupted run resumes where it stopped. Only the number of ranks and
-    settings that do not change what is learned (`hierax.train.settings.FREE`) may differ. A finished run is left
-    unchanged.
+    settings that do not change what is learned (`hierax.train.settings.RESUMABLE_SETTINGS`) may differ. A finished run
+    is left unchanged.
 
     Args:
         data: what `hierax.data.open_dataset` takes; labels are not used.
@@ -188,7 +188,7 @@ class _Share:
     ) -> None:
         self.folder, self.settings, self.recipe, self.world = folder, settings, recipe, world
         self.overwrite, self.quiet = overwrite, quiet or not world.is_main
-        self.cache: AnswerCache | None = None
+        self.cache: TeacherCache | None = None
 
     def train(self, given: Request, data: tuple[Dataset, Dataset | None], chosen: Choice) -> None:
         """Prepares the run, takes its folder, and runs."""
@@ -197,10 +197,10 @@ class _Share:
             setup = world.run_on_all_ranks(lambda: self._setup(given, data, chosen.source))
         recipe, made, train, held = setup.recipe, setup.made, setup.train, setup.held
         if made.teacher is not None and given.teacher_cache is not None:
-            self.cache = AnswerCache(given.teacher_cache, made.teacher.digest)
+            self.cache = TeacherCache(given.teacher_cache, made.teacher.digest)
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
-        watcher = Witness(self.folder, made.record, held=held, quiet=self.quiet)
-        loop = self._loop(setup, order, watcher)
+        callback = RunRecorder(self.folder, made.record, held=held, quiet=self.quiet)
+        loop = self._loop(setup, order, callback)
         torch.manual_seed(recipe.seed + world.rank)  # drop path and dropout differ between ranks
         facts = {"samples": len(train), "held_out": len(held or ()), "batch": recipe.batch_size}
         self.settings["classes"] = class_counts(train)
@@ -214,17 +214,17 @@ class _Share:
 
     def _run(self, loop: Loop, setup: _Setup, order: Order, lines: list[str | None]) -> None:
         """Resumes, and runs to the end or to a signal."""
-        world, watcher = self.world, loop.watcher
-        assert isinstance(watcher, Witness)
+        world, callback = self.world, loop.callback
+        assert isinstance(callback, RunRecorder)
         resumed = loop.resume()
 
         def start() -> None:
             if _shows_reconstructions(setup):
-                watcher.panel = Panel(self.folder, _validation_view(setup), setup.made.record)
-            watcher.start(loop, order.steps)
+                callback.reconstructions = ReconstructionSheet(self.folder, _validation_view(setup), setup.made.record)
+            callback.start(loop, order.steps)
             progress = [*loop.damaged, f"resumed after step {loop.progress.step}" if resumed else None]
             for line in filter(None, [*lines, *progress]):
-                watcher.log.say(line)
+                callback.log.say(line)
 
         try:
             world.run_on_main(start)
@@ -233,11 +233,11 @@ class _Share:
             for found in world.all_gather(FIRST_ONLY.take()):  # each rank has read its own share
                 FIRST_ONLY.merge(found)
             for line in FIRST_ONLY.lines():
-                watcher.log.say(line)
+                callback.log.say(line)
             if world.is_main:
-                watcher.end(loop.progress, loop.total_steps, finished=finished)
+                callback.end(loop.progress, loop.total_steps, finished=finished)
         finally:
-            watcher.log.close()
+            callback.log.close()
 
     def _setup(self, given: Request, data: tuple[Dataset, Dataset | None], source: Setting | None) -> _Setup:
         """Training and validation set, the recipe for so many samples and ranks, and the model."""
@@ -266,7 +266,7 @@ class _Share:
     def _begin(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> None:
         """Makes the run's folder, or finds that its data are those it was started with; keeps others out of it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock.enter_context(taken(self.folder))
+        lock.enter_context(locked_folder(self.folder))
         description = self.folder / DESCRIPTION
         if self.overwrite and description.exists():
             empty(self.folder)
@@ -286,7 +286,7 @@ class _Share:
         }  # fmt: skip
         write_json(description, {**self.settings, "facts": facts, "environment": environment})
 
-    def _loop(self, setup: _Setup, order: Order, watcher: Witness) -> Loop:
+    def _loop(self, setup: _Setup, order: Order, callback: RunRecorder) -> Loop:
         world, recipe, made, model = self.world, setup.recipe, setup.made, setup.made.model
         objective_of = mode_of(recipe).objective
         parts = accumulation(recipe, world.size)
@@ -312,26 +312,26 @@ class _Share:
             recipe,
             objective().to(world.device),
             world,
-            blank=lambda: objective(empty=True),
+            make_meta_objective=lambda: objective(empty=True),
             loader=loader,
             steps_per_epoch=order.steps,
             samples=len(setup.train),
             checkpoints=Checkpoints(self.folder, keep=recipe.keep),
-            evaluate=None if setup.held is None else self._evaluator(setup, workers, watcher),
-            watcher=watcher,
+            evaluate=None if setup.held is None else self._evaluator(setup, workers, callback),
+            callback=callback,
         )
 
     def _evaluator(
-        self, setup: _Setup, workers: int, watcher: Witness
+        self, setup: _Setup, workers: int, callback: RunRecorder
     ) -> Callable[[Objective, Callable[[], bool]], Metrics]:
         inputs = Inputs(_validation_view(setup), setup.made.mean, setup.made.std)
         batch, score = min(setup.recipe.device_batch_size or 64, 64), mode_of(setup.recipe).evaluate
 
         def evaluate(objective: Objective, stop: Callable[[], bool]) -> Metrics:
             found = score(objective, inputs, self.world, batch=batch, workers=workers, stop=stop)
-            watcher.predictions = found.predictions or watcher.predictions
+            callback.predictions = found.predictions or callback.predictions
             if found.bad and self.world.is_main:
-                watcher.unreadable([f"{name}: {problem}" for name, problem in found.bad])
+                callback.on_unreadable([f"{name}: {problem}" for name, problem in found.bad])
             return {**found.metrics, "unreadable": float(len(found.bad))} if found.bad else found.metrics
 
         return evaluate

@@ -10,7 +10,7 @@ import torch
 from hierax.data.dataset import Dataset
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
-from hierax.train.callback import Metrics, Watcher
+from hierax.train.callback import Callback, Metrics
 from hierax.train.checkpoints import write_json, write_text
 from hierax.train.description import DESCRIPTION, read_description
 from hierax.train.log import RunLog, about, finite, summary
@@ -19,60 +19,60 @@ from hierax.train.objective import Objective
 from hierax.train.plots import plot_losses
 from hierax.train.predictions import Predictions
 from hierax.train.progress import Progress, StepReport
-from hierax.train.reconstructions import Panel, is_due
+from hierax.train.reconstructions import ReconstructionSheet, is_due
 from hierax.train.report import keep_predictions, write_report
 
 
-class Witness(Watcher):
-    """Writes a run's folder, on the first rank."""
+class RunRecorder(Callback):
+    """Writes the files of a run, on rank 0."""
 
     def __init__(self, folder: Path, record: Preprocessing, *, held: Dataset | None, quiet: bool) -> None:
         self.folder, self.record, self.held, self.quiet = folder, record, held, quiet
-        self.panel: Panel | None = None
+        self.reconstructions: ReconstructionSheet | None = None
         self.predictions: Predictions | None = None  # of the last evaluation
-        self.bad: dict[str, None] = {}
+        self.unreadable_samples: dict[str, None] = {}
         self.steps_per_epoch, self.epochs, self.last = 1, 1, False
         self.log = RunLog(folder, total=0, quiet=quiet)
 
     def start(self, loop: Loop, steps_per_epoch: int) -> None:
-        """Continues the log after the finished steps."""
+        """Starts the log, or continues it after the steps that are done."""
         self.steps_per_epoch, self.epochs = steps_per_epoch, loop.recipe.epochs
         self.last = loop.recipe.weights == "last"
         evaluated = len(self.held or ()) / (loop.recipe.evaluate_every * loop.samples)
         self.log = RunLog(self.folder, total=loop.total_steps, quiet=self.quiet, evaluated=evaluated)
         self.log.start(loop.progress.step, loop.progress.evaluated)
-        self.bad = dict.fromkeys(loop.progress.bad.values())
+        self.unreadable_samples = dict.fromkeys(loop.progress.bad.values())
 
-    def step(self, report: StepReport) -> None:
-        """See `Watcher`."""
+    def on_step(self, report: StepReport) -> None:
+        """See `Callback`."""
         self.log.step(report)
 
-    def unreadable(self, found: list[str]) -> None:
-        """Lists samples in `unreadable.txt`, with a message for the first one."""
-        new = [text for text in dict.fromkeys(found) if text not in self.bad]
-        if new and not self.bad:
+    def on_unreadable(self, found: list[str]) -> None:
+        """Adds samples to `unreadable.txt`, and prints the first one."""
+        new = [text for text in dict.fromkeys(found) if text not in self.unreadable_samples]
+        if new and not self.unreadable_samples:
             self.log.say(f"{new[0]} (this and other samples that cannot be read: {self.folder / 'unreadable.txt'})")
         if new:
-            self.bad.update(dict.fromkeys(new))
-            write_text(self.folder / "unreadable.txt", "".join(f"{text}\n" for text in self.bad))
+            self.unreadable_samples.update(dict.fromkeys(new))
+            write_text(self.folder / "unreadable.txt", "".join(f"{text}\n" for text in self.unreadable_samples))
 
-    def evaluated(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
-        """See `Watcher`."""
+    def on_evaluation(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
+        """See `Callback`."""
         self.log.evaluated(step, metrics, better)
         if self.predictions is not None and (better or self.last or not (self.folder / "validation.json").exists()):
             keep_predictions(self.folder, step, self.predictions)
-        if self.panel is not None and is_due(step // self.steps_per_epoch, self.epochs):
-            self.panel.draw(objective, step)
+        if self.reconstructions is not None and is_due(step // self.steps_per_epoch, self.epochs):
+            self.reconstructions.draw(objective, step)
 
-    def stopping(self, seconds: float | None) -> None:
-        """See `Watcher`. It bypasses Python's buffers, because the signal may have interrupted a write to them."""
+    def on_stop_signal(self, seconds: float | None) -> None:
+        """See `Callback`. It bypasses Python's buffers, because the signal may have interrupted a write to them."""
         if not self.quiet:
             long = f", which takes {about(seconds)}" if seconds is not None and seconds >= 2 else ""
             text = f"\nstopping after this step{long}; Ctrl-C again ends at once\n"
             os.write(2, text.encode())
 
-    def export(self, model: Pretrained, *, last: bool = False) -> None:
-        """Writes `model/` in float32, or `model-last/` for the last weights besides the best."""
+    def save_model(self, model: Pretrained, *, last: bool = False) -> None:
+        """Writes `model/` in float32; with `last`, the last weights to `model-last/`, beside the best ones."""
         with torch.device("meta"):
             plain = type(model)(model.config)
         plain.load_state_dict({name: t.float().cpu() for name, t in model.state_dict().items()}, assign=True)
@@ -80,10 +80,10 @@ class Witness(Watcher):
         plain.save_pretrained(self.folder / ("model-last" if last else "model"))
 
     def end(self, progress: Progress, total: int, *, finished: bool) -> None:
-        """Says how the run ended, and marks it finished if it did."""
+        """Prints how the run ended. If it is finished, writes its result and its report."""
         log, folder = self.log, self.folder
-        if self.bad:
-            log.say(f"{len(self.bad)} samples could not be read: {folder / 'unreadable.txt'}")
+        if self.unreadable_samples:
+            log.say(f"{len(self.unreadable_samples)} samples could not be read: {folder / 'unreadable.txt'}")
         if progress.skipped:
             log.say(f"{progress.skipped} steps were skipped, whose loss or gradient was not finite")
         if not finished:
@@ -100,7 +100,7 @@ class Witness(Watcher):
             "weights": "best" if progress.best_step and before["recipe"].get("weights") != "last" else "last",
             "last": finite(progress.last) or None,
             "skipped": progress.skipped,
-            "unreadable": len(self.bad),
+            "unreadable": len(self.unreadable_samples),
             "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,
             "waited": round(log.waited / log.seconds, 4) if log.seconds else None,
         }

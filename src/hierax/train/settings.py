@@ -253,13 +253,13 @@ _FIXED = {
     "mode": "it is the command",
     "source": "it says where the recipe is from; --from names the weights to start from",
 }
-FREE = frozenset(
+RESUMABLE_SETTINGS = frozenset(
     [
         "device_batch_size", "compile", "gradient_checkpointing", "checkpoint_every", "keep", "workers", "max_bad",
         "max_skipped", "max_pixels",
     ]
 )  # fmt: skip
-"""Settings of how a run is computed and saved, not of what it learns: they may change when it is resumed."""
+"""Settings that may change when a run is resumed: how it is computed and saved, not what it learns."""
 _DECIDED = {  # fields of the model that a recipe sets by another name, or that follow from the data
     "image_size": "is a setting of its own",
     "dropout": "is a setting of its own",

@@ -26,7 +26,7 @@ _MEASURED = 512  # images
 
 
 @dataclass(frozen=True)
-class Answers:
+class TeacherOutputs:
     """A teacher's answers for a batch: `logits` float32 `[B, classes]` and `features` float32 `[B, width]`, or None."""
 
     logits: Tensor | None
@@ -87,24 +87,24 @@ class Teacher:
             self.feature_std = torch.where(spread > 1e-6 * spread.max(), spread, 1.0)
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> Answers:
+    def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> TeacherOutputs:
         """Answers on `pixels` `[B, C, *size]`, out of which `mean` and `std`, in gray levels, were taken."""
         levels = (pixels.float() * std.float() + mean.float()).clamp_(0, 255)
         if self.size is not None and tuple(levels.shape[2:]) != self.size:
             levels = F.interpolate(levels, self.size, mode="bicubic", antialias=True).clamp_(0, 255)
         return self._answers((levels / 255 - self._mean) / self._std)
 
-    def _answers(self, pixels: Tensor) -> Answers:
+    def _answers(self, pixels: Tensor) -> TeacherOutputs:
         found = {name: tensor.float() for name, tensor in self._run(pixels).items() if tensor.ndim == 2}
         if len(found) == 1 and not set(found) & {*_LOGITS, *_FEATURES}:
-            return Answers(next(iter(found.values())), None)
+            return TeacherOutputs(next(iter(found.values())), None)
         logits, features = (next((found[n] for n in names if n in found), None) for names in (_LOGITS, _FEATURES))
         if logits is None and features is None:
             raise ValueError(
                 f"{self.name}: its outputs of two axes are {', '.join(found) or 'none'}; expected 'logits', 'features' "
                 "(or 'pooler_output'), both, or one output alone, which is taken for logits"
             )
-        return Answers(logits, features)
+        return TeacherOutputs(logits, features)
 
 
 def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device: torch.device) -> Teacher:

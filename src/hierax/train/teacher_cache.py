@@ -14,10 +14,10 @@ from torch import Tensor
 
 from hierax.atomic import atomic_write
 from hierax.processing.paths import check_regular
-from hierax.train.teacher import Answers
+from hierax.train.teacher import TeacherOutputs
 
 
-class AnswerCache:
+class TeacherCache:
     """A folder of answers, by a key of the teacher's input.
 
     A key is a digest of the teacher and of the exact pixels of a batch, so that answers are never used for another
@@ -38,7 +38,7 @@ class AnswerCache:
         digest.update(pixels.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def get(self, key: str, device: torch.device, *, shapes: Sequence[tuple[int, int]]) -> Answers | None:
+    def get(self, key: str, device: torch.device, *, shapes: Sequence[tuple[int, int]]) -> TeacherOutputs | None:
         """The answers kept under a key; None if there are none or the file is damaged.
 
         Args:
@@ -53,9 +53,9 @@ class AnswerCache:
         kept = [found.get(name) for name in ("logits", "features")]
         if not all(_fits(tensor, shape) for tensor, shape in zip(kept, shapes, strict=True)):
             return None
-        return Answers(*(None if t is None else t.to(device).float() for t in kept))
+        return TeacherOutputs(*(None if t is None else t.to(device).float() for t in kept))
 
-    def put(self, key: str, answers: Answers) -> Answers:
+    def put(self, key: str, answers: TeacherOutputs) -> TeacherOutputs:
         """Keeps answers, and returns them rounded, as they will be read."""
         kept = {"logits": answers.logits, "features": answers.features}
         tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
@@ -63,7 +63,7 @@ class AnswerCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
             save_file(tensors, part)
-        return Answers(*(None if t is None else t.half().float() for t in (answers.logits, answers.features)))
+        return TeacherOutputs(*(None if t is None else t.half().float() for t in (answers.logits, answers.features)))
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
