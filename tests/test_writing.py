@@ -106,8 +106,10 @@ def test_a_file_of_another_kind_or_one_that_is_there_is_not_replaced(
     assert there.read_text() == "mine"
 
 
-@pytest.mark.parametrize(("sync", "expected"), [(True, ["file", "replaced", "folder"]), (False, ["replaced"])])
-def test_a_file_is_on_the_disk_before_it_takes_its_name_and_its_folder_after(
+@pytest.mark.parametrize(
+    ("sync", "expected"), [(True, ["folder", "file", "replaced", "folder"]), (False, ["replaced"])]
+)
+def test_folder_and_file_are_on_the_disk_before_the_file_takes_its_name_and_the_name_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool, expected: list[str]
 ) -> None:
     done: list[str] = []

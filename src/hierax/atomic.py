@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _SYSTEM = re.compile(r"\(os error (\d+)\)")
@@ -36,20 +36,45 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
     part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
     with naming(path, part):
         try:
-            make_folder(path.parent)
+            make_folder(path.parent, sync=sync)
             part.touch(exist_ok=False)  # a write error is found here and worded alike, whichever library writes
             mode = part.stat().st_mode  # of any new file; safetensors' writer makes its own readable by the owner only
             yield part
             os.chmod(part, mode)
             if sync:
-                with part.open("rb+") as file:
-                    os.fsync(file.fileno())
+                _sync_file(part)
             if not (keep and _linked(part, path)):
                 os.replace(part, path)
             if sync:
                 sync_folder(path.parent)
         finally:
             _remove(part)
+
+
+@contextlib.contextmanager
+def set_aside(paths: Iterable[Path]) -> Iterator[Callable[[], None]]:
+    """A function that gives files which are about to be replaced together other names, in this order: so old and new
+    files never stand side by side. After an error they get their names back, else they are deleted.
+    """
+    moved: dict[Path, Path] = {}
+
+    def move() -> None:
+        for path in paths:
+            if path.is_file():
+                aside = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
+                os.replace(path, aside)
+                moved[path] = aside
+                sync_folder(path.parent)
+
+    try:
+        yield move
+    except BaseException:
+        for path, aside in moved.items():
+            with contextlib.suppress(OSError):  # the error that is being raised says more
+                os.replace(aside, path)
+        raise
+    for aside in moved.values():
+        _remove(aside)
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,6 +85,19 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def sync_files(folder: Path) -> None:
+    """Writes everything below a folder to the disk: the content of the files, and the names in all its folders."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            _sync_file(Path(place, name))
+        sync_folder(Path(place))
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def check_writable(path: Path) -> None:
@@ -81,13 +119,18 @@ def check_writable(path: Path) -> None:
             _remove(probe)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder and its parents. Its errors carry no file name, so that `naming` can add the path."""
+def make_folder(folder: Path, *, sync: bool = True) -> None:
+    """Makes a folder and its parents, on the disk with `sync`. Its errors carry no file name, so that `naming` can add
+    the path.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)] if sync else []
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         number = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno
         raise OSError(number, os.strerror(number or 0)) from None
+    for path in made:
+        sync_folder(path.parent)
 
 
 def _remove(part: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hierax.atomic import atomic_write, make_folder, naming
+from hierax.atomic import atomic_write, make_folder, naming, set_aside
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
 from hierax.checkpoint.load import found_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
@@ -96,7 +96,8 @@ def save_model(
 ) -> None:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`.
 
-    All files are written to temporary files first, so a failure leaves the folder unchanged.
+    All files are written to temporary files first, so a failure leaves the folder unchanged. The weights come last, and
+    never stand beside the configuration of another model, even after a power cut.
 
     Raises:
         ValueError: the format cannot express the model; says what.
@@ -114,9 +115,20 @@ def save_model(
         texts[PROCESSOR] = _json(model.preprocessing.to_dict())
     with ExitStack() as stack:
         stack.enter_context(_folder(folder))
+        put_aside = stack.enter_context(set_aside(folder / name for name in (WEIGHTS, *texts)))
+        # the first that is entered is the last that gets its name
+        save_file(tensors, stack.enter_context(atomic_write(folder / WEIGHTS)), metadata={"format": "pt", **notes})
         for name, text in texts.items():
             stack.enter_context(atomic_write(folder / name)).write_text(text, encoding="utf-8")
-        save_file(tensors, stack.enter_context(atomic_write(folder / WEIGHTS)), metadata={"format": "pt", **notes})
+        if any(_text(folder / name) != text for name, text in texts.items()):
+            put_aside()
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -86,7 +86,6 @@ class Listing:
     def write(self, path: Path) -> None:
         """Writes the listing, unless there is one already: if several processes list, the first listing is used."""
         pa = arrow()
-        path.parent.mkdir(parents=True, exist_ok=True)
         schema = listed()
         with atomic_write(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
             for start in range(0, len(self), _ROWS):

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import hierax
-from hierax.atomic import PARTS
+from hierax.atomic import PARTS, make_folder, naming
 from hierax.collection.listing import Listing, listing_path, listings
 from hierax.collection.store import DATA, LISTINGS, MANIFEST, CollectionError, Manifest
 from hierax.embedding.extractor import FeatureExtractor
@@ -68,7 +68,8 @@ def claimed(folder: Path, on_wait: Callable[[str], object] | None = None) -> Ite
 
 def _writer(folder: Path, stack: contextlib.ExitStack) -> Lock:
     for attempt in range(_TRIES):
-        folder.mkdir(parents=True, exist_ok=True)
+        with naming(folder, folder):
+            make_folder(folder)
         try:
             return stack.enter_context(locked(folder / WRITERS, shared=True, wait=True))
         except FileNotFoundError:  # a call that failed has just taken away the folder that it had made
@@ -117,7 +118,7 @@ def planned(
     if list_columns is not None:
         manifest = replace(manifest, list_columns=dict(list_columns))
     _list(folder, manifest, extractor.record, update=update)
-    (folder / DATA).mkdir(exist_ok=True)
+    make_folder(folder / DATA)
     return manifest
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from hierax.atomic import atomic_write, sync_folder
+from hierax.atomic import atomic_write, make_folder, sync_files, sync_folder
 from hierax.checkpoint import sharded
 from hierax.checkpoint.report import listed
 from hierax.checkpoint.steps import OLDER
@@ -112,7 +112,7 @@ class Checkpoints:
             world.run_on_main(lambda: _make_empty_folder(part))
             sharded.write(shared, part / _SHARED, alone=world.size == 1)
             world.run_on_all_ranks(lambda: _write_rank_file(dict(own), part / f"rank-{world.rank}.pt"))
-            world.run_on_main(lambda: _sync_files(part))
+            world.run_on_main(lambda: sync_files(part))
             digests = world.run_on_all_ranks(lambda: _digests(part, world))
             everyone = {name: value for found in world.all_gather(digests) for name, value in found.items()}
             world.run_on_main(lambda: self._commit(part, step, best, everyone))
@@ -199,7 +199,8 @@ def _check_finite(path: Path, shared: Mapping[str, Any]) -> None:
 
 def _make_empty_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder.parent)
+    folder.mkdir()
 
 
 def _own_files(folder: Path, world: World) -> list[Path]:
@@ -252,12 +253,3 @@ def _check(path: Path, world: World) -> None:
             sharded.read_table(path / _SHARED)
         except (OSError, ValueError) as error:
             raise DamagedCheckpoint(str(error)) from None
-
-
-def _sync_files(folder: Path) -> None:
-    """Has everything below a folder on the disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hierax.atomic import PARTS
+from hierax.atomic import PARTS, sync_folder
 from hierax.data.sources import split_folders
 from hierax.locking import LOCK
+from hierax.train.checkpoints import write_json
 from hierax.train.description import DESCRIPTION, DamagedRun, read_description
 from hierax.train.settings import RESUMABLE_SETTINGS, Recipe
 
@@ -90,9 +92,19 @@ def check_places(run: Path, settings: Mapping[str, str | None], *, overwrite: bo
 
 
 def empty(folder: Path) -> None:
-    """Deletes the content of a run's folder; run.json last, because it marks a folder that may be deleted."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == DESCRIPTION):
+    """Deletes the content of a run's folder; run.json last, because it marks a folder that may be deleted. It calls the
+    run unfinished from now on, because a finished run has weights.
+    """
+    description = folder / DESCRIPTION
+    with contextlib.suppress(DamagedRun):
+        before = read_description(description)
+        if before.get("finished"):
+            write_json(description, {k: v for k, v in before.items() if k not in ("finished", "result")})
+    for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path.name not in (LOCK, DESCRIPTION):
             path.unlink()
+    sync_folder(folder)  # no checkpoint of this run may come back beside the next run.json
+    description.unlink(missing_ok=True)
+    sync_folder(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import hierax
+from hierax.atomic import make_folder, naming
 from hierax.data.dataset import Dataset
 from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
@@ -265,7 +266,8 @@ class _Share:
 
     def _begin(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> None:
         """Makes the run's folder, or finds that its data are those it was started with; keeps others out of it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with naming(self.folder, self.folder):
+            make_folder(self.folder)
         lock.enter_context(locked_folder(self.folder))
         description = self.folder / DESCRIPTION
         if self.overwrite and description.exists():

@@ -60,7 +60,6 @@ class TeacherCache:
         kept = {"logits": answers.logits, "features": answers.features}
         tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
             save_file(tensors, part)
         return TeacherOutputs(*(None if t is None else t.half().float() for t in (answers.logits, answers.features)))

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from hierax.atomic import check_writable, make_folder, naming
+from hierax.atomic import check_writable, make_folder, naming, sync_files, sync_folder
 from hierax.engine.backends.exported import RECORD, VERSION, file_records
 from hierax.engine.cache import weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels
@@ -264,6 +264,7 @@ def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
             make_folder(target.parent)
             part.mkdir()
             yield part
+            sync_files(part)
         _check_target(target, overwrite=overwrite)  # checked again: minutes have passed
         if target.exists():
             os.replace(target, old)
@@ -273,6 +274,7 @@ def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, target)
             raise
+        sync_folder(target.parent)
     finally:
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
