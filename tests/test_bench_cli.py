@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("small_and_private")
 
 def test_the_command_prints_a_table_and_writes_numbers_and_a_plot(run: Run, classifier_folder: str) -> None:
     code, out, err = run(
-        "bench", "--model", classifier_folder, "--batch", "1", "--precision", "fp32", "--seconds", "0", "--rounds", "2",
-        "--threads", "1", "--against", "transformers", "-o", "new/found.json", "--plot", "found.png",
+        "bench", "--model", classifier_folder, "--batch-size", "1", "--precision", "fp32", "--seconds", "0",
+        "--rounds", "2", "--threads", "1", "--against", "transformers", "-o", "new/found.json", "--plot", "found.png",
     )  # fmt: skip
     assert code == 0, err
     found = BenchReport.from_json(Path("new/found.json").read_text())
@@ -57,8 +57,8 @@ def test_the_command_prints_json_alone_where_that_is_asked_for(run: Run, classif
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--batch", "0"), "'0' is not a whole number above 0"),
-        (("--batch", "1,,2"), "'1,,2' is not a list separated by commas"),
+        (("--batch-size", "0"), "'0' is not a whole number above 0"),
+        (("--batch-size", "1,,2"), "'1,,2' is not a list separated by commas"),
         (("--backend", "tensorrt"), "backend is 'tensorrt'"),
         (("--precision", "fp8"), "precision is 'fp8'"),
         (("--against", "jax"), "against is 'jax'"),

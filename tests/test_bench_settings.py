@@ -80,7 +80,7 @@ def test_sizes_are_squares_or_rows_by_columns() -> None:
 def test_the_command_of_a_run_says_what_it_measured() -> None:
     command = settings(sizes=("64", (64, 96)), against=("transformers",), memory=True).command
     assert command == (
-        "hierax bench --model hiera_tiny_224 --batch 2 --precision fp32 --backend torch --size 64,64x96 "
+        "hierax bench --model hiera_tiny_224 --batch-size 2 --precision fp32 --backend torch --size 64,64x96 "
         "--against transformers --seconds 0 --rounds 2 --threads 1"
     )
 

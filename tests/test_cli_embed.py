@@ -96,7 +96,7 @@ def test_json_holds_the_counts(run: Run, classifier_folder: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("embed", "a", "-o", "new", "--workers", "-3"), "'-3' is not a whole number from 0 on"),
+        (("embed", "a", "-o", "new", "--workers", "-3"), "'-3' is not a whole number, 0 or more"),
         (("embed", "-o", "new", "--model", "M"), "is a new collection; name the images"),
         (("embed", "a", "-o", "new", "--model", "M", "--shard", "2/2"), "'2/2' is not I/N with I from 0 to N - 1"),
         (("embed", "a", "-o", "b", "--model", "M", *FAST), "b is not empty and holds no collection"),

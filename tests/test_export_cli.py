@@ -61,7 +61,7 @@ def test_an_export_that_misses_its_bar_exits_with_2_and_leaves_nothing(
 
 def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classifier_folder: str) -> None:
     command = ("export", classifier_folder, "-o", "out", "--format", "openvino", "--precision", "int8")
-    code, out, err = run(*command, "--task", "features", "--batch", "2", "--evaluate", "a")
+    code, out, err = run(*command, "--task", "features", "--batch-size", "2", "--evaluate", "a")
     assert code == 0, err
     assert "pooled output cosine" in out
     assert "int8 is calibrated on crops of one photo; --calibration takes images of yours" in err
@@ -74,7 +74,7 @@ def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classi
         (("--format", "pt2", "--precision", "int8"), "precision is 'int8', which pt2 has not"),
         (("--format", "onnx", "--size", "big"), "argument --size: 'big' is not a size; expected 448, or 320x448"),
         (("--format", "onnx", "--model", "other"), "MODEL is given twice: nowhere and --model other"),
-        (("--format", "onnx", "--batch", "2", "--dynamic-batch"), "not allowed with argument --batch"),
+        (("--format", "onnx", "--batch-size", "2", "--dynamic-batch"), "not allowed with argument --batch-size"),
         (("--format", "tflite"), "'tflite' is not one of pt2, onnx, openvino"),
     ],
 )

@@ -66,7 +66,6 @@ def test_an_option_that_is_written_as_a_setting_is_named(run: Run, tmp_path: Pat
         (("finetune", "data", "-o", "x", "--teacher-cache", "cache"), "--teacher-cache is for --teacher"),
         (("evaluate", "data", "--train", "other"), "--train is for --probe"),
         (("evaluate", "data", "--probe", "knn", "--confusion", "x.png"), "--confusion is not for --probe"),
-        (("bench", "--batch-size", "1"), "no option --batch-size; did you mean --batch?"),
         (
             ("bench", "--calibration", "nope"),
             "calibration is 'nope', which does not exist; expected images",

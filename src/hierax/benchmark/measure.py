@@ -19,6 +19,7 @@ from hierax.benchmark import peers
 from hierax.benchmark.contenders import Call, Subject, build, input_dtype, multiply_accumulates, peak_memory
 from hierax.benchmark.results import BenchReport, Cell, Contender, Machine, summarise
 from hierax.benchmark.settings import Settings, resolve
+from hierax.checkpoint.bundled import FEMTO
 from hierax.engine.context import torch_threads
 from hierax.engine.hardware import DTYPES, fast_bf16
 from hierax.processing import DEFAULT_MAX_PIXELS
@@ -32,7 +33,7 @@ _EAGER = Contender("hierax", "eager", "fp32")
 
 
 def bench(
-    models: str | Sequence[str] = ("hiera_tiny_224",),
+    models: str | Sequence[str] = (FEMTO,),
     *,
     sizes: Sequence[str | int | Sequence[int]] | None = None,
     batches: Sequence[int] = (1, 8),

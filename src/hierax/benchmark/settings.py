@@ -65,7 +65,8 @@ class Settings:
     @property
     def command(self) -> str:
         """The command that measures this."""
-        parts = ["hierax", "bench", "--model", ",".join(self.models), "--batch", ",".join(map(str, self.batches))]
+        parts = ["hierax", "bench", "--model", ",".join(self.models)]
+        parts += ["--batch-size", ",".join(map(str, self.batches))]
         parts += ["--precision", ",".join(self.precisions), "--backend", ",".join(self.backends)]
         parts += ["--size", ",".join(self.sizes)] if any(self.sizes) else []
         parts += ["--against", ",".join(self.against)] if self.against else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import add_max_pixels, positive
+from hierax.cli.loading import add_batch_size, add_max_pixels, positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError
@@ -24,7 +24,7 @@ separated by commas. A variant such as hiera_tiny_224 gets random weights, becau
 them. Without --calibration, int8 is calibrated on crops of one photo. This is enough to measure speed, but
 not for use. In Python: hierax.bench.
 
-  hierax bench --batch 1,8,32 --against all -o bench.json --plot bench.png"""
+  hierax bench --batch-size 1,8,32 --against all -o bench.json --plot bench.png"""
 _WIDTH = 100
 
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default=[FEMTO], type=listed, metavar="M", help=f"variants, Hub ids, folders or files (default: {FEMTO}, part of the package)")  # noqa: E501  # fmt: skip
     add("--size", type=listed, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
-    add("--batch", default=[1, 8], type=numbers, metavar="B", help="numbers of images per call (default: 1,8)")
+    add_batch_size(parser, shown="1,8", type=numbers, default=[1, 8], former="--batch")
     add("--precision", type=listed, metavar="P", help="fp32, bf16, int8 (default: fp32, and bf16 if it is fast here)")
     add(
         "--backend",
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             report = bench(
                 arguments.model,
                 sizes=arguments.size,
-                batches=arguments.batch,
+                batches=arguments.batch_size,
                 precisions=arguments.precision,
                 backends=arguments.backend,
                 against=arguments.against,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from hierax.cli.loading import say_licence
-from hierax.cli.outputs import add_overwrite
+from hierax.cli.outputs import add_json, add_overwrite
 from hierax.cli.terminal import UserError
 from hierax.console import tell
 
 SUMMARY = "write a model in the format of another library"
 EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt) in any format. Files
-of training scripts work too. DST is a folder. With --to official it can be a .pth file.
+of training scripts work too. OUT is a folder. With --to official it can be a .pth file.
 --pos-embed abswin splits an absolute position embedding into a table of one mask unit and a global table.
 This is exact at the model's own size, and better at other sizes (arXiv 2311.05613).
 In Python: hierax.convert."""
@@ -21,34 +22,44 @@ In Python: hierax.convert."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("source", metavar="SRC", help="Hub id, folder or file, such as hierax/femto")
-    parser.add_argument("target", metavar="DST", help="output folder, or a .pth file")
+    parser.add_argument("target", nargs="?", metavar="OUT", help="the same as -o OUT")
+    parser.add_argument("-o", "--output", metavar="OUT", help="output folder, created if missing, or a .pth file")
     parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="format to write")
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the type of position embedding")
     parser.add_argument("--variant", metavar="V", help="architecture, if the tensors of a file fit none or several")
     parser.add_argument("--part", metavar="P", help="which model of a file with several models, such as model_ema")
     add_overwrite(parser)
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.checkpoint import convert
 
-    target = Path(arguments.target)
+    if arguments.target and arguments.output:
+        raise UserError(f"OUT is given twice: {arguments.target} and --output {arguments.output}")
+    if not (arguments.target or arguments.output):
+        raise UserError("-o OUT is missing: the folder or .pth file to write")
+    target = Path(arguments.output or arguments.target)
     taken = [path for path in (target / "model.safetensors", target) if path.is_file()]
     if taken and not arguments.overwrite:
         raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --overwrite")
-    held = _files(target)
+    before = _files(target)
     if target.is_dir() and not arguments.overwrite and any(target.iterdir()) and not (target / "config.json").exists():
         raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
     options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
     model = convert(arguments.source, target, to=arguments.to, **options)
     say_licence(arguments.source, model.license)
+    written = {path: state[0] for path, state in _files(target).items() if before.get(path) != state}
+    if arguments.json:
+        result = {"output": str(target), "format": arguments.to, "model": type(model).__name__}
+        print(json.dumps({**result, "parameters": model.num_parameters(), "files": [str(path) for path in written]}))
+        return 0
     for line in f"read {model.loading_report}".splitlines():
         tell(line)
     tell(f"wrote {target} ({arguments.to}): {type(model).__name__}, {model.num_parameters() / 1e6:,.1f} M parameters")
-    for path, state in _files(target).items():
-        if held.get(path) != state:
-            tell(f"  {path}  {_size(state[0])}")
+    for path, size in written.items():
+        tell(f"  {path}  {_size(size)}")
     return 0
 
 

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.columns import add_columns
-from hierax.cli.loading import add_device, add_max_pixels, positive, say_licence
+from hierax.cli.loading import (
+    add_batch_size,
+    add_device,
+    add_max_pixels,
+    add_precision,
+    count,
+    positive,
+    say_licence,
+)
 from hierax.cli.outputs import add_json, output_folder
 from hierax.cli.terminal import UserError
 from hierax.console import counted, say, tell
@@ -83,29 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--ray", action="store_true", help="work on a Ray cluster (RAY_ADDRESS, or this machine) that shares OUT")
     add_device(parser, several="; several: cuda:0,cuda:2 (auto uses all GPUs)")
-    add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
-    add("--backend", default="auto", metavar="B", help="auto (default), torch, compile, openvino or onnxruntime")
+    add_precision(parser)
     add("--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)")
     add(
         "--workers",
-        type=_workers,
+        type=count,
         metavar="N",
         help="number of processes that decode (default: number of cores minus 1; 0: none)",
     )
-    add(
-        "--batch-size",
-        type=positive,
-        metavar="N",
-        help="images per call of the model (default: 32, or 4 windows of videos)",
-    )
+    add_batch_size(parser, shown="32, or 4 windows of videos")
     add_json(parser)
-
-
-def _workers(text: str) -> int:
-    """A whole number, for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import view_counts
 from hierax.cli.columns import add_columns
-from hierax.cli.loading import add_device, add_max_pixels, count, positive
+from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, count
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError
 from hierax.console import say, tell
@@ -57,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     add_json(parser)
     add_device(parser)
-    parser.add_argument(
-        "--batch-size", type=positive, default=32, metavar="N", help="images per call of the model (default: 32)"
-    )
+    add_batch_size(parser, shown="32", default=32)
     add_max_pixels(parser)
     parser.add_argument(
         "--workers", type=count, metavar="N", help="number of processes that decode (default: by the number of cores)"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import add_max_pixels, pixel_size, positive, say_licence
-from hierax.cli.outputs import add_overwrite
+from hierax.cli.loading import add_batch_size, add_max_pixels, add_size, say_licence
+from hierax.cli.outputs import add_json, add_overwrite
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError
 from hierax.console import say, tell
@@ -42,15 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="precision of the export (default: fp32)",
     )
-    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
+    add_size(parser)
     batches = parser.add_mutually_exclusive_group()
-    batches.add_argument("--batch", type=positive, metavar="N", help="fixed number of images per call")
+    add_batch_size(batches, shown="any number", former="--batch")
     batches.add_argument("--dynamic-batch", action="store_true", help="allow any number of images per call (default)")
     add("--task", metavar="T", help="features, backbone, classification, video-classification or mae (default: the task of the checkpoint)")  # noqa: E501  # fmt: skip
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
     add("--evaluate", metavar="DIR", help="images for the comparison, up to 1000 (default: 200 crops of one photo)")
     add_max_pixels(parser)
     add_overwrite(parser)
+    add_json(parser)
 
 
 def size_text(count: int) -> str:
@@ -89,16 +91,19 @@ def run(arguments: argparse.Namespace) -> int:
             format=arguments.format,
             precision=arguments.precision,
             size=arguments.size,
-            batch=arguments.batch,
+            batch=arguments.batch_size,
             calibration=arguments.calibration,
             evaluate=arguments.evaluate,
             max_pixels=arguments.max_pixels,
             overwrite=arguments.overwrite,
             progress=progress,
         )
+    files = sorted(path for path in Path(arguments.output).iterdir() if path.is_file())
+    if arguments.json:
+        print(json.dumps({"output": arguments.output, "files": [str(path) for path in files], **report.to_dict()}))
+        return 0
     for line in str(report).splitlines():
         tell(f"  {line}")
-    files = sorted(path for path in Path(arguments.output).iterdir() if path.is_file())
     total = size_text(sum(path.stat().st_size for path in files))
     tell(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}): {total}")
     for path in files:

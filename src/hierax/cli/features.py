@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
+from typing import TYPE_CHECKING, Any
 
 from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, say_model
-from hierax.cli.outputs import add_overwrite, output_folder
+from hierax.cli.outputs import add_json, add_overwrite, output_folder
 from hierax.cli.terminal import Tally, UserError
 from hierax.console import progress, tell
 from hierax.processing.inputs import expand
+
+if TYPE_CHECKING:
+    from hierax.predict.features import FeatureFiles
 
 SUMMARY = "write feature maps of images or videos, as arrays and as an image"
 EPILOG = """For each FILE, NAME.npz contains the maps stage1, stage2, ... (float32, channels x height x width).
@@ -19,7 +24,9 @@ If images have the same name, their folders are added to the names of the files 
 A video model writes the maps of the clip in the middle of a video (needs PyAV: pip install 'av>=17.1').
 The maps then have a time axis before height, and NAME.gif is an animation of them.
 Without --model the command uses hierax/femto, a small model that is part of the package.
-`hierax models` lists larger models, which are downloaded. In Python: hierax.features."""
+`hierax models` lists larger models, which are downloaded. In Python: hierax.features.
+--json prints one object per file (JSON Lines):
+  {"path": "cat.jpg", "arrays": "maps/cat.npz", "image": "maps/cat.png"}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--whole", action="store_true", help="use the whole image, not the square in its center")
     parser.add_argument("--attention", action="store_true", help="also draw mask units and attention (PyTorch, fp32)")
+    add_json(parser, lines=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     tally = Tally()
     for problem in problems:
         tally.add(problem)
+        if arguments.json:
+            print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
     if not paths:
         return tally.exit_code
     # said before a model is fetched
@@ -59,6 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
     with progress(results, total=len(paths), what="writing features") as followed:
         for result in followed:
             tally.add(result.error)
-            if result.error is None:
+            if arguments.json:
+                print(json.dumps(as_json(result)), flush=True)
+            elif result.error is None:
                 tell(f"{result.path}: {result.arrays}, {result.picture}")
     return tally.exit_code
+
+
+def as_json(result: FeatureFiles) -> dict[str, Any]:
+    """The object that `--json` writes for a file."""
+    if result.error is not None:
+        return {"path": str(result.path), "error": result.error.problem}
+    return {"path": str(result.path), "arrays": str(result.arrays), "image": str(result.picture)}

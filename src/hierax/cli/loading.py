@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,24 @@ def pixel_size(text: str) -> int | tuple[int, ...]:
 
 def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
     """Declares `--model`, `--size`, `--device`, `--precision`, `--backend` and `--batch-size`."""
-    add = parser.add_argument
-    add("--model", default=default, metavar="M", help=f"Hub id, folder, file or export (default: {default}, part of the package)")  # noqa: E501  # fmt: skip
-    add("--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
+    parser.add_argument(
+        "--model",
+        default=default,
+        metavar="M",
+        help=f"Hub id, folder, file or export (default: {default}, part of the package)",
+    )
+    add_size(parser)
     add_device(parser)
-    add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
-    add("--backend", default="auto", metavar="B", help="auto (default), torch, compile, openvino or onnxruntime")
+    add_precision(parser)
     add_max_pixels(parser)
-    add("--batch-size", type=positive, metavar="N", help="images per call of the model (default: 1 on a CPU, else 32)")
+    add_batch_size(parser, shown="1 on a CPU, else 32")
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """Declares `--size`, alike for every command whose model takes any size."""
+    parser.add_argument(
+        "--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)"
+    )
 
 
 def add_device(parser: argparse.ArgumentParser, *, several: str = "") -> None:
@@ -62,6 +73,28 @@ def add_device(parser: argparse.ArgumentParser, *, several: str = "") -> None:
     parser.add_argument(
         "--device", default="auto", metavar="D", help=f"auto (default), cpu, cuda, cuda:1, mps{several}"
     )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Declares `--precision` and `--backend`, alike for every command that runs an engine."""
+    add = parser.add_argument
+    add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
+    add("--backend", default="auto", metavar="B", help="auto (default), torch, compile, openvino or onnxruntime")
+
+
+def add_batch_size(
+    parser: argparse._ActionsContainer,
+    *,
+    shown: str,
+    type: Callable[[str], Any] = positive,
+    default: Any = None,
+    former: str = "",
+) -> None:
+    """Declares `--batch-size`; `shown`: the default in words; `former`: another name, which is still read."""
+    help = f"images per call of the model (default: {shown})"
+    parser.add_argument("--batch-size", type=type, default=default, metavar="N", help=help)
+    if former:
+        parser.add_argument(former, dest="batch_size", type=type, default=default, help=argparse.SUPPRESS)
 
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:

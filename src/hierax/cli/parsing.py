@@ -64,7 +64,6 @@ _OPTIONS = {
     "--force": "--overwrite",
     "--bs": "--batch-size",
     "--batch": "--batch-size",
-    "--batch-size": "--batch",
     "--img-size": "--size",
     "--image-size": "--size",
     "--imgsz": "--size",
