@@ -163,7 +163,7 @@ def objective(recipe: Recipe, out: Path, teacher: Teacher, *, empty: bool) -> Ob
     else:
         changes = {"num_labels": len(names), "id2label": config.id2label}
         model = HieraForImageClassification.from_pretrained(out / "mae", reinit=("norm",), **changes)
-    return Distillation(model, recipe, mean=mean, std=std, teacher=teacher, labelled=False, own_head=True)
+    return Distillation(model, recipe, mean=mean, std=std, teacher=teacher, labeled=False, own_head=True)
 
 
 def record_of(side: int) -> Preprocessing:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hierax.train import RunExists, finetune, pretrain
-from hierax.train.choice import choose, default_source, epochs_for, fitting_batch
+from hierax.train.choice import choose, default_source, epochs_for, largest_batch
 from hierax.train.recipes import recipe
 from training import pictures
 
@@ -19,7 +19,7 @@ QUICK = ("epochs=1", "image_size=64", "workers=0", "batch_size=4")
     ("samples", "batch"), [(1, 4), (24, 4), (47, 4), (48, 8), (60, 8), (96, 16), (200, 32), (10**6, 32)]
 )
 def test_an_epoch_has_six_steps_if_the_data_gives_them(samples: int, batch: int) -> None:
-    assert fitting_batch(samples, 32) == batch
+    assert largest_batch(samples, 32) == batch
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -18,7 +18,7 @@ from hierax.data.view import EvaluationView
 from hierax.processing import IMAGENET
 from hierax.train import finetune
 from hierax.train.evaluation import Evaluation, evaluate, probe_features
-from hierax.train.predictions import Inputs, Predictions, average_precision, normalised, predict
+from hierax.train.predictions import Inputs, Predictions, average_precision, normalize, predict
 from hierax.train.probe import knn, linear, probe
 from small import image_config, randomise
 from training import ALONE, pictures, toy
@@ -33,9 +33,9 @@ def predictions(labels: torch.Tensor = LABELS) -> Predictions:
 
 def test_top_1_and_top_2_are_counted_by_hand() -> None:
     """Right: samples 0 and 1; second best: 3 and 4."""
-    assert predictions().top(1) == pytest.approx(2 / 5)
-    assert predictions().top(2) == pytest.approx(4 / 5)
-    assert predictions().top(5) == 1.0
+    assert predictions().top_k_accuracy(1) == pytest.approx(2 / 5)
+    assert predictions().top_k_accuracy(2) == pytest.approx(4 / 5)
+    assert predictions().top_k_accuracy(5) == 1.0
 
 
 def test_the_loss_is_the_cross_entropy() -> None:
@@ -50,14 +50,14 @@ def test_the_loss_is_the_cross_entropy() -> None:
 def test_balanced_accuracy_is_the_mean_recall_of_the_classes_there_are() -> None:
     assert predictions().metrics()["balanced"] == pytest.approx((1 / 3 + 1 + 0) / 3)
     without_the_last = Predictions(torch.arange(4), LOGITS[:4], LABELS[:4])
-    assert without_the_last.balanced() == pytest.approx(
+    assert without_the_last.balanced_accuracy() == pytest.approx(
         sum(Evaluation(without_the_last, ("a", "b", "c"), {}).per_class[i]["recall"] for i in set(LABELS[:4].tolist()))
         / len(set(LABELS[:4].tolist()))
     )
 
 
 def test_confusion_recall_and_precision_are_counted_by_hand() -> None:
-    assert predictions().confusion().tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0]]
+    assert predictions().confusion_matrix().tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0]]
     found = Evaluation(predictions(), ("a", "b", "c"), predictions().metrics())
     rows = [(row["label"], row["samples"], row["recall"], row["precision"]) for row in found.per_class]
     assert rows == [("a", 3, 1 / 3, 0.5), ("b", 1, 1.0, 0.5), ("c", 1, 0.0, 0.0)]
@@ -193,7 +193,7 @@ def test_the_confusion_matrix_is_drawn(data: Path, tmp_path: Path) -> None:
 def test_pixels_are_normalised_per_channel() -> None:
     model: Any = HieraForImageClassification(image_config())
     levels = torch.full((1, 3, 2, 2), 100, dtype=torch.uint8)
-    found = normalised(levels, model, (100.0, 50.0, 0.0), (1.0, 10.0, 50.0))
+    found = normalize(levels, model, (100.0, 50.0, 0.0), (1.0, 10.0, 50.0))
     assert found[0, :, 0, 0].tolist() == [0.0, 5.0, 2.0]
 
 
@@ -217,7 +217,7 @@ def test_a_probe_finds_classes_that_lie_apart(method: Any) -> None:
 def test_the_nearest_neighbours_vote_by_similarity() -> None:
     """One very near neighbour outweighs two far ones: exp(1 / 0.07) against 2 exp(-1 / 0.07)."""
     train = torch.tensor([[1.0, 1], [-1, -1], [-1, -1.001]])
-    assert knn(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 1.01]]), classes=2, neighbours=3).tolist() == [0]
+    assert knn(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 1.01]]), classes=2, num_neighbors=3).tolist() == [0]
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn"])

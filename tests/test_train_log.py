@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hierax.train.log import RunLog, about, shown, summary
+from hierax.train.log import RunLog, format_duration, format_metrics, result_sentence
 from hierax.train.progress import StepReport
 
 
@@ -85,12 +85,12 @@ def test_lengths_of_time_are_said_as_people_do() -> None:
         0.2: "about 1 s", 48: "about 48 s", 60: "about a minute", 95: "about 2 minutes", 725: "about 12 minutes",
         5500: "about 1.5 hours", 10_800: "about 3 hours", 84_000: "about 23 hours", 172_800: "about 2 days",
     }  # fmt: skip
-    assert {seconds: about(seconds) for seconds in said} == said
+    assert {seconds: format_duration(seconds) for seconds in said} == said
 
 
 def test_shares_are_said_in_per_cent_with_their_counts() -> None:
     metrics = {"loss": 0.6298, "top1": 5 / 6, "balanced": 1.0, "score": 5 / 6}
-    assert shown(metrics, 6) == ["loss 0.6298", "top-1 83.3 % (5 of 6)", "balanced 100.0 %"]
+    assert format_metrics(metrics, 6) == ["loss 0.6298", "top-1 83.3 % (5 of 6)", "balanced 100.0 %"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_shares_are_said_in_per_cent_with_their_counts() -> None:
 )
 def test_a_finished_run_says_which_weights_it_kept(result: dict[str, Any], expected: str) -> None:
     best, last = {"loss": 0.63, "top1": 5 / 6, "balanced": 0.8}, {"loss": 0.7, "top1": 4 / 6}
-    assert summary({"steps": 72, "best_metrics": best, "last": last, **result}, 6) == expected
+    assert result_sentence({"steps": 72, "best_metrics": best, "last": last, **result}, 6) == expected
 
 
 def test_who_wants_quiet_gets_it(tmp_path: Path, clock: Clock, capsys: Any) -> None:

@@ -11,8 +11,8 @@ from hierax import HieraForImageClassification, HieraForPreTraining, load
 from hierax.checkpoint.save import save_model
 from hierax.data.sources import open_dataset
 from hierax.train import finetune, pretrain
-from hierax.train.batches import accumulation, fitted_batch
-from hierax.train.pixels import convention, statistics
+from hierax.train.batches import accumulation_steps, fit_batch
+from hierax.train.pixels import default_preprocessing, measure_mean_and_std
 from hierax.train.prepare import prepare
 from hierax.train.recipes import recipe
 from small import image_config, line_config, randomise
@@ -50,18 +50,18 @@ def test_a_batch_is_as_large_as_the_data_and_made_of_whole_parts(
 ) -> None:
     if batch == 1152:
         changes = {**changes, "batch_size": 4096}
-    found, said = fitted_batch(toy(**changes), samples, ranks)
+    found, said = fit_batch(toy(**changes), samples, ranks)
     assert found.batch_size == batch
     assert (said is None) == (note is None and batch != 1152)
     assert (note or "") in (said or "")
-    assert batch % (ranks * accumulation(found, ranks)) == 0
+    assert batch % (ranks * accumulation_steps(found, ranks)) == 0
 
 
 def test_a_channel_that_never_changes_is_not_blown_up(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(6, 3, 64)).astype(np.float32)
     values[:, 1] = 0.1
     np.save(tmp_path / "x.npy", values)
-    mean, std = statistics(open_dataset(tmp_path / "x.npy"), size=(64,), channels=3)
+    mean, std = measure_mean_and_std(open_dataset(tmp_path / "x.npy"), size=(64,), channels=3)
     assert mean == pytest.approx(values.astype(np.float64).mean((0, 2)), abs=1e-9)
     assert std == pytest.approx([values[:, 0].std(), 1.0, values[:, 2].std()], rel=1e-5)
 
@@ -178,4 +178,4 @@ def single(folder: Path) -> Path:
 
 def test_signals_have_no_published_preprocessing() -> None:
     with pytest.raises(ValueError, match="expected a model of images or clips"):
-        convention((512,), 3)
+        default_preprocessing((512,), 3)

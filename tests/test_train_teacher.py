@@ -19,7 +19,7 @@ from hierax.data.view import EvaluationView, Seen
 from hierax.engine.traced import quiet
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.train import finetune
-from hierax.train.distillation import Distillation, divergence, same_classes, similarity
+from hierax.train.distillation import Distillation, divergence, has_same_classes, similarity
 from hierax.train.loop import Loop
 from hierax.train.optimizer import optimizer
 from hierax.train.run import RunExists
@@ -63,20 +63,20 @@ def levels() -> tuple[Tensor, Tensor]:
     return torch.full((1, 3, 1, 1), 120.0), torch.full((1, 3, 1, 1), 60.0)
 
 
-def student(teacher: Teacher, *, labelled: bool = True, cache: TeacherCache | None = None, **changes: Any) -> Distillation:  # noqa: E501  # fmt: skip
+def student(teacher: Teacher, *, labeled: bool = True, cache: TeacherCache | None = None, **changes: Any) -> Distillation:  # noqa: E501  # fmt: skip
     torch.manual_seed(0)
     model = hierax.HieraForImageClassification(image_config(num_labels=4))
     recipe = toy("finetune", **changes)
     return Distillation(
-        model, recipe, mean=(120.0,) * 3, std=(60.0,) * 3, teacher=teacher, labelled=labelled,
-        own_head=same_classes(model.config, teacher), cache=cache,
+        model, recipe, mean=(120.0,) * 3, std=(60.0,) * 3, teacher=teacher, labeled=labeled,
+        own_head=has_same_classes(model.config, teacher), cache=cache,
     )  # fmt: skip
 
 
-def batch(*, seed: int = 0, labelled: bool = True) -> Batch:
+def batch(*, seed: int = 0, labeled: bool = True) -> Batch:
     draw = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (6, 3, 64, 64), generator=draw, dtype=torch.uint8)
-    return Batch(pixels, torch.tensor([0, 1, 2, 3, 0, 1]) if labelled else None, None, torch.arange(6))
+    return Batch(pixels, torch.tensor([0, 1, 2, 3, 0, 1]) if labeled else None, None, torch.arange(6))
 
 
 # -- what can teach ---------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_what_all_pictures_have_in_common_is_taken_off_the_features(data: Path, 
     raw = teacher(seen, torch.zeros(1), torch.ones(1)).features
     assert raw is not None
     teacher.measure(view)
-    found = student(teacher).standardised(raw)
+    found = student(teacher).standardize(raw)
     torch.testing.assert_close(found.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.std(0, correction=0), torch.ones(8), atol=1e-5, rtol=0)
     constant = similarity(torch.ones(16, 8), found).mean().item()
@@ -227,7 +227,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(teacher: Teacher) -> None:
     def loss(**changes: Any) -> float:
         objective = student(teacher, **changes)
         objective.eval()
-        return objective(*objective.prepared(batch(), CPU, key=(0, 0))).item()
+        return objective(*objective.prepare_inputs(batch(), CPU, key=(0, 0))).item()
 
     none = {"label_weight": 0.0, "teacher_logits": 0.0, "teacher_features": 0.0}
     alone = {name: loss(**{**none, name: 1.0}) for name in none}
@@ -242,17 +242,17 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(teacher: Teacher) -> None:
 
 def test_a_mixed_batch_is_mixed_for_the_teacher_too(teacher: Teacher) -> None:
     objective = student(teacher, mixup=0.8)
-    pixels, _, logits, features = objective.prepared(batch(), CPU, key=(3, 0))
+    pixels, _, logits, features = objective.prepare_inputs(batch(), CPU, key=(3, 0))
     answers = teacher(pixels, *levels())
     assert torch.equal(answers.logits, logits)  # type: ignore[arg-type]
     assert torch.equal(answers.features, features)  # type: ignore[arg-type]
-    plain = student(teacher).prepared(batch(), CPU, key=(3, 0))
+    plain = student(teacher).prepare_inputs(batch(), CPU, key=(3, 0))
     assert not torch.allclose(plain[2], logits)
 
 
 def test_every_parameter_that_learns_is_the_optimizers_and_gets_a_gradient(teacher: Teacher) -> None:
     objective = student(teacher)
-    objective(*objective.prepared(batch(), CPU, key=(0, 0))).backward()
+    objective(*objective.prepare_inputs(batch(), CPU, key=(0, 0))).backward()
     owned = {id(p) for group in optimizer(objective.model, objective.recipe).param_groups for p in group["params"]}
     for name, parameter in objective.model.named_parameters():
         assert parameter.grad is not None, name
@@ -263,7 +263,7 @@ def test_every_parameter_that_learns_is_the_optimizers_and_gets_a_gradient(teach
 
 def test_what_is_exported_is_the_student_alone(teacher: Teacher) -> None:
     objective = student(teacher)
-    plain = objective.exported()
+    plain = objective.model_to_save()
     assert type(plain) is hierax.HieraForImageClassification
     assert set(plain.state_dict()) == set(hierax.HieraForImageClassification(plain.config).state_dict())
     assert plain.state_dict()["head.weight"] is not None
@@ -271,9 +271,9 @@ def test_what_is_exported_is_the_student_alone(teacher: Teacher) -> None:
 
 
 def test_a_head_that_learns_nothing_is_left_out(teacher: Teacher) -> None:
-    objective = student(teacher, labelled=False, teacher_logits=0.0)
+    objective = student(teacher, labeled=False, teacher_logits=0.0)
     assert not any(p.requires_grad for n, p in objective.model.named_parameters() if n.startswith("head."))
-    assert type(objective.exported()) is hierax.HieraModel
+    assert type(objective.model_to_save()) is hierax.HieraModel
 
 
 # -- answers that are kept --------------------------------------------------------------------------------------------
@@ -297,13 +297,15 @@ def test_kept_answers_serve_the_same_pixels_and_no_others(teacher: Teacher, tmp_
     counted: Any = Counting(teacher)
     cache = TeacherCache(tmp_path / "answers", teacher.digest)
     objective = student(counted, cache=cache, mixup=0.8)
-    first = objective.prepared(batch(), CPU, key=(0, 0))
-    again = objective.prepared(batch(), CPU, key=(0, 0))
+    first = objective.prepare_inputs(batch(), CPU, key=(0, 0))
+    again = objective.prepare_inputs(batch(), CPU, key=(0, 0))
     assert counted.asked == 1
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    objective.prepared(batch(), CPU, key=(1, 0))  # mixed otherwise
-    objective.prepared(batch(seed=1), CPU, key=(0, 0))  # other pictures
-    student(counted, cache=TeacherCache(tmp_path / "answers", "another"), mixup=0.8).prepared(batch(), CPU, key=(0, 0))
+    objective.prepare_inputs(batch(), CPU, key=(1, 0))  # mixed otherwise
+    objective.prepare_inputs(batch(seed=1), CPU, key=(0, 0))  # other pictures
+    student(counted, cache=TeacherCache(tmp_path / "answers", "another"), mixup=0.8).prepare_inputs(
+        batch(), CPU, key=(0, 0)
+    )
     assert counted.asked == 4
     torch.testing.assert_close(first[2], teacher(first[0], *levels()).logits, atol=2e-3, rtol=2e-3)  # float16
 
@@ -311,10 +313,10 @@ def test_kept_answers_serve_the_same_pixels_and_no_others(teacher: Teacher, tmp_
 def test_kept_answers_that_are_damaged_are_asked_for_again(teacher: Teacher, tmp_path: Path) -> None:
     counted: Any = Counting(teacher)
     objective = student(counted, cache=TeacherCache(tmp_path / "answers", teacher.digest))
-    first = objective.prepared(batch(), CPU, key=(0, 0))
+    first = objective.prepare_inputs(batch(), CPU, key=(0, 0))
     (kept,) = (tmp_path / "answers").rglob("*.safetensors")
     kept.write_bytes(kept.read_bytes()[:100])
-    assert torch.equal(objective.prepared(batch(), CPU, key=(0, 0))[2], first[2])
+    assert torch.equal(objective.prepare_inputs(batch(), CPU, key=(0, 0))[2], first[2])
     assert counted.asked == 2
 
 

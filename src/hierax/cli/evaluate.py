@@ -147,10 +147,10 @@ def _weights(run: str) -> str:
 
 
 def _show(found: Evaluation) -> None:
-    from hierax.train.log import shown
+    from hierax.train.log import format_metrics
 
     metrics = {name: value for name, value in found.metrics.items() if name != "score"}
-    tell("   ".join(shown(metrics)) + f"   on {found.count:,} samples")
+    tell("   ".join(format_metrics(metrics)) + f"   on {found.count:,} samples")
     width = max((len(entry["label"]) for entry in found.per_class), default=0)
     for entry in found.per_class:
         shares = f"recall {_percent(entry['recall'])}  precision {_percent(entry['precision'])}"

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 
-def targets_of(labels: Tensor, classes: int, *, smoothing: float = 0.0) -> Tensor:
-    """Probabilities `[B, classes]` of class numbers `[B]`; `smoothing` is divided equally among all classes."""
+def soft_targets(labels: Tensor, classes: int, *, smoothing: float = 0.0) -> Tensor:
+    """Target probabilities `[B, classes]` for class numbers `[B]`, with label smoothing."""
     off = smoothing / classes
     return torch.full((len(labels), classes), off, device=labels.device).scatter_(
         1, labels[:, None], 1 - smoothing + off
     )
 
 
-def mix(
+def mix_batch(
     pixels: Tensor, targets: Tensor, random: np.random.Generator, *, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:
     """`pixels` `[B, C, *size]` and `targets` `[B, classes]`, mixed with the batch in reverse order.

@@ -1,4 +1,4 @@
-"""Batch sizes that the data can fill and the ranks can share."""
+"""Batch sizes that fit the data, the ranks and the devices' memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from hierax.train.settings import Recipe
 
 
-def fitted_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str | None]:
-    """The recipe with a batch that the data can fill, and a note if the batch was changed.
+def fit_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str | None]:
+    """The recipe with a batch that is not larger than the dataset, and a note if the batch was changed.
 
     Raises:
         ValueError: there are fewer samples than ranks, or the ranks cannot divide the batch.
@@ -25,13 +25,13 @@ def fitted_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str 
     if recipe.batch_size % unit:
         raise ValueError(f"batch_size is {recipe.batch_size}; expected a multiple of {unit} ({world} rank(s))")
     share = recipe.batch_size // world
-    each, wanted = share // accumulation(recipe, world), min(recipe.device_batch_size or share, share)
+    each, wanted = share // accumulation_steps(recipe, world), min(recipe.device_batch_size or share, share)
     note = f"batch_size {recipe.batch_size} divides into parts of {each} at most, not of device_batch_size {wanted}"
     return recipe, note if 2 * each <= wanted else None
 
 
-def accumulation(recipe: Recipe, world: int) -> int:
-    """In how many parts a rank's share of a batch is computed."""
+def accumulation_steps(recipe: Recipe, world: int) -> int:
+    """Number of micro-batches in which each rank computes its share of a batch."""
     share = recipe.batch_size // world
     most = recipe.device_batch_size or share
     return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= most)

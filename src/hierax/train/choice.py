@@ -26,15 +26,15 @@ _ARCHITECTURE = frozenset(f.name for f in dataclasses.fields(HieraConfig)) - {"n
 
 @dataclass(frozen=True)
 class Choice:
-    """The choice: a recipe, the source of the weights (None: random weights), and a line that says so."""
+    """What a run uses: a recipe, the source of its weights (None: random weights), and a line that says so."""
 
     recipe: Recipe
     source: str | None
     reason: str
 
 
-def fitting_batch(samples: int, most: int) -> int:
-    """The largest power of two as a batch size that gives an epoch several steps."""
+def largest_batch(samples: int, most: int) -> int:
+    """The largest batch size that is a power of two, at most `most`, and gives an epoch several steps."""
     batch = _LEAST_BATCH
     while batch * 2 <= most and batch * 2 * _STEPS <= samples:
         batch *= 2
@@ -66,7 +66,7 @@ def choose(
     """
     place = "cpu" if device == "cpu" else "gpu"
     base = named(MODES[mode].recipes[place])
-    batch, epochs = fitting_batch(samples, base.batch_size), epochs_for(mode, place, samples)
+    batch, epochs = largest_batch(samples, base.batch_size), epochs_for(mode, place, samples)
     chosen = base.replace(batch_size=batch, epochs=epochs, warmup_epochs=min(base.warmup_epochs, epochs / 10))
     said = [f"{epochs} epochs", f"batches of {batch}"]
     if source in _FEMTO or not pictures:

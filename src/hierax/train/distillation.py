@@ -16,7 +16,7 @@ from hierax.model.pretrained import Pretrained
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification, HieraModel
 from hierax.train.objective import Finetuning
 from hierax.train.parallel import World
-from hierax.train.predictions import batches, check_stop, never_stop, unreadable
+from hierax.train.predictions import check_stop, evaluation_batches, never_stop, unreadable_samples
 from hierax.train.settings import Recipe
 from hierax.train.teacher import Teacher, TeacherOutputs
 from hierax.train.teacher_cache import TeacherCache
@@ -25,11 +25,11 @@ _HEAD, _PROJECTION = "teacher_head", "teacher_projection"
 
 
 class Distillation(Finetuning):
-    """Agreement with a teacher that sees the same crops and mixes, with or without classification by labels.
+    """Learning from a teacher that sees the same crops and mixes, with or without labels.
 
     If `own_head`, the student's own head predicts the teacher's classes, else a second head does. A projection of the
-    student's features predicts the teacher's features, centered and scaled. Second head and projection are trained with
-    the model, but not saved with it.
+    student's features predicts the teacher's features, centered and scaled. The second head and the projection are
+    trained with the model, but not saved with it.
 
     Args:
         labeled: whether to learn from labels.
@@ -39,37 +39,38 @@ class Distillation(Finetuning):
 
     def __init__(
         self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float], teacher: Teacher,
-        labelled: bool, own_head: bool, cache: TeacherCache | None = None, class_weights: Tensor | None = None,
+        labeled: bool, own_head: bool, cache: TeacherCache | None = None, class_weights: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__(model, recipe, mean=mean, std=std, class_weights=class_weights)
         assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
-        self.teacher, self.cache, self.labelled, self.own_head = teacher, cache, labelled, own_head
-        self.taught = bool(recipe.teacher_logits and teacher.logits), bool(recipe.teacher_features and teacher.features)
-        if self.taught[0] and not own_head:
-            self._add(_HEAD, teacher.logits)
-        if self.taught[1]:
-            self._add(_PROJECTION, teacher.features)
+        self.teacher, self.cache, self.labeled, self.own_head = teacher, cache, labeled, own_head
+        self.learns_logits = bool(recipe.teacher_logits and teacher.logits)
+        self.learns_features = bool(recipe.teacher_features and teacher.features)
+        if self.learns_logits and not own_head:
+            self._add_layer(_HEAD, teacher.logits)
+        if self.learns_features:
+            self._add_layer(_PROJECTION, teacher.features)
         if not self.has_head:
             model.head.requires_grad_(False)
 
     @property
     def has_head(self) -> bool:
         """Whether the model's own head learns anything."""
-        return self.labelled or (self.own_head and self.taught[0])
+        return self.labeled or (self.own_head and self.learns_logits)
 
-    def _add(self, name: str, width: int) -> None:
+    def _add_layer(self, name: str, width: int) -> None:
         model = self.model
         layer = Linear(self.config.hidden_size, width, device=model.device, dtype=model.dtype)
         model.add_module(name, layer)
         if model.device.type != "meta":
             init_weights(layer, self.config, mae=False, name=name)
 
-    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Pixels and targets, mixed, and the teacher's logits and features; missing ones are empty."""
-        if not self.labelled:
+    def prepare_inputs(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Mixed pixels and targets, and the teacher's logits and features; what the teacher does not have is empty."""
+        if not self.labeled:
             classes = max(self.config.num_labels, 1)
             batch = Batch(batch.pixels, torch.zeros(len(batch), classes), batch.noise, batch.indices, batch.bad)
-        pixels, targets = super().prepared(batch, device, key=key)
+        pixels, targets = super().prepare_inputs(batch, device, key=key)
         recipe = self.recipe
         mixed = (recipe.seed, *key, recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else ()
         outputs = self.teacher_outputs(batch.pixels, pixels, *mixed)
@@ -99,26 +100,26 @@ class Distillation(Finetuning):
         dropped = model.dropout(pooled)
         head_logits = model.head(dropped) if self.has_head else None
         loss = pooled.new_zeros((), dtype=torch.promote_types(pooled.dtype, torch.float32))
-        if self.labelled:
+        if self.labeled:
             assert head_logits is not None
-            loss = loss + recipe.label_weight * self.classification(head_logits, targets)
-        if self.taught[0]:
+            loss = loss + recipe.label_weight * self.classification_loss(head_logits, targets)
+        if self.learns_logits:
             student_logits = head_logits if self.own_head else model.get_submodule(_HEAD)(dropped)
             assert student_logits is not None
             loss = loss + recipe.teacher_logits * divergence(
                 student_logits, logits, temperature=recipe.teacher_temperature
             )
-        if self.taught[1]:
+        if self.learns_features:
             projected = model.get_submodule(_PROJECTION)(pooled)
-            loss = loss + recipe.teacher_features * (1 - similarity(projected, self.standardised(features))).mean()
+            loss = loss + recipe.teacher_features * (1 - similarity(projected, self.standardize(features))).mean()
         return loss
 
-    def standardised(self, features: Tensor) -> Tensor:
+    def standardize(self, features: Tensor) -> Tensor:
         """The teacher's features `[B, width]`, centered and scaled."""
         return (features - self.teacher.feature_mean) / self.teacher.feature_std
 
-    def exported(self) -> Pretrained:
-        """The student without the other parts; if its head was not trained, the model of features."""
+    def model_to_save(self) -> Pretrained:
+        """The student alone, without second head and projection; a model of features if its head was not trained."""
         model = self.model
         kind: type[Pretrained] = type(model) if self.has_head else HieraModel
         with torch.device("meta"):
@@ -144,7 +145,7 @@ def similarity(student: Tensor, teacher: Tensor) -> Tensor:
     return F.cosine_similarity(student.to(kind), teacher.to(kind), dim=-1)
 
 
-def same_classes(config: HieraConfig, teacher: Teacher) -> bool:
+def has_same_classes(config: HieraConfig, teacher: Teacher) -> bool:
     """Whether a classifier has its teacher's classes: the same number, and the same names if both have names."""
     if config.num_labels != teacher.logits:
         return False
@@ -156,11 +157,11 @@ def agreement(
     objective: Distillation, view: EvaluationView, world: World, *, batch: int = 32, workers: int = 0,
     stop: Callable[[], bool] = never_stop,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:  # fmt: skip
-    """The agreement of student and teacher on a dataset without labels, and the unreadable samples.
+    """How well the student agrees with the teacher on a dataset without labels, and the unreadable samples.
 
-    Metrics are "loss"; "agreement" and "agreement5" (share of samples for which the teacher's top class is the
-    student's top class, or among its top five); "cosine" of the features; and "score", which is the agreement, else the
-    cosine.
+    Metrics: "loss"; "agreement" and "agreement5", the share of samples whose top class of the teacher is the
+    student's top class, or one of its top five; "cosine" of the features; and "score", the agreement, or the cosine if
+    there are no logits.
 
     Raises:
         ValueError: no sample can be read.
@@ -170,10 +171,10 @@ def agreement(
     sums = torch.zeros(5, dtype=torch.float64)
 
     def measure() -> None:
-        for part in batches(view, world, batch, workers, stop):
-            bad.extend(unreadable(part))
+        for part in evaluation_batches(view, world, batch, workers, stop):
+            bad.extend(unreadable_samples(part))
             if isinstance(part, Batch):
-                sums.add_(_measured(objective, part))
+                sums.add_(_metric_sums(objective, part))
 
     world.run_on_all_ranks(measure)
     check_stop(world, stop)
@@ -182,25 +183,25 @@ def agreement(
     if not count:
         raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
     found = {"loss": loss / count}
-    if objective.taught[0]:
+    if objective.learns_logits:
         found["agreement"] = first / count
         if objective.teacher.logits > 5:
             found["agreement5"] = five / count
-    if objective.taught[1]:
+    if objective.learns_features:
         found["cosine"] = cosine / count
     return {**found, "score": found.get("agreement", found.get("cosine", 0.0))}, problems
 
 
-def _measured(objective: Distillation, part: Batch) -> Tensor:
+def _metric_sums(objective: Distillation, part: Batch) -> Tensor:
     """Sums over a batch: loss, agreements of the top class and of the top five, cosines, samples."""
     model, device = objective.model, objective.model.device
     assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
-    pixels = objective.normalised(part.pixels.to(device))
+    pixels = objective.normalize(part.pixels.to(device))
     outputs = objective.teacher_outputs(part.pixels, pixels)
     pooled = model.pooled(pixels)
     count, sums = len(part), torch.zeros(5, dtype=torch.float64)
     sums[4] = count
-    if objective.taught[0] and outputs.logits is not None:
+    if objective.learns_logits and outputs.logits is not None:
         student_logits = model.head(pooled) if objective.own_head else model.get_submodule(_HEAD)(pooled)
         weight, temperature = objective.recipe.teacher_logits, objective.recipe.teacher_temperature
         sums[0] += weight * divergence(student_logits, outputs.logits, temperature=temperature).item() * count
@@ -208,8 +209,8 @@ def _measured(objective: Distillation, part: Batch) -> Tensor:
         hits = student_logits.topk(min(5, student_logits.shape[1])).indices == best
         sums[1] += hits[:, 0].sum().item()
         sums[2] += hits.any(1).sum().item()
-    if objective.taught[1] and outputs.features is not None:
-        cosines = similarity(model.get_submodule(_PROJECTION)(pooled), objective.standardised(outputs.features))
+    if objective.learns_features and outputs.features is not None:
+        cosines = similarity(model.get_submodule(_PROJECTION)(pooled), objective.standardize(outputs.features))
         sums[0] += objective.recipe.teacher_features * (1 - cosines).sum().item()
         sums[3] += cosines.sum().item()
     return sums

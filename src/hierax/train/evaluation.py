@@ -24,10 +24,10 @@ from hierax.train.description import read_description
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
 from hierax.train.parallel import default_workers, open_world
-from hierax.train.pixels import convention, levels, statistics
+from hierax.train.pixels import default_preprocessing, measure_mean_and_std, pixel_mean_and_std
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
-from hierax.train.probe import extract, probe
+from hierax.train.probe import extract_features, probe
 from hierax.train.progress import explain_failures
 from hierax.train.settings import Recipe
 from hierax.train.summary import class_counts
@@ -64,7 +64,7 @@ class Evaluation:
         """
         if self.predictions.labels.ndim != 1:
             return []
-        table = self.predictions.confusion()
+        table = self.predictions.confusion_matrix()
         found = []
         for index, label in enumerate(self.labels):
             true, said, hits = int(table[index].sum()), int(table[:, index].sum()), int(table[index, index])
@@ -88,7 +88,7 @@ class Evaluation:
         """An image of the confusion matrix with its counts; needs matplotlib (extra `plot`)."""
         if self.predictions.labels.ndim != 1:
             raise ValueError("samples have several labels; a confusion matrix is of one each")
-        return draw_confusion(self.predictions.confusion().numpy(), self.labels, path)
+        return draw_confusion(self.predictions.confusion_matrix().numpy(), self.labels, path)
 
 
 def evaluate(
@@ -195,7 +195,7 @@ def probe_features(
             for dataset in (fit, held):
                 inputs = _inputs(dataset, features, max_pixels=max_pixels)
                 processes = _workers(dataset) if workers is None else workers
-                sides.append(extract(features, inputs, batch=batch_size, workers=processes))
+                sides.append(extract_features(features, inputs, batch=batch_size, workers=processes))
     return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
 
 
@@ -281,8 +281,8 @@ def _inputs(
     config = model.config
     record = model.preprocessing if isinstance(model, Pretrained) else model.record
     if dataset.arrays and record is None:  # a checkpoint that was not trained here
-        mean, std = statistics(dataset, size=config.image_size, channels=config.num_channels)
+        mean, std = measure_mean_and_std(dataset, size=config.image_size, channels=config.num_channels)
         return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)
-    record = Preprocessing.for_model(config, record) or convention(config.image_size, config.num_channels)
+    record = Preprocessing.for_model(config, record) or default_preprocessing(config.image_size, config.num_channels)
     view = EvaluationView(dataset, record, size=config.image_size, views=views, max_pixels=max_pixels)
-    return Inputs(view, *levels(record))
+    return Inputs(view, *pixel_mean_and_std(record))

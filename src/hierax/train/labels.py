@@ -1,4 +1,4 @@
-"""The labels of the data: whether there are any, and where they belong."""
+"""The labels of the data: whether there are any, and where to put them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
         raise ValueError(f"the data has no classes; {labels_beside(dataset)}{teacher}")
     if not recipe.label_weight:
         raise ValueError("label_weight is 0 and there is no teacher, which leaves nothing to learn; expected above 0")
-    if len(dataset.classes) < 2 and not has_several(first):
+    if len(dataset.classes) < 2 and not is_multi_label(first):
         raise ValueError(
             f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more "
             "(if the classes are folders inside of that one, pass it)"
         )
 
 
-def has_several(sample: Sample) -> bool:
-    """Whether several classes may be true of a sample."""
+def is_multi_label(sample: Sample) -> bool:
+    """Whether a sample may have several classes."""
     return isinstance(sample.label, np.ndarray)
 
 
 def labels_beside(dataset: Dataset) -> str:
-    """A sentence on the place of labels for this kind of data."""
+    """A sentence on where data of this kind has its labels."""
     whole = dataset.whole if isinstance(dataset, Subset) else dataset
     if isinstance(whole, ArrayDataset):
         return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"

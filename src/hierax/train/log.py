@@ -63,7 +63,7 @@ class RunLog:
             check_named(self.path)
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
         lines = text.splitlines(keepends=True)
-        write_text(self.path, "".join(line for line in lines if _stays(line, step, evaluated)))
+        write_text(self.path, "".join(line for line in lines if _is_kept(line, step, evaluated)))
         self._file = self.path.open("a")
         self._board = _board(self.folder, step)
         self._first, self._started = step, self._clock()
@@ -101,7 +101,7 @@ class RunLog:
         each = sum(r.seconds for r in recent) / len(recent) * (1 + _EVALUATION * self._evaluated)
         left = self.total - report.step
         if left > 0:
-            self.say(f"this takes {about(left * each)}: {left:,} more steps of {each:.2g} s")
+            self.say(f"this takes {format_duration(left * each)}: {left:,} more steps of {each:.2g} s")
 
     def _shown(self, report: StepReport) -> str:
         """Loss and learning rate; speed, and the share of the time without data, over the last steps."""
@@ -115,11 +115,11 @@ class RunLog:
     def _summary(self) -> dict[str, Any]:
         last, recent = self._recent[-1], list(self._recent)
         seconds = max(sum(r.seconds for r in recent), 1e-9)
-        finite = [r.loss for r in recent if math.isfinite(r.loss)]
+        losses = [r.loss for r in recent if math.isfinite(r.loss)]
         return {
             "step": last.step,
             "epoch": round(last.epoch, 4),
-            "loss": sum(finite) / len(finite) if finite else None,
+            "loss": sum(losses) / len(losses) if losses else None,
             "lr": last.lr,
             "gradient_norm": last.gradient_norm if math.isfinite(last.gradient_norm) else None,
             "images_per_second": round(sum(r.images for r in recent) / seconds, 2),
@@ -128,9 +128,9 @@ class RunLog:
 
     def evaluated(self, step: int, metrics: dict[str, float], better: bool) -> None:
         """Records one evaluation."""
-        self._write({"step": step, "validation": finite(metrics), "best": better})
+        self._write({"step": step, "validation": finite_or_none(metrics), "best": better})
         if not self.quiet:
-            self.say(f"step {step}: {' · '.join(shown(metrics))}{' (best so far)' if better else ''}")
+            self.say(f"step {step}: {' · '.join(format_metrics(metrics))}{' (best so far)' if better else ''}")
 
     def say(self, text: str) -> None:
         """Writes a line to the terminal, above the progress bar."""
@@ -162,7 +162,7 @@ class RunLog:
             self._board.close()
 
 
-def finite(metrics: dict[str, float]) -> dict[str, float | None]:
+def finite_or_none(metrics: dict[str, float]) -> dict[str, float | None]:
     """Metrics for JSON: None for values that are not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
@@ -177,7 +177,7 @@ def _bar(total: int, step: int) -> Any:
     return progress, progress.add_task("", total=total, completed=step)
 
 
-def _stays(line: str, step: int, evaluated: int) -> bool:
+def _is_kept(line: str, step: int, evaluated: int) -> bool:
     """Whether a line of the log is from before the step that a run resumes from; a crash may truncate the last line."""
     if not line.endswith("\n"):
         return False
@@ -194,7 +194,7 @@ def _board(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
-def shown(metrics: Mapping[str, float | None], samples: int | None = None) -> list[str]:
+def format_metrics(metrics: Mapping[str, float | None], samples: int | None = None) -> list[str]:
     """Metrics as text: shares in percent, and for the first one the number of `samples`."""
     found = []
     for name, value in metrics.items():
@@ -206,7 +206,7 @@ def shown(metrics: Mapping[str, float | None], samples: int | None = None) -> li
     return found
 
 
-def summary(result: Mapping[str, Any], samples: int) -> str:
+def result_sentence(result: Mapping[str, Any], samples: int) -> str:
     """A sentence on the weights that a finished run kept, from the result in its run.json: step, scores, number of
     samples.
     """
@@ -215,13 +215,13 @@ def summary(result: Mapping[str, Any], samples: int) -> str:
     step, metrics = (steps, result.get("last") or {}) if last else (best, result.get("best_metrics") or {})
     scores = {name: metrics[name] for name in (*_SHARES, "cosine", "loss") if name in metrics}
     first = [name for name in scores if name not in ("top5", "balanced", "agreement5")]
-    told = shown({name: scores[name] for name in first}, samples - int(metrics.get("unreadable", 0)))
+    told = format_metrics({name: scores[name] for name in first}, samples - int(metrics.get("unreadable", 0)))
     count = f" on {samples:,} samples" if told and "(" not in told[0] else ""
     which = ["the last weights"] if last and steps else []
     return ", ".join([f"model: step {step:,} of {steps:,}", *told, *which]) + count
 
 
-def about(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as text."""
     for unit, size in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
         if seconds >= 1.5 * size:

@@ -37,7 +37,7 @@ from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
 from hierax.train.optimizer import learning_rate, optimizer, set_lr
 from hierax.train.parallel import World, full_tensor
-from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, explain_failures, progress_of
+from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, explain_failures, restore_progress
 from hierax.train.settings import Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,7 +94,7 @@ class Loop:
         self.progress, self.stop = Progress(), StopSignal(self._stopping)
         self._step_seconds: float | None = None
         self.damaged: list[str] = []  # what `resume` found
-        self._saved_at = self._counted = time.monotonic()
+        self._saved_at = self._counted_at = time.monotonic()
         # kept here, because a checkpoint may appear on the disk of other machines only later
         self._saved: int | None = None  # the step of the last checkpoint
 
@@ -110,8 +110,8 @@ class Loop:
             TrainingStopped: too many steps without a finite loss, too many samples that cannot be read, or a fault of
                 disk, memory, workers or other ranks.
         """
-        self._counted = time.monotonic()
-        with self.stop.listening(), explain_failures(self._kept):
+        self._counted_at = time.monotonic()
+        with self.stop.listening(), explain_failures(self._recovery_note):
             finished = self._run()
             if finished:
                 self._finish()
@@ -124,10 +124,10 @@ class Loop:
 
     def _count_seconds(self) -> None:
         now = time.monotonic()
-        self.progress.seconds += now - self._counted
-        self._counted = now
+        self.progress.seconds += now - self._counted_at
+        self._counted_at = now
 
-    def _kept(self) -> str:
+    def _recovery_note(self) -> str:
         steps = self.checkpoints.steps() if self.checkpoints else []
         return f"the run can resume after step {steps[-1]}" if steps else "there is no checkpoint yet to resume from"
 
@@ -135,7 +135,7 @@ class Loop:
         """Runs all steps; False if the run was told to stop."""
         progress = self.progress
         self.objective.train()
-        if self._to_evaluate() and progress.evaluated != progress.step and not self._evaluate():
+        if self._is_evaluation_due() and progress.evaluated != progress.step and not self._evaluate():
             return False  # the run ended between a checkpoint and its evaluation, and now again
         if self._patience_is_over():
             return True
@@ -143,7 +143,7 @@ class Loop:
         steps = iter(loader)
         while True:
             started, waited = time.perf_counter(), loader.waited
-            parts, stop, late = self._fetched(steps)
+            parts, stop, late = self._next_micro_batches(steps)
             if parts is None:
                 return True
             if stop or (late and not progress.skipped_in_row):
@@ -159,25 +159,25 @@ class Loop:
             if self._patience_is_over():
                 return True
 
-    def _fetched(self, steps: Iterator[list[Batch]]) -> tuple[list[Batch] | None, bool, bool]:
-        """The parts of the next step (None after the last), whether one of the ranks was told to stop, and whether the
-        last checkpoint is old.
+    def _next_micro_batches(self, steps: Iterator[list[Batch]]) -> tuple[list[Batch] | None, bool, bool]:
+        """The micro-batches of the next step (None after the last step), whether a rank was told to stop, and whether
+        the last checkpoint is too old.
 
-        If one rank cannot load, all ranks end with its error.
+        If loading fails on one rank, its error is raised on all.
         """
         parts: list[Batch] | None = None
         error: Exception | None = None
         try:
             parts = next(steps, None)
         except ValueError as caught:
-            error = TrainingStopped(f"{caught}; {self._kept()}")
+            error = TrainingStopped(f"{caught}; {self._recovery_note()}")
         except Exception as caught:
             error = caught
         late = self.world.is_main and time.monotonic() - self._saved_at > _SAVE_AFTER
         mine = (error is not None, self.stop(), late and self.recipe.checkpoint_every is None)
         failed, stop, due = self.world.all_reduce_sum(*map(float, mine))
         if failed:
-            self.world.run_on_all_ranks(lambda: _raised(error))
+            self.world.run_on_all_ranks(lambda: _raise(error))
         return parts, bool(stop), bool(due)
 
     def _step(self, parts: list[Batch], started: float, waited: float) -> StepReport:
@@ -186,9 +186,9 @@ class Loop:
         set_lr(self.optimizer, lr)
         loss = torch.zeros((), device=world.device)
         for number, batch in enumerate(parts):
-            # numbered over all ranks: the parts of one rank are mixed as those of several would be
+            # numbered over all ranks, so that mixing does not depend on the number of ranks
             key = (progress.step % self._distinct, number * world.size + world.rank)
-            inputs = self.objective.prepared(batch, world.device, key=key)
+            inputs = self.objective.prepare_inputs(batch, world.device, key=key)
             with world.accumulating(self.wrapped, last=number == len(parts) - 1):
                 with self._autocast():
                     part = self.wrapped(*inputs) / len(parts)
@@ -210,7 +210,7 @@ class Loop:
         )  # fmt: skip
 
     def _apply(self, *, finite: bool) -> None:
-        """Takes the optimizer's step if loss and gradients are finite on all ranks, else counts the step as skipped."""
+        """Takes the optimizer's step if loss and gradients are finite on all ranks; otherwise the step is skipped."""
         progress = self.progress
         if finite:
             self.scaler.step(self.optimizer)
@@ -224,7 +224,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         if progress.skipped_in_row > self.recipe.max_skipped:
             raise TrainingStopped(
-                f"{progress.skipped_in_row} steps in a row had no finite loss and gradient; {self._kept()}"
+                f"{progress.skipped_in_row} steps in a row had no finite loss and gradient; {self._recovery_note()}"
             )
 
     def _count_bad(self, found: list[tuple[int, str]]) -> None:
@@ -237,14 +237,14 @@ class Loop:
         if len(bad) > self.recipe.max_bad * self.samples:
             raise TrainingStopped(
                 f"{len(bad)} of {self.samples} samples could not be read, more than max_bad={self.recipe.max_bad:g} "
-                f"allows; the first: {next(iter(bad.values()))}; {self._kept()}"
+                f"allows; the first: {next(iter(bad.values()))}; {self._recovery_note()}"
             )
 
     def _autocast(self) -> Any:
         dtype = _AUTOCAST.get(self.recipe.precision)
         return torch.autocast(self.world.device.type, dtype) if dtype else contextlib.nullcontext()
 
-    def _to_evaluate(self) -> bool:
+    def _is_evaluation_due(self) -> bool:
         """Whether an evaluation is due after the finished steps."""
         epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
         due = epoch % self.recipe.evaluate_every == 0 or self.progress.step == self.total_steps
@@ -260,7 +260,7 @@ class Loop:
         skipped, no checkpoint is written, so that the earlier ones stay.
         """
         progress, every = self.progress, self.recipe.checkpoint_every
-        evaluating = self._to_evaluate()
+        evaluating = self._is_evaluation_due()
         due = evaluating or progress.step % (every or self.steps_per_epoch) == 0
         if due and not progress.skipped_in_row:
             self.save()
@@ -273,7 +273,7 @@ class Loop:
         try:
             if self.world.all_reduce_sum(float(self.stop()))[0]:
                 raise Interrupted
-            objective = self._plain()
+            objective = self._evaluation_objective()
             with torch.no_grad(), self._autocast():
                 metrics = self.evaluate(objective, self.stop)
         except Interrupted:
@@ -284,11 +284,11 @@ class Loop:
         ]  # other processors round differently, but all ranks must decide alike
         better = progress.evaluate(metrics)
         if better and self.recipe.weights == "best":
-            self.world.run_on_main(lambda: self.callback.save_model(objective.exported()))
+            self.world.run_on_main(lambda: self.callback.save_model(objective.model_to_save()))
         self.world.run_on_main(lambda: self.callback.on_evaluation(progress.step, metrics, better, objective))
         return True
 
-    def _plain(self) -> Objective:
+    def _evaluation_objective(self) -> Objective:
         """A separate objective in eval mode, with the averaged weights if these are kept. All ranks must call this."""
         objective = self.make_meta_objective()
         objective.model.load_state_dict(self.weights(), assign=True)
@@ -301,8 +301,8 @@ class Loop:
 
     def _finish(self) -> None:
         best = self.recipe.weights == "best" and self.progress.best_step > 0
-        objective = self._plain()  # the last weights; they are the result if there is no validation
-        self.world.run_on_main(lambda: self.callback.save_model(objective.exported(), last=best))
+        objective = self._evaluation_objective()  # the last weights; they are the result if there is no validation
+        self.world.run_on_main(lambda: self.callback.save_model(objective.model_to_save(), last=best))
         self.save()
 
     def _shared(self) -> dict[str, Any]:
@@ -326,15 +326,15 @@ class Loop:
         self._saved, self._saved_at = progress.step, time.monotonic()
 
     def resume(self) -> bool:
-        """Loads the last undamaged checkpoint; False if there is no checkpoint.
+        """Loads the last checkpoint that is not damaged; False if there is no checkpoint.
 
-        Damaged ones are renamed, and reported to `damaged`.
+        Damaged checkpoints are renamed and listed in `damaged`.
 
         Raises:
             TrainingStopped: no checkpoint can be read.
         """
         with explain_failures(lambda: "the checkpoints are untouched"):
-            step = self._whole_checkpoint()
+            step = self._last_intact_checkpoint()
             if self.checkpoints is None or step is None:
                 return False
             state = self._shared()
@@ -348,15 +348,15 @@ class Loop:
             set_optimizer_state_dict(self.model, self.optimizer, optim_state_dict=state["optimizer"])
             if same_world:  # else the ranks only get other random numbers for drop path and dropout from here on
                 set_rng_state(own["rng"])
-            self.progress = progress_of(own["progress"], step)
+            self.progress = restore_progress(own["progress"], step)
             self.scaler.load_state_dict(own["scaler"])
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise TrainingStopped(f"{self.checkpoints.path(step)} is not as a run writes it: {error}") from error
         self._saved = self.progress.step
         return True
 
-    def _whole_checkpoint(self) -> int | None:
-        """The step of the last undamaged checkpoint; None if there are no checkpoints."""
+    def _last_intact_checkpoint(self) -> int | None:
+        """The step of the last checkpoint that is not damaged; None if there are no checkpoints."""
         checkpoints, world = self.checkpoints, self.world
         steps = world.all_gather(checkpoints.steps() if checkpoints else [])[0]
         if checkpoints is None or not steps:
@@ -376,6 +376,6 @@ class Loop:
         raise TrainingStopped(f"no checkpoint in {checkpoints.folder} is whole: {first}; choose another folder")
 
 
-def _raised(error: Exception | None) -> None:
+def _raise(error: Exception | None) -> None:
     if error is not None:
         raise error

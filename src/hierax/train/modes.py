@@ -86,21 +86,19 @@ def _pretraining(
 def _finetuning(
     recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
 ) -> Objective:
-    from hierax.train.distillation import Distillation, same_classes
-    from hierax.train.objective import Finetuning, balanced
+    from hierax.train.distillation import Distillation, has_same_classes
+    from hierax.train.objective import Finetuning, balanced_class_weights
 
     options: dict[str, Any] = {"mean": made.mean, "std": made.std}
-    if recipe.class_weights == "balanced" and made.labelled:
+    if recipe.class_weights == "balanced" and made.labeled:
         labels = train.labels()
         if labels is None:
             raise ValueError("class_weights is 'balanced', but samples have none or several labels")
-        options["class_weights"] = balanced(labels, model.config.num_labels)
+        options["class_weights"] = balanced_class_weights(labels, model.config.num_labels)
     if made.teacher is None:
         return Finetuning(model, recipe, **options)
-    own = same_classes(model.config, made.teacher)
-    return Distillation(
-        model, recipe, teacher=made.teacher, labelled=made.labelled, own_head=own, cache=cache, **options
-    )
+    own = has_same_classes(model.config, made.teacher)
+    return Distillation(model, recipe, teacher=made.teacher, labeled=made.labeled, own_head=own, cache=cache, **options)
 
 
 def _reconstructed(
@@ -117,7 +115,7 @@ def _classified(
     from hierax.train.distillation import Distillation, agreement
     from hierax.train.predictions import predict
 
-    if isinstance(objective, Distillation) and not objective.labelled:
+    if isinstance(objective, Distillation) and not objective.labeled:
         return Evaluated(*agreement(objective, inputs.view, world, batch=batch, workers=workers, stop=stop))
     found = predict(objective.model, inputs, world, batch=batch, workers=workers, stop=stop)
     return Evaluated(found.metrics(), found.bad, found)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierax.data.loader import Batch
-from hierax.data.mixup import mix, targets_of
+from hierax.data.mixup import mix_batch, soft_targets
 from hierax.data.order import stream
 from hierax.model.blocks import Block
 from hierax.model.config import HieraConfig
@@ -22,7 +22,7 @@ from hierax.model.tasks import HieraForPreTraining
 from hierax.train.hog import hog_targets, hog_width
 from hierax.train.settings import Recipe
 
-_MIX = 2  # the purpose of random numbers that mix batches, besides those of hierax.data.order
+_MIX = 2  # the stream of random numbers that mix batches; hierax.data.order has the others
 
 
 class Objective(nn.Module):
@@ -43,36 +43,36 @@ class Objective(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(shape), persistent=False)
 
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """uint8 or float pixels, normalized by the dataset's mean and deviation."""
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 or float, normalized by the mean and standard deviation of the data."""
         kind = torch.float64 if self.recipe.precision == "fp64" else torch.float32
         return (pixels.to(kind) - self.mean) / self.std
 
     def train(self, mode: bool = True) -> Objective:
-        """As for any module; frozen blocks have no drop path."""
+        """As for any module, but frozen blocks stay in eval mode, without drop path."""
         super().train(mode)
         for part in self.model.modules():
             if isinstance(part, Block) and not any(p.requires_grad for p in part.parameters()):
                 part.eval()
         return self
 
-    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
-        """The inputs of `forward`, on the device; `key` (step, number of the part) determines how the part is mixed."""
+    def prepare_inputs(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """The inputs of `forward`, on the device. `key` (step, number of the micro-batch) decides how it is mixed."""
         raise NotImplementedError
 
-    def exported(self) -> Pretrained:
-        """The part of the model that is saved after the run."""
+    def model_to_save(self) -> Pretrained:
+        """The model that the run saves."""
         return self.model
 
 
 class Pretraining(Objective):
     """Masked image modeling: predicts pixels."""
 
-    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Pixels and noise."""
+    def prepare_inputs(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Normalized pixels, and the noise that decides the mask."""
         assert batch.noise is not None
         pixels = batch.pixels.to(device, non_blocking=True)
-        return self.normalised(pixels), batch.noise.to(device, non_blocking=True)
+        return self.normalize(pixels), batch.noise.to(device, non_blocking=True)
 
     def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """The loss, in float32."""
@@ -109,7 +109,7 @@ class HogPretraining(Pretraining):
         errors = (logits.to(targets.dtype) - targets).square().mean(-1)
         return (errors * hidden).sum() / hidden.sum()
 
-    def exported(self) -> Pretrained:
+    def model_to_save(self) -> Pretrained:
         """The encoder."""
         with torch.device("meta"):
             encoder = Hiera(self.config)
@@ -133,31 +133,31 @@ class Finetuning(Objective):
     ) -> None:
         super().__init__(model, recipe, mean=mean, std=std)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.several = self.config.problem_type == "multi_label_classification"
+        self.multi_label = self.config.problem_type == "multi_label_classification"
 
-    def prepared(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Pixels and targets, mixed."""
+    def prepare_inputs(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Normalized pixels and targets, after mixup and cutmix."""
         assert batch.labels is not None
         recipe, labels = self.recipe, batch.labels.to(device)
-        pixels = self.normalised(batch.pixels.to(device, non_blocking=True))
+        pixels = self.normalize(batch.pixels.to(device, non_blocking=True))
         if labels.ndim == 1:
-            targets = targets_of(
-                labels, self.config.num_labels, smoothing=0 if self.several else recipe.label_smoothing
+            targets = soft_targets(
+                labels, self.config.num_labels, smoothing=0 if self.multi_label else recipe.label_smoothing
             )
         else:
             targets = labels
         random = stream(recipe.seed, _MIX, *key)
-        return mix(pixels, targets.to(pixels.dtype), random, mixup=recipe.mixup, cutmix=recipe.cutmix)
+        return mix_batch(pixels, targets.to(pixels.dtype), random, mixup=recipe.mixup, cutmix=recipe.cutmix)
 
     def forward(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """The loss, in float32 (float64 stays)."""
-        return self.classification(self.model(pixels).logits, targets)
+        return self.classification_loss(self.model(pixels).logits, targets)
 
-    def classification(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of `logits` `[B, classes]`."""
+    def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of `logits` `[B, classes]`, in float32 (float64 stays)."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         weights = self.class_weights
-        if self.several:
+        if self.multi_label:
             return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), weight=weights)
         per_class = targets.to(logits.dtype) * logits.log_softmax(-1)
         if weights is not None:
@@ -165,7 +165,7 @@ class Finetuning(Objective):
         return -per_class.sum(-1).mean()
 
 
-def balanced(labels: Sequence[int], classes: int) -> Tensor:
-    """Weights `[classes]`, inverse to the frequencies of the classes, with mean 1 over the samples."""
+def balanced_class_weights(labels: Sequence[int], classes: int) -> Tensor:
+    """Weights `[classes]`, inverse to the frequency of each class; their mean over the samples is 1."""
     counts = np.bincount(np.asarray(labels), minlength=classes).clip(1)
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)

@@ -19,7 +19,7 @@ from hierax.data.loader import default_decode_workers
 from hierax.devices import find_device
 from hierax.model.blocks import Block
 from hierax.train.objective import Objective
-from hierax.train.progress import TrainingStopped, lost_rank
+from hierax.train.progress import TrainingStopped, explain_lost_rank
 
 STRATEGIES = ("ddp", "fsdp")
 _T = TypeVar("_T")
@@ -189,7 +189,7 @@ def open_world(device: str = "auto", strategy: str = "ddp") -> Iterator[World]:
         yield World(rank, size, own_device, strategy)
     except BaseException as error:
         _FAILED_GROUPS.append(group)
-        reason = lost_rank(error) if isinstance(error, RuntimeError) else None
+        reason = explain_lost_rank(error) if isinstance(error, RuntimeError) else None
         if reason is None or isinstance(error, TrainingStopped):
             raise
         raise TrainingStopped(reason) from error

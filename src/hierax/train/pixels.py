@@ -20,11 +20,11 @@ from hierax.processing.sampling import sampling_of
 from hierax.train.modes import mode_of
 from hierax.train.settings import Recipe
 
-STATISTICS_OF = 512
-"""Samples that are read for a mean and a standard deviation."""
+MAX_MEASURED_SAMPLES = 512
+"""Most samples that are read for a mean and a standard deviation."""
 
 
-def statistics(
+def measure_mean_and_std(
     dataset: Dataset,
     *,
     size: Sequence[int],
@@ -34,15 +34,15 @@ def statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel over up to 512 samples spread over the dataset.
 
-    The deviation of a constant channel is 1, so that another value does not become huge. For images, they are in gray
-    levels, or in the values of the files if `exact`.
+    They are in gray levels for images, or in the values of the files if `exact`. The standard deviation of a constant
+    channel is 1, so that a different value does not become huge.
 
     Raises:
         ValueError: none of them can be read.
     """
-    record = IMAGENET if dataset.arrays else convention(size, channels).replace(do_rescale=not exact)
+    record = IMAGENET if dataset.arrays else default_preprocessing(size, channels).replace(do_rescale=not exact)
     view = EvaluationView(dataset, record, size=tuple(size), max_pixels=max_pixels)
-    step = -(-len(dataset) // STATISTICS_OF)
+    step = -(-len(dataset) // MAX_MEASURED_SAMPLES)
     total: Moments | None = None
     problem = ""
     for index in range(0, len(dataset), step):
@@ -59,8 +59,10 @@ def statistics(
     return tuple(total.mean.tolist()), tuple(std.tolist())
 
 
-def convention(size: Sequence[int], channels: int) -> Preprocessing:
-    """The published preprocessing for images or clips of `size` pixels; of other channels, with levels about 0.5."""
+def default_preprocessing(size: Sequence[int], channels: int) -> Preprocessing:
+    """The published preprocessing for images or clips of `size` pixels; if they are not RGB, with mean and standard
+    deviation 0.5.
+    """
     record = published(size, 3)
     if record is None:
         raise ValueError(f"the model takes inputs of {len(size)} axis; expected a model of images or clips")
@@ -70,8 +72,8 @@ def convention(size: Sequence[int], channels: int) -> Preprocessing:
 def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, notes: list[str]) -> Preprocessing:
     """The preprocessing: the checkpoint's, or one that suits the data; adds notes."""
     config = model.config
-    record, measure = model.preprocessing, partial(statistics, dataset, max_pixels=recipe.max_pixels)
-    if dataset.arrays and record is not None and _of_arrays(record, config):
+    record, measure = model.preprocessing, partial(measure_mean_and_std, dataset, max_pixels=recipe.max_pixels)
+    if dataset.arrays and record is not None and _is_for_arrays(record, config):
         notes.append("arrays are normalized with the mean and standard deviation that the checkpoint was trained with")
     elif dataset.arrays:
         mean, std = measure(size=config.image_size, channels=config.num_channels)
@@ -79,16 +81,16 @@ def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretraine
             do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std,
             image_dtype=stored_type(first),
         )  # fmt: skip
-    elif _exact(dataset, first, record, config):
+    elif _reads_stored_values(dataset, first, record, config):
         notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to gray levels")
         if record is None or not record.takes_values or record.num_channels != config.num_channels:
-            record = convention(config.image_size, config.num_channels).replace(do_rescale=False)
+            record = default_preprocessing(config.image_size, config.num_channels).replace(do_rescale=False)
             mean, std = measure(size=config.image_size, channels=config.num_channels, exact=True)
             record = record.replace(image_mean=mean, image_std=std, image_dtype=stored_type(first))
         if recipe.rand_augment is not None or recipe.erasing:
             notes.append("rand_augment and erasing are for images of 8 bits")
     elif record is None or record.num_channels != config.num_channels or (dataset.videos and not record.num_frames):
-        record = convention(config.image_size, config.num_channels)
+        record = default_preprocessing(config.image_size, config.num_channels)
         if config.num_channels != 3:
             mean, std = measure(size=config.image_size, channels=config.num_channels)
             scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
@@ -118,8 +120,10 @@ def stored_type(sample: Sample) -> str | None:
     return stored_dtype(sample.content, name=sample.name)
 
 
-def _exact(dataset: Dataset, first: Sample, record: Preprocessing | None, config: HieraConfig) -> bool:
-    """Whether images are read with their files' own values: more than 8 bits, for models that do not take RGB."""
+def _reads_stored_values(dataset: Dataset, first: Sample, record: Preprocessing | None, config: HieraConfig) -> bool:
+    """Whether images are read with the values that their files store: those of more than 8 bits, for models of other
+    inputs than RGB.
+    """
     if dataset.arrays or dataset.videos:
         return False
     if record is not None and record.takes_values:
@@ -127,14 +131,14 @@ def _exact(dataset: Dataset, first: Sample, record: Preprocessing | None, config
     return config.num_channels != 3 and stored_type(first) != "uint8"
 
 
-def _of_arrays(record: Preprocessing, config: HieraConfig) -> bool:
+def _is_for_arrays(record: Preprocessing, config: HieraConfig) -> bool:
     """Whether a record is one that `prepare` made for arrays such as the model's."""
     plain = not (record.do_resize or record.do_center_crop or record.do_rescale)
     return plain and record.do_normalize and record.num_channels == config.num_channels
 
 
-def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation in units of the data: gray levels 0 to 255, or the units of arrays."""
+def pixel_mean_and_std(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a record in the units of the data: gray levels 0 to 255, or those of arrays."""
     factor = record.rescale_factor if record.do_rescale else 1.0
     if not record.do_normalize:
         return (0.0,) * record.num_channels, (1 / factor,) * record.num_channels
@@ -144,7 +148,7 @@ def levels(record: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]
 def augmentation(
     recipe: Recipe, config: HieraConfig, *, arrays: bool, record: Preprocessing | None = None
 ) -> Augmentation:
-    """The training view of a sample; for videos, `record` says which frames."""
+    """The settings of augmentation; for videos, `record` says which frames are used."""
     units = math.prod(config.unit_grid(config.image_size)) if mode_of(recipe).masked else 0
     exact = not arrays and record is not None and record.takes_values
     values = arrays or exact

@@ -37,34 +37,36 @@ class Predictions:
     labels: Tensor
     bad: list[tuple[str, str]] = field(default_factory=list)
 
-    def top(self, k: int) -> float:
-        """Share of the samples whose class is among the `k` likeliest."""
+    def top_k_accuracy(self, k: int) -> float:
+        """The share of samples whose class is among the `k` most likely ones."""
         best = self.logits.topk(min(k, self.logits.shape[1]), dim=1).indices
         return (best == self.labels[:, None]).any(1).double().mean().item()
 
-    def confusion(self) -> Tensor:
-        """Counts int64 `[classes, classes]`: row is the true class, column the predicted one."""
+    def confusion_matrix(self) -> Tensor:
+        """Counts, int64 `[classes, classes]`; rows are true classes, columns are predicted ones."""
         count = self.logits.shape[1]
         return torch.bincount(self.labels * count + self.logits.argmax(1), minlength=count**2).view(count, count)
 
-    def balanced(self) -> float:
+    def balanced_accuracy(self) -> float:
         """Mean recall over the classes that occur."""
-        table = self.confusion().double()
+        table = self.confusion_matrix().double()
         count = table.sum(1)
         return (table.diagonal() / count)[count > 0].mean().item()
 
     def metrics(self) -> dict[str, float]:
-        """Loss, and top-1, top-5 (of more than five classes) and the mean recall of the classes ("balanced") or, with
-        several true labels, the mean average precision. A higher "score" is better.
+        """By name: "loss", "top1", "top5" (of more than five classes) and the mean recall of the classes, "balanced";
+        with several labels per sample, "loss" and "mean_average_precision". A higher "score" is better.
         """
         if self.labels.ndim == 2:
             loss = F.binary_cross_entropy_with_logits(self.logits.double(), self.labels.double()).item()
             precision = average_precision(self.logits, self.labels)
             return {"loss": loss, "mean_average_precision": precision, "score": precision}
         loss = F.cross_entropy(self.logits.double(), self.labels).item()
-        top1 = self.top(1)
-        top5 = {"top5": self.top(5)} if self.logits.shape[1] > 5 else {}  # with fewer classes it says nothing
-        return {"loss": loss, "top1": top1, **top5, "balanced": self.balanced(), "score": top1}
+        top1 = self.top_k_accuracy(1)
+        top5 = (
+            {"top5": self.top_k_accuracy(5)} if self.logits.shape[1] > 5 else {}
+        )  # with fewer classes it says nothing
+        return {"loss": loss, "top1": top1, **top5, "balanced": self.balanced_accuracy(), "score": top1}
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
@@ -138,8 +140,8 @@ def predict(
     bad: list[tuple[str, str]] = []
 
     def own() -> None:
-        for part in batches(inputs.view, world, batch, workers, stop):
-            bad.extend(unreadable(part))
+        for part in evaluation_batches(inputs.view, world, batch, workers, stop):
+            bad.extend(unreadable_samples(part))
             if isinstance(part, Batch):
                 if part.labels is None:
                     raise ValueError("the data has no labels; evaluation of a classifier takes labeled samples")
@@ -162,10 +164,10 @@ def predict(
 
 
 def _logits(model: Pretrained | Runnable, pixels: Tensor, inputs: Inputs) -> Tensor:
-    """Logits `[B, classes]`; for samples with several views, those of the mean of their probabilities."""
+    """Logits `[B, classes]`; of samples with several views, those of the mean probabilities."""
 
     def of(part: Tensor) -> Tensor:
-        logits = model(pixel_values=normalised(part, model, inputs.mean, inputs.std)).logits
+        logits = model(pixel_values=normalize(part, model, inputs.mean, inputs.std)).logits
         return logits if logits.dtype == torch.float64 else logits.float()
 
     if inputs.view.views == (1, 1):
@@ -197,11 +199,11 @@ def masked_loss(
 
     def own() -> tuple[float, int]:
         total, count = 0.0, 0
-        for part in batches(view, world, batch, workers, stop):
-            bad.extend(unreadable(part))
+        for part in evaluation_batches(view, world, batch, workers, stop):
+            bad.extend(unreadable_samples(part))
             if isinstance(part, Batch):
                 noise = fixed_noise(objective, part.indices)
-                loss = objective(objective.normalised(part.pixels.to(noise.device)), noise)
+                loss = objective(objective.normalize(part.pixels.to(noise.device)), noise)
                 total, count = total + loss.item() * len(part), count + len(part)
         return total, count
 
@@ -221,7 +223,9 @@ def fixed_noise(objective: Objective, indices: Tensor) -> Tensor:
     return torch.stack(draws).to(objective.model.device)
 
 
-def batches(view: EvaluationView, world: World, batch: int, workers: int, stop: Callable[[], bool]) -> Iterator[Any]:
+def evaluation_batches(
+    view: EvaluationView, world: World, batch: int, workers: int, stop: Callable[[], bool]
+) -> Iterator[Any]:
     """This rank's batches, until `stop` returns True."""
     for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
         if stop():
@@ -229,7 +233,7 @@ def batches(view: EvaluationView, world: World, batch: int, workers: int, stop: 
         yield part
 
 
-def unreadable(part: Any) -> list[tuple[str, str]]:
+def unreadable_samples(part: Any) -> list[tuple[str, str]]:
     """Names and problems of the unreadable samples of a batch."""
     return [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
 
@@ -240,10 +244,10 @@ def check_stop(world: World, stop: Callable[[], bool]) -> None:
         raise Interrupted
 
 
-def normalised(pixels: Tensor, model: Pretrained | Runnable, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixels of a batch as the model takes them, on its device."""
+def normalize(pixels: Tensor, model: Pretrained | Runnable, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalized pixels on the model's device, in float64 for a model in float64, else in float32."""
     double = isinstance(model, Pretrained) and model.dtype == torch.float64
     kind: Any = torch.float64 if double else torch.float32
     shape = (1, -1, *[1] * (pixels.ndim - 2))
-    centre, spread = (torch.tensor(values, dtype=kind, device=model.device).view(shape) for values in (mean, std))
-    return (pixels.to(model.device, kind) - centre) / spread
+    center, spread = (torch.tensor(values, dtype=kind, device=model.device).view(shape) for values in (mean, std))
+    return (pixels.to(model.device, kind) - center) / spread

@@ -18,11 +18,11 @@ from hierax.model.encoder import visible_units
 from hierax.model.mae import check_mae_size
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
-from hierax.train.labels import check_labels, has_several
+from hierax.train.labels import check_labels, is_multi_label
 from hierax.train.modes import mode_of
-from hierax.train.pixels import STATISTICS_OF, levels, record_for, with_sampling
+from hierax.train.pixels import MAX_MEASURED_SAMPLES, pixel_mean_and_std, record_for, with_sampling
 from hierax.train.settings import Recipe
-from hierax.train.starting_model import for_videos, model_of
+from hierax.train.starting_model import build_starting_model, inflate_for_videos
 from hierax.train.teacher import Teacher, open_teacher
 
 
@@ -32,9 +32,9 @@ class Prepared:
 
     Attributes:
         model: with weights, on the CPU.
-        record: preprocessing for evaluation and for the saved folder; for arrays only mean and deviation.
+        record: preprocessing for evaluation, saved with the model; for arrays only mean and standard deviation.
         mean, std: per channel of the data, in gray levels 0 to 255 or in the array's units.
-        notes: lines on what was changed to fit the data.
+        notes: lines for the user on what was changed to fit the data.
         labeled: whether to learn from labels.
         teacher: the teacher, or None.
     """
@@ -44,7 +44,7 @@ class Prepared:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...]
-    labelled: bool = True
+    labeled: bool = True
     teacher: Teacher | None = None
 
 
@@ -56,51 +56,51 @@ def prepare(
     teacher: str | os.PathLike[str] | None = None,
     device: torch.device | None = None,
 ) -> Prepared:
-    """The model of a run, with fresh weights or those of `source`, the statistics of its inputs, and its `teacher`, on
-    `device`.
+    """The model of a run, with random weights or those of `source`, how its inputs are made, and its `teacher`, on
+    `device` (None: the CPU).
 
     Raises:
         ValueError: the data does not fit the task or the model; or an error of loading.
     """
-    mode, first = mode_of(recipe), _first(dataset)
+    mode, first = mode_of(recipe), _first_readable(dataset)
     opened = None if source is None else open_checkpoint(source)
-    teaches = None if teacher is None else _teacher(recipe, dataset, opened, teacher, device or torch.device("cpu"))
-    labelled = mode.supervised and bool(dataset.classes) and recipe.label_weight > 0
-    if mode.supervised and teaches is None:
+    network = None if teacher is None else _load_teacher(recipe, dataset, opened, teacher, device)
+    labeled = mode.supervised and bool(dataset.classes) and recipe.label_weight > 0
+    if mode.supervised and network is None:
         check_labels(recipe, dataset, first)
-    classes = dataset.classes if labelled or teaches is None else _taught(recipe, teaches)
-    model, notes = _model(recipe, dataset, first, opened, classes, several=labelled and has_several(first))
-    if teaches is not None:
-        notes.append(teaches.note)
+    classes = dataset.classes if labeled or network is None else _teacher_classes(recipe, network)
+    model, notes = _load_model(recipe, dataset, first, opened, classes, multi_label=labeled and is_multi_label(first))
+    if network is not None:
+        notes.append(network.note)
     _check_fit(recipe, dataset, first, model.config, fresh=source is None)
     if mode.masked:
-        notes.append(_masking(model.config))
+        notes.append(_masking_note(model.config))
     record = record_for(recipe, dataset, first, model, notes)
     if dataset.videos:
         record = with_sampling(record, recipe, model.config, notes)
     if dataset.arrays:
         notes += _unused_augmentation(recipe)
     model.preprocessing = record
-    if teaches is not None and teaches.features and recipe.teacher_features:
-        teaches.measure(EvaluationView(dataset, record, size=model.config.image_size, max_pixels=recipe.max_pixels))
-    return Prepared(model, record, *levels(record), tuple(notes), labelled, teaches)
+    if network is not None and network.features and recipe.teacher_features:
+        network.measure(EvaluationView(dataset, record, size=model.config.image_size, max_pixels=recipe.max_pixels))
+    return Prepared(model, record, *pixel_mean_and_std(record), tuple(notes), labeled, network)
 
 
-def _model(
+def _load_model(
     recipe: Recipe,
     dataset: Dataset,
     first: Sample,
     opened: Checkpoint | None,
     classes: tuple[str, ...],
     *,
-    several: bool,
+    multi_label: bool,
 ) -> tuple[Pretrained, list[str]]:
-    """The model for the kind and the size of the data, and notes on what was changed."""
+    """The model for data of this kind and size, and notes on what was changed."""
     shape = _array_shape(dataset, first)
     # arrays have their own size, which a new model adopts
     size = recipe.image_size or (shape[1:] if opened is None and shape else None)
-    begin = for_videos(opened, size) if dataset.videos and opened is not None else opened
-    model, notes = model_of(recipe, classes, begin, size, shape[0] if shape else 3, several=several)
+    begin = inflate_for_videos(opened, size) if dataset.videos and opened is not None else opened
+    model, notes = build_starting_model(recipe, classes, begin, size, shape[0] if shape else 3, multi_label=multi_label)
     if opened is not None and begin is not opened:
         notes.append(f"{opened.name} is an image model: it treats all frames alike until it has learned motion")
     return model, notes
@@ -134,14 +134,14 @@ def _unused_augmentation(recipe: Recipe) -> list[str]:
     return notes
 
 
-def _teacher(
+def _load_teacher(
     recipe: Recipe,
     dataset: Dataset,
     opened: Checkpoint | None,
     teacher: str | os.PathLike[str],
-    device: torch.device,
+    device: torch.device | None,
 ) -> Teacher:
-    """The teacher of a run, checked to have an answer that the run learns."""
+    """The teacher of a run, checked to have outputs that the run learns."""
     if dataset.arrays or dataset.videos:
         kind = "arrays" if dataset.arrays else "videos"
         raise ValueError(f"{teacher}: a teacher expects images; the data are {kind}")
@@ -149,7 +149,7 @@ def _teacher(
     if size is None:
         own = variant_config(recipe.model) if opened is None else opened.config
         size = own.image_size
-    found = open_teacher(teacher, size=size, device=device)
+    found = open_teacher(teacher, size=size, device=device or torch.device("cpu"))
     gives = {"teacher_logits": found.logits, "teacher_features": found.features}
     if not any(count and getattr(recipe, weight) for weight, count in gives.items()):
         listed = " and ".join(f"{weight} is {getattr(recipe, weight):g}" for weight in gives)
@@ -157,14 +157,14 @@ def _teacher(
     return found
 
 
-def _taught(recipe: Recipe, teacher: Teacher) -> tuple[str, ...]:
+def _teacher_classes(recipe: Recipe, teacher: Teacher) -> tuple[str, ...]:
     """The classes of a model that learns without labels: the teacher's, if its logits are learned."""
     if not (teacher.logits and recipe.teacher_logits):
         return ("none",)
     return teacher.classes or tuple(f"LABEL_{i}" for i in range(teacher.logits))
 
 
-def _masking(config: HieraConfig) -> str:
+def _masking_note(config: HieraConfig) -> str:
     """A note on the number of visible mask units.
 
     Raises:
@@ -180,9 +180,9 @@ def _masking(config: HieraConfig) -> str:
     return f"{shown} of {units} mask units are visible (mask_ratio {config.mask_ratio:g}, image_size {size})"
 
 
-def _first(dataset: Dataset) -> Sample:
+def _first_readable(dataset: Dataset) -> Sample:
     """The first readable sample."""
-    for index in range(min(len(dataset), STATISTICS_OF)):
+    for index in range(min(len(dataset), MAX_MEASURED_SAMPLES)):
         with contextlib.suppress(OSError, ValueError):
             return dataset.sample(index)
     return dataset.sample(0)  # says what is wrong with it

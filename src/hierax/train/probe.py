@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.model.pretrained import Pretrained
-from hierax.train.predictions import Inputs, normalised, unreadable
+from hierax.train.predictions import Inputs, normalize, unreadable_samples
 
 PROBES = ("linear", "knn")
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_NEIGHBOURS = 20
+_NUM_NEIGHBORS = 20
 _TEMPERATURE = 0.07
 
 
@@ -34,7 +34,7 @@ class Features:
 
 
 @torch.no_grad()
-def extract(model: Pretrained, inputs: Inputs, *, batch: int = 32, workers: int = 0) -> Features:
+def extract_features(model: Pretrained, inputs: Inputs, *, batch: int = 32, workers: int = 0) -> Features:
     """The pooled map of every stage for every sample.
 
     Raises:
@@ -46,11 +46,11 @@ def extract(model: Pretrained, inputs: Inputs, *, batch: int = 32, workers: int 
     labels: list[Tensor] = []
     bad: list[tuple[str, str]] = []
     for part in evaluation_loader(inputs.view, batch=batch, workers=workers):
-        bad += unreadable(part)
+        bad += unreadable_samples(part)
         if isinstance(part, Batch):
             if part.labels is None or part.labels.ndim != 1:
                 raise ValueError("a probe needs samples with one label each")
-            out = encoder(normalised(part.pixels, model, inputs.mean, inputs.std), stages=set(stages))
+            out = encoder(normalize(part.pixels, model, inputs.mean, inputs.std), stages=set(stages))
             found.append([out.grid(stage).flatten(1, -2).mean(1).float().cpu() for stage in stages])
             labels.append(part.labels)
     if not found:
@@ -58,12 +58,12 @@ def extract(model: Pretrained, inputs: Inputs, *, batch: int = 32, workers: int 
     return Features(tuple(torch.cat(tensors) for tensors in zip(*found, strict=True)), torch.cat(labels), bad)
 
 
-def knn(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, neighbours: int = _NEIGHBOURS) -> Tensor:
-    """Predicted classes `[M]`: cosine similarity, each of the nearest votes with exp(similarity / 0.07)."""
+def knn(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, num_neighbors: int = _NUM_NEIGHBORS) -> Tensor:
+    """Predicted classes `[M]`: each of the nearest samples by cosine votes with exp(cosine / 0.07)."""
     scale = train.std(0, correction=0).clamp(min=1e-6)
-    centre = train.mean(0)
-    a, b = (F.normalize((x - centre) / scale, dim=1) for x in (train, test))
-    similarity, nearest = (b @ a.T).topk(min(neighbours, len(train)), dim=1)
+    center = train.mean(0)
+    a, b = (F.normalize((x - center) / scale, dim=1) for x in (train, test))
+    similarity, nearest = (b @ a.T).topk(min(num_neighbors, len(train)), dim=1)
     votes = torch.zeros(len(test), classes).scatter_add_(1, labels[nearest], (similarity / _TEMPERATURE).exp())
     return votes.argmax(1)
 
@@ -73,14 +73,15 @@ def linear(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, seed: i
 
     Its weight decay is chosen on a held-out fifth of the training samples; then it is fitted to all of them.
     """
-    scale, centre = train.std(0, correction=0).clamp(min=1e-6), train.mean(0)
-    a, b = ((x - centre) / scale for x in (train, test))
+    scale, center = train.std(0, correction=0).clamp(min=1e-6), train.mean(0)
+    a, b = ((x - center) / scale for x in (train, test))
     order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
-    held, rest = order[: len(a) // 5], order[len(a) // 5 :]
+    validation, rest = order[: len(a) // 5], order[len(a) // 5 :]
     scores = []
     for decay in _DECAYS:
         weight, bias = _fit(a[rest], labels[rest], classes, decay)
-        scores.append(((a[held] @ weight + bias).argmax(1) == labels[held]).double().mean().item() if len(held) else 0)
+        hits = (a[validation] @ weight + bias).argmax(1) == labels[validation]
+        scores.append(hits.double().mean().item() if len(validation) else 0)
     weight, bias = _fit(a, labels, classes, _DECAYS[max(range(len(scores)), key=scores.__getitem__)])
     return (b @ weight + bias).argmax(1)
 

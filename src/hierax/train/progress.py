@@ -61,8 +61,8 @@ class Progress:
     def evaluate(self, metrics: dict[str, float]) -> bool:
         """Records an evaluation of the weights after `step`; returns whether they are the best so far.
 
-        A higher score is better, then a lower loss. Of equal ones, the later weights are kept, because they were
-        trained longer, but they do not count as progress. Metrics that are NaN are never the best.
+        A higher score is better; if scores are equal, a lower loss. If both are equal, the later weights are kept,
+        because they were trained longer, but this does not count as an improvement. NaN is never the best.
         """
         self.evaluated, self.last = self.step, metrics
         score, loss = metrics["score"], metrics.get("loss", 0.0)
@@ -75,7 +75,7 @@ class Progress:
         return True
 
 
-def progress_of(values: Any, step: int) -> Progress:
+def restore_progress(values: Any, step: int) -> Progress:
     """A run's progress from the checkpoint after `step` steps.
 
     Raises:
@@ -136,7 +136,7 @@ def explain_failures(recovery_note: Callable[[], str]) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise TrainingStopped(f"{where}{error.strerror or error}; {recovery_note()}") from error
     except RuntimeError as error:
-        found = _uncompiled(error) or lost_rank(error) or _system_reason(error) or _reason(str(error))
+        found = _uncompiled(error) or explain_lost_rank(error) or _system_reason(error) or _reason(str(error))
         reason = None if isinstance(error, TrainingStopped) else found
         if reason is None:
             raise
@@ -173,8 +173,8 @@ def _system_reason(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turns a lack of memory before the first step into one sentence.
+def explain_memory_errors() -> Iterator[None]:
+    """Turns errors of full memory before the first step into a `TrainingStopped` of one sentence.
 
     Raises:
         TrainingStopped: there is not enough memory for the model.
@@ -189,8 +189,8 @@ def memory_errors() -> Iterator[None]:
         raise TrainingStopped(_TOO_LARGE) from error
 
 
-def lost_rank(error: RuntimeError) -> str | None:
-    """A sentence for an error that means that another process of the run has ended; None for any other."""
+def explain_lost_rank(error: RuntimeError) -> str | None:
+    """A sentence for an error that is due to the end of another rank; None for other errors."""
     text = str(error)
     if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed")):
         return f"another rank of the run is gone ({text.splitlines()[0][:200]})"

@@ -52,7 +52,7 @@ class ReconstructionSheet:
             return None
         device, config = objective.model.device, objective.config
         pixels = torch.stack([torch.from_numpy(item.pixels) for item in self.seen]).to(device)
-        inputs = objective.normalised(pixels)
+        inputs = objective.normalize(pixels)
         noise = fixed_noise(objective, torch.tensor([item.index for item in self.seen]))
         assert isinstance(objective.model, HieraForPreTraining)
         kept, _ = objective.model.visible(inputs, keep=None, noise=noise)

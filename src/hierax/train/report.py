@@ -25,7 +25,7 @@ from hierax.notices import printable
 from hierax.train.checkpoints import write_text
 from hierax.train.choice import FEW_HELD
 from hierax.train.description import DESCRIPTION, read_description, read_object
-from hierax.train.log import shown, summary
+from hierax.train.log import format_metrics, result_sentence
 from hierax.train.plots import SCORES, curve, read_log
 from hierax.train.predictions import Predictions
 
@@ -109,10 +109,10 @@ def _page(title: str, head: str, parts: Sequence[str]) -> str:
 
 def _head(run: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
     result, held = run["result"], run.get("facts", {}).get("held_out", 0)
-    lines = [f"<p>{_text(summary(result, held))}</p>"]
+    lines = [f"<p>{_text(result_sentence(result, held))}</p>"]
     last = result.get("last")
     if last and result.get("weights") == "best" and result.get("best_step") != result["steps"]:
-        lines.append(f"<p>last step, {result['steps']:,}: {_text(', '.join(shown(last)))}</p>")
+        lines.append(f"<p>last step, {result['steps']:,}: {_text(', '.join(format_metrics(last)))}</p>")
     count = f"{run.get('facts', {}).get('samples', 0):,} training samples, {held:,} validation samples"
     lines.append(f'<p class="faded">{count}; {result["seconds"]:,.0f} s on {_text(_device(run))}</p>')
     if checks and held < FEW_HELD:

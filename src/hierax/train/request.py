@@ -12,7 +12,7 @@ from hierax.data.dataset import Dataset
 from hierax.data.split import open_given
 from hierax.train.choice import Choice, choose, default_source
 from hierax.train.folder import RunExists, located
-from hierax.train.log import summary
+from hierax.train.log import result_sentence
 from hierax.train.modes import Mode
 from hierax.train.parallel import World
 from hierax.train.recipes import recipe as named_recipe
@@ -99,4 +99,4 @@ def already_finished(run: Path, before: dict[str, Any]) -> str:
     """What is said of a run that is called again: which weights it kept."""
     if not (run / "model").is_dir():
         raise RunExists(f"{run} holds a finished run, but its model/ is missing; choose another folder with -o")
-    return f"{run} is already finished: {summary(before['result'], before['facts'].get('held_out', 0))}"
+    return f"{run} is already finished: {result_sentence(before['result'], before['facts'].get('held_out', 0))}"

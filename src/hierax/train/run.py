@@ -20,7 +20,7 @@ from hierax.data.order import Order
 from hierax.data.split import held_out
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.processing.frames import FIRST_ONLY
-from hierax.train.batches import accumulation, fitted_batch
+from hierax.train.batches import accumulation_steps, fit_batch
 from hierax.train.callback import Metrics
 from hierax.train.checkpoints import Checkpoints, locked_folder, write_json
 from hierax.train.choice import Choice
@@ -40,7 +40,7 @@ from hierax.train.parallel import World, default_workers, open_world
 from hierax.train.pixels import augmentation
 from hierax.train.predictions import Inputs
 from hierax.train.prepare import Prepared, prepare
-from hierax.train.progress import memory_errors
+from hierax.train.progress import explain_memory_errors
 from hierax.train.reconstructions import ReconstructionSheet
 from hierax.train.request import AUTO, Request, Setting, already_finished, decided, opened
 from hierax.train.run_folder import RunRecorder
@@ -194,7 +194,7 @@ class _Share:
     def train(self, given: Request, data: tuple[Dataset, Dataset | None], chosen: Choice) -> None:
         """Prepares the run, takes its folder, and runs."""
         world = self.world
-        with memory_errors():
+        with explain_memory_errors():
             setup = world.run_on_all_ranks(lambda: self._setup(given, data, chosen.source))
         recipe, made, train, held = setup.recipe, setup.made, setup.train, setup.held
         if made.teacher is not None and given.teacher_cache is not None:
@@ -252,7 +252,7 @@ class _Share:
         before = None if self.overwrite else earlier(self.folder)
         if before is not None:  # what the batch came to does not change when the run resumes
             recipe = recipe.replace(batch_size=min(recipe.batch_size, before.get("facts", {}).get("batch", 2**62)))
-        recipe, note = fitted_batch(recipe, len(train), self.world.size)
+        recipe, note = fit_batch(recipe, len(train), self.world.size)
         torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
         made = prepare(recipe, train, source=source, teacher=given.teacher, device=self.world.device)
         return _Setup(train, held, recipe, note, made)
@@ -291,7 +291,7 @@ class _Share:
     def _loop(self, setup: _Setup, order: Order, callback: RunRecorder) -> Loop:
         world, recipe, made, model = self.world, setup.recipe, setup.made, setup.made.model
         objective_of = mode_of(recipe).objective
-        parts = accumulation(recipe, world.size)
+        parts = accumulation_steps(recipe, world.size)
         seen = augmentation(recipe, model.config, arrays=setup.train.arrays, record=made.record)
         view = TrainingView(setup.train, seen, seed=recipe.seed)
         workers = default_workers() if recipe.workers is None else recipe.workers

@@ -13,7 +13,7 @@ from hierax.processing import Preprocessing
 from hierax.train.callback import Callback, Metrics
 from hierax.train.checkpoints import write_json, write_text
 from hierax.train.description import DESCRIPTION, read_description
-from hierax.train.log import RunLog, about, finite, summary
+from hierax.train.log import RunLog, finite_or_none, format_duration, result_sentence
 from hierax.train.loop import Loop
 from hierax.train.objective import Objective
 from hierax.train.plots import plot_losses
@@ -67,7 +67,7 @@ class RunRecorder(Callback):
     def on_stop_signal(self, seconds: float | None) -> None:
         """See `Callback`. It bypasses Python's buffers, because the signal may have interrupted a write to them."""
         if not self.quiet:
-            long = f", which takes {about(seconds)}" if seconds is not None and seconds >= 2 else ""
+            long = f", which takes {format_duration(seconds)}" if seconds is not None and seconds >= 2 else ""
             text = f"\nstopping after this step{long}; Ctrl-C again ends at once\n"
             os.write(2, text.encode())
 
@@ -96,9 +96,9 @@ class RunRecorder(Callback):
             "seconds": round(progress.seconds, 1),
             "best": progress.best if progress.best_step else None,
             "best_step": progress.best_step or None,
-            "best_metrics": finite(progress.best_metrics) or None,
+            "best_metrics": finite_or_none(progress.best_metrics) or None,
             "weights": "best" if progress.best_step and before["recipe"].get("weights") != "last" else "last",
-            "last": finite(progress.last) or None,
+            "last": finite_or_none(progress.last) or None,
             "skipped": progress.skipped,
             "unreadable": len(self.unreadable_samples),
             "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,
@@ -110,7 +110,7 @@ class RunRecorder(Callback):
         held = len(self.held or ())
         if held and not progress.best_step and progress.evaluated:
             log.say("warning: no evaluation gave a finite loss, so no weights are the best; model/ holds the last ones")
-        log.say(summary(result, held))
+        log.say(result_sentence(result, held))
         if result["weights"] == "best" and progress.best_step < progress.step:
             log.say(f"the last weights are in {folder / 'model-last'}")
         early = f" after {progress.step} of {total} steps, without a better score" if progress.step < total else ""

@@ -22,8 +22,8 @@ from hierax.train.settings import Recipe
 _FRAMES = 16  # of a clip
 
 
-def for_videos(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> Checkpoint:
-    """The checkpoint, or, of a model of images, one of clips that begins with its weights."""
+def inflate_for_videos(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> Checkpoint:
+    """The checkpoint of a video model: `checkpoint` itself, or one inflated from an image model."""
     if checkpoint.config.axes != 2:
         return checkpoint
     made = inflate(checkpoint.model(), frames=size[0] if size else _FRAMES)
@@ -39,7 +39,9 @@ def for_videos(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> Checkpoi
     )  # fmt: skip
 
 
-def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, several: bool) -> dict[str, Any]:
+def _config_changes(
+    recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, multi_label: bool
+) -> dict[str, Any]:
     """Fields of the configuration that the recipe and the data decide."""
     pretraining = mode_of(recipe).masked
     wanted = {
@@ -47,7 +49,7 @@ def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, sev
         "drop_path_rate": recipe.drop_path,
         "dropout": recipe.dropout,
         "mask_ratio": recipe.mask_ratio if pretraining else None,
-        "problem_type": None if pretraining else f"{'multi' if several else 'single'}_label_classification",
+        "problem_type": None if pretraining else f"{'multi' if multi_label else 'single'}_label_classification",
     }
     stated = {field: value for field, value in wanted.items() if value is not None}
     changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
@@ -56,27 +58,27 @@ def _changes(recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, sev
     return changes
 
 
-def model_of(
+def build_starting_model(
     recipe: Recipe,
     classes: tuple[str, ...],
     source: Checkpoint | None,
     size: tuple[int, ...] | None,
     channels: int,
     *,
-    several: bool,
+    multi_label: bool,
 ) -> tuple[Pretrained, list[str]]:
-    """The model for recipe and data, with random weights or those of `source`, and notes on what was changed.
+    """The model that a run starts from, with random weights or those of `source`, and notes on what was changed.
 
     Args:
         classes: names of the classes, for a classifier.
         size: pixels per axis; None is the architecture's, or the checkpoint's.
         channels: number of channels of the data.
-        several: whether several classes may be true.
+        multi_label: whether a sample may have several classes.
 
     Raises:
         ValueError: settings that are impossible; or an error of loading.
     """
-    changes = _changes(recipe, size, channels, several=several)
+    changes = _config_changes(recipe, size, channels, multi_label=multi_label)
     if source is not None:
         return _loaded(recipe, classes, source, changes)
     if recipe.freeze:
@@ -91,7 +93,7 @@ def model_of(
 def _loaded(
     recipe: Recipe, classes: tuple[str, ...], opened: Checkpoint, changes: dict[str, Any]
 ) -> tuple[Pretrained, list[str]]:
-    """The model of a checkpoint, adapted; a head for the same classes is kept."""
+    """The model of a checkpoint, adapted to recipe and data. Its head is kept if the classes are the same."""
     own, channels = opened.config.num_channels, changes.pop("num_channels")
     changes = {"image_size": changes.pop("image_size", None), **changes}
     task, labels = task_with(mode_of(recipe).part, opened.config), dict(enumerate(classes))

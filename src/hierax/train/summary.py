@@ -9,7 +9,7 @@ import numpy as np
 from hierax.data.dataset import Dataset, Subset
 from hierax.data.order import Order
 from hierax.model.config import HieraConfig
-from hierax.train.batches import accumulation
+from hierax.train.batches import accumulation_steps
 from hierax.train.choice import FEW_HELD
 from hierax.train.modes import mode_of
 from hierax.train.parallel import World
@@ -21,7 +21,7 @@ _LISTED = 12  # at most this many classes are named
 
 def plan(recipe: Recipe, order: Order, world: World, train: Dataset, held: Dataset | None) -> str:
     """Samples, steps, batch, learning rate and device in one line."""
-    parts, size = accumulation(recipe, world.size), world.size
+    parts, size = accumulation_steps(recipe, world.size), world.size
     each = recipe.batch_size // size // parts
     steps, epochs = (
         f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((order.steps, "step"), (recipe.epochs, "epoch"))
