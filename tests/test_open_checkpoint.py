@@ -1,9 +1,11 @@
 """A checkpoint that is open: what it tells, that everything takes it, and that commands open one once."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -85,20 +87,91 @@ def test_what_chooses_a_checkpoint_is_for_opening_it(folder: str, argument: dict
         hierax.load(hierax.open_checkpoint(folder), **argument)
 
 
-def test_every_command_opens_a_checkpoint_once(folder: str, count: Callable[[], int], tmp_path: Path) -> None:
+TORCH = ["--backend", "torch"]
+LOOKED_UP = {
+    "classify": ["classify", "IMAGE", "--model", "MODEL", *TORCH],
+    "classify a bare file": ["classify", "IMAGE", "--model", "FILE", *TORCH],
+    "features": ["features", "IMAGE", "-o", "OUT/features", "--model", "MODEL", *TORCH],
+    "reconstruct": ["reconstruct", "IMAGE", "-o", "OUT/masked.png", "--model", "MAE", *TORCH],
+    "convert": ["convert", "MODEL", "OUT/timm", "--to", "timm"],
+    "embed": ["embed", "DATA", "-o", "OUT/collection", "--model", "MODEL", *TORCH],
+    "embed again": ["embed", "DATA", "-o", "OUT/collection", "--model", "MODEL", "--update", *TORCH],
+    "search": ["search", "OUT/collection", "OTHER"],
+    "features with attention": ["features", "IMAGE", "-o", "OUT/attention", "--attention", "--model", "MODEL"],
+    "export": ["export", "-o", "OUT/export", "--format", "pt2", "--model", "MODEL"],
+    "finetune": ["finetune", "DATA", "-o", "OUT/tuned", "--from", "MODEL", "epochs=1", "warmup_epochs=0", "workers=0"],
+    "pretrain": ["pretrain", "DATA", "-o", "OUT/mae", "--from", "MAE", "epochs=1", "warmup_epochs=0", "workers=0"],
+    "evaluate": ["evaluate", "DATA", "--model", "OUT/tuned"],
+    "evaluate with a probe": ["evaluate", "DATA", "--model", "MAE", "--probe", "knn", "--train", "DATA"],
+}
+NOT_LOOKED_UP = {
+    "duplicates": ["duplicates", "OUT/collection"],
+    "outliers": ["outliers", "OUT/collection"],
+    "map": ["map", "OUT/collection", "-o", "OUT/map.html"],
+    "search for a stored image": ["search", "OUT/collection", "IMAGE"],
+    "models": ["models"],
+    "stats": ["stats", "DATA"],
+}
+
+
+@pytest.mark.parametrize("number", [5, pytest.param(None, marks=pytest.mark.slow)])
+def test_every_command_looks_a_checkpoint_up_once_and_opens_it_once(
+    folder: str, count: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """In this order, because some work on what others have written; the first commands in every run of the tests."""
+    from hierax.checkpoint import files, preprocessing
+    from hierax.checkpoint.bundled import bundled_folder
+    from hierax.cli import main
+    from hierax.predict import inputs
+
+    for package in ("pyarrow", "matplotlib"):
+        pytest.importorskip(package)
+    locate, located = files.locate, []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        located.append(arguments)
+        return locate(*arguments, **options)
+
+    for module in (opened, preprocessing, inputs):
+        monkeypatch.setattr(module, "locate", counted)
+    monkeypatch.chdir(tmp_path)
+    draw = numpy.random.default_rng(0)
+    for name in ("OTHER.png", "DATA/a/0.png", "DATA/a/1.png", "DATA/b/0.png", "DATA/b/1.png"):
+        image = tmp_path / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=numpy.uint8)).save(image)
+    mae = HieraForPreTraining(image_config(num_query_pool=2))
+    mae.preprocessing = Preprocessing.for_model(mae.config)
+    mae.save_pretrained("MAE")
+    shutil.copy(str(bundled_folder("hierax/femto")) + "/model.safetensors", "FILE.safetensors")
+    names = {"MODEL": folder, "IMAGE": "DATA/a/0.png", "OTHER": "OTHER.png", "FILE": "FILE.safetensors"}
+    openings = {}
+    expected = {**dict.fromkeys(LOOKED_UP, (1, 1)), **dict.fromkeys(NOT_LOOKED_UP, (0, 0))}
+    for name in list(expected)[:number]:
+        command = {**LOOKED_UP, **NOT_LOOKED_UP}[name]
+        assert main([names.get(word, word) for word in command]) == 0, name
+        openings[name] = (len(located), count())
+        located.clear()
+    assert openings == {name: expected[name] for name in openings}
+
+
+def test_an_input_that_is_missing_is_said_before_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from hierax.checkpoint import files
     from hierax.cli import main
 
-    image = tmp_path / "images" / "a" / "a.png"
-    image.parent.mkdir(parents=True)
-    Image.effect_noise((64, 64), 90).convert("RGB").save(image)
-    commands = {
-        "classify": ("classify", str(image)),
-        "features": ("features", str(image), "-o", str(tmp_path / "features")),
-        "embed": ("embed", str(image), "-o", str(tmp_path / "collection")),
-        "export": ("export", "-o", str(tmp_path / "export"), "--format", "pt2"),
-    }
-    openings = {}
-    for name, command in commands.items():
-        assert main([*command, "--model", folder]) == 0, name
-        openings[name] = count()
-    assert openings == dict.fromkeys(commands, 1)
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "hiera", "image_size": [224, 224]}')
+    asked: list[str] = []
+
+    def fetch(repository: str, file: str, hub: Any) -> Path | None:
+        asked.append(file)
+        return config if file == files.CONFIG else None
+
+    monkeypatch.setattr(files, "fetch", fetch)
+    monkeypatch.setattr(files, "reached", lambda repository, file, hub: hub)
+    for command, out in {"classify": "out.csv", "features": "out", "reconstruct": "out.png"}.items():
+        assert main([command, "missing.jpg", "--model", "someone/model", "-o", str(tmp_path / out)]) == 2
+        assert "missing.jpg" in capsys.readouterr().err
+    assert set(asked) == {files.CONFIG, files.PROCESSOR}

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,11 @@ class Source:
 
     Attributes:
         name: what the user wrote.
-        weights: file (or index of several) with the tensors; None if only the record was asked for and there is none.
+        weights: file (or index of several) with the tensors; None if only the record was asked for and there is none,
+            or it was not fetched.
         config, processor: parsed `config.json` and `preprocessor_config.json`, or None.
         record: what the table of published checkpoints says of this id.
+        repository, hub: where on the Hub it is, or None; and how the Hub is asked.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Source:
     config: JsonFile | None = None
     processor: JsonFile | None = None
     record: CheckpointRecord | None = None
+    repository: str | None = None
+    hub: HubOptions = field(default_factory=HubOptions)
 
     @property
     def values(self) -> Mapping[str, Any] | None:
@@ -119,8 +123,22 @@ def locate(source: str | os.PathLike[str], hub: HubOptions, *, weights: bool = T
         )
     hub = reached(repository, CONFIG, hub)
     config = read_json(fetch(repository, CONFIG, hub))
-    found = _fetch_weights(repository, hub) if weights else None
-    return Source(name, found, config, _fetch_processor(repository, hub, lenient=weights or record is not None), record)
+    found = Source(name, None, config, None, record, repository, hub)
+    found = with_weights(found) if weights else found
+    return replace(found, processor=_fetch_processor(repository, hub, lenient=weights or record is not None))
+
+
+def with_weights(source: Source) -> Source:
+    """A source that was located without its weights, with them: fetched if it is on the Hub.
+
+    Raises:
+        OSError: see `locate`.
+    """
+    if source.weights is not None:
+        return source
+    if source.repository is None:
+        return locate(source.name, source.hub)  # raises the error of a folder without weights
+    return replace(source, weights=_fetch_weights(source.repository, source.hub))
 
 
 def source_name(source: str | os.PathLike[str]) -> str:

@@ -14,7 +14,7 @@ from hierax.checkpoint.dialects.own import Own
 from hierax.checkpoint.dialects.shapes import check_ranks
 from hierax.checkpoint.dialects.timm import Timm
 from hierax.checkpoint.dialects.transformers import Transformers
-from hierax.checkpoint.files import Source, TensorFile, locate, read_tensors
+from hierax.checkpoint.files import Source, TensorFile, locate, read_tensors, with_weights
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.parts import SAM_2, is_sam2
 from hierax.model.config import HieraConfig
@@ -148,7 +148,7 @@ def as_checkpoint(
 
 
 def read_checkpoint(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     hub: HubOptions,
     variant: str | None = None,
     *,
@@ -159,6 +159,7 @@ def read_checkpoint(
     """Reads tensors and configuration of a checkpoint that is not open.
 
     Args:
+        source: a Hub id, a folder, a file, or what `locate` has found.
         any_of_them: if the file holds several models, read the first.
 
     Raises:
@@ -166,7 +167,7 @@ def read_checkpoint(
             file.
         OSError: the file or the Hub cannot be reached.
     """
-    found = locate(source, hub)
+    found = with_weights(source) if isinstance(source, Source) else locate(source, hub)
     assert found.weights is not None
     read = read_tensors(found.weights, part, any_of_them=any_of_them)
     keys = tuple(read.tensors)

@@ -79,16 +79,20 @@ def load_preprocessing(
     if isinstance(source, Checkpoint):
         return _required(source.preprocessing, source.name)
     hub = HubOptions(revision, cache_dir, token, local_files_only)
-    found = locate(source, hub, weights=False)
+    return _required(located_preprocessing(locate(source, hub, weights=False)), str(source))
+
+
+def located_preprocessing(found: Source) -> "Preprocessing | None":
+    """The record of a checkpoint that was located, from its JSON files if they state one, else from its tensors."""
     values = found.values or {}
     record = _stated(found, {}, values.get("pretrained_cfg") or _kept_by_us(values))
-    if record is None and found.weights is not None:  # nothing stated: what the tensors say
-        record = preprocessing_of(read_checkpoint(source, hub, any_of_them=True))
-    elif record is None:
+    if record is None and found.weights is not None:
+        return preprocessing_of(read_checkpoint(found, found.hub, any_of_them=True))
+    if record is None:
         if not (found.config or found.processor or found.record):
-            raise FileNotFoundError(f"{source}: has no {PROCESSOR}, no {CONFIG} and no weights")
+            raise FileNotFoundError(f"{found.name}: has no {PROCESSOR}, no {CONFIG} and no weights")
         record = _convention_of(found)
-    return _required(record, str(source))
+    return record
 
 
 def _required(record: "Preprocessing | None", name: str) -> "Preprocessing":

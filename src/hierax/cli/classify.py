@@ -64,19 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.predict.classify import Classified, predictions
-    from hierax.predict.inputs import check_inputs, open_predictor, takes_clips
+    from hierax.predict.inputs import FoundModel, check_inputs, open_predictor
     from hierax.predict.tables import check_table, write_table
 
     if arguments.output is not None:
         check_table(arguments.output, overwrite=arguments.overwrite)
-    paths, problems = expand(arguments.images, clips=takes_clips(arguments.model))
+    model = FoundModel(arguments.model)
+    paths, problems = expand(arguments.images, clips=model.takes_clips)
     results = [Classified(Path(problem.source), error=problem) for problem in problems]
     tally = Tally(listed=arguments.json or arguments.output is not None)
     width = min(max((len(str(path)) for path in paths), default=0), 40)
     for result in results:
         _write(result, tally, arguments, width=width)
     if paths:
-        opened = open_predictor(arguments.model, **engine_options(arguments))
+        opened = open_predictor(model.open(), **engine_options(arguments))
         say_model(arguments.model, opened)
         check_inputs(opened.config, paths)
         if not opened.config.is_video and (arguments.views != (1, 1) or arguments.per_view):

@@ -45,9 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.predict.features import feature_files, open_features, write_features
-    from hierax.predict.inputs import check_inputs, takes_clips
+    from hierax.predict.inputs import FoundModel, check_inputs
 
-    video = takes_clips(arguments.model)
+    model = FoundModel(arguments.model)
+    video = model.takes_clips
     paths, problems = expand(arguments.images, clips=video)
     if video and (arguments.attention or arguments.whole):
         raise UserError("--attention and --whole are for images, and this model takes clips")
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     # said before a model is fetched
     files = feature_files(paths, arguments.output, overwrite=arguments.overwrite, clips=video)
     opened = open_features(
-        arguments.model, attention=arguments.attention, whole=arguments.whole, **engine_options(arguments)
+        model.open(), attention=arguments.attention, whole=arguments.whole, **engine_options(arguments)
     )
     say_model(arguments.model, opened)
     check_inputs(opened.config, paths)

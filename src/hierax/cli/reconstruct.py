@@ -70,10 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.predict.inputs import check_inputs, check_no_input, takes_clips
+    from hierax.predict.inputs import FoundModel, check_inputs, check_no_input
     from hierax.predict.reconstruct import open_mae, reconstructions
 
-    video = takes_clips(arguments.model)
+    model = FoundModel(arguments.model)
+    video = model.takes_clips
     paths, problems = expand(arguments.images, clips=video)
     _check_output(arguments, video=video)
     check_no_input([arguments.output], paths)
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         tally.add(problem)
     if not paths:
         return tally.exit_code
-    opened = open_mae(arguments.model, **engine_options(arguments))
+    opened = open_mae(model.open(), **engine_options(arguments))
     say_model(arguments.model, opened)
     check_inputs(opened.config, paths)
     results = reconstructions(

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from numbers import Integral
@@ -16,7 +17,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from hierax.checkpoint.opened import Checkpoint
+from hierax.checkpoint.files import Source, locate
+from hierax.checkpoint.hub import HubOptions
+from hierax.checkpoint.opened import Checkpoint, read_checkpoint
+from hierax.checkpoint.preprocessing import located_preprocessing
 from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
 from hierax.engine.signature import Signature
@@ -34,6 +38,7 @@ from hierax.processing import (
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from hierax.processing.record import FILE_NAME
 
 CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"
 MAE = "facebook/hiera_base_16x224.mae_k400"
@@ -200,23 +205,33 @@ def _check_size(size: Size) -> None:
         )
 
 
-def takes_clips(source: str | os.PathLike[str]) -> bool:
-    """Whether a checkpoint or export takes clips, by its preprocessing record. Does not fetch the weights.
+class FoundModel:
+    """A checkpoint or export that was looked up: what it takes is known before its weights are fetched.
+
+    Attributes:
+        takes_clips: whether its inputs are clips, by its preprocessing record.
 
     Raises:
         ValueError, OSError: see `hierax.load`.
     """
-    from hierax.checkpoint import load_preprocessing
-    from hierax.processing.record import FILE_NAME
 
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    if is_export(source):  # one without a record is an error that opening it raises
-        record = folder / FILE_NAME
-        return record.is_file() and Preprocessing.read(record).num_frames is not None
-    try:
-        return load_preprocessing(os.fspath(source)).num_frames is not None
-    except ValueError:  # no record, for example a model of signals; loading raises the error
-        return False
+    def __init__(self, model: str | os.PathLike[str]) -> None:
+        self._found: str | os.PathLike[str] | Source | Checkpoint = model
+        self.takes_clips = False
+        if is_export(model):  # one without a record is an error that opening it raises
+            record = (Path(model) if Path(model).is_dir() else Path(model).parent) / FILE_NAME
+            self.takes_clips = record.is_file() and Preprocessing.read(record).num_frames is not None
+            return
+        with suppress(ValueError):  # opening it raises the error; no record: a model of signals, for example
+            found = locate(model, HubOptions(), weights=False)
+            self._found = found if found.weights is None else read_checkpoint(found, found.hub)
+            record = located_preprocessing(found) if isinstance(self._found, Source) else self._found.preprocessing
+            self.takes_clips = record is not None and record.num_frames is not None
+
+    def open(self) -> str | os.PathLike[str] | Checkpoint:
+        """The open checkpoint, or the path of an export."""
+        found = self._found
+        return read_checkpoint(found, found.hub) if isinstance(found, Source) else found
 
 
 def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:
