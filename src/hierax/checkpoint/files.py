@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hierax.advice import did_you_mean
 from hierax.checkpoint.bundled import bundled_folder
 from hierax.checkpoint.explained import content_of, explain_file, explain_folder, is_tensor_file
 from hierax.checkpoint.hub import HubOptions, NotCached, fetch, reached
@@ -17,7 +18,6 @@ from hierax.checkpoint.parts import choose
 from hierax.checkpoint.pickles import is_archive, read_pickle
 from hierax.checkpoint.records import CheckpointRecord, checkpoint_names, find_record
 from hierax.checkpoint.steps import is_step, model_folder, read_step
-from hierax.model.variants import did_you_mean
 from hierax.processing.paths import check_named
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"

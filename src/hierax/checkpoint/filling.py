@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from hierax.advice import did_you_mean
 from hierax.checkpoint.adaptation import for_channels
 from hierax.checkpoint.dialects.shapes import PATCH
 from hierax.checkpoint.opened import Checkpoint
@@ -15,7 +16,6 @@ from hierax.checkpoint.values import check_values
 from hierax.model.config import HieraConfig
 from hierax.model.positions import DecoderPosition, position_embedding
 from hierax.model.registry import TaskSpec, known_parts
-from hierax.model.variants import did_you_mean
 
 if TYPE_CHECKING:
     from hierax.model.pretrained import Pretrained

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hierax.advice import did_you_mean
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.checkpoint.records import checkpoint_names, find_record
-from hierax.model.variants import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+from hierax.advice import did_you_mean
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE, bundled_labels, bundled_metrics, bundled_parameters
-from hierax.model.variants import did_you_mean
 
 Task = Literal["classification", "features", "mae"]
 Dialect = Literal["official", "transformers", "timm"]

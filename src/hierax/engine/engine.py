@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from hierax.advice import ENGINE, advised
 from hierax.checkpoint.opened import Checkpoint
 from hierax.engine.backends.exported import ExportedBackend, find_export
 from hierax.engine.backends.onnx import OnnxBackend
@@ -79,6 +80,7 @@ class Engine:
         ImportError: the backend's package is missing; names the extra.
     """
 
+    @advised(ENGINE)
     def __init__(
         self,
         model: Pretrained | str | os.PathLike[str] | Checkpoint,

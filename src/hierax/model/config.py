@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hierax.advice import CONFIG, advised_class, did_you_mean
 from hierax.model.validation import check, labels_by_id, labels_from_json, require_fields, resolved
-from hierax.model.variants import VARIANTS, did_you_mean
+from hierax.model.variants import VARIANTS
 
 _Axes = tuple[int, ...]
 _FROM_OTHERS: Any = None
@@ -28,6 +29,7 @@ OUTPUTS = ("output_hidden_states", "output_attentions")
 """Attributes that set the defaults of arguments of a model's call."""
 
 
+@advised_class(CONFIG)
 @dataclass(unsafe_hash=True, kw_only=True)
 class HieraConfig:
     """The complete description of a Hiera model; its JSON form is the one `transformers` reads and writes.
@@ -48,6 +50,7 @@ class HieraConfig:
 
     Raises:
         ValueError: a bad value; names the field, its value and what is expected.
+        TypeError: a name that is not a field; says what to write instead.
         AttributeError: a field was assigned that a model is built from.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
-from hierax.model.variants import did_you_mean
+from hierax.advice import CONFIG, advice_on
 
 if TYPE_CHECKING:
     from hierax.model.config import HieraConfig
@@ -128,25 +128,11 @@ def _check_together(config: HieraConfig) -> None:
     _require(config, features is None or fits, "out_features", f"names of {', '.join(names)}, each once, in this order")
 
 
-_OTHERS_NAMES = {
-    "num_classes": "num_labels", "classes": "num_labels", "in_chans": "num_channels", "img_size": "image_size",
-    "input_size": "image_size", "patch_kernel": "patch_size", "mask_unit_size": "masked_unit_size",
-    "mask_unit_attn": "masked_unit_attention", "q_pool": "num_query_pool", "q_stride": "query_stride",
-    "stages": "depths", "head_dropout": "dropout", "drop_rate": "dropout", "drop_path": "drop_path_rate",
-    "init_values": "layer_scale_init", "dim_mul": "embed_dim_multiplier", "act_layer": "hidden_act",
-}  # fmt: skip
-"""Names of our fields in timm and in the official package."""
-
-
 def require_fields(names: Iterable[str], known: AbstractSet[str]) -> None:
     """Raises a `ValueError` that names what is not a field of the configuration, and lists the fields."""
     for name in sorted(set(names) - known):
-        meant = _OTHERS_NAMES.get(name)
-        near = f" (did you mean {meant}?)" if meant else did_you_mean(name, known)
-        if name == "pretrained":
-            raise ValueError("'pretrained' is not a field of HieraConfig; hierax.load(source) loads weights")
-        fields = "" if near else f"; fields are {', '.join(sorted(known))}"
-        raise ValueError(f"{name!r} is not a field of HieraConfig{near}{fields}")
+        advice = advice_on(name, known, CONFIG) or f"; fields are {', '.join(sorted(known))}"
+        raise ValueError(f"{name!r} is not a field of HieraConfig{advice}")
 
 
 def labels_by_id(labels: Any) -> dict[int, str]:

@@ -1,7 +1,6 @@
-"""The table of named architectures, as data; and suggestions for an unknown name."""
+"""The table of named architectures, as data."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -38,14 +37,3 @@ def _variants() -> dict[str, dict[str, Any]]:
 
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = _variants()
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean hiera_tiny_224?)` for "hiera_tiny": the names that begin with it, else the nearest ones.
-
-    Empty if no name is near.
-    """
-    names = list(known)
-    longer = sorted((n for n in names if n.startswith(name)), key=len) if len(name) > 2 else []
-    near = longer or difflib.get_close_matches(name, names, 3, 0.7)
-    return f" (did you mean {' or '.join(near[:2])}?)" if near else ""

@@ -36,7 +36,8 @@ class HieraImageProcessor(Recorded):
     `record` defaults to Hiera's on ImageNet; `overrides` are fields of `Preprocessing` that replace the record's.
     Pixels equal those of transformers' `BitImageProcessor` with Pillow bit for bit. `fast=True` decodes JPEGs with
     simplejpeg (extra `fast`; Pillow without it) and shrinks with torch: three to ten times faster, photographs within
-    one gray level. Images of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
+    one gray level. None is False, because the exact pixels are those that a checkpoint was measured with; for videos,
+    None is True. Images of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
 
     Raises TypeError for an override that is not a field, ValueError for a bad value.
     """

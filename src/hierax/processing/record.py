@@ -11,6 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.advice import RECORD, advice_on
 from hierax.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -107,9 +108,8 @@ class Preprocessing:
         names = [entry.name for entry in fields(self)]
         for name in overrides:
             if name not in names:
-                raise TypeError(
-                    f"{name!r} is not a field of the preprocessing record; the fields are {', '.join(names)}"
-                )
+                advice = advice_on(name, names, RECORD) or f"; the fields are {', '.join(names)}"
+                raise TypeError(f"{name!r} is not a field of the preprocessing record{advice}")
         return replace(self, **overrides)
 
     @property

@@ -73,7 +73,8 @@ class HieraVideoProcessor(Recorded):
     Args:
         short: how a video shorter than a window is extended: "hold" (the default) repeats its last frame, "loop"
             restarts it.
-        fast: shrink frames with torch, within one gray level of Pillow's; None is True.
+        fast: shrink frames with torch, within one gray level of Pillow's. None is True, because a clip has many
+            frames; for images, None is False.
 
     Raises:
         TypeError: an override is not a field.
