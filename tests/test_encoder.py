@@ -73,7 +73,7 @@ def test_attention_is_four_dimensional_so_that_fused_kernels_apply(
         return fused(q, k, v, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr(hierax.model.blocks, "_FEW_SCORES", 0)
+    monkeypatch.setattr(hierax.model.blocks, "_MAX_EXPLICIT_SCORES_FP32", 0)
     model = encoder(CONFIGS[kind]())
     x = pixels(model.config)
     keep = (torch.arange(units_of(model.config)) % 2 == 0).expand(2, -1) if masked else None

@@ -12,8 +12,10 @@ from hierax.model.positions import is_traced
 from hierax.model.tokens import pool, published_order, split_axis, unpublished_order
 
 _HALF = (torch.bfloat16, torch.float16)
-_HALF_SCORES = 1 << 27  # above this, the unfused product takes too much memory
-_FEW_SCORES = 800_000  # measured: at 614,000 (the decoder on one image) unfused is faster, at 1,230,000 it is not
+_MAX_EXPLICIT_SCORES_HALF = 1 << 27  # above it, the matrix of scores costs more memory than its speed is worth
+_MAX_EXPLICIT_SCORES_FP32 = (
+    800_000  # measured: unfused is faster at 614,000 (the decoder on one image), not at 1,230,000
+)
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -50,7 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Te
     most = 0
     if q.device.type == "cpu" and not is_traced():
         learning = q.dtype in _HALF and torch.is_grad_enabled() and q.requires_grad
-        most = _FEW_SCORES if q.dtype == torch.float32 else _HALF_SCORES if learning else 0
+        most = _MAX_EXPLICIT_SCORES_FP32 if q.dtype == torch.float32 else _MAX_EXPLICIT_SCORES_HALF if learning else 0
     if scores <= most:
         scaled = q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)
         return (scaled @ k.transpose(-2, -1)).softmax(-1) @ v

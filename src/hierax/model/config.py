@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hierax.advice import CONFIG, advised_class, did_you_mean
-from hierax.model.validation import check, labels_by_id, labels_from_json, require_fields, resolved
+from hierax.model.validation import check, labels_by_id, labels_from_json, require_fields, resolve_fields
 from hierax.model.variants import VARIANTS
 
 _Axes = tuple[int, ...]
@@ -105,10 +105,10 @@ class HieraConfig:
             if isinstance(self.extra.get(name), bool):
                 self.__dict__[name] = self.extra[name]
         if self.label2id is not None:
-            self.id2label = self._agreed("id2label", labels_by_id(self.label2id), "label2id")
+            self.id2label = self._reconcile("id2label", labels_by_id(self.label2id), "label2id")
         if self.out_indices is not None:
-            self.out_features = self._agreed("out_features", self.names_at(self.out_indices), "out_indices")
-        for name, value in resolved(self).items():
+            self.out_features = self._reconcile("out_features", self.names_at(self.out_indices), "out_indices")
+        for name, value in resolve_fields(self).items():
             setattr(self, name, value)
         check(self)
         self._derive()
@@ -120,12 +120,12 @@ class HieraConfig:
         self.__dict__["label2id"] = {name: i for i, name in self.id2label.items()}
         self.__dict__["out_indices"] = names if names is None else tuple(self.stage_names.index(n) for n in names)
 
-    def _agreed(self, name: str, value: Any, told: str) -> Any:
-        """`value`, which the argument `told` gives. `ValueError` if the field `name` was given another value."""
+    def _reconcile(self, name: str, value: Any, argument: str) -> Any:
+        """`value`, which `argument` gives. `ValueError` if the field `name` was given another value."""
         given = getattr(self, name)
         same = given is None or (dict(given) == value if isinstance(given, Mapping) else tuple(given) == value)
         if not same:
-            raise ValueError(f"{name} is {given!r:.200} but {told} says {value!r:.200}; expected one of them")
+            raise ValueError(f"{name} is {given!r:.200} but {argument} says {value!r:.200}; expected one of them")
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:

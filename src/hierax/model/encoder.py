@@ -244,7 +244,7 @@ class Hiera(Pretrained):
 
     def _embed(self, pixels: Tensor, units: tuple[int, ...], size: tuple[int, ...], kept: Tensor | None) -> Tensor:
         """Tokens `[B, U or K, P, C]` with their position embedding."""
-        pixels = self._padded(pixels, units, size)
+        pixels = self._pad(pixels, units, size)
         if kept is not None:  # the convolution overlaps units, and must not see masked pixels
             shown = shown_units(kept, math.prod(units)).unflatten(1, units)
             for axis, (count, pixel) in enumerate(zip(units, self.config.unit_pixels, strict=True)):
@@ -259,7 +259,7 @@ class Hiera(Pretrained):
             x, position = gather_units(x, kept), gather_units(position, kept)
         return x + position
 
-    def _padded(self, pixels: Tensor, units: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
+    def _pad(self, pixels: Tensor, units: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
         """The pixels, padded to the next multiple of the mask unit."""
         missing = [u * n - s for u, n, s in zip(units, self.config.unit_pixels, size, strict=True)]
         if self.config.is_video and missing[0]:

@@ -54,7 +54,7 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
     classifier = isinstance(model, HieraForImageClassification)
     with torch.device("meta"):
         made: Pretrained = (HieraForVideoClassification if classifier else HieraModel)(config)
-    state = _inflated(model, frames=frames, patch=patch)
+    state = _inflate_tensors(model, frames=frames, patch=patch)
     wanted = made.state_dict()
     state = {**_fresh_norm(state[_EMBEDDING], model.config.hidden_size), **state}
     made.load_state_dict({name: state[name] for name in wanted}, assign=True)
@@ -94,7 +94,7 @@ def inflated_config(config: HieraConfig, *, frames: int) -> HieraConfig:
     )  # fmt: skip
 
 
-def _inflated(model: Pretrained, *, frames: int, patch: Patch) -> dict[str, Tensor]:
+def _inflate_tensors(model: Pretrained, *, frames: int, patch: Patch) -> dict[str, Tensor]:
     """The tensors of a model of clips, by name."""
     bare = isinstance(model, Hiera)
     encoder, prefix = (model, "encoder.") if bare else (model.get_submodule("encoder"), "")

@@ -36,7 +36,7 @@ class Task(Pretrained, Generic[_Output]):
         if self.device.type != "meta":
             init_weights(self, self.config, mae=self.mae)
 
-    def _wanted(self, hidden_states: bool | None, attentions: bool | None) -> tuple[bool, bool]:
+    def _output_flags(self, hidden_states: bool | None, attentions: bool | None) -> tuple[bool, bool]:
         """Which outputs a call returns: as its arguments say, else as the configuration says."""
         config = self.config
         return (
@@ -89,7 +89,7 @@ def states_of(features: Features, wanted: bool | None) -> tuple[tuple[Tensor, ..
     return tuple(features.states.values()), tuple(features.maps.values())
 
 
-def returned(out: _Output, return_dict: bool | None) -> _Output:
+def as_output_or_tuple(out: _Output, return_dict: bool | None) -> _Output:
     """The output, or its tuple if `return_dict` is False (for code written for transformers).
 
     While PyTorch traces (`torch.jit.trace`, `torch.onnx.export(dynamo=False)`), which supports no classes, it is a

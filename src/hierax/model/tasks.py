@@ -14,7 +14,7 @@ from hierax.model.losses import classification_loss
 from hierax.model.mae import Decoder, Fusion, check_mae_size, masked_loss, visible_patches
 from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
 from hierax.model.pretrained import require_config
-from hierax.model.task import Task, returned, states_of
+from hierax.model.task import Task, as_output_or_tuple, states_of
 from hierax.model.tokens import channels_first, shown_units
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class HieraModel(Task[HieraModelOutput]):
         Raises:
             ValueError: a wrong shape or mask; names it and says what is expected.
         """
-        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
+        output_hidden_states, output_attentions = self._output_flags(output_hidden_states, output_attentions)
         kept, ranks = self._mask(pixel_values, keep, noise, mask_ratio)
         features = self._encode(
             pixel_values, kept, states=output_hidden_states, attentions=output_attentions, last=True
@@ -77,7 +77,7 @@ class HieraModel(Task[HieraModelOutput]):
             attentions=features.attentions,
             reshaped_hidden_states=reshaped,
         )
-        return returned(out, return_dict)
+        return as_output_or_tuple(out, return_dict)
 
 
 class HieraBackbone(Task[BackboneOutput]):
@@ -164,14 +164,14 @@ class HieraBackbone(Task[BackboneOutput]):
         Raises:
             ValueError: a wrong shape; names it and says what is expected.
         """
-        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
+        output_hidden_states, output_attentions = self._output_flags(output_hidden_states, output_attentions)
         features = self._encode(
             pixel_values, None, states=output_hidden_states, attentions=output_attentions, also=self.out_indices
         )
         hidden, _ = states_of(features, output_hidden_states)
         maps = tuple(self._map(features, name, i) for name, i in zip(self.out_features, self.out_indices, strict=True))
         out = BackboneOutput(feature_maps=maps, hidden_states=hidden, attentions=features.attentions)
-        return returned(out, return_dict)
+        return as_output_or_tuple(out, return_dict)
 
     def _map(self, features: Features, name: str, stage: int) -> Tensor:
         if not self.norms:
@@ -247,7 +247,7 @@ class _Classifier(Task[ClassifierOutput]):
         Raises:
             ValueError: a wrong shape or mask; names it and says what is expected.
         """
-        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
+        output_hidden_states, output_attentions = self._output_flags(output_hidden_states, output_attentions)
         kept, _ = self._mask(pixel_values, keep, None)
         features = self._encode(pixel_values, kept, states=output_hidden_states, attentions=output_attentions)
         logits = self.head(self.dropout(self.norm(features.mean())))
@@ -259,7 +259,7 @@ class _Classifier(Task[ClassifierOutput]):
             attentions=features.attentions,
             reshaped_hidden_states=reshaped,
         )
-        return returned(out, return_dict)
+        return as_output_or_tuple(out, return_dict)
 
 
 class HieraForImageClassification(_Classifier):
@@ -318,7 +318,7 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
         Raises:
             ValueError: a wrong shape or mask; names it and says what is expected.
         """
-        output_hidden_states, output_attentions = self._wanted(output_hidden_states, output_attentions)
+        output_hidden_states, output_attentions = self._output_flags(output_hidden_states, output_attentions)
         kept, ranks = self.visible(pixel_values, keep=keep, noise=noise, mask_ratio=mask_ratio)
         features, logits = self.predict(
             pixel_values, kept, hidden_states=output_hidden_states, attentions=output_attentions
@@ -334,7 +334,7 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
             attentions=features.attentions,
             reshaped_hidden_states=reshaped,
         )
-        return returned(out, return_dict)
+        return as_output_or_tuple(out, return_dict)
 
     def visible(
         self, pixels: Tensor, *, keep: Tensor | None, noise: Tensor | None, mask_ratio: float | None = None

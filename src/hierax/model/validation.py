@@ -34,7 +34,7 @@ def _one_per_axis(name: str, value: Any, axes: int, default: int, lowest: int) -
     return entries
 
 
-def resolved(config: HieraConfig) -> dict[str, Any]:
+def resolve_fields(config: HieraConfig) -> dict[str, Any]:
     """Values of the fields that follow from others, or that were given in a short form."""
     size = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     axes = len(size) if isinstance(size, Sequence) else 0
