@@ -26,7 +26,7 @@ from hierax.processing import (
     decode,
     geometry,
 )
-from hierax.processing.processor import Field, Recorded
+from hierax.processing.processor import Field, RecordedProcessor
 
 MEAN_STD = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 LEVELS: dict[str, Any] = {"do_rescale": False, "do_normalize": False}
@@ -257,7 +257,7 @@ def test_a_processor_survives_pickling() -> None:
 
 def test_attributes_are_those_of_transformers() -> None:
     ours, reference = HieraImageProcessor(), BitImageProcessorPil(size={"shortest_edge": 256}, **MEAN_STD)
-    for name in [name for name, value in vars(Recorded).items() if isinstance(value, Field)]:
+    for name in [name for name, value in vars(RecordedProcessor).items() if isinstance(value, Field)]:
         if name == "image_processor_type":
             continue  # a class keeps its own name otherwise
         assert getattr(ours, name) == getattr(reference, name), name

@@ -13,7 +13,7 @@ from hierax.data.dataset import Extract, Sample
 from hierax.data.partial_decode import resized
 from hierax.processing import HieraVideoProcessor, VideoError
 from hierax.processing.sampling import Sampling
-from hierax.processing.video_file import Shot, VideoFile
+from hierax.processing.video_file import Frame, VideoFile
 
 _FINE = 1_000_000  # resolution of the random start of a window
 
@@ -65,7 +65,7 @@ def _image(frame: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(frame))
 
 
-def _window(sample: Sample, place: float, sampling: Sampling) -> list[Shot]:
+def _window(sample: Sample, place: float, sampling: Sampling) -> list[Frame]:
     """The frames of a window; `place` (0 to 1) is its position in the part of the video."""
     extract: Extract = sample.content
     with VideoFile(extract.video, name=sample.name) as file:

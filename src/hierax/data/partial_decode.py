@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hierax.processing.colour import orientation, upright_array
-from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, opened, pillow_is_quiet, read_header
+from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, open_source, pillow_is_quiet, read_header
 from hierax.processing.errors import ImageError
 from hierax.processing.jpeg import check_scans, jpeg_array, simplejpeg
 from hierax.processing.reading import Picture, read_picture
@@ -39,7 +39,7 @@ def read_part(
         top, left, height, width = part(*pixels.shape[:2])
         return resized(pixels[top : top + height, left : left + width], size)
     if channels == 3 and isinstance(source, (str, bytes)) and simplejpeg() is not None:
-        with opened(source, name=name) as stream:
+        with open_source(source, name=name) as stream:
             source = stream.read()
         found = _jpeg_part(source, name=name, part=part, size=size, max_pixels=max_pixels)
         if found is not None:

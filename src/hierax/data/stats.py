@@ -16,7 +16,7 @@ from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import given_splits
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
-from hierax.processing.decode import opened, pillow_is_quiet, read_header
+from hierax.processing.decode import open_source, pillow_is_quiet, read_header
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.reading import read_picture, stored_dtype
 
@@ -224,7 +224,7 @@ def _mode(sample: Sample) -> str:
     """The color mode that an image is stored in, "+transparency" for a palette or a key color with holes."""
     image = sample.content
     if isinstance(image, (str, bytes, os.PathLike)):
-        with opened(image, name=sample.name) as stream, pillow_is_quiet():
+        with open_source(image, name=sample.name) as stream, pillow_is_quiet():
             try:
                 return _named(read_header(stream, name=sample.name, max_pixels=None))
             except ImageError:  # read without Pillow

@@ -45,7 +45,7 @@ def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int
     `name` is what an error calls the image. Raises `ImageError` if it is missing, a folder, a URL, not an image,
     damaged, truncated, or larger than `max_pixels` pixels (None: no limit).
     """
-    with opened(source, name=name) as stream, pillow_is_quiet():
+    with open_source(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=max_pixels)
         if image.format == "PNG":
             return _whole_png(stream, image, name=name, max_pixels=max_pixels)
@@ -68,7 +68,7 @@ def decode_fast(
     """As `decode`, but RGB JPEGs come as an upright array [height, width, 3] by simplejpeg, where that is installed."""
     if simplejpeg() is None:
         return decode(source, name=name, max_pixels=max_pixels)
-    with opened(source, name=name) as stream, pillow_is_quiet():
+    with open_source(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=max_pixels)
         if image.format in _JPEG and image.mode == "RGB" and image.width * image.height <= _LARGE:
             stream.seek(0)
@@ -81,7 +81,7 @@ def decode_fast(
 
 
 @contextmanager
-def opened(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[BinaryIO]:
+def open_source(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[BinaryIO]:
     """The bytes of an image as a stream, closed at the end. Raises `ImageError` if it is not a readable file."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)

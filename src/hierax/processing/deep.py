@@ -14,7 +14,7 @@ from hierax.processing.errors import ImageError
 from hierax.processing.frames import FIRST_ONLY, PAGES
 from hierax.processing.jpeg2000 import read_bands
 from hierax.processing.png import without_metadata
-from hierax.processing.tiff import Layout, check_compression, described, read_layout, read_samples
+from hierax.processing.tiff import Layout, check_compression, describe_layout, read_layout, read_samples
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
@@ -170,7 +170,8 @@ def tiff_values(stream: BinaryIO, layout: Layout, *, name: str) -> Deep:
     colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(kind)
     if colours is None or count < colours:
         raise ImageError(
-            name, f"a TIFF of {described(layout)} in {_COLOURS.get(kind, f'colors of kind {kind}')}, which is not read"
+            name,
+            f"a TIFF of {describe_layout(layout)} in {_COLOURS.get(kind, f'colors of kind {kind}')}, which is not read",
         )
     alpha = None
     if count > colours and extra[:1] in ((1,), (2,)):
@@ -179,7 +180,7 @@ def tiff_values(stream: BinaryIO, layout: Layout, *, name: str) -> Deep:
         return Deep(samples, top, bands=samples, coloured=False)
     values = samples[:, :, :colours]
     if kind == 3:
-        values, top = _painted(values[:, :, 0], layout, name), 65535.0
+        values, top = _apply_palette(values[:, :, 0], layout, name), 65535.0
     elif kind == 5:
         white = top or _highest(samples.dtype)
         rest = white - values.astype(np.float64).clip(0, white)
@@ -191,7 +192,7 @@ def _highest(dtype: np.dtype) -> float:
     return 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
 
 
-def _painted(indices: np.ndarray, layout: Layout, name: str) -> np.ndarray:
+def _apply_palette(indices: np.ndarray, layout: Layout, name: str) -> np.ndarray:
     table = np.array(layout.tags.get(320, ()), np.uint16)
     if len(table) < 3 or int(indices.max()) >= len(table) // 3:
         raise ImageError(name, "a damaged TIFF file (colors are missing from its palette)")
@@ -207,10 +208,10 @@ def png_values(data: bytes, *, name: str) -> Deep | None:
     image = PngImagePlugin.PngImageFile(io.BytesIO(data))
     way = image.tile[0][3] if image.tile else None
     if way in ("RGB;16B", "RGBA;16B"):
-        parts = [np.asarray(_decoded(data, image.mode, f"{image.mode};16{order}", name)) for order in "BL"]
+        parts = [np.asarray(_decode_by(data, image.mode, f"{image.mode};16{order}", name)) for order in "BL"]
         values = parts[0].astype(np.uint16) << 8 | parts[1]
     elif way == "LA;16B":
-        parts = np.asarray(_decoded(data, "RGBA", "RGBA", name)).astype(np.uint16)  # of as many bytes
+        parts = np.asarray(_decode_by(data, "RGBA", "RGBA", name)).astype(np.uint16)  # of as many bytes
         values = parts[:, :, 0::2] << 8 | parts[:, :, 1::2]
     elif way in ("I;16B", "I;16"):
         image.load()
@@ -245,7 +246,7 @@ def jpeg2000_values(image: Image.Image, data: bytes, *, name: str) -> Deep | Non
     return Deep(values, 2**bits - 1)
 
 
-def _decoded(data: bytes, mode: str, way: str, name: str) -> Image.Image:
+def _decode_by(data: bytes, mode: str, way: str, name: str) -> Image.Image:
     image = PngImagePlugin.PngImageFile(io.BytesIO(data))
     image._mode = mode
     image.tile = [image.tile[0]._replace(args=way)]

@@ -97,9 +97,9 @@ class Packets:
         """Opens the file again, at its first packet."""
         self.close()
         if not isinstance(self._source, (str, os.PathLike)):
-            with self.explained("is not seekable"):
+            with self.explain_errors("is not seekable"):
                 self._source.seek(0)
-        with self.explained(_NO_VIDEO):
+        with self.explain_errors(_NO_VIDEO):
             self.container = self._av.open(self._there, metadata_errors="replace")
         try:
             if not set(_FORMATS.split()) & set(self.container.format.name.split(",")):
@@ -118,7 +118,7 @@ class Packets:
     def _check_source(self) -> None:
         source = self._source
         if not isinstance(source, (str, os.PathLike)):
-            with self.explained("is not seekable"):
+            with self.explain_errors("is not seekable"):
                 source.seek(0)
                 begins = source.read(_BEGINNING)
         else:
@@ -251,7 +251,7 @@ class Packets:
         return (packet for packet in self.packets() if packet is not None)
 
     @contextlib.contextmanager
-    def explained(self, problem: str) -> Iterator[None]:
+    def explain_errors(self, problem: str) -> Iterator[None]:
         """Errors of FFmpeg, and a lack of memory, as `VideoError`."""
         try:
             yield

@@ -15,7 +15,7 @@ from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
 from hierax.processing.normalise import write_pixels
-from hierax.processing.processor import Recorded, chosen_speed
+from hierax.processing.processor import RecordedProcessor, chosen_speed
 from hierax.processing.reading import Picture, check_values, read_picture, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MAX_RESIZED_PIXELS = 1 << 26
 
 
-class HieraImageProcessor(Recorded):
+class HieraImageProcessor(RecordedProcessor):
     """Resizes, crops, rescales and normalizes images as a checkpoint's record says.
 
     `record` defaults to Hiera's on ImageNet; `overrides` are fields of `Preprocessing` that replace the record's.
@@ -105,7 +105,7 @@ class HieraImageProcessor(Recorded):
             raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt', 'np' or None")
         if device is not None and return_tensors != "pt":
             raise ValueError(f"device is {device!r}; expected None unless return_tensors is 'pt'")
-        pictures, names = _named(images)
+        pictures, names = _with_names(images)
         if input_data_format is not None:
             pictures = [_channels_last(picture, input_data_format) for picture in pictures]
         pixels = self._batch(pictures, names)
@@ -146,7 +146,7 @@ class HieraImageProcessor(Recorded):
 
         For callers that make the pixels themselves. `names` are the names in errors. Raises the errors of a call.
         """
-        pictures, own = _named(images)
+        pictures, own = _with_names(images)
         for picture, name in zip(pictures, names or own, strict=True):
             yield self._read(picture, name)
 
@@ -244,7 +244,7 @@ def _channels_last(picture: Picture, form: str) -> Picture:
     return np.moveaxis(array, 0, 2) if form == "channels_first" else array
 
 
-def _named(images: Picture | Sequence[Picture | Sequence[Picture]]) -> tuple[list[Picture], list[str]]:
+def _with_names(images: Picture | Sequence[Picture | Sequence[Picture]]) -> tuple[list[Picture], list[str]]:
     """The images, and their names in errors."""
     pictures = _as_list(images)
     if not pictures:

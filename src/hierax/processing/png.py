@@ -31,9 +31,9 @@ def check_png(data: bytes, *, name: str) -> None:
     for kind, start, end in _chunks(data):
         place = end + 4
         if place > len(data):
-            raise ImageError(name, f"damaged or truncated (its chunk {_shown(kind)} is cut)")
+            raise ImageError(name, f"damaged or truncated (its chunk {_chunk_name(kind)} is cut)")
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end:place], "big"):
-            raise ImageError(name, f"damaged or truncated (the checksum of its chunk {_shown(kind)} is wrong)")
+            raise ImageError(name, f"damaged or truncated (the checksum of its chunk {_chunk_name(kind)} is wrong)")
     if kind != b"IEND":
         raise ImageError(name, "damaged or truncated (a PNG without its end)")
 
@@ -63,7 +63,7 @@ def check_rows(data: bytes, image: Image.Image, *, name: str) -> None:
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     need = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides if columns > 0 and rows > 0)
-    have = _inflated(data, need, name)
+    have = _inflate(data, need, name)
     if have < need:
         rows = "too early" if interlaced else f"after {have * height // need:,} of {height:,} rows"
         raise ImageError(name, f"damaged or truncated (its compressed data end {rows})")
@@ -99,7 +99,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         place = end + 4
 
 
-def _inflated(data: bytes, need: int, name: str) -> int:
+def _inflate(data: bytes, need: int, name: str) -> int:
     """How many bytes the compressed data hold; at least `need` if they hold more."""
     have, inflater = 0, zlib.decompressobj()
     for kind, start, end in _chunks(data):
@@ -113,5 +113,5 @@ def _inflated(data: bytes, need: int, name: str) -> int:
     return have + len(inflater.flush() if have < need else b"")
 
 
-def _shown(kind: bytes) -> str:
+def _chunk_name(kind: bytes) -> str:
     return ascii(kind.decode("latin-1")).strip("'")

@@ -25,22 +25,22 @@ class Field(Generic[_Value]):
     def __get__(self, processor: None, owner: type) -> Field[_Value]: ...
 
     @overload
-    def __get__(self, processor: Recorded, owner: type) -> _Value: ...
+    def __get__(self, processor: RecordedProcessor, owner: type) -> _Value: ...
 
-    def __get__(self, processor: Recorded | None, owner: type) -> Any:
+    def __get__(self, processor: RecordedProcessor | None, owner: type) -> Any:
         if processor is None:
             return self
         value = getattr(processor.record, self._name)
         return Edges(value, processor, self._name) if isinstance(value, Mapping) else value
 
-    def __set__(self, processor: Recorded, value: Any) -> None:
+    def __set__(self, processor: RecordedProcessor, value: Any) -> None:
         processor.record = processor.record.replace(**{self._name: value})
 
 
 class Edges(dict[str, int]):
     """`size` or `crop_size` of a processor: `processor.size["height"] = 448` is an assignment to `processor.size`."""
 
-    def __init__(self, values: Mapping[str, int], processor: Recorded, name: str) -> None:
+    def __init__(self, values: Mapping[str, int], processor: RecordedProcessor, name: str) -> None:
         super().__init__(values)
         self._processor, self._name = processor, name
 
@@ -57,7 +57,7 @@ class Edges(dict[str, int]):
         return dict, (dict(self),)  # a copy is no longer the processor's
 
 
-class Recorded:
+class RecordedProcessor:
     """A processor that does what its `record` says.
 
     The fields of the record are attributes that can be assigned: `processor.size = 448`. A bad value raises ValueError

@@ -17,7 +17,7 @@ from hierax.processing.decode import (
     decode,
     decode_fast,
     load,
-    opened,
+    open_source,
     pillow_is_quiet,
     read_header,
 )
@@ -120,7 +120,7 @@ def read_values(
 
     PNGs of 16 bits and JPEG 2000 are read so if `exact`: in gray levels Pillow is right. Raises `ImageError`.
     """
-    with opened(source, name=name) as stream, pillow_is_quiet():
+    with open_source(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(16)
         if start.startswith(b"\x93NUMPY"):
             return _array(stream, name)
@@ -153,7 +153,7 @@ def stored_dtype(source: Picture, *, name: str) -> str:
         return _dtype_of_mode(source.mode)
     if not isinstance(source, (str, os.PathLike, bytes)):
         raise ImageError(name, f"{type(source).__name__} is not an image")
-    with opened(source, name=name) as stream, pillow_is_quiet():
+    with open_source(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(32)
         if start.startswith(b"\x93NUMPY"):
             return str(_array(stream, name).dtype)

@@ -247,16 +247,16 @@ def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:
         or not (packed or width in (8, 16, 32, 64))
         or (kind, width) == ("f", 8)
     ):
-        raise ImageError(name, f"a TIFF of {described(layout)}, which is not read")
+        raise ImageError(name, f"a TIFF of {describe_layout(layout)}, which is not read")
     if packed and layout.one(_PREDICTOR, 1) != 1:
-        raise ImageError(name, f"a TIFF of {described(layout)} with a predictor, which is not read")
+        raise ImageError(name, f"a TIFF of {describe_layout(layout)} with a predictor, which is not read")
     apart = layout.one(_PLANAR, 1) == 2 and layout.samples > 1
     planes = layout.samples if apart else 1
     parts = [_plane(stream, layout, plane, planes, packed=packed, name=name) for plane in range(planes)]
     return np.concatenate(parts, axis=2)
 
 
-def described(layout: Layout) -> str:
+def describe_layout(layout: Layout) -> str:
     """`5 bands of 16 bits`, in words."""
     kinds = {1: "", 2: " (signed)", 3: " (floating)", 5: " (complex)", 6: " (complex)"}
     bits = " and ".join(str(bits) for bits in dict.fromkeys(layout.bits))

@@ -18,12 +18,21 @@ from hierax.processing.batch import BatchFeature
 from hierax.processing.demux import VideoError
 from hierax.processing.image import write_part
 from hierax.processing.paths import IMAGE_SUFFIXES
-from hierax.processing.processor import Recorded, chosen_speed
+from hierax.processing.processor import RecordedProcessor, chosen_speed
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry
-from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, sampling_of, starts, within
-from hierax.processing.video_file import Shot, VideoFile
+from hierax.processing.sampling import (
+    Sampling,
+    Short,
+    check_short,
+    consecutive,
+    crops,
+    sampling_of,
+    starts,
+    time_in_video,
+)
+from hierax.processing.video_file import Frame, VideoFile
 from hierax.transformers_arguments import token_of, without_foreign
 
 if TYPE_CHECKING:
@@ -60,10 +69,10 @@ class _Source(Protocol):
     @property
     def ended(self) -> Fraction | None: ...
     def duration(self) -> Fraction: ...
-    def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]: ...
+    def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]: ...
 
 
-class HieraVideoProcessor(Recorded):
+class HieraVideoProcessor(RecordedProcessor):
     """Samples, resizes, crops, rescales and normalizes videos as a checkpoint's record says.
 
     `record` defaults to Hiera's on Kinetics: 16 frames, every 4th of 30 a second (videos of other rates are sampled by
@@ -137,7 +146,7 @@ class HieraVideoProcessor(Recorded):
             raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt' or 'np'")
         if device is not None and return_tensors != "pt":
             raise ValueError(f"device is {device!r}; expected None unless return_tensors is 'pt'")
-        named = _named(videos)
+        named = _with_names(videos)
         found = [(name, clip) for name, video in named for clip in self.clips(video, views=views, fps=fps, name=name)]
         first_name, first = found[0]
         for name, clip in found:
@@ -172,7 +181,7 @@ class HieraVideoProcessor(Recorded):
             part: beginning and end, in seconds, of the part that is looked at; None is that of the video.
         """
         windows, each = _checked_views(views)
-        with self._opened(video, fps=fps, name=name) as source:
+        with self._open(video, fps=fps, name=name) as source:
             if isinstance(source, _Stills):
                 if windows > 1:
                     raise ValueError(
@@ -200,7 +209,7 @@ class HieraVideoProcessor(Recorded):
             raise ValueError(f"hop is {hop} seconds; expected a number above 0, or None")
         sampling = self.sampling
         steps = sampling.count if hop is None else max(round(Fraction(hop) / sampling.step), 1)
-        with self._opened(video, fps=fps, name=None) as source:
+        with self._open(video, fps=fps, name=None) as source:
             if isinstance(source, _Stills):
                 raise ValueError(f"{source.name}: the frame rate is not known, and clips need it; pass fps")
             source.duration()  # damaged time stamps would be windows without an end
@@ -221,7 +230,7 @@ class HieraVideoProcessor(Recorded):
                         yield from self._windows(source, Fraction(0), source.ended, 1, 1)
                         return
                     end = min(end, source.ended)
-                yield Clip(self._stacked([kept[time][0] for time in times]), float(start), float(end), (number, 0))
+                yield Clip(self._stack([kept[time][0] for time in times]), float(start), float(end), (number, 0))
 
     def window(self, file: VideoFile, start: Fraction) -> Clip:
         """The window of an open file that begins at `start` seconds, the center of its frames; where the video ends
@@ -235,7 +244,7 @@ class HieraVideoProcessor(Recorded):
         if file.ended is not None and 0 < start >= file.ended:
             raise VideoError(file.name, f"the video ends at {float(file.ended):g} s")
         end = min(start + self.sampling.span, file.ended or last)
-        return Clip(self._stacked(frames), float(start), float(end), (0, 0))
+        return Clip(self._stack(frames), float(start), float(end), (0, 0))
 
     # -- one video -----------------------------------------------------------------------------------------------------
 
@@ -248,13 +257,14 @@ class HieraVideoProcessor(Recorded):
         short = self.short if duration < sampling.span else "hold"
         latest = max(duration - sampling.step / 4, Fraction(0)) if short == "hold" else duration
         wanted = [
-            [begin + min(within(time, duration, short), latest) for time in sampling.times(start)] for start in begins
+            [begin + min(time_in_video(time, duration, short), latest) for time in sampling.times(start)]
+            for start in begins
         ]
         times = sorted({time for window in wanted for time in window})
         parts = {t: self._parts(shot.pixels, each) for t, shot in zip(times, source.frames(times), strict=True)}
         return [
             Clip(
-                self._stacked([parts[time][crop] for time in window]),
+                self._stack([parts[time][crop] for time in window]),
                 float(begin + start), float(begin + min(start + sampling.span, max(duration, start))), (number, crop),
             )
             for number, (start, window) in enumerate(zip(begins, wanted, strict=True))
@@ -269,7 +279,7 @@ class HieraVideoProcessor(Recorded):
                 shapes = f"frame {index} has shape {list(frame.shape)}, frame 0 {list(frames[0].shape)}"
                 raise VideoError(source.name, shapes)
         parts = [self._parts(frame, each) for frame in frames]
-        return [Clip(self._stacked([part[i] for part in parts]), None, None, (0, i)) for i in range(each)]
+        return [Clip(self._stack([part[i] for part in parts]), None, None, (0, i)) for i in range(each)]
 
     def _parts(self, frame: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
         """The crops of a frame as pixels `[C, H, W]`."""
@@ -282,10 +292,10 @@ class HieraVideoProcessor(Recorded):
         return out
 
     @staticmethod
-    def _stacked(frames: Sequence[np.ndarray]) -> np.ndarray:
+    def _stack(frames: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack(frames, axis=1)
 
-    def _opened(self, video: Video, *, fps: float | None, name: str | None) -> AbstractContextManager[Any]:
+    def _open(self, video: Video, *, fps: float | None, name: str | None) -> AbstractContextManager[Any]:
         if isinstance(video, VideoFile):
             return nullcontext(video)
         if isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, io.IOBase)):
@@ -364,11 +374,11 @@ class _Timed:
         """Seconds."""
         return len(self._stills) / self._rate
 
-    def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]:
+    def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]:
         """The nearest frame to each time, the earlier of two."""
         for time in times:
             number = min(max(-int((Fraction(1, 2) - time * self._rate) // 1), 0), len(self._stills) - 1)
-            yield Shot(number / self._rate, self._stills.frame(number))
+            yield Frame(number / self._rate, self._stills.frame(number))
 
 
 def _checked_views(views: tuple[int, int]) -> tuple[int, int]:
@@ -377,7 +387,7 @@ def _checked_views(views: tuple[int, int]) -> tuple[int, int]:
     return views
 
 
-def _named(videos: Any) -> list[tuple[str, Any]]:
+def _with_names(videos: Any) -> list[tuple[str, Any]]:
     """Videos, and what errors call them."""
     several = isinstance(videos, (list, tuple)) and not (videos and all(map(_is_frame, videos)))
     if not isinstance(videos, (list, tuple)) and getattr(videos, "ndim", 0) == 5:

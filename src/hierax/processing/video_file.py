@@ -28,7 +28,7 @@ MAX_PIXELS = DEFAULT_MAX_PIXELS
 """Pixels of the largest frame that is decoded, as of images."""
 
 
-class Shot(NamedTuple):
+class Frame(NamedTuple):
     """A frame: when it begins, in seconds from the first, and its pixels, upright, uint8 `[height, width, 3]`."""
 
     time: Fraction
@@ -90,9 +90,9 @@ class VideoFile:
                 raise VideoError(self.name, "no frame can be decoded: the file is truncated, damaged or empty")
             self._zero = self._now.stamp
             self._first = self._now.data.width, self._now.data.height
-            with self._packets.explained("a frame cannot be converted"):
+            with self._packets.explain_errors("a frame cannot be converted"):
                 self._matrix = _matrix(self._now.data)
-            self.info = self._described(self._now.data)
+            self.info = self._describe(self._now.data)
         except BaseException:
             self._packets.close()
             raise
@@ -111,7 +111,7 @@ class VideoFile:
         self._now = self._ahead = None
         self._packets.close()
 
-    def frames(self, times: Iterable[Fraction]) -> Iterator[Shot]:
+    def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]:
         """The frame on display at each of `times`; times outside of the video give its first or last frame.
 
         Where the next frame is nearer, and begins within a twentieth of a second, it is taken, so that rates which do
@@ -119,11 +119,11 @@ class VideoFile:
         ends at the last; what lies in large gaps is skipped. Rising times are fastest.
         """
         shown: _Frame | None = None
-        shot: Shot | None = None
+        shot: Frame | None = None
         for time in times:
             now = self._show(time)
             if shot is None or now is not shown:
-                shown, shot = now, self._shot(now)
+                shown, shot = now, self._to_frame(now)
             yield shot
 
     @property
@@ -131,11 +131,11 @@ class VideoFile:
         """The end of the last frame that can be decoded, in seconds; None until decoding has reached it."""
         return None if self._end is None else self._end - self._zero
 
-    def walk(self) -> Iterator[Shot]:
+    def walk(self) -> Iterator[Frame]:
         """All frames, in their order."""
         self._seek(Fraction(0))
         while self._now is not None:
-            yield self._shot(self._now)
+            yield self._to_frame(self._now)
             self._step()
 
     def duration(self) -> Fraction:
@@ -206,7 +206,7 @@ class VideoFile:
 
     def _begin(self, skipped: int = 0, *, key: bool = False) -> tuple[_Frame | None, _Frame | None]:
         """The next two frames."""
-        self._frames = self._decoded(skipped, key=key)
+        self._frames = self._decode_from(skipped, key=key)
         now = self._pull(None)
         return now, None if now is None else self._pull(now)
 
@@ -219,7 +219,7 @@ class VideoFile:
             self._end = last.stamp + (length * self._packets.tick if known else self._length(last.data))
         return found
 
-    def _decoded(self, skipped: int, *, key: bool) -> Generator[_Frame, None, None]:
+    def _decode_from(self, skipped: int, *, key: bool) -> Generator[_Frame, None, None]:
         """Whole frames in the order of display. What cannot be decoded is passed over.
 
         Args:
@@ -274,11 +274,11 @@ class VideoFile:
 
     # -- pixels and facts ----------------------------------------------------------------------------------------------
 
-    def _shot(self, frame: _Frame) -> Shot:
+    def _to_frame(self, frame: _Frame) -> Frame:
         width, height = self._square_size()
-        with self._packets.explained("a frame cannot be converted"):
+        with self._packets.explain_errors("a frame cannot be converted"):
             pixels = frame.data.to_ndarray(format="rgb24", width=width, height=height)
-        return Shot(self._time(frame), _upright(pixels, self._matrix))
+        return Frame(self._time(frame), _upright(pixels, self._matrix))
 
     def _square_size(self) -> tuple[int, int]:
         """Width and height of all frames, not yet upright, in square pixels: those of the first one."""
@@ -294,7 +294,7 @@ class VideoFile:
         if width * height > MAX_PIXELS:
             raise VideoError(self.name, f"frames of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
 
-    def _described(self, frame: Any) -> VideoInfo:
+    def _describe(self, frame: Any) -> VideoInfo:
         width, height = self._square_size()
         self._check_pixels(width, height)
         a, b, c, d = self._matrix
