@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hierax import HieraForImageClassification, HieraImageProcessor, Preprocessing
-from hierax.checkpoint.preprocessing import resized
+from hierax.checkpoint.preprocessing import resize_record
 from hierax.collection.source import Source
 from hierax.embedding.decode import decoder_of
 from hierax.embedding.extractor import FeatureExtractor
@@ -109,7 +109,7 @@ def test_every_part_of_hierax_makes_the_same_pixels(record: Preprocessing | None
     assert exported is not None
     found["export"] = exported
     if record is not None:
-        found["load"] = resized(record, model.config, config)
+        found["load"] = resize_record(record, model.config, config)
     assert found == dict.fromkeys(found, expected)
 
 

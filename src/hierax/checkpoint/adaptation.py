@@ -19,7 +19,7 @@ _ATTENTIONS = ("sdpa", "eager")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Overrides:
     """Arguments in our words.
 
     Attributes:
@@ -35,9 +35,9 @@ class Wanted:
     device: torch.device
 
 
-def wanted(
+def read_overrides(
     overrides: Mapping[str, Any], *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
-) -> Wanted:
+) -> Overrides:
     """Arguments as transformers and timm name them, in our words.
 
     `torch_dtype` is `dtype`. `device_map` is `device`, or "auto" for a GPU where there is one. `attn_implementation`
@@ -68,7 +68,7 @@ def wanted(
     mapped = _mapped_device(given.pop("device_map", None))
     if mapped is not None and device is not None and _device(mapped) != _device(device):
         raise ValueError(f"device_map is {mapped} but device is {device!r}; expected one of them")
-    return Wanted(
+    return Overrides(
         given, outputs, _precision(asked if dtype is None else dtype), _device(mapped if device is None else device)
     )
 

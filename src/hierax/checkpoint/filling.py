@@ -11,7 +11,7 @@ from hierax.advice import did_you_mean
 from hierax.checkpoint.adaptation import for_channels
 from hierax.checkpoint.dialects.shapes import PATCH
 from hierax.checkpoint.opened import Checkpoint
-from hierax.checkpoint.report import LoadingReport, listed
+from hierax.checkpoint.report import LoadingReport, join_names
 from hierax.checkpoint.values import check_values
 from hierax.model.config import HieraConfig
 from hierax.model.positions import DecoderPosition, position_embedding
@@ -54,13 +54,13 @@ def fill(
     prefix = "encoder." if task.name == "encoder" else ""  # the encoder alone leaves it out
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     reinitialized = _paths(reinit, [*wanted, *opened.tensors])
-    tensors = {name: t for name, t in opened.tensors.items() if not _within(name, reinitialized)}
+    tensors = {name: t for name, t in opened.tensors.items() if not _is_below(name, reinitialized)}
     tensors |= _resized_positions(opened, model.config, tensors, placing.dtype, report)
     tensors |= _channels(opened, model.config, tensors, report)
     _report_ignored(model, opened, wanted, reinitialized, report)
     absent = [name for name in wanted if name not in tensors]
     report.missing = [name for name in absent if name not in opened.tensors]
-    lacking = [name for name in report.missing if not _within(name, {*reinitialized, "norms"})]
+    lacking = [name for name in report.missing if not _is_below(name, {*reinitialized, "norms"})]
     if lacking:
         raise ValueError(_lacking(opened, lacking, task))
     if placing.ignore_mismatched_sizes:
@@ -75,7 +75,7 @@ def fill(
             tensor = torch.empty_like(target, device=placing.device, dtype=placing.dtype or own)
         else:
             _check_tensor(opened, name, tensor, target, placing.device)
-        filled[name.removeprefix(prefix)] = _placed(tensor, placing)
+        filled[name.removeprefix(prefix)] = _place(tensor, placing)
     read = {name: tensors[name] for name in wanted if name not in absent}
     placed = {name: filled[name.removeprefix(prefix)] for name in read}
     check_values(opened.source.weights, placed, read, opened.theirs)
@@ -83,7 +83,7 @@ def fill(
     _renew(model, [path.removeprefix(prefix) for path in drawn])
 
 
-def _placed(tensor: Tensor, placing: Placing) -> Tensor:
+def _place(tensor: Tensor, placing: Placing) -> Tensor:
     """The tensor on its device in its precision.
 
     Raises:
@@ -104,7 +104,7 @@ def _paths(reinit: Collection[str], names: Collection[str]) -> set[str]:
     found: set[str] = set()
     parts = known_parts()
     for entry in reinit:
-        fits = [p for p in (entry, f"encoder.{entry}") if p in parts or any(_within(name, {p}) for name in names)]
+        fits = [p for p in (entry, f"encoder.{entry}") if p in parts or any(_is_below(name, {p}) for name in names)]
         if not fits:
             near = did_you_mean(entry, {*parts, *(name.rpartition(".")[0] for name in names)})
             raise ValueError(
@@ -114,7 +114,7 @@ def _paths(reinit: Collection[str], names: Collection[str]) -> set[str]:
     return found
 
 
-def _within(name: str, paths: Collection[str]) -> bool:
+def _is_below(name: str, paths: Collection[str]) -> bool:
     """Whether a tensor is one of these, or in one of these parts or modules."""
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
@@ -145,9 +145,9 @@ def _report_ignored(
     unbuilt = {".".join(name.split(".")[:3]) for name in opened.tensors if model.leaves_out(name)}
     report.ignored = sorted(opened.parts - has) + sorted(unbuilt, key=lambda name: int(name.split(".")[-1]))
     known = [name for name in opened.tensors if not model.leaves_out(name) and part_of(name) in has - {"norms"}]
-    over = [opened.theirs[name] for name in known if name not in wanted and not _within(name, reinitialized)]
+    over = [opened.theirs[name] for name in known if name not in wanted and not _is_below(name, reinitialized)]
     if over:  # the file and its configuration do not belong together
-        raise ValueError(f"{opened.source.weights}: the configuration has no place for {listed(over, 6)}")
+        raise ValueError(f"{opened.source.weights}: the configuration has no place for {join_names(over, 6)}")
 
 
 def _check_tensor(opened: Checkpoint, name: str, tensor: Tensor, target: Tensor, device: torch.device) -> None:
@@ -165,7 +165,7 @@ def _check_tensor(opened: Checkpoint, name: str, tensor: Tensor, target: Tensor,
 def _lacking(opened: Checkpoint, lacking: Sequence[str], task: TaskSpec) -> str:
     parts = sorted({part_of(name) for name in lacking})
     count = "1 tensor is missing" if len(lacking) == 1 else f"{len(lacking)} tensors are missing"
-    message = f"{opened.source.weights}: {count}: {listed(lacking, 6)}"
+    message = f"{opened.source.weights}: {count}: {join_names(lacking, 6)}"
     if "encoder" in parts:
         return message
     names = ", ".join(repr(part) for part in parts)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 
-from hierax.checkpoint.adaptation import record_for_channels, wanted
+from hierax.checkpoint.adaptation import record_for_channels, read_overrides
 from hierax.checkpoint.filling import Placing, fill
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, as_checkpoint
-from hierax.checkpoint.preprocessing import resized
+from hierax.checkpoint.preprocessing import resize_record
 from hierax.checkpoint.report import LoadingReport
 from hierax.model.config import HieraConfig
 from hierax.transformers_arguments import token_of
@@ -66,7 +66,7 @@ def load_model(
     built_with = {name: others.pop(name) for name in cls.constructor_arguments if name in others}
     hub = hub or HubOptions()
     hub = replace(hub, token=token_of(others, hub.token))
-    asked = wanted(others, dtype=dtype, device=device)
+    asked = read_overrides(others, dtype=dtype, device=device)
     reinitialized = {reinit} if isinstance(reinit, str) else set(reinit)
     given = asked.fields
     if num_labels is not None:
@@ -97,7 +97,7 @@ def load_model(
     record = checkpoint.preprocessing
     if record and made.num_channels != checkpoint.config.num_channels:
         record = record_for_channels(record, made.num_channels)
-    model.preprocessing = record and resized(record, checkpoint.config, made)
+    model.preprocessing = record and resize_record(record, checkpoint.config, made)
     return model.eval()
 
 
@@ -105,7 +105,7 @@ def load_config(source: Source, hub: HubOptions, overrides: Mapping[str, Any]) -
     """See `HieraConfig.from_pretrained`."""
     given = dict(overrides)
     hub = replace(hub, token=token_of(given, hub.token))
-    asked = wanted(given)
+    asked = read_overrides(given)
     config = as_checkpoint(source, hub).config.replace(**asked.fields)
     for name, value in asked.outputs.items():
         setattr(config, name, value)

@@ -181,7 +181,7 @@ def read_checkpoint(
             f"{found.weights}: {read.part!r} was read; the file also holds {' and '.join(map(repr, read.others))}, "
             f"which part={read.others[0]!r} reads (hierax convert --part)"
         )
-    tensors, theirs, unexpected = _renamed(dialect, read, found)
+    tensors, theirs, unexpected = _rename_tensors(dialect, read, found)
     try:
         check_ranks({name: tuple(tensor.shape) for name, tensor in tensors.items()}, theirs)
     except ValueError as error:
@@ -194,7 +194,9 @@ def read_checkpoint(
     )
 
 
-def _renamed(dialect: Dialect, read: TensorFile, source: Source) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+def _rename_tensors(
+    dialect: Dialect, read: TensorFile, source: Source
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
     """The tensors by our names, the file's names by our names, and the unknown names."""
     depths = dialect.depths(tuple(read.tensors))
     ours = {key: dialect.ours(key, depths) for key in read.tensors}
@@ -202,7 +204,7 @@ def _renamed(dialect: Dialect, read: TensorFile, source: Source) -> tuple[dict[s
     for key, name in ours.items():
         if name is not None and theirs.setdefault(name, key) != key:
             raise ValueError(f"{source.weights}: {theirs[name]} and {key} are one and the same tensor of Hiera")
-    tensors = dialect.settle({name: read.tensors[key] for name, key in theirs.items()}, source.values)
+    tensors = dialect.resolve_ambiguous({name: read.tensors[key] for name, key in theirs.items()}, source.values)
     theirs |= {name: dialect.theirs(name, depths) for name in tensors if name not in theirs}
     return tensors, theirs, [key for key, name in ours.items() if name is None]
 

@@ -28,7 +28,7 @@ def preprocessing_of(opened: Checkpoint) -> "Preprocessing | None":
     return stated or Preprocessing.for_model(config)  # of clips, what is stated may say nothing of frames
 
 
-def resized(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig") -> "Preprocessing":
+def resize_record(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig") -> "Preprocessing":
     """The record for a model whose native size was changed; a record for the old native size is adapted."""
     if after.is_video and record.num_frames == before.image_size[0]:
         record = record.replace(num_frames=after.image_size[0])

@@ -48,10 +48,12 @@ class LoadingReport:
         for name in ("missing", "unexpected", "ignored", "resized", "reinitialized", "changed"):
             entries: list[str] = getattr(self, name)
             if entries:
-                lines.append(f"  {'new (random) layers' if name == 'reinitialized' else name}: {listed(entries, 8)}")
+                lines.append(
+                    f"  {'new (random) layers' if name == 'reinitialized' else name}: {join_names(entries, 8)}"
+                )
         return "\n".join(lines)
 
 
-def listed(names: Sequence[str], most: int) -> str:
+def join_names(names: Sequence[str], most: int) -> str:
     """The first `most` names, and the number of the others."""
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hierax.checkpoint.report import listed
+from hierax.checkpoint.report import join_names
 from hierax.notices import notify
 
 
@@ -15,7 +15,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     One sum per tensor tells most of it, which takes 9 ms for Hiera-B; only tensors whose sum is not finite are looked
     at value by value, because large values overflow a sum.
     """
-    return _scanned(tensors)[0]
+    return _scan(tensors)[0]
 
 
 def check_values(
@@ -32,18 +32,18 @@ def check_values(
     Raises:
         ValueError: some are NaN or infinite, in the file or in this precision; or all matrices are zero.
     """
-    odd, zero = _scanned(tensors)
+    odd, zero = _scan(tensors)
     if odd:
         dtype = tensors[odd[0]].dtype
         own = [theirs.get(name, name) for name in not_finite({name: read[name] for name in odd})]
         if own:
             hold = "tensor holds" if len(own) == 1 else "tensors hold"
             raise ValueError(
-                f"{file}: {len(own)} {hold} NaN or infinite values: {listed(own, 3)}; expected finite weights "
+                f"{file}: {len(own)} {hold} NaN or infinite values: {join_names(own, 3)}; expected finite weights "
                 "(an earlier checkpoint may have them)"
             )
         raise ValueError(
-            f"{file}: values of {listed([theirs.get(name, name) for name in odd], 3)} are too large for {dtype} (at "
+            f"{file}: values of {join_names([theirs.get(name, name) for name in odd], 3)} are too large for {dtype} (at "
             f"most {torch.finfo(dtype).max:g}); expected another dtype, such as 'float32' or 'bfloat16'"
         )
     matrices = [name for name, tensor in tensors.items() if _is_matrix(name, tensor)]
@@ -55,7 +55,7 @@ def check_values(
         notify(f"{file}: {are} all zero (was the file copied or downloaded whole?)")
 
 
-def _scanned(tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+def _scan(tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     """Names of the tensors that are not finite, and of the matrices that are all zero."""
     there = {name: tensor.detach() for name, tensor in tensors.items() if not tensor.is_meta and tensor.numel()}
     if not there:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from hierax.atomic import atomic_write, make_folder, sync_files, sync_folder
 from hierax.checkpoint import sharded
-from hierax.checkpoint.report import listed
+from hierax.checkpoint.report import join_names
 from hierax.checkpoint.steps import OLDER
 from hierax.checkpoint.values import not_finite
 from hierax.locking import LOCK, FolderTaken, locked
@@ -192,7 +192,7 @@ def _check_finite(path: Path, shared: Mapping[str, Any]) -> None:
         if odd:
             hold = "tensor holds" if len(odd) == 1 else "tensors hold"
             raise DamagedCheckpoint(
-                f"{path}: {len(odd)} {hold} NaN or infinite values: {listed(odd, 3)}; delete this folder to resume "
+                f"{path}: {len(odd)} {hold} NaN or infinite values: {join_names(odd, 3)}; delete this folder to resume "
                 "from the checkpoint before, or start another run with a lower lr"
             )
 

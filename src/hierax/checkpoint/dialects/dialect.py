@@ -64,7 +64,7 @@ class Dialect(ABC):
     def _our_block(self, match: re.Match[str], depths: Sequence[int]) -> str:
         """Our prefix, with a final dot, of a matched block."""
 
-    def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
         """Our tensors, from tensors whose names are translated already: adapts shapes and what names do not tell."""
         return tensors
 

@@ -49,7 +49,7 @@ class Timm(Official):
         own = any(key.startswith(("head.norm.", "head.fc.", "pos_embed_win")) for key in keys)
         return super().recognises(keys, values) and (own or "architecture" in (values or {}))
 
-    def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
         """See the base class. The absolute and the global table share one name; so do two norms of a MAE."""
         if "encoder.pos_embed.window" in tensors:
             renamed = {"encoder.pos_embed.weight": "encoder.pos_embed.whole"}

@@ -62,7 +62,7 @@ class Transformers(Dialect):
         """See the base class."""
         return any(key.removeprefix("hiera.").startswith("embeddings.patch_embeddings.") for key in keys)
 
-    def settle(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
         """See the base class. The absolute and the global table share one name."""
         table = tensors.get(_TABLE)
         if table is None or (table.ndim == 3 and "encoder.pos_embed.window" not in tensors):

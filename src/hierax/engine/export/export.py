@@ -145,12 +145,12 @@ def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, .
 
 def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
     """The model's preprocessing for inputs of exactly the exported size; None if these are neither images nor clips."""
-    from hierax.checkpoint.preprocessing import resized
+    from hierax.checkpoint.preprocessing import resize_record
 
     record = Preprocessing.for_model(model.config, model.preprocessing)
     if record is None or config.axes == 1:
         return None
-    return resized(record, model.config, config).at(config.image_size[-2:])
+    return resize_record(record, model.config, config).at(config.image_size[-2:])
 
 
 def _written(
