@@ -135,7 +135,7 @@ def test_an_interruption_inside_of_a_finaliser_comes_again() -> None:
             send(signal.SIGTERM)
 
     def lasts() -> None:
-        with came.taken():
+        with came.handle():
             Last()
             signal.pause()
 
@@ -155,7 +155,7 @@ def test_a_second_interrupt_goes_to_whoever_took_the_first_before() -> None:
     came, stop = Interruptions(), StopSignal()
 
     def works() -> None:
-        with came.taken(), stop.listening():
+        with came.handle(), stop.listening():
             send(signal.SIGTERM)
             send(signal.SIGINT)
 
@@ -169,7 +169,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     """As that of a closed terminal by `nohup`, and Ctrl-C by a shell that starts a job in the background."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruptions().taken(), StopSignal().listening():
+        with Interruptions().handle(), StopSignal().listening():
             send(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -292,11 +292,11 @@ def check_torchrun(words: list[str]) -> Recipe:
 
     from hierax.cli import _parser
     from hierax.cli.parsing import parse
-    from hierax.cli.train import asked
+    from hierax.cli.train import read_request
 
     arguments = get_args_parser().parse_args(words[1:])
     assert (arguments.module, arguments.training_script) == (True, "hierax")
-    wanted = asked(parse(*_parser(), arguments.training_script_args))
+    wanted = read_request(parse(*_parser(), arguments.training_script_args))
     assert not isinstance(wanted.recipe, Recipe)
     chosen = RECIPES[wanted.recipe or "mae_tiny_small_data"]().overridden(wanted.settings)
     ranks = int(arguments.nnodes.split(":")[-1]) * int(arguments.nproc_per_node)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 
-from hierax.checkpoint.adaptation import record_for_channels, read_overrides
+from hierax.checkpoint.adaptation import read_overrides, record_for_channels
 from hierax.checkpoint.filling import Placing, fill
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, as_checkpoint

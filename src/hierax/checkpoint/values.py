@@ -43,8 +43,8 @@ def check_values(
                 "(an earlier checkpoint may have them)"
             )
         raise ValueError(
-            f"{file}: values of {join_names([theirs.get(name, name) for name in odd], 3)} are too large for {dtype} (at "
-            f"most {torch.finfo(dtype).max:g}); expected another dtype, such as 'float32' or 'bfloat16'"
+            f"{file}: values of {join_names([theirs.get(name, name) for name in odd], 3)} are too large for {dtype} "
+            f"(at most {torch.finfo(dtype).max:g}); expected another dtype, such as 'float32' or 'bfloat16'"
         )
     matrices = [name for name, tensor in tensors.items() if _is_matrix(name, tensor)]
     if zero and len(zero) == len(matrices):

@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _has_memory():
         return 1
     try:
-        with came.taken(), quiet_libraries(debug=debug):
+        with came.handle(), quiet_libraries(debug=debug):
             code = arguments.run(arguments)
             sys.stdout.flush()
         return code if came.number is None else _interrupted(came.number)

@@ -31,21 +31,26 @@ _WIDTH = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
-    add("--model", default=[FEMTO], type=listed, metavar="M", help=f"variants, Hub ids, folders or files (default: {FEMTO}, part of the package)")  # noqa: E501  # fmt: skip
-    add("--size", type=listed, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
+    add("--model", default=[FEMTO], type=comma_list, metavar="M", help=f"variants, Hub ids, folders or files (default: {FEMTO}, part of the package)")  # noqa: E501  # fmt: skip
+    add("--size", type=comma_list, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)")
     add_batch_size(parser, shown="1,8", type=numbers, default=[1, 8], former="--batch")
-    add("--precision", type=listed, metavar="P", help="fp32, bf16, int8 (default: fp32, and bf16 if it is fast here)")
+    add(
+        "--precision",
+        type=comma_list,
+        metavar="P",
+        help="fp32, bf16, int8 (default: fp32, and bf16 if it is fast here)",
+    )
     add(
         "--backend",
         default=["auto"],
-        type=listed,
+        type=comma_list,
         metavar="B",
         help="auto (default), torch, compile, openvino or onnxruntime",
     )
     add(
         "--against",
         default=[],
-        type=listed,
+        type=comma_list,
         metavar="L",
         help="transformers, timm, official, or all (those that are installed)",
     )
@@ -69,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
 
 
-def listed(text: str) -> list[str]:
+def comma_list(text: str) -> list[str]:
     """The entries of a list separated by commas, for argparse."""
     entries = [entry.strip() for entry in text.split(",")]
     if not all(entries):
@@ -79,7 +84,7 @@ def listed(text: str) -> list[str]:
 
 def numbers(text: str) -> list[int]:
     """Whole numbers above 0, separated by commas, for argparse."""
-    return [positive(entry) for entry in listed(text)]
+    return [positive(entry) for entry in comma_list(text)]
 
 
 def run(arguments: argparse.Namespace) -> int:

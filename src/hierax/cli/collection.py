@@ -69,7 +69,7 @@ def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
     return index
 
 
-def way_of(arguments: argparse.Namespace, index: Index) -> bool | None:
+def approximate_setting(arguments: argparse.Namespace, index: Index) -> bool | None:
     """The value of `approximate`; builds the index if `--approximate` is given."""
     if arguments.approximate:
         say(f"approximate index: {index.build(approximate=True)}")

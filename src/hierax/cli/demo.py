@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     begin = time.perf_counter()
     target, tally = Path(arguments.output or "demo", "sheet.png"), Tally()
     check_output(target, overwrite=arguments.overwrite or not arguments.output)
-    mine = _opened(arguments.images, tally, arguments.max_pixels) if arguments.images else None
+    mine = _open_photos(arguments.images, tally, arguments.max_pixels) if arguments.images else None
     if arguments.images and not mine:
         return tally.exit_code
     sheet = demo(mine, tell=tell)
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     return tally.exit_code
 
 
-def _opened(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]:
+def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]:
     """The images that can be read; the tally reports why the others cannot."""
     from hierax.demo.pictures import Photo
     from hierax.processing import ImageError, load_image

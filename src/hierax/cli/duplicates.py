@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hierax.cli.collection import add_approximate, add_collection, cosine, open_index, way_of, write_page
+from hierax.cli.collection import add_approximate, add_collection, approximate_setting, cosine, open_index, write_page
 from hierax.cli.loading import positive
 from hierax.cli.terminal import UserError
 from hierax.collection.page_files import noun, rows_of
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         fetch=arguments.fetch,
         max_pixels=arguments.max_pixels,
-        approximate=way_of(arguments, index),
+        approximate=approximate_setting(arguments, index),
         on_progress=ticking(),
         on_unreadable=unread.append,
     )
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     if unread:
         lost = counted(len(unread), what)
         say(f"--verify counts as different: {lost} that cannot be read or changed since, such as {unread[0]}")
-    if _is_vague(groups, len(index)) and not arguments.verify:
+    if _looks_overgrouped(groups, len(index)) and not arguments.verify:
         hint = "add --verify, which compares the pixels too, or give a higher --threshold"
         say(f"the largest group is {counted(len(groups[0].members), what)}: if not all of them are copies, {hint}")
     if arguments.html is not None:
@@ -158,8 +158,8 @@ def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> 
     return f"{found} duplicates: {count:,} of {counted(rows, what)}; {left:,} {verb} redundant{more}"
 
 
-def _is_vague(groups: Sequence[Group], count: int) -> bool:
-    """Whether the largest group is so large that its rows are hardly copies of one image."""
+def _looks_overgrouped(groups: Sequence[Group], count: int) -> bool:
+    """Whether one group covers so much of the collection that the threshold is probably too low."""
     members = groups[0].members if groups and not groups[0].blank else ()
     return len(members) > max(20, count // 10) and not all(member.exact for member in members)
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, finetune
 
-    asked = train.asked(arguments)
+    asked = train.read_request(arguments)
     try:
         finetune(
             asked.data,

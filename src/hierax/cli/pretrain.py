@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, pretrain
 
-    asked = train.asked(arguments)
+    asked = train.read_request(arguments)
     try:
         pretrain(
             asked.data,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.collection import add_approximate, add_collection, cosine, open_index, way_of, write_page
+from hierax.cli.collection import add_approximate, add_collection, approximate_setting, cosine, open_index, write_page
 from hierax.cli.loading import add_device, positive
 from hierax.cli.terminal import Tally
 from hierax.collection.page_files import noun, rows_of
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.queries,
         top_k=arguments.top_k,
         threshold=arguments.threshold,
-        approximate=way_of(arguments, index),
+        approximate=approximate_setting(arguments, index),
         model=arguments.model,
         device=arguments.device,
         max_pixels=arguments.max_pixels,

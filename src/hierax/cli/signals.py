@@ -52,7 +52,7 @@ class Interruptions:
                 _send_to_main_thread(number)
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
+    def handle(self) -> Iterator[None]:
         """Handles the signals inside the `with` block; training handles them itself, to save first."""
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -71,7 +71,7 @@ _OPTIONS = ("recipe", "from", "config", "validation", "device", "parallel", "tea
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunArguments:
     """The request that the arguments describe; see `hierax.train.finetune`."""
 
     data: str
@@ -84,7 +84,7 @@ class Asked:
     columns: dict[str, str] | None
 
 
-def asked(arguments: argparse.Namespace) -> Asked:
+def read_request(arguments: argparse.Namespace) -> RunArguments:
     """Reads the arguments.
 
     Raises:
@@ -115,11 +115,11 @@ def asked(arguments: argparse.Namespace) -> Asked:
             arguments.config = str(description)
     if arguments.recipe and arguments.config:
         raise UserError("--recipe and --config are both given; expected one of them")
-    before = _described(arguments)
+    before = _read_config(arguments)
     data = data or before.get("data")
     if not data:
         raise UserError("DATA is missing: a folder of images, tar shards, parquet files, a .npy file, or hub:ID")
-    return Asked(
+    return RunArguments(
         str(data),
         arguments.out,
         _recipe(arguments, before),
@@ -160,7 +160,7 @@ def _source(arguments: argparse.Namespace, before: dict[str, Any]) -> str | None
     return before.get("from") if before else "auto"
 
 
-def _described(arguments: argparse.Namespace) -> dict[str, Any]:
+def _read_config(arguments: argparse.Namespace) -> dict[str, Any]:
     """The content of the run.json that `--config` names; empty without `--config`.
 
     Raises:
