@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import hierax
-from hierax.benchmark.contenders import multiply_accumulates, randomised
+from hierax.benchmark.contenders import multiply_accumulates, randomize
 from hierax.benchmark.peers import PEERS, version_of
 
 Call = Callable[[], Any]
@@ -47,7 +47,7 @@ class Bench:
     def ours(self, name: str, mae: bool = False) -> Any:
         """hierax's model with random weights."""
         toy = {**TOY, **(TOY_DECODER if mae else {})} if self.toy else {}
-        return randomised(hierax.create_model(f"{'mae_' if mae else ''}hiera_{name}_224", **toy))
+        return randomize(hierax.create_model(f"{'mae_' if mae else ''}hiera_{name}_224", **toy))
 
     def theirs(self, name: str, mae: bool = False) -> dict[str, nn.Module]:
         """The same of the other libraries that are installed and have it."""

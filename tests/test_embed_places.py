@@ -50,14 +50,14 @@ def test_several_devices_write_what_one_writes(originals: Path, model: str, whol
 def test_what_one_device_meets_ends_all_and_what_was_written_stays(
     originals: Path, model: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = FeatureExtractor.again
+    again = FeatureExtractor.clone
 
     def broken(self: FeatureExtractor, **changes: Any) -> Any:
         other = again(self, **changes)
         other.engine.close()
         return other
 
-    monkeypatch.setattr(FeatureExtractor, "again", broken)
+    monkeypatch.setattr(FeatureExtractor, "clone", broken)
     before = threading.enumerate()
     with pytest.raises(RuntimeError, match="closed"):
         embed([originals], tmp_path / "out", model=model, device=["cpu", "cpu"], **OPTIONS)
@@ -77,7 +77,7 @@ def test_devices_are_let_go_when_the_caller_stops_listening(whole: Path, model: 
     manifest.write(tmp_path / "out")
     (tmp_path / "out" / "listings").symlink_to(whole / "listings")
     job, stop = Job(tmp_path / "out", manifest), threading.Event()
-    steps: Any = on_devices(job, job.blocks(), [extractor, extractor.again()], stop=stop, workers=0)
+    steps: Any = on_devices(job, job.blocks(), [extractor, extractor.clone()], stop=stop, workers=0)
     next(steps)
     steps.close()
     assert stop.is_set()

@@ -120,7 +120,7 @@ def test_what_others_are_writing_is_left_alone(whole: Path, model: str, tmp_path
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     part = out / "data" / ".part-0000-0000001.parquet.7.abc.part"
     part.write_bytes(b"half")
-    with plan.claimed(out):
+    with plan.claim_folder(out):
         embed([], out, model=model, **OPTIONS)
         assert part.exists()
     embed([], out, model=model, **OPTIONS)

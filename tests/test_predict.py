@@ -16,7 +16,7 @@ from PIL import Image
 
 import hierax
 from hierax.predict.features import output_names
-from hierax.predict.inputs import open_predictor, sized, stream
+from hierax.predict.inputs import open_predictor, record_at, stream
 from hierax.predict.tables import write_table
 from hierax.processing import ImageError, Preprocessing
 
@@ -125,10 +125,10 @@ def test_what_is_no_size_is_refused(run: Run, size: str) -> None:
 
 def test_a_rectangle_sees_as_much_of_an_image_as_the_square(here: Path) -> None:
     square = Preprocessing().replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
-    record = sized(square, size=(128, 192))
+    record = record_at(square, size=(128, 192))
     assert (record.size, record.crop_size) == ({"shortest_edge": 216}, {"height": 128, "width": 192})
     with pytest.raises(ValueError, match="the shorter side"):
-        sized(square, size=(128, 192), whole=True)
+        record_at(square, size=(128, 192), whole=True)
 
 
 def test_the_limit_of_pixels_is_an_option(run: Run, classifier_folder: str) -> None:

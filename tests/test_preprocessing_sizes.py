@@ -93,7 +93,7 @@ RECORDS = [None, CROPPED, SQUASHED, SQUASHED_AND_CROPPED]
 @pytest.mark.parametrize("record", RECORDS)
 @pytest.mark.parametrize("side", [None, 128])
 def test_every_part_of_hierax_makes_the_same_pixels(record: Preprocessing | None, side: int | None) -> None:
-    from hierax.engine.export.export import _record
+    from hierax.engine.export.export import _preprocessing_for
 
     model = HieraForImageClassification(image_config())
     model.preprocessing = record
@@ -105,7 +105,7 @@ def test_every_part_of_hierax_makes_the_same_pixels(record: Preprocessing | None
     extractor.close()
     found = {"embed": extractor.record}
     found["predict"] = open_predictor(model, size=side).preprocessing
-    exported = _record(model, config)
+    exported = _preprocessing_for(model, config)
     assert exported is not None
     found["export"] = exported
     if record is not None:

@@ -23,7 +23,7 @@ from hierax.collection.mapped import Named
 from hierax.collection.originals import originals
 from hierax.collection.pages import Entry, Section, contact_sheet, map_page
 from hierax.collection.source import Source, content_hash
-from hierax.collection.store import shown
+from hierax.collection.store import path_text
 
 
 def run(module: Any, *given: str) -> int:
@@ -55,11 +55,11 @@ def test_a_row_whose_name_is_no_text_is_found_by_its_file(tmp_path: Path) -> Non
     name = tmp_path / os.fsdecode(b"\xff.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     shutil.move(tmp_path / "x.png", name)
-    folder = collection(tmp_path / "rows", noise(2), paths=[shown(str(name)), "other.png"])
+    folder = collection(tmp_path / "rows", noise(2), paths=[path_text(str(name)), "other.png"])
     results = hierax.search(Index(folder), [str(name)], top_k=5)
     assert [[hit.path for hit in result.hits] for result in results] == [["other.png"]]
     Listing([Source(str(name))]).write(listing_path(folder, 0))
-    row = Named("x", shown(str(name)), content_hash(name.read_bytes()))
+    row = Named("x", path_text(str(name)), content_hash(name.read_bytes()))
     assert [not isinstance(o, str) and o.image.size for o in originals([folder], [row], side=60)] == [(8, 8)]
 
 

@@ -43,7 +43,7 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
             os.chmod(part, mode)
             if sync:
                 _sync_file(part)
-            if not (keep and _linked(part, path)):
+            if not (keep and _link(part, path)):
                 os.replace(part, path)
             if sync:
                 sync_folder(path.parent)
@@ -160,7 +160,7 @@ def naming(path: Path, part: Path) -> Iterator[None]:
         raise
 
 
-def _linked(part: Path, path: Path) -> bool:
+def _link(part: Path, path: Path) -> bool:
     """Gives a file a second name, unless that name exists. Returns False where the file system has no links."""
     try:
         os.link(part, path)

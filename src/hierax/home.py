@@ -16,6 +16,6 @@ def home() -> Path:
         return Path(tempfile.gettempdir()) / f"hierax-{own}"
 
 
-def expanded(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """A path whose `~` stands for the home folder; unchanged for a user whom the system does not know."""
     return Path(os.path.expanduser(path))

@@ -84,7 +84,7 @@ def locked(
         FolderTaken: another process has it, and `wait` is False; names the process.
         OSError: the file cannot be written.
     """
-    lock = _acquired(path, shared, wait, on_wait)
+    lock = _acquire(path, shared, wait, on_wait)
     try:
         if lock.is_real and not shared:
             _sign(lock.handle)
@@ -93,7 +93,7 @@ def locked(
         lock.release()
 
 
-def _acquired(path: Path, shared: bool, wait: bool, on_wait: Callable[[str], object] | None) -> Lock:
+def _acquire(path: Path, shared: bool, wait: bool, on_wait: Callable[[str], object] | None) -> Lock:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         _OPEN.add(handle)

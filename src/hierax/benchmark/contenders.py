@@ -68,13 +68,13 @@ class Subject:
         if self.source in list_models():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                return randomised(create_model(self.source, image_size=self.config().image_size)).eval()
+                return randomize(create_model(self.source, image_size=self.config().image_size)).eval()
         model = load(self.source)
         size = parse_size(self.size, model.config.image_size, video=model.config.is_video)
         return model if size == model.config.image_size else load(self.source, image_size=size)
 
 
-def randomised(model: Pretrained) -> Pretrained:
+def randomize(model: Pretrained) -> Pretrained:
     """Fills the model with random weights, those of norms about 1; returns it."""
     norms = {id(part.weight) for part in model.modules() if isinstance(part, nn.LayerNorm)}
     with torch.no_grad():

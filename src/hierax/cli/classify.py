@@ -107,9 +107,9 @@ def _write(result: Classified, tally: Tally, arguments: argparse.Namespace, *, w
 
 
 def _listed(predictions: Iterable[Prediction]) -> str:
-    return "   ".join(f"{_short(p.label)} {percent(p.probability)}" for p in predictions)
+    return "   ".join(f"{_first_name(p.label)} {percent(p.probability)}" for p in predictions)
 
 
-def _short(label: str) -> str:
+def _first_name(label: str) -> str:
     """The first of several names for a class ("tabby, tabby cat")."""
     return label.partition(",")[0]

@@ -44,13 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     taken = [path for path in (target / "model.safetensors", target) if path.is_file()]
     if taken and not arguments.overwrite:
         raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --overwrite")
-    before = _files(target)
+    before = _file_states(target)
     if target.is_dir() and not arguments.overwrite and any(target.iterdir()) and not (target / "config.json").exists():
         raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
     options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
     model = convert(arguments.source, target, to=arguments.to, **options)
     say_licence(arguments.source, model.license)
-    written = {path: state[0] for path, state in _files(target).items() if before.get(path) != state}
+    written = {path: state[0] for path, state in _file_states(target).items() if before.get(path) != state}
     if arguments.json:
         result = {"output": str(target), "format": arguments.to, "model": type(model).__name__}
         print(json.dumps({**result, "parameters": model.num_parameters(), "files": [str(path) for path in written]}))
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _files(target: Path) -> dict[Path, tuple[int, int, int]]:
+def _file_states(target: Path) -> dict[Path, tuple[int, int, int]]:
     """The files of a target, with what changes if one is written: size, number and time."""
     paths = sorted(target.iterdir()) if target.is_dir() else [target]
     stats = {path: path.stat() for path in paths if path.is_file()}

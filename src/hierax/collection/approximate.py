@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierax.atomic import atomic_write
-from hierax.collection.checked import DAMAGED, opened, read_arrays
+from hierax.collection.checked import DAMAGED, open_checked, read_arrays
 from hierax.collection.mapped import INDEX
 from hierax.collection.store import Column
 from hierax.extras import load
@@ -86,7 +86,7 @@ class Approximate:
         Raises:
             ImportError: there is one, and faiss is missing.
         """
-        file, notes = _files(folder, column)
+        file, notes = _index_files(folder, column)
         if not (file.exists() and notes.exists()):
             return None
         faiss = library()
@@ -121,12 +121,12 @@ class Approximate:
         if self._seen is not keys:
             self._seen, self._missing = keys, np.flatnonzero(self.lacks(keys))
             self._rows = positions(self._keys, keys)
-        labels = np.unique(_proposed(self._lists, queries, k))
+        labels = np.unique(_candidates(self._lists, queries, k))
         rows = self._rows[labels[(labels >= 0) & (labels < len(self._rows))]]
         return np.union1d(rows[rows >= 0], self._missing)
 
 
-def _proposed(lists: Any, queries: np.ndarray, k: int) -> np.ndarray:
+def _candidates(lists: Any, queries: np.ndarray, k: int) -> np.ndarray:
     """Labels `[Q, candidates]` of rows in the lists; -1 if there are no more."""
     return lists.search(np.ascontiguousarray(queries), min(max(50, _CANDIDATES * k), lists.ntotal))[1]
 
@@ -152,14 +152,14 @@ def _digest(file: Path, rows: int, width: int) -> bytes:
     """Of what faiss makes sense of: all but the rows themselves, a byte per number and eight for the label. faiss
     trusts it, so that a damaged one would end the process; rows can be any numbers.
     """
-    with opened(file) as stream:
+    with open_checked(file) as stream:
         size = os.fstat(stream.fileno()).st_size
         digest = hashlib.blake2b(str(size).encode(), digest_size=16)
         digest.update(stream.read(max(0, size - rows * (width + 8))))
     return digest.digest()
 
 
-def _files(folder: Path, column: Column) -> tuple[Path, Path]:
+def _index_files(folder: Path, column: Column) -> tuple[Path, Path]:
     return folder / INDEX / f"{column.name}.faiss", folder / INDEX / f"{column.name}.faiss.npz"
 
 
@@ -177,7 +177,7 @@ def build(index: Index) -> Report:
         raise ValueError("several collections have no approximate index; build one for each")
     if len(index) < LEAST:
         raise ValueError(f"{index.folders[0]} has {len(index)} rows; approximate search is for {LEAST} and more")
-    file, notes = _files(index.folders[0], index.column)
+    file, notes = _index_files(index.folders[0], index.column)
     old = Approximate.read(index.folders[0], index.column)
     if old is not None:
         gone = len(old._keys) - int((~old.lacks(index.keys)).sum())
@@ -186,7 +186,7 @@ def build(index: Index) -> Report:
     if old is not None and not old.lacks(index.keys).any():
         return replace(old.report, added=0)
     if old is None:
-        lists, keys, trained = _trained(faiss, index), np.zeros(0, np.uint64), len(index)
+        lists, keys, trained = _train(faiss, index), np.zeros(0, np.uint64), len(index)
         new = np.arange(len(index))
     else:
         lists, keys, trained = faiss.read_index(str(file)), old._keys, old.trained
@@ -194,13 +194,13 @@ def build(index: Index) -> Report:
     for _, matrix in index.tiles(new):
         lists.add(np.ascontiguousarray(matrix))
     keys = np.concatenate([keys, index.keys[new]])
-    probes, recall, sample = _tuned(lists, keys, index, first=old.report.probes if old else 4)
+    probes, recall, sample = _tune(lists, keys, index, first=old.report.probes if old else 4)
     report = Report(len(keys), len(new), lists.nlist, probes, recall, sample)
     _write(faiss, lists, keys, report, trained, file, notes)
     return report
 
 
-def _trained(faiss: Any, index: Index) -> Any:
+def _train(faiss: Any, index: Index) -> Any:
     """Empty lists, with centers from evenly spaced rows of the collection."""
     width, count = index.column.width, len(index)
     centres = max(8, min(65_536, round(count**0.5)))
@@ -216,7 +216,7 @@ def _trained(faiss: Any, index: Index) -> Any:
     return lists
 
 
-def _tuned(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[int, float, int]:
+def _tune(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[int, float, int]:
     """The number of lists to search, the recall that it gives, and the number of queries of the measurement. Proposed
     rows are compared exactly, so each nearest row that faiss proposes is found.
     """
@@ -230,7 +230,7 @@ def _tuned(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[i
     probes, recall = max(1, first // 2), 0.0
     while recall < WANTED and probes < lists.nlist:
         lists.nprobe = probes = min(2 * probes, lists.nlist)
-        proposed = _proposed(lists, queries, 10)
+        proposed = _candidates(lists, queries, 10)
         found = sum(np.isin(t, position[labels[labels >= 0]]).sum() for t, labels in zip(truth, proposed, strict=True))
         recall = float(found) / sum(map(len, truth))
     return probes, recall, len(rows)

@@ -57,7 +57,7 @@ def arrow() -> Any:
     return load("a collection of features", "pyarrow")
 
 
-def damaged(file: Path, problem: object, advice: str = "") -> CollectionError:
+def damage_error(file: Path, problem: object, advice: str = "") -> CollectionError:
     """The error of a file of a collection: `problem` names the field, its value and what is expected."""
     text = " ".join(str(problem).split())
     return CollectionError(f"{file} is damaged: {text[:300]}{advice}")
@@ -69,7 +69,7 @@ def wrong(name: str, value: object, expected: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_checked(path: Path) -> Iterator[BinaryIO]:
     """Opens a file of a collection to read. Refuses pipes and devices, because reading could wait for ever.
 
     Raises:
@@ -95,18 +95,18 @@ def read_json(path: Path) -> dict[str, Any]:
         CollectionError: it is not a regular file, is too large, or does not hold a JSON object.
     """
     try:
-        with opened(path) as file:
+        with open_checked(path) as file:
             if os.fstat(file.fileno()).st_size > _LARGEST:
                 raise ValueError(f"more than {_LARGEST:,} bytes")
             values = json.loads(file.read())
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, getattr(error, "strerror", None) or error) from None
+        raise damage_error(path, getattr(error, "strerror", None) or error) from None
     if not isinstance(values, dict):
-        raise damaged(path, f"it holds {type(values).__name__}; expected an object")
+        raise damage_error(path, f"it holds {type(values).__name__}; expected an object")
     if _depth(values) > _DEEPEST:
-        raise damaged(path, f"nested more than {_DEEPEST} levels deep")
+        raise damage_error(path, f"nested more than {_DEEPEST} levels deep")
     return values
 
 
@@ -137,7 +137,7 @@ def record_of(kind: type[Any], values: Any, *, name: str = "") -> Any:
     found = {}
     for field in fields(kind):
         if field.name in values:
-            found[field.name] = _fitting(values[field.name], hints[field.name], prefix + field.name)
+            found[field.name] = _convert(values[field.name], hints[field.name], prefix + field.name)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{prefix}{field.name} is missing")
     return kind(**found)
@@ -146,22 +146,22 @@ def record_of(kind: type[Any], values: Any, *, name: str = "") -> Any:
 _WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", dict: "an object"}
 
 
-def _fitting(value: Any, hint: Any, name: str) -> Any:
+def _convert(value: Any, hint: Any, name: str) -> Any:
     """A JSON value, converted to a field of this type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return None if value is None else _fitting(value, next(a for a in arguments if a is not type(None)), name)
+        return None if value is None else _convert(value, next(a for a in arguments if a is not type(None)), name)
     if origin is tuple:
         if not isinstance(value, list):
             raise ValueError(wrong(name, value, "a list"))
-        return tuple(_fitting(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value))
+        return tuple(_convert(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value))
     if is_dataclass(hint):
         assert isinstance(hint, type)
         return record_of(hint, value, name=name)
     if origin is dict and isinstance(value, dict):
-        return {key: _fitting(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
+        return {key: _convert(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
     kind = origin or hint
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
@@ -210,7 +210,7 @@ def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str 
     """
     pa = arrow()
     try:
-        with opened(path) as file:
+        with open_checked(path) as file:
             size = os.fstat(file.fileno()).st_size
             # not through a Python file: threads of pyarrow that call into Python abort a process that ends
             with pa.OSFile(os.fspath(path)) as native, pa.parquet.ParquetFile(native, pre_buffer=False) as table:
@@ -220,7 +220,7 @@ def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str 
         raise
     except (pa.ArrowException, *DAMAGED) as error:
         problem = getattr(error, "strerror", None) or error
-        raise damaged(path, problem if str(problem) else type(error).__name__, advice) from None
+        raise damage_error(path, problem if str(problem) else type(error).__name__, advice) from None
 
 
 def read_table(path: Path, wanted: pa.Schema, names: Sequence[str]) -> pa.Table:
@@ -278,7 +278,7 @@ def read_array(path: Path, dtype: Any, axes: int, *, map: bool = False) -> np.nd
     Raises:
         one of DAMAGED: the file is something else. It never takes more memory than the size of the file.
     """
-    with opened(path) as file:
+    with open_checked(path) as file:
         shape, start = _header(file, dtype, axes, os.fstat(file.fileno()).st_size)
         if map and math.prod(shape):
             return np.memmap(file, dtype, "r", offset=start, shape=shape)
@@ -303,7 +303,7 @@ def read_arrays(path: Path, wanted: Mapping[str, tuple[Any, int]]) -> dict[str, 
     Raises:
         one of DAMAGED: anything else.
     """
-    with opened(path) as file, zipfile.ZipFile(file) as content:
+    with open_checked(path) as file, zipfile.ZipFile(file) as content:
         found = {}
         for name, (dtype, axes) in wanted.items():
             entry = content.getinfo(f"{name}.npy")

@@ -18,7 +18,7 @@ from hierax.collection.checked import DAMAGED, read_arrays
 from hierax.collection.index import DIGITS, Found, Index, nearest
 from hierax.collection.mapped import INDEX, unit
 from hierax.collection.store import MARK, has_windows
-from hierax.collection.verify import verified
+from hierax.collection.verify import verify_pairs
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -167,11 +167,11 @@ def duplicates(
     compare = _Compare(index, transform, built, on_progress)
     left, right = _Pairs(index, kind).extended(rows, threshold, compare, afresh=whiten)
     if verify:
-        same = verified(
+        same = verify_pairs(
             index, left, right, on_progress=on_progress, on_unreadable=on_unreadable, fetch=fetch, max_pixels=max_pixels
         )
         left, right = left[same], right[same]
-    roots = (_chained if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
+    roots = (_chain_groups if linkage == "chain" else _by_first)(left, right, len(index))[stands_for]
     groups = _groups(index, roots, hashes, transform)
     return _with_blanks(index, groups, fetch=fetch, max_pixels=max_pixels)
 
@@ -289,7 +289,7 @@ class _Compare:
         return left[place], right[place], score[place]
 
 
-def _chained(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
+def _chain_groups(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
     """For every row the first row of its group, with linkage "chain"."""
     parents = list(range(count))
 

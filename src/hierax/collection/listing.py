@@ -26,7 +26,7 @@ def read_listing(path: Path) -> Iterator[Source]:
     Raises:
         CollectionError: it is damaged; names the column.
     """
-    wanted = listed()
+    wanted = listing_schema()
     with parquet(path, wanted, wanted.names, advice="") as file:
         for batch in file.iter_batches(_ROWS, columns=wanted.names, use_threads=False):
             batch.validate(full=True)
@@ -42,7 +42,7 @@ def read_listing(path: Path) -> Iterator[Source]:
                 yield source
 
 
-def listed() -> Any:
+def listing_schema() -> Any:
     """Columns of a listing, a `pyarrow.Schema`."""
     pa = arrow()
     return pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
@@ -86,7 +86,7 @@ class Listing:
     def write(self, path: Path) -> None:
         """Writes the listing, unless there is one already: if several processes list, the first listing is used."""
         pa = arrow()
-        schema = listed()
+        schema = listing_schema()
         with atomic_write(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
             for start in range(0, len(self), _ROWS):
                 rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]

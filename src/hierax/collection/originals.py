@@ -165,11 +165,11 @@ def is_light(original: Original) -> bool:
 def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:
     """The sources in the collections' listings with these paths."""
     from hierax.collection.listing import listings, read_listing
-    from hierax.collection.store import shown
+    from hierax.collection.store import path_text
 
     found: dict[str, Source] = {}
     for listing in (path for folder in folders for path in listings(folder)) if names else ():
         for source in read_listing(listing):
-            if shown(source.path) in names:
-                found[shown(source.path)] = source
+            if path_text(source.path) in names:
+                found[path_text(source.path)] = source
     return found

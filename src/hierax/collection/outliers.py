@@ -78,12 +78,12 @@ def outliers(
     scores = np.concatenate(parts)
     order = np.lexsort((np.arange(len(scores)), -scores))
     copies = np.zeros(count, np.int64)
-    order = order[:count] if alike is None else _thinned(index, order, count, alike, copies)
+    order = order[:count] if alike is None else _without_copies(index, order, count, alike, copies)
     named = zip(index.names(order), scores[order].tolist(), copies.tolist(), strict=False)
     return [Outlier(n.id, n.path, score, number) for n, score, number in named]
 
 
-def _thinned(index: Index, order: np.ndarray, count: int, alike: float, copies: np.ndarray) -> np.ndarray:
+def _without_copies(index: Index, order: np.ndarray, count: int, alike: float, copies: np.ndarray) -> np.ndarray:
     """The first `count` rows in this order without near copies of those before; counts these."""
     chosen, vectors = np.zeros(0, np.int64), np.zeros((0, index.column.width), np.float32)
     for start in range(0, len(order), _BLOCK):

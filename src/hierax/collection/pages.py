@@ -96,7 +96,7 @@ def _text(text: str) -> str:
     return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def _shown(name: str) -> str:
+def _safe_name(name: str) -> str:
     """A name as safe text: characters that break the line or change the writing direction are escaped."""
     return _text(printable(name))
 
@@ -137,12 +137,12 @@ def contact_sheet(
         note = f"{note} Only the first {kept} of {total} {what}s are shown.".strip()
     rows = [entry.row for section in shown for entry in section.entries]
     found = originals(folders, rows, side=_LARGE if kept <= _SHORT else _SIDE, fetch=fetch, max_pixels=max_pixels)
-    shared = _shared([row.path for row in rows])
+    shared = _common_folder([row.path for row in rows])
     below = f"<p>All files are in {_text(shared)}</p>" if shared else ""
     parts = [f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n"]
     for section in shown:
         kind = ' class="copies"' if section.copies else ""
-        parts.append(f'<section{kind}><h2>{_shown(section.heading)}</h2><div class="row">\n')
+        parts.append(f'<section{kind}><h2>{_safe_name(section.heading)}</h2><div class="row">\n')
         parts += [_figure(entry, next(found), entry.row.path[len(shared) :]) for entry in section.entries]
         parts.append("</div></section>\n")
     some = any(section.copies for section in shown)
@@ -159,7 +159,7 @@ def contact_sheet(
     return _page(title, "".join(parts), style="sheet.css", script="sheet.js")
 
 
-def _shared(paths: Sequence[str]) -> str:
+def _common_folder(paths: Sequence[str]) -> str:
     """The folders that all paths begin with; "" if they share none."""
     levels = zip(*(path.split("/")[:-1] for path in paths), strict=False)
     common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
@@ -167,7 +167,7 @@ def _shared(paths: Sequence[str]) -> str:
 
 
 def _figure(entry: Entry, found: Original | str, path: str) -> str:
-    name, row, size, facts = _shown(path), entry.row, 0, []
+    name, row, size, facts = _safe_name(path), entry.row, 0, []
     if isinstance(found, str):
         image = f'<div class="missing">{_text(found)}</div>'
     else:
@@ -188,7 +188,7 @@ def _figure(entry: Entry, found: Original | str, path: str) -> str:
     mark = f'<label class="mark"><input type="checkbox" aria-label="mark {name}"{listed}>mark</label>'
     copy = f'<button class="text copy" aria-label="copy the path of {name}">copy path</button>'
     return (
-        f'<figure title="{_shown(row.path)}" {data}><div>{image}</div><figcaption><bdi>{name}</bdi>{caption}'
+        f'<figure title="{_safe_name(row.path)}" {data}><div>{image}</div><figcaption><bdi>{name}</bdi>{caption}'
         f'<span class="tools">{mark}{copy}</span></figcaption></figure>\n'
     )
 

@@ -90,7 +90,7 @@ def open_stream(source: Source) -> BinaryIO:
             system, path = fsspec.core.url_to_fs(source.name)
             return cast(BinaryIO, system.open(path, "rb"))
         except ImportError:  # without it, a file on the web can only be read as a whole
-            return _copied(source.name)
+            return _download(source.name)
     if source.kind == "tar":
         check_place(source.offset)
         return cast(BinaryIO, io.BufferedReader(Section(source.container, source.offset, source.size)))
@@ -98,7 +98,7 @@ def open_stream(source: Source) -> BinaryIO:
         return open(source.name, "rb")
 
 
-def _copied(url: str) -> BinaryIO:
+def _download(url: str) -> BinaryIO:
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  (closed by who takes it)
     try:
         copy_url(url, file)
@@ -158,7 +158,7 @@ class Opened:
         self._there: str | BinaryIO = source.name
         with ExitStack() as stack:
             if source.kind == "url":
-                self._there = stack.enter_context(_copied(source.name))
+                self._there = stack.enter_context(_download(source.name))
                 self._digest = _hash_of(self._there)
             elif source.kind == "tar":
                 self._there = stack.enter_context(open_stream(source))

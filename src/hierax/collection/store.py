@@ -22,7 +22,7 @@ from hierax.collection.checked import (
     CollectionError,
     arrow,
     check_manifest,
-    damaged,
+    damage_error,
     parquet,
     read_json,
     read_table,
@@ -49,7 +49,7 @@ def source_id(path: str) -> str:
     return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
 
 
-def shown(path: str) -> str:
+def path_text(path: str) -> str:
     """A path as text, as rows store it; bytes of a file name that are not valid text become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -188,7 +188,7 @@ class Manifest:
         except CollectionError:
             raise
         except ValueError as error:
-            raise damaged(path, error) from None
+            raise damage_error(path, error) from None
         return manifest
 
 
@@ -198,10 +198,10 @@ def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
         for key in dict.fromkeys((*before, *now)):
             yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
     elif before != now:
-        yield f"{name} was {_short(before)}, now {_short(now)}"
+        yield f"{name} was {_summarize(before)}, now {_summarize(now)}"
 
 
-def _short(value: Any) -> str:
+def _summarize(value: Any) -> str:
     """A value of a manifest in a few words: the names of columns, the first digits of a digest."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(f"{column['name']} {column['shape']}" for column in value)

@@ -93,7 +93,7 @@ def read_url(url: str) -> bytes:
     """
     if protocols_of(url) == ("file",):
         return read_file(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
-    with _opened(url) as stream:
+    with _open(url) as stream:
         return _all_of(stream)
 
 
@@ -103,13 +103,13 @@ def copy_url(url: str, file: BinaryIO) -> None:
     Raises:
         As `read_url`.
     """
-    with _opened(url) as stream:
+    with _open(url) as stream:
         while chunk := stream.read(_CHUNK):
             file.write(chunk)
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[BinaryIO]:
+def _open(url: str) -> Iterator[BinaryIO]:
     if protocols_of(url)[0] in _WEB and "::" not in url:
         with _answer(url) as answer:
             yield answer
@@ -160,11 +160,11 @@ class _Answer:
 
 @contextlib.contextmanager
 def _answer(url: str) -> Iterator[BinaryIO]:
-    with _asked(url) as response:
+    with _fetch(url) as response:
         yield cast(BinaryIO, _Answer(response))
 
 
-def _asked(url: str) -> http.client.HTTPResponse:
+def _fetch(url: str) -> http.client.HTTPResponse:
     """The response of a server; a busy server is asked again."""
     request = _request(url)
     for wait in (*_WAITS, None):

@@ -80,7 +80,7 @@ class _Compared:
         return self.small[rows, 0], self.detail[rows]
 
 
-def verified(
+def verify_pairs(
     index: Index, left: np.ndarray, right: np.ndarray, *, on_progress: Callable[[int, int], object] | None = None,
     on_unreadable: Callable[[str], object] | None = None, fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,

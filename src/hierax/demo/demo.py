@@ -119,7 +119,7 @@ def _columns(
     ]
 
 
-def _record(model: HieraForImageClassification | HieraForPreTraining, size: int) -> Preprocessing:
+def _preprocessing_for(model: HieraForImageClassification | HieraForPreTraining, size: int) -> Preprocessing:
     from hierax.processing import IMAGENET, Preprocessing
 
     return (Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET).at(size)
@@ -129,7 +129,7 @@ def _pixels(pictures: Sequence[Photo], model: HieraForImageClassification | Hier
     """The model's input `[B, 3, size, size]` for these photos: square crops."""
     from hierax.processing import HieraImageProcessor
 
-    return HieraImageProcessor(_record(model, size))([photo.picture for photo in pictures]).pixel_values
+    return HieraImageProcessor(_preprocessing_for(model, size))([photo.picture for photo in pictures]).pixel_values
 
 
 def _pooled(model: HieraForImageClassification, pictures: Sequence[Photo], size: int) -> Tensor:
@@ -173,7 +173,7 @@ def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list
     from hierax.viz.maps import to_picture
 
     size = 2 * model.config.image_size[0]
-    record, rows = _record(model, size), []
+    record, rows = _preprocessing_for(model, size), []
     for pixels in _pixels(pictures, model, size).split(1):
         with torch.inference_mode():
             found = model.encoder(pixels, stages=_STAGES)

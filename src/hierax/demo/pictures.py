@@ -25,13 +25,13 @@ class Photo:
 def photos() -> list[Photo]:
     """The photos, about 300 pixels high or wide, the cat first."""
     files = [_ASSETS / "cat.jpg", *sorted((_ASSETS / "photos").glob("*.jpg"))]
-    return [Photo(file.name, _opened(file)) for file in files]
+    return [Photo(file.name, _open(file)) for file in files]
 
 
 def gallery() -> list[Photo]:
     """Small squares with their categories: the cells of `gallery.jpg`, row by row, as `gallery.json` lists them."""
     listed = json.loads((_ASSETS / "gallery.json").read_text(encoding="utf-8"))
-    page, side = _opened(_ASSETS / "gallery.jpg"), listed["side"]
+    page, side = _open(_ASSETS / "gallery.jpg"), listed["side"]
     columns = page.width // side
     corners = ((number % columns * side, number // columns * side) for number in range(len(listed["pictures"])))
     return [
@@ -40,6 +40,6 @@ def gallery() -> list[Photo]:
     ]
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     with Image.open(path) as image:
         return image.convert("RGB")

@@ -10,14 +10,14 @@ import numpy as np
 
 from hierax.collection.source import Opened, Source, open_stream
 from hierax.collection.store import MARK
-from hierax.embedding.decode import Item, failed
+from hierax.embedding.decode import Item, failed_item
 from hierax.processing import HieraVideoProcessor, Preprocessing
 from hierax.processing.demux import import_av
 from hierax.processing.sampling import Sampling, sampling_of
 from hierax.processing.video_file import VideoFile
 
 
-def expanded(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
+def expand_windows(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
     """Windows in the place of videos, one after the other until the end of each; one of what cannot be read, which says
     why when it is.
 
@@ -66,7 +66,7 @@ class ClipDecoder:
                 clip = self.processor.window(file, source.window * self.sampling.span)
         except Exception as error:  # any error of a decoder or network client makes only this source unreadable
             self._close()
-            return failed(source, digest, error)
+            return failed_item(source, digest, error)
         out[:] = np.rint(clip.pixels)
         return Item(source, digest, file.info.width, file.info.height, start=clip.start, end=clip.end)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hierax.collection.listing import Listing
 from hierax.collection.source import Source, as_bytes, content_hash
-from hierax.collection.store import Block, shown
+from hierax.collection.store import Block, path_text
 from hierax.embedding.processes import Pool
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.errors import RefusedError
@@ -80,12 +80,12 @@ class Decoder:
         try:
             content = as_bytes(source.read(max_pixels=self.processor.max_pixels))
             digest = content_hash(content)
-            picture, plan = next(self.processor.decoded(content, names=[shown(source.path)]))
+            picture, plan = next(self.processor.decoded(content, names=[path_text(source.path)]))
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
             if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats, 0 to 1
                 part = np.rint(part.clip(0, 1) * 255)
         except Exception as error:  # readers of sources, such as network clients, raise errors of every kind
-            return failed(source, digest, error)
+            return failed_item(source, digest, error)
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
@@ -97,7 +97,7 @@ def dtype_of(record: Preprocessing) -> type[np.uint8] | type[np.float32]:
     return np.uint8 if record.do_rescale else np.float32
 
 
-def failed(source: Source, digest: str, error: Exception) -> Item:
+def failed_item(source: Source, digest: str, error: Exception) -> Item:
     """The item for an unreadable source. After a lack of memory or a refused read it has no hash, so that an update
     tries it again.
     """

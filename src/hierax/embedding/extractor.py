@@ -72,8 +72,8 @@ class FeatureExtractor:
             "max_pixels": max_pixels,
         }  # fmt: skip
         engine = _of_export(model, device=device, precision=precision, backend=backend, threads=threads)
-        given = engine or (model if isinstance(model, Pretrained) else _loaded(source_name(model)))
-        self.name = type(given).__name__ if isinstance(model, Pretrained) else _located(source_name(model))
+        given = engine or (model if isinstance(model, Pretrained) else _load_features(source_name(model)))
+        self.name = type(given).__name__ if isinstance(model, Pretrained) else _absolute_source(source_name(model))
         loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
         self.untrained_norm = loaded is not None and "norm" in loaded.reinitialized
         video = given.config.is_video
@@ -81,7 +81,7 @@ class FeatureExtractor:
             raise ValueError(
                 f"{self.name} takes inputs of {given.config.axes} axes; expected a model of images or clips"
             )
-        self.record, self.max_pixels = _record(given, size), max_pixels
+        self.record, self.max_pixels = _preprocessing_for(given, size), max_pixels
         if engine is not None and size is not None and (size, size) != given.config.image_size[-2:]:
             raise ValueError(f"size is {size}; {self.name} was exported for {given.config.image_size[-2:]} alone")
         self.layers, self.l2 = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers)), l2
@@ -120,9 +120,11 @@ class FeatureExtractor:
                     f"{'features' if layer == POOLED else 'backbone'}"
                 )
 
-    def again(self, **changes: Any) -> FeatureExtractor:
+    def clone(self, **changes: Any) -> FeatureExtractor:
         """A new extractor with the same model and settings, except `changes`."""
         return FeatureExtractor(**{**self._settings, **changes})
+
+    again = clone  # the former name
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the settings alone: another process loads an engine of its own."""
@@ -191,7 +193,7 @@ def extractor_like(
     return extractor
 
 
-def _located(source: str) -> str:
+def _absolute_source(source: str) -> str:
     """The absolute path of a folder or file; other names stay as they are."""
     return os.path.abspath(source) if os.path.exists(source) else source
 
@@ -211,7 +213,7 @@ def _digest(engine: Engine) -> str:
     return engine.exported.digest
 
 
-def _loaded(source: str) -> Pretrained:
+def _load_features(source: str) -> Pretrained:
     """Loads the model for features. For a MAE's file, the pooled features get a norm that does nothing."""
     from hierax.checkpoint.opened import open_checkpoint
     from hierax.model.tasks import HieraModel
@@ -221,7 +223,7 @@ def _loaded(source: str) -> Pretrained:
     return HieraModel.from_pretrained(opened, reinit=new)
 
 
-def _record(model: Pretrained | Engine, size: int | None) -> Preprocessing:
+def _preprocessing_for(model: Pretrained | Engine, size: int | None) -> Preprocessing:
     """How images become pixels of one size: as the checkpoint says, or the same part of them at another size."""
     config = model.config
     stated = model.record if isinstance(model, Engine) else model.preprocessing

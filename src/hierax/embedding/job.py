@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierax.collection.listing import Listing, listings
-from hierax.collection.store import Block, Manifest, Unreadable, shards, shown, write_shard
+from hierax.collection.store import Block, Manifest, Unreadable, path_text, shards, write_shard
 from hierax.data.loader import default_decode_workers
 from hierax.embedding.decode import Item, Pixels, batches_of, decoder_of
 from hierax.embedding.extractor import FeatureExtractor
@@ -123,7 +123,7 @@ class Job:
     def _say_not_finite(self, item: Item) -> None:
         if not self._told:
             self._told = True
-            path = shown(item.source.path)
+            path = path_text(item.source.path)
             notify(f"{NOT_FINITE} for {path}, and maybe others; they are errors, not rows (is the model damaged?)")
 
     def _batches(
@@ -152,8 +152,8 @@ class Job:
         names = ("width", "height", "hash", "start", "end")
         rows: dict[str, list[Any]] = {name: [getattr(i, name) for i in items if i.error is None] for name in names}
         rows["id"] = [item.source.id for item in items if item.error is None]
-        rows["path"] = [shown(item.source.path) for item in items if item.error is None]
-        bad = [Unreadable(i.source.id, shown(i.source.path), i.hash, i.error) for i in items if i.error is not None]
+        rows["path"] = [path_text(item.source.path) for item in items if item.error is None]
+        bad = [Unreadable(i.source.id, path_text(i.source.path), i.hash, i.error) for i in items if i.error is not None]
         if self._check is not None:
             self._check()
         whole = {c.name: np.concatenate([part[c.name] for part in vectors])[good] for c in self.manifest.columns}
@@ -201,13 +201,13 @@ def on_devices(
             stop.set()
         for thread in threads:
             while thread.is_alive():
-                _emptied(found)
+                _drain(found)
                 thread.join(0.05)
     if failures:
         raise failures[0]
 
 
-def _emptied(steps: queue.Queue[Any]) -> None:
+def _drain(steps: queue.Queue[Any]) -> None:
     """Releases threads that wait for space in the queue when nobody takes their results."""
     with contextlib.suppress(queue.Empty):
         while True:

@@ -27,7 +27,7 @@ _TRIES = 100
 
 
 class Claim:
-    """The locked folder of a collection, while a call writes to it; see `claimed`."""
+    """The locked folder of a collection, while a call writes to it; see `claim_folder`."""
 
     def __init__(self, folder: Path, lock: Lock, on_wait: Callable[[str], object] | None) -> None:
         self.folder, self._lock, self._on_wait = folder, lock, on_wait
@@ -54,7 +54,7 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, on_wait: Callable[[str], object] | None = None) -> Iterator[Claim]:
+def claim_folder(folder: Path, on_wait: Callable[[str], object] | None = None) -> Iterator[Claim]:
     """The folder, made if it is missing, for a call that writes to it; taken away again if nothing was written.
 
     Args:
@@ -98,7 +98,7 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def planned(
+def write_plan(
     folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, update: bool, half: bool, batch: int,
     block: int, list_columns: Mapping[str, str] | None = None,
 ) -> Manifest:  # fmt: skip

@@ -34,12 +34,12 @@ def prepare_processes() -> None:
 
         context.set_forkserver_preload(["hierax.embedding.decode"])
         resource_tracker.ensure_running()  # starts by itself, and clears the mask
-        with _blocked():
+        with _block_signals():
             forkserver.ensure_running()
 
 
 @contextlib.contextmanager
-def _blocked() -> Iterator[None]:
+def _block_signals() -> Iterator[None]:
     """Blocks these signals in processes that are started meanwhile, from their start on."""
     if sys.platform == "win32":
         yield
@@ -114,7 +114,7 @@ class Pool(Generic[Request, Result]):
     def _start(self, work: Callable[[Request], Result]) -> None:
         ours, theirs = multiprocessing.Pipe()
         self._ends.append(ours)
-        with theirs, _without_main(), _blocked():
+        with theirs, _without_main(), _block_signals():
             process = _context().Process(target=_serve, args=(theirs, work), daemon=True)
             self._processes.append(process)
             process.start()

@@ -19,10 +19,10 @@ from hierax.collection.store import MANIFEST, Block, Manifest, arrow, shard_path
 from hierax.embedding.cluster import on_cluster, ray_package
 from hierax.embedding.extractor import POOLED, FeatureExtractor
 from hierax.embedding.job import FEW, Job, Step, on_devices
-from hierax.embedding.plan import Claim, check_folder, claimed, planned
+from hierax.embedding.plan import Claim, check_folder, claim_folder, write_plan
 from hierax.embedding.processes import prepare_processes
-from hierax.embedding.sources import NoSourcesError, are_few, check_input, located, lost
-from hierax.embedding.update import settle
+from hierax.embedding.sources import NoSourcesError, absolute_source, are_few, check_input, lost
+from hierax.embedding.update import mark_replaced
 from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.frames import FIRST_ONLY
@@ -126,7 +126,7 @@ def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None 
     several = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
     for given in several:
         check_input(given)
-    inputs = [located(given) for given in several]
+    inputs = [absolute_source(given) for given in several]
     for missing in lost(given for given in inputs if given not in known):
         raise NoSourcesError(missing, "no such file or folder")
     if workers != 0 and not ray and not (workers is None and are_few(inputs or list(known), FEW)):
@@ -216,9 +216,9 @@ def embed(
         threads=threads, max_pixels=max_pixels,
     )  # fmt: skip
     try:
-        with claimed(folder, on_wait) as claim:
+        with claim_folder(folder, on_wait) as claim:
             with claim.turn():
-                manifest = planned(
+                manifest = write_plan(
                     folder,
                     extractor,
                     inputs,
@@ -275,7 +275,7 @@ class _Run:
         self.claim.check()
         with self.claim.turn():
             left = job.pending()
-            counts = settle(job.folder, job.manifest, job.listings, finished=not left)
+            counts = mark_replaced(job.folder, job.manifest, job.listings, finished=not left)
             self.claim.remove_leftovers()
         return EmbedReport(
             job.folder, sum(map(len, job.listings)), done, **counts, pending=job.sources_in(*left), seconds=seconds,
@@ -292,7 +292,7 @@ class _Run:
             return
         with contextlib.ExitStack() as stack:
             others = [
-                stack.enter_context(contextlib.closing(self.extractor.again(device=place)))
+                stack.enter_context(contextlib.closing(self.extractor.clone(device=place)))
                 for place in self.others[: len(blocks) - 1]
             ]
             yield from on_devices(self.job, blocks, [self.extractor, *others], stop=stop, workers=self.workers)

@@ -111,14 +111,14 @@ def _search(
 ) -> list[Searched]:  # fmt: skip
     import numpy as np
 
-    named, problems = _resolved(index, queries)
+    named, problems = _resolve_queries(index, queries)
     results = [Searched(problem.source, error=problem) for problem in problems]
     rows = {name: row for name, row in named.items() if isinstance(row, int)}
     numbers = np.array(list(rows.values()), np.int64)
     vectors, own = index.take(numbers), dict(zip(rows, (row.id for row in index.names(numbers)), strict=True))
     names, sources = list(rows), {name: row for name, row in named.items() if not isinstance(row, int)}
     if sources:
-        embedded, read, unread = _embedded(
+        embedded, read, unread = _embed(
             index, sources, model=model, device=device, max_pixels=max_pixels, on_progress=on_progress
         )
         results += unread
@@ -133,7 +133,7 @@ def _search(
     return results + [Searched(name, hits[name]) for name in named if name in hits]
 
 
-def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Source], list[ImageError]]:
+def _resolve_queries(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Source], list[ImageError]]:
     """For each query, in order, its row or the file to embed; and an error for queries that are neither."""
     from hierax.collection.source import Source
     from hierax.collection.store import MARK, has_windows
@@ -154,10 +154,10 @@ def _resolved(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Sou
         given = [str(path) for path in files[query][0]]
         chosen = [name for name in sources if name in given or (clips and name.rpartition(MARK)[0] in given)]
         named |= {name: below.get(_path_of(name), sources[name]) for name in chosen}
-    return named, [_advised(problem) for _, problems in files.values() for problem in problems]
+    return named, [_add_advice(problem) for _, problems in files.values() for problem in problems]
 
 
-def _advised(problem: ImageError) -> ImageError:
+def _add_advice(problem: ImageError) -> ImageError:
     """The error for a query that is not a file; it may be text."""
     from hierax.processing import ImageError
 
@@ -175,7 +175,7 @@ def _advised(problem: ImageError) -> ImageError:
 def _windows(index: Index, videos: dict[str, Source]) -> dict[str, Source]:
     """The windows of videos, by their names with the time."""
     from hierax.collection.store import MARK
-    from hierax.embedding.clips import expanded
+    from hierax.embedding.clips import expand_windows
     from hierax.processing import Preprocessing
     from hierax.processing.sampling import sampling_of
 
@@ -183,18 +183,18 @@ def _windows(index: Index, videos: dict[str, Source]) -> dict[str, Source]:
     return {
         f"{name}{MARK}{window.path.rpartition(MARK)[2]}": window
         for name, source in videos.items()
-        for window in expanded([source], sampling)
+        for window in expand_windows([source], sampling)
     }
 
 
 def _path_of(image: str | Path) -> str:
     """The path of a file as rows store it."""
-    from hierax.collection.store import shown
+    from hierax.collection.store import path_text
 
-    return shown(os.path.abspath(image))
+    return path_text(os.path.abspath(image))
 
 
-def _embedded(
+def _embed(
     index: Index, sources: dict[str, Source], *, model: str | None, device: str, max_pixels: int | None,
     on_progress: Callable[[int, int], object] | None,
 ) -> tuple[np.ndarray, list[str], list[Searched]]:  # fmt: skip

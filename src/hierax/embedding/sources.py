@@ -45,7 +45,7 @@ class NoSourcesError(ValueError):
         self.given = given
 
 
-def located(given: str) -> str:
+def absolute_source(given: str) -> str:
     """An input as an absolute path; URLs stay as they are."""
     return os.path.abspath(given) if _is_local(given) else given
 
@@ -104,11 +104,11 @@ def list_sources(
         left = LeftOut(given)
         found = _sources(given, _Kinds(_VIDEOS if clips else _PICTURES, left, columns))
         if clips:
-            from hierax.embedding.clips import expanded
+            from hierax.embedding.clips import expand_windows
             from hierax.processing.sampling import sampling_of
 
             assert record is not None
-            found = expanded(found, sampling_of(record))
+            found = expand_windows(found, sampling_of(record))
         for source in found:
             count += 1
             if source.id not in seen:

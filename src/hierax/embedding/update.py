@@ -121,7 +121,7 @@ def _digest(source: Source) -> str:
         return ""
 
 
-def settle(folder: Path, manifest: Manifest, listed: Sequence[Listing], *, finished: bool) -> dict[str, int]:
+def mark_replaced(folder: Path, manifest: Manifest, listed: Sequence[Listing], *, finished: bool) -> dict[str, int]:
     """Marks rows that a later listing replaced, if all blocks are done, and writes `errors.parquet`.
 
     Returns:

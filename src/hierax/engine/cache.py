@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hierax.home import expanded, home
+from hierax.home import expand_home, home
 
 _MAGIC = b"hierax-artifact-2\n"
 _ABANDONED = 3600.0  # seconds after which an unfinished file is abandoned
@@ -40,7 +40,7 @@ def default_folder() -> Path:
     """`$HIERAX_CACHE`, else `hierax` in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`)."""
     named = os.environ.get("HIERAX_CACHE")
     if named:
-        return expanded(named)
+        return expand_home(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else home() / ".cache") / "hierax"
 

@@ -73,7 +73,7 @@ def source_digest(source: Pictures | None) -> str:
     sources = [source] if isinstance(source, (str, os.PathLike, Tensor)) or source is None else source
     for entry in sources:
         if isinstance(entry, (str, os.PathLike)):
-            for path in _files(Path(entry)):
+            for path in _image_files(Path(entry)):
                 stat = path.stat()
                 digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         elif entry is not None:
@@ -83,7 +83,7 @@ def source_digest(source: Pictures | None) -> str:
     return digest.hexdigest()
 
 
-def _files(source: Path) -> list[Path]:
+def _image_files(source: Path) -> list[Path]:
     """The images of a folder, or the file itself."""
     if not source.is_dir():
         return [source]
@@ -97,7 +97,7 @@ def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None, max_pix
     if source is None:
         return [load_image((files("hierax") / "assets" / "cat.jpg").read_bytes())]
     if isinstance(source, (str, os.PathLike)):
-        return [load_image(path, max_pixels=max_pixels) for path in _files(Path(source))]
+        return [load_image(path, max_pixels=max_pixels) for path in _image_files(Path(source))]
     if not source:
         raise ValueError("no images were given; at least one is expected")
     return [load_image(picture, max_pixels=max_pixels) for picture in source]

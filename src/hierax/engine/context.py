@@ -45,7 +45,7 @@ def _process_threads() -> int:
 
 
 @contextlib.contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
+def inference_modes(device: torch.device) -> Iterator[None]:
     """Runs without gradients and autocast, whatever modes the caller has set. The outputs may be used in training."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
@@ -64,8 +64,8 @@ class Turns:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """`undisturbed`, on the device, after all earlier calls."""
-        with undisturbed(self.device):
+        """`inference_modes`, on the device, after all earlier calls."""
+        with inference_modes(self.device):
             if self.device.type != "cuda":
                 yield
                 return

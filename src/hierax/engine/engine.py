@@ -26,10 +26,10 @@ from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.forking import follow, keep_for_ever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
-from hierax.engine.opening import opened_model
+from hierax.engine.opening import model_for
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
-from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, typed, typed_mae
-from hierax.engine.streaming import Item, Streamed, streamed
+from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, to_output, typed_mae
+from hierax.engine.streaming import Item, Streamed, stream_results
 from hierax.model.pretrained import Pretrained
 from hierax.processing import HieraImageProcessor, Picture, Preprocessing
 
@@ -112,7 +112,7 @@ class Engine:
             choice = choose(device, precision, backend)
         self._lock = threading.RLock()
         with memory_errors("loading the model"):
-            self._model = exported.model() if exported else opened_model(model, task, out_features)
+            self._model = exported.model() if exported else model_for(model, task, out_features)
         self.config, self.license = self._model.config, self._model.license
         self.task = task_of(type(self._model)).name
         report = self._model.loading_report
@@ -231,7 +231,7 @@ class Engine:
             if noise is not None or keep is not None:
                 raise ValueError(f"noise and keep are for MAE models; this one's task is {self.signature.task}")
             encoder_of(self._model).unit_grid(pixels)  # checks the shape
-            return cast("EngineOutput", typed(self.signature, self._run(pixels, None)))
+            return cast("EngineOutput", to_output(self.signature, self._run(pixels, None)))
         kept, ranks = mae_of(self._model).visible(pixels, keep=keep, noise=noise)
         tensors = self._run(pixels, kept)
         device = tensors[0].device
@@ -269,7 +269,7 @@ class Engine:
                 raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
         if self.signature.masked:
             raise ValueError("stream is for tasks with an output per input; call an engine of task 'mae' itself")
-        return streamed(
+        return stream_results(
             self, items, read or (lambda item: self._pixels(item, None)), batch_size=batch_size, workers=workers
         )
 

@@ -34,14 +34,14 @@ class Choice:
     backend: str
 
 
-def installed(backend: str) -> bool:
+def is_installed(backend: str) -> bool:
     """Whether the optional packages of the backend are installed."""
     return backend not in extras.PACKAGES or extras.installed(backend)
 
 
 def require(backend: str) -> None:
     """Raises an `ImportError` that says what to install if the backend's package is missing."""
-    if not installed(backend):
+    if not is_installed(backend):
         raise extras.missing(f"backend {backend!r}", backend)
 
 
@@ -108,12 +108,12 @@ def _best_backend(place: torch.device, precision: str) -> str:
         if name == "openvino" and precision != "int8" and is_limited_to_less_than(FOR_OPENVINO):
             _log.info("memory is limited (ulimit -v): the engine runs on PyTorch, which needs less than OpenVINO")
             return "torch"
-        if installed(name):
+        if is_installed(name):
             return name
         _log.info("backend %s is not installed: %s", name, extras.install_line(name))
     if precision == "int8":
         check_openvino()
         raise extras.missing("precision 'int8'", "openvino")
-    if not installed("openvino"):
+    if not is_installed("openvino"):
         _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: %s", extras.install_line("openvino"))
     return "torch"

@@ -12,7 +12,7 @@ from hierax.checkpoint.opened import Checkpoint
 from hierax.model.pretrained import Pretrained
 
 
-def opened_model(
+def model_for(
     model: Pretrained | str | os.PathLike[str] | Checkpoint, task: str | None, out_features: Sequence[str] | None
 ) -> Pretrained:
     """A copy of the given model in eval mode, or the model that was loaded from a source."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierax.engine.context import undisturbed
+from hierax.engine.context import inference_modes
 from hierax.engine.pool import Runner
 from hierax.engine.signature import Program
 from hierax.engine.traced import INPUTS, quiet
@@ -66,7 +66,7 @@ def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: 
     quantised = quantise(model, fit)
     seconds = time.perf_counter() - started
     running = runner(quantised)
-    with undisturbed(torch.device("cpu")):
+    with inference_modes(torch.device("cpu")):
         pairs = [(running(*batch, *[None] * (2 - len(batch)))[0], program(*batch)[0]) for batch in held_out]
     running.close()
     cosine = min(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in pairs)

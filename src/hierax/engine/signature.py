@@ -91,7 +91,7 @@ def _field(out: Any, name: str) -> Tensor:
     return value[int(index)] if index else value
 
 
-def typed(signature: Signature, tensors: Sequence[Tensor]) -> Output:
+def to_output(signature: Signature, tensors: Sequence[Tensor]) -> Output:
     """The output of a model of this task, from a program's tensors; loss and mask of a MAE model are still NaN."""
     fields: dict[str, Any] = {}
     for name, tensor in zip(signature.outputs, tensors, strict=True):

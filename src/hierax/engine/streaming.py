@@ -48,7 +48,7 @@ class _Read(Generic[Item]):
     error: Exception | None = None
 
 
-def streamed(
+def stream_results(
     engine: Engine,
     items: Iterable[Item],
     read: Callable[[Item], Tensor],
@@ -58,7 +58,7 @@ def streamed(
 ) -> Iterator[Streamed[Item]]:
     """See `Engine.stream`."""
     group: list[_Read[Item]] = []
-    for found in _decoded(items, read, ahead=_AHEAD * batch_size, workers=workers or _default_workers()):
+    for found in _decode_ahead(items, read, ahead=_AHEAD * batch_size, workers=workers or _default_workers()):
         shape = next((one.pixels.shape[1:] for one in group if one.pixels is not None), None)
         if found.pixels is not None and shape not in (None, found.pixels.shape[1:]):
             yield from _run(engine, group, batch_size)
@@ -75,7 +75,7 @@ def _default_workers() -> int:
     return min(len(allowed(0)) if allowed else os.cpu_count() or 1, _MOST_WORKERS)
 
 
-def _decoded(
+def _decode_ahead(
     items: Iterable[Item], read: Callable[[Item], Tensor], *, ahead: int, workers: int
 ) -> Iterator[_Read[Item]]:
     """The items with their pixels, in order; decoding is at most `ahead` items ahead of the caller."""
@@ -110,7 +110,7 @@ def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[
             outputs = [engine(pixel_values=part) for part in torch.cat(ready).split(batch_size)]
         except ValueError as error:  # a size that this model, or this export, does not accept: the error of every item
             group = [dataclasses.replace(one, pixels=None, error=one.error or error) for one in group]
-    whole, start = _joined(outputs), 0
+    whole, start = _concatenate(outputs), 0
     for one in group:
         if one.pixels is None:
             yield Streamed(one.item, error=one.error)
@@ -120,7 +120,7 @@ def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[
         start = end
 
 
-def _joined(outputs: list[Output]) -> Any:
+def _concatenate(outputs: list[Output]) -> Any:
     """The outputs of several calls, concatenated."""
     if len(outputs) < 2:
         return outputs[0] if outputs else None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hierax.engine.context import undisturbed
+from hierax.engine.context import inference_modes
 from hierax.engine.fold import fold
 from hierax.engine.pool import Shape
 from hierax.engine.signature import Program, Signature
@@ -40,7 +40,7 @@ class BakedPosition(nn.Module):
 
 
 @torch.no_grad()
-def baked(model: Pretrained, size: Sequence[int], *, folded: bool = True) -> Pretrained:
+def for_size(model: Pretrained, size: Sequence[int], *, folded: bool = True) -> Pretrained:
     """A copy of `model` for inputs of `size` pixels only, with position embeddings of that size; `folded` by `fold`."""
     made = fold(model) if folded else copy.deepcopy(model).requires_grad_(False)
     for part in list(made.modules()):
@@ -57,14 +57,14 @@ def program_for(model: Pretrained, size: Sequence[int], signature: Signature, *,
     """The program of `model` at `size` pixels for tracing: folded, with constant position embeddings, computing in
     `dtype`.
     """
-    return Program(baked(model, size).to(dtype), signature).eval()
+    return Program(for_size(model, size).to(dtype), signature).eval()
 
 
 def exported_program(program: Program, example: tuple[Tensor, ...], *, dynamic: bool) -> torch.export.ExportedProgram:
     """`program` at the sizes of `example`, for any number of images if `dynamic`, else for the example's."""
     batch = torch.export.Dim("batch", min=1)
     shapes = {name: {0: batch} for name, _ in zip(INPUTS, example, strict=False)} if dynamic else None
-    with undisturbed(torch.device("cpu")), quiet():
+    with inference_modes(torch.device("cpu")), quiet():
         traced = torch.export.export(program, example, dynamic_shapes=shapes)
     for node in traced.graph.nodes:  # it holds paths of the source code on the exporting machine
         node.meta.pop("stack_trace", None)

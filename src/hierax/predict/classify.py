@@ -137,12 +137,12 @@ def predictions(
         batch_size=opened.batch_size,
     )
     return (
-        Classified(a.path, error=a.error) if a.result is None else _named(a.path, a.result, opened.config, top_k)
+        Classified(a.path, error=a.error) if a.result is None else _name_classes(a.path, a.result, opened.config, top_k)
         for a in answers
     )
 
 
-def _named(path: Path, found: Tensor, config: HieraConfig, top_k: int) -> Classified:
+def _name_classes(path: Path, found: Tensor, config: HieraConfig, top_k: int) -> Classified:
     """The most probable classes of a file, or an error if the model's output is not finite."""
     from hierax.predict.inputs import not_finite
 

@@ -236,7 +236,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
         choices.append((path.stem, whole.removesuffix(path.suffix), whole, f"{whole}-{number}"))
     level = [0] * len(paths)
     while True:
-        names = [_short(choice[i], number) for number, (choice, i) in enumerate(zip(choices, level, strict=True))]
+        names = [_truncate(choice[i], number) for number, (choice, i) in enumerate(zip(choices, level, strict=True))]
         counts = Counter(name.casefold() for name in names)
         shared = [i for i, name in enumerate(names) if counts[name.casefold()] > 1 and level[i] < len(choices[i]) - 1]
         if not shared:
@@ -245,7 +245,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
             level[i] += 1
 
 
-def _short(name: str, number: int) -> str:
+def _truncate(name: str, number: int) -> str:
     """A name that leaves room for a suffix: long names are cut, and get a number so that they still differ."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= _LONGEST else f"{encoded[:_LONGEST].decode('utf-8', 'ignore')}-{number + 1}"

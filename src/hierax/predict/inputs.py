@@ -114,7 +114,9 @@ def open_predictor(
         _check_count("batch_size", batch_size, _LARGEST_BATCH)
     if isinstance(model, Pretrained):
         model.eval()
-        record = sized(Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET, size=size, whole=whole)
+        record = record_at(
+            Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET, size=size, whole=whole
+        )
         kind = "backbone" if isinstance(model, Hiera) else Signature.of(model).task
         place = model.device
         how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, PyTorch on {place.type}"
@@ -124,7 +126,9 @@ def open_predictor(
     engine = model if isinstance(model, Engine) else Engine(
         model, task=task, out_features=out_features, device=device, precision=precision, backend=backend
     )  # fmt: skip
-    record = sized(Preprocessing.for_model(engine.config, engine.processor.record) or IMAGENET, size=size, whole=whole)
+    record = record_at(
+        Preprocessing.for_model(engine.config, engine.processor.record) or IMAGENET, size=size, whole=whole
+    )
     batch = batch_size or (1 if engine.device.type == "cpu" else _ON_A_GPU)
     if not whole and size is not None and not engine.signature.masked:  # else the first images run on another backend
         engine.warm_up(size=_pixels(record, engine.config), batches=(batch,))
@@ -175,7 +179,7 @@ def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:
     return (config.image_size[0], *record.fixed_size) if config.is_video else record.fixed_size
 
 
-def sized(record: Preprocessing, *, size: Size | None = None, whole: bool = False) -> Preprocessing:
+def record_at(record: Preprocessing, *, size: Size | None = None, whole: bool = False) -> Preprocessing:
     """A preprocessing record for another `size`, one number or rows and columns, or for the `whole` image.
 
     The visible part of the image stays the same: both the resize and the crop grow. A whole image keeps its shape;
@@ -281,16 +285,16 @@ def stream(
             pixels = outcome if isinstance(outcome, Tensor) else None
             full = [answer.pixels for answer in waiting if answer.pixels is not None]
             if pixels is not None and full and full[0].shape != pixels.shape:
-                yield from _answered(waiting, ask, batch_size)
+                yield from _answer(waiting, ask, batch_size)
                 waiting, full = [], []
             waiting.append(Answer(path, pixels, error=None if isinstance(outcome, Tensor) else outcome))
             if pixels is not None and len(full) + 1 == batch_size:
-                yield from _answered(waiting, ask, batch_size)
+                yield from _answer(waiting, ask, batch_size)
                 waiting = []
-        yield from _answered(waiting, ask, batch_size)
+        yield from _answer(waiting, ask, batch_size)
 
 
-def _answered(
+def _answer(
     waiting: Sequence[Answer[_Result]], ask: Callable[[Tensor], Sequence[_Result]], batch_size: int
 ) -> Iterator[Answer[_Result]]:
     """The answers with their results, from one call of the model."""

@@ -33,13 +33,13 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
     problems: list[ImageError] = []
     for given in inputs:
         try:
-            found |= dict.fromkeys(_files(os.fspath(given), problems, clips=clips))
+            found |= dict.fromkeys(_matching_files(os.fspath(given), problems, clips=clips))
         except ImageError as error:  # noqa: PERF203  (each input stands for itself)
             problems.append(error)
     return list(found), problems
 
 
-def _files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]:
+def _matching_files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]:
     from hierax.notices import LeftOut
     from hierax.processing import ImageError
     from hierax.processing.paths import matches

@@ -87,25 +87,25 @@ def _normal(text: str) -> str:
 @lru_cache(1 << 18)
 def _has(place: str, character: str) -> bool:
     try:
-        font, missing = _opened(place)
-        return _drawn(font, character) != missing
+        font, missing = _open(place)
+        return _draw(font, character) != missing
     except (OSError, ValueError):  # a damaged font, or one of fixed sizes
         return False
 
 
 @lru_cache(_MOST_FONTS)
-def _opened(place: str) -> tuple[Font, tuple[tuple[int, ...], bytes]]:
+def _open(place: str) -> tuple[Font, tuple[tuple[int, ...], bytes]]:
     """A font, and how it draws what it does not have."""
     basic = ImageFont.Layout.BASIC
     font = ImageFont.truetype(place, _POINTS, layout_engine=basic) if place else ImageFont.load_default(size=_POINTS)
-    return font, _drawn(font, _MISSING)
+    return font, _draw(font, _MISSING)
 
 
 def _invisible(character: str) -> bool:
     return character.isspace() or unicodedata.category(character) in ("Cc", "Cf")
 
 
-def _drawn(font: Font, character: str) -> tuple[tuple[int, ...], bytes]:
+def _draw(font: Font, character: str) -> tuple[tuple[int, ...], bytes]:
     mask = cast("Any", font.getmask(character))
     return tuple(mask.size), bytes(mask)
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from hierax.engine.cache import ArtifactCache, artifact_key
-from hierax.engine.context import undisturbed
+from hierax.engine.context import inference_modes
 from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
 from hierax.engine.memory import check_outputs, is_out_of_memory
 from hierax.engine.pool import Shape
 from hierax.engine.quantise import Inputs, quantise_and_compare
 from hierax.engine.signature import Program
-from hierax.engine.traced import INPUTS, baked, example_inputs
+from hierax.engine.traced import INPUTS, example_inputs, for_size
 from hierax.telemetry import import_openvino
 
 _log = logging.getLogger("hierax.engine")
@@ -55,7 +55,7 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with undisturbed(torch.device("cpu")), warnings.catch_warnings():
+    with inference_modes(torch.device("cpu")), warnings.catch_warnings():
         # sizes become constants on purpose, and OpenVINO converts traced programs fastest
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -214,7 +214,7 @@ class OpenVinoBackend:
                     raise
                 _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
         # baked: OpenVINO's antialiased bicubic (for abs-win tables) is not PyTorch's: maps were off by 0.6 %
-        program = Program(baked(self._program.model, shape.size, folded=False), self._program.signature).eval()
+        program = Program(for_size(self._program.model, shape.size, folded=False), self._program.signature).eval()
         model = to_openvino(program, example_inputs(program, shape))
         if int8:
             batches = self._calibration(shape)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hierax.engine.context import Turns, torch_threads, undisturbed
+from hierax.engine.context import Turns, inference_modes, torch_threads
 from hierax.engine.fold import fold
 from hierax.engine.hardware import DTYPES
 from hierax.engine.memory import release
@@ -137,7 +137,7 @@ class TorchBackend:
         self._channels, self._compiler, self._graphs = model.config.num_channels, compiler, device.type == "cuda"
         self.batched = compiler or self._graphs
         self._staging, self._turns = Staging(device), Turns(device)
-        with undisturbed(device):
+        with inference_modes(device):
             folded = fold(model).to(device, self.dtype)
             if self._graphs and model.config.axes == 2:
                 embed: Any = folded.get_submodule("encoder.patch_embed")
@@ -150,7 +150,7 @@ class TorchBackend:
 
     def runner(self, shape: Shape) -> Runner:
         """A runner for one shape, compiled if requested."""
-        program = compiled(self._program) if self._compiler else self._program
+        program = compile_program(self._program) if self._compiler else self._program
         if not self._graphs:
             return self._runner(program)
         assert shape.batch is not None
@@ -180,7 +180,7 @@ class TorchBackend:
         self._program = None
 
 
-def compiled(program: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
+def compile_program(program: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
     """`program` compiled by `torch.compile` for one shape, with a code object of its own.
 
     PyTorch counts compilations by code object, over all models of the process. With one code object for all shapes, the

@@ -22,7 +22,7 @@ from hierax.engine.calibration import Pictures, sample_pixels
 from hierax.engine.export.formats import FORMATS, Job, open_runner
 from hierax.engine.export.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
 from hierax.engine.hardware import PRECISIONS
-from hierax.engine.opening import opened_model
+from hierax.engine.opening import model_for
 from hierax.engine.signature import Signature
 from hierax.engine.traced import INPUTS
 from hierax.extras import require
@@ -93,14 +93,14 @@ def export(
     if calibration is not None and precision != "int8":
         raise ValueError(f"calibration is for precision='int8'; precision is {precision!r}")
     tell = progress or (lambda step, done: None)
-    own = opened_model(model, task, None)
+    own = model_for(model, task, None)
     config = own.config.replace(image_size=_axes(own.config, size))
     masked = Signature.of(own).masked
     kept = None
     if masked:
         check_mae_size(config.image_size, config)
         kept = visible_units(config, torch.Size(config.unit_grid(config.image_size)).numel())
-    record = _record(own, config)
+    record = _preprocessing_for(own, config)
     processor = HieraImageProcessor(record or IMAGENET, max_pixels=max_pixels)
     kind, inputs = evaluation_inputs(evaluate, config=config, processor=processor, masked=masked)
 
@@ -111,7 +111,7 @@ def export(
 
     job = Job(own, config.image_size, batch, kept, precision, calibrated, tell)
     with FIRST_ONLY.told(), _put_in_place(target, overwrite=overwrite) as part:
-        report = _written(job, FORMATS[format].file, format, part, inputs, kind)
+        report = _write_and_compare(job, FORMATS[format].file, format, part, inputs, kind)
         if not report.passed:
             raise ParityError(report)
         _write_records(job, format, part, config=config, record=record, report=report)
@@ -143,7 +143,7 @@ def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, .
     return tuple(size)
 
 
-def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
+def _preprocessing_for(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
     """The model's preprocessing for inputs of exactly the exported size; None if these are neither images nor clips."""
     from hierax.checkpoint.preprocessing import resize_record
 
@@ -153,7 +153,7 @@ def _record(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
     return resize_record(record, model.config, config).at(config.image_size[-2:])
 
 
-def _written(
+def _write_and_compare(
     job: Job, name: str, format: str, folder: Path, inputs: Iterable[tuple[Tensor, ...]], kind: str
 ) -> ParityReport:
     """Writes the file and compares it; deletes its twin with maps afterwards."""
@@ -165,14 +165,14 @@ def _written(
         open_runner(format, path / name, precision=job.precision, threads=None, batch=job.batch)
         for path in (folder, twin)
     )
-    report = measure(job.model, exported, mapped, _counted(inputs, job.tell), precision=job.precision, kind=kind)
+    report = measure(job.model, exported, mapped, _count_inputs(inputs, job.tell), precision=job.precision, kind=kind)
     exported.close()
     mapped.close()
     shutil.rmtree(twin)
     return report
 
 
-def _counted(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Iterator[tuple[Tensor, ...]]:
+def _count_inputs(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Iterator[tuple[Tensor, ...]]:
     """The batches, with a report of how many inputs were compared; their total is not known before."""
     count = 0
     for batch in inputs:

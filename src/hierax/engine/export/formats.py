@@ -15,12 +15,12 @@ from torch import Tensor
 
 from hierax.engine.backends.onnx import OnnxRunner, data_file, only_outputs, save_onnx, to_onnx
 from hierax.engine.backends.openvino import OpenVinoRunner, shared_core, to_openvino
-from hierax.engine.context import torch_threads, undisturbed
+from hierax.engine.context import inference_modes, torch_threads
 from hierax.engine.hardware import DTYPES
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.quantise import Inputs, quantise
 from hierax.engine.signature import Program, Signature
-from hierax.engine.traced import baked, example_inputs, exported_program, program_for, quiet
+from hierax.engine.traced import example_inputs, exported_program, for_size, program_for, quiet
 from hierax.extras import require
 from hierax.model.pretrained import Pretrained
 from hierax.model.tasks import HieraBackbone
@@ -109,7 +109,7 @@ def write_openvino(job: Job, path: Path, mapped: Path) -> None:
     """
     ov = import_openvino()
 
-    program = Program(baked(job.model, job.size, folded=False), job.with_maps).eval()
+    program = Program(for_size(job.model, job.size, folded=False), job.with_maps).eval()
     example = job.example(program)
     job.tell("tracing the model", 0.1)
     model = to_openvino(program, example)
@@ -136,7 +136,7 @@ class Pt2Runner:
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
         """See `Runner`."""
         inputs = [part.detach().cpu().contiguous() for part in (pixels, kept) if part is not None]
-        with torch_threads(self._threads), undisturbed(torch.device("cpu")):
+        with torch_threads(self._threads), inference_modes(torch.device("cpu")):
             return list(self._program(*inputs))
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hierax.engine.calibration import Pictures, sample_pixels
-from hierax.engine.context import undisturbed
+from hierax.engine.context import inference_modes
 from hierax.engine.pool import Runner
 from hierax.engine.signature import Program, Signature
 from hierax.model.config import HieraConfig
@@ -136,7 +136,7 @@ def measure(
     for batch in inputs:
         pixels, *units = batch
         kept = units[0] if units else None
-        with undisturbed(torch.device("cpu")):
+        with inference_modes(torch.device("cpu")):
             truth = dict(zip(wanted.outputs, program(*batch), strict=True))
         theirs = dict(zip(given, exported(pixels, kept), strict=True))
         for name, tensor in zip(wanted.outputs, mapped(pixels, kept), strict=True):
@@ -219,14 +219,14 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
     if evaluate is None:  # not the crops that int8 is calibrated on
         seeds = range(1, 1 + _CROPS // _BATCH)
         return "images", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
-    pictures: list[Any] = _files(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
+    pictures: list[Any] = _image_files(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
     if not pictures:
         raise ValueError(f"{evaluate}: no images to evaluate on")
     chunks = (pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH))
     return "images", (processor(chunk).pixel_values for chunk in chunks)
 
 
-def _files(folder: str | Path) -> list[Path]:
+def _image_files(folder: str | Path) -> list[Path]:
     """At most 1000 images of a folder, spread over it; or the one file."""
     path = Path(folder)
     if path.is_file():
