@@ -138,7 +138,7 @@ def test_a_graph_with_another_position_embedding_is_found_out(tmp_path: Path, mo
         return made
 
     baked, model = formats.baked, make("classifier")
-    monkeypatch.setattr(formats, "baked", shifted)
+    monkeypatch.setattr(formats, "for_size", shifted)
     with pytest.raises(hierax.ParityError, match=r"reshaped_hidden_states\.0"):
         hierax.export(model, tmp_path / "out", format="openvino", evaluate=few(model))
 

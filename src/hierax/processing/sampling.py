@@ -62,7 +62,7 @@ def consecutive(hop: Fraction) -> Iterator[Fraction]:
     return (number * hop for number in itertools.count())
 
 
-def time_in_video(time: Fraction, duration: Fraction, short: Short) -> Fraction:
+def moment(time: Fraction, duration: Fraction, short: Short) -> Fraction:
     """The moment of a video that stands for `time`, which may lie behind its end."""
     return time % duration if short == "loop" and duration > 0 else time
 

@@ -22,16 +22,7 @@ from hierax.processing.processor import RecordedProcessor, chosen_speed
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry
-from hierax.processing.sampling import (
-    Sampling,
-    Short,
-    check_short,
-    consecutive,
-    crops,
-    sampling_of,
-    starts,
-    time_in_video,
-)
+from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, moment, sampling_of, starts
 from hierax.processing.video_file import Frame, VideoFile
 from hierax.transformers_arguments import token_of, without_foreign
 
@@ -257,8 +248,7 @@ class HieraVideoProcessor(RecordedProcessor):
         short = self.short if duration < sampling.span else "hold"
         latest = max(duration - sampling.step / 4, Fraction(0)) if short == "hold" else duration
         wanted = [
-            [begin + min(time_in_video(time, duration, short), latest) for time in sampling.times(start)]
-            for start in begins
+            [begin + min(moment(time, duration, short), latest) for time in sampling.times(start)] for start in begins
         ]
         times = sorted({time for window in wanted for time in window})
         parts = {t: self._parts(shot.pixels, each) for t, shot in zip(times, source.frames(times), strict=True)}
