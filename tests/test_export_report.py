@@ -137,7 +137,7 @@ def test_a_graph_with_another_position_embedding_is_found_out(tmp_path: Path, mo
         made.encoder.pos_embed.value.mul_(1.1)
         return made
 
-    baked, model = formats.baked, make("classifier")
+    baked, model = formats.for_size, make("classifier")
     monkeypatch.setattr(formats, "for_size", shifted)
     with pytest.raises(hierax.ParityError, match=r"reshaped_hidden_states\.0"):
         hierax.export(model, tmp_path / "out", format="openvino", evaluate=few(model))
