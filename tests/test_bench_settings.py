@@ -63,7 +63,7 @@ def test_each_backend_runs_the_precisions_that_it_has() -> None:
 
 
 def test_a_backend_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "is_installed", lambda backend: backend == "torch")
+    monkeypatch.setattr(hardware, "has_packages", lambda backend: backend == "torch")
     with pytest.raises(ImportError, match=r"pip install 'openvino>=2025.4'"):
         settings(backends=("openvino",))
 

@@ -22,8 +22,8 @@ def test_doctor_says_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch, tm
     cache.mkdir()
     (cache / "x.artifact").write_bytes(bytes(2_500_000))
     monkeypatch.setenv("HIERAX_CACHE", str(cache))
-    real = extras.installed
-    monkeypatch.setattr(extras, "installed", lambda module: module != "faiss" and real(module))
+    real = extras.is_installed
+    monkeypatch.setattr(extras, "is_installed", lambda module: module != "faiss" and real(module))
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
     assert f"2.5 MB  {cache}" in out

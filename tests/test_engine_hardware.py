@@ -16,7 +16,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(*, bf16: bool = True, packages: tuple[str, ...] = ("openvino", "onnxruntime")) -> None:
         monkeypatch.setattr(hardware, "fast_bf16", lambda: bf16)
-        monkeypatch.setattr(hardware, "is_installed", lambda backend: backend in ("torch", "compile", *packages))
+        monkeypatch.setattr(hardware, "has_packages", lambda backend: backend in ("torch", "compile", *packages))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 

@@ -29,14 +29,14 @@ def test_the_line_quotes_what_a_shell_would_take_for_its_own() -> None:
 
 
 def test_all_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "installed", lambda module: module not in ("onnx", "onnxruntime"))
+    monkeypatch.setattr(extras, "is_installed", lambda module: module not in ("onnx", "onnxruntime"))
     with pytest.raises(ImportError, match=r"^a plan needs the packages onnx, onnxruntime: pip install"):
         extras.require("a plan", "onnx", "onnxscript", "onnxruntime")
 
 
 def test_a_package_that_is_set_aside_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    assert not extras.installed("av")
+    assert not extras.is_installed("av")
     with pytest.raises(extras.MissingPackage, match="a video needs the package av: pip install"):
         extras.load("a video", "av")
 
@@ -45,7 +45,7 @@ def test_a_package_that_is_there_and_broken_says_so(monkeypatch: pytest.MonkeyPa
     def broken(name: str) -> None:
         raise ImportError("libGL.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(extras, "installed", lambda module: True)
+    monkeypatch.setattr(extras, "is_installed", lambda module: True)
     monkeypatch.setattr("importlib.import_module", broken)
     with pytest.raises(extras.MissingPackage, match=r"cannot be imported \(libGL.so.1"):
         extras.load("a video", "av")

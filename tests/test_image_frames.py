@@ -146,7 +146,7 @@ def test_one_of_several_ranks_tells_what_all_of_them_read() -> None:
     def read(here: bool) -> list[str]:
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
-            with FIRST_ONLY.told(gather=lambda mine: [{"frame": ["a.gif", "b.gif"]}, mine], here=here):
+            with FIRST_ONLY.report_at_end(gather=lambda mine: [{"frame": ["a.gif", "b.gif"]}, mine], here=here):
                 FIRST_ONLY.add("frame", "c.gif")
         return [str(one.message) for one in found]
 

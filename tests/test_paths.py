@@ -175,7 +175,7 @@ def test_an_empty_input_is_an_error(given: Any) -> None:
 def test_a_format_that_another_package_reads_is_named(
     content: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign, "installed", lambda module: False)
+    monkeypatch.setattr(foreign, "is_installed", lambda module: False)
     with pytest.raises(ImageError, match=problem):
         load_image(content)
 

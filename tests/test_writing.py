@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hierax.atomic import atomic_write, check_writable, naming
+from hierax.atomic import atomic_write, check_writable, name_in_errors
 from hierax.cli import main
 
 Said = pytest.CaptureFixture[str]
@@ -80,7 +80,7 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="other"), naming(tmp_path / "a", tmp_path / "b"):
+    with pytest.raises(RuntimeError, match="other"), name_in_errors(tmp_path / "a", tmp_path / "b"):
         raise RuntimeError("other")
 
 

@@ -34,7 +34,7 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
         OSError: it cannot be written; names `path`.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
-    with naming(path, part):
+    with name_in_errors(path, part):
         try:
             make_folder(path.parent, sync=sync)
             part.touch(exist_ok=False)  # a write error is found here and worded alike, whichever library writes
@@ -110,7 +110,7 @@ def check_writable(path: Path) -> None:
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     probe = folder / f".{secrets.token_hex(8)}{path.suffix}"
-    with naming(path, probe):
+    with name_in_errors(path, probe):
         with contextlib.suppress(FileNotFoundError):
             os.lstat(path)  # a name that is too long
         try:
@@ -120,8 +120,8 @@ def check_writable(path: Path) -> None:
 
 
 def make_folder(folder: Path, *, sync: bool = True) -> None:
-    """Makes a folder and its parents, on the disk with `sync`. Its errors carry no file name, so that `naming` can add
-    the path.
+    """Makes a folder and its parents, on the disk with `sync`. Its errors carry no file name, so that `name_in_errors`
+    can add the path.
     """
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)] if sync else []
     try:
@@ -139,7 +139,7 @@ def _remove(part: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: Path, part: Path) -> Iterator[None]:
+def name_in_errors(path: Path, part: Path) -> Iterator[None]:
     """Makes errors of the system name `path` instead of `part` (a temporary file or folder) or instead of no file.
 
     Errors of C++ and Rust libraries about a full disk become an `OSError`, too.

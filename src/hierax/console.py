@@ -91,12 +91,12 @@ def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Ite
         yield bar.track(results, total=total, description=what)
 
 
-def counted(count: int, what: str) -> str:
+def quantity(count: int, what: str) -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def ticking(every: float = 10.0) -> Callable[[int, int], None]:
+def progress_reporter(every: float = 10.0) -> Callable[[int, int], None]:
     """A function for `on_progress`: writes the progress to stderr, once in so many seconds."""
     last = time.monotonic()
 

@@ -98,11 +98,11 @@ def _extras() -> list[dict[str, Any]]:
         {
             "package": module,
             "version": _version(package.requirement.partition(">")[0].partition("[")[0])
-            if extras.installed(module)
+            if extras.is_installed(module)
             else None,
             "extra": package.extra or None,
             "purpose": package.purpose,
-            "install": None if extras.installed(module) else extras.install_line(module),
+            "install": None if extras.is_installed(module) else extras.install_line(module),
         }
         for module, package in extras.PACKAGES.items()
     ]

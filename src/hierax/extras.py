@@ -47,7 +47,7 @@ class MissingPackage(ModuleNotFoundError):
     """An optional package is not installed. The message says what needs it and gives the command that installs it."""
 
 
-def installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
     """Whether a package is installed, by the name that is imported. Does not import it."""
     try:
         return importlib.util.find_spec(module) is not None
@@ -65,7 +65,7 @@ def install_line(*modules: str) -> str:
     return f"pip install {requirements}" + (f" (part of {part})" if part else "")
 
 
-def missing(what: str, module: str, *others: str) -> MissingPackage:
+def missing_package(what: str, module: str, *others: str) -> MissingPackage:
     """The error for packages that are missing and that `what` (a singular noun, such as "a plot") needs."""
     named = f"package{'s' if others else ''} {', '.join((module, *others))}"
     return MissingPackage(f"{what} needs the {named}: {install_line(module, *others)}", name=module)
@@ -77,9 +77,9 @@ def require(what: str, *modules: str) -> None:
     Raises:
         MissingPackage: some are not; the message names them and the command that installs them.
     """
-    lacking = [module for module in modules if not installed(module)]
+    lacking = [module for module in modules if not is_installed(module)]
     if lacking:
-        raise missing(what, *lacking)
+        raise missing_package(what, *lacking)
 
 
 def load(what: str, module: str) -> ModuleType:
@@ -92,7 +92,7 @@ def load(what: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        if not installed(package):
-            raise missing(what, package) from None
+        if not is_installed(package):
+            raise missing_package(what, package) from None
         text = f"{what} needs the package {package}, which cannot be imported ({error}): {install_line(package)}"
         raise MissingPackage(text, name=package) from error

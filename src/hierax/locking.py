@@ -70,7 +70,7 @@ class Lock:
 
 
 @contextlib.contextmanager
-def locked(
+def hold_lock(
     path: Path, *, shared: bool = False, wait: bool = False, on_wait: Callable[[str], object] | None = None
 ) -> Iterator[Lock]:
     """Holds a lock file, made if it is missing. With `shared`, several processes can hold it at the same time.

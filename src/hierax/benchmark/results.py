@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hierax.benchmark.settings import Settings
-from hierax.console import counted
+from hierax.console import quantity
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Machine:
     system: str
 
     def __str__(self) -> str:
-        return f"{self.processor}, {counted(self.threads, 'thread')}, {self.memory_gib:.0f} GiB, {self.system}"
+        return f"{self.processor}, {quantity(self.threads, 'thread')}, {self.memory_gib:.0f} GiB, {self.system}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hierax.atomic import atomic_write, make_folder, naming, set_aside
+from hierax.atomic import atomic_write, make_folder, name_in_errors, set_aside
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
 from hierax.checkpoint.load import found_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
@@ -29,7 +29,7 @@ def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
     name `given`, the path that the caller passed.
     """
     made = [p for p in (path, *path.parents) if not os.path.lexists(p)]
-    with naming(given or path, path):
+    with name_in_errors(given or path, path):
         make_folder(path)
     try:
         yield

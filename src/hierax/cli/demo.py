@@ -85,7 +85,7 @@ def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[P
     if len(paths) > _MOST:
         raise UserError(f"{len(paths):,} images; a sheet has at most {_MOST} (hierax features takes any number)")
     found = []
-    with FIRST_ONLY.told():
+    with FIRST_ONLY.report_at_end():
         for path in paths:
             try:
                 found.append(Photo(path.name, load_image(path, max_pixels=max_pixels)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hierax.cli.outputs import add_json
-from hierax.console import counted
+from hierax.console import quantity
 
 SUMMARY = "show versions, devices, optional packages and caches of this machine"
 EPILOG = """Please put this output into bug reports. The command changes nothing and needs no network."""
@@ -41,7 +41,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for device in found["devices"]:
         yield f"  {device['name']:<16} {device['note']}".rstrip()
     cpu, engine = found["cpu"], found["engine"]
-    size = f"{counted(cpu['cores'], 'core')}, {counted(cpu['threads'], 'thread')} of PyTorch"
+    size = f"{quantity(cpu['cores'], 'core')}, {quantity(cpu['threads'], 'thread')} of PyTorch"
     yield f"  CPU: {size}, {cpu['instructions']}"
     bf16 = "multiplies bf16 in hardware" if cpu["fast_bf16"] else "does not multiply bf16 in hardware"
     yield f"  CPU {bf16}"

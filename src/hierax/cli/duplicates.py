@@ -12,7 +12,7 @@ from hierax.cli.collection import add_approximate, add_collection, approximate_s
 from hierax.cli.loading import positive
 from hierax.cli.terminal import UserError
 from hierax.collection.page_files import noun, rows_of
-from hierax.console import counted, say, tell, ticking
+from hierax.console import progress_reporter, quantity, say, tell
 
 if TYPE_CHECKING:
     from hierax.collection.duplicates import Group, Member
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         fetch=arguments.fetch,
         max_pixels=arguments.max_pixels,
         approximate=approximate_setting(arguments, index),
-        on_progress=ticking(),
+        on_progress=progress_reporter(),
         on_unreadable=unread.append,
     )
     what = noun(index)
@@ -97,11 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
     said = summary(groups, len(index), what, arguments.threshold)
     say(said)
     if unread:
-        lost = counted(len(unread), what)
+        lost = quantity(len(unread), what)
         say(f"--verify counts as different: {lost} that cannot be read or changed since, such as {unread[0]}")
     if _looks_overgrouped(groups, len(index)) and not arguments.verify:
         hint = "add --verify, which compares the pixels too, or give a higher --threshold"
-        say(f"the largest group is {counted(len(groups[0].members), what)}: if not all of them are copies, {hint}")
+        say(f"the largest group is {quantity(len(groups[0].members), what)}: if not all of them are copies, {hint}")
     if arguments.html is not None:
         write_page(_sheet(index, groups, said, what, arguments), arguments.html)
     return 0
@@ -134,12 +134,12 @@ def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, argument
 
 def heading(group: Group, what: str) -> str:
     """`3 images`, `3 blank images`; for windows also the number of videos they are from."""
-    count = counted(len(group.members), f"blank {what}" if group.blank else what)
+    count = quantity(len(group.members), f"blank {what}" if group.blank else what)
     if what != "window":
         return count
     from hierax.collection.store import MARK
 
-    return f"{count} of {counted(len({m.path.rpartition(MARK)[0] for m in group.members}), 'video')}"
+    return f"{count} of {quantity(len({m.path.rpartition(MARK)[0] for m in group.members}), 'video')}"
 
 
 def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> str:
@@ -147,15 +147,15 @@ def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> 
     blank = sum(len(group.members) for group in groups if group.blank)
     groups = [group for group in groups if not group.blank]
     count = sum(len(group.members) for group in groups)
-    more = f"; {counted(blank, 'blank image')}, of one color" if blank else ""
+    more = f"; {quantity(blank, 'blank image')}, of one color" if blank else ""
     if not count:
-        return f"no duplicates among {counted(rows, what)} at a similarity of {threshold} or more{more}"
-    found = f"{counted(len(groups), 'group')} of"
+        return f"no duplicates among {quantity(rows, what)} at a similarity of {threshold} or more{more}"
+    found = f"{quantity(len(groups), 'group')} of"
     if what == "window":
-        return f"{found} similar windows: {count:,} of {counted(rows, what)}"
+        return f"{found} similar windows: {count:,} of {quantity(rows, what)}"
     left = count - len(groups)
     verb = "is" if left == 1 else "are"
-    return f"{found} duplicates: {count:,} of {counted(rows, what)}; {left:,} {verb} redundant{more}"
+    return f"{found} duplicates: {count:,} of {quantity(rows, what)}; {left:,} {verb} redundant{more}"
 
 
 def _looks_overgrouped(groups: Sequence[Group], count: int) -> bool:

@@ -27,7 +27,7 @@ from hierax.cli.loading import (
 )
 from hierax.cli.outputs import add_json, output_folder
 from hierax.cli.terminal import UserError
-from hierax.console import counted, say, tell
+from hierax.console import quantity, say, tell
 
 if TYPE_CHECKING:
     from hierax.collection.store import Manifest
@@ -172,16 +172,16 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
             f"{count:,} {name}" for name, count in (("gone", report.gone), ("replaced", report.replaced)) if count
         ]
         shown = f" ({', '.join(marked)})" if marked else ""
-        tell(f"{counted(report.rows, 'row')} in {report.out}{shown}")
+        tell(f"{quantity(report.rows, 'row')} in {report.out}{shown}")
     if report.done:
         speed = f"{report.images_per_second:.1f} {_UNITS[unit]}/s, bottleneck: {report.limit}"
-        say(f"{counted(report.done, unit)}, {speed}")
+        say(f"{quantity(report.done, unit)}, {speed}")
     if report.copies and report.done:
         rows = "row is a copy" if report.copies == 1 else "rows are copies"
         say(f"{report.copies:,} {rows} (the same bytes as another row); hierax duplicates {report.out} lists them")
     if report.errors:
         say(f"{report.errors:,} cannot be read, see {report.out / 'errors.parquet'}: {_reasons(report)}")
-    left = counted(report.pending, unit)
+    left = quantity(report.pending, unit)
     if report.stopped and report.pending:
         say(f"stopped; {left} left; run the same command again to resume")
         return 128 + (report.signal or signal.SIGINT)
@@ -237,7 +237,7 @@ def _follow(heading: str, unit: str = "image") -> Iterator[Callable[[Progress], 
         task = bar.add_task(f"looking for {unit}s", total=None, numbers="")
 
         def show(progress: Progress) -> None:
-            text = f"{counted(progress.total, unit)} ({heading})"
+            text = f"{quantity(progress.total, unit)} ({heading})"
             numbers = f"{_speed(progress, unit)}{_unread(progress)}"
             bar.update(task, description=text, total=progress.total, completed=progress.done, numbers=numbers)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hierax.cli.collection import add_collection, open_index, page_file, say_written
 from hierax.cli.loading import positive
 from hierax.collection.page_files import noun
-from hierax.console import counted, say
+from hierax.console import quantity, say
 from hierax.extras import install_line
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     index, method = open_index(arguments, page=arguments.output), arguments.method
     count = min(arguments.points, len(index))
     if count > _MANY and method != "pca" and has_tsne():
-        say(f"laying out {counted(count, noun(index))}, which takes t-SNE about a minute for 5,000")
+        say(f"laying out {quantity(count, noun(index))}, which takes t-SNE about a minute for 5,000")
     places = write_map(
         index,
         arguments.output,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from hierax.cli.collection import add_collection, cosine, open_index, write_page
 from hierax.cli.loading import positive
 from hierax.collection.page_files import noun, rows_of
-from hierax.console import tell, ticking
+from hierax.console import progress_reporter, tell
 
 SUMMARY = "find unusual images of a collection"
 EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. 0 means equal.
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         k=arguments.neighbors,
         references=arguments.references,
         alike=arguments.alike,
-        on_progress=ticking(),
+        on_progress=progress_reporter(),
     )
     for row in found:
         if arguments.json:

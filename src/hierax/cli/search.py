@@ -12,7 +12,7 @@ from hierax.cli.collection import add_approximate, add_collection, approximate_s
 from hierax.cli.loading import add_device, positive
 from hierax.cli.terminal import Tally
 from hierax.collection.page_files import noun, rows_of
-from hierax.console import counted, say, tell, ticking
+from hierax.console import progress_reporter, quantity, say, tell
 
 if TYPE_CHECKING:
     from hierax.collection.index import Index
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         device=arguments.device,
         max_pixels=arguments.max_pixels,
-        on_progress=ticking(),
+        on_progress=progress_reporter(),
     )
     for result in results:
         tally.add(result.error)
@@ -100,7 +100,7 @@ def _sheet(index: Index, results: Sequence[Searched], arguments: argparse.Namesp
         )
         for result in done
     ]
-    note = f"Best hits first, by cosine similarity of {index.column.name}, in {counted(len(index), noun(index))}."
+    note = f"Best hits first, by cosine similarity of {index.column.name}, in {quantity(len(index), noun(index))}."
     title = f"Search in {index.folders[0].name}"
     return contact_sheet(
         index.folders, sections, title=title, note=note, what=noun(index), fetch=arguments.fetch,

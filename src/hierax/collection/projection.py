@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hierax.collection.index import Index
-from hierax.extras import missing
+from hierax.extras import missing_package
 
 if TYPE_CHECKING:
     from hierax.collection.index import Folders
@@ -74,7 +74,7 @@ def layout(
         raise ValueError(f"method is {method!r}; expected 'auto', 'tsne' or 'pca'")
     tsne = None if method == "pca" else _tsne()
     if method == "tsne" and tsne is None:
-        raise missing("t-SNE", "sklearn")
+        raise missing_package("t-SNE", "sklearn")
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
     rows = np.unique(np.linspace(0, len(index) - 1, min(points, len(index))).astype(np.int64))
     components = principal(index.take(rows), count=COMPONENTS)

@@ -245,7 +245,7 @@ def vectors(
     from hierax.embedding.decode import decoder_of, dtype_of
 
     decoder, rows, problems = decoder_of(extractor.record, max_pixels=extractor.max_pixels), [], []
-    with FIRST_ONLY.told():
+    with FIRST_ONLY.report_at_end():
         for number, path in enumerate(paths, start=1):
             source = path if isinstance(path, Source) else Source(os.path.abspath(path))
             pixels = np.zeros((1, extractor.record.num_channels, *extractor.shape), dtype_of(extractor.record))

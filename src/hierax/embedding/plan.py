@@ -11,13 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import hierax
-from hierax.atomic import PARTS, make_folder, naming
+from hierax.atomic import PARTS, make_folder, name_in_errors
 from hierax.collection.listing import Listing, listing_path, listings
 from hierax.collection.store import DATA, LISTINGS, MANIFEST, CollectionError, Manifest
 from hierax.embedding.extractor import FeatureExtractor
 from hierax.embedding.sources import list_sources
 from hierax.embedding.update import changed_sources, inputs_left
-from hierax.locking import LOCK, Lock, locked
+from hierax.locking import LOCK, Lock, hold_lock
 from hierax.processing import Preprocessing
 
 WRITERS = ".writers"
@@ -35,7 +35,7 @@ class Claim:
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Locks manifest, listings and marks against other calls."""
-        with locked(self.folder / LOCK, wait=True, on_wait=self._on_wait):
+        with hold_lock(self.folder / LOCK, wait=True, on_wait=self._on_wait):
             yield
 
     def check(self) -> None:
@@ -68,10 +68,10 @@ def claim_folder(folder: Path, on_wait: Callable[[str], object] | None = None) -
 
 def _writer(folder: Path, stack: contextlib.ExitStack) -> Lock:
     for attempt in range(_TRIES):
-        with naming(folder, folder):
+        with name_in_errors(folder, folder):
             make_folder(folder)
         try:
-            return stack.enter_context(locked(folder / WRITERS, shared=True, wait=True))
+            return stack.enter_context(hold_lock(folder / WRITERS, shared=True, wait=True))
         except FileNotFoundError:  # a call that failed has just taken away the folder that it had made
             if attempt == _TRIES - 1:
                 raise

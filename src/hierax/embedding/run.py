@@ -229,7 +229,7 @@ def embed(
                     list_columns=list_columns,
                 )
             run = _Run(claim, manifest, extractor, others=places[1:], workers=workers, cluster=ray, threads=threads)
-            with FIRST_ONLY.told():
+            with FIRST_ONLY.report_at_end():
                 return run.report(shard, on_table, on_progress, on_stop)
     finally:
         if owned:

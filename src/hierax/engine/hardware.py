@@ -34,15 +34,15 @@ class Choice:
     backend: str
 
 
-def is_installed(backend: str) -> bool:
+def has_packages(backend: str) -> bool:
     """Whether the optional packages of the backend are installed."""
-    return backend not in extras.PACKAGES or extras.installed(backend)
+    return backend not in extras.PACKAGES or extras.is_installed(backend)
 
 
 def require(backend: str) -> None:
     """Raises an `ImportError` that says what to install if the backend's package is missing."""
-    if not is_installed(backend):
-        raise extras.missing(f"backend {backend!r}", backend)
+    if not has_packages(backend):
+        raise extras.missing_package(f"backend {backend!r}", backend)
 
 
 def fast_bf16() -> bool:
@@ -108,12 +108,12 @@ def _best_backend(place: torch.device, precision: str) -> str:
         if name == "openvino" and precision != "int8" and is_limited_to_less_than(FOR_OPENVINO):
             _log.info("memory is limited (ulimit -v): the engine runs on PyTorch, which needs less than OpenVINO")
             return "torch"
-        if is_installed(name):
+        if has_packages(name):
             return name
         _log.info("backend %s is not installed: %s", name, extras.install_line(name))
     if precision == "int8":
         check_openvino()
-        raise extras.missing("precision 'int8'", "openvino")
-    if not is_installed("openvino"):
+        raise extras.missing_package("precision 'int8'", "openvino")
+    if not has_packages("openvino"):
         _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: %s", extras.install_line("openvino"))
     return "torch"

@@ -279,7 +279,7 @@ def stream(
         read: from a path to pixels `[1, C, *size]`; after an ImageError or OSError only this file has an error.
         ask: from pixels `[batch_size, C, *size]` to a list of results.
     """
-    with FIRST_ONLY.told():
+    with FIRST_ONLY.report_at_end():
         waiting: list[Answer[_Result]] = []
         for path, outcome in _read_ahead(paths, read, ahead=2 * batch_size + _READERS):
             pixels = outcome if isinstance(outcome, Tensor) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from importlib import import_module
 
-from hierax.extras import install_line, installed
+from hierax.extras import install_line, is_installed
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -13,7 +13,7 @@ _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 def register_reader(start: bytes) -> None:
     """Registers with Pillow the package that reads a file with these first bytes, if it is installed."""
     kind = _package(start)
-    if kind is None or not installed(kind[1]):
+    if kind is None or not is_installed(kind[1]):
         return
     with contextlib.suppress(ImportError):  # installed and broken: said as a format that is not read
         module = import_module(kind[1])

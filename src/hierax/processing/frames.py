@@ -57,7 +57,9 @@ class FirstOnly:
         return found
 
     @contextlib.contextmanager
-    def told(self, *, gather: Callable[[_Names], list[_Names]] | None = None, here: bool = True) -> Iterator[None]:
+    def report_at_end(
+        self, *, gather: Callable[[_Names], list[_Names]] | None = None, here: bool = True
+    ) -> Iterator[None]:
         """Notes files in this context, and warns about them at its end, unless an error ends it.
 
         Args:

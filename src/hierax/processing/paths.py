@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from typing import BinaryIO
 
-from hierax.extras import PACKAGES, installed
+from hierax.extras import PACKAGES, is_installed
 from hierax.notices import LeftOut
 
 _OPTIONAL = {"pillow_heif": (".heic", ".heif", ".hif"), "pillow_jxl": (".jxl",)}
@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = frozenset(
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
         *(".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".ppm", ".pgm"),
         *(".pbm", ".pnm", ".pfm", ".qoi", ".ico", ".psd", ".dds", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".sun"),
-        *(suffix for module, suffixes in _OPTIONAL.items() if installed(module) for suffix in suffixes),
+        *(suffix for module, suffixes in _OPTIONAL.items() if is_installed(module) for suffix in suffixes),
     ]
 )
 """Suffixes of images in a folder: all formats that can be read. A file that is named directly is tried with any suffix.

@@ -21,7 +21,7 @@ from hierax.checkpoint import sharded
 from hierax.checkpoint.report import join_names
 from hierax.checkpoint.steps import OLDER
 from hierax.checkpoint.values import not_finite
-from hierax.locking import LOCK, FolderTaken, locked
+from hierax.locking import LOCK, FolderTaken, hold_lock
 from hierax.train.description import read_object
 from hierax.train.parallel import World
 
@@ -48,7 +48,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / LOCK))
+            stack.enter_context(hold_lock(folder / LOCK))
         except FolderTaken as error:
             problem = f"another process is training in {folder}; let it end, or stop it first ({error})"
             raise FolderTaken(problem) from None

@@ -140,7 +140,7 @@ def evaluate(
             classifier = classifier.to(world.device).eval()
         inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
-        told = FIRST_ONLY.told(gather=world.all_gather, here=world.is_main)
+        told = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
         with explain_failures(lambda: "nothing was written"), told:
             found = predict(classifier, inputs, world, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics(), note)
@@ -191,7 +191,7 @@ def probe_features(
     with open_world(device) as world:
         features = features.to(world.device).eval()
         sides = []
-        with explain_failures(lambda: "nothing was written"), FIRST_ONLY.told(here=world.is_main):
+        with explain_failures(lambda: "nothing was written"), FIRST_ONLY.report_at_end(here=world.is_main):
             for dataset in (fit, held):
                 inputs = _inputs(dataset, features, max_pixels=max_pixels)
                 processes = _workers(dataset) if workers is None else workers

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import hierax
-from hierax.atomic import make_folder, naming
+from hierax.atomic import make_folder, name_in_errors
 from hierax.data.dataset import Dataset
 from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
@@ -266,7 +266,7 @@ class _Share:
 
     def _begin(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> None:
         """Makes the run's folder, or finds that its data are those it was started with; keeps others out of it."""
-        with naming(self.folder, self.folder):
+        with name_in_errors(self.folder, self.folder):
             make_folder(self.folder)
         lock.enter_context(locked_folder(self.folder))
         description = self.folder / DESCRIPTION

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from hierax.atomic import check_writable, make_folder, naming, sync_files, sync_folder
+from hierax.atomic import check_writable, make_folder, name_in_errors, sync_files, sync_folder
 from hierax.engine.backends.exported import RECORD, VERSION, file_records
 from hierax.engine.cache import weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels
@@ -110,7 +110,7 @@ def export(
         return list(with_units(pixels.split(batch or 1), config=config, masked=masked))
 
     job = Job(own, config.image_size, batch, kept, precision, calibrated, tell)
-    with FIRST_ONLY.told(), _put_in_place(target, overwrite=overwrite) as part:
+    with FIRST_ONLY.report_at_end(), _put_in_place(target, overwrite=overwrite) as part:
         report = _write_and_compare(job, FORMATS[format].file, format, part, inputs, kind)
         if not report.passed:
             raise ParityError(report)
@@ -260,7 +260,7 @@ def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
     part = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}")
     old = part.with_name(f"{part.name}.old")
     try:
-        with naming(given, part):
+        with name_in_errors(given, part):
             make_folder(target.parent)
             part.mkdir()
             yield part
