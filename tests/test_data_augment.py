@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hierax.data import augment
-from hierax.data.augment import OPERATIONS, centre_crop, erase, rand_augment, random_crop
+from hierax.data.augment import OPERATIONS, center_crop, erase, rand_augment, random_crop
 from samples import picture
 from small import fresh_seed
 
@@ -85,7 +85,7 @@ def test_what_fits_no_crop_is_cropped_at_the_centre(size: tuple[int, int], box: 
     ],
 )
 def test_a_centre_crop_is_the_largest_of_its_aspect(size: tuple[int, int], aspect: float, box: tuple[int, ...]) -> None:
-    found = centre_crop(*size, aspect=aspect)
+    found = center_crop(*size, aspect=aspect)
     assert found[2:] == box[2:]
     assert found[:2] == ((size[0] - box[2]) // 2, (size[1] - box[3]) // 2)
 

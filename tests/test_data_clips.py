@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from hierax.data import open_dataset
-from hierax.data.dataset import Extract
-from hierax.data.order import Draw
+from hierax.data.dataset import VideoSegment
+from hierax.data.order import SampleKey
 from hierax.data.sources import FolderDataset
 from hierax.data.stats import dataset_statistics
-from hierax.data.view import Augmentation, EvaluationView, Seen, TrainingView, Unreadable
+from hierax.data.view import Augmentation, EvaluationView, Example, TrainingView, Unreadable
 from hierax.notices import Notice
 from hierax.processing import KINETICS
 from hierax.processing.sampling import Sampling
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def test_class_folders_of_videos_are_a_dataset(folder: Path) -> None:
     found = open_dataset(folder)
     assert (found.videos, found.arrays, found.classes, found.labels()) == (True, False, ("jump", "run"), [0, 1])
-    assert found.sample(1).content == Extract(str(folder / "run" / "a.mp4"))
+    assert found.sample(1).content == VideoSegment(str(folder / "run" / "a.mp4"))
 
 
 def test_beside_pictures_videos_are_left_out(folder: Path) -> None:
@@ -77,7 +77,7 @@ def test_shards_hold_videos(tmp_path: Path) -> None:
     assert whole[1].name == f"{tmp_path}/0.tar:a.mp4"
     single = FolderDataset([str(whole[0])], None, (), videos=True)
     how = Augmentation(size=(8, 48, 64), crop_scale=None, flip=False, sampling=SAMPLING)
-    pixels = [seen(TrainingView(data, how, seed=3)[Draw(0, 5)]).pixels for data in (found, single)]
+    pixels = [seen(TrainingView(data, how, seed=3)[SampleKey(0, 5)]).pixels for data in (found, single)]
     assert (pixels[0] == pixels[1]).all()
 
 
@@ -107,32 +107,32 @@ def view(source: Path, **changes: object) -> TrainingView:
     return TrainingView(open_dataset(source), Augmentation(**how), seed=3)  # type: ignore[arg-type]
 
 
-def seen(found: object) -> Seen:
-    assert isinstance(found, Seen), found
+def seen(found: object) -> Example:
+    assert isinstance(found, Example), found
     return found
 
 
 def test_a_window_is_anywhere_in_the_video_and_always_the_same_for_a_draw(folder: Path) -> None:
     training = view(folder)
-    found = [seen(training[Draw(0, epoch)]).pixels for epoch in range(12)]
+    found = [seen(training[SampleKey(0, epoch)]).pixels for epoch in range(12)]
     first = [numbers(pixels)[0] for pixels in found]
     assert all(numbers(pixels) == [start + 4 * k for k in range(8)] for start, pixels in zip(first, found, strict=True))
     assert len(set(first)) > 8
     assert 0 <= min(first) < 20 < 50 < max(first) <= 68
-    assert np.array_equal(seen(training[Draw(0, 5)]).pixels, found[5])
+    assert np.array_equal(seen(training[SampleKey(0, 5)]).pixels, found[5])
 
 
 def test_repeats_see_other_windows(folder: Path) -> None:
     training = view(folder)
-    assert not np.array_equal(seen(training[Draw(0, 0, 0)]).pixels, seen(training[Draw(0, 0, 1)]).pixels)
+    assert not np.array_equal(seen(training[SampleKey(0, 0, 0)]).pixels, seen(training[SampleKey(0, 0, 1)]).pixels)
 
 
 def test_a_window_stays_in_the_part_that_a_list_names(folder: Path) -> None:
     (folder / "list.csv").write_text("path,start,end\njump/a.mp4,1,2.5\nrun/a.mp4,3,3.1\n")
     training = view(folder / "list.csv")
-    shown = {n for epoch in range(12) for n in numbers(seen(training[Draw(0, epoch)]).pixels)}
+    shown = {n for epoch in range(12) for n in numbers(seen(training[SampleKey(0, epoch)]).pixels)}
     assert 30 <= min(shown) <= max(shown) < 75
-    assert numbers(seen(training[Draw(1, 0)]).pixels) == [90] + [92] * 7  # the last of the part is held
+    assert numbers(seen(training[SampleKey(1, 0)]).pixels) == [90] + [92] * 7  # the last of the part is held
 
 
 def test_all_frames_are_changed_alike(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_all_frames_are_changed_alike(tmp_path: Path) -> None:
         tmp_path / "still.mp4", crop_scale=(0.3, 0.6), flip=True, rand_augment=(9.0, 0.5), erasing=1.0
     )  # fmt: skip
     for epoch in range(4):
-        pixels = seen(training[Draw(0, epoch)]).pixels.astype(int)
+        pixels = seen(training[SampleKey(0, epoch)]).pixels.astype(int)
         assert pixels.shape == (3, 8, 48, 64)
         assert np.abs(pixels - pixels[:, :1]).max() <= 12
         assert pixels.std() > 10
@@ -151,7 +151,7 @@ def test_all_frames_are_changed_alike(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "jump" / "a.mp4").write_bytes(only_sound())
-    found = view(folder)[Draw(0, 0)]
+    found = view(folder)[SampleKey(0, 0)]
     assert isinstance(found, Unreadable)
     assert (found.name, found.problem) == (str(folder / "jump" / "a.mp4"), "no video in this file (only sound)")
 
@@ -175,10 +175,10 @@ def test_formats_without_an_index_are_read_alike(tmp_path: Path, suffix: str, co
     (tmp_path / "list.csv").write_text(f"path,start,end\na.{suffix},1,2.5\nb.{suffix},,\n")
     training = view(tmp_path / "list.csv")
     for epoch in range(4):
-        shown = numbers(seen(training[Draw(0, epoch)]).pixels)
+        shown = numbers(seen(training[SampleKey(0, epoch)]).pixels)
         assert 30 <= shown[0] <= shown[-1] < 75
         assert np.diff(shown).tolist() == [4] * 7
-        assert numbers(seen(training[Draw(1, epoch)]).pixels)[:5] == [0, 4, 8, 12, 16]
+        assert numbers(seen(training[SampleKey(1, epoch)]).pixels)[:5] == [0, 4, 8, 12, 16]
     held = EvaluationView(open_dataset(tmp_path / "list.csv"), RECORD, size=(8, 48, 64), views=(2, 1))
     assert [numbers(one)[0] for one in seen(held[0]).pixels] == [30, 43]
     assert [numbers(one)[0] for one in seen(held[1]).pixels] == [0, 0]
@@ -187,7 +187,7 @@ def test_formats_without_an_index_are_read_alike(tmp_path: Path, suffix: str, co
 def test_pipes_are_not_waited_for(folder: Path) -> None:
     (folder / "jump" / "a.mp4").unlink()
     os.mkfifo(folder / "jump" / "a.mp4")
-    found = view(folder)[Draw(0, 0)]
+    found = view(folder)[SampleKey(0, 0)]
     assert isinstance(found, Unreadable)
     assert found.problem == "not a regular file"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hierax.data import open_dataset
-from hierax.data.dataset import Dataset, Extract
+from hierax.data.dataset import Dataset, VideoSegment
 from hierax.data.file_lists import open_list
 
 
@@ -33,15 +33,15 @@ def test_a_list_names_parts_of_videos(tmp_path: Path) -> None:
     parts = [found.sample(i).content for i in range(3)]
     assert [(p.start, p.end) for p in parts] == [(Fraction(1, 2), Fraction(2)), (None, None), (Fraction(1), None)]
     assert found.sample(0).name == f"{tmp_path}/jump/a.mp4 from 0.5 s"
-    assert parts[1] == Extract(str(tmp_path / "run/a.mp4"))
+    assert parts[1] == VideoSegment(str(tmp_path / "run/a.mp4"))
 
 
 def test_a_parquet_list_is_as_a_text(tmp_path: Path) -> None:
     columns = {"video": ["a.mp4", "b.mp4"], "start": [0.1, None], "end": [None, 2.5], "action": ["run", "jump"]}
     found = listed(tmp_path / "list.parquet", columns)
     assert (found.classes, found.labels()) == (("jump", "run"), [1, 0])
-    assert found.sample(0).content == Extract(str(tmp_path / "a.mp4"), Fraction(1, 10), None)
-    assert found.sample(1).content == Extract(str(tmp_path / "b.mp4"), None, Fraction(5, 2))
+    assert found.sample(0).content == VideoSegment(str(tmp_path / "a.mp4"), Fraction(1, 10), None)
+    assert found.sample(1).content == VideoSegment(str(tmp_path / "b.mp4"), None, Fraction(5, 2))
 
 
 def test_labels_of_a_parquet_list_may_be_numbers(tmp_path: Path) -> None:

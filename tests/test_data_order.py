@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from hierax.data.order import AUGMENT, MASK, Draw, Order, evaluation_share, share, stream
+from hierax.data.order import AUGMENT, MASK, Order, SampleKey, evaluation_indices, random_stream, split_batch
 from small import fresh_seed
 
 
-def indices(batches: list[list[Draw]]) -> list[int]:
+def indices(batches: list[list[SampleKey]]) -> list[int]:
     return [draw.index for batch in batches for draw in batch]
 
 
@@ -58,7 +58,7 @@ def test_repeats_are_copies_of_the_same_samples_in_the_same_batch() -> None:
 @pytest.mark.parametrize("parts", [1, 3])
 def test_ranks_and_parts_share_a_batch_out_completely(world: int, parts: int) -> None:
     (batch, *_) = Order(100, 24, 0).batches(0)
-    shares = [share(batch, rank=rank, world=world, parts=parts) for rank in range(world)]
+    shares = [split_batch(batch, rank=rank, world=world, parts=parts) for rank in range(world)]
     assert [len(part) for one in shares for part in one] == [24 // world // parts] * world * parts
     together = [draw for part in range(parts) for one in shares for draw in one[part]]
     assert together == batch
@@ -66,21 +66,21 @@ def test_ranks_and_parts_share_a_batch_out_completely(world: int, parts: int) ->
 
 def test_accumulating_and_sharing_see_the_same_samples_together() -> None:
     (batch, *_) = Order(100, 24, 0).batches(0)
-    alone = share(batch, rank=0, world=1, parts=2)
-    pair = [share(batch, rank=rank, world=2, parts=2) for rank in range(2)]
+    alone = split_batch(batch, rank=0, world=1, parts=2)
+    pair = [split_batch(batch, rank=rank, world=2, parts=2) for rank in range(2)]
     assert [pair[0][part] + pair[1][part] for part in range(2)] == alone
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     (batch, *_) = Order(100, 10, 0).batches(0)
     with pytest.raises(ValueError, match=r"a batch of 10 cannot be divided among 2 rank\(s\) in 3 part\(s\)"):
-        share(batch, rank=0, world=2, parts=3)
+        split_batch(batch, rank=0, world=2, parts=3)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 7, 16])
 @pytest.mark.parametrize("world", [1, 3, 8])
 def test_evaluation_counts_every_sample_once_on_any_number_of_ranks(samples: int, world: int) -> None:
-    shares = [evaluation_share(samples, rank=rank, world=world) for rank in range(world)]
+    shares = [evaluation_indices(samples, rank=rank, world=world) for rank in range(world)]
     assert sorted(i for one in shares for i in one) == list(range(samples))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -110,24 +110,24 @@ def test_streams_are_apart_for_every_seed_purpose_and_place() -> None:
         for b in (0, 1, 70_000)
         for c in (0, 1, 300)
     ]
-    assert len({stream(*place).integers(1 << 62) for place in places}) == len(places)
+    assert len({random_stream(*place).integers(1 << 62) for place in places}) == len(places)
 
 
 def test_a_stream_never_runs_into_the_next_ones() -> None:
     """The place is above the word that counts: a million numbers of one share none with its neighbours' first."""
-    here = set(stream(0, AUGMENT, 5).integers(1 << 62, size=100_000).tolist())
+    here = set(random_stream(0, AUGMENT, 5).integers(1 << 62, size=100_000).tolist())
     for place in (4, 6):
-        assert not here & set(stream(0, AUGMENT, place).integers(1 << 62, size=1000).tolist())
+        assert not here & set(random_stream(0, AUGMENT, place).integers(1 << 62, size=1000).tolist())
 
 
 def test_the_first_numbers_of_neighbouring_samples_are_uniform_and_unrelated() -> None:
-    values = np.array([Draw(index, 0).random(0).random() for index in range(4000)])
+    values = np.array([SampleKey(index, 0).random(0).random() for index in range(4000)])
     assert abs(values.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 4000)
     assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 4 / np.sqrt(4000)
     assert (np.histogram(values, 20, (0, 1))[0] > 130).all()
 
 
 def test_every_repeat_epoch_and_sample_draws_for_itself() -> None:
-    draws = [Draw(index, epoch, repeat) for index in range(3) for epoch in range(3) for repeat in range(3)]
+    draws = [SampleKey(index, epoch, repeat) for index in range(3) for epoch in range(3) for repeat in range(3)]
     assert len({draw.random(7).random() for draw in draws}) == 27
-    assert Draw(1, 2, 0).random(7).random() == Draw(1, 2, 0).random(7).random()
+    assert SampleKey(1, 2, 0).random(7).random() == SampleKey(1, 2, 0).random(7).random()

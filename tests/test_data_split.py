@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hierax.data import Dataset, open_splits
-from hierax.data.dataset import Subset, relabelled
-from hierax.data.split import drawn
+from hierax.data.dataset import Subset, relabel
+from hierax.data.split import stratified_split
 from samples import Listed, encoded, picture, write_pictures, write_tar
 from small import fresh_seed
 
@@ -32,39 +32,39 @@ def opened(source: Any, **options: Any) -> tuple[Dataset, Dataset | None]:
 
 
 def test_every_sample_is_on_one_side() -> None:
-    train, held = drawn(labelled(40, 31, 9), fraction=0.2, seed=fresh_seed())
+    train, held = stratified_split(labelled(40, 31, 9), fraction=0.2, seed=fresh_seed())
     assert sorted(chosen(train) + chosen(held)) == list(range(80))
     assert len(chosen(held)) == 16
 
 
 def test_a_seed_draws_the_same_samples_and_another_seed_others() -> None:
-    sides = [chosen(drawn(labelled(40, 31), fraction=0.2, seed=seed)[1]) for seed in (3, 3, 4)]
+    sides = [chosen(stratified_split(labelled(40, 31), fraction=0.2, seed=seed)[1]) for seed in (3, 3, 4)]
     assert sides[0] == sides[1] != sides[2]
 
 
 def test_every_class_gives_its_share() -> None:
     whole = labelled(50, 100, 20, 30)
-    _, held = drawn(whole, fraction=0.1, seed=0)
+    _, held = stratified_split(whole, fraction=0.1, seed=0)
     assert held is not None
     assert Counter(held.labels()) == {0: 5, 1: 10, 2: 2, 3: 3}
 
 
 def test_classes_too_small_for_a_share_give_samples_in_turn() -> None:
     """A thousand classes of 4 samples, of which a tenth is drawn: 400 samples, of 400 classes."""
-    _, held = drawn(labelled(*[4] * 1000), fraction=0.1, seed=0)
+    _, held = stratified_split(labelled(*[4] * 1000), fraction=0.1, seed=0)
     assert held is not None
     counts = Counter(held.labels())
     assert (len(counts), sum(counts.values())) == (400, 400)
 
 
 def test_the_last_sample_of_a_class_stays_in_training() -> None:
-    train, held = drawn(labelled(1, 2, 30), fraction=0.9, seed=0)
+    train, held = stratified_split(labelled(1, 2, 30), fraction=0.9, seed=0)
     assert held is not None
     assert Counter(train.labels()) == {0: 1, 1: 1, 2: 2}
 
 
 def test_few_samples_give_one() -> None:
-    train, held = drawn(labelled(3), fraction=0.1, seed=0)
+    train, held = stratified_split(labelled(3), fraction=0.1, seed=0)
     assert (len(chosen(train)), len(chosen(held))) == (2, 1)
 
 
@@ -72,15 +72,15 @@ def test_samples_without_a_class_or_with_several_are_drawn_alike() -> None:
     several = [np.array([1, 0], np.float32)] * 20
     for whole in (Listed([PNG] * 20), Listed([PNG] * 20, None, classes=2), Listed([PNG] * 20, several)):
         whole.labels = lambda: None  # type: ignore[method-assign]
-        assert len(chosen(drawn(whole, fraction=0.25, seed=0)[1])) == 5
+        assert len(chosen(stratified_split(whole, fraction=0.25, seed=0)[1])) == 5
 
 
 def test_no_fraction_draws_nothing_and_all_is_too_much() -> None:
     whole = labelled(3)
-    assert drawn(whole, fraction=0, seed=0) == (whole, None)
+    assert stratified_split(whole, fraction=0, seed=0) == (whole, None)
     for dataset, fraction in ((whole, 1.0), (labelled(1), 0.5)):
         with pytest.raises(ValueError, match=r"validation_fraction is .* leaves one of the two sets empty"):
-            drawn(dataset, fraction=fraction, seed=0)
+            stratified_split(dataset, fraction=fraction, seed=0)
 
 
 # -- as given ---------------------------------------------------------------------------------------------------------
@@ -150,10 +150,10 @@ def test_shards_of_validation_keep_their_numbers(tmp_path: Path) -> None:
 
 def test_other_numbers_are_given_by_name() -> None:
     whole = Listed([PNG] * 2, [1, 0], classes=2)
-    found = relabelled(whole, ("class 1", "x", "class 0"), numbered=False)
+    found = relabel(whole, ("class 1", "x", "class 0"), numbered=False)
     assert (found.labels(), [found.sample(i).label for i in range(2)]) == ([0, 2], [0, 2])
     several = Listed([PNG], [np.array([0.25, 1], np.float32)], classes=2)
-    found = relabelled(several, ("class 1", "x", "class 0"), numbered=False)
+    found = relabel(several, ("class 1", "x", "class 0"), numbered=False)
     assert np.asarray(found.sample(0).label).tolist() == [1, 0, 0.25]
 
 

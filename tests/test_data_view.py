@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hierax.data import Augmentation, Draw, EvaluationView, TrainingView
-from hierax.data.partial_decode import read_part, resized
-from hierax.data.view import Seen, Unreadable
+from hierax.data import Augmentation, EvaluationView, SampleKey, TrainingView
+from hierax.data.partial_decode import read_crop, resize
+from hierax.data.view import Example, Unreadable
 from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
 from hierax.processing.reading import read_picture
 from samples import Listed, encoded, picture
@@ -20,9 +20,9 @@ CAT = Path(__file__).parents[1] / "src" / "hierax" / "assets" / "cat.jpg"
 PNG = encoded(picture())
 
 
-def seen(view: Any, key: Any) -> Seen:
+def seen(view: Any, key: Any) -> Example:
     found = view[key]
-    assert isinstance(found, Seen), found
+    assert isinstance(found, Example), found
     return found
 
 
@@ -44,7 +44,7 @@ def plain(**changes: Any) -> dict[str, Any]:
 
 
 def part_of(source: Any, box: tuple[int, int, int, int], size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    return read_part(source, channels=channels, name="x", part=lambda *_: box, size=size)
+    return read_crop(source, channels=channels, name="x", part=lambda *_: box, size=size)
 
 
 def oriented(image: Image.Image, tag: int) -> bytes:
@@ -76,8 +76,8 @@ def test_a_part_is_that_of_the_upright_picture(kind: str, tmp_path: Path) -> Non
         return 3, 5, 14, 12
 
     for source in (KINDS[kind], str(tmp_path / "x")):
-        found = read_part(source, channels=3, name="x", part=part, size=(8, 8))
-        assert np.array_equal(found, resized(np.ascontiguousarray(whole[3:17, 5:17]), (8, 8)))
+        found = read_crop(source, channels=3, name="x", part=part, size=(8, 8))
+        assert np.array_equal(found, resize(np.ascontiguousarray(whole[3:17, 5:17]), (8, 8)))
     assert sizes == [whole.shape[:2]] * 2
 
 
@@ -90,7 +90,7 @@ def test_a_part_much_larger_than_its_target_is_decoded_at_a_smaller_scale(tag: i
     whole = np.asarray(read_picture(data, channels=3, name="x", fast=True))
     height, width = whole.shape[0] - 32, whole.shape[1] - 32
     box, size = (16, 16, height, width), (height // times, width // times)
-    expected = resized(np.ascontiguousarray(whole[16 : 16 + height, 16 : 16 + width]), size)
+    expected = resize(np.ascontiguousarray(whole[16 : 16 + height, 16 : 16 + width]), size)
     apart = np.abs(part_of(data, box, size).astype(int) - expected)
     assert apart.any()  # it was another way
     assert apart.mean() < 1
@@ -127,13 +127,13 @@ def test_damaged_and_oversized_pictures_are_named() -> None:
 def test_resizing_is_that_of_pillow_within_a_level() -> None:
     photo = Image.open(CAT).convert("RGB")
     theirs = np.asarray(photo.resize((96, 64), Image.Resampling.BICUBIC)).astype(int)
-    assert np.abs(resized(np.asarray(photo), (64, 96)) - theirs).max() <= 1
+    assert np.abs(resize(np.asarray(photo), (64, 96)) - theirs).max() <= 1
 
 
 def test_resizing_takes_views_that_run_backwards() -> None:
     pixels = np.asarray(picture())
-    expected = resized(np.ascontiguousarray(pixels[::-1, ::-1]), (8, 8))
-    assert np.array_equal(resized(pixels[::-1, ::-1], (8, 8)), expected)
+    expected = resize(np.ascontiguousarray(pixels[::-1, ::-1]), (8, 8))
+    assert np.array_equal(resize(pixels[::-1, ::-1], (8, 8)), expected)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ EVERYTHING: dict[str, Any] = {"rand_augment": (9.0, 0.5), "erasing": 0.5, "mask_
 def test_a_draw_looks_the_same_whenever_it_is_seen() -> None:
     seed = fresh_seed()
     first, again = (training([PNG, encoded(picture(seed=1))], seed=seed, **EVERYTHING) for _ in range(2))
-    draws = [Draw(index, epoch, repeat) for index in range(2) for epoch in range(3) for repeat in range(2)]
+    draws = [SampleKey(index, epoch, repeat) for index in range(2) for epoch in range(3) for repeat in range(2)]
     forwards = {draw: seen(first, draw) for draw in draws}
     for draw in reversed(draws):
         one = seen(again, draw)
@@ -154,7 +154,7 @@ def test_a_draw_looks_the_same_whenever_it_is_seen() -> None:
 
 def test_every_epoch_repeat_and_seed_looks_otherwise() -> None:
     views = [training([PNG], seed=seed, **EVERYTHING) for seed in (1, 2)]
-    found = [seen(view, Draw(0, epoch, repeat)) for view in views for epoch in range(2) for repeat in range(2)]
+    found = [seen(view, SampleKey(0, epoch, repeat)) for view in views for epoch in range(2) for repeat in range(2)]
     for a, one in enumerate(found):
         for other in found[:a]:
             assert not np.array_equal(one.pixels, other.pixels)
@@ -163,17 +163,17 @@ def test_every_epoch_repeat_and_seed_looks_otherwise() -> None:
 
 def test_masks_do_not_depend_on_how_pictures_are_augmented() -> None:
     few, many = plain(mask_units=6), {**EVERYTHING, "mask_units": 6}
-    noise, other = (seen(training([PNG], **changes), Draw(0, 3)).noise for changes in (few, many))
+    noise, other = (seen(training([PNG], **changes), SampleKey(0, 3)).noise for changes in (few, many))
     assert noise is not None
     assert other is not None
     assert np.array_equal(noise, other)
     assert (noise.dtype, noise.shape) == (np.float32, (6,))
-    assert seen(training([PNG]), Draw(0, 3)).noise is None
+    assert seen(training([PNG]), SampleKey(0, 3)).noise is None
 
 
 def test_what_is_seen_are_grey_levels_channels_first() -> None:
     for channels in (1, 3):
-        found = seen(training([PNG], (12, 20), channels=channels, **EVERYTHING), Draw(0, 0))
+        found = seen(training([PNG], (12, 20), channels=channels, **EVERYTHING), SampleKey(0, 0))
         assert (found.pixels.dtype, found.pixels.shape) == (np.uint8, (channels, 12, 20))
         assert found.pixels.flags.c_contiguous
         assert (found.name, found.index) == ("s0", 0)
@@ -181,16 +181,16 @@ def test_what_is_seen_are_grey_levels_channels_first() -> None:
 
 def test_without_a_crop_the_centre_is_seen_in_its_aspect() -> None:
     pixels = np.asarray(picture(24, 32))
-    found = seen(training([PNG], (24, 24), **plain()), Draw(0, 0)).pixels
+    found = seen(training([PNG], (24, 24), **plain()), SampleKey(0, 0)).pixels
     assert np.array_equal(found, pixels[:, 4:28].transpose(2, 0, 1))
-    found = seen(training([PNG], (8, 32), **plain()), Draw(0, 0)).pixels
+    found = seen(training([PNG], (8, 32), **plain()), SampleKey(0, 0)).pixels
     assert np.array_equal(found, pixels[8:16].transpose(2, 0, 1))
 
 
 def test_half_of_the_pictures_are_mirrored() -> None:
     view = training([PNG], (24, 32), crop_scale=None)
     straight = np.asarray(picture()).transpose(2, 0, 1)
-    found = [seen(view, Draw(0, epoch)).pixels for epoch in range(400)]
+    found = [seen(view, SampleKey(0, epoch)).pixels for epoch in range(400)]
     mirrored = [np.array_equal(one, straight[:, :, ::-1]) for one in found]
     assert all(m or np.array_equal(one, straight) for m, one in zip(mirrored, found, strict=True))
     assert 0.4 < np.mean(mirrored) < 0.6
@@ -204,7 +204,7 @@ def test_crops_have_the_shares_and_aspects_that_are_asked_for(size: tuple[int, i
     view = training([image], size, crop_scale=(0.1, 0.2), flip=False)
     shares, aspects = [], []
     for epoch in range(200):
-        rows, columns, _ = seen(view, Draw(0, epoch)).pixels.astype(float)
+        rows, columns, _ = seen(view, SampleKey(0, epoch)).pixels.astype(float)
         # between the centres of the first and the last pixel lies one less than all of them
         height = np.ptp(rows.mean(1)) * size[0] / (size[0] - 1)
         width = np.ptp(columns.mean(0)) * size[1] / (size[1] - 1)
@@ -245,7 +245,7 @@ def test_pictures_are_refused_for_models_of_other_axes(size: tuple[int, ...]) ->
 def test_what_cannot_be_read_is_named_with_its_problem(tmp_path: Path) -> None:
     contents = [b"no picture", str(tmp_path / "x.jpg"), OSError("no\nconnection"), None]
     for view, keys in (
-        (training(contents), [Draw(i, 0) for i in range(4)]),
+        (training(contents), [SampleKey(i, 0) for i in range(4)]),
         (evaluation(contents, 16), list(range(4))),
     ):
         assert problem(view, keys[0]).startswith("s0: not an image")
@@ -257,18 +257,18 @@ def test_what_cannot_be_read_is_named_with_its_problem(tmp_path: Path) -> None:
 def test_a_bad_sample_is_replaced_by_the_next_of_its_part() -> None:
     good = [encoded(picture(seed=seed)) for seed in range(5)]
     view = training([b"bad", good[1], b"bad", b"bad", good[4], b"bad"])
-    found = view.__getitems__([Draw(index, 2) for index in range(6)])
-    assert [one.index for one in found.seen] == [1, 1, 4, 4, 4, 1]  # after the last comes the first
+    found = view.__getitems__([SampleKey(index, 2) for index in range(6)])
+    assert [one.index for one in found.examples] == [1, 1, 4, 4, 4, 1]  # after the last comes the first
     assert [one.index for one in found.bad] == [0, 2, 3, 5]
-    assert np.array_equal(found.seen[0].pixels, seen(view, Draw(1, 2)).pixels)
+    assert np.array_equal(found.examples[0].pixels, seen(view, SampleKey(1, 2)).pixels)
 
 
 def test_a_part_of_bad_samples_alone_goes_on_in_the_dataset() -> None:
     view = training([PNG, b"bad", b"bad", b"bad"])
-    found = view.__getitems__([Draw(2, 1)])
-    assert [one.index for one in found.seen] == [0]
+    found = view.__getitems__([SampleKey(2, 1)])
+    assert [one.index for one in found.examples] == [0]
     assert sorted(one.index for one in found.bad) == [2, 3]
-    assert training([b"bad"] * 3).__getitems__([Draw(0, 0)]).seen == []
+    assert training([b"bad"] * 3).__getitems__([SampleKey(0, 0)]).examples == []
 
 
 # -- evaluation -------------------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def test_training_sees_any_part_of_arrays_and_its_mirror(shape: tuple[int, ...])
     view = training([array(shape)], size, channels=shape[0])
     starts = set()
     for epoch in range(200):
-        found = seen(view, Draw(0, epoch)).pixels
+        found = seen(view, SampleKey(0, epoch)).pixels
         assert found.shape == (shape[0], *size)
         mirrored = found[(0,) * found.ndim] > found[(*(0,) * (found.ndim - 1), -1)]
         first = (found[..., ::-1] if mirrored else found)[(0,) * found.ndim]
@@ -352,12 +352,12 @@ def test_training_sees_any_part_of_arrays_and_its_mirror(shape: tuple[int, ...])
 
 
 def test_without_a_crop_training_sees_the_centre_of_arrays() -> None:
-    found = seen(training([array((3, 40))], (36,), **plain()), Draw(0, 5)).pixels
+    found = seen(training([array((3, 40))], (36,), **plain()), SampleKey(0, 5)).pixels
     assert np.array_equal(found, array((3, 40))[:, 2:-2])
 
 
 def test_whole_numbers_become_floats() -> None:
-    found = seen(training([np.full((3, 8), 200, np.uint8)], (8,), **plain()), Draw(0, 0)).pixels
+    found = seen(training([np.full((3, 8), 200, np.uint8)], (8,), **plain()), SampleKey(0, 0)).pixels
     assert (found.dtype, float(found.max())) == (np.float32, 200.0)
 
 
@@ -368,7 +368,7 @@ def test_arrays_that_do_not_fit_are_named() -> None:
     contents = [good, *bad]
     views = training(contents, (16,)), EvaluationView(Listed(contents), Preprocessing(), size=(16,))
     for i, text in enumerate(texts, start=1):
-        assert text in problem(views[0], Draw(i, 0))
+        assert text in problem(views[0], SampleKey(i, 0))
         assert text in problem(views[1], i)
 
 
@@ -376,5 +376,5 @@ def test_labels_go_along() -> None:
     several = np.array([0, 1], np.float32)
     for label in (3, several, None):
         dataset = Listed([PNG], [label])
-        found = seen(TrainingView(dataset, Augmentation((16, 16)), seed=0), Draw(0, 0))
+        found = seen(TrainingView(dataset, Augmentation((16, 16)), seed=0), SampleKey(0, 0))
         assert found.label is label

@@ -13,9 +13,9 @@ from PIL import Image
 
 from hierax import HieraImageProcessor, ImageError, Preprocessing, load_image
 from hierax.data import open_dataset
-from hierax.data.order import Draw
+from hierax.data.order import SampleKey
 from hierax.data.stats import dataset_statistics
-from hierax.data.view import Augmentation, EvaluationView, Seen, TrainingView
+from hierax.data.view import Augmentation, EvaluationView, Example, TrainingView
 from hierax.processing.reading import read_picture, stored_dtype
 from tiffs import tiff
 
@@ -173,12 +173,12 @@ def test_the_same_slice_gives_the_same_pixels_from_every_file(tmp_path: Path, sl
 def test_training_sees_the_pixels_that_the_processor_makes(tmp_path: Path, slice16: np.ndarray) -> None:
     Image.fromarray(slice16).save(tmp_path / "a.png")
     seen = EvaluationView(open_dataset(tmp_path), VALUES, size=(32, 32))[0]
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, Example)
     expected = HieraImageProcessor(VALUES)(tmp_path / "a.png", return_tensors="np").pixel_values[0]
     assert ((seen.pixels - np.float32(30000)) / np.float32(9000) == expected).all()
     how = Augmentation((32, 32), channels=1, crop_scale=None, flip=False, exact=True)
-    drawn = TrainingView(open_dataset(tmp_path), how, seed=0)[Draw(0, 0, 0)]
-    assert isinstance(drawn, Seen)
+    drawn = TrainingView(open_dataset(tmp_path), how, seed=0)[SampleKey(0, 0, 0)]
+    assert isinstance(drawn, Example)
     assert drawn.pixels.dtype == np.float32
     assert abs(drawn.pixels.mean() - slice16.mean()) < 1500
 
@@ -327,7 +327,7 @@ def test_the_predictor_of_floats_is_undone() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF of 16 bits"])
 def test_the_orientation_tag_is_applied_in_every_format_and_by_every_reader(form: str, orientation: int) -> None:
-    from hierax.data.partial_decode import read_part
+    from hierax.data.partial_decode import read_crop
 
     corner = np.zeros((64, 96), np.uint8)
     corner[:32, :32] = 255  # upper left, in the file
@@ -343,7 +343,7 @@ def test_the_orientation_tag_is_applied_in_every_format_and_by_every_reader(form
         file = saved(Image.fromarray(corner).convert("RGB"), format=form, exif=exif, **options)
     shape = (96, 64) if orientation > 4 else (64, 96)
     found = [np.asarray(read_picture(file, channels=3, name="x", fast=fast)) for fast in (False, True)]
-    found.append(read_part(file, channels=3, name="x", part=lambda h, w: (0, 0, h, w), size=shape))
+    found.append(read_crop(file, channels=3, name="x", part=lambda h, w: (0, 0, h, w), size=shape))
     for image in found:
         assert image.shape == (*shape, 3)
         corners = {(y, x): int(image[-4 if y else 3, -4 if x else 3, 0]) for y in (0, -1) for x in (0, -1)}

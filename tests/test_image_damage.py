@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hierax import HieraImageProcessor, ImageError, load_image
-from hierax.data.partial_decode import read_part
+from hierax.data.partial_decode import read_crop
 from hierax.processing.reading import read_picture
 
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((16, 16, 1))).astype(np.uint8)
@@ -51,7 +51,7 @@ def readers(data: bytes) -> dict[str, Any]:
 
 
 def part(data: bytes, side: int) -> np.ndarray:
-    return read_part(data, channels=3, name="image", part=lambda h, w: (0, 0, h, w), size=(side, side))
+    return read_crop(data, channels=3, name="image", part=lambda h, w: (0, 0, h, w), size=(side, side))
 
 
 @pytest.mark.parametrize("how", damaged(jpeg()))

@@ -45,7 +45,7 @@ def test_the_numbers_of_the_report_are_those_of_an_evaluation(run: Path) -> None
     found = evaluate(run.parent / "data", model=run, device="cpu")
     matrix = page(run).partition('class="matrix"')[2].partition("</table>")[0]
     cells = [int(cell or 0) for cell in re.findall(r"<td[^>]*>(\d*)</td>", matrix)]
-    assert cells == found.predictions.confusion().flatten().tolist()
+    assert cells == found.predictions.confusion_matrix().flatten().tolist()
     wrong = int((found.predictions.logits.argmax(1) != found.predictions.labels).sum())
     assert page(run).count("<figure>") == wrong
 

@@ -15,7 +15,7 @@ import hierax
 from hierax.checkpoint.load import load
 from hierax.data.loader import Batch
 from hierax.data.sources import open_dataset
-from hierax.data.view import EvaluationView, Seen
+from hierax.data.view import EvaluationView, Example
 from hierax.engine.traced import quiet
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.train import finetune
@@ -206,7 +206,7 @@ def test_what_all_pictures_have_in_common_is_taken_off_the_features(data: Path, 
     size = {"height": 64, "width": 64}
     view = EvaluationView(open_dataset(data), Preprocessing(size=size, crop_size=size), size=(64, 64))
     seen = torch.stack(
-        [torch.from_numpy(item.pixels) for item in (view[i] for i in range(16)) if isinstance(item, Seen)]
+        [torch.from_numpy(item.pixels) for item in (view[i] for i in range(16)) if isinstance(item, Example)]
     )
     raw = teacher(seen, torch.zeros(1), torch.ones(1)).features
     assert raw is not None

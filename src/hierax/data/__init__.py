@@ -7,7 +7,7 @@ from hierax.lazy import lazy_names
 if TYPE_CHECKING:
     from hierax.data.dataset import Dataset, Sample, Subset
     from hierax.data.loader import Batch, TrainingLoader, evaluation_loader
-    from hierax.data.order import Draw, Order
+    from hierax.data.order import Order, SampleKey
     from hierax.data.sources import open_dataset
     from hierax.data.split import open_splits
     from hierax.data.view import Augmentation, EvaluationView, TrainingView
@@ -16,10 +16,10 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Dataset",
-    "Draw",
     "EvaluationView",
     "Order",
     "Sample",
+    "SampleKey",
     "Subset",
     "TrainingLoader",
     "TrainingView",
@@ -42,8 +42,9 @@ __getattr__, __dir__ = lazy_names(
             "evaluation_loader",
         ),
         "hierax.data.order": (
-            "Draw",
+            "Draw",  # the former name of SampleKey
             "Order",
+            "SampleKey",
         ),
         "hierax.data.sources": ("open_dataset",),
         "hierax.data.split": ("open_splits",),

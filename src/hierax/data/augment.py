@@ -27,7 +27,7 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop with a random share of the area and a random aspect ratio.
 
-    After ten draws that do not fit, it is the largest central crop within the ratios, as in the published recipes.
+    If ten such crops do not fit, it is the largest central crop within the ratios, as in the published recipes.
     `ratio` is of width to height.
     """
     for _ in range(10):
@@ -41,7 +41,7 @@ def random_crop(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def centre_crop(height: int, width: int, *, aspect: float) -> tuple[int, int, int, int]:
+def center_crop(height: int, width: int, *, aspect: float) -> tuple[int, int, int, int]:
     """Top, left, height and width of the largest crop at the center whose width is `aspect` times its height."""
     h, w = min(height, max(round(width / aspect), 1)), min(width, max(round(height * aspect), 1))
     return (height - h) // 2, (width - w) // 2, h, w
@@ -62,19 +62,19 @@ def _enhance(kind: type) -> _Op:
 def _affine(matrix: Callable[[float, Image.Image], tuple[float, ...]]) -> _Op:
     def apply(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
         data = matrix(-magnitude if flip else magnitude, image)
-        return image.transform(image.size, Image.Transform.AFFINE, data, resample=_BICUBIC, fillcolor=_grey(image))
+        return image.transform(image.size, Image.Transform.AFFINE, data, resample=_BICUBIC, fillcolor=_gray_fill(image))
 
     return apply
 
 
-def _grey(image: Image.Image) -> tuple[int, ...] | int:
+def _gray_fill(image: Image.Image) -> tuple[int, ...] | int:
     """The color of pixels outside of the image: ImageNet's mean."""
     return (124, 116, 104) if image.mode == "RGB" else 116
 
 
 def _rotate(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
     degrees = 30.0 * magnitude / _LEVELS
-    return image.rotate(-degrees if flip else degrees, resample=_BICUBIC, fillcolor=_grey(image))
+    return image.rotate(-degrees if flip else degrees, resample=_BICUBIC, fillcolor=_gray_fill(image))
 
 
 def _posterize(image: Image.Image, magnitude: float, _: bool) -> Image.Image:
@@ -125,8 +125,8 @@ def rand_augment(image: Image.Image, random: np.random.Generator, *, magnitude: 
 
 
 def erase(pixels: np.ndarray, random: np.random.Generator, *, probability: float) -> np.ndarray:
-    """uint8 `[H, W, C]`. With this probability, a rectangle of 2 to 33 % of the area becomes noise with ImageNet's mean
-    and deviation (Zhong et al., 2020).
+    """Random erasing of uint8 `[H, W, C]`: with this probability, a rectangle of 2 to 33 % of the area becomes noise
+    with ImageNet's mean and standard deviation (Zhong et al., 2020).
     """
     if random.random() >= probability:
         return pixels

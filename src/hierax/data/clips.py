@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from hierax.data.augment import centre_crop, erase, rand_augment, random_crop
-from hierax.data.dataset import Extract, Sample
-from hierax.data.partial_decode import resized
+from hierax.data.augment import center_crop, erase, rand_augment, random_crop
+from hierax.data.dataset import Sample, VideoSegment
+from hierax.data.partial_decode import resize
 from hierax.processing import HieraVideoProcessor, VideoError
 from hierax.processing.sampling import Sampling
 from hierax.processing.video_file import Frame, VideoFile
@@ -32,20 +32,20 @@ def training_clip(
     augment: tuple[float, float] | None,
     erasing: float,
 ) -> np.ndarray:
-    """uint8 `[3, T, H, W]`: a random window of a part of a video; all its frames are cropped, mirrored and augmented
+    """uint8 `[3, T, H, W]`: a random clip of a segment of a video; all its frames are cropped, mirrored and augmented
     alike.
 
     Raises `VideoError`.
     """
-    shots = _window(sample, random.random(), sampling)
+    shots = _read_frames(sample, random.random(), sampling)
     rows, columns = shots[0].pixels.shape[:2]
     aspect = size[1] / size[0]
     if crop_scale is None:
-        top, left, height, width = centre_crop(rows, columns, aspect=aspect)
+        top, left, height, width = center_crop(rows, columns, aspect=aspect)
     else:
         ratio = (3 / 4 * aspect, 4 / 3 * aspect)
         top, left, height, width = random_crop(random, rows, columns, scale=crop_scale, ratio=ratio)
-    frames = [resized(shot.pixels[top : top + height, left : left + width], size) for shot in shots]
+    frames = [resize(shot.pixels[top : top + height, left : left + width], size) for shot in shots]
     if flip and random.random() < 0.5:
         frames = [frame[:, ::-1] for frame in frames]
     if augment is not None:
@@ -65,25 +65,25 @@ def _image(frame: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(frame))
 
 
-def _window(sample: Sample, place: float, sampling: Sampling) -> list[Frame]:
-    """The frames of a window; `place` (0 to 1) is its position in the part of the video."""
-    extract: Extract = sample.content
+def _read_frames(sample: Sample, place: float, sampling: Sampling) -> list[Frame]:
+    """The frames of a clip; `place` (0 to 1) is its position in the segment of the video."""
+    extract: VideoSegment = sample.content
     with VideoFile(extract.video, name=sample.name) as file:
-        first, last = bounds(extract, file)
+        first, last = segment_bounds(extract, file)
         share = Fraction(int(place * _FINE), _FINE)
-        shots = list(file.frames(_moments(first, last, share, sampling)))
+        shots = list(file.frames(_frame_times(first, last, share, sampling)))
         if file.ended is not None and file.ended < last:  # the file is shorter than it says
             if file.ended <= first:
                 raise VideoError(sample.name, f"the video ends at {float(file.ended):g} s")
-            shots = list(file.frames(_moments(first, file.ended, share, sampling)))
+            shots = list(file.frames(_frame_times(first, file.ended, share, sampling)))
         return shots
 
 
-def bounds(extract: Extract, file: VideoFile) -> tuple[Fraction, Fraction]:
-    """Beginning and end of the part, in seconds.
+def segment_bounds(extract: VideoSegment, file: VideoFile) -> tuple[Fraction, Fraction]:
+    """Beginning and end of the segment, in seconds.
 
     Raises:
-        VideoError: the part begins after the end of the video.
+        VideoError: the segment begins after the end of the video.
     """
     duration = file.duration()
     first = extract.start or Fraction(0)
@@ -93,8 +93,8 @@ def bounds(extract: Extract, file: VideoFile) -> tuple[Fraction, Fraction]:
     return first, last
 
 
-def _moments(first: Fraction, last: Fraction, share: Fraction, sampling: Sampling) -> list[Fraction]:
-    """Times of a window's frames; if the part is shorter than the window, its last frame is repeated."""
+def _frame_times(first: Fraction, last: Fraction, share: Fraction, sampling: Sampling) -> list[Fraction]:
+    """Times of the frames of a clip; if the segment is shorter than the clip, its last frame is repeated."""
     room = max(last - first - sampling.span, Fraction(0))
     latest = max(last - sampling.step / 4, first)
     return [min(time, latest) for time in sampling.times(first + room * share)]
@@ -104,10 +104,10 @@ def _moments(first: Fraction, last: Fraction, share: Fraction, sampling: Samplin
 
 
 def evaluation_clips(sample: Sample, processor: HieraVideoProcessor, *, views: tuple[int, int]) -> np.ndarray:
-    """uint8 `[views, 3, T, H, W]`: windows spread over the part, and crops of each, according to the record.
+    """uint8 `[views, 3, T, H, W]`: clips spread over the segment, and crops of each, as the record says.
 
     Raises `VideoError`.
     """
-    extract: Extract = sample.content
+    extract: VideoSegment = sample.content
     clips = processor.clips(extract.video, views=views, name=sample.name, part=(extract.start, extract.end))
     return np.stack([np.rint(clip.pixels).astype(np.uint8) for clip in clips])

@@ -14,9 +14,9 @@ from hierax.data.labels import Label
 
 
 @dataclass(frozen=True)
-class Extract:
-    """A part of a video, a path or the bytes of a file: from `start` to `end` in seconds; None is the beginning, and
-    the end.
+class VideoSegment:
+    """A segment of a video (a path, or the bytes of a file) from `start` to `end`, in seconds; None is the beginning
+    or the end of the video.
     """
 
     video: str | bytes
@@ -29,10 +29,10 @@ class Sample:
     """One entry of a dataset.
 
     Attributes:
-        name: its name in errors and lists of bad files.
+        name: its name in messages and in lists of unreadable files.
         content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is not an image, or a part of a
-            video (`Extract`).
-        label: the number of its class; float32 `[classes]` if several may be true; None without labels.
+            video (`VideoSegment`).
+        label: the number of its class; float32 `[classes]` if it may have several classes; None without labels.
     """
 
     name: str
@@ -71,69 +71,79 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """A subset of a dataset."""
+    """A subset of a dataset.
 
-    whole: Dataset
+    Attributes:
+        base: the dataset. `whole` is its former name.
+        indices: numbers of the samples in it.
+    """
+
+    base: Dataset
     indices: Sequence[int] | np.ndarray
 
     @property
+    def whole(self) -> Dataset:
+        """The former name of `base`."""
+        return self.base
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the whole dataset."""
-        return self.whole.classes
+        """As in `base`."""
+        return self.base.classes
 
     @property
     def arrays(self) -> bool:
-        """As in the whole dataset."""
-        return self.whole.arrays
+        """As in `base`."""
+        return self.base.arrays
 
     @property
     def videos(self) -> bool:
-        """As in the whole dataset."""
-        return self.whole.videos
+        """As in `base`."""
+        return self.base.videos
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def sample(self, index: int) -> Sample:
         """See `Dataset`."""
-        return self.whole.sample(int(self.indices[index]))
+        return self.base.sample(int(self.indices[index]))
 
     def labels(self) -> list[int] | None:
         """See `Dataset`."""
-        whole = self.whole.labels()
-        return None if whole is None else [whole[int(i)] for i in self.indices]
+        labels_of_base = self.base.labels()
+        return None if labels_of_base is None else [labels_of_base[int(i)] for i in self.indices]
 
 
 @dataclass(frozen=True, eq=False)
-class Relabelled:
+class Relabeled:
     """A dataset with other class numbers.
 
     Attributes:
-        whole: the dataset.
+        base: the dataset.
         classes: names in order of the new numbers.
-        numbers: the new number of each class of `whole`.
+        numbers: the new number of each class of `base`.
     """
 
-    whole: Dataset
+    base: Dataset
     classes: tuple[str, ...]
     numbers: tuple[int, ...]
 
     @property
     def arrays(self) -> bool:
-        """As in the whole dataset."""
-        return self.whole.arrays
+        """As in `base`."""
+        return self.base.arrays
 
     @property
     def videos(self) -> bool:
-        """As in the whole dataset."""
-        return self.whole.videos
+        """As in `base`."""
+        return self.base.videos
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.base)
 
     def sample(self, index: int) -> Sample:
         """See `Dataset`."""
-        sample = self.whole.sample(index)
+        sample = self.base.sample(index)
         label: Label | None = None
         if isinstance(sample.label, np.ndarray):
             label = np.zeros(len(self.classes), np.float32)
@@ -144,11 +154,11 @@ class Relabelled:
 
     def labels(self) -> list[int] | None:
         """See `Dataset`."""
-        whole = self.whole.labels()
-        return None if whole is None else [self.numbers[label] for label in whole]
+        labels_of_base = self.base.labels()
+        return None if labels_of_base is None else [self.numbers[label] for label in labels_of_base]
 
 
-def relabelled(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) -> Dataset:
+def relabel(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) -> Dataset:
     """The dataset with the class numbers of `classes`, matched by name.
 
     If `numbered`, classes whose names are their own numbers (0 and up) are matched by number.
@@ -162,14 +172,14 @@ def relabelled(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) ->
     # if all names are numbers, a number is a name: 3 is not the fourth of 0, 1, 2, 9
     numerals = all(name.isdecimal() for name in classes)
     if numbered and not numerals and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
-        return Relabelled(dataset, classes, tuple(range(len(own))))
+        return Relabeled(dataset, classes, tuple(range(len(own))))
     number = {_composed(name): i for i, name in enumerate(classes)}
     unknown = [name for name in own if _composed(name) not in number]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         known = ", ".join(map(_quoted, classes[:5])) + (", …" if len(classes) > 5 else "")
         raise ValueError(f"unknown classes {', '.join(map(_quoted, unknown[:3]))}{more}; known are {known}")
-    return Relabelled(dataset, classes, tuple(number[_composed(name)] for name in own))
+    return Relabeled(dataset, classes, tuple(number[_composed(name)] for name in own))
 
 
 def _composed(name: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hierax.data.dataset import Extract, Sample
-from hierax.data.list_rows import PATHS, file_and_label, key_of, opened_text, rows_of
+from hierax.data.dataset import Sample, VideoSegment
+from hierax.data.list_rows import PATHS, file_and_label, normalize_column, open_text, read_rows
 from hierax.data.split_names import kind_of
 from hierax.data.strings import Strings
 from hierax.notices import notify
@@ -63,7 +63,7 @@ class FileList:
             return Sample(path, path, label)
         start, end = (None if moment == _NONE else Fraction(int(moment), _FINE) for moment in self.parts[index])
         part = "" if start is None else f" from {float(start):g} s"
-        return Sample(path + part, Extract(path, start, end), label)
+        return Sample(path + part, VideoSegment(path, start, end), label)
 
     def labels(self) -> list[int] | None:
         """See `Dataset`."""
@@ -92,11 +92,11 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     parts: list[tuple[int, int]] = []
     splits: list[str] = []
     kinds: dict[bool, str] = {}
-    for where, row in rows_of(path, columns):
+    for where, row in read_rows(path, columns):
         entry = _text(row.get("path"))
         if not entry:
             raise ValueError(f"{where}: no path")
-        start, end = (_moment(row.get(name), name, where) for name in ("start", "end"))
+        start, end = (_microseconds(row.get(name), name, where) for name in ("start", "end"))
         if end != _NONE and end <= max(start, 0):
             raise ValueError(f"{where} ends at {end / _FINE:g} s, but starts at {max(start, 0) / _FINE:g} s")
         suffix = os.path.splitext(entry)[1].lower()
@@ -106,7 +106,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         # an unknown suffix counts as an image
         picture = suffix not in VIDEO_SUFFIXES and (start, end) == (_NONE, _NONE)
         kinds.setdefault(picture, entry)
-        paths.append(_place(path.parent, entry))
+        paths.append(_resolve_entry(path.parent, entry))
         parts.append((start, end))
         names.append(_label(row.get("label"), where) if labels else "")
         splits.append(_text(row.get("split")))
@@ -117,7 +117,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         raise ValueError(f"{path} holds images and videos, such as {some}; expected one kind")
     targets, classes = _classes(path, names)
     if True in kinds:
-        _tell_of_repeats(path, paths, targets)
+        _notify_of_repeats(path, paths, targets)
     times = None if True in kinds else np.array(parts, np.int64)
     named = tuple(splits) if any(map(kind_of, set(splits))) else None
     return FileList(Strings(paths), times, targets, classes, named)
@@ -133,9 +133,9 @@ def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Ite
         ImportError: parquet without pyarrow.
     """
     if path.suffix.lower() != ".txt" or columns:
-        yield from (row.get("path") or "" for _, row in rows_of(path, columns))
+        yield from (row.get("path") or "" for _, row in read_rows(path, columns))
         return
-    with opened_text(path) as file:
+    with open_text(path) as file:
         for line in file:
             text = line.rstrip("\r\n")
             if text.strip():
@@ -143,7 +143,7 @@ def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Ite
                 yield found[0] if found is not None and found[1] else text
 
 
-def names_files(path: Path, *, columns: Mapping[str, str] | None = None) -> bool:
+def is_list_of_files(path: Path, *, columns: Mapping[str, str] | None = None) -> bool:
     """Whether a parquet file names files in a column and contains no files itself."""
     try:
         import pyarrow.parquet as pq
@@ -154,7 +154,7 @@ def names_files(path: Path, *, columns: Mapping[str, str] | None = None) -> bool
     if columns and "path" in columns:
         name = columns["path"]
         return name in schema.names and not _holds_files(str(schema.field(name).type))
-    kinds = {key_of(field.name): str(field.type) for field in schema}
+    kinds = {normalize_column(field.name): str(field.type) for field in schema}
     inside = any(map(_holds_files, kinds.values()))
     return not inside and any(name in kinds and "string" in kinds[name] for name in PATHS)
 
@@ -174,14 +174,14 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
     if all(_WHOLE.fullmatch(name) for name in found):  # 1.0: tables write integers so if some are missing
         names = [name.partition(".")[0] for name in names]
         found = set(names)
-    _tell_of_several(path, found)
+    _notify_of_joined_labels(path, found)
     numeric = all(name.isdecimal() for name in found)
     classes = tuple(sorted(found, key=lambda name: (int(name), name) if numeric else (0, name)))
     number = {name: i for i, name in enumerate(classes)}
     return np.fromiter((number[name] for name in names), np.int64, len(names)), classes
 
 
-def _place(folder: Path, entry: str) -> str:
+def _resolve_entry(folder: Path, entry: str) -> str:
     """The path of an entry; lists written on Windows may have backslashes between folders."""
     place = os.path.join(folder, entry)
     if "\\" in entry and not os.path.lexists(place):
@@ -206,7 +206,7 @@ def _label(value: Any, where: str) -> str:
     return "" if text.lower() == "nan" else text
 
 
-def _tell_of_several(path: Path, names: set[str]) -> None:
+def _notify_of_joined_labels(path: Path, names: set[str]) -> None:
     """A notice if a class name may be a list of several classes."""
     for name in sorted(names):
         parts = [part.strip() for part in _BETWEEN.split(name)]
@@ -218,7 +218,7 @@ def _tell_of_several(path: Path, names: set[str]) -> None:
             return
 
 
-def _tell_of_repeats(path: Path, paths: list[str], targets: np.ndarray | None) -> None:
+def _notify_of_repeats(path: Path, paths: list[str], targets: np.ndarray | None) -> None:
     """A notice if several rows name the same file."""
     first: dict[str, int] = {}
     again = [(index, place) for index, place in enumerate(paths) if first.setdefault(place, index) != index]
@@ -235,7 +235,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _moment(value: Any, name: str, where: str) -> int:
+def _microseconds(value: Any, name: str, where: str) -> int:
     """Microseconds; -1 for none."""
     text = _text(value)
     if not text or text == "nan":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hierax.data.file_lists import FileList, open_list
-from hierax.data.list_rows import NoPathColumn, check_columns, rows_of
+from hierax.data.list_rows import NoPathColumn, check_columns, read_rows
 from hierax.notices import notify
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
@@ -24,7 +24,7 @@ def metadata_of(folder: Path, columns: Mapping[str, str] | None = None) -> Path 
     for path in (folder / name for name in METADATA):
         if path.is_file():
             try:
-                first = next(rows_of(path, columns), ("", {}))[1]
+                first = next(read_rows(path, columns), ("", {}))[1]
             except NoPathColumn:
                 continue
             if "label" in first or check_columns(columns):

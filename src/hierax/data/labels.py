@@ -42,9 +42,9 @@ class Labels:
         assert self.numbers is not None
         if self.ends is None:
             return int(self.numbers[index])
-        several = np.zeros(self.classes, np.float32)
-        several[self.numbers[self.ends[index - 1] if index else 0 : self.ends[index]]] = 1
-        return several
+        one_hot = np.zeros(self.classes, np.float32)
+        one_hot[self.numbers[self.ends[index - 1] if index else 0 : self.ends[index]]] = 1
+        return one_hot
 
     def single(self) -> np.ndarray | None:
         """The number of each sample's class, int64 `[N]`; None if samples may have several."""

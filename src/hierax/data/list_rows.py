@@ -58,20 +58,20 @@ def check_columns(given: Mapping[str, str] | None) -> Mapping[str, str]:
     return given or {}
 
 
-def no_column(name: object, column: str, columns: Sequence[str]) -> ValueError:
+def missing_column(name: object, column: str, columns: Sequence[str]) -> ValueError:
     """The error for a list or table without a column that the caller named."""
     return ValueError(f"{name}: no column {column!r}; there are: {', '.join(columns) or 'none'}")
 
 
-def rows_of(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
+def read_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
     """Rows with path, label, start, end, and their place in the file."""
     if path.suffix.lower() == ".parquet":
-        yield from _of_parquet(path, given)
+        yield from _parquet_rows(path, given)
         return
     if path.suffix.lower() == ".jsonl":
-        yield from _of_json_lines(path, given)
+        yield from _json_rows(path, given)
         return
-    with opened_text(path, newline="") as file:
+    with open_text(path, newline="") as file:
         first = file.readline(_FIRST).rstrip("\r\n")
         file.seek(0)
         if not given and file_and_label(first) is not None:
@@ -117,11 +117,11 @@ def _is_file(text: str) -> bool:
 
 def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
     """The file's name of each column that is read."""
-    found = {key_of(name): name for name in reversed(names)}  # the first of two similar names
+    found = {normalize_column(name): name for name in reversed(names)}  # the first of two similar names
     columns = {kind: next((found[name] for name in known if name in found), None) for kind, known in COLUMNS.items()}
     for kind, name in check_columns(given).items():
         if name not in names:
-            raise no_column(path, name, names)
+            raise missing_column(path, name, names)
         columns[kind] = name
     if columns["path"] is None:
         raise NoPathColumn(
@@ -132,10 +132,10 @@ def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) 
     return {kind: name for kind, name in columns.items() if name is not None}
 
 
-def _of_json_lines(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
+def _json_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
     """One object a line; the first one says which columns there are."""
     columns: dict[str, str] | None = None
-    with opened_text(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -150,7 +150,7 @@ def _of_json_lines(path: Path, given: Mapping[str, str] | None) -> Iterator[tupl
             yield where, {kind: row.get(name) for kind, name in columns.items()}
 
 
-def _of_parquet(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
     import pyarrow.parquet as pq
 
     try:
@@ -168,7 +168,7 @@ def _of_parquet(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[s
 
 
 @contextlib.contextmanager
-def opened_text(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
+def open_text(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
     """The text of a list: UTF-8, with any bytes in names of files; or UTF-16, as Windows saves tables."""
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -186,6 +186,6 @@ def _delimiter(path: Path, first: str) -> str:
     return next((mark for mark in (usual, ",", ";", "\t") if mark in first), usual)
 
 
-def key_of(name: str) -> str:
+def normalize_column(name: str) -> str:
     """A column's name as it is compared: in lower case, with underscores."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")

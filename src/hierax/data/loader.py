@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hierax.data.order import Draw, Order, evaluation_share, share
-from hierax.data.view import EvaluationView, Part, Seen, TrainingView, Unreadable
+from hierax.data.order import Order, SampleKey, evaluation_indices, split_batch
+from hierax.data.view import EvaluationView, Example, MicroBatch, TrainingView, Unreadable
 from hierax.processing.frames import FIRST_ONLY
 from hierax.stopping import SIGNALS
 
@@ -24,7 +24,7 @@ _MAX_WORKERS = 16
 
 @dataclass
 class Batch:
-    """One part of a step on one rank.
+    """A micro-batch: what one rank computes at once.
 
     Attributes:
         pixels: uint8 `[B, C, H, W]`, or float32 `[B, C, *size]` for arrays.
@@ -51,31 +51,33 @@ class Batch:
         return Batch(pinned[0], pinned[1], pinned[2], self.indices, self.bad, self.first_only)  # type: ignore[arg-type]
 
 
-def _stacked(seen: Sequence[Seen], bad: list[Unreadable]) -> Batch:
-    first = seen[0]
+def _stack_examples(examples: Sequence[Example], bad: list[Unreadable]) -> Batch:
+    first = examples[0]
     labels = None
     if first.label is not None:
         kind = np.float32 if isinstance(first.label, np.ndarray) else np.int64
-        labels = torch.from_numpy(np.stack([np.asarray(s.label, kind) for s in seen]))
-    noise = None if first.noise is None else torch.from_numpy(np.stack([s.noise for s in seen if s.noise is not None]))
-    pixels = torch.from_numpy(np.stack([s.pixels for s in seen]))
-    return Batch(pixels, labels, noise, torch.tensor([s.index for s in seen]), bad, FIRST_ONLY.take())
+        labels = torch.from_numpy(np.stack([np.asarray(s.label, kind) for s in examples]))
+    noise = (
+        None if first.noise is None else torch.from_numpy(np.stack([s.noise for s in examples if s.noise is not None]))
+    )
+    pixels = torch.from_numpy(np.stack([s.pixels for s in examples]))
+    return Batch(pixels, labels, noise, torch.tensor([s.index for s in examples]), bad, FIRST_ONLY.take())
 
 
-def collate_training(part: Part) -> Batch | list[Unreadable]:
+def collate_training(part: MicroBatch) -> Batch | list[Unreadable]:
     """A batch of full size; a list of the unreadable samples if they could not be replaced."""
-    return _stacked(part.seen, part.bad) if part.seen else part.bad
+    return _stack_examples(part.examples, part.bad) if part.examples else part.bad
 
 
-def collate_evaluation(items: list[Seen | Unreadable]) -> Batch | list[Unreadable]:
+def collate_evaluation(items: list[Example | Unreadable]) -> Batch | list[Unreadable]:
     """A batch of the readable samples."""
     bad = [item for item in items if isinstance(item, Unreadable)]
-    good = [item for item in items if isinstance(item, Seen)]
-    return _stacked(good, bad) if good else bad
+    good = [item for item in items if isinstance(item, Example)]
+    return _stack_examples(good, bad) if good else bad
 
 
-class _Steps:
-    """The loader's sampler: lists of draws, one per part, for all steps of a rank from some step on."""
+class _MicroBatchSampler:
+    """A batch sampler: the keys of each micro-batch of a rank, from step `start` on."""
 
     def __init__(
         self, order: Order, *, epochs: int, distinct: int, start: int, rank: int, world: int, parts: int
@@ -83,11 +85,11 @@ class _Steps:
         self.order, self.epochs, self.distinct, self.start = order, epochs, distinct, start
         self.rank, self.world, self.parts = rank, world, parts
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         first, skip = divmod(self.start, self.order.steps)
         for epoch in range(first, self.epochs):
             for batch in self.order.batches(epoch % self.distinct, start=skip if epoch == first else 0):
-                yield from share(batch, rank=self.rank, world=self.world, parts=self.parts)
+                yield from split_batch(batch, rank=self.rank, world=self.world, parts=self.parts)
 
     def __len__(self) -> int:
         return (self.epochs * self.order.steps - self.start) * self.parts
@@ -117,7 +119,7 @@ class TrainingLoader:
         workers: int = 0,
         pin: bool = False,
     ) -> None:
-        steps: Any = _Steps(
+        steps: Any = _MicroBatchSampler(
             order, epochs=epochs, distinct=distinct or epochs, start=start, rank=rank, world=world, parts=parts
         )
         self._loader = _loader(view, steps, collate_training, workers, pin)
@@ -150,7 +152,7 @@ def evaluation_loader(
 
     Ranks take samples in turn, so that their shares differ by at most one sample.
     """
-    mine = evaluation_share(len(view.dataset), rank=rank, world=world)
+    mine = evaluation_indices(len(view.dataset), rank=rank, world=world)
     batches: Any = [mine[i : i + batch] for i in range(0, len(mine), batch)]
     for part in _loader(view, batches, collate_evaluation, workers, pin):
         if isinstance(part, Batch):

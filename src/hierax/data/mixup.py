@@ -33,8 +33,8 @@ def mix_batch(
         share = 1.0
         for length in pixels.shape[2:]:
             side = length * (1 - weight) ** (1 / (pixels.ndim - 2))
-            centre = random.integers(length)
-            first, last = (int(np.clip(round(centre + d * side / 2), 0, length)) for d in (-1, 1))
+            center = random.integers(length)
+            first, last = (int(np.clip(round(center + d * side / 2), 0, length)) for d in (-1, 1))
             box.append(slice(first, last))
             share *= (last - first) / length
         pixels, weight = pixels.clone(), 1 - share

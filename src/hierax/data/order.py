@@ -11,11 +11,10 @@ import numpy as np
 AUGMENT, MASK, ORDER, SPLIT = 0, 1, 3, 4
 
 
-def stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
-    """A separate random generator for each seed, purpose and place (up to three numbers).
+def random_stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
+    """A random generator of its own for each seed, purpose and place (up to three numbers).
 
-    The place is in the upper words of Philox's counter, and the lowest word counts. So streams cannot overlap, and no
-    hash is needed.
+    The place is in the upper words of Philox's counter; the lowest word counts. So streams never overlap.
     """
     key = np.array([seed % (1 << 64), purpose], np.uint64)
     counter = np.array([0, *place, *[0] * (3 - len(place))], np.uint64)
@@ -23,8 +22,8 @@ def stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One sample of one step, which determines all its random numbers.
+class SampleKey:
+    """The key of one sample in one step; it determines all random numbers of that sample.
 
     Attributes:
         index: number of the sample in the dataset.
@@ -38,7 +37,11 @@ class Draw:
 
     def random(self, seed: int, purpose: int = AUGMENT) -> np.random.Generator:
         """The generator of this sample's random numbers; another `purpose` gives another stream."""
-        return stream(seed, purpose, self.index, self.epoch, self.repeat)
+        return random_stream(seed, purpose, self.index, self.epoch, self.repeat)
+
+
+Draw = SampleKey
+"""The former name of `SampleKey`."""
 
 
 @dataclass(frozen=True)
@@ -88,21 +91,21 @@ class Order:
 
     def permutation(self, epoch: int) -> np.ndarray:
         """The dataset's indices in the order of an epoch."""
-        return stream(self.seed, ORDER, epoch).permutation(self.samples)
+        return random_stream(self.seed, ORDER, epoch).permutation(self.samples)
 
-    def batches(self, epoch: int, *, start: int = 0) -> Iterator[list[Draw]]:
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[list[SampleKey]]:
         """The global batches of an epoch, from its step `start` on."""
         each = self.batch // self.repeats
         rows = self.permutation(epoch)[: self.steps * each].reshape(self.steps, each)
         for row in rows[start:]:
-            yield [Draw(index, epoch, repeat) for repeat in range(self.repeats) for index in row.tolist()]
+            yield [SampleKey(index, epoch, repeat) for repeat in range(self.repeats) for index in row.tolist()]
 
 
-def share(batch: list[Draw], *, rank: int, world: int, parts: int) -> list[list[Draw]]:
-    """The share of one of `world` ranks in a global batch, in `parts` of equal size for gradient accumulation.
+def split_batch(batch: list[SampleKey], *, rank: int, world: int, parts: int) -> list[list[SampleKey]]:
+    """The share of one of `world` ranks in a global batch, in `parts` micro-batches of equal size.
 
-    The whole batch is first cut into `parts`, and all ranks share each part. So each accumulated part has the same
-    samples for any number of ranks.
+    The batch is first cut into `parts`, and the ranks divide each of them. So a micro-batch has the same samples for
+    any number of ranks.
 
     Raises:
         ValueError: the batch cannot be divided evenly.
@@ -113,6 +116,6 @@ def share(batch: list[Draw], *, rank: int, world: int, parts: int) -> list[list[
     return [batch[(part * world + rank) * size :][:size] for part in range(parts)]
 
 
-def evaluation_share(samples: int, *, rank: int, world: int) -> range:
+def evaluation_indices(samples: int, *, rank: int, world: int) -> range:
     """The samples that a rank evaluates; over all ranks, every sample exactly once."""
     return range(rank, samples, world)

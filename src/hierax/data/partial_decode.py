@@ -22,7 +22,7 @@ Box: TypeAlias = "tuple[int, int, int, int]"
 _KEEP = 2  # a JPEG is decoded at a smaller scale if this many times the target's pixels per axis remain
 
 
-def read_part(
+def read_crop(
     source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int],
     exact: bool = False, max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> np.ndarray:  # fmt: skip
@@ -37,22 +37,22 @@ def read_part(
         if isinstance(pixels, Image.Image) or pixels.dtype == np.uint8:
             raise ImageError(name, "an image of 8 bits among images of more")
         top, left, height, width = part(*pixels.shape[:2])
-        return resized(pixels[top : top + height, left : left + width], size)
+        return resize(pixels[top : top + height, left : left + width], size)
     if channels == 3 and isinstance(source, (str, bytes)) and simplejpeg() is not None:
         with open_source(source, name=name) as stream:
             source = stream.read()
-        found = _jpeg_part(source, name=name, part=part, size=size, max_pixels=max_pixels)
+        found = _jpeg_crop(source, name=name, part=part, size=size, max_pixels=max_pixels)
         if found is not None:
-            return resized(found, size)
+            return resize(found, size)
     pixels = np.asarray(read_picture(source, channels=channels, name=name, fast=True, max_pixels=max_pixels))
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if pixels.dtype != np.uint8:  # an array of floats, 0 to 1
         pixels = np.rint(pixels * 255).astype(np.uint8)
     top, left, height, width = part(*pixels.shape[:2])
-    return resized(pixels[top : top + height, left : left + width], size)
+    return resize(pixels[top : top + height, left : left + width], size)
 
 
-def _jpeg_part(
+def _jpeg_crop(
     data: bytes, *, name: str, part: Callable[[int, int], Box], size: tuple[int, int], max_pixels: int | None
 ) -> np.ndarray | None:
     """The part before resizing; None if the file is not a JPEG, or if Pillow must decode it."""
@@ -97,7 +97,7 @@ def _orientation(data: bytes, name: str) -> int:
         return orientation(read_header(io.BytesIO(data), name=name, max_pixels=None))
 
 
-def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 or float32 `[H, W, C]` at `size`, antialiased bicubic; uint8 by torch's 8-bit kernels."""
     if pixels.shape[:2] == size:
         return pixels

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hierax.data.dataset import Dataset, Extract, Sample
-from hierax.data.file_lists import names_files, open_list
+from hierax.data.dataset import Dataset, Sample, VideoSegment
+from hierax.data.file_lists import is_list_of_files, open_list
 from hierax.data.image_folder import METADATA, metadata_of, open_metadata
 from hierax.data.labels import Labels, read_labels
 from hierax.data.list_rows import SUFFIXES as LISTS
@@ -64,7 +64,7 @@ class FolderDataset:
     def sample(self, index: int) -> Sample:
         """See `Dataset`."""
         path = self.paths[index]
-        content: Any = _mapped(path) if self.arrays else Extract(path) if self.videos else path
+        content: Any = _mapped(path) if self.arrays else VideoSegment(path) if self.videos else path
         return Sample(path, content, None if self.targets is None else int(self.targets[index]))
 
     def labels(self) -> list[int] | None:
@@ -201,7 +201,7 @@ def tables_of(
     if path.is_dir():
         files = _parquet_below(path)
         return open_tables(text, files, labels=labels, columns=columns) if files else None
-    if path.suffix.lower() == ".parquet" and not (path.is_file() and names_files(path, columns=columns)):
+    if path.suffix.lower() == ".parquet" and not (path.is_file() and is_list_of_files(path, columns=columns)):
         return open_tables(text, _files(text), labels=labels, columns=columns)
     return None
 

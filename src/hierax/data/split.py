@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hierax.data.dataset import Dataset, Subset, relabelled
+from hierax.data.dataset import Dataset, Subset, relabel
 from hierax.data.file_lists import FileList
 from hierax.data.image_folder import metadata_of
-from hierax.data.order import SPLIT, stream
+from hierax.data.order import SPLIT, random_stream
 from hierax.data.sources import FolderDataset, chosen, has_columns, open_dataset, split_folders, tables_of
 from hierax.data.split_names import find_splits
 from hierax.notices import notify
@@ -37,16 +37,22 @@ def open_splits(
     Raises:
         ValueError: an error of `open_dataset`, or validation has classes that training lacks.
     """
-    train, held = open_given(source, validation=validation, labels=labels, columns=columns)
-    return held_out(train, held, fraction=fraction, seed=seed)
+    train, validation_data = open_train_and_validation(source, validation=validation, labels=labels, columns=columns)
+    return with_validation(train, validation_data, fraction=fraction, seed=seed)
 
 
-def held_out(train: Dataset, held: Dataset | None, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Training and validation set: as given, or with a `fraction` drawn if there is no validation set."""
-    return (train, held) if held is not None else drawn(train, fraction=fraction, seed=seed)
+def with_validation(
+    train: Dataset, validation_data: Dataset | None, *, fraction: float, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """Training and validation set. If there is no validation set, it is a `fraction` of the samples, drawn by class."""
+    return (
+        (train, validation_data)
+        if validation_data is not None
+        else stratified_split(train, fraction=fraction, seed=seed)
+    )
 
 
-def open_given(
+def open_train_and_validation(
     source: str | os.PathLike[str],
     *,
     validation: str | os.PathLike[str] | None = None,
@@ -60,78 +66,78 @@ def open_given(
         ValueError: an error of `open_dataset`, or validation has classes that training lacks.
     """
     mine = columns if validation is None or has_columns(os.fspath(source)) else None
-    train, held = given_splits(source, labels=labels, columns=mine)
+    train, validation_data = predefined_splits(source, labels=labels, columns=mine)
     if validation is not None:
         theirs = columns if mine is None or has_columns(os.fspath(validation)) else None
-        held = open_dataset(validation, labels=labels, columns=theirs)
-        _tell_of_shared(train, held)
-    if held is None or not labels or not train.classes:
-        return train, held
+        validation_data = open_dataset(validation, labels=labels, columns=theirs)
+        _notify_of_shared_files(train, validation_data)
+    if validation_data is None or not labels or not train.classes:
+        return train, validation_data
     try:
-        return train, relabelled(held, train.classes, numbered=not isinstance(held, FolderDataset))
+        return train, relabel(validation_data, train.classes, numbered=not isinstance(validation_data, FolderDataset))
     except ValueError as error:
         raise ValueError(f"validation does not fit the training set: {error}") from None
 
 
-def _tell_of_shared(train: Dataset, held: Dataset) -> None:
+def _notify_of_shared_files(train: Dataset, validation_data: Dataset) -> None:
     """A notice if the validation set shares files with the training set, because scores would then be too good."""
     if (
-        not (isinstance(train, (FolderDataset, FileList)) and isinstance(held, (FolderDataset, FileList)))
-        or held.videos
+        not (isinstance(train, (FolderDataset, FileList)) and isinstance(validation_data, (FolderDataset, FileList)))
+        or validation_data.videos
     ):
         return
-    if train.classes and not held.classes:  # this is refused
+    if train.classes and not validation_data.classes:  # this is refused
         return
     places = {os.path.realpath(path) for path in train.paths}
-    shared = sum(os.path.realpath(path) in places for path in held.paths)
+    shared = sum(os.path.realpath(path) in places for path in validation_data.paths)
     if shared:
         notify(
-            f"{shared:,} of {len(held):,} samples to validate on are in the training set too: the scores are better "
-            "than those of other images"
+            f"{shared:,} of {len(validation_data):,} samples to validate on are in the training set too: the scores "
+            "are better than those of other images"
         )
 
 
-def given_splits(
+def predefined_splits(
     source: str | os.PathLike[str], *, labels: bool = True, columns: Mapping[str, str] | None = None
 ) -> tuple[Dataset, Dataset | None]:
     """The training set at `source`, and the validation set beside it, or None."""
     tables = tables_of(os.fspath(source), labels=labels, columns=columns)
     if tables is not None:
         training, other = find_splits(list(tables), of=os.fspath(source))
-        held = tables[other] if training is not None and other is not None else None
-        return chosen(tables, None, name=os.fspath(source)), held
+        validation_data = tables[other] if training is not None and other is not None else None
+        return chosen(tables, None, name=os.fspath(source)), validation_data
     folders = split_folders(Path(source))
     if folders is None:
         whole = open_dataset(source, labels=labels, columns=columns)
-        return listed_splits(whole, name=os.fspath(source)) or (whole, None)
+        return splits_of_list(whole, name=os.fspath(source)) or (whole, None)
     metadata = metadata_of(Path(source)) if labels else None
     if metadata is not None:
         notify(f"{metadata} is not read, because {folders[0]} is beside it; to use its labels, pass the list itself")
-    held = None if folders[1] is None else open_dataset(folders[1], labels=labels, columns=columns)
-    return open_dataset(folders[0], labels=labels, columns=columns), held
+    validation_data = None if folders[1] is None else open_dataset(folders[1], labels=labels, columns=columns)
+    return open_dataset(folders[0], labels=labels, columns=columns), validation_data
 
 
-def listed_splits(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | None:
+def splits_of_list(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | None:
     """The rows of a list to train on and to validate on, if a column says so."""
     splits = whole.splits if isinstance(whole, FileList) else None
     if splits is None:
         return None
-    training, held = find_splits(sorted(set(splits)), of=name)
-    if training is None or held is None:
+    training, validation_data = find_splits(sorted(set(splits)), of=name)
+    if training is None or validation_data is None:
         return None
     of = np.array(splits)
-    parts = [Subset(whole, np.flatnonzero(of == split)) for split in (training, held)]
+    parts = [Subset(whole, np.flatnonzero(of == split)) for split in (training, validation_data)]
     others = len(whole) - sum(map(len, parts))
     left = f"; {others:,} other rows are not used" if others else ""
     notify(
         f"{name}: {len(parts[0]):,} rows of {training!r} to train on, "
-        f"{len(parts[1]):,} of {held!r} to validate on{left}"
+        f"{len(parts[1]):,} of {validation_data!r} to validate on{left}"
     )
     return parts[0], parts[1]
 
 
-def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """The remaining samples, and a `fraction` of all drawn with `seed`; 0 draws none.
+def stratified_split(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """A training and a validation set, the latter a `fraction` of the samples, drawn with `seed`; 0 draws none.
 
     The same share of every class is drawn, rounded down. The samples that are still missing from the total come from
     the classes with the largest remainders. At least one sample of a class stays in training.
@@ -141,20 +147,20 @@ def drawn(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Datas
     """
     if fraction <= 0:
         return whole, None
-    random = stream(seed, SPLIT)
+    random = random_stream(seed, SPLIT)
     labels = np.asarray(whole.labels() or np.zeros(len(whole), np.int64))
     order = random.permutation(len(whole))
     order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     counts = _counts(sizes, fraction, random)
-    held = np.concatenate([order[start : start + count] for start, count in zip(first, counts, strict=True)])
-    if not 0 < len(held) < len(whole):
+    validation_data = np.concatenate([order[start : start + count] for start, count in zip(first, counts, strict=True)])
+    if not 0 < len(validation_data) < len(whole):
         raise ValueError(
             f"validation_fraction is {fraction:g} of {len(whole)} samples, which leaves one of the two sets empty; "
             "validation_fraction=0 trains on all of them, --validation DATA names others"
         )
     is_held = np.zeros(len(whole), bool)
-    is_held[held] = True
+    is_held[validation_data] = True
     return Subset(whole, np.flatnonzero(~is_held)), Subset(whole, np.flatnonzero(is_held))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hierax.data.dataset import Dataset, Sample
-from hierax.data.split import given_splits
+from hierax.data.split import predefined_splits
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
@@ -149,7 +149,7 @@ def dataset_statistics(
     Raises:
         ValueError: an error of `open_dataset`; arrays with different numbers of channels; videos.
     """
-    dataset, held = given_splits(source, columns=columns)
+    dataset, held = predefined_splits(source, columns=columns)
     if dataset.videos:
         raise ValueError(f"{source} holds videos; expected images or arrays")
     if workers is None:

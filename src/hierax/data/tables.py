@@ -14,7 +14,7 @@ import numpy as np
 
 from hierax.data.dataset import Sample
 from hierax.data.labels import Labels, read_labels
-from hierax.data.list_rows import no_column
+from hierax.data.list_rows import missing_column
 from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
 
@@ -134,7 +134,7 @@ def _table(datasets: Any, name: str, table: Any, *, labels: bool, given: Mapping
     columns = table.features
     for column in (given[kind] for kind in ("path", "label") if kind in given):
         if column not in columns:
-            raise no_column(name, column, tuple(columns))
+            raise missing_column(name, column, tuple(columns))
     image = given.get("path") or next((c for c in _IMAGE_COLUMNS if c in columns), None)
     image = image or next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
     if image is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hierax.data.dataset import Extract, Sample
+from hierax.data.dataset import Sample, VideoSegment
 from hierax.data.labels import Labels, read_labels
 from hierax.data.strings import Strings
 from hierax.notices import LeftOut
@@ -61,7 +61,7 @@ class TarDataset:
         with open(shard, "rb") as file:
             file.seek(self.offset[index])
             data = file.read(self.size[index])
-        content = Extract(data) if self.videos else data
+        content = VideoSegment(data) if self.videos else data
         return Sample(f"{shard}:{self.names[index]}", content, None if self.values is None else self.values[index])
 
     def labels(self) -> list[int] | None:

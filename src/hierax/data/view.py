@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hierax.data.augment import centre_crop, erase, rand_augment, random_crop
+from hierax.data.augment import center_crop, erase, rand_augment, random_crop
 from hierax.data.clips import evaluation_clips, training_clip
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.labels import Label
-from hierax.data.order import MASK, Draw
-from hierax.data.partial_decode import Box, read_part
+from hierax.data.order import MASK, SampleKey
+from hierax.data.partial_decode import Box, read_crop
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing, geometry
 from hierax.processing.reading import check_values, read_picture
 from hierax.processing.resize import resize_crop_fast
@@ -75,8 +75,8 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A sample as a step sees it.
+class Example:
+    """A sample after decoding and augmentation, as the model gets it.
 
     Attributes:
         pixels: uint8 `[C, H, W]` (float32 of images that are read as values), of videos `[C, T, H, W]`, or `[views, C,
@@ -103,58 +103,61 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a rank computes at once in a step, in full number, or empty; and what could not be read."""
+class MicroBatch:
+    """The examples that a rank computes at once, and the samples that could not be read. Others take the place of
+    those; if that is impossible, there are no examples.
+    """
 
-    seen: list[Seen]
+    examples: list[Example]
     bad: list[Unreadable]
 
 
 class TrainingView:
-    """The dataset as training sees it, by `Draw`.
+    """The dataset as training sees it, indexed by `SampleKey`.
 
     Raises:
-        ValueError: images for a model whose inputs have not two axes.
+        ValueError: the model does not take inputs with as many axes as the data has.
     """
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, *, seed: int) -> None:
         _check_axes(dataset, augmentation.size)
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
-    def __getitem__(self, draw: Draw) -> Seen | Unreadable:
+    def __getitem__(self, key: SampleKey) -> Example | Unreadable:
         sample = None
         try:
-            sample = self.dataset.sample(draw.index)
-            pixels = self._pixels(sample, draw.random(self.seed))
+            sample = self.dataset.sample(key.index)
+            pixels = self._pixels(sample, key.random(self.seed))
         except (OSError, ValueError) as error:  # an ImageError is a ValueError
-            return Unreadable(sample.name if sample else f"sample {draw.index}", draw.index, _problem(error))
+            return Unreadable(sample.name if sample else f"sample {key.index}", key.index, _problem(error))
         units = self.augmentation.mask_units
-        noise = draw.random(self.seed, MASK).random(units, dtype=np.float32) if units else None
-        return Seen(pixels, sample.label, noise, sample.name, draw.index)
+        noise = key.random(self.seed, MASK).random(units, dtype=np.float32) if units else None
+        return Example(pixels, sample.label, noise, sample.name, key.index)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> Part:
-        """A part of a step, in which what cannot be read is replaced by what follows it in the part, or begins it.
+    def __getitems__(self, keys: Sequence[SampleKey]) -> MicroBatch:
+        """A micro-batch. A sample that cannot be read is replaced by the one after it in the micro-batch, the last by
+        the first.
 
-        Where none of it can be read, the next samples of the dataset are tried: one bad file must not stop a run whose
-        parts are single samples.
+        If none of them can be read, the next samples of the dataset are tried: one bad file must not stop a run whose
+        micro-batches are single samples.
         """
-        items = [self[draw] for draw in draws]
+        items = [self[key] for key in keys]
         bad = [item for item in items if isinstance(item, Unreadable)]
-        following = next((item for item in items if isinstance(item, Seen)), None)
+        following = next((item for item in items if isinstance(item, Example)), None)
         for step in range(1, min(_NEIGHBOURS, len(self.dataset) - 1) + 1):
             if following is not None:
                 break
-            last = draws[-1]
-            other = self[Draw((last.index + step) % len(self.dataset), last.epoch, last.repeat)]
-            following = other if isinstance(other, Seen) else None
+            last = keys[-1]
+            other = self[SampleKey((last.index + step) % len(self.dataset), last.epoch, last.repeat)]
+            following = other if isinstance(other, Example) else None
             bad += [other] if isinstance(other, Unreadable) else []
         if following is None:
-            return Part([], bad)
-        seen = []
+            return MicroBatch([], bad)
+        examples = []
         for item in reversed(items):
-            following = item if isinstance(item, Seen) else following
-            seen.append(following)
-        return Part(seen[::-1], bad)
+            following = item if isinstance(item, Example) else following
+            examples.append(following)
+        return MicroBatch(examples[::-1], bad)
 
     def _pixels(self, sample: Sample, random: np.random.Generator) -> np.ndarray:
         how = self.augmentation
@@ -172,12 +175,12 @@ class TrainingView:
 
         def part(rows: int, columns: int) -> Box:
             if how.crop_scale is None:
-                return centre_crop(rows, columns, aspect=aspect)
+                return center_crop(rows, columns, aspect=aspect)
             return random_crop(
                 random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect)
             )  # fmt: skip
 
-        pixels = read_part(
+        pixels = read_crop(
             sample.content, channels=how.channels, name=sample.name, part=part, size=(height, width), exact=how.exact,
             max_pixels=how.max_pixels,
         )  # fmt: skip
@@ -193,12 +196,11 @@ class TrainingView:
 
 
 class EvaluationView:
-    """The dataset as evaluation sees it, by index: each image resized and cropped as the record says, of a video the
-    window in its middle, or `views` (windows, crops of each); of arrays the part of `size` at the center, whatever the
-    record.
+    """The dataset as evaluation sees it, by index. Images are resized and cropped as the record says. Of a video, the
+    clip in its middle is used, or `views` (clips in time, crops of each). Of arrays, the center of `size` is used.
 
     Raises:
-        ValueError: a record by which images do not come out at `size`; several views of what is no video.
+        ValueError: the record gives images of another size than `size`; several views of data that are not videos.
     """
 
     def __init__(
@@ -219,10 +221,10 @@ class EvaluationView:
                 f"the images have {edges or 'any size'} after preprocessing; expected height and width {size[-2:]}"
             )
         if dataset.videos:
-            # gray levels, as of images: mean and deviation are taken out where the model is
+            # gray levels, as for images; they are normalized on the model's device
             self.processor = HieraVideoProcessor(record, num_frames=size[0], do_rescale=False, do_normalize=False)
 
-    def __getitem__(self, index: int) -> Seen | Unreadable:
+    def __getitem__(self, index: int) -> Example | Unreadable:
         sample = None
         try:
             sample = self.dataset.sample(index)
@@ -235,7 +237,7 @@ class EvaluationView:
                 pixels = self._pixels(sample)
         except (OSError, ValueError) as error:
             return Unreadable(sample.name if sample else f"sample {index}", index, _problem(error))
-        return Seen(pixels, sample.label, None, sample.name, index)
+        return Example(pixels, sample.label, None, sample.name, index)
 
     def _pixels(self, sample: Sample) -> np.ndarray:
         exact = not self.record.do_rescale
@@ -265,7 +267,7 @@ def _check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
 
 
 def _channels(dataset: Dataset) -> int | None:
-    """Those of the first array, which the others must share; None if it cannot be read."""
+    """Number of channels of the first array, which all must have; None if it cannot be read."""
     try:
         return len(dataset.sample(0).content)
     except (OSError, ValueError, TypeError):  # TypeError: an array without axes

@@ -12,7 +12,7 @@ from pathlib import Path
 from hierax.collection.source import Source
 from hierax.collection.store import arrow
 from hierax.collection.urls import check_client, urls_at
-from hierax.data.file_lists import listed_paths, names_files
+from hierax.data.file_lists import is_list_of_files, listed_paths
 from hierax.data.tables import open_tables
 from hierax.data.tar import COMPRESSED, members_of
 from hierax.notices import LeftOut, notify
@@ -230,7 +230,7 @@ def _is_list(path: str, kinds: _Kinds) -> bool:
             pa.parquet.read_schema(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
-    return names_files(Path(path), columns=kinds.columns)
+    return is_list_of_files(Path(path), columns=kinds.columns)
 
 
 def _of_list(path: str, kinds: _Kinds) -> Iterator[Source]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import open_checkpoint
-from hierax.data.dataset import Dataset, Relabelled, relabelled
+from hierax.data.dataset import Dataset, Relabeled, relabel
 from hierax.data.sources import FolderDataset, has_columns, open_dataset, split_folders
-from hierax.data.split import given_splits, open_splits
+from hierax.data.split import open_splits, predefined_splits
 from hierax.data.view import EvaluationView
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
@@ -214,7 +214,7 @@ def _of_run(
     data: Setting, values: dict[str, Any], columns: Mapping[str, str] | None
 ) -> tuple[Dataset | None, str | None]:
     """The samples of `data` that the run of this description held out, and a note on that; None without a run."""
-    if not values or given_splits(data, columns=columns)[1]:
+    if not values or predefined_splits(data, columns=columns)[1]:
         return None, None
     recipe = Recipe.from_dict(values["recipe"])
     fraction = 0.0 if values.get("validation") else recipe.validation_fraction
@@ -235,7 +235,7 @@ def _workers(dataset: Dataset) -> int:
 
 def _held(data: Setting, columns: Mapping[str, str] | None) -> Dataset:
     """The validation set beside a training set, or the data unchanged."""
-    train, held = given_splits(data, columns=columns)
+    train, held = predefined_splits(data, columns=columns)
     return train if held is None else held
 
 
@@ -256,7 +256,7 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
         beside = labels_beside(dataset).replace("fine-tuning takes", "expected")
         raise ValueError(f"the data has no classes: {beside}")
     if len(own) == len(labels) and all(_SYNSET.fullmatch(name) for name in own) and own != labels:
-        return Relabelled(dataset, labels, tuple(range(len(own))))
+        return Relabeled(dataset, labels, tuple(range(len(own))))
     number: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         for name in {label, label.partition(",")[0]}:
@@ -267,9 +267,9 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
             f"the model has {len(number[twice[0]])} classes {twice[0]!r}; expected folders by whole labels"
         )
     if all(name in number for name in own):
-        return Relabelled(dataset, labels, tuple(number[name][0] for name in own))
+        return Relabeled(dataset, labels, tuple(number[name][0] for name in own))
     try:
-        return relabelled(dataset, labels, numbered=not isinstance(dataset, FolderDataset))
+        return relabel(dataset, labels, numbered=not isinstance(dataset, FolderDataset))
     except ValueError as error:
         raise ValueError(f"the data does not fit the model: {error}") from None
 

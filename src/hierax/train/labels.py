@@ -35,7 +35,7 @@ def is_multi_label(sample: Sample) -> bool:
 
 def labels_beside(dataset: Dataset) -> str:
     """A sentence on where data of this kind has its labels."""
-    whole = dataset.whole if isinstance(dataset, Subset) else dataset
+    whole = dataset.base if isinstance(dataset, Subset) else dataset
     if isinstance(whole, ArrayDataset):
         return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"
     if isinstance(whole, TableDataset):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hierax.data.loader import Batch
 from hierax.data.mixup import mix_batch, soft_targets
-from hierax.data.order import stream
+from hierax.data.order import random_stream
 from hierax.model.blocks import Block
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
@@ -146,7 +146,7 @@ class Finetuning(Objective):
             )
         else:
             targets = labels
-        random = stream(recipe.seed, _MIX, *key)
+        random = random_stream(recipe.seed, _MIX, *key)
         return mix_batch(pixels, targets.to(pixels.dtype), random, mixup=recipe.mixup, cutmix=recipe.cutmix)
 
     def forward(self, pixels: Tensor, targets: Tensor) -> Tensor:

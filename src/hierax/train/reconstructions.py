@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import atomic_write
-from hierax.data.view import EvaluationView, Seen
+from hierax.data.view import EvaluationView, Example
 from hierax.model.config import HieraConfig
 from hierax.model.tasks import HieraForPreTraining
 from hierax.processing import Preprocessing
@@ -34,40 +34,40 @@ class ReconstructionSheet:
 
     def __init__(self, folder: Path, view: EvaluationView, record: Preprocessing) -> None:
         self.folder, self.record = folder / "reconstructions", record
-        self.seen: list[Seen] = []
+        self.examples: list[Example] = []
         count = len(view.dataset)
         spread = [count * number // IMAGES for number in range(IMAGES)]  # neighbors are of one class
         for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
             item = view[index]
-            if isinstance(item, Seen):
-                self.seen.append(item)
-            if len(self.seen) == IMAGES:
+            if isinstance(item, Example):
+                self.examples.append(item)
+            if len(self.examples) == IMAGES:
                 break
-        self.names = drawable_names([Path(item.name).name for item in self.seen])
+        self.names = drawable_names([Path(item.name).name for item in self.examples])
 
     @torch.no_grad()
     def draw(self, objective: Objective, step: int) -> Path | None:
         """Draws the sheet for a model in eval mode; None if no image can be read."""
-        if not self.seen:
+        if not self.examples:
             return None
         device, config = objective.model.device, objective.config
-        pixels = torch.stack([torch.from_numpy(item.pixels) for item in self.seen]).to(device)
+        pixels = torch.stack([torch.from_numpy(item.pixels) for item in self.examples]).to(device)
         inputs = objective.normalize(pixels)
-        noise = fixed_noise(objective, torch.tensor([item.index for item in self.seen]))
+        noise = fixed_noise(objective, torch.tensor([item.index for item in self.examples]))
         assert isinstance(objective.model, HieraForPreTraining)
         kept, _ = objective.model.visible(inputs, keep=None, noise=noise)
         out = objective.model(inputs, noise=noise)
-        made = reconstruct_pixels(inputs, out.logits, out.bool_masked_pos, config=config)
+        reconstructed = reconstruct_pixels(inputs, out.logits, out.bool_masked_pos, config=config)
         units = noise.shape[1]
         rows: list[tuple[Tile, ...]] = []
         for row, name in enumerate(self.names):
             keep = torch.zeros(units, dtype=torch.bool).scatter(0, kept[row].cpu(), True).numpy()
-            before, after = inputs[row], made[row]
+            pixels_in, pixels_out = inputs[row], reconstructed[row]
             if config.is_video:  # the frame in the middle of those that are predicted
-                before, after, keep = _frame(before, after, keep, config)
-            picture = to_picture(before, record=self.record)
+                pixels_in, pixels_out, keep = _frame(pixels_in, pixels_out, keep, config)
+            picture = to_picture(pixels_in, record=self.record)
             masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)
-            drawn = to_picture(after, record=self.record)
+            drawn = to_picture(pixels_out, record=self.record)
             rows.append((Tile(picture, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
         path, note = self.folder / f"step-{step}.png", statistics_note(config, "visible")
         with atomic_write(path) as part:
@@ -75,9 +75,15 @@ class ReconstructionSheet:
         return path
 
 
-def _frame(before: Tensor, after: Tensor, keep: np.ndarray, config: HieraConfig) -> tuple[Tensor, Tensor, np.ndarray]:
+def _frame(
+    pixels_in: Tensor, pixels_out: Tensor, keep: np.ndarray, config: HieraConfig
+) -> tuple[Tensor, Tensor, np.ndarray]:
     """One frame `[C, H, W]` of a clip and of its reconstruction, and its visible mask units."""
-    number = after.shape[1] // 2
-    times = config.unit_grid(before.shape[1:])[0]
-    unit = number * times // after.shape[1]
-    return before[:, number * before.shape[1] // after.shape[1]], after[:, number], keep.reshape(times, -1)[unit]
+    number = pixels_out.shape[1] // 2
+    times = config.unit_grid(pixels_in.shape[1:])[0]
+    unit = number * times // pixels_out.shape[1]
+    return (
+        pixels_in[:, number * pixels_in.shape[1] // pixels_out.shape[1]],
+        pixels_out[:, number],
+        keep.reshape(times, -1)[unit],
+    )

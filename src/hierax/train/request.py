@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hierax.data.dataset import Dataset
-from hierax.data.split import open_given
+from hierax.data.split import open_train_and_validation
 from hierax.train.choice import Choice, choose, default_source
 from hierax.train.folder import RunExists, located
 from hierax.train.log import result_sentence
@@ -62,7 +62,7 @@ class Request:
 def opened(given: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """The data, and the given validation set."""
     labels = given.mode.supervised and (recipe.label_weight > 0 or given.teacher is None)
-    return open_given(given.data, validation=given.validation, labels=labels, columns=given.columns)
+    return open_train_and_validation(given.data, validation=given.validation, labels=labels, columns=given.columns)
 
 
 def decided(

@@ -17,7 +17,7 @@ from hierax.atomic import make_folder, name_in_errors
 from hierax.data.dataset import Dataset
 from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
-from hierax.data.split import held_out
+from hierax.data.split import with_validation
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.processing.frames import FIRST_ONLY
 from hierax.train.batches import accumulation_steps, fit_batch
@@ -243,7 +243,7 @@ class _Share:
     def _setup(self, given: Request, data: tuple[Dataset, Dataset | None], source: Setting | None) -> _Setup:
         """Training and validation set, the recipe for so many samples and ranks, and the model."""
         recipe = self.recipe
-        train, held = held_out(*data, fraction=recipe.validation_fraction, seed=recipe.seed)
+        train, held = with_validation(*data, fraction=recipe.validation_fraction, seed=recipe.seed)
         if given.mode.supervised and train.classes and held is not None and not held.classes:
             raise ValueError(
                 "the data to validate on has no classes; expected those of the training set (pass the folder of the "

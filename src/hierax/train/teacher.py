@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from hierax.checkpoint.class_names import load_labels
 from hierax.checkpoint.files import weights_in
-from hierax.data.view import EvaluationView, Seen
+from hierax.data.view import EvaluationView, Example
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.processing.record import FILE_NAME
 from hierax.train.networks import OTHERS, SUFFIXES, Run, open_network
@@ -77,7 +77,7 @@ class Teacher:
         about 0.5.
         """
         shown = range(0, len(view.dataset), -(-len(view.dataset) // _MEASURED))
-        seen = [item.pixels for item in (view[index] for index in shown) if isinstance(item, Seen)]
+        seen = [item.pixels for item in (view[index] for index in shown) if isinstance(item, Example)]
         grey = torch.zeros(1, device=self._mean.device), torch.ones(1, device=self._mean.device)
         batches = (torch.from_numpy(np.stack(seen[i : i + 32])).to(grey[0].device) for i in range(0, len(seen), 32))
         found = [f for f in (self(batch, *grey).features for batch in batches) if f is not None]
