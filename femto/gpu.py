@@ -184,7 +184,7 @@ def train(recipe: Recipe, crops: Crops, out: Path, teacher: Teacher, *, steps: i
     units = (side // 32) ** 2 if recipe.mode == "pretrain" else 0
     per_epoch = max(steps // recipe.epochs, 1)
     total = recipe.epochs * per_epoch
-    callback = RunRecorder(folder, record, held=None, quiet=False)
+    callback = RunRecorder(folder, record, validation=None, quiet=False)
     loop = Loop(
         recipe, made, World(0, 1, crops.device, "ddp"),
         make_meta_objective=lambda: objective(recipe, out, teacher, empty=True),

@@ -49,13 +49,12 @@ def test_the_machine_decides_and_the_reason_says_so(task: str) -> None:
 
 
 def test_where_few_are_validated_on_the_last_weights_are_kept() -> None:
-    kept = {
-        held: choose("finetune", device="cpu", samples=60, held=held, source=None).recipe.weights for held in (9, 50)
-    }
+    shared: Any = {"device": "cpu", "samples": 60, "source": None}
+    kept = {n: choose("finetune", validation_samples=n, **shared).recipe.weights for n in (9, 50)}
     assert kept == {9: "last", 50: "best"}
     assert choose("finetune", device="cpu", samples=60, source=None).recipe.weights == "last"
     assert choose("finetune", device="cpu", samples=600, source=None).recipe.weights == "best"
-    few = choose("finetune", device="cpu", samples=60, held=6, source=None)
+    few = choose("finetune", device="cpu", samples=60, validation_samples=6, source=None)
     assert few.reason.count("too few validation samples") == 1
 
 

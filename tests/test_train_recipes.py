@@ -256,3 +256,8 @@ def test_what_is_no_setting_of_a_run_is_refused(key: str, instead: str) -> None:
 
 def test_settings_that_teach_nothing_are_settings() -> None:
     assert set(fields()) > RESUMABLE_SETTINGS
+
+
+def test_the_american_spelling_of_the_target_is_the_same_setting() -> None:
+    pretraining = recipe("mae_tiny_small_data")
+    assert pretraining.overridden(["target=normalized"]) == pretraining.replace(target="normalised")

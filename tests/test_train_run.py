@@ -184,5 +184,5 @@ def test_the_panel_shows_pictures_from_all_over_the_held_out_set(data: Path) -> 
     from hierax.train.reconstructions import ReconstructionSheet
 
     record = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
-    shown = ReconstructionSheet(data, EvaluationView(open_dataset(data), record, size=(64, 64)), record).seen
+    shown = ReconstructionSheet(data, EvaluationView(open_dataset(data), record, size=(64, 64)), record).examples
     assert [item.index for item in shown] == [0, 4, 8, 12]

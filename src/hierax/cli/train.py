@@ -134,10 +134,10 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
 def exit_code(run: str) -> int:
     """The exit code of a run: 0 if it is finished, else 128 plus the number of the signal that stopped it."""
     from hierax.stopping import last_signal
-    from hierax.train.folder import earlier
+    from hierax.train.folder import read_previous
 
     number = last_signal()
-    finished = number is None or (earlier(Path(run)) or {}).get("finished")
+    finished = number is None or (read_previous(Path(run)) or {}).get("finished")
     return 0 if number is None or finished else 128 + number
 
 

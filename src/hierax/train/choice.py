@@ -59,10 +59,17 @@ def default_source(mode: str, *, device: str, samples: int, pictures: bool, sett
 
 
 def choose(
-    mode: str, *, device: str, samples: int, held: int | None = None, source: str | None, pictures: bool = True
+    mode: str,
+    *,
+    device: str,
+    samples: int,
+    validation_samples: int | None = None,
+    source: str | None,
+    pictures: bool = True,
 ) -> Choice:
-    """The recipe for this number of samples on this type of device, starting from `source`; `held` is the number of
-    validation samples.
+    """The recipe for this number of samples on this type of device, starting from `source`.
+
+    `validation_samples` is the size of the validation set; None if it is drawn from `samples`.
     """
     place = "cpu" if device == "cpu" else "gpu"
     base = named(MODES[mode].recipes[place])
@@ -76,7 +83,7 @@ def choose(
             chosen = chosen.replace(lr=_FEMTO_LR * (batch / 8) ** 0.5, scale_lr=False)
     elif source is None and MODES[mode].supervised:
         chosen = chosen.replace(layer_decay=1.0)  # all layers are random, the first as well as the last
-    if (round(samples * chosen.validation_fraction) if held is None else held) < FEW_HELD:
+    if (round(samples * chosen.validation_fraction) if validation_samples is None else validation_samples) < FEW_HELD:
         chosen = chosen.replace(weights="last")
         said.append("model/ gets the last weights, as there are too few validation samples to choose by")
     machine = "a CPU" if place == "cpu" else "a GPU"

@@ -29,10 +29,10 @@ from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
 from hierax.train.probe import extract_features, probe
 from hierax.train.progress import explain_failures
+from hierax.train.request import PathOrHubId
 from hierax.train.settings import Recipe
 from hierax.train.summary import class_counts
 
-Setting = str | os.PathLike[str]
 _FEW = 256  # samples: so few are read before worker processes would have started
 
 
@@ -92,9 +92,9 @@ class Evaluation:
 
 
 def evaluate(
-    data: Setting,
+    data: PathOrHubId,
     *,
-    model: Setting | Pretrained | Runnable,
+    model: PathOrHubId | Pretrained | Runnable,
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
@@ -131,17 +131,17 @@ def evaluate(
     config = classifier.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
     place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
-    trained = _trained_on(data, place)
+    trained = _run_trained_on(data, place)
     columns = trained.get("columns") if columns is None else columns
-    part, note = _of_run(data, trained, columns)
-    dataset = _matched(_held(data, columns) if part is None else part, labels)
+    part, note = _held_out_by_run(data, trained, columns)
+    dataset = _with_labels_of_model(_validation_of(data, columns) if part is None else part, labels)
     with open_world(device) as world:
         if isinstance(classifier, Pretrained):
             classifier = classifier.to(world.device).eval()
-        inputs = _inputs(dataset, classifier, views=views, max_pixels=max_pixels)
+        inputs = _model_inputs(dataset, classifier, views=views, max_pixels=max_pixels)
         workers = _workers(dataset) if workers is None else workers
-        told = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
-        with explain_failures(lambda: "nothing was written"), told:
+        notices = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
+        with explain_failures(lambda: "nothing was written"), notices:
             found = predict(classifier, inputs, world, batch=batch_size, workers=workers)
     return Evaluation(found, labels, found.metrics(), note)
 
@@ -157,11 +157,11 @@ def _classifier(source: str) -> Pretrained:
 
 
 def probe_features(
-    data: Setting,
+    data: PathOrHubId,
     *,
-    model: Setting,
+    model: PathOrHubId,
     kind: str,
-    train: Setting | None = None,
+    train: PathOrHubId | None = None,
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
@@ -187,19 +187,23 @@ def probe_features(
     fit = open_dataset(learn, columns=mine)
     if not fit.classes:
         raise ValueError(f"{learn}: a probe needs class folders or labels")
-    held = _matched(_held(data, columns if mine is None or has_columns(os.fspath(data)) else None), fit.classes)
+    validation = _with_labels_of_model(
+        _validation_of(data, columns if mine is None or has_columns(os.fspath(data)) else None), fit.classes
+    )
     with open_world(device) as world:
         features = features.to(world.device).eval()
-        sides = []
+        feature_sets = []
         with explain_failures(lambda: "nothing was written"), FIRST_ONLY.report_at_end(here=world.is_main):
-            for dataset in (fit, held):
-                inputs = _inputs(dataset, features, max_pixels=max_pixels)
+            for dataset in (fit, validation):
+                inputs = _model_inputs(dataset, features, max_pixels=max_pixels)
                 processes = _workers(dataset) if workers is None else workers
-                sides.append(extract_features(features, inputs, batch=batch_size, workers=processes))
-    return probe(kind, sides[0], sides[1], classes=len(fit.classes)), [*sides[0].bad, *sides[1].bad]
+                feature_sets.append(extract_features(features, inputs, batch=batch_size, workers=processes))
+    train_features, test_features = feature_sets
+    unreadable = [*train_features.bad, *test_features.bad]
+    return probe(kind, train_features, test_features, classes=len(fit.classes)), unreadable
 
 
-def _trained_on(data: Setting, model: Setting | None) -> dict[str, Any]:
+def _run_trained_on(data: PathOrHubId, model: PathOrHubId | None) -> dict[str, Any]:
     """The description of the run `model`, if that was fine-tuned on `data`; else empty."""
     if model is None:
         return {}
@@ -210,39 +214,42 @@ def _trained_on(data: Setting, model: Setting | None) -> dict[str, Any]:
     return values if same and values.get("data") == os.path.abspath(data) else {}
 
 
-def _of_run(
-    data: Setting, values: dict[str, Any], columns: Mapping[str, str] | None
+def _held_out_by_run(
+    data: PathOrHubId, values: dict[str, Any], columns: Mapping[str, str] | None
 ) -> tuple[Dataset | None, str | None]:
     """The samples of `data` that the run of this description held out, and a note on that; None without a run."""
     if not values or predefined_splits(data, columns=columns)[1]:
         return None, None
     recipe = Recipe.from_dict(values["recipe"])
     fraction = 0.0 if values.get("validation") else recipe.validation_fraction
-    train, held = open_splits(data, fraction=fraction, seed=recipe.seed, columns=columns)
-    counts, then = (len(train), len(held or ())), values.get("facts", {})
+    train, validation = open_splits(data, fraction=fraction, seed=recipe.seed, columns=columns)
+    counts, then = (len(train), len(validation or ())), values.get("facts", {})
     changed = values.get("classes") and values["classes"] != class_counts(train)
     if not values.get("validation") and (changed or counts != (then.get("samples"), then.get("held_out"))):
         note = f"{data} is what the run was trained on, but has other samples now: which of them it saw is not known"
         return None, f"{note}, and these numbers may be of images that it was trained on"
-    if held is None:
+    if validation is None:
         return None, f"{data} is what the run was trained on; these numbers say nothing about other images"
-    return held, f"the run was trained on {data}; only the {len(held):,} samples that it held out are evaluated"
+    return (
+        validation,
+        f"the run was trained on {data}; only the {len(validation):,} samples that it held out are evaluated",
+    )
 
 
 def _workers(dataset: Dataset) -> int:
     return default_workers() if len(dataset) > _FEW else 0
 
 
-def _held(data: Setting, columns: Mapping[str, str] | None) -> Dataset:
+def _validation_of(data: PathOrHubId, columns: Mapping[str, str] | None) -> Dataset:
     """The validation set beside a training set, or the data unchanged."""
-    train, held = predefined_splits(data, columns=columns)
-    return train if held is None else held
+    train, validation = predefined_splits(data, columns=columns)
+    return train if validation is None else validation
 
 
 _SYNSET = re.compile(r"n\d{8}")
 
 
-def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
+def _with_labels_of_model(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     """The dataset with the model's class numbers.
 
     Class folders are matched by name, whole or up to the first comma. If the data has as many WordNet ids as the model
@@ -274,7 +281,7 @@ def _matched(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
         raise ValueError(f"the data does not fit the model: {error}") from None
 
 
-def _inputs(
+def _model_inputs(
     dataset: Dataset, model: Pretrained | Runnable, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)
 ) -> Inputs:
     """The model's view of the dataset, with mean and deviation in gray levels or in the array's units."""

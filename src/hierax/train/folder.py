@@ -23,13 +23,13 @@ class RunExists(ValueError):
     """The folder holds something other than this run."""
 
 
-def located(setting: str | os.PathLike[str]) -> str:
+def absolute_source(setting: str | os.PathLike[str]) -> str:
     """The absolute path of local data or weights, valid in any working folder; ids of the Hub are unchanged."""
     text = os.fspath(setting)
     return os.path.abspath(text) if os.path.exists(text) or any(c in text for c in "*?[{") else text
 
 
-def earlier(run: Path) -> dict[str, Any] | None:
+def read_previous(run: Path) -> dict[str, Any] | None:
     """The content of run.json, or None if the folder has none.
 
     Raises:
@@ -50,18 +50,18 @@ def check_folder(run: Path, *, overwrite: bool) -> None:
         raise RunExists(f"{run} is a file; expected a folder for the run")
     if (run / DESCRIPTION).exists():
         if not overwrite:
-            earlier(run)
+            read_previous(run)
         return
     # what a run left that was killed before it had written anything is nothing to keep
     if run.exists() and any(not (path.name.startswith(LOCK) or path.match(PARTS)) for path in run.iterdir()):
         raise RunExists(f"{run} is not empty and holds no run; choose another folder with -o")
 
 
-def check_settings(run: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def check_settings(run: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raises `RunExists` if the run in the folder has other settings than requested; names all of them."""
     first = {
-        **before,
-        "recipe": Recipe.from_dict(before["recipe"]).to_dict(),
+        **previous,
+        "recipe": Recipe.from_dict(previous["recipe"]).to_dict(),
     }  # with settings that are newer than the run
     then, now = ({**{k: v for k, v in s.items() if k != "recipe"}, **s["recipe"]} for s in (first, settings))
     others = [
@@ -70,7 +70,7 @@ def check_settings(run: Path, before: Mapping[str, Any], settings: Mapping[str, 
         if then.get(key) != now[key]
     ]
     if others:
-        kind = "a finished run" if before.get("finished") else "a run"
+        kind = "a finished run" if previous.get("finished") else "a run"
         raise RunExists(f"{run} holds {kind} with other settings: {'; '.join(others)}; {_ELSEWHERE}")
 
 
@@ -91,15 +91,15 @@ def check_places(run: Path, settings: Mapping[str, str | None], *, overwrite: bo
             raise ValueError(f"the run {run} lies inside {name}, {place}, and would become part of it")
 
 
-def empty(folder: Path) -> None:
+def delete_run_files(folder: Path) -> None:
     """Deletes the content of a run's folder; run.json last, because it marks a folder that may be deleted. It calls the
     run unfinished from now on, because a finished run has weights.
     """
     description = folder / DESCRIPTION
     with contextlib.suppress(DamagedRun):
-        before = read_description(description)
-        if before.get("finished"):
-            write_json(description, {k: v for k, v in before.items() if k not in ("finished", "result")})
+        previous = read_description(description)
+        if previous.get("finished"):
+            write_json(description, {k: v for k, v in previous.items() if k not in ("finished", "result")})
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -75,30 +75,32 @@ class Mode:
 
 
 def _pretraining(
-    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
+    recipe: Recipe, prepared: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
 ) -> Objective:
     from hierax.train.objective import HogPretraining, Pretraining
 
     kind = HogPretraining if recipe.target == "hog" else Pretraining
-    return kind(model, recipe, mean=made.mean, std=made.std)
+    return kind(model, recipe, mean=prepared.mean, std=prepared.std)
 
 
 def _finetuning(
-    recipe: Recipe, made: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
+    recipe: Recipe, prepared: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
 ) -> Objective:
     from hierax.train.distillation import Distillation, has_same_classes
     from hierax.train.objective import Finetuning, balanced_class_weights
 
-    options: dict[str, Any] = {"mean": made.mean, "std": made.std}
-    if recipe.class_weights == "balanced" and made.labeled:
+    options: dict[str, Any] = {"mean": prepared.mean, "std": prepared.std}
+    if recipe.class_weights == "balanced" and prepared.labeled:
         labels = train.labels()
         if labels is None:
             raise ValueError("class_weights is 'balanced', but samples have none or several labels")
         options["class_weights"] = balanced_class_weights(labels, model.config.num_labels)
-    if made.teacher is None:
+    if prepared.teacher is None:
         return Finetuning(model, recipe, **options)
-    own = has_same_classes(model.config, made.teacher)
-    return Distillation(model, recipe, teacher=made.teacher, labeled=made.labeled, own_head=own, cache=cache, **options)
+    own = has_same_classes(model.config, prepared.teacher)
+    return Distillation(
+        model, recipe, teacher=prepared.teacher, labeled=prepared.labeled, own_head=own, cache=cache, **options
+    )
 
 
 def _reconstructed(

@@ -52,19 +52,19 @@ def keep_predictions(folder: Path, step: int, found: Predictions) -> None:
     write_text(folder / _VALIDATION, json.dumps({"step": step, **columns}) + "\n")
 
 
-def write_report(folder: Path, held: Dataset | None) -> Path:
-    """Writes `report.html` of a finished run; `held` is its validation set."""
+def write_report(folder: Path, validation: Dataset | None) -> Path:
+    """Writes `report.html` of a finished run; `validation` is its validation set."""
     run = read_description(folder / DESCRIPTION)
     steps, checks = read_log(folder)
     result = run["result"]
     parts = [_curves(steps, checks, result["steps"] if result.get("weights") == "last" else result.get("best_step"))]
     table = _read_predictions(folder)
     labels = _labels(folder)
-    if table is not None and held is not None and labels:
+    if table is not None and validation is not None and labels:
         parts += [
             _matrix(table, labels),
             _classes(table, labels, run.get("classes") or {}),
-            _wrong(table, labels, held),
+            _wrong(table, labels, validation),
         ]
     parts.append(_settings(run))
     path = folder / REPORT
@@ -108,17 +108,17 @@ def _page(title: str, head: str, parts: Sequence[str]) -> str:
 
 
 def _head(run: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
-    result, held = run["result"], run.get("facts", {}).get("held_out", 0)
-    lines = [f"<p>{_text(result_sentence(result, held))}</p>"]
+    result, validation = run["result"], run.get("facts", {}).get("held_out", 0)
+    lines = [f"<p>{_text(result_sentence(result, validation))}</p>"]
     last = result.get("last")
     if last and result.get("weights") == "best" and result.get("best_step") != result["steps"]:
         lines.append(f"<p>last step, {result['steps']:,}: {_text(', '.join(format_metrics(last)))}</p>")
-    count = f"{run.get('facts', {}).get('samples', 0):,} training samples, {held:,} validation samples"
+    count = f"{run.get('facts', {}).get('samples', 0):,} training samples, {validation:,} validation samples"
     lines.append(f'<p class="faded">{count}; {result["seconds"]:,.0f} s on {_text(_device(run))}</p>')
-    if checks and held < FEW_HELD:
+    if checks and validation < FEW_HELD:
         lines.append(
-            f'<p class="warning">Only {held} validation samples: one sample changes top-1 by '
-            f"{100 / max(held, 1):.0f} %. Small differences are not reliable.</p>"
+            f'<p class="warning">Only {validation} validation samples: one sample changes top-1 by '
+            f"{100 / max(validation, 1):.0f} %. Small differences are not reliable.</p>"
         )
     return "\n".join(lines)
 
@@ -222,14 +222,14 @@ def _classes(table: Mapping[str, np.ndarray], labels: Sequence[str], trained: Ma
     return f'<h2>Classes</h2>\n<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], held: Dataset) -> str:
+def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], validation: Dataset) -> str:
     wrong = np.flatnonzero(table["labels"] != table["predicted"])
     if not len(wrong):
         return "<h2>Wrong predictions</h2>\n<p>All validation samples were classified correctly.</p>"
     surest = wrong[np.argsort(-table["probability"][wrong], kind="stable")]
     figures = []
     for place in surest[:_WRONG].tolist():
-        name, image = _thumbnail(held, int(table["indices"][place]))
+        name, image = _thumbnail(validation, int(table["indices"][place]))
         true, said = labels[int(table["labels"][place])], labels[int(table["predicted"][place])]
         share, own = table["probability"][place], table["probability_of_label"][place]
         text = f"{_text(said)} {100 * share:.0f} %<span>true class: {_text(true)} ({100 * own:.0f} %)</span>"
@@ -240,14 +240,14 @@ def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], held: Dataset
     return f'<h2>Wrong predictions</h2>\n{note}\n<div class="row">{"".join(figures)}</div>'
 
 
-def _thumbnail(held: Dataset, index: int) -> tuple[str, str]:
+def _thumbnail(validation: Dataset, index: int) -> tuple[str, str]:
     """Name of a held-out sample, and a small image of it; "" if it is not an image or can no longer be read."""
     from hierax.processing.reading import load_image
 
     try:
-        sample = held.sample(index)
+        sample = validation.sample(index)
         name = os.path.basename(sample.name)
-        if held.arrays or held.videos:
+        if validation.arrays or validation.videos:
             return name, ""
         image = (
             sample.content if isinstance(sample.content, Image.Image) else load_image(sample.content, max_pixels=None)

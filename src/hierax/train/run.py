@@ -30,8 +30,8 @@ from hierax.train.folder import (
     check_folder,
     check_places,
     check_settings,
-    earlier,
-    empty,
+    delete_run_files,
+    read_previous,
 )
 from hierax.train.loop import Loop
 from hierax.train.modes import MODES, mode_of
@@ -42,7 +42,7 @@ from hierax.train.predictions import Inputs
 from hierax.train.prepare import Prepared, prepare
 from hierax.train.progress import explain_memory_errors
 from hierax.train.reconstructions import ReconstructionSheet
-from hierax.train.request import AUTO, Request, Setting, already_finished, decided, opened
+from hierax.train.request import AUTO, PathOrHubId, Request, finished_message, open_data, resolve_choice
 from hierax.train.run_folder import RunRecorder
 from hierax.train.settings import Recipe
 from hierax.train.summary import about_classes, class_counts, plan, remarks
@@ -50,13 +50,13 @@ from hierax.train.teacher_cache import TeacherCache
 
 
 def pretrain(
-    data: Setting,
+    data: PathOrHubId,
     *,
-    out: Setting,
+    out: PathOrHubId,
     recipe: str | Recipe | None = None,
     settings: Sequence[str] = (),
-    source: Setting | None = AUTO,
-    validation: Setting | None = None,
+    source: PathOrHubId | None = AUTO,
+    validation: PathOrHubId | None = None,
     columns: Mapping[str, str] | None = None,
     device: str = "auto",
     parallel: str = "ddp",
@@ -88,20 +88,20 @@ def pretrain(
         ValueError: impossible data or settings.
         TrainingStopped: the run cannot continue; its last checkpoint is intact.
     """
-    given = Request(MODES["pretrain"], data, source, validation, recipe, settings, columns=columns)
-    return train(given, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
+    request = Request(MODES["pretrain"], data, source, validation, recipe, settings, columns=columns)
+    return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
 def finetune(
-    data: Setting,
+    data: PathOrHubId,
     *,
-    out: Setting,
-    source: Setting | None = AUTO,
+    out: PathOrHubId,
+    source: PathOrHubId | None = AUTO,
     recipe: str | Recipe | None = None,
     settings: Sequence[str] = (),
-    teacher: Setting | None = None,
-    teacher_cache: Setting | None = None,
-    validation: Setting | None = None,
+    teacher: PathOrHubId | None = None,
+    teacher_cache: PathOrHubId | None = None,
+    validation: PathOrHubId | None = None,
     columns: Mapping[str, str] | None = None,
     device: str = "auto",
     parallel: str = "ddp",
@@ -124,12 +124,12 @@ def finetune(
 
     The other arguments, result and errors are those of `pretrain`.
     """
-    given = Request(MODES["finetune"], data, source, validation, recipe, settings, teacher, teacher_cache, columns)
-    return train(given, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
+    request = Request(MODES["finetune"], data, source, validation, recipe, settings, teacher, teacher_cache, columns)
+    return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
 def train(
-    given: Request,
+    request: Request,
     run: Path,
     *,
     device: str = "auto",
@@ -138,28 +138,30 @@ def train(
     quiet: bool = False,
 ) -> Path:
     """Runs what is requested, in any mode; see `pretrain`."""
-    base = given.base
-    first = given.overridden(base)  # so that bad settings are told before anything is read
-    check_places(run, given.described(None if given.source == AUTO else given.source, first), overwrite=overwrite)
+    base = request.base
+    first = request.overridden(base)  # bad settings are an error before anything is read
+    check_places(
+        run, request.description(None if request.source == AUTO else request.source, first), overwrite=overwrite
+    )
     with open_world(device, parallel) as world:
         world.run_on_main(lambda: check_folder(run, overwrite=overwrite))
-        before = None if overwrite else world.all_gather(world.run_on_all_ranks(lambda: earlier(run)))[0]
-        if before is not None and given.columns is None:
-            given = replace(given, columns=before.get("columns"))
-        data = None if before else world.run_on_all_ranks(lambda: opened(given, first))
-        chosen = world.run_on_all_ranks(lambda: decided(given, base, before, data, world))
-        recipe = given.overridden(chosen.recipe)
-        settings = given.described(chosen.source, recipe)
-        if before is not None:
-            world.run_on_all_ranks(lambda: check_settings(run, before, settings))
-            if before.get("finished"):
+        previous = None if overwrite else world.all_gather(world.run_on_all_ranks(lambda: read_previous(run)))[0]
+        if previous is not None and request.columns is None:
+            request = replace(request, columns=previous.get("columns"))
+        data = None if previous else world.run_on_all_ranks(lambda: open_data(request, first))
+        chosen = world.run_on_all_ranks(lambda: resolve_choice(request, base, previous, data, world))
+        recipe = request.overridden(chosen.recipe)
+        settings = request.description(chosen.source, recipe)
+        if previous is not None:
+            world.run_on_all_ranks(lambda: check_settings(run, previous, settings))
+            if previous.get("finished"):
                 if world.is_main and not quiet:
-                    print(already_finished(run, before), file=sys.stderr)
+                    print(finished_message(run, previous), file=sys.stderr)
                 return run
         if base is None:
             settings["chosen"] = chosen.recipe.to_dict()
-        share = _Share(run, settings, recipe, world, overwrite=overwrite, quiet=quiet)
-        share.train(given, data or world.run_on_all_ranks(lambda: opened(given, recipe)), chosen)
+        rank_run = _RankRun(run, settings, recipe, world, overwrite=overwrite, quiet=quiet)
+        rank_run.train(request, data or world.run_on_all_ranks(lambda: open_data(request, recipe)), chosen)
     return run
 
 
@@ -168,21 +170,21 @@ class _Setup:
     """What a run works on.
 
     Attributes:
-        train, held: training and validation set.
+        train, validation: training and validation set.
         recipe: with the batch that the data and the ranks allow.
         note: what was changed for that, or None.
-        made: the model and how its inputs are made.
+        prepared: the model and how its inputs are made.
     """
 
     train: Dataset
-    held: Dataset | None
+    validation: Dataset | None
     recipe: Recipe
     note: str | None
-    made: Prepared
+    prepared: Prepared
 
 
-class _Share:
-    """One process's share of a run."""
+class _RankRun:
+    """A run on one rank."""
 
     def __init__(
         self, folder: Path, settings: dict[str, Any], recipe: Recipe, world: World, *, overwrite: bool, quiet: bool
@@ -191,37 +193,39 @@ class _Share:
         self.overwrite, self.quiet = overwrite, quiet or not world.is_main
         self.cache: TeacherCache | None = None
 
-    def train(self, given: Request, data: tuple[Dataset, Dataset | None], chosen: Choice) -> None:
-        """Prepares the run, takes its folder, and runs."""
+    def train(self, request: Request, data: tuple[Dataset, Dataset | None], chosen: Choice) -> None:
+        """Prepares the run, locks its folder, and trains."""
         world = self.world
         with explain_memory_errors():
-            setup = world.run_on_all_ranks(lambda: self._setup(given, data, chosen.source))
-        recipe, made, train, held = setup.recipe, setup.made, setup.train, setup.held
-        if made.teacher is not None and given.teacher_cache is not None:
-            self.cache = TeacherCache(given.teacher_cache, made.teacher.digest)
+            setup = world.run_on_all_ranks(lambda: self._setup(request, data, chosen.source))
+        recipe, prepared, train, validation = setup.recipe, setup.prepared, setup.train, setup.validation
+        if prepared.teacher is not None and request.teacher_cache is not None:
+            self.cache = TeacherCache(request.teacher_cache, prepared.teacher.digest)
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
-        callback = RunRecorder(self.folder, made.record, held=held, quiet=self.quiet)
+        callback = RunRecorder(self.folder, prepared.record, validation=validation, quiet=self.quiet)
         loop = self._loop(setup, order, callback)
         torch.manual_seed(recipe.seed + world.rank)  # drop path and dropout differ between ranks
-        facts = {"samples": len(train), "held_out": len(held or ()), "batch": recipe.batch_size}
+        facts = {"samples": len(train), "held_out": len(validation or ()), "batch": recipe.batch_size}
         self.settings["classes"] = class_counts(train)
-        lines = [chosen.reason or None, about_classes(recipe, train, held), *made.notes, setup.note]
-        lines += [plan(recipe, order, world, train, held)]
-        lines += remarks(recipe, made.model.config, order, train, held, fresh=self.settings["from"] is None)
+        lines = [chosen.reason or None, about_classes(recipe, train, validation), *prepared.notes, setup.note]
+        lines += [plan(recipe, order, world, train, validation)]
+        lines += remarks(recipe, prepared.model.config, order, train, validation, fresh=self.settings["from"] is None)
         with contextlib.ExitStack() as lock:
             world.run_on_main(lambda: self._begin(facts, lock))
             world.run_on_all_ranks(self._check_shared)
             self._run(loop, setup, order, lines)
 
     def _run(self, loop: Loop, setup: _Setup, order: Order, lines: list[str | None]) -> None:
-        """Resumes, and runs to the end or to a signal."""
+        """Resumes if there is a checkpoint, and trains until the end or a signal."""
         world, callback = self.world, loop.callback
         assert isinstance(callback, RunRecorder)
         resumed = loop.resume()
 
         def start() -> None:
-            if _shows_reconstructions(setup):
-                callback.reconstructions = ReconstructionSheet(self.folder, _validation_view(setup), setup.made.record)
+            if _draws_reconstructions(setup):
+                callback.reconstructions = ReconstructionSheet(
+                    self.folder, _validation_view(setup), setup.prepared.record
+                )
             callback.start(loop, order.steps)
             progress = [*loop.damaged, f"resumed after step {loop.progress.step}" if resumed else None]
             for line in filter(None, [*lines, *progress]):
@@ -229,7 +233,7 @@ class _Share:
 
         try:
             world.run_on_main(start)
-            FIRST_ONLY.take()  # what was read before is none of it
+            FIRST_ONLY.take()  # forget files that were read while the run was prepared
             finished = loop.fit()
             for found in world.all_gather(FIRST_ONLY.take()):  # each rank has read its own share
                 FIRST_ONLY.merge(found)
@@ -240,47 +244,47 @@ class _Share:
         finally:
             callback.log.close()
 
-    def _setup(self, given: Request, data: tuple[Dataset, Dataset | None], source: Setting | None) -> _Setup:
-        """Training and validation set, the recipe for so many samples and ranks, and the model."""
+    def _setup(self, request: Request, data: tuple[Dataset, Dataset | None], source: PathOrHubId | None) -> _Setup:
+        """Training and validation set, the recipe with a batch that fits them and the ranks, and the model."""
         recipe = self.recipe
-        train, held = with_validation(*data, fraction=recipe.validation_fraction, seed=recipe.seed)
-        if given.mode.supervised and train.classes and held is not None and not held.classes:
+        train, validation = with_validation(*data, fraction=recipe.validation_fraction, seed=recipe.seed)
+        if request.mode.supervised and train.classes and validation is not None and not validation.classes:
             raise ValueError(
                 "the data to validate on has no classes; expected those of the training set (pass the folder of the "
                 "training set alone to validate on a part of it)"
             )
-        before = None if self.overwrite else earlier(self.folder)
-        if before is not None:  # what the batch came to does not change when the run resumes
-            recipe = recipe.replace(batch_size=min(recipe.batch_size, before.get("facts", {}).get("batch", 2**62)))
+        previous = None if self.overwrite else read_previous(self.folder)
+        if previous is not None:  # a resumed run keeps its batch size
+            recipe = recipe.replace(batch_size=min(recipe.batch_size, previous.get("facts", {}).get("batch", 2**62)))
         recipe, note = fit_batch(recipe, len(train), self.world.size)
         torch.manual_seed(recipe.seed)  # fresh weights are the same on all ranks
-        made = prepare(recipe, train, source=source, teacher=given.teacher, device=self.world.device)
-        return _Setup(train, held, recipe, note, made)
+        prepared = prepare(recipe, train, source=source, teacher=request.teacher, device=self.world.device)
+        return _Setup(train, validation, recipe, note, prepared)
 
     def _check_shared(self) -> None:
-        """All ranks write their share of a checkpoint to one folder."""
+        """Raises `OSError` if this rank does not see the folder, to which all ranks write checkpoints."""
         if not (self.folder / "run.json").exists():
             raise OSError(
                 f"{self.folder}: rank {self.world.rank} does not see it; expected a disk that all ranks share"
             )
 
     def _begin(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> None:
-        """Makes the run's folder, or finds that its data are those it was started with; keeps others out of it."""
+        """Locks the run's folder and writes run.json; of an earlier run, checks that its data are the same."""
         with name_in_errors(self.folder, self.folder):
             make_folder(self.folder)
         lock.enter_context(locked_folder(self.folder))
         description = self.folder / DESCRIPTION
         if self.overwrite and description.exists():
-            empty(self.folder)
-        before = earlier(self.folder)
-        if before is not None:
-            then = before.get("facts", facts)
+            delete_run_files(self.folder)
+        previous = read_previous(self.folder)
+        if previous is not None:
+            then = previous.get("facts", facts)
             others = [f"{k} was {then.get(k)}, now {value}" for k, value in facts.items() if then.get(k) != value]
-            others += _other_classes(before.get("classes"), self.settings["classes"])
+            others += _other_classes(previous.get("classes"), self.settings["classes"])
             if others:
                 raise RunExists(f"{self.folder} was started on other data: {'; '.join(others)}")
-            if before["recipe"] != self.settings["recipe"]:
-                write_json(description, {**before, "recipe": self.settings["recipe"]})
+            if previous["recipe"] != self.settings["recipe"]:
+                write_json(description, {**previous, "recipe": self.settings["recipe"]})
             return
         environment = {
             "hierax": hierax.__version__, "torch": torch.__version__, "python": platform.python_version(),
@@ -289,10 +293,10 @@ class _Share:
         write_json(description, {**self.settings, "facts": facts, "environment": environment})
 
     def _loop(self, setup: _Setup, order: Order, callback: RunRecorder) -> Loop:
-        world, recipe, made, model = self.world, setup.recipe, setup.made, setup.made.model
+        world, recipe, prepared, model = self.world, setup.recipe, setup.prepared, setup.prepared.model
         objective_of = mode_of(recipe).objective
         parts = accumulation_steps(recipe, world.size)
-        seen = augmentation(recipe, model.config, arrays=setup.train.arrays, record=made.record)
+        seen = augmentation(recipe, model.config, arrays=setup.train.arrays, record=prepared.record)
         view = TrainingView(setup.train, seen, seed=recipe.seed)
         workers = default_workers() if recipe.workers is None else recipe.workers
         if recipe.gradient_checkpointing:
@@ -304,29 +308,29 @@ class _Share:
                 world=world.size, parts=parts, workers=workers, pin=world.device.type == "cuda",
             )  # fmt: skip
 
-        def objective(empty: bool = False) -> Objective:
-            with torch.device("meta") if empty else contextlib.nullcontext():
-                one = type(model)(model.config) if empty else model
-            made_for = objective_of(recipe, made, one, setup.train, self.cache)
+        def objective(on_meta: bool = False) -> Objective:
+            with torch.device("meta") if on_meta else contextlib.nullcontext():
+                one = type(model)(model.config) if on_meta else model
+            made_for = objective_of(recipe, prepared, one, setup.train, self.cache)
             return made_for.double() if recipe.precision == "fp64" else made_for
 
         return Loop(
             recipe,
             objective().to(world.device),
             world,
-            make_meta_objective=lambda: objective(empty=True),
+            make_meta_objective=lambda: objective(on_meta=True),
             loader=loader,
             steps_per_epoch=order.steps,
             samples=len(setup.train),
             checkpoints=Checkpoints(self.folder, keep=recipe.keep),
-            evaluate=None if setup.held is None else self._evaluator(setup, workers, callback),
+            evaluate=None if setup.validation is None else self._evaluator(setup, workers, callback),
             callback=callback,
         )
 
     def _evaluator(
         self, setup: _Setup, workers: int, callback: RunRecorder
     ) -> Callable[[Objective, Callable[[], bool]], Metrics]:
-        inputs = Inputs(_validation_view(setup), setup.made.mean, setup.made.std)
+        inputs = Inputs(_validation_view(setup), setup.prepared.mean, setup.prepared.std)
         batch, score = min(setup.recipe.device_batch_size or 64, 64), mode_of(setup.recipe).evaluate
 
         def evaluate(objective: Objective, stop: Callable[[], bool]) -> Metrics:
@@ -340,20 +344,22 @@ class _Share:
 
 
 def _validation_view(setup: _Setup) -> EvaluationView:
-    assert setup.held is not None
-    size = setup.made.model.config.image_size
-    return EvaluationView(setup.held, setup.made.record, size=size, max_pixels=setup.recipe.max_pixels)
+    assert setup.validation is not None
+    size = setup.prepared.model.config.image_size
+    return EvaluationView(setup.validation, setup.prepared.record, size=size, max_pixels=setup.recipe.max_pixels)
 
 
-def _shows_reconstructions(setup: _Setup) -> bool:
-    """Whether the run draws what it reconstructs: pixels, of images that it is not trained on."""
+def _draws_reconstructions(setup: _Setup) -> bool:
+    """Whether the run draws reconstructions: it predicts pixels, of images, and there is a validation set."""
     recipe = setup.recipe
     pixels = mode_of(recipe).masked and recipe.target != "hog"
-    return pixels and setup.held is not None and setup.made.record.do_rescale
+    return pixels and setup.validation is not None and setup.prepared.record.do_rescale
 
 
 def _other_classes(then: dict[str, int] | None, now: dict[str, int] | None) -> list[str]:
-    """What of the classes is not as it was when the run was started, in one sentence; none where that is not known."""
+    """A sentence on how the classes differ from those the run was started with; empty if they do not, or if that is
+    unknown.
+    """
     if not then or now is None or then == now:
         return []
     name = next(iter([name for name in {**then, **now} if then.get(name) != now.get(name)]), None)

@@ -26,8 +26,8 @@ from hierax.train.report import keep_predictions, write_report
 class RunRecorder(Callback):
     """Writes the files of a run, on rank 0."""
 
-    def __init__(self, folder: Path, record: Preprocessing, *, held: Dataset | None, quiet: bool) -> None:
-        self.folder, self.record, self.held, self.quiet = folder, record, held, quiet
+    def __init__(self, folder: Path, record: Preprocessing, *, validation: Dataset | None, quiet: bool) -> None:
+        self.folder, self.record, self.validation, self.quiet = folder, record, validation, quiet
         self.reconstructions: ReconstructionSheet | None = None
         self.predictions: Predictions | None = None  # of the last evaluation
         self.unreadable_samples: dict[str, None] = {}
@@ -38,7 +38,7 @@ class RunRecorder(Callback):
         """Starts the log, or continues it after the steps that are done."""
         self.steps_per_epoch, self.epochs = steps_per_epoch, loop.recipe.epochs
         self.last = loop.recipe.weights == "last"
-        evaluated = len(self.held or ()) / (loop.recipe.evaluate_every * loop.samples)
+        evaluated = len(self.validation or ()) / (loop.recipe.evaluate_every * loop.samples)
         self.log = RunLog(self.folder, total=loop.total_steps, quiet=self.quiet, evaluated=evaluated)
         self.log.start(loop.progress.step, loop.progress.evaluated)
         self.unreadable_samples = dict.fromkeys(loop.progress.bad.values())
@@ -90,27 +90,27 @@ class RunRecorder(Callback):
             plot_losses(folder)
             log.say(f"stopped after step {progress.step} of {total}; the same command resumes it")
             return
-        before = read_description(folder / DESCRIPTION)
+        description = read_description(folder / DESCRIPTION)
         result = {
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
             "best": progress.best if progress.best_step else None,
             "best_step": progress.best_step or None,
             "best_metrics": finite_or_none(progress.best_metrics) or None,
-            "weights": "best" if progress.best_step and before["recipe"].get("weights") != "last" else "last",
+            "weights": "best" if progress.best_step and description["recipe"].get("weights") != "last" else "last",
             "last": finite_or_none(progress.last) or None,
             "skipped": progress.skipped,
             "unreadable": len(self.unreadable_samples),
             "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,
             "waited": round(log.waited / log.seconds, 4) if log.seconds else None,
         }
-        write_json(folder / DESCRIPTION, {**before, "finished": True, "result": result})
+        write_json(folder / DESCRIPTION, {**description, "finished": True, "result": result})
         drawn = plot_losses(folder)
-        report = write_report(folder, self.held)
-        held = len(self.held or ())
-        if held and not progress.best_step and progress.evaluated:
+        report = write_report(folder, self.validation)
+        validation = len(self.validation or ())
+        if validation and not progress.best_step and progress.evaluated:
             log.say("warning: no evaluation gave a finite loss, so no weights are the best; model/ holds the last ones")
-        log.say(result_sentence(result, held))
+        log.say(result_sentence(result, validation))
         if result["weights"] == "best" and progress.best_step < progress.step:
             log.say(f"the last weights are in {folder / 'model-last'}")
         early = f" after {progress.step} of {total} steps, without a better score" if progress.step < total else ""

@@ -46,7 +46,8 @@ class Recipe:
         distinct_epochs: number of epochs after which order, crops and mixes repeat, so that a teacher's kept answers
             can be used again; None never repeats them.
         freeze: number of first stages to freeze, with the embedding; "all" trains only norm and head.
-        mask_ratio, target: for pretraining; the target is "normalised" pixels, "pixels" or "hog".
+        mask_ratio, target: for pretraining; the target is "normalised" (or "normalized") pixels, "pixels" or
+            "hog".
         precision, compile, gradient_checkpointing: how the step is computed.
         ema: decay of the averaged weights per step; None keeps none.
         validation_fraction: share of the samples that is held out if the data has no validation set.
@@ -120,6 +121,8 @@ class Recipe:
     source: str = ""
 
     def __post_init__(self) -> None:
+        if self.target == "normalized":
+            object.__setattr__(self, "target", "normalised")  # as it is spelled in files
         for names, fits, allowed in _CHECKS:
             for name in names:
                 value = getattr(self, name)

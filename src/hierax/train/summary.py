@@ -19,7 +19,7 @@ _FEW_STEPS = 2  # of an epoch
 _LISTED = 12  # at most this many classes are named
 
 
-def plan(recipe: Recipe, order: Order, world: World, train: Dataset, held: Dataset | None) -> str:
+def plan(recipe: Recipe, order: Order, world: World, train: Dataset, validation: Dataset | None) -> str:
     """Samples, steps, batch, learning rate and device in one line."""
     parts, size = accumulation_steps(recipe, world.size), world.size
     each = recipe.batch_size // size // parts
@@ -29,7 +29,7 @@ def plan(recipe: Recipe, order: Order, world: World, train: Dataset, held: Datas
     lines = f"{len(train):,} samples, {steps} of {recipe.batch_size} per epoch, {epochs}"
     shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
     dropped = f"; {order.dropped} samples per epoch are unused (last incomplete batch)" if order.dropped else ""
-    check = f"; {len(held):,} to validate on" if held is not None else ""
+    check = f"; {len(validation):,} to validate on" if validation is not None else ""
     return f"{lines}{shared}{dropped}{check}; peak lr {recipe.peak_lr:.3g}, {recipe.precision} on {world.device}"
 
 
@@ -41,14 +41,14 @@ def class_counts(train: Dataset) -> dict[str, int] | None:
     return dict(zip(train.classes, np.bincount(np.asarray(labels), minlength=len(train.classes)).tolist(), strict=True))
 
 
-def about_classes(recipe: Recipe, train: Dataset, held: Dataset | None) -> str | None:
+def about_classes(recipe: Recipe, train: Dataset, validation: Dataset | None) -> str | None:
     """The classes with the number of samples of each, including the held-out ones; None if no classes are learned."""
     if not mode_of(recipe).supervised or not train.classes:
         return None
     trained = class_counts(train)
     if trained is None:
         return f"{len(train.classes)} classes, of which several may be true: {_listed(train.classes)}"
-    more = (class_counts(held) if isinstance(held, Subset) else None) or {}  # held out of the same data
+    more = (class_counts(validation) if isinstance(validation, Subset) else None) or {}  # held out of the same data
     names = [f"{name} ({count + more.get(name, 0):,})" for name, count in trained.items()]
     return f"{len(names)} classes: {_listed(names)}"
 
@@ -60,16 +60,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def remarks(
-    recipe: Recipe, config: HieraConfig, order: Order, train: Dataset, held: Dataset | None, *, fresh: bool
+    recipe: Recipe, config: HieraConfig, order: Order, train: Dataset, validation: Dataset | None, *, fresh: bool
 ) -> list[str | None]:
     """Lines on what a user may not expect, or None; `fresh` means that the weights are random."""
     layers = _early_layers(recipe, config) if fresh else None
     return [
         _steps(recipe, order),
-        _few_held(recipe, held),
+        _few_held(recipe, validation),
         _warmup(recipe),
         layers,
-        _reconstructions(recipe, train, held),
+        _reconstructions(recipe, train, validation),
     ]
 
 
@@ -84,10 +84,10 @@ def _steps(recipe: Recipe, order: Order) -> str | None:
     )
 
 
-def _few_held(recipe: Recipe, held: Dataset | None) -> str | None:
-    if held is None or len(held) >= FEW_HELD:
+def _few_held(recipe: Recipe, validation: Dataset | None) -> str | None:
+    if validation is None or len(validation) >= FEW_HELD:
         return None
-    count = "1 sample" if len(held) == 1 else f"{len(held)} samples"
+    count = "1 sample" if len(validation) == 1 else f"{len(validation)} samples"
     choice = "" if recipe.weights == "last" else ", and which weights are the best is partly luck (--weights last)"
     return (
         f"warning: only {count} to validate on (validation_fraction or --validation sets more): the scores are rough"
@@ -113,11 +113,11 @@ def _early_layers(recipe: Recipe, config: HieraConfig) -> str | None:
     )
 
 
-def _reconstructions(recipe: Recipe, train: Dataset, held: Dataset | None) -> str | None:
+def _reconstructions(recipe: Recipe, train: Dataset, validation: Dataset | None) -> str | None:
     if not mode_of(recipe).masked or train.arrays:
         return None
     if recipe.target == "hog":
         return "no images of reconstructions and no decoder in the saved model: target=hog predicts no pixels"
-    if held is None:
+    if validation is None:
         return "no images of reconstructions: nothing is held out; pass validation_fraction=0.1 or --validation"
     return None
