@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from hierax.engine import Engine
     from hierax.engine.export.export import export
     from hierax.engine.export.parity import ParityError, ParityReport
+    from hierax.engine.signature import EngineOutput
+    from hierax.engine.streaming import Streamed
     from hierax.model.config import HieraConfig, list_models
-    from hierax.model.encoder import Hiera
+    from hierax.model.encoder import Features, Hiera
     from hierax.model.inflate import inflate
+    from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
+    from hierax.model.pretrained import Pretrained
     from hierax.model.registry import create_model
     from hierax.model.tasks import (
         HieraBackbone,
@@ -39,11 +43,13 @@ if TYPE_CHECKING:
         HieraForVideoClassification,
         HieraModel,
     )
-    from hierax.predict.classify import classify
-    from hierax.predict.features import features
-    from hierax.predict.reconstruct import reconstruct
+    from hierax.predict.classify import Classified, Prediction, classify
+    from hierax.predict.features import FeatureFiles, features
+    from hierax.predict.reconstruct import Reconstructed, reconstruct
     from hierax.processing import (
         AutoImageProcessor,
+        BatchFeature,
+        Clip,
         HieraImageProcessor,
         HieraVideoProcessor,
         ImageError,
@@ -54,14 +60,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoImageProcessor",
+    "BackboneOutput",
+    "BatchFeature",
     "BenchReport",
     "Checkpoint",
     "CheckpointRecord",
+    "Classified",
+    "ClassifierOutput",
+    "Clip",
     "CollectionError",
     "DatasetStatistics",
     "EmbedReport",
     "Engine",
+    "EngineOutput",
     "FeatureExtractor",
+    "FeatureFiles",
+    "Features",
     "Hiera",
     "HieraBackbone",
     "HieraConfig",
@@ -70,6 +84,7 @@ __all__ = [
     "HieraForVideoClassification",
     "HieraImageProcessor",
     "HieraModel",
+    "HieraModelOutput",
     "HieraVideoProcessor",
     "Hit",
     "ImageError",
@@ -77,8 +92,13 @@ __all__ = [
     "LoadingReport",
     "ParityError",
     "ParityReport",
+    "PreTrainingOutput",
+    "Prediction",
     "Preprocessing",
+    "Pretrained",
+    "Reconstructed",
     "Searched",
+    "Streamed",
     "VideoError",
     "bench",
     "classify",
@@ -117,8 +137,12 @@ _MODULES = {
     "hierax.collection.duplicates": ("duplicates",),
     "hierax.collection.index": ("Hit", "Index"),
     "hierax.collection.outliers": ("outliers",),
-    "hierax.model.encoder": ("Hiera",),
+    "hierax.model.encoder": ("Features", "Hiera"),
     "hierax.engine": ("Engine",),
+    "hierax.engine.signature": ("EngineOutput",),
+    "hierax.engine.streaming": ("Streamed",),
+    "hierax.model.outputs": ("BackboneOutput", "ClassifierOutput", "HieraModelOutput", "PreTrainingOutput"),
+    "hierax.model.pretrained": ("Pretrained",),
     "hierax.benchmark": ("BenchReport", "bench"),
     "hierax.engine.export.export": ("export",),
     "hierax.engine.export.parity": ("ParityError", "ParityReport"),
@@ -131,11 +155,13 @@ _MODULES = {
         "HieraModel",
     ),
     "hierax.model.registry": ("create_model",),
-    "hierax.predict.classify": ("classify",),
-    "hierax.predict.features": ("features",),
-    "hierax.predict.reconstruct": ("reconstruct",),
+    "hierax.predict.classify": ("Classified", "Prediction", "classify"),
+    "hierax.predict.features": ("FeatureFiles", "features"),
+    "hierax.predict.reconstruct": ("Reconstructed", "reconstruct"),
     "hierax.processing": (
         "AutoImageProcessor",
+        "BatchFeature",
+        "Clip",
         "HieraImageProcessor",
         "HieraVideoProcessor",
         "ImageError",
