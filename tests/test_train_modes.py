@@ -13,7 +13,7 @@ from torch import Tensor
 import hierax
 from hierax.train.modes import MODES, Evaluated, Mode
 from hierax.train.objective import Finetuning, Objective
-from hierax.train.recipes import RECIPES
+from hierax.train.recipes import RECIPES, _all
 from hierax.train.request import Request
 from hierax.train.run import train
 from training import toy
@@ -48,6 +48,10 @@ def ranking(monkeypatch: pytest.MonkeyPatch) -> Mode:
     made = dataclasses.replace(MODES["finetune"], name="rank", objective=_objective, evaluate=_evaluate)
     monkeypatch.setitem(cast(dict[str, Mode], MODES), "rank", made)
     return made
+
+
+def test_a_new_mode_leaves_the_recipes_as_they_are(ranking: Mode) -> None:
+    assert {name: build().mode for name, build in _all().items()} == {n: b().mode for n, b in RECIPES.items()}
 
 
 def test_a_new_mode_trains_evaluates_and_saves(ranking: Mode, data: Path, tmp_path: Path) -> None:

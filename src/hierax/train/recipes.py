@@ -210,7 +210,7 @@ def _all() -> dict[str, partial[Recipe]]:
 
     for place in ("gpu", "cpu"):
         for size in ("tiny", "small", "base") if place == "gpu" else ("tiny",):
-            for mode in MODES:
+            for mode in _MEASURED:
                 add(_small_data, mode, size, place)
     for size in _SIZES:
         for epochs in (400, 1600):
