@@ -150,11 +150,11 @@ def _changed(step: Path, file: str, act: Callable[[Path], object], *, renew: boo
 
 def _renew(step: Path, file: str) -> None:
     """The digest of a file as it is now, as somebody writes it who wants it to be taken."""
-    from hierax.train.checkpoints import _digest
+    from hierax.digests import file_digest
 
     if (step / file).is_file() and file != "digests.json":
         digests = json.loads((step / "digests.json").read_text())
-        (step / "digests.json").write_text(json.dumps({**digests, file: _digest(step / file)}))
+        (step / "digests.json").write_text(json.dumps({**digests, file: file_digest(step / file)}))
 
 
 def _own(step: Path, values: dict[str, Any]) -> None:

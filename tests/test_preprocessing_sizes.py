@@ -14,6 +14,7 @@ from hierax.embedding.extractor import FeatureExtractor
 from hierax.model.config import variant_config
 from hierax.predict.inputs import open_predictor
 from hierax.processing import IMAGENET
+from hierax.processing.record import preprocessing_for
 from small import image_config
 
 CROPPED = IMAGENET.replace(size=72, crop_size=64)
@@ -126,3 +127,9 @@ def test_embed_reads_the_pixels_that_the_processor_makes(record: Preprocessing, 
 def test_a_record_of_no_fixed_size_says_so() -> None:
     with pytest.raises(ValueError, match="images differ in size; expected do_center_crop"):
         decoder_of(WHOLE)
+
+
+def test_images_are_read_as_for_imagenet_where_nothing_was_published() -> None:
+    assert preprocessing_for(image_config(num_channels=4), None) is IMAGENET
+    assert preprocessing_for(image_config(num_channels=4), CROPPED) is CROPPED
+    assert preprocessing_for(image_config(), None) == Preprocessing.for_model(image_config())

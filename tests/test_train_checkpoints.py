@@ -14,8 +14,9 @@ import torch
 
 from hierax.checkpoint.sharded import UnsafePickle, read_table
 from hierax.checkpoint.steps import read_step
+from hierax.digests import file_digest
 from hierax.train import TrainingStopped
-from hierax.train.checkpoints import Checkpoints, _digest
+from hierax.train.checkpoints import Checkpoints
 from training import toy, toy_loop
 
 FILES = ("rank-0.pt", "shared/__0_0.distcp", "shared/.metadata", "digests.json")
@@ -53,7 +54,7 @@ def resumed(run: Path) -> Any:
 
 def signed(folder: Path) -> None:
     """Makes the digests those of what the files hold now, as somebody who means harm would."""
-    digests = {name: _digest(folder / name) for name in json.loads((folder / "digests.json").read_text())}
+    digests = {name: file_digest(folder / name) for name in json.loads((folder / "digests.json").read_text())}
     (folder / "digests.json").write_text(json.dumps(digests))
 
 

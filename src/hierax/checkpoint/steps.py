@@ -1,12 +1,13 @@
 """The weights of one step of a training run, from the folder that the run resumes from: `RUN/checkpoints/step-N`."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from hierax.digests import file_digest
 
 _SHARED, _DIGESTS = "shared", "digests.json"
 OLDER = "sizes.json"
@@ -77,9 +78,5 @@ def _check_digests(folder: Path) -> None:
             continue  # random numbers and progress of a rank
         if not file.is_file():
             raise ValueError(f"{file}: is missing")
-        digest = hashlib.sha256()
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != expected:
+        if file_digest(file) != expected:
             raise ValueError(f"{file}: is damaged; it is not what the run wrote")

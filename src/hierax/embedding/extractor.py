@@ -21,8 +21,9 @@ from hierax.engine.cache import weights_digest
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
 from hierax.notices import notify
-from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
+from hierax.processing.record import preprocessing_for
 
 if TYPE_CHECKING:
     from hierax.collection.source import Source
@@ -227,7 +228,7 @@ def _preprocessing_for(model: Pretrained | Engine, size: int | None) -> Preproce
     """How images become pixels of one size: as the checkpoint says, or the same part of them at another size."""
     config = model.config
     stated = model.record if isinstance(model, Engine) else model.preprocessing
-    record = Preprocessing.for_model(config, stated) or IMAGENET
+    record = preprocessing_for(config, stated)
     return record.at(size or record.output_size or config.image_size[-2:])
 
 

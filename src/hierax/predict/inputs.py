@@ -28,7 +28,6 @@ from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
 from hierax.model.pretrained import Pretrained
 from hierax.processing import (
-    IMAGENET,
     Clip,
     HieraImageProcessor,
     HieraVideoProcessor,
@@ -38,7 +37,7 @@ from hierax.processing import (
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from hierax.processing.record import FILE_NAME
+from hierax.processing.record import FILE_NAME, preprocessing_for
 
 CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"
 MAE = "facebook/hiera_base_16x224.mae_k400"
@@ -114,9 +113,7 @@ def open_predictor(
         _check_count("batch_size", batch_size, _LARGEST_BATCH)
     if isinstance(model, Pretrained):
         model.eval()
-        record = record_at(
-            Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET, size=size, whole=whole
-        )
+        record = record_at(preprocessing_for(model.config, model.preprocessing), size=size, whole=whole)
         kind = "backbone" if isinstance(model, Hiera) else Signature.of(model).task
         place = model.device
         how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, PyTorch on {place.type}"
@@ -126,9 +123,7 @@ def open_predictor(
     engine = model if isinstance(model, Engine) else Engine(
         model, task=task, out_features=out_features, device=device, precision=precision, backend=backend
     )  # fmt: skip
-    record = record_at(
-        Preprocessing.for_model(engine.config, engine.processor.record) or IMAGENET, size=size, whole=whole
-    )
+    record = record_at(preprocessing_for(engine.config, engine.processor.record), size=size, whole=whole)
     batch = batch_size or (1 if engine.device.type == "cpu" else _ON_A_GPU)
     if not whole and size is not None and not engine.signature.masked:  # else the first images run on another backend
         engine.warm_up(size=_pixels(record, engine.config), batches=(batch,))

@@ -370,6 +370,11 @@ KINETICS = Preprocessing(
 """Hiera on Kinetics: 16 frames, every 4th of 30 a second; mean 0.45 and standard deviation 0.225 in all channels."""
 
 
+def preprocessing_for(config: HieraConfig, stated: Preprocessing | None) -> Preprocessing:
+    """As `Preprocessing.for_model`, but as for ImageNet where nothing was published."""
+    return Preprocessing.for_model(config, stated) or IMAGENET
+
+
 def published(image_size: Sequence[int], num_channels: int) -> Preprocessing | None:
     """The published preprocessing for images (two sides) or clips (frames and two sides); see `for_model`."""
     if num_channels != 3 or len(image_size) not in (2, 3):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from hierax.checkpoint import sharded
 from hierax.checkpoint.report import join_names
 from hierax.checkpoint.steps import OLDER
 from hierax.checkpoint.values import not_finite
+from hierax.digests import file_digest
 from hierax.locking import LOCK, FolderTaken, hold_lock
 from hierax.train.description import read_object
 from hierax.train.parallel import World
@@ -210,15 +210,7 @@ def _own_files(folder: Path, world: World) -> list[Path]:
 
 def _digests(folder: Path, world: World) -> dict[str, str]:
     """Digests of this rank's share of the files, by path in the folder."""
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in _own_files(folder, world)}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in _own_files(folder, world)}
 
 
 def _check(path: Path, world: World) -> None:
@@ -243,7 +235,7 @@ def _check(path: Path, world: World) -> None:
         if not file.is_file():
             raise DamagedCheckpoint(f"{file} is missing")
         try:
-            found = _digest(file)
+            found = file_digest(file)
         except OSError as error:
             raise DamagedCheckpoint(f"{file} cannot be read ({error.strerror})") from None
         if found != digests[name]:

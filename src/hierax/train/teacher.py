@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from hierax.checkpoint.class_names import load_labels
 from hierax.checkpoint.files import weights_in
 from hierax.data.view import EvaluationView, Example
+from hierax.digests import add_file
 from hierax.processing import IMAGENET, Preprocessing
-from hierax.processing.record import FILE_NAME
+from hierax.processing.record import FILE_NAME, preprocessing_for
 from hierax.train.networks import OTHERS, SUFFIXES, Run, open_network
 
 _LOGITS, _FEATURES = ("logits",), ("features", "pooler_output")
@@ -181,7 +182,7 @@ def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: 
         pooled = model.pooled(pixels)
         return {"logits": model.head(pooled), "features": pooled}
 
-    record = Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET
+    record = preprocessing_for(model.config, model.preprocessing)
     native = tuple(model.config.image_size)
     return Teacher(
         str(source), digest.hexdigest(), run, record, size=native, classes=classes, probe=native, device=device
@@ -213,7 +214,5 @@ def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        add_file(digest, path)
     return digest.hexdigest()

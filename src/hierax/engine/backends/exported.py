@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hierax.checkpoint.files import weights_in
+from hierax.digests import file_digest
 from hierax.engine.export.formats import FORMATS, open_runner
 from hierax.engine.export.parity import ParityReport
 from hierax.engine.hardware import Choice
@@ -29,15 +30,6 @@ VERSION = 1
 """Version of the record; folders of a later version are refused."""
 _BESIDE = (RECORD, FILE_NAME)  # these do not change what the model computes
 _SUFFIXES = {Path(kind.file).suffix for kind in FORMATS.values()}
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def file_records(folder: Path) -> dict[str, dict[str, Any]]:
