@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hierax.data import open_dataset
-from hierax.data.split import open_given
+from hierax.data.split import open_train_and_validation
 from hierax.train.description import DamagedRun, read_description
 from opening import refused
 from samples import encoded, picture, write_parquet
@@ -76,10 +76,10 @@ def test_columns_are_for_the_one_of_two_sets_that_has_columns(tmp_path: Path) ->
     write_lists(tmp_path)
     pictures(tmp_path / "val", each=2, seed=1)
     for data, validation, sizes in (("l.csv", "val", (12, 4)), ("val", "l.csv", (4, 12))):
-        train, held = open_given(tmp_path / data, validation=tmp_path / validation, columns=OWN)
+        train, held = open_train_and_validation(tmp_path / data, validation=tmp_path / validation, columns=OWN)
         assert (len(train), len(held or ())) == sizes
     with pytest.raises(ValueError, match="val: columns names path, label, but only lists"):
-        open_given(tmp_path / "p", validation=tmp_path / "val", columns=OWN)
+        open_train_and_validation(tmp_path / "p", validation=tmp_path / "val", columns=OWN)
 
 
 def test_a_jsonl_list_names_the_line_that_is_wrong(tmp_path: Path) -> None:

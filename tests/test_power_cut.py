@@ -19,7 +19,7 @@ from hierax.embedding import embed
 from hierax.engine.export import export as exporting
 from hierax.train import finetune, pretrain
 from hierax.train.checkpoints import write_json
-from hierax.train.folder import check_folder, empty
+from hierax.train.folder import check_folder, delete_run_files
 from pictures import OPTIONS, RECORD
 from power_cut import Disk, Tree, restore
 from small import fresh_seed, image_config, randomise
@@ -152,7 +152,7 @@ def test_a_run_that_is_deleted_leaves_nothing_to_the_next_one(run: Any, tmp_path
     description = json.loads((folder / "run.json").read_text())
 
     def replaced() -> None:
-        empty(folder)
+        delete_run_files(folder)
         write_json(folder / "run.json", {**description, "finished": False, "data": "others"})
 
     states, last = recorded(root, replaced)
