@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hierax.engine.calibration as calibration
+import hierax.engine.export.parity as parity
 import hierax.processing.foreign as foreign
 from hierax import HieraImageProcessor, ImageError, load, load_image
 from hierax.data import open_dataset
@@ -38,6 +40,15 @@ def by_training(folder: Path) -> list[str]:
     return [found.sample(index).name for index in range(len(found))]
 
 
+def by_calibration(folder: Path) -> list[str]:
+    return [str(path) for path in calibration._image_files(folder)]
+
+
+def by_export(folder: Path) -> list[str]:
+    return [str(path) for path in parity._image_files(folder)]
+
+
+FINDERS = pytest.mark.parametrize("listed", [by_embed, by_commands, by_training, by_calibration, by_export])
 EVERY = pytest.mark.parametrize("listed", [by_embed, by_commands, by_training])
 Listed = Callable[[Path], list[str]]
 
@@ -48,7 +59,7 @@ def write(path: Path, kind: str | None = None) -> Path:
     return path
 
 
-@EVERY
+@FINDERS
 def test_every_command_finds_the_same_files_of_a_folder(tmp_path: Path, listed: Listed) -> None:
     photos = tmp_path / "photos"
     for name in ("b.png", "a.JPG", "deep/c.webp", ".hidden.png", ".cache/d.png"):
@@ -59,6 +70,20 @@ def test_every_command_finds_the_same_files_of_a_folder(tmp_path: Path, listed: 
     (photos / "file.png").symlink_to(photos / "b.png")
     found = sorted(os.path.relpath(path, photos) for path in listed(photos))
     assert found == ["a.JPG", "b.png", "deep/c.webp", "file.png", "link/e.png"]
+
+
+@FINDERS
+@pytest.mark.parametrize(
+    "name", ["a b.png", "ä.PNG", "日本.png", "#1[x]*?.png", "100%.JPEG", "q'u\"o.png", "line\nbreak.png"]
+)
+def test_every_command_finds_files_whatever_their_names(tmp_path: Path, listed: Listed, name: str) -> None:
+    write(tmp_path / "in" / name)
+    for folder in (".hidden", "__MACOSX", "@eaDir"):
+        write(tmp_path / folder / "x.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    (tmp_path / "in" / "back").symlink_to(tmp_path / "loop", target_is_directory=True)
+    found = sorted(os.path.relpath(path, tmp_path) for path in listed(tmp_path))
+    assert found == [f"in/{name}", f"loop/{name}"]
 
 
 @EVERY
