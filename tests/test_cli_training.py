@@ -100,8 +100,8 @@ def test_a_finished_command_may_be_repeated(run: Run, data: Path) -> None:
     code, _, err = run(*command, "epochs=2")
     assert code == 2
     assert err == (
-        "hierax: first holds a finished run with other settings: epochs was 1, now 2; choose another folder with -o "
-        "(--overwrite would replace the run)\n"
+        "hierax: first holds a finished run with other settings: epochs was 1, now 2; warmup_epochs was 0.04, "
+        "now 0.08; choose another folder with -o (--overwrite would replace the run)\n"
     )
     assert run(*command, "--overwrite")[0] == 0
 
