@@ -223,7 +223,7 @@ def test_without_a_crop_pictures_of_different_sizes_come_as_a_list_or_not_at_all
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(TypeError, match=r"'sise' is not a field .* do_resize, size, resample"):
+    with pytest.raises(TypeError, match=r"'sise' is not a field of the preprocessing record \(did you mean size\?\)"):
         HieraImageProcessor(sise=3)
     with pytest.raises(ValueError, match=r"max_pixels is 0; expected"):
         HieraImageProcessor(max_pixels=0)
