@@ -24,16 +24,30 @@ CONFIG: Mapping[str, str] = {
 }  # fmt: skip
 """Names of fields of `HieraConfig` in timm and in the official package."""
 RECORD: Mapping[str, str] = {
-    "img_size": "size", "image_size": "size", "input_size": "size", "resize": "size", "interpolation": "resample",
-    "mean": "image_mean", "std": "image_std", "rescale": "do_rescale", "normalize": "do_normalize",
+    "img_size": "size",
+    "image_size": "size",
+    "input_size": "size",
+    "resize": "size",
+    "interpolation": "resample",
+    "mean": "image_mean",
+    "std": "image_std",
+    "rescale": "do_rescale",
+    "normalize": "do_normalize",
     "center_crop": "do_center_crop",
-}  # fmt: skip
+}
 """Names of fields of `Preprocessing` elsewhere."""
 ENGINE: Mapping[str, str] = {
-    "dtype": "precision", "torch_dtype": "precision", "half": "precision", "fp16": "precision", "bf16": "precision",
-    "device_map": "device", "num_threads": "threads", "provider": "backend", "providers": "backend",
+    "dtype": "precision",
+    "torch_dtype": "precision",
+    "half": "precision",
+    "fp16": "precision",
+    "bf16": "precision",
+    "device_map": "device",
+    "num_threads": "threads",
+    "provider": "backend",
+    "providers": "backend",
     "output_hidden_states": "hidden_states",
-}  # fmt: skip
+}
 """Names of arguments of `Engine` elsewhere."""
 
 _WEIGHTS = "hierax.load(source) loads weights"

@@ -161,8 +161,12 @@ def peak_memory(contender: Contender, subject: Subject, batch: int) -> float:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "from hierax.benchmark.contenders import child; child()"],
-        input=order, capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+        input=order,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(f"{contender}: {lines[-1]}")

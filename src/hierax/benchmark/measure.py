@@ -78,10 +78,20 @@ def bench(
         ImportError: a backend or one of `against` is not installed.
     """
     settings = resolve(
-        _names(models), sizes=sizes, batches=batches, precisions=precisions,
-        backends=backends, against=against, against_precision=against_precision, seconds=seconds, rounds=rounds,
-        threads=threads, memory=memory, calibration=calibration, max_pixels=max_pixels,
-    )  # fmt: skip
+        _names(models),
+        sizes=sizes,
+        batches=batches,
+        precisions=precisions,
+        backends=backends,
+        against=against,
+        against_precision=against_precision,
+        seconds=seconds,
+        rounds=rounds,
+        threads=threads,
+        memory=memory,
+        calibration=calibration,
+        max_pixels=max_pixels,
+    )
     cache = None if cache_dir is None else os.fspath(cache_dir)
     subjects = [
         Subject(model, size, settings.threads, settings.calibration, cache, settings.max_pixels)
@@ -137,15 +147,25 @@ def measure_subject(subject: Subject, settings: Settings, tell: Progress) -> lis
             times, ceiling = measure_cell(ready, settings, wanted, told)
             memory, failed = _memory(subject, batch, contenders, told) if settings.memory else ({}, [])
             timings = summarise(
-                times, batch=batch, gmacs=gmacs, ceiling=ceiling, memory=memory,
+                times,
+                batch=batch,
+                gmacs=gmacs,
+                ceiling=ceiling,
+                memory=memory,
                 against_precision=settings.against_precision,
-            )  # fmt: skip
+            )
             cells.append(
                 Cell(
-                    model=subject.source, size=config.image_size, batch=batch, rounds=len(times[_EAGER]), gmacs=gmacs,
-                    ceiling=ceiling, timings=timings, notes=(*notes, *failed),
+                    model=subject.source,
+                    size=config.image_size,
+                    batch=batch,
+                    rounds=len(times[_EAGER]),
+                    gmacs=gmacs,
+                    ceiling=ceiling,
+                    timings=timings,
+                    notes=(*notes, *failed),
                 )
-            )  # fmt: skip
+            )
     return cells
 
 

@@ -245,9 +245,15 @@ def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretra
 
 
 def push_model(
-    model: "Pretrained", repo_id: str, *, token: str | bool | None, private: bool | None, message: str | None = None,
-    revision: str | None = None, create_pr: bool = False,
-) -> str:  # fmt: skip
+    model: "Pretrained",
+    repo_id: str,
+    *,
+    token: str | bool | None,
+    private: bool | None,
+    message: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
     """See `Pretrained.push_to_hub`."""
     from huggingface_hub import HfApi
 
@@ -257,9 +263,12 @@ def push_model(
         save_model(model, folder)
         Path(folder, "README.md").write_text(model_card(model, repo_id), encoding="utf-8")
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message=message or "Upload Hiera with hierax",
-            revision=revision, create_pr=create_pr,
-        )  # fmt: skip
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=message or "Upload Hiera with hierax",
+            revision=revision,
+            create_pr=create_pr,
+        )
     return str(address)
 
 

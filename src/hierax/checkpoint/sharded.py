@@ -30,14 +30,20 @@ _CLASSES: dict[tuple[str, str], Any] = {
     **{
         (tables.__name__, name): getattr(tables, name)
         for name in (
-            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
-            "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
         )
     },
     (_StorageInfo.__module__, "_StorageInfo"): _StorageInfo,
     ("torch", "Size"): torch.Size,
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
-}  # fmt: skip
+}
 
 
 class UnsafePickle(ValueError):

@@ -54,9 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="number of classes to show (default: 5)")
     parser.add_argument(
-        "--views", type=view_counts, default=(1, 1), metavar="TxS",
+        "--views",
+        type=view_counts,
+        default=(1, 1),
+        metavar="TxS",
         help="for videos: clips x crops of each clip, such as 5x3 (default: 1x1)",
-    )  # fmt: skip
+    )
     parser.add_argument("--per-view", action="store_true", help="for videos: also print the result of each view")
     add_json(parser, lines=True)
 

@@ -127,9 +127,14 @@ def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, argument
     )
     title = f"Duplicates in {index.folders[0].name}"
     return contact_sheet(
-        index.folders, sections, title=title, note=note, what=what, fetch=arguments.fetch,
+        index.folders,
+        sections,
+        title=title,
+        note=note,
+        what=what,
+        fetch=arguments.fetch,
         max_pixels=arguments.max_pixels,
-    )  # fmt: skip
+    )
 
 
 def heading(group: Group, what: str) -> str:

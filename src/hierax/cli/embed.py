@@ -138,14 +138,23 @@ def run(arguments: argparse.Namespace) -> int:
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
     with contextlib.closing(extractor), _follow(heading, unit) as follow, aside:
         report = embed(
-            arguments.sources, folder, model=extractor, half=half,
-            update=arguments.update, list_columns=arguments.columns, shard=arguments.shard,
-            workers=arguments.workers, ray=arguments.ray,
-            device=places, threads=arguments.threads,
-            batch_size=batch, block_size=batch * 16, on_progress=follow,
+            arguments.sources,
+            folder,
+            model=extractor,
+            half=half,
+            update=arguments.update,
+            list_columns=arguments.columns,
+            shard=arguments.shard,
+            workers=arguments.workers,
+            ray=arguments.ray,
+            device=places,
+            threads=arguments.threads,
+            batch_size=batch,
+            block_size=batch * 16,
+            on_progress=follow,
             on_stop=lambda: _say_stop(unit),
             on_wait=lambda owner: say(f"{owner} is writing the contents of {folder}; waiting for it"),
-        )  # fmt: skip
+        )
     return _tell(report, unit, as_json=arguments.json, update=arguments.update)
 
 

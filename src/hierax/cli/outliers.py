@@ -77,8 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
         note = f"The number is the mean cosine distance of {index.column.name} to {near}."
         title = f"Outliers in {index.folders[0].name}"
         page = contact_sheet(
-            index.folders, [section], title=title, note=note, what=noun(index), fetch=arguments.fetch,
+            index.folders,
+            [section],
+            title=title,
+            note=note,
+            what=noun(index),
+            fetch=arguments.fetch,
             max_pixels=arguments.max_pixels,
-        )  # fmt: skip
+        )
         write_page(page, arguments.html)
     return 0

@@ -103,6 +103,11 @@ def _sheet(index: Index, results: Sequence[Searched], arguments: argparse.Namesp
     note = f"Best hits first, by cosine similarity of {index.column.name}, in {quantity(len(index), noun(index))}."
     title = f"Search in {index.folders[0].name}"
     return contact_sheet(
-        index.folders, sections, title=title, note=note, what=noun(index), fetch=arguments.fetch,
+        index.folders,
+        sections,
+        title=title,
+        note=note,
+        what=noun(index),
+        fetch=arguments.fetch,
         max_pixels=arguments.max_pixels,
-    )  # fmt: skip
+    )

@@ -143,9 +143,11 @@ def positions(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
 _FIELDS: dict[str, type] = {"rows": int, "added": int, "lists": int, "probes": int, "recall": float, "sample": int}
 
 _NOTES: dict[str, tuple[Any, int]] = {
-    "keys": (np.uint64, 1), "trained": (np.int64, 0), "digest": (np.uint8, 1),
+    "keys": (np.uint64, 1),
+    "trained": (np.int64, 0),
+    "digest": (np.uint8, 1),
     **{name: (np.float64 if kind is float else np.int64, 0) for name, kind in _FIELDS.items()},
-}  # fmt: skip
+}
 
 
 def _digest(file: Path, rows: int, width: int) -> bytes:
@@ -236,9 +238,7 @@ def _tune(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[in
     return probes, recall, len(rows)
 
 
-def _write(
-    faiss: Any, lists: Any, keys: np.ndarray, report: Report, trained: int, file: Path, notes: Path
-) -> None:  # fmt: skip
+def _write(faiss: Any, lists: Any, keys: np.ndarray, report: Report, trained: int, file: Path, notes: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     with atomic_write(file) as part:
         faiss.write_index(lists, str(part))

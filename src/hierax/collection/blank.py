@@ -20,9 +20,12 @@ _UNCOMPRESSED = (".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".npy"
 
 
 def blank_rows(
-    folders: Sequence[Path], rows: Sequence[Named], *, fetch: bool = False,
+    folders: Sequence[Path],
+    rows: Sequence[Named],
+    *,
+    fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
-) -> set[str]:  # fmt: skip
+) -> set[str]:
     """The ids of the rows whose image is of one color. Files that are too large for a blank image are not read, and
     equal files are read once. Unreadable images are not blank.
     """

@@ -31,9 +31,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DAMAGED = (
-    OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, SyntaxError, OverflowError,
-    RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    OverflowError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
 """Errors of a file of `index/` that is missing or damaged; the file is then written again."""
 _REMAKE = "; delete it, and hierax embed makes it again"
 _NAME = re.compile("[A-Za-z0-9_]{1,100}")

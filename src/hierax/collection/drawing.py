@@ -73,9 +73,17 @@ def write_map(
     if color_by is not None and not any(labels):
         raise ValueError(f"{color_by} has a label for no {what} of {index.folders[0]}; expected their paths")
     page = map_page(
-        index.folders, places, rows, title=title, note=note, what=what, thumbnails=thumbnails, labels=labels,
-        fetch=fetch, max_pixels=max_pixels,
-    )  # fmt: skip
+        index.folders,
+        places,
+        rows,
+        title=title,
+        note=note,
+        what=what,
+        thumbnails=thumbnails,
+        labels=labels,
+        fetch=fetch,
+        max_pixels=max_pixels,
+    )
     with atomic_write(path) as part:
         part.write_text(page, encoding="utf-8")
     return places

@@ -203,9 +203,12 @@ def _hashes(index: Index) -> np.ndarray:
 
 
 _KEPT: dict[str, tuple[type, int]] = {
-    "known": (np.uint64, 1), "left": (np.uint64, 1), "right": (np.uint64, 1), "score": (np.float64, 1),
+    "known": (np.uint64, 1),
+    "left": (np.uint64, 1),
+    "right": (np.uint64, 1),
+    "score": (np.float64, 1),
     "threshold": (np.float64, 0),
-}  # fmt: skip
+}
 
 
 class _Pairs:

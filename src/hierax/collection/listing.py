@@ -45,8 +45,16 @@ def read_listing(path: Path) -> Iterator[Source]:
 def listing_schema() -> Any:
     """Columns of a listing, a `pyarrow.Schema`."""
     pa = arrow()
-    return pa.schema([("path", pa.binary()), ("kind", pa.string()), ("container", pa.string()),
-                      ("offset", pa.int64()), ("size", pa.int64()), ("window", pa.int32())])  # fmt: skip
+    return pa.schema(
+        [
+            ("path", pa.binary()),
+            ("kind", pa.string()),
+            ("container", pa.string()),
+            ("offset", pa.int64()),
+            ("size", pa.int64()),
+            ("window", pa.int32()),
+        ]
+    )
 
 
 class Listing:
@@ -76,9 +84,13 @@ class Listing:
 
     def __getitem__(self, index: int) -> Source:
         return Source(
-            self.paths[index], KINDS[self._kind[index]], self.containers[self._place[index]],
-            int(self._offset[index]), int(self._size[index]), int(self._window[index]),
-        )  # fmt: skip
+            self.paths[index],
+            KINDS[self._kind[index]],
+            self.containers[self._place[index]],
+            int(self._offset[index]),
+            int(self._size[index]),
+            int(self._window[index]),
+        )
 
     def __iter__(self) -> Iterator[Source]:
         return (self[i] for i in range(len(self)))

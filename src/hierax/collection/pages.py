@@ -40,8 +40,19 @@ _LARGE, _SIDE, _SMALL = 640, 320, 80  # pixels of an image on a short sheet, on 
 _SHORT = 150  # images of a sheet that may be large
 _COLUMNS = 16  # images side by side, and below each other, in each image that holds those of the map
 _QUALITY = 80
-_COLORS = ("#4263eb", "#f08c00", "#2f9e44", "#e03131", "#9c36b5", "#0c8599", "#e8590c", "#66a80f", "#c2255c", "#1098ad",
-           "#8d6e4f")  # fmt: skip
+_COLORS = (
+    "#4263eb",
+    "#f08c00",
+    "#2f9e44",
+    "#e03131",
+    "#9c36b5",
+    "#0c8599",
+    "#e8590c",
+    "#66a80f",
+    "#c2255c",
+    "#1098ad",
+    "#8d6e4f",
+)
 _OTHER = "#868e96"
 _UNLISTED = ' disabled title="a list of paths cannot hold a name with a line break"'
 _BREAK = re.compile(r"[\r\n]")
@@ -76,13 +87,15 @@ def _page(title: str, body: str, *, style: str, script: str) -> str:
     """A whole page, with `style` and `script` of the assets."""
     style, script = _asset("page.css") + _asset(style), _asset(script)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
-    return "".join([
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy"\n content="{policy}">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        f"<title>{_text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}",
-        f"<script>{script}</script>\n</body>\n</html>\n",
-    ])  # fmt: skip
+    return "".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
+            f'<meta http-equiv="Content-Security-Policy"\n content="{policy}">\n',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
+            f"<title>{_text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}",
+            f"<script>{script}</script>\n</body>\n</html>\n",
+        ]
+    )
 
 
 def _data(image: Image.Image) -> str:
@@ -241,8 +254,10 @@ def map_page(
     said[-1] += f"; {len(images)} are drawn as images, the others as dots." if len(images) < count else "."
     if unread := len(chosen) - len(images):
         said.append(f"Files that cannot be read or have changed are dots: {unread}.")
-    said.append("Drag to move. Use the wheel or pinch to zoom. Double-click to show all. Keys: arrows, +, -, 0. "
-                "Click to select an image, or drag with Shift to select several.")  # fmt: skip
+    said.append(
+        "Drag to move. Use the wheel or pinch to zoom. Double-click to show all. Keys: arrows, +, -, 0. "
+        "Click to select an image, or drag with Shift to select several."
+    )
     groups = [name for name, _ in Counter(label for label in labels if label).most_common(len(_COLORS))]
     numbers = {name: number for number, name in enumerate(groups)}
     data = {
@@ -251,27 +266,34 @@ def map_page(
         "names": [p.path for p in layout.points],
         "shown": {i: printable(p.path) for i, p in enumerate(layout.points) if printable(p.path) != p.path},
         "files": [_address(row) for row in rows],
-        "labels": [numbers.get(label, len(groups)) for label in labels], "groups": [printable(name) for name in groups],
+        "labels": [numbers.get(label, len(groups)) for label in labels],
+        "groups": [printable(name) for name in groups],
         "colors": [*_COLORS[: len(groups)], _OTHER],
-        "thumbs": thumbs, "sizes": sizes, "sheets": _sheets(images), "side": _SMALL, "columns": _COLUMNS,
-    }  # fmt: skip
+        "thumbs": thumbs,
+        "sizes": sizes,
+        "sheets": _sheets(images),
+        "side": _SMALL,
+        "columns": _COLUMNS,
+    }
     if groups and len(groups) in data["labels"]:
         data["groups"].append("other")
     # All but ASCII is escaped by json, and "<" here: nothing in a path can end the element.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    body = "".join([
-        '<canvas id="map" tabindex="0" role="img" '
-        'aria-label="Map: arrow keys move it, + and - zoom, 0 shows all"></canvas>\n',
-        f"<header><h1>{_text(title)}</h1><p>{_text(' '.join(part for part in said if part))}</p>",
-        '<input type="search" placeholder="Find: part of a path" aria-label="Find: part of a path">',
-        '<output></output><div id="legend"></div><div id="chosen"><span></span>'
-        '<button class="text copy">Copy paths</button><button class="text save">Save the list of paths</button>'
-        '<button class="text clear">Clear</button>'
-        '<a hidden target="_blank" rel="noreferrer">open the file</a></div>'
-        "</header>\n",
-        '<div id="card"><canvas></canvas><div></div></div>\n',
-        f'<script type="application/json" id="data">{text}</script>\n',
-    ])  # fmt: skip
+    body = "".join(
+        [
+            '<canvas id="map" tabindex="0" role="img" '
+            'aria-label="Map: arrow keys move it, + and - zoom, 0 shows all"></canvas>\n',
+            f"<header><h1>{_text(title)}</h1><p>{_text(' '.join(part for part in said if part))}</p>",
+            '<input type="search" placeholder="Find: part of a path" aria-label="Find: part of a path">',
+            '<output></output><div id="legend"></div><div id="chosen"><span></span>'
+            '<button class="text copy">Copy paths</button><button class="text save">Save the list of paths</button>'
+            '<button class="text clear">Clear</button>'
+            '<a hidden target="_blank" rel="noreferrer">open the file</a></div>'
+            "</header>\n",
+            '<div id="card"><canvas></canvas><div></div></div>\n',
+            f'<script type="application/json" id="data">{text}</script>\n',
+        ]
+    )
     return _page(title, body, style="map.css", script="map.js")
 
 

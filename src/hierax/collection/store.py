@@ -241,9 +241,13 @@ def schema(manifest: Manifest) -> pa.Schema:
     pa = arrow()
     kind = pa.float16() if manifest.dtype == "float16" else pa.float32()
     fields = [
-        ("id", pa.string()), ("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
-        ("hash", pa.string()), ("status", pa.string()),
-    ]  # fmt: skip
+        ("id", pa.string()),
+        ("path", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("hash", pa.string()),
+        ("status", pa.string()),
+    ]
     if has_windows(manifest):
         fields += [("start", pa.float64()), ("end", pa.float64())]
     vectors = [pa.field(c.name, pa.list_(kind, c.width)) for c in manifest.columns]
@@ -261,9 +265,14 @@ class Unreadable:
 
 
 def write_shard(
-    folder: Path, block: Block, rows: Mapping[str, Sequence[Any]], vectors: Mapping[str, np.ndarray],
-    unreadable: Sequence[Unreadable], *, manifest: Manifest,
-) -> pa.Table:  # fmt: skip
+    folder: Path,
+    block: Block,
+    rows: Mapping[str, Sequence[Any]],
+    vectors: Mapping[str, np.ndarray],
+    unreadable: Sequence[Unreadable],
+    *,
+    manifest: Manifest,
+) -> pa.Table:
     """Writes the rows of a block; `vectors` are `[rows, width]` by column. Returns the table."""
     pa = arrow()
     wanted = schema(manifest)

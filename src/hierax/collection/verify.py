@@ -81,10 +81,15 @@ class _Compared:
 
 
 def verify_pairs(
-    index: Index, left: np.ndarray, right: np.ndarray, *, on_progress: Callable[[int, int], object] | None = None,
-    on_unreadable: Callable[[str], object] | None = None, fetch: bool = False,
+    index: Index,
+    left: np.ndarray,
+    right: np.ndarray,
+    *,
+    on_progress: Callable[[int, int], object] | None = None,
+    on_unreadable: Callable[[str], object] | None = None,
+    fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Which pairs of rows are one image, as booleans; none is of which an image cannot be read any more, or has
     changed, with whose path `on_unreadable` is called.
 

@@ -23,9 +23,15 @@ _KEEP = 2  # a JPEG is decoded at a smaller scale if this many times the target'
 
 
 def read_crop(
-    source: Picture, *, channels: int, name: str, part: Callable[[int, int], Box], size: tuple[int, int],
-    exact: bool = False, max_pixels: int | None = DEFAULT_MAX_PIXELS,
-) -> np.ndarray:  # fmt: skip
+    source: Picture,
+    *,
+    channels: int,
+    name: str,
+    part: Callable[[int, int], Box],
+    size: tuple[int, int],
+    exact: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> np.ndarray:
     """uint8 `[*size, channels]`: the part of an upright image that `part(height, width)` chooses, resized. If `exact`,
     float32 with the file's own values; images of 8 bits are then refused.
 

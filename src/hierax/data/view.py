@@ -168,22 +168,31 @@ class TrainingView:
         height, width = how.size[-2:]
         if how.sampling is not None:
             return training_clip(
-                sample, random, sampling=how.sampling, size=(height, width), crop_scale=how.crop_scale, flip=how.flip,
-                augment=how.rand_augment, erasing=how.erasing,
-            )  # fmt: skip
+                sample,
+                random,
+                sampling=how.sampling,
+                size=(height, width),
+                crop_scale=how.crop_scale,
+                flip=how.flip,
+                augment=how.rand_augment,
+                erasing=how.erasing,
+            )
         aspect = width / height
 
         def part(rows: int, columns: int) -> Box:
             if how.crop_scale is None:
                 return center_crop(rows, columns, aspect=aspect)
-            return random_crop(
-                random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect)
-            )  # fmt: skip
+            return random_crop(random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect))
 
         pixels = read_crop(
-            sample.content, channels=how.channels, name=sample.name, part=part, size=(height, width), exact=how.exact,
+            sample.content,
+            channels=how.channels,
+            name=sample.name,
+            part=part,
+            size=(height, width),
+            exact=how.exact,
             max_pixels=how.max_pixels,
-        )  # fmt: skip
+        )
         if how.flip and random.random() < 0.5:
             pixels = pixels[:, ::-1]
         if how.rand_augment is not None:
@@ -204,9 +213,14 @@ class EvaluationView:
     """
 
     def __init__(
-        self, dataset: Dataset, record: Preprocessing, *, size: tuple[int, ...], views: tuple[int, int] = (1, 1),
+        self,
+        dataset: Dataset,
+        record: Preprocessing,
+        *,
+        size: tuple[int, ...],
+        views: tuple[int, int] = (1, 1),
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         _check_axes(dataset, size)
         if views != (1, 1) and not dataset.videos:
             raise ValueError(f"views are only for videos; the data is {'arrays' if dataset.arrays else 'images'}")
@@ -242,9 +256,13 @@ class EvaluationView:
     def _pixels(self, sample: Sample) -> np.ndarray:
         exact = not self.record.do_rescale
         picture = read_picture(
-            sample.content, channels=self.record.num_channels, name=sample.name, fast=True, unit=not exact,
+            sample.content,
+            channels=self.record.num_channels,
+            name=sample.name,
+            fast=True,
+            unit=not exact,
             max_pixels=self.max_pixels,
-        )  # fmt: skip
+        )
         check_values(picture, self.record, name=sample.name)
         width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
         plan = geometry(self.record, height=height, width=width)

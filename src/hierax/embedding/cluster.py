@@ -49,8 +49,10 @@ class BlockWorker:
         if workers:
             prepare_processes()
         if not folder.is_dir():
-            raise CollectionError(f"{folder}: machine {os.uname().nodename} does not see it; a cluster needs a folder "
-                                  "that all its machines share")  # fmt: skip
+            raise CollectionError(
+                f"{folder}: machine {os.uname().nodename} does not see it; a cluster needs a folder "
+                "that all its machines share"
+            )
         Manifest.read(folder).check_same(manifest, folder=folder)
         self.job, self.extractor, self.workers = Job(folder, manifest), extractor, workers
 
@@ -64,9 +66,14 @@ class BlockWorker:
 
 
 def on_cluster(
-    job: Job, blocks: Sequence[Block], extractor: FeatureExtractor, *, stop: threading.Event, threads: int,
+    job: Job,
+    blocks: Sequence[Block],
+    extractor: FeatureExtractor,
+    *,
+    stop: threading.Event,
+    threads: int,
     workers: int | None = None,
-) -> Iterator[Step]:  # fmt: skip
+) -> Iterator[Step]:
     """`Job.compute` by as many actors as the cluster has GPUs, or times `threads` cores where it has none.
 
     The cluster is the one this process is connected to, or that `RAY_ADDRESS` names, or this machine. An actor that is
@@ -124,5 +131,6 @@ def _cause(error: BaseException) -> BaseException:
         seen = inner
     if isinstance(seen, (ValueError, OSError, ImportError)):
         return seen
-    return OSError(f"the Ray cluster: {str(error).strip().splitlines()[-1]}; written shards stay; the same call "
-                   "resumes")  # fmt: skip
+    return OSError(
+        f"the Ray cluster: {str(error).strip().splitlines()[-1]}; written shards stay; the same call resumes"
+    )

@@ -170,9 +170,15 @@ class _Batch:
 
 
 def batches_of(
-    blocks: Sequence[Block], decoder: Decoder | ClipDecoder, listings: Sequence[Listing], *, batch: int, block: int,
-    workers: int, pin: bool = False,
-) -> Generator[Pixels]:  # fmt: skip
+    blocks: Sequence[Block],
+    decoder: Decoder | ClipDecoder,
+    listings: Sequence[Listing],
+    *,
+    batch: int,
+    block: int,
+    workers: int,
+    pin: bool = False,
+) -> Generator[Pixels]:
     """Yields all batches of these blocks in order, decoded in advance by `workers` processes (0: in this one). At
     most four finished batches wait for each worker.
 

@@ -68,10 +68,17 @@ class FeatureExtractor:
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> None:
         self._settings = {
-            "model": model, "layers": layers, "l2": l2, "size": size, "device": device, "precision": precision,
-            "backend": backend, "threads": threads, "calibration": calibration,
+            "model": model,
+            "layers": layers,
+            "l2": l2,
+            "size": size,
+            "device": device,
+            "precision": precision,
+            "backend": backend,
+            "threads": threads,
+            "calibration": calibration,
             "max_pixels": max_pixels,
-        }  # fmt: skip
+        }
         engine = _of_export(model, device=device, precision=precision, backend=backend, threads=threads)
         given = engine or (model if isinstance(model, Pretrained) else _load_features(source_name(model)))
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _absolute_source(source_name(model))
@@ -89,11 +96,20 @@ class FeatureExtractor:
         if not self.layers:
             raise ValueError("layers is empty; expected at least one")
         states = self.layers != (POOLED,)
-        self.engine = given if isinstance(given, Engine) else Engine(
-            given, device=device, precision=precision, backend=backend, threads=threads, hidden_states=states,
-            processor=None if video else HieraImageProcessor(self.record, max_pixels=max_pixels),
-            calibration=calibration,
-        )  # fmt: skip
+        self.engine = (
+            given
+            if isinstance(given, Engine)
+            else Engine(
+                given,
+                device=device,
+                precision=precision,
+                backend=backend,
+                threads=threads,
+                hidden_states=states,
+                processor=None if video else HieraImageProcessor(self.record, max_pixels=max_pixels),
+                calibration=calibration,
+            )
+        )
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
         self.weights = weights_digest(given) if isinstance(given, Pretrained) else _digest(given)
         self.size = self.record.fixed_size

@@ -134,9 +134,14 @@ class Job:
             workers = 0 if self.sources_in(*blocks) <= FEW else default_decode_workers(minimum=1)
         decoder = decoder_of(extractor.record, max_pixels=extractor.max_pixels)
         batches = batches_of(
-            blocks, decoder, self.listings, batch=self.manifest.batch, block=self.manifest.block,
-            workers=workers, pin=extractor.engine.device.type == "cuda",
-        )  # fmt: skip
+            blocks,
+            decoder,
+            self.listings,
+            batch=self.manifest.batch,
+            block=self.manifest.block,
+            workers=workers,
+            pin=extractor.engine.device.type == "cuda",
+        )
         with contextlib.closing(batches):
             while True:
                 before = time.perf_counter()
@@ -161,9 +166,13 @@ class Job:
 
 
 def on_devices(
-    job: Job, blocks: Sequence[Block], extractors: Sequence[FeatureExtractor], *, stop: threading.Event,
+    job: Job,
+    blocks: Sequence[Block],
+    extractors: Sequence[FeatureExtractor],
+    *,
+    stop: threading.Event,
     workers: int | None = None,
-) -> Generator[Step]:  # fmt: skip
+) -> Generator[Step]:
     """`Job.compute` on several devices, a thread for each. An error of one ends all after their current blocks."""
     if len(extractors) == 1:
         yield from job.compute(blocks, extractors[0], stop=stop, workers=workers)

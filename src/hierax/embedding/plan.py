@@ -99,9 +99,16 @@ def check_folder(folder: Path) -> None:
 
 
 def write_plan(
-    folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, update: bool, half: bool, batch: int,
-    block: int, list_columns: Mapping[str, str] | None = None,
-) -> Manifest:  # fmt: skip
+    folder: Path,
+    extractor: FeatureExtractor,
+    inputs: Sequence[str],
+    *,
+    update: bool,
+    half: bool,
+    batch: int,
+    block: int,
+    list_columns: Mapping[str, str] | None = None,
+) -> Manifest:
     """Has manifest and listings written, in this call's turn; what is wrong with sources is said before.
 
     Raises:

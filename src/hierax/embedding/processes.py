@@ -92,9 +92,13 @@ class Pool(Generic[Request, Result]):
     """
 
     def __init__(
-        self, work: Callable[[Request], Result], count: int, *, ahead: int = 4,
+        self,
+        work: Callable[[Request], Result],
+        count: int,
+        *,
+        ahead: int = 4,
         ready: Callable[[Result], Result] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ready = ready
         self._processes: list[Any] = []
         self._ends: list[Connection] = []

@@ -80,9 +80,13 @@ class EmbedReport:
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
         return {
-            **asdict(self), "out": str(self.out), "seconds": round(self.seconds, 3), "waited": round(self.waited, 3),
-            "images_per_second": round(self.images_per_second, 2), "limit": self.limit,
-        }  # fmt: skip
+            **asdict(self),
+            "out": str(self.out),
+            "seconds": round(self.seconds, 3),
+            "waited": round(self.waited, 3),
+            "images_per_second": round(self.images_per_second, 2),
+            "limit": self.limit,
+        }
 
 
 @dataclass
@@ -211,10 +215,21 @@ def embed(
     workers = _workers(workers)
     owned = not isinstance(model, FeatureExtractor)
     places = ["auto"] if device == "auto" and not owned else devices(device)
-    extractor = model if isinstance(model, FeatureExtractor) else FeatureExtractor(
-        model, layers=layers, l2=l2, size=size, device=places[0], precision=precision, backend=backend,
-        threads=threads, max_pixels=max_pixels,
-    )  # fmt: skip
+    extractor = (
+        model
+        if isinstance(model, FeatureExtractor)
+        else FeatureExtractor(
+            model,
+            layers=layers,
+            l2=l2,
+            size=size,
+            device=places[0],
+            precision=precision,
+            backend=backend,
+            threads=threads,
+            max_pixels=max_pixels,
+        )
+    )
     try:
         with claim_folder(folder, on_wait) as claim:
             with claim.turn():
@@ -240,17 +255,27 @@ class _Run:
     """One call's share of a job, and its results."""
 
     def __init__(
-        self, claim: Claim, manifest: Manifest, extractor: FeatureExtractor, *, others: Sequence[str],
-        workers: int | None, cluster: bool, threads: int | None,
-    ) -> None:  # fmt: skip
+        self,
+        claim: Claim,
+        manifest: Manifest,
+        extractor: FeatureExtractor,
+        *,
+        others: Sequence[str],
+        workers: int | None,
+        cluster: bool,
+        threads: int | None,
+    ) -> None:
         self.claim, self.job = claim, Job(claim.folder, manifest, check=claim.check)
         self.extractor, self.others, self.workers = extractor, others, workers
         self.cluster, self.threads = cluster, threads
 
     def report(
-        self, shard: tuple[int, int], on_table: Callable[[pa.Table], object] | None,
-        on_progress: Callable[[Progress], object] | None, on_stop: Callable[[], object] | None,
-    ) -> EmbedReport:  # fmt: skip
+        self,
+        shard: tuple[int, int],
+        on_table: Callable[[pa.Table], object] | None,
+        on_progress: Callable[[Progress], object] | None,
+        on_stop: Callable[[], object] | None,
+    ) -> EmbedReport:
         """Computes the unfinished blocks of this share."""
         job = self.job
         pending = set(job.pending())
@@ -278,9 +303,16 @@ class _Run:
             counts = mark_replaced(job.folder, job.manifest, job.listings, finished=not left)
             self.claim.remove_leftovers()
         return EmbedReport(
-            job.folder, sum(map(len, job.listings)), done, **counts, pending=job.sources_in(*left), seconds=seconds,
-            waited=progress.waited / max(seconds, 1e-9), stopped=stop.is_set(), signal=stop.number,
-        )  # fmt: skip
+            job.folder,
+            sum(map(len, job.listings)),
+            done,
+            **counts,
+            pending=job.sources_in(*left),
+            seconds=seconds,
+            waited=progress.waited / max(seconds, 1e-9),
+            stopped=stop.is_set(),
+            signal=stop.number,
+        )
 
     def _steps(self, blocks: Sequence[Block], stop: threading.Event) -> Generator[Step]:
         """Computes these blocks on the devices, or the cluster, of the call."""

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 
 def embed_queries(
-    paths: Sequence[str | Path | Source], manifest: Manifest, *, folder: Path, column: str, model: str | None = None,
-    device: str = "auto", max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    paths: Sequence[str | Path | Source],
+    manifest: Manifest,
+    *,
+    folder: Path,
+    column: str,
+    model: str | None = None,
+    device: str = "auto",
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
-) -> tuple[np.ndarray, list[tuple[str, str]]]:  # fmt: skip
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """Embeds images, or windows of videos, with the settings of the collection in `folder`.
 
     Returns:
@@ -44,9 +50,13 @@ def embed_queries(
     extractor = features.extractor_like(manifest, model, device=device, max_pixels=max_pixels)
     try:
         made = dataclasses.replace(
-            manifest, model=extractor.name, weights=extractor.weights, config=extractor.config.to_dict(),
-            preprocessing=extractor.record.to_dict(), precision=extractor.precision,
-        )  # fmt: skip
+            manifest,
+            model=extractor.name,
+            weights=extractor.weights,
+            config=extractor.config.to_dict(),
+            preprocessing=extractor.record.to_dict(),
+            precision=extractor.precision,
+        )
         manifest.check_same(made, folder=folder, advice="images to search for are read by the model that made it")
         return features.vectors(paths, extractor, column, on_progress=on_progress)
     finally:
@@ -100,15 +110,30 @@ def search(
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
     queries = [queries] if isinstance(queries, (str, Path)) else queries
     return _search(
-        index, [os.fspath(query) for query in queries], top_k=top_k, threshold=threshold, approximate=approximate,
-        model=model, device=device, max_pixels=max_pixels, on_progress=on_progress,
-    )  # fmt: skip
+        index,
+        [os.fspath(query) for query in queries],
+        top_k=top_k,
+        threshold=threshold,
+        approximate=approximate,
+        model=model,
+        device=device,
+        max_pixels=max_pixels,
+        on_progress=on_progress,
+    )
 
 
 def _search(
-    index: Index, queries: Sequence[str], *, top_k: int, threshold: float | None, approximate: bool | None,
-    model: str | None, device: str, max_pixels: int | None, on_progress: Callable[[int, int], object] | None,
-) -> list[Searched]:  # fmt: skip
+    index: Index,
+    queries: Sequence[str],
+    *,
+    top_k: int,
+    threshold: float | None,
+    approximate: bool | None,
+    model: str | None,
+    device: str,
+    max_pixels: int | None,
+    on_progress: Callable[[int, int], object] | None,
+) -> list[Searched]:
     import numpy as np
 
     named, problems = _resolve_queries(index, queries)
@@ -195,18 +220,29 @@ def _path_of(image: str | Path) -> str:
 
 
 def _embed(
-    index: Index, sources: dict[str, Source], *, model: str | None, device: str, max_pixels: int | None,
+    index: Index,
+    sources: dict[str, Source],
+    *,
+    model: str | None,
+    device: str,
+    max_pixels: int | None,
     on_progress: Callable[[int, int], object] | None,
-) -> tuple[np.ndarray, list[str], list[Searched]]:  # fmt: skip
+) -> tuple[np.ndarray, list[str], list[Searched]]:
     import numpy as np
 
     from hierax.embedding.search import embed_queries
     from hierax.processing import ImageError
 
     vectors, problems = embed_queries(
-        list(sources.values()), index.manifest, folder=index.folders[0], column=index.column.name, model=model,
-        device=device, max_pixels=max_pixels, on_progress=on_progress,
-    )  # fmt: skip
+        list(sources.values()),
+        index.manifest,
+        folder=index.folders[0],
+        column=index.column.name,
+        model=model,
+        device=device,
+        max_pixels=max_pixels,
+        on_progress=on_progress,
+    )
     names = {source.path: name for name, source in sources.items()}
     unread = {names[path]: problem for path, problem in problems}
     read = [name for name in sources if name not in unread]

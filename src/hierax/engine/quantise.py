@@ -72,7 +72,12 @@ def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: 
     cosine = min(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in pairs)
     level = logging.INFO if cosine >= ENOUGH else logging.WARNING
     _log.log(
-        level, "int8: calibrated on %d inputs in %.0f s; cosine to the original on %d others at least %.4f%s",
-        len(fit), seconds, len(held_out), cosine, "" if cosine >= ENOUGH else f", which is less than {ENOUGH}",
-    )  # fmt: skip
+        level,
+        "int8: calibrated on %d inputs in %.0f s; cosine to the original on %d others at least %.4f%s",
+        len(fit),
+        seconds,
+        len(held_out),
+        cosine,
+        "" if cosine >= ENOUGH else f", which is less than {ENOUGH}",
+    )
     return quantised

@@ -289,6 +289,7 @@ def visible_units(config: HieraConfig, units: int, mask_ratio: float | None = No
     shown = int(units * (1 - ratio))
     if not 0 < shown < units:
         word = "all" if shown else "none"
-        raise ValueError(f"mask_ratio is {ratio}, which keeps {word} of {units} mask units; "
-                         "at least one must be kept and one hidden")  # fmt: skip
+        raise ValueError(
+            f"mask_ratio is {ratio}, which keeps {word} of {units} mask units; at least one must be kept and one hidden"
+        )
     return shown

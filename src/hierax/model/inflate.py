@@ -89,9 +89,12 @@ def inflated_config(config: HieraConfig, *, frames: int) -> HieraConfig:
     along = {"patch_size": 3, "patch_stride": 2, "patch_padding": 1, "query_stride": 1, "masked_unit_size": 1}
     changes = {name: (first, *getattr(config, name)) for name, first in along.items()}
     return config.replace(
-        image_size=(frames, *config.image_size), **changes, position_embedding="separable", global_position_size=None,
+        image_size=(frames, *config.image_size),
+        **changes,
+        position_embedding="separable",
+        global_position_size=None,
         target="first_frame",
-    )  # fmt: skip
+    )
 
 
 def _inflate_tensors(model: Pretrained, *, frames: int, patch: Patch) -> dict[str, Tensor]:

@@ -103,9 +103,14 @@ def classify(
 
     paths = image_paths(images)
     opened = open_predictor(
-        model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size,
+        model,
+        size=size,
+        device=device,
+        precision=precision,
+        backend=backend,
+        batch_size=batch_size,
         max_pixels=max_pixels,
-    )  # fmt: skip
+    )
     return predictions(opened, paths, top_k=top_k, views=views)
 
 

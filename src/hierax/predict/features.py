@@ -104,9 +104,16 @@ def features(
     """
     paths = image_paths(images)
     opened = open_features(
-        model, attention=attention, size=size, whole=whole, device=device, precision=precision, backend=backend,
-        batch_size=batch_size, max_pixels=max_pixels,
-    )  # fmt: skip
+        model,
+        attention=attention,
+        size=size,
+        whole=whole,
+        device=device,
+        precision=precision,
+        backend=backend,
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+    )
     files = feature_files(paths, output, overwrite=overwrite, clips=opened.config.is_video)
     return write_features(opened, paths, files, attention=attention)
 

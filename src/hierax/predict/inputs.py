@@ -120,18 +120,26 @@ def open_predictor(
         batch = batch_size or (1 if place.type == "cpu" else _ON_A_GPU)
         call = lambda x, **o: model(x.to(place), **o)  # noqa: E731
         return Predictor(kind, model.config, record, model.license, how, batch, call, model, max_pixels)
-    engine = model if isinstance(model, Engine) else Engine(
-        model, task=task, out_features=out_features, device=device, precision=precision, backend=backend
-    )  # fmt: skip
+    engine = (
+        model
+        if isinstance(model, Engine)
+        else Engine(model, task=task, out_features=out_features, device=device, precision=precision, backend=backend)
+    )
     record = record_at(preprocessing_for(engine.config, engine.processor.record), size=size, whole=whole)
     batch = batch_size or (1 if engine.device.type == "cpu" else _ON_A_GPU)
     if not whole and size is not None and not engine.signature.masked:  # else the first images run on another backend
         engine.warm_up(size=_pixels(record, engine.config), batches=(batch,))
     how = f"{engine.precision}, {engine.backend} on {engine.device.type}"
     return Predictor(
-        engine.signature.task, engine.config, record, engine.license, how, batch, lambda x, **o: engine(x, **o),
+        engine.signature.task,
+        engine.config,
+        record,
+        engine.license,
+        how,
+        batch,
+        lambda x, **o: engine(x, **o),
         max_pixels=max_pixels,
-    )  # fmt: skip
+    )
 
 
 def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:

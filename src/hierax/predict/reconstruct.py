@@ -82,9 +82,14 @@ def reconstruct(
     """
     paths = image_paths(images)
     opened = open_mae(
-        model, size=size, device=device, precision=precision, backend=backend, batch_size=batch_size,
+        model,
+        size=size,
+        device=device,
+        precision=precision,
+        backend=backend,
+        batch_size=batch_size,
         max_pixels=max_pixels,
-    )  # fmt: skip
+    )
     return reconstructions(opened, paths, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
 
 
@@ -151,9 +156,15 @@ def reconstructions(
             from hierax.viz.animation import reconstructed_clip
 
             moving = reconstructed_clip(
-                pixels, made, keep, config=config, record=opened.preprocessing, statistics=statistics,
-                seconds=float(processor.sampling.span), title=title,
-            )  # fmt: skip
+                pixels,
+                made,
+                keep,
+                config=config,
+                record=opened.preprocessing,
+                statistics=statistics,
+                seconds=float(processor.sampling.span),
+                title=title,
+            )
             yield Reconstructed(answer.path, moving=moving)
         else:
             tiles = reconstruction_tiles(opened, pixels, made, keep, statistics=statistics, title=title)

@@ -96,9 +96,12 @@ class HieraImageProcessor(RecordedProcessor):
         if changed:
             other = HieraImageProcessor(self.record.replace(**changed), fast=self.fast, max_pixels=self.max_pixels)
             return other(
-                images, return_tensors=return_tensors, input_data_format=input_data_format, data_format=data_format,
+                images,
+                return_tensors=return_tensors,
+                input_data_format=input_data_format,
+                data_format=data_format,
                 device=device,
-            )  # fmt: skip
+            )
         if data_format not in ("channels_first", "channels_last"):
             raise ValueError(f"data_format is {data_format!r}; expected 'channels_first' or 'channels_last'")
         if return_tensors not in ("pt", "np", None):
@@ -213,9 +216,14 @@ class HieraImageProcessor(RecordedProcessor):
 
 
 def write_part(
-    picture: Image.Image | np.ndarray, plan: Geometry, out: np.ndarray, *, record: Preprocessing, table: np.ndarray,
+    picture: Image.Image | np.ndarray,
+    plan: Geometry,
+    out: np.ndarray,
+    *,
+    record: Preprocessing,
+    table: np.ndarray,
     fast: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Put the window of the resized image into `out` `[C, H, W]` as pixels, with black outside of the image."""
     region = (resize_crop_fast if fast else resize_crop)(picture, plan, resample=record.resample)
     if region.shape[:2] != (plan.height, plan.width):

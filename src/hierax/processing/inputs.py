@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from hierax.processing import ImageError
 
 _TABLES = {
-    ".csv": "a list", ".tsv": "a list", ".jsonl": "a list", ".parquet": "a list or a table of images", ".tar": "a shard"
-}  # fmt: skip
+    ".csv": "a list",
+    ".tsv": "a list",
+    ".jsonl": "a list",
+    ".parquet": "a list or a table of images",
+    ".tar": "a shard",
+}
 _OTHERS = "hierax embed reads lists, .tar and .parquet files"
 _EXPECTED = f"expected files, folders or patterns of images ({_OTHERS})"
 

@@ -124,12 +124,18 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _is_metrics = _or_none(_mapping(_or_none(_is_number)))
 _RESULT: dict[str, tuple[Callable[[Any], bool], bool]] = {  # and whether the field is required
-    "steps": (_is_count, True), "seconds": (_is_number, True), "best": (_or_none(_is_number), False),
-    "best_step": (_or_none(_is_count), False), "best_metrics": (_is_metrics, False), "last": (_is_metrics, False),
-    "weights": (lambda value: value in ("best", "last"), False), "skipped": (_is_count, False),
-    "unreadable": (_is_count, False), "images_per_second": (_or_none(_is_number), False),
+    "steps": (_is_count, True),
+    "seconds": (_is_number, True),
+    "best": (_or_none(_is_number), False),
+    "best_step": (_or_none(_is_count), False),
+    "best_metrics": (_is_metrics, False),
+    "last": (_is_metrics, False),
+    "weights": (lambda value: value in ("best", "last"), False),
+    "skipped": (_is_count, False),
+    "unreadable": (_is_count, False),
+    "images_per_second": (_or_none(_is_number), False),
     "waited": (_or_none(_is_number), False),
-}  # fmt: skip
+}
 
 
 def _is_result(value: Any) -> bool:

@@ -38,9 +38,18 @@ class Distillation(Finetuning):
     """
 
     def __init__(
-        self, model: Pretrained, recipe: Recipe, *, mean: Sequence[float], std: Sequence[float], teacher: Teacher,
-        labeled: bool, own_head: bool, cache: TeacherCache | None = None, class_weights: Tensor | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: Pretrained,
+        recipe: Recipe,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        teacher: Teacher,
+        labeled: bool,
+        own_head: bool,
+        cache: TeacherCache | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
         super().__init__(model, recipe, mean=mean, std=std, class_weights=class_weights)
         assert isinstance(model, (HieraForImageClassification, HieraForVideoClassification))
         self.teacher, self.cache, self.labeled, self.own_head = teacher, cache, labeled, own_head
@@ -154,9 +163,14 @@ def has_same_classes(config: HieraConfig, teacher: Teacher) -> bool:
 
 @torch.no_grad()
 def agreement(
-    objective: Distillation, view: EvaluationView, world: World, *, batch: int = 32, workers: int = 0,
+    objective: Distillation,
+    view: EvaluationView,
+    world: World,
+    *,
+    batch: int = 32,
+    workers: int = 0,
     stop: Callable[[], bool] = never_stop,
-) -> tuple[dict[str, float], list[tuple[str, str]]]:  # fmt: skip
+) -> tuple[dict[str, float], list[tuple[str, str]]]:
     """How well the student agrees with the teacher on a dataset without labels, and the unreadable samples.
 
     Metrics: "loss"; "agreement" and "agreement5", the share of samples whose top class of the teacher is the

@@ -21,8 +21,11 @@ _SAY_EVERY = (10.0, 60.0)  # seconds between lines without a terminal: at first,
 _MEASURED = (3, 10.0)  # the run's length is shown after this many steps, or after one step of this many seconds
 _EVALUATION = 1 / 3  # share of the time of a step with as many samples: there is no backward pass
 _NAMES = {
-    "top1": "top-1", "top5": "top-5", "mean_average_precision": "mean average precision", "agreement5": "agreement-5",
-}  # fmt: skip
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_average_precision": "mean average precision",
+    "agreement5": "agreement-5",
+}
 _SHARES = ("top1", "top5", "balanced", "mean_average_precision", "agreement", "agreement5")
 
 

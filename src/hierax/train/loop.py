@@ -205,9 +205,15 @@ class Loop:
         if unreadable:
             self._count_bad([(item.index, f"{item.name}: {item.problem}") for item in bad])
         return StepReport(
-            progress.step, progress.step / self.steps_per_epoch, summed / world.size, lr, norm,
-            time.perf_counter() - started, waited, int(count),
-        )  # fmt: skip
+            progress.step,
+            progress.step / self.steps_per_epoch,
+            summed / world.size,
+            lr,
+            norm,
+            time.perf_counter() - started,
+            waited,
+            int(count),
+        )
 
     def _apply(self, *, finite: bool) -> None:
         """Takes the optimizer's step if loss and gradients are finite on all ranks; otherwise the step is skipped."""

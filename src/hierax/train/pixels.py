@@ -78,9 +78,13 @@ def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretraine
     elif dataset.arrays:
         mean, std = measure(size=config.image_size, channels=config.num_channels)
         record = Preprocessing(
-            do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=std,
+            do_resize=False,
+            do_center_crop=False,
+            do_rescale=False,
+            image_mean=mean,
+            image_std=std,
             image_dtype=stored_type(first),
-        )  # fmt: skip
+        )
     elif _reads_stored_values(dataset, first, record, config):
         notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to gray levels")
         if record is None or not record.takes_values or record.num_channels != config.num_channels:

@@ -14,9 +14,11 @@ from hierax.train.description import log_entry
 from hierax.viz.fonts import drawable_names, plot_font
 
 SCORES = {
-    "top1": "top-1", "balanced": "balanced", "mean_average_precision": "mean average precision",
+    "top1": "top-1",
+    "balanced": "balanced",
+    "mean_average_precision": "mean average precision",
     "agreement": "agreement with the teacher",
-}  # fmt: skip
+}
 """Metrics that are plotted besides the loss: shares, of which higher is better."""
 _NUMBERS = 40  # most classes for which the matrix shows its numbers
 

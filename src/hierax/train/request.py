@@ -68,9 +68,12 @@ def open_data(request: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None
 
 
 def resolve_choice(
-    request: Request, base: Recipe | None, previous: dict[str, Any] | None, data: tuple[Dataset, Dataset | None] | None,
+    request: Request,
+    base: Recipe | None,
+    previous: dict[str, Any] | None,
+    data: tuple[Dataset, Dataset | None] | None,
     world: World,
-) -> Choice:  # fmt: skip
+) -> Choice:
     """The recipe without the requested settings, and the weights to start from; a resumed run keeps those it had."""
     if previous is not None:
         source = previous.get("from") if request.source == AUTO else _text(request.source)

@@ -287,9 +287,13 @@ class _RankRun:
                 write_json(description, {**previous, "recipe": self.settings["recipe"]})
             return
         environment = {
-            "hierax": hierax.__version__, "torch": torch.__version__, "python": platform.python_version(),
-            "device": str(self.world.device), "ranks": self.world.size, "parallel": self.world.strategy,
-        }  # fmt: skip
+            "hierax": hierax.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": str(self.world.device),
+            "ranks": self.world.size,
+            "parallel": self.world.strategy,
+        }
         write_json(description, {**self.settings, "facts": facts, "environment": environment})
 
     def _loop(self, setup: _Setup, order: Order, callback: RunRecorder) -> Loop:
@@ -304,9 +308,17 @@ class _RankRun:
 
         def loader(step: int) -> TrainingLoader:
             return TrainingLoader(
-                view, order, epochs=recipe.epochs, distinct=recipe.distinct_epochs, start=step, rank=world.rank,
-                world=world.size, parts=parts, workers=workers, pin=world.device.type == "cuda",
-            )  # fmt: skip
+                view,
+                order,
+                epochs=recipe.epochs,
+                distinct=recipe.distinct_epochs,
+                start=step,
+                rank=world.rank,
+                world=world.size,
+                parts=parts,
+                workers=workers,
+                pin=world.device.type == "cuda",
+            )
 
         def objective(on_meta: bool = False) -> Objective:
             with torch.device("meta") if on_meta else contextlib.nullcontext():

@@ -220,13 +220,30 @@ def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Cal
 _MOST_PIXELS = 1 << 27  # of what a model sees; the memory for a step is thousands of bytes for each
 _MOST = 10**9  # of anything that is counted
 _COUNTS = (
-    "epochs", "batch_size", "device_batch_size", "reference_batch", "repeats", "evaluate_every", "patience",
-    "checkpoint_every", "keep", "max_skipped", "distinct_epochs", "frame_stride",
+    "epochs",
+    "batch_size",
+    "device_batch_size",
+    "reference_batch",
+    "repeats",
+    "evaluate_every",
+    "patience",
+    "checkpoint_every",
+    "keep",
+    "max_skipped",
+    "distinct_epochs",
+    "frame_stride",
     "max_pixels",
-)  # fmt: skip
+)
 _AMOUNTS = (
-    "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs", "label_weight", "teacher_logits", "teacher_features",
-)  # fmt: skip
+    "mixup",
+    "cutmix",
+    "lr",
+    "weight_decay",
+    "warmup_epochs",
+    "label_weight",
+    "teacher_logits",
+    "teacher_features",
+)
 # settings, their check, and the expected value in words; None is always valid if a setting may be None
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("mode",), lambda value: value in MODES, ", ".join(MODES)),
@@ -258,10 +275,17 @@ _FIXED = {
 }
 RESUMABLE_SETTINGS = frozenset(
     [
-        "device_batch_size", "compile", "gradient_checkpointing", "checkpoint_every", "keep", "workers", "max_bad",
-        "max_skipped", "max_pixels",
+        "device_batch_size",
+        "compile",
+        "gradient_checkpointing",
+        "checkpoint_every",
+        "keep",
+        "workers",
+        "max_bad",
+        "max_skipped",
+        "max_pixels",
     ]
-)  # fmt: skip
+)
 """Settings that may change when a run is resumed: how it is computed and saved, not what it learns."""
 _DECIDED = {  # fields of the model that a recipe sets by another name, or that follow from the data
     "image_size": "is a setting of its own",
@@ -338,9 +362,13 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _in_words(hint: Any) -> str:
     """The types of a field in words."""
     words: dict[Any, str] = {
-        int: "a whole number", float: "a number", str: "a word", bool: "true or false", dict: "an object of fields",
+        int: "a whole number",
+        float: "a number",
+        str: "a word",
+        bool: "true or false",
+        dict: "an object of fields",
         type(None): "none",
-    }  # fmt: skip
+    }
     stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     found = []
     for kind in stated:

@@ -34,9 +34,14 @@ def inflate_for_videos(checkpoint: Checkpoint, size: tuple[int, ...] | None) -> 
     }
     source = dataclasses.replace(checkpoint.source, config=None, processor=None)
     return dataclasses.replace(
-        checkpoint, source=source, config=made.config, tensors=state, theirs={n: n for n in state}, unexpected=[],
+        checkpoint,
+        source=source,
+        config=made.config,
+        tensors=state,
+        theirs={n: n for n in state},
+        unexpected=[],
         notes=notes,
-    )  # fmt: skip
+    )
 
 
 def _config_changes(

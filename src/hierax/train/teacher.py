@@ -48,9 +48,17 @@ class Teacher:
     """
 
     def __init__(
-        self, name: str, digest: str, run: Run, record: Preprocessing, *, size: tuple[int, ...] | None,
-        classes: Sequence[str] | None, probe: tuple[int, ...], device: torch.device,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        digest: str,
+        run: Run,
+        record: Preprocessing,
+        *,
+        size: tuple[int, ...] | None,
+        classes: Sequence[str] | None,
+        probe: tuple[int, ...],
+        device: torch.device,
+    ) -> None:
         self.name, self.digest, self._run, self.size = name, digest, run, size
         shape = (1, -1, *[1] * len(probe))
         self._mean = torch.tensor(record.image_mean, device=device).view(shape)
@@ -139,9 +147,15 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
     files = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())  # an ONNX file's weights lie beside it
     try:
         return Teacher(
-            str(source), _digest(files), run, record or IMAGENET, size=shown, classes=classes, probe=tuple(size),
+            str(source),
+            _digest(files),
+            run,
+            record or IMAGENET,
+            size=shown,
+            classes=classes,
+            probe=tuple(size),
             device=device,
-        )  # fmt: skip
+        )
     except (RuntimeError, TypeError, AssertionError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be run as a teacher on {list(shown or size)} pixels: {line:.200}") from None

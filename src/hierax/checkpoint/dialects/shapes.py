@@ -114,8 +114,10 @@ def _native_size(config: HieraConfig, shapes: Shapes) -> tuple[int, ...]:
         return tuple(size)
     side = round(shapes[key][1] ** (1 / (len(size) - first)))
     if side ** (len(size) - first) != shapes[key][1] or side % config.masked_unit_size[-1]:
-        raise ValueError(f"{key} has {shapes[key][1]} positions, from which the native size cannot be told; "
-                         "use a folder whose config.json states image_size")  # fmt: skip
+        raise ValueError(
+            f"{key} has {shapes[key][1]} positions, from which the native size cannot be told; "
+            "use a folder whose config.json states image_size"
+        )
     return (*size[:first], *(side * s for s in stride[first:]))
 
 
