@@ -135,3 +135,12 @@ def test_errors_that_the_results_list_are_not_all_written_twice(run: Run, tmp_pa
     assert (code, out.count('"error"')) == (2, 23)
     assert err.count("not an image") == 20
     assert err.splitlines()[-1] == "hierax: and 3 more that cannot be read"
+
+
+def test_an_optional_place_may_come_after_an_option(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("convert", "hierax/femto", "--to", "timm", str(tmp_path / "timm"))
+    assert (code, (tmp_path / "timm" / "model.safetensors").is_file()) == (0, True)
+    code, out, _ = run("recipes", "--json", "mae_tiny_small_data_cpu")
+    assert (code, "mae_tiny_small_data_cpu" in out) == (0, True)
+    code, _, err = run("convert", "hierax/femto", "--to", "timm", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (code, "unrecognized" in err or str(tmp_path / "b") in err) == (2, True)

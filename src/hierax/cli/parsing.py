@@ -104,7 +104,7 @@ def parse(
     parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser], argv: Sequence[str]
 ) -> argparse.Namespace:
     """The arguments of a command line. Arguments that argparse leaves over, because an option precedes them, go to
-    `settings` if the command has these.
+    `settings` if the command has these, else to its optional places.
 
     Raises:
         SystemExit: help was requested, or the arguments are wrong (an error was written).
@@ -116,12 +116,23 @@ def parse(
     if (wrong := _empty(argv) or _misspelled(command, argv)) is not None:
         command.error(wrong)
     arguments, rest = parser.parse_known_args(argv)
+    if "settings" not in arguments:
+        rest = _filled(command, arguments, rest)
     unknown = [text for text in rest if text.startswith("-") or "settings" not in arguments]
     if unknown:
         command.error(_unknown(unknown, command, argv, settings="settings" in arguments))
     if rest:
         arguments.settings += rest
     return arguments
+
+
+def _filled(command: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """Gives words that are left over to the optional positional arguments that have no value; returns the others."""
+    words = [text for text in rest if not text.startswith("-")]
+    for action in command._get_positional_actions():
+        if words and action.nargs == "?" and getattr(arguments, action.dest) == action.default:
+            setattr(arguments, action.dest, words.pop(0))
+    return [*(text for text in rest if text.startswith("-")), *words]
 
 
 def _empty(argv: Sequence[str]) -> str | None:
