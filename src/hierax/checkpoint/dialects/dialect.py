@@ -82,13 +82,13 @@ class Dialect(ABC):
         if match:
             inner = _swap(match.groups()[-1], {theirs: ours for ours, theirs in self.layer.items()})
             return None if inner is None else self._our_block(match, depths) + inner
-        return _swap(key, {theirs: ours for ours, theirs in self._all_parts().items()})
+        return _swap(key, {theirs: ours for ours, theirs in self.parts.items()}) or self._own(key)
 
-    def _all_parts(self) -> Mapping[str, str]:
-        if not self.own_parts:
-            return self.parts
-        named = {prefix.split(".")[0] for prefix in self.parts}
-        return {**self.parts, **{part: part for part in known_parts() if part not in named}}
+    def _own(self, key: str) -> str | None:
+        """The name itself, if it is of a task's part that is stored under our names; else None."""
+        part = key.split(".")[0]
+        stored = self.own_parts and part in known_parts()
+        return key if stored and not any(prefix.split(".")[0] == part for prefix in self.parts) else None
 
     def theirs(self, key: str, depths: Sequence[int]) -> str:
         """Their name of our tensor.
@@ -102,7 +102,7 @@ class Dialect(ABC):
             swapped = _swap(inner, self.layer)
             name = None if swapped is None else self._block_name(which, int(index), depths) + swapped
         else:
-            name = _swap(key, self._all_parts())
+            name = _swap(key, self.parts) or self._own(key)
         if name is None:
             raise ValueError(f"the {self.name} format has no name for the tensor {key}")
         return name
