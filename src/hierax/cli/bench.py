@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
     add_max_pixels(parser)
     add("--no-memory", action="store_true", help="do not measure peak memory (it needs one process per implementation)")
+    _add_outputs(parser)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--markdown", action="store_true", help="print the tables in Markdown")
     add_json(parser)
     add(
@@ -89,34 +94,47 @@ def numbers(text: str) -> list[int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.benchmark import bench
-    from hierax.benchmark.plot import check_plot, plot
-    from hierax.benchmark.tables import markdown
-
     try:
-        if arguments.plot:
-            check_plot(arguments.plot)
-        for path in filter(None, (arguments.output, arguments.plot)):
-            check_output(path, overwrite=arguments.overwrite)
-        with steps() as progress:
-            report = bench(
-                arguments.model,
-                sizes=arguments.size,
-                batches=arguments.batch_size,
-                precisions=arguments.precision,
-                backends=arguments.backend,
-                against=arguments.against,
-                against_precision=arguments.against_precision,
-                seconds=arguments.seconds,
-                rounds=arguments.rounds,
-                threads=arguments.threads,
-                memory=not arguments.no_memory,
-                calibration=arguments.calibration,
-                max_pixels=arguments.max_pixels,
-                progress=progress,
-            )
+        report = _measure(arguments)
     except ImportError as error:  # says what to install
         raise UserError(str(error)) from error
+    _write(report, arguments)
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> BenchReport:
+    """Measures, if the results can be written."""
+    from hierax.benchmark import bench
+    from hierax.benchmark.plot import check_plot
+
+    if arguments.plot:
+        check_plot(arguments.plot)
+    for path in filter(None, (arguments.output, arguments.plot)):
+        check_output(path, overwrite=arguments.overwrite)
+    with steps() as progress:
+        return bench(
+            arguments.model,
+            sizes=arguments.size,
+            batches=arguments.batch_size,
+            precisions=arguments.precision,
+            backends=arguments.backend,
+            against=arguments.against,
+            against_precision=arguments.against_precision,
+            seconds=arguments.seconds,
+            rounds=arguments.rounds,
+            threads=arguments.threads,
+            memory=not arguments.no_memory,
+            calibration=arguments.calibration,
+            max_pixels=arguments.max_pixels,
+            progress=progress,
+        )
+
+
+def _write(report: BenchReport, arguments: argparse.Namespace) -> None:
+    """Prints the report, and writes the files that are asked for."""
+    from hierax.benchmark.plot import plot
+    from hierax.benchmark.tables import markdown
+
     if arguments.output:
         with atomic_write(arguments.output) as part:
             part.write_text(report.to_json() + "\n", encoding="utf-8")
@@ -133,7 +151,6 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (arguments.output, arguments.plot):
         if path:
             say(f"wrote {path}")
-    return 0
 
 
 def show(report: BenchReport) -> None:

@@ -85,15 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         on_unreadable=unread.append,
     )
     what = noun(index)
-    for group in groups:
-        if arguments.json:
-            print(json.dumps({"size": len(group.members), "members": [asdict(m) for m in group.members]}))
-            continue
-        first, *others = group.members
-        tell(heading(group, what))
-        tell(f"  first     {first.path}")
-        for m in others:
-            tell(f"  {m.score:.4f}{' =' if m.exact else '  '}  {m.path}")
+    _print(groups, what, as_json=arguments.json)
     said = summary(groups, len(index), what, arguments.threshold)
     say(said)
     if unread:
@@ -105,6 +97,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         write_page(_sheet(index, groups, said, what, arguments), arguments.html)
     return 0
+
+
+def _print(groups: Sequence[Group], what: str, *, as_json: bool) -> None:
+    for group in groups:
+        if as_json:
+            print(json.dumps({"size": len(group.members), "members": [asdict(m) for m in group.members]}))
+            continue
+        first, *others = group.members
+        tell(heading(group, what))
+        tell(f"  first     {first.path}")
+        for m in others:
+            tell(f"  {m.score:.4f}{' =' if m.exact else '  '}  {m.path}")
 
 
 def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, arguments: argparse.Namespace) -> str:

@@ -55,6 +55,13 @@ _REASONS = 4  # number of reasons to show for unreadable images
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
+    _add_features(parser)
+    _add_work(parser)
+    add_json(parser)
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    """What is embedded, into what."""
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, list, shard, table or URL")
     add(
@@ -82,6 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_max_pixels(parser)
     add("--update", action="store_true", help="embed new and changed images, mark deleted images")
     add_columns(parser, "path")
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    """Who does the work."""
+    add = parser.add_argument
     add(
         "--shard",
         type=_shard,
@@ -100,7 +112,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of processes that decode (default: number of cores minus 1; 0: none)",
     )
     add_batch_size(parser, shown="32, or 4 windows of videos")
-    add_json(parser)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -127,12 +138,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{folder} is a new collection; name the images to embed")
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
     extractor = _extractor(arguments, model, before, device=places[0])
-    say_licence(model, extractor.license)
-    if extractor.untrained_norm and "pooled" in extractor.layers:
-        say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
+    _say_model(model, extractor)
     unit = "image" if extractor.record.num_frames is None else "window"
     batch = arguments.batch_size or (32 if unit == "image" else 4)
-    half = arguments.half or bool(before and before.dtype == "float16")
     heading = f"{extractor.precision}, {extractor.engine.backend}"
     # Ray prints what it has to say of workers where results belong
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
@@ -141,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.sources,
             folder,
             model=extractor,
-            half=half,
+            half=arguments.half or bool(before and before.dtype == "float16"),
             update=arguments.update,
             list_columns=arguments.columns,
             shard=arguments.shard,
@@ -171,6 +179,13 @@ def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | Non
     if before is None:
         return FeatureExtractor(model, size=arguments.size, **settings)
     return extractor_like(before, model, size=arguments.size, **settings)
+
+
+def _say_model(model: str, extractor: FeatureExtractor) -> None:
+    """Says what a user must know about the model."""
+    say_licence(model, extractor.license)
+    if extractor.untrained_norm and "pooled" in extractor.layers:
+        say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
 
 
 def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int:

@@ -75,50 +75,59 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from hierax.train.evaluation import evaluate, probe_features
-
-    common: dict[str, Any] = {
-        name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels", "columns")
-    }
     if arguments.train and not arguments.probe:
         raise UserError("--train is for --probe; add that, or leave it out")
     if arguments.views != (1, 1) and arguments.probe:
         raise UserError("--views is not for --probe, which takes one view; leave one out")
     if arguments.confusion and arguments.probe:
         raise UserError("--confusion is not for --probe; leave one out")
+    common: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels", "columns")
+    }
     common["model"] = _model(arguments)
-    first = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
-    if arguments.confusion and first:
+    writes = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
+    measure = _probe if arguments.probe else _classify
+    bad = measure(arguments, common, writes=writes)
+    if writes:
+        for name, problem in bad[:_LISTED]:
+            say(f"{name}: {problem}")
+        if len(bad) > _LISTED:
+            say(f"and {len(bad) - _LISTED} more that cannot be read")
+    return 3 if bad else 0
+
+
+def _probe(arguments: argparse.Namespace, common: dict[str, Any], *, writes: bool) -> list[tuple[str, str]]:
+    """Probes frozen features; returns names and problems of what cannot be read."""
+    from hierax.train.evaluation import probe_features
+
+    scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
+    if writes and arguments.json:
+        print(json.dumps({"probe": arguments.probe, "top1": scores, "unreadable": len(bad)}))
+    elif writes:
+        for stage, score in scores.items():
+            tell(f"{stage}  {arguments.probe} top-1 {100 * score:.1f} %")
+    return bad
+
+
+def _classify(arguments: argparse.Namespace, common: dict[str, Any], *, writes: bool) -> list[tuple[str, str]]:
+    """Measures a classifier; returns names and problems of what cannot be read."""
+    from hierax.train.evaluation import evaluate
+
+    if arguments.confusion and writes:
         require("a plot", "matplotlib")
         check_output(arguments.confusion, overwrite=arguments.overwrite)
-    if arguments.probe:
-        scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
-        if not first:
-            return 3 if bad else 0
-        if arguments.json:
-            print(json.dumps({"probe": arguments.probe, "top1": scores, "unreadable": len(bad)}))
-        else:
-            for stage, score in scores.items():
-                tell(f"{stage}  {arguments.probe} top-1 {100 * score:.1f} %")
+    found = evaluate(arguments.data, views=arguments.views, **common)
+    if not writes:
+        return found.predictions.bad
+    if found.note:
+        say(found.note)
+    if arguments.json:
+        print(json.dumps(found.to_dict()))
     else:
-        found = evaluate(arguments.data, views=arguments.views, **common)
-        bad = found.predictions.bad
-        if first and found.note:
-            say(found.note)
-        if not first:
-            return 3 if bad else 0
-        if arguments.json:
-            print(json.dumps(found.to_dict()))
-        else:
-            _show(found)
-        if arguments.confusion:
-            path = found.draw_confusion(arguments.confusion)
-            say(f"wrote {path}")
-    for name, problem in bad[:_LISTED]:
-        say(f"{name}: {problem}")
-    if len(bad) > _LISTED:
-        say(f"and {len(bad) - _LISTED} more that cannot be read")
-    return 3 if bad else 0
+        _show(found)
+    if arguments.confusion:
+        say(f"wrote {found.draw_confusion(arguments.confusion)}")
+    return found.predictions.bad
 
 
 def _model(arguments: argparse.Namespace) -> str | Engine:

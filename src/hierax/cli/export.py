@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import add_batch_size, add_max_pixels, add_size, say_licence
@@ -12,6 +14,9 @@ from hierax.cli.outputs import add_json, add_overwrite
 from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError
 from hierax.console import say, tell
+
+if TYPE_CHECKING:
+    from hierax.engine.export.parity import ParityReport
 
 SUMMARY = "write a model for another runtime, and compare it with the original"
 EPILOG = """MODEL is a Hub id, a folder or a file. DIR then contains the exported file, its preprocessing and
@@ -66,20 +71,10 @@ def size_text(count: int) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.checkpoint.load import load
-    from hierax.engine.backends.exported import is_export
-    from hierax.engine.export.export import check_export, export
+    from hierax.engine.export.export import export
 
-    if arguments.model and arguments.named:
-        raise UserError(f"MODEL is given twice: {arguments.model} and --model {arguments.named}")
     source = arguments.named or arguments.model or FEMTO
-    if is_export(source):
-        raise UserError(f"{source}: is an export already; expected the model that it was made from")
-    if arguments.calibration is not None and arguments.precision != "int8":
-        raise UserError("--calibration is for --precision int8; add that, or leave it out")
-    try:
-        check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
-    except ImportError as error:
-        raise UserError(str(error)) from error
+    _check(arguments, source)
     model = load(source, task=arguments.task)
     say_licence(source, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
@@ -101,11 +96,32 @@ def run(arguments: argparse.Namespace) -> int:
     files = sorted(path for path in Path(arguments.output).iterdir() if path.is_file())
     if arguments.json:
         print(json.dumps({"output": arguments.output, "files": [str(path) for path in files], **report.to_dict()}))
-        return 0
+    else:
+        _show(report, files, arguments)
+    return 0
+
+
+def _check(arguments: argparse.Namespace, source: str) -> None:
+    """Raises `UserError` for options that contradict each other, before the model is loaded."""
+    from hierax.engine.backends.exported import is_export
+    from hierax.engine.export.export import check_export
+
+    if arguments.model and arguments.named:
+        raise UserError(f"MODEL is given twice: {arguments.model} and --model {arguments.named}")
+    if is_export(source):
+        raise UserError(f"{source}: is an export already; expected the model that it was made from")
+    if arguments.calibration is not None and arguments.precision != "int8":
+        raise UserError("--calibration is for --precision int8; add that, or leave it out")
+    try:
+        check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
+    except ImportError as error:
+        raise UserError(str(error)) from error
+
+
+def _show(report: ParityReport, files: Sequence[Path], arguments: argparse.Namespace) -> None:
     for line in str(report).splitlines():
         tell(f"  {line}")
     total = size_text(sum(path.stat().st_size for path in files))
     tell(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}): {total}")
     for path in files:
         tell(f"  {path}  {size_text(path.stat().st_size)}")
-    return 0
