@@ -80,7 +80,11 @@ def test_what_cannot_be_opened_is_named_with_what_is_allowed(tmp_path: Path) -> 
     (tmp_path / "zipped" / "0.tar.gz").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("text")
     refused(tmp_path / "missing", "missing: no such file or folder", "expected images")
-    refused(tmp_path / "empty", "empty: nothing to read", "expected images (.jpg, .png, .webp, …), videos")
+    refused(
+        tmp_path / "empty",
+        "empty: no images in this folder",
+        "and no videos, .tar shards, .parquet files or .npy arrays",
+    )
     refused(tmp_path / "mixed", "holds 1 file(s) beside class folders", "1.png beside cat", "mixed/**/*'")
     refused(tmp_path / "hollow", "dog has no images (1 such)", "some in each class folder")
     refused(tmp_path / "kinds", "holds 1 images and 1 tar shards", "expected one kind")

@@ -339,7 +339,7 @@ def test_folders_with_other_things_and_sources_that_are_none_are_refused(model: 
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         embed([tmp_path / "nowhere"], tmp_path / "out", model=model, **OPTIONS)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: no images in it"):
+    with pytest.raises(ValueError, match="empty: no images in this folder"):
         embed([tmp_path / "empty"], tmp_path / "out", model=model, **OPTIONS)
     with pytest.raises(ValueError, match="expected sources"):
         embed([], tmp_path / "out", model=model, **OPTIONS)

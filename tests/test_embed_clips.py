@@ -179,7 +179,7 @@ def test_what_is_no_video_is_left_out_and_counted(films: Path, tmp_path: Path, m
 
 def test_a_folder_without_videos_is_named(tmp_path: Path, model: hierax.HieraModel) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match=r"none: no videos in it \(MP4, WebM, MKV, … are read\)"):
+    with pytest.raises(ValueError, match=r"none: no videos in this folder \(MP4, WebM, MKV, … are read\)"):
         embedded(tmp_path / "none", tmp_path / "out", model)
 
 

@@ -285,12 +285,6 @@ def test_a_column_of_paths_may_be_named(tmp_path: Path) -> None:
         list(list_sources(inputs, columns={"path": "bild"}))
 
 
-def test_rows_without_a_path_are_counted_and_told(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("path,n\na.png,1\n,2\n  ,3\n")
-    with pytest.warns(Notice, match=r"list.csv: 2 rows without a path left out"):
-        assert len(list(list_sources([str(tmp_path / "list.csv")]))) == 1
-
-
 def test_all_pictures_of_a_tar_are_taken_whatever_their_names(tmp_path: Path) -> None:
     names = ["IMG.2020.01.02.jpg", "photo.final.v2.JPG", "./22.0/1.1.png", "cat.jpg", "cat.png", "1.jpg", "1.mask.png"]
     with tarfile.open(tmp_path / "p.tar", "w") as shard:

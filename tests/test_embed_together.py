@@ -149,7 +149,7 @@ def test_what_a_kill_leaves_at_any_moment_of_the_first_write_is_no_obstacle(
 
 def test_a_call_that_is_refused_leaves_no_folder(model: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no images in it"):
+    with pytest.raises(ValueError, match="no images in this folder"):
         embed(tmp_path / "empty", tmp_path / "deep" / "out", model=model, **OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 

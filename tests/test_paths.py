@@ -1,6 +1,7 @@
 """Which files an input means, and that only regular files are read."""
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 import hierax.engine.calibration as calibration
 import hierax.engine.export.parity as parity
 import hierax.processing.foreign as foreign
-from hierax import HieraImageProcessor, ImageError, load, load_image
+from hierax import HieraConfig, HieraImageProcessor, ImageError, load, load_image
 from hierax.data import open_dataset
 from hierax.data.stats import dataset_statistics
 from hierax.embedding.sources import list_sources
@@ -31,7 +32,8 @@ def by_embed(folder: Path) -> list[str]:
 
 def by_commands(folder: Path) -> list[str]:
     files, problems = expand([folder])
-    assert problems == []
+    if problems:
+        raise problems[0]
     return [str(file) for file in files]
 
 
@@ -41,11 +43,11 @@ def by_training(folder: Path) -> list[str]:
 
 
 def by_calibration(folder: Path) -> list[str]:
-    return [str(path) for path in calibration._image_files(folder)]
+    return [str(path) for path in calibration._some_of(folder)]
 
 
 def by_export(folder: Path) -> list[str]:
-    return [str(path) for path in parity._image_files(folder)]
+    return [str(path) for path in parity._some_of(folder)]
 
 
 FINDERS = pytest.mark.parametrize("listed", [by_embed, by_commands, by_training, by_calibration, by_export])
@@ -96,6 +98,26 @@ def test_what_is_left_out_of_a_folder_is_counted_and_said_how_to_read(tmp_path: 
     message = r"7 files left out: 5 \.heic \(pip install pillow-heif\), 1 \S+( a suffix)?, 1 \S+( a suffix)?$"
     with pytest.warns(Notice, match=message):
         assert len(listed(tmp_path)) == 1
+
+
+@FINDERS
+@pytest.mark.parametrize("inside", [(), ("notes.md",)])
+def test_a_folder_without_images_is_told_in_the_same_words(
+    tmp_path: Path, listed: Listed, inside: tuple[str, ...]
+) -> None:
+    for name in inside:
+        (tmp_path / name).write_text("text")
+    left = re.escape("; 1 file left out: 1 .md" if inside else "")
+    pattern = rf"{tmp_path}: no images in this folder \(PNG, JPEG, WebP, … are read\)(, and no \.?[a-z][^;]*)?{left}$"
+    with pytest.raises(ValueError, match=pattern):
+        listed(tmp_path)
+
+
+def test_the_check_of_an_export_is_no_check_without_images(tmp_path: Path) -> None:
+    config = HieraConfig()
+    for given, problem in ((tmp_path, "no images in this folder"), ([], "no images were given to evaluate on")):
+        with pytest.raises(ValueError, match=problem):
+            parity.evaluation_inputs(given, config=config, processor=HieraImageProcessor(), masked=False)
 
 
 @EVERY

@@ -1,4 +1,9 @@
-"""Lists of files in tables: images, or videos and parts of them, with their classes."""
+"""Lists of files in tables: images, or videos and parts of them, with their classes.
+
+Training and embedding read a list alike: the same files, and the same errors. One thing differs, and each side tells
+it. A file that several rows name is a sample for each of them, because repeating a file gives it more weight. A
+collection has one row for it, because its rows are identified by their paths.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hierax.data.dataset import Sample, VideoSegment
-from hierax.data.list_rows import PATHS, file_and_label, normalize_column, open_text, read_rows
+from hierax.data.list_rows import PATHS, normalize_column, read_rows
 from hierax.data.split_names import kind_of
 from hierax.data.strings import Strings
 from hierax.notices import notify
@@ -83,8 +88,8 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         columns: the list's own names for "path", "label", "start", "end" or "split".
 
     Raises:
-        ValueError: a column is missing, there are no rows, a row cannot be read, or images and videos are mixed; names
-            file and line.
+        ValueError: a column is missing, there are no rows (`EmptyList`), a row has no path or cannot be read, or images
+            and videos are mixed; names file and line.
         ImportError: parquet without the extra `data`.
     """
     names: list[str] = []
@@ -93,9 +98,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     splits: list[str] = []
     kinds: dict[bool, str] = {}
     for where, row in read_rows(path, columns):
-        entry = _text(row.get("path"))
-        if not entry:
-            raise ValueError(f"{where}: no path")
+        entry = row["path"].strip()
         start, end = (_microseconds(row.get(name), name, where) for name in ("start", "end"))
         if end != _NONE and end <= max(start, 0):
             raise ValueError(f"{where} ends at {end / _FINE:g} s, but starts at {max(start, 0) / _FINE:g} s")
@@ -106,12 +109,10 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         # an unknown suffix counts as an image
         picture = suffix not in VIDEO_SUFFIXES and (start, end) == (_NONE, _NONE)
         kinds.setdefault(picture, entry)
-        paths.append(_resolve_entry(path.parent, entry))
+        paths.append(resolve_entry(str(path.parent), row["path"]))
         parts.append((start, end))
         names.append(_label(row.get("label"), where) if labels else "")
         splits.append(_text(row.get("split")))
-    if not paths:
-        raise ValueError(f"{path}: no rows below the column names")
     if len(kinds) > 1:
         some = f"{kinds[True]} and {kinds[False]}"
         raise ValueError(f"{path} holds images and videos, such as {some}; expected one kind")
@@ -124,23 +125,37 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
 
 
 def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The entries of a list, row by row, unchanged; "" for an empty row.
+    """The entries of a list, row by row, as they are written: files of any suffix, or URLs.
 
-    A `.txt` has one entry per line, or files and labels. For other lists, see `open_list`.
+    A `.txt` has one entry per line, or files and labels. For other lists, see `open_list`. Entries stand for whole
+    files: a `Notice` tells that `start` and `end` are not used.
 
     Raises:
-        ValueError: a column is missing, a row cannot be read, or the file is damaged; names it.
+        EmptyList, ValueError: see `open_list`.
         ImportError: parquet without pyarrow.
     """
-    if path.suffix.lower() != ".txt" or columns:
-        yield from (row.get("path") or "" for _, row in read_rows(path, columns))
-        return
-    with open_text(path) as file:
-        for line in file:
-            text = line.rstrip("\r\n")
-            if text.strip():
-                found = None if "://" in text else file_and_label(text)
-                yield found[0] if found is not None and found[1] else text
+    parts = 0
+    for _, row in read_rows(path, columns, any_entry=True):
+        parts += bool(_text(row.get("start")) or _text(row.get("end")))
+        yield row["path"]
+    if parts:
+        notify(
+            f"{path}: start and end are not used in {parts:,} {'row' if parts == 1 else 'rows'}; whole files are read"
+        )
+
+
+def resolve_entry(folder: str, entry: str) -> str:
+    """The path of an entry of a list in `folder`. If there is no such file, blanks around it are removed, and the
+    backslashes of a list that was written on Windows stand between folders.
+    """
+    place = os.path.join(folder, entry)
+    if entry == entry.strip() and "\\" not in entry:
+        return place
+    bare = entry.strip()
+    tries = (entry, bare, bare.replace("\\", "/"))
+    return next(
+        (there for one in tries if os.path.lexists(there := os.path.join(folder, one))), os.path.join(folder, tries[2])
+    )
 
 
 def is_list_of_files(path: Path, *, columns: Mapping[str, str] | None = None) -> bool:
@@ -179,14 +194,6 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
     classes = tuple(sorted(found, key=lambda name: (int(name), name) if numeric else (0, name)))
     number = {name: i for i, name in enumerate(classes)}
     return np.fromiter((number[name] for name in names), np.int64, len(names)), classes
-
-
-def _resolve_entry(folder: Path, entry: str) -> str:
-    """The path of an entry; lists written on Windows may have backslashes between folders."""
-    place = os.path.join(folder, entry)
-    if "\\" in entry and not os.path.lexists(place):
-        return os.path.join(folder, entry.replace("\\", "/"))
-    return place
 
 
 def _label(value: Any, where: str) -> str:

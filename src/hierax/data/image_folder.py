@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hierax.data.file_lists import FileList, open_list
-from hierax.data.list_rows import NoPathColumn, check_columns, read_rows
+from hierax.data.list_rows import EmptyList, NoPathColumn, check_columns, read_rows
 from hierax.notices import notify
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
@@ -24,9 +24,11 @@ def metadata_of(folder: Path, columns: Mapping[str, str] | None = None) -> Path 
     for path in (folder / name for name in METADATA):
         if path.is_file():
             try:
-                first = next(read_rows(path, columns), ("", {}))[1]
+                _, first = next(read_rows(path, columns))
             except NoPathColumn:
                 continue
+            except EmptyList:
+                first = {}
             if "label" in first or check_columns(columns):
                 return path
     return None

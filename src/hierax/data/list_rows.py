@@ -39,11 +39,21 @@ _FIRST = 1 << 16  # bytes: limit of the first line of a text
 COLUMNS = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",), "split": SPLITS}
 """The columns that are read, and their usual names."""
 
-Row = Mapping[str, Any]
-
 
 class NoPathColumn(ValueError):
     """The error for a list without a column of files."""
+
+
+class EmptyList(ValueError):
+    """The error for a list without rows.
+
+    Attributes:
+        problem: the error without the name of the list.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.problem = problem
 
 
 def check_columns(given: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -63,34 +73,112 @@ def missing_column(name: object, column: str, columns: Sequence[str]) -> ValueEr
     return ValueError(f"{name}: no column {column!r}; there are: {', '.join(columns) or 'none'}")
 
 
-def read_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
-    """Rows with path, label, start, end, and their place in the file."""
-    if path.suffix.lower() == ".parquet":
+def read_rows(
+    path: Path, given: Mapping[str, str] | None, *, any_entry: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows with path, label, start, end, and their place in the file. Each row has a path, a text that is not blank.
+
+    Empty lines, and rows of a text whose cells are all empty, are not rows.
+
+    Args:
+        any_entry: the lines of a `.txt` without names of columns may be files of any suffix, or URLs.
+
+    Raises:
+        EmptyList: there are no rows.
+        ValueError: a column is missing, or a row has no path or cannot be read; names file and line.
+    """
+    count = 0
+    for count, (where, row) in enumerate(_rows(path, given, any_entry=any_entry), start=1):  # noqa: B007
+        row["path"] = _path(row.get("path"), where)
+        yield where, row
+    if not count:
+        names = path.suffix.lower() not in (".txt", ".jsonl")
+        wanted = "no rows below the column names" if names else "an empty list; expected one path on each line"
+        raise EmptyList(path, wanted)
+
+
+def _rows(path: Path, given: Mapping[str, str] | None, *, any_entry: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         yield from _parquet_rows(path, given)
         return
-    if path.suffix.lower() == ".jsonl":
+    if suffix == ".jsonl":
         yield from _json_rows(path, given)
         return
     with open_text(path, newline="") as file:
         first = file.readline(_FIRST).rstrip("\r\n")
         file.seek(0)
-        if not given and file_and_label(first) is not None:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _plain_row(line, f"{path}, line {number}")
+        any_line = any_entry and suffix == ".txt" and not _names_columns(path, first)
+        plain = any_line or file_and_label(first) is not None or (suffix == ".txt" and not first.strip())
+        if given or not plain:
+            yield from _table_rows(path, file, _delimiter(path, first), given)
             return
-        rows = csv.DictReader(file, delimiter=_delimiter(path, first))
-        columns = _columns(path, rows.fieldnames or (), given)
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield where, _plain_row(line.rstrip("\r\n"), where, any_entry=any_line)
+
+
+def _path(value: Any, where: str) -> str:
+    """The path of a row, as it is written."""
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value == "" or value != value or isinstance(value, str):
+        raise ValueError(f"{where}: no path; expected one in each row")
+    raise ValueError(f"{where}: the path is {str(value)[:60]}; expected text")
+
+
+def _names_columns(path: Path, first: str) -> bool:
+    """Whether the first line of a text has names of columns, and is no file beside the text."""
+    names = map(normalize_column, first.split(_delimiter(path, first)))
+    return any(name in PATHS for name in names) and not os.path.lexists(path.parent / first)
+
+
+def _table_rows(
+    path: Path, file: TextIO, delimiter: str, given: Mapping[str, str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a text whose first line has names of columns."""
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    names: list[str] = []
+    places: dict[str, int] = {}
+    while True:
+        number = reader.line_num + 1  # where the row begins; a text in quotes may have several lines
+        where = f"{path}, line {number}"
         try:
-            for row in rows:
-                yield f"{path}, line {rows.line_num}", {name: row.get(column) for name, column in columns.items()}
+            cells = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{path}: after line {rows.line_num}: {error}") from None
+            raise ValueError(f"{where}: {_quote_problem(str(error))}") from None
+        if not places:
+            names = cells or []
+            places = {kind: names.index(name) for kind, name in _columns(path, names, given).items()}
+        elif cells is None:
+            return
+        elif any(cell.strip() for cell in cells):
+            if any(cell.strip() for cell in cells[len(names) :]):
+                raise ValueError(
+                    f"{where}: {len(cells)} cells below {len(names)} column names; expected quotes around a text with "
+                    f"{delimiter!r} in it"
+                )
+            yield where, {kind: cells[place] if place < len(cells) else None for kind, place in places.items()}
 
 
-def _plain_row(line: str, where: str) -> Row:
+def _quote_problem(error: str) -> str:
+    if "unexpected end" in error:
+        return 'a quote (") that is never closed'
+    if "expected after" in error:
+        return 'text after a closing quote ("); expected the end of the cell, or two quotes for one'
+    return f'{error}; a quote (") may not be closed' if "limit" in error else error
+
+
+def _plain_row(line: str, where: str, *, any_entry: bool) -> dict[str, Any]:
     """The path and label of a line of a list without names of columns."""
-    found = file_and_label(line.rstrip("\r\n"))
+    if _is_file(line) or (any_entry and "://" in line):
+        return {"path": line, "label": ""}
+    found = file_and_label(line)
+    if found is None and any_entry:
+        found = line, ""
     if found is None:
         given = line.strip()[:80]
         raise ValueError(
@@ -132,9 +220,10 @@ def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) 
     return {kind: name for kind, name in columns.items() if name is not None}
 
 
-def _json_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
-    """One object a line; the first one says which columns there are."""
-    columns: dict[str, str] | None = None
+def _json_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One object a line; the first one says which columns there are, and later ones may add others."""
+    columns: dict[str, str] = {}
+    known: dict[str, None] = {}
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -146,11 +235,13 @@ def _json_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[st
                 raise ValueError(f"{where}: {error}; expected a JSON object in each line") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: {line.strip()[:60]}; expected a JSON object in each line")
-            columns = _columns(path, tuple(row), given) if columns is None else columns
+            if not row.keys() <= known.keys():
+                known.update(dict.fromkeys(row))
+                columns = {**_columns(path, tuple(known), given), **columns}
             yield where, {kind: row.get(name) for kind, name in columns.items()}
 
 
-def _parquet_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:

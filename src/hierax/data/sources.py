@@ -32,6 +32,7 @@ from hierax.processing.paths import (
     count_left_out,
     is_hidden,
     matches,
+    nothing_in,
     suffix_of,
     walk,
 )
@@ -46,6 +47,7 @@ _ALLOWED = (
     "expected images (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files, .npy arrays or a list "
     "(.csv, .txt)"
 )
+_OTHERS = "videos, .tar shards, .parquet files or .npy arrays"  # in a folder without images
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +265,7 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
             compressed += name.endswith(COMPRESSED)
     if not found:
         also = f"; {compressed} compressed shard(s); unpack them to plain .tar files" if compressed else ""
-        raise ValueError(f"{folder}: nothing to read in this folder; {_ALLOWED}{also}{_and(left)}")
+        raise ValueError(f"{folder}: {nothing_in(left, others=_OTHERS)}{also}")
     if set(found) == {"images", "videos"}:  # what a camera leaves in one folder: the images are meant
         for top, path in zip(tops.pop("videos"), found.pop("videos"), strict=True):
             top_folders[top] -= 1
@@ -285,10 +287,6 @@ def _folder(folder: Path, *, labels: bool) -> Dataset:
     else:
         top_folders = {top: count for top, count in top_folders.items() if count or not top}
     return _by_class(folder, paths, tops[kind], top_folders, kind=kind)
-
-
-def _and(left: LeftOut) -> str:
-    return f"; {left.summary()}" if left.counts else ""
 
 
 def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
@@ -382,7 +380,7 @@ def _files(text: str) -> list[Path]:
     files = [Path(name) for name in matches(text) if os.path.isfile(name)]
     files = [file for file in files if file.suffix.lower() in _KINDS]
     if not files:
-        raise ValueError(f"{text}: no file matches; {_ALLOWED}")
+        raise ValueError(f"{text}: no file matches this pattern; {_ALLOWED}")
     return files
 
 

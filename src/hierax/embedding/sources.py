@@ -12,7 +12,8 @@ from pathlib import Path
 from hierax.collection.source import Source
 from hierax.collection.store import arrow
 from hierax.collection.urls import check_client, urls_at
-from hierax.data.file_lists import is_list_of_files, listed_paths
+from hierax.data.file_lists import is_list_of_files, listed_paths, resolve_entry
+from hierax.data.list_rows import EmptyList
 from hierax.data.tables import open_tables
 from hierax.data.tar import COMPRESSED, members_of
 from hierax.notices import LeftOut, notify
@@ -25,6 +26,7 @@ from hierax.processing.paths import (
     check_no_collection,
     find_files,
     matches,
+    nothing_in,
     opened_regular,
 )
 
@@ -79,7 +81,7 @@ def list_sources(
 ) -> Iterator[Source]:
     """The sources that the inputs name, each once, in the order of the inputs; sources of a folder are sorted by
     name. If `record` is one of clips, the sources are the windows of videos. A `Notice` reports what is left out:
-    members of shards and files of other kinds, rows without a path.
+    members of shards and files of other kinds, and entries of a list that are named before.
 
     Args:
         inputs: files; folders, searched to their depths for images and `.tar` shards (`.parquet` files and
@@ -100,7 +102,7 @@ def list_sources(
     clips = record is not None and record.num_frames is not None
     for given in inputs:
         _check_kind(given, clips=clips)
-        count = 0
+        count = again = 0
         left = LeftOut(given)
         found = _sources(given, _Kinds(_VIDEOS if clips else _PICTURES, left, columns))
         if clips:
@@ -111,11 +113,16 @@ def list_sources(
             found = expand_windows(found, sampling_of(record))
         for source in found:
             count += 1
-            if source.id not in seen:
+            if source.id in seen:
+                again += 1
+            else:
                 seen.add(source.id)
                 yield source
         if not count:
-            raise NoSourcesError(given, _nothing_in(given, clips=clips))
+            raise NoSourcesError(given, _nothing_in(given, left, clips=clips))
+        if again and os.path.splitext(given)[1].lower() in (*_LISTS, ".parquet"):
+            entries = "1 entry is" if again == 1 else f"{again:,} entries are"
+            notify(f"{given}: {entries} named before; a collection has each source once")
         left.tell()
 
 
@@ -157,12 +164,13 @@ def _check_kind(given: str, *, clips: bool) -> None:
         raise ValueError(f"{given} is an image and this model takes clips; expected a video")
 
 
-def _nothing_in(given: str, *, clips: bool) -> str:
+def _nothing_in(given: str, left: LeftOut, *, clips: bool) -> str:
     if _is_local(given) and not os.path.exists(given):
         return "no file matches this pattern"
-    if os.path.splitext(given)[1].lower() in _LISTS:
-        return "an empty list; expected one path on each line or in each row"
-    return f"no {'videos in it (MP4, WebM, MKV' if clips else 'images in it (PNG, JPEG, WebP'}, … are read)"
+    if os.path.isdir(given):
+        others = ".tar shards" if clips else ".tar shards, .parquet files or .npy arrays"
+        return nothing_in(left, videos=clips, others=others)
+    return nothing_in(left, place="it", videos=clips)
 
 
 def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:
@@ -234,24 +242,22 @@ def _is_list(path: str, kinds: _Kinds) -> bool:
 
 
 def _of_list(path: str, kinds: _Kinds) -> Iterator[Source]:
-    folder, empty = os.path.dirname(path), 0
+    folder = os.path.dirname(path)
     try:
         with opened_regular(path):
             pass
         for entry in listed_paths(Path(path), columns=kinds.columns):
-            if not entry.strip():
-                empty += 1
-            elif "://" in entry:
-                check_client(entry)
-                yield Source(entry, "url")
+            if "://" in entry:
+                check_client(entry.strip())
+                yield Source(entry.strip(), "url")
             else:
-                yield Source(os.path.abspath(os.path.join(folder, entry)))
+                yield Source(os.path.abspath(resolve_entry(folder, entry)))
+    except EmptyList as error:
+        raise NoSourcesError(path, error.problem) from None
     except NotRegularError as error:
         raise ValueError(f"{path}: {error}") from None
     except ImportError as error:
         raise ImportError(f"{path}: {error} (pip install the package that it names)") from None
-    if empty:
-        notify(f"{path}: {empty:,} {'row' if empty == 1 else 'rows'} without a path left out")
 
 
 def _rows_of_tables(name: str, files: Sequence[Path]) -> Iterator[Source]:

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig
+from hierax.notices import LeftOut
 from hierax.processing import HieraImageProcessor, Picture, load_image
-from hierax.processing.paths import IMAGE_SUFFIXES, find_files
+from hierax.processing.paths import IMAGE_SUFFIXES, find_files, nothing_in
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,7 +74,7 @@ def source_digest(source: Pictures | None) -> str:
     sources = [source] if isinstance(source, (str, os.PathLike, Tensor)) or source is None else source
     for entry in sources:
         if isinstance(entry, (str, os.PathLike)):
-            for path in _image_files(Path(entry)):
+            for path in _some_of(entry):
                 stat = path.stat()
                 digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         elif entry is not None:
@@ -83,21 +84,32 @@ def source_digest(source: Pictures | None) -> str:
     return digest.hexdigest()
 
 
-def _image_files(source: Path) -> list[Path]:
-    """The images of a folder, or the file itself."""
-    if not source.is_dir():
-        return [source]
-    paths = sorted(map(Path, find_files(source, IMAGE_SUFFIXES)))
+def images_of(source: str | os.PathLike[str]) -> list[Path]:
+    """The images of a folder, sorted, or the file itself.
+
+    Raises:
+        ValueError: the folder has no images.
+    """
+    if not os.path.isdir(source):
+        return [Path(source)]
+    left = LeftOut(os.fspath(source))
+    paths = sorted(map(Path, find_files(source, IMAGE_SUFFIXES, left=left)))
     if not paths:
-        raise ValueError(f"{source}: no images in this folder (PNG, JPEG, WebP, … are read)")
-    return paths[:: max(len(paths) // _MOST, 1)]  # spread over the folder, because all would not fit in memory
+        raise ValueError(f"{source}: {nothing_in(left)}")
+    return paths
+
+
+def _some_of(source: str | os.PathLike[str]) -> list[Path]:
+    """Images spread over a folder, because all would not fit in memory."""
+    paths = images_of(source)
+    return paths[:: max(len(paths) // _MOST, 1)]
 
 
 def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None, max_pixels: int | None) -> list[Image.Image]:
     if source is None:
         return [load_image((files("hierax") / "assets" / "cat.jpg").read_bytes())]
     if isinstance(source, (str, os.PathLike)):
-        return [load_image(path, max_pixels=max_pixels) for path in _image_files(Path(source))]
+        return [load_image(path, max_pixels=max_pixels) for path in _some_of(source)]
     if not source:
-        raise ValueError("no images were given; at least one is expected")
+        raise ValueError("no images were given; expected at least one")
     return [load_image(picture, max_pixels=max_pixels) for picture in source]

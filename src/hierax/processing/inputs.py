@@ -46,7 +46,7 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
 def _matching_files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]:
     from hierax.notices import LeftOut
     from hierax.processing import ImageError
-    from hierax.processing.paths import matches
+    from hierax.processing.paths import matches, nothing_in
 
     if not given:
         raise ImageError("''", "an empty name; expected a file, folder or pattern")
@@ -58,9 +58,8 @@ def _matching_files(given: str, problems: list[ImageError], *, clips: bool) -> l
         files = _below(path, left, problems, clips=clips)
         if not files:
             _check_no_collection(given)
-            wanted = "videos in this folder (MP4, WebM, MKV" if clips else "images in this folder (PNG, JPEG, WebP"
             also = f" ({_OTHERS})" if any(kind in _TABLES for kind in left.counts) else ""
-            raise ImageError(given, f"no {wanted}, … are read){'; ' * bool(left.counts)}{left.summary()}{also}")
+            raise ImageError(given, nothing_in(left, videos=clips) + also)
         left.tell()
         return files
     if path.exists():

@@ -69,6 +69,21 @@ def check_no_collection(folder: str | os.PathLike[str]) -> None:
         )
 
 
+def nothing_in(
+    left: LeftOut | None = None, *, place: str = "this folder", videos: bool = False, others: str = ""
+) -> str:
+    """What is wrong with a folder, or another `place`, without images or without `videos`: the same for each command.
+
+    Args:
+        left: the files that were not taken.
+        others: what else is read there.
+    """
+    wanted, formats = ("videos", "MP4, WebM, MKV") if videos else ("images", "PNG, JPEG, WebP")
+    also = f", and no {others}" if others else ""
+    rest = f"; {left.summary()}" if left is not None and left.counts else ""
+    return f"no {wanted} in {place} ({formats}, … are read){also}{rest}"
+
+
 def suffix_of(path: str | os.PathLike[str]) -> str:
     """The suffix in lower case, with its dot; "" for none."""
     return os.path.splitext(os.fspath(path))[1].lower()

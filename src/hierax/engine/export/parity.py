@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierax.engine.calibration import Pictures, sample_pixels
+from hierax.engine.calibration import Pictures, images_of, sample_pixels
 from hierax.engine.context import inference_modes
 from hierax.engine.pool import Runner
 from hierax.engine.signature import Program, Signature
@@ -20,7 +20,6 @@ from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units
 from hierax.model.registry import TASKS
 from hierax.processing import HieraImageProcessor
-from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
 LARGEST_ERROR = {"fp32": 1e-4}
 """Tolerances of the relative error of every map and output, by precision."""
@@ -219,20 +218,17 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
     if evaluate is None:  # not the crops that int8 is calibrated on
         seeds = range(1, 1 + _CROPS // _BATCH)
         return "images", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
-    pictures: list[Any] = _image_files(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
+    pictures: list[Any] = _some_of(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
     if not pictures:
-        raise ValueError(f"{evaluate}: no images to evaluate on")
+        raise ValueError("no images were given to evaluate on; expected at least one")
     chunks = (pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH))
     return "images", (processor(chunk).pixel_values for chunk in chunks)
 
 
-def _image_files(folder: str | Path) -> list[Path]:
+def _some_of(source: str | Path) -> list[Path]:
     """At most 1000 images of a folder, spread over it; or the one file."""
-    path = Path(folder)
-    if path.is_file():
-        return [path]
-    found = sorted(map(Path, find_files(path, IMAGE_SUFFIXES)))
-    return found[:: -(-len(found) // _MOST)] if found else []
+    found = images_of(source)
+    return found[:: -(-len(found) // _MOST)]
 
 
 def with_units(pixels: Iterable[Tensor], *, config: HieraConfig, masked: bool) -> Iterator[tuple[Tensor, ...]]:
