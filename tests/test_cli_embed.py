@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import sys
@@ -69,7 +68,7 @@ def test_that_it_is_about_to_stop_is_said_at_once(
         signal.raise_signal(number)
         said.append(capfd.readouterr().err)
 
-    monkeypatch.setattr(command, "_follow", lambda *_: contextlib.nullcontext(told))
+    monkeypatch.setattr(command, "_follow", lambda *_: told)
     code = main(["embed", "a", "-o", "out", "--model", classifier_folder, *FAST])
     assert said[0].endswith("\nhierax: stopping after the images in hand; Ctrl-C again ends at once\n")
     assert code == 0, "there was nothing left to do"
@@ -144,7 +143,7 @@ def test_a_signal_ends_after_the_images_in_hand_with_its_exit_code(
         if progress.done == 1:  # a second one would end it at once
             signal.raise_signal(number)
 
-    monkeypatch.setattr(command, "_follow", lambda *_: contextlib.nullcontext(told))
+    monkeypatch.setattr(command, "_follow", lambda *_: told)
     found, _, err = run("embed", "b", "-o", "out", "--model", classifier_folder, "--batch-size", "1", *FAST)
     assert found == code
     assert err.endswith("stopped; 7 images left; run the same command again to resume\n")

@@ -93,7 +93,7 @@ def test_a_finished_command_may_be_repeated(run: Run, data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in Path("first").rglob("*")}
     code, out, err = run(*command)
     assert (code, out, len(err.splitlines())) == (0, "", 1)
-    assert err.startswith("first is already finished: model: step 3 of 3, loss ")
+    assert err.startswith("hierax: first is already finished: model: step 3 of 3, loss ")
     assert run(*command, "--resume")[::2] == (0, err)
     assert run("pretrain", "--resume", "-o", "first")[::2] == (0, err)
     assert {path: path.stat().st_mtime_ns for path in Path("first").rglob("*")} == before

@@ -31,7 +31,10 @@ def report(step: int, seconds: float = 2.0) -> StepReport:
 
 
 def lines_of(capsys: Any) -> list[str]:
-    return capsys.readouterr().err.splitlines()
+    """Lines on stderr, without the program's name."""
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("hierax: ") for line in lines)
+    return [line.removeprefix("hierax: ") for line in lines]
 
 
 def followed(folder: Path, clock: Clock, *, total: int, first: int, last: int, seconds: float, **options: Any) -> None:

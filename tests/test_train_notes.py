@@ -66,8 +66,8 @@ def test_a_run_says_it_all_on_the_terminal(pretrained: Path, data: Path, tmp_pat
     assert "layer_decay" not in capsys.readouterr().err
     run = pretrain(data, out=tmp_path / "c", recipe=toy(epochs=1), device="cpu")
     lines = capsys.readouterr().err.splitlines()
-    assert "1 of 4 mask units are visible (mask_ratio 0.6, image_size 64x64)" in lines
-    assert sum(line.startswith("no images of reconstructions: ") for line in lines) == 1
+    assert "hierax: 1 of 4 mask units are visible (mask_ratio 0.6, image_size 64x64)" in lines
+    assert sum(line.startswith("hierax: no images of reconstructions: ") for line in lines) == 1
     assert not (run / "reconstructions").exists()
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 from hierax.notices import Notice, printable
 from hierax.streams import give_up
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _Item = TypeVar("_Item")
 
@@ -21,7 +26,15 @@ _LONGEST = 1000
 
 
 _FEW = 4
-"""Up to this number of inputs, no progress bar is shown: they are done before it can be read."""
+"""Up to this number of inputs, no progress is shown: they are done before it can be read."""
+
+
+_SAY_EVERY = (10.0, 60.0)
+"""Seconds between lines of progress where stderr is no terminal: at first, and after an hour."""
+
+
+_REDRAW = 0.1
+"""Minimum seconds between two states of a bar."""
 
 
 def tell(line: str = "") -> None:
@@ -31,9 +44,16 @@ def tell(line: str = "") -> None:
 
 def say(message: str) -> None:
     """Writes one line to stderr, under the program's name. Where stderr cannot be written to, the line is lost."""
-    try:
+    with _may_be_lost():
         print(f"hierax: {printable(message)}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # full, without a reader, or closed: the work continues
+
+
+@contextmanager
+def _may_be_lost() -> Iterator[None]:
+    """Continues the work where stderr is full, without a reader, or closed."""
+    try:
+        yield
+    except (OSError, ValueError):
         give_up(sys.stderr)
 
 
@@ -75,35 +95,119 @@ def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
         logging.disable(before)
 
 
+class ProgressDisplay:
+    """Shows the progress of long work on stderr: a bar on a terminal; elsewhere a line every 10 seconds, after an hour
+    every minute. A notebook, a file and a terminal that can only append (`TERM=dumb`) get lines.
+
+    No thread redraws the bar: one could wake in the middle of what is timed, and would be missing after a fork.
+
+    Args:
+        what: what is counted, or what is done: "image", "step", "classifying".
+        done: how much was done before, when work is resumed.
+        quiet: whether to show nothing.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self, what: str = "", *, done: int = 0, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what, self._quiet, self._clock = what, quiet, clock
+        self._first, self._step = done, ""
+        self._total: int | None = None
+        self._started = self._said = clock()
+        self._bar: Progress | None = None
+        if not quiet and _is_terminal():
+            with _may_be_lost():
+                self._bar = _start_bar(what, done)
+
+    def __enter__(self) -> ProgressDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Shows how much is done; with another `total`, other work has begun."""
+        now = self._clock()
+        if self._total not in (None, total):
+            self._first, self._started = 0, now
+        self._total = total
+        count, note = f"{done:,} of {total:,}", f" · {note}" if note else ""
+        if self._bar is not None:
+            if now - self._said >= _REDRAW or done == total:
+                self._said = now
+                self._draw(done, total, self._what, count + note)
+        elif not self._quiet and now - self._said >= min(max((now - self._started) / 60, _SAY_EVERY[0]), _SAY_EVERY[1]):
+            self._said = now
+            left = (now - self._started) / max(done - self._first, 1) * (total - done)
+            say(f"{self._what} {count}{note} · {timedelta(seconds=round(left))} left".lstrip())
+
+    def step(self, text: str, share: float) -> None:
+        """Shows the current step, and the share of the work that is done, from 0 to 1. Elsewhere than on a terminal, a
+        step gets a line at once if its text before a colon is new: steps are few, and one can take minutes.
+        """
+        if self._bar is not None:
+            self._draw(share, 1.0, printable(text), "")
+        elif not self._quiet and (step := text.partition(": ")[0]) != self._step:
+            self._step = step
+            say(step)
+
+    def _draw(self, done: float, total: float, what: str, note: str) -> None:
+        assert self._bar is not None
+        with _may_be_lost():
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, description=what, note=note)
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            with _may_be_lost():
+                self._bar.stop()
+            self._bar = None
+
+
+def _is_terminal() -> bool:
+    """Whether stderr is a terminal on which a line can be redrawn."""
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        return False
+    return "ipykernel" not in sys.modules  # the streams of some notebooks claim to be terminals
+
+
+def _start_bar(what: str, done: int) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, force_terminal=True, force_jupyter=False),
+        auto_refresh=False,
+        transient=True,
+        expand=True,
+        redirect_stdout=sys.stdout is not None
+        and sys.stdout.isatty(),  # lines for the same terminal go above the bar; a file gets them as they are
+    )
+    bar.add_task(what, total=None, completed=done, note="")
+    bar.start()
+    return bar
+
+
 @contextmanager
 def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Iterable[_Item]]:
-    """Yields the results and shows a bar on stderr; no bar if stderr is not a terminal or inputs are few."""
-    if total <= _FEW or not sys.stderr.isatty():
-        yield results
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Yields the results and shows how many of them were taken; nothing is shown if there are few."""
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Lines for the same terminal are printed above the progress bar; results for a file are not changed.
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
-    with bar:
-        yield bar.track(results, total=total, description=what)
+    def followed(display: ProgressDisplay) -> Iterator[_Item]:
+        for number, result in enumerate(results, 1):
+            yield result
+            display.update(number, total)
+
+    with ProgressDisplay(what, quiet=total <= _FEW) as display:
+        yield followed(display)
 
 
 def quantity(count: int, what: str) -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def progress_reporter(every: float = 10.0) -> Callable[[int, int], None]:
-    """A function for `on_progress`: writes the progress to stderr, once in so many seconds."""
-    last = time.monotonic()
-
-    def tick(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= every:
-            last = time.monotonic()
-            say(f"{done:,} of {total:,} done")
-
-    return tick

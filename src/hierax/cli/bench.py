@@ -10,9 +10,8 @@ from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import add_batch_size, add_max_pixels, positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
-from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError
-from hierax.console import say
+from hierax.console import ProgressDisplay, say
 
 if TYPE_CHECKING:
     from hierax.benchmark import BenchReport, Cell
@@ -111,7 +110,7 @@ def _measure(arguments: argparse.Namespace) -> BenchReport:
         check_plot(arguments.plot)
     for path in filter(None, (arguments.output, arguments.plot)):
         check_output(path, overwrite=arguments.overwrite)
-    with steps() as progress:
+    with ProgressDisplay() as display:
         return bench(
             arguments.model,
             sizes=arguments.size,
@@ -126,7 +125,7 @@ def _measure(arguments: argparse.Namespace) -> BenchReport:
             memory=not arguments.no_memory,
             calibration=arguments.calibration,
             max_pixels=arguments.max_pixels,
-            progress=progress,
+            progress=display.step,
         )
 
 

@@ -12,7 +12,7 @@ from hierax.cli.collection import add_approximate, add_collection, approximate_s
 from hierax.cli.loading import positive
 from hierax.cli.terminal import UserError
 from hierax.collection.page_files import noun, rows_of
-from hierax.console import progress_reporter, quantity, say, tell
+from hierax.console import ProgressDisplay, quantity, say, tell
 
 if TYPE_CHECKING:
     from hierax.collection.duplicates import Group, Member
@@ -71,19 +71,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.components is not None and not arguments.whiten:
         raise UserError("--components is for --whiten; add that, or leave it out")
     index, unread = open_index(arguments, page=arguments.html), list[str]()
-    groups = duplicates(
-        index,
-        threshold=arguments.threshold,
-        whiten=arguments.whiten,
-        components=arguments.components,
-        linkage=arguments.linkage,
-        verify=arguments.verify,
-        fetch=arguments.fetch,
-        max_pixels=arguments.max_pixels,
-        approximate=approximate_setting(arguments, index),
-        on_progress=progress_reporter(),
-        on_unreadable=unread.append,
-    )
+    with ProgressDisplay("compared") as display:
+        groups = duplicates(
+            index,
+            threshold=arguments.threshold,
+            whiten=arguments.whiten,
+            components=arguments.components,
+            linkage=arguments.linkage,
+            verify=arguments.verify,
+            fetch=arguments.fetch,
+            max_pixels=arguments.max_pixels,
+            approximate=approximate_setting(arguments, index),
+            on_progress=display.update,
+            on_unreadable=unread.append,
+        )
     what = noun(index)
     _print(groups, what, as_json=arguments.json)
     said = summary(groups, len(index), what, arguments.threshold)

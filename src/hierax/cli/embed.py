@@ -9,10 +9,9 @@ import os
 import re
 import signal
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.columns import add_columns
@@ -27,7 +26,7 @@ from hierax.cli.loading import (
 )
 from hierax.cli.outputs import add_json, output_folder
 from hierax.cli.terminal import UserError
-from hierax.console import quantity, say, tell
+from hierax.console import ProgressDisplay, quantity, say, tell
 
 if TYPE_CHECKING:
     from hierax.collection.store import Manifest
@@ -48,7 +47,6 @@ A video model embeds videos (extra `video`): one row for each window of about tw
   hierax embed -o features --update            # new, changed and deleted images
   hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that share OUT"""
 CHANGES = "added, changed or deleted files"
-_EVERY = 30.0  # seconds between lines where stderr is no terminal
 _UNITS = {"image": "images", "window": "windows"}
 _REASONS = 4  # number of reasons to show for unreadable images
 
@@ -144,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
     heading = f"{extractor.precision}, {extractor.engine.backend}"
     # Ray prints what it has to say of workers where results belong
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
-    with contextlib.closing(extractor), _follow(heading, unit) as follow, aside:
+    with contextlib.closing(extractor), ProgressDisplay(unit) as display, aside:
         report = embed(
             arguments.sources,
             folder,
@@ -159,7 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             batch_size=batch,
             block_size=batch * 16,
-            on_progress=follow,
+            on_progress=_follow(display, unit, heading),
             on_stop=lambda: _say_stop(unit),
             on_wait=lambda owner: say(f"{owner} is writing the contents of {folder}; waiting for it"),
         )
@@ -233,49 +231,12 @@ def _say_stop(unit: str) -> None:
         os.write(2, f"\nhierax: stopping after the {unit}s in hand; Ctrl-C again ends at once\n".encode())
 
 
-@contextlib.contextmanager
-def _follow(heading: str, unit: str = "image") -> Iterator[Callable[[Progress], None]]:
-    """Shows the progress of a run: a bar on a terminal, else a line at intervals."""
-    if not sys.stderr.isatty():
-        told = [time.monotonic()]
+def _follow(display: ProgressDisplay, unit: str, heading: str) -> Callable[[Progress], None]:
+    """Shows the progress of a run with its speed, and the number of sources that cannot be read."""
 
-        def line(progress: Progress) -> None:
-            if time.monotonic() - told[0] >= _EVERY:
-                told[0] = time.monotonic()
-                count = f"{progress.done:,} of {progress.total:,}"
-                say(f"{count}  {_speed(progress, unit)}  {_rest(progress)}{_unread(progress)}")
+    def follow(progress: Progress) -> None:
+        speed = f"{progress.done / max(progress.seconds, 1e-9):.0f} {_UNITS[unit]}/s"
+        unread = f" · {progress.errors:,} unreadable" if progress.errors else ""
+        display.update(progress.done, progress.total, f"{speed}{unread} · {heading}")
 
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns: Any = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[numbers]}"),
-    )
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, expand=True) as bar:
-        task = bar.add_task(f"looking for {unit}s", total=None, numbers="")
-
-        def show(progress: Progress) -> None:
-            text = f"{quantity(progress.total, unit)} ({heading})"
-            numbers = f"{_speed(progress, unit)}{_unread(progress)}"
-            bar.update(task, description=text, total=progress.total, completed=progress.done, numbers=numbers)
-
-        yield show
-
-
-def _speed(progress: Progress, unit: str) -> str:
-    return f"{progress.done / max(progress.seconds, 1e-9):.0f} {_UNITS[unit]}/s"
-
-
-def _rest(progress: Progress) -> str:
-    left = (progress.total - progress.done) * progress.seconds / max(progress.done, 1)
-    return f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left"
-
-
-def _unread(progress: Progress) -> str:
-    return f"  {progress.errors:,} unreadable" if progress.errors else ""
+    return follow

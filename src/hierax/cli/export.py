@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import add_batch_size, add_max_pixels, add_size, say_licence
 from hierax.cli.outputs import add_json, add_overwrite
-from hierax.cli.steps import steps
 from hierax.cli.terminal import UserError
-from hierax.console import say, tell
+from hierax.console import ProgressDisplay, say, tell
 
 if TYPE_CHECKING:
     from hierax.engine.export.parity import ParityReport
@@ -79,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     say_licence(source, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
         say("int8 is calibrated on crops of one photo; --calibration takes images of yours")
-    with steps() as progress:
+    with ProgressDisplay() as display:
         report = export(
             model,
             arguments.output,
@@ -91,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             evaluate=arguments.evaluate,
             max_pixels=arguments.max_pixels,
             overwrite=arguments.overwrite,
-            progress=progress,
+            progress=display.step,
         )
     files = sorted(path for path in Path(arguments.output).iterdir() if path.is_file())
     if arguments.json:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from hierax.cli.collection import add_collection, cosine, open_index, write_page
 from hierax.cli.loading import positive
 from hierax.collection.page_files import noun, rows_of
-from hierax.console import progress_reporter, tell
+from hierax.console import ProgressDisplay, tell
 
 SUMMARY = "find unusual images of a collection"
 EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. 0 means equal.
@@ -54,14 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
     from hierax.collection.pages import Entry, Section, contact_sheet
 
     index = open_index(arguments, page=arguments.html)
-    found = outliers(
-        index,
-        arguments.count,
-        k=arguments.neighbors,
-        references=arguments.references,
-        alike=arguments.alike,
-        on_progress=progress_reporter(),
-    )
+    with ProgressDisplay("row") as display:
+        found = outliers(
+            index,
+            arguments.count,
+            k=arguments.neighbors,
+            references=arguments.references,
+            alike=arguments.alike,
+            on_progress=display.update,
+        )
     for row in found:
         if arguments.json:
             print(json.dumps(asdict(row)))

@@ -12,7 +12,7 @@ from hierax.cli.collection import add_approximate, add_collection, approximate_s
 from hierax.cli.loading import add_device, positive
 from hierax.cli.terminal import Tally
 from hierax.collection.page_files import noun, rows_of
-from hierax.console import progress_reporter, quantity, say, tell
+from hierax.console import ProgressDisplay, quantity, say, tell
 
 if TYPE_CHECKING:
     from hierax.collection.index import Index
@@ -51,17 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     from hierax.embedding.search import search
 
     index, tally = open_index(arguments, page=arguments.html), Tally()
-    results = search(
-        index,
-        arguments.queries,
-        top_k=arguments.top_k,
-        threshold=arguments.threshold,
-        approximate=approximate_setting(arguments, index),
-        model=arguments.model,
-        device=arguments.device,
-        max_pixels=arguments.max_pixels,
-        on_progress=progress_reporter(),
-    )
+    with ProgressDisplay("image") as display:
+        results = search(
+            index,
+            arguments.queries,
+            top_k=arguments.top_k,
+            threshold=arguments.threshold,
+            approximate=approximate_setting(arguments, index),
+            model=arguments.model,
+            device=arguments.device,
+            max_pixels=arguments.max_pixels,
+            on_progress=display.update,
+        )
     for result in results:
         tally.add(result.error)
         if arguments.json:

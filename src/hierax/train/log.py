@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
+from hierax.console import ProgressDisplay, say
 from hierax.processing.paths import check_named
 from hierax.train.checkpoints import write_text
 from hierax.train.description import log_entry
 from hierax.train.progress import StepReport
 
-_SAY_EVERY = (10.0, 60.0)  # seconds between lines without a terminal: at first, and after an hour
 _MEASURED = (3, 10.0)  # the run's length is shown after this many steps, or after one step of this many seconds
 _EVALUATION = 1 / 3  # share of the time of a step with as many samples: there is no backward pass
 _NAMES = {
@@ -55,10 +53,10 @@ class RunLog:
         self._evaluated, self._clock, self._length_said = evaluated, clock, False
         self._file: TextIO | None = None
         self._recent: deque[StepReport] = deque(maxlen=every)
-        self._bar: Any = None
+        self._display: ProgressDisplay | None = None
         self._board: Any = None
         self.seconds, self.waited, self.images = 0.0, 0.0, 0
-        self._first, self._started, self._said = 0, 0.0, 0.0
+        self._first = 0
 
     def start(self, step: int, evaluated: int) -> None:
         """Drops lines after `step`, and of evaluations those after `evaluated`; shows the progress bar."""
@@ -69,10 +67,8 @@ class RunLog:
         write_text(self.path, "".join(line for line in lines if _is_kept(line, step, evaluated)))
         self._file = self.path.open("a")
         self._board = _board(self.folder, step)
-        self._first, self._started = step, self._clock()
-        self._said = self._started
-        if not self.quiet and sys.stderr.isatty():
-            self._bar = _bar(self.total, step)
+        self._first = step
+        self._display = ProgressDisplay("step", done=step, quiet=self.quiet, clock=self._clock)
 
     def step(self, report: StepReport) -> None:
         """Records one step."""
@@ -83,16 +79,8 @@ class RunLog:
         if report.step % self.every == 0 or report.step == self.total or report.step <= 3:
             self._write(self._summary())
         self._say_length(report)
-        if self._bar is not None:
-            progress, task = self._bar
-            progress.update(task, completed=report.step, description=self._shown(report))
-        elif not self.quiet:
-            now = self._clock()
-            spent, (shortest, longest) = now - self._started, _SAY_EVERY
-            if now - self._said >= min(max(spent / 60, shortest), longest):
-                self._said = now
-                left = timedelta(seconds=round(spent / (report.step - self._first) * (self.total - report.step)))
-                self.say(f"step {report.step:,} of {self.total:,} · {self._shown(report)} · {left} left")
+        if self._display is not None:
+            self._display.update(report.step, self.total, self._shown(report))
 
     def _say_length(self, report: StepReport) -> None:
         """Shows how long the run will take, as soon as that is known; the first step is slower than others."""
@@ -137,12 +125,8 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Writes a line to the terminal, above the progress bar."""
-        if self.quiet:
-            return
-        if self._bar is not None:
-            self._bar[0].console.print(text, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        if not self.quiet:
+            say(text)
 
     def _write(self, entry: dict[str, Any]) -> None:
         assert self._file is not None
@@ -157,8 +141,8 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the progress bar and the files."""
-        if self._bar is not None:
-            self._bar[0].stop()
+        if self._display is not None:
+            self._display.close()
         if self._file is not None:
             self._file.close()
         if self._board is not None:
@@ -168,16 +152,6 @@ class RunLog:
 def finite_or_none(metrics: dict[str, float]) -> dict[str, float | None]:
     """Metrics for JSON: None for values that are not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _bar(total: int, step: int) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
-    progress.start()
-    return progress, progress.add_task("", total=total, completed=step)
 
 
 def _is_kept(line: str, step: int, evaluated: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 import hierax
 from hierax.atomic import make_folder, name_in_errors
+from hierax.console import say
 from hierax.data.dataset import Dataset
 from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
@@ -156,7 +156,7 @@ def train(
             world.run_on_all_ranks(lambda: check_settings(run, previous, settings))
             if previous.get("finished"):
                 if world.is_main and not quiet:
-                    print(finished_message(run, previous), file=sys.stderr)
+                    say(finished_message(run, previous))
                 return run
         if base is None:
             settings["chosen"] = chosen.recipe.to_dict()

@@ -68,7 +68,7 @@ class RunRecorder(Callback):
         """See `Callback`. It bypasses Python's buffers, because the signal may have interrupted a write to them."""
         if not self.quiet:
             long = f", which takes {format_duration(seconds)}" if seconds is not None and seconds >= 2 else ""
-            text = f"\nstopping after this step{long}; Ctrl-C again ends at once\n"
+            text = f"\nhierax: stopping after this step{long}; Ctrl-C again ends at once\n"
             os.write(2, text.encode())
 
     def save_model(self, model: Pretrained, *, last: bool = False) -> None:
