@@ -23,11 +23,12 @@ from hierax.collection.listing import Listing, listing_path
 from hierax.collection.mapped import Named
 from hierax.collection.originals import CHANGED, GONE, REMOTE, originals
 from hierax.collection.pages import Entry, Section, contact_sheet, map_page
-from hierax.collection.projection import Layout, Point, layout, principal
+from hierax.collection.projection import Layout, Point, layout
 from hierax.collection.source import Source
 from hierax.collection.store import source_id
 from hierax.embedding.sources import list_sources
 from hierax.notices import Notice, printable
+from hierax.principal import principal_scores
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028\udcff.jpg"
 
@@ -87,12 +88,12 @@ def test_principal_components_equal_those_of_a_singular_value_decomposition() ->
     for vectors in (noise(100, 12), noise(9, 40)):
         centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
         left, scale, _ = np.linalg.svd(centred, full_matrices=False)
-        np.testing.assert_allclose(np.abs(principal(vectors, count=5)), np.abs(left * scale)[:, :5], atol=1e-4)
+        np.testing.assert_allclose(np.abs(principal_scores(vectors, count=5)), np.abs(left * scale)[:, :5], atol=1e-4)
 
 
 def test_components_that_are_lacking_are_zero() -> None:
-    assert principal(noise(3, 8), count=5)[:, 2:].max() == 0
-    assert principal(np.ones((4, 8), np.float32), count=5).max() == 0
+    assert principal_scores(noise(3, 8), count=5)[:, 2:].max() == 0
+    assert principal_scores(np.ones((4, 8), np.float32), count=5).max() == 0
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from hierax.collection.index import Index
 from hierax.extras import missing_package
+from hierax.principal import principal_scores
 
 if TYPE_CHECKING:
     from hierax.collection.index import Folders
@@ -77,7 +78,9 @@ def layout(
         raise missing_package("t-SNE", "sklearn")
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
     rows = np.unique(np.linspace(0, len(index) - 1, min(points, len(index))).astype(np.int64))
-    components = principal(index.take(rows), count=COMPONENTS)
+    vectors = index.take(rows)
+    vectors = np.where(np.isfinite(vectors), vectors, 0)  # a mapped file that was tampered with
+    components = principal_scores(vectors, count=COMPONENTS)
     spread = float(components[:, 0].std()) if len(rows) else 0.0
     if tsne is None or len(rows) < 5 or spread < _EQUAL:  # too few for neighbors, or nothing to tell rows apart by
         places, used = components[:, :2], "pca"
@@ -103,24 +106,3 @@ def _tsne() -> Any:
     except ImportError:
         return None
     return TSNE
-
-
-def principal(vectors: np.ndarray, *, count: int) -> np.ndarray:
-    """float32 `[N, count]`: scores of vectors `[N, D]` on their first principal components; those they lack are 0.
-
-    The sign of a component is free; its largest weight is positive, so that the same vectors get the same scores.
-    """
-    vectors = np.where(np.isfinite(vectors), vectors, 0)  # a mapped file that was tampered with
-    wide = vectors.astype(np.float64) - (vectors.mean(0, dtype=np.float64) if len(vectors) else 0)
-    rows, width = wide.shape
-    if width <= rows:
-        values, axes = np.linalg.eigh(wide.T @ wide)
-    else:  # the same axes, from the smaller product
-        values, weights = np.linalg.eigh(wide @ wide.T)
-        axes = wide.T @ weights / np.sqrt(np.maximum(values, 1e-12))
-    found = axes[:, ::-1][:, :count] * (values[::-1][:count] > 1e-9 * max(float(values.max(initial=0)), 1e-12))
-    if found.size:
-        found = found * np.where(found[np.abs(found).argmax(0), np.arange(found.shape[1])] < 0, -1, 1)
-    scores = np.zeros((rows, count), np.float32)
-    scores[:, : found.shape[1]] = wide @ found
-    return scores

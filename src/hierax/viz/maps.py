@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from hierax.principal import principal_scores
 from hierax.processing.arrays import is_tensor
 from hierax.processing.record import IMAGENET, Preprocessing
 
@@ -53,27 +54,11 @@ def to_picture(pixels: np.ndarray | Tensor, *, record: Preprocessing = IMAGENET)
 def principal_components(feature_map: np.ndarray | Tensor, *, count: int = 3) -> np.ndarray:
     """Scores `[H, W, count]` of a map `[C, H, W]` on its first principal components; missing components are 0.
 
-    Every cell is one observation of C values. The sign of a component is arbitrary; it is chosen so that the channel
-    with the largest weight is positive. So the same map always gives the same scores.
+    Every cell is one observation of C values; see `hierax.principal`.
     """
     array = finite_array(feature_map)
     channels, height, width = array.shape
-    cells = array.reshape(channels, -1).T.astype(np.float64)
-    cells -= cells.mean(0)
-    _, sizes, axes = np.linalg.svd(cells, full_matrices=False) if len(cells) <= channels else _thin_svd(cells)
-    present = min(count, int((sizes > max(sizes[0], 1e-12) * 1e-7).sum()))
-    axes = axes[:present]
-    strongest = np.abs(axes).argmax(axis=1)
-    axes = axes * np.sign(axes[np.arange(present), strongest])[:, None]
-    scores = np.zeros((height * width, count), np.float32)
-    scores[:, :present] = cells @ axes.T
-    return scores.reshape(height, width, count)
-
-
-def _thin_svd(cells: np.ndarray) -> tuple[None, np.ndarray, np.ndarray]:
-    """Singular values and right singular vectors of many rows, from the small matrix of channels."""
-    squares, axes = np.linalg.eigh(cells.T @ cells)
-    return None, np.sqrt(squares[::-1].clip(0)), axes[:, ::-1].T
+    return principal_scores(array.reshape(channels, -1).T, count=count).reshape(height, width, count)
 
 
 def robust_scale(values: np.ndarray, *, percent: float = 1.0) -> np.ndarray:
