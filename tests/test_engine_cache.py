@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from hierax.digests import weights_digest
 from hierax.engine import cache as cache_module
-from hierax.engine.cache import ArtifactCache, artifact_key, default_folder, weights_digest
+from hierax.engine.cache import ArtifactCache, artifact_key, default_folder
 from small import randomise
 from tasks import make
 

@@ -1,10 +1,13 @@
-"""SHA-256 of files, read in parts: one way for exports, training checkpoints and teachers."""
+"""SHA-256 of files and of weights: one way for engines, collections, exports, training checkpoints and teachers."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PART = 1 << 22
 
@@ -21,3 +24,22 @@ def add_file(digest: Any, path: Path) -> None:
     with path.open("rb") as file:
         while part := file.read(_PART):
             digest.update(part)
+
+
+def weights_digest(model: nn.Module, *, by_value: bool = False) -> str:
+    """SHA-256 of all parameters and buffers, in hexadecimal: names, shapes, dtypes and bytes.
+
+    Both kinds of digest are parts of keys on disk, so neither may change.
+
+    Args:
+        by_value: digest the names in order, and the values as float32. Weights that are saved in another dtype, such as
+            bfloat16 as float32, keep this digest: the cached answers of a teacher stay valid.
+    """
+    import torch
+
+    digest, tensors = hashlib.sha256(), model.state_dict().items()
+    for name, tensor in sorted(tensors) if by_value else tensors:
+        flat = (tensor.float() if by_value else tensor).detach().cpu().contiguous()
+        digest.update((name if by_value else f"{name} {tuple(flat.shape)} {flat.dtype}\n").encode())
+        digest.update(memoryview(flat.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()

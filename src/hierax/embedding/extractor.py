@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from hierax.checkpoint.files import source_name
 from hierax.collection.store import Column, Manifest
+from hierax.digests import weights_digest
 from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
-from hierax.engine.cache import weights_digest
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
 from hierax.notices import notify

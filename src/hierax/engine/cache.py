@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hierax.home import expand_home, home
 
@@ -146,16 +145,6 @@ def _read_own(path: Path) -> bytes:
             if found.st_mode & 0o022:
                 raise PermissionError(errno.EPERM, "others can write it")
         return file.read()
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A digest of all parameters and buffers: names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        flat = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(flat.shape)} {flat.dtype}\n".encode())
-        digest.update(memoryview(flat.reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def artifact_key(parts: Mapping[str, Any]) -> str:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from hierax.advice import ENGINE, advised
 from hierax.checkpoint.opened import Checkpoint
+from hierax.digests import weights_digest
 from hierax.engine.backends.exported import ExportedBackend, find_export
 from hierax.engine.backends.onnx import OnnxBackend
 from hierax.engine.backends.openvino import OpenVinoBackend
 from hierax.engine.backends.pytorch import SeldomRunner, TorchBackend
-from hierax.engine.cache import ArtifactCache, weights_digest
+from hierax.engine.cache import ArtifactCache
 from hierax.engine.calibration import Pictures, sample_pixels, source_digest
 from hierax.engine.context import renew_lock
 from hierax.engine.device_pixels import DevicePixels

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from hierax.checkpoint.class_names import load_labels
 from hierax.checkpoint.files import weights_in
 from hierax.data.view import EvaluationView, Example
-from hierax.digests import add_file
+from hierax.digests import add_file, weights_digest
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.processing.record import FILE_NAME, preprocessing_for
 from hierax.train.networks import OTHERS, SUFFIXES, Run, open_network
@@ -39,7 +39,7 @@ class Teacher:
 
     Attributes:
         name: the source, as the user wrote it.
-        digest: SHA-256 of its files, hexadecimal.
+        digest: SHA-256 of its weights or of its files, hexadecimal.
         size: pixels per axis of its input; None is the student's size.
         classes: names of the classes of its logits, or None.
         logits, features: number of each; 0 for none.
@@ -184,10 +184,6 @@ def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: 
         )
     if model.config.axes != len(size):
         raise ValueError(f"{source}: takes {model.config.axes} axes of pixels, the student {len(size)}")
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.float().cpu().numpy().tobytes())
     classes = None if isinstance(model, HieraModel) else list(model.config.id2label.values())
 
     def run(pixels: Tensor) -> Mapping[str, Tensor]:
@@ -198,9 +194,8 @@ def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: 
 
     record = preprocessing_for(model.config, model.preprocessing)
     native = tuple(model.config.image_size)
-    return Teacher(
-        str(source), digest.hexdigest(), run, record, size=native, classes=classes, probe=native, device=device
-    )
+    digest = weights_digest(model, by_value=True)
+    return Teacher(str(source), digest, run, record, size=native, classes=classes, probe=native, device=device)
 
 
 def _exported(folder: Path) -> Path:

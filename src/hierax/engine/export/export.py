@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import check_writable, make_folder, name_in_errors, sync_files, sync_folder
+from hierax.digests import weights_digest
 from hierax.engine.backends.exported import RECORD, VERSION, file_records
-from hierax.engine.cache import weights_digest
 from hierax.engine.calibration import Pictures, sample_pixels
 from hierax.engine.export.formats import FORMATS, Job, open_runner
 from hierax.engine.export.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
