@@ -108,11 +108,18 @@ class Disk:
         self._scan(self.root, self.top, seen, found)
         lost = {(node, name): there for node, names in found.items() for name, there in node.now.items()
                 if names.get(name) is not there}  # fmt: skip
+        exchanged: set[tuple[_Node, str]] = set()
         for node, names in found.items():
             for name, there in names.items():
-                if node.now.get(name) is there:
+                before = node.now.get(name)
+                if before is there or (node, name) in exchanged:
                     continue
                 change: _Change = [(node, name, there)]
+                for other, place in [place for place, moved in lost.items() if moved is there]:
+                    if before is not None and found[other].get(place) is before:  # two names in one step
+                        exchanged.add((other, place))
+                        del lost[other, place]
+                        change.append((other, place, before))
                 lost.pop((node, name), None)  # replaced
                 for place in [place for place, moved in lost.items() if moved is there]:
                     del lost[place]

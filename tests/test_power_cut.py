@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load
 
+import hierax.folders as folders
 from hierax import HieraForImageClassification, HieraModel
 from hierax.atomic import atomic_write
 from hierax.embedding import embed
@@ -199,24 +200,81 @@ def test_a_model_that_cannot_be_saved_leaves_the_one_before(tmp_path: Path, monk
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+EXPORTED = ("model.onnx", "config.json", exporting.RECORD)
+
+
+def write_export(target: Path, text: str) -> None:
+    with exporting._put_in_place(target, overwrite=True) as part:
+        for name in EXPORTED:
+            (part / name).write_text(text)
+
+
+@pytest.fixture(params=[True, False], ids=["exchange", "renames"])
+def exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the system can exchange two folders in one step."""
+    if not request.param:
+        monkeypatch.setattr(folders, "_exchange", lambda *_: False)
+    return request.param
+
+
 @pytest.mark.parametrize("there", [False, True])
-def test_an_export_is_whole_or_not_there(tmp_path: Path, there: bool) -> None:
+def test_an_export_is_whole_or_not_there(tmp_path: Path, there: bool, exchange: bool) -> None:
     target = tmp_path / "exports" / "model"
 
-    def export(text: str) -> None:
-        with exporting._put_in_place(target, overwrite=True) as part:
-            for name in ("model.onnx", "config.json", exporting.RECORD):
-                (part / name).write_text(text)
-
     def content(tree: Tree) -> set[bytes | None]:
-        return {tree[f"exports/model/{name}"] for name in ("model.onnx", "config.json", exporting.RECORD)}
+        return {tree[f"exports/model/{name}"] for name in EXPORTED}
 
     if there:
-        export("old")
-    states, last = recorded(tmp_path, lambda: export("new"))
+        write_export(target, "old")
+    states, last = recorded(tmp_path, lambda: write_export(target, "new"))
     named = [content(tree) for tree in states if "exports/model" in tree]
     assert all(found in ([{b"old"}, {b"new"}] if there else [{b"new"}]) for found in named)
     assert [content(tree) for tree in last] == [{b"new"}] * len(last)
+
+
+def test_an_export_that_was_being_replaced_is_never_lost(tmp_path: Path, exchange: bool) -> None:
+    """At any moment the old or the new one is in place, or is put back before the next export."""
+    write_export(tmp_path / "disk" / "model", "old")
+    states, _ = recorded(tmp_path / "disk", lambda: write_export(tmp_path / "disk" / "model", "new"))
+    assert len(states) > 10
+    for number, tree in enumerate(states):
+        target = restore(tree, tmp_path / str(number)) / "model"
+        assert target.exists() or not exchange
+        with pytest.raises(ValueError, match="model: is not empty; choose another folder, or overwrite it"):
+            exporting._check_target(target, overwrite=False)
+        assert {(target / name).read_text() for name in EXPORTED} in ({"old"}, {"new"})
+        write_export(target, "next")
+        assert [path.name for path in target.parent.iterdir()] == ["model"]
+        assert {(target / name).read_text() for name in EXPORTED} == {"next"}
+
+
+def test_two_processes_do_not_export_to_one_folder(tmp_path: Path) -> None:
+    write_export(tmp_path / "model", "old")
+    told = r"model: another process is writing it; let it end first \(process \d+"
+    with exporting._put_in_place(tmp_path / "model", overwrite=True) as part:
+        (part / "config.json").write_text("new")
+        with pytest.raises(ValueError, match=told):
+            write_export(tmp_path / "model", "other")
+    assert (tmp_path / "model" / "config.json").read_text() == "new"
+
+
+def test_an_export_that_cannot_take_its_place_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "_exchange", lambda *_: False)
+    target, replace = tmp_path / "model", os.replace
+    write_export(target, "old")
+
+    def failing(source: Path, place: Path) -> None:
+        if place == target and Path(source, "config.json").read_text() == "new":
+            raise OSError(5, "Input/output error", str(source), None, str(place))
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_export(target, "new")
+    assert {(target / name).read_text() for name in EXPORTED} == {"old"}
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.fixture(scope="module")

@@ -113,10 +113,20 @@ def check_writable(path: Path) -> None:
     with name_in_errors(path, probe):
         with contextlib.suppress(FileNotFoundError):
             os.lstat(path)  # a name that is too long
-        try:
-            probe.touch(exist_ok=False)
-        finally:
-            _remove(probe)
+        if not _takes_files(folder):
+            try:
+                probe.touch(exist_ok=False)
+            finally:
+                _remove(probe)
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file without a name, of which a kill leaves nothing, can be made in a folder. Only Linux has them."""
+    try:
+        os.close(os.open(folder, os.O_WRONLY | os.O_TMPFILE))
+    except (AttributeError, OSError):  # another system or disk; else the reason is found with a name
+        return False
+    return True
 
 
 def make_folder(folder: Path, *, sync: bool = True) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from hierax.atomic import check_writable, make_folder, name_in_errors, sync_files, sync_folder
+from hierax.atomic import check_writable
 from hierax.digests import weights_digest
 from hierax.engine.backends.exported import RECORD, VERSION, file_records
 from hierax.engine.calibration import Pictures, sample_pixels
@@ -26,6 +25,7 @@ from hierax.engine.opening import model_for
 from hierax.engine.signature import Signature
 from hierax.engine.traced import INPUTS
 from hierax.extras import require
+from hierax.folders import atomic_folder, restore_folder
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units
 from hierax.model.mae import check_mae_size
@@ -233,6 +233,7 @@ def _version(package: str) -> str | None:
 def _check_target(target: Path, *, overwrite: bool) -> None:
     """Raises `ValueError` if `target` holds files that must not be lost, or cannot be made."""
     check_writable(target)
+    restore_folder(target)
     if not target.exists():
         suffix = target.suffix.lower()
         if suffix in _FILE_SUFFIXES:
@@ -253,28 +254,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         raise ValueError(f"{target}: is not an export, {what}; only exports are overwritten")
 
 
-@contextlib.contextmanager
-def _put_in_place(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def _put_in_place(target: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
     """An empty folder beside `target`. It replaces `target` on success, else it is deleted."""
-    given, target = target, target.resolve()
-    part = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}")
-    old = part.with_name(f"{part.name}.old")
-    try:
-        with name_in_errors(given, part):
-            make_folder(target.parent)
-            part.mkdir()
-            yield part
-            sync_files(part)
-        _check_target(target, overwrite=overwrite)  # checked again: minutes have passed
-        if target.exists():
-            os.replace(target, old)
-        try:
-            os.replace(part, target)
-        except OSError:
-            if old.exists():
-                os.replace(old, target)
-            raise
-        sync_folder(target.parent)
-    finally:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+    # checked again before it is replaced: minutes have passed
+    return atomic_folder(target, lambda: _check_target(target, overwrite=overwrite))
