@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hierax.benchmark.settings import Settings, resolve
 from hierax.checkpoint.bundled import FEMTO
 from hierax.engine.context import torch_threads
 from hierax.engine.hardware import DTYPES, fast_bf16
+from hierax.model.config import HieraConfig
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 Progress = Callable[[str, float], None]
@@ -125,48 +127,71 @@ def _names(models: object) -> list[str]:
 
 def measure_subject(subject: Subject, settings: Settings, tell: Progress) -> list[Cell]:
     """The cells of one model at one size; each contender is built once."""
-    cells: list[Cell] = []
     with ExitStack() as stack:
-        tell(f"{subject.source}: building", 0.0)
-        model = subject.model()
-        config = model.config
-        contenders, notes = lineup(subject, config.image_size, settings)
-        calls: dict[Contender, Call] = {}
-        for contender in contenders:
-            tell(f"{subject.source}: building {contender}", 0.0)
-            calls[contender] = build(contender, subject, stack, model)
-        gmacs = multiply_accumulates(model, (1, config.num_channels, *config.image_size)) / 1e9
-        for number, batch in enumerate(settings.batches):
-            told = _part(
-                tell, number, len(settings.batches), f"{subject.source} {_by(config.image_size)}, batch {batch}: "
-            )
-            draw = torch.Generator().manual_seed(0)
-            pixels = torch.randn(batch, config.num_channels, *config.image_size, generator=draw)
-            ready = {c: functools.partial(call, pixels.to(input_dtype(c))) for c, call in calls.items()}
-            wanted = tuple(dict.fromkeys(c.ceiling for c in contenders if c.precision != "int8" or fast_bf16()))
-            times, ceiling = measure_cell(ready, settings, wanted, told)
-            memory, failed = _memory(subject, batch, contenders, told) if settings.memory else ({}, [])
-            timings = summarise(
-                times,
-                batch=batch,
-                gmacs=gmacs,
-                ceiling=ceiling,
-                memory=memory,
-                against_precision=settings.against_precision,
-            )
-            cells.append(
-                Cell(
-                    model=subject.source,
-                    size=config.image_size,
-                    batch=batch,
-                    rounds=len(times[_EAGER]),
-                    gmacs=gmacs,
-                    ceiling=ceiling,
-                    timings=timings,
-                    notes=(*notes, *failed),
-                )
-            )
-    return cells
+        built = _build(subject, settings, stack, tell)
+        label = f"{subject.source} {_by(built.config.image_size)}"
+        parts = len(settings.batches)
+        return [
+            _measure_batch(built, batch, settings, _part(tell, number, parts, f"{label}, batch {batch}: "))
+            for number, batch in enumerate(settings.batches)
+        ]
+
+
+@dataclass(frozen=True)
+class _Built:
+    """One model at one size, with its contenders, ready to be called.
+
+    Attributes:
+        gmacs: multiply-accumulates of one image, in billions.
+        notes: on contenders that are left out.
+    """
+
+    subject: Subject
+    config: HieraConfig
+    gmacs: float
+    calls: dict[Contender, Call]
+    notes: list[str]
+
+
+def _build(subject: Subject, settings: Settings, stack: ExitStack, tell: Progress) -> _Built:
+    tell(f"{subject.source}: building", 0.0)
+    model = subject.model()
+    config = model.config
+    contenders, notes = lineup(subject, config.image_size, settings)
+    calls: dict[Contender, Call] = {}
+    for contender in contenders:
+        tell(f"{subject.source}: building {contender}", 0.0)
+        calls[contender] = build(contender, subject, stack, model)
+    gmacs = multiply_accumulates(model, (1, config.num_channels, *config.image_size)) / 1e9
+    return _Built(subject, config, gmacs, calls, notes)
+
+
+def _measure_batch(built: _Built, batch: int, settings: Settings, tell: Progress) -> Cell:
+    config, contenders = built.config, list(built.calls)
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randn(batch, config.num_channels, *config.image_size, generator=draw)
+    ready = {c: functools.partial(call, pixels.to(input_dtype(c))) for c, call in built.calls.items()}
+    wanted = tuple(dict.fromkeys(c.ceiling for c in contenders if c.precision != "int8" or fast_bf16()))
+    times, ceiling = measure_cell(ready, settings, wanted, tell)
+    memory, failed = _memory(built.subject, batch, contenders, tell) if settings.memory else ({}, [])
+    timings = summarise(
+        times,
+        batch=batch,
+        gmacs=built.gmacs,
+        ceiling=ceiling,
+        memory=memory,
+        against_precision=settings.against_precision,
+    )
+    return Cell(
+        model=built.subject.source,
+        size=config.image_size,
+        batch=batch,
+        rounds=len(times[_EAGER]),
+        gmacs=built.gmacs,
+        ceiling=ceiling,
+        timings=timings,
+        notes=(*built.notes, *failed),
+    )
 
 
 def lineup(subject: Subject, size: tuple[int, ...], settings: Settings) -> tuple[list[Contender], list[str]]:

@@ -215,7 +215,7 @@ def _transformers() -> Iterator[CheckpointRecord]:
 
 
 def _timm() -> Iterator[CheckpointRecord]:
-    """The same image weights as timm has them, and timm's own abs-win weights."""
+    """The same image weights as timm has them."""
     for variant, figures in _IMAGE.items():
         yield CheckpointRecord(
             name=f"{variant}.mae_in1k_ft_in1k",
@@ -246,6 +246,10 @@ def _timm() -> Iterator[CheckpointRecord]:
             crop_pct=0.9,
             note=_NOTE_TIMM_MAE,
         )
+
+
+def _timm_abswin() -> Iterator[CheckpointRecord]:
+    """timm's own weights, with window-aware position embeddings."""
     for tag, top1 in (("sbb2_e200_in12k", 84.912), ("sbb2_pd_e200_in12k", 84.56)):
         variant = "hiera_small_abswin_256"
         yield CheckpointRecord(
@@ -289,6 +293,7 @@ def _records() -> tuple[CheckpointRecord, ...]:
         *_official(_VIDEO, "kinetics-400", "k400", 400, "kinetics"),
         *_transformers(),
         *_timm(),
+        *_timm_abswin(),
     )
 
 

@@ -130,6 +130,31 @@ class _Measure:
         return _Measured(sample.name, size, tuple(int(c) for c in classes), moments, mode, kind, FIRST_ONLY.take())
 
 
+class _Totals:
+    """What the samples measured so far have in total."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = np.zeros(classes, np.int64)
+        self.sizes: list[tuple[int, ...]] = []
+        self.modes: Counter[str] = Counter()
+        self.types: Counter[str] = Counter()
+        self.moments: Moments | None = None
+
+    def add(self, found: _Measured) -> None:
+        """Raises `ValueError` for a sample with another number of channels or axes than the first one."""
+        before, channels = self.moments, len(found.moments.mean)
+        if before is not None and (channels, len(found.size)) != (len(before.mean), len(self.sizes[0])):
+            raise ValueError(
+                f"{found.name} has {channels} channels and {len(found.size)} axes, others {len(before.mean)} and "
+                f"{len(self.sizes[0])}; expected the same for all"
+            )
+        self.moments = found.moments if before is None else before + found.moments
+        self.sizes.append(found.size)
+        self.modes.update(() if found.mode is None else (found.mode,))
+        self.types[found.kind] += 1
+        self.classes[list(found.classes)] += 1
+
+
 def dataset_statistics(
     source: str | os.PathLike[str],
     *,
@@ -154,44 +179,29 @@ def dataset_statistics(
         raise ValueError(f"{source} holds videos; expected images or arrays")
     if workers is None:
         workers = (os.cpu_count() or 1) if len(dataset) > _FEW else 0
-    counts = np.zeros(len(dataset.classes), np.int64)
-    unreadable: list[tuple[str, str]] = []
-    sizes: list[tuple[int, ...]] = []
-    modes: Counter[str] = Counter()
-    types: Counter[str] = Counter()
-    total: Moments | None = None
+    total, unreadable = _Totals(len(dataset.classes)), list[tuple[str, str]]()
     FIRST_ONLY.take()  # earlier notes do not belong to this dataset
     for found in _measured(dataset, workers, max_pixels):
         if isinstance(found, tuple):
             unreadable.append(found)
-            continue
-        channels = len(found.moments.mean)
-        if total is not None and (channels, len(found.size)) != (len(total.mean), len(sizes[0])):
-            raise ValueError(
-                f"{found.name} has {channels} channels and {len(found.size)} axes, others {len(total.mean)} and "
-                f"{len(sizes[0])}; expected the same for all"
-            )
-        total = found.moments if total is None else total + found.moments
-        sizes.append(found.size)
-        modes.update(() if found.mode is None else (found.mode,))
-        types[found.kind] += 1
-        FIRST_ONLY.merge(found.first_only)
-        counts[list(found.classes)] += 1
+        else:
+            total.add(found)
+            FIRST_ONLY.merge(found.first_only)
     for line in FIRST_ONLY.lines():
         notify(line)
-    axes = list(zip(*sizes, strict=True))
+    axes, moments = list(zip(*total.sizes, strict=True)), total.moments
     return DatasetStatistics(
         samples=len(dataset),
-        readable=len(sizes),
+        readable=len(total.sizes),
         validation=None if held is None else len(held),
-        classes=dict(zip(dataset.classes, counts.tolist(), strict=True)),
-        channels=0 if total is None else len(total.mean),
-        modes=dict(modes.most_common()),
-        types=dict(types.most_common()),
+        classes=dict(zip(dataset.classes, total.classes.tolist(), strict=True)),
+        channels=0 if moments is None else len(moments.mean),
+        modes=dict(total.modes.most_common()),
+        types=dict(total.types.most_common()),
         smallest=[min(axis) for axis in axes],
         largest=[max(axis) for axis in axes],
-        mean=[] if total is None else total.mean.tolist(),
-        std=[] if total is None else total.std.tolist(),
+        mean=[] if moments is None else moments.mean.tolist(),
+        std=[] if moments is None else moments.std.tolist(),
         unreadable=unreadable,
     )
 

@@ -165,34 +165,18 @@ class TrainingView:
             mirror = how.flip and random.random() < 0.5
             pixels = _array_part(sample, how.size, how.channels, None if how.crop_scale is None else random)
             return np.ascontiguousarray(pixels[..., ::-1] if mirror else pixels)
-        height, width = how.size[-2:]
         if how.sampling is not None:
             return training_clip(
                 sample,
                 random,
                 sampling=how.sampling,
-                size=(height, width),
+                size=how.size[-2:],
                 crop_scale=how.crop_scale,
                 flip=how.flip,
                 augment=how.rand_augment,
                 erasing=how.erasing,
             )
-        aspect = width / height
-
-        def part(rows: int, columns: int) -> Box:
-            if how.crop_scale is None:
-                return center_crop(rows, columns, aspect=aspect)
-            return random_crop(random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect))
-
-        pixels = read_crop(
-            sample.content,
-            channels=how.channels,
-            name=sample.name,
-            part=part,
-            size=(height, width),
-            exact=how.exact,
-            max_pixels=how.max_pixels,
-        )
+        pixels = self._crop(sample, random)
         if how.flip and random.random() < 0.5:
             pixels = pixels[:, ::-1]
         if how.rand_augment is not None:
@@ -202,6 +186,27 @@ class TrainingView:
         if how.erasing:
             pixels = erase(pixels, random, probability=how.erasing)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _crop(self, sample: Sample, random: np.random.Generator) -> np.ndarray:
+        """A part of an image `[H, W, C]`, anywhere or at its center."""
+        how = self.augmentation
+        height, width = how.size[-2:]
+        aspect = width / height
+
+        def part(rows: int, columns: int) -> Box:
+            if how.crop_scale is None:
+                return center_crop(rows, columns, aspect=aspect)
+            return random_crop(random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect))
+
+        return read_crop(
+            sample.content,
+            channels=how.channels,
+            name=sample.name,
+            part=part,
+            size=(height, width),
+            exact=how.exact,
+            max_pixels=how.max_pixels,
+        )
 
 
 class EvaluationView:

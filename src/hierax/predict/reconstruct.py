@@ -124,51 +124,66 @@ def reconstructions(
 ) -> Iterator[Reconstructed]:
     """Like `reconstruct`, with an open model."""
     from hierax.viz.fonts import drawable_names
-    from hierax.viz.reconstruction import reconstruct_pixels
 
     check_inputs(opened.config, paths)
-    config, processor = opened.config, opened.processor()
-    video = isinstance(processor, HieraVideoProcessor)
-
-    def read(path: Path) -> Tensor:
-        if isinstance(processor, HieraVideoProcessor):
-            return clip_batches(processor.clips(path))[0]
-        return processor(path).pixel_values
-
-    def ask(pixels: Tensor) -> Sequence[Tensor]:
-        keep = draw_keep(config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed)
-        out = opened.call(pixels, keep=keep.expand(len(pixels), -1))
-        logits, visible = out.logits.float().cpu(), out.bool_masked_pos.cpu()
-        return reconstruct_pixels(pixels, logits, visible, config=config, statistics=statistics).unbind()
-
+    steps = _Steps(opened, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
+    video = opened.config.is_video
     titles = drawable_names([path.name for path in paths], kind="video" if video else "image")
-    answers = stream(paths, read, ask, batch_size=1 if video else opened.batch_size)
+    answers = stream(paths, steps.read, steps.predict, batch_size=1 if video else opened.batch_size)
     for title, answer in zip(titles, answers, strict=True):
         if answer.result is None or answer.pixels is None:
             yield Reconstructed(answer.path, error=answer.error)
-            continue
-        pixels, made = answer.pixels, answer.result
-        if (wrong := not_finite(answer.path, [made])) is not None:
+        elif (wrong := not_finite(answer.path, [answer.result])) is not None:
             yield Reconstructed(answer.path, error=wrong)
-            continue
-        keep = draw_keep(config, tuple(pixels.shape[2:]), mask_ratio=mask_ratio, seed=seed)
-        if isinstance(processor, HieraVideoProcessor):
-            from hierax.viz.animation import reconstructed_clip
-
-            moving = reconstructed_clip(
-                pixels,
-                made,
-                keep,
-                config=config,
-                record=opened.preprocessing,
-                statistics=statistics,
-                seconds=float(processor.sampling.span),
-                title=title,
-            )
-            yield Reconstructed(answer.path, moving=moving)
         else:
-            tiles = reconstruction_tiles(opened, pixels, made, keep, statistics=statistics, title=title)
-            yield Reconstructed(answer.path, tiles)
+            yield steps.draw(answer.path, answer.pixels, answer.result, title=title)
+
+
+class _Steps:
+    """From a file to its reconstruction: the steps, with an open model."""
+
+    def __init__(self, opened: Predictor, *, mask_ratio: float | None, seed: int, statistics: Statistics) -> None:
+        self.opened, self.processor = opened, opened.processor()
+        self.mask_ratio, self.seed = mask_ratio, seed
+        self.statistics: Statistics = statistics
+
+    def read(self, path: Path) -> Tensor:
+        """Pixels `[1, C, *size]`."""
+        if isinstance(self.processor, HieraVideoProcessor):
+            return clip_batches(self.processor.clips(path))[0]
+        return self.processor(path).pixel_values
+
+    def predict(self, pixels: Tensor) -> Sequence[Tensor]:
+        """The reconstructions `[C, *size]` of a batch."""
+        from hierax.viz.reconstruction import reconstruct_pixels
+
+        out = self.opened.call(pixels, keep=self._keep(pixels).expand(len(pixels), -1))
+        logits, visible = out.logits.float().cpu(), out.bool_masked_pos.cpu()
+        config = self.opened.config
+        return reconstruct_pixels(pixels, logits, visible, config=config, statistics=self.statistics).unbind()
+
+    def draw(self, path: Path, pixels: Tensor, made: Tensor, *, title: str) -> Reconstructed:
+        """The images of pixels `[1, C, *size]` and their reconstruction `made`."""
+        from hierax.viz.animation import reconstructed_clip
+
+        opened, keep = self.opened, self._keep(pixels)
+        if not isinstance(self.processor, HieraVideoProcessor):
+            tiles = reconstruction_tiles(opened, pixels, made, keep, statistics=self.statistics, title=title)
+            return Reconstructed(path, tiles)
+        moving = reconstructed_clip(
+            pixels,
+            made,
+            keep,
+            config=opened.config,
+            record=opened.preprocessing,
+            statistics=self.statistics,
+            seconds=float(self.processor.sampling.span),
+            title=title,
+        )
+        return Reconstructed(path, moving=moving)
+
+    def _keep(self, pixels: Tensor) -> Tensor:
+        return draw_keep(self.opened.config, tuple(pixels.shape[2:]), mask_ratio=self.mask_ratio, seed=self.seed)
 
 
 def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float | None, seed: int) -> Tensor:

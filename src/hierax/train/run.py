@@ -300,8 +300,7 @@ class _RankRun:
         world, recipe, prepared, model = self.world, setup.recipe, setup.prepared, setup.prepared.model
         objective_of = mode_of(recipe).objective
         parts = accumulation_steps(recipe, world.size)
-        seen = augmentation(recipe, model.config, arrays=setup.train.arrays, record=prepared.record)
-        view = TrainingView(setup.train, seen, seed=recipe.seed)
+        view = _training_view(setup)
         workers = default_workers() if recipe.workers is None else recipe.workers
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()
@@ -353,6 +352,12 @@ class _RankRun:
             return {**found.metrics, "unreadable": float(len(found.bad))} if found.bad else found.metrics
 
         return evaluate
+
+
+def _training_view(setup: _Setup) -> TrainingView:
+    recipe, prepared = setup.recipe, setup.prepared
+    seen = augmentation(recipe, prepared.model.config, arrays=setup.train.arrays, record=prepared.record)
+    return TrainingView(setup.train, seen, seed=recipe.seed)
 
 
 def _validation_view(setup: _Setup) -> EvaluationView:
