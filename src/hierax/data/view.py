@@ -166,11 +166,12 @@ class TrainingView:
             pixels = _array_part(sample, how.size, how.channels, None if how.crop_scale is None else random)
             return np.ascontiguousarray(pixels[..., ::-1] if mirror else pixels)
         if how.sampling is not None:
+            height, width = how.size[-2:]
             return training_clip(
                 sample,
                 random,
                 sampling=how.sampling,
-                size=how.size[-2:],
+                size=(height, width),
                 crop_scale=how.crop_scale,
                 flip=how.flip,
                 augment=how.rand_augment,
