@@ -14,8 +14,8 @@ from PIL import Image
 
 from hierax.data import open_dataset
 from hierax.data.dataset import VideoSegment
+from hierax.data.folders import FolderDataset
 from hierax.data.order import SampleKey
-from hierax.data.sources import FolderDataset
 from hierax.data.stats import dataset_statistics
 from hierax.data.view import Augmentation, EvaluationView, Example, TrainingView, Unreadable
 from hierax.notices import Notice

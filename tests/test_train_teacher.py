@@ -18,11 +18,10 @@ from hierax.data.sources import open_dataset
 from hierax.data.view import EvaluationView, Example
 from hierax.engine.traced import quiet
 from hierax.processing import IMAGENET, Preprocessing
-from hierax.train import finetune
+from hierax.train import RunExists, finetune
 from hierax.train.distillation import Distillation, divergence, has_same_classes, similarity
 from hierax.train.loop import Loop
 from hierax.train.optimizer import optimizer
-from hierax.train.run import RunExists
 from hierax.train.teacher import Teacher, TeacherOutputs, open_teacher
 from hierax.train.teacher_cache import TeacherCache
 from small import image_config

@@ -1,4 +1,4 @@
-"""Sources of samples: folders, patterns and arrays; other modules read tar shards and tables."""
+"""Sources of samples: what a path, a pattern or a name means, and which module opens it."""
 
 from __future__ import annotations
 
@@ -6,112 +6,22 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from hierax.data.dataset import Dataset, Sample, VideoSegment
+from hierax.data.arrays import open_array
+from hierax.data.dataset import Dataset
 from hierax.data.file_lists import is_list_of_files, open_list
+from hierax.data.folders import ALLOWED, KINDS, FolderDataset, open_folder
 from hierax.data.image_folder import METADATA, metadata_of, open_metadata
-from hierax.data.labels import Labels, read_labels
 from hierax.data.list_rows import SUFFIXES as LISTS
 from hierax.data.list_rows import check_columns
-from hierax.data.split_names import find_splits, kind_of
+from hierax.data.split_names import find_splits
 from hierax.data.strings import Strings
 from hierax.data.tables import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, open_shards
-from hierax.notices import LeftOut
-from hierax.processing.paths import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    check_named,
-    check_no_collection,
-    check_regular,
-    count_left_out,
-    is_hidden,
-    matches,
-    nothing_in,
-    suffix_of,
-    walk,
-)
+from hierax.processing.paths import check_named, check_no_collection, matches, walk
 
-_KINDS = (
-    dict.fromkeys(IMAGE_SUFFIXES, "images")
-    | dict.fromkeys(VIDEO_SUFFIXES, "videos")
-    | {".tar": "tar shards", ".parquet": "parquet files", ".npy": "arrays"}
-)
 _SAVED = ("dataset_dict.json", "dataset_info.json")  # files that save_to_disk writes beside the rows
-_ALLOWED = (
-    "expected images (.jpg, .png, .webp, …), videos (.mp4, …), .tar shards, .parquet files, .npy arrays or a list "
-    "(.csv, .txt)"
-)
-_OTHERS = "videos, .tar shards, .parquet files or .npy arrays"  # in a folder without images
-
-
-@dataclass(frozen=True, eq=False)
-class FolderDataset:
-    """Images, videos, or arrays `[C, *size]`, in files: with classes if all are in subfolders, else without labels."""
-
-    paths: Strings | Sequence[str]
-    targets: Sequence[int] | np.ndarray | None
-    classes: tuple[str, ...]
-    arrays: bool = False
-    videos: bool = False
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def sample(self, index: int) -> Sample:
-        """See `Dataset`."""
-        path = self.paths[index]
-        content: Any = _mapped(path) if self.arrays else VideoSegment(path) if self.videos else path
-        return Sample(path, content, None if self.targets is None else int(self.targets[index]))
-
-    def labels(self) -> list[int] | None:
-        """See `Dataset`."""
-        return None if self.targets is None else np.asarray(self.targets).tolist()
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayDataset:
-    """An array `[N, C, *size]` in a `.npy` file, memory-mapped; labels in `NAME.labels.npy` beside `NAME.npy`."""
-
-    path: str
-    count: int
-    values: Labels | None = None
-    arrays: bool = True
-    videos: bool = False
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """See `Dataset`: their numbers."""
-        return () if self.values is None else tuple(map(str, range(self.values.classes)))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def sample(self, index: int) -> Sample:
-        """See `Dataset`."""
-        label = None if self.values is None else self.values[index]
-        return Sample(f"{self.path}[{index}]", _mapped(self.path)[index], label)
-
-    def labels(self) -> list[int] | None:
-        """See `Dataset`."""
-        single = None if self.values is None else self.values.single()
-        return None if single is None else single.tolist()
-
-
-def _mapped(path: str | Path) -> np.ndarray:
-    check_regular(path)
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"not an array that numpy can map: {' '.join(str(error).split())}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise ValueError(f"holds {getattr(array, 'dtype', 'several arrays')}; expected an array of numbers")
-    return array
 
 
 def open_dataset(
@@ -144,7 +54,7 @@ def open_dataset(
     """
     text = os.fspath(source)
     if not text:
-        raise ValueError(f"the data is an empty string; {_ALLOWED}")
+        raise ValueError(f"the data is an empty string; {ALLOWED}")
     if os.path.exists(text) and not os.path.isdir(text):
         check_named(text)
     if check_columns(columns) and not has_columns(text):
@@ -160,7 +70,7 @@ def open_dataset(
     path = Path(text)
     if path.is_dir():
         metadata = metadata_of(path, columns) if labels else None
-        return _folder(path, labels=labels) if metadata is None else open_metadata(metadata, columns)
+        return open_folder(path, labels=labels) if metadata is None else open_metadata(metadata, columns)
     if path.suffix.lower() in LISTS and path.is_file():
         return open_list(path, labels=labels, columns=columns)
     files = _files(text)
@@ -168,7 +78,7 @@ def open_dataset(
     if kind == "tar shards":
         return open_shards(files, labels=labels)
     if kind == "arrays" and files == [path]:
-        return _array(path, labels=labels)
+        return open_array(path, labels=labels)
     return FolderDataset(Strings(map(str, files)), None, (), arrays=kind == "arrays", videos=kind == "videos")
 
 
@@ -213,152 +123,12 @@ def _parquet_below(folder: Path) -> list[Path]:
     files: list[Path] = []
     for parent, names in walk(folder):
         for name in names:
-            kind = _KINDS.get(os.path.splitext(name)[1].lower())
+            kind = KINDS.get(os.path.splitext(name)[1].lower())
             if kind == "parquet files":
                 files.append(Path(parent, name))
             elif kind is not None:
                 return []
     return files
-
-
-def split_folders(folder: Path) -> tuple[Path, Path | None] | None:
-    """`train/` in a folder, and the validation set beside it; None if `train` may be a class like the others.
-
-    All usual names of splits are known, in any case (`hierax.data.split_names`).
-    """
-    if not folder.is_dir():
-        return None
-    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)]
-    train, held = find_splits(names, of=str(folder))
-    if train is None or (held is None and names != [train]):
-        return None
-    return folder / train, None if held is None else folder / held
-
-
-def _folder(folder: Path, *, labels: bool) -> Dataset:
-    parts = split_folders(folder)
-    if parts is not None:
-        raise ValueError(f"{folder} holds a training set in {parts[0].name}/; expected one dataset, such as {parts[0]}")
-    found: dict[str, list[str]] = {}
-    tops: dict[str, list[str]] = {}  # the folder at the top below which each file lies; "" for none
-    top_folders: dict[str, int] = {}
-    inside: dict[str, set[str]] = {}  # of the folders at the top, those in them
-    left = LeftOut(os.fspath(folder))
-    compressed = 0
-    skip = len(os.path.join(os.fspath(folder), ""))
-    for parent, names in walk(folder):
-        top, *below = parent[skip:].split(os.sep)[:2]
-        top_folders.setdefault(top, 0)
-        inside.setdefault(top, set()).update(below)
-        for name in names:
-            kind = _KINDS.get(suffix_of(name))
-            if kind is None and labels and not top and name in METADATA:
-                left.add(suffix_of(name), example=f"if {name} has labels, --columns label=NAME names their column")
-            elif kind is None and labels and not top and suffix_of(name) in (".csv", ".tsv"):
-                left.add(suffix_of(name), example=f"if {name} lists files and labels, pass it, not the folder")
-            elif kind is None:
-                count_left_out(left, name)
-            else:
-                found.setdefault(kind, []).append(os.path.join(parent, name))
-                tops.setdefault(kind, []).append(top)
-                top_folders[top] += 1
-            compressed += name.endswith(COMPRESSED)
-    if not found:
-        also = f"; {compressed} compressed shard(s); unpack them to plain .tar files" if compressed else ""
-        raise ValueError(f"{folder}: {nothing_in(left, others=_OTHERS)}{also}")
-    if set(found) == {"images", "videos"}:  # what a camera leaves in one folder: the images are meant
-        for top, path in zip(tops.pop("videos"), found.pop("videos"), strict=True):
-            top_folders[top] -= 1
-            count_left_out(left, path)
-    if len(found) > 1:
-        counts = " and ".join(f"{len(paths)} {kind}" for kind, paths in sorted(found.items()))
-        raise ValueError(
-            f"{folder} holds {counts}; expected one kind: pass the folder of one kind, or a pattern such as "
-            f"'{folder / '**' / '*.jpg'}'"
-        )
-    ((kind, paths),) = found.items()
-    left.tell()
-    if kind == "tar shards":
-        return open_shards([Path(path) for path in paths], labels=labels)
-    if not labels and 0 < top_folders[""] < len(paths):  # all of them, in any folder
-        return FolderDataset(Strings(paths), None, (), arrays=kind == "arrays", videos=kind == "videos")
-    if labels:
-        _check_classes(folder, inside)
-    else:
-        top_folders = {top: count for top, count in top_folders.items() if count or not top}
-    return _by_class(folder, paths, tops[kind], top_folders, kind=kind)
-
-
-def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
-    """Raises `ValueError` if the top folders contain folders of the same names: either level may be the classes."""
-    train = next((top for top in sorted(inside) if kind_of(top) == "training" and len(inside[top]) > 1), "")
-    beside = [top for top in sorted(inside) if train and top not in ("", train) and _is_alike(inside, train, top)]
-    if beside:
-        raise ValueError(
-            f"{folder}: {train} is the name of a training set and holds folders, but {beside[0]} beside it is no name "
-            f"of a set to validate on. Pass {folder / train} to train on that alone (--validation names another "
-            f"set); if they are classes, pass a list (.csv) with columns path and label"
-        )
-    same: dict[tuple[str, ...], list[str]] = {}
-    for top, below in sorted(inside.items()):
-        if top and below:
-            same.setdefault(tuple(sorted(below)), []).append(top)
-    for below, tops in same.items():
-        if len(tops) > 1:
-            both, inner = " and ".join(tops[:2]), ", ".join(below[:3]) + (", …" if len(below) > 3 else "")
-            raise ValueError(
-                f"{folder}: {both} hold folders of the same names ({inner}), so it is not clear which are the "
-                f"classes. If {both} are a training set and a validation set: pass {folder / tops[0]}, and the other "
-                f"with --validation, or rename them to train and val. If they are classes: pass a list (.csv) with "
-                f"columns path and label"
-            )
-
-
-def _is_alike(inside: dict[str, set[str]], train: str, other: str) -> bool:
-    """Whether a folder beside a possible training set is not a class of the same level: it holds only files, or some of
-    its folders have the names of the other's folders.
-    """
-    return not inside[other] or bool(inside[other] & inside[train])
-
-
-def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, kind: str) -> Dataset:
-    """Files below one folder; its top folders are the classes."""
-    flat, how = folders[""], {"arrays": kind == "arrays", "videos": kind == "videos"}
-    if flat == len(paths):
-        return FolderDataset(Strings(paths), None, (), **how)
-    classes = tuple(sorted(name for name in folders if name))
-    if flat:
-        raise ValueError(
-            f"{folder} holds {flat} file(s) beside class folders, such as {paths[tops.index('')]} beside "
-            f"{classes[0]}; expected only files, or only class folders ('{folder / '**' / '*'}' takes all, without "
-            "classes)"
-        )
-    empty = [name for name in classes if not folders[name]]
-    if empty:
-        raise ValueError(f"{folder / empty[0]} has no {kind} ({len(empty)} such); expected some in each class folder")
-    number = {name: i for i, name in enumerate(classes)}
-    return FolderDataset(Strings(paths), np.fromiter((number[t] for t in tops), np.int64, len(tops)), classes, **how)
-
-
-def _array(path: Path, *, labels: bool) -> ArrayDataset:
-    try:
-        array = _mapped(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if array.ndim < 3 or not array.size:
-        raise ValueError(
-            f"{path} holds an array of shape {list(array.shape)}; expected [N, channels, *size], with samples in it"
-        )
-    beside = path.with_name(f"{path.stem}.labels.npy")
-    if not labels or not beside.is_file():
-        return ArrayDataset(str(path), len(array))
-    try:
-        values = np.atleast_1d(np.load(beside))
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{beside}: not an array: {' '.join(str(error).split())}") from None
-    if len(values) != len(array):
-        raise ValueError(f"{beside} holds {len(values)} labels for {len(array)} samples")
-    return ArrayDataset(str(path), len(array), read_labels(values, name=str(beside)))
 
 
 def _files(text: str) -> list[Path]:
@@ -376,21 +146,21 @@ def _files(text: str) -> list[Path]:
         ]
         return [file for part in texts for file in _files(part)]
     if not glob.has_magic(text):
-        raise ValueError(f"{text}: no such file or folder; {_ALLOWED}")
+        raise ValueError(f"{text}: no such file or folder; {ALLOWED}")
     files = [Path(name) for name in matches(text) if os.path.isfile(name)]
-    files = [file for file in files if file.suffix.lower() in _KINDS]
+    files = [file for file in files if file.suffix.lower() in KINDS]
     if not files:
-        raise ValueError(f"{text}: no file matches this pattern; {_ALLOWED}")
+        raise ValueError(f"{text}: no file matches this pattern; {ALLOWED}")
     return files
 
 
 def _kind_of(text: str, files: Sequence[Path]) -> str:
-    kinds = {_KINDS.get(file.suffix.lower(), file.suffix) for file in files}
+    kinds = {KINDS.get(file.suffix.lower(), file.suffix) for file in files}
     if len(kinds) > 1:
         raise ValueError(f"{text} matches {' and '.join(sorted(kinds))}; expected one kind")
     (kind,) = kinds
     if text.endswith(COMPRESSED):
         raise ValueError(f"{text}: a compressed shard; unpack it to a plain .tar, which can be read in any order")
-    if kind not in _KINDS.values():
-        raise ValueError(f"{text}: a {kind or 'unnamed'} file; {_ALLOWED}")
+    if kind not in KINDS.values():
+        raise ValueError(f"{text}: a {kind or 'unnamed'} file; {ALLOWED}")
     return kind

@@ -6,9 +6,10 @@ from hierax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hierax.train.evaluation import Evaluation, evaluate, probe_features
+    from hierax.train.folder import RunExists
     from hierax.train.progress import TrainingStopped
     from hierax.train.recipes import RECIPES, recipe
-    from hierax.train.run import RunExists, finetune, pretrain
+    from hierax.train.run import finetune, pretrain
     from hierax.train.settings import Recipe
 
 __all__ = [
@@ -32,6 +33,7 @@ __getattr__, __dir__ = lazy_names(
             "evaluate",
             "probe_features",
         ),
+        "hierax.train.folder": ("RunExists",),
         "hierax.train.progress": ("TrainingStopped",),
         "hierax.train.settings": ("Recipe",),
         "hierax.train.recipes": (
@@ -39,7 +41,6 @@ __getattr__, __dir__ = lazy_names(
             "recipe",
         ),
         "hierax.train.run": (
-            "RunExists",
             "finetune",
             "pretrain",
         ),

@@ -12,7 +12,8 @@ from typing import Any
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import open_checkpoint
 from hierax.data.dataset import Dataset, Relabeled, relabel
-from hierax.data.sources import FolderDataset, has_columns, open_dataset, split_folders
+from hierax.data.folders import FolderDataset, split_folders
+from hierax.data.sources import has_columns, open_dataset
 from hierax.data.split import open_splits, predefined_splits
 from hierax.data.view import EvaluationView
 from hierax.model.pretrained import Pretrained

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hierax.atomic import PARTS, sync_folder
-from hierax.data.sources import split_folders
+from hierax.data.folders import split_folders
 from hierax.locking import LOCK
 from hierax.train.checkpoints import write_json
 from hierax.train.description import DESCRIPTION, DamagedRun, read_description

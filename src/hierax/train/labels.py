@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hierax.data.arrays import ArrayDataset
 from hierax.data.dataset import Dataset, Sample, Subset
 from hierax.data.file_lists import FileList
 from hierax.data.list_rows import LABELS
-from hierax.data.sources import ArrayDataset
 from hierax.data.tables import LABEL_COLUMNS, TableDataset
 from hierax.train.settings import Recipe
 

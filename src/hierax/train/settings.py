@@ -8,11 +8,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.train.modes import MODES
+from hierax.train.setting_values import kinds, parse_value, typed_value
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 TARGETS = ("normalised", "pixels", "hog")
@@ -170,8 +170,8 @@ class Recipe:
             key, separator, text = assignment.partition("=")
             if not separator:
                 raise ValueError(f"{assignment!r} is not a setting; expected key=value")
-            value = _parsed(text)
-            if key in hints and float in _kinds(hints[key]) and re.fullmatch(r"[-+]?\d+,\d+", text):
+            value = parse_value(text)
+            if key in hints and float in kinds(hints[key]) and re.fullmatch(r"[-+]?\d+,\d+", text):
                 raise ValueError(f"{key} is {text!r}; expected a number with a point, such as {text.replace(',', '.')}")
             if key in _FIXED:
                 raise ValueError(f"{key} is not to be set: {_FIXED[key]}")
@@ -309,73 +309,6 @@ def fields() -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(Recipe))
 
 
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        if re.fullmatch(r"[-+]?(\d+\.|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE):  # such as .5, which is not JSON
-            return float(text)
-        lowered = text.lower()
-        if lowered in ("none", "true", "false"):
-            return {"none": None, "true": True, "false": False}[lowered]
-        numbers = [part.strip() for part in text.split(",")]
-        if len(numbers) > 1 and all(re.fullmatch(r"\d+\.?\d*|\.\d+", part) for part in numbers):
-            return [int(part) if part.isdigit() else float(part) for part in numbers]
-        return text
-
-
 def _typed(key: str, value: Any) -> Any:
-    """`value` in the type of the field `key`.
-
-    Raises:
-        ValueError: it is of another type.
-    """
     hints = get_type_hints(Recipe)
-    if key not in hints:
-        return value
-    kinds, text = _kinds(hints[key]), str(hints[key])
-    if value is None and type(None) in kinds:
-        return None
-    if isinstance(value, (list, tuple)) and "tuple" in text and all(type(v) in (int, float) for v in value):
-        return tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and "tuple[int" in text and int not in kinds:
-        return (value, value)
-    if isinstance(value, bool):
-        good = bool in kinds
-    elif isinstance(value, int) and float in kinds and int not in kinds:
-        return float(value)
-    elif isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
-        return int(value)  # such as 1e3
-    else:
-        good = any(isinstance(value, kind) for kind in kinds)
-    if not good:
-        raise ValueError(f"{key} is {value!r}; expected {_in_words(hints[key])}")
-    return value
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a field may be of."""
-    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    return tuple(get_origin(kind) or kind for kind in stated)
-
-
-def _in_words(hint: Any) -> str:
-    """The types of a field in words."""
-    words: dict[Any, str] = {
-        int: "a whole number",
-        float: "a number",
-        str: "a word",
-        bool: "true or false",
-        dict: "an object of fields",
-        type(None): "none",
-    }
-    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    found = []
-    for kind in stated:
-        if get_origin(kind) is tuple:
-            inner = get_args(kind)
-            plain = "whole numbers" if inner[0] is int else "numbers"
-            found.append(f"{plain} with commas" if inner[-1] is Ellipsis else f"{len(inner)} {plain} with a comma")
-        else:
-            found.append(words[get_origin(kind) or kind])
-    return " or ".join(found)
+    return typed_value(key, value, hints[key]) if key in hints else value

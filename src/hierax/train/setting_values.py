@@ -1,0 +1,78 @@
+"""The values of settings: from text, and in the type of the setting."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+
+def parse_value(text: str) -> Any:
+    """The value that a text means: JSON, or what a person writes for it, such as `.5`, `none` or `7,0.5`."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        if re.fullmatch(r"[-+]?(\d+\.|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE):  # such as .5, which is not JSON
+            return float(text)
+        lowered = text.lower()
+        if lowered in ("none", "true", "false"):
+            return {"none": None, "true": True, "false": False}[lowered]
+        numbers = [part.strip() for part in text.split(",")]
+        if len(numbers) > 1 and all(re.fullmatch(r"\d+\.?\d*|\.\d+", part) for part in numbers):
+            return [int(part) if part.isdigit() else float(part) for part in numbers]
+        return text
+
+
+def typed_value(key: str, value: Any, hint: Any) -> Any:
+    """`value` in the type of the setting `key`, which `hint` states.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    allowed, text = kinds(hint), str(hint)
+    if value is None and type(None) in allowed:
+        return None
+    if isinstance(value, (list, tuple)) and "tuple" in text and all(type(v) in (int, float) for v in value):
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and "tuple[int" in text and int not in allowed:
+        return (value, value)
+    if isinstance(value, bool):
+        good = bool in allowed
+    elif isinstance(value, int) and float in allowed and int not in allowed:
+        return float(value)
+    elif isinstance(value, float) and value.is_integer() and int in allowed and float not in allowed:
+        return int(value)  # such as 1e3
+    else:
+        good = any(isinstance(value, kind) for kind in allowed)
+    if not good:
+        raise ValueError(f"{key} is {value!r}; expected {_in_words(hint)}")
+    return value
+
+
+def kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a field may be of."""
+    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    return tuple(get_origin(kind) or kind for kind in stated)
+
+
+def _in_words(hint: Any) -> str:
+    """The types of a field in words."""
+    words: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "a word",
+        bool: "true or false",
+        dict: "an object of fields",
+        type(None): "none",
+    }
+    stated = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    found = []
+    for kind in stated:
+        if get_origin(kind) is tuple:
+            inner = get_args(kind)
+            plain = "whole numbers" if inner[0] is int else "numbers"
+            found.append(f"{plain} with commas" if inner[-1] is Ellipsis else f"{len(inner)} {plain} with a comma")
+        else:
+            found.append(words[get_origin(kind) or kind])
+    return " or ".join(found)
