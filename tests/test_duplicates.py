@@ -215,6 +215,14 @@ def test_damaged_notes_are_made_again(tmp_path: Path) -> None:
     assert rows_of(duplicates(folder, threshold=0.8)) == brute(vectors, 0.8)
 
 
+def test_a_folder_in_the_place_of_kept_pairs_is_moved_away(tmp_path: Path, compared: list[int]) -> None:
+    folder = collection(tmp_path, planted())
+    (folder / "index" / "pairs.embedding.exact.npz").mkdir(parents=True)
+    for _ in range(2):
+        duplicates(folder, threshold=0.8)
+    assert compared == [300, 0]
+
+
 def test_after_whitening_nothing_is_taken_from_before_a_row_came(tmp_path: Path, compared: list[int]) -> None:
     folder = collection(tmp_path / "grown", planted())
     duplicates(folder, threshold=0.8, whiten=True)

@@ -14,6 +14,7 @@ import torch
 from hierax.digests import weights_digest
 from hierax.engine import cache as cache_module
 from hierax.engine.cache import ArtifactCache, artifact_key, default_folder
+from hierax.notices import Notice
 from small import randomise
 from tasks import make
 
@@ -116,7 +117,21 @@ def test_only_a_regular_file_that_is_ours_alone_is_read_and_what_else_is_there_g
     assert "is not used, and made again: " + reason in caplog.text
     monkeypatch.undo()
     cache.write("key", b"anew")
-    assert cache.read("key") == (None if become is _folder else b"anew")
+    assert cache.read("key") == b"anew"
+
+
+def test_a_folder_in_the_place_of_an_entry_is_moved_away_and_told_once(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    cache.path("key").mkdir()
+    (cache.path("key") / "notes").write_text("mine")
+    with pytest.warns(
+        Notice, match=r"key.artifact: a folder was in the place of a cached file; it is now key.art.*moved"
+    ):
+        cache.write("key", b"content")
+    assert cache.read("key") == b"content"
+    cache.write("key", b"anew")
+    (moved,) = tmp_path.glob("*.moved")
+    assert (moved / "notes").read_text() == "mine"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no modes there")

@@ -222,6 +222,34 @@ def test_a_damaged_mapped_file_is_made_again(folder: Path, damage: Callable[[Pat
     assert file.read_bytes() == whole
 
 
+def with_notes(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "notes").write_text("mine")
+
+
+@pytest.mark.parametrize("which", ["", ".keys", ".apart"])
+def test_a_folder_in_the_place_of_a_mapped_file_is_moved_away(folder: Path, which: str) -> None:
+    wanted = Index(folder).search(QUERIES)
+    file = mapped(folder)[0].with_suffix(f"{which}.npy")
+    file.unlink()
+    with_notes(file)
+    with pytest.warns(
+        Notice, match=rf"{file.name}: a folder was in the place of a cached file; it is now {file.name}."
+    ):
+        assert Index(folder).search(QUERIES) == wanted
+    assert file.is_file()
+    assert Index(folder).search(QUERIES) == wanted
+    assert [(moved / "notes").read_text() for moved in file.parent.glob("*.moved")] == ["mine"]
+
+
+def test_a_file_in_the_place_of_the_folder_of_mapped_files_is_moved_away(folder: Path) -> None:
+    (folder / "index").write_text("mine")
+    with pytest.warns(Notice, match=r"index: a file was in the place of a folder of cached files; it is now index\."):
+        Index(folder)
+    assert len(mapped(folder)) == 5
+    assert [moved.read_text() for moved in folder.glob("index.*.moved")] == ["mine"]
+
+
 def test_a_folder_that_cannot_be_written_to_is_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> Any:
         raise PermissionError(13, "Permission denied", str(path))

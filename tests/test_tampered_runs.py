@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import tampered_runs
+from hierax.notices import Notice
 from hierax.train.teacher import TeacherOutputs
 from hierax.train.teacher_cache import TeacherCache
 from tampered_runs import Change, apply, changes, commands, problem, unfinished
@@ -82,6 +83,17 @@ def test_answers_that_are_not_those_of_the_batch_are_asked_for_again(
     assert torch.equal(found.logits, kept.logits)
     save_file(tensors, tmp_path / "ab" / "ab12.safetensors")
     assert cache.get(key, torch.device("cpu"), shapes=shapes) is None
+
+
+def test_a_folder_in_the_place_of_answers_and_a_file_in_that_of_their_folder_are_moved_away(tmp_path: Path) -> None:
+    cache, answers = TeacherCache(tmp_path, "teacher"), TeacherOutputs(torch.ones(2, 3), None)
+    (tmp_path / "ab" / "ab12.safetensors" / "mine").mkdir(parents=True)
+    (tmp_path / "cd").write_text("mine")
+    for key, there in (("ab12", "ab12.safetensors: a folder"), ("cd34", "cd: a file")):
+        assert cache.get(key, torch.device("cpu"), shapes=[(2, 3), (2, 0)]) is None
+        with pytest.warns(Notice, match=rf"{there} was in the place of a .*; it is now .*\.moved"):
+            cache.put(key, answers)
+        assert cache.get(key, torch.device("cpu"), shapes=[(2, 3), (2, 0)]) is not None
 
 
 def test_a_pipe_in_the_place_of_answers_is_not_waited_for(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hierax.atomic import make_folder, name_in_errors, sync_files, sync_folder
 from hierax.locking import FolderTaken, Lock, NoLocks, hold_lock
+from hierax.notices import notify
 
 _SWAP, _HERE = 2, -100  # RENAME_EXCHANGE (RENAME_SWAP of macOS) and AT_FDCWD
 
@@ -56,6 +57,26 @@ def atomic_folder(target: Path, check: Callable[[], None]) -> Iterator[Path]:
                     shutil.rmtree(part, ignore_errors=True)
                     if os.path.lexists(target):
                         shutil.rmtree(old, ignore_errors=True)
+
+
+def make_room(path: Path, *, folder: bool = False) -> None:
+    """Moves away a folder that is in the place of a cached file, or with `folder` what is in the place of a folder of
+    cached files, so that the cache works again. It stays beside the place under another name, and a `Notice` tells it;
+    an empty folder is deleted.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    if not os.path.lexists(path) or path.is_dir() == folder:
+        return
+    if not folder:
+        with contextlib.suppress(OSError):  # it is not empty, or a link
+            path.rmdir()
+            return
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.moved")
+    os.replace(path, aside)
+    there, wanted = ("a file", "a folder of cached files") if folder else ("a folder", "a cached file")
+    notify(f"{path}: {there} was in the place of {wanted}; it is now {aside.name}")
 
 
 def restore_folder(target: Path) -> None:

@@ -22,6 +22,7 @@ from hierax.collection.checked import DAMAGED, open_checked, read_arrays
 from hierax.collection.mapped import INDEX
 from hierax.collection.store import Column
 from hierax.extras import load
+from hierax.folders import make_room
 
 if TYPE_CHECKING:
     from hierax.collection.index import Index
@@ -239,6 +240,9 @@ def _tune(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[in
 
 
 def _write(faiss: Any, lists: Any, keys: np.ndarray, report: Report, trained: int, file: Path, notes: Path) -> None:
+    make_room(file.parent, folder=True)
+    for path in (file, notes):
+        make_room(path)
     file.parent.mkdir(exist_ok=True)
     with atomic_write(file) as part:
         faiss.write_index(lists, str(part))

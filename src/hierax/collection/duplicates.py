@@ -19,6 +19,7 @@ from hierax.collection.index import DIGITS, Found, Index, nearest
 from hierax.collection.mapped import INDEX, unit
 from hierax.collection.store import MARK, has_windows
 from hierax.collection.verify import verify_pairs
+from hierax.folders import make_room
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -254,6 +255,8 @@ class _Pairs:
             return
         with contextlib.suppress(OSError), contextlib.closing(io.BytesIO()) as content:
             np.savez(content, known=known, left=left, right=right, score=score, threshold=np.float64(self._threshold))
+            make_room(self._file.parent, folder=True)
+            make_room(self._file)
             self._file.parent.mkdir(exist_ok=True)
             with atomic_write(self._file) as part:
                 part.write_bytes(content.getvalue())

@@ -17,6 +17,7 @@ import numpy as np
 from hierax.atomic import atomic_write
 from hierax.collection.checked import DAMAGED, CollectionError, read_array, read_table
 from hierax.collection.store import OK, Column, Manifest, Rows, read_rows, read_texts, schema
+from hierax.folders import make_room
 
 INDEX = "index"
 _PIECE = 1 << 25  # bytes of float64 at a time
@@ -144,12 +145,15 @@ class Shard:
         return vectors, keys, apart
 
     def _keep(self, vectors: np.ndarray, keys: np.ndarray, apart: np.ndarray) -> None:
+        make_room(self._place, folder=True)
         self._place.mkdir(exist_ok=True)
         for old in self._place.glob(f"{self.path.stem}.{self._column.name}.*"):
-            if not old.name.startswith(self._stamp):
+            if not old.name.startswith(self._stamp) and not old.is_dir():
                 old.unlink(missing_ok=True)
         for name, array in (("npy", vectors), ("keys.npy", keys), ("apart.npy", apart)):
-            with atomic_write(self._place / f"{self._stamp}.{name}") as part, part.open("wb") as file:
+            path = self._place / f"{self._stamp}.{name}"
+            make_room(path)
+            with atomic_write(path) as part, part.open("wb") as file:
                 np.save(file, array)
 
 

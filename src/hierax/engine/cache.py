@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from hierax.folders import make_room
 from hierax.home import expand_home, home
 
 _MAGIC = b"hierax-artifact-2\n"
@@ -95,6 +96,7 @@ class ArtifactCache:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
+                make_room(path)
                 os.replace(part, path)
             finally:
                 part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hierax.atomic import atomic_write
+from hierax.folders import make_room
 from hierax.processing.paths import check_regular
 from hierax.train.teacher import TeacherOutputs
 
@@ -60,6 +61,8 @@ class TeacherCache:
         kept = {"logits": answers.logits, "features": answers.features}
         tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
         path = self._path(key)
+        make_room(path.parent, folder=True)
+        make_room(path)
         with atomic_write(path) as part:
             save_file(tensors, part)
         return TeacherOutputs(*(None if t is None else t.half().float() for t in (answers.logits, answers.features)))
