@@ -6,17 +6,20 @@ from typing import Any
 import pytest
 import torch
 
+from hierax import extras
 from hierax.engine import hardware
 from hierax.engine.hardware import choose
+
+ONNX = ("onnxruntime", "onnx", "onnxscript")
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`machine(bf16=…, packages=…)`: a CPU that is fast at bf16 or not, and what is installed on it."""
 
-    def make(*, bf16: bool = True, packages: tuple[str, ...] = ("openvino", "onnxruntime")) -> None:
+    def make(*, bf16: bool = True, packages: tuple[str, ...] = ("openvino", "nncf", *ONNX)) -> None:
         monkeypatch.setattr(hardware, "fast_bf16", lambda: bf16)
-        monkeypatch.setattr(hardware, "has_packages", lambda backend: backend in ("torch", "compile", *packages))
+        monkeypatch.setattr(extras, "is_installed", lambda module: module in packages)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
@@ -107,14 +110,22 @@ def test_a_precision_that_the_backend_lacks_is_refused_with_those_it_has(
 @pytest.mark.parametrize(("backend", "extra"), [("openvino", "openvino"), ("onnxruntime", "onnx")])
 def test_a_missing_package_is_an_error_that_names_the_extra(backend: str, extra: str, machine: Any) -> None:
     machine(packages=())
-    with pytest.raises(ImportError, match=rf"{backend}: pip install '{backend}>=.*' \(part of hierax\[{extra}\]\)"):
+    with pytest.raises(ImportError, match=rf"{backend}.*: pip install '{backend}>=.*' \(part of hierax\[{extra}\]\)"):
         choose("cpu", "auto", backend)
 
 
 def test_int8_without_a_backend_for_it_names_the_extra(machine: Any) -> None:
     machine(packages=())
-    with pytest.raises(ImportError, match=r"pip install 'openvino>=2025.4'"):
+    with pytest.raises(ImportError, match=r"packages openvino, nncf: pip install 'openvino>=2025.4' 'nncf>=2.19' \("):
         choose("cpu", "int8", "auto")
+
+
+@pytest.mark.parametrize("module", ONNX)
+def test_a_backend_without_one_of_its_packages_is_not_chosen(module: str, machine: Any) -> None:
+    machine(packages=tuple(name for name in ONNX if name != module))
+    assert chosen(precision="fp32") == ("cpu", "fp32", "torch")
+    with pytest.raises(ImportError, match=rf"backend 'onnxruntime' needs the package {module}: pip install"):
+        choose("cpu", "auto", "onnxruntime")
 
 
 def test_a_processor_that_is_slow_at_bf16_is_not_asked_what_its_pytorch_may_lack(

@@ -49,3 +49,16 @@ def test_a_package_that_is_there_and_broken_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.import_module", broken)
     with pytest.raises(extras.MissingPackage, match=r"cannot be imported \(libGL.so.1"):
         extras.load("a video", "av")
+
+
+def test_a_package_that_a_library_lacks_is_named_as_pip_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "is_installed", lambda module: False)
+    for module, name in (("s3fs", "s3fs"), ("smbclient", "smbprotocol"), ("libarchive.public", "libarchive-c")):
+        error = ImportError("Install something to access this")
+        error.__cause__ = ModuleNotFoundError(f"No module named {module!r}", name=module)
+        text = str(extras.explain("a URL", error))
+        assert text == f"a URL needs the package {module.partition('.')[0]}: pip install {name}"
+
+
+def test_a_library_that_does_not_say_what_it_lacks_is_quoted() -> None:
+    assert str(extras.explain("a URL", ImportError("no Java"))) == "a URL needs a package that is missing: no Java"

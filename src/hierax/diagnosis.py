@@ -14,7 +14,7 @@ from hierax.checkpoint import list_checkpoints
 from hierax.devices import list_devices, missing_cuda
 from hierax.home import home
 
-_BASE = ("numpy", "pillow", "safetensors", "huggingface_hub", "rich", "transformers", "timm")
+_BASE = ("numpy", "pillow", "safetensors", "huggingface_hub", "rich")
 _TELEMETRY = (
     "off: hierax sends nothing, and switches off the reports of ONNX Runtime and OpenVINO; the Hugging Face Hub is "
     "asked for the checkpoints and data sets that you name"

@@ -39,8 +39,15 @@ PACKAGES: dict[str, Package] = {
     "pillow_heif": Package("pillow-heif", "", "HEIC photos, as of an iPhone"),
     "pillow_jxl": Package("pillow-jxl-plugin", "", "JPEG XL images"),
     "sklearn": Package("scikit-learn", "", "t-SNE in hierax map"),
+    "transformers": Package("transformers", "", "hierax bench --against transformers"),
+    "timm": Package("timm", "", "hierax bench --against timm"),
+    "hiera": Package("hiera-transformer", "", "hierax bench --against official"),
 }
 """By the name that is imported."""
+
+
+_OTHERS = {"libarchive": "libarchive-c", "smbclient": "smbprotocol"}
+"""Packages of fsspec's clients that pip knows by another name than the one that is imported."""
 
 
 class MissingPackage(ModuleNotFoundError):
@@ -57,10 +64,10 @@ def is_installed(module: str) -> bool:
 
 def install_line(*modules: str) -> str:
     """`pip install 'pyarrow>=15' (part of hierax[embed])`: what installs the packages."""
-    requirements = " ".join(
-        f"'{r}'" if set(r) & set("<>[") else r for r in dict.fromkeys(PACKAGES[m].requirement for m in modules)
-    )
-    extras = dict.fromkeys(PACKAGES[module].extra for module in modules)
+    known = [PACKAGES.get(module) or Package(_OTHERS.get(module, module), "", "") for module in modules]
+    named = dict.fromkeys(package.requirement for package in known)
+    requirements = " ".join(f"'{name}'" if set(name) & set("<>[") else name for name in named)
+    extras = dict.fromkeys(package.extra for package in known)
     part = " and ".join(f"hierax[{extra}]" for extra in extras if extra)
     return f"pip install {requirements}" + (f" (part of {part})" if part else "")
 
@@ -88,11 +95,24 @@ def load(what: str, module: str) -> ModuleType:
     Raises:
         MissingPackage: it is not installed, or cannot be imported.
     """
-    package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        if not is_installed(package):
-            raise missing_package(what, package) from None
-        text = f"{what} needs the package {package}, which cannot be imported ({error}): {install_line(package)}"
-        raise MissingPackage(text, name=package) from error
+        raise explain(what, error, module) from error
+
+
+def explain(what: str, error: ImportError, module: str = "") -> MissingPackage:
+    """The error for an import that failed here or in a library, which names the package that is really missing.
+
+    Args:
+        module: what was imported, if that is known.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    lacking = (cause.name or module).partition(".")[0]
+    if not lacking:
+        return MissingPackage(f"{what} needs a package that is missing: {error}")
+    if not is_installed(lacking):
+        return missing_package(what, lacking)
+    package = module.partition(".")[0] or lacking
+    text = f"{what} needs the package {package}, which cannot be imported ({error}): {install_line(package)}"
+    return MissingPackage(text, name=package)

@@ -5,13 +5,13 @@ They have named architectures ("tiny", …, at 224 pixels). Running hierax needs
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch import nn
 
+from hierax.extras import PACKAGES, MissingPackage, load
 from hierax.model.config import list_models, variant_config
 
 
@@ -35,7 +35,7 @@ def _timm(name: str, mae: bool) -> nn.Module:
     import timm as library  # pyright: ignore[reportMissingImports]
 
     if mae:
-        raise ImportError("timm has no MAE")
+        raise ValueError("timm has no MAE")
     return library.create_model(f"hiera_{name}_224")
 
 
@@ -52,11 +52,7 @@ PEERS: dict[str, Callable[[str, bool], nn.Module]] = {
 }
 """Functions by name that build an architecture ("tiny"), with or without the MAE's decoder."""
 
-_PACKAGES = {  # module, distribution
-    "transformers": ("transformers", "transformers"),
-    "timm": ("timm", "timm"),
-    "official": ("hiera", "hiera-transformer"),
-}
+_MODULES = {"transformers": "transformers", "timm": "timm", "official": "hiera"}
 
 
 def importable(names: Sequence[str]) -> tuple[str, ...]:
@@ -64,18 +60,17 @@ def importable(names: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         ValueError: an unknown name.
-        ImportError: a named peer cannot be imported.
+        MissingPackage: a named peer cannot be imported; names what to install.
     """
     found = []
     for name in dict.fromkeys(PEERS if "all" in names else names):
         if name not in PEERS:
             raise ValueError(f"against is {name!r}; expected all, {', '.join(PEERS)}")
-        module, distribution = _PACKAGES[name]
         try:
-            importlib.import_module(module)
-        except ImportError as error:
+            load(f"against {name!r}", _MODULES[name])
+        except MissingPackage:
             if name in names:
-                raise ImportError(f"against {name!r}: {error} (pip install {distribution})") from error
+                raise
             continue
         found.append(name)
     return tuple(found)
@@ -84,7 +79,7 @@ def importable(names: Sequence[str]) -> tuple[str, ...]:
 def version_of(package: str) -> str:
     """The installed version of a peer, or of a distribution by its name."""
     try:
-        return version(_PACKAGES.get(package, ("", package))[1])
+        return version(PACKAGES[_MODULES[package]].requirement if package in _MODULES else package)
     except PackageNotFoundError:
         return "from its source tree" if package == "hierax" else "(not installed)"
 

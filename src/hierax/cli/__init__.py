@@ -39,6 +39,7 @@ from hierax.cli.parsing import Help, Parser, parse
 from hierax.cli.signals import Interruptions, Terminated
 from hierax.cli.terminal import UserError
 from hierax.console import one_line, quiet_libraries, say
+from hierax.extras import MissingPackage
 from hierax.memory import ENOUGH, LEAST, address_limit, is_out_of_memory, spare_address_space
 from hierax.streams import STDOUT, give_up, prepare
 
@@ -217,8 +218,8 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
     if isinstance(error, NotCached):
         say(error.advising(_option_of(error.repository, argv)))
         return 2
-    missing = isinstance(error, ImportError) and "pip install" in str(error)  # a package, which the message names
-    if missing or isinstance(error, (UserError, ValueError, OSError)):
+    library = isinstance(error, ImportError) and "pip install" in str(error)  # a package that a library names
+    if library or isinstance(error, (UserError, MissingPackage, ValueError, OSError)):
         say(one_line(error))
         return 2
     limit = address_limit()

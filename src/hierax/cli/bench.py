@@ -10,7 +10,6 @@ from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.loading import add_batch_size, add_max_pixels, positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
-from hierax.cli.terminal import UserError
 from hierax.console import ProgressDisplay, say
 
 if TYPE_CHECKING:
@@ -93,11 +92,7 @@ def numbers(text: str) -> list[int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        report = _measure(arguments)
-    except ImportError as error:  # says what to install
-        raise UserError(str(error)) from error
-    _write(report, arguments)
+    _write(_measure(arguments), arguments)
     return 0
 
 

@@ -111,10 +111,7 @@ def _check(arguments: argparse.Namespace, source: str) -> None:
         raise UserError(f"{source}: is an export already; expected the model that it was made from")
     if arguments.calibration is not None and arguments.precision != "int8":
         raise UserError("--calibration is for --precision int8; add that, or leave it out")
-    try:
-        check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
-    except ImportError as error:
-        raise UserError(str(error)) from error
+    check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
 
 
 def _show(report: ParityReport, files: Sequence[Path], arguments: argparse.Namespace) -> None:

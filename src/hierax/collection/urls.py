@@ -18,6 +18,7 @@ from functools import cache
 from typing import BinaryIO, cast
 
 from hierax.collection.content import read_file
+from hierax.extras import explain
 
 SECONDS = 10
 """Seconds of silence after which a request fails."""
@@ -44,7 +45,7 @@ def check_client(url: str) -> None:
     """Checks that the packages that fetch a URL are installed.
 
     Raises:
-        ImportError: a package is missing; names it.
+        MissingPackage: a package is missing; names it, and what installs it.
     """
     _check_clients(protocols_of(url))
 
@@ -55,15 +56,19 @@ def _check_clients(protocols: tuple[str, ...]) -> None:
 
     for protocol in protocols:
         if protocols != (protocol,) or protocol not in _WEB:
-            with contextlib.suppress(ValueError):  # unknown: a source that cannot be read, as others
+            try:
                 get_filesystem_class(protocol)
+            except ImportError as error:
+                raise explain(f"a URL of {protocol}://", error) from None
+            except ValueError:  # unknown: a source that cannot be read, as others
+                continue
 
 
 def urls_at(given: str, suffixes: Collection[str]) -> list[str]:
     """The URLs that a URL stands for: itself, the files of a folder with these suffixes, or the matches of a pattern.
 
     Raises:
-        ValueError: it cannot be listed. ImportError: a package for it is missing; names it.
+        ValueError: it cannot be listed. MissingPackage: a package for it is missing; names it.
     """
     is_file = os.path.splitext(given)[1].lower() in suffixes and not glob.has_magic(given.partition("?")[0])
     if is_file and protocols_of(given)[0] in _WEB:
@@ -80,7 +85,7 @@ def urls_at(given: str, suffixes: Collection[str]) -> list[str]:
             return [given]
         return [system.unstrip_protocol(entry) for entry in found]
     except ImportError as error:
-        raise ImportError(f"{given}: {error} (pip install the package that it names)") from None
+        raise explain(given, error) from None
     except Exception as error:  # clients of networks have errors of their own
         raise ValueError(f"{given}: {error}") from None
 

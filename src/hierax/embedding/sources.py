@@ -16,6 +16,7 @@ from hierax.data.file_lists import is_list_of_files, listed_paths, resolve_entry
 from hierax.data.list_rows import EmptyList
 from hierax.data.tables import open_tables
 from hierax.data.tar import COMPRESSED, members_of
+from hierax.extras import MissingPackage
 from hierax.notices import LeftOut, notify
 from hierax.processing import Preprocessing
 from hierax.processing.paths import (
@@ -256,8 +257,8 @@ def _of_list(path: str, kinds: _Kinds) -> Iterator[Source]:
         raise NoSourcesError(path, error.problem) from None
     except NotRegularError as error:
         raise ValueError(f"{path}: {error}") from None
-    except ImportError as error:
-        raise ImportError(f"{path}: {error} (pip install the package that it names)") from None
+    except MissingPackage as error:
+        raise MissingPackage(f"{path}: {error}", name=error.name) from None
 
 
 def _rows_of_tables(name: str, files: Sequence[Path]) -> Iterator[Source]:

@@ -22,6 +22,8 @@ _ALLOWED = {
     "openvino": (("fp32", "bf16", "int8"), ()),
     "onnxruntime": (("fp32", "int8"), ("fp32", "fp16")),
 }
+_PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
+"""Optional packages that a backend needs for a checkpoint; an exported file needs fewer."""
 _log = logging.getLogger("hierax.engine")
 
 
@@ -34,15 +36,8 @@ class Choice:
     backend: str
 
 
-def has_packages(backend: str) -> bool:
-    """Whether the optional packages of the backend are installed."""
-    return backend not in extras.PACKAGES or extras.is_installed(backend)
-
-
-def require(backend: str) -> None:
-    """Raises an `ImportError` that says what to install if the backend's package is missing."""
-    if not has_packages(backend):
-        raise extras.missing_package(f"backend {backend!r}", backend)
+def _has_packages(backend: str) -> bool:
+    return all(extras.is_installed(module) for module in _PACKAGES.get(backend, ()))
 
 
 def fast_bf16() -> bool:
@@ -63,7 +58,7 @@ def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
     _one_of("backend", backend, BACKENDS)
     place = torch.device("cpu") if device == "auto" and backend == "openvino" else _device(device)
     if backend != "auto":
-        require(backend)
+        extras.require(f"backend {backend!r}", *_PACKAGES.get(backend, ()))
         if backend == "openvino":
             check_openvino()
         if backend == "openvino" and place.type != "cpu":
@@ -108,12 +103,12 @@ def _best_backend(place: torch.device, precision: str) -> str:
         if name == "openvino" and precision != "int8" and is_limited_to_less_than(FOR_OPENVINO):
             _log.info("memory is limited (ulimit -v): the engine runs on PyTorch, which needs less than OpenVINO")
             return "torch"
-        if has_packages(name):
+        if _has_packages(name):
             return name
-        _log.info("backend %s is not installed: %s", name, extras.install_line(name))
+        _log.info("backend %s is not installed: %s", name, extras.install_line(*_PACKAGES[name]))
     if precision == "int8":
         check_openvino()
-        raise extras.missing_package("precision 'int8'", "openvino")
-    if not has_packages("openvino"):
+        extras.require("precision 'int8'", "openvino", "nncf")
+    if not _has_packages("openvino"):
         _log.warning("the engine runs on PyTorch; OpenVINO is faster on a CPU: %s", extras.install_line("openvino"))
     return "torch"

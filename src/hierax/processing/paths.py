@@ -15,14 +15,12 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from typing import BinaryIO
 
-from hierax.extras import PACKAGES, is_installed
+from hierax.extras import install_line, is_installed
 from hierax.notices import LeftOut
 
 _OPTIONAL = {"pillow_heif": (".heic", ".heif", ".hif"), "pillow_jxl": (".jxl",)}
 _READERS: dict[str, str] = {
-    suffix: f"pip install {PACKAGES[module].requirement}"
-    for module, suffixes in _OPTIONAL.items()
-    for suffix in suffixes
+    suffix: install_line(module) for module, suffixes in _OPTIONAL.items() for suffix in suffixes
 }
 
 IMAGE_SUFFIXES = frozenset(

@@ -18,7 +18,6 @@ from hierax.engine.pool import Shape
 from hierax.engine.quantise import Inputs, quantise_and_compare
 from hierax.engine.signature import Program, Signature
 from hierax.engine.traced import INPUTS, example_inputs, exported_program, program_for, quiet
-from hierax.extras import require
 from hierax.model.pretrained import Pretrained
 from hierax.telemetry import import_onnxruntime
 
@@ -146,7 +145,6 @@ class OnnxBackend:
         key: dict[str, Any],
         calibration: Callable[[Shape], Inputs],
     ) -> None:
-        require("backend 'onnxruntime'", "onnx", "onnxscript", "onnxruntime")
         import onnx
 
         self._model: Any = model
