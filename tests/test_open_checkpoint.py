@@ -88,11 +88,13 @@ def test_what_chooses_a_checkpoint_is_for_opening_it(folder: str, argument: dict
 
 
 TORCH = ["--backend", "torch"]
+SHORT = [*TORCH, "--seconds", "0", "--rounds", "1", "--no-memory"]
 LOOKED_UP = {
     "classify": ["classify", "IMAGE", "--model", "MODEL", *TORCH],
     "classify a bare file": ["classify", "IMAGE", "--model", "FILE", *TORCH],
     "features": ["features", "IMAGE", "-o", "OUT/features", "--model", "MODEL", *TORCH],
     "reconstruct": ["reconstruct", "IMAGE", "-o", "OUT/masked.png", "--model", "MAE", *TORCH],
+    "bench": ["bench", "--model", "MODEL", "--size", "64,96", "--batch-size", "1", "--precision", "fp32", *SHORT],
     "convert": ["convert", "MODEL", "OUT/timm", "--to", "timm"],
     "embed": ["embed", "DATA", "-o", "OUT/collection", "--model", "MODEL", *TORCH],
     "embed again": ["embed", "DATA", "-o", "OUT/collection", "--model", "MODEL", "--update", *TORCH],
@@ -114,7 +116,7 @@ NOT_LOOKED_UP = {
 }
 
 
-@pytest.mark.parametrize("number", [5, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [6, pytest.param(None, marks=pytest.mark.slow)])
 def test_every_command_looks_a_checkpoint_up_once_and_opens_it_once(
     folder: str, count: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
 ) -> None:

@@ -21,6 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hierax.benchmark import peers
 from hierax.benchmark.results import Contender
 from hierax.benchmark.settings import parse_size
+from hierax.checkpoint.load import load
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.engine.context import torch_threads
 from hierax.engine.engine import Engine
 from hierax.engine.hardware import DTYPES
@@ -51,27 +53,29 @@ class Subject:
     cache_dir: str | None = None
     max_pixels: int | None = DEFAULT_MAX_PIXELS
 
-    def config(self) -> HieraConfig:
-        """The model's configuration, at this size. Raises the errors of `hierax.load`."""
+    def config(self, checkpoint: Checkpoint | None = None) -> HieraConfig:
+        """The model's configuration, at this size; `checkpoint` is the source, if it is open. Raises the errors of
+        `hierax.load`.
+        """
         if self.source in list_models():
             native = variant_config(self.source)
             size = parse_size(self.size, native.image_size, video=native.is_video)
             return variant_config(self.source, image_size=size)
-        return self.model().config
+        return self.model(checkpoint).config
 
-    def model(self) -> Pretrained:
-        """The model in eval mode. The random weights of a variant are the same every time, so that compiled programs
-        are found again.
+    def model(self, checkpoint: Checkpoint | None = None) -> Pretrained:
+        """The model in eval mode; `checkpoint` is the source, if it is open. The random weights of a variant are the
+        same every time, so that compiled programs are found again.
         """
-        from hierax.checkpoint.load import load
-
         if self.source in list_models():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 return randomize(create_model(self.source, image_size=self.config().image_size)).eval()
-        model = load(self.source)
-        size = parse_size(self.size, model.config.image_size, video=model.config.is_video)
-        return model if size == model.config.image_size else load(self.source, image_size=size)
+        if not self.size:
+            return load(checkpoint or self.source)
+        checkpoint = checkpoint or open_checkpoint(self.source)
+        config = checkpoint.config
+        return checkpoint.model(image_size=parse_size(self.size, config.image_size, video=config.is_video))
 
 
 def randomize(model: Pretrained) -> Pretrained:
@@ -179,8 +183,9 @@ def child() -> None:
     contender, subject = Contender(**order["contender"]), Subject(**order["subject"])
     with ExitStack() as stack:
         stack.enter_context(torch_threads(subject.threads))
-        config = subject.config()
-        call = build(contender, subject, stack)
+        model = subject.model() if contender.library == "hierax" else None
+        config = model.config if model else subject.config()
+        call = build(contender, subject, stack, model)
         shape = (order["batch"], config.num_channels, *config.image_size)
         pixels = torch.zeros(shape, dtype=input_dtype(contender))
         for _ in range(3):

@@ -21,9 +21,10 @@ from hierax.benchmark.contenders import Call, Subject, build, input_dtype, multi
 from hierax.benchmark.results import BenchReport, Cell, Contender, Machine, summarise
 from hierax.benchmark.settings import Settings, resolve
 from hierax.checkpoint.bundled import FEMTO
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.engine.context import torch_threads
 from hierax.engine.hardware import DTYPES, fast_bf16
-from hierax.model.config import HieraConfig
+from hierax.model.config import HieraConfig, list_models
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 Progress = Callable[[str, float], None]
@@ -100,12 +101,14 @@ def bench(
         for model in settings.models
         for size in settings.sizes
     ]
-    for subject in subjects:  # fails now, not after minutes, if a model cannot be opened
-        subject.config()
+    opened = {name: open_checkpoint(name) for name in settings.models if name not in list_models()}
+    for subject in subjects:  # fails now, not after minutes, if there is no such model or not at this size
+        subject.config(opened.get(subject.source))
     cells: list[Cell] = []
     with torch_threads(settings.threads):
         for number, subject in enumerate(subjects):
-            cells += measure_subject(subject, settings, _part(progress or _silent, number, len(subjects)))
+            told = _part(progress or _silent, number, len(subjects))
+            cells += measure_subject(subject, opened.get(subject.source), settings, told)
     return BenchReport(
         date=datetime.date.today().isoformat(),
         machine=machine(settings.threads),
@@ -125,10 +128,10 @@ def _names(models: object) -> list[str]:
     return [os.fspath(name) for name in names]
 
 
-def measure_subject(subject: Subject, settings: Settings, tell: Progress) -> list[Cell]:
-    """The cells of one model at one size; each contender is built once."""
+def measure_subject(subject: Subject, checkpoint: Checkpoint | None, settings: Settings, tell: Progress) -> list[Cell]:
+    """The cells of one model at one size; each contender is built once. `checkpoint` is open if it is not a variant."""
     with ExitStack() as stack:
-        built = _build(subject, settings, stack, tell)
+        built = _build(subject, checkpoint, settings, stack, tell)
         label = f"{subject.source} {_by(built.config.image_size)}"
         parts = len(settings.batches)
         return [
@@ -153,9 +156,11 @@ class _Built:
     notes: list[str]
 
 
-def _build(subject: Subject, settings: Settings, stack: ExitStack, tell: Progress) -> _Built:
+def _build(
+    subject: Subject, checkpoint: Checkpoint | None, settings: Settings, stack: ExitStack, tell: Progress
+) -> _Built:
     tell(f"{subject.source}: building", 0.0)
-    model = subject.model()
+    model = subject.model(checkpoint)
     config = model.config
     contenders, notes = lineup(subject, config.image_size, settings)
     calls: dict[Contender, Call] = {}
