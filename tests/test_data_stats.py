@@ -1,6 +1,8 @@
 """Counting a dataset, and `hierax stats`."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,15 @@ def test_the_command_prints_what_the_function_finds(tmp_path: Path, run: Any) ->
     assert "classes    ant 1, bee 2\n" in out
     code, out, _ = run("stats", folder, "--json", "--workers", 0)
     assert (code, json.loads(out)) == (0, json.loads(json.dumps(dataset_statistics(folder).to_dict())))
+
+
+def test_counting_a_folder_and_a_list_needs_no_torch(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, "ant/1.png", "bee/1.jpg")
+    (tmp_path / "list.csv").write_text(f"path,label\n{folder / 'ant/1.png'},x\n{folder / 'bee/1.jpg'},y\n")
+    commands = [["stats", str(folder)], ["stats", str(tmp_path / "list.csv"), "--json"]]
+    code = f"import sys; from hierax.cli import main; print([main(c) for c in {commands}], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[0, 0] False"
 
 
 def test_the_command_tells_that_other_pictures_are_counted_as_rgb(tmp_path: Path, run: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_max_pixels, count
 from hierax.cli.outputs import add_json
-from hierax.console import say, tell
+from hierax.console import ProgressDisplay, say, tell
 
 SUMMARY = "count the images of a dataset, and compute mean and deviation of each channel"
 EPILOG = """Mean and standard deviation of images are given in gray levels divided by 255. Values of arrays are not
@@ -34,9 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.data.stats import dataset_statistics
 
-    found = dataset_statistics(
-        arguments.data, workers=arguments.workers, max_pixels=arguments.max_pixels, columns=arguments.columns
-    )
+    with ProgressDisplay("sample") as display:
+        found = dataset_statistics(
+            arguments.data,
+            workers=arguments.workers,
+            max_pixels=arguments.max_pixels,
+            columns=arguments.columns,
+            on_progress=display.update,
+        )
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import predefined_splits
@@ -161,6 +160,7 @@ def dataset_statistics(
     workers: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     columns: Mapping[str, str] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> DatasetStatistics:
     """Reads every sample of `source` once and returns its statistics; if it has several sets, those of the training
     set.
@@ -170,6 +170,7 @@ def dataset_statistics(
         workers: reading processes; None is one per core, or none if there is little to read.
         max_pixels: images with more pixels count as unreadable; None is no limit.
         columns: see `open_dataset`.
+        on_progress: is called with the number of samples read so far, and of all.
 
     Raises:
         ValueError: an error of `open_dataset`; arrays with different numbers of channels; videos.
@@ -181,7 +182,9 @@ def dataset_statistics(
         workers = (os.cpu_count() or 1) if len(dataset) > _FEW else 0
     total, unreadable = _Totals(len(dataset.classes)), list[tuple[str, str]]()
     FIRST_ONLY.take()  # earlier notes do not belong to this dataset
-    for found in _measured(dataset, workers, max_pixels):
+    for number, found in enumerate(_measured(dataset, workers, max_pixels), 1):
+        if on_progress is not None:
+            on_progress(number, len(dataset))
         if isinstance(found, tuple):
             unreadable.append(found)
         else:
@@ -214,6 +217,8 @@ def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterato
     measure: Any = _Measure(dataset, max_pixels)
     if not workers:
         return (measure[index] for index in range(len(dataset)))
+    from torch.utils.data import DataLoader  # its processes end with this one; the import pays for many samples only
+
     return iter(DataLoader(measure, batch_size=None, num_workers=workers, prefetch_factor=16, collate_fn=_as_it_is))
 
 
