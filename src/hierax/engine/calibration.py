@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Pictures: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[Picture]]
 """A folder of images, a list of images, or preprocessed pixels `[N, C, *size]`."""
 
-_MOST = 200  # images that are used of a folder
+_MOST = 200  # images that are used of a folder: all would not fit in memory
 
 
 def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list[Image.Image]:
@@ -74,7 +74,7 @@ def source_digest(source: Pictures | None) -> str:
     sources = [source] if isinstance(source, (str, os.PathLike, Tensor)) or source is None else source
     for entry in sources:
         if isinstance(entry, (str, os.PathLike)):
-            for path in _some_of(entry):
+            for path in images_of(entry, most=_MOST):
                 stat = path.stat()
                 digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         elif entry is not None:
@@ -84,8 +84,8 @@ def source_digest(source: Pictures | None) -> str:
     return digest.hexdigest()
 
 
-def images_of(source: str | os.PathLike[str]) -> list[Path]:
-    """The images of a folder, sorted, or the file itself.
+def images_of(source: str | os.PathLike[str], *, most: int) -> list[Path]:
+    """At most so many images of a folder, sorted and spread over all of them; or the file itself.
 
     Raises:
         ValueError: the folder has no images.
@@ -96,20 +96,14 @@ def images_of(source: str | os.PathLike[str]) -> list[Path]:
     paths = sorted(map(Path, find_files(source, IMAGE_SUFFIXES, left=left)))
     if not paths:
         raise ValueError(f"{source}: {nothing_in(left)}")
-    return paths
-
-
-def _some_of(source: str | os.PathLike[str]) -> list[Path]:
-    """Images spread over a folder, because all would not fit in memory."""
-    paths = images_of(source)
-    return paths[:: max(len(paths) // _MOST, 1)]
+    return paths[:: -(-len(paths) // most)]
 
 
 def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None, max_pixels: int | None) -> list[Image.Image]:
     if source is None:
         return [load_image((files("hierax") / "assets" / "cat.jpg").read_bytes())]
     if isinstance(source, (str, os.PathLike)):
-        return [load_image(path, max_pixels=max_pixels) for path in _some_of(source)]
+        return [load_image(path, max_pixels=max_pixels) for path in images_of(source, most=_MOST)]
     if not source:
         raise ValueError("no images were given; expected at least one")
     return [load_image(picture, max_pixels=max_pixels) for picture in source]

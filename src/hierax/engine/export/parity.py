@@ -218,17 +218,12 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
     if evaluate is None:  # not the crops that int8 is calibrated on
         seeds = range(1, 1 + _CROPS // _BATCH)
         return "images", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
-    pictures: list[Any] = _some_of(evaluate) if isinstance(evaluate, (str, Path)) else list(evaluate)  # type: ignore[arg-type]
+    named = isinstance(evaluate, (str, Path))
+    pictures: list[Any] = images_of(evaluate, most=_MOST) if named else list(evaluate)  # type: ignore[arg-type]
     if not pictures:
         raise ValueError("no images were given to evaluate on; expected at least one")
     chunks = (pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH))
     return "images", (processor(chunk).pixel_values for chunk in chunks)
-
-
-def _some_of(source: str | Path) -> list[Path]:
-    """At most 1000 images of a folder, spread over it; or the one file."""
-    found = images_of(source)
-    return found[:: -(-len(found) // _MOST)]
 
 
 def with_units(pixels: Iterable[Tensor], *, config: HieraConfig, masked: bool) -> Iterator[tuple[Tensor, ...]]:
