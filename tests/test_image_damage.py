@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -39,6 +40,22 @@ def damaged(data: bytes) -> dict[str, bytes]:
 
 
 def readers(data: bytes) -> dict[str, Any]:
+    """All ways in which an image is read: by commands, and if the caller has opened it with Pillow."""
+    return {
+        **file_readers(data),
+        "opened": lambda: HieraImageProcessor()(opened(data)),
+        "opened, fast": lambda: HieraImageProcessor(fast=True)(opened(data)),
+        "opened, as a crop": lambda: read_crop(
+            opened(data), channels=3, name="image", part=lambda h, w: (0, 0, h, w), size=(64, 64)
+        ),
+    }
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def file_readers(data: bytes) -> dict[str, Any]:
     """All ways in which commands read an image."""
     return {
         "exact": lambda: HieraImageProcessor()(data),
@@ -120,7 +137,7 @@ def png(*chunks: tuple[bytes, bytes], width: int = 64, after: int = 0) -> bytes:
     ],
 )
 def test_a_png_that_costs_far_more_than_an_image_is_refused_by_every_reader(data: bytes, problem: str) -> None:
-    for read in readers(data).values():
+    for read in file_readers(data).values():
         with pytest.raises(ImageError, match=problem):
             read()
 
@@ -136,7 +153,7 @@ def test_a_png_that_costs_far_more_than_an_image_is_refused_by_every_reader(data
     ],
 )
 def test_a_png_is_read_whatever_the_size_of_its_profile_and_texts(chunks: list[tuple[bytes, bytes]]) -> None:
-    for read in readers(png(*chunks)).values():
+    for read in file_readers(png(*chunks)).values():
         read()
 
 
@@ -190,8 +207,9 @@ def test_an_icon_with_such_a_png_is_an_error() -> None:
         if whole:
             load_image(icon)
         else:
-            with pytest.raises(ImageError, match="32 of 64 rows"):
-                load_image(icon)
+            for source in (icon, opened(icon)):
+                with pytest.raises(ImageError, match="32 of 64 rows"):
+                    load_image(source)
 
 
 def changed(data: bytes, tag: int, field: int, change: int) -> bytes:
@@ -219,8 +237,9 @@ def test_a_tiff_that_states_less_than_its_image_takes_is_an_error(mode: str, how
     image.save(file, "TIFF", compression=compression, tiffinfo={278: rows})
     load_image(file.getvalue())
     short = changed(file.getvalue(), *((273, 4, 2) if how == "fewer strips" else (279, 8, 2)))
-    with pytest.raises(ImageError, match="damaged"):
-        load_image(short)
+    for source in (short, opened(short)):
+        with pytest.raises(ImageError, match="damaged"):
+            load_image(source)
 
 
 def test_a_jpeg_2000_image_without_one_of_its_tiles_is_an_error() -> None:
@@ -228,8 +247,40 @@ def test_a_jpeg_2000_image_without_one_of_its_tiles_is_an_error() -> None:
     Image.fromarray(PIXELS[:64, :64]).save(file, "JPEG2000", no_jp2=True, tile_size=(32, 32))
     data = file.getvalue()
     load_image(data)
-    with pytest.raises(ImageError, match=r"damaged or truncated \(3 of 4 tiles\)"):
-        load_image(data[: data.rindex(b"\xff\x90")] + b"\xff\xd9")
+    short = data[: data.rindex(b"\xff\x90")] + b"\xff\xd9"
+    for source in (short, opened(short)):
+        with pytest.raises(ImageError, match=r"damaged or truncated \(3 of 4 tiles\)"):
+            load_image(source)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "JPEG2000", "ICO", "GIF", "WEBP", "BMP"])
+def test_an_image_that_the_caller_opened_is_read_as_its_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    Image.fromarray(PIXELS[:64, :64]).save(path, kind)
+    wanted = np.asarray(load_image(path))
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(load_image(image)), wanted)
+        assert np.array_equal(np.asarray(load_image(image)), wanted)  # decoded by now
+        assert np.array_equal(np.asarray(load_image(image.copy())), wanted)
+        assert np.array_equal(np.asarray(load_image(pickle.loads(pickle.dumps(image)))), wanted)
+
+
+def test_of_frames_and_pages_that_the_caller_chose_only_the_first_is_checked(tmp_path: Path) -> None:
+    for kind in ("PNG", "TIFF", "GIF"):
+        pages = [Image.new("RGB", (8, 8), color) for color in ("red", "lime")]
+        pages[0].save(tmp_path / "pages", kind, save_all=True, append_images=pages[1:])
+        with Image.open(tmp_path / "pages") as image:
+            for page, color in ((1, (0, 255, 0)), (0, (255, 0, 0)), (1, (0, 255, 0))):
+                image.seek(page)
+                assert load_image(image).getpixel((0, 0)) == color
+
+
+def test_a_closed_image_of_the_caller_is_an_image_error(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        pass
+    with pytest.raises(ImageError, match="image: damaged or truncated"):
+        load_image(image)
 
 
 def test_one_bad_file_is_one_row_of_errors(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ DEFAULT_MAX_PIXELS = 178_956_970
 _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")
 _UNSURE = ("BMP", "PPM", "ICO", "DDS", "DIB", "SGI", "SUN")
 _JPEG = ("JPEG", "MPO")
+_CHECKED = ("PNG", *_JPEG, "ICO", "TIFF", "JPEG2000")
 _LONGEST = 1 << 20  # pixels of a side
 _LARGE = 1 << 26  # pixels; beyond, arrays of the fast way would take over twice the memory of Pillow's
 _NOT_AN_IMAGE = "not an image (PNG, JPEG, WebP, … are read)"
@@ -49,14 +50,7 @@ def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int
         image = read_header(stream, name=name, max_pixels=max_pixels)
         if image.format == "PNG":
             return _whole_png(stream, image, name=name, max_pixels=max_pixels)
-        if image.format in _JPEG:
-            _check_jpeg(stream, image, name)
-        elif image.format == "ICO":
-            _check_icon(stream, image, name=name, max_pixels=max_pixels)
-        elif image.format == "TIFF":
-            check_tiff(stream, name=name)
-        elif image.format == "JPEG2000":
-            check_jpeg2000(stream, name=name)
+        _check_file(stream, image, name=name, max_pixels=max_pixels)
         note_frames(image, stream, name=name)
         load(image, name=name)
         return image
@@ -181,6 +175,55 @@ def load(image: Image.Image, *, name: str) -> None:
         raise ImageError(name, f"not enough memory for {image.width} x {image.height} pixels") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
         raise ImageError(name, f"damaged or truncated ({problem_of(error)})") from error
+
+
+def load_opened(image: Image.Image, *, name: str, max_pixels: int | None) -> None:
+    """Decodes an image that a caller opened with Pillow, in place. Call within `pillow_is_quiet`.
+
+    If its file is still open, it is checked as a file is that `decode` reads. Pillow closes the file when it has
+    decoded the image, and copies have none: of these nothing can be known any more. Raises `ImageError`.
+    """
+    data = _data_of(image)
+    if data is None:
+        load(image, name=name)
+        return
+    stream = io.BytesIO(data)
+    if image.format == "PNG":
+        check_chunks(stream, name)
+        check_png(data, name=name)
+        load(image, name=name)
+        check_rows(data, image, name=name)
+        return
+    _check_file(stream, image, name=name, max_pixels=max_pixels)
+    load(image, name=name)
+
+
+def _data_of(image: Image.Image) -> bytes | None:
+    """The bytes of the file that Pillow decodes an image from; None if they cannot be read now, or need no check."""
+    # one that was unpickled has no attribute `fp`
+    stream = getattr(image, "fp", None) if isinstance(image, ImageFile.ImageFile) else None
+    if stream is None or stream.closed or image.format not in _CHECKED or image.tell():  # other frames lie elsewhere
+        return None
+    try:
+        place = stream.tell()
+        stream.seek(0)
+        data = stream.read()
+        stream.seek(place)
+    except Exception:  # of any kind of stream; Pillow meets it again, and `load` tells it
+        return None
+    return data
+
+
+def _check_file(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: int | None) -> None:
+    """Raises `ImageError` for what Pillow accepts in a damaged file that is no PNG."""
+    if image.format in _JPEG:
+        _check_jpeg(stream, image, name)
+    elif image.format == "ICO":
+        _check_icon(stream, image, name=name, max_pixels=max_pixels)
+    elif image.format == "TIFF":
+        check_tiff(stream, name=name)
+    elif image.format == "JPEG2000":
+        check_jpeg2000(stream, name=name)
 
 
 def _check_jpeg(stream: BinaryIO, image: Image.Image, name: str) -> None:

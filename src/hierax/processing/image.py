@@ -78,7 +78,9 @@ class HieraImageProcessor(RecordedProcessor):
 
         - a path, or the bytes of a file: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, …; the first frame of an animation;
         - a Pillow image of any mode. The EXIF orientation of these and of files is applied, transparency is laid over
-          white, 16-bit gray is scaled to 8 bits;
+          white, 16-bit gray is scaled to 8 bits. One from `PIL.Image.open` that is not decoded yet is checked as a file
+          is. Whether data are missing cannot be known of one that is decoded (`load`) or copied (`convert`, …): Pillow
+          fills some missing parts without an error;
         - an array or tensor [height, width, channels], [channels, height, width] or, gray, [height, width]: integers
           in gray levels 0..255, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values
           are taken as they are.

@@ -17,6 +17,7 @@ from hierax.processing.decode import (
     decode,
     decode_fast,
     load,
+    load_opened,
     open_source,
     pillow_is_quiet,
     read_header,
@@ -46,8 +47,9 @@ Picture: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarr
 def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
     """The image as upright RGB, 8 bits a channel: its first frame, its transparency over white (see `to_rgb`).
 
-    Arrays are read as by `HieraImageProcessor`. Raises `ImageError` naming the source if it is missing, not an image,
-    damaged, or larger than `max_pixels` pixels (None: no limit).
+    Arrays are read as by `HieraImageProcessor`, and so are Pillow images: only one that is not decoded yet can be
+    checked for missing data. Raises `ImageError` naming the source if it is missing, not an image, damaged, or larger
+    than `max_pixels` pixels (None: no limit).
     """
     name = source_name(source, default="image")
     picture = read_picture(source, channels=3, name=name, max_pixels=max_pixels)
@@ -89,6 +91,8 @@ def read_picture(
     if isinstance(source, Image.Image):
         image = source
         check_pixels(image.size, name=name, max_pixels=max_pixels)
+        with pillow_is_quiet():
+            load_opened(image, name=name, max_pixels=max_pixels)
     elif isinstance(source, (str, os.PathLike, bytes)):
         found = read_values(source, name=name, exact=not unit, max_pixels=max_pixels)
         if isinstance(found, np.ndarray):
