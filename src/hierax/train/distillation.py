@@ -16,7 +16,7 @@ from hierax.model.pretrained import Pretrained
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification, HieraModel
 from hierax.train.objective import Finetuning
 from hierax.train.parallel import World
-from hierax.train.predictions import check_stop, evaluation_batches, never_stop, unreadable_samples
+from hierax.train.predictions import never_stop, run_on_samples
 from hierax.train.settings import Recipe
 from hierax.train.teacher import Teacher, TeacherOutputs
 from hierax.train.teacher_cache import TeacherCache
@@ -181,21 +181,13 @@ def agreement(
         ValueError: no sample can be read.
         Interrupted: `stop` returned True on one of the ranks.
     """
-    bad: list[tuple[str, str]] = []
     sums = torch.zeros(5, dtype=torch.float64)
 
-    def measure() -> None:
-        for part in evaluation_batches(view, world, batch, workers, stop):
-            bad.extend(unreadable_samples(part))
-            if isinstance(part, Batch):
-                sums.add_(_metric_sums(objective, part))
+    def measure(part: Batch) -> None:
+        sums.add_(_metric_sums(objective, part))
 
-    world.run_on_all_ranks(measure)
-    check_stop(world, stop)
+    problems = run_on_samples(measure, view, world, batch=batch, workers=workers, stop=stop)
     loss, first, five, cosine, count = world.all_reduce_sum(*sums.tolist())
-    problems = [entry for entries in world.all_gather(bad) for entry in entries]
-    if not count:
-        raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
     found = {"loss": loss / count}
     if objective.learns_logits:
         found["agreement"] = first / count

@@ -74,12 +74,11 @@ def check_settings(run: Path, previous: Mapping[str, Any], settings: Mapping[str
         raise RunExists(f"{run} holds {kind} with other settings: {'; '.join(others)}; {_ELSEWHERE}")
 
 
-def check_places(run: Path, settings: Mapping[str, str | None], *, overwrite: bool) -> None:
+def check_places(run: Path, places: Mapping[str, str | None], *, overwrite: bool) -> None:
     """Raises `ValueError` if the run's folder is inside of its data, because the run's images would count as samples,
     or if overwriting the folder would delete the data or weights.
     """
-    for name in ("data", "validation", "from", "teacher"):
-        place = settings[name]
+    for name, place in places.items():
         if not place or not os.path.exists(place):
             continue
         there, here = Path(place).resolve(), run.resolve()

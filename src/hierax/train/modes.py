@@ -55,7 +55,6 @@ class Mode:
         part: the part of the model that it trains besides the encoder; `hierax.model.registry.task_with` gives the
             model's task.
         supervised: whether it learns from labels or from a teacher.
-        masked: whether it hides mask units and predicts them.
         start: the bundled checkpoint to start from, for images.
         recipes, epochs: the default recipe and its length on a "cpu" and a "gpu".
         objective: from recipe, `Prepared`, model, training set and the teacher's kept answers to the model with its
@@ -66,12 +65,18 @@ class Mode:
     name: str
     part: str
     supervised: bool
-    masked: bool
     start: str
     recipes: Mapping[str, str]
     epochs: Mapping[str, Epochs]
     objective: Callable[[Recipe, Prepared, Pretrained, Dataset, TeacherCache | None], Objective]
     evaluate: Callable[..., Evaluated]
+
+    @property
+    def masked(self) -> bool:
+        """Whether it hides mask units and predicts them, as the task of its part does."""
+        from hierax.model.registry import TASKS
+
+        return any(spec.masked for spec in TASKS.values() if spec.part == self.part)
 
 
 def _pretraining(
@@ -130,7 +135,6 @@ MODES: Mapping[str, Mode] = {
             name="pretrain",
             part="decoder",
             supervised=False,
-            masked=True,
             start=FEMTO_MAE,
             recipes={"cpu": "mae_tiny_small_data_cpu", "gpu": "mae_tiny_small_data"},
             epochs={
@@ -144,7 +148,6 @@ MODES: Mapping[str, Mode] = {
             name="finetune",
             part="head",
             supervised=True,
-            masked=False,
             start=FEMTO,
             recipes={"cpu": "finetune_tiny_small_data_cpu", "gpu": "finetune_tiny_small_data"},
             epochs={

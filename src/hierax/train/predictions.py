@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,23 +137,14 @@ def predict(
         Interrupted: `stop` returned True on one of the ranks.
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    bad: list[tuple[str, str]] = []
 
-    def own() -> None:
-        for part in evaluation_batches(inputs.view, world, batch, workers, stop):
-            bad.extend(unreadable_samples(part))
-            if isinstance(part, Batch):
-                if part.labels is None:
-                    raise ValueError("the data has no labels; evaluation of a classifier takes labeled samples")
-                logits = _logits(model, part.pixels, inputs)
-                found.append((part.indices, logits.cpu(), part.labels))
+    def classify(part: Batch) -> None:
+        if part.labels is None:
+            raise ValueError("the data has no labels; evaluation of a classifier takes labeled samples")
+        found.append((part.indices, _logits(model, part.pixels, inputs).cpu(), part.labels))
 
-    world.run_on_all_ranks(own)
-    check_stop(world, stop)
+    problems = run_on_samples(classify, inputs.view, world, batch=batch, workers=workers, stop=stop)
     everyone = [entry for entries in world.all_gather(found) for entry in entries]
-    problems = [entry for entries in world.all_gather(bad) for entry in entries]
-    if not everyone:
-        raise ValueError(f"none of the {len(problems)} samples can be read; the first: {': '.join(problems[0])}")
     indices, logits, labels = (torch.cat(tensors) for tensors in zip(*everyone, strict=True))
     classes = logits.shape[1]
     most = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
@@ -195,24 +186,16 @@ def masked_loss(
         ValueError: no sample can be read.
         Interrupted: `stop` returned True on one of the ranks.
     """
-    bad: list[tuple[str, str]] = []
+    sums = [0.0, 0.0]
 
-    def own() -> tuple[float, int]:
-        total, count = 0.0, 0
-        for part in evaluation_batches(view, world, batch, workers, stop):
-            bad.extend(unreadable_samples(part))
-            if isinstance(part, Batch):
-                noise = fixed_noise(objective, part.indices)
-                loss = objective(objective.normalize(part.pixels.to(noise.device)), noise)
-                total, count = total + loss.item() * len(part), count + len(part)
-        return total, count
+    def measure(part: Batch) -> None:
+        noise = fixed_noise(objective, part.indices)
+        loss = objective(objective.normalize(part.pixels.to(noise.device)), noise)
+        sums[0] += loss.item() * len(part)
+        sums[1] += len(part)
 
-    total, count = world.run_on_all_ranks(own)
-    check_stop(world, stop)
-    total, samples = world.all_reduce_sum(total, float(count))
-    problems = [entry for entries in world.all_gather(bad) for entry in entries]
-    if not samples:
-        raise ValueError(f"none of the {len(problems)} samples to validate on can be read")
+    problems = run_on_samples(measure, view, world, batch=batch, workers=workers, stop=stop)
+    total, samples = world.all_reduce_sum(*sums)
     return {"loss": total / samples, "score": -total / samples}, problems
 
 
@@ -223,25 +206,47 @@ def fixed_noise(objective: Objective, indices: Tensor) -> Tensor:
     return torch.stack(draws).to(objective.model.device)
 
 
-def evaluation_batches(
-    view: EvaluationView, world: World, batch: int, workers: int, stop: Callable[[], bool]
-) -> Iterator[Any]:
-    """This rank's batches, until `stop` returns True."""
-    for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
-        if stop():
-            return
-        yield part
+def run_on_samples(
+    measure: Callable[[Batch], None],
+    view: EvaluationView,
+    world: World,
+    *,
+    batch: int,
+    workers: int,
+    stop: Callable[[], bool],
+) -> list[tuple[str, str]]:
+    """Calls `measure` with this rank's batches; returns names and problems of the unreadable samples of all ranks.
+
+    Raises:
+        ValueError: no sample can be read.
+        Interrupted: `stop` returned True on one of the ranks.
+    """
+    bad: list[tuple[str, str]] = []
+
+    def own() -> int:
+        readable = 0
+        for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
+            if stop():
+                break
+            bad.extend(unreadable_samples(part))
+            if isinstance(part, Batch):
+                measure(part)
+                readable += len(part)
+        return readable
+
+    readable = world.run_on_all_ranks(own)
+    if stop is not never_stop and world.all_reduce_sum(float(stop()))[0]:
+        raise Interrupted
+    problems = [entry for entries in world.all_gather(bad) for entry in entries]
+    if not world.all_reduce_sum(float(readable))[0]:
+        first = f"; the first: {': '.join(problems[0])}" if problems else ""
+        raise ValueError(f"none of the {len(problems)} samples can be read{first}")
+    return problems
 
 
 def unreadable_samples(part: Any) -> list[tuple[str, str]]:
     """Names and problems of the unreadable samples of a batch."""
     return [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
-
-
-def check_stop(world: World, stop: Callable[[], bool]) -> None:
-    """Raises `Interrupted` on all ranks if `stop` returns True on one of them."""
-    if stop is not never_stop and world.all_reduce_sum(float(stop()))[0]:
-        raise Interrupted
 
 
 def normalize(pixels: Tensor, model: Pretrained | Runnable, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -48,12 +48,16 @@ class Request:
         """A recipe with the given values; without a recipe, one that is enough to open the data."""
         return (base or Recipe(name="", mode=self.mode.name)).overridden(self.settings)
 
+    def places(self, source: PathOrHubId | None) -> dict[str, str | None]:
+        """Where data and weights are, by the names of run.json."""
+        given = {"data": self.data, "validation": self.validation, "from": source, "teacher": self.teacher}
+        return {name: place and absolute_source(place) for name, place in given.items()}
+
     def description(self, source: PathOrHubId | None, recipe: Recipe) -> dict[str, Any]:
         """The request as it is written to run.json; a repeated call is compared with that."""
-        places = {"data": self.data, "validation": self.validation, "from": source, "teacher": self.teacher}
         return {
             "mode": self.mode.name,
-            **{name: place and absolute_source(place) for name, place in places.items()},
+            **self.places(source),
             "columns": None if self.columns is None else dict(self.columns),
             "recipe": recipe.to_dict(),
         }

@@ -106,9 +106,7 @@ def train(
     """Runs what is requested, in any mode; see `pretrain`."""
     base = request.base
     first = request.overridden(base)  # bad settings are an error before anything is read
-    check_places(
-        run, request.description(None if request.source == AUTO else request.source, first), overwrite=overwrite
-    )
+    check_places(run, request.places(None if request.source == AUTO else request.source), overwrite=overwrite)
     with open_world(device, parallel) as world:
         world.run_on_main(lambda: check_folder(run, overwrite=overwrite))
         previous = None if overwrite else world.all_gather(world.run_on_all_ranks(lambda: read_previous(run)))[0]
