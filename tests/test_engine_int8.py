@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from engines import plainly, tiny
-from hierax.engine import Engine, quantise
-from hierax.engine import engine as engine_module
+from hierax.engine import Engine, calibration, quantise
 from small import pixels, relative
 
 pytest.importorskip("openvino")
@@ -26,7 +25,7 @@ def int8() -> Iterator[tuple[Any, Engine, Tensor]]:
     model = tiny("features")
     seen = pixels(model.config, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "_CALIBRATED", 20)
+        patch.setattr(calibration, "_CALIBRATED", 20)
         with Engine(model, precision="int8", calibration=seen, cache_dir=False, threads=1) as engine:
             engine.warm_up()
             yield model, engine, seen
@@ -58,7 +57,7 @@ def test_int8_without_pictures_of_ones_own_says_what_it_is_calibrated_on(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(quantise, "quantise", lambda model, batches: seen.extend(batches) or model)
-    monkeypatch.setattr(engine_module, "_CALIBRATED", 20)
+    monkeypatch.setattr(calibration, "_CALIBRATED", 20)
     with Engine(tiny("features"), precision="int8", cache_dir=False) as engine:
         engine.warm_up()
     assert {tuple(batch[0].shape) for batch in seen} == {(1, 3, 64, 64)}

@@ -14,6 +14,7 @@ from hierax.checkpoint.opened import Checkpoint
 from hierax.checkpoint.report import LoadingReport, join_names
 from hierax.checkpoint.values import check_values
 from hierax.model.config import HieraConfig
+from hierax.model.layers import init_weights
 from hierax.model.positions import DecoderPosition, position_embedding
 from hierax.model.registry import TaskSpec, known_parts
 
@@ -51,7 +52,7 @@ def fill(
     placing: Placing,
 ) -> None:
     """Puts the tensors into a model on the meta device. Parts and modules named in `reinit` get random weights."""
-    prefix = "encoder." if task.name == "encoder" else ""  # the encoder alone leaves it out
+    prefix = task.prefix
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     reinitialized = _paths(reinit, [*wanted, *opened.tensors])
     tensors = {name: t for name, t in opened.tensors.items() if not _is_below(name, reinitialized)}
@@ -176,8 +177,6 @@ def _lacking(opened: Checkpoint, lacking: Sequence[str], task: TaskSpec) -> str:
 
 def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
     """Gives these parts and modules random weights."""
-    from hierax.model.layers import init_weights
-
     mae = any(name.startswith("decoder.") for name, _ in model.named_parameters())
     for path in paths:
         modules = model.get_submodule(path)

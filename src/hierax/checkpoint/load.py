@@ -15,11 +15,12 @@ from hierax.checkpoint.opened import Checkpoint, as_checkpoint
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.checkpoint.report import LoadingReport
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TaskSpec, task_named, task_of, task_of_parts
+from hierax.processing import Preprocessing
 from hierax.transformers_arguments import token_of
 
 if TYPE_CHECKING:
     from hierax.model.pretrained import Pretrained
-    from hierax.model.registry import TaskSpec
     from hierax.model.tasks import (
         HieraBackbone,
         HieraForImageClassification,
@@ -84,8 +85,6 @@ def load_model(
         checkpoint.prefix,
         unexpected=list(checkpoint.unexpected),
     )
-    from hierax.model.registry import task_of
-
     task = task_of(cls)
     made = _task_config(task, checkpoint, report, given)
     model = _built(cls, made, checkpoint, built_with)
@@ -94,11 +93,16 @@ def load_model(
     for name, value in asked.outputs.items():
         setattr(model.config, name, value)
     model.loading_report = report
-    record = checkpoint.preprocessing
-    if record and made.num_channels != checkpoint.config.num_channels:
-        record = record_for_channels(record, made.num_channels)
-    model.preprocessing = record and resize_record(record, checkpoint.config, made)
+    model.preprocessing = _preprocessing_for(made, checkpoint)
     return model.eval()
+
+
+def _preprocessing_for(config: HieraConfig, opened: Checkpoint) -> Preprocessing | None:
+    """The checkpoint's record, for the channels and the size of the model."""
+    record = opened.preprocessing
+    if record and config.num_channels != opened.config.num_channels:
+        record = record_for_channels(record, config.num_channels)
+    return record and resize_record(record, opened.config, config)
 
 
 def load_config(source: Source, hub: HubOptions, overrides: Mapping[str, Any]) -> HieraConfig:
@@ -130,7 +134,7 @@ def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, argument
         raise ValueError(f"{where}: {f'sizes beyond all bounds ({line})' if absurd else line}") from None
 
 
-def _task_config(task: "TaskSpec", opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
+def _task_config(task: TaskSpec, opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
     """The file's configuration, changed as the task and the caller need it.
 
     A classifier's last stage is pooled, a MAE's is not: opened from the other kind's record, the number changes.
@@ -204,8 +208,6 @@ def load(
 
     The other arguments and the errors are those of `Pretrained.from_pretrained`.
     """
-    from hierax.model.registry import task_named
-
     given = None if task is None else task_named(task)  # before anything is read
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
     checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
@@ -225,8 +227,6 @@ def load(
     )
 
 
-def found_task(opened: Checkpoint, *, new_head: bool = False) -> "TaskSpec":
+def found_task(opened: Checkpoint, *, new_head: bool = False) -> TaskSpec:
     """The task of a checkpoint, by its tensors; if they do not tell, by the class in its configuration."""
-    from hierax.model.registry import task_of_parts
-
     return task_of_parts({*opened.parts, *(("head",) if new_head else ())}, opened.config)

@@ -16,7 +16,8 @@ from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, W
 from hierax.checkpoint.load import found_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.model.config import HieraConfig
-from hierax.model.registry import TASKS, stated_task, task_of
+from hierax.model.positions import AbsolutePosition, split_windows
+from hierax.model.registry import ENCODER, TASKS, stated_task, task_of
 from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def named_tensors(
     around = dialect == "transformers" and task.around
     renamed: dict[str, Tensor] = {}
     for name, tensor in (own if state_dict is None else state_dict).items():
-        ours = f"encoder.{name}" if task.name == "encoder" else name
+        ours = task.prefix + name
         theirs = names.theirs(ours, config.depths)
         in_hiera = around and ours.split(".")[0] in ("encoder", "norm")
         renamed[f"hiera.{theirs}" if in_hiera else theirs] = names.stored(ours, tensor.detach(), config).contiguous()
@@ -176,19 +177,17 @@ def to_abs_win(model: "Pretrained") -> "Pretrained":
     Raises:
         ValueError: the model has another kind of position embedding.
     """
-    from hierax.model.positions import AbsolutePosition, split_windows
-
     config = abs_win_values(model.config)
     task = task_of(type(model))
-    prefix = "" if task.name == "encoder" else "encoder."
-    position = model.get_submodule(f"{prefix}pos_embed")
+    place = "encoder.pos_embed".removeprefix(task.prefix)
+    position = model.get_submodule(place)
     assert isinstance(position, AbsolutePosition)
     window, residual = split_windows(position.weight.detach().unflatten(1, position.grid), config.masked_unit_size)
     split = {"whole": residual.movedim(-1, 1), "window": window.movedim(-1, 1)}
     with torch.device("meta"):
         other = type(model)(config, **task.constructor_arguments({name.split(".")[0] for name in model.state_dict()}))
-    tensors = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{prefix}pos_embed.")}
-    tensors |= {f"{prefix}pos_embed.{n}": t.to(model.dtype).contiguous() for n, t in split.items()}
+    tensors = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{place}.")}
+    tensors |= {f"{place}.{n}": t.to(model.dtype).contiguous() for n, t in split.items()}
     other.load_state_dict(tensors, assign=True)
     other.loading_report, other.preprocessing = model.loading_report, model.preprocessing
     return other.train(model.training)
@@ -235,11 +234,9 @@ def convert(
 
 def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
     """The model with all tensors of a checkpoint, in their own precision; the encoder alone if the file has no norm."""
-    from hierax.model.encoder import Hiera
-
     opened = open_checkpoint(source, variant=variant, part=part)
     task = found_task(opened)
-    cls = Hiera if task.name == "features" and task.part not in opened.parts else task.cls
+    cls = ENCODER.cls if task.name == "features" and task.part not in opened.parts else task.cls
     arguments = task.constructor_arguments(opened.parts)
     return load_model(cls, opened, dtype="auto", overrides=arguments, copy=False)
 

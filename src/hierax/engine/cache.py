@@ -21,15 +21,17 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from hierax.folders import make_room
 from hierax.home import expand_home, home
+from hierax.memory import is_out_of_memory
 
+_T = TypeVar("_T")
 _MAGIC = b"hierax-artifact-2\n"
 _ABANDONED = 3600.0  # seconds after which an unfinished file is abandoned
 _DIGEST = hashlib.sha256
@@ -81,6 +83,19 @@ class ArtifactCache:
             os.utime(path)  # now the most recently used
         return content  # without a copy: every warm start comes here
 
+    def open(self, key: str, load: Callable[[memoryview], _T]) -> _T | None:
+        """What `load` makes of the content under `key`; None if there is none, or if it cannot be loaded."""
+        content = self.read(key)
+        if content is None:
+            return None
+        try:
+            return load(content)
+        except Exception as error:  # the runtimes' errors have no common base class
+            if is_out_of_memory(error):
+                raise
+            _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
+            return None
+
     def write(self, key: str, content: bytes) -> None:
         """Keeps `content` under `key`; replaces an earlier entry."""
         if not self._writable or len(content) > self.max_bytes:
@@ -121,6 +136,13 @@ class ArtifactCache:
             if total > self.max_bytes:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def cache_in(folder: str | os.PathLike[str] | bool | None) -> ArtifactCache | None:
+    """The cache in a folder, in the default folder for None or True; None for False."""
+    if isinstance(folder, bool):
+        return ArtifactCache() if folder else None
+    return ArtifactCache(folder)
 
 
 def _digest(key: str, content: bytes | memoryview) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierax.engine.pool import Shape
 from hierax.model.config import HieraConfig
 from hierax.notices import LeftOut
 from hierax.processing import HieraImageProcessor, Picture, load_image
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 Pictures: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[Picture]]
 """A folder of images, a list of images, or preprocessed pixels `[N, C, *size]`."""
 
+_CALIBRATED = 80  # images to calibrate on; the last ones are held out, to compare on
 _MOST = 200  # images that are used of a folder: all would not fit in memory
+_log = logging.getLogger("hierax.engine")
 
 
 def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list[Image.Image]:
@@ -66,6 +70,23 @@ def sample_pixels(
     if tuple(pixels.shape[2:]) != config.image_size:  # the record has another size than the model
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
     return pixels
+
+
+def calibration_batches(
+    source: Pictures | None, shape: Shape, *, config: HieraConfig, processor: HieraImageProcessor
+) -> list[tuple[Tensor, ...]]:
+    """Inputs of one image each to calibrate int8 on, for a MAE model with random visible units."""
+    if source is None:
+        _log.warning(
+            "int8 is calibrated on crops of one photo that comes with hierax; calibration= takes images of yours"
+        )
+    pixels = sample_pixels(source, _CALIBRATED, config=config, processor=processor)
+    if shape.kept is None:
+        return [(one,) for one in pixels.split(1)]
+    count = torch.Size(config.unit_grid(shape.size)).numel()
+    draw = torch.Generator().manual_seed(0)
+    shown = [torch.randperm(count, generator=draw)[: shape.kept].sort().values[None] for _ in range(len(pixels))]
+    return list(zip(pixels.split(1), shown, strict=True))
 
 
 def source_digest(source: Pictures | None) -> str:

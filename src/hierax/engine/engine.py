@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,8 +19,8 @@ from hierax.engine.backends.exported import ExportedBackend, find_export
 from hierax.engine.backends.onnx import OnnxBackend
 from hierax.engine.backends.openvino import OpenVinoBackend
 from hierax.engine.backends.pytorch import SeldomRunner, TorchBackend
-from hierax.engine.cache import ArtifactCache
-from hierax.engine.calibration import Pictures, sample_pixels, source_digest
+from hierax.engine.cache import ArtifactCache, cache_in
+from hierax.engine.calibration import Pictures, calibration_batches, source_digest
 from hierax.engine.context import renew_lock
 from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.forking import follow, keep_for_ever, openvino_is_lost
@@ -32,13 +31,13 @@ from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, to_output, typed_mae
 from hierax.engine.streaming import Item, Streamed, stream_results
 from hierax.model.pretrained import Pretrained
+from hierax.model.registry import task_of
 from hierax.processing import HieraImageProcessor, Picture, Preprocessing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _log = logging.getLogger("hierax.engine")
-_CALIBRATED = 80  # the last ones are held out, to compare on
 _MOST_ROWS = 65535  # a limit of fused attention on CUDA, where each mask unit is one row (pytorch/pytorch#146704)
 
 
@@ -98,11 +97,7 @@ class Engine:
         cache_dir: str | os.PathLike[str] | bool | None = None,
         max_shapes: int = 8,
     ) -> None:
-        for name, value in (("threads", threads), ("max_shapes", max_shapes)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
-        from hierax.model.registry import task_of
-
+        _check_counts(threads=1 if threads is None else threads, max_shapes=max_shapes)
         exported = find_export(model)
         if exported is not None:
             choice = exported.choice(
@@ -129,16 +124,13 @@ class Engine:
         self._device_pixels = DevicePixels(self.processor, choice.device) if on_device else None
         self.threads = threads
         self._calibration = calibration
-        cache = None if cache_dir is False else ArtifactCache(None if cache_dir in (None, True) else Path(cache_dir))  # type: ignore[arg-type]
         self._closed, self._lost = False, ""
         on_cpu = choice.device.type == "cpu"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine") if on_cpu else None
         self._slow: TorchBackend | None = None
-        self._backend: Backend
-        if exported is not None:
-            self._backend = ExportedBackend(exported, threads=threads)
-        else:
-            self._backend = self._make_backend(choice, cache)
+        self._backend: Backend = (
+            ExportedBackend(exported, threads=threads) if exported else self._make_backend(choice, cache_in(cache_dir))
+        )
         self._pool = RunnerPool(self._backend.runner, None if exported else self._eager, limit=max_shapes)
         follow(self)
 
@@ -265,9 +257,7 @@ class Engine:
             RuntimeError: the engine is closed. MemoryError: it ran out of memory.
         """
         self._check_open()
-        for name, value in (("batch_size", batch_size), ("workers", workers or 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
+        _check_counts(batch_size=batch_size, workers=workers or 1)
         if self.signature.masked:
             raise ValueError("stream is for tasks with an output per input; call an engine of task 'mae' itself")
         return stream_results(
@@ -352,17 +342,7 @@ class Engine:
         return SeldomRunner(self._slow.eager(shape))
 
     def _calibration_batches(self, shape: Shape) -> list[tuple[Tensor, ...]]:
-        if self._calibration is None:
-            _log.warning(
-                "int8 is calibrated on crops of one photo that comes with hierax; calibration= takes images of yours"
-            )
-        pixels = sample_pixels(self._calibration, _CALIBRATED, config=self.config, processor=self.processor)
-        if shape.kept is None:
-            return [(one,) for one in pixels.split(1)]
-        count = torch.Size(self.config.unit_grid(shape.size)).numel()
-        draw = torch.Generator().manual_seed(0)
-        shown = [torch.randperm(count, generator=draw)[: shape.kept].sort().values[None] for _ in range(len(pixels))]
-        return list(zip(pixels.split(1), shown, strict=True))
+        return calibration_batches(self._calibration, shape, config=self.config, processor=self.processor)
 
     def warm_up(self, *, size: Sequence[int] | None = None, batches: Sequence[int] = (1,)) -> Self:
         """Compiles and runs the programs for these batches at `size` (None: the native one); returns the engine."""
@@ -397,3 +377,9 @@ class Engine:
             f"Engine({type(self._model).__name__}, {self.precision} on {self.device} by {self.backend}, "
             f"{'x'.join(map(str, self.config.image_size))} pixels)"
         )
+
+
+def _check_counts(**counts: object) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected a whole number above 0")

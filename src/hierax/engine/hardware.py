@@ -56,7 +56,7 @@ def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
     """
     _one_of("precision", precision, PRECISIONS)
     _one_of("backend", backend, BACKENDS)
-    place = torch.device("cpu") if device == "auto" and backend == "openvino" else _device(device)
+    place = torch.device("cpu") if device == "auto" and backend == "openvino" else find_device(device)
     if backend != "auto":
         extras.require(f"backend {backend!r}", *_PACKAGES.get(backend, ()))
         if backend == "openvino":
@@ -77,11 +77,6 @@ def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value != "auto" and value not in allowed:
         raise ValueError(f"{name} is {value!r}; expected auto, {', '.join(allowed)}")
-
-
-def _device(device: str | torch.device) -> torch.device:
-    """The device, with its index if it has one: "cuda" alone would follow `torch.cuda.set_device`."""
-    return find_device(device)
 
 
 def _best_precision(place: torch.device, backend: str) -> str:

@@ -8,19 +8,18 @@ from collections.abc import Sequence
 
 import torch
 
+from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import Checkpoint
+from hierax.model.encoder import Hiera
 from hierax.model.pretrained import Pretrained
+from hierax.model.registry import task_named
+from hierax.model.tasks import HieraBackbone
 
 
 def model_for(
     model: Pretrained | str | os.PathLike[str] | Checkpoint, task: str | None, out_features: Sequence[str] | None
 ) -> Pretrained:
     """A copy of the given model in eval mode, or the model that was loaded from a source."""
-    from hierax.checkpoint.load import load
-    from hierax.model.encoder import Hiera
-    from hierax.model.registry import task_named
-    from hierax.model.tasks import HieraBackbone
-
     if out_features is not None and (isinstance(model, Pretrained) or not (task is None or task_named(task).maps)):
         raise ValueError("out_features is for task='backbone' of a checkpoint that the engine loads")
     if isinstance(model, Pretrained):

@@ -19,16 +19,12 @@ from hierax.engine.traced import INPUTS, quiet
 from hierax.extras import require
 from hierax.telemetry import import_nncf, import_openvino
 
-_log = logging.getLogger("hierax.engine")
-
-
-HELD_OUT = 16  # inputs of the calibration that are held out to compare on
-
-
-ENOUGH = 0.995
-
-
 Inputs = Sequence[tuple[Tensor, ...]]
+"""Batches to calibrate on: pixels and, for a MAE model, the indices of visible units."""
+
+_HELD_OUT = 16  # inputs of the calibration that are held out to compare on
+_ENOUGH = 0.995  # cosine below which the log warns
+_log = logging.getLogger("hierax.engine")
 
 
 def quantise(model: Any, batches: Inputs) -> Any:
@@ -61,7 +57,7 @@ def quantise(model: Any, batches: Inputs) -> Any:
 
 def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: Callable[[Any], Runner]) -> Any:
     """The model in int8. The log says how close it is to `program` on inputs that were not used for calibration."""
-    fit, held_out = batches[:-HELD_OUT], batches[-HELD_OUT:]
+    fit, held_out = batches[:-_HELD_OUT], batches[-_HELD_OUT:]
     started = time.perf_counter()
     quantised = quantise(model, fit)
     seconds = time.perf_counter() - started
@@ -70,7 +66,7 @@ def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: 
         pairs = [(running(*batch, *[None] * (2 - len(batch)))[0], program(*batch)[0]) for batch in held_out]
     running.close()
     cosine = min(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in pairs)
-    level = logging.INFO if cosine >= ENOUGH else logging.WARNING
+    level = logging.INFO if cosine >= _ENOUGH else logging.WARNING
     _log.log(
         level,
         "int8: calibrated on %d inputs in %.0f s; cosine to the original on %d others at least %.4f%s",
@@ -78,6 +74,6 @@ def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: 
         seconds,
         len(held_out),
         cosine,
-        "" if cosine >= ENOUGH else f", which is less than {ENOUGH}",
+        "" if cosine >= _ENOUGH else f", which is less than {_ENOUGH}",
     )
     return quantised

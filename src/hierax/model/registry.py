@@ -61,6 +61,11 @@ class TaskSpec:
         return self.parts[0]
 
     @property
+    def prefix(self) -> str:
+        """What the names of its tensors leave out: "encoder." if the model is the encoder alone."""
+        return f"{self.part}." if self.part == "encoder" else ""
+
+    @property
     def architecture(self) -> str:
         """Name of the class."""
         return self.cls.__name__

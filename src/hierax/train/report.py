@@ -22,6 +22,7 @@ from PIL import Image
 
 from hierax.data.dataset import Dataset
 from hierax.notices import printable
+from hierax.processing.reading import load_image
 from hierax.train.checkpoints import write_text
 from hierax.train.choice import FEW_HELD
 from hierax.train.description import DESCRIPTION, read_description, read_object
@@ -242,8 +243,6 @@ def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], validation: D
 
 def _thumbnail(validation: Dataset, index: int) -> tuple[str, str]:
     """Name of a held-out sample, and a small image of it; "" if it is not an image or can no longer be read."""
-    from hierax.processing.reading import load_image
-
     try:
         sample = validation.sample(index)
         name = os.path.basename(sample.name)

@@ -16,7 +16,7 @@ from hierax.checkpoint.dialects.official import (
 )
 from hierax.checkpoint.dialects.shapes import PATCH, config_from_shapes, require_expressible, require_published_geometry
 from hierax.model.config import VARIANTS, HieraConfig, variant_config
-from hierax.model.registry import TaskSpec
+from hierax.model.registry import ENCODER, TaskSpec
 
 _SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
 KEPT = "timm"
@@ -108,7 +108,7 @@ class Timm(Official):
         record = dict(kept.get("pretrained_cfg") or {})
         record |= {"input_size": [config.num_channels, *config.image_size], "num_classes": labels}
         record["license"] = next((theirs for theirs, ours in _SPDX.items() if ours == config.license), config.license)
-        if record.get("tag") == "mae" and task.name != "encoder":
+        if record.get("tag") == "mae" and task is not ENCODER:
             del record["tag"]  # it would say that the norm is not to be used
         kept.pop("label_names", None)
         names = list(config.id2label.values())

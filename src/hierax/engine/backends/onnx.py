@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hierax.engine.backends.chunks import CHUNK, join, to_arrays
 from hierax.engine.cache import ArtifactCache, artifact_key
-from hierax.engine.memory import check_outputs, is_out_of_memory
 from hierax.engine.pool import Shape
 from hierax.engine.quantise import Inputs, quantise_and_compare
 from hierax.engine.signature import Program, Signature
@@ -22,7 +22,6 @@ from hierax.model.pretrained import Pretrained
 from hierax.telemetry import import_onnxruntime
 
 _log = logging.getLogger("hierax.engine")
-_CHUNK = 8  # images per call: more are not faster, and their activations need memory
 _LARGEST = (2 << 30) - (64 << 20)  # bytes of weights in one file: protocol buffers are limited to 2 GiB
 
 
@@ -104,22 +103,19 @@ class OnnxRunner:
         self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self._inputs = [entry.name for entry in self._session.get_inputs()]
         batch = self._session.get_inputs()[0].shape[0]
-        self._chunk = batch if isinstance(batch, int) else _CHUNK
+        self._chunk = batch if isinstance(batch, int) else CHUNK
         self.outputs = [output.name for output in self._session.get_outputs()]
         outputs = [output.shape for output in self._session.get_outputs()]
         self._stated = [[n if isinstance(n, int) else None for n in shape][1:] for shape in outputs]
 
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
         """See `Runner`."""
-        inputs = [t.detach().cpu().contiguous().numpy() for t in (pixels, kept) if t is not None]
-        chunks = []
-        for start in range(0, len(pixels), self._chunk):
-            parts = [part[start : start + self._chunk] for part in inputs]
-            found = self._session.run(None, dict(zip(self._inputs, parts, strict=False)))
-            stated = [[len(parts[0]), *axes] for axes in self._stated]
-            check_outputs([array.shape for array in found], stated, by="ONNX Runtime")
-            chunks.append(found)
-        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
+        inputs, batch, step = to_arrays(pixels, kept), len(pixels), self._chunk
+        chunks = (self._run([part[i : i + step] for part in inputs]) for i in range(0, batch, step))
+        return join(chunks, self._stated, batch=batch, step=step, by="ONNX Runtime")
+
+    def _run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        return self._session.run(None, dict(zip(self._inputs, inputs, strict=False)))
 
     def close(self) -> None:
         """See `Runner`."""
@@ -161,20 +157,16 @@ class OnnxBackend:
         if not int8:
             parts.pop("calibration", None)
         key = artifact_key(parts)
-        content = self._cache.read(key) if self._cache else None
-        if content is not None:
-            try:
-                return self._checked(OnnxRunner(bytes(content), threads=self._threads))
-            except Exception as error:  # the runtime's errors have no common base class
-                if is_out_of_memory(error):
-                    raise
-                _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
+        found = self._cache.open(key, self._stored) if self._cache else None
+        if found is not None:
+            return found
         proto = self._made(shape, int8=int8)
         if self._cache and fits_one_file(proto):
             self._cache.write(key, proto.SerializeToString())
         return self._session(proto)
 
-    def _checked(self, runner: OnnxRunner) -> OnnxRunner:
+    def _stored(self, content: memoryview) -> OnnxRunner:
+        runner = OnnxRunner(bytes(content), threads=self._threads)
         if tuple(runner.outputs) != self._signature.outputs:
             raise ValueError(f"its outputs are {', '.join(runner.outputs)}")
         return runner

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hierax.engine.backends.chunks import CHUNK, join, to_arrays
 from hierax.engine.cache import ArtifactCache, artifact_key
 from hierax.engine.context import inference_modes
 from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
-from hierax.engine.memory import check_outputs, is_out_of_memory
 from hierax.engine.pool import Shape
 from hierax.engine.quantise import Inputs, quantise_and_compare
 from hierax.engine.signature import Program
@@ -27,10 +27,7 @@ from hierax.telemetry import import_openvino
 
 _log = logging.getLogger("hierax.engine")
 _MOST_STREAMS = 8
-_CHUNK = 8  # images per call of a stream: more are not faster, and their activations need memory
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-
-"""Batches to calibrate on: pixels and, for a MAE model, the indices of visible units."""
 
 
 @functools.cache
@@ -112,21 +109,18 @@ class OpenVinoRunner:
         self._single: Any = None
         self._queue: Any = None
         self._streams = 1 if batch or lean else min(threads, _MOST_STREAMS)
-        self._chunk = batch or _CHUNK  # a model of a fixed batch is called with that batch only
+        self._chunk = batch or CHUNK  # a model of a fixed batch is called with that batch only
 
     def __call__(self, pixels: Tensor, kept: Tensor | None) -> list[Tensor]:
         """See `Runner`. Raises `MemoryError` if OpenVINO returns other shapes than its model states."""
-        inputs = [t.detach().cpu().contiguous().numpy() for t in (pixels, kept) if t is not None]
+        inputs = to_arrays(pixels, kept)
         batch, alone = len(pixels), len(pixels) == 1 or self._streams == 1
         step = self._chunk if alone else min(self._chunk, math.ceil(batch / self._streams))
         if alone:
             chunks = [self._alone([part[i : i + step] for part in inputs]) for i in range(0, batch, step)]
         else:
             chunks = self._shared_out(inputs, range(0, batch, step), step)
-        for number, chunk in enumerate(chunks):
-            rows = min(step, batch - number * step)
-            check_outputs([a.shape for a in chunk], [[rows, *axes] for axes in self._stated], by="OpenVINO")
-        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
+        return join(chunks, self._stated, batch=batch, step=step, by="OpenVINO")
 
     def _compiled(self, hints: dict[str, Any]) -> Any:
         check_openvino()
@@ -202,17 +196,9 @@ class OpenVinoBackend:
         else:
             parts.pop("calibration", None)
         key = artifact_key(parts)
-        content = self._cache.read(key) if self._cache else None
-        if content is not None:
-            try:
-                model = deserialise(content)
-                if [output.any_name for output in model.outputs] == list(self._program.signature.outputs):
-                    return model
-                raise ValueError("its outputs are those of another model")
-            except Exception as error:  # the library may raise any error for damaged contents
-                if is_out_of_memory(error):
-                    raise
-                _log.warning("%s cannot be read and will be made again: %s", key, str(error).splitlines()[0])
+        found = self._cache.open(key, self._stored) if self._cache else None
+        if found is not None:
+            return found
         # baked: OpenVINO's antialiased bicubic (for abs-win tables) is not PyTorch's: maps were off by 0.6 %
         program = Program(for_size(self._program.model, shape.size, folded=False), self._program.signature).eval()
         model = to_openvino(program, example_inputs(program, shape))
@@ -222,6 +208,12 @@ class OpenVinoBackend:
             model = quantise_and_compare(model, batches, self._program, run)
         if self._cache:
             self._cache.write(key, serialise(model))
+        return model
+
+    def _stored(self, content: memoryview) -> Any:
+        model = deserialise(content)
+        if [output.any_name for output in model.outputs] != list(self._program.signature.outputs):
+            raise ValueError("its outputs are those of another model")
         return model
 
     def close(self) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import check_writable
+from hierax.checkpoint.opened import DIALECTS
+from hierax.checkpoint.preprocessing import resize_record
 from hierax.digests import weights_digest
 from hierax.engine.backends.exported import RECORD, VERSION, file_records
 from hierax.engine.calibration import Pictures, sample_pixels
@@ -30,10 +32,11 @@ from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units
 from hierax.model.mae import check_mae_size
 from hierax.model.pretrained import Pretrained
+from hierax.model.registry import task_of
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, HieraImageProcessor, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
 
-_CALIBRATED = 64
+_CALIBRATED = 64  # images to calibrate int8 on
 _SUFFIXES = (".pt2", ".onnx", ".onnx.data", ".xml", ".bin")
 _FILE_SUFFIXES = {*_SUFFIXES, ".pt", ".pth", ".json", ".safetensors", ".zip", ".tflite", ".engine"}
 Progress: TypeAlias = Callable[[str, float], None]
@@ -145,8 +148,6 @@ def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, .
 
 def _preprocessing_for(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
     """The model's preprocessing for inputs of exactly the exported size; None if these are neither images nor clips."""
-    from hierax.checkpoint.preprocessing import resize_record
-
     record = Preprocessing.for_model(model.config, model.preprocessing)
     if record is None or config.axes == 1:
         return None
@@ -185,9 +186,6 @@ def _write_records(
     job: Job, format: str, folder: Path, *, config: HieraConfig, record: Preprocessing | None, report: ParityReport
 ) -> None:
     """The JSON files beside the exported one; `export.json` is last, because it has the digests of the others."""
-    from hierax.checkpoint.opened import DIALECTS
-    from hierax.model.registry import task_of
-
     task, model = task_of(type(job.model)), job.model
     _write_json(folder / "config.json", DIALECTS["transformers"].config_values(config, task))
     if record is not None:
