@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,54 +83,80 @@ def open_folder(folder: Path, *, labels: bool) -> Dataset:
     parts = split_folders(folder)
     if parts is not None:
         raise ValueError(f"{folder} holds a training set in {parts[0].name}/; expected one dataset, such as {parts[0]}")
-    found: dict[str, list[str]] = {}
-    tops: dict[str, list[str]] = {}  # the folder at the top below which each file lies; "" for none
-    top_folders: dict[str, int] = {}
-    inside: dict[str, set[str]] = {}  # of the folders at the top, those in them
-    left = LeftOut(os.fspath(folder))
-    compressed = 0
+    found = _read(folder, labels=labels)
+    kind = _one_kind(folder, found)
+    found.left.tell()
+    paths, tops = found.paths[kind], found.tops[kind]
+    if kind == "tar shards":
+        return open_shards([Path(path) for path in paths], labels=labels)
+    if not labels and 0 < tops.count("") < len(paths):  # all of them, in any folder
+        return FolderDataset(Strings(paths), None, (), arrays=kind == "arrays", videos=kind == "videos")
+    if labels:
+        _check_classes(folder, found.inside)
+    return _by_class(folder, paths, tops, found.inside if labels else set(tops), kind=kind)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a folder holds.
+
+    Attributes:
+        paths: files by kind.
+        tops: of each of these files, the folder at the top below which it lies; "" for none.
+        inside: the folders at the top, and the names of the folders in them.
+        left: other files.
+    """
+
+    left: LeftOut
+    paths: dict[str, list[str]] = field(default_factory=dict)
+    tops: dict[str, list[str]] = field(default_factory=dict)
+    inside: dict[str, set[str]] = field(default_factory=dict)
+
+
+def _read(folder: Path, *, labels: bool) -> _Contents:
+    found, compressed = _Contents(LeftOut(os.fspath(folder))), 0
     skip = len(os.path.join(os.fspath(folder), ""))
     for parent, names in walk(folder):
         top, *below = parent[skip:].split(os.sep)[:2]
-        top_folders.setdefault(top, 0)
-        inside.setdefault(top, set()).update(below)
+        found.inside.setdefault(top, set()).update(below)
         for name in names:
             kind = KINDS.get(suffix_of(name))
-            if kind is None and labels and not top and name in METADATA:
-                left.add(suffix_of(name), example=f"if {name} has labels, --columns label=NAME names their column")
-            elif kind is None and labels and not top and suffix_of(name) in (".csv", ".tsv"):
-                left.add(suffix_of(name), example=f"if {name} lists files and labels, pass it, not the folder")
-            elif kind is None:
-                count_left_out(left, name)
+            if kind is None:
+                _leave_out(found.left, name, may_list=labels and not top)
             else:
-                found.setdefault(kind, []).append(os.path.join(parent, name))
-                tops.setdefault(kind, []).append(top)
-                top_folders[top] += 1
+                found.paths.setdefault(kind, []).append(os.path.join(parent, name))
+                found.tops.setdefault(kind, []).append(top)
             compressed += name.endswith(COMPRESSED)
-    if not found:
+    if not found.paths:
         also = f"; {compressed} compressed shard(s); unpack them to plain .tar files" if compressed else ""
-        raise ValueError(f"{folder}: {nothing_in(left, others=_OTHERS)}{also}")
-    if set(found) == {"images", "videos"}:  # what a camera leaves in one folder: the images are meant
-        for top, path in zip(tops.pop("videos"), found.pop("videos"), strict=True):
-            top_folders[top] -= 1
-            count_left_out(left, path)
-    if len(found) > 1:
-        counts = " and ".join(f"{len(paths)} {kind}" for kind, paths in sorted(found.items()))
+        raise ValueError(f"{folder}: {nothing_in(found.left, others=_OTHERS)}{also}")
+    return found
+
+
+def _leave_out(left: LeftOut, name: str, *, may_list: bool) -> None:
+    """Counts a file that is no sample. If it may list the files and labels, the notice says how to use it."""
+    if may_list and name in METADATA:
+        left.add(suffix_of(name), example=f"if {name} has labels, --columns label=NAME names their column")
+    elif may_list and suffix_of(name) in (".csv", ".tsv"):
+        left.add(suffix_of(name), example=f"if {name} lists files and labels, pass it, not the folder")
+    else:
+        count_left_out(left, name)
+
+
+def _one_kind(folder: Path, found: _Contents) -> str:
+    """The kind of the files. Of images and videos, which cameras leave in one folder, the images are meant."""
+    kinds = set(found.paths)
+    if kinds == {"images", "videos"}:
+        for path in found.paths["videos"]:
+            count_left_out(found.left, path)
+        return "images"
+    if len(kinds) > 1:
+        counts = " and ".join(f"{len(found.paths[kind])} {kind}" for kind in sorted(kinds))
         raise ValueError(
             f"{folder} holds {counts}; expected one kind: pass the folder of one kind, or a pattern such as "
             f"'{folder / '**' / '*.jpg'}'"
         )
-    ((kind, paths),) = found.items()
-    left.tell()
-    if kind == "tar shards":
-        return open_shards([Path(path) for path in paths], labels=labels)
-    if not labels and 0 < top_folders[""] < len(paths):  # all of them, in any folder
-        return FolderDataset(Strings(paths), None, (), arrays=kind == "arrays", videos=kind == "videos")
-    if labels:
-        _check_classes(folder, inside)
-    else:
-        top_folders = {top: count for top, count in top_folders.items() if count or not top}
-    return _by_class(folder, paths, tops[kind], top_folders, kind=kind)
+    return kinds.pop()
 
 
 def _check_classes(folder: Path, inside: dict[str, set[str]]) -> None:
@@ -165,9 +191,9 @@ def _is_alike(inside: dict[str, set[str]], train: str, other: str) -> bool:
     return not inside[other] or bool(inside[other] & inside[train])
 
 
-def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str, int], *, kind: str) -> Dataset:
+def _by_class(folder: Path, paths: list[str], tops: list[str], folders: Collection[str], *, kind: str) -> Dataset:
     """Files below one folder; its top folders are the classes."""
-    flat, how = folders[""], {"arrays": kind == "arrays", "videos": kind == "videos"}
+    flat, how = tops.count(""), {"arrays": kind == "arrays", "videos": kind == "videos"}
     if flat == len(paths):
         return FolderDataset(Strings(paths), None, (), **how)
     classes = tuple(sorted(name for name in folders if name))
@@ -177,7 +203,8 @@ def _by_class(folder: Path, paths: list[str], tops: list[str], folders: dict[str
             f"{classes[0]}; expected only files, or only class folders ('{folder / '**' / '*'}' takes all, without "
             "classes)"
         )
-    empty = [name for name in classes if not folders[name]]
+    filled = set(tops)
+    empty = [name for name in classes if name not in filled]
     if empty:
         raise ValueError(f"{folder / empty[0]} has no {kind} ({len(empty)} such); expected some in each class folder")
     number = {name: i for i, name in enumerate(classes)}
