@@ -76,7 +76,7 @@ def test_an_engine_that_cannot_be_says_why(options: dict[str, Any], problem: str
 
 
 def test_openvino_runs_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_device", lambda device: torch.device("cuda", 0))
+    monkeypatch.setattr(hardware, "find_device", lambda device: torch.device("cuda", 0))
     with pytest.raises(ValueError, match="backend is 'openvino', which runs on the CPU; device is 'cuda:0'"):
         Engine(tiny("features"), device="cuda", backend="openvino")
 
