@@ -32,7 +32,7 @@ def test_a_folder_becomes_a_collection_and_the_same_line_goes_on(run: Run, class
     assert "weights under CC-BY-NC-4.0" in err
     assert "images/s" not in err
     assert err.endswith("already complete; use --update to pick up added, changed or deleted files\n")
-    assert run("embed", "-o", "out", "--update", *FAST)[2].endswith("hierax: nothing is new\n")
+    assert run("embed", "-o", "out", "--update", *FAST)[2].endswith("hierax: no changes\n")
     names = [Path(path).name for path in pq.read_table("out/data").column("path").to_pylist()]
     assert names == ["cat.jpg", "owl.webp", "dog.png"]
 
@@ -70,7 +70,7 @@ def test_that_it_is_about_to_stop_is_said_at_once(
 
     monkeypatch.setattr(command, "_follow", lambda *_: told)
     code = main(["embed", "a", "-o", "out", "--model", classifier_folder, *FAST])
-    assert said[0].endswith("\nhierax: stopping after the images in hand; Ctrl-C again ends at once\n")
+    assert said[0].endswith("\nhierax: finishing the current images, then stopping; Ctrl-C again stops at once\n")
     assert code == 0, "there was nothing left to do"
 
 
@@ -96,9 +96,9 @@ def test_json_holds_the_counts(run: Run, classifier_folder: str) -> None:
     ("arguments", "said"),
     [
         (("embed", "a", "-o", "new", "--workers", "-3"), "'-3' is not a whole number, 0 or more"),
-        (("embed", "-o", "new", "--model", "M"), "is a new collection; name the images"),
+        (("embed", "-o", "new", "--model", "M"), "is a new collection; expected SOURCE"),
         (("embed", "a", "-o", "new", "--model", "M", "--shard", "2/2"), "'2/2' is not I/N with I from 0 to N - 1"),
-        (("embed", "a", "-o", "b", "--model", "M", *FAST), "b is not empty and holds no collection"),
+        (("embed", "a", "-o", "b", "--model", "M", *FAST), "b is not empty and contains no collection"),
         (("embed", "a", "-o", "new", "--model", "M", "--layer", "neck", *FAST), "layer is 'neck'; expected pooled"),
     ],
 )
@@ -122,14 +122,14 @@ def test_a_missing_package_is_named_with_its_extra(
 
 def test_features_of_a_mae_come_with_a_note(run: Run, mae_folder: str) -> None:
     _, _, err = run("embed", "a", "-o", "out", "--model", mae_folder, *FAST)
-    assert "a MAE's encoder, whose last norm was never trained" in err
+    assert "the encoder of a MAE; its last norm was not trained" in err
 
 
 def test_a_collection_of_a_model_that_was_an_object_asks_for_its_name(run: Run, classifier_folder: str) -> None:
     hierax.embed(["a"], "out", model=hierax.HieraModel.from_pretrained(classifier_folder), workers=0)
     code, _, err = run("embed", "-o", "out", "--update", *FAST)
     assert code == 2
-    assert "was passed as an object, which no name loads; name its folder or Hub id (--model)" in err
+    assert "object, which has no name; pass its folder or Hub id with --model" in err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -30,10 +30,10 @@ pytest_plugins = ("command_line",)
         ("embed a -o x --out-dir y", "no option --out-dir; did you mean --output? (see hierax embed --help)"),
         ("recipes a b", "unexpected argument: b (see hierax recipes --help)"),
         ("recipes a b c", "unexpected arguments: b c (see hierax recipes --help)"),
-        ("finetune d --epochs 3", "no option --epochs; settings are written epochs=3 (see hierax finetune --help)"),
-        ("pretrain d --lr=0.1", "no option --lr; settings are written lr=0.1 (see hierax pretrain --help)"),
-        ("pretrain d --batch-size 8 -o x", "settings are written batch_size=8 (see hierax pretrain --help)"),
-        ("pretrain d --mask-ratio", "settings are written mask_ratio=VALUE (see hierax pretrain --help)"),
+        ("finetune d --epochs 3", "no option --epochs; a setting is written as epochs=3 (see hierax finetune --help)"),
+        ("pretrain d --lr=0.1", "no option --lr; a setting is written as lr=0.1 (see hierax pretrain --help)"),
+        ("pretrain d --batch-size 8 -o x", "a setting is written as batch_size=8 (see hierax pretrain --help)"),
+        ("pretrain d --mask-ratio", "a setting is written as mask_ratio=VALUE (see hierax pretrain --help)"),
         ("pretrain d --resum", "no option --resum; did you mean --resume? (see hierax pretrain --help)"),
         ("models --task classificaton", "'classificaton' is not one of classification, features, mae; did you mean"),
         (
@@ -64,7 +64,7 @@ def test_a_file_that_begins_with_a_dash_is_told_from_an_option(
     for command in ("classify", "embed", "pretrain"):
         code, out, err = run(command, "-dash.jpg")
         assert (code, out, err.count("\n")) == (2, "", 1), err
-        assert "no option -dash.jpg; for the file of that name write ./-dash.jpg" in err
+        assert "no option -dash.jpg; for the file with that name, write ./-dash.jpg" in err
     code, out, err = run("classify", "--", "-dash.jpg")
     assert (code, out) == (2, "")
     assert "-dash.jpg: an empty file" in err

@@ -192,7 +192,7 @@ def test_a_limit_within_which_nothing_runs_ends_the_command_at_once(run: Run, mo
     monkeypatch.setattr("hierax.cli.address_limit", lambda: 600_000_000)
     code, out, err = run("classify", "missing.jpg")
     assert (code, out) == (1, "")
-    assert err == "hierax: out of memory: it is limited to 0.6 GB (ulimit -v); expected 0.8 GB or more\n"
+    assert err == "hierax: out of memory: memory is limited to 0.6 GB (ulimit -v); expected at least 0.8 GB\n"
 
 
 def test_an_unknown_error_within_a_limit_of_memory_names_the_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_memory_that_runs_out_while_an_error_is_said_is_said(
         raise MemoryError
 
     monkeypatch.setattr("hierax.cli.recipes.run", fail)
-    monkeypatch.setattr("hierax.cli._failed", fail)
+    monkeypatch.setattr("hierax.cli._report_error", fail)
     assert main(["recipes"]) == 1
     assert capfd.readouterr().err == "hierax: out of memory\n"
 

@@ -164,7 +164,7 @@ def test_a_dataset_is_counted(run: Run, data: Path) -> None:
 
 def test_resume_goes_on_with_a_run_and_with_nothing_else(run: Run, data: Path) -> None:
     command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
-    assert run(*command, "--resume") == (2, "", "hierax: first holds no run to resume\n")
+    assert run(*command, "--resume") == (2, "", "hierax: first contains no run to resume\n")
     assert run(*command)[0] == 0
     whole = weights(Path("first"))
     path = Path("first/run.json")

@@ -119,7 +119,7 @@ def test_empty_and_lone_collections_have_none(tmp_path: Path) -> None:
     [
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"linkage": "all"}, "linkage is 'all'"),
-        ({"components": 5}, "components is 5, which is for whiten=True"),
+        ({"components": 5}, "components is 5, but whiten is False; expected whiten=True"),
         ({"approximate": True}, "no approximate index"),
         ({"approximate": True, "whiten": True}, "exclude each other"),
     ],
@@ -321,7 +321,7 @@ def test_with_verify_pairs_stay_whose_pictures_are_one(tmp_path: Path, capsys: p
     assert run(command, str(folder), "--verify") == 0
     out, err = capsys.readouterr()
     assert out.startswith("4 images\n")
-    assert f"--verify counts as different: 1 image that cannot be read or changed since, such as {paths[-1]}" in err
+    assert f"--verify treats 1 image as different, because the file cannot be read or has changed: {paths[-1]}" in err
 
 
 # -- outliers ---------------------------------------------------------------------------------------------------------

@@ -317,9 +317,9 @@ def test_other_weights_are_never_mixed_in(originals: Path, whole: Path) -> None:
     ("options", "message"),
     [
         ({"shard": (3, 3)}, "shard is 3/3"),
-        ({"block_size": 10}, "block_size is 10 and batch_size 4"),
+        ({"block_size": 10}, "block_size is 10 and batch_size is 4"),
         ({"layers": ("stage9",)}, "layer is 'stage9'; expected pooled, stage1"),
-        ({"layers": ("stage2_map",), "l2": True}, "which l2 is not for"),
+        ({"layers": ("stage2_map",), "l2": True}, "which is a map; l2 is only for vectors"),
         ({"layers": ()}, "layers is empty"),
         ({"workers": -3}, "workers is -3; expected 0 or more"),
     ],
@@ -334,7 +334,7 @@ def test_settings_that_cannot_be_are_refused(
 
 def test_folders_with_other_things_and_sources_that_are_none_are_refused(model: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(CollectionError, match="is not empty and holds no collection"):
+    with pytest.raises(CollectionError, match="is not empty and contains no collection"):
         embed([tmp_path], tmp_path, model=model, **OPTIONS)
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         embed([tmp_path / "nowhere"], tmp_path / "out", model=model, **OPTIONS)

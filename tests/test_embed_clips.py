@@ -255,7 +255,7 @@ def test_the_command_says_windows(run: Run, films: Path, clips: str) -> None:
         "embed", str(films), "-o", "out", "--model", clips, "--backend", "torch", "--precision", "fp32"
     )
     assert (code, out.split(" in ")[0]) == (3, "4 rows")
-    assert "5 windows, " in err
+    assert "5 segments, " in err
     assert "no video in this file (1)" in err
 
 
@@ -279,7 +279,7 @@ def test_folders_of_every_format_have_the_windows_that_are_there(
     (tmp_path / "films" / f"b.{suffix}").write_bytes(video(20, container=container, codec=codec))
     code, out, err = run("embed", "films", "-o", "out", "--model", clips, "--workers", "0", "--backend", "torch")
     assert (code, out.split(" in ")[0]) == (0, "4 rows"), err
-    assert "4 windows, " in err
+    assert "4 segments, " in err
 
 
 def test_whatever_a_source_raises_is_one_row(
@@ -324,4 +324,4 @@ def test_links_in_a_shard_are_the_videos_that_they_name(films: Path, tmp_path: P
     assert [Path(row["path"]).name.partition("::")[2] for row in rows] == ["short.mkv#t=0", "again.mkv#t=0"]
     assert rows[0]["embedding"] == rows[1]["embedding"]
     (error,) = pq.read_table(tmp_path / "out" / "errors.parquet").column("error").to_pylist()
-    assert "a link to what the archive does not hold" in error
+    assert "a link to a file that is not in the archive" in error

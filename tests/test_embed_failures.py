@@ -142,7 +142,9 @@ def test_features_that_are_not_finite_are_errors_and_said_at_once(
     broken: Any = randomise(HieraModel(image_config()))
     broken.preprocessing = RECORD
     broken.norm.bias.data[:1] = value
-    with pytest.warns(Notice, match=r"the model's features are not finite for .*000.png, and maybe others") as said:
+    with pytest.warns(
+        Notice, match=r"the model's features are not finite for .*000.png, maybe also for others"
+    ) as said:
         report = embed(originals, tmp_path / "out", model=broken, **OPTIONS)
     assert len(said) == 1
     assert (report.rows, report.errors) == (0, COUNT)
@@ -178,7 +180,7 @@ def test_a_model_that_answers_for_fewer_images_is_out_of_memory(
     few: Any = lambda self, pixels: {name: found[:0] for name, found in compute(self, pixels).items()}  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr(FeatureExtractor, "__call__", few)
-        with pytest.raises(MemoryError, match="the model answered for fewer than the 4 images"):
+        with pytest.raises(MemoryError, match="the model returned results for fewer than 4 images"):
             embed(originals, tmp_path / "out", model=model, **OPTIONS)
     assert embed([], tmp_path / "out", model=model, **OPTIONS).rows == COUNT - len(BAD)
 
@@ -230,7 +232,7 @@ def test_a_file_is_looked_at_before_much_of_it_is_read(tmp_path: Path) -> None:
         read_file(str(tmp_path / "image.png"))
     with pytest.raises(ValueError, match="not an image"):
         read_member(str(tmp_path / "image.png"), 512, 99 << 30)
-    with pytest.raises(ValueError, match=r"cut off: 3 of 9 bytes are there"):
+    with pytest.raises(ValueError, match=r"truncated: 3 of 9 bytes are present"):
         read_member(str(write(tmp_path / "short", b"123")), 0, 9)
 
 
@@ -249,7 +251,9 @@ def test_an_empty_source_or_folder_is_an_error(model: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.TGZ", "a.zip"])
 def test_a_compressed_archive_is_to_be_unpacked(model: str, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK\x03\x04")
-    with pytest.raises(ValueError, match=rf"{name}: a compressed archive; unpack it to a folder or a plain .tar"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: a compressed archive; unpack it into a folder, or into a plain .tar"
+    ):
         embed([tmp_path / name], tmp_path / "out", model="no model is needed to see it", **OPTIONS)
 
 
@@ -303,7 +307,7 @@ def test_all_pictures_of_a_tar_are_taken_whatever_their_names(tmp_path: Path) ->
     assert set(found) == {*names, "hard.jpg", "22.0/soft.jpg", "again.jpg", "lost.jpg", "loop.jpg"}
     assert found["again.jpg"].read() == found["hard.jpg"].read() == png()
     for name in ("lost.jpg", "loop.jpg"):
-        with pytest.raises(ValueError, match="a link to what the archive does not hold"):
+        with pytest.raises(ValueError, match="a link to a file that is not in the archive"):
             found[name].read()
 
 
@@ -366,7 +370,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ("429.png", "429 Too Many Requests"),
         ("500.png", "500 Internal Server Error"),
         ("loop.png", "too many redirects (302)"),
-        ("short.png", "the answer was cut off after {got} of {all} bytes"),
+        ("short.png", "the response ended after {got} of {all} bytes"),
     ],
 )
 def test_why_a_url_cannot_be_had_is_said(server: str, name: str, reason: str) -> None:
@@ -389,7 +393,7 @@ def test_a_silent_server_a_closed_port_and_an_unknown_host_are_told_apart(
 ) -> None:
     monkeypatch.setattr(urls, "SECONDS", 0.05)
     for url, reason in (
-        (f"{server}/silent.png", "no answer within"),
+        (f"{server}/silent.png", "no response within"),
         ("http://127.0.0.1:9/x.png", "Connection refused"),
         ("http://no-such-host.invalid/x.png", "no such host"),
         ("http:///x.png", "no host in this URL"),

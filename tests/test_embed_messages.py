@@ -62,7 +62,7 @@ def test_a_folder_that_was_moved_marks_nothing_until_it_is_taken_out(
     embed([pictures], out, model=model, **OPTIONS)
     before = statuses(out)
     pictures.rename(tmp_path / "moved")
-    with pytest.raises(CollectionError, match=r'pictures: no such.*take it out of "inputs" in .*manifest.json'):
+    with pytest.raises(CollectionError, match=r'pictures: no such.*delete it from "inputs" in .*manifest.json'):
         embed([tmp_path / "moved"], out, model=model, update=True, **OPTIONS)
     pictures.mkdir()  # a disk that is not mounted
     with pytest.raises(CollectionError, match=r"pictures: no images in this folder .*bring it back"):
@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_named_with_what_to_do(whole: Path, model: str, tmp_p
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     damaged = shards(out)[1]
     damaged.write_bytes(damaged.read_bytes()[:100])
-    with pytest.raises(CollectionError, match=rf"{damaged.name} is damaged: .*delete it, and hierax embed makes it"):
+    with pytest.raises(CollectionError, match=rf"{damaged.name} is damaged: .*delete it, and hierax embed creates it"):
         embed([], out, model=model, update=update, **OPTIONS)
     damaged.unlink()
     assert embed([], out, model=model, **OPTIONS).pending == 0

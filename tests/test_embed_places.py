@@ -97,7 +97,10 @@ def test_an_extractor_is_sent_as_what_it_was_made_of(model: str, originals: Path
 
 def test_a_machine_that_does_not_see_the_collection_says_so(whole: Path, model: str, tmp_path: Path) -> None:
     extractor = FeatureExtractor(model, precision="fp32", backend="torch")
-    with pytest.raises(CollectionError, match="does not see it; a cluster needs a folder that all its machines share"):
+    with pytest.raises(
+        CollectionError,
+        match=r"the folder does not exist on machine .*; a cluster needs a folder that all its machines share",
+    ):
         BlockWorker(tmp_path / "elsewhere", Manifest.read(whole), extractor, 0)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from hierax.collection.listing import Listing, listing_path
 from hierax.collection.source import Source, as_bytes, content_hash
 from hierax.embedding.decode import Decoder
-from hierax.embedding.sources import are_few, list_sources
+from hierax.embedding.sources import has_at_most, list_sources
 from hierax.processing import Preprocessing
 
 
@@ -81,12 +81,12 @@ def test_a_folder_that_cannot_be_opened_is_a_source_that_cannot_be_read(
 
 
 def test_few_pictures_are_known_to_be_few_without_listing_all(here: Path) -> None:
-    assert are_few(["p"], 4)
-    assert are_few(["p/b.png", "p/deep"], 2)
-    assert not are_few(["p"], 3)
+    assert has_at_most(["p"], 4)
+    assert has_at_most(["p/b.png", "p/deep"], 2)
+    assert not has_at_most(["p"], 3)
     (here / "list.txt").write_text("p/b.png\n")
     for unknown in ("list.txt", "p/*.png", "hub:x/y", "s3://x/y.png", "none.png"):
-        assert not are_few(["p/b.png", unknown], 9)
+        assert not has_at_most(["p/b.png", unknown], 9)
 
 
 def test_names_in_lists_that_are_no_text_are_the_files_of_that_name(here: Path) -> None:

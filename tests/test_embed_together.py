@@ -179,7 +179,7 @@ def test_a_daemon_decodes_itself(
     originals: Path, model: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="workers is 2, but this process is a daemon, which can start no others"):
+    with pytest.raises(ValueError, match="workers is 2, but this process is a daemon and cannot start processes"):
         embed(originals, tmp_path / "out", model=model, **{**OPTIONS, "workers": 2})
     extractor = FeatureExtractor(model, precision="fp32", backend="torch")
     monkeypatch.setattr("hierax.embedding.job.FEW", 1)

@@ -64,7 +64,7 @@ def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classi
     code, out, err = run(*command, "--task", "features", "--batch-size", "2", "--evaluate", "a")
     assert code == 0, err
     assert "pooled output cosine" in out
-    assert "int8 is calibrated on crops of one photo; --calibration takes images of yours" in err
+    assert "int8 is calibrated on crops of one photo; use --calibration DIR for images of your own" in err
     assert json.loads(Path("out/export.json").read_text())["batch"] == 2
 
 
@@ -97,7 +97,7 @@ def test_the_model_may_be_named_by_an_option_and_an_export_is_none(run: Run, cla
     assert code == 0, err
     code, _, err = run("export", "out", "-o", "other", "--format", "pt2")
     assert code == 2
-    assert "out: is an export already; expected the model that it was made from" in err
+    assert "out is already an export; expected the model that it was made from" in err
 
 
 def test_sizes_of_files_are_said_in_a_unit_in_which_they_are_no_zero() -> None:

@@ -86,7 +86,7 @@ def test_a_probe_of_an_export_says_what_it_needs(
 ) -> None:
     folder = exported(made(HieraModel, tmp_path)[1], tmp_path)
     assert main(["evaluate", str(photos), "--model", str(folder), "--probe", "knn", "--train", str(photos)]) == 2
-    assert "is an export; a probe needs the checkpoint that it was made of" in capsys.readouterr().err
+    assert "is an export; a probe needs the checkpoint that it was made from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -94,7 +94,9 @@ def test_an_export_embeds_as_its_checkpoint_within_its_tolerance(format: str, ph
     checkpoint, model = made(HieraModel, tmp_path)
     folder = exported(model, tmp_path, format)
     hierax.embed(photos, tmp_path / "own", model=checkpoint, device="cpu", precision="fp32", backend="torch")
-    with pytest.warns(Notice, match=rf"is an export \({format}, fp32\); beside its checkpoint: .*this export alone"):
+    with pytest.warns(
+        Notice, match=rf"is an export \({format}, fp32\); beside its checkpoint: .*only with vectors of this export"
+    ):
         hierax.embed(photos, tmp_path / "exported", model=folder)
     own, other = Index(tmp_path / "own"), Index(tmp_path / "exported")
     rows = np.arange(len(own))
@@ -133,7 +135,11 @@ def test_stages_of_a_backbone_are_those_of_its_checkpoint(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("cls", "given", "problem"),
     [
-        (HieraForImageClassification, {}, "layer is 'pooled'; .* export for classification and gives no features; .*"),
+        (
+            HieraForImageClassification,
+            {},
+            "layer is 'pooled'; .* export for classification and returns no features; .*",
+        ),
         (HieraModel, {"layers": "stage1"}, "layer is 'stage1'; .* gives pooled; .* made with --task backbone"),
         (HieraBackbone, {}, "layer is 'pooled'; .* gives stage2; .* made with --task features"),
         (HieraBackbone, {"layers": "stage1"}, "layer is 'stage1'; .* gives stage2;"),

@@ -357,7 +357,7 @@ def test_a_damaged_approximate_index_counts_as_none(tmp_path: Path) -> None:
 
 def test_too_few_rows_have_no_approximate_index(folder: Path) -> None:
     pytest.importorskip("faiss")
-    with pytest.raises(ValueError, match="230 rows; approximate search is for 1000 and more"):
+    with pytest.raises(ValueError, match="230 rows; approximate search needs at least 1000"):
         Index(folder).build(approximate=True)
 
 

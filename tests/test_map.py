@@ -401,5 +401,5 @@ def test_colors_are_those_of_folders_or_of_a_table(tmp_path: Path) -> None:
     assert data_of(page.read_text())["groups"] == ["y", "x", "other"]
     with pytest.raises(ValueError, match=r"no column 'no'; there are: path, label, kind"):
         run(folder, "-o", str(page), "--overwrite", "--color-by", f"{tmp_path / 'labels.csv'}:no")
-    with pytest.raises(ValueError, match="no such file; --color-by takes folder"):
+    with pytest.raises(ValueError, match="no such file; expected 'folder'"):
         run(folder, "-o", str(page), "--overwrite", "--color-by", "nothing")

@@ -57,8 +57,8 @@ def test_equal_files_are_equal_window_by_window_at_any_threshold(run: Run, films
 
 def test_nothing_advises_to_delete_a_video_because_its_windows_are_alike(run: Run, films: Path) -> None:
     _, out, err = run("duplicates", "out", "--threshold", "0.999", "--html", "page.html")
-    assert "windows of 2 videos\n" in out
-    assert "group of similar windows: " in err or "groups of similar windows: " in err
+    assert "segments of 2 videos\n" in out
+    assert "group of similar segments: " in err or "groups of similar segments: " in err
     page = Path("page.html").read_text()
     for text in (out, err, page):
         for word in ("picture", "redundant", "could go", "the same file<", "all but the largest of each group<"):
@@ -103,5 +103,5 @@ def test_maps_and_outliers_speak_of_windows(run: Run, films: Path) -> None:
     assert run("search", "out", str(films / "a.mp4#t=0"), "--html", "found.html")[0] == 0
     for page in ("map.html", "odd.html", "found.html"):
         text = Path(page).read_text()
-        assert "windows" in text
+        assert "segments" in text
         assert "pictures" not in text

@@ -79,7 +79,7 @@ def test_a_folder_that_is_no_path_is_named_by_its_type(taking: Any) -> None:
     for folder in (None, 3, b"x"):
         with pytest.raises(TypeError, match=rf"^folder is a {type(folder).__name__}; expected the path"):
             taking(folder)
-    with pytest.raises(TypeError, match=r"^folder holds a NoneType; expected paths of collections"):
+    with pytest.raises(TypeError, match=r"^folder contains a NoneType; expected paths of collections"):
         taking([None])
     for folder in ("", [""]):
         with pytest.raises(ValueError, match=r"^folder is an empty path; expected the path of a collection"):
@@ -179,6 +179,6 @@ def test_a_damaged_model_is_an_error_of_each_file_and_no_answer(photos: Path, ki
             parameter.fill_(value)
     found = ASKED[kind](sorted((photos / "photos").glob("*.png")), model=model)
     assert [str(one.error) for one in found] == [
-        f"{photos}/photos/{name}.png: what the model gives is not finite (is the model damaged?)" for name in "ab"
+        f"{photos}/photos/{name}.png: the output of the model is not finite (is the model damaged?)" for name in "ab"
     ]
     assert not list(photos.glob("maps/*"))

@@ -65,7 +65,7 @@ def test_an_option_that_is_written_as_a_setting_is_named(run: Run, tmp_path: Pat
         (("export", "--format", "pt2", "-o", "x", "--calibration", "nope"), "--calibration is for --precision int8"),
         (("finetune", "data", "-o", "x", "--teacher-cache", "cache"), "--teacher-cache is for --teacher"),
         (("evaluate", "data", "--train", "other"), "--train is for --probe"),
-        (("evaluate", "data", "--probe", "knn", "--confusion", "x.png"), "--confusion is not for --probe"),
+        (("evaluate", "data", "--probe", "knn", "--confusion", "x.png"), "--confusion does not work with --probe"),
         (
             ("bench", "--calibration", "nope"),
             "calibration is 'nope', which does not exist; expected images",
@@ -123,7 +123,7 @@ def test_a_recipe_is_suggested_only_if_its_name_is_similar(name: str, said: str)
 
 def test_views_are_not_for_a_probe(run: Run, tmp_path: Path) -> None:
     assert run("evaluate", str(tmp_path), "--probe", "knn", "--views", "2x1") == (
-        2, "", "hierax: --views is not for --probe, which takes one view; leave one out\n"
+        2, "", "hierax: --views does not work with --probe, which takes one view; leave one of them out\n"
     )  # fmt: skip
 
 

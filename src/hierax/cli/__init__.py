@@ -1,8 +1,11 @@
 """The command line: `hierax COMMAND`, one module per command.
 
-Nothing here, nor at the top of a command's module, imports torch: help comes at once. Results go to stdout; progress,
-licenses and errors to stderr. Exit codes: 0 all done, 1 a fault of hierax, 2 nothing could be done as asked, 3 some
-inputs could not be read, 129 the terminal was closed, 130 interrupted, 141 the reader of a pipe has left, 143
+
+Neither this module nor the top of a command's module imports torch, so help is shown at once. Results are written to
+stdout; progress, licenses and errors are written to stderr.
+
+Exit codes: 0: everything was done. 1: a fault of hierax. 2: nothing could be done as requested. 3: some inputs could
+not be read. 129: the terminal was closed. 130: interrupted (Ctrl-C). 141: the reader of a pipe has closed it. 143:
 terminated.
 """
 
@@ -74,14 +77,14 @@ examples:
 Without --model, commands use hierax/femto, a small model that is part of the package.
 `hierax COMMAND --help` explains a command. `hierax models` lists other weights.
 Images can be files, folders (with their subfolders) or patterns ('*.jpg').
-Exit codes: 0 if all was done, 2 if nothing could be done, 3 if some inputs could not be read."""
+Exit codes: 0 if everything was done, 2 if nothing could be done, 3 if some inputs could not be read."""
 
 
 _ENDED = {"SIGINT": "interrupted", "SIGHUP": "the terminal was closed"}
 
 
 class _Version(argparse.Action):
-    """Prints the version; looks it up only when it is needed."""
+    """Prints the version, which is looked up only when it is needed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         print(f"hierax {version()}")
@@ -111,10 +114,10 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors (or set HIERAX_DEBUG=1)")
-    parser.set_defaults(run=None)  # that of the command that is named
+    parser.set_defaults(run=None)  # each command sets its own function
     commands = parser.add_subparsers(
         prog="hierax", metavar="COMMAND", help=argparse.SUPPRESS
-    )  # listed in the epilog, a line each
+    )  # the epilog lists the commands, one per line
     for name, module in _COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -124,7 +127,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
             allow_abbrev=False,
         )
         module.add_arguments(command)
-        # Without a default, so that `hierax --debug COMMAND` is not undone by the command's own.
+        # It has no default: the default of the command would replace the value of `hierax --debug COMMAND`.
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors"
         )
@@ -133,78 +136,79 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line (`sys.argv[1:]` unless given) and returns its exit code."""
+    """Runs a command line (default: `sys.argv[1:]`) and returns its exit code."""
     prepare()
-    given = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     parser, commands = _parser()
     try:
-        arguments = parse(parser, commands, given)
+        arguments = parse(parser, commands, words)
         if arguments.run is None:
             parser.print_help()
-            return _finished(2)
+            return _flush_stdout(2)
     except SystemExit as stop:
-        return _finished(stop.code if isinstance(stop.code, int) else 2)
+        return _flush_stdout(stop.code if isinstance(stop.code, int) else 2)
     except OSError as error:  # of stdout, while help was printed
-        return _failed(error, given)
+        return _report_error(error, words)
     debug = arguments.debug or os.environ.get("HIERAX_DEBUG", "") not in ("", "0")
-    came = Interruptions()
+    interruptions = Interruptions()
     if not _has_memory():
         return 1
     try:
-        with came.handle(), quiet_libraries(debug=debug):
+        with interruptions.handle(), quiet_libraries(debug=debug):
             code = arguments.run(arguments)
             sys.stdout.flush()
-        return code if came.number is None else _interrupted(came.number)
+        return code if interruptions.number is None else _report_interruption(interruptions.number)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if debug and not isinstance(error, Terminated):
             raise
-        if came.number is not None:  # after an interruption, errors of libraries are not faults
-            return _interrupted(came.number)
+        if interruptions.number is not None:  # after an interruption, errors of libraries are not faults
+            return _report_interruption(interruptions.number)
         try:
-            return _failed(error, given)
+            return _report_error(error, words)
         except MemoryError:  # not even an import is possible
             os.write(2, b"hierax: out of memory\n")
             return 1
 
 
 def _has_memory() -> bool:
-    """Warns of, and spares, memory that is limited; False, with an error, if nothing can run within the limit.
+    """Whether the limit of memory (`ulimit -v`) allows a command to run; if not, writes an error.
 
-    C++ libraries that reach the limit may end the process without an error message.
+    With a low limit, it writes a warning and reduces the use of address space. C++ libraries that reach the limit may
+    end the process without an error message.
     """
     limit = address_limit()
     if limit is None or limit >= ENOUGH:
         return True
     have, need = limit / 1e9, ENOUGH / 1e9
     if limit < LEAST:
-        say(f"out of memory: it is limited to {have:.1f} GB (ulimit -v); expected {LEAST / 1e9:.1f} GB or more")
+        say(f"out of memory: memory is limited to {have:.1f} GB (ulimit -v); expected at least {LEAST / 1e9:.1f} GB")
         return False
     spare_address_space()
     say(f"memory is limited to {have:.1f} GB (ulimit -v); a command with a model may need {need:.0f} GB")
     return True
 
 
-def _finished(code: int) -> int:
+def _flush_stdout(code: int) -> int:
     """The exit code of a command that only printed; 2 or 141 if stdout could not be written to."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        return _failed(error, ())
+        return _report_error(error, ())
     return code
 
 
-def _interrupted(number: int) -> int:
+def _report_interruption(number: int) -> int:
     say(_ENDED.get(signal.Signals(number).name, "terminated"))
-    # CPython notes a KeyboardInterrupt that left an exec() of a text (dataclasses do that), caught or not, and would
-    # end `python -m hierax` by SIGINT for it; the next exec() clears the note
+    # CPython remembers if a KeyboardInterrupt left an exec() of a string (dataclasses call it), even if the exception
+    # was caught. It then ends `python -m hierax` with SIGINT. Another exec() resets this.
     exec("")
     return 128 + number
 
 
-def _failed(error: BaseException, argv: Sequence[str]) -> int:
+def _report_error(error: BaseException, argv: Sequence[str]) -> int:
     """Writes one line about the error; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return _interrupted(signal.SIGINT)
+        return _report_interruption(signal.SIGINT)
     if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.filename == STDOUT):
         give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):
@@ -224,14 +228,14 @@ def _failed(error: BaseException, argv: Sequence[str]) -> int:
         return 2
     limit = address_limit()
     fault = "a fault of hierax"
-    if limit is not None and limit < ENOUGH:  # libraries say in many ways that memory ran out
+    if limit is not None and limit < ENOUGH:  # libraries report a lack of memory in many ways
         fault = f"memory is limited to {limit / 1e9:.1f} GB, which may be the reason"
     say(f"{type(error).__name__}: {one_line(error)} ({fault}; --debug shows the traceback)")
     return 1
 
 
 def _option_of(repository: str, argv: Sequence[str]) -> str:
-    """The command line's option for a checkpoint, such as `--model`; "" if it has none."""
+    """The option of a command line that names the checkpoint, such as `--model`; "" if there is none."""
     from hierax.checkpoint import find_record
 
     for before, text in zip(("", *argv), argv, strict=False):

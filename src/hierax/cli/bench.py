@@ -1,4 +1,4 @@
-"""`hierax bench`: how fast engines are on this machine, beside the published implementations."""
+"""`hierax bench`: measures how fast engines are on this machine, and compares them with published implementations."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def comma_list(text: str) -> list[str]:
-    """The entries of a list separated by commas, for argparse."""
+    """Parses a list that is separated by commas, for argparse."""
     entries = [entry.strip() for entry in text.split(",")]
     if not all(entries):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list separated by commas")
@@ -86,7 +86,7 @@ def comma_list(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers above 0, separated by commas, for argparse."""
+    """Parses whole numbers above 0 that are separated by commas, for argparse."""
     return [positive(entry) for entry in comma_list(text)]
 
 
@@ -148,7 +148,7 @@ def _write(report: BenchReport, arguments: argparse.Namespace) -> None:
 
 
 def show(report: BenchReport) -> None:
-    """Prints what the columns are, then a table per cell."""
+    """Prints an explanation of the columns, then one table per cell."""
     from rich.console import Console
 
     from hierax.benchmark.tables import columns_explained, legend
@@ -169,14 +169,14 @@ def show(report: BenchReport) -> None:
 
 
 def table(cell: Cell) -> object:
-    """The cell's table for rich."""
+    """The table of a cell, as an object of rich."""
     from rich.table import Table
 
     from hierax.benchmark.tables import COLUMNS, row
 
-    found = Table(box=None, padding=(0, 0, 0, 2), header_style="")
+    result = Table(box=None, padding=(0, 0, 0, 2), header_style="")
     for name in COLUMNS:
-        found.add_column(name, justify="left" if name in ("contender", "", "against") else "right", no_wrap=True)
+        result.add_column(name, justify="left" if name in ("contender", "", "against") else "right", no_wrap=True)
     for timing in cell.timings:
-        found.add_row(*row(timing), style="" if timing.contender.library == "hierax" else "dim")
-    return found
+        result.add_row(*row(timing), style="" if timing.contender.library == "hierax" else "dim")
+    return result

@@ -1,4 +1,4 @@
-"""`hierax classify`: what is in images."""
+"""`hierax classify`: the classes of images or videos."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
     for result in results:
         _write(result, tally, arguments, width=width)
     if paths:
-        opened = open_predictor(model.open(), **engine_options(arguments))
-        say_model(arguments.model, opened)
-        check_inputs(opened.config, paths)
-        if not opened.config.is_video and (arguments.views != (1, 1) or arguments.per_view):
+        predictor = open_predictor(model.open(), **engine_options(arguments))
+        say_model(arguments.model, predictor)
+        check_inputs(predictor.config, paths)
+        if not predictor.config.is_video and (arguments.views != (1, 1) or arguments.per_view):
             raise UserError("--views and --per-view are for videos, and this model takes images")
-        found = predictions(opened, paths, top_k=arguments.top_k, views=arguments.views)
-        with progress(found, total=len(paths), what="classifying") as followed:
+        stream = predictions(predictor, paths, top_k=arguments.top_k, views=arguments.views)
+        with progress(stream, total=len(paths), what="classifying") as followed:
             for result in followed:
                 _write(result, tally, arguments, width=width)
                 if arguments.output is not None:
@@ -102,14 +102,14 @@ def _write(result: Classified, tally: Tally, arguments: argparse.Namespace, *, w
     if arguments.json:
         print(json.dumps(result.to_dict(per_view=arguments.per_view)), flush=True)
     elif result.error is None and arguments.output is None:
-        tell(f"{result.path!s:<{width}}   {_listed(result.predictions)}")
+        tell(f"{result.path!s:<{width}}   {_format_predictions(result.predictions)}")
         for view in result.views if arguments.per_view else ():
             place = f"{view.start or 0:.1f} to {view.end or 0:.1f} s"
             crop = f", crop {view.crop + 1}" if arguments.views[1] > 1 else ""
-            tell(f"  {place + crop:<24} {_listed(view.predictions)}")
+            tell(f"  {place + crop:<24} {_format_predictions(view.predictions)}")
 
 
-def _listed(predictions: Iterable[Prediction]) -> str:
+def _format_predictions(predictions: Iterable[Prediction]) -> str:
     return "   ".join(f"{_first_name(p.label)} {percent(p.probability)}" for p in predictions)
 
 

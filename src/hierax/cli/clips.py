@@ -1,4 +1,4 @@
-"""The argument for the number of views of a video."""
+"""The argument that sets the number of views of a video."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 
 
 def view_counts(text: str) -> tuple[int, int]:
-    """Windows x crops, for argparse."""
-    windows, mark, crops = text.lower().replace("×", "x").partition("x")
-    if not (mark and windows.isdecimal() and crops.isdecimal() and int(windows) and int(crops)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WINDOWSxCROPS, such as 5x3")
-    return int(windows), int(crops)
+    """Parses `5x3` (clips x crops of each clip), for argparse."""
+    clips, mark, crops = text.lower().replace("×", "x").partition("x")
+    if not (mark and clips.isdecimal() and crops.isdecimal() and int(clips) and int(crops)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not CLIPSxCROPS, such as 5x3")
+    return int(clips), int(crops)

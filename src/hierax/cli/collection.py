@@ -1,4 +1,4 @@
-"""Arguments and output that `search`, `duplicates`, `outliers` and `map` share."""
+"""Arguments and output of the commands `search`, `duplicates`, `outliers` and `map`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ page_file = output_file((".html", ".htm"), "a page")
 
 
 def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None:
-    """Declares COLLECTION and the shared options; with a `page` also `--json` and `--html`."""
+    """Declares COLLECTION and the shared options. If `page` is given, also `--json` and `--html`; `page` says what."""
     parser.add_argument("collection", metavar="COLLECTION", help="folder that hierax embed wrote")
     parser.add_argument(
         "--also",
@@ -30,7 +30,7 @@ def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None
         help="another collection that was made in the same way; can be repeated",
     )
     parser.add_argument(
-        "--column", metavar="NAME", help="which vectors, such as embedding or stage3 (default: the first)"
+        "--column", metavar="NAME", help="column of vectors to use, such as embedding or stage3 (default: the first)"
     )
     if page is not None:
         add_json(parser, lines=True)
@@ -44,24 +44,24 @@ def add_collection(parser: argparse.ArgumentParser, *, page: str | None) -> None
 
 def add_approximate(parser: argparse.ArgumentParser) -> None:
     """Declares `--approximate` and `--exact`."""
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument(
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
         "--approximate", action="store_true", help="use an index of faiss: build or extend it, and print its recall"
     )
-    way.add_argument("--exact", action="store_true", help="search exactly, even if there is an approximate index")
+    choice.add_argument("--exact", action="store_true", help="search exactly, even if there is an approximate index")
 
 
 def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
     """The collection that arguments name.
 
     Raises:
-        UserError: the page exists and `--overwrite` is not given, or the file is not a page; or no row has features
-            to compare.
+        UserError: the page exists and `--overwrite` is not given, the file is not a page, or no row has features to
+            compare.
         CollectionError: see `hierax.Index`.
     """
     from hierax.collection.index import Index
 
-    if page is not None:  # before the work whose result it shows
+    if page is not None:  # checked before the long work starts
         check_page(page, overwrite=arguments.overwrite)
     index = Index([arguments.collection, *arguments.also], column=arguments.column)
     if not len(index) and index.left_out():
@@ -77,20 +77,20 @@ def approximate_setting(arguments: argparse.Namespace, index: Index) -> bool | N
 
 
 def write_page(page: str, path: Path) -> None:
-    """Writes a page, whole or not at all, and says so."""
+    """Writes a page completely or not at all, then writes a line about it to stderr."""
     with atomic_write(path) as part:
         part.write_text(page, encoding="utf-8")
     say_written(path)
 
 
 def say_written(path: Path) -> None:
-    """Writes a line with the name and size of the written file."""
+    """Writes a line with the name and size of a file that was written."""
     size = path.stat().st_size
     say(f"wrote {path} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"wrote {path} ({size / 1e3:.0f} kB)")
 
 
 def cosine(text: str) -> float:
-    """A number from -1 to 1, for argparse."""
+    """Parses a number from -1 to 1, for argparse."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The option `--columns`, which is alike for all commands that read lists."""
+"""The option `--columns`, which is the same for all commands that read lists."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def add_columns(parser: argparse.ArgumentParser, *kinds: str) -> None:
 
 
 def _columns(kinds: Sequence[str]) -> Callable[[str], dict[str, str]]:
-    """`path=foto`, or `path=foto,label=art`, for argparse."""
+    """A function that parses `path=foto` or `path=foto,label=art`, for argparse."""
 
     def read(text: str) -> dict[str, str]:
         found: dict[str, str] = {}
-        for part in text.split(",") if len(kinds) > 1 else [text]:  # a part without = belongs to the name before it
+        for part in text.split(",") if len(kinds) > 1 else [text]:  # a name may contain a comma
             kind, equals, name = part.partition("=")
             if equals and kind.strip() in kinds and name and kind.strip() not in found:
                 found[kind.strip()] = name

@@ -1,4 +1,4 @@
-"""`hierax convert`: writes weights of one format in another."""
+"""`hierax convert`: converts weights from one format to another."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.target or arguments.output):
         raise UserError("-o OUT is missing: the folder or .pth file to write")
     target = Path(arguments.output or arguments.target)
-    taken = [path for path in (target / "model.safetensors", target) if path.is_file()]
-    if taken and not arguments.overwrite:
-        raise UserError(f"{taken[0]} would be replaced; choose another place, or pass --overwrite")
+    existing = [path for path in (target / "model.safetensors", target) if path.is_file()]
+    if existing and not arguments.overwrite:
+        raise UserError(f"{existing[0]} would be replaced; choose another place, or pass --overwrite")
     before = _file_states(target)
     if target.is_dir() and not arguments.overwrite and any(target.iterdir()) and not (target / "config.json").exists():
         raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _file_states(target: Path) -> dict[Path, tuple[int, int, int]]:
-    """The files of a target, with what changes if one is written: size, number and time."""
+    """The files of a target, each with its size, inode number and time of change, which show whether it was written."""
     paths = sorted(target.iterdir()) if target.is_dir() else [target]
     stats = {path: path.stat() for path in paths if path.is_file()}
     return {path: (stat.st_size, stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}

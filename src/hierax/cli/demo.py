@@ -1,4 +1,4 @@
-"""`hierax demo`: one image with the results of Hiera models on photos, offline."""
+"""`hierax demo`: draws the results of Hiera models on photos into one image, offline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EPILOG = f"""Without IMAGE the command uses photos that are part of the package.
 No model was trained on the bundled photos.
 
   hierax demo holiday/*.jpg -o holiday-sheet"""
-_MOST = 100  # rows of a sheet
+_MAX_ROWS = 100  # of a sheet
 _NEXT = (
     ("classify PHOTO.jpg", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
     ("features PHOTO.jpg -o features/ --attention", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
@@ -59,14 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     begin = time.perf_counter()
     target, tally = Path(arguments.output or "demo", "sheet.png"), Tally()
     check_output(target, overwrite=arguments.overwrite or not arguments.output)
-    mine = _open_photos(arguments.images, tally, arguments.max_pixels) if arguments.images else None
-    if arguments.images and not mine:
+    photos = _open_photos(arguments.images, tally, arguments.max_pixels) if arguments.images else None
+    if arguments.images and not photos:
         return tally.exit_code
-    sheet = demo(mine, tell=tell)
+    sheet = demo(photos, tell=tell)
     with atomic_write(target) as part:
         sheet.save(part)
-    done = f"wrote {target}: labels, feature maps, reconstruction, nearest neighbors"
-    print(f"{done}      {time.perf_counter() - begin:.1f} s")
+    line = f"wrote {target}: labels, feature maps, reconstruction, nearest neighbors"
+    print(f"{line}      {time.perf_counter() - begin:.1f} s")
     print("\nnext:")
     for line in next_steps():
         print(f"  {line}")
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]:
-    """The images that can be read; the tally reports why the others cannot."""
+    """The images that can be read; errors of the others are added to the tally."""
     from hierax.demo.pictures import Photo
     from hierax.processing import ImageError, load_image
     from hierax.processing.frames import FIRST_ONLY
@@ -82,14 +82,14 @@ def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[P
     paths, problems = expand(inputs)
     for problem in problems:
         tally.add(problem)
-    if len(paths) > _MOST:
-        raise UserError(f"{len(paths):,} images; a sheet has at most {_MOST} (hierax features takes any number)")
+    if len(paths) > _MAX_ROWS:
+        raise UserError(f"{len(paths):,} images; a sheet has at most {_MAX_ROWS} (hierax features takes any number)")
     found = []
     with FIRST_ONLY.report_at_end():
         for path in paths:
             try:
                 found.append(Photo(path.name, load_image(path, max_pixels=max_pixels)))
-            except ImageError as error:  # noqa: PERF203  (each image stands for itself)
+            except ImageError as error:  # noqa: PERF203  (the other images are still read)
                 tally.add(error)
             else:
                 tally.add(None)
@@ -97,7 +97,7 @@ def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[P
 
 
 def next_steps() -> list[str]:
-    """Commands to try next, each below the license of the weights that it loads."""
+    """Commands to try next. The line above a command states the license of its weights."""
     from hierax.checkpoint import find_record
 
     lines = [f"# labels of your images, offline, with {FEMTO}", "hierax classify PHOTO.jpg"]

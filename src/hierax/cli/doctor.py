@@ -1,4 +1,4 @@
-"""`hierax doctor`: what is installed and found on this machine."""
+"""`hierax doctor`: shows what is installed and available on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hierax.cli.outputs import add_json
 from hierax.console import quantity
 
 SUMMARY = "show versions, devices, optional packages and caches of this machine"
-EPILOG = """Please put this output into bug reports. The command changes nothing and needs no network."""
+EPILOG = """Please include this output in bug reports. The command changes nothing and needs no network."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
-    """The result of `diagnose` as text for people."""
+    """The result of `diagnose` as lines of text."""
     yield "versions"
     for name, value in found["versions"].items():
         yield f"  {name:<16} {value or 'not installed'}" if name != "cuda" else f"  cuda of torch    {value or 'none'}"

@@ -1,4 +1,4 @@
-"""`hierax duplicates`: images that a collection holds more than once."""
+"""`hierax duplicates`: finds images that a collection contains more than once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "find duplicate and near-duplicate images of a collection"
 EPILOG = """Equal files (=) are found by their hash. Near duplicates are found by the cosine similarity of their
-vectors. In a collection of videos, = is the same time of the same file. Windows of one video are often
+vectors. In a collection of videos, = means the same time of the same file. Segments of one video are often
 similar. This does not mean that the video is a duplicate.
 A low threshold with --verify finds most copies: --threshold 0.7 --verify. It does not find copies that were made
 brighter or mirrored.
-With --linkage chain, a group contains all images that pairs connect. So two of its images can be less similar than
---threshold. With --linkage first, every image of a group is similar to the first image of the group.
+With --linkage chain, a group contains all images that are connected by similar pairs. Two images of the group can
+then be less similar than --threshold. With --linkage first, every image is similar to the first image of its group.
 The pairs are stored in COLLECTION/index. The next run compares only new images with all images.
 --json prints one object per group (JSON Lines), the largest group first:
   {"size": 2, "members": [{"id": "5f0c…", "path": "a.jpg", "score": 1.0, "exact": true}, …]}"""
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.whiten and arguments.approximate:  # before faiss builds anything
         raise UserError("--approximate is not for --whiten: whitened vectors are compared exactly; leave one out")
     if arguments.components is not None and not arguments.whiten:
-        raise UserError("--components is for --whiten; add that, or leave it out")
+        raise UserError("--components is for --whiten; add --whiten, or leave --components out")
     index, unread = open_index(arguments, page=arguments.html), list[str]()
     with ProgressDisplay("compared") as display:
         groups = duplicates(
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(said)
     if unread:
         lost = quantity(len(unread), what)
-        say(f"--verify counts as different: {lost} that cannot be read or changed since, such as {unread[0]}")
+        say(f"--verify treats {lost} as different, because the file cannot be read or has changed: {unread[0]}")
     if _looks_overgrouped(groups, len(index)) and not arguments.verify:
         hint = "add --verify, which compares the pixels too, or give a higher --threshold"
         say(f"the largest group is {quantity(len(groups[0].members), what)}: if not all of them are copies, {hint}")
@@ -143,9 +143,9 @@ def _sheet(index: Index, groups: Sequence[Group], said: str, what: str, argument
 
 
 def heading(group: Group, what: str) -> str:
-    """`3 images`, `3 blank images`; for windows also the number of videos they are from."""
+    """The heading of a group, such as `3 images` or `3 blank images`; for segments also the number of videos."""
     count = quantity(len(group.members), f"blank {what}" if group.blank else what)
-    if what != "window":
+    if what != "segment":
         return count
     from hierax.collection.store import MARK
 
@@ -153,7 +153,7 @@ def heading(group: Group, what: str) -> str:
 
 
 def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> str:
-    """The result in one line. It does not call windows redundant: windows of one video may well be alike."""
+    """The result in one line. It does not call segments redundant, because segments of one video are often similar."""
     blank = sum(len(group.members) for group in groups if group.blank)
     groups = [group for group in groups if not group.blank]
     count = sum(len(group.members) for group in groups)
@@ -161,19 +161,19 @@ def summary(groups: Sequence[Group], rows: int, what: str, threshold: float) -> 
     if not count:
         return f"no duplicates among {quantity(rows, what)} at a similarity of {threshold} or more{more}"
     found = f"{quantity(len(groups), 'group')} of"
-    if what == "window":
-        return f"{found} similar windows: {count:,} of {quantity(rows, what)}"
+    if what == "segment":
+        return f"{found} similar segments: {count:,} of {quantity(rows, what)}"
     left = count - len(groups)
     verb = "is" if left == 1 else "are"
     return f"{found} duplicates: {count:,} of {quantity(rows, what)}; {left:,} {verb} redundant{more}"
 
 
 def _looks_overgrouped(groups: Sequence[Group], count: int) -> bool:
-    """Whether one group covers so much of the collection that the threshold is probably too low."""
+    """Whether the largest group contains so much of the collection that the threshold is probably too low."""
     members = groups[0].members if groups and not groups[0].blank else ()
     return len(members) > max(20, count // 10) and not all(member.exact for member in members)
 
 
 def _caption(member: Member, what: str) -> str:
-    same = "the same file and time" if what == "window" else "the same file"
+    same = "the same file and time" if what == "segment" else "the same file"
     return f"{member.score:.4f}{f', {same}' if member.exact else ''}"

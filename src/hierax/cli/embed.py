@@ -1,4 +1,4 @@
-"""`hierax embed`: the features of many images, or of videos window by window."""
+"""`hierax embed`: writes the features of many images, or of the segments of videos."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ to its folder.
 OUT/data/ contains one row per image: id, path, width, height, hash, status, embedding. OUT/errors.parquet lists
 the images that could not be read. Run the same command again to resume. You can then omit SOURCE and --model.
 --update embeds new and changed images, tries unreadable images again, and marks deleted images.
-A video model embeds videos (extra `video`): one row for each window of about two seconds, with start and end.
+A video model embeds videos (extra `video`): one row for each segment of about two seconds, with start and end.
 
   hierax embed photos/ -o features --model facebook/hiera-tiny-224-in1k-hf
   hierax embed -o features --update            # new, changed and deleted images
-  hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that share OUT"""
+  hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that write to OUT"""
 CHANGES = "added, changed or deleted files"
 _UNITS = {"image": "images", "window": "windows"}
 _REASONS = 4  # number of reasons to show for unreadable images
@@ -113,7 +113,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    """`3/8`, for argparse."""
+    """Parses `3/8`, for argparse."""
     first, slash, second = text.partition("/")
     if not slash or not first.isdecimal() or not second.isdecimal() or int(first) >= int(second):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1")
@@ -133,14 +133,14 @@ def run(arguments: argparse.Namespace) -> int:
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
     model = arguments.model or (before.named(folder) if before else FEMTO)
     if before is None and not arguments.sources:
-        raise UserError(f"{folder} is a new collection; name the images to embed")
+        raise UserError(f"{folder} is a new collection; expected SOURCE, the images to embed")
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
     extractor = _extractor(arguments, model, before, device=places[0])
     _say_model(model, extractor)
     unit = "image" if extractor.record.num_frames is None else "window"
     batch = arguments.batch_size or (32 if unit == "image" else 4)
     heading = f"{extractor.precision}, {extractor.engine.backend}"
-    # Ray prints what it has to say of workers where results belong
+    # Ray prints the messages of its workers to stdout, where only results belong
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
     with contextlib.closing(extractor), ProgressDisplay(unit) as display, aside:
         report = embed(
@@ -208,9 +208,9 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
         say(f"stopped; {left} left; run the same command again to resume")
         return 128 + (report.signal or signal.SIGINT)
     if report.pending:
-        say(f"{left} left for other shards")
+        say(f"{left} left, for other shards")
     elif not report.done:
-        say("nothing is new" if update else f"already complete; use --update to pick up {CHANGES}")
+        say("no changes" if update else f"already complete; use --update to pick up {CHANGES}")
     return 0 if not report.errors else 3 if report.rows else 2
 
 
@@ -219,16 +219,16 @@ def _reasons(report: EmbedReport) -> str:
     from hierax.collection.store import ERRORS, arrow
 
     errors = arrow().parquet.read_table(report.out / ERRORS, columns=["error"]).column("error").to_pylist()
-    counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # the rest is about one image
-    told = [f"{reason} ({count:,})" for reason, count in counts[:_REASONS]]
+    counts = Counter(re.split(" \\(|; ", error)[0] for error in errors).most_common()  # without details of one image
+    reasons = [f"{reason} ({count:,})" for reason, count in counts[:_REASONS]]
     others = sum(count for _, count in counts[_REASONS:])
-    return ", ".join([*told, f"other reasons ({others:,})"] if others else told)
+    return ", ".join([*reasons, f"other reasons ({others:,})"] if others else reasons)
 
 
 def _say_stop(unit: str) -> None:
-    """Writes directly to the file descriptor: the signal may have interrupted a write to Python's buffer."""
+    """Says that the run stops. It writes to the file descriptor, since a signal may interrupt a write to the buffer."""
     with contextlib.suppress(OSError):
-        os.write(2, f"\nhierax: stopping after the {unit}s in hand; Ctrl-C again ends at once\n".encode())
+        os.write(2, f"\nhierax: finishing the current {unit}s, then stopping; Ctrl-C again stops at once\n".encode())
 
 
 def _follow(display: ProgressDisplay, unit: str, heading: str) -> Callable[[Progress], None]:

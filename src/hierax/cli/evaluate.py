@@ -1,4 +1,4 @@
-"""`hierax evaluate`: the accuracy of a classifier, or of a probe on frozen features."""
+"""`hierax evaluate`: measures the accuracy of a classifier, or of a probe on frozen features."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.train and not arguments.probe:
-        raise UserError("--train is for --probe; add that, or leave it out")
+        raise UserError("--train is for --probe; add --probe, or leave --train out")
     if arguments.views != (1, 1) and arguments.probe:
-        raise UserError("--views is not for --probe, which takes one view; leave one out")
+        raise UserError("--views does not work with --probe, which takes one view; leave one of them out")
     if arguments.confusion and arguments.probe:
         raise UserError("--confusion is not for --probe; leave one out")
     common: dict[str, Any] = {
@@ -140,7 +140,7 @@ def _model(arguments: argparse.Namespace) -> str | Engine:
     if not is_export(arguments.model):
         return arguments.model
     if arguments.probe:
-        raise UserError(f"{arguments.model} is an export; a probe needs the checkpoint that it was made of")
+        raise UserError(f"{arguments.model} is an export; a probe needs the checkpoint that it was made from")
     engine = Engine(arguments.model, device=arguments.device)
     assert engine.exported is not None
     say(f"{arguments.model} is {engine.exported.describe()}")
@@ -152,7 +152,7 @@ def _weights(run: str) -> str:
     if not Path(run, "run.json").is_file():
         raise UserError(f"--weights last is for a run; {run} is not a run")
     last = Path(run, "model-last")
-    return str(last) if last.is_dir() else run  # then they are in model/
+    return str(last) if last.is_dir() else run  # without model-last, the last weights are in model/
 
 
 def _show(found: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""`hierax export`: writes a model for another runtime, and compares it with the original."""
+"""`hierax export`: writes a model for another runtime, and compares it with the original model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 SUMMARY = "write a model for another runtime, and compare it with the original"
 EPILOG = """MODEL is a Hub id, a folder or a file. DIR then contains the exported file, its preprocessing and
 export.json. The export is compared with the model in float32, on crops of a photo or on the images of
---evaluate. It is written only if it is within the tolerance. fp32: a relative error of 1e-4 for all maps.
-bf16 and fp16: a cosine similarity of 0.9995 for the output of every image. int8: a cosine similarity of
-0.995.
+--evaluate. It is written only if it is within the tolerance. For fp32, the relative error of all maps is at
+most 1e-4. For bf16 and fp16, the cosine similarity of every output is at least 0.9995. For int8, it is at
+least 0.995.
 hierax.Engine("DIR") runs the export. classify, features and reconstruct run it with --model DIR.
 In Python: hierax.export.
 

@@ -1,4 +1,4 @@
-"""`hierax features`: the maps of every stage, as arrays and as an image."""
+"""`hierax features`: writes the feature maps of every stage, as arrays and as an image."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
     if not paths:
         return tally.exit_code
-    # said before a model is fetched
+    # errors about files are reported before a model is downloaded
     files = feature_files(paths, arguments.output, overwrite=arguments.overwrite, clips=video)
-    opened = open_features(
+    predictor = open_features(
         model.open(), attention=arguments.attention, whole=arguments.whole, **engine_options(arguments)
     )
-    say_model(arguments.model, opened)
-    check_inputs(opened.config, paths)
-    results = write_features(opened, paths, files, attention=arguments.attention)
+    say_model(arguments.model, predictor)
+    check_inputs(predictor.config, paths)
+    results = write_features(predictor, paths, files, attention=arguments.attention)
     with progress(results, total=len(paths), what="writing features") as followed:
         for result in followed:
             tally.add(result.error)

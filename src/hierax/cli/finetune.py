@@ -29,22 +29,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, finetune
 
-    asked = train.read_request(arguments)
+    request = train.read_request(arguments)
     try:
         finetune(
-            asked.data,
-            source=asked.source,
-            out=asked.out,
-            recipe=asked.recipe,
-            settings=asked.settings,
-            teacher=asked.teacher,
+            request.data,
+            source=request.source,
+            out=request.out,
+            recipe=request.recipe,
+            settings=request.settings,
+            teacher=request.teacher,
             teacher_cache=arguments.teacher_cache,
-            validation=asked.validation,
-            columns=asked.columns,
+            validation=request.validation,
+            columns=request.columns,
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,
         )
     except TrainingStopped as error:
         raise UserError(str(error)) from error
-    return train.exit_code(asked.out)
+    return train.exit_code(request.out)

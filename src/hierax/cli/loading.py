@@ -1,4 +1,4 @@
-"""The arguments of commands that load a model, and the line about the license of its weights."""
+"""Arguments of commands that load a model, and the message about the license of its weights."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
     from hierax.predict.inputs import Predictor
 
 
-MAX_PIXELS = 178_956_970  # hierax.processing.DEFAULT_MAX_PIXELS, which would import numpy for every --help
+MAX_PIXELS = 178_956_970  # a copy of hierax.processing.DEFAULT_MAX_PIXELS: importing it would import numpy for --help
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
+    """Parses a whole number above 0, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def count(text: str) -> int:
-    """A whole number, 0 or more, for argparse."""
+    """Parses a whole number, 0 or more, for argparse."""
     if not text.isdecimal() or len(text) > 9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
     return int(text)
 
 
 def seed(text: str) -> int:
-    """A seed of random numbers, for argparse."""
+    """Parses a seed of random numbers, for argparse."""
     if not text.isdecimal() or int(text) >= 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a seed; expected a whole number from 0 to {(1 << 32) - 1:,}")
     return int(text)
 
 
 def pixel_size(text: str) -> int | tuple[int, ...]:
-    """`448`, or `320x448` (rows x columns), for argparse."""
+    """Parses `448` or `320x448` (rows x columns), for argparse."""
     sides = text.lower().replace("×", "x").split("x")
     if not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected 448, or 320x448 (rows x columns)")
@@ -62,21 +62,21 @@ def add_model(parser: argparse.ArgumentParser, *, default: str = FEMTO) -> None:
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
-    """Declares `--size`, alike for every command whose model takes any size."""
+    """Declares `--size`, in the same way for every command with a model that takes any size."""
     parser.add_argument(
         "--size", type=pixel_size, metavar="PIXELS", help="448 or 320x448, rows x columns (default: the model's size)"
     )
 
 
 def add_device(parser: argparse.ArgumentParser, *, several: str = "") -> None:
-    """Declares `--device`, alike for every command that runs a model; `several`: what else a command takes."""
+    """Declares `--device`, in the same way for every command that runs a model. `several` is added to the help."""
     parser.add_argument(
         "--device", default="auto", metavar="D", help=f"auto (default), cpu, cuda, cuda:1, mps{several}"
     )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Declares `--precision` and `--backend`, alike for every command that runs an engine."""
+    """Declares `--precision` and `--backend`, in the same way for every command that runs an engine."""
     add = parser.add_argument
     add("--precision", default="auto", metavar="P", help="auto (default), fp32, bf16, fp16 or int8")
     add("--backend", default="auto", metavar="B", help="auto (default), torch, compile, openvino or onnxruntime")
@@ -90,7 +90,7 @@ def add_batch_size(
     default: Any = None,
     former: str = "",
 ) -> None:
-    """Declares `--batch-size`; `shown`: the default in words; `former`: another name, which is still read."""
+    """Declares `--batch-size`. `shown` is the default as text; `former` is an old name, which still works."""
     help = f"images per call of the model (default: {shown})"
     parser.add_argument("--batch-size", type=type, default=default, metavar="N", help=help)
     if former:
@@ -98,7 +98,7 @@ def add_batch_size(
 
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:
-    """Declares `--max-pixels`, alike for every command that reads images."""
+    """Declares `--max-pixels`, in the same way for every command that reads images."""
     parser.add_argument(
         "--max-pixels",
         type=positive,
@@ -117,19 +117,19 @@ def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def say_model(source: str, opened: Predictor) -> None:
-    """Writes the license of the weights, and precision, backend and device."""
+    """Writes the license of the weights, and the precision, backend and device of the engine."""
     line = licence_line(source, opened.license)
     say(f"{line}; {opened.how}" if line else f"{source}: {opened.how}")
 
 
 def say_licence(source: str | Path, licence: str | None) -> None:
-    """Writes the license of the weights; nothing for weights that the user has trained."""
+    """Writes the license of the weights; writes nothing for weights that the user has trained."""
     if line := licence_line(source, licence):
         say(line)
 
 
 def licence_line(source: str | Path, licence: str | None) -> str:
-    """One line on the license of the weights; "" for a run's folder, because its weights belong to the user."""
+    """One line about the license of the weights; "" for the folder of a run, since its weights belong to the user."""
     if licence is None:
         return "" if is_own(source) else f"{source}: the checkpoint states no license for its weights"
     allowed = " (not for commercial use)" if "-NC" in licence.upper() else ""
@@ -137,6 +137,6 @@ def licence_line(source: str | Path, licence: str | None) -> str:
 
 
 def is_own(source: str | Path) -> bool:
-    """Whether a source is a local folder that training wrote: a run, or the model in one."""
+    """Whether a source is a local folder that training wrote: a run, or the model in a run."""
     folder = Path(source)
     return any((place / "run.json").is_file() for place in (folder, *list(folder.absolute().parents)[:2]))

@@ -21,7 +21,7 @@ components. Otherwise it shows the first two principal components. The size of a
 --color-by folder gives each folder a color. --color-by labels.csv reads labels from a table (CSV, TSV) with the
 columns "path" and "label". For another column of labels, add its name: --color-by labels.csv:class."""
 
-_MANY = 1000  # from this number of images on, a line says that the layout takes time
+_MANY = 1000  # with more images than this, a message says that t-SNE takes time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     index, method = open_index(arguments, page=arguments.output), arguments.method
     count = min(arguments.points, len(index))
     if count > _MANY and method != "pca" and has_tsne():
-        say(f"laying out {quantity(count, noun(index))}, which takes t-SNE about a minute for 5,000")
+        say(f"placing {quantity(count, noun(index))} with t-SNE; 5,000 take about a minute")
     places = write_map(
         index,
         arguments.output,
@@ -69,5 +69,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     say_written(arguments.output)
     if method == "auto" and places.method == "pca" and not has_tsne():
-        say(f"drawn by two principal components; t-SNE, which separates images better: {install_line('sklearn')}")
+        say(f"placed by two principal components; t-SNE separates images better: {install_line('sklearn')}")
     return 0

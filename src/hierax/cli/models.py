@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "list checkpoints with their licenses, and architectures"
 EPILOG = """The ids hierax/... are part of the package and need no network. The others are on the Hugging Face Hub.
-Checkpoints are grouped by their weights. All ids below one name have the same weights; they were written by
+Checkpoints are grouped by their weights. All ids below one name have the same weights, in the formats of
 different libraries. --model accepts the name or any of the ids. The column top-1 is the published accuracy on
-ImageNet-1k (for videos: on Kinetics-400). The note gives accuracies on other categories.
+ImageNet-1k (for videos: on Kinetics-400). The note states accuracies on other categories.
 Variants are architectures: hierax.create_model(NAME) creates one with random weights."""
 
 _TASKS = ("classification", "features", "mae")
@@ -47,10 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def models(*, task: str | None = None, license: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """The data of the list: `checkpoints`, fields and metrics of each record that matches the filters, and `variants`.
+    """The checkpoints that match the filters, and all variants.
+
+    Returns:
+        `checkpoints`: the fields and metrics of each record. `variants`: the name and architecture of each variant.
 
     Raises:
-        ValueError: a filter has a value that no checkpoint can have; lists the possible values.
+        ValueError: a filter has a value that no checkpoint has; the message lists the possible values.
     """
     from hierax.checkpoint import list_checkpoints
     from hierax.model.config import list_models, variant_config
@@ -66,14 +69,14 @@ def models(*, task: str | None = None, license: str | None = None) -> dict[str, 
 
 
 def checkpoint_lines(records: Sequence[CheckpointRecord], *, width: int) -> Iterator[str]:
-    """Prints the table of checkpoints, the most permissive license first; notes are cut to `width` characters."""
+    """The lines of the table of checkpoints, cut to `width` characters. The most permissive license comes first."""
     for licence in sorted({record.license for record in records}, key=lambda name: ("-NC" in name, name)):
         allowed = "not for commercial use" if "-NC" in licence else "also for commercial use"
         yield f"Checkpoints under {licence} ({allowed})"
         yield ""
         yield f"  {'':56}  {'task':14}  {'parameters':>10}  {'top-1':>6}"
         mine = [record for record in records if record.license == licence]
-        for name in dict.fromkeys(record.name for record in mine):  # in the order of the table: small ones first
+        for name in dict.fromkeys(record.name for record in mine):  # in the order of the table: small models first
             group = [record for record in mine if record.name == name]
             yield f"  {name}{_mark(group[0])}"
             yield from (_clip(_row(record), width) for record in group)
@@ -107,8 +110,8 @@ def _clip(line: str, width: int) -> str:
 
 
 def variant_lines(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The table of variants."""
-    yield "Variants for hierax.create_model, with fresh weights (mae_… adds the decoder)"
+    """The lines of the table of variants."""
+    yield "Variants for hierax.create_model, with random weights (mae_… adds the decoder)"
     yield ""
     yield f"  {'':27}  {'input':12}  {'width':>5}  {'blocks':14}  {'heads':14}  position embedding"
     for variant in variants:

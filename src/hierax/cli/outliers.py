@@ -12,8 +12,9 @@ from hierax.collection.page_files import noun, rows_of
 from hierax.console import ProgressDisplay, tell
 
 SUMMARY = "find unusual images of a collection"
-EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. 0 means equal.
-If several outliers are near copies of each other, only the first is listed, with the number of copies.
+EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. A score of 0 means
+that they are equal. If several outliers are near copies of each other, only the first is listed, with the number of
+copies.
 --json prints one object per image (JSON Lines), the most unusual image first:
   {"id": "5f0c…", "path": "odd.jpg", "score": 0.731, "copies": 0}"""
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=50_000,
         metavar="N",
-        help="maximum number of images to search for neighbors (default: 50000)",
+        help="maximum number of images among which neighbors are searched (default: 50000)",
     )
     parser.add_argument(
         "--alike",

@@ -1,4 +1,4 @@
-"""Arguments of commands that write files: `--output`, whose suffix is checked, and `--overwrite`."""
+"""Arguments of commands that write files: the names of files and folders, `--json` and `--overwrite`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hierax.cli.terminal import UserError
 
 
 def output_file(suffixes: Sequence[str], what: str) -> Callable[[str], Path]:
-    """Checks, for argparse, the name of a file with one of these suffixes."""
+    """A function that checks the name of a file with one of these suffixes, for argparse."""
 
     def file(text: str) -> Path:
         path = Path(text)
@@ -26,7 +26,7 @@ def output_file(suffixes: Sequence[str], what: str) -> Callable[[str], Path]:
 
 
 def output_folder(text: str) -> str:
-    """Checks, for argparse, the name of a folder, which may exist; refuses names that look like a file's."""
+    """Checks the name of a folder, for argparse. The folder may exist. Names that look like files are refused."""
     known = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".npz", ".npy", ".csv", ".json", ".jsonl", ".parquet", ".html")
     path = Path(text)
     if path.exists() and not path.is_dir():
@@ -37,7 +37,7 @@ def output_folder(text: str) -> str:
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Checks, before the work starts, that the result can be written to `path`.
+    """Checks that the result can be written to `path`, before the work starts.
 
     Raises:
         UserError: the file exists, and `overwrite` is False.
@@ -49,12 +49,12 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser, *, lines: bool = False) -> None:
-    """Declares `--json`: one object for all, or one in each line."""
+    """Declares `--json`: one object for all results, or with `lines` one object per line."""
     what = "the results as JSON Lines: one object per line" if lines else "the result as one JSON object"
     parser.add_argument("--json", action="store_true", help=f"print {what}")
 
 
 def add_overwrite(parser: argparse._ActionsContainer) -> None:
-    """Declares `--overwrite`, and its former name, alike for every command that writes."""
+    """Declares `--overwrite` and its former name `--force`, in the same way for every command that writes."""
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     parser.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)

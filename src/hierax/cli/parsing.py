@@ -1,4 +1,4 @@
-"""The parser of the command line: errors are one line, name the right help page and suggest what was meant."""
+"""The parser of the command line. An error is one line: it names the help page and suggests what was probably meant."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _MEANT = {
     "version": "--version",
     "help": "--help",
 }
-"""Names of commands in other programs, and our command for each."""
+"""Names of commands in other programs, and the command of hierax for each."""
 _OPTIONS = {
     "--topk": "--top-k",
     "--k": "--top-k",
@@ -77,24 +77,24 @@ _OPTIONS = {
     "--save": "--output",
     "--csv": "--output",
 }
-"""Names of options in other programs, and our option; suggested if the command has it."""
+"""Names of options in other programs, and the option of hierax for each. It is suggested if the command has it."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that writes errors in one line, like all other errors here."""
+    """An argument parser that writes an error as one line, like all other errors of hierax."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with exit code 2."""
+        """Writes the error and ends the program with exit code 2."""
         say(f"{_with_suggestion(message)} (see {self.prog} --help)")
         raise SystemExit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Like argparse's, but reports an error if stdout cannot be written to."""
+        """Like the method of argparse, but raises an error if stdout cannot be written to."""
         print(message, end="", file=file or sys.stderr)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """A help formatter that keeps the line breaks of descriptions, and has a wide column for options."""
+    """A help formatter that preserves the line breaks of descriptions, and has a wide column for options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=100)
@@ -103,11 +103,13 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def parse(
     parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser], argv: Sequence[str]
 ) -> argparse.Namespace:
-    """The arguments of a command line. Arguments that argparse leaves over, because an option precedes them, go to
-    `settings` if the command has these, else to its optional places.
+    """Parses a command line.
+
+    argparse leaves positional arguments over if they follow an option. Here they are added to `settings` if the command
+    has settings, else to its optional positional arguments.
 
     Raises:
-        SystemExit: help was requested, or the arguments are wrong (an error was written).
+        SystemExit: help was requested, or the arguments are wrong and an error was written.
     """
     named = next((text for text in argv if not text.startswith("-")), None)
     if named is not None and named not in commands:
@@ -117,7 +119,7 @@ def parse(
         command.error(wrong)
     arguments, rest = parser.parse_known_args(argv)
     if "settings" not in arguments:
-        rest = _filled(command, arguments, rest)
+        rest = _fill_positionals(command, arguments, rest)
     unknown = [text for text in rest if text.startswith("-") or "settings" not in arguments]
     if unknown:
         command.error(_unknown(unknown, command, argv, settings="settings" in arguments))
@@ -126,8 +128,10 @@ def parse(
     return arguments
 
 
-def _filled(command: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:
-    """Gives words that are left over to the optional positional arguments that have no value; returns the others."""
+def _fill_positionals(
+    command: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]
+) -> list[str]:
+    """Assigns the remaining words to optional positional arguments without a value; returns the words that are left."""
     words = [text for text in rest if not text.startswith("-")]
     for action in command._get_positional_actions():
         if words and action.nargs == "?" and getattr(arguments, action.dest) == action.default:
@@ -136,19 +140,19 @@ def _filled(command: argparse.ArgumentParser, arguments: argparse.Namespace, res
 
 
 def _empty(argv: Sequence[str]) -> str | None:
-    """An error for an empty argument, as from an unset shell variable: as a path it would mean the current folder."""
+    """An error for an empty argument, such as an unset shell variable: as a path it would mean the current folder."""
     for before, text in zip(["", *argv], argv, strict=False):
         if not text and before.startswith("-") and "=" not in before:
             return f"argument {before}: expected a value; it is empty"
         if not text:
-            return "an argument is empty; expected a name or a value (a variable that is not set?)"
+            return "an argument is empty; expected a name or a value (is a shell variable not set?)"
         if text.startswith("-") and text.endswith("="):
             return f"argument {text[:-1]}: expected a value; it is empty"
     return None
 
 
 def _misspelled(command: argparse.ArgumentParser, argv: Sequence[str]) -> str | None:
-    """Reports an unknown option first: it may be a misspelled option that is required."""
+    """The error for an unknown option. It comes before argparse's errors: a required option may be misspelled."""
     named = command.prog.rpartition(" ")[2]
     if named not in argv:
         return None
@@ -157,7 +161,7 @@ def _misspelled(command: argparse.ArgumentParser, argv: Sequence[str]) -> str | 
     value_of: argparse.Action | None = None  # the option whose value the next argument may be
     for text in own:
         name = text.partition("=")[0]
-        if text == "--" or name in ("-h", "--help"):  # file names follow; help is always shown
+        if text == "--" or name in ("-h", "--help"):  # after --, all are file names; help is always shown
             return None
         if name in known:
             value_of = known[name] if name == text and known[name].nargs != 0 else None
@@ -167,7 +171,7 @@ def _misspelled(command: argparse.ArgumentParser, argv: Sequence[str]) -> str | 
             value_of = None
             continue
         if value_of is not None:
-            return None  # argparse says that this option has no value
+            return None  # argparse reports that this option has no value
         return _unknown([text], command, argv, settings=_takes_settings(command))
     return None
 
@@ -185,9 +189,9 @@ def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Seq
     if settings and (field := name.lstrip("-").replace("-", "_")) in _recipe_fields():
         following = list(argv)[list(argv).index(options[0]) + 1 :][:1]
         stated = value if mark else following[0] if following and not following[0].startswith("-") else "VALUE"
-        return f"no option {name}; settings are written {field}={stated}"
+        return f"no option {name}; a setting is written as {field}={stated}"
     if os.path.exists(options[0]):
-        return f"no option {options[0]}; for the file of that name write ./{options[0]}"
+        return f"no option {options[0]}; for the file with that name, write ./{options[0]}"
     shown = [action for action in command._actions if action.help != argparse.SUPPRESS]
     known = [option for action in shown for option in action.option_strings]
     meant = _OPTIONS.get(name)
@@ -196,7 +200,7 @@ def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Seq
 
 
 def _recipe_fields() -> set[str]:
-    """The names of the settings of training."""
+    """The names of all training settings."""
     import dataclasses
 
     from hierax.model.config import HieraConfig
@@ -232,7 +236,7 @@ _CHOICE = re.compile(r"invalid choice: '(?P<given>.*)' \(choose from (?P<known>.
 
 
 def _with_suggestion(message: str) -> str:
-    """Rewords argparse's message about a choice; other messages stay as they are."""
+    """Rewrites argparse's message about a choice or a switch, with a suggestion; other messages are not changed."""
     if switch := _SWITCH.search(message):
         return f"{message[: switch.start()]}takes no value; {switch['given']!r} was given"
     found = _CHOICE.search(message)

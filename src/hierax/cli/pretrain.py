@@ -1,4 +1,4 @@
-"""`hierax pretrain`: trains a masked autoencoder on unlabeled data."""
+"""`hierax pretrain`: trains a mrequest autoencoder on unlabeled data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from hierax.cli import train
 from hierax.cli.terminal import UserError
 
-SUMMARY = "pretrain a masked autoencoder on your data, without labels"
+SUMMARY = "pretrain a mrequest autoencoder on your data, without labels"
 EPILOG = train.SETTINGS.format(command="pretrain")
 
 
@@ -20,20 +20,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.train import TrainingStopped, pretrain
 
-    asked = train.read_request(arguments)
+    request = train.read_request(arguments)
     try:
         pretrain(
-            asked.data,
-            out=asked.out,
-            recipe=asked.recipe,
-            settings=asked.settings,
-            source=asked.source,
-            validation=asked.validation,
-            columns=asked.columns,
+            request.data,
+            out=request.out,
+            recipe=request.recipe,
+            settings=request.settings,
+            source=request.source,
+            validation=request.validation,
+            columns=request.columns,
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,
         )
     except TrainingStopped as error:
         raise UserError(str(error)) from error
-    return train.exit_code(asked.out)
+    return train.exit_code(request.out)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "find similar images in a collection"
 EPILOG = """A QUERY is an image, a folder or pattern of images, or the id or path of a row of the collection.
 For a row of the collection, no model is needed, and the row itself is not in the results. An image is embedded
-with the model that made the collection. In a collection of videos, a QUERY is a video, and each of its windows
+with the model that made the collection. In a collection of videos, a QUERY is a video, and each of its segments
 is searched for. A query cannot be text: Hiera has no text encoder.
 --json prints one object per query (JSON Lines):
   {"query": "cat.jpg", "hits": [{"id": "5f0c…", "path": "/photos/7.jpg", "score": 0.912345}, …]}

@@ -1,4 +1,4 @@
-"""Output of commands: results on stdout; errors, licenses and progress on stderr."""
+"""Output of commands. Results are written to stdout; errors, licenses and progress are written to stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hierax.console import one_line, say
 
 
 class UserError(Exception):
-    """A request that cannot be done; the message says why and what to do instead."""
+    """A command that cannot be carried out. The message says why, and what to do instead."""
 
 
 _LISTED = 20
@@ -16,7 +16,7 @@ class Tally:
     """Counts successful and failed inputs, and reports the errors.
 
     Args:
-        listed: whether the results list the errors too; then only the first ones are written to stderr.
+        listed: whether the results also list the errors; if so, only the first errors are written to stderr.
     """
 
     def __init__(self, *, listed: bool = False) -> None:
@@ -24,7 +24,7 @@ class Tally:
         self._listed = listed
 
     def add(self, error: Exception | None) -> None:
-        """Counts one input; an error is written to stderr."""
+        """Counts one input, and writes its error, if any, to stderr."""
         if error is None:
             self.done += 1
         else:
@@ -33,12 +33,12 @@ class Tally:
                 say(one_line(error))
 
     def end(self) -> int:
-        """Says how many errors were not written; returns the exit code."""
+        """Writes how many errors were not shown, and returns the exit code."""
         if self._listed and self.failed > _LISTED:
             say(f"and {self.failed - _LISTED:,} more that cannot be read")
         return self.exit_code
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing failed, 3 when some did, 2 when all did."""
+        """0 if no input failed, 3 if some inputs failed, 2 if all failed."""
         return 0 if not self.failed else 3 if self.done else 2

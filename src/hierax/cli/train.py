@@ -67,7 +67,7 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
 
 
 _OPTIONS = ("recipe", "from", "config", "validation", "device", "parallel", "teacher", "teacher_cache", "output")
-"""Options that are easily taken for settings."""
+"""Options that users often write as settings."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
     if data is not None and "=" in data and not Path(data).exists():
         settings.insert(0, data)
         data = None
-    if data is None:  # it may come after settings and options
+    if data is None:  # DATA may come after settings and options
         data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
         settings = [text for text in settings if text != data]
     for name, mark, value in (text.partition("=") for text in settings):
@@ -106,15 +106,15 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
     settings += [f"weights={arguments.weights}"] if arguments.weights else []
     settings += [f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != MAX_PIXELS else []
     if getattr(arguments, "teacher_cache", None) and not (arguments.teacher or arguments.config or arguments.resume):
-        raise UserError("--teacher-cache is for --teacher; add that, or leave it out")
+        raise UserError("--teacher-cache is for --teacher; add --teacher, or leave --teacher-cache out")
     if arguments.resume:
         description = Path(arguments.out, "run.json")
         if not description.exists():
-            raise UserError(f"{arguments.out} holds no run to resume")
+            raise UserError(f"{arguments.out} contains no run to resume")
         if not (arguments.config or arguments.recipe or data):
             arguments.config = str(description)
     if arguments.recipe and arguments.config:
-        raise UserError("--recipe and --config are both given; expected one of them")
+        raise UserError("--recipe and --config are both given; expected only one of them")
     before = _read_config(arguments)
     data = data or before.get("data")
     if not data:
@@ -142,7 +142,7 @@ def exit_code(run: str) -> int:
 
 
 def _recipe(arguments: argparse.Namespace, before: dict[str, Any]) -> Recipe | str | None:
-    """The recipe of `--config`, or the name of `--recipe`; None where neither is given."""
+    """The recipe of `--config`, or the name given with `--recipe`; None if neither is given."""
     from hierax.train.settings import Recipe
 
     if not arguments.config:
@@ -161,7 +161,7 @@ def _source(arguments: argparse.Namespace, before: dict[str, Any]) -> str | None
 
 
 def _read_config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The content of the run.json that `--config` names; empty without `--config`.
+    """The content of the run.json that `--config` names; an empty dict without `--config`.
 
     Raises:
         ValueError: the file is not a valid run.json.

@@ -1,4 +1,4 @@
-"""What is on disk of a collection: reading, searching, comparing, drawing. No model is needed."""
+"""Reads, searches, compares and draws a collection that is on disk. No model is needed."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Approximate search with faiss: faiss proposes rows, which are then compared exactly.
+"""Approximate search with faiss. faiss proposes rows, and these are then compared exactly.
 
-Vectors are in lists around centers (k-means), with eight bits for a number. A query searches the nearest lists. The
-file in `FOLDER/index/` is mapped for searching. Building takes about one byte of memory per number: 0.8 GB for
+The vectors are in lists around centers (k-means), with eight bits per number. A query searches the nearest lists. The
+file in `FOLDER/index/` is memory-mapped for searching. Building needs about one byte of memory per number: 0.8 GB for
 1,000,000 x 768.
 """
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from hierax.collection.index import Index
 
 APPROXIMATE_FROM = 200_000
-"""From this number of rows on, an approximate index is used by default if it was built."""
+"""With at least this number of rows, the approximate index is used by default, if there is one."""
 LEAST = 1000
 """Below this number of rows, no approximate index is built."""
 WANTED = 0.99
-"""Recall@10 on the sample at which the number of searched lists is high enough."""
+"""The number of searched lists is increased until recall@10 on the sample reaches this value."""
 _SAMPLE = 256
-_PER_CENTRE = 64  # rows that k-means sees per center
-_CANDIDATES = 10  # for every requested hit; with eight bits some are in the wrong order
+_PER_CENTRE = 64  # number of rows per center that k-means uses
+_CANDIDATES = 10  # proposed rows per requested hit; with eight bits, some are in the wrong order
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,13 @@ class Report:
     """The result of building an approximate index.
 
     Attributes:
-        rows: in the index, `added` of them now.
-        lists: number of lists of rows; a query searches `probes` of them.
-        recall: share of the 10 nearest rows by exact search that this one finds too, over `sample` rows as queries
-            (each without itself).
+        rows: number of rows in the index.
+        added: number of these rows that were added now.
+        lists: number of lists of rows.
+        probes: number of lists that a query searches.
+        recall: fraction of the 10 nearest rows (by exact search) that approximate search also finds. The queries are
+            `sample` rows of the collection; a row is not its own neighbor.
+        sample: number of queries of this measurement.
     """
 
     rows: int
@@ -58,7 +61,7 @@ class Report:
 
     def __str__(self) -> str:
         return (
-            f"{self.rows} rows ({self.added} new) in {self.lists} lists, {self.probes} looked into: "
+            f"{self.rows} rows ({self.added} new) in {self.lists} lists, {self.probes} searched: "
             f"recall@10 {self.recall:.3f} against exact search, over {self.sample} queries"
         )
 
@@ -67,7 +70,7 @@ def library() -> Any:
     """The package faiss.
 
     Raises:
-        ImportError: faiss is missing; names the extra.
+        ImportError: faiss is missing; the message names the extra.
     """
     return load("approximate search", "faiss")
 
@@ -77,7 +80,7 @@ class Approximate:
 
     def __init__(self, lists: Any, keys: np.ndarray, report: Report, trained: int) -> None:
         self._lists, self._keys, self.report, self.trained = lists, keys, report, trained
-        self._seen: np.ndarray | None = None  # keys of a collection, for which the next two hold
+        self._seen: np.ndarray | None = None  # the keys to which the next two arrays belong
         self._rows = self._missing = np.zeros(0, np.int64)
 
     @classmethod
@@ -85,17 +88,17 @@ class Approximate:
         """The approximate index of a collection; None if there is none, or if it is damaged.
 
         Raises:
-            ImportError: there is one, and faiss is missing.
+            ImportError: there is an index, and faiss is missing.
         """
         file, notes = _index_files(folder, column)
         if not (file.exists() and notes.exists()):
             return None
         faiss = library()
         try:
-            kept = read_arrays(notes, _NOTES)
-            keys, trained = kept["keys"], int(kept["trained"])
-            report = Report(*(type_(kept[name]) for name, type_ in _FIELDS.items()))
-            if _digest(file, len(keys), column.width) != kept["digest"].tobytes():
+            values = read_arrays(notes, _NOTES)
+            keys, trained = values["keys"], int(values["trained"])
+            report = Report(*(type_(values[name]) for name, type_ in _FIELDS.items()))
+            if _digest(file, len(keys), column.width) != values["digest"].tobytes():
                 return None
             lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except DAMAGED:
@@ -107,17 +110,17 @@ class Approximate:
         return cls(lists, keys, report, trained)
 
     def lacks(self, keys: np.ndarray) -> np.ndarray:
-        """Booleans: which of these keys the index does not have."""
+        """Booleans, True for each of these keys that the index does not have."""
         return positions(keys, self._keys) < 0
 
     def candidates(self, queries: np.ndarray, k: int, keys: np.ndarray) -> np.ndarray:
-        """Numbers of the rows to compare with these queries, ascending: the proposals of faiss, and rows that it does
-        not have.
+        """Numbers of the rows to compare with these queries, in ascending order. They are the proposals of faiss, and
+        the rows that are not in its index.
 
         Args:
             queries: float32 `[Q, D]` of length 1.
             k: number of hits.
-            keys: of the collection's rows now; deleted rows are dropped.
+            keys: the keys of the current rows of the collection; deleted rows are not proposed.
         """
         if self._seen is not keys:
             self._seen, self._missing = keys, np.flatnonzero(self.lacks(keys))
@@ -133,7 +136,7 @@ def _candidates(lists: Any, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def positions(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The position of each of `wanted` in `keys`; -1 if it is not there."""
+    """The position in `keys` of each element of `wanted`; -1 if it is missing."""
     if not len(keys):
         return np.full(len(wanted), -1)
     order = np.argsort(keys, kind="stable")
@@ -152,8 +155,9 @@ _NOTES: dict[str, tuple[Any, int]] = {
 
 
 def _digest(file: Path, rows: int, width: int) -> bytes:
-    """Of what faiss makes sense of: all but the rows themselves, a byte per number and eight for the label. faiss
-    trusts it, so that a damaged one would end the process; rows can be any numbers.
+    """The digest of the structure of a file of faiss: everything except the rows (a byte per number, and eight bytes
+    for the label). faiss does not check the structure, and a damaged one would end the process. The rows may be any
+    numbers.
     """
     with open_checked(file) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -167,19 +171,20 @@ def _index_files(folder: Path, column: Column) -> tuple[Path, Path]:
 
 
 def build(index: Index) -> Report:
-    """Builds the approximate index of a collection, or adds its new rows; measures its recall and writes it. It is
-    built again when the collection is four times as large as it was, or a quarter of its rows is gone.
+    """Builds the approximate index of a collection, or adds new rows to it. Then measures its recall, and writes it.
+
+    It is built again from scratch if the collection has become four times as large, or a quarter of its rows is gone.
 
     Raises:
-        ValueError: several collections, or too few rows.
+        ValueError: there are several collections, or too few rows.
         ImportError: faiss is missing.
         OSError: the folder cannot be written to.
     """
     faiss = library()
     if len(index.folders) > 1:
-        raise ValueError("several collections have no approximate index; build one for each")
+        raise ValueError("several collections cannot have one approximate index; build one for each collection")
     if len(index) < LEAST:
-        raise ValueError(f"{index.folders[0]} has {len(index)} rows; approximate search is for {LEAST} and more")
+        raise ValueError(f"{index.folders[0]} has {len(index)} rows; approximate search needs at least {LEAST}")
     file, notes = _index_files(index.folders[0], index.column)
     old = Approximate.read(index.folders[0], index.column)
     if old is not None:
@@ -204,7 +209,7 @@ def build(index: Index) -> Report:
 
 
 def _train(faiss: Any, index: Index) -> Any:
-    """Empty lists, with centers from evenly spaced rows of the collection."""
+    """Empty lists. Their centers are computed from evenly spaced rows of the collection."""
     width, count = index.column.width, len(index)
     centres = max(8, min(65_536, round(count**0.5)))
     quantizer = faiss.IndexFlatIP(width)
@@ -214,14 +219,15 @@ def _train(faiss: Any, index: Index) -> Any:
     lists.cp.seed, lists.cp.max_points_per_centroid, lists.cp.min_points_per_centroid = 0, _PER_CENTRE, 1
     rows = np.unique(np.linspace(0, count - 1, min(count, centres * _PER_CENTRE)).astype(np.int64))
     lists.train(index.take(rows))
-    quantizer.this.disown()  # the lists own it now
+    quantizer.this.disown()  # from now on, the lists own it
     lists.own_fields = True
     return lists
 
 
 def _tune(lists: Any, keys: np.ndarray, index: Index, *, first: int) -> tuple[int, float, int]:
-    """The number of lists to search, the recall that it gives, and the number of queries of the measurement. Proposed
-    rows are compared exactly, so each nearest row that faiss proposes is found.
+    """The number of lists to search, the recall that it gives, and the number of queries of the measurement.
+
+    Proposed rows are compared exactly, so each nearest row that faiss proposes is found.
     """
     from hierax.collection.index import nearest
 
@@ -246,8 +252,8 @@ def _write(faiss: Any, lists: Any, keys: np.ndarray, report: Report, trained: in
     file.parent.mkdir(exist_ok=True)
     with atomic_write(file) as part:
         faiss.write_index(lists, str(part))
-    with contextlib.closing(io.BytesIO()) as kept, atomic_write(notes) as part:
+    with contextlib.closing(io.BytesIO()) as buffer, atomic_write(notes) as part:
         digest = np.frombuffer(_digest(file, len(keys), lists.d), np.uint8)
         values = {name: np.array(getattr(report, name), _NOTES[name][0]) for name in _FIELDS}
-        np.savez(kept, allow_pickle=False, keys=keys, trained=np.array(trained, np.int64), digest=digest, **values)
-        part.write_bytes(kept.getvalue())
+        np.savez(buffer, allow_pickle=False, keys=keys, trained=np.array(trained, np.int64), digest=digest, **values)
+        part.write_bytes(buffer.getvalue())

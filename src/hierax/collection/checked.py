@@ -1,8 +1,8 @@
-"""Reads the files of a collection's folder, and checks them before anything else uses them.
+"""Reads the files of a collection, and checks them before they are used.
 
-A folder may be damaged, or come from somebody else: sizes are compared with the file before memory is taken, types and
-values with what `embed` writes, and only regular files are opened. Every problem is one error that names file and
-field.
+A folder may be damaged, or may come from another person. Sizes are compared with the size of the file before memory is
+allocated. Types and values must be those that `embed` writes. Only regular files are opened. Every problem is one error
+that names the file and the field.
 """
 
 from __future__ import annotations
@@ -45,46 +45,48 @@ DAMAGED = (
     zlib.error,
     struct.error,
 )
-"""Errors of a file of `index/` that is missing or damaged; the file is then written again."""
-_REMAKE = "; delete it, and hierax embed makes it again"
+"""Errors that a missing or damaged file of `index/` causes. The file is then written again."""
+_REMAKE = "; delete it, and hierax embed creates it again"
 _NAME = re.compile("[A-Za-z0-9_]{1,100}")
-_DEEPEST, _LARGEST = 32, 1 << 28  # levels of a record; bytes of manifest.json, and numbers in a row
-_PIXELS = 1 << 26  # of a crop
-_TEXT = 1 << 16  # bytes of text in a row, on average, beside so many more
-_SPARE = 1 << 26
+_DEEPEST, _LARGEST = 32, 1 << 28  # maximum depth of a record; maximum bytes of manifest.json, and numbers in a row
+_PIXELS = 1 << 26  # maximum pixels of a crop
+_TEXT = 1 << 16  # maximum bytes of text per row, on average
+_SPARE = 1 << 26  # bytes that are allowed in addition
 
 
 class CollectionError(ValueError):
-    """The folder is not a collection, is damaged, or was made with other settings; the message names what differs."""
+    """A folder is not a collection, or is damaged, or was made with other settings. The message names the
+    difference.
+    """
 
 
 def arrow() -> Any:
     """The package pyarrow, with its module for parquet.
 
     Raises:
-        ImportError: it is missing; names the extra.
+        ImportError: the package is missing; the message names the extra.
     """
     load("a collection of features", "pyarrow.parquet")
     return load("a collection of features", "pyarrow")
 
 
 def damage_error(file: Path, problem: object, advice: str = "") -> CollectionError:
-    """The error of a file of a collection: `problem` names the field, its value and what is expected."""
+    """The error for a damaged file of a collection. `problem` names the field, its value and what is expected."""
     text = " ".join(str(problem).split())
     return CollectionError(f"{file} is damaged: {text[:300]}{advice}")
 
 
 def wrong(name: str, value: object, expected: str) -> str:
-    """The text of an error about a field."""
+    """The text of an error about a field with a wrong value."""
     return f"{name} is {value!r:.100}; expected {expected}"
 
 
 @contextlib.contextmanager
 def open_checked(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file of a collection to read. Refuses pipes and devices, because reading could wait for ever.
+    """Opens a file of a collection for reading. Pipes and devices are refused, because reading them could block.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
         ValueError: it is not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -103,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CollectionError: it is not a regular file, is too large, or does not hold a JSON object.
+        CollectionError: it is not a regular file, or is too large, or does not contain a JSON object.
     """
     try:
         with open_checked(path) as file:
@@ -115,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise damage_error(path, getattr(error, "strerror", None) or error) from None
     if not isinstance(values, dict):
-        raise damage_error(path, f"it holds {type(values).__name__}; expected an object")
+        raise damage_error(path, f"it contains {type(values).__name__}; expected an object")
     if _depth(values) > _DEEPEST:
         raise damage_error(path, f"nested more than {_DEEPEST} levels deep")
     return values
@@ -134,10 +136,10 @@ def _parts(part: dict[str, Any] | list[Any]) -> Sequence[Any]:
 
 
 def record_of(kind: type[Any], values: Any, *, name: str = "") -> Any:
-    """Builds a dataclass of plain fields (texts, numbers, records, lists of these) from JSON values.
+    """Builds a dataclass with plain fields (strings, numbers, dataclasses, lists of these) from JSON values.
 
     Raises:
-        ValueError: a field is missing, unknown or of another type; names it.
+        ValueError: a field is missing, or unknown, or of another type; the message names it.
     """
     if not isinstance(values, dict):
         raise ValueError(wrong(name or "it", values, "an object"))
@@ -181,7 +183,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 
 
 def check_manifest(manifest: Any) -> None:
-    """Raises `ValueError` for impossible values of a `Manifest`; names the field."""
+    """Raises `ValueError` if a value of a `Manifest` is impossible; the message names the field."""
     from hierax.processing import Preprocessing
 
     for name in ("block", "batch"):
@@ -214,7 +216,7 @@ def check_manifest(manifest: Any) -> None:
 
 @contextlib.contextmanager
 def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str = _REMAKE) -> Iterator[Any]:
-    """Opens a parquet file with these columns; every error inside means that the file is damaged.
+    """Opens a parquet file with these columns. Every error inside the `with` block means that the file is damaged.
 
     Raises:
         CollectionError: the file is damaged or not a regular file, or a column is missing or of another type.
@@ -223,7 +225,7 @@ def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str 
     try:
         with open_checked(path) as file:
             size = os.fstat(file.fileno()).st_size
-            # not through a Python file: threads of pyarrow that call into Python abort a process that ends
+            # not with a Python file: threads of pyarrow that call Python abort the process when it exits
             with pa.OSFile(os.fspath(path)) as native, pa.parquet.ParquetFile(native, pre_buffer=False) as table:
                 _check_columns(table, wanted, names, size)
                 yield table
@@ -238,11 +240,11 @@ def read_table(path: Path, wanted: pa.Schema, names: Sequence[str]) -> pa.Table:
     """Reads columns of a shard, which must not have nulls.
 
     Raises:
-        CollectionError: the shard is damaged; names the column.
+        CollectionError: the shard is damaged; the message names the column.
     """
     with parquet(path, wanted, names) as file:
         table = file.read(columns=list(names), use_threads=False)
-        table.validate(full=True)  # that offsets lie inside, and that texts are texts
+        table.validate(full=True)  # checks that offsets are inside, and that strings are valid
         for name in names:
             column = table.column(name)
             values = column.combine_chunks().flatten() if name in _vectors(wanted) else column
@@ -256,38 +258,40 @@ def _vectors(wanted: pa.Schema) -> list[str]:
 
 
 def _check_columns(file: Any, wanted: pa.Schema, names: Sequence[str], size: int) -> None:
-    """Raises `ValueError` unless these columns have the expected types, and fit into a file of this size."""
-    found, metadata = file.schema_arrow, file.metadata
+    """Raises `ValueError` unless these columns have the expected types, and can be stored in a file of this size."""
+    present, metadata = file.schema_arrow, file.metadata
     for name in names:
-        there = found.get_all_field_indices(name)
-        if len(there) != 1:
-            raise ValueError(f"column {name} is {'there more than once' if there else 'missing'}")
-        kind, expected = found.field(there[0]).type, wanted.field(name).type
+        indices = present.get_all_field_indices(name)
+        if len(indices) != 1:
+            raise ValueError(f"column {name} is {'present more than once' if indices else 'missing'}")
+        kind, expected = present.field(indices[0]).type, wanted.field(name).type
         vector = arrow().types.is_fixed_size_list(expected)
         if kind != expected and not (vector and _is_alike(kind, expected)):
             raise ValueError(f"column {name} is {kind}; expected {expected}")
         if vector and metadata.num_rows * expected.list_size * expected.value_type.bit_width // 8 > size:
-            raise ValueError(f"column {name} has {metadata.num_rows:,} rows, which {size:,} bytes do not hold")
-    # Sizes of columns are not asked for: pyarrow ends the process where statistics of one are damaged.
+            raise ValueError(f"column {name} has {metadata.num_rows:,} rows, which do not fit into {size:,} bytes")
+    # The sizes of columns are not requested: pyarrow ends the process if the statistics of a column are damaged.
     stated = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     if stated > _SPARE + size + metadata.num_rows * _TEXT or metadata.num_rows > _SPARE + 8 * size:
-        raise ValueError(f"it says {stated:,} bytes in {metadata.num_rows:,} rows, which {size:,} bytes do not hold")
+        raise ValueError(
+            f"its header states {stated:,} bytes in {metadata.num_rows:,} rows, which do not fit into {size:,} bytes"
+        )
 
 
 def _is_alike(kind: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether a list holds as many numbers of the same type; the name of its elements may be another."""
+    """Whether a list has the same number of elements of the same type; the name of the elements may differ."""
     fixed = arrow().types.is_fixed_size_list(kind)
     return fixed and (kind.list_size, kind.value_type) == (expected.list_size, expected.value_type)
 
 
-# -- numpy: what lies in index/ -----------------------------------------------------------------------------------
+# -- numpy: the files of index/ -----------------------------------------------------------------------------------
 
 
 def read_array(path: Path, dtype: Any, axes: int, *, map: bool = False) -> np.ndarray:
     """Reads an array that `np.save` wrote; with `map` it is mapped from disk.
 
     Raises:
-        one of DAMAGED: the file is something else. It never takes more memory than the size of the file.
+        one of DAMAGED: the file does not contain such an array. Memory use is limited by the size of the file.
     """
     with open_checked(path) as file:
         shape, start = _header(file, dtype, axes, os.fstat(file.fileno()).st_size)
@@ -298,7 +302,7 @@ def read_array(path: Path, dtype: Any, axes: int, *, map: bool = False) -> np.nd
 
 def _header(file: BinaryIO, dtype: Any, axes: int, size: int) -> tuple[tuple[int, ...], int]:
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("of another version")
+        raise ValueError("unknown version of the .npy format")
     shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
     start = file.tell()
     if kind != np.dtype(dtype) or len(shape) != axes or (fortran and axes > 1) or min(shape, default=0) < 0:
@@ -309,10 +313,10 @@ def _header(file: BinaryIO, dtype: Any, axes: int, size: int) -> tuple[tuple[int
 
 
 def read_arrays(path: Path, wanted: Mapping[str, tuple[Any, int]]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz that `np.savez` wrote, by name: of these types and numbers of axes.
+    """Reads arrays from an .npz file that `np.savez` wrote. `wanted` states the dtype and number of axes of each name.
 
     Raises:
-        one of DAMAGED: anything else.
+        one of DAMAGED: the file does not contain these arrays.
     """
     with open_checked(path) as file, zipfile.ZipFile(file) as content:
         found = {}

@@ -1,4 +1,4 @@
-"""A collection as a map in one HTML file."""
+"""Draws a collection as a map in one HTML file."""
 
 from __future__ import annotations
 
@@ -34,22 +34,25 @@ def write_map(
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     overwrite: bool = False,
 ) -> Layout:
-    """Writes the map of a collection, one HTML file that opens offline, and returns the positions of its points.
+    """Writes the map of a collection: one HTML file that opens offline.
 
     Args:
-        folder: of a collection, several, or a `hierax.Index` that is open.
-        output: the file, `.html`.
-        column: name of the vectors; the first if None.
-        points, method: see `hierax.collection.projection.layout`; t-SNE takes about a minute for 5,000 points.
-        thumbnails: points that are drawn as images; the others are dots.
-        color_by: "folder", or a table of labels, `FILE` or `FILE:COLUMN`.
-        fetch: read images from URLs and the Hub too.
-        max_pixels: images of more pixels are not shown; None is any number.
-        overwrite: replace a page that exists; files of other kinds are never replaced.
+        folder: the folder of one or several collections, or a `hierax.Index` that is open.
+        output: path of the file (`.html`).
+        column: name of the column of vectors; None: the first.
+        points, method: see `hierax.collection.projection.layout`. t-SNE takes about a minute for 5,000 points.
+        thumbnails: number of points that are drawn as images; the others are dots.
+        color_by: "folder", or a table of labels: `FILE` or `FILE:COLUMN`.
+        fetch: also read images from URLs and the Hub.
+        max_pixels: larger images are not shown; None: no limit.
+        overwrite: replace an existing page. Other kinds of files are never replaced.
+
+    Returns:
+        The positions of the points.
 
     Raises:
         CollectionError: see `hierax.Index`.
-        ValueError: the table cannot be used; the output exists, or is not a page.
+        ValueError: the table cannot be used; or the output exists, or is not a page.
     """
     from hierax.collection.index import Index
     from hierax.collection.pages import map_page
@@ -64,14 +67,14 @@ def write_map(
     places = layout(index, points=points, method=method)
     of = rows_of(index, [point.id for point in places.points])
     rows = [of[point.id] for point in places.points]
-    way = f"t-SNE of {COMPONENTS} principal components" if places.method == "tsne" else "two principal components"
+    axes = f"t-SNE of {COMPONENTS} principal components" if places.method == "tsne" else "two principal components"
     title, note = (
         f"Map of {index.folders[0].name}",
-        f"Similar {what}s are close together ({way} of {index.column.name}).",
+        f"Similar {what}s are close together ({axes} of {index.column.name}).",
     )
     labels = [] if color_by is None else _labels(rows, table)
     if color_by is not None and not any(labels):
-        raise ValueError(f"{color_by} has a label for no {what} of {index.folders[0]}; expected their paths")
+        raise ValueError(f"{color_by} contains no path of an {what} of {index.folders[0]}; expected their paths")
     page = map_page(
         index.folders,
         places,
@@ -90,19 +93,18 @@ def write_map(
 
 
 def table_of(given: str) -> dict[str, str]:
-    """Labels by absolute path, from a table `FILE` or `FILE:COLUMN`. Its paths are relative to the folder of the
-    table.
+    """Labels by absolute path, from a table `FILE` or `FILE:COLUMN`. Paths are relative to the folder of the table.
 
     Raises:
         ValueError: the table cannot be read, or has no such column.
     """
     file, _, column = (given, "", "label") if os.path.exists(given) else given.rpartition(":")
     if not os.path.isfile(file):
-        raise ValueError(f"{file or given}: no such file; --color-by takes folder, or a CSV file with paths and labels")
+        raise ValueError(f"{file or given}: no such file; expected 'folder', or a CSV file with paths and labels")
     folder = os.path.dirname(os.path.abspath(file))
     try:
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-            rows = csv.DictReader(opened, delimiter="\t" if file.lower().endswith(".tsv") else ",")
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            rows = csv.DictReader(stream, delimiter="\t" if file.lower().endswith(".tsv") else ",")
             names = rows.fieldnames or ()
             if any(_NOT_TEXT.search(name) for name in names):
                 raise ValueError(f"{file}: not a table; expected a .csv or .tsv file in UTF-8")

@@ -1,4 +1,4 @@
-"""Finds duplicates in a collection: equal files by their hash, near duplicates by similarity."""
+"""Finds duplicates in a collection: equal files by their hash, near duplicates by their similarity."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 Linkage = Literal["chain", "first"]
 Transform = Callable[[np.ndarray], np.ndarray]
 
-_BLOCK = 1024  # rows compared with all others at a time
-_NEIGHBOURS = 5  # for which faiss proposes rows: fifty of them
-_WIDEST = 8192  # largest number of values in a vector for whitening
+_BLOCK = 1024  # number of rows that are compared with all others at the same time
+_NEIGHBOURS = 5  # number of neighbors to request; faiss proposes fifty rows for it
+_WIDEST = 8192  # maximum number of values in a vector for whitening
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Member:
     """A row of a group.
 
     Attributes:
-        id, path: of the row.
-        score: cosine similarity to the group's first row (after whitening, where that is asked for).
-        exact: its file equals that of the first row, by hash; of windows of videos: and both begin at the same time.
-        blank: the image is of one color, as an empty page is.
+        id, path: the id and path of the row.
+        score: cosine similarity to the first row of the group (after whitening, if requested).
+        exact: whether its file has the same hash as the first row; for segments of videos, the start must be the same
+            too.
+        blank: whether the image has only one color, such as an empty page.
     """
 
     id: str
@@ -54,21 +55,24 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of duplicate images, similar windows of videos, or blank images, in the order of the collection."""
+    """A group of duplicate images, of similar segments of videos, or of blank images, in the order of the
+    collection.
+    """
 
     members: tuple[Member, ...]
 
     @property
     def blank(self) -> bool:
-        """Whether all its images are blank: images of one color look alike, but are hardly copies of each other."""
+        """Whether all its images are blank. Images of one color look alike, but are usually not copies."""
         return all(member.blank for member in self.members)
 
 
 class Whitening:
-    """Centered, turned to principal components and divided by their deviations, all learned from the collection itself.
+    """Whitens vectors: they are centered, projected on their principal components, and divided by the standard
+    deviation of each component. Everything is computed from the collection itself.
 
-    Features of all images have much in common, which hides their differences. After whitening, all directions count
-    equally. Directions with less than `floor` times the variance of the first are rounding noise and left out.
+    The features of all images have much in common, which hides their differences. After whitening, all directions have
+    equal weight. Directions with less than `floor` times the variance of the first are rounding noise, and are dropped.
     """
 
     def __init__(self, index: Index, *, components: int | None = None, floor: float = 1e-6) -> None:
@@ -83,14 +87,14 @@ class Whitening:
         mean = total / count
         values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
         values, vectors = values[::-1], vectors[:, ::-1]
-        least = max(floor * values[0], 1e-14)  # where all rows are equal there is no direction: all become zeros
-        kept = max(1, min(int((values > least).sum()), components or width))
+        least = max(floor * values[0], 1e-14)  # if all rows are equal, there is no direction, and all become zeros
+        count = max(1, min(int((values > least).sum()), components or width))
         scale = np.where(values > least, 1 / np.sqrt(np.maximum(values, least)), 0)
         self.mean = mean.astype(np.float32)
-        self.matrix = (vectors * scale)[:, :kept].astype(np.float32)
+        self.matrix = (vectors * scale)[:, :count].astype(np.float32)
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """float32 `[R, components]` of length 1, for vectors `[R, D]` of length 1."""
+        """Whitened vectors, float32 `[R, components]` of length 1, for vectors `[R, D]` of length 1."""
         return unit((vectors - self.mean) @ self.matrix)
 
 
@@ -109,52 +113,57 @@ def duplicates(
     on_progress: Callable[[int, int], object] | None = None,
     on_unreadable: Callable[[str], object] | None = None,
 ) -> list[Group]:
-    """Groups of rows that are one image, the largest first, then in the order of their first rows; groups of blank
-    images, of one color, come last (`Group.blank`). Files that may be blank by their size are read again to find out.
+    """Finds groups of rows that show the same image.
 
-    Rows whose files are equal by hash are one row to begin with, that of the first; windows of videos are where they
-    begin at the same time too. Two of these are a pair when their
-    cosine similarity is `threshold` or more. With `linkage="chain"` a group is all that pairs connect: if a is like b
-    and b like c, all three are in it, though a and c may be less alike than the threshold (each row says how like the
-    first row it is); long chains, as the frames of a film, become one group. With `linkage="first"` the first row
-    takes all that pair with it, then the first that is left does, and so on: every row is as like the first one of its
-    group as asked for, and some pairs are parted.
+    Rows with equal files (by hash) count as one row; segments of videos must also start at the same time. Two rows are
+    a pair if their cosine similarity is at least `threshold`.
 
-    Rows are compared block by block, never all pairs in memory; only pairs above the threshold are held (24 bytes
-    each), and kept in `index/` of the folder: another run compares only new rows with all, and pairs of rows that are
-    gone drop out. The result is the same as from scratch. After whitening it is from scratch when a row came or went,
-    since that moves all vectors.
+    With `linkage="chain"`, a group contains all rows that are connected by pairs. If a is similar to b, and b is
+    similar to c, the group contains all three, although a and c may be less similar than the threshold. Long chains,
+    such as the frames of a film, become one group. With `linkage="first"`, the first row forms a group with all its
+    pairs; then the first of the remaining rows does the same, and so on. Every row is then similar to the first row of
+    its group, but some pairs are separated.
+
+    Rows are compared block by block. Only pairs above the threshold are stored (24 bytes each), in memory and in
+    `index/` of the folder. Another run compares only new rows with all rows, and drops pairs with rows that are gone.
+    The result is the same as a run from scratch. After whitening, a run always starts from scratch if a row was added
+    or removed, because this changes all vectors.
 
     Args:
-        folder: of a collection, or several (see `Index`).
-        threshold: least similarity of a pair.
-        column: name of the vectors; the first if None.
-        whiten: compare after `Whitening`: for features in which all images look alike. Similarities are lower then.
-        components: directions that whitening keeps; None is all that are more than noise.
+        folder: the folder of one or several collections, or a `hierax.Index` that is open.
+        threshold: minimum cosine similarity of a pair.
+        column: name of the column of vectors; None: the first.
+        whiten: compare after `Whitening`, for features in which all images are similar. Similarities are then lower.
+        components: number of directions that whitening keeps; None: all except noise.
         linkage: see above.
-        approximate: look only among the fifty rows that `Index.build(approximate=True)` finds nearest to each; None
-            does so from `hierax.collection.approximate.APPROXIMATE_FROM` rows on, if it was built. Not with `whiten`.
-        verify: keep pairs whose images are one by their pixels too (`hierax.collection.verify`): every image of a
-            pair is read again, and may be a crop of a tenth less at each edge. The threshold can be lower then. Copies
-            that were made brighter or mirrored do not pass.
-        fetch: with `verify`, read images from URLs and from tables of the Hub again; they count as unreadable else.
-        max_pixels: with `verify`, images of more pixels count as unreadable; None is any number.
-        on_progress: called with the number of compared rows and the number of all; with `verify` then with the number
-            of read images and of all.
-        on_unreadable: is called with the path of every image that `verify` cannot read any more, or that has changed
-            since it was embedded; none of its pairs is kept, but for equal files.
+        approximate: compare each row only with the fifty rows that the index of `Index.build(approximate=True)`
+            proposes. None: do so if there is such an index and the collection has at least
+            `hierax.collection.approximate.APPROXIMATE_FROM` rows. Not possible with `whiten`.
+        verify: keep only pairs that are also the same image by their pixels (`hierax.collection.verify`). Every image
+            of a pair is read again; one may be cropped by a tenth at each edge. The threshold can then be lower. Copies
+            that were made brighter or mirrored are not found.
+        fetch: with `verify`, also read images from URLs and from tables of the Hub; otherwise they count as unreadable.
+        max_pixels: with `verify`, larger images count as unreadable; None: no limit.
+        on_progress: called with the number of rows that were compared so far, and of all; with `verify`, then also with
+            the number of images that were read so far, and of all.
+        on_unreadable: called with the path of every image that `verify` can no longer read, or that has changed since
+            it was embedded. Its pairs are dropped, except for equal files.
+
+    Returns:
+        The groups, the largest first; groups of equal size are in the order of their first rows. Groups of blank images
+        (`Group.blank`) come last. Files that may be blank, judged by their size, are read again to check it.
 
     Raises:
         CollectionError: see `Index`.
-        ValueError: threshold or linkage is wrong; `components` is given without `whiten`; `approximate` is given with
-            `whiten`, or no such index was built.
+        ValueError: threshold or linkage is wrong; or `components` is given without `whiten`; or `approximate` is given
+            with `whiten`; or there is no approximate index.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; expected a cosine similarity above 0, up to 1")
     if linkage not in ("chain", "first"):
         raise ValueError(f"linkage is {linkage!r}; expected 'chain' or 'first'")
     if components is not None and not whiten:
-        raise ValueError(f"components is {components}, which is for whiten=True")
+        raise ValueError(f"components is {components}, but whiten is False; expected whiten=True")
     if whiten and approximate:
         raise ValueError("approximate=True and whiten=True exclude each other; whitened vectors are compared exactly")
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
@@ -166,7 +175,7 @@ def duplicates(
     rows = np.unique(stands_for)
     kind = f"white{components or ''}" if whiten else "faiss" if built else "exact"
     compare = _Compare(index, transform, built, on_progress)
-    left, right = _Pairs(index, kind).extended(rows, threshold, compare, afresh=whiten)
+    left, right = _Pairs(index, kind).find(rows, threshold, compare, afresh=whiten)
     if verify:
         same = verify_pairs(
             index, left, right, on_progress=on_progress, on_unreadable=on_unreadable, fetch=fetch, max_pixels=max_pixels
@@ -178,7 +187,7 @@ def duplicates(
 
 
 def _with_blanks(index: Index, groups: list[Group], *, fetch: bool, max_pixels: int | None) -> list[Group]:
-    """The groups with blank members marked; groups of blank images come last."""
+    """Marks the blank members of the groups, and sorts groups of blank images last."""
     ids = [member.id for group in groups for member in group.members]
     named = index.names(np.array(list(index.find(ids).values()), np.int64)) if ids else []
     blank = blank_rows(index.folders, named, fetch=fetch, max_pixels=max_pixels)
@@ -191,7 +200,9 @@ def _same(vectors: np.ndarray) -> np.ndarray:
 
 
 def _hashes(index: Index) -> np.ndarray:
-    """uint64 `[rows]`, equal for equal files (for windows: and times). A row without a hash has a number of its own."""
+    """uint64 `[rows]`: rows with equal files have equal numbers; for segments, the start must be equal too. A row
+    without a hash has a unique number.
+    """
     found, row, windows = np.array(index.keys), 0, has_windows(index.manifest)
     for shard in index.shards:
         _, paths, hashes = shard.columns()
@@ -203,7 +214,7 @@ def _hashes(index: Index) -> np.ndarray:
     return found
 
 
-_KEPT: dict[str, tuple[type, int]] = {
+_CACHED: dict[str, tuple[type, int]] = {
     "known": (np.uint64, 1),
     "left": (np.uint64, 1),
     "right": (np.uint64, 1),
@@ -213,7 +224,9 @@ _KEPT: dict[str, tuple[type, int]] = {
 
 
 class _Pairs:
-    """A cache, in a file of `index/`, of the pairs that were found in a collection, by the keys of their rows."""
+    """A cache of the pairs that were found in a collection, in a file of `index/`. Rows are identified by
+    their keys.
+    """
 
     def __init__(self, index: Index, kind: str) -> None:
         self._index = index
@@ -223,17 +236,19 @@ class _Pairs:
         if len(index.folders) > 1:
             return
         with contextlib.suppress(*DAMAGED):
-            kept = read_arrays(self._file, _KEPT)
-            read = [kept[name] for name in ("known", "left", "right", "score")]
-            threshold = float(kept["threshold"])
-            if len({len(part) for part in read[1:]}) == 1 and 0 < threshold <= 1:
-                self._known, self._left, self._right, self._score = read
+            values = read_arrays(self._file, _CACHED)
+            arrays = [values[name] for name in ("known", "left", "right", "score")]
+            threshold = float(values["threshold"])
+            if len({len(part) for part in arrays[1:]}) == 1 and 0 < threshold <= 1:
+                self._known, self._left, self._right, self._score = arrays
                 self._threshold = threshold
 
-    def extended(
+    def find(
         self, rows: np.ndarray, threshold: float, compare: _Compare, *, afresh: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of these rows, by number, with at least this similarity. New pairs are searched for and stored."""
+        """The pairs of these rows with at least this similarity, as two arrays of row numbers. New rows are compared,
+        and their pairs are stored. With `afresh`, all rows are compared again if the rows have changed.
+        """
         keys = self._index.keys[rows]
         known = positions(keys, self._known) >= 0
         same = bool(known.all()) and len(self._known) == len(keys)
@@ -272,7 +287,7 @@ class _Compare:
     on_progress: Callable[[int, int], object] | None
 
     def __call__(self, rows: np.ndarray, known: np.ndarray, least: float) -> Found:
-        """Pairs by number, the lower row first, in which at least one row is new; and their similarities."""
+        """The pairs that contain at least one new row: the lower row number, the higher one, and the similarity."""
         fresh = rows[~known]
         parts: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
         for start in range(0, len(fresh), _BLOCK):
@@ -281,7 +296,7 @@ class _Compare:
             if self.built is None:
                 others = rows[
                     known | (rows >= block[0])
-                ]  # new rows before this block have been compared with it already
+                ]  # the new rows before this block were already compared with it
             else:
                 others = np.intersect1d(rows, self.built.candidates(vectors, _NEIGHBOURS, self.index.keys))
             tiles = ((numbers, self.transform(matrix)) for numbers, matrix in self.index.tiles(others))
@@ -296,7 +311,7 @@ class _Compare:
 
 
 def _chain_groups(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
-    """For every row the first row of its group, with linkage "chain"."""
+    """The first row of the group of every row, with linkage "chain"."""
     parents = list(range(count))
 
     def root(row: int) -> int:
@@ -311,9 +326,9 @@ def _chain_groups(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray
 
 
 def _by_first(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
-    """For every row the first row of its group, with linkage "first"."""
+    """The first row of the group of every row, with linkage "first"."""
     roots, taken = np.arange(count), np.zeros(count, bool)
-    for place in np.lexsort((right, left)):  # by the lower row of a pair: whether it is taken is settled by then
+    for place in np.lexsort((right, left)):  # sorted by the lower row: it is then known whether that row is taken
         first, other = left[place], right[place]
         if (not taken[first]) and not taken[other]:
             roots[other], taken[other] = first, True

@@ -1,4 +1,6 @@
-"""Search in a collection: exact, shard by shard; or approximate with faiss, whose proposals are compared exactly."""
+"""Searches a collection: exactly, shard by shard, or approximately with faiss, which proposes rows to
+compare exactly.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from hierax.collection.approximate import Approximate, Report
 
 DIGITS = 6
-"""Decimals of a similarity: float32 holds no more, and equal images get equal scores."""
-_TILE = 1 << 25  # bytes of vectors that are compared at a time
-_QUERIES = 512  # compared with a tile at a time
+"""Number of decimals of a similarity. float32 is not more precise, and equal images get equal scores."""
+_TILE = 1 << 25  # bytes of vectors that are compared at the same time
+_QUERIES = 512  # number of queries that are compared with a tile at the same time
 
 Vectors: TypeAlias = "np.ndarray | torch.Tensor | Sequence[Sequence[float]]"
 Folders: TypeAlias = str | Path | Sequence[str | Path]
@@ -45,12 +47,17 @@ Found: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 def nearest(
     queries: np.ndarray, tiles: Iterable[tuple[np.ndarray, np.ndarray]], k: int | None, *, least: float = -1.0
 ) -> Found:
-    """The `k` rows most similar to each query (None: all), of a similarity of at least `least`.
+    """Finds the `k` rows that are most similar to each query (None: all rows), with a similarity of at least `least`.
 
-    Scores are sums in float64 of vectors in float32, rounded; float32 products only rule out what is too far. So a
-    score does not depend on how rows are cut into tiles, and equal scores are in the order of the rows.
+    Scores are products of float32 vectors that are summed in float64 and rounded. Products in float32 only exclude rows
+    that are too far away. So a score does not depend on the division into tiles, and rows with equal scores keep their
+    order.
 
-    `queries` are float32 `[Q, D]` of length 1; `tiles` are numbers of rows, rising, with their vectors `[R, D]`.
+    Args:
+        queries: float32 `[Q, D]` of length 1.
+        tiles: numbers of rows in ascending order, with their vectors `[R, D]`.
+        k: number of rows per query.
+        least: minimum cosine similarity.
     """
     exact = queries.astype(np.float64)
     slack = 10**-DIGITS + 1e-5 * max(1.0, (queries.shape[1] / 1024) ** 0.5)
@@ -64,22 +71,22 @@ def nearest(
             if len(crowded):
                 kth = np.partition(scores[crowded], len(numbers) - k, axis=1)[:, len(numbers) - k]
                 passing[crowded] &= scores[crowded] >= (kth - slack)[:, None]
-        new = _scored(exact, matrix, numbers, np.nonzero(passing), least)
+        new = _score_pairs(exact, matrix, numbers, np.nonzero(passing), least)
         if k is None:
             all_found.append(new)
             continue
-        found = _ordered([found, new], k)
+        found = _sort_hits([found, new], k)
         query = found[0]
         last = np.flatnonzero(np.arange(len(query)) - np.searchsorted(query, query) == k - 1)
         bar[query[last]] = found[2][last]
-    return _ordered(all_found, None) if k is None else found
+    return _sort_hits(all_found, None) if k is None else found
 
 
 def _nothing() -> Found:
     return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
 
 
-def _scored(
+def _score_pairs(
     exact: np.ndarray, matrix: np.ndarray, numbers: np.ndarray, pairs: tuple[np.ndarray, ...], least: float
 ) -> Found:
     query, place = pairs
@@ -93,7 +100,7 @@ def _scored(
     return query[keep], numbers[place[keep]], score[keep]
 
 
-def _ordered(parts: Sequence[Found], k: int | None) -> Found:
+def _sort_hits(parts: Sequence[Found], k: int | None) -> Found:
     query, row, score = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((row, -score, query))
     if k is not None:
@@ -103,11 +110,11 @@ def _ordered(parts: Sequence[Found], k: int | None) -> Found:
 
 
 def _folders(folder: Folders) -> list[Path]:
-    """The folders of one or of several collections.
+    """The folders of one or several collections, as a list of paths.
 
     Raises:
         TypeError: an item is not a path.
-        ValueError: there is no folder, or a path is empty (it would mean the current folder).
+        ValueError: the list is empty, or a path is empty (it would mean the current folder).
     """
     one = isinstance(folder, (str, os.PathLike))
     if not one and (not isinstance(folder, Iterable) or isinstance(folder, bytes)):
@@ -117,24 +124,25 @@ def _folders(folder: Folders) -> list[Path]:
         raise ValueError("folder is an empty list; expected at least one collection")
     for path in folders:
         if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"folder holds a {type(path).__name__}; expected paths of collections")
+            raise TypeError(f"folder contains a {type(path).__name__}; expected paths of collections")
         if not os.fspath(path):
             raise ValueError("folder is an empty path; expected the path of a collection")
     return [Path(path) for path in folders]
 
 
 class Index:
-    """A collection to search in, or several that were made with the same settings. It searches the shards that the
-    folder had when it was opened; `refresh` loads new and changed shards. The vectors of new shards are mapped then
-    (`index/` in the folder: four bytes per number), those of others stay.
+    """An open collection, or several collections that were made with the same settings.
+
+    It searches the shards that the folder had when it was opened. `refresh` loads new and changed shards. The vectors
+    of a shard are stored in `index/` of the folder as memory-mapped files (four bytes per number).
 
     Args:
-        folder: of a collection; of several, one after the other in the order of rows.
-        column: name of the vectors; the first if None.
+        folder: the folder of a collection, or several folders; their rows follow each other in this order.
+        column: name of the column of vectors; None: the first.
 
     Raises:
-        CollectionError: the folder is not a collection; a shard is damaged; there is no such column; or the
-            collections have different models.
+        CollectionError: the folder is not a collection, or a shard is damaged, or there is no such column, or the
+            collections were made by different models.
         ImportError: pyarrow is missing.
     """
 
@@ -164,11 +172,13 @@ class Index:
             where = ", ".join(map(str, self.folders))
             notify(
                 f"{where}: {count:,} of {total:,} rows are left out, such as {such}: their features are not finite, or "
-                "all zero; the model that made them is broken, or overflows in half precision"
+                "all zero; the model is damaged, or its features overflow in half precision"
             )
 
     def left_out(self) -> list[str]:
-        """Paths of the valid rows that cannot be searched: their vectors hold NaN or infinity, or only zeros."""
+        """The paths of valid rows that cannot be searched, because their vectors contain NaN, infinity, or
+        only zeros.
+        """
         return [path for shard in self.shards for path in shard.names_left_out()]
 
     def __len__(self) -> int:
@@ -179,28 +189,30 @@ class Index:
         return f"Index({folders}: {len(self)} rows, {self.column.name} {list(self.column.shape)})"
 
     def __iter__(self) -> Iterator[Rows]:
-        """The valid rows, shard by shard, with vectors of length 1."""
+        """Yields the valid rows, shard by shard, with vectors of length 1."""
         for shard in self.shards:
             yield Rows(*shard.columns(), vectors=shard.vectors())
 
     @cached_property
     def keys(self) -> np.ndarray:
-        """uint64 `[rows]`, one key per row. The key stays the same while id, image and vector of the row do."""
+        """uint64 `[rows]`, one key per row. The key changes only if the id, the image or the vector of the
+        row changes.
+        """
         return np.concatenate([np.zeros(0, np.uint64), *(shard.keys for shard in self.shards)])
 
     @cached_property
     def approximate(self) -> Approximate | None:
-        """The approximate index of this collection, which `build(approximate=True)` made; None if there is none.
+        """The approximate index that `build(approximate=True)` made; None if there is none.
 
         Raises:
-            ImportError: there is one, and faiss is missing.
+            ImportError: there is an index, and faiss is missing.
         """
         from hierax.collection.approximate import Approximate
 
         return Approximate.read(self.folders[0], self.column) if len(self.folders) == 1 else None
 
     def lists(self, approximate: bool | None) -> Approximate | None:
-        """The approximate index to search with, as `approximate` says (see `search`); None for exact search.
+        """The approximate index to use, according to `approximate` (see `search`); None for exact search.
 
         Raises:
             ValueError, ImportError: approximate search was requested and is not possible.
@@ -216,11 +228,13 @@ class Index:
                 raise
             return None
         if approximate and built is None:
-            raise ValueError(f"no approximate index in {self.folders[0]}; Index.build(approximate=True) makes one")
+            raise ValueError(f"no approximate index in {self.folders[0]}; Index.build(approximate=True) builds one")
         return built
 
     def tiles(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields numbers and vectors (float32 `[R, D]`, length 1) of all rows, or of `rows` (ascending)."""
+        """Yields the numbers and vectors (float32 `[R, D]`, length 1) of all rows, or of `rows` (in
+        ascending order).
+        """
         step = max(1, _TILE // (4 * self.column.width))
         for shard, first in zip(self.shards, self._first, strict=False):
             wanted = None if rows is None else rows[slice(*np.searchsorted(rows, (first, first + shard.rows)))] - first
@@ -229,17 +243,17 @@ class Index:
             for start in range(0, count, step):
                 assert vectors is not None
                 places = np.arange(start, min(start + step, count)) if wanted is None else wanted[start : start + step]
-                whole = len(places) == places[-1] + 1 - places[0]  # a run of rows needs no copy
+                whole = len(places) == places[-1] + 1 - places[0]  # consecutive rows need no copy
                 yield places + first, vectors[places[0] : places[-1] + 1] if whole else vectors[places]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """float32 `[len(rows), D]` of length 1, for rows by number in any order."""
+        """The vectors of rows with these numbers, in any order: float32 `[len(rows), D]` of length 1."""
         distinct, place = np.unique(rows, return_inverse=True)
         parts = [np.zeros((0, self.column.width), np.float32), *(matrix for _, matrix in self.tiles(distinct))]
         return np.concatenate(parts)[place]
 
     def names(self, rows: np.ndarray) -> list[Named]:
-        """The names of rows, by number in any order."""
+        """The names of the rows with these numbers, in any order."""
         named: dict[int, Named] = {}
         distinct = np.unique(rows)
         for shard, first in zip(self.shards, self._first, strict=False):
@@ -249,7 +263,7 @@ class Index:
         return [named[int(row)] for row in rows]
 
     def find(self, names: Iterable[str]) -> dict[str, int]:
-        """Numbers of rows by id or path; other names are left out."""
+        """The numbers of rows, by their id or path. Names that are not in the collection are left out."""
         wanted, found = set(names), {}
         for shard, first in zip(self.shards, self._first, strict=False):
             for column in shard.columns()[:2]:
@@ -260,10 +274,10 @@ class Index:
         return found
 
     def vectors_of(self, ids: Sequence[str]) -> np.ndarray:
-        """float32 `[len(ids), D]`, of length 1, for rows by id or path.
+        """The vectors of rows with these ids or paths: float32 `[len(ids), D]`, of length 1.
 
         Raises:
-            ValueError: an id or path is not in the collection; names it.
+            ValueError: an id or path is not in the collection; the message names it.
         """
         found = self.find(ids)
         for name in ids:
@@ -274,22 +288,26 @@ class Index:
     def search(
         self, vectors: Vectors, k: int = 10, *, threshold: float | None = None, approximate: bool | None = None
     ) -> list[list[Hit]]:
-        """The `k` most similar rows for every query, best first; rows with equal scores are in the collection's order.
+        """Finds the `k` most similar rows for every query.
 
-        Exact search compares every row, a few tens of megabytes at a time, whatever the size of the collection.
+        Exact search compares every row. It needs a few tens of megabytes of memory for any size of the collection.
 
         Args:
-            vectors: `[Q, D]`, of any length but 0.
-            k: hits per query; fewer if the collection has fewer rows, or fewer rows reach the threshold.
-            threshold: least cosine similarity, -1 to 1.
-            approximate: search what `build(approximate=True)` made, and rows that came later exactly; None does so
-                from `hierax.collection.approximate.APPROXIMATE_FROM` rows on, if it was built.
+            vectors: `[Q, D]`, of any length except 0.
+            k: number of hits per query; fewer if fewer rows reach the threshold.
+            threshold: minimum cosine similarity, -1 to 1.
+            approximate: use the index of `build(approximate=True)`; rows that were added later are searched exactly.
+                None: do so if there is such an index and the collection has at least
+                `hierax.collection.approximate.APPROXIMATE_FROM` rows.
+
+        Returns:
+            The hits of every query, best first. Rows with equal scores are in the order of the collection.
 
         Raises:
-            ValueError: shape, k or threshold is wrong; or no approximate index was built.
+            ValueError: shape, k or threshold is wrong; or there is no approximate index.
             ImportError: faiss is missing.
         """
-        found = self.neighbours(unit(self._checked(vectors, k, threshold)), k, threshold, approximate)
+        found = self.neighbours(unit(self._check_vectors(vectors, k, threshold)), k, threshold, approximate)
         names = dict(zip(np.unique(found[1]).tolist(), self.names(np.unique(found[1])), strict=True))
         hits: list[list[Hit]] = [[] for _ in range(len(vectors))]
         for query, row, score in zip(*(part.tolist() for part in found), strict=True):
@@ -303,19 +321,19 @@ class Index:
         built = self.lists(approximate)
         parts = [_nothing()]
         for start in range(0, len(queries), _QUERIES):
-            some = queries[start : start + _QUERIES]
-            rows = None if built is None else built.candidates(some, k, self.keys)
-            query, row, score = nearest(some, self.tiles(rows), k, least=-1.0 if threshold is None else threshold)
+            batch = queries[start : start + _QUERIES]
+            rows = None if built is None else built.candidates(batch, k, self.keys)
+            query, row, score = nearest(batch, self.tiles(rows), k, least=-1.0 if threshold is None else threshold)
             parts.append((query + start, row, score))
-        return _ordered(parts, None)
+        return _sort_hits(parts, None)
 
-    def _checked(self, vectors: Vectors, k: int, threshold: float | None) -> np.ndarray:
+    def _check_vectors(self, vectors: Vectors, k: int, threshold: float | None) -> np.ndarray:
         array: Any = vectors
         array = np.asarray(array.detach().cpu() if type(array).__module__ == "torch" else array, np.float64)
         if array.ndim != 2 or array.shape[1] != self.column.width:
             raise ValueError(f"vectors has shape {list(array.shape)}; expected [Q, {self.column.width}]")
         if not np.isfinite(array).all():
-            raise ValueError("vectors holds NaN or infinity; expected numbers")
+            raise ValueError("vectors contains NaN or infinity; expected finite numbers")
         if k < 1:
             raise ValueError(f"k is {k}; expected at least 1")
         if threshold is not None and not -1 <= threshold <= 1:
@@ -323,14 +341,14 @@ class Index:
         return array
 
     def build(self, *, approximate: bool = False) -> Report | None:
-        """Loads new shards; with `approximate`, builds or extends the index for approximate search.
+        """Loads new shards. With `approximate`, builds or extends the index for approximate search.
 
         Returns:
-            None, or a `hierax.collection.approximate.Report` with the measured recall against exact search.
+            None, or with `approximate` a `hierax.collection.approximate.Report` with the recall that was measured.
 
         Raises:
             ValueError: there are several collections, or too few rows for such an index.
-            ImportError: faiss is missing; names the extra.
+            ImportError: faiss is missing; the message names the extra.
             OSError: the folder cannot be written to.
         """
         self.refresh()

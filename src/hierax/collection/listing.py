@@ -1,4 +1,4 @@
-"""The listings of a collection, read and checked."""
+"""Reads, checks and writes the listings of a collection."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hierax.collection.source import KINDS, Source
 from hierax.collection.store import LISTINGS, MARK, arrow
 from hierax.data.strings import Strings
 
-_ROWS = 1 << 16  # of a listing that are in memory as Python objects at a time
+_ROWS = 1 << 16  # number of rows of a listing that are Python objects at the same time
 _TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 def read_listing(path: Path) -> Iterator[Source]:
-    """The sources of a listing that was written.
+    """Yields the sources of a listing on disk.
 
     Raises:
-        CollectionError: it is damaged; names the column.
+        CollectionError: the listing is damaged; the message names the column.
     """
     wanted = listing_schema()
     with parquet(path, wanted, wanted.names, advice="") as file:
@@ -38,12 +38,12 @@ def read_listing(path: Path) -> Iterator[Source]:
                 if source.kind not in KINDS:
                     raise ValueError(wrong("kind", source.kind, f"one of {', '.join(KINDS)}"))
                 if source.window >= 0 and not _TIME.fullmatch(source.path.rpartition(MARK)[2]):
-                    raise ValueError(wrong("path", source.path, f"{MARK} and seconds at the end of a window"))
+                    raise ValueError(wrong("path", source.path, f"{MARK} and seconds at the end of a segment"))
                 yield source
 
 
 def listing_schema() -> Any:
-    """Columns of a listing, a `pyarrow.Schema`."""
+    """The columns of a listing, as a `pyarrow.Schema`."""
     pa = arrow()
     return pa.schema(
         [
@@ -58,7 +58,7 @@ def listing_schema() -> Any:
 
 
 class Listing:
-    """Sources in order, stored as columns, because a hundred thousand Python objects would take too much memory."""
+    """Sources in order. They are stored as columns, because as Python objects they would need too much memory."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
         containers: dict[str, int] = {}
@@ -96,14 +96,16 @@ class Listing:
         return (self[i] for i in range(len(self)))
 
     def write(self, path: Path) -> None:
-        """Writes the listing, unless there is one already: if several processes list, the first listing is used."""
+        """Writes the listing, unless the file exists: if several processes list the sources, the first
+        listing is used.
+        """
         pa = arrow()
         schema = listing_schema()
         with atomic_write(path, keep=True) as part, pa.parquet.ParquetWriter(part, schema) as writer:
             for start in range(0, len(self), _ROWS):
                 rows = [self[i] for i in range(start, min(start + _ROWS, len(self)))]
                 columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-                columns["path"] = [os.fsencode(path) for path in columns["path"]]  # names need not be valid text
+                columns["path"] = [os.fsencode(path) for path in columns["path"]]  # names may not be valid text
                 writer.write_table(pa.table(columns, schema=schema))
 
     @classmethod
@@ -111,7 +113,7 @@ class Listing:
         """Reads a listing.
 
         Raises:
-            CollectionError: it is damaged.
+            CollectionError: the listing is damaged.
         """
         from hierax.collection.listing import read_listing
 

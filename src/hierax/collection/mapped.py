@@ -1,7 +1,7 @@
-"""The shards of a collection as mapped vectors of length 1.
+"""The shards of a collection, as memory-mapped vectors of length 1.
 
-`FOLDER/index/` holds them for every shard as a .npy, four bytes per number: reading the same from parquet takes 15
-times as long. These files can be deleted at any time. A read-only folder works without them.
+`FOLDER/index/` contains a .npy file for every shard, with four bytes per number. Reading the vectors from parquet takes
+15 times as long. These files can be deleted at any time. They are not written in a read-only folder.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from hierax.collection.store import OK, Column, Manifest, Rows, read_rows, read_
 from hierax.folders import make_room
 
 INDEX = "index"
-_PIECE = 1 << 25  # bytes of float64 at a time
+_PIECE = 1 << 25  # number of bytes that are converted to float64 at the same time
 _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Named:
-    """The name of a row of a collection, and the facts about its image.
+    """The id and path of a row of a collection, and facts about its image.
 
     Attributes:
-        id, path: of the row.
-        hash: of the bytes of the file.
-        width, height: of the image, in pixels.
-        start, end: of a window of a video, in seconds.
+        id, path: the id and path of the row.
+        hash: hash of the bytes of the file.
+        width, height: size of the image, in pixels.
+        start, end: start and end of a segment of a video, in seconds.
     """
 
     id: str
@@ -45,29 +45,32 @@ class Named:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """float32 rows of length 1. Rows of zeros, or with NaN or infinity, become zeros: they are similar to nothing."""
-    found = np.empty(vectors.shape, np.float32)
+    """Rows divided by their length, float32. A row of zeros, or with NaN or infinity, becomes zeros: it is similar to
+    no other row.
+    """
+    result = np.empty(vectors.shape, np.float32)
     step = max(1, _PIECE // (8 * max(1, vectors.shape[1])))
     for start in range(0, len(vectors), step):
         wide = vectors[start : start + step].astype(np.float64)
         length = np.sqrt((wide * wide).sum(1, keepdims=True))
         good = np.isfinite(length) & (length > 0)
-        found[start : start + step] = np.where(good, wide / np.where(good, length, 1), 0)
-    return found
+        result[start : start + step] = np.where(good, wide / np.where(good, length, 1), 0)
+    return result
 
 
 class Shard:
-    """The rows of a shard that stand and have a direction, with vectors of length 1 from the mapped file, which is made
-    when it is missing.
+    """The valid rows of a shard that can be searched. Their vectors of length 1 are in a memory-mapped file, which is
+    created if it is missing.
 
-    The name of the mapped file holds size and time of the shard: after any change it is another, and made again.
+    The name of the mapped file contains the size and the time of the shard. So after any change of the shard, another
+    file is created.
 
     Attributes:
-        path: of the shard.
-        rows: how many.
+        path: path of the shard.
+        rows: number of rows.
         keys: uint64 `[rows]`, see `Index.keys`.
-        left_out: places, among the rows that stand, of those whose vectors hold NaN, infinity, or nothing but zeros:
-            they are like no other, and belong to no answer.
+        left_out: the positions, among the valid rows, of rows with vectors that contain NaN, infinity, or only zeros.
+            They are similar to no other row, and are never found.
     """
 
     def __init__(self, path: Path, column: Column, manifest: Manifest, *, place: Path) -> None:
@@ -80,11 +83,11 @@ class Shard:
         try:
             stat = self.path.stat()
         except FileNotFoundError:
-            raise CollectionError(f"{self.path} is gone; open the index again") from None
+            raise CollectionError(f"{self.path} no longer exists; open the index again") from None
         return f"{self.path.stem}.{self._column.name}.{stat.st_size:x}-{stat.st_mtime_ns:x}"
 
     def vectors(self) -> np.ndarray:
-        """float32 `[rows, D]`.
+        """The vectors, float32 `[rows, D]`.
 
         Raises:
             CollectionError: the shard is damaged, or has changed since the index was opened.
@@ -98,21 +101,21 @@ class Shard:
         return self._open()[0]
 
     def columns(self) -> list[list[str]]:
-        """Ids, paths and hashes of its rows.
+        """The ids, the paths and the hashes of the rows.
 
         Raises:
             CollectionError: the shard is damaged.
         """
         *columns, status = read_texts(self.path, "id", "path", "hash", "status")
-        return [self._kept(column, status) for column in columns]
+        return [self._select(column, status) for column in columns]
 
-    def _kept(self, column: list[_Value], status: list[str], *, left_out: bool = False) -> list[_Value]:
-        """The values of a column for the shard's rows, or for the rows that were left out."""
-        standing = [value for value, s in zip(column, status, strict=True) if s == OK]
+    def _select(self, column: list[_Value], status: list[str], *, left_out: bool = False) -> list[_Value]:
+        """The values of a column for the rows of the shard, or for the rows that were left out."""
+        valid = [value for value, s in zip(column, status, strict=True) if s == OK]
         apart = set(self.left_out.tolist())
         if not apart and not left_out:
-            return standing
-        return [value for place, value in enumerate(standing) if (place in apart) == left_out]
+            return valid
+        return [value for place, value in enumerate(valid) if (place in apart) == left_out]
 
     def names(self, places: np.ndarray) -> list[Named]:
         """The names of the rows at these positions."""
@@ -120,17 +123,19 @@ class Shard:
         names = ["id", "path", "hash", "width", "height", "start", "end", "status"]
         names = [name for name in names if name in wanted.names]
         *columns, status = (column.to_pylist() for column in read_table(self.path, wanted, names).columns)
-        columns = [self._kept(column, status) for column in columns]
+        columns = [self._select(column, status) for column in columns]
         return [Named(*(column[place] for column in columns)) for place in places.tolist()]
 
     def names_left_out(self) -> list[str]:
         """The paths of the rows that were left out."""
         paths, status = read_texts(self.path, "path", "status")
-        return self._kept(paths, status, left_out=True)
+        return self._select(paths, status, left_out=True)
 
     def _open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Vectors, keys and rows that are left out: from the mapped file, or from the shard."""
-        with contextlib.suppress(*DAMAGED):  # missing, cut short or overwritten: made again
+        """The vectors, the keys, and the rows that are left out. They are read from the mapped files, or from the
+        shard.
+        """
+        with contextlib.suppress(*DAMAGED):  # files that are missing or damaged are written again
             keys = read_array(self._place / f"{self._stamp}.keys.npy", np.uint64, 1)
             apart = read_array(self._place / f"{self._stamp}.apart.npy", np.int64, 1)
             vectors = read_array(self._place / f"{self._stamp}.npy", np.float32, 2, map=True)
@@ -140,8 +145,8 @@ class Shard:
         vectors = unit(rows.vectors)
         keys, good = _keys(rows, vectors), vectors.any(1)
         vectors, keys, apart = vectors[good], keys[good], np.flatnonzero(~good)
-        with contextlib.suppress(OSError):  # no room, or no permission
-            self._keep(vectors, keys, apart)
+        with contextlib.suppress(OSError):  # no space on the disk, or no permission
+            self._store(vectors, keys, apart)
         return vectors, keys, apart
 
     def _keep(self, vectors: np.ndarray, keys: np.ndarray, apart: np.ndarray) -> None:
@@ -158,7 +163,7 @@ class Shard:
 
 
 def _keys(rows: Rows, vectors: np.ndarray) -> np.ndarray:
-    """A hash of 64 bits for each row: of its id, its image's hash, and its vector."""
+    """A 64-bit hash for each row, computed from its id, the hash of its image, and its vector."""
     texts = ("\n".join(pair).encode(errors="surrogatepass") for pair in zip(rows.ids, rows.hashes, strict=True))
     keys = (hashlib.blake2b(t + v.tobytes(), digest_size=8).digest() for t, v in zip(texts, vectors, strict=True))
     return np.frombuffer(b"".join(keys), np.uint64)

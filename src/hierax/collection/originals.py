@@ -1,8 +1,8 @@
-"""Reads the images of rows again, for a page or a comparison. The hash must be that of the embedded image.
+"""Reads the images of rows again, for a page or a comparison. The hash must be equal to that of the embedded image.
 
-A collection may come from somebody else, and its rows may name any file of this machine. So an image is taken only if
-its bytes have the hash that the row states, which nobody can state of a file that they do not have; and nothing is
-fetched from another machine unless that is asked for. A file that has changed since does not have that hash either.
+A collection may come from another person, and its rows may name any file of this machine. So an image is used only if
+its bytes have the hash that the row states; nobody can know the hash of a file that they do not have. A file that has
+changed does not have that hash either. Nothing is fetched from another machine unless this is requested.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hierax.collection.source import Source
 
 GONE, CHANGED, REMOTE = "the file is missing or cannot be read", "the file has changed", "not fetched; --fetch shows it"
-_LONG = 2000  # frames of an animation that are counted but not looked at
+_LONG = 2000  # in animations with more frames than this, the frames are only counted
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Original:
     """The image of a row, read again.
 
     Attributes:
-        image: in RGB; of a window of a video the frame that it begins with.
-        size: of the file, in bytes; 0 where it is unknown.
-        shaded: the image with its transparency over black, if it has any.
-        later: of an animation or a window, frames from its middle and its end.
-        frames: of an animation; 1 of an image.
-        duration: of an animation, in milliseconds.
+        image: the image in RGB; for a segment of a video, its first frame.
+        size: size of the file in bytes; 0 if it is unknown.
+        shaded: the image on a black background, if it has transparency.
+        later: for an animation or a segment, frames from its middle and its end.
+        frames: number of frames of an animation; 1 for an image.
+        duration: duration of an animation, in milliseconds.
     """
 
     image: Image.Image
@@ -59,16 +59,19 @@ def originals(
     whole: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Original | str]:
-    """The images of rows, at most `side` pixels wide and high; for an image that cannot be shown, the reason as text.
+    """Yields the images of rows, at most `side` pixels wide and high. If an image cannot be shown, yields the reason as
+    text.
 
-    Paths are read as files. If there is no such file, the collection's listings say how to read it (members of
+    Paths are read as files. If there is no such file, the listings of the collection state how to read it (members of
     shards, rows of tables, URLs).
 
     Args:
-        rows: what has no id is a file that a person named, and is not compared with a hash.
-        fetch: read URLs and tables of the Hub too.
-        whole: also read what a comparison needs besides the first frame over white.
-        max_pixels: images of more pixels are not shown; None is any number.
+        folders: the folders of the collections.
+        rows: the rows. A row without an id is a file that the user named; it is not compared with a hash.
+        side: maximum width and height in pixels.
+        fetch: also read URLs and tables of the Hub.
+        whole: also read the later frames, and the image on a black background, for a comparison.
+        max_pixels: larger images are not shown; None: no limit.
     """
     elsewhere = _sources(folders, {row.path for row in rows if not os.path.isfile(row.path)})
     for row in rows:
@@ -85,12 +88,12 @@ def _read(
         if not fetch and _is_remote(found):
             return REMOTE
         if found.window >= 0:
-            return _window(found, row, side, whole=whole)
+            return _segment(found, row, side, whole=whole)
         content = as_bytes(found.read(max_pixels=max_pixels))
         if row.id and content_hash(content) != row.hash:
             return CHANGED
         return _image(content, side, whole=whole, max_pixels=max_pixels)
-    except Exception:  # of any library that reads sources: a page without one image is still a page
+    except Exception:  # libraries raise all kinds of errors; the page is still written without this image
         return GONE
 
 
@@ -101,7 +104,7 @@ def _is_remote(source: Source) -> bool:
 def _image(content: bytes, side: int, *, whole: bool, max_pixels: int | None) -> Original:
     from hierax.processing import load_image
 
-    image = load_image(content, max_pixels=max_pixels)  # says no to what is too large
+    image = load_image(content, max_pixels=max_pixels)  # refuses images that are too large
     _shrink(image, side)
     if not whole:
         return Original(image, len(content))
@@ -112,11 +115,11 @@ def _image(content: bytes, side: int, *, whole: bool, max_pixels: int | None) ->
             shaded = _over_black(file, image.size)
         duration, later = 0, []
         if 1 < frames <= _LONG:
-            chosen = (frames // 2, frames - 1)
+            selected = (frames // 2, frames - 1)
             for number in range(frames):
                 file.seek(number)
                 duration += int(file.info.get("duration") or 0)
-                if number in chosen:
+                if number in selected:
                     later.append(file.convert("RGB").resize(image.size))
     return Original(image, len(content), shaded, tuple(later), frames, duration)
 
@@ -126,14 +129,14 @@ def _over_black(file: Image.Image, size: tuple[int, int]) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", size, (0, 0, 0, 255)), drawing).convert("RGB")
 
 
-def _window(source: Source, row: Named, side: int, *, whole: bool) -> Original | str:
-    """Reads frames of a window of a video."""
+def _segment(source: Source, row: Named, side: int, *, whole: bool) -> Original | str:
+    """Reads frames of a segment of a video."""
     from hierax.collection.source import Opened, file_hash
     from hierax.collection.store import MARK
     from hierax.processing.paths import opened_regular
 
     if source.kind == "file":
-        with opened_regular(source.name):  # a decoder would take it for a URL, or wait for a pipe
+        with opened_regular(source.name):  # a decoder could treat the name as a URL, or could wait for a pipe
             pass
     if row.id and file_hash(source) != row.hash:
         return CHANGED
@@ -141,7 +144,7 @@ def _window(source: Source, row: Named, side: int, *, whole: bool) -> Original |
     length = Fraction(row.end) - start if row.end is not None else Fraction(0)
     times = [start, start + length / 2, start + length * 9 / 10] if whole and length > 0 else [start]
     with contextlib.closing(Opened(source)) as video:
-        images = [Image.fromarray(np.ascontiguousarray(shot.pixels)) for shot in video.file.frames(times)]
+        images = [Image.fromarray(np.ascontiguousarray(frame.pixels)) for frame in video.file.frames(times)]
     for image in images:
         _shrink(image, side)
     size = os.path.getsize(source.name) if source.kind == "file" else source.size
@@ -153,9 +156,7 @@ def _shrink(image: Image.Image, side: int) -> None:
 
 
 def is_light(original: Original) -> bool:
-    """Whether it is a drawing in light colors on a transparent ground: over white there is less to see than over
-    black.
-    """
+    """Whether it is a drawing in light colors on a transparent background, which is clearer on black than on white."""
     if original.shaded is None:
         return False
     over_white, over_black = (sum(ImageStat.Stat(i).stddev) for i in (original.image, original.shaded))
@@ -163,7 +164,7 @@ def is_light(original: Original) -> bool:
 
 
 def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:
-    """The sources in the collections' listings with these paths."""
+    """The sources with these paths, from the listings of the collections."""
     from hierax.collection.listing import listings, read_listing
     from hierax.collection.store import path_text
 

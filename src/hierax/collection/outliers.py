@@ -21,9 +21,9 @@ class Outlier:
     """A row, and its distance from the nearest rows.
 
     Attributes:
-        id, path: of the row.
-        score: 0 is equal to its neighbors, 1 unlike them, up to 2.
-        copies: number of other outliers that are near copies of it and left out.
+        id, path: the id and path of the row.
+        score: mean cosine distance to the nearest rows, from 0 (equal) to 2.
+        copies: number of other outliers that are near copies of this row; they are not listed.
     """
 
     id: str
@@ -42,26 +42,28 @@ def outliers(
     alike: float | None = 0.95,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Outlier]:
-    """The `count` rows that are farthest from their neighbors, farthest first; rows with equal scores are in the
-    collection's order.
+    """Finds the `count` rows that are farthest from their nearest neighbors.
 
-    The score of a row is 1 minus the mean of its cosine similarities to the `k` rows most similar to it, itself left
-    out: the mean cosine distance to its k nearest neighbors. A strange image that is there `k + 1` times is no
-    outlier by this; `duplicates` finds it. Of outliers that are near copies of each other the first stands for all.
+    The score of a row is its mean cosine distance (1 - similarity) to its `k` nearest neighbors, without the row
+    itself. An unusual image that the collection contains `k + 1` times is not an outlier; `duplicates` finds it. If
+    several outliers are near copies of each other, only the first is returned.
 
     Args:
-        folder: of a collection, or several (see `Index`).
-        count: how many rows.
-        k: neighbors of a row; all others where there are fewer.
-        column: name of the vectors; the first if None.
-        references: neighbors are sought among at most so many rows, taken at even distances from a larger collection;
-            what is returned are distances to these. Time grows with rows times references.
-        alike: least cosine similarity of near copies; None leaves all of them in.
-        on_progress: is called with the number of rows done so far, and of all.
+        folder: the folder of one or several collections, or a `hierax.Index` that is open.
+        count: maximum number of rows to return.
+        k: number of neighbors of a row; all other rows if there are fewer.
+        column: name of the column of vectors; None: the first.
+        references: maximum number of rows among which neighbors are searched. They are evenly spaced in a larger
+            collection, and the scores are distances to these rows. The time is proportional to rows times references.
+        alike: minimum cosine similarity of near copies; None: copies are not removed.
+        on_progress: called with the number of rows that are done so far, and the number of all rows.
+
+    Returns:
+        The rows, farthest first. Rows with equal scores are in the order of the collection.
 
     Raises:
         CollectionError: see `Index`.
-        ValueError: count, k or references is below 1, or alike is not in 0 to 1.
+        ValueError: count, k or references is below 1, or alike is not from 0 to 1.
     """
     for name, value in (("count", count), ("k", k), ("references", references)):
         if value < 1:
@@ -84,19 +86,19 @@ def outliers(
 
 
 def _without_copies(index: Index, order: np.ndarray, count: int, alike: float, copies: np.ndarray) -> np.ndarray:
-    """The first `count` rows in this order without near copies of those before; counts these."""
-    chosen, vectors = np.zeros(0, np.int64), np.zeros((0, index.column.width), np.float32)
+    """The first `count` rows in this order, without near copies of earlier rows. Counts the copies in `copies`."""
+    selected, vectors = np.zeros(0, np.int64), np.zeros((0, index.column.width), np.float32)
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
         for row, vector in zip(block.tolist(), index.take(block), strict=True):
             like = np.flatnonzero(vectors @ vector >= alike)
             if len(like):
                 copies[like[0]] += 1
-            elif len(chosen) == count:
-                return chosen
+            elif len(selected) == count:
+                return selected
             else:
-                chosen, vectors = np.append(chosen, row), np.concatenate([vectors, vector[None]])
-    return chosen
+                selected, vectors = np.append(selected, row), np.concatenate([vectors, vector[None]])
+    return selected
 
 
 def _scores(index: Index, k: int, references: int) -> Iterator[np.ndarray]:

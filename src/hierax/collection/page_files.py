@@ -1,4 +1,4 @@
-"""Where pages are written, and what they call the rows of a collection."""
+"""Checks the files of pages, and finds the rows that a page shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_page(page: Path, *, overwrite: bool) -> None:
-    """Raises `ValueError` unless a page may be written there: a page never replaces another kind of file."""
+    """Raises `ValueError` if the page cannot be written to this path. A page never replaces another kind of file."""
     check_writable(page)
     if not os.path.lexists(page):
         return
@@ -32,14 +32,14 @@ def _is_page(path: Path) -> bool:
 
 
 def noun(index: Index) -> str:
-    """The noun for the rows of a collection: "image" or "window"."""
+    """The noun for the rows of a collection: "image" or "segment"."""
     from hierax.collection.store import has_windows
 
-    return "window" if has_windows(index.manifest) else "image"
+    return "segment" if has_windows(index.manifest) else "image"
 
 
 def rows_of(index: Index, names: Sequence[str]) -> dict[str, Named]:
-    """Row numbers by id or path; other names are left out."""
+    """The rows, by their id or path. Names that are not in the collection are left out."""
     import numpy as np
 
     found = index.find(names)

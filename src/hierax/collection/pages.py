@@ -1,8 +1,7 @@
-"""HTML pages about a collection: contact sheets and the map. Each is one file with everything in it, and opens
-offline.
+"""HTML pages about a collection: contact sheets and the map. Each page is one complete file that opens offline.
 
-Names of files are text from elsewhere: they are escaped wherever they stand, and the pages allow themselves nothing
-from outside, and no script or style but their own, by its hash.
+Names of files may come from another person, so they are always escaped. The security policy of a page allows nothing
+from outside, and only the script and the style of the page itself, identified by their hashes.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ if TYPE_CHECKING:
     from hierax.collection.projection import Layout
 
 MOST = 1000
-"""Images on a contact sheet, unless told otherwise: about fifteen megabytes."""
+"""Default maximum number of images on a contact sheet: about fifteen megabytes."""
 _LARGE, _SIDE, _SMALL = 640, 320, 80  # pixels of an image on a short sheet, on a long one, and on the map
-_SHORT = 150  # images of a sheet that may be large
-_COLUMNS = 16  # images side by side, and below each other, in each image that holds those of the map
+_SHORT = 150  # maximum number of images of a short sheet
+_COLUMNS = 16  # number of columns, and of rows, of each image that contains thumbnails of the map
 _QUALITY = 80
 _COLORS = (
     "#4263eb",
@@ -68,7 +67,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """A row of a sheet, under a heading; with `copies` of one image the page offers to mark all but the largest."""
+    """A row of images on a sheet, with a heading. If they are `copies`, the page has a button to mark all but the
+    largest.
+    """
 
     heading: str
     entries: Sequence[Entry]
@@ -84,7 +85,7 @@ def _hash(text: str) -> str:
 
 
 def _page(title: str, body: str, *, style: str, script: str) -> str:
-    """A whole page, with `style` and `script` of the assets."""
+    """A complete page, with a style and a script from the assets."""
     style, script = _asset("page.css") + _asset(style), _asset(script)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
     return "".join(
@@ -105,12 +106,12 @@ def _data(image: Image.Image) -> str:
 
 
 def _text(text: str) -> str:
-    """Text escaped for HTML content and attributes; invalid text is shown as backslash escapes."""
+    """Escapes text for HTML content and attributes. Invalid characters become backslash escapes."""
     return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _safe_name(name: str) -> str:
-    """A name as safe text: characters that break the line or change the writing direction are escaped."""
+    """A name as safe HTML text: characters that break the line or change the writing direction are escaped."""
     return _text(printable(name))
 
 
@@ -128,16 +129,20 @@ def contact_sheet(
     fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> str:
-    """A page with a row of images for every section, `most` of them at the most; the page says what it leaves out.
+    """A page with a row of images for every section, with at most `most` images. The page states how many it omits.
 
-    Below each image is its path, from the folder on that all of them share, which stands in the head, its pixels and
-    its bytes. Images are enlarged by a click, marked, and the paths of marked ones saved as a list. What cannot be read
-    any more, or has changed, is a gray tile that says so.
+    Below each image are its path, its size in pixels and its size in bytes. The path is relative to the common folder
+    of all images, which the header states. A user can enlarge images, mark them, and save the paths of marked images as
+    a list. An image that can no longer be read, or has changed, is a gray tile with the reason.
 
     Args:
-        what: the rows are: "image" or "window".
-        fetch: read images from URLs and the Hub too.
-        max_pixels: images of more pixels are not shown; None is any number.
+        folders: the folders of the collections.
+        sections: the sections, in order.
+        title, note: heading of the page, and a text below it.
+        what: the noun for a row: "image" or "segment".
+        most: maximum number of images.
+        fetch: also read images from URLs and the Hub.
+        max_pixels: larger images are not shown; None: no limit.
     """
     shown, left = [], most
     for section in sections:
@@ -145,11 +150,11 @@ def contact_sheet(
             break
         shown.append(replace(section, entries=section.entries[:left]))
         left -= len(shown[-1].entries)
-    total, kept = (sum(len(s.entries) for s in some) for some in (sections, shown))
-    if kept < total:
-        note = f"{note} Only the first {kept} of {total} {what}s are shown.".strip()
+    total, count = (sum(len(s.entries) for s in group) for group in (sections, shown))
+    if count < total:
+        note = f"{note} Only the first {count} of {total} {what}s are shown.".strip()
     rows = [entry.row for section in shown for entry in section.entries]
-    found = originals(folders, rows, side=_LARGE if kept <= _SHORT else _SIDE, fetch=fetch, max_pixels=max_pixels)
+    found = originals(folders, rows, side=_LARGE if count <= _SHORT else _SIDE, fetch=fetch, max_pixels=max_pixels)
     shared = _common_folder([row.path for row in rows])
     below = f"<p>All files are in {_text(shared)}</p>" if shared else ""
     parts = [f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n"]
@@ -173,7 +178,7 @@ def contact_sheet(
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """The folders that all paths begin with; "" if they share none."""
+    """The folders with which all paths begin; "" if there are none."""
     levels = zip(*(path.split("/")[:-1] for path in paths), strict=False)
     common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
     return "".join(f"{name}/" for name in common) if any(common) else ""
@@ -207,7 +212,7 @@ def _figure(entry: Entry, found: Original | str, path: str) -> str:
 
 
 def _address(row: Named) -> str:
-    """The `file://` address of a row that is a file of this machine; "" of others."""
+    """The `file://` address of a row, if it is a file of this machine; otherwise ""."""
     file = row.path.rpartition(MARK)[0] if row.start is not None else row.path
     return Path(file).as_uri() if os.path.isabs(file) and os.path.isfile(file) else ""
 
@@ -228,16 +233,22 @@ def map_page(
     fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> str:
-    """A page with the points of a layout: dragged, zoomed by wheel or fingers, image and path under the pointer; points
-    are chosen by a click, or a box, and saved as a list.
+    """A page with the points of a layout.
 
-    `thumbnails` points, taken at even distances, have their image (about three kilobytes each), the others, and those
-    that cannot be read any more, are dots. The page says so.
+    A user can drag the map, zoom it with the wheel or two fingers, and see the image and the path under the pointer.
+    Points are selected by a click or a box, and their paths can be saved as a list.
+
+    `thumbnails` points, evenly spaced, are drawn as images (about three kilobytes each). The others are dots, and so
+    are images that can no longer be read. The page states this.
 
     Args:
-        rows: of the points.
-        labels: one per point, "" for none, that gives it its color; the most frequent eleven have one of their own.
-        what, fetch, max_pixels: see `contact_sheet`.
+        folders: the folders of the collections.
+        layout: the positions of the points.
+        rows: the rows of the points.
+        thumbnails: maximum number of points that are drawn as images.
+        labels: one label per point, which sets its color; "" for no label. The eleven most frequent labels have their
+            own color.
+        title, note, what, fetch, max_pixels: see `contact_sheet`.
     """
     count = len(layout.points)
     chosen = sorted({i * count // min(thumbnails, count) for i in range(min(thumbnails, count))}) if thumbnails else []
@@ -277,7 +288,7 @@ def map_page(
     }
     if groups and len(groups) in data["labels"]:
         data["groups"].append("other")
-    # All but ASCII is escaped by json, and "<" here: nothing in a path can end the element.
+    # json escapes all characters except ASCII, and "<" is escaped here. So no path can end the element.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     body = "".join(
         [
@@ -298,7 +309,7 @@ def map_page(
 
 
 def _sheets(images: Sequence[Image.Image]) -> list[str]:
-    """Joins the thumbnails into a few large images, which browsers handle better than thousands of small ones."""
+    """Joins the thumbnails into a few large images, because browsers are slow with thousands of small images."""
     each, sheets = _COLUMNS * _COLUMNS, []
     for start in range(0, len(images), each):
         some = images[start : start + each]

@@ -1,4 +1,4 @@
-"""Lays a collection out in two dimensions: similar images are close together."""
+"""Projects a collection to two dimensions: similar images are close together."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 Method = Literal["auto", "tsne", "pca"]
 COMPONENTS = 50
-"""Principal components that t-SNE is given."""
+"""Number of principal components that are the input of t-SNE."""
 
 
-_EQUAL = 1e-6  # vectors of length 1 that differ less are equal but for rounding
+_EQUAL = 1e-6  # vectors of length 1 that differ less are equal except for rounding
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row and its position: x and y from 0 to 1."""
+    """A row and its position: x and y are from 0 to 1."""
 
     id: str
     path: str
@@ -37,9 +37,9 @@ class Layout:
     """The positions of rows.
 
     Attributes:
-        points: in the order of the collection.
-        rows: in the collection, of which the points may be a sample.
-        method: "tsne" or "pca".
+        points: the points, in the order of the collection.
+        rows: number of rows in the collection; the points may be a sample of them.
+        method: the method that was used, "tsne" or "pca".
     """
 
     points: tuple[Point, ...]
@@ -50,19 +50,19 @@ class Layout:
 def layout(
     folder: Folders | Index, *, points: int = 5000, column: str | None = None, method: Method = "auto"
 ) -> Layout:
-    """Positions for at most `points` rows, evenly spaced in a larger collection.
+    """Computes positions for at most `points` rows, which are evenly spaced in a larger collection.
 
-    The vectors, at length 1, are reduced to their first 50 principal components, and these to two dimensions by t-SNE
-    (perplexity 30, begun from the first two components, a fixed seed) where scikit-learn is installed. Near points are
-    alike then; distances between far ones, and the sizes of clusters, mean nothing. "pca" is the first two components:
-    true distances, much hidden.
+    The vectors (of length 1) are reduced to their first 50 principal components. If scikit-learn is installed, t-SNE
+    reduces these to two dimensions (perplexity 30, initialized with the first two components, a fixed seed). Points
+    that are close together are then similar; distances between far points and the sizes of clusters have no meaning.
+    "pca" uses the first two components: the distances are true, but many differences are not visible.
 
     Args:
-        folder: of a collection, or several (see `Index`).
-        points: at most so many; t-SNE takes about a minute for 5000.
-        column: name of the vectors; the first if None.
-        method: "auto" is "tsne" where scikit-learn is there, else "pca". Fewer than five rows, and rows that are all
-            equal, are always laid out by "pca".
+        folder: the folder of one or several collections, or a `hierax.Index` that is open.
+        points: maximum number of points; t-SNE takes about a minute for 5000.
+        column: name of the column of vectors; None: the first.
+        method: "auto" means "tsne" if scikit-learn is installed, otherwise "pca". If there are fewer than five rows, or
+            all rows are equal, "pca" is always used.
 
     Raises:
         CollectionError: see `Index`.
@@ -82,11 +82,11 @@ def layout(
     vectors = np.where(np.isfinite(vectors), vectors, 0)  # a mapped file that was tampered with
     components = principal_scores(vectors, count=COMPONENTS)
     spread = float(components[:, 0].std()) if len(rows) else 0.0
-    if tsne is None or len(rows) < 5 or spread < _EQUAL:  # too few for neighbors, or nothing to tell rows apart by
+    if tsne is None or len(rows) < 5 or spread < _EQUAL:  # too few rows for neighbors, or all rows are equal
         places, used = components[:, :2], "pca"
     else:
         perplexity = min(30.0, (len(rows) - 1) / 4)
-        begin = components[:, :2] / spread * 1e-4  # scikit-learn's own divides by 0 where rows are equal, and crashes
+        begin = components[:, :2] / spread * 1e-4  # scikit-learn would divide by 0 if rows are equal
         places = tsne(perplexity=perplexity, init=begin, random_state=0).fit_transform(components)
         used = "tsne"
     low, high = (places.min(0), places.max(0)) if len(places) else (np.zeros(2), np.ones(2))

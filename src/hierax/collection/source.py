@@ -1,4 +1,4 @@
-"""One source of a collection: where its bytes are, how they are opened, what they hash to."""
+"""One source of a collection: where its bytes are, how they are opened, and their hash."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ KINDS = ("file", "tar", "table", "url")
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to embed.
+    """An image, or a segment of a video, to embed.
 
     Attributes:
-        path: its permanent name: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, a URL, or one of
-            these and `#t=SECONDS` of a window of a video.
+        path: its permanent name: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, or a URL. For a
+            segment of a video, `#t=SECONDS` is added.
         kind: one of `KINDS`.
-        container: the shard, or the table as it was named; "" for others.
-        offset, size: where a member lies in its shard; of a table the number of the row.
-        window: the number of a window of a video; -1 for all other sources.
+        container: the path of the shard, or the name of the table; "" for other sources.
+        offset, size: position and size of a member in its shard, in bytes. For a table, `offset` is the row number.
+        window: the number of a segment of a video; -1 for all other sources.
     """
 
     path: str
@@ -52,14 +52,14 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The path without the time of a window."""
+        """The path without the start of a segment."""
         return self.path if self.window < 0 else self.path.rpartition(MARK)[0]
 
     def read(self, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Any:
         """The bytes of an image; for a row of a table also a path or a Pillow image.
 
         Raises:
-            Exception: it cannot be read or fetched; network clients have their own errors.
+            Exception: the source cannot be read or fetched. Network clients raise their own errors.
         """
         if self.kind == "table":
             return _table(self.container).sample(self.offset).content
@@ -78,18 +78,18 @@ def _table(container: str) -> TableDataset:
     return open_tables(name, files, labels=False)[split]
 
 
-_CHUNK = 1 << 22  # bytes that are hashed or copied at a time
+_CHUNK = 1 << 22  # number of bytes that are hashed or copied at the same time
 
 
 def open_stream(source: Source) -> BinaryIO:
-    """Opens a whole video as a file to read and to seek in."""
+    """Opens a whole video as a binary file that can seek."""
     if source.kind == "url":
         import fsspec
 
         try:
             system, path = fsspec.core.url_to_fs(source.name)
             return cast(BinaryIO, system.open(path, "rb"))
-        except ImportError:  # without it, a file on the web can only be read as a whole
+        except ImportError:  # without fsspec, a file on the web can only be downloaded completely
             return _download(source.name)
     if source.kind == "tar":
         check_place(source.offset)
@@ -99,7 +99,7 @@ def open_stream(source: Source) -> BinaryIO:
 
 
 def _download(url: str) -> BinaryIO:
-    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  (closed by who takes it)
+    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  (the caller closes it)
     try:
         copy_url(url, file)
         file.seek(0)
@@ -110,11 +110,11 @@ def _download(url: str) -> BinaryIO:
 
 
 class Section(io.RawIOBase):
-    """A part of a file, to read like a file: `size` bytes from `start`."""
+    """A part of a file that can be read like a file: `size` bytes that begin at `start`."""
 
     def __init__(self, path: str, start: int, size: int) -> None:
         check_place(start)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed as this is)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed in close())
         self._start, self._size, self._place = start, size, 0
 
     def readable(self) -> bool:
@@ -126,13 +126,13 @@ class Section(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a position in the part; returns the position."""
+        """Moves to a position in the part, and returns the position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
         self._place = max(base + offset, 0)
         return self._place
 
     def readinto(self, buffer: object) -> int:
-        """Fills the buffer with the next bytes; returns their number."""
+        """Fills the buffer with the next bytes, and returns their number."""
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         count = max(min(len(view), self._size - self._place), 0)
         self._file.seek(self._start + self._place)
@@ -147,27 +147,27 @@ class Section(io.RawIOBase):
 
 
 class Opened:
-    """The video of a source, ready to decode. A remote video is fetched first, once.
+    """The video of a source, ready to decode. A remote video is downloaded first.
 
     Raises:
-        OSError, ValueError: it cannot be read or fetched.
+        OSError, ValueError: the video cannot be read or downloaded.
     """
 
     def __init__(self, source: Source) -> None:
         self.name, self._source, self._digest = source.name, source, ""
-        self._there: str | BinaryIO = source.name
+        self._content: str | BinaryIO = source.name
         with ExitStack() as stack:
             if source.kind == "url":
-                self._there = stack.enter_context(_download(source.name))
-                self._digest = _hash_of(self._there)
+                self._content = stack.enter_context(_download(source.name))
+                self._digest = _hash_of(self._content)
             elif source.kind == "tar":
-                self._there = stack.enter_context(open_stream(source))
+                self._content = stack.enter_context(open_stream(source))
             self._stack = stack.pop_all()
 
     @cached_property
     def file(self) -> VideoFile:
-        """The video file, opened at first use, so that a file that cannot be decoded still has a digest."""
-        return self._stack.enter_context(closing(VideoFile(self._there, name=self.name)))
+        """The video file. It is opened at first use, so that a file that cannot be decoded still has a digest."""
+        return self._stack.enter_context(closing(VideoFile(self._content, name=self.name)))
 
     @property
     def digest(self) -> str:
@@ -180,20 +180,20 @@ class Opened:
 
 
 def file_hash(source: Source) -> str:
-    """BLAKE2b (128 bits) of a video's bytes. Each process computes it once for a file that does not change.
+    """The BLAKE2b hash (128 bits) of the bytes of a video. Each process computes it once per file, unless it changes.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if source.kind == "url":
         with open_stream(source) as stream:
             return _hash_of(stream)
     facts = os.stat(source.container or source.name)
-    return _kept_hash(replace(source, path=source.name, window=-1), facts.st_size, facts.st_mtime_ns)
+    return _cached_hash(replace(source, path=source.name, window=-1), facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _kept_hash(source: Source, size: int, time: int) -> str:
+def _cached_hash(source: Source, size: int, time: int) -> str:
     with open_stream(source) as stream:
         return _hash_of(stream)
 
@@ -208,12 +208,16 @@ def _hash_of(stream: BinaryIO) -> str:
 
 
 def content_hash(content: bytes) -> str:
-    """The hash of a file's bytes: BLAKE2b with 128 bits."""
+    """The BLAKE2b hash (128 bits) of the bytes of a file, as hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def as_bytes(content: Any) -> bytes:
-    """The bytes of a file's content; a decoded image is encoded as PNG, and a path is read."""
+    """The content of a source as bytes. A decoded image is encoded as PNG, and a path is read.
+
+    Raises:
+        ValueError: the content is not an image.
+    """
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     if isinstance(content, Image.Image):

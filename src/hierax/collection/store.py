@@ -1,7 +1,7 @@
-"""The folder of a collection: `manifest.json`, `listings/`, `data/` with a shard per block, `errors.parquet`.
+"""The folder of a collection: `manifest.json`, `listings/`, `data/` with one shard per block, and `errors.parquet`.
 
-A block is a fixed run of sources of one listing; its shard exists whole or not at all. Unreadable sources are in the
-shard's metadata, and, for the whole collection, in `errors.parquet`.
+A block is a fixed range of sources of one listing. Its shard is written completely or not at all. Unreadable sources
+are listed in the metadata of the shard, and for the whole collection in `errors.parquet`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 MANIFEST, ERRORS, LISTINGS, DATA = "manifest.json", "errors.parquet", "listings", "data"
 FORMAT = 1
 MARK = "#t="
-"""Separates a video's path from the second at which a window begins (media fragments, W3C)."""
+"""Separates the path of a video from the start of a segment in seconds (media fragments, W3C)."""
 OK, GONE, REPLACED = "ok", "gone", "replaced"
 _UNREADABLE = b"hierax.unreadable"
 _DIGEST = re.compile("[0-9a-f]{64}")
-_FEW = 4  # differences between two collections that an error lists
+_FEW = 4  # maximum number of differences between two collections that an error lists
 _MUST_AGREE = ("model", "weights", "config", "preprocessing", "columns", "l2", "dtype", "precision")
 
 
@@ -50,7 +50,7 @@ def source_id(path: str) -> str:
 
 
 def path_text(path: str) -> str:
-    """A path as text, as rows store it; bytes of a file name that are not valid text become \\xNN."""
+    """A path as the text that rows store. Bytes of a file name that are not valid text become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -59,10 +59,10 @@ class Column:
     """A column of vectors.
 
     Attributes:
-        name: "embedding" for the pooled features, else that of the layer: "stage3", "stage3_map".
+        name: "embedding" for the pooled features, otherwise the name of the layer: "stage3", "stage3_map".
         layer: "pooled", or the stage.
-        shape: `[D]`, or `[D, h, w]` of a map, which is flat in the column.
-        pooling: how the tokens became a vector.
+        shape: `[D]`; for a map `[D, h, w]`, which is flattened in the column.
+        pooling: a text that states how the vector was computed from the tokens.
     """
 
     name: str
@@ -72,26 +72,28 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Numbers in each row."""
+        """The number of values in each row."""
         return int(np.prod(self.shape))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """How a collection was made; collections of different fingerprints are never mixed.
+    """How a collection was made. Collections with different fingerprints are never mixed.
 
     Attributes:
-        model: what was loaded, by name.
+        model: the path or Hub id of the model; the name of its class if it was passed as an object.
         weights: digest of the weights.
-        config: the model's.
-        preprocessing: the record by which images became pixels.
-        columns: of vectors.
+        config: the configuration of the model.
+        preprocessing: the preprocessing record of the model.
+        columns: the columns of vectors.
         l2: whether vectors have length 1.
-        dtype: "float32" or "float16", in the shards.
-        precision: in which the engine computed.
-        block, batch: sources per shard, and per call of the engine.
-        inputs: the sources as they were given, for updates.
-        created: date and time, and `version` of hierax; neither is part of the fingerprint, nor is `inputs`.
+        dtype: dtype of the vectors in the shards, "float32" or "float16".
+        precision: precision of the engine.
+        block, batch: number of sources per shard, and per call of the engine.
+        inputs: the sources that were requested, for updates.
+        created: date and time.
+        version: version of hierax. `inputs`, `created` and `version` are not part of the fingerprint.
+        format: version of this file format.
         list_columns: names of columns in lists among the inputs, see `hierax.data.file_lists.open_list`.
     """
 
@@ -113,16 +115,16 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that the vectors depend on."""
+        """The digest of everything on which the vectors depend."""
         fields = asdict(self)
         text = json.dumps([fields[name] for name in _MUST_AGREE if name != "model"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def column(self, name: str | None = None) -> Column:
-        """The column of that name; None is the first.
+        """The column with this name; None: the first.
 
         Raises:
-            CollectionError: there is no such column; lists the columns.
+            CollectionError: there is no such column; the message lists the columns.
         """
         found = [c for c in self.columns if name in (None, c.name, c.layer)]
         if not found:
@@ -130,24 +132,26 @@ class Manifest:
         return found[0]
 
     def named(self, folder: Path) -> str:
-        """The model's path or Hub id.
+        """The path or Hub id of the model.
 
         Raises:
-            CollectionError: the model was passed as an object, and `model` is its class; or it no longer exists.
+            CollectionError: the model was passed as an object, so that `model` is only the name of its class; or the
+                model no longer exists.
         """
         if self.model.isidentifier() and not Path(self.model).exists():
             raise CollectionError(
-                f"{folder} was made by a {self.model} that was passed as an object, which no name loads; "
-                "name its folder or Hub id (--model)"
+                f"{folder} was made by a {self.model} object, which has no name; pass its folder or Hub id with --model"
             )
         if Path(self.model).is_absolute() and not Path(self.model).exists():
             raise CollectionError(
-                f"{folder} was made by {self.model}, which no longer exists; pass its new place with --model"
+                f"{folder} was made by {self.model}, which no longer exists; pass its new path with --model"
             )
         return self.model
 
     def check_same(self, other: Manifest, *, folder: Path, advice: str = "choose another folder") -> None:
-        """Raises `CollectionError` if rows of the other cannot be compared with this one's; ends with `advice`."""
+        """Raises `CollectionError` if the rows of the two collections cannot be compared; the message ends with
+        `advice`.
+        """
         if self.fingerprint == other.fingerprint:
             return
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
@@ -157,7 +161,7 @@ class Manifest:
         raise CollectionError(f"{folder} was made in another way: {'; '.join(differ)}; {advice}")
 
     def write(self, folder: Path) -> None:
-        """Writes `manifest.json`, whole or not at all."""
+        """Writes `manifest.json` completely or not at all."""
         with atomic_write(folder / MANIFEST) as part:
             part.write_text(json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2) + "\n")
 
@@ -166,7 +170,7 @@ class Manifest:
         """Reads the manifest of a collection.
 
         Raises:
-            CollectionError: the folder has no manifest, or a damaged one, or one of a later version.
+            CollectionError: the folder has no manifest, or its manifest is damaged or of a later version.
         """
         path = folder / MANIFEST
         if folder.is_file():
@@ -174,7 +178,9 @@ class Manifest:
         try:
             values = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise CollectionError(f"{folder}: no collection ({MANIFEST} is missing); hierax embed makes one") from None
+            raise CollectionError(
+                f"{folder}: no collection ({MANIFEST} is missing); hierax embed creates one"
+            ) from None
         try:
             later = values.get("format")
             if not isinstance(later, int) or isinstance(later, bool) or later < 1:
@@ -193,7 +199,7 @@ class Manifest:
 
 
 def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
-    """The differences between two values of a manifest, down to the fields of records."""
+    """Yields the differences between two values of a manifest; nested fields are compared one by one."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*before, *now)):
             yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
@@ -202,7 +208,7 @@ def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
 
 
 def _summarize(value: Any) -> str:
-    """A value of a manifest in a few words: the names of columns, the first digits of a digest."""
+    """A short text for a value of a manifest: the names of columns, the first digits of a digest."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(f"{column['name']} {column['shape']}" for column in value)
     return repr(f"{value[:12]}…" if isinstance(value, str) and _DIGEST.fullmatch(value) else value)
@@ -210,14 +216,14 @@ def _summarize(value: Any) -> str:
 
 @dataclass(frozen=True, order=True)
 class Block:
-    """A run of sources: those of listing `listing` from `number * manifest.block` on."""
+    """A range of `manifest.block` sources of listing `listing`, which starts at `number * manifest.block`."""
 
     listing: int
     number: int
 
     @property
     def file(self) -> str:
-        """The name of the block's shard."""
+        """The file name of the shard of the block."""
         return f"part-{self.listing:04}-{self.number:07}.parquet"
 
 
@@ -227,17 +233,17 @@ def shards(folder: Path) -> list[Path]:
 
 
 def shard_path(folder: Path, block: Block) -> Path:
-    """The path of a block's shard, which may not exist yet."""
+    """The path of the shard of a block. It may not exist yet."""
     return folder / DATA / block.file
 
 
 def has_windows(manifest: Manifest) -> bool:
-    """Whether rows are windows of videos; else they are images."""
+    """Whether the rows are segments of videos; otherwise they are images."""
     return bool(manifest.preprocessing.get("num_frames"))
 
 
 def schema(manifest: Manifest) -> pa.Schema:
-    """Columns of a shard."""
+    """The columns of a shard, as a `pyarrow.Schema`."""
     pa = arrow()
     kind = pa.float16() if manifest.dtype == "float16" else pa.float32()
     fields = [
@@ -273,7 +279,7 @@ def write_shard(
     *,
     manifest: Manifest,
 ) -> pa.Table:
-    """Writes the rows of a block; `vectors` are `[rows, width]` by column. Returns the table."""
+    """Writes the rows of a block, and returns the table. `vectors` contains `[rows, width]` for each column."""
     pa = arrow()
     wanted = schema(manifest)
     arrays = {name: pa.array(rows[name], wanted.field(name).type) for name in wanted.names if name in rows}
@@ -283,7 +289,7 @@ def write_shard(
         arrays[column.name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), column.width)
     table = pa.Table.from_arrays([arrays[name] for name in wanted.names], schema=wanted)
     path = shard_path(folder, block)
-    path.parent.mkdir(exist_ok=True)  # not the collection itself: if it is gone, it was removed
+    path.parent.mkdir(exist_ok=True)  # does not create the folder of the collection again, if it was removed
     vectors_of = [c.name for c in manifest.columns]
     _write_table(table.replace_schema_metadata(_metadata(unreadable)), path, vectors_of, keep=True)
     return table
@@ -296,7 +302,7 @@ def _metadata(unreadable: Sequence[Unreadable]) -> dict[bytes, bytes]:
 def _write_table(table: pa.Table, path: Path, vectors: Sequence[str], *, keep: bool = False) -> None:
     pa = arrow()
     compression = {n: "none" if n in vectors else "zstd" for n in table.column_names}
-    compression |= {f"{n}.list.element": "none" for n in vectors}  # floats do not shrink
+    compression |= {f"{n}.list.element": "none" for n in vectors}  # compression does not make floats smaller
     with atomic_write(path, keep=keep) as part:
         pa.parquet.write_table(table, part, use_dictionary=["status"], compression=compression)
 
@@ -317,7 +323,7 @@ def unreadable_of(shard: Path) -> list[Unreadable]:
 
 
 def write_errors(folder: Path) -> int:
-    """Writes all unreadable sources to `errors.parquet`, in the order of the sources; returns their number."""
+    """Writes all unreadable sources to `errors.parquet`, in the order of the sources, and returns their number."""
     pa = arrow()
     found = [item for shard in shards(folder) for item in unreadable_of(shard)]
     names = ("id", "path", "hash", "error")
@@ -328,7 +334,7 @@ def write_errors(folder: Path) -> int:
 
 
 def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> None:
-    """Gives rows of a shard, by id, another status; removes the errors of these sources."""
+    """Sets the status of rows of a shard, by their ids, and removes the errors of these sources."""
     pa, wanted = arrow(), schema(manifest)
     table = read_table(shard, wanted, wanted.names)
     ids, before = table.column("id").to_pylist(), table.column("status").to_pylist()
@@ -343,7 +349,7 @@ def mark(shard: Path, statuses: Mapping[str, str], *, manifest: Manifest) -> Non
 
 
 def read_texts(shard: Path, *names: str) -> list[list[str]]:
-    """Columns of text of a shard, such as "path" and "status".
+    """Reads columns of text of a shard, such as "path" and "status".
 
     Raises:
         CollectionError: the shard is damaged.
@@ -354,7 +360,7 @@ def read_texts(shard: Path, *names: str) -> list[list[str]]:
 
 
 def hashes_of(shard: Path) -> dict[str, str]:
-    """The hash of the bytes, by id, for each source with a valid row or an error."""
+    """The hash of the bytes of each source with a valid row or an error, by its id."""
     rows = zip(*read_texts(shard, "id", "hash", "status"), strict=True)
     found = {name: digest for name, digest, status in rows if status == OK}
     return found | {item.id: item.hash for item in unreadable_of(shard)}
@@ -365,7 +371,7 @@ class Rows:
     """The valid rows of one shard (status "ok").
 
     Attributes:
-        ids, paths, hashes: of each.
+        ids, paths, hashes: of each row.
         vectors: float32 `[rows, width]`.
     """
 

@@ -1,4 +1,4 @@
-"""Fetches remote sources: which package fetches them, how long to wait, and the reasons of failures."""
+"""Downloads remote sources, with limits of time and size, and clear reasons for failures."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hierax.collection.content import read_file
 from hierax.extras import explain
 
 SECONDS = 10
-"""Seconds of silence after which a request fails."""
+"""Seconds without data after which a request fails."""
 
-_WHOLE = 120  # seconds for all of a file
-_LARGEST = 1 << 30  # bytes
+_WHOLE = 120  # maximum seconds for a complete file
+_LARGEST = 1 << 30  # maximum bytes of a file
 _CHUNK = 1 << 20
 _BUSY = (429, 502, 503, 504)  # temporary errors: the request is repeated
 _WAITS = (0.5, 2.0)  # seconds before each repetition
@@ -33,16 +33,16 @@ _WEB = ("http", "https")
 
 
 class UrlError(OSError):
-    """The content of a URL cannot be fetched; says why."""
+    """The content of a URL cannot be downloaded. The message says why."""
 
 
 def protocols_of(url: str) -> tuple[str, ...]:
-    """The scheme of a URL, or of a chain as in fsspec (`zip://a.jpg::s3://bucket/b.zip`), in lower case."""
+    """The scheme of a URL, or the schemes of a chain of fsspec (`zip://a.jpg::s3://bucket/b.zip`), in lower case."""
     return tuple(part.partition("://")[0].lower() for part in url.split("::"))
 
 
 def check_client(url: str) -> None:
-    """Checks that the packages that fetch a URL are installed.
+    """Checks that the packages that download a URL are installed.
 
     Raises:
         MissingPackage: a package is missing; names it, and what installs it.
@@ -65,7 +65,7 @@ def _check_clients(protocols: tuple[str, ...]) -> None:
 
 
 def urls_at(given: str, suffixes: Collection[str]) -> list[str]:
-    """The URLs that a URL stands for: itself, the files of a folder with these suffixes, or the matches of a pattern.
+    """The URLs that a URL names: itself, the files of a folder with these suffixes, or the matches of a pattern.
 
     Raises:
         ValueError: it cannot be listed. MissingPackage: a package for it is missing; names it.
@@ -94,7 +94,7 @@ def read_url(url: str) -> bytes:
     """All bytes of a URL.
 
     Raises:
-        OSError, ValueError, and what else a client raises: it cannot be had.
+        OSError, ValueError, or another error of a network client: the URL cannot be downloaded.
     """
     if protocols_of(url) == ("file",):
         return read_file(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
@@ -106,7 +106,7 @@ def copy_url(url: str, file: BinaryIO) -> None:
     """Writes the content of a URL, of any size, into a file.
 
     Raises:
-        As `read_url`.
+        The errors of `read_url`.
     """
     with _open(url) as stream:
         while chunk := stream.read(_CHUNK):
@@ -142,7 +142,7 @@ def _all_of(stream: BinaryIO) -> bytes:
 
 
 class _Answer:
-    """A response body that must arrive whole and in time."""
+    """The body of a response, which must be complete and arrive in time."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self._response, self._end = response, time.monotonic() + _WHOLE
@@ -150,7 +150,7 @@ class _Answer:
         self._length, self._got = int(length) if length.isdecimal() else None, 0
 
     def read(self, count: int) -> bytes:
-        """The next bytes; none at the end."""
+        """The next bytes; empty at the end."""
         if time.monotonic() > self._end:
             raise UrlError(f"not complete after {_WHOLE} s")
         try:
@@ -159,7 +159,7 @@ class _Answer:
             raise UrlError(_reason(error)) from error
         self._got += len(chunk)
         if not chunk and self._length is not None and self._got < self._length:
-            raise UrlError(f"the answer was cut off after {self._got:,} of {self._length:,} bytes")
+            raise UrlError(f"the response ended after {self._got:,} of {self._length:,} bytes")
         return chunk
 
 
@@ -170,12 +170,12 @@ def _answer(url: str) -> Iterator[BinaryIO]:
 
 
 def _fetch(url: str) -> http.client.HTTPResponse:
-    """The response of a server; a busy server is asked again."""
+    """The response of a server. If the server is busy, the request is repeated."""
     request = _request(url)
     for wait in (*_WAITS, None):
         try:
             return urllib.request.urlopen(request, timeout=SECONDS)
-        except urllib.error.HTTPError as error:  # noqa: PERF203  (three times at the most)
+        except urllib.error.HTTPError as error:  # noqa: PERF203  (at most three times)
             error.close()
             if error.code not in _BUSY or wait is None:
                 raise UrlError(_status(error)) from None
@@ -195,7 +195,7 @@ def _request(url: str) -> urllib.request.Request:
     place += f":{parts.port}" if parts.port else ""
     quoted = (urllib.parse.quote(text, safe=_SAFE) for text in (parts.path, parts.query))
     request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, place, *quoted, "")))
-    request.add_header("User-Agent", "hierax")  # some servers refuse Python's own
+    request.add_header("User-Agent", "hierax")  # some servers refuse the default of Python
     if parts.username is not None:
         known = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(known.encode()).decode()}")
@@ -203,7 +203,7 @@ def _request(url: str) -> urllib.request.Request:
 
 
 def _status(error: urllib.error.HTTPError) -> str:
-    """`404 Not Found`."""
+    """The status of a response as text, such as `404 Not Found`."""
     if 300 <= error.code < 400:
         return f"too many redirects ({error.code})"
     reason = str(error.reason or http.client.responses.get(error.code, "")).strip()
@@ -215,13 +215,13 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         return _reason(error.reason)
     if isinstance(error, TimeoutError):
-        return f"no answer within {SECONDS} s"
+        return f"no response within {SECONDS} s"
     if isinstance(error, socket.gaierror):
         return "no such host"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate cannot be verified: {error.verify_message}"
     if isinstance(error, http.client.IncompleteRead):
-        return f"the answer was cut off after {len(error.partial):,} bytes"
+        return f"the response ended after {len(error.partial):,} bytes"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
-"""Decides by pixels whether two images are the same: aligns and compares small versions of them.
+"""Decides whether two images are the same by aligning small versions of them and comparing the pixels.
 
-Drawings on a transparent ground are compared over white and over black, animations and windows of videos by three of
-their frames and by how many they have, nearly blank images also by where in them something is.
+Drawings on a transparent background are compared on white and on black. Animations and segments of videos are compared
+by three frames, and by their number of frames. For nearly blank images, the positions of their marks are compared too.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from hierax.collection.index import Index
 
 SAME = 0.985
-"""Share of the variance that two images must have in common to count as one."""
+"""Fraction of the variance that two images must share to count as the same."""
 SIDE = 32  # pixels of the small versions
-_STEPS = 6  # of the search for the place; twelve find no more
-_BLOCK = 512  # pairs compared at a time
-_REACH = 0.12  # of the side that an image may lack at each edge
-_PLAIN = 9.0  # least deviation in gray levels: in a plain image all variance is noise
+_STEPS = 6  # steps of the alignment; twelve steps find no more pairs
+_BLOCK = 512  # number of pairs that are compared at the same time
+_REACH = 0.12  # maximum fraction of the side that may be cropped at each edge
+_PLAIN = 9.0  # minimum standard deviation in gray levels: the variance of a plain image is only noise
 
 
-_SHOTS = 4  # small versions of a row: its first frame over white and over black, one of its middle, one of its end
-_CELL = 24  # gray levels between the lightest and the darkest pixel of a cell that is not empty
-_DIFFERENT = 0.35  # share of what is in the cells of nearly blank images by which two of them may differ
+_SHOTS = 4  # small versions of a row: its first frame on white and on black, a frame of its middle, one of its end
+_CELL = 24  # minimum difference in gray levels between the lightest and the darkest pixel of a cell with a mark
+_DIFFERENT = 0.35  # maximum fraction of the contrast of the marks by which two nearly blank images may differ
 
 
 @dataclass
@@ -40,8 +40,9 @@ class _Compared:
 
     Attributes:
         small: uint8 `[rows, _SHOTS, SIDE, SIDE, 3]`.
-        detail: uint8 `[rows, SIDE, SIDE]`, contrast in every cell.
-        facts: int64 `[rows, 5]`: whether it was read, has transparency, is light, its frames, its duration.
+        detail: uint8 `[rows, SIDE, SIDE]`, the contrast of every cell.
+        facts: int64 `[rows, 5]`: whether the image was read, whether it has transparency, whether it is light, its
+            number of frames, its duration.
     """
 
     small: np.ndarray
@@ -60,7 +61,7 @@ class _Compared:
         self.facts[number] = (1, transparent, is_light(original), original.frames, original.duration)
 
     def same(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Booleans: which of these pairs are the same image."""
+        """Booleans, True for each of these pairs that shows the same image."""
         one, other = self.facts[left], self.facts[right]
         found = (one[:, 0] > 0) & (other[:, 0] > 0)
         frames, duration = (np.stack([one[:, column], other[:, column]]) for column in (3, 4))
@@ -90,10 +91,10 @@ def verify_pairs(
     fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> np.ndarray:
-    """Which pairs of rows are one image, as booleans; none is of which an image cannot be read any more, or has
-    changed, with whose path `on_unreadable` is called.
+    """Booleans, True for each pair of rows that shows the same image. They are False if an image can no longer be read
+    or has changed; `on_unreadable` is then called with its path.
 
-    Each image is read once. Their small versions lie in a temporary file, at most 13 kB each.
+    Each image is read once. The small versions are in a temporary file, at most 13 kB per image.
     """
     rows, place = np.unique(np.concatenate([left, right]), return_inverse=True)
     found = np.zeros(len(left), bool)
@@ -123,16 +124,19 @@ def verify_pairs(
 
 
 def contrast(image: Image.Image) -> np.ndarray:
-    """uint8 `[SIDE, SIDE]`: gray levels between the lightest and the darkest pixel of each of so many cells."""
+    """The contrast of an image, uint8 `[SIDE, SIDE]`: the difference in gray levels between the lightest and the
+    darkest pixel of each cell.
+    """
     grey = np.asarray(image.convert("L").resize((8 * SIDE, 8 * SIDE), Image.Resampling.BILINEAR))
     cells = grey.reshape(SIDE, 8, SIDE, 8)
     return cells.max((1, 3)) - cells.min((1, 3))
 
 
 def same_detail(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Whether pairs of images, each small versions and contrasts, are no blank sheets with different marks on them.
+    """Booleans, False for each pair of nearly blank images that have different marks. `one` and `other` are the small
+    versions and the contrasts of the images.
 
-    Small marks on a large page (such as a few words) are lost in the small versions, which then look blank.
+    Small marks on a large page (such as a few words) are not visible in the small versions, which then look blank.
     """
     plain = np.ones(len(one[0]), bool)
     for small, _ in (one, other):
@@ -143,15 +147,17 @@ def same_detail(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.
 
 
 def smaller(image: Image.Image) -> np.ndarray:
-    """An RGB image as uint8 `[SIDE, SIDE, 3]`, blurred: fine textures would differ after the slightest shift."""
+    """A small, blurred version of an RGB image, uint8 `[SIDE, SIDE, 3]`. Without the blur, fine textures would differ
+    after a very small shift.
+    """
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(1)))
 
 
 def common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Shares `[P]` of the variance that images, uint8 `[P, S, S, 3]`, have in common where they lie best; at most 1.
+    """The fraction `[P]` of the variance that two images, uint8 `[P, S, S, 3]`, share after alignment; at most 1.
 
-    The second is shifted and stretched along both axes until it differs least from the first (Gauss-Newton, starting
-    without a shift), so that one may be a crop of the other.
+    The second image is shifted and scaled along both axes until it differs least from the first (Gauss-Newton, without
+    a shift at the start). So one image may be a crop of the other.
     """
     here, there = one.astype(np.float32), other.astype(np.float32)
     side = here.shape[1]
@@ -161,7 +167,7 @@ def common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     for _ in range(_STEPS):
         y = gain[:, 0, None] * grid + gain[:, 1, None]
         x = gain[:, 2, None] * grid + gain[:, 3, None]
-        moved, inside = _sampled(there, y, x)
+        moved, inside = _sample(there, y, x)
         rest = np.where(inside[..., None], here - moved, 0)
         best = np.maximum(best, _share(here, moved, inside))
         down, across = np.gradient(moved, axis=1) * side, np.gradient(moved, axis=2) * side
@@ -174,8 +180,8 @@ def common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return best
 
 
-def _sampled(pictures: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values at these rows and columns of each image (linear interpolation), and which of them are inside."""
+def _sample(pictures: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values at these rows and columns of each image (linear interpolation), and booleans: which are inside."""
     side = pictures.shape[1]
     (top, down, rows), (left, across, columns) = (_between(at, side) for at in (y, x))
     number = np.arange(len(pictures))[:, None]
@@ -187,14 +193,14 @@ def _sampled(pictures: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.nda
 
 
 def _between(at: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For places from -0.5 to 0.5: the pixel before, how far it is to the next, and whether it is inside."""
+    """For positions from -0.5 to 0.5: the previous pixel, the distance to it, and whether the position is inside."""
     position = (at + 0.5) * side - 0.5
     before = np.clip(np.floor(position).astype(np.int64), 0, side - 2)
     return before, np.clip(position - before, 0, 1), (position > -0.5) & (position < side - 0.5)
 
 
 def _share(here: np.ndarray, moved: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The share of the variance that both have in common where they overlap; 1 means no difference."""
+    """The fraction of the variance that both share where they overlap; 1 means no difference."""
     weight = inside[..., None].astype(np.float32)
     count = weight.sum((1, 2, 3))[:, None, None, None]
     spread = [

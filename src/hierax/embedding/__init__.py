@@ -1,4 +1,4 @@
-"""Features of many images: shards that can be resumed, updated and searched."""
+"""Computes the features of many images, and writes them into a collection that can be resumed, updated and searched."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Videos as sources: each window is a row. The length of the video gives the list; windows are decoded in order."""
+"""Videos as sources. Each segment is a row; the number of segments follows from the length of the video."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from hierax.processing.video_file import VideoFile
 
 
 def expand_windows(sources: Iterable[Source], sampling: Sampling) -> Iterator[Source]:
-    """Windows in the place of videos, one after the other until the end of each; one of what cannot be read, which says
-    why when it is.
+    """Yields the segments of each video, one after the other until its end.
+
+    A video that cannot be read gives one segment; decoding it later gives the error.
 
     Raises:
-        ValueError: rows of a table.
+        ValueError: a source is a row of a table.
     """
-    import_av()  # if it is missing, one error says so, not one for each video
+    import_av()  # a missing package is one error, not one for each video
     for source in sources:
         if source.kind == "table":
             raise ValueError(f"{source.path}: rows of a table are images; expected video files, .tar shards or URLs")
         count = 1
-        with suppress(Exception), ExitStack() as stack:  # the same error is raised again when the row is made
-            there = source.name if source.kind == "file" else stack.enter_context(open_stream(source))
-            file = stack.enter_context(VideoFile(there, name=source.name))
-            # a rest that is shorter than the step between frames has no frame of its own
+        with suppress(Exception), ExitStack() as stack:  # the same error is raised again when the segment is decoded
+            content = source.name if source.kind == "file" else stack.enter_context(open_stream(source))
+            file = stack.enter_context(VideoFile(content, name=source.name))
+            # a remainder that is shorter than the step between frames contains no frame
             count = max(-int((sampling.step - file.duration()) // sampling.span), 1)
         for number in range(count):
             start = f"{float(number * sampling.span):.3f}".rstrip("0").rstrip(".")
@@ -40,25 +41,25 @@ def expand_windows(sources: Iterable[Source], sampling: Sampling) -> Iterator[So
 
 
 class ClipDecoder:
-    """Reads windows of videos as `record` says. A plain object that can be sent to other processes.
+    """Reads segments of videos as pixels, according to `record`. It can be sent to other processes.
 
-    One video stays open, since windows come in their order: a video is decoded once, not once for each of them.
+    One video stays open: the segments are requested in order, so that a video is decoded only once.
     """
 
     def __init__(self, record: Preprocessing) -> None:
         self.record, self.sampling = record, sampling_of(record)
-        # gray levels: mean and deviation are taken out where the model is
+        # pixels stay gray levels here; they are normalized on the device of the model
         self.processor = HieraVideoProcessor(record, do_rescale=False, do_normalize=False)
         self.shape = (self.sampling.count, *record.fixed_size)
         self._video: Opened | None = None
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:
-        """Writes the pixels of one window into `out`, uint8 `[C, T, H, W]` of zeros; of a video that is no window, as
-        a query, those in its middle.
+        """Writes the pixels of one segment into `out`, uint8 `[C, T, H, W]` of zeros. If the source is a whole video,
+        such as a query, it takes the clip in the middle.
         """
         digest = ""
         try:
-            video = self._opened(source)
+            video = self._open(source)
             digest, file = video.digest, video.file
             if source.window < 0:
                 (clip,) = self.processor.clips(file)
@@ -70,7 +71,7 @@ class ClipDecoder:
         out[:] = np.rint(clip.pixels)
         return Item(source, digest, file.info.width, file.info.height, start=clip.start, end=clip.end)
 
-    def _opened(self, source: Source) -> Opened:
+    def _open(self, source: Source) -> Opened:
         if self._video is None or self._video.name != source.name:
             self._close()
             self._video = Opened(source)

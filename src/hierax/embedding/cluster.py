@@ -1,4 +1,4 @@
-"""Computes the blocks of a collection on a Ray cluster: a pool of actors, each with an engine, writes the shards."""
+"""Computes the blocks of a collection on a Ray cluster. Each actor has its own engine, and writes its shards itself."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hierax.processing.frames import FIRST_ONLY
 
 
 def ray_package() -> Any:
-    """The package Ray with its module for data.
+    """The package Ray, with its module `ray.data`.
 
     Raises:
-        ImportError: it is missing; names the extra.
+        ImportError: the package is missing; the message names the extra.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
         "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # lost actors start again; no page of text is needed for that
+    )  # actors that are lost start again; Ray would print a long text about each
     require("work on a cluster", "ray")
     import ray
     import ray.data
@@ -36,12 +36,12 @@ def ray_package() -> Any:
 
 
 class BlockWorker:
-    """An actor: one engine, which computes one block after the other and writes them to the shared folder.
+    """An actor with one engine. It computes one block after the other, and writes them into the shared folder.
 
     Args:
         folder: the collection; it must have this path on every machine.
-        manifest: that it must have.
-        extractor: computes the features; it is loaded again on the actor's machine.
+        manifest: the manifest that the folder must contain.
+        extractor: computes the features; it is loaded again on the machine of the actor.
         workers: number of processes that decode.
     """
 
@@ -50,16 +50,18 @@ class BlockWorker:
             prepare_processes()
         if not folder.is_dir():
             raise CollectionError(
-                f"{folder}: machine {os.uname().nodename} does not see it; a cluster needs a folder "
+                f"{folder}: the folder does not exist on machine {os.uname().nodename}; a cluster needs a folder "
                 "that all its machines share"
             )
         Manifest.read(folder).check_same(manifest, folder=folder)
         self.job, self.extractor, self.workers = Job(folder, manifest), extractor, workers
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Computes and writes one block; a block of an actor that was lost is computed again, to the same shard."""
+        """Computes and writes one block. If an actor is lost, its block is computed again and replaces the
+        same shard.
+        """
         block = Block(int(row["listing"]), int(row["number"]))
-        FIRST_ONLY.take()  # what was noted before is told already
+        FIRST_ONLY.take()  # the earlier entries were already reported
         steps = list(self.job.compute([block], self.extractor, stop=threading.Event(), workers=self.workers))
         sums = {name: sum(getattr(step, name) for step in steps) for name in ("sources", "errors", "waited")}
         return {**row, **sums, "first_only": json.dumps(FIRST_ONLY.take())}
@@ -74,23 +76,25 @@ def on_cluster(
     threads: int,
     workers: int | None = None,
 ) -> Iterator[Step]:
-    """`Job.compute` by as many actors as the cluster has GPUs, or times `threads` cores where it has none.
+    """Runs `Job.compute` on a cluster, with one actor for each GPU. Without GPUs, there is one for every `threads`
+    cores.
 
-    The cluster is the one this process is connected to, or that `RAY_ADDRESS` names, or this machine. An actor that is
-    lost is started again, and its block with it. Whether the vectors are the same to the last bit as on one machine
-    depends on whether the processors are alike.
+    The cluster is the one to which this process is connected, or the one that `RAY_ADDRESS` names, or this machine. An
+    actor that is lost is started again and repeats its block. If all processors are of the same kind, the vectors are
+    equal to the last bit to those of one machine.
 
     Raises:
-        CollectionError: a machine does not see the collection. Other errors of an actor are raised, too.
+        CollectionError: the folder of the collection does not exist on a machine. Other errors of an actor are raised
+            too.
     """
     package = ray_package()
-    started = not package.is_initialized()
-    if started:
+    starts_ray = not package.is_initialized()
+    if starts_ray:
         package.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
         _quiet(package)
-        has = package.cluster_resources()
-        gpus, cores = int(has.get("GPU", 0)), int(has.get("CPU", 1))
+        resources = package.cluster_resources()
+        gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         most = gpus or max(cores // threads, 1)
         each = max(cores // gpus, 1) if gpus else min(threads, cores)
         if workers is None:
@@ -111,18 +115,18 @@ def on_cluster(
     except package.exceptions.RayError as error:
         raise _cause(error) from None
     finally:
-        if started:
+        if starts_ray:
             package.shutdown()
 
 
 def _quiet(package: Any) -> None:
-    """hierax shows the progress itself."""
+    """Turns off the progress bars and messages of Ray; hierax shows the progress itself."""
     package.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error that an actor raised, without Ray's wrapper; for Ray's own errors their last line."""
+    """The error that an actor raised, without the wrapper of Ray. An error of Ray itself is cut to its last line."""
     seen: BaseException | None = error
     while seen is not None:
         inner = getattr(seen, "cause", None) or seen.__cause__
@@ -132,5 +136,5 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(seen, (ValueError, OSError, ImportError)):
         return seen
     return OSError(
-        f"the Ray cluster: {str(error).strip().splitlines()[-1]}; written shards stay; the same call resumes"
+        f"the Ray cluster: {str(error).strip().splitlines()[-1]}; written shards are kept; the same call resumes"
     )

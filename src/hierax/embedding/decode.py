@@ -1,4 +1,4 @@
-"""Turns sources into uint8 pixels in separate processes: reads, hashes, decodes, resizes and crops them."""
+"""Reads sources in separate processes: their bytes are hashed, decoded, resized and cropped to uint8 pixels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Item:
     """A source that was read.
 
     Attributes:
-        source: what it is.
-        hash: of its bytes, 32 hexadecimal digits; "" where it could not be read at all.
-        width, height: of the image, upright, in pixels.
-        error: why it cannot be used, or None.
-        start, end: of a window of a video, in seconds.
+        source: the source.
+        hash: hash of its bytes, 32 hexadecimal digits; "" if the bytes could not be read.
+        width, height: size of the upright image, in pixels.
+        error: the reason why it cannot be used, or None.
+        start, end: start and end of a segment of a video, in seconds.
     """
 
     source: Source
@@ -47,13 +47,13 @@ class Item:
 
 @dataclass
 class Pixels:
-    """One batch of a block. Pixels of unreadable sources are zeros, so that a batch is always the same.
+    """One batch of a block. The pixels of an unreadable source are zeros, so that the shape of a batch does not change.
 
     Attributes:
-        block, first: which sources they are: those of the block from `first` on.
-        items: of each source.
-        first_only: sources of which only the first frame or page was read, see `FirstOnly.take`.
-        pixels: uint8 `[B, C, H, W]`, of videos `[B, C, T, H, W]`; float32 for models of other values.
+        block, first: the block, and the position of the first source of the batch in it.
+        items: one item for each source.
+        pixels: uint8 `[B, C, H, W]`, for videos `[B, C, T, H, W]`; float32 for models that do not take gray levels.
+        first_only: sources of which only the first frame or page was read; see `FirstOnly.take`.
     """
 
     block: Block
@@ -63,28 +63,28 @@ class Pixels:
     first_only: dict[str, list[str]] = field(default_factory=dict)
 
     def pin_memory(self) -> Pixels:
-        """The same in page-locked memory; called by PyTorch's loader."""
+        """A copy in page-locked memory."""
         return replace(self, pixels=self.pixels.pin_memory())
 
 
 class Decoder:
-    """Reads sources as `record` says. A plain object that can be sent to other processes."""
+    """Reads images as pixels, according to `record`. It can be sent to other processes."""
 
     def __init__(self, record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> None:
         self.record, self.shape = record, record.fixed_size
         self.processor = HieraImageProcessor(record, fast=True, max_pixels=max_pixels)
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:
-        """Writes the pixels of one source into `out`, `[C, H, W]` of zeros as `dtype_of` says."""
+        """Writes the pixels of one source into `out`, `[C, H, W]` of zeros with the dtype that `dtype_of` returns."""
         digest = ""
         try:
             content = as_bytes(source.read(max_pixels=self.processor.max_pixels))
             digest = content_hash(content)
             picture, plan = next(self.processor.decoded(content, names=[path_text(source.path)]))
             part = resize_crop_fast(picture, plan, resample=self.record.resample)
-            if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats, 0 to 1
+            if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats from 0 to 1
                 part = np.rint(part.clip(0, 1) * 255)
-        except Exception as error:  # readers of sources, such as network clients, raise errors of every kind
+        except Exception as error:  # readers, such as network clients, raise all kinds of errors
             return failed_item(source, digest, error)
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
@@ -93,19 +93,22 @@ class Decoder:
 
 
 def dtype_of(record: Preprocessing) -> type[np.uint8] | type[np.float32]:
-    """The dtype of a model's pixels: uint8 for gray levels, float32 for values as files have them."""
+    """The dtype of the pixels: uint8 for gray levels, float32 if the values of files are not rescaled."""
     return np.uint8 if record.do_rescale else np.float32
 
 
 def failed_item(source: Source, digest: str, error: Exception) -> Item:
-    """The item for an unreadable source. After a lack of memory or a refused read it has no hash, so that an update
-    tries it again.
+    """The item for an unreadable source.
+
+    If memory was insufficient or the read was refused, it has no hash, so that an update tries the source again.
     """
     return Item(source, "" if isinstance(error, (MemoryError, RefusedError)) else digest, error=reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a source cannot be read, in one line; with the type of the error if its text may not tell it."""
+    """The reason why a source cannot be read, in one line. The type of the error is added if the text may
+    be unclear.
+    """
     if isinstance(error, ImageError):
         problem = error.problem
     else:
@@ -119,7 +122,7 @@ def reason_of(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """A request to decode one batch: sources of `block` from `first` on."""
+    """A request to decode one batch: the sources of `block` that start at position `first`."""
 
     block: Block
     first: int
@@ -127,7 +130,7 @@ class Request:
 
 
 def decoder_of(record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Decoder | ClipDecoder:
-    """The reader for images or windows of videos, as the record says."""
+    """The decoder for images or for segments of videos, according to the record."""
     if record.num_frames is None:
         return Decoder(record, max_pixels=max_pixels)
     from hierax.embedding.clips import ClipDecoder
@@ -136,7 +139,7 @@ def decoder_of(record: Preprocessing, *, max_pixels: int | None = DEFAULT_MAX_PI
 
 
 class _Requests(Sequence[Request]):
-    """The requests for all batches of these blocks in order, made when they are indexed."""
+    """The requests for all batches of these blocks, in order. A request is created when it is indexed."""
 
     def __init__(self, blocks: Sequence[Block], listings: Sequence[Listing], batch: int, block: int) -> None:
         self._listings, self._batch, self._block = listings, batch, block
@@ -179,8 +182,9 @@ def batches_of(
     workers: int,
     pin: bool = False,
 ) -> Generator[Pixels]:
-    """Yields all batches of these blocks in order, decoded in advance by `workers` processes (0: in this one). At
-    most four finished batches wait for each worker.
+    """Yields all batches of these blocks in order, decoded in advance by `workers` processes (0: in this process).
+
+    Each worker prepares at most four batches in advance.
 
     Raises:
         ProcessDied: a process was killed.
@@ -195,5 +199,5 @@ def batches_of(
         yield from Pool(work, min(workers, len(requests)), ready=ready).map(requests)
         return
     for request in requests:
-        found = work(request)
-        yield found if ready is None else ready(found)
+        pixels = work(request)
+        yield pixels if ready is None else ready(pixels)

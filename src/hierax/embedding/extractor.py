@@ -30,27 +30,28 @@ if TYPE_CHECKING:
 
 POOLED = "pooled"
 _POOLING = {
-    POOLED: "mean of the last stage's tokens, then the encoder's norm: what a classifier's head takes",
+    POOLED: "mean of the last stage's tokens, then the encoder's norm: the input of a classifier's head",
     "stage": "mean of the stage's tokens, without a norm",
     "map": "the stage's map, channels first, without a norm",
 }
 
 
 class FeatureExtractor:
-    """An engine, and the outputs of it that a collection stores.
+    """An engine, and those of its outputs that a collection stores.
 
     Args:
-        model: any Hiera model of images or clips, or a Hub id, folder or file; or an export of task "features", which
-            gives "pooled", or "backbone", which gives its stages. An export counts as another model than its
-            checkpoint.
+        model: any Hiera model of images or clips, or a Hub id, folder or file. Or an export of task "features", which
+            returns "pooled", or of task "backbone", which returns its stages. An export and its checkpoint count as
+            different models.
         layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
             map).
-        l2: divide vectors by their length; no maps.
-        size: side in pixels of the square that the model sees, instead of the checkpoint's; an export has its own.
-        max_pixels: images of more pixels are refused; None is any number.
+        l2: divide each vector by its length; not possible for maps.
+        size: side of the square input in pixels; default: the size of the checkpoint. The size of an export is fixed.
+        device, precision, backend, threads, calibration: see `hierax.Engine`.
+        max_pixels: larger images are an error; None: no limit.
 
     Raises:
-        ValueError: an unknown layer, a model that takes neither images nor clips; what `hierax.load` raises.
+        ValueError: a layer is unknown, or the model takes neither images nor clips; see also `hierax.load`.
     """
 
     def __init__(
@@ -124,16 +125,16 @@ class FeatureExtractor:
         self._std = torch.tensor(std, dtype=torch.float32).view(shape) / scale
 
     def _check_given(self) -> None:
-        """Raises `ValueError` if the export lacks a requested layer; says which layers it gives."""
+        """Raises `ValueError` if the export lacks a requested layer; the message lists the layers that it has."""
         task = TASKS[self.engine.task]
         stages = self.config.out_features or self.config.stage_names[-1:]
         allowed = stages if task.maps else (POOLED,) if "pooler_output" in task.outputs else ()
         for layer in self.layers:
             if layer.removesuffix("_map") not in allowed:
-                gives = f"gives {', '.join(allowed)}" if allowed else "gives no features"
+                gives = f"returns {', '.join(allowed)}" if allowed else "returns no features"
                 raise ValueError(
                     f"layer is {layer!r}; {self.name} is an export for {self.engine.task} and {gives}; expected the "
-                    f"checkpoint that it was made of, or an export made with --task "
+                    f"checkpoint that it was made from, or an export made with --task "
                     f"{'features' if layer == POOLED else 'backbone'}"
                 )
 
@@ -144,7 +145,7 @@ class FeatureExtractor:
     again = clone  # the former name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the settings alone: another process loads an engine of its own."""
+        """Pickles only the settings: another process loads its own engine."""
         return partial(FeatureExtractor, **{**self._settings, "precision": self.precision}), ()
 
     def _column(self, layer: str) -> Column:
@@ -160,22 +161,26 @@ class FeatureExtractor:
         if not kind:
             return Column(layer, layer, (width,), _POOLING["stage"])
         if self.l2:
-            raise ValueError(f"layer is {layer!r}, a map, which l2 is not for")
+            raise ValueError(f"layer is {layer!r}, which is a map; l2 is only for vectors")
         stride = config.stage_stride(number)
         return Column(
             layer, layer, (width, *(-(-edge // s) for edge, s in zip(self.shape, stride, strict=True))), _POOLING["map"]
         )
 
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """float32 `[B, width]` by column, for pixels `[B, C, H, W]` as `dtype_of` says, of clips `[B, C, T, H, W]`."""
+        """The vectors of each column, float32 `[B, width]`.
+
+        Args:
+            pixels: `[B, C, H, W]`, or `[B, C, T, H, W]` for clips, with the dtype that `dtype_of` returns.
+        """
         device = self.engine.device
-        moved = pixels.to(device, non_blocking=True).float()
-        out = self.engine(pixel_values=(moved - self._mean.to(device)) / self._std.to(device))
-        found = {}
+        values = pixels.to(device, non_blocking=True).float()
+        out = self.engine(pixel_values=(values - self._mean.to(device)) / self._std.to(device))
+        by_column = {}
         for column in self.columns:
             vectors = self._vectors(out, column)
-            found[column.name] = (F.normalize(vectors, dim=1) if self.l2 else vectors).cpu().numpy()
-        return found
+            by_column[column.name] = (F.normalize(vectors, dim=1) if self.l2 else vectors).cpu().numpy()
+        return by_column
 
     def _vectors(self, out: Any, column: Column) -> Tensor:
         if column.layer == POOLED:
@@ -189,14 +194,14 @@ class FeatureExtractor:
         return grid.movedim(-1, 1).flatten(1) if kind else grid.flatten(1, -2).mean(1)
 
     def close(self) -> None:
-        """Releases memory and threads."""
+        """Releases the memory and threads of the engine."""
         self.engine.close()
 
 
 def extractor_like(
     manifest: Manifest, model: Pretrained | str | os.PathLike[str], *, size: int | None = None, **settings: Any
 ) -> FeatureExtractor:
-    """An extractor with the layers, lengths, precision and size of an existing collection, except `settings`.
+    """An extractor with the layers, normalization, precision and size of an existing collection, except `settings`.
 
     Raises:
         ValueError: see `FeatureExtractor`.
@@ -211,17 +216,17 @@ def extractor_like(
 
 
 def _absolute_source(source: str) -> str:
-    """The absolute path of a folder or file; other names stay as they are."""
+    """The absolute path of a folder or file; other names are not changed."""
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def _of_export(model: object, **settings: Any) -> Engine | None:
-    """Opens an export; warns of how much it differs from its checkpoint."""
+    """Opens an export, with a notice of how much it differs from its checkpoint; None if `model` is not an export."""
     if not isinstance(model, (str, os.PathLike)) or not is_export(model):
         return None
     engine = Engine(os.fspath(model), **settings)
     assert engine.exported is not None
-    notify(f"{model} is {engine.exported.describe()}; its vectors are compared with those of this export alone")
+    notify(f"{model} is {engine.exported.describe()}; its vectors are compared only with vectors of this export")
     return engine
 
 
@@ -231,7 +236,7 @@ def _digest(engine: Engine) -> str:
 
 
 def _load_features(source: str) -> Pretrained:
-    """Loads the model for features. For a MAE's file, the pooled features get a norm that does nothing."""
+    """Loads a model for features. The encoder of a MAE gets a new norm, which does not change the pooled features."""
     from hierax.checkpoint.opened import open_checkpoint
     from hierax.model.tasks import HieraModel
 
@@ -241,7 +246,7 @@ def _load_features(source: str) -> Pretrained:
 
 
 def _preprocessing_for(model: Pretrained | Engine, size: int | None) -> Preprocessing:
-    """How images become pixels of one size: as the checkpoint says, or the same part of them at another size."""
+    """The preprocessing of the checkpoint, at one fixed size."""
     config = model.config
     stated = model.record if isinstance(model, Engine) else model.preprocessing
     record = preprocessing_for(config, stated)
@@ -255,8 +260,10 @@ def vectors(
     *,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Vectors, float32 `[N, width]`, of the readable images or windows, in order; and names and problems of the
-    others.
+    """The vectors of images or segments.
+
+    Returns:
+        float32 `[N, width]` for the sources that can be read, in order; and the names and problems of the others.
     """
     from hierax.collection.source import Source
     from hierax.embedding.decode import decoder_of, dtype_of

@@ -1,4 +1,4 @@
-"""The blocks of a collection: which are done, and how one or several devices compute the others."""
+"""The blocks of a collection. It finds the blocks that are pending, and computes them on one or several devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FEW = 256
-"""Up to this number of sources, decoding here is faster than starting processes."""
+"""Up to this number of sources, decoding in this process is faster than starting others."""
 
 NOT_FINITE = "the model's features are not finite"
 
@@ -35,9 +35,11 @@ class Step:
     """One step of progress: a batch, or a whole block if batches are not reported.
 
     Attributes:
-        sources, errors: how many, and how many of them could not be read.
-        waited: seconds in which the model waited for pixels.
-        block: the block that this step finished and wrote. table: its rows, if available.
+        sources: number of sources.
+        errors: number of these sources that could not be read.
+        waited: seconds for which the model waited for pixels.
+        block: the block that this step finished and wrote; None if the block is not finished.
+        table: the rows of that block, if available.
     """
 
     sources: int
@@ -52,13 +54,13 @@ class Job:
 
     Args:
         folder: the collection, with its listings.
-        manifest: how it is made.
-        check: called before each block is written; raises an error to prevent that.
+        manifest: the settings of the collection.
+        check: called before each block is written; if it raises an error, the block is not written.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, check: Callable[[], object] | None = None) -> None:
         self.folder, self.manifest, self._check = folder, manifest, check
-        self._told = False  # that features are not finite
+        self._has_warned = False  # that features are not finite
         self.listings = [Listing.read(path) for path in listings(folder)]
 
     def blocks(self) -> list[Block]:
@@ -67,22 +69,22 @@ class Job:
         return [Block(i, n) for i, one in enumerate(self.listings) for n in range(-(-len(one) // size))]
 
     def sources_in(self, *blocks: Block) -> int:
-        """How many sources these blocks have."""
+        """The number of sources of these blocks."""
         size = self.manifest.block
         return sum(min(size, len(self.listings[block.listing]) - block.number * size) for block in blocks)
 
     def pending(self) -> list[Block]:
-        """Blocks without a shard."""
-        there = {path.name for path in shards(self.folder)}
-        return [block for block in self.blocks() if block.file not in there]
+        """The blocks that have no shard yet."""
+        existing = {path.name for path in shards(self.folder)}
+        return [block for block in self.blocks() if block.file not in existing]
 
     def compute(
         self, blocks: Sequence[Block], extractor: FeatureExtractor, *, stop: threading.Event, workers: int | None = None
     ) -> Generator[Step]:
-        """Computes and writes blocks, one after the other; after `stop` is set, ends with the current block.
+        """Computes and writes blocks, one after the other. When `stop` is set, it finishes the current block and ends.
 
         Raises:
-            OSError: the shard cannot be written, or a process that decodes was killed.
+            OSError: a shard cannot be written, or a decoding process was killed.
             MemoryError: there is not enough memory.
         """
         parts: list[Pixels] = []
@@ -103,33 +105,33 @@ class Job:
                     return
 
     def _vectors(self, extractor: FeatureExtractor, pixels: Pixels) -> dict[str, np.ndarray]:
-        """Features of a batch, by column; items whose features are not finite are marked as such."""
+        """The features of a batch, by column. Items with features that are not finite become errors."""
         count, columns = len(pixels.items), self.manifest.columns
-        if all(item.error is not None for item in pixels.items):  # nothing to compute on
+        if all(item.error is not None for item in pixels.items):  # no source can be read
             return {column.name: np.zeros((count, column.width), np.float32) for column in columns}
-        found = extractor(pixels.pixels)
-        if any(len(found[column.name]) != count for column in columns):
-            raise MemoryError(f"the model answered for fewer than the {count} images that it was given")
+        features = extractor(pixels.pixels)
+        if any(len(features[column.name]) != count for column in columns):
+            raise MemoryError(f"the model returned results for fewer than {count} images, which were its input")
         with np.errstate(over="ignore"):
-            kept = [found[column.name].astype(self.manifest.dtype, copy=False) for column in columns]
-        finite = np.logical_and.reduce([np.isfinite(vectors).all(1) for vectors in kept])
+            stored = [features[column.name].astype(self.manifest.dtype, copy=False) for column in columns]
+        finite = np.logical_and.reduce([np.isfinite(vectors).all(1) for vectors in stored])
         for place in np.flatnonzero(~finite):
             item = pixels.items[place]
             if item.error is None:
                 pixels.items[place] = replace(item, error=NOT_FINITE)
                 self._say_not_finite(item)
-        return found
+        return features
 
     def _say_not_finite(self, item: Item) -> None:
-        if not self._told:
-            self._told = True
+        if not self._has_warned:
+            self._has_warned = True
             path = path_text(item.source.path)
-            notify(f"{NOT_FINITE} for {path}, and maybe others; they are errors, not rows (is the model damaged?)")
+            notify(f"{NOT_FINITE} for {path}, maybe also for others; they become errors (is the model damaged?)")
 
     def _batches(
         self, blocks: Sequence[Block], extractor: FeatureExtractor, workers: int | None
     ) -> Generator[tuple[Pixels, float]]:
-        """Yields each batch, and the seconds for which the model waited for it."""
+        """Yields each batch, and the number of seconds for which the model waited for it."""
         if workers is None:
             workers = 0 if self.sources_in(*blocks) <= FEW else default_decode_workers(minimum=1)
         decoder = decoder_of(extractor.record, max_pixels=extractor.max_pixels)
@@ -145,11 +147,11 @@ class Job:
         with contextlib.closing(batches):
             while True:
                 before = time.perf_counter()
-                found = next(batches, None)
-                if found is None:
+                pixels = next(batches, None)
+                if pixels is None:
                     return
-                FIRST_ONLY.merge(found.first_only)
-                yield found, time.perf_counter() - before
+                FIRST_ONLY.merge(pixels.first_only)
+                yield pixels, time.perf_counter() - before
 
     def _write(self, block: Block, parts: Sequence[Pixels], vectors: Sequence[dict[str, np.ndarray]]) -> pa.Table:
         items = [item for part in parts for item in part.items]
@@ -161,8 +163,10 @@ class Job:
         bad = [Unreadable(i.source.id, path_text(i.source.path), i.hash, i.error) for i in items if i.error is not None]
         if self._check is not None:
             self._check()
-        whole = {c.name: np.concatenate([part[c.name] for part in vectors])[good] for c in self.manifest.columns}
-        return write_shard(self.folder, block, rows, whole, bad, manifest=self.manifest)
+        vectors_by_column = {
+            c.name: np.concatenate([part[c.name] for part in vectors])[good] for c in self.manifest.columns
+        }
+        return write_shard(self.folder, block, rows, vectors_by_column, bad, manifest=self.manifest)
 
 
 def on_devices(
@@ -173,7 +177,9 @@ def on_devices(
     stop: threading.Event,
     workers: int | None = None,
 ) -> Generator[Step]:
-    """`Job.compute` on several devices, a thread for each. An error of one ends all after their current blocks."""
+    """Runs `Job.compute` on several devices, with one thread each. After an error, each stops after its
+    current block.
+    """
     if len(extractors) == 1:
         yield from job.compute(blocks, extractors[0], stop=stop, workers=workers)
         return
@@ -206,7 +212,7 @@ def on_devices(
             ended += 1
             failures += [step] if step is not None else []
     finally:
-        if ended < len(threads):  # nobody takes what they find any more
+        if ended < len(threads):  # the caller takes no more results
             stop.set()
         for thread in threads:
             while thread.is_alive():
@@ -217,7 +223,7 @@ def on_devices(
 
 
 def _drain(steps: queue.Queue[Any]) -> None:
-    """Releases threads that wait for space in the queue when nobody takes their results."""
+    """Empties the queue, so that no thread waits for space in it after the caller has stopped."""
     with contextlib.suppress(queue.Empty):
         while True:
             steps.get_nowait()

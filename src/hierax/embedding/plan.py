@@ -1,5 +1,5 @@
-"""What is settled before features are computed: that the folder is this call's to write to, how the collection is made,
-and what is in it. Several calls may work on one collection; in this they take turns.
+"""The steps before features are computed: a call locks the folder, writes the manifest, and lists the sources. Several
+calls may work on one collection; they take turns with these steps.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _TRIES = 100
 
 
 class Claim:
-    """The locked folder of a collection, while a call writes to it; see `claim_folder`."""
+    """The folder of a collection that is locked while a call writes to it; see `claim_folder`."""
 
     def __init__(self, folder: Path, lock: Lock, on_wait: Callable[[str], object] | None) -> None:
         self.folder, self._lock, self._on_wait = folder, lock, on_wait
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Locks manifest, listings and marks against other calls."""
+        """Prevents other calls from changing the manifest, the listings and the marks of rows."""
         with hold_lock(self.folder / LOCK, wait=True, on_wait=self._on_wait):
             yield
 
@@ -42,11 +42,11 @@ class Claim:
         """Raises `CollectionError` if the folder no longer exists, or was replaced by another one."""
         if not self._lock.stands():
             raise CollectionError(
-                f"{self.folder} was removed or moved while features were written to it; the same command makes it again"
+                f"{self.folder} was removed or moved while features were written; the same command creates it again"
             )
 
     def remove_leftovers(self) -> None:
-        """Deletes half-written files of killed processes, unless other calls are writing; ends this call's turn."""
+        """Deletes unfinished files of killed processes, unless other calls are writing."""
         if self._lock.is_alone():
             for place in (self.folder, self.folder / LISTINGS, self.folder / DATA):
                 for part in place.glob(PARTS):
@@ -55,10 +55,11 @@ class Claim:
 
 @contextlib.contextmanager
 def claim_folder(folder: Path, on_wait: Callable[[str], object] | None = None) -> Iterator[Claim]:
-    """The folder, made if it is missing, for a call that writes to it; taken away again if nothing was written.
+    """Locks a folder for a call that writes to it. It is created if missing, and deleted again if nothing was written.
 
     Args:
-        on_wait: told who has the folder when this call waits for its turn.
+        folder: the folder of the collection.
+        on_wait: called with the name of the process that this call waits for.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     with contextlib.ExitStack() as stack:
@@ -72,21 +73,21 @@ def _writer(folder: Path, stack: contextlib.ExitStack) -> Lock:
             make_folder(folder)
         try:
             return stack.enter_context(hold_lock(folder / WRITERS, shared=True, wait=True))
-        except FileNotFoundError:  # a call that failed has just taken away the folder that it had made
+        except FileNotFoundError:  # another call has failed, and has just deleted the folder that it had created
             if attempt == _TRIES - 1:
                 raise
     raise AssertionError("not reached")
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    with contextlib.suppress(OSError):  # the first that is not empty
+    with contextlib.suppress(OSError):  # a folder is not empty
         for folder in folders:
             folder.rmdir()
 
 
 def check_folder(folder: Path) -> None:
-    """Raises `CollectionError` for a folder with other things in it. Hidden files do not count: they are locks and
-    half-written files of killed processes.
+    """Raises `CollectionError` if the folder contains other files. Hidden files do not count: they are locks and
+    unfinished files of killed processes.
     """
     if folder.exists() and not folder.is_dir():
         raise CollectionError(f"{folder} is a file; expected a folder")
@@ -94,7 +95,7 @@ def check_folder(folder: Path) -> None:
         return
     if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise CollectionError(
-            f"{folder} is not empty and holds no collection ({MANIFEST} is missing); choose another folder"
+            f"{folder} is not empty and contains no collection ({MANIFEST} is missing); choose another folder"
         )
 
 
@@ -109,7 +110,7 @@ def write_plan(
     block: int,
     list_columns: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Has manifest and listings written, in this call's turn; what is wrong with sources is said before.
+    """Writes the manifest and the listings, while it is the turn of this call. Errors of sources are raised before.
 
     Raises:
         ValueError, CollectionError, ImportError, OSError: see `embed`.
@@ -132,10 +133,10 @@ def write_plan(
 def _manifest(
     folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], *, half: bool, batch: int, block: int
 ) -> Manifest:
-    """The collection's manifest, made if there is none.
+    """The manifest of the collection; a new one if there is none.
 
     Raises:
-        CollectionError: it is of other weights or settings.
+        CollectionError: the collection has other weights or settings.
     """
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
     manifest = Manifest(

@@ -1,4 +1,4 @@
-"""Worker processes that decode while the main process computes. Each answers requests, and ends with its owner."""
+"""Worker processes that decode while the main process computes. Each answers requests, and ends with its parent."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 _MAIN = threading.Lock()
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # go to all processes of a terminal, of which the first decides
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # sent to all processes of a terminal; the main process decides
 
 
 def prepare_processes() -> None:
-    """Has the process start from which those that decode are made: it imports while this one loads a model.
+    """Starts the process that creates the worker processes. It imports packages while this process loads a model.
 
-    A signal to the group of processes does not reach it, nor what it makes.
+    A signal to the process group reaches neither this process nor the processes that it creates.
     """
     context = _context()
     if context.get_start_method() == "forkserver":
         from multiprocessing import forkserver, resource_tracker
 
         context.set_forkserver_preload(["hierax.embedding.decode"])
-        resource_tracker.ensure_running()  # starts by itself, and clears the mask
+        resource_tracker.ensure_running()  # it would be started inside the block, and would reset the signal mask
         with _block_signals():
             forkserver.ensure_running()
 
 
 @contextlib.contextmanager
 def _block_signals() -> Iterator[None]:
-    """Blocks these signals in processes that are started meanwhile, from their start on."""
+    """Processes that are started inside the `with` block ignore these signals, from their start on."""
     if sys.platform == "win32":
         yield
         return
@@ -53,7 +53,7 @@ def _block_signals() -> Iterator[None]:
 
 
 def _context() -> Any:
-    """The start method of processes: never fork, because the engine of this process has threads that may hold locks."""
+    """The start method of processes. It is never fork, because the threads of the engine may hold locks."""
     return multiprocessing.get_context(
         "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     )
@@ -72,11 +72,11 @@ def _without_main() -> Iterator[None]:
 
 
 class ProcessDied(OSError):
-    """A process that decodes was killed."""
+    """A decoding process was killed."""
 
     def __init__(self) -> None:
         super().__init__(
-            "a process that decodes was killed (is the memory full? fewer workers need less); written shards stay; "
+            "a decoding process was killed (is the memory full? fewer workers need less); written shards are kept; "
             "the same call resumes"
         )
 
@@ -86,7 +86,7 @@ class Pool(Generic[Request, Result]):
 
     Args:
         work: the function that each process calls with a request; it is pickled.
-        count: of processes.
+        count: number of processes.
         ahead: number of results that each process may compute in advance.
         ready: called with each result, in a thread of this process, before the result is yielded.
     """
@@ -104,14 +104,14 @@ class Pool(Generic[Request, Result]):
         self._ends: list[Connection] = []
         self._results: list[queue.Queue[Any]] = [queue.Queue(ahead) for _ in range(count)]
         self._closed = threading.Event()
-        util.Finalize(self, _kill, (self._processes,), exitpriority=1)  # before those are waited for
+        util.Finalize(self, _kill, (self._processes,), exitpriority=1)  # before Python waits for these processes
         prepare_processes()
         try:
             for _ in range(count):
                 self._start(work)
         except BaseException as error:
             self.close()
-            if isinstance(error, (EOFError, BrokenPipeError, ConnectionError)):  # the process that makes them died
+            if isinstance(error, (EOFError, BrokenPipeError, ConnectionError)):  # the process that creates workers died
                 raise ProcessDied from error
             raise
 
@@ -124,11 +124,11 @@ class Pool(Generic[Request, Result]):
             process.start()
 
     def map(self, requests: Sequence[Request]) -> Iterator[Result]:
-        """Yields the results of these requests, in order; closes the pool at the end.
+        """Yields the results of these requests, in order, and closes the pool at the end.
 
         Raises:
             ProcessDied: a process was killed.
-            MemoryError, RuntimeError: an error in a process.
+            MemoryError, RuntimeError: an error occurred in a process.
         """
         count = len(self._ends)
         threads = [threading.Thread(target=self._ask, args=(n, requests), daemon=True) for n in range(count)]
@@ -136,38 +136,38 @@ class Pool(Generic[Request, Result]):
             thread.start()
         try:
             for number in range(len(requests)):
-                found = self._results[number % count].get()
-                if isinstance(found, BaseException):
-                    raise found
-                yield found
+                result = self._results[number % count].get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
         finally:
             self.close()
             for thread in threads:
                 thread.join()
 
     def _ask(self, number: int, requests: Sequence[Request]) -> None:
-        """Runs in a thread: one process answers every n-th request."""
+        """Runs in a thread, and sends every n-th request to one process."""
         end = self._ends[number]
         try:
             for index in range(number, len(requests), len(self._ends)):
                 end.send(requests[index])
-                found = end.recv()
-                if isinstance(found, _Failure):
-                    raise found.error()
-                self._put(number, found if self._ready is None else self._ready(found))
+                result = end.recv()
+                if isinstance(result, _Failure):
+                    raise result.error()
+                self._put(number, result if self._ready is None else self._ready(result))
         except (EOFError, ConnectionError, FileNotFoundError):
             self._put(number, ProcessDied())
         except BaseException as error:
             self._put(number, error)
 
-    def _put(self, number: int, found: object) -> None:
+    def _put(self, number: int, result: object) -> None:
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
-                self._results[number].put(found, timeout=0.1)
+                self._results[number].put(result, timeout=0.1)
                 return
 
     def close(self) -> None:
-        """Ends the processes at once: they only read."""
+        """Kills the processes at once. They only read, so nothing is lost."""
         self._closed.set()
         _kill(self._processes)
         for end in self._ends:
@@ -176,7 +176,7 @@ class Pool(Generic[Request, Result]):
 
 def _kill(processes: Sequence[Any]) -> None:
     for process in processes:
-        with contextlib.suppress(AttributeError, OSError):  # one that was not started
+        with contextlib.suppress(AttributeError, OSError):  # the process was not started
             process.kill()
     for process in processes:
         with contextlib.suppress(AssertionError, OSError):
@@ -184,7 +184,7 @@ def _kill(processes: Sequence[Any]) -> None:
 
 
 class _Failure:
-    """The error of a process, as text, because some errors cannot be sent."""
+    """The error of a process, as text, because some errors cannot be pickled."""
 
     def __init__(self, error: BaseException) -> None:
         self.memory = isinstance(error, MemoryError)
@@ -192,22 +192,22 @@ class _Failure:
         self.trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
     def error(self) -> BaseException:
-        """The same, here."""
+        """The error to raise in the main process."""
         if self.memory:
-            return MemoryError("a process that decodes ran out of memory; fewer workers need less")
-        if "shared memory" in self.text:  # as of a machine whose /dev/shm is missing, full, or not to be written to
-            return OSError(f"a process that decodes: {self.text}; expected room in /dev/shm (0 workers need none)")
-        found = RuntimeError(f"a process that decodes: {self.text}")
-        found.__cause__ = RuntimeError(self.trace)
-        return found
+            return MemoryError("a decoding process ran out of memory; fewer workers need less")
+        if "shared memory" in self.text:  # /dev/shm is missing, full, or not writable
+            return OSError(f"a decoding process: {self.text}; expected space in /dev/shm (0 workers need none)")
+        error = RuntimeError(f"a decoding process: {self.text}")
+        error.__cause__ = RuntimeError(self.trace)
+        return error
 
 
 def _serve(end: Connection, work: Callable[[Any], Any]) -> None:
-    """Runs in a process of the pool."""
-    for name in _SIGNALS:  # where they could not be blocked
+    """Runs in a process of the pool: receives requests and sends results."""
+    for name in _SIGNALS:  # on some platforms they could not be blocked
         with contextlib.suppress(AttributeError, ValueError, OSError):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_follow, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     while True:
         try:
             request = end.recv()
@@ -217,13 +217,13 @@ def _serve(end: Connection, work: Callable[[Any], Any]) -> None:
             end.send(work(request))
         except ConnectionError:
             return
-        except Exception as error:  # also where there is no room for what is shared
+        except Exception as error:  # also if there is no space for shared memory
             with contextlib.suppress(OSError):
                 end.send(_Failure(error))
 
 
-def _follow() -> None:
-    """None of them outlives its owner."""
+def _exit_with_parent() -> None:
+    """Ends this process when its parent ends."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""`embed` turns many images into shards of features. Interrupted runs can be resumed; no image is stored twice."""
+"""`embed` computes the features of many images, and writes them as shards. An interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hierax.embedding.extractor import POOLED, FeatureExtractor
 from hierax.embedding.job import FEW, Job, Step, on_devices
 from hierax.embedding.plan import Claim, check_folder, claim_folder, write_plan
 from hierax.embedding.processes import prepare_processes
-from hierax.embedding.sources import NoSourcesError, absolute_source, are_few, check_input, lost
+from hierax.embedding.sources import NoSourcesError, absolute_source, check_input, has_at_most, missing_inputs
 from hierax.embedding.update import mark_replaced
 from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS
@@ -39,18 +39,19 @@ class EmbedReport:
     """The result of a call of `embed`, and the state of the collection.
 
     Attributes:
-        out: the collection.
-        sources: in all listings.
-        done: sources of which this call made rows or errors.
-        rows: valid rows in the collection.
-        copies: rows among them whose image has the same bytes as that of an earlier row.
-        errors: sources that cannot be read (`errors.parquet`).
-        gone, replaced: rows that an update marked as gone or replaced.
-        pending: sources whose blocks are not done yet: they belong to other shares, or the run was stopped.
-        seconds: of this call, without loading and listing. waited: share of this time in which the model waited for
-            pixels.
-        stopped: whether a signal ended it early.
-        signal: the number of that signal, such as `signal.SIGTERM`; None where none came.
+        out: the folder of the collection.
+        sources: number of sources in all listings.
+        done: number of sources for which this call wrote a row or an error.
+        rows: number of valid rows in the collection.
+        copies: number of these rows that have the same bytes as an earlier row.
+        errors: number of sources that cannot be read (`errors.parquet`).
+        gone, replaced: number of rows that an update marked as gone or replaced.
+        pending: number of sources in blocks that are not done yet: the blocks belong to other shards, or the run was
+            stopped.
+        seconds: duration of this call, without loading and listing.
+        waited: fraction of this time for which the model waited for pixels.
+        stopped: whether a signal stopped the call early.
+        signal: the number of that signal, such as `signal.SIGTERM`; None if there was no signal.
     """
 
     out: Path
@@ -78,7 +79,7 @@ class EmbedReport:
         return "decoding" if self.waited > 0.2 else "model"
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON can hold."""
+        """The values as a dict that can be written as JSON."""
         return {
             **asdict(self),
             "out": str(self.out),
@@ -94,10 +95,11 @@ class Progress:
     """The progress of a call.
 
     Attributes:
-        done, total: sources.
-        errors: unreadable sources so far.
-        seconds, waited: so far.
-        stopping: a signal arrived, so this is the last block, or the last one of each device.
+        done, total: number of sources.
+        errors: number of unreadable sources so far.
+        seconds: time since the start.
+        waited: seconds for which the model waited for pixels so far.
+        stopping: whether a signal arrived; the current block of each device is then the last.
     """
 
     done: int
@@ -112,8 +114,11 @@ Sources: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
 
 def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None = None, ray: bool = False) -> list[str]:
-    """The steps of `embed` before it has a model: reports missing sources and packages, and starts decoding
-    processes, which import while the model is loaded. Returns the sources as absolute paths or URLs.
+    """The steps of `embed` that need no model. It checks the sources and packages, and prepares decoding processes,
+    which import packages while the model is loaded.
+
+    Returns:
+        The sources as absolute paths or URLs.
 
     Raises:
         ValueError, CollectionError, ImportError: see `embed`.
@@ -131,9 +136,9 @@ def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None 
     for given in several:
         check_input(given)
     inputs = [absolute_source(given) for given in several]
-    for missing in lost(given for given in inputs if given not in known):
+    for missing in missing_inputs(given for given in inputs if given not in known):
         raise NoSourcesError(missing, "no such file or folder")
-    if workers != 0 and not ray and not (workers is None and are_few(inputs or list(known), FEW)):
+    if workers != 0 and not ray and not (workers is None and has_at_most(inputs or list(known), FEW)):
         prepare_processes()
     return inputs
 
@@ -164,51 +169,50 @@ def embed(
     on_wait: Callable[[str], object] | None = None,
     on_stop: Callable[[], object] | None = None,
 ) -> EmbedReport:
-    """Writes the features of images, or of videos window by window, into the folder `out`, and resumes where an
-    earlier call was interrupted.
+    """Writes the features of images, or of the segments of videos, into the folder `out`. If an earlier call was
+    interrupted, it resumes.
 
-    Every source is listed once, in the order of the first listing. Blocks of `block_size` sources become shards
-    (`part-*.parquet`: id, path, width, height, hash, status, embedding), whole or not at all, always in the same
-    batches: even if a call was killed, the final collection is the same. What cannot be read is in `errors.parquet`.
-    A model of clips makes a row for each window of a video, with `start` and `end` in seconds; the windows follow
-    each other, and the last one repeats its last frame.
+    Every source is listed once, in the order of the first listing. Each block of `block_size` sources becomes a shard
+    (`part-*.parquet`: id, path, width, height, hash, status, embedding), which is written completely or not at all. The
+    batches are always the same, so the final collection is the same even if a call was killed. Sources that cannot be
+    read are listed in `errors.parquet`.
+    A video model writes one row for each segment of a video, with `start` and `end` in seconds. The segments follow
+    each other. The last segment repeats its last frame if the video is too short.
 
     Args:
-        sources: one or several, see `list_sources`; of a collection that exists they may be left out (an empty list),
-            and only `update` adds others.
-        out: made if missing.
-        model: any Hiera model of images or clips (`hierax/femto`, small, comes with hierax), a source to load one
-            from, or a `FeatureExtractor`, whose settings count.
+        sources: one or several, see `list_sources`. For an existing collection, the list may be empty; only `update`
+            adds other sources.
+        out: the folder of the collection, created if missing.
+        model: any Hiera model of images or clips, or a source to load one from (`hierax/femto` is a small model that is
+            part of hierax). Or a `FeatureExtractor`; then its settings are used.
         layers, l2, size: see `FeatureExtractor`.
         half: write vectors in float16.
-        max_pixels: images of more pixels cannot be read; None is any number. It is not kept for later calls.
-        update: list again; embed what is new or whose bytes have changed, mark what is gone or replaced.
-        list_columns: {"path": name} where lists among the sources call their column of paths otherwise; kept for
-            updates.
-        shard: (i, n): do every n-th block only, from the i-th on, for n processes that share `out`.
-        ray: work on a Ray cluster, whose machines share `out` and the model; see `hierax.embedding.cluster`.
-        device: see `hierax.Engine`; each of several devices takes a share of the blocks; "auto" is all GPUs if there
-            are any. With a `FeatureExtractor`, the first is its own.
+        max_pixels: larger images are an error; None: no limit. Later calls do not remember this value.
+        update: list the sources again; embed new and changed sources, and mark rows that are gone or replaced.
+        list_columns: {"path": name} if the column of paths in lists has another name. Updates remember it.
+        shard: (i, n): compute only every n-th block, starting with block i, for n processes that share `out`.
+        ray: work on a Ray cluster whose machines share `out` and the model; see `hierax.embedding.cluster`.
+        device: see `hierax.Engine`. Several devices share the blocks; "auto" means all GPUs, if there are any. With a
+            `FeatureExtractor`, the first device is that of the extractor.
         precision, backend, threads: see `hierax.Engine`.
-        workers: processes that decode. None is the number of cores minus one, from 1 to 16. 0 decodes in this
-            process; so does None if there are few sources.
-        batch_size, block_size: sources per call of the engine, per shard; an existing collection keeps its own.
-        on_table: called with the `pyarrow.Table` of each block after it was written, in the order of the rows unless
-            several devices or machines write.
-        on_progress: called after each batch (after each block on a cluster).
-        on_wait: called with the name of the process that this call waits for (it lists sources of `out`, or closes
-            it).
-        on_stop: called at once by the signal handler when a signal asks for an end; the current block is finished
-            after it.
+        workers: number of decoding processes. None: the number of cores minus one, from 1 to 16. 0: decode in this
+            process; None does the same if there are few sources.
+        batch_size, block_size: sources per call of the engine, and per shard; fixed for an existing collection.
+        on_table: called with the `pyarrow.Table` of each block after it was written. The order is that of the rows,
+            unless several devices or machines write.
+        on_progress: called after each batch (on a cluster, after each block).
+        on_wait: called with the name of the process that this call waits for.
+        on_stop: called by the signal handler when a signal requests the end. The current block is finished after it.
 
     Returns:
-        A report of what was done.
+        A report on this call and on the collection.
 
     Raises:
         ValueError: a source matches no file, or a setting is wrong.
-        CollectionError: `out` was made with other settings or from other sources, or is damaged; names what differs.
-        ImportError: pyarrow or ray is missing; names the extra.
-        OSError: `out` cannot be written; shards that were written before stay.
+        CollectionError: `out` was made with other settings or from other sources, or is damaged; the message names the
+            difference.
+        ImportError: pyarrow or ray is missing; the message names the extra.
+        OSError: `out` cannot be written; shards that were already written are kept.
     """
     _check(shard, batch_size, block_size)
     folder, inputs = Path(out), begin(sources, out, workers=workers, ray=ray)
@@ -252,7 +256,7 @@ def embed(
 
 
 class _Run:
-    """One call's share of a job, and its results."""
+    """The part of a job that one call computes, and its results."""
 
     def __init__(
         self,
@@ -276,7 +280,7 @@ class _Run:
         on_progress: Callable[[Progress], object] | None,
         on_stop: Callable[[], object] | None,
     ) -> EmbedReport:
-        """Computes the unfinished blocks of this share."""
+        """Computes the pending blocks of this shard."""
         job = self.job
         pending = set(job.pending())
         mine = [block for n, block in enumerate(job.blocks()) if block in pending and n % shard[1] == shard[0]]
@@ -315,7 +319,7 @@ class _Run:
         )
 
     def _steps(self, blocks: Sequence[Block], stop: threading.Event) -> Generator[Step]:
-        """Computes these blocks on the devices, or the cluster, of the call."""
+        """Computes these blocks on the devices or the cluster of this call."""
         if not blocks:
             return
         if self.cluster:
@@ -331,7 +335,7 @@ class _Run:
 
 
 def devices(given: str | Sequence[str]) -> list[str]:
-    """The requested devices; "auto" is all GPUs if there are several."""
+    """The requested devices as a list; "auto" means all GPUs if there are several."""
     if given == "auto" and torch.cuda.device_count() > 1:
         return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
     return [given] if isinstance(given, str) else list(given) or ["auto"]
@@ -341,11 +345,14 @@ def _check(shard: tuple[int, int], batch: int, block: int) -> None:
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard is {shard[0]}/{shard[1]}; expected i/n with i from 0 to n - 1")
     if batch < 1 or block < 1 or block % batch:
-        raise ValueError(f"block_size is {block} and batch_size {batch}; expected a multiple of it, both above 0")
+        raise ValueError(
+            f"block_size is {block} and batch_size is {batch}; expected a block_size that is a multiple of batch_size, "
+            "both above 0"
+        )
 
 
 def _workers(given: int | None) -> int | None:
-    """The number of processes that may decode. A daemon, such as a process of `multiprocessing.Pool`, can start none.
+    """The number of decoding processes. A daemon, such as a process of `multiprocessing.Pool`, cannot start any.
 
     Raises:
         ValueError: the number is negative, or above 0 in a daemon.
@@ -355,5 +362,5 @@ def _workers(given: int | None) -> int | None:
     if not multiprocessing.current_process().daemon:
         return given
     if given:
-        raise ValueError(f"workers is {given}, but this process is a daemon, which can start no others; expected 0")
+        raise ValueError(f"workers is {given}, but this process is a daemon and cannot start processes; expected 0")
     return 0

@@ -1,4 +1,4 @@
-"""Similar images in a collection: queries by row, by image, by window of a video."""
+"""Finds similar images in a collection. A query is a row, an image, or a segment of a video."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def embed_queries(
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Embeds images, or windows of videos, with the settings of the collection in `folder`.
+    """Embeds images, or segments of videos, with the settings of the collection in `folder`.
 
     Returns:
-        float32 `[N, D]` for the readable images, in their order; and path and problem of the others.
+        float32 `[N, D]` for the images that can be read, in order; and the path and problem of each other image.
 
     Raises:
-        CollectionError: the model is not the one that made the collection; or `model` is None and the collection
-            names no model, because it was made by a model object.
+        CollectionError: the collection was made by another model; or `model` is None and the collection names no model,
+            because it was made by a model object.
         ValueError, OSError: see `hierax.load`.
     """
     from hierax.embedding import extractor as features
@@ -57,7 +57,7 @@ def embed_queries(
             preprocessing=extractor.record.to_dict(),
             precision=extractor.precision,
         )
-        manifest.check_same(made, folder=folder, advice="images to search for are read by the model that made it")
+        manifest.check_same(made, folder=folder, advice="queries need the model that made the collection")
         return features.vectors(paths, extractor, column, on_progress=on_progress)
     finally:
         extractor.close()
@@ -65,7 +65,7 @@ def embed_queries(
 
 @dataclass(frozen=True)
 class Searched:
-    """The hits of a query, best first; or the error if its image cannot be read."""
+    """The hits of a query, best first; or the error if the query cannot be read."""
 
     query: str
     hits: tuple[Hit, ...] = ()
@@ -85,24 +85,26 @@ def search(
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Searched]:
-    """The most similar rows for each query. Unreadable queries come first, then the others in the order of the
-    queries.
+    """Finds the most similar rows for each query.
+
+    Returns:
+        The results: first the queries that cannot be read, then the others in the order of the queries.
 
     Args:
-        folder: of a collection, several, or a `hierax.Index` that is open.
-        queries: ids or paths of rows, else images, folders or patterns; of a collection of videos, videos. A row of the
-            collection needs no model, and is not among its own hits.
-        top_k: hits per query.
-        column: name of the vectors; the first if None.
-        threshold: least cosine similarity.
+        folder: the folder of one or several collections, or a `hierax.Index` that is open.
+        queries: ids or paths of rows; otherwise images, folders or patterns (videos for a collection of videos). A row
+            of the collection needs no model, and is not among its own hits.
+        top_k: number of hits per query.
+        column: name of the column of vectors; None: the first.
+        threshold: minimum cosine similarity.
         approximate: see `hierax.Index.search`.
-        model: Hub id, folder or file; the one that the collection names if None. Loaded for images only.
-        device: that the model runs on.
-        max_pixels: images of more pixels cannot be read; None is any number.
-        on_progress: is called with the number of images read so far, and of all.
+        model: Hub id, folder or file; None: the model that the collection names. It is loaded only for images.
+        device: the device of the model.
+        max_pixels: larger images are an error; None: no limit.
+        on_progress: called with the number of images that were read so far, and the number of all images.
 
     Raises:
-        CollectionError: the model is not the one that made the collection; see also `hierax.Index`.
+        CollectionError: the collection was made by another model; see also `hierax.Index`.
         ValueError, OSError: see `hierax.load` and `hierax.Index.search`.
     """
     from hierax.collection.index import Index
@@ -159,7 +161,7 @@ def _search(
 
 
 def _resolve_queries(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Source], list[ImageError]]:
-    """For each query, in order, its row or the file to embed; and an error for queries that are neither."""
+    """For each query, in order: its row, or the source to embed. Also the errors of queries that are neither."""
     from hierax.collection.source import Source
     from hierax.collection.store import MARK, has_windows
 
@@ -183,22 +185,20 @@ def _resolve_queries(index: Index, queries: Sequence[str]) -> tuple[dict[str, in
 
 
 def _add_advice(problem: ImageError) -> ImageError:
-    """The error for a query that is not a file; it may be text."""
+    """Adds advice to the error for a query that is not a file and looks like text."""
     from hierax.processing import ImageError
 
-    words = (
+    looks_like_text = (
         problem.problem == "no such file" and not os.path.splitext(problem.source)[1] and os.sep not in problem.source
     )
-    if not words:
+    if not looks_like_text:
         return problem
-    advice = (
-        "queries are image files, or ids or paths of rows; Hiera has no text encoder, so words cannot be searched for"
-    )
+    advice = "a query is an image file, or the id or path of a row; it cannot be text: Hiera has no text encoder"
     return ImageError(problem.source, f"no such file ({advice})")
 
 
 def _windows(index: Index, videos: dict[str, Source]) -> dict[str, Source]:
-    """The windows of videos, by their names with the time."""
+    """The segments of videos; a name is the path of the video with the time."""
     from hierax.collection.store import MARK
     from hierax.embedding.clips import expand_windows
     from hierax.processing import Preprocessing

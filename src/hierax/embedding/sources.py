@@ -1,4 +1,4 @@
-"""The sources to embed: files, folders, patterns, lists, shards, tables, URLs; listed once, then read anywhere."""
+"""Lists the sources to embed: files, folders, patterns, lists, shards, tables and URLs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SAVED = ("dataset_dict.json", "dataset_info.json")
 
 
 class NoSourcesError(ValueError):
-    """An input that matches nothing.
+    """An input matches nothing.
 
     Attributes:
         given: the input.
@@ -49,7 +49,7 @@ class NoSourcesError(ValueError):
 
 
 def absolute_source(given: str) -> str:
-    """An input as an absolute path; URLs stay as they are."""
+    """An input as an absolute path; URLs are not changed."""
     return os.path.abspath(given) if _is_local(given) else given
 
 
@@ -57,16 +57,16 @@ def _is_local(given: str) -> bool:
     return "://" not in given and not given.startswith("hub:")
 
 
-def lost(inputs: Iterable[str], *, patterns: bool = False) -> list[str]:
-    """The inputs whose file or folder does not exist, found without listing any; with `patterns` also inputs that may
-    be patterns, because they contain one of `*?[`.
+def missing_inputs(inputs: Iterable[str], *, patterns: bool = False) -> list[str]:
+    """The inputs whose file or folder does not exist. With `patterns` also inputs that may be patterns, because they
+    contain one of `*?[`. No folder is listed.
     """
     missing = (given for given in inputs if _is_local(given) and not os.path.exists(given))
     return [given for given in missing if patterns or not glob.has_magic(given)]
 
 
-def are_few(inputs: Sequence[str], most: int) -> bool:
-    """Whether inputs are at most `most` image files, alone or in folders; looks at no more files than that."""
+def has_at_most(inputs: Sequence[str], most: int) -> bool:
+    """Whether the inputs contain at most `most` image files and no other sources. It stops after `most` files."""
 
     def counted() -> Iterator[str]:
         for given in inputs:
@@ -85,19 +85,25 @@ def list_sources(
     members of shards and files of other kinds, and entries of a list that are named before.
 
     Args:
-        inputs: files; folders, searched to their depths for images and `.tar` shards (`.parquet` files and
-            arrays, where there are none), hidden files left out (a folder below them that cannot be opened is a source
-            that cannot be read); patterns
-            (`*`, `?`, `[…]`, `**`); lists of paths (`.txt`, one a line; `.csv`, `.parquet` with a column named path,
-            file, image, url …, see `hierax.data.list_rows.PATHS`), relative to the list's folder; `.tar` shards;
-            tables with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`); URLs of what fsspec
-            opens (`s3://…`). Tables have no videos.
+        inputs: any of these:
+
+            - files;
+            - folders: images and `.tar` shards in all their subfolders (if there are none, `.parquet` files and
+              arrays). Hidden files are skipped. A subfolder that cannot be opened is a source that cannot be read;
+            - patterns (`*`, `?`, `[…]`, `**`);
+            - lists of paths (`.txt` with one path per line; `.csv`, `.parquet` with a column named path, file, image,
+              url …, see `hierax.data.list_rows.PATHS`). Paths are relative to the folder of the list;
+            - `.tar` shards;
+            - tables with a column of images (`.parquet`, a folder that `datasets` saved, `hub:ID`). Tables contain no
+              videos;
+            - URLs that fsspec can open (`s3://…`).
+        record: the preprocessing record of the model; None: images.
         columns: {"path": name} if the column of paths in lists has another name.
 
     Raises:
-        NoSourcesError: an input matches nothing; names it.
-        ValueError: an input cannot be read; names it.
-        ImportError: a package to read it is missing; names the extra.
+        NoSourcesError: an input matches nothing; the message names it.
+        ValueError: an input cannot be read; the message names it.
+        ImportError: a package to read an input is missing; the message names the extra.
     """
     seen: set[str] = set()
     clips = record is not None and record.num_frames is not None
@@ -129,10 +135,10 @@ def list_sources(
 
 @dataclass(frozen=True)
 class _Kinds:
-    """The kind of files to look for.
+    """The kind of files to list.
 
     Attributes:
-        suffixes: of files.
+        suffixes: the suffixes of the files.
         left: counts files of other kinds.
         columns: see `list_sources`.
     """
@@ -143,7 +149,7 @@ class _Kinds:
 
     @property
     def videos(self) -> bool:
-        """Whether videos are the sources."""
+        """Whether the sources are videos."""
         return self.suffixes is _VIDEOS
 
 
@@ -152,7 +158,7 @@ def check_input(given: str) -> None:
     if not given:
         raise NoSourcesError("''", "an empty source; expected a file, folder, pattern, list or URL")
     if given.lower().endswith(COMPRESSED) and _is_local(given):
-        raise NoSourcesError(given, "a compressed archive; unpack it to a folder or a plain .tar, which are read")
+        raise NoSourcesError(given, "a compressed archive; unpack it into a folder, or into a plain .tar file")
 
 
 def _check_kind(given: str, *, clips: bool) -> None:
@@ -215,7 +221,7 @@ def _files_below(folder: str, suffixes: Collection[str], left: LeftOut | None = 
     yield from find_files(os.path.abspath(folder), suffixes, otherwise=arrays, left=left, failed=closed.append)
     yield from (
         error.filename for error in closed
-    )  # reading them as files gives an error; leaving them out would hide them
+    )  # reading them as files gives an error; without this, they would be missing without a message
 
 
 def _of_file(path: str, kinds: _Kinds) -> Iterator[Source]:
@@ -232,7 +238,7 @@ def _of_file(path: str, kinds: _Kinds) -> Iterator[Source]:
 
 
 def _is_list(path: str, kinds: _Kinds) -> bool:
-    """Whether a parquet file has paths of images and no images."""
+    """Whether a parquet file contains paths of images, not images."""
     pa = arrow()
     try:
         with opened_regular(path) as file:

@@ -1,4 +1,4 @@
-"""Updates a collection: finds new and changed sources, and rows that are no longer valid."""
+"""Updates a collection: finds new and changed sources, and marks rows that are no longer valid."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from hierax.collection.store import (
     source_id,
     write_errors,
 )
-from hierax.embedding.sources import NoSourcesError, lost
+from hierax.embedding.sources import NoSourcesError, missing_inputs
 
-_READERS = 8  # files that are hashed at a time
+_READERS = 8  # number of files that are hashed at the same time
 _CHUNK = 4096
 
 
 def inputs_left(folder: Path, manifest: Manifest) -> list[str]:
-    """The inputs of a collection without single images that no longer exist: the update marks their rows."""
-    gone = set(lost(manifest.inputs, patterns=True))
+    """The inputs of a collection, without images that no longer exist. The update marks the rows of these images."""
+    gone = set(missing_inputs(manifest.inputs, patterns=True))
     listed = {source.id for path in listings(folder) for source in Listing.read(path)} if gone else set()
     return [given for given in manifest.inputs if given not in gone or source_id(given) not in listed]
 
 
 def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source]) -> list[Source]:
-    """The sources that are new to the collection, or have other bytes. Marks rows of sources that are no longer in
-    `sources` as gone, except below a folder that cannot be opened. Sources that are listed and not done yet stay in
-    their block.
+    """Finds the sources that are new to the collection, or whose bytes have changed. Rows of sources that are not in
+    `sources` are marked as gone, unless they are in a folder that cannot be opened. Sources that are listed but not
+    done yet stay in their block.
 
     Raises:
-        CollectionError: an input that the collection was made of stands for nothing any more, as a folder that was
-            moved, or is on a disk that is not mounted; nothing has been marked.
+        CollectionError: an input of the collection no longer matches anything. For example, a folder was moved, or a
+            disk is not mounted. No row has been marked.
     """
     known: dict[str, str] = {}
     waiting = {s.id for number, path in enumerate(listings(folder)) for s in _waiting(folder, manifest, number, path)}
@@ -75,7 +75,7 @@ def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source])
 
 
 def _below(closed: Sequence[str], folder: Path) -> set[str]:
-    """The ids of a collection's sources in these folders."""
+    """The ids of the sources of a collection that are in these folders."""
     starts = tuple(os.path.join(place, "") for place in closed)
     sources = (source for path in listings(folder) for source in Listing.read(path)) if starts else ()
     return {source.id for source in sources if source.path.startswith(starts)}
@@ -83,7 +83,7 @@ def _below(closed: Sequence[str], folder: Path) -> set[str]:
 
 @contextlib.contextmanager
 def _advice(folder: Path) -> Iterator[None]:
-    """The error for an input that no longer matches anything, with advice."""
+    """Adds advice to the error for an input that no longer matches anything."""
     try:
         yield
     except NoSourcesError as error:
@@ -91,12 +91,12 @@ def _advice(folder: Path) -> Iterator[None]:
             raise
         place = folder / MANIFEST
         raise CollectionError(
-            f'{error}; bring it back, or take it out of "inputs" in {place}, which marks its rows as gone'
+            f'{error}; restore it, or delete it from "inputs" in {place}, which marks its rows as gone'
         ) from None
 
 
 def _waiting(folder: Path, manifest: Manifest, number: int, path: Path) -> Iterator[Source]:
-    """The sources of a listing in blocks without a shard."""
+    """Yields the sources of a listing that are in blocks without a shard."""
     listing = Listing.read(path)
     for start in range(0, len(listing), manifest.block):
         if not shard_path(folder, Block(number, start // manifest.block)).exists():
@@ -117,16 +117,16 @@ def _chunks(sources: Iterable[Source]) -> Iterable[list[Source]]:
 def _digest(source: Source) -> str:
     try:
         return file_hash(source) if source.window >= 0 else content_hash(as_bytes(source.read(max_pixels=None)))
-    except Exception:  # for example an unreadable source: its block has the reason
+    except Exception:  # for example, an unreadable source: when its block is computed, the reason is stored
         return ""
 
 
 def mark_replaced(folder: Path, manifest: Manifest, listed: Sequence[Listing], *, finished: bool) -> dict[str, int]:
-    """Marks rows that a later listing replaced, if all blocks are done, and writes `errors.parquet`.
+    """If all blocks are done, marks rows that a later listing has replaced. Then writes `errors.parquet`.
 
     Returns:
-        The numbers of valid rows, of copies among them (see `EmbedReport`), of errors, of rows that are gone, and of
-        rows that are replaced.
+        The number of valid rows, of copies among them (see `EmbedReport`), of errors, of rows that are gone, and of
+        rows that were replaced.
     """
     last: dict[str, int] = {}
     if finished:
@@ -149,8 +149,8 @@ def mark_replaced(folder: Path, manifest: Manifest, listed: Sequence[Listing], *
 
 
 def _contents(paths: Sequence[str], hashes: Sequence[str], statuses: Sequence[str]) -> Iterator[int]:
-    """64 bits of what each valid row is of: the bytes of its file, and of a window its time. Ten million rows need 80
-    MB.
+    """Yields a 64-bit hash of the content of each valid row: the bytes of its file, and for a segment also its time.
+    Ten million rows need 80 MB.
     """
     for path, digest, status in zip(paths, hashes, statuses, strict=True):
         if status == OK and digest:

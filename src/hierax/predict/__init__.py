@@ -1,1 +1,3 @@
-"""The tasks of one model: labels, feature maps, reconstructions. The command line is a thin layer over it."""
+"""What one model computes for images: labels, feature maps, reconstructions. The command line is a thin
+layer on top.
+"""

@@ -1,4 +1,4 @@
-"""The maps of every stage of a model, as arrays and as an image."""
+"""Writes the feature maps of every stage of a model, as arrays and as an image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from hierax.viz.sheets import Tile
 
-_LONGEST = 200  # bytes of the name of an output, to which a suffix comes
+_LONGEST = 200  # maximum length in bytes of the name of an output, without its suffix
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StageMaps:
 
     Attributes:
         size: pixels per axis of the input.
-        maps: by stage, from 1 on, `[C, *grid]`.
+        maps: the map `[C, *grid]` of each stage, by its number; the first stage is 1.
         attentions: weights `[1, N, windows, queries, keys]` of the last block of each stage, if requested.
     """
 
@@ -60,7 +60,7 @@ class StageMaps:
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """The files written for an image, or an error if it cannot be read."""
+    """The files that were written for an image, or the error if it cannot be read."""
 
     path: Path
     arrays: Path | None = None
@@ -83,27 +83,27 @@ def features(
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[FeatureFiles]:
-    """Writes `NAME.npz` and `NAME.png` (of videos `NAME.gif`) for each image into the folder `output`, one by one.
+    """Writes `NAME.npz` and `NAME.png` (for a video `NAME.gif`) into the folder `output`, and yields their paths.
 
     Args:
-        images: paths of images; of videos for a model of clips.
-        output: made if missing.
-        model: a Hub id, folder, file or export, which runs on an engine; or a model or engine, which runs as it is.
-        attention: also draw mask units and attention, of images; the model then runs in PyTorch and fp32.
-        size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
-        whole: the whole image instead of its center, `size` being its shorter side.
-        overwrite: replace files that exist.
+        images: paths of images, or of videos for a video model.
+        output: the folder, created if missing.
+        model: a Hub id, folder, file or export, which runs on an engine; or a model or engine, which is used as it is.
+        attention: also draw mask units and attention (images only). The model then runs in PyTorch and fp32.
+        size: side of the square input in pixels, or rows and columns; default: the size of the checkpoint.
+        whole: use the whole image instead of its center; `size` is then its shorter side.
+        overwrite: replace existing files.
         device, precision, backend: see `hierax.Engine`.
-        batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
-        max_pixels: images of more pixels cannot be read; None is any number.
+        batch_size: images per call of the model; None: 1 on a CPU, otherwise 32.
+        max_pixels: larger images are an error; None: no limit.
 
     Raises:
-        ValueError: the model takes neither images nor clips, or is an export without feature maps; a file exists
-            already (checked before anything is written); see also `hierax.Engine`.
+        ValueError: the model takes neither images nor clips, or is an export without feature maps; or a file already
+            exists (checked before anything is written); see also `hierax.Engine`.
         OSError: a file cannot be written; see also `hierax.load`.
     """
     paths = image_paths(images)
-    opened = open_features(
+    predictor = open_features(
         model,
         attention=attention,
         size=size,
@@ -114,14 +114,14 @@ def features(
         batch_size=batch_size,
         max_pixels=max_pixels,
     )
-    files = feature_files(paths, output, overwrite=overwrite, clips=opened.config.is_video)
-    return write_features(opened, paths, files, attention=attention)
+    files = feature_files(paths, output, overwrite=overwrite, clips=predictor.config.is_video)
+    return write_features(predictor, paths, files, attention=attention)
 
 
 def open_features(
     model: Model, *, attention: bool = False, size: Size | None = None, whole: bool = False, **engine: Any
 ) -> Predictor:
-    """Opens a model that gives feature maps; `engine`: see `open_predictor`."""
+    """Opens a model that returns feature maps. `engine`: see `open_predictor`."""
     if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
         from hierax.devices import find_device
         from hierax.model.tasks import HieraBackbone
@@ -134,37 +134,37 @@ def open_features(
             model = HieraBackbone.from_pretrained(model, out_features=names, device=place)
         else:
             engine.update(task="backbone", out_features=names)
-    opened = open_predictor(model, size=size, whole=whole, **engine)
-    check_inputs(opened.config)
-    if opened.model is None and not TASKS[opened.task].maps:
+    predictor = open_predictor(model, size=size, whole=whole, **engine)
+    check_inputs(predictor.config)
+    if predictor.model is None and not TASKS[predictor.task].maps:
         raise ValueError(
-            f"{model} is for {opened.task} and gives no feature maps; expected a checkpoint, or an export made "
+            f"{model} is for {predictor.task} and returns no feature maps; expected a checkpoint, or an export made "
             "with --task backbone"
         )
-    if opened.model is None and attention:
-        raise ValueError("attention was requested, but engines and exports do not give it; expected a checkpoint")
-    return opened
+    if predictor.model is None and attention:
+        raise ValueError("attention was requested, but engines and exports do not return it; expected a checkpoint")
+    return predictor
 
 
-def stage_maps(opened: Predictor, pixels: Tensor, *, attention: bool = False) -> list[StageMaps]:
+def stage_maps(predictor: Predictor, pixels: Tensor, *, attention: bool = False) -> list[StageMaps]:
     """The feature maps of each image or clip in `pixels` `[B, C, *size]`."""
-    config, size = opened.config, tuple(pixels.shape[2:])
+    config, size = predictor.config, tuple(pixels.shape[2:])
     attentions: tuple[Tensor, ...] | None = None
-    if opened.model is None:
+    if predictor.model is None:
         names = config.out_features or config.stage_names[-1:]
         numbers = [config.stage_names.index(name) for name in names]
-        found = dict(zip(numbers, opened.call(pixels).feature_maps, strict=True))
+        by_stage = dict(zip(numbers, predictor.call(pixels).feature_maps, strict=True))
     else:
-        encoder = opened.model if isinstance(opened.model, Hiera) else opened.model.get_submodule("encoder")
-        place = opened.model.device
-        made = encoder(pixels.to(place), stages=range(1, config.stages + 1), output_attentions=attention)
-        found = {stage: made.map(stage) for stage in range(1, config.stages + 1)}
-        attentions = made.attentions
+        encoder = predictor.model if isinstance(predictor.model, Hiera) else predictor.model.get_submodule("encoder")
+        place = predictor.model.device
+        output = encoder(pixels.to(place), stages=range(1, config.stages + 1), output_attentions=attention)
+        by_stage = {stage: output.map(stage) for stage in range(1, config.stages + 1)}
+        attentions = output.attentions
     return [
         StageMaps(
             config,
             size,
-            {stage: maps[row].float().cpu() for stage, maps in found.items() if stage > 0},
+            {stage: maps[row].float().cpu() for stage, maps in by_stage.items() if stage > 0},
             None if attentions is None else tuple(weights[row : row + 1].cpu() for weights in attentions),
         )
         for row in range(len(pixels))
@@ -172,13 +172,13 @@ def stage_maps(opened: Predictor, pixels: Tensor, *, attention: bool = False) ->
 
 
 def write_features(
-    opened: Predictor, paths: Sequence[Path], files: Sequence[tuple[Path, Path]], *, attention: bool = False
+    predictor: Predictor, paths: Sequence[Path], files: Sequence[tuple[Path, Path]], *, attention: bool = False
 ) -> Iterator[FeatureFiles]:
-    """Like `features`, with an open model; `files` are the names of the arrays and the image for each path."""
+    """Like `features`, with an open model. `files` contains the paths of the arrays and of the image for each input."""
     from hierax.viz.fonts import drawable_names
 
-    check_inputs(opened.config, paths)
-    processor, record = opened.processor(), opened.preprocessing
+    check_inputs(predictor.config, paths)
+    processor, record = predictor.processor(), predictor.preprocessing
     video = isinstance(processor, HieraVideoProcessor)
 
     def read(path: Path) -> Tensor:
@@ -189,8 +189,8 @@ def write_features(
     answers = stream(
         paths,
         read,
-        lambda pixels: stage_maps(opened, pixels, attention=attention),
-        batch_size=1 if video else opened.batch_size,
+        lambda pixels: stage_maps(predictor, pixels, attention=attention),
+        batch_size=1 if video else predictor.batch_size,
     )
     headings = drawable_names([path.name for path in paths], kind="video" if video else "image")
     for heading, answer, (arrays, picture) in zip(headings, answers, files, strict=True):
@@ -211,27 +211,29 @@ def write_features(
 def feature_files(
     images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False, clips: bool = False
 ) -> list[tuple[Path, Path]]:
-    """The names of the files that `features` writes for each image (for each video if `clips`): arrays and image.
+    """The paths that `features` writes for each image (for each video if `clips`): the arrays and the image.
 
     Raises:
-        ValueError: a file exists and `overwrite` is False; a file is one of the inputs; `output` is a file.
+        ValueError: a file exists and `overwrite` is False; or a file is one of the inputs; or `output` is a file.
     """
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"{os.fspath(output)} is a file; expected a folder to write to")
     stems = [Path(output, name) for name in output_names(images)]
     files = [(Path(f"{stem}.npz"), Path(f"{stem}.{'gif' if clips else 'png'}")) for stem in stems]
     check_no_input((file for pair in files for file in pair), images)
-    taken = [file for pair in files for file in pair if file.exists()]
-    if taken and not overwrite:
-        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
-        raise ValueError(f"{taken[0]}{more} would be replaced; choose another folder, or pass --overwrite")
+    existing = [file for pair in files for file in pair if file.exists()]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
     return files
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A different name for each image, without suffix. It is the image's own name if that is unique, else it has the
-    folders that differ (`a-cat`, `b-cat`), else the suffix (`cat.jpg`, `cat.png`), else a number. Names that differ
-    only in case count as equal, because they are equal on some file systems.
+    """A unique name for each image, without suffix.
+
+    It is the name of the image if that is unique. Otherwise, the folders that differ are added (`a-cat`, `b-cat`), then
+    the suffix (`cat.jpg`, `cat.png`), then a number. Names that differ only in case count as equal, because they are
+    equal on some file systems.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     columns = zip(*(path.parts[:-1] for path in absolute), strict=False)
@@ -253,31 +255,31 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _truncate(name: str, number: int) -> str:
-    """A name that leaves room for a suffix: long names are cut, and get a number so that they still differ."""
+    """Cuts a long name, so that there is room for a suffix. A number is added, so that the names still differ."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= _LONGEST else f"{encoded[:_LONGEST].decode('utf-8', 'ignore')}-{number + 1}"
 
 
-def _save_arrays(found: StageMaps, arrays: Path) -> None:
+def _save_arrays(outputs: StageMaps, arrays: Path) -> None:
     import numpy as np
 
-    maps = {f"stage{stage}": values.numpy() for stage, values in found.maps.items()}
+    maps = {f"stage{stage}": values.numpy() for stage, values in outputs.maps.items()}
     with atomic_write(arrays, sync=False) as part:
-        np.savez(part, **maps)  # type: ignore[arg-type]  # the stubs take any name for its one option
+        np.savez(part, **maps)  # type: ignore[arg-type]  # the stubs confuse names of arrays with the only option
 
 
-def _save_picture(found: StageMaps, pixels: Tensor, record: Preprocessing, *, picture: Path, heading: str) -> None:
+def _save_picture(outputs: StageMaps, pixels: Tensor, record: Preprocessing, *, picture: Path, heading: str) -> None:
     from hierax.viz.sheets import sheet
 
-    size = " x ".join(str(n) for n in reversed(found.size))
+    size = " x ".join(str(n) for n in reversed(outputs.size))
     with atomic_write(picture, sync=False) as part:
         note = f"{size} pixels, as the model sees them. Colors are the first three principal components of each map."
-        note += "" if found.attentions is None else " Attention: bright areas get more attention than dark ones."
-        sheet(feature_tiles(found, pixels[0], record=record), heading=heading, note=note).save(part)
+        note += "" if outputs.attentions is None else " Attention: bright areas get more attention than dark ones."
+        sheet(feature_tiles(outputs, pixels[0], record=record), heading=heading, note=note).save(part)
 
 
 def _save_clip(
-    found: StageMaps,
+    outputs: StageMaps,
     pixels: Tensor,
     processor: HieraVideoProcessor,
     record: Preprocessing,
@@ -288,38 +290,42 @@ def _save_clip(
     from hierax.viz.animation import featured_clip, write_animation
 
     seconds = float(processor.sampling.span)
-    moving = featured_clip(found, pixels[0], record=record, seconds=seconds, title="the model's input")
+    moving = featured_clip(outputs, pixels[0], record=record, seconds=seconds, title="the model's input")
     note = "Colors are the first three principal components of each map, the same in all frames."
     write_animation([moving], picture, heading=heading, note=note)
 
 
-def feature_tiles(found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing) -> list[list[Tile]]:
-    """The row of an image `[C, H, W]`: the image and the PCA of its maps; if requested, a row with attention."""
+def feature_tiles(outputs: StageMaps, pixels: torch.Tensor, *, record: Preprocessing) -> list[list[Tile]]:
+    """The tiles of an image `[C, H, W]`: a row with the image and the PCA of its maps; if requested, a row of
+    attention.
+    """
     from hierax.viz.maps import pca_picture, to_picture
     from hierax.viz.sheets import Tile
 
-    config, size, picture = found.config, found.size, to_picture(pixels, record=record)
+    config, size, picture = outputs.config, outputs.size, to_picture(pixels, record=record)
     row = [Tile(picture, "image", "what the model sees")]
-    for stage, values in found.maps.items():
+    for stage, values in outputs.maps.items():
         stride = config.stage_stride(stage - 1)
         channels, height, width = values.shape
         note = f"stride {stride[0]}: {width} x {height}, {channels} channels"
         row.append(Tile(pca_picture(values, stride=stride, size=size), f"stage {stage}", note))
-    return [row] if found.attentions is None else [row, attention_tiles(found, picture)]
+    return [row] if outputs.attentions is None else [row, attention_tiles(outputs, picture)]
 
 
-def attention_tiles(found: StageMaps, picture: Image.Image) -> list[Tile]:
-    """Mask units, then for each stage the attention that tokens receive; in earlier global stages that of one token."""
+def attention_tiles(outputs: StageMaps, picture: Image.Image) -> list[Tile]:
+    """The mask units, then the attention that tokens receive, for each stage. For a global stage that is not the last,
+    it is the attention of one token.
+    """
     from hierax.viz.attention import attention_map, heat_picture
     from hierax.viz.reconstruction import draw_units
     from hierax.viz.sheets import Tile
 
-    assert found.attentions is not None
-    config, size = found.config, found.size
+    assert outputs.attentions is not None
+    config, size = outputs.config, outputs.size
     centre = tuple(n // 2 for n in size)
     units = " x ".join(str(n) for n in reversed(config.unit_grid(size)))
     row = [Tile(draw_units(picture, unit=config.unit_pixels), "mask units", f"{units} units")]
-    for stage, weights in enumerate(found.attentions):
+    for stage, weights in enumerate(outputs.attentions):
         windowed, last = weights.shape[2] > 1, stage == config.stages - 1
         at = None if windowed or last else centre
         heat, stride = attention_map(weights[0], config=config, stage=stage, size=size, at=at)

@@ -1,4 +1,4 @@
-"""Opens a model once, checks its inputs, and reads them in threads while the model works."""
+"""Opens a model once, checks its inputs, and reads them in threads while the model is running."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Size = int | Sequence[int]
 Model = str | os.PathLike[str] | Checkpoint | Pretrained | Engine
 _EXPECTED_PATHS = "expected paths of images (hierax.Engine takes images, arrays and tensors)"
 _LARGEST_BATCH = 65_536
-_CLIPS_AT_ONCE = 4  # pixels per call of a model: limits the memory of many views
+_CLIPS_AT_ONCE = 4  # clips per call of a model, which limits the memory for many views
 _ON_A_GPU = 32
 _READERS = 4
 _Result = TypeVar("_Result")
@@ -58,12 +58,12 @@ class Predictor:
     Attributes:
         task: "classification", "features", "backbone" or "mae".
         preprocessing: how files become pixels, at the requested size.
-        how: precision, backend and device as text.
+        how: precision, backend and device, as text.
         batch_size: images per call. Each call has exactly this number, so the result for an image does not depend on
             the other images.
-        call: the model or engine, from pixels `[B, C, *size]` to its typed output.
-        model: the model itself where no engine runs it.
-        max_pixels: largest number of pixels of an image; None is any number.
+        call: the model or engine: takes pixels `[B, C, *size]`, returns a typed output.
+        model: the model itself, if no engine runs it.
+        max_pixels: maximum number of pixels of an image; None: no limit.
     """
 
     task: str
@@ -77,7 +77,7 @@ class Predictor:
     max_pixels: int | None = DEFAULT_MAX_PIXELS
 
     def processor(self) -> HieraImageProcessor | HieraVideoProcessor:
-        """The reader for the files that this model takes."""
+        """The processor that reads the files which this model takes."""
         if self.config.is_video:
             return HieraVideoProcessor(self.preprocessing)
         return HieraImageProcessor(self.preprocessing, max_pixels=self.max_pixels)
@@ -96,18 +96,18 @@ def open_predictor(
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Predictor:
-    """Opens a model or engine as it is; opens a Hub id, folder, file or export on a new engine.
+    """Prepares a model for use. A model or engine is used as it is; any other source is opened on a new engine.
 
     Args:
         model: if it is a model or an engine, the arguments from `task` to `backend` are ignored.
         task, out_features, device, precision, backend: see `hierax.Engine`.
-        size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
-        whole: the whole image, `size` being its shorter side.
-        batch_size: images per call; None is 1 on a CPU and 32 elsewhere.
-        max_pixels: images of more pixels are refused; None is any number.
+        size: side of the square input in pixels, or rows and columns; default: the size of the checkpoint.
+        whole: use the whole image; `size` is then its shorter side.
+        batch_size: images per call; None: 1 on a CPU, otherwise 32.
+        max_pixels: larger images are an error; None: no limit.
 
     Raises:
-        ValueError, OSError, ImportError: see `hierax.Engine`; ValueError also for a size that the model cannot have.
+        ValueError, OSError, ImportError: see `hierax.Engine`. Also ValueError: the model cannot have this size.
     """
     if batch_size is not None:
         _check_count("batch_size", batch_size, _LARGEST_BATCH)
@@ -127,7 +127,9 @@ def open_predictor(
     )
     record = record_at(preprocessing_for(engine.config, engine.processor.record), size=size, whole=whole)
     batch = batch_size or (1 if engine.device.type == "cpu" else _ON_A_GPU)
-    if not whole and size is not None and not engine.signature.masked:  # else the first images run on another backend
+    if (
+        not whole and size is not None and not engine.signature.masked
+    ):  # otherwise, the first images run on another backend
         engine.warm_up(size=_pixels(record, engine.config), batches=(batch,))
     how = f"{engine.precision}, {engine.backend} on {engine.device.type}"
     return Predictor(
@@ -143,11 +145,11 @@ def open_predictor(
 
 
 def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The caller's paths, one or several, as a list.
+    """The paths of the caller, one or several, as a list.
 
     Raises:
-        TypeError: an item is not a path, for example a decoded image.
-        ValueError: an empty path, which would be the current folder.
+        TypeError: an item is not a path; it may be a decoded image, for example.
+        ValueError: a path is empty; it would mean the current folder.
     """
     one = isinstance(images, (str, os.PathLike))
     if not one and (not isinstance(images, Iterable) or isinstance(images, (bytes, bytearray))):
@@ -164,10 +166,10 @@ def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
 
 
 def check_no_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raises `ValueError` if an output file is one of the inputs, even with `overwrite`."""
-    read = {os.path.realpath(path) for path in inputs}
+    """Raises `ValueError` if an output file is one of the inputs. `overwrite` does not allow this."""
+    sources = {os.path.realpath(path) for path in inputs}
     for output in outputs:
-        if os.path.realpath(output) in read:
+        if os.path.realpath(output) in sources:
             raise ValueError(
                 f"{output} is one of the inputs and would be replaced; choose another place for the output"
             )
@@ -183,10 +185,10 @@ def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:
 
 
 def record_at(record: Preprocessing, *, size: Size | None = None, whole: bool = False) -> Preprocessing:
-    """A preprocessing record for another `size`, one number or rows and columns, or for the `whole` image.
+    """A preprocessing record for another `size` (one number, or rows and columns), or for the `whole` image.
 
-    The visible part of the image stays the same: both the resize and the crop grow. A whole image keeps its shape;
-    its shorter side is `size`.
+    The model sees the same part of the image, because both the resized and the cropped size change. A whole image keeps
+    its aspect ratio; its shorter side is `size`.
 
     Raises:
         ValueError: the model cannot have this size.
@@ -201,7 +203,7 @@ def record_at(record: Preprocessing, *, size: Size | None = None, whole: bool = 
 
 
 def _check_size(size: Size) -> None:
-    """Raises `ValueError` if `size` is not a size, or has more pixels than any image that is decoded."""
+    """Raises `ValueError` if `size` is not a valid size, or has more pixels than an image may have."""
     sides: tuple[Any, ...] = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in sides):
         shown = "x".join(map(str, sides)) if isinstance(size, (list, tuple)) else repr(size)
@@ -213,10 +215,10 @@ def _check_size(size: Size) -> None:
 
 
 class FoundModel:
-    """A checkpoint or export that was looked up: what it takes is known before its weights are fetched.
+    """A checkpoint or export. The kind of its inputs is known before its weights are downloaded.
 
     Attributes:
-        takes_clips: whether its inputs are clips, by its preprocessing record.
+        takes_clips: whether its inputs are clips, according to its preprocessing record.
 
     Raises:
         ValueError, OSError: see `hierax.load`.
@@ -225,11 +227,11 @@ class FoundModel:
     def __init__(self, model: str | os.PathLike[str]) -> None:
         self._found: str | os.PathLike[str] | Source | Checkpoint = model
         self.takes_clips = False
-        if is_export(model):  # one without a record is an error that opening it raises
+        if is_export(model):  # if it has no record, opening it raises the error
             record = (Path(model) if Path(model).is_dir() else Path(model).parent) / FILE_NAME
             self.takes_clips = record.is_file() and Preprocessing.read(record).num_frames is not None
             return
-        with suppress(ValueError):  # opening it raises the error; no record: a model of signals, for example
+        with suppress(ValueError):  # opening it raises the error; a model of signals has no record
             found = locate(model, HubOptions(), weights=False)
             self._found = found if found.weights is None else read_checkpoint(found, found.hub)
             record = located_preprocessing(found) if isinstance(self._found, Source) else self._found.preprocessing
@@ -242,10 +244,10 @@ class FoundModel:
 
 
 def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:
-    """Checks that a model takes images or clips, and that the files are of the right kind, by their names.
+    """Checks that a model takes images or clips, and that the names of the files have suffixes of this kind.
 
     Raises:
-        ValueError: the model takes signals or volumes; or it gets videos for images, or images for clips.
+        ValueError: the model takes signals or volumes; or a file is a video and the model takes images, or the reverse.
     """
     if config.axes != 2 and not config.is_video:
         raise ValueError(f"this model takes {config.axes}-D inputs; expected a model of images or of videos")
@@ -261,7 +263,7 @@ def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:
 
 @dataclass(frozen=True)
 class Answer(Generic[_Result]):
-    """A model's result for a file, with the pixels `[1, C, *size]`; or the error."""
+    """The result of a model for a file, and the pixels `[1, C, *size]`; or the error."""
 
     path: Path
     pixels: Tensor | None = None
@@ -276,11 +278,13 @@ def stream(
     *,
     batch_size: int,
 ) -> Iterator[Answer[_Result]]:
-    """Yields the results in the order of the paths. The next files are read while the model works.
+    """Yields the results in the order of the paths. The next files are read while the model is running.
 
     Args:
-        read: from a path to pixels `[1, C, *size]`; after an ImageError or OSError only this file has an error.
-        ask: from pixels `[batch_size, C, *size]` to a list of results.
+        read: takes a path, returns pixels `[1, C, *size]`. If it raises ImageError or OSError, the answer for this file
+            has the error, and the other files are still read.
+        ask: takes pixels `[batch_size, C, *size]`, returns a list of results.
+        batch_size: the number of images of each call of `ask`.
     """
     with FIRST_ONLY.report_at_end():
         waiting: list[Answer[_Result]] = []
@@ -300,7 +304,7 @@ def stream(
 def _answer(
     waiting: Sequence[Answer[_Result]], ask: Callable[[Tensor], Sequence[_Result]], batch_size: int
 ) -> Iterator[Answer[_Result]]:
-    """The answers with their results, from one call of the model."""
+    """Yields the waiting answers with their results, which one call of the model gives."""
     pixels = [answer.pixels for answer in waiting if answer.pixels is not None]
     if not pixels:
         yield from waiting
@@ -315,7 +319,7 @@ def _answer(
 def _read_ahead(
     paths: Sequence[Path], read: Callable[[Path], Tensor], *, ahead: int
 ) -> Iterator[tuple[Path, Tensor | ImageError]]:
-    """Yields the content of each path, in order; up to `ahead` files are read in advance."""
+    """Yields each path with its pixels or its error, in order. Up to `ahead` files are read in advance."""
 
     def outcome(path: Path) -> Tensor | ImageError:
         try:
@@ -325,29 +329,29 @@ def _read_ahead(
         except OSError as error:
             return ImageError(str(path), error.strerror or str(error))
 
-    count = max(min(_READERS, (os.cpu_count() or 1) - 1), 1)  # more would take the model's cores
+    count = max(min(_READERS, (os.cpu_count() or 1) - 1), 1)  # more threads would use the cores of the model
     readers = ThreadPoolExecutor(count, thread_name_prefix="hierax-read")
-    coming, left = deque[tuple[Path, "Future[Tensor | ImageError]"]](), iter(paths)
+    pending, rest = deque[tuple[Path, "Future[Tensor | ImageError]"]](), iter(paths)
     try:
         while True:
-            coming.extend((path, readers.submit(outcome, path)) for path in islice(left, ahead - len(coming)))
-            if not coming:
+            pending.extend((path, readers.submit(outcome, path)) for path in islice(rest, ahead - len(pending)))
+            if not pending:
                 return
-            path, future = coming.popleft()
+            path, future = pending.popleft()
             yield path, future.result()
     finally:
         readers.shutdown(wait=False, cancel_futures=True)
 
 
 def not_finite(path: Path, values: Iterable[Tensor]) -> ImageError | None:
-    """The error for a file if the model's output is not finite; None if it is."""
+    """The error for a file if the output of the model is not finite; None if it is finite."""
     if all(bool(torch.isfinite(one).all()) for one in values):
         return None
-    return ImageError(str(path), "what the model gives is not finite (is the model damaged?)")
+    return ImageError(str(path), "the output of the model is not finite (is the model damaged?)")
 
 
 def clip_batches(clips: Sequence[Clip]) -> list[Tensor]:
-    """Clips as batches `[B, C, T, H, W]`."""
+    """Groups clips into batches `[B, C, T, H, W]`, B at most 4."""
     import numpy as np
 
     return [

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Three captioned images: the original, the visible part, the reconstruction; for a video the same for its
-    frames; or an error.
+    """Three images with captions: the original, the visible part, the reconstruction. For a video, the same for its
+    frames. Or the error if the file cannot be read.
     """
 
     path: Path
@@ -65,23 +65,25 @@ def reconstruct(
     """Yields the reconstruction of each image, or of the middle of each video, in the order of the paths.
 
     Args:
-        images: paths of images; of videos for a model of clips.
-        model: a Hub id, folder, file or export, which runs on an engine; or a MAE model or engine, which runs as it is.
-        mask_ratio: share of the mask units to hide, 0 to 1; None is the model's.
-        seed: of the random mask; the same units are hidden in every image.
-        statistics: where brightness and contrast come from, "visible" or "true"; see `viz.reconstruct_pixels`.
-        size: pixels of the square that the model sees, or rows and columns, instead of the checkpoint's.
+        images: paths of images, or of videos for a video model.
+        model: a Hub id, folder, file or export, which runs on an engine; or a MAE model or engine, which is used as it
+            is.
+        mask_ratio: fraction of the mask units to hide, between 0 and 1; None: the ratio of the model.
+        seed: seed of the random mask; the same units are hidden in every image.
+        statistics: source of the brightness and contrast of masked patches, "visible" or "true"; see
+            `viz.reconstruct_pixels`.
+        size: side of the square input in pixels, or rows and columns; default: the size of the checkpoint.
         device, precision, backend: see `hierax.Engine`.
-        batch_size: images per call of the model; None is 1 on a CPU and 32 elsewhere.
-        max_pixels: images of more pixels cannot be read; None is any number.
+        batch_size: images per call of the model; None: 1 on a CPU, otherwise 32.
+        max_pixels: larger images are an error; None: no limit.
 
     Raises:
-        ValueError: the model is not a MAE model, or takes neither images nor clips; the ratio hides all units or
-            none; the size is not a multiple of the mask unit; see also `hierax.Engine`.
+        ValueError: the model is not a MAE model, or takes neither images nor clips; or the ratio hides all units or no
+            unit; or the size is not a multiple of the mask unit; see also `hierax.Engine`.
         OSError: see `hierax.load`.
     """
     paths = image_paths(images)
-    opened = open_mae(
+    predictor = open_mae(
         model,
         size=size,
         device=device,
@@ -90,39 +92,39 @@ def reconstruct(
         batch_size=batch_size,
         max_pixels=max_pixels,
     )
-    return reconstructions(opened, paths, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
+    return reconstructions(predictor, paths, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
 
 
 def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predictor:
-    """Opens a MAE model; `engine`: see `open_predictor`.
+    """Opens a MAE model. `engine`: see `open_predictor`.
 
     Raises:
-        ValueError: it is not a MAE model, or has no decoder.
+        ValueError: it is not a MAE model, or it has no decoder.
     """
     if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
         model = open_checkpoint(model)
         if not {"decoder", "head"} & model.parts:
             raise ValueError(
-                f"{model.name} is an encoder without a decoder (hierax.inflate and pretraining with target=hog "
-                f"leave none); reconstruct needs a MAE model, such as {FEMTO_MAE}"
+                f"{model.name} is an encoder without a decoder (as written by hierax.inflate, or by pretraining with "
+                f"target=hog); reconstruct needs a MAE model, such as {FEMTO_MAE}"
             )
-    opened = open_predictor(model, size=size, **engine)
-    check_inputs(opened.config)
-    if not TASKS[opened.task].masked:
-        such = MAE if opened.config.is_video else FEMTO_MAE
-        raise ValueError(f"this model is for {opened.task}; reconstruct needs a MAE model, such as {such}")
-    return opened
+    predictor = open_predictor(model, size=size, **engine)
+    check_inputs(predictor.config)
+    if not TASKS[predictor.task].masked:
+        example = MAE if predictor.config.is_video else FEMTO_MAE
+        raise ValueError(f"this model is for {predictor.task}; reconstruct needs a MAE model, such as {example}")
+    return predictor
 
 
 def reconstructions(
-    opened: Predictor,
+    predictor: Predictor,
     paths: Sequence[Path],
     *,
     mask_ratio: float | None = None,
     seed: int = 0,
     statistics: Statistics = "visible",
 ) -> Iterator[Reconstructed]:
-    """Like `reconstruct`, with an open model."""
+    """Like `reconstruct`, with a model that is already open."""
     from hierax.viz.fonts import drawable_names
 
     check_inputs(opened.config, paths)
@@ -187,10 +189,11 @@ class _Steps:
 
 
 def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float | None, seed: int) -> Tensor:
-    """Booleans `[1, U]`, True for the mask units to show: drawn at random, the same for the same `seed`.
+    """A random mask `[1, U]` of booleans: True means that a mask unit is visible. The same `seed` gives the same mask.
 
     Raises:
-        ValueError: the ratio is not a number, or hides all units or none; the size is not a multiple of the mask unit.
+        ValueError: the ratio is not a number, or hides all units or no unit; or the size is not a multiple of the mask
+            unit.
     """
     from hierax.model.encoder import visible_units
     from hierax.model.mae import check_mae_size, random_keep
@@ -204,20 +207,21 @@ def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float |
 
 
 def reconstruction_tiles(
-    opened: Predictor, pixels: Tensor, made: Tensor, keep: Tensor, *, statistics: Statistics, title: str
+    predictor: Predictor, pixels: Tensor, result: Tensor, keep: Tensor, *, statistics: Statistics, title: str
 ) -> tuple[Tile, Tile, Tile]:
-    """The original, the masked image and the reconstruction `made` `[C, H, W]` of `pixels` `[1, C, H, W]`. In `keep`
-    `[1, U]`, True is a visible mask unit.
+    """The tiles of the original `pixels` `[1, C, H, W]`, the masked image and the reconstruction `result` `[C, H, W]`.
+
+    In `keep` `[1, U]`, True means that a mask unit is visible.
     """
     from hierax.viz.animation import reconstruction_captions
     from hierax.viz.maps import to_picture
     from hierax.viz.reconstruction import draw_units
     from hierax.viz.sheets import Tile
 
-    config, record = opened.config, opened.preprocessing
+    config, record = predictor.config, predictor.preprocessing
     picture, shown = to_picture(pixels[0], record=record), keep[0].numpy()
     masked = draw_units(picture, unit=config.unit_pixels, keep=shown)
-    images = (picture, masked, to_picture(made, record=record))
+    images = (picture, masked, to_picture(result, record=record))
     captions = reconstruction_captions(config, pixels.shape[2:], shown, statistics, title=title)
     first, second, third = (Tile(image, *caption) for image, caption in zip(images, captions, strict=True))
     return first, second, third

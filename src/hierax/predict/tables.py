@@ -1,4 +1,4 @@
-"""Writes labels of images as a table: CSV, JSON lines or Parquet."""
+"""Writes the labels of images as a table: CSV, JSON Lines or Parquet."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Non
     """Checks that a table can be written to this path, before the work starts.
 
     Raises:
-        ValueError: the suffix is unknown; it is a folder; the file exists and `overwrite` is False.
-        ImportError: Parquet needs pyarrow; says what to install.
+        ValueError: the suffix is unknown, or the path is a folder, or the file exists and `overwrite` is False.
+        ImportError: Parquet needs pyarrow; the message says what to install.
         OSError: the file cannot be written.
     """
     place = Path(path)
@@ -37,12 +37,14 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Non
 
 
 def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Writes a row for each image: `path`, `label`, `probability`, `label2`, `probability2`, …, `error`. An image
-    that cannot be read has an `error` and no labels. JSON lines hold the objects of `Classified.to_dict`.
+    """Writes one row per image: `path`, `label`, `probability`, `label2`, `probability2`, …, `error`.
+
+    An image that cannot be read has an `error` and no labels. In a JSON Lines file, each line is the object that
+    `Classified.to_dict` returns.
 
     Raises:
         ValueError, ImportError: see `check_table`.
-        OSError: the table cannot be written; an older file stays as it is.
+        OSError: the table cannot be written; an older file is not changed.
     """
     check_table(path, overwrite=overwrite)
     place = Path(path)
@@ -62,14 +64,14 @@ def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, 
 
 
 def columns(results: Sequence[Classified]) -> list[str]:
-    """The names of the columns: as many labels as the longest result has, at least one."""
+    """The names of the columns, with as many labels as the longest result, but at least one."""
     most = max((len(result.predictions) for result in results), default=1)
     numbers = ["", *(str(n) for n in range(2, most + 1))]
     return ["path", *(f"{name}{number}" for number in numbers for name in ("label", "probability")), "error"]
 
 
 def row(result: Classified) -> dict[str, Any]:
-    """The values of a row by column, without columns that it does not have."""
+    """The values of a row, by column. Columns without a value are left out."""
     values: dict[str, Any] = {"path": str(result.path)}
     for number, found in enumerate(result.predictions, start=1):
         place = "" if number == 1 else str(number)
@@ -84,6 +86,6 @@ def _write_parquet(results: Sequence[Classified], path: Path) -> None:
     names = columns(results)
     kinds = [pa.float64() if name.startswith("probability") else pa.string() for name in names]
     rows = [row(result) for result in results]
-    for one in rows:  # bytes that are not text, such as file names in another encoding
+    for one in rows:  # a file name may contain bytes that are not valid text
         one["path"] = os.fsencode(one["path"]).decode("utf-8", "backslashreplace")
     parquet.write_table(pa.Table.from_pylist(rows, pa.schema(list(zip(names, kinds, strict=True)))), path)
