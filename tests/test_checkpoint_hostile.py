@@ -213,5 +213,5 @@ def test_too_many_prefixes_are_no_models(tmp_path: Path) -> None:
 def test_a_record_that_asks_for_a_giant_image_is_refused_before_memory_is_taken(side: int) -> None:
     size = {"height": side, "width": side}
     processor = HieraImageProcessor(Preprocessing().replace(crop_size=size, size={"shortest_edge": side}))
-    with pytest.raises(ValueError, match="at most 67,108,864 are made"):
+    with pytest.raises(ValueError, match="expected at most 67,108,864"):
         processor(Image.new("RGB", (64, 64)))

@@ -224,7 +224,7 @@ def test_embed_reads_a_folder_of_parquet_files(
 
 def test_what_holds_no_image_files_says_which_command_reads_it(run: Run, here: Path, classifier_folder: str) -> None:
     assert run("embed", "a", "-o", "out", "--model", classifier_folder, "--device", "cpu", "--workers", "0")[0] == 0
-    collection = "out: a collection that hierax embed made, which holds features and no images; expected the images"
+    collection = "out: a collection that hierax embed wrote; it contains features, not images; expected images"
     for command in (
         ("stats", "out"),
         ("finetune", "out", "-o", "r"),

@@ -92,8 +92,8 @@ def test_evaluation_counts_every_sample_once_on_any_number_of_ranks(samples: int
         ((10, 0, 0), "batch_size is 0"),
         ((10, 3, 0, 2), "expected a multiple of the repeated sampling, 2"),
         ((10, 4, 0, 0), "repeated sampling, 0"),
-        ((10, 11, 0), "no epoch would hold a whole batch"),
-        ((10, 22, 0, 2), "no epoch would hold a whole batch"),
+        ((10, 11, 0), "expected at most this number"),
+        ((10, 22, 0, 2), "expected at most this number"),
     ],
 )
 def test_an_order_that_cannot_be_is_refused(arguments: tuple[int, ...], problem: str) -> None:

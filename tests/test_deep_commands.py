@@ -140,7 +140,7 @@ def test_images_of_8_bits_are_refused_in_one_sentence(
     code, out, err = run(command, str(place), "--model", model, *rest.get(command, ()))
     assert (code, "an image of 8 bits" in err) == (2, True), out + err
     if command != "embed":
-        assert "this model was trained on uint16 of mean" in err
+        assert "this model was trained on uint16 with mean" in err
     assert "Traceback" not in err
 
 

@@ -306,9 +306,9 @@ def test_a_pattern_that_matches_folders_means_what_is_in_them(tmp_path: Path) ->
     ("given", "said"),
     [
         ("-", "-: standard input is not read"),
-        ("https://example.org/a.jpg", "an address, which this command does not fetch; download the file first"),
-        ("https://example.org/a.jpg?size=3", "an address, which this command does not fetch"),
-        ("file:///photos/a.jpg", "an address; expected a path (/photos/a.jpg)"),
+        ("https://example.org/a.jpg", "a URL, which this command does not download; download the file first"),
+        ("https://example.org/a.jpg?size=3", "a URL, which this command does not download"),
+        ("file:///photos/a.jpg", "a URL; expected a path (/photos/a.jpg)"),
         ("broken.jpg", "broken.jpg: no such file; it is a link to nowhere.jpg"),
         ("circle.jpg", "circle.jpg: no such file; it is a link to circle.jpg"),
     ],

@@ -241,7 +241,7 @@ def test_the_batch_splats_into_a_model_and_moves() -> None:
     assert batch.to("meta", torch.float32).pixel_values.device.type == "meta"
     assert batch["pixel_values"].dtype == torch.float32
     assert BatchFeature(ids=torch.ones(1, dtype=torch.int64)).to(torch.float16).ids.dtype == torch.int64
-    with pytest.raises(AttributeError, match="'labels' is not in this batch; it holds pixel_values"):
+    with pytest.raises(AttributeError, match="'labels' is not in this batch; it contains pixel_values"):
         _ = batch.labels
     with pytest.raises(TypeError, match="return_tensors='pt'"):
         HieraImageProcessor()(noise(60, 50), return_tensors="np").to("cpu")

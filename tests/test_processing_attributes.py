@@ -50,7 +50,7 @@ def test_an_edge_of_a_size_can_be_assigned() -> None:
     assert processor(LEVELS).pixel_values.shape == (1, 3, 32, 224)
     with pytest.raises(ValueError, match=r"size is .*'height': 5.*; expected \{'shortest_edge': pixels\}"):
         processor.size["height"] = 5
-    with pytest.raises(TypeError, match=r"size is replaced as a whole: assign a mapping to processor\.size"):
+    with pytest.raises(TypeError, match=r"size cannot be changed in this way: assign a mapping to processor\.size"):
         processor.size.update(height=3)
     assert processor.size == {"shortest_edge": 48}
 
@@ -94,7 +94,7 @@ def test_how_fast_a_processor_is_can_be_said_in_words_of_transformers(given: dic
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"use_fast": True, "fast": False}, "fast and use_fast contradict one another"),
+        ({"use_fast": True, "fast": False}, "fast and use_fast contradict each other"),
         ({"use_fast": "yes"}, "use_fast is 'yes'; expected true or false"),
         ({"backend": "cv2"}, "backend is 'cv2'; expected 'pil'"),
         ({"force_download": True}, "force_download is True; expected False: delete the model from the Hub's cache"),

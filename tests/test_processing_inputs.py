@@ -229,7 +229,7 @@ def test_grey_arrays_are_repeated_in_three_channels() -> None:
         (np.zeros((0, 6, 3), np.uint8), r"no pixels \(shape \[0, 6, 3\]\)"),
         (np.zeros((3, 0, 6), np.uint8), r"no pixels \(shape"),
         (np.full((5, 6, 3), 255.0), r"float values from 255 to 255; expected 0..1"),
-        (np.full((5, 6, 3), np.nan), "holds values that are not finite"),
+        (np.full((5, 6, 3), np.nan), "contains values that are not finite"),
         (torch.zeros(5, 6, 7), r"shape \[5, 6, 7\]; expected channels as the first or last axis"),
     ],
     ids=range(11),
@@ -291,7 +291,7 @@ def test_a_png_with_a_wrong_checksum_is_damaged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["http://a.b/c.png", "https://a.b/c.png", "s3://a/c.png", "data:image/png;base64,AAAA"])
 def test_urls_are_not_fetched(url: str) -> None:
-    with pytest.raises(ValueError, match="URLs are not fetched"):
+    with pytest.raises(ValueError, match="URLs are not downloaded"):
         HieraImageProcessor()(url)
 
 

@@ -16,7 +16,7 @@ def steps() -> Iterator[Callable[[str, float], None]]:
     """Yields a function that shows a step and the fraction of the work that is done.
 
     On a terminal, it overwrites one line. Otherwise it writes a line when the text before the colon changes. It does
-    not use a progress bar of rich, because the thread of the bar would disturb measurements of time.
+    not use a progress bar of rich, because its thread would disturb measurements of time.
     """
     terminal, last = sys.stderr is not None and sys.stderr.isatty(), ""
 

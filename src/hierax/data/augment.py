@@ -48,7 +48,7 @@ def center_crop(height: int, width: int, *, aspect: float) -> tuple[int, int, in
 
 
 def _enhance(kind: type) -> _Op:
-    """Color, contrast, brightness, sharpness: the difference from the original, in either direction, grows with the
+    """An operation on color, contrast, brightness or sharpness. The change, in either direction, grows with the
     magnitude.
     """
 
@@ -68,7 +68,7 @@ def _affine(matrix: Callable[[float, Image.Image], tuple[float, ...]]) -> _Op:
 
 
 def _gray_fill(image: Image.Image) -> tuple[int, ...] | int:
-    """The color of pixels outside of the image: ImageNet's mean."""
+    """The color of pixels outside of the image: the mean of ImageNet."""
     return (124, 116, 104) if image.mode == "RGB" else 116
 
 
@@ -78,7 +78,7 @@ def _rotate(image: Image.Image, magnitude: float, flip: bool) -> Image.Image:
 
 
 def _posterize(image: Image.Image, magnitude: float, _: bool) -> Image.Image:
-    # at 10, the published form keeps no bit: a black image with a label is useless, so one bit is kept
+    # at 10, the published form removes all bits, which gives a black image; here one bit remains
     return ImageOps.posterize(image, max(4 - int(4 * magnitude / _LEVELS), 1))
 
 
@@ -113,8 +113,10 @@ OPERATIONS: dict[str, _Op] = {
 
 
 def rand_augment(image: Image.Image, random: np.random.Generator, *, magnitude: float, std: float) -> Image.Image:
-    """RGB or gray: two operations, each with probability 1/2, at a magnitude drawn around `magnitude` with `std`
-    (Cubuk et al., 2020, in the increasing form with noise that the recipes of MAE and Hiera use, rand-m9-mstd0.5-inc1).
+    """Applies RandAugment to an RGB or gray image (Cubuk et al., 2020): two operations, each with probability 1/2.
+
+    The magnitude is drawn from a normal distribution with mean `magnitude` and standard deviation `std`. As in the
+    recipes of MAE and Hiera (rand-m9-mstd0.5-inc1), the operations have their increasing form.
     """
     names = list(OPERATIONS)
     for _ in range(2):

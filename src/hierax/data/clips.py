@@ -1,4 +1,4 @@
-"""The frames that training and evaluation use of a video, or of a part of one."""
+"""Selects the frames of a video, or of a segment of a video, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hierax.processing import HieraVideoProcessor, VideoError
 from hierax.processing.sampling import Sampling
 from hierax.processing.video_file import Frame, VideoFile
 
-_FINE = 1_000_000  # resolution of the random start of a window
+_FINE = 1_000_000  # resolution of the random start of a clip
 
 
-# -- what training sees ------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
 def training_clip(
@@ -32,20 +32,21 @@ def training_clip(
     augment: tuple[float, float] | None,
     erasing: float,
 ) -> np.ndarray:
-    """uint8 `[3, T, H, W]`: a random clip of a segment of a video; all its frames are cropped, mirrored and augmented
-    alike.
+    """A random clip of a segment of a video, uint8 `[3, T, H, W]`. All its frames are cropped, mirrored and augmented
+    in the same way.
 
-    Raises `VideoError`.
+    Raises:
+        VideoError: the video cannot be read, or is too short for the segment.
     """
-    shots = _read_frames(sample, random.random(), sampling)
-    rows, columns = shots[0].pixels.shape[:2]
+    frames_read = _read_frames(sample, random.random(), sampling)
+    rows, columns = frames_read[0].pixels.shape[:2]
     aspect = size[1] / size[0]
     if crop_scale is None:
         top, left, height, width = center_crop(rows, columns, aspect=aspect)
     else:
         ratio = (3 / 4 * aspect, 4 / 3 * aspect)
         top, left, height, width = random_crop(random, rows, columns, scale=crop_scale, ratio=ratio)
-    frames = [resize(shot.pixels[top : top + height, left : left + width], size) for shot in shots]
+    frames = [resize(frame.pixels[top : top + height, left : left + width], size) for frame in frames_read]
     if flip and random.random() < 0.5:
         frames = [frame[:, ::-1] for frame in frames]
     if augment is not None:
@@ -71,19 +72,19 @@ def _read_frames(sample: Sample, place: float, sampling: Sampling) -> list[Frame
     with VideoFile(extract.video, name=sample.name) as file:
         first, last = segment_bounds(extract, file)
         share = Fraction(int(place * _FINE), _FINE)
-        shots = list(file.frames(_frame_times(first, last, share, sampling)))
-        if file.ended is not None and file.ended < last:  # the file is shorter than it says
+        frames_read = list(file.frames(_frame_times(first, last, share, sampling)))
+        if file.ended is not None and file.ended < last:  # the file is shorter than it states
             if file.ended <= first:
                 raise VideoError(sample.name, f"the video ends at {float(file.ended):g} s")
-            shots = list(file.frames(_frame_times(first, file.ended, share, sampling)))
-        return shots
+            frames_read = list(file.frames(_frame_times(first, file.ended, share, sampling)))
+        return frames_read
 
 
 def segment_bounds(extract: VideoSegment, file: VideoFile) -> tuple[Fraction, Fraction]:
-    """Beginning and end of the segment, in seconds.
+    """Start and end of the segment, in seconds.
 
     Raises:
-        VideoError: the segment begins after the end of the video.
+        VideoError: the segment starts after the end of the video.
     """
     duration = file.duration()
     first = extract.start or Fraction(0)
@@ -100,13 +101,15 @@ def _frame_times(first: Fraction, last: Fraction, share: Fraction, sampling: Sam
     return [min(time, latest) for time in sampling.times(first + room * share)]
 
 
-# -- what evaluation sees ----------------------------------------------------------------------------------------------
+# -- evaluation --------------------------------------------------------------------------------------------------------
 
 
 def evaluation_clips(sample: Sample, processor: HieraVideoProcessor, *, views: tuple[int, int]) -> np.ndarray:
-    """uint8 `[views, 3, T, H, W]`: clips spread over the segment, and crops of each, as the record says.
+    """The views of a segment, uint8 `[views, 3, T, H, W]`: clips that are evenly spaced over the segment, and crops of
+    each clip, according to the record.
 
-    Raises `VideoError`.
+    Raises:
+        VideoError: the video cannot be read, or is too short for the segment.
     """
     extract: VideoSegment = sample.content
     clips = processor.clips(extract.video, views=views, name=sample.name, part=(extract.start, extract.end))

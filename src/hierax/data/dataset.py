@@ -15,8 +15,8 @@ from hierax.data.labels import Label
 
 @dataclass(frozen=True)
 class VideoSegment:
-    """A segment of a video (a path, or the bytes of a file) from `start` to `end`, in seconds; None is the beginning
-    or the end of the video.
+    """A segment of a video (a path, or the bytes of a file) from `start` to `end`, in seconds. None means the start or
+    the end of the video.
     """
 
     video: str | bytes
@@ -30,8 +30,8 @@ class Sample:
 
     Attributes:
         name: its name in messages and in lists of unreadable files.
-        content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is not an image, or a part of a
-            video (`VideoSegment`).
+        content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is not an image, or a segment
+            of a video (`VideoSegment`).
         label: the number of its class; float32 `[classes]` if it may have several classes; None without labels.
     """
 
@@ -55,7 +55,7 @@ class Dataset(Protocol):
 
     @property
     def videos(self) -> bool:
-        """Whether contents are videos or parts of videos."""
+        """Whether contents are segments of videos."""
         ...
 
     def __len__(self) -> int: ...
@@ -173,20 +173,20 @@ def relabel(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) -> Da
     numerals = all(name.isdecimal() for name in classes)
     if numbered and not numerals and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
         return Relabeled(dataset, classes, tuple(range(len(own))))
-    number = {_composed(name): i for i, name in enumerate(classes)}
-    unknown = [name for name in own if _composed(name) not in number]
+    number = {_normalize(name): i for i, name in enumerate(classes)}
+    unknown = [name for name in own if _normalize(name) not in number]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        known = ", ".join(map(_quoted, classes[:5])) + (", …" if len(classes) > 5 else "")
-        raise ValueError(f"unknown classes {', '.join(map(_quoted, unknown[:3]))}{more}; known are {known}")
-    return Relabeled(dataset, classes, tuple(number[_composed(name)] for name in own))
+        known = ", ".join(map(_quote, classes[:5])) + (", …" if len(classes) > 5 else "")
+        raise ValueError(f"unknown classes {', '.join(map(_quote, unknown[:3]))}{more}; known are {known}")
+    return Relabeled(dataset, classes, tuple(number[_normalize(name)] for name in own))
 
 
-def _composed(name: str) -> str:
+def _normalize(name: str) -> str:
     """A name with its accents in one Unicode form: macOS writes é as two characters in names of folders."""
     return unicodedata.normalize("NFC", name)
 
 
-def _quoted(name: str) -> str:
-    """A name; in quotes if its spaces would not be visible."""
+def _quote(name: str) -> str:
+    """A name, in quotes if it has spaces that would not be visible."""
     return name if name == " ".join(name.split()) else repr(name)

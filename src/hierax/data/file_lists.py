@@ -34,15 +34,15 @@ _BETWEEN = re.compile(r"[|;,]")
 
 @dataclass(frozen=True, eq=False)
 class FileList:
-    """The files of a list, in its order: images, or parts of videos.
+    """The files of a list, in its order: images, or segments of videos.
 
     Attributes:
         paths: paths of the files.
-        parts: int64 `[N, 2]`, beginning and end of each part in microseconds, -1 for those of the file; None without
-            videos.
+        parts: int64 `[N, 2]`, start and end of each segment in microseconds; -1 means the start or end of the file.
+            None without videos.
         targets: int64 `[N]`, or None without labels.
         classes: names of the classes.
-        splits: the split of each row; None if the list does not say.
+        splits: the split of each row; None if the list does not state it.
     """
 
     paths: Strings
@@ -76,16 +76,20 @@ class FileList:
 
 
 def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | None = None) -> FileList:
-    """The files of a list, one per row: `.csv`, `.tsv`, `.txt`, `.jsonl` (an object a line) or `.parquet`.
+    """Opens a list of files, one per row: `.csv`, `.tsv`, `.txt`, `.jsonl` (one object per line) or `.parquet`.
 
-    Columns: `path` (or another of `hierax.data.list_rows.PATHS`), relative to the list's folder; `label` (or another of
-    `LABELS`), the name or number of its class; for videos `start` and `end` in seconds, empty for those of the video;
-    `split` (or another of `SPLITS`), such as train or val. A text whose first line is a file has no names of columns:
-    each line has a path, or a path and a label after a comma, semicolon, tab or space. Texts are UTF-8, or UTF-16 with
-    a byte order mark.
+    The columns are `path` (or another name of `hierax.data.list_rows.PATHS`), relative to the folder of the list;
+    `label` (or another name of `LABELS`), the name or number of the class; for videos `start` and `end` in seconds,
+    which may be empty; and `split` (or another name of `SPLITS`), such as train or val. If the first line of a text is
+    a file, the text has no names of columns: each line has a path, or a path and a label after a comma, semicolon, tab
+    or space. Texts
+        are
+    UTF-8, or UTF-16 with a byte order mark.
 
     Args:
-        columns: the list's own names for "path", "label", "start", "end" or "split".
+        path: the list.
+        labels: whether to read the labels.
+        columns: the names in this list of "path", "label", "start", "end" or "split".
 
     Raises:
         ValueError: a column is missing, there are no rows (`EmptyList`), a row has no path or cannot be read, or images
@@ -186,7 +190,7 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
         return None, ()
     if "" in found:
         raise ValueError(f"{path}, row {names.index('') + 1}: no label; expected a label in every row, or in no row")
-    if all(_WHOLE.fullmatch(name) for name in found):  # 1.0: tables write integers so if some are missing
+    if all(_WHOLE.fullmatch(name) for name in found):  # tables write integers as 1.0 if some are missing
         names = [name.partition(".")[0] for name in names]
         found = set(names)
     _notify_of_joined_labels(path, found)
@@ -197,10 +201,10 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
 
 
 def _label(value: Any, where: str) -> str:
-    """The name of a class; "" for none, also if written as nan.
+    """The name of a class; "" if there is none, or if it is written as nan.
 
     Raises:
-        ValueError: several classes, or bytes that are not text.
+        ValueError: there are several classes, or bytes that are not text.
     """
     text = _text(value)
     if not isinstance(value, (str, int, float, bool, type(None))) or _LIST.fullmatch(text):
@@ -214,7 +218,7 @@ def _label(value: Any, where: str) -> str:
 
 
 def _notify_of_joined_labels(path: Path, names: set[str]) -> None:
-    """A notice if a class name may be a list of several classes."""
+    """Gives a notice if a class name may be a list of several classes."""
     for name in sorted(names):
         parts = [part.strip() for part in _BETWEEN.split(name)]
         if len(parts) > 1 and all(part in names for part in parts):
@@ -226,7 +230,7 @@ def _notify_of_joined_labels(path: Path, names: set[str]) -> None:
 
 
 def _notify_of_repeats(path: Path, paths: list[str], targets: np.ndarray | None) -> None:
-    """A notice if several rows name the same file."""
+    """Gives a notice if several rows name the same file."""
     first: dict[str, int] = {}
     again = [(index, place) for index, place in enumerate(paths) if first.setdefault(place, index) != index]
     if not again:
@@ -243,7 +247,7 @@ def _text(value: Any) -> str:
 
 
 def _microseconds(value: Any, name: str, where: str) -> int:
-    """Microseconds; -1 for none."""
+    """A time in microseconds; -1 if there is none."""
     text = _text(value)
     if not text or text == "nan":
         return _NONE

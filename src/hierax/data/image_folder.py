@@ -1,4 +1,4 @@
-"""Folders of images with a list of their labels in them."""
+"""Folders of images that contain a list of labels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from hierax.notices import notify
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Names of the list in a folder of images, as the Hugging Face libraries know it: file_name, and label or others."""
+"""Names of the list in a folder of images, as in the Hugging Face libraries. Its columns are file_name, label and
+others.
+"""
 
 
 def metadata_of(folder: Path, columns: Mapping[str, str] | None = None) -> Path | None:
     """The list of files and labels in a folder of images; None if there is none, or it has no labels.
 
     Raises:
-        ValueError: it is damaged, or lacks one of the `columns`.
+        ValueError: the list is damaged, or lacks one of the `columns`.
     """
     for path in (folder / name for name in METADATA):
         if path.is_file():
@@ -35,7 +37,9 @@ def metadata_of(folder: Path, columns: Mapping[str, str] | None = None) -> Path 
 
 
 def open_metadata(path: Path, columns: Mapping[str, str] | None = None) -> FileList:
-    """The files that a list in their folder names. A `Notice` tells that it is read, and of images that it lacks."""
+    """The files that a list in their folder names. A `Notice` states that the list is used, and how many images it
+    lacks.
+    """
     found = open_list(path, columns=columns)
     named = {os.path.normpath(entry) for entry in found.paths}
     images = () if found.videos else find_files(path.parent, IMAGE_SUFFIXES)

@@ -21,7 +21,7 @@ PATHS = (
     "image_file", "image_name", "image_filename", "picture", "photo", "video", "video_path", "video_file", "clip",
     "url", "image_url", "img_url", "uri", "fname", "filepaths", "imagepath", "imgpath", "imagename", "image_id",
 )  # fmt: skip
-"""Names of columns of paths, upper or lower case; the first one found is used. A space or hyphen counts as an
+"""Names of columns of paths, in upper or lower case. The first one in a file is used. A space or hyphen counts as an
 underscore.
 """
 
@@ -34,14 +34,14 @@ LABELS = (
 SPLITS = ("split", "subset", "set", "data_set", "dataset", "partition")
 """Names of columns that name the split of each row; used only if their values are names of splits."""
 
-_FIRST = 1 << 16  # bytes: limit of the first line of a text
+_FIRST = 1 << 16  # maximum bytes of the first line of a text
 
 COLUMNS = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",), "split": SPLITS}
 """The columns that are read, and their usual names."""
 
 
 class NoPathColumn(ValueError):
-    """The error for a list without a column of files."""
+    """A list has no column of files."""
 
 
 class EmptyList(ValueError):
@@ -57,10 +57,10 @@ class EmptyList(ValueError):
 
 
 def check_columns(given: Mapping[str, str] | None) -> Mapping[str, str]:
-    """The caller's names of columns, none for None.
+    """The names of columns that the caller states; an empty mapping for None.
 
     Raises:
-        ValueError: one is for a column that is not read.
+        ValueError: a name is for a column that is not read.
     """
     for kind in given or {}:
         if kind not in COLUMNS:
@@ -204,7 +204,7 @@ def _is_file(text: str) -> bool:
 
 
 def _columns(path: Path, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """The file's name of each column that is read."""
+    """The name in this file of each column that is read."""
     found = {normalize_column(name): name for name in reversed(names)}  # the first of two similar names
     columns = {kind: next((found[name] for name in known if name in found), None) for kind, known in COLUMNS.items()}
     for kind, name in check_columns(given).items():
@@ -260,7 +260,7 @@ def _parquet_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple
 
 @contextlib.contextmanager
 def open_text(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
-    """The text of a list: UTF-8, with any bytes in names of files; or UTF-16, as Windows saves tables."""
+    """Opens the text of a list: UTF-8, with any bytes in names of files; or UTF-16, as Windows saves tables."""
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
@@ -272,11 +272,11 @@ def open_text(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def _delimiter(path: Path, first: str) -> str:
-    """Comma or tab, by the suffix; if the first line does not contain it, another separator that programs write."""
+    """The separator: comma or tab, by the suffix. If the first line does not contain it, another usual separator."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     return next((mark for mark in (usual, ",", ";", "\t") if mark in first), usual)
 
 
 def normalize_column(name: str) -> str:
-    """A column's name as it is compared: in lower case, with underscores."""
+    """The name of a column for comparison: in lower case, with underscores."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")

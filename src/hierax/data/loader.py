@@ -1,4 +1,4 @@
-"""Batches for the training loop. Worker processes decode ahead; the order depends only on seed, epoch and step."""
+"""Batches for the training loop. Worker processes decode in advance; the order depends only on seed, epoch and step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_WORKERS = 16
 
 @dataclass
 class Batch:
-    """A micro-batch: what one rank computes at once.
+    """A micro-batch: the samples that one rank computes in one call of the model.
 
     Attributes:
         pixels: uint8 `[B, C, H, W]`, or float32 `[B, C, *size]` for arrays.
@@ -46,7 +46,7 @@ class Batch:
         return len(self.pixels)
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; PyTorch's loader calls this."""
+        """The batch in page-locked memory. The loader of PyTorch calls this."""
         pinned = [t if t is None else t.pin_memory() for t in (self.pixels, self.labels, self.noise)]
         return Batch(pinned[0], pinned[1], pinned[2], self.indices, self.bad, self.first_only)  # type: ignore[arg-type]
 
@@ -65,19 +65,19 @@ def _stack_examples(examples: Sequence[Example], bad: list[Unreadable]) -> Batch
 
 
 def collate_training(part: MicroBatch) -> Batch | list[Unreadable]:
-    """A batch of full size; a list of the unreadable samples if they could not be replaced."""
+    """A batch of full size, or a list of the unreadable samples if they could not be replaced."""
     return _stack_examples(part.examples, part.bad) if part.examples else part.bad
 
 
 def collate_evaluation(items: list[Example | Unreadable]) -> Batch | list[Unreadable]:
-    """A batch of the readable samples."""
+    """A batch of the readable samples, or a list of the unreadable samples if there are no others."""
     bad = [item for item in items if isinstance(item, Unreadable)]
     good = [item for item in items if isinstance(item, Example)]
     return _stack_examples(good, bad) if good else bad
 
 
 class _MicroBatchSampler:
-    """A batch sampler: the keys of each micro-batch of a rank, from step `start` on."""
+    """A batch sampler that yields the keys of each micro-batch of a rank, starting at step `start`."""
 
     def __init__(
         self, order: Order, *, epochs: int, distinct: int, start: int, rank: int, world: int, parts: int
@@ -96,10 +96,17 @@ class _MicroBatchSampler:
 
 
 class TrainingLoader:
-    """The parts of every step from `start` on; measures how long the loop waits for them.
+    """Yields the micro-batches of each step, starting at step `start`, and measures how long the loop waits for them.
 
     Args:
-        distinct: number of epochs after which the parts repeat; None never repeats them.
+        view, order: the samples, and their order.
+        epochs: number of epochs.
+        distinct: number of epochs after which the micro-batches repeat; None: never.
+        start: first step.
+        rank, world: number of this rank, and of all ranks.
+        parts: micro-batches per step.
+        workers: number of decoding processes.
+        pin: whether to use page-locked memory.
 
     Attributes:
         waited: total seconds spent in `next`.
@@ -136,7 +143,7 @@ class TrainingLoader:
                     return
                 if not isinstance(batch, Batch):
                     raise ValueError(
-                        f"none of {len(batch)} samples could be read, those of a batch and others in their place; "
+                        f"none of {len(batch)} samples could be read (those of a batch, and those to replace them); "
                         f"the first: {batch[0].name}: {batch[0].problem}"
                     )
                 FIRST_ONLY.merge(batch.first_only)
@@ -148,9 +155,9 @@ class TrainingLoader:
 def evaluation_loader(
     view: EvaluationView, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
 ) -> Iterator[Batch | list[Unreadable]]:
-    """Batches of a rank's share of a dataset, each sample once: a `Batch`, or a list of unreadable samples.
+    """Yields the batches of the samples of one rank, each sample once: a `Batch`, or a list of unreadable samples.
 
-    Ranks take samples in turn, so that their shares differ by at most one sample.
+    Ranks take samples in turn, so that the numbers of their samples differ by at most one.
     """
     mine = evaluation_indices(len(view.dataset), rank=rank, world=world)
     batches: Any = [mine[i : i + batch] for i in range(0, len(mine), batch)]
@@ -174,16 +181,16 @@ def _loader(view: Any, batches: Any, collate: Any, workers: int, pin: bool) -> D
 
 
 def _leave_signals_to_the_loop(_: int) -> None:
-    """A stop signal goes to all processes of a run. The loop then finishes its step, which needs the workers. So
-    workers ignore the signal; they end when the loader tells them, or when it is gone.
+    """Makes a worker ignore stop signals. A signal is sent to all processes of a run, but the loop still needs the
+    workers to finish its step. Workers end when the loader ends them, or when the loader has ended.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def default_decode_workers(*, processes: int = 1, minimum: int = 0) -> int:
-    """Number of processes that decode samples, for each of `processes` that compute: one fewer than its share of the
-    cores, at most 16.
+    """The number of decoding processes for each of `processes` that compute: the number of cores per process minus one,
+    at most 16.
     """
     allowed = getattr(os, "sched_getaffinity", None)  # only on Linux
     cores = len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -18,10 +18,11 @@ def soft_targets(labels: Tensor, classes: int, *, smoothing: float = 0.0) -> Ten
 def mix_batch(
     pixels: Tensor, targets: Tensor, random: np.random.Generator, *, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:
-    """`pixels` `[B, C, *size]` and `targets` `[B, classes]`, mixed with the batch in reverse order.
+    """Mixes `pixels` `[B, C, *size]` and `targets` `[B, classes]` with the batch in reverse order.
 
-    Mixup blends whole samples with a weight drawn from Beta(mixup, mixup); cutmix pastes a box whose share of the
-    volume is drawn from Beta(cutmix, cutmix). If both are on, each is chosen with probability 1/2. 0 switches one off.
+    Mixup blends whole samples with a weight that is drawn from Beta(mixup, mixup). Cutmix pastes a box, and draws its
+    fraction of the volume from Beta(cutmix, cutmix). If both are on, each is chosen with probability 1/2. 0 turns one
+    off.
     """
     if (not mixup and not cutmix) or len(pixels) < 2:
         return pixels, targets

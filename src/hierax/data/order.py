@@ -1,4 +1,4 @@
-"""The samples of each step, as a function of seed, epoch and step only, for any number of ranks and workers."""
+"""The samples of each step. They depend only on seed, epoch and step, for any number of ranks and workers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Purposes of random numbers; each purpose has its own streams. 2 is mixing of batches, in hierax.train.
+# Purposes of random numbers; each purpose has its own streams. 2 is for mixing of batches, in hierax.train.
 AUGMENT, MASK, ORDER, SPLIT = 0, 1, 3, 4
 
 
 def random_stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
-    """A random generator of its own for each seed, purpose and place (up to three numbers).
+    """A separate random generator for each seed, purpose and place (up to three numbers).
 
-    The place is in the upper words of Philox's counter; the lowest word counts. So streams never overlap.
+    The place is stored in the upper words of the counter of Philox, and only the lowest word counts. So streams never
+    overlap.
     """
     key = np.array([seed % (1 << 64), purpose], np.uint64)
     counter = np.array([0, *place, *[0] * (3 - len(place))], np.uint64)
@@ -23,7 +24,7 @@ def random_stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class SampleKey:
-    """The key of one sample in one step; it determines all random numbers of that sample.
+    """The key of one sample in one step. It determines all random numbers of that sample.
 
     Attributes:
         index: number of the sample in the dataset.
@@ -48,8 +49,8 @@ Draw = SampleKey
 class Order:
     """The order of a training set: each epoch is one permutation, cut into global batches.
 
-    An incomplete last batch is dropped; the dropped samples differ from epoch to epoch. With `repeats` above 1, a batch
-    holds that many augmented copies of each of its samples.
+    An incomplete last batch is dropped; the dropped samples differ from epoch to epoch. If `repeats` is above 1, a
+    batch contains this number of augmented copies of each of its samples.
 
     Attributes:
         samples: size of the dataset.
@@ -75,18 +76,18 @@ class Order:
             )
         if self.batch // self.repeats > self.samples:
             raise ValueError(
-                f"batch_size is {self.batch}, of {self.samples} samples taken {self.repeats} time(s) each: "
-                "no epoch would hold a whole batch"
+                f"batch_size is {self.batch}, but an epoch has {self.samples} samples with {self.repeats} copies each; "
+                "expected at most this number"
             )
 
     @property
     def steps(self) -> int:
-        """Steps per epoch."""
+        """The number of steps per epoch."""
         return self.samples * self.repeats // self.batch
 
     @property
     def dropped(self) -> int:
-        """Samples per epoch that no step uses."""
+        """The number of samples per epoch that no step uses."""
         return self.samples - self.steps * self.batch // self.repeats
 
     def permutation(self, epoch: int) -> np.ndarray:
@@ -94,7 +95,7 @@ class Order:
         return random_stream(self.seed, ORDER, epoch).permutation(self.samples)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[list[SampleKey]]:
-        """The global batches of an epoch, from its step `start` on."""
+        """Yields the global batches of an epoch, starting at its step `start`."""
         each = self.batch // self.repeats
         rows = self.permutation(epoch)[: self.steps * each].reshape(self.steps, each)
         for row in rows[start:]:
@@ -102,7 +103,7 @@ class Order:
 
 
 def split_batch(batch: list[SampleKey], *, rank: int, world: int, parts: int) -> list[list[SampleKey]]:
-    """The share of one of `world` ranks in a global batch, in `parts` micro-batches of equal size.
+    """The samples of one of `world` ranks in a global batch, as `parts` micro-batches of equal size.
 
     The batch is first cut into `parts`, and the ranks divide each of them. So a micro-batch has the same samples for
     any number of ranks.
@@ -117,5 +118,5 @@ def split_batch(batch: list[SampleKey], *, rank: int, world: int, parts: int) ->
 
 
 def evaluation_indices(samples: int, *, rank: int, world: int) -> range:
-    """The samples that a rank evaluates; over all ranks, every sample exactly once."""
+    """The samples that a rank evaluates. Together, all ranks evaluate every sample exactly once."""
     return range(rank, samples, world)

@@ -1,4 +1,4 @@
-"""From a file to a part of its image at the training size, decoding no more than needed."""
+"""Reads a part of an image at the training size, and decodes no more than needed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hierax.processing.jpeg import check_scans, jpeg_array, simplejpeg
 from hierax.processing.reading import Picture, read_picture
 
 Box: TypeAlias = "tuple[int, int, int, int]"
-"""Top, left, height and width of a part of an image, in its pixels."""
+"""Top, left, height and width of a part of an image, in pixels of the image."""
 
-_KEEP = 2  # a JPEG is decoded at a smaller scale if this many times the target's pixels per axis remain
+_KEEP = 2  # a JPEG is decoded at a smaller scale only if the part stays this many times as large as the target
 
 
 def read_crop(
@@ -32,16 +32,30 @@ def read_crop(
     exact: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> np.ndarray:
-    """uint8 `[*size, channels]`: the part of an upright image that `part(height, width)` chooses, resized. If `exact`,
-    float32 with the file's own values; images of 8 bits are then refused.
+    """Reads the part of an upright image that `part(height, width)` selects, resized to `size`.
 
-    JPEGs are decoded at 1/2, 1/4 or 1/8 of their scale if the part stays at least twice as large as `size`; the part is
-    then rounded to whole pixels of that scale. Raises `ImageError`.
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their scale if the part stays at least twice as large as `size`. The part is
+    then rounded to whole pixels of that scale.
+
+    Args:
+        source: a path, the bytes of a file, a Pillow image, an array or a tensor.
+        channels: number of channels.
+        name: the name of the image in errors.
+        part: a function that selects the part.
+        size: rows and columns of the result.
+        exact: return the values of the file in float32; images of 8 bits are then refused.
+        max_pixels: maximum number of pixels; None: no limit.
+
+    Returns:
+        uint8 `[*size, channels]`; float32 if `exact`.
+
+    Raises:
+        ImageError: the image cannot be read.
     """
     if exact:
         pixels = read_picture(source, channels=channels, name=name, unit=False, max_pixels=max_pixels)
         if isinstance(pixels, Image.Image) or pixels.dtype == np.uint8:
-            raise ImageError(name, "an image of 8 bits among images of more")
+            raise ImageError(name, "an image of 8 bits; the other images have more bits")
         top, left, height, width = part(*pixels.shape[:2])
         return resize(pixels[top : top + height, left : left + width], size)
     if channels == 3 and isinstance(source, (str, bytes)) and simplejpeg() is not None:
@@ -52,7 +66,7 @@ def read_crop(
             return resize(found, size)
     pixels = np.asarray(read_picture(source, channels=channels, name=name, fast=True, max_pixels=max_pixels))
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    if pixels.dtype != np.uint8:  # an array of floats, 0 to 1
+    if pixels.dtype != np.uint8:  # an array of floats from 0 to 1
         pixels = np.rint(pixels * 255).astype(np.uint8)
     top, left, height, width = part(*pixels.shape[:2])
     return resize(pixels[top : top + height, left : left + width], size)
@@ -61,7 +75,7 @@ def read_crop(
 def _jpeg_crop(
     data: bytes, *, name: str, part: Callable[[int, int], Box], size: tuple[int, int], max_pixels: int | None
 ) -> np.ndarray | None:
-    """The part before resizing; None if the file is not a JPEG, or if Pillow must decode it."""
+    """The part before resizing. None if the file is not a JPEG, or if Pillow must decode it."""
     package = simplejpeg()
     if package is None or not data.startswith(b"\xff\xd8\xff"):
         return None
@@ -104,7 +118,9 @@ def _orientation(data: bytes, name: str) -> int:
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 or float32 `[H, W, C]` at `size`, antialiased bicubic; uint8 by torch's 8-bit kernels."""
+    """Resizes uint8 or float32 pixels `[H, W, C]` to `size` (bicubic, antialiased). For uint8, it uses 8-bit kernels of
+    torch.
+    """
     if pixels.shape[:2] == size:
         return pixels
     if not pixels.flags.writeable or not pixels.flags.c_contiguous:  # torch does not accept negative strides

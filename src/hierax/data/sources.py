@@ -31,26 +31,31 @@ def open_dataset(
     labels: bool = True,
     columns: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """The dataset at `source`, in an order that depends only on names.
+    """Opens a dataset. The order of its samples depends only on names.
 
     Args:
-        source: a folder of class folders (a class is all that is below), or of images; a pattern (`*`, `**`, `?`,
-            `[…]`, `{000..012}`) of images, which have no labels then; a folder or pattern of `.tar` shards or
-            `.parquet` files; a folder that `datasets` saved; a `.npy` file `[N, C, *size]`, or folders of `.npy` files
-            `[C, *size]` as of images; `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub. Videos: as
-            images, if there are no images beside them. Or a list of images or videos (`.csv`, `.tsv`, `.txt`,
-            `.jsonl`, `.parquet`): see `hierax.data.file_lists.open_list`. If a folder of images holds such a list with
-            labels, named metadata.csv or metadata.jsonl, its files and labels are used.
-        split: of parquet files and Hub datasets; None is "train", or the only one.
-        labels: False if they are not needed: then none are read from shards, tables and arrays, and class folders may
-            be empty.
-        columns: the names of columns in a list, parquet files or a Hub dataset, if they are not usual ones: {"path":
-            name, "label": name}. "path" is the column of files, or of the images themselves; lists also have "start",
+        source: one of these:
+
+            - a folder of images, or of class folders; all files in a class folder and its subfolders belong to the
+              class. If it contains a list with labels, named metadata.csv or metadata.jsonl, the files and labels of
+              the list are used;
+            - a pattern of images (`*`, `**`, `?`, `[…]`, `{000..012}`), which then have no labels;
+            - a folder or pattern of `.tar` shards or `.parquet` files; a folder that `datasets` saved;
+            - a `.npy` file `[N, C, *size]`, or a folder of `.npy` files `[C, *size]`, like a folder of images;
+            - `hub:ID` or `hub:ID:CONFIG` for a dataset of the Hugging Face Hub;
+            - a list of images or videos (`.csv`, `.tsv`, `.txt`, `.jsonl`, `.parquet`), see
+              `hierax.data.file_lists.open_list`.
+
+            A folder or pattern may also contain videos, if it contains no images.
+        split: the split of parquet files or a Hub dataset; None: "train", or the only one.
+        labels: if False, no labels are read from shards, tables and arrays, and class folders may be empty.
+        columns: the names of columns in a list, parquet files or a Hub dataset, if they are not usual names: {"path":
+            name, "label": name}. "path" is the column of files, or of the images themselves. Lists also have "start",
             "end" and "split".
 
     Raises:
-        ValueError: there is no readable data, or data of several kinds; names the cause.
-        ImportError: parquet and Hub datasets without the extra `data`.
+        ValueError: there is no readable data, or there are several kinds of data; the message names the cause.
+        ImportError: parquet files and Hub datasets need the extra `data`.
     """
     text = os.fspath(source)
     if not text:
@@ -64,7 +69,7 @@ def open_dataset(
         )
     tables = tables_of(text, labels=labels, columns=columns)
     if tables is not None:
-        return chosen(tables, split, name=text)
+        return select_split(tables, split, name=text)
     if split is not None:
         raise ValueError(f"{text}: split is {split!r}, but only parquet files and Hub datasets have named splits")
     path = Path(text)
@@ -82,8 +87,8 @@ def open_dataset(
     return FolderDataset(Strings(map(str, files)), None, (), arrays=kind == "arrays", videos=kind == "videos")
 
 
-def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> TableDataset:
-    """The split of this name; without a name, the training split or the only one."""
+def select_split(tables: dict[str, TableDataset], split: str | None, *, name: str) -> TableDataset:
+    """The split with this name. Without a name, the training split, or the only split."""
     if split is None and len(tables) == 1:
         return next(iter(tables.values()))
     wanted = split or find_splits(list(tables), of=name)[0] or "train"
@@ -93,7 +98,7 @@ def chosen(tables: dict[str, TableDataset], split: str | None, *, name: str) -> 
 
 
 def has_columns(text: str) -> bool:
-    """Whether a source has columns that can be named: a list, tables, or a folder with a list in it."""
+    """Whether a source has columns that can be named: a list, a table, or a folder that contains a list."""
     path = Path(text)
     if text.startswith("hub:") or path.suffix.lower() in (*LISTS, ".parquet"):
         return True
@@ -119,7 +124,9 @@ def tables_of(
 
 
 def _parquet_below(folder: Path) -> list[Path]:
-    """The parquet files in a folder. Stops with none at the first other file, because there may be a million images."""
+    """The parquet files in a folder; none if there is another kind of data. It stops at the first such file, because
+    there may be a million images.
+    """
     files: list[Path] = []
     for parent, names in walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""Training and validation set: as given, or drawn by class."""
+"""Training and validation set: as defined by the data, or drawn by class."""
 
 from __future__ import annotations
 
@@ -27,16 +27,25 @@ def open_splits(
     labels: bool = True,
     columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, Dataset | None]:
-    """Training and validation set.
+    """Opens a training set and a validation set.
 
-    The second is `validation`, or what is beside the training set: `val/` (or `validation/`, `dev/`, `test/`, and other
-    usual names in any case) beside `train/`, or such a split of a Hub dataset; or else a `fraction` of the samples
-    drawn with `seed`, by class if there are classes (0: no validation set). Its classes have the numbers they have in
-    training; it may lack some, and all labels. `labels` and `columns` are the arguments of `open_dataset`;
-    without labels, validation may have any classes.
+    The validation set is `validation`, if it is given. Otherwise it is the folder `val/` (or `validation/`, `dev/`,
+    `test/`, and other usual names) next to `train/`, or such a split of a Hub dataset. Otherwise it is a `fraction` of
+    the samples, which is drawn with `seed`, by class if there are classes. Its classes have the same numbers as in
+    training. It may lack some classes, or all labels.
+
+    Args:
+        source: see `open_dataset`.
+        fraction: fraction of the samples to draw; 0: no validation set.
+        seed: seed of the random numbers.
+        validation: the source of a validation set.
+        labels, columns: see `open_dataset`. Without labels, the validation set may have any classes.
+
+    Returns:
+        The training set, and the validation set or None.
 
     Raises:
-        ValueError: an error of `open_dataset`, or validation has classes that training lacks.
+        ValueError: see `open_dataset`; or the validation set has classes that the training set lacks.
     """
     train, validation_data = open_train_and_validation(source, validation=validation, labels=labels, columns=columns)
     return with_validation(train, validation_data, fraction=fraction, seed=seed)
@@ -45,7 +54,7 @@ def open_splits(
 def with_validation(
     train: Dataset, validation_data: Dataset | None, *, fraction: float, seed: int
 ) -> tuple[Dataset, Dataset | None]:
-    """Training and validation set. If there is no validation set, it is a `fraction` of the samples, drawn by class."""
+    """The training and validation set. If there is no validation set, a `fraction` of the samples is drawn by class."""
     return (
         (train, validation_data)
         if validation_data is not None
@@ -60,11 +69,11 @@ def open_train_and_validation(
     labels: bool = True,
     columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, Dataset | None]:
-    """The training set, and the given validation set with the class numbers of training. `columns` are for each of
-    the two that has columns.
+    """The training set, and the validation set with the class numbers of training, or None. `columns` is used for each
+    of the two that has columns.
 
     Raises:
-        ValueError: an error of `open_dataset`, or validation has classes that training lacks.
+        ValueError: see `open_dataset`; or the validation set has classes that the training set lacks.
     """
     mine = columns if validation is None or has_columns(os.fspath(source)) else None
     train, validation_data = predefined_splits(source, labels=labels, columns=mine)
@@ -81,7 +90,7 @@ def open_train_and_validation(
 
 
 def _notify_of_shared_files(train: Dataset, validation_data: Dataset) -> None:
-    """A notice if the validation set shares files with the training set, because scores would then be too good."""
+    """Gives a notice if the validation set shares files with the training set, because scores would be too good."""
     if (
         not (isinstance(train, (FolderDataset, FileList)) and isinstance(validation_data, (FolderDataset, FileList)))
         or validation_data.videos
@@ -94,19 +103,19 @@ def _notify_of_shared_files(train: Dataset, validation_data: Dataset) -> None:
     if shared:
         notify(
             f"{shared:,} of {len(validation_data):,} samples to validate on are in the training set too: the scores "
-            "are better than those of other images"
+            "are better than for other images"
         )
 
 
 def predefined_splits(
     source: str | os.PathLike[str], *, labels: bool = True, columns: Mapping[str, str] | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """The training set at `source`, and the validation set beside it, or None."""
+    """The training set at `source`, and its validation set, or None."""
     tables = tables_of(os.fspath(source), labels=labels, columns=columns)
     if tables is not None:
         training, other = find_splits(list(tables), of=os.fspath(source))
         validation_data = tables[other] if training is not None and other is not None else None
-        return chosen(tables, None, name=os.fspath(source)), validation_data
+        return select_split(tables, None, name=os.fspath(source)), validation_data
     folders = split_folders(Path(source))
     if folders is None:
         whole = open_dataset(source, labels=labels, columns=columns)
@@ -119,7 +128,7 @@ def predefined_splits(
 
 
 def splits_of_list(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | None:
-    """The rows of a list to train on and to validate on, if a column says so."""
+    """The rows of a list to train on and to validate on, if a column states the split; otherwise None."""
     splits = whole.splits if isinstance(whole, FileList) else None
     if splits is None:
         return None
@@ -138,20 +147,20 @@ def splits_of_list(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | No
 
 
 def stratified_split(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """A training and a validation set, the latter a `fraction` of the samples, drawn with `seed`; 0 draws none.
+    """Divides a dataset into a training set and a validation set, which is a `fraction` of the samples (0: none).
 
-    The same share of every class is drawn, rounded down. The samples that are still missing from the total come from
-    the classes with the largest remainders. At least one sample of a class stays in training.
+    The same fraction of every class is drawn with `seed`, rounded down. The samples that are still missing are taken
+    from the classes with the largest remainders. At least one sample of each class stays in the training set.
 
     Raises:
-        ValueError: one side would be empty.
+        ValueError: one of the two sets would be empty.
     """
     if fraction <= 0:
         return whole, None
     random = random_stream(seed, SPLIT)
     labels = np.asarray(whole.labels() or np.zeros(len(whole), np.int64))
     order = random.permutation(len(whole))
-    order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within
+    order = order[np.argsort(labels[order], kind="stable")]  # sorted by class, in random order inside each class
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     counts = _counts(sizes, fraction, random)
     validation_data = np.concatenate([order[start : start + count] for start, count in zip(first, counts, strict=True)])
@@ -166,7 +175,7 @@ def stratified_split(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dat
 
 
 def _counts(sizes: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
-    """Number of samples to draw from classes of these sizes."""
+    """The number of samples to draw from classes of these sizes."""
     most = np.maximum(sizes - 1, 0) if fraction < 1 else sizes
     exact = sizes * fraction
     counts = np.minimum(np.floor(exact + 1e-9).astype(np.int64), most)

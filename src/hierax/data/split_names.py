@@ -15,15 +15,15 @@ _AROUND = re.compile(r"(?:set|split|data|dataset|images|imgs|videos|\d{4})$")  #
 
 
 def kind_of(name: str) -> str | None:
-    """ "training", "validation" or "test", in any case: Train, TRAINING, val, valid, dev, test_set, val2017. None for
-    other names.
+    """The kind of split that a name means: "training", "validation" or "test". It knows names such as Train, TRAINING,
+    val, valid, dev, test_set and val2017. None for other names.
     """
     plain = re.sub(r"[\W_]+", "", name).lower()
     return _KIND.get(plain) or _KIND.get(_AROUND.sub("", plain))
 
 
 def find_splits(names: Sequence[str], *, of: str) -> tuple[str | None, str | None]:
-    """The training set among these names, and the set beside it: a validation set, else a test set.
+    """The training set among these names, and the validation set; if there is none, a test set.
 
     Raises:
         ValueError: there are two training sets in `of`.

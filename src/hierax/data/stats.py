@@ -1,4 +1,4 @@
-"""Statistics of a dataset: samples, classes, sizes, mean and deviation per channel, unreadable files."""
+"""Statistics of a dataset: samples, classes, sizes, mean and standard deviation per channel, unreadable files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hierax.processing.reading import read_picture, stored_dtype
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _FEW = 256
-"""Number of samples that are read before worker processes would have started."""
+"""Up to this number of samples, reading in this process is faster than starting worker processes."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class DatasetStatistics:
 
     Attributes:
         samples, readable: number of samples, and of readable samples.
-        validation: number of samples of the validation set beside the training set, or None.
-        classes: readable samples by class, in order of the classes' numbers; empty without labels. A sample with
-            several labels counts for each that is above 1/2.
-        channels: of each sample; 3 for images, which are read as RGB.
-        modes: readable images by the color mode they are stored in, as Pillow names it, most first; "array" for arrays
-            of colors. Empty for arrays that are not images.
-        types: readable samples by the type of their values, as numpy names it: "uint8", "uint16", "float32", ….
-        smallest, largest: shortest and longest length per axis, in pixels.
-        mean, std: per channel over all values, in 0 to 1 for images, as RGB: transparency is laid over white, gray
-            is the same in all three.
-        unreadable: names and problems.
+        validation: number of samples of the validation set, or None.
+        classes: number of readable samples per class, in the order of the class numbers; empty without labels. A sample
+            with several labels counts for each label above 1/2.
+        channels: number of channels of each sample; 3 for images, which are read as RGB.
+        modes: number of readable images per color mode of the file (as named by Pillow), the most frequent first;
+            "array" for arrays of colors. Empty for arrays that are not images.
+        types: number of readable samples per numpy dtype: "uint8", "uint16", "float32", ….
+        smallest, largest: smallest and largest length per axis, in pixels.
+        mean, std: mean and standard deviation per channel over all values. Images are RGB from 0 to 1: transparent
+            images are drawn on white, and gray becomes three equal channels.
+        unreadable: name and problem of each unreadable sample.
     """
 
     samples: int
@@ -57,16 +57,15 @@ class DatasetStatistics:
     unreadable: list[tuple[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The values for JSON."""
+        """The values as a dict that can be written as JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of values per channel: their number, their mean, and the sum of their squared distances from the mean.
+    """Moments of values per channel: their number, their mean, and the sum of squared distances from the mean.
 
-    Two moments are added by the difference of their means, because a sum of squares loses all digits if the mean is
-    large.
+    Addition uses the difference of the means, because a plain sum of squares is not precise if the mean is large.
     """
 
     count: int
@@ -75,7 +74,7 @@ class Moments:
 
     @classmethod
     def of(cls, array: np.ndarray) -> Moments:
-        """Those of an array `[C, *size]`."""
+        """The moments of an array `[C, *size]`."""
         flat = array.reshape(len(array), -1).astype(np.float64)
         mean = flat.mean(1)
         return cls(flat.shape[1], mean, np.square(flat - mean[:, None]).sum(1))
@@ -88,13 +87,13 @@ class Moments:
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation per channel, over all values."""
+        """The standard deviation per channel, over all values."""
         return np.sqrt(self.squares / self.count)
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """One sample."""
+    """The measurements of one sample."""
 
     name: str
     size: tuple[int, ...]
@@ -106,7 +105,7 @@ class _Measured:
 
 
 class _Measure:
-    """The measured samples of a dataset, by index; a name and a problem for unreadable ones."""
+    """The measurements of the samples of a dataset, by index; a name and a problem for unreadable samples."""
 
     def __init__(self, dataset: Dataset, max_pixels: int | None) -> None:
         self.dataset, self.max_pixels = dataset, max_pixels
@@ -162,18 +161,18 @@ def dataset_statistics(
     columns: Mapping[str, str] | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> DatasetStatistics:
-    """Reads every sample of `source` once and returns its statistics; if it has several sets, those of the training
+    """Reads every sample of `source` once, and returns statistics. If there are several sets, it reads the training
     set.
 
     Args:
         source: a source for `open_dataset`, or a folder with `train/`.
-        workers: reading processes; None is one per core, or none if there is little to read.
-        max_pixels: images with more pixels count as unreadable; None is no limit.
+        workers: number of reading processes; None: one per core, or 0 if there are few samples.
+        max_pixels: larger images count as unreadable; None: no limit.
         columns: see `open_dataset`.
         on_progress: is called with the number of samples read so far, and of all.
 
     Raises:
-        ValueError: an error of `open_dataset`; arrays with different numbers of channels; videos.
+        ValueError: see `open_dataset`; or arrays have different numbers of channels; or the data is videos.
     """
     dataset, held = predefined_splits(source, columns=columns)
     if dataset.videos:
@@ -210,7 +209,7 @@ def dataset_statistics(
 
 
 stats = dataset_statistics
-"""`dataset_statistics` as `hierax.stats`, under the name of its command."""
+"""`dataset_statistics` as `hierax.stats`, the name of its command."""
 
 
 def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterator[_Measured | tuple[str, str]]:
@@ -223,12 +222,12 @@ def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterato
 
 
 def _as_it_is(found: Any) -> Any:
-    """Instead of PyTorch's own conversion, which makes lists of tuples."""
+    """Replaces the conversion of PyTorch, which converts tuples to lists."""
     return found
 
 
 def _array_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
-    """Size, and moments per channel, of an unchanged array."""
+    """The size, and the moments per channel, of an array."""
     array = np.asarray(sample.content, dtype=np.float64)
     if array.ndim < 2 or not array.size or not np.isfinite(array).all():
         raise ValueError(f"an array of shape {list(array.shape)}; expected finite numbers [channels, *size]")
@@ -236,13 +235,13 @@ def _array_moments(sample: Sample) -> tuple[tuple[int, ...], Moments]:
 
 
 def _mode(sample: Sample) -> str:
-    """The color mode that an image is stored in, "+transparency" for a palette or a key color with holes."""
+    """The color mode of an image as it is stored, with "+transparency" for a transparent palette entry or key color."""
     image = sample.content
     if isinstance(image, (str, bytes, os.PathLike)):
         with open_source(image, name=sample.name) as stream, pillow_is_quiet():
             try:
                 return _named(read_header(stream, name=sample.name, max_pixels=None))
-            except ImageError:  # read without Pillow
+            except ImageError:  # Pillow does not read this file
                 return "array"
     return _named(image) if isinstance(image, Image.Image) else "array"
 
@@ -252,7 +251,7 @@ def _named(image: Image.Image) -> str:
 
 
 def _picture_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
-    """The same of an image in 0 to 1, by counting its gray levels."""
+    """The size, and the moments per channel, of an image with values from 0 to 1. It counts the gray levels."""
     picture = read_picture(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
     pixels = np.asarray(picture)
     if isinstance(picture, Image.Image) or pixels.dtype == np.uint8:

@@ -1,4 +1,4 @@
-"""Many strings in two buffers, because worker processes would copy a million paths as Python objects."""
+"""Stores many strings in two buffers, because worker processes would copy a million paths as Python objects."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 class Strings:
     """A list of strings, stored as one block of bytes and the end of each string.
 
-    Python counts references inside its objects, so reading a list in a forked process writes to its pages and copies
-    them. These buffers stay shared. Each string takes its length plus 8 bytes, instead of about 130 more.
+    Python counts references inside its objects, so reading a list in a forked process writes to memory pages and copies
+    them. These buffers stay shared. Each string needs its length plus 8 bytes, not plus about 130 bytes.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
-        encoded = [os.fsencode(string) for string in strings]  # file names need not be valid text
+        encoded = [os.fsencode(string) for string in strings]  # file names may not be valid text
         self._ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         self._bytes = b"".join(encoded)
 

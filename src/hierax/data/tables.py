@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face library: parquet files, saved folders, and datasets of the Hub."""
+"""Datasets of the Hugging Face library `datasets`: parquet files, saved folders, and datasets of the Hub."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
 
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
-"""Names of columns of classes; the first one found is used."""
+"""Names of columns of classes. The first one in a table is used."""
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
-_SPLIT = re.compile(r"[A-Za-z]+(?:[_-](?:set|split))?(?![A-Za-z])")  # what a name begins with
+_SPLIT = re.compile(r"[A-Za-z]+(?:[_-](?:set|split))?(?![A-Za-z])")  # the beginning of a name
 
 
 @dataclass(frozen=True, eq=False)
 class TableDataset:
-    """Rows with an image and perhaps a label; `columns` are all columns of the table."""
+    """Rows with an image and, if there are labels, a label. `columns` are all columns of the table."""
 
     name: str
     rows: Any
@@ -58,8 +58,16 @@ class TableDataset:
 def open_tables(
     source: str, files: Sequence[Path] = (), *, labels: bool = True, columns: Mapping[str, str] | None = None
 ) -> dict[str, TableDataset]:
-    """The splits of `hub:ID`, `hub:ID:CONFIG`, a folder made by `save_to_disk`, or parquet `files` by name; `labels`
-    False reads none. `columns` names those of images ("path") and of classes ("label"), if they are not usual ones.
+    """Opens the splits of `hub:ID`, `hub:ID:CONFIG`, a folder that `save_to_disk` wrote, or parquet `files`.
+
+    Args:
+        source: the source, or its name in errors if `files` is given.
+        files: parquet files.
+        labels: if False, labels are not read.
+        columns: the names of the columns of images ("path") and classes ("label"), if they are not usual names.
+
+    Returns:
+        The datasets, by the name of their split.
 
     Raises:
         ImportError: the package datasets is missing.
@@ -68,7 +76,7 @@ def open_tables(
     datasets = load(f"{source} (a parquet or Hub dataset)", "datasets")
     try:
         found = _load(datasets, source, files)
-    except Exception as error:  # of many kinds, some of them not even OSError or ValueError
+    except Exception as error:  # the library raises all kinds of errors
         reason = error.__cause__ or error
         raise ValueError(f"{source}: cannot be read as a dataset: {type(reason).__name__}: {reason}") from error
     if not isinstance(found, Mapping):
@@ -96,12 +104,12 @@ def _load(datasets: Any, source: str, files: Sequence[Path]) -> Any:
 
 @contextlib.contextmanager
 def _without_bars(datasets: Any) -> Iterator[None]:
-    """Keeps the library's progress bars off the terminal, unless the environment asks for them."""
+    """Turns off the progress bars of the library, unless an environment variable turns them on."""
     if datasets.are_progress_bars_disabled():
         yield
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the environment has the last word
+        warnings.simplefilter("ignore")  # a warning that the environment variable has priority
         datasets.disable_progress_bars()
     try:
         yield
@@ -111,11 +119,11 @@ def _without_bars(datasets: Any) -> Iterator[None]:
 
 
 def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by split, from the beginning of their names or from their folder, if there are a training and a validation
-    set; else all as "train". A file without a split is then an error.
+    """Groups files by split. The split is the beginning of the name of the file or its folder. If there are not both a
+    training and a validation set, all files are "train".
 
     Raises:
-        ValueError: see above.
+        ValueError: there are several splits, but a file belongs to none.
     """
     found: dict[str, list[Path]] = {}
     for file in files:
@@ -144,7 +152,7 @@ def _table(datasets: Any, name: str, table: Any, *, labels: bool, given: Mapping
             + "; --columns path=NAME names another one"
         )
     if isinstance(columns[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))  # hierax decodes, so that bad files can be named
+        table = table.cast_column(image, datasets.Image(decode=False))  # hierax decodes, so that errors name the file
     label = given.get("label") or next((c for c in LABEL_COLUMNS if c in columns), None)
     label = label if labels else None
     values, classes = None, ()
@@ -152,7 +160,7 @@ def _table(datasets: Any, name: str, table: Any, *, labels: bool, given: Mapping
         values = _labels(table, label, f"{name}, column {label}")
         classes = _class_names(columns[label], values)
         if values is not None and len(classes) > values.classes and values.shares is None:
-            values = Labels(len(classes), values.numbers, values.ends)  # the last ones need not occur
+            values = Labels(len(classes), values.numbers, values.ends)  # the last classes may have no samples
     return TableDataset(name, table.select_columns([image]), image, values, classes, columns=tuple(columns))
 
 

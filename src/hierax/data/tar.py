@@ -1,4 +1,4 @@
-"""Plain tar shards of images or videos, as written by tar and webdataset, with random access."""
+"""Reads plain tar shards of images or videos, as written by tar and webdataset, in any order."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ ABSENT, SPARSE = -1, -2
 _LABELS = (".cls.txt", ".cls", ".label", ".json")
 _JSON_LABELS = ("label", "labels", "cls")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
-_LINKS = 40  # that are followed, one after the other
+_LINKS = 40  # maximum number of links that are followed, one after the other
 
 
 @dataclass(frozen=True, eq=False)
 class TarDataset:
     """Images or videos in tar shards. The suffix of a member is the part after its last dot; hidden files are left out.
 
-    A label lies beside: `.cls` holds the number of the class; `.json` may hold `label` (see `read_labels`), and
-    `class_name` beside a number. It belongs to the members whose names begin with its own, up to a dot: `1.cls` to
-    `1.jpg`, or to `1.left.jpg` and `1.right.jpg`. If there is a `1.jpg`, `1.mask.png` is another part of that sample
-    and is left out.
+    A label is in another member: `.cls` contains the number of the class; `.json` may contain `label` (see
+        `read_labels`),
+    and for a number also `class_name`. It belongs to the members whose names begin with its own name, up to a dot:
+    `1.cls` belongs to `1.jpg`, or to `1.left.jpg` and `1.right.jpg`. If there is a `1.jpg`, `1.mask.png` is another
+    part of that sample and is left out.
 
-    The shards are indexed once; members can then be read in any order.
+    The shards are indexed once. Members can then be read in any order.
     """
 
     shards: tuple[str, ...]
@@ -72,7 +73,9 @@ class TarDataset:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a shard: `size` bytes from `offset` on. `offset` is `ABSENT` or `SPARSE` if the bytes are not there."""
+    """A file in a shard: `size` bytes that start at `offset`. If the bytes are missing, `offset` is `ABSENT` or
+    `SPARSE`.
+    """
 
     name: str
     offset: int
@@ -86,9 +89,7 @@ class Member:
 
 @dataclass
 class _Shard:
-    """The content of one shard: images and videos by name, label files by their names without suffix, and counts of
-    other files.
-    """
+    """The content of one shard: images and videos by name, and label files by their names without suffix."""
 
     pictures: dict[str, Member] = field(default_factory=dict)
     videos: dict[str, Member] = field(default_factory=dict)
@@ -96,8 +97,8 @@ class _Shard:
 
 
 def members_of(file: Path, left: LeftOut, *, videos: bool = False) -> Iterator[Member]:
-    """All images, or all `videos`, of one shard. Of several members with one name, the last counts, as when tar
-    unpacks.
+    """Yields all images, or all `videos`, of one shard. If several members have the same name, the last one counts, as
+    when tar unpacks.
 
     Args:
         left: counts the other files.
@@ -106,23 +107,25 @@ def members_of(file: Path, left: LeftOut, *, videos: bool = False) -> Iterator[M
         ValueError: see `open_shards`.
     """
     found = _read(file, left)
-    chosen, others = (found.videos, found.pictures) if videos else (found.pictures, found.videos)
-    if not chosen:
+    selected, others = (found.videos, found.pictures) if videos else (found.pictures, found.videos)
+    if not selected:
         raise _nothing_in([file], videos=videos)
     for member in others.values():
         left.add(member.suffix)
-    yield from chosen.values()
+    yield from selected.values()
 
 
 def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | None = None) -> TarDataset:
-    """The images or videos in these shards, in the order of shards and members; `labels` False reads none.
+    """Opens the images or videos in these shards, in the order of shards and members.
 
     Args:
-        videos: whether to read videos or images; None reads videos if every image belongs to a video, as its preview.
+        files: the shards.
+        labels: if False, labels are not read.
+        videos: whether to read videos or images; None: read videos if every image is the preview of a video.
 
     Raises:
-        ValueError: a shard is compressed, damaged or not a tar file; labels cannot be read; or no such members are
-            found.
+        ValueError: a shard is compressed, damaged or not a tar file; or labels cannot be read; or there are no such
+            members.
     """
     name = str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1]}"
     left = LeftOut(name)
@@ -133,10 +136,10 @@ def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | No
     rows: list[tuple[str, int, int, int]] = []
     given: list[Any] = []
     for number, (file, shard) in enumerate(zip(files, found, strict=True)):
-        chosen = list(_samples(shard, shard.videos if videos else shard.pictures, left))
-        rows += [(member.name, number, member.offset, member.size) for member, _ in chosen]
+        selected = list(_samples(shard, shard.videos if videos else shard.pictures, left))
+        rows += [(member.name, number, member.offset, member.size) for member, _ in selected]
         if labels:
-            given += _labels_of(file, shard, [label for _, label in chosen], class_names)
+            given += _labels_of(file, shard, [label for _, label in selected], class_names)
         for member in () if videos else shard.videos.values():
             left.add(member.suffix)
     if not rows:
@@ -190,7 +193,7 @@ def _check_kind(file: Path) -> None:
 
 
 def _members(shard: tarfile.TarFile, length: int) -> Iterator[Member]:
-    """Files of a shard with the place of their bytes; links have the place of their target."""
+    """Yields the files of a shard with the position of their bytes. A link has the position of its target."""
     places: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     order: dict[str, str] = {}
@@ -216,7 +219,7 @@ def _members(shard: tarfile.TarFile, length: int) -> Iterator[Member]:
 
 
 def _check_end(shard: tarfile.TarFile) -> None:
-    """The tarfile module stops at a damaged header as at the end of the file. So this checks that only zeros follow."""
+    """Checks that only zeros follow the last member, because the module tarfile also stops at a damaged header."""
     stream = shard.fileobj
     assert stream is not None
     stream.seek(shard.offset)
@@ -226,7 +229,7 @@ def _check_end(shard: tarfile.TarFile) -> None:
 
 def _add(found: _Shard, member: Member, left: LeftOut) -> None:
     name = posixpath.normpath(member.name)
-    if any(is_hidden(part) and part != ".." for part in name.split("/")):  # hidden, as in folders
+    if any(is_hidden(part) and part != ".." for part in name.split("/")):  # hidden files are left out, as in folders
         return
     suffix = next((end for end in _LABELS if name.lower().endswith(end)), None)
     if member.suffix in IMAGE_SUFFIXES:
@@ -235,7 +238,7 @@ def _add(found: _Shard, member: Member, left: LeftOut) -> None:
         found.videos[name] = member
     elif suffix is not None:
         found.labels.setdefault(name[: -len(suffix)], []).append(member)
-    elif member.suffix != ".txt":  # a caption, or a note
+    elif member.suffix != ".txt":  # .txt is a caption or a note
         left.add(member.suffix or "without a suffix")
 
 
@@ -243,7 +246,7 @@ def _add(found: _Shard, member: Member, left: LeftOut) -> None:
 
 
 def _owner(name: str, stems: Container[str]) -> str | None:
-    """The longest of these names that this one begins with, up to a dot."""
+    """The longest of these names that is the beginning of `name`, up to a dot; None if there is none."""
     stem = posixpath.splitext(name)[0]
     while stem not in stems:
         shorter, dot, rest = stem.rpartition(".")
@@ -260,20 +263,20 @@ def _are_previews(shard: _Shard) -> bool:
 
 
 def _samples(shard: _Shard, members: Mapping[str, Member], left: LeftOut) -> Iterator[tuple[Member, str | None]]:
-    """Members that are samples, with the name of their label."""
+    """Yields the members that are samples, with the name of their label."""
     stems = {posixpath.splitext(name)[0] for name in members}
     for name, member in members.items():
         owner = _owner(name, shard.labels)
         if owner is not None and owner != posixpath.splitext(name)[0] and owner in stems:
             left.add("more of a sample", example=member.name)
         elif member.offset < 0:
-            left.add("a link to nothing" if member.offset == ABSENT else "stored with holes", example=member.name)
+            left.add("a link to nothing" if member.offset == ABSENT else "a sparse file", example=member.name)
         else:
             yield member, owner
 
 
 def _labels_of(file: Path, shard: _Shard, owners: Sequence[str | None], class_names: dict[int, str]) -> Iterator[Any]:
-    """The label of each of these names; each file is read once."""
+    """Yields the label of each of these names. Each file is read once."""
     known: dict[str | None, Any] = {None: None}
     with open(file, "rb") as stream:
         for owner in owners:
@@ -286,7 +289,7 @@ def _labels_of(file: Path, shard: _Shard, owners: Sequence[str | None], class_na
                         label = _label(text, member, class_names)
                     except ValueError as error:
                         raise ValueError(f"{file}: {error}") from None
-                    known[owner] = known[owner] if label is None else label  # a .cls counts more than a .json
+                    known[owner] = known[owner] if label is None else label  # .cls has priority over .json
             yield known[owner]
 
 

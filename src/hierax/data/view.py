@@ -1,4 +1,6 @@
-"""From a sample to the model's input: decoded, cropped, augmented. Seed, epoch and sample decide random numbers."""
+"""Converts samples to the input of a model: decodes, crops and augments them. Random numbers depend on seed, epoch and
+sample.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +22,30 @@ from hierax.processing.resize import resize_crop_fast
 from hierax.processing.sampling import Sampling
 
 _MAX_RESIZED = 1 << 26  # pixels
-_NEIGHBOURS = 64  # number of further samples to try if none of a part can be read
+_NEIGHBOURS = 64  # number of further samples to try if no sample of a micro-batch can be read
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Settings of augmentation for training. All frames of a video are augmented alike; arrays are only cropped and
-    flipped.
+    """The settings of augmentation for training. All frames of a video are augmented in the same way. Arrays are only
+    cropped and mirrored.
 
     Attributes:
         size: pixels per axis of the result.
-        channels: number of color channels, or of an array's channels.
-        crop_scale: share of the area that a random resized crop takes, lowest and highest, its aspect ratio within 3/4
-            and 4/3 of that of `size`; None takes the largest part of that ratio at the center. Of arrays, a part of
-            `size` is taken, anywhere or at the center.
+        channels: number of color channels, or of channels of an array.
+        crop_scale: minimum and maximum fraction of the area for a random resized crop; its aspect ratio is 3/4 to 4/3
+            of that of `size`. None: the largest part with the aspect ratio of `size`, at the center. For arrays, a part
+            of `size` is used: at a random position, or for None at the center.
         flip: mirror along the last axis with probability 1/2.
-        rand_augment: magnitude (0 to 10) and its deviation, or None.
+        rand_augment: magnitude (0 to 10) and its standard deviation, or None.
         erasing: probability of random erasing.
-        mask_units: how many numbers of mask noise are drawn per sample; 0 for none.
-        exact: whether images are read with their files' own values, in float32, not as 8-bit gray levels.
-        max_pixels: images with more pixels count as unreadable; None is no limit.
+        mask_units: number of random values for the mask that are drawn per sample; 0 for none.
+        exact: whether images are read with the values of their files, in float32, not as 8-bit gray levels.
+        max_pixels: larger images count as unreadable; None: no limit.
         sampling: which frames of a video are used; their number is the first entry of `size`. None for other data.
 
     Raises:
-        ValueError: values out of range; RandAugment of images that are neither RGB nor gray.
+        ValueError: a value is out of range, or RandAugment is used for images that are neither RGB nor gray.
     """
 
     size: tuple[int, ...]
@@ -66,7 +68,7 @@ class Augmentation:
             magnitude, std = self.rand_augment
             if not 0 <= magnitude <= 10 or std < 0:
                 raise ValueError(
-                    f"rand_augment is {self.rand_augment}; expected a magnitude from 0 to 10, and a deviation"
+                    f"rand_augment is {self.rand_augment}; expected a magnitude from 0 to 10, and a standard deviation"
                 )
             if self.channels not in (1, 3):
                 raise ValueError(f"rand_augment needs 1 or 3 channels, not {self.channels}; expected rand_augment=none")
@@ -76,14 +78,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Example:
-    """A sample after decoding and augmentation, as the model gets it.
+    """A sample after decoding and augmentation: the input of a model.
 
     Attributes:
-        pixels: uint8 `[C, H, W]` (float32 of images that are read as values), of videos `[C, T, H, W]`, or `[views, C,
-            T, H, W]` where several are asked for, or for arrays float32 `[C, *size]`.
+        pixels: uint8 `[C, H, W]` (float32 with `exact`). For videos `[C, T, H, W]`, or `[views, C, T, H, W]` if several
+            views are requested. For arrays float32 `[C, *size]`.
         label: as in `Sample`.
         noise: float32 `[mask_units]`, or None.
-        name, index: which sample it is.
+        name, index: name and number of the sample.
     """
 
     pixels: np.ndarray
@@ -104,8 +106,8 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The examples that a rank computes at once, and the samples that could not be read. Others take the place of
-    those; if that is impossible, there are no examples.
+    """The examples that a rank computes in one call, and the samples that could not be read. Those are replaced by
+    other samples; if this is impossible, there are no examples.
     """
 
     examples: list[Example]
@@ -113,7 +115,7 @@ class MicroBatch:
 
 
 class TrainingView:
-    """The dataset as training sees it, indexed by `SampleKey`.
+    """The examples of a dataset for training, by `SampleKey`.
 
     Raises:
         ValueError: the model does not take inputs with as many axes as the data has.
@@ -135,11 +137,11 @@ class TrainingView:
         return Example(pixels, sample.label, noise, sample.name, key.index)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> MicroBatch:
-        """A micro-batch. A sample that cannot be read is replaced by the one after it in the micro-batch, the last by
-        the first.
+        """A micro-batch. A sample that cannot be read is replaced by the next one in the micro-batch, the last by the
+        first.
 
-        If none of them can be read, the next samples of the dataset are tried: one bad file must not stop a run whose
-        micro-batches are single samples.
+        If none of them can be read, the next samples of the dataset are tried. So a bad file does not stop a run with
+        micro-batches of single samples.
         """
         items = [self[key] for key in keys]
         bad = [item for item in items if isinstance(item, Unreadable)]
@@ -211,11 +213,13 @@ class TrainingView:
 
 
 class EvaluationView:
-    """The dataset as evaluation sees it, by index. Images are resized and cropped as the record says. Of a video, the
-    clip in its middle is used, or `views` (clips in time, crops of each). Of arrays, the center of `size` is used.
+    """The examples of a dataset for evaluation, by index. Images are resized and cropped according to the record. For
+    videos, the clip in the middle is used, or several `views` (clips, and crops of each clip). For arrays, the center
+    of `size` is used.
 
     Raises:
-        ValueError: the record gives images of another size than `size`; several views of data that are not videos.
+        ValueError: images have another size than `size` after preprocessing; or several views are requested, but the
+            data is not videos.
     """
 
     def __init__(
@@ -241,7 +245,7 @@ class EvaluationView:
                 f"the images have {edges or 'any size'} after preprocessing; expected height and width {size[-2:]}"
             )
         if dataset.videos:
-            # gray levels, as for images; they are normalized on the model's device
+            # pixels stay gray levels, as for images; they are normalized on the device of the model
             self.processor = HieraVideoProcessor(record, num_frames=size[0], do_rescale=False, do_normalize=False)
 
     def __getitem__(self, index: int) -> Example | Unreadable:
@@ -291,7 +295,7 @@ def _check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
 
 
 def _channels(dataset: Dataset) -> int | None:
-    """Number of channels of the first array, which all must have; None if it cannot be read."""
+    """The number of channels of the first array, which all arrays must have. None if it cannot be read."""
     try:
         return len(dataset.sample(0).content)
     except (OSError, ValueError, TypeError):  # TypeError: an array without axes
@@ -306,7 +310,7 @@ def _problem(error: Exception) -> str:
 def _array_part(
     sample: Sample, size: tuple[int, ...], channels: int | None, random: np.random.Generator | None
 ) -> np.ndarray:
-    """float32 `[C, *size]`: a part of an array, anywhere if `random`, else at its center."""
+    """A part of an array, float32 `[C, *size]`: at a random position if `random` is given, otherwise at the center."""
     array = sample.content
     if array.ndim != len(size) + 1 or array.shape[0] != (channels or array.shape[0]):
         expected = ", ".join(map(str, (channels or "channels", *size)))
@@ -317,7 +321,7 @@ def _array_part(
             raise ValueError(f"an array of shape {list(array.shape)}; expected at least {want} on axis {axis}")
         start = (have - want) // 2 if random is None else int(random.integers(have - want + 1))
         part.append(slice(start, start + want))
-    values = np.array(array[tuple(part)], dtype=np.float32)  # of a mapped file, only this part is read
+    values = np.array(array[tuple(part)], dtype=np.float32)  # only this part of a memory-mapped file is read
     if not np.isfinite(values).all():
         raise ValueError("holds values that are not finite")
     return values

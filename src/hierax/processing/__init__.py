@@ -1,4 +1,4 @@
-"""Files, bytes, Pillow images and arrays to pixels, as each checkpoint's record says."""
+"""Converts files, bytes, Pillow images and arrays to pixels, according to the preprocessing record of a checkpoint."""
 
 from typing import TYPE_CHECKING
 

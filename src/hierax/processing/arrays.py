@@ -1,4 +1,4 @@
-"""From numpy arrays and torch tensors to [height, width, channels], with 8 bits per channel or float."""
+"""Converts numpy arrays and torch tensors to [height, width, channels], with 8 bits per channel or float."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ if TYPE_CHECKING:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether `value` is a torch tensor; does not import torch."""
+    """Whether `value` is a torch tensor. Does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, name: str) -> np.ndarray:
-    """One image as [height, width, channels], uint8 as it is or float32.
+    """One image as [height, width, channels], in uint8 or float32.
 
-    The channel axis, last or first, is found by its length. If both fit, it is the last of an array and the first of a
-    tensor. An image without a channel axis, or with one channel, is repeated for a model that takes three. If `unit`,
-    floats must lie in 0..1, uint16 is divided by 65535, and other integers must be gray levels 0..255; else all keep
-    their values. Raises `ImageError` naming the shape, the type or the values.
+    The channel axis, last or first, is found by its length. If both axes fit, it is the last axis of an array and the
+    first axis of a tensor. An image without a channel axis, or with one channel, is repeated for a model that takes
+    three. With `unit`, floats must be in 0..1, uint16 is divided by 65535, and other integers must be gray levels
+    0..255. Otherwise, values are not changed.
+
+    Raises:
+        ImageError: the shape, the type or the values do not fit; the message names them.
     """
     tensor = is_tensor(value)
     try:
         array = to_numpy(value)
-    except (RuntimeError, TypeError) as error:  # as of meta and of sparse tensors: NotImplementedError is the first
-        raise ImageError(name, f"a tensor whose values cannot be read; expected a dense one ({error})") from None
+    except (RuntimeError, TypeError) as error:  # for example, of a meta tensor or a sparse tensor
+        raise ImageError(name, f"a tensor with values that cannot be read; expected a dense one ({error})") from None
     array = _to_channels_last(array, channels, first_before_last=tensor, name=name)
     if 0 in array.shape:
         raise ImageError(name, f"no pixels (shape {list(array.shape)})")
@@ -42,11 +45,11 @@ def read_array(value: np.ndarray | torch.Tensor, *, channels: int, unit: bool, n
         return _integers(array, name=name) if unit else array.astype(np.float32)
     if array.dtype.kind != "f":
         raise ImageError(name, f"dtype {array.dtype}; expected integers or a floating-point dtype")
-    return _checked_floats(array.astype(np.float32, copy=False), unit=unit, name=name)
+    return _check_floats(array.astype(np.float32, copy=False), unit=unit, name=name)
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """The array of an array or a torch tensor."""
+    """An array or a torch tensor as a numpy array."""
     if not is_tensor(value):
         return np.asarray(value)
     tensor = value.detach().cpu()
@@ -79,7 +82,7 @@ def _integers(array: np.ndarray, *, name: str) -> np.ndarray:
     if array.dtype == np.uint16:
         if 1 < high <= 255:
             notify(
-                "an array of uint16 holds no value above 255: it is nearly black, since 65535 is white; gray levels "
+                "an array of uint16 has no value above 255: it is nearly black, since 65535 is white; gray levels "
                 "0..255 must be uint8"
             )
         return array.astype(np.float32) / 65535
@@ -88,11 +91,11 @@ def _integers(array: np.ndarray, *, name: str) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def _checked_floats(array: np.ndarray, *, unit: bool, name: str) -> np.ndarray:
+def _check_floats(array: np.ndarray, *, unit: bool, name: str) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ImageError(name, "holds values that are not finite")
-    # Interpolation may leave values a little outside; larger values are in other units.
+        raise ImageError(name, "contains values that are not finite")
+    # After interpolation, values may be a little outside of the range; larger values have other units.
     if unit and (low < -0.1 or high > 1.1):
         raise ImageError(
             name, f"float values from {low:g} to {high:g}; expected 0..1 (gray levels 0..255 must be integers)"

@@ -1,4 +1,4 @@
-"""The processor that fits a checkpoint."""
+"""Finds the processor that fits a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.image import HieraImageProcessor
-from hierax.processing.processor import chosen_speed
+from hierax.processing.processor import resolve_fast
 from hierax.processing.video import HieraVideoProcessor
 from hierax.transformers_arguments import token_of, without_foreign
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AutoImageProcessor:
-    """Finds the processor of a checkpoint, by the name that transformers uses."""
+    """Finds the processor of a checkpoint. The name of this class is that of transformers."""
 
     @classmethod
     def from_pretrained(
@@ -31,13 +31,13 @@ class AutoImageProcessor:
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         **overrides: Any,
     ) -> HieraImageProcessor | HieraVideoProcessor:
-        """A `HieraImageProcessor`, as its own `from_pretrained` makes it; of a checkpoint of clips, a
-        `HieraVideoProcessor`.
+        """The processor of a checkpoint: a `HieraVideoProcessor` if the checkpoint is for clips, otherwise a
+        `HieraImageProcessor`. For arguments and errors, see `HieraImageProcessor.from_pretrained`.
         """
         from hierax.checkpoint import load_preprocessing
 
         token = token_of(overrides, token)
-        fast = chosen_speed(overrides, fast)
+        fast = resolve_fast(overrides, fast)
         overrides = without_foreign(overrides)
         record = load_preprocessing(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only

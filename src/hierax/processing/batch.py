@@ -1,4 +1,4 @@
-"""What a processor returns: a dictionary to splat into a model."""
+"""The output of a processor: a dictionary that can be passed to a model as `**batch`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class BatchFeature(dict[str, Any]):
-    """Inputs of a model: `model(**batch)`, `batch["pixel_values"]`, `batch.pixel_values`."""
+    """The inputs of a model. Use `model(**batch)`, `batch["pixel_values"]` or `batch.pixel_values`."""
 
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"{name!r} is not in this batch; it holds {', '.join(self) or 'nothing'}") from None
+            raise AttributeError(f"{name!r} is not in this batch; it contains {', '.join(self) or 'nothing'}") from None
 
     def to(
         self,
@@ -25,11 +25,14 @@ class BatchFeature(dict[str, Any]):
         device: str | int | torch.device | None = None,
         non_blocking: bool = False,
     ) -> BatchFeature:
-        """Move the tensors to a device, cast them to a dtype, or both, in place, and return the batch.
+        """Moves the tensors to a device, casts them to a dtype, or both, in place, and returns the batch.
 
-        `batch.to("cuda")`, `batch.to(torch.bfloat16)`, `batch.to("cuda", torch.float16)`. A dtype applies to floating
-        tensors only; either order is taken. Raises TypeError if an entry is not a tensor (made with `return_tensors`
-        "np" or None).
+        Examples: `batch.to("cuda")`, `batch.to(torch.bfloat16)`, `batch.to("cuda", torch.float16)`. A dtype applies
+            only
+        to floating-point tensors. Device and dtype can be in any order.
+
+        Raises:
+            TypeError: an entry is not a tensor, because `return_tensors` was "np" or None.
         """
         import torch
 

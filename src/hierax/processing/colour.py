@@ -1,4 +1,4 @@
-"""From decoded images of any color mode to upright RGB or gray, 8 bits a channel."""
+"""Converts decoded images of any color mode to upright RGB or gray, with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 from hierax.processing.errors import ImageError
 
 _ORIENTATION_TAG = 0x0112
-# What undoes each value of the EXIF orientation tag; 1 is upright.
+# The operation that makes an image upright, by the value of its EXIF orientation tag; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,35 +21,37 @@ _UPRIGHT = {
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation tag, 1..8; 1 if there is none or it cannot be read. Call within `pillow_is_quiet`."""
+    """The EXIF orientation tag, 1..8; 1 if there is none or it cannot be read. Call it inside `pillow_is_quiet`."""
     if not _has_metadata(image):
         return 1
     try:
         value = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # damaged metadata is no reason to refuse the pixels
+    except Exception:  # an image with damaged metadata can still be used
         return 1
     return value if value in _UPRIGHT else 1
 
 
 def _has_metadata(image: Image.Image) -> bool:
-    # Spares images made in memory the parsing, and the attributes that getexif leaves behind on a user's image.
+    # Images that were made in memory have no metadata. Without this check, getexif would add attributes to them.
     return bool(image.info) or type(image) is not Image.Image
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image with its EXIF orientation applied, without metadata if that changed it; else the same object."""
+    """Applies the EXIF orientation. Returns a new image without metadata, or the same object if it is
+    already upright.
+    """
     method = _UPRIGHT.get(orientation(image))
     if method is None:
         return image
     turned = image.transpose(method)
     keep = image.info.get("transparency")
-    # The result must not have the tag, or the next reader would turn it twice.
+    # The result must not have the tag, otherwise the next reader would rotate the image again.
     turned.info = {} if keep is None else {"transparency": keep}
     return turned
 
 
 def upright_array(array: np.ndarray, orientation: int) -> np.ndarray:
-    """`upright` for an array [height, width, channels]: a view."""
+    """Like `upright`, for an array [height, width, channels]. Returns a view."""
     if orientation in (5, 6, 7, 8):
         array = array.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -60,11 +62,14 @@ def upright_array(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
-    """RGB, 8 bits a channel; the same object if it is that already.
+    """Converts an image to RGB with 8 bits per channel. Returns the same object if it is already RGB.
 
-    Transparency (alpha, a palette's or a key color) is laid over white, as documents and logos are shown. 16-bit
-    gray is divided by 257. Mode F holds 0..1 or, as Pillow has it, 0..255; other ranges are stretched from minimum to
-    maximum. CMYK is converted without its color profile. Raises `ImageError` for modes that Pillow cannot convert.
+    A transparent image (alpha, a transparent palette entry or a key color) is drawn on white, as documents and logos
+    are usually shown. 16-bit gray is divided by 257. Mode F contains values 0..1, or 0..255 as Pillow defines it; other
+    ranges are scaled from minimum to maximum. CMYK is converted without its color profile.
+
+    Raises:
+        ImageError: Pillow cannot convert the color mode.
     """
     transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
     if image.mode == "RGB" and not transparent:
@@ -74,7 +79,7 @@ def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
     try:
         if not transparent:
             return image.convert("RGB")
-        # La and RGBa hold colors already multiplied by alpha; Pillow converts them only to their straight twins.
+        # In La and RGBa, colors are multiplied by alpha; Pillow converts these modes only to LA and RGBA.
         straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
         layer = (image if straight == image.mode else image.convert(straight)).convert("RGBA")
     except ValueError as error:
@@ -85,10 +90,10 @@ def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
 
 
 def _grey_levels(image: Image.Image) -> np.ndarray:
-    """Modes I;16 (and kin), I and F as [height, width] uint8."""
+    """An image of mode I, F, or I;16 and similar as uint8 [height, width]."""
     values = np.asarray(image)
     if values.dtype.kind != "f":
-        # Mode I has 32 bits, but its sources (16-bit PNG and PGM) use 16.
+        # Mode I has 32 bits, but the files that give this mode (16-bit PNG and PGM) use only 16.
         return ((np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
     finite = np.isfinite(values)
     low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
@@ -101,16 +106,18 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
 
 
 def to_grey(image: Image.Image, *, name: str) -> Image.Image:
-    """Mode L (luma of ITU-R 601), otherwise as `to_rgb`."""
+    """Converts an image to mode L (luma of ITU-R 601). Transparency and errors are as in `to_rgb`."""
     if image.mode == "L" and "transparency" not in image.info:
         return image
     return to_rgb(image, name=name).convert("L")
 
 
 def bands(image: Image.Image, channels: int, *, name: str) -> np.ndarray:
-    """The image's channels as they are, [height, width, channels] uint8, for models that take neither 1 nor 3.
+    """The unchanged channels of an image, uint8 [height, width, channels], for models that take neither 1 nor 3
+    channels.
 
-    Raises `ImageError` if the number of channels differs or they do not have 8 bits.
+    Raises:
+        ImageError: the image has another number of channels, or they do not have 8 bits.
     """
     if image.mode not in ("LA", "RGBA", "RGBX", "CMYK") or len(image.getbands()) != channels:
         raise ImageError(name, f"color mode {image.mode}; expected {channels} channels of 8 bits")

@@ -1,4 +1,4 @@
-"""From files and bytes to decoded images. Pillow's limits and warnings stay inside; failures are `ImageError`s."""
+"""Decodes files and bytes to images. Every failure is an `ImageError`; warnings of Pillow are not shown."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from hierax.processing.png import SIGNATURE, check_chunks, check_png, check_rows
 from hierax.processing.tiff import check_tiff
 
 DEFAULT_MAX_PIXELS = 178_956_970
-"""Default limit of an image's pixels: above it, Pillow suspects a decompression bomb."""
+"""Default limit for the number of pixels of an image. Above it, Pillow suspects a decompression bomb."""
 
-# Not here: formats without a signature (TGA: any text file might be one), and those that start other programs (EPS runs
-# Ghostscript). A text may begin like one of the second kind ("Python", "BMW"), so a failure there means: not an image.
+# These lists do not contain formats without a signature (any text file might be a TGA), or formats that start other
+# programs (EPS runs Ghostscript). A text may begin like an image of _UNSURE ("Python", "BMW"): a failure then means
+# that the file is not an image.
 _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")
 _UNSURE = ("BMP", "PPM", "ICO", "DDS", "DIB", "SGI", "SUN")
 _JPEG = ("JPEG", "MPO")
@@ -41,10 +42,15 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int | None) -> Image.Image:
-    """The first frame of an image file or of its bytes, in the file's color mode, not yet turned upright.
+    """The first frame of an image file or of its bytes, in the color mode of the file. It is not yet upright.
 
-    `name` is what an error calls the image. Raises `ImageError` if it is missing, a folder, a URL, not an image,
-    damaged, truncated, or larger than `max_pixels` pixels (None: no limit).
+    Args:
+        source: the path, or the bytes of a file.
+        name: the name of the image in errors.
+        max_pixels: maximum number of pixels; None: no limit.
+
+    Raises:
+        ImageError: the source is missing, or is a folder, a URL, not an image, damaged, truncated, or too large.
     """
     with open_source(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=max_pixels)
@@ -59,7 +65,7 @@ def decode(source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int
 def decode_fast(
     source: str | os.PathLike[str] | bytes, *, name: str, max_pixels: int | None
 ) -> Image.Image | np.ndarray:
-    """As `decode`, but RGB JPEGs come as an upright array [height, width, 3] by simplejpeg, where that is installed."""
+    """Like `decode`, but if simplejpeg is installed, an RGB JPEG is an upright array [height, width, 3]."""
     if simplejpeg() is None:
         return decode(source, name=name, max_pixels=max_pixels)
     with open_source(source, name=name) as stream, pillow_is_quiet():
@@ -76,14 +82,16 @@ def decode_fast(
 
 @contextmanager
 def open_source(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[BinaryIO]:
-    """The bytes of an image as a stream, closed at the end. Raises `ImageError` if it is not a readable file."""
+    """Opens the bytes of an image as a stream, which is closed at the end. Raises `ImageError` if this is
+    impossible.
+    """
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     if not os.fspath(source):
         raise ImageError(name or "image", "an empty path; expected the path of an image")
     if isinstance(source, str) and _URL.match(source):
-        raise ImageError(name, "URLs are not fetched; download the image and give its path")
+        raise ImageError(name, "URLs are not downloaded; download the image and pass its path")
     with ExitStack() as stack:
         try:
             stream = stack.enter_context(opened_regular(source))
@@ -93,33 +101,37 @@ def open_source(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterato
             raise ImageError(name, "no such file") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise ImageError(name, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
-        if not os.fstat(stream.fileno()).st_size:  # nor are files of the kernel read, which may never end
+        if not os.fstat(stream.fileno()).st_size:  # files of the kernel also have size 0; they may never end
             raise ImageError(name, "an empty file")
         yield stream
 
 
 def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image.Image:
-    """The image with its size and mode known and its pixels not yet decoded. Call within `pillow_is_quiet`.
+    """Reads the size and mode of an image, without decoding its pixels. Call it inside `pillow_is_quiet`.
 
-    Not `Image.open`: it holds images to a limit that is global to the process, and tries formats that run programs.
+    It does not use `Image.open`, which applies a limit that is global to the process, and tries formats that run
+    programs.
+
+    Raises:
+        ImageError: the file is not an image, or is damaged or too large.
     """
     start = stream.read(16)
     if not start:
         raise ImageError(name, "an empty file")
     for kind, factory, verdict in _plugins(start):
         if isinstance(verdict, str):
-            raise RefusedError(name, f"a {kind} image, which this Pillow cannot decode")
+            raise RefusedError(name, f"a {kind} image; this build of Pillow cannot decode it")
         if kind == "PNG":
             check_chunks(stream, name, until=b"IDAT")
         stream.seek(0)
         try:
-            image = _opened_png(stream, factory) if kind == "PNG" else factory(stream, "")
-        except Image.DecompressionBombError as error:  # some plugins ask Pillow's global limit themselves
+            image = _open_png(stream, factory) if kind == "PNG" else factory(stream, "")
+        except Image.DecompressionBombError as error:  # some plugins check the global limit of Pillow
             raise ImageError(name, f"too large for PIL.Image.MAX_IMAGE_PIXELS ({error})") from error
         except Exception as error:
             if kind in _UNSURE:
                 continue
-            raise ImageError(name, f"a damaged {kind} file, or an unknown kind of it ({problem_of(error)})") from error
+            raise ImageError(name, f"a damaged {kind} file, or one of an unknown type ({problem_of(error)})") from error
         check_pixels(image.size, name=name, max_pixels=max_pixels)
         return image
     if kind := unreadable_kind(start):
@@ -127,8 +139,8 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
     raise ImageError(name, _NOT_AN_IMAGE)
 
 
-def _opened_png(stream: BinaryIO, factory: Callable[..., ImageFile.ImageFile]) -> ImageFile.ImageFile:
-    """The image with its header read, without metadata that Pillow refuses."""
+def _open_png(stream: BinaryIO, factory: Callable[..., ImageFile.ImageFile]) -> ImageFile.ImageFile:
+    """Opens a PNG and reads its header, without metadata that Pillow refuses."""
     try:
         return factory(stream, "")
     except Exception:
@@ -138,8 +150,10 @@ def _opened_png(stream: BinaryIO, factory: Callable[..., ImageFile.ImageFile]) -
 
 
 def _plugins(start: bytes) -> Iterator[tuple[str, Callable[..., ImageFile.ImageFile], bool | str]]:
-    """Format, class and verdict of each plugin that accepts a file; a text says that its decoder is missing."""
-    for find in (Image.preinit, Image.init, partial(register_reader, start)):  # finding all takes 20 ms, once
+    """Yields the format, the class and the verdict of each plugin that accepts a file. If the verdict is a text, the
+    decoder is missing.
+    """
+    for find in (Image.preinit, Image.init, partial(register_reader, start)):  # Image.init takes 20 ms, once
         find()
         foreign = [kind for kind, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL.")]
         for kind in (*_SURE, *_UNSURE, *foreign):
@@ -148,32 +162,32 @@ def _plugins(start: bytes) -> Iterator[tuple[str, Callable[..., ImageFile.ImageF
                 continue
             try:
                 verdict = accepts(start)
-            except Exception:  # a file shorter than the bytes it looks at
+            except Exception:  # the file is shorter than the bytes that the plugin checks
                 continue
             if verdict:
                 yield kind, factory, verdict
 
 
 def check_pixels(size: tuple[int, int], *, name: str, max_pixels: int | None) -> None:
-    """Raise `ImageError` if (width, height) has no pixels, or more than `max_pixels`."""
+    """Raises `ImageError` if an image of this size (width, height) has no pixels, or more than `max_pixels`."""
     width, height = size
     if width <= 0 or height <= 0:
         raise ImageError(name, f"has no pixels ({width} x {height})")
-    if max(width, height) > _LONGEST:  # resized, its other side would have far too many pixels
+    if max(width, height) > _LONGEST:  # after resizing, the other side would have too many pixels
         raise ImageError(name, f"a side of {max(width, height):,} pixels; expected at most {_LONGEST:,}")
     if max_pixels is not None and width * height > max_pixels:
         raise RefusedError(
-            name, f"larger than --max-pixels {max_pixels} allows ({width} x {height} pixels; in Python: max_pixels)"
+            name, f"larger than --max-pixels {max_pixels} ({width} x {height} pixels; in Python: max_pixels)"
         )
 
 
 def load(image: Image.Image, *, name: str) -> None:
-    """Decode the pixels in place. Raises `ImageError`."""
+    """Decodes the pixels in place. Raises `ImageError` if they are damaged or do not fit into memory."""
     try:
         image.load()
     except MemoryError as error:
         raise ImageError(name, f"not enough memory for {image.width} x {image.height} pixels") from error
-    except Exception as error:  # decoders meet damaged data with errors of every kind
+    except Exception as error:  # decoders raise all kinds of errors for damaged data
         raise ImageError(name, f"damaged or truncated ({problem_of(error)})") from error
 
 
@@ -227,7 +241,7 @@ def _check_file(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: 
 
 
 def _check_jpeg(stream: BinaryIO, image: Image.Image, name: str) -> None:
-    """Raises `ImageError` for a JPEG with lost parts, or of too many scans."""
+    """Raises `ImageError` if parts of a JPEG are missing, or it has too many scans."""
     place = stream.tell()
     stream.seek(0)
     data = stream.read()
@@ -237,7 +251,9 @@ def _check_jpeg(stream: BinaryIO, image: Image.Image, name: str) -> None:
 
 
 def _whole_png(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: int | None) -> Image.Image:
-    """The image, decoded; Pillow checks neither sums nor whether there are data for all rows. Raises `ImageError`."""
+    """Decodes a PNG, and checks what Pillow does not check: the checksums, and whether all rows are present. Raises
+    `ImageError`.
+    """
     stream.seek(0)
     data = stream.read()
     check_chunks(stream, name)
@@ -252,8 +268,8 @@ def _whole_png(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: i
 
 
 def _check_icon(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: int | None) -> None:
-    """Raises `ImageError` for an icon that holds a damaged PNG."""
-    entry = cast("IcoImagePlugin.IcoImageFile", image).ico.entry[0]  # the largest, which Pillow reads
+    """Raises `ImageError` for an icon that contains a damaged PNG."""
+    entry = cast("IcoImagePlugin.IcoImageFile", image).ico.entry[0]  # the largest image, which Pillow reads
     place = stream.tell()
     stream.seek(entry.offset)
     data = stream.read(entry.size)
@@ -264,21 +280,21 @@ def _check_icon(stream: BinaryIO, image: Image.Image, *, name: str, max_pixels: 
 
 _quiet_lock = threading.Lock()
 _quiet_readers = 0
-# The comment in the pattern makes the entry ours alone: a user's own filter for Pillow is not removed with it.
+# The comment in the pattern identifies the filter of hierax, so that a filter of the user for Pillow is not removed.
 _QUIET = r"PIL(\.|$)(?#hierax)"
 
 
 @contextmanager
 def pillow_is_quiet() -> Iterator[None]:
-    """Ignore Pillow's warnings (odd metadata, sizes) while any thread is in here.
+    """Ignores warnings of Pillow (about metadata and sizes) while any thread is inside the `with` block.
 
-    Not `warnings.catch_warnings`: it swaps the list of filters of the whole process, and threads that overlap leave
-    it swapped.
+    It does not use `warnings.catch_warnings`, which replaces the filters of the whole process: with several threads,
+    they may never be restored.
     """
     global _quiet_readers
     with _quiet_lock:
         _quiet_readers += 1
-        warnings.filterwarnings("ignore", module=_QUIET)  # at the front, once, however often it is called
+        warnings.filterwarnings("ignore", module=_QUIET)  # repeated calls add it only once
     try:
         yield
     finally:

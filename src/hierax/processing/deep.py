@@ -1,4 +1,4 @@
-"""Images of more than 8 bits, signed or floating: the file's own values, and 8-bit gray levels."""
+"""Reads images with more than 8 bits per channel, or with signed or floating-point values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hierax.processing.tiff import Layout, check_compression, describe_layout, r
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-"""What a file of it begins with, boxed or not."""
+"""The first bytes of a JPEG 2000 file, with or without boxes."""
 _ORIENTATION = 274
 _COLOURS = {
     4: "a mask",
@@ -28,20 +28,20 @@ _COLOURS = {
     10: "ITU Lab",
     32803: "the mosaic of a camera's sensor",
 }
-_LUMA = np.array([299, 587, 114]) / 1000  # ITU-R 601, as Pillow's
+_LUMA = np.array([299, 587, 114]) / 1000  # ITU-R 601, as in Pillow
 
 
 @dataclass(frozen=True)
 class Deep:
-    """An image's values.
+    """The values of an image.
 
     Attributes:
-        values: `[height, width, channels]` in the type of the file: gray, RGB, or bands that are not colors.
-        top: the value of white, or None if unknown.
+        values: `[height, width, channels]` in the dtype of the file: gray, RGB, or bands that are not colors.
+        top: the value of white; None if it is unknown.
         alpha: `[height, width]` from 0 to 1, or None.
         multiplied: whether colors are multiplied by alpha.
-        bands: all samples unchanged, for models with as many channels.
-        colored: whether `values` are gray or RGB.
+        bands: all samples unchanged, for models with this number of channels.
+        coloured: whether `values` are gray or RGB.
     """
 
     values: np.ndarray
@@ -52,16 +52,16 @@ class Deep:
     coloured: bool = True
 
     def raw(self, channels: int, *, name: str) -> np.ndarray:
-        """The values themselves, `[height, width, channels]`: uint8 unchanged, else float32."""
+        """The values, `[height, width, channels]`: uint8 unchanged, other dtypes as float32. Raises `ImageError`."""
         if self.bands is not None and channels == self.bands.shape[2] != 3:
             return _plain(self.bands, name)
         values = self._colours(channels, name)
         if self.alpha is not None and self.alpha.min() < 1:
-            raise ImageError(name, "is transparent in parts; values that are taken as they are cannot be")
+            raise ImageError(name, "is partly transparent; this is not possible if values are not rescaled")
         return _plain(_with_channels(values, channels), name)
 
     def upright(self, orientation: int) -> Deep:
-        """The same, turned as an EXIF tag says."""
+        """The values after rotation, according to the EXIF orientation tag."""
         if orientation == 1:
             return self
         alpha = None if self.alpha is None else upright_array(self.alpha[:, :, None], orientation)[:, :, 0]
@@ -69,7 +69,7 @@ class Deep:
         return replace(self, values=upright_array(self.values, orientation), alpha=alpha, bands=bands)
 
     def levels(self, channels: int, *, name: str) -> np.ndarray:
-        """Gray levels, uint8 `[height, width, channels]`, transparency over white."""
+        """Gray levels, uint8 `[height, width, channels]`, drawn on white if transparent. Raises `ImageError`."""
         if channels not in (1, 3):
             if self.bands is None or self.bands.shape[2] != channels:
                 have = self.values.shape[2] if self.bands is None else self.bands.shape[2]
@@ -88,16 +88,16 @@ class Deep:
             raise ImageError(
                 name,
                 f"an image of {count} bands that are not colors; expected {'RGB or gray' if channels == 3 else 'gray'} "
-                f"(a model of num_channels={count} takes all of them)",
+                f"(a model with num_channels={count} takes all of them)",
             )
         return self.values
 
 
 def to_levels(values: np.ndarray, top: float | None) -> np.ndarray:
-    """uint8 levels of values: 0 to `top` become 0 to 255.
+    """Converts values to gray levels in uint8: 0 to `top` become 0 to 255.
 
-    If white is unknown, floats within 0 to 1 or 0 to 255 keep that range, int8 uses its full range, and other values
-    are stretched from the smallest to the largest.
+    If `top` is None, floats in 0 to 1 or 0 to 255 keep that range, int8 uses its full range, and other values are
+    scaled from the smallest to the largest.
     """
     if values.dtype == np.uint8:
         return values
@@ -121,7 +121,7 @@ def _plain(values: np.ndarray, name: str) -> np.ndarray:
         return values
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ImageError(name, "holds values that are not finite")
+        raise ImageError(name, "contains values that are not finite")
     return values
 
 
@@ -136,17 +136,19 @@ def _with_channels(values: np.ndarray, channels: int) -> np.ndarray:
 
 
 def is_tiff(start: bytes) -> bool:
-    """Whether a file that begins so is a TIFF."""
+    """Whether a file with these first bytes is a TIFF."""
     return start[:4] in _TIFF
 
 
 def deep_tiff(stream: BinaryIO, *, name: str = "") -> Layout | None:
-    """The layout of a TIFF that Pillow would read wrongly; None for other files and damaged ones. With a name, a TIFF
-    of several pages is noted, and one whose compression is not read is an `ImageError`.
+    """The layout of a TIFF that Pillow would read wrongly; None for other files and for damaged files.
+
+    If `name` is given, a TIFF with several pages is recorded in `FIRST_ONLY`, and an unsupported compression raises
+    `ImageError`.
     """
     try:
         layout = read_layout(stream)
-    except Exception:  # Pillow says what is wrong
+    except Exception:  # Pillow then raises the error
         return None
     if name:
         check_compression(layout, name=name)
@@ -156,7 +158,7 @@ def deep_tiff(stream: BinaryIO, *, name: str = "") -> Layout | None:
 
 
 def tiff_values(stream: BinaryIO, layout: Layout, *, name: str) -> Deep:
-    """The first page, upright. Raises `ImageError`."""
+    """The values of the first page, upright. Raises `ImageError` if it is damaged or not supported."""
     samples = read_samples(stream, layout, name=name)
     samples = upright_array(samples, layout.one(_ORIENTATION, 1))
     kind, count, extra = layout.photometric, samples.shape[2], layout.extra
@@ -200,20 +202,20 @@ def _apply_palette(indices: np.ndarray, layout: Layout, name: str) -> np.ndarray
 
 
 def png_values(data: bytes, *, name: str) -> Deep | None:
-    """Values of a PNG of 16 bits; None for others. Raises `ImageError`.
+    """The values of a PNG with 16 bits; None for other PNGs. Raises `ImageError`.
 
-    Pillow keeps the upper 8 bits of colors. They are decoded twice, the second time for the lower ones.
+    Pillow reads only the upper 8 bits of colors. So the image is decoded a second time for the lower 8 bits.
     """
     data = without_metadata(data)
     image = PngImagePlugin.PngImageFile(io.BytesIO(data))
-    way = image.tile[0][3] if image.tile else None
-    if way in ("RGB;16B", "RGBA;16B"):
+    mode = image.tile[0][3] if image.tile else None
+    if mode in ("RGB;16B", "RGBA;16B"):
         parts = [np.asarray(_decode_by(data, image.mode, f"{image.mode};16{order}", name)) for order in "BL"]
         values = parts[0].astype(np.uint16) << 8 | parts[1]
-    elif way == "LA;16B":
-        parts = np.asarray(_decode_by(data, "RGBA", "RGBA", name)).astype(np.uint16)  # of as many bytes
+    elif mode == "LA;16B":
+        parts = np.asarray(_decode_by(data, "RGBA", "RGBA", name)).astype(np.uint16)  # has the same number of bytes
         values = parts[:, :, 0::2] << 8 | parts[:, :, 1::2]
-    elif way in ("I;16B", "I;16"):
+    elif mode in ("I;16B", "I;16"):
         image.load()
         values = np.asarray(image).astype(np.uint16)[:, :, None]
     else:
@@ -224,10 +226,10 @@ def png_values(data: bytes, *, name: str) -> Deep | None:
 
 
 def jpeg2000_values(image: Image.Image, data: bytes, *, name: str) -> Deep | None:
-    """Values of a JPEG 2000 image of more than 8 bits; None for others.
+    """The values of a JPEG 2000 image with more than 8 bits; None for other images.
 
-    Pillow shifts gray values up to 16 bits, and adds half the range to signed ones. Colors it shifts down to 8 bits:
-    they are refused. Raises `ImageError`.
+    Pillow shifts gray values to 16 bits, and adds half the range to signed values. It reduces colors to 8 bits; these
+    images raise `ImageError`.
     """
     bands = read_bands(data)
     bits = max((band.bits for band in bands), default=8)
@@ -237,8 +239,8 @@ def jpeg2000_values(image: Image.Image, data: bytes, *, name: str) -> Deep | Non
         kind = "1 band" if len(bands) == 1 else f"{len(bands)} bands"
         raise ImageError(
             name,
-            f"a JPEG 2000 image of {kind} of {bits} bits, whose values are not read in full (only gray up to 16 bits "
-            "is); expected a PNG or TIFF of 16 bits, or .npy",
+            f"a JPEG 2000 image of {kind} of {bits} bits, which is not read (only gray up to 16 bits is); expected "
+            "a PNG or TIFF of 16 bits, or .npy",
         )
     values = np.asarray(image)[:, :, None] >> 16 - bits
     if bands[0].signed:
@@ -259,10 +261,10 @@ def _decode_by(data: bytes, mode: str, way: str, name: str) -> Image.Image:
 
 
 def image_values(image: Image.Image) -> Deep | None:
-    """Values of a decoded image of more than 8 bits; None for others."""
+    """The values of a decoded image with more than 8 bits; None for other images."""
     if image.mode[0] != "I" and image.mode != "F":
         return None
     values = np.asarray(image)
     if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
-        values = values.astype(np.uint16)  # 32 bits, but what writes this mode (PNG, PGM) fills 16
+        values = values.astype(np.uint16)  # the mode has 32 bits, but its sources (PNG, PGM) use only 16
     return Deep(values[:, :, None], 65535 if values.dtype == np.uint16 else None)

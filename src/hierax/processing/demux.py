@@ -1,4 +1,4 @@
-"""The packets of a video file: which stream is read, in what order, and where decoding may begin."""
+"""Reads the packets of a video file: selects the stream, and finds where decoding can begin."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ from typing import Any, BinaryIO, NamedTuple
 
 from hierax.processing.errors import ImageError
 
-# Formats whose index or time stamps lead exactly to a frame. Others are read from the beginning: MPEG-PS states the
-# times of some frames only, FLV has no index, streams without a container have no times at all.
+# In these formats, the index or the time stamps lead exactly to a frame. Other formats are read from the beginning:
+# MPEG-PS states the times of only some frames, FLV has no index, and streams without a container have no times.
 _SEEKABLE = frozenset(["mov", "matroska", "avi"])
-# What is read, by FFmpeg's names. Not there: lists of other files (HLS, DASH, concat) and of addresses (SDP), which
-# would open what they name. They are texts, and refused before FFmpeg sees them.
+# The formats that are read, by their names in FFmpeg. Lists of files (HLS, DASH, concat) and of addresses (SDP) are
+# missing, because they would open other files. They are texts, and are refused before FFmpeg opens them.
 _FORMATS = """
     mov matroska avi flv live_flv mpegts mpeg mpegvideo asf asf_o ogg nut mxf gxf dv rm ivf gif apng wtv nsv swf pva ty
     lmlm4 yuv4mpegpipe mjpeg mjpeg_2000 m4v h261 h263 h264 hevc vvc av1 obu evc vc1 vc1test cavsvideo dirac dnxhd avs2
     avs3 bink smk roq flic film_cpk filmstrip ea 4xm idcin ipmovie psxstr thp vmd xmv wc3movie mv
 """
 _TEXT = frozenset(b"\t\n\f\r" + bytes(range(32, 127)))
-_BEGINNING = 256  # bytes of a file that are looked at: a text is none of the formats, but for that of raw frames
+_BEGINNING = 256  # number of first bytes that are checked: only the format of raw frames begins with text
 _RAW_FRAMES = b"YUV4MPEG2"
-_TRANSPORT = "mpegts"  # may be sought in, unless its time stamps jump
+_TRANSPORT = "mpegts"  # can be seeked, unless its time stamps jump
 _DECODING_TIMES = frozenset(["avi", "asf"])  # formats that state when a frame is decoded, not when it is displayed
 _JUMP_BACK, _JUMP_AHEAD = Fraction(1, 10), Fraction(10)  # seconds between packets that count as a jump of time
-_KEYS_APART = Fraction(1, 2)  # seconds between the key frames that are remembered: bounds the memory
+_KEYS_APART = Fraction(1, 2)  # minimum seconds between the key frames that are stored, which limits the memory
 _END = 1 << 40  # later than every time stamp
 _NO_VIDEO = "not a video (MP4, WebM, MKV, MOV, AVI, … are read), or truncated before its index"
-_UNKNOWN_RATE = Fraction(30)  # of a file that does not state its own
+_UNKNOWN_RATE = Fraction(30)  # frames per second of a file that states no rate
 _STILLS = frozenset(["mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000"])  # codecs of images
 _PICTURES = ("attached_pic", "timed_thumbnails", "still_image", "dependent")
 
 
 class VideoError(ImageError):
-    """A video that cannot be read or used; `source` names it, `problem` says why."""
+    """A video that cannot be read or used. `source` names it, and `problem` says why."""
 
 
 class Scan(NamedTuple):
-    """A summary of all packets of a file: time stamp and length of the packet displayed last, key frames (time stamp,
-    number of the packet), and whether time stamps lead to a frame.
+    """A summary of all packets of a file.
+
+    Attributes:
+        last: time stamp and length of the packet that is displayed last.
+        keys: the key frames: time stamp and packet number.
+        regular: whether time stamps lead exactly to a frame.
     """
 
     last: tuple[int, int]
@@ -54,18 +58,17 @@ class Scan(NamedTuple):
 
 
 class Packets:
-    """The video stream of a file, opened, as packets in the order of decoding.
+    """The open video stream of a file, as packets in the order of decoding.
 
-    Time stamps count in `tick` seconds. If they jump, as in concatenated transport streams, those of the packets
-    continue without the jump.
+    The unit of time stamps is `tick` seconds. If they jump, as in concatenated transport streams, the jump is removed.
 
     Args:
         source: a path, the bytes of a file, or a seekable binary file object, which stays open.
-        name: its name in errors.
+        name: the name of the file in errors.
 
     Raises:
-        VideoError: the file is missing, is not a regular file, or has no video.
-        ModuleNotFoundError: PyAV is missing; names the extra.
+        VideoError: the file is missing, or is not a regular file, or has no video.
+        ModuleNotFoundError: PyAV is missing; the message names the extra.
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str) -> None:
@@ -74,8 +77,8 @@ class Packets:
         self._source = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
         self._check_source()
         path = self._source if isinstance(self._source, (str, os.PathLike)) else None
-        # a name may look like the address of something else, such as pipe:0
-        self._there = self._source if path is None else f"file:{os.path.abspath(path)}"
+        # FFmpeg could treat a name as an address, such as pipe:0
+        self._address = self._source if path is None else f"file:{os.path.abspath(path)}"
         self._scan: Scan | None = None
         self._jumped = False
         self.container: Any = None
@@ -100,7 +103,7 @@ class Packets:
             with self.explain_errors("is not seekable"):
                 self._source.seek(0)
         with self.explain_errors(_NO_VIDEO):
-            self.container = self._av.open(self._there, metadata_errors="replace")
+            self.container = self._av.open(self._address, metadata_errors="replace")
         try:
             if not set(_FORMATS.split()) & set(self.container.format.name.split(",")):
                 raise VideoError(self.name, _NO_VIDEO)
@@ -110,7 +113,7 @@ class Packets:
             raise
 
     def close(self) -> None:
-        """Closes the file, and frees the decoder with its threads."""
+        """Closes the file, and frees the decoder and its threads."""
         if self.container is not None:
             self.container.close()
         self.stream = self.container = None
@@ -136,7 +139,9 @@ class Packets:
             raise VideoError(self.name, _NO_VIDEO)
 
     def _video_stream(self) -> Any:
-        """The stream to show, no cover image: the one marked as default, else the largest, else the first."""
+        """The video stream to read, which is not a cover image: the default stream, else the largest, else
+        the first.
+        """
         kinds = [self._av.stream.Disposition[name] for name in _PICTURES]
         streams = [s for s in self.container.streams.video if not any(s.disposition & kind for kind in kinds)]
         if not streams:
@@ -148,7 +153,7 @@ class Packets:
         default = self._av.stream.Disposition.default
 
         def rank(stream: Any) -> tuple[bool, bool, bool, int]:
-            moves = stream.codec_context.name not in _STILLS  # a cover image is not always marked as one
+            moves = stream.codec_context.name not in _STILLS  # cover images are not always marked as such
             return stream.frames != 1, bool(stream.disposition & default), moves, stream.width * stream.height
 
         stream = max(known, key=rank)
@@ -165,8 +170,8 @@ class Packets:
             return []
 
     def packets(self) -> Iterator[Any]:
-        """The packets that follow, without jumps of time, and None, which empties the decoder. A file that is
-        cut off ends where it is cut.
+        """Yields the packets that follow, without jumps of time, and at the end None, which flushes the decoder. A
+        truncated file ends where it is truncated.
         """
         shift, expected, damaged = 0, None, None
         try:
@@ -182,10 +187,10 @@ class Packets:
                     expected = packet.dts + self.length(packet)
                 if packet.pts is not None:
                     packet.pts += shift
-                damaged = packet if packet.is_corrupt else None  # the last one of a file that is cut off is not whole
+                damaged = packet if packet.is_corrupt else None  # the last packet of a truncated file is incomplete
                 if damaged is None:
                     yield packet
-        except self._av.FFmpegError:  # the end of what is left of a file
+        except self._av.FFmpegError:  # the end of a truncated file
             pass
         yield None
 
@@ -193,11 +198,13 @@ class Packets:
         return gap < -self._back or (self._discontinuous and gap > self._ahead)
 
     def length(self, packet: Any) -> int:
-        """How long a packet is displayed, in ticks."""
+        """The duration for which a packet is displayed, in ticks."""
         return packet.duration or round(1 / self.rate / self.tick)
 
     def seek(self, stamp: int) -> bool:
-        """Goes to the packet of a key frame at or before a time stamp; False if the format does not allow that."""
+        """Moves to the packet of a key frame at or before a time stamp. Returns False if the format does not allow
+        this.
+        """
         if not self._seekable and not (self._transport and self.scan().regular):
             return False
         try:
@@ -208,7 +215,9 @@ class Packets:
         return True
 
     def key_before(self, stamp: int) -> int:
-        """The packet number of the last key frame at or before a time stamp; 0 if none is known. Reads the file."""
+        """The packet number of the last key frame at or before a time stamp; 0 if none is known. It reads the whole
+        file.
+        """
         keys = self.scan().keys
         place = bisect.bisect_right(keys, (stamp, _END)) - 1
         return keys[place][1] if place >= 0 else 0
@@ -216,22 +225,22 @@ class Packets:
     # -- all packets ---------------------------------------------------------------------------------------------------
 
     def last(self) -> tuple[int, int]:
-        """The time stamp of the packet that is displayed last, and its length. Call `restart` or `seek` afterwards."""
+        """The time stamp and length of the packet that is displayed last. Call `restart` or `seek` afterwards."""
         found = None
         if self._scan is None and self._seekable:
             with contextlib.suppress(self._av.FFmpegError, OSError, ValueError):
                 self.container.seek(_END, stream=self.stream)
-                ends = [(stamp, self.length(p)) for p in self._filled() if (stamp := self.stamp(p)) is not None]
+                ends = [(stamp, self.length(p)) for p in self._full_packets() if (stamp := self.stamp(p)) is not None]
                 found = max(ends, default=None)
         return self.scan().last if found is None else found
 
     def scan(self) -> Scan:
-        """Reads all packets, without decoding any. Call `restart` or `seek` afterwards."""
+        """Reads all packets without decoding them. Call `restart` or `seek` afterwards."""
         if self._scan is None:
             self.restart()
             self._jumped = False
             last, keys, regular, apart = (-_END, 0), [], True, int(_KEYS_APART / self.tick)
-            for number, packet in enumerate(self._filled()):
+            for number, packet in enumerate(self._full_packets()):
                 stamp = self.stamp(packet)
                 regular = regular and None not in (packet.pts, packet.dts, packet.pos)
                 if stamp is None:  # a stream without times
@@ -243,16 +252,16 @@ class Packets:
         return self._scan
 
     def stamp(self, of: Any) -> int | None:
-        """The time at which a packet or a frame is displayed, or decoded, if its format states that."""
+        """The time stamp at which a packet or frame is displayed; in some formats, at which it is decoded."""
         first, second = (of.dts, of.pts) if self.by_decoding else (of.pts, of.dts)
         return second if first is None else first
 
-    def _filled(self) -> Iterator[Any]:
+    def _full_packets(self) -> Iterator[Any]:
         return (packet for packet in self.packets() if packet is not None)
 
     @contextlib.contextmanager
     def explain_errors(self, problem: str) -> Iterator[None]:
-        """Errors of FFmpeg, and a lack of memory, as `VideoError`."""
+        """Converts errors of FFmpeg, and a lack of memory, to `VideoError`."""
         try:
             yield
         except (self._av.FFmpegError, OSError, ValueError, MemoryError) as error:
@@ -263,10 +272,10 @@ class Packets:
 
 
 def import_av() -> ModuleType:
-    """PyAV, quiet.
+    """Imports PyAV, and turns off its messages.
 
     Raises:
-        ModuleNotFoundError: it is missing; names the extra.
+        ModuleNotFoundError: PyAV is missing; the message names the extra.
     """
     from hierax.extras import load
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 
 class ImageError(ValueError):
-    """An image that cannot be read or used. `source` names it (a path, or its place in the batch); `problem` says why.
+    """An image that cannot be read or used. `source` names it (a path, or its position in the batch), and `problem`
+    says why.
 
-    It prints as `notes.txt: not an image (...)`.
+    Its text is, for example, `notes.txt: not an image (...)`.
     """
 
     def __init__(self, source: str, problem: str) -> None:
-        super().__init__(source, problem)  # both as arguments, so that it survives pickling between processes
+        super().__init__(source, problem)  # both are arguments, so that it can be pickled
         self.source = source
         self.problem = problem
 
@@ -19,6 +20,6 @@ class ImageError(ValueError):
 
 
 class RefusedError(ImageError):
-    """An image that may be undamaged but is not read now: it is larger than the limit, or its format needs another
+    """An image that is not read now, although it may be valid: it is larger than the limit, or its format needs another
     package. An update of a collection tries it again.
     """

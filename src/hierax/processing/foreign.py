@@ -1,4 +1,4 @@
-"""Formats that Pillow does not read by itself: the packages that read them, and their names in errors."""
+"""Image formats that Pillow reads only with another package."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def register_reader(start: bytes) -> None:
     kind = _package(start)
     if kind is None or not is_installed(kind[1]):
         return
-    with contextlib.suppress(ImportError):  # installed and broken: said as a format that is not read
+    with contextlib.suppress(ImportError):  # a broken package: the format then counts as not supported
         module = import_module(kind[1])
         if kind[1] == "pillow_heif":
             module.register_heif_opener()
 
 
 def unreadable_kind(start: bytes) -> str | None:
-    """The format of a file with these first bytes, and how to read it; None if it is not a known image."""
+    """The format of a file with these first bytes, and the package to install; None if the format is not known."""
     found = _package(start)
     if found is None:
         return None
@@ -31,7 +31,7 @@ def unreadable_kind(start: bytes) -> str | None:
 
 
 def _package(start: bytes) -> tuple[str, str] | None:
-    """The format with its article, and the package that reads it."""
+    """The name of the format with an article, and the package that reads it."""
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
         return "a HEIF", "pillow_heif"
     if start.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")):

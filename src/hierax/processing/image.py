@@ -1,4 +1,4 @@
-"""The image processor: from images to `pixel_values`."""
+"""The image processor, which converts images to `pixel_values`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
 from hierax.processing.normalise import write_pixels
-from hierax.processing.processor import RecordedProcessor, chosen_speed
+from hierax.processing.processor import RecordedProcessor, resolve_fast
 from hierax.processing.reading import Picture, check_values, read_picture, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
@@ -26,20 +26,26 @@ if TYPE_CHECKING:
 
     from hierax.checkpoint.opened import Checkpoint
 
-# A strip of 1 x 100,000 pixels would become 256 x 25,600,000; nothing that is looked at comes near this many.
+# A strip of 1 x 100,000 pixels would become 256 x 25,600,000; usual images are far below this limit.
 _MAX_RESIZED_PIXELS = 1 << 26
 
 
 class HieraImageProcessor(RecordedProcessor):
-    """Resizes, crops, rescales and normalizes images as a checkpoint's record says.
+    """Resizes, crops, rescales and normalizes images, according to the record of a checkpoint.
 
-    `record` defaults to Hiera's on ImageNet; `overrides` are fields of `Preprocessing` that replace the record's.
-    Pixels equal those of transformers' `BitImageProcessor` with Pillow bit for bit. `fast=True` decodes JPEGs with
-    simplejpeg (extra `fast`; Pillow without it) and shrinks with torch: three to ten times faster, photographs within
-    one gray level. None is False, because the exact pixels are those that a checkpoint was measured with; for videos,
-    None is True. Images of more than `max_pixels` pixels are refused before they are decoded (None: no limit).
+    The pixels are equal, bit for bit, to those of `BitImageProcessor` of transformers with Pillow.
 
-    Raises TypeError for an override that is not a field, ValueError for a bad value.
+    Args:
+        record: the preprocessing record; None: that of Hiera on ImageNet.
+        fast: if True, JPEGs are decoded by simplejpeg (extra `fast`; without it, by Pillow), and images are reduced by
+            torch. This is three to ten times faster; photos differ by at most one gray level. None means False, because
+            checkpoints were measured with the exact pixels. (For videos, None means True.)
+        max_pixels: larger images are refused before they are decoded; None: no limit.
+        overrides: fields of `Preprocessing` that replace those of the record.
+
+    Raises:
+        TypeError: an override is not a field.
+        ValueError: a field has a wrong value.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class HieraImageProcessor(RecordedProcessor):
             raise TypeError(
                 f"record is a {type(record).__name__}; expected a Preprocessing (from_pretrained takes names)"
             )
-        fast = bool(chosen_speed(overrides, fast))
+        fast = bool(resolve_fast(overrides, fast))
         super().__init__((IMAGENET if record is None else record).replace(**without_foreign(overrides)))
         self.fast = fast
         self.max_pixels = max_pixels
@@ -71,10 +77,9 @@ class HieraImageProcessor(RecordedProcessor):
         device: str | torch.device | None = None,
         **overrides: Any,
     ) -> BatchFeature:
-        """`{"pixel_values": [B, C, H, W]}` in float32: a torch tensor ("pt"), a numpy array ("np"), or a list of arrays
-        [C, H, W] (None), which alone may differ in size when the record does not crop.
+        """Converts images to pixels.
 
-        `images` is an image, a list of images, or a batch of them as a 4-D array or tensor. An image is
+        An image is
 
         - a path, or the bytes of a file: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, …; the first frame of an animation;
         - a Pillow image of any mode. The EXIF orientation of these and of files is applied, transparency is laid over
@@ -85,14 +90,24 @@ class HieraImageProcessor(RecordedProcessor):
           in gray levels 0..255, uint16 in 257ths of one, or floats in 0..1. If the record does not rescale, the values
           are taken as they are.
 
-        `input_data_format` says where the channels of arrays are, for shapes that fit both;
-        `data_format="channels_last"` gives [B, H, W, C]; `device` is where torch tensors are put. Lists of lists of
-        images are taken one after another.
-        `overrides` are fields of `Preprocessing`, such as `do_rescale=False`, that replace the record's in
-        this call alone; None replaces none.
+        Args:
+            images: an image, a list of images, or a batch of images as a 4-D array or tensor. Lists of lists of images
+                are flattened.
+            return_tensors: "pt": a torch tensor; "np": a numpy array; None: a list of arrays [C, H, W], which may
+                differ in size if the record does not crop.
+            input_data_format: where the channels of arrays are, if both axes fit.
+            data_format: "channels_last" returns [B, H, W, C].
+            device: the device of torch tensors.
+            overrides: fields of `Preprocessing`, such as `do_rescale=False`, that replace those of the record in this
+                call. A field that is None is ignored.
 
-        Raises `ImageError` (a ValueError) naming the image that cannot be read; ValueError for an empty list or a bad
-        value of a field, TypeError for an override that is not a field.
+        Returns:
+            `{"pixel_values": [B, C, H, W]}` in float32.
+
+        Raises:
+            ImageError: (a ValueError) an image cannot be read; the message names it.
+            ValueError: the list is empty, or a field has a wrong value.
+            TypeError: an override is not a field.
         """
         changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
         if changed:
@@ -124,19 +139,19 @@ class HieraImageProcessor(RecordedProcessor):
             return BatchFeature(pixel_values=pixels)
         import torch
 
-        made = BatchFeature(pixel_values=torch.from_numpy(pixels))
-        return made if device is None else made.to(device)
+        batch = BatchFeature(pixel_values=torch.from_numpy(pixels))
+        return batch if device is None else batch.to(device)
 
-    preprocess = __call__  # the same by its name in transformers
+    preprocess = __call__  # its name in transformers
 
     def _batch(self, pictures: list[Picture], names: list[str]) -> np.ndarray | list[np.ndarray]:
-        """One array [B, C, H, W] if the record fixes the size, else a list of [C, H, W]."""
+        """One array [B, C, H, W] if the record sets a fixed size, otherwise a list of arrays [C, H, W]."""
         if not self.record.do_center_crop:
             return [self._pixels(picture, name) for picture, name in zip(pictures, names, strict=True)]
         size = (self.record.crop_size["height"], self.record.crop_size["width"])
         if size[0] * size[1] > _MAX_RESIZED_PIXELS:
             problem = (
-                f"the record's crop_size is {size[1]} x {size[0]} pixels; at most {_MAX_RESIZED_PIXELS:,} are made"
+                f"the record's crop_size is {size[1]} x {size[0]} pixels; expected at most {_MAX_RESIZED_PIXELS:,}"
             )
             raise ImageError(names[0], problem)
         batch = np.empty((len(pictures), self.record.num_channels, *size), np.float32)
@@ -147,9 +162,10 @@ class HieraImageProcessor(RecordedProcessor):
     def decoded(
         self, images: Picture | Sequence[Picture], *, names: Sequence[str] | None = None
     ) -> Iterator[tuple[Image.Image | np.ndarray, Geometry]]:
-        """Each image, upright and in the channels of the record, and how it is to be resized and cropped.
+        """Yields each image, upright and with the channels of the record, and how to resize and crop it.
 
-        For callers that make the pixels themselves. `names` are the names in errors. Raises the errors of a call.
+        It is for callers that compute the pixels themselves. `names` are the names of the images in errors. The errors
+        are those of a call.
         """
         pictures, own = _with_names(images)
         for picture, name in zip(pictures, names or own, strict=True):
@@ -174,7 +190,7 @@ class HieraImageProcessor(RecordedProcessor):
         return picture, plan
 
     def _pixels(self, source: Picture, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """The pixels [C, H, W] of one image, written into `out` if given."""
+        """The pixels [C, H, W] of one image; written into `out`, if it is given."""
         record, (picture, plan) = self.record, self._read(source, name)
         if out is None:
             out = np.empty((record.num_channels, plan.height, plan.width), np.float32)
@@ -194,10 +210,19 @@ class HieraImageProcessor(RecordedProcessor):
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         **overrides: Any,
     ) -> HieraImageProcessor:
-        """The processor of a checkpoint (folder, file or name on the Hub); `overrides` replace fields of its record.
+        """The processor of a checkpoint.
 
-        For code written for transformers: `use_fast=True` and `backend="torchvision"` mean `fast=True`,
+        For code that was written for transformers, `use_fast=True` and `backend="torchvision"` mean `fast=True`;
         `use_fast=False` and `backend="pil"` mean `fast=False`.
+
+        Args:
+            source: a folder, a file, a name on the Hub, or an open checkpoint.
+            revision, cache_dir, token, local_files_only: see `hierax.load`.
+            fast, max_pixels: see the class.
+            overrides: fields of `Preprocessing` that replace those of the checkpoint's record.
+
+        Raises:
+            ValueError, OSError: see `hierax.load`. Also TypeError: an override is not a field.
         """
         from hierax.checkpoint import load_preprocessing
 
@@ -208,7 +233,7 @@ class HieraImageProcessor(RecordedProcessor):
         return cls(record, fast=fast, max_pixels=max_pixels, **overrides)
 
     def __repr__(self) -> str:
-        """The differences from the record of ImageNet and the defaults, as arguments that make an equal processor."""
+        """The arguments that differ from their defaults; they create an equal processor."""
         values = [
             (entry.name, getattr(self.record, entry.name), getattr(IMAGENET, entry.name)) for entry in fields(IMAGENET)
         ]
@@ -226,7 +251,7 @@ def write_part(
     table: np.ndarray,
     fast: bool,
 ) -> None:
-    """Put the window of the resized image into `out` `[C, H, W]` as pixels, with black outside of the image."""
+    """Writes the crop of the resized image into `out` `[C, H, W]` as pixels. Outside of the image, it is black."""
     region = (resize_crop_fast if fast else resize_crop)(picture, plan, resample=record.resample)
     if region.shape[:2] != (plan.height, plan.width):
         write_pixels(np.zeros((plan.height, plan.width, record.num_channels), np.uint8), out, record, table)
@@ -245,7 +270,7 @@ def _as_list(images: Picture | Sequence[Picture | Sequence[Picture]]) -> list[Pi
 
 
 def _channels_last(picture: Picture, form: str) -> Picture:
-    """An array with its channels on the axis of `form`, as [H, W, C]; other images unchanged."""
+    """An array whose channels are on the axis that `form` names, as [H, W, C]; other images are not changed."""
     if form not in ("channels_first", "channels_last"):
         raise ValueError(f"input_data_format is {form!r}; expected 'channels_first', 'channels_last' or None")
     if not (isinstance(picture, np.ndarray) or is_tensor(picture)) or cast("np.ndarray", picture).ndim != 3:
@@ -255,7 +280,7 @@ def _channels_last(picture: Picture, form: str) -> Picture:
 
 
 def _with_names(images: Picture | Sequence[Picture | Sequence[Picture]]) -> tuple[list[Picture], list[str]]:
-    """The images, and their names in errors."""
+    """The images as a list, and their names in errors."""
     pictures = _as_list(images)
     if not pictures:
         raise ValueError("images is empty; expected at least one image")

@@ -1,4 +1,4 @@
-"""From what was typed (files, folders, patterns) to the files that it means."""
+"""Expands the inputs of a command (files, folders, patterns) to files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _EXPECTED = f"expected files, folders or patterns of images ({_OTHERS})"
 
 
 def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[Path], list[ImageError]]:
-    """The files that the inputs name, each once, in the order of the inputs; and a problem for each input that names
-    none.
+    """Finds the files that the inputs name.
 
-    A folder is searched as `hierax.processing.paths` says, for images (arrays, where there are none) or for videos if
-    `clips`; files of other kinds are reported. A pattern (`*`, `?`, `[…]`, `**`) that no shell has expanded is
-    expanded, sorted.
+    A folder is searched for images (if there are none, for arrays), or with `clips` for videos; see
+    `hierax.processing.paths`. A notice counts files of other kinds. A pattern (`*`, `?`, `[…]`, `**`) is expanded and
+    sorted.
+
+    Returns:
+        The files, each once, in the order of the inputs; and an error for each input that matches no file.
     """
     from hierax.processing import ImageError
 
@@ -38,7 +40,7 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
     for given in inputs:
         try:
             found |= dict.fromkeys(_matching_files(os.fspath(given), problems, clips=clips))
-        except ImageError as error:  # noqa: PERF203  (each input stands for itself)
+        except ImageError as error:  # noqa: PERF203  (the other inputs are still used)
             problems.append(error)
     return list(found), problems
 
@@ -91,11 +93,11 @@ def _why_missing(given: str) -> str:
     if given == "-":
         return "standard input is not read; expected a file, folder or pattern"
     if given.startswith("file://"):
-        return f"an address; expected a path ({given.removeprefix('file://')})"
+        return f"a URL; expected a path ({given.removeprefix('file://')})"
     if "://" in given:
-        return "an address, which this command does not fetch; download the file first (hierax embed reads addresses)"
+        return "a URL, which this command does not download; download the file first (hierax embed reads URLs)"
     if given.startswith("~") and os.path.exists(os.path.expanduser(given)):
-        return f"no such file; expected {os.path.expanduser(given)} (the shell does not expand ~ within quotes)"
+        return f"no such file; expected {os.path.expanduser(given)} (the shell does not expand ~ inside quotes)"
     if os.path.islink(given):
         return f"no such file; it is a link to {os.readlink(given)}"
     return "no such file"

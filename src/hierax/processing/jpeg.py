@@ -1,7 +1,7 @@
-"""JPEG files: decoding by simplejpeg if it is installed, and checks that neither decoder makes by itself.
+"""JPEG files: fast decoding with simplejpeg, and checks that Pillow does not make.
 
-libjpeg fills lost parts of a file with gray and continues; Pillow does not ask whether that happened. simplejpeg does:
-if it is installed, such a file is an error, whichever of the two decodes the pixels.
+libjpeg fills missing parts of a file with gray and continues, and Pillow does not report it. simplejpeg does: if it is
+installed, such a file is an error, also if Pillow decodes the pixels.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 
 from hierax.processing.errors import ImageError
 
-_MOST_SCANS = 100  # a progressive file has about ten; each costs as much time as the whole image
+_MOST_SCANS = 100  # a progressive file has about ten; decoding each takes as long as a whole image
 _FORMS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SCAN, _END, _ALONE = b"\xff\xda", b"\xff\xd9", (b"\xff\x01", b"\xff\xd8")
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # except for markers within a scan
-# Not among them: bytes before the end marker, and odd values in headers. Files of cameras have both, and are whole.
+# Extra bytes before the end marker and unusual values in headers are allowed: files of cameras have them.
 _LOST = re.compile(r"premature end|bad (huffman|arithmetic)|found marker|extraneous bytes before marker 0x(?!d9)", re.I)
 
 
 @cache
 def simplejpeg() -> ModuleType | None:
-    """The package, or None if it is not installed."""
+    """The package simplejpeg; None if it is not installed."""
     try:
         return import_module("simplejpeg")
     except ImportError:
@@ -35,14 +35,17 @@ def simplejpeg() -> ModuleType | None:
 def jpeg_array(
     data: bytes, *, name: str, mode: str = "RGB", shrink: tuple[int, int] | None = None
 ) -> np.ndarray | None:
-    """`[height, width, channels]`, not upright; None if simplejpeg is missing or Pillow has a better error.
+    """Decodes a JPEG to `[height, width, channels]`, not upright. None if simplejpeg is missing, or if Pillow gives a
+    better error.
 
     Args:
-        mode: Pillow's name of the colors: "RGB", "L" or "CMYK".
-        shrink: decode at the smallest scale of 1/8 to 1 with at least this height and width.
+        data: the bytes of the file.
+        name: the name of the image in errors.
+        mode: the color mode, by its name in Pillow: "RGB", "L" or "CMYK".
+        shrink: decode at the smallest scale, from 1/8 to 1, with at least this height and width.
 
     Raises:
-        ImageError: parts of the image are lost.
+        ImageError: parts of the image are missing.
     """
     package, form = simplejpeg(), _FORMS.get(mode)
     if package is None or form is None:
@@ -57,12 +60,14 @@ def jpeg_array(
 
 
 def check_jpeg(data: bytes, *, name: str, mode: str) -> None:
-    """Raises `ImageError` for a file with lost parts, if simplejpeg is installed."""
+    """Raises `ImageError` if parts of the image are missing. Without simplejpeg, it checks nothing."""
     jpeg_array(data, name=name, mode=mode, shrink=(1, 1))
 
 
 def check_scans(data: bytes, *, name: str) -> None:
-    """Raises `ImageError` for a file of far more scans than an image needs: a small one could take minutes."""
+    """Raises `ImageError` if a file has far more scans than an image needs: a small file could take minutes
+    to decode.
+    """
     scans, place = 0, 2
     while (found := _MARKER.search(data, place)) and found[0] != _END:
         place = found.end()
@@ -71,6 +76,6 @@ def check_scans(data: bytes, *, name: str) -> None:
         scans += found[0] == _SCAN
         if scans > _MOST_SCANS:
             raise ImageError(
-                name, f"a JPEG of more than {_MOST_SCANS} scans, which would take long; expected about ten"
+                name, f"a JPEG of more than {_MOST_SCANS} scans, which would take too long; expected about ten"
             )
         place += max(int.from_bytes(data[place : place + 2], "big"), 2)

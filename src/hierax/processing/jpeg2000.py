@@ -1,4 +1,4 @@
-"""JPEG 2000 files: what their header says of their bands, and a check that the decoder does not make."""
+"""JPEG 2000 files: reads the types of their bands, and makes a check that the decoder does not make."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import BinaryIO
 
 from hierax.processing.errors import ImageError
 
-_START = b"\xff\x4f\xff\x51"  # of the code stream, also within boxes
+_START = b"\xff\x4f\xff\x51"  # start of the code stream, which may be inside of boxes
 _TILE_PART = b"\xff\x90"
 _SIZES = struct.Struct(">8IH")  # sizes of the image and of its tiles, each with an offset; the number of bands
 
 
 @dataclass(frozen=True)
 class Band:
-    """How the values of a band are stored."""
+    """The type of the values of a band."""
 
     bits: int
     signed: bool
 
 
 def read_bands(data: bytes) -> list[Band]:
-    """All bands of a file; empty if it is damaged."""
+    """All bands of a file; an empty list if it is damaged."""
     place = data.find(_START)
     if place < 0 or len(data) < place + 42:
         return []
@@ -32,20 +32,20 @@ def read_bands(data: bytes) -> list[Band]:
 
 
 def dtype_of(bands: list[Band]) -> str:
-    """numpy's name of the type that holds the values of all bands."""
+    """The name of the numpy dtype that can store the values of all bands."""
     bits = max((band.bits for band in bands), default=8)
     return f"{'int' if any(band.signed for band in bands) else 'uint'}{8 if bits <= 8 else 16 if bits <= 16 else 32}"
 
 
 def check_jpeg2000(stream: BinaryIO, *, name: str) -> None:
-    """Raises `ImageError` for a file in which tiles are missing, which the decoder leaves black."""
+    """Raises `ImageError` if tiles are missing; the decoder would leave them black."""
     place = stream.tell()
     stream.seek(0)
     data = stream.read()
     stream.seek(place)
     start = data.find(_START)
     if start < 0 or len(data) < start + 42:
-        return  # the decoder says what is wrong
+        return  # the decoder raises the error
     right, bottom, _, _, width, height, left, top, _ = _SIZES.unpack_from(data, start + 8)
     if not width or not height:
         return
@@ -56,7 +56,7 @@ def check_jpeg2000(stream: BinaryIO, *, name: str) -> None:
 
 
 def _tiles(data: bytes, start: int) -> set[int]:
-    """The numbers of all tiles of which there is a part."""
+    """The numbers of all tiles that are present, at least in part."""
     found: set[int] = set()
     place = start + 2
     while place + 12 <= len(data):

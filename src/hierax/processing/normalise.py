@@ -1,4 +1,4 @@
-"""From gray levels to the model's input: rescaled and normalized float32."""
+"""Rescales and normalizes gray levels to the input of a model, in float32."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from hierax.processing.record import Preprocessing
 
 
 def normalise(values: np.ndarray, record: Preprocessing, *, channel: int, unit: float = 1.0) -> np.ndarray:
-    """Pixels of one channel in float32, from values of `unit` gray levels each.
+    """The pixels of one channel in float32. One unit of `values` is `unit` gray levels.
 
-    Rescaled in double precision, rounded to float32, then normalized in float32: the order decides the last bit.
+    Values are rescaled in double precision, rounded to float32, and then normalized in float32. This order determines
+    the last bit.
     """
     pixels = values.astype(np.float32)
     if record.do_rescale:
@@ -21,21 +22,21 @@ def normalise(values: np.ndarray, record: Preprocessing, *, channel: int, unit: 
 
 
 def levels_table(record: Preprocessing) -> np.ndarray:
-    """The value of each of the 256 gray levels in each channel, [channels, 256] float32."""
+    """The pixel value of each of the 256 gray levels in each channel, float32 [channels, 256]."""
     return np.stack([normalise(np.arange(256), record, channel=c) for c in range(record.num_channels)])
 
 
 def write_pixels(region: np.ndarray, out: np.ndarray, record: Preprocessing, table: np.ndarray) -> None:
-    """Put `region` [h, w, channels] into `out` [channels, h, w] as pixels.
+    """Writes `region` [h, w, channels] into `out` [channels, h, w] as pixels.
 
-    uint8 goes by `table`; float is 0..1 if the record rescales, else in gray levels.
+    uint8 values are looked up in `table`. Floats are in 0..1 if the record rescales, otherwise they are not rescaled.
     """
     for c, plane in enumerate(out):
         if region.dtype == np.uint8:
-            # "clip" spares numpy a copy of the result; nothing is out of range.
+            # with "clip", numpy does not copy the result; no value is out of range
             np.take(table[c], region[:, :, c], out=plane, mode="clip")
         elif record.do_rescale:
-            # Bicubic overshoots; floats are clipped like 8-bit images.
+            # bicubic interpolation overshoots; floats are clipped like 8-bit images
             plane[...] = normalise(np.clip(region[:, :, c], 0, 1), record, channel=c, unit=255)
         else:
             plane[...] = normalise(region[:, :, c], record, channel=c)

@@ -1,9 +1,9 @@
-"""The files that an input stands for, and how a file is opened: one rule for every command.
+"""Finds the files that an input names, and opens files. The rules are the same for every command.
 
-A folder and all its subfolders are searched for files by suffix, in upper or lower case. Files without a suffix are
-left out. Hidden files and folders (`.name`) are left out, and those of systems (`__MACOSX`, `@eaDir`). Links to files
-and to folders are followed, but not back to a folder that is being searched. Only regular files are read: a named pipe,
-socket or device is an error, not a wait.
+A folder and all its subfolders are searched for files by suffix, in upper or lower case. Files without a suffix, hidden
+files and folders (`.name`), and folders of systems (`__MACOSX`, `@eaDir`) are left out. Links to files and folders are
+followed, except links to a folder that is already being searched. Only regular files are read. A named pipe, socket or
+device is an error, because reading it could wait forever.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ IMAGE_SUFFIXES = frozenset(
         *(suffix for module, suffixes in _OPTIONAL.items() if is_installed(module) for suffix in suffixes),
     ]
 )
-"""Suffixes of images in a folder: all formats that can be read. A file that is named directly is tried with any suffix.
-HEIC and JPEG XL are among them where pillow-heif and pillow-jxl-plugin are installed.
+"""The suffixes of images in a folder: all formats that can be read. A file that is named directly may have any suffix.
+HEIC and JPEG XL are included if pillow-heif and pillow-jxl-plugin are installed.
 """
 
 ARRAY_SUFFIXES = frozenset([".npy"])
-"""Suffixes of arrays, for a folder without images."""
+"""The suffixes of arrays, for a folder without images."""
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -44,26 +44,26 @@ VIDEO_SUFFIXES = frozenset(
         *(".m2t", ".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf"),
     ]
 )
-"""Suffixes of videos in a folder."""
+"""The suffixes of videos in a folder."""
 
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__pycache__")
-# of macOS' archives, Synology's disks (thumbnails of each image), Windows and Python
+# from archives of macOS, from disks of Synology (thumbnails), from Windows and from Python
 
-_COLLECTION = ("manifest.json", "listings")  # in each collection
+_COLLECTION = ("manifest.json", "listings")  # every collection contains these
 
 _NAMES = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class NotRegularError(ValueError):
-    """A folder, pipe, socket or device where a file is expected."""
+    """A path is a folder, pipe, socket or device, but a regular file is expected."""
 
 
 def check_no_collection(folder: str | os.PathLike[str]) -> None:
-    """Raises `ValueError` for a folder that `hierax embed` made, which has no images."""
+    """Raises `ValueError` if a folder is the output of `hierax embed`, which contains no images."""
     if all(os.path.exists(os.path.join(folder, name)) for name in _COLLECTION):
         raise ValueError(
-            f"{os.fspath(folder)}: a collection that hierax embed made, which holds features and no images; expected "
-            "the images (hierax search, duplicates, outliers and map read a collection)"
+            f"{os.fspath(folder)}: a collection that hierax embed wrote; it contains features, not images; expected "
+            "images (hierax search, duplicates, outliers and map read a collection)"
         )
 
 
@@ -83,7 +83,7 @@ def nothing_in(
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """The suffix in lower case, with its dot; "" for none."""
+    """The suffix in lower case, with its dot; "" if there is none."""
     return os.path.splitext(os.fspath(path))[1].lower()
 
 
@@ -95,11 +95,13 @@ def find_files(
     left: LeftOut | None = None,
     failed: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
-    """The files below a folder with one of these suffixes, in the order of `walk`.
+    """Yields the files in a folder and its subfolders that have one of these suffixes, in the order of `walk`.
 
     Args:
-        otherwise: suffixes of files that are used only if there is no file of `suffixes`.
-        left: counts the files that are not taken.
+        folder: the folder.
+        suffixes: suffixes in lower case, with their dots.
+        otherwise: suffixes of files that are used only if there is no file with one of `suffixes`.
+        left: counts the files that are left out.
         failed: called for each folder that cannot be listed; without it, the first error is raised.
     """
     second: list[str] = []
@@ -122,7 +124,7 @@ def find_files(
 
 
 def count_left_out(left: LeftOut, name: str) -> None:
-    """Counts a skipped file by its suffix, with the package that could read it."""
+    """Counts a file that is left out, by its suffix, with the package that could read it."""
     suffix = suffix_of(name)
     left.add(suffix or "without a suffix", example=_READERS.get(suffix, ""))
 
@@ -130,10 +132,9 @@ def count_left_out(left: LeftOut, name: str) -> None:
 def walk(
     folder: str | os.PathLike[str], *, failed: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[str, list[str]]]:
-    """`folder` and each folder below it, parents first, with the names of its visible files, sorted by name.
+    """Yields `folder` and all its subfolders, parents first, each with the sorted names of its visible files.
 
-    `failed` is called for a folder that cannot be listed; without it, the error is raised, because no folder may be
-    missed.
+    `failed` is called for a folder that cannot be listed; without it, the error is raised.
     """
 
     def fail(error: OSError) -> None:
@@ -146,20 +147,22 @@ def walk(
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name in a folder is hidden, or of a folder that a system makes beside a person's files."""
+    """Whether a name in a folder is hidden, or is the name of a folder that a system creates."""
     return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def _leads_back(top: str, parent: str, name: str) -> bool:
-    """Whether a folder is a link to one on the way to it from `top`, or above one: two may lead to each other."""
+    """Whether a folder is a link to one of its parents, up to `top`, or to a folder that contains one of these. Two
+    links may point to each other.
+    """
     path = os.path.join(parent, name)
     if not os.path.islink(path) or not os.path.isdir(path):
         return False
-    there = os.path.realpath(path)
-    below = os.path.join(there, "")
+    target = os.path.realpath(path)
+    prefix = os.path.join(target, "")
     while True:
-        here = os.path.realpath(parent)
-        if here == there or here.startswith(below):
+        real = os.path.realpath(parent)
+        if real == target or real.startswith(prefix):
             return True
         if parent in (top, "", os.sep):
             return False
@@ -167,10 +170,10 @@ def _leads_back(top: str, parent: str, name: str) -> bool:
 
 
 def matches(pattern: str) -> list[str]:
-    """The files and folders that a pattern (`*`, `?`, `[…]`, `**`) stands for, each once, sorted.
+    """The files and folders that match a pattern (`*`, `?`, `[…]`, `**`), each once, sorted.
 
-    `**` stands for the folders of `walk`, so a link that leads back does not give a file twice. (`glob` follows such a
-    link until the system refuses.) `**` at the end stands for all files in them.
+    `**` matches the folders that `walk` yields, so a link back to a parent does not give a file twice. (`glob` would
+    follow such a link many times.) `**` at the end matches all files in these folders.
     """
     pattern = pattern.rstrip("/") if pattern.endswith("/**/") or pattern == "**/" else pattern
     front, mark, rest = f"/{pattern}".partition("/**/" if "/**/" in f"/{pattern}" else "/**")
@@ -181,7 +184,7 @@ def matches(pattern: str) -> list[str]:
     for top in glob.glob(front) if front else [os.curdir]:
         if not os.path.isdir(top):
             continue
-        for parent, _ in walk(top, failed=lambda _: None):  # as with glob, what is closed matches nothing
+        for parent, _ in walk(top, failed=lambda _: None):  # a folder that cannot be listed matches nothing, as in glob
             inside = parent.removeprefix(os.curdir).lstrip(os.sep) if not front else parent
             inner = matches(os.path.join(glob.escape(inside), rest or "*"))
             found.update(path for path in inner if not _leads_back(top, *os.path.split(path)))
@@ -190,13 +193,13 @@ def matches(pattern: str) -> list[str]:
 
 @contextlib.contextmanager
 def opened_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a file to read. Other than regular files might make the reader wait, or never end.
+    """Opens a regular file for reading. Other kinds of files are refused, because reading them could wait forever.
 
     Raises:
         OSError, ValueError: it cannot be opened, or is not a regular file.
     """
-    check_regular(path)  # before it is opened: that alone rewinds a tape
-    # Without a writer a pipe would be waited for, should it have come in between; of files the flag means nothing.
+    check_regular(path)  # checked first, because opening a tape rewinds it
+    # O_NONBLOCK: if the file has just been replaced by a pipe, opening it does not wait. It has no effect on files.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:
         _check_regular(os.fstat(handle).st_mode)
@@ -204,12 +207,12 @@ def opened_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises `NotRegularError` if it is not a regular file, OSError if it cannot be inspected."""
+    """Raises `NotRegularError` if a path is not a regular file, `OSError` if it does not exist or cannot be checked."""
     _check_regular(os.stat(path).st_mode)
 
 
 def check_named(path: str | os.PathLike[str]) -> None:
-    """As `check_regular`; the error names the file, which is never opened and so never waited for."""
+    """Like `check_regular`, but the error names the file."""
     try:
         check_regular(path)
     except NotRegularError as error:

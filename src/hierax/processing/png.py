@@ -1,7 +1,7 @@
-"""PNG files: checks that Pillow does not make, and metadata that it refuses to read.
+"""PNG files: checks that Pillow does not make, and removal of metadata that it refuses.
 
-Pillow leaves rows black or empty that the compressed data do not reach, and refuses an image for a large color profile
-or text, none of which changes its pixels here.
+If compressed data are missing, Pillow leaves the last rows black or empty. It refuses an image with a large color
+profile or text, although these do not change the pixels.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from PIL import Image
 from hierax.processing.errors import ImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHUNKS = 10_000  # and one more for each kB: an image has no need of empty ones, which take long to read
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each color type
+_CHUNKS = 10_000  # maximum number of chunks, plus one per kB: many empty chunks take a long time to read
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # channels of each color type
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_WITH_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # keywords of texts
+_WITH_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # keywords of text chunks
 _LIMITS = ("MAX_TEXT_CHUNK", "Too much memory used in text")
 _PART = 1 << 20
 
 
 def check_png(data: bytes, *, name: str) -> None:
-    """Raises `ImageError` for a PNG with a wrong checksum, or without its end."""
+    """Raises `ImageError` for a PNG with a wrong checksum, or without its last chunk."""
     kind, place, view = b"", len(SIGNATURE), memoryview(data)
     for kind, start, end in _chunks(data):
         place = end + 4
         if place > len(data):
-            raise ImageError(name, f"damaged or truncated (its chunk {_chunk_name(kind)} is cut)")
+            raise ImageError(name, f"damaged or truncated (its chunk {_chunk_name(kind)} is incomplete)")
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end:place], "big"):
             raise ImageError(name, f"damaged or truncated (the checksum of its chunk {_chunk_name(kind)} is wrong)")
     if kind != b"IEND":
-        raise ImageError(name, "damaged or truncated (a PNG without its end)")
+        raise ImageError(name, "damaged or truncated (a PNG without its last chunk)")
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The file without its color profile and texts, but for those that may hold its orientation; `data` itself if it
-    has none.
+    """The file without its color profile and texts, except texts that may contain its orientation. If there is nothing
+    to remove, `data` itself.
     """
     parts, begin = [], 0
     for kind, start, end in _chunks(data):
@@ -51,14 +51,14 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def check_rows(data: bytes, image: Image.Image, *, name: str) -> None:
-    """Raises `ImageError` for a decoded PNG whose compressed data end before its last row."""
+    """Raises `ImageError` if the compressed data of a decoded PNG end before its last row."""
     width, height, depth, colour, _, _, interlaced = (
         *(int.from_bytes(data[16 + 4 * i : 20 + 4 * i], "big") for i in range(2)),
         *data[24:29],
     )
-    last = image.im.crop((0, image.height - 1, image.width, image.height))  # not Image.crop, which has a global limit
+    last = image.im.crop((0, image.height - 1, image.width, image.height))  # Image.crop has a global limit
     if not interlaced and last.getbbox(False) is not None:
-        return  # missing rows are 0: inflating the data once more is for images that may have some
+        return  # missing rows are 0, so only images with zeros in the last row need the check below
     bits = depth * _CHANNELS.get(colour, 1)
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
@@ -70,7 +70,7 @@ def check_rows(data: bytes, image: Image.Image, *, name: str) -> None:
 
 
 def check_chunks(stream: BinaryIO, name: str, *, until: bytes = b"") -> None:
-    """Raises `ImageError` for a PNG of far more chunks, up to the first one called `until`, than its bytes need."""
+    """Raises `ImageError` if a PNG has far too many chunks for its size. Chunks are counted up to the first `until`."""
     size, place = stream.seek(0, os.SEEK_END), len(SIGNATURE)
     most = _CHUNKS + size // 1024
     for _ in range(most):
@@ -83,14 +83,14 @@ def check_chunks(stream: BinaryIO, name: str, *, until: bytes = b"") -> None:
 
 
 def problem_of(error: Exception) -> str:
-    """What an error of Pillow says, in a sentence where it is about its limits of metadata."""
+    """The text of an error of Pillow; a clear sentence if the error is about its limits for metadata."""
     if any(limit in str(error) for limit in _LIMITS):
-        return "its EXIF or XMP metadata are larger than Pillow reads; save the image without them"
+        return "its EXIF or XMP metadata are larger than the limit of Pillow; save the image without them"
     return str(error)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end of the content of each chunk, up to the end of the image; the last one may be cut."""
+    """Yields the name of each chunk, and the start and end of its content. The last chunk may be incomplete."""
     place, kind = len(SIGNATURE), b""
     while place + 8 <= len(data) and kind != b"IEND":
         kind, start = data[place + 4 : place + 8], place + 8
@@ -100,7 +100,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _inflate(data: bytes, need: int, name: str) -> int:
-    """How many bytes the compressed data hold; at least `need` if they hold more."""
+    """The number of bytes after decompression. It stops when `need` bytes are reached."""
     have, inflater = 0, zlib.decompressobj()
     for kind, start, end in _chunks(data):
         rest = data[start:end] if kind == b"IDAT" else b""

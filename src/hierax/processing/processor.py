@@ -1,4 +1,4 @@
-"""The base of the processors of images and of videos: the record of a checkpoint, and its file."""
+"""The base class of the image processor and the video processor: the record of a checkpoint, and its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BACKENDS = {"pil": False, "torchvision": True}
 
 
 class Field(Generic[_Value]):
-    """A field of the record as an attribute of the processor: assigning to it changes what the processor does."""
+    """A field of the record, as an attribute of the processor. Assigning to it changes the record."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -38,7 +38,7 @@ class Field(Generic[_Value]):
 
 
 class Edges(dict[str, int]):
-    """`size` or `crop_size` of a processor: `processor.size["height"] = 448` is an assignment to `processor.size`."""
+    """`size` or `crop_size` of a processor. With it, `processor.size["height"] = 448` changes the record too."""
 
     def __init__(self, values: Mapping[str, int], processor: RecordedProcessor, name: str) -> None:
         super().__init__(values)
@@ -48,19 +48,20 @@ class Edges(dict[str, int]):
         setattr(self._processor, self._name, {**self, edge: pixels})
         super().__setitem__(edge, pixels)
 
-    def _refused(self, *_: Any, **__: Any) -> Any:
-        raise TypeError(f"{self._name} is replaced as a whole: assign a mapping to processor.{self._name}")
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"{self._name} cannot be changed in this way: assign a mapping to processor.{self._name}")
 
-    __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refused  # pyright: ignore[reportAssignmentType]
+    __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)  # a copy is no longer the processor's
+        return dict, (dict(self),)  # a copy does not change the processor
 
 
 class RecordedProcessor:
-    """A processor that does what its `record` says.
+    """A processor with a preprocessing `record`.
 
-    The fields of the record are attributes that can be assigned: `processor.size = 448`. A bad value raises ValueError
+    The fields of the record are attributes that can be assigned: `processor.size = 448`. A wrong value raises
+        ValueError
     and changes nothing.
     """
 
@@ -84,7 +85,7 @@ class RecordedProcessor:
 
     @property
     def record(self) -> Preprocessing:
-        """The record in use; assigning another one changes the processor."""
+        """The preprocessing record. Assigning another record changes the processor."""
         return self._record
 
     @record.setter
@@ -92,37 +93,38 @@ class RecordedProcessor:
         self._use(record)
 
     def _use(self, record: Preprocessing) -> None:
-        """Sets the record, and the values that follow from it."""
+        """Sets the record, and the values that are computed from it."""
         table = levels_table(record)
         self._record, self._table = record, table
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> list[str]:
-        """Write `preprocessor_config.json` into `folder` (made if missing), whole or not at all.
+        """Writes `preprocessor_config.json` completely or not at all.
 
         Args:
-            folder: where to write it.
-            options: for code written for transformers: `push_to_hub=False`.
+            folder: the folder to write to, created if missing.
+            options: `push_to_hub=False`, for code that was written for transformers.
 
         Returns:
             The path of the file, in a list, as in transformers.
 
         Raises:
-            ValueError: `push_to_hub` is True. TypeError: another option.
+            ValueError: `push_to_hub` is True.
+            TypeError: there is another option.
         """
         unknown = without_foreign(options)
         if unknown:
-            raise TypeError(f"save_pretrained got {', '.join(map(repr, unknown))}; expected a folder alone")
+            raise TypeError(f"save_pretrained got {', '.join(map(repr, unknown))}; expected only a folder")
         return [os.fspath(self.record.write(folder))]
 
     def push_to_hub(self, repo_id: str) -> str:
-        """Always raises; the message says what to do, because a processor is uploaded with its model."""
+        """Always raises NotImplementedError, because a processor is uploaded with its model; the message says how."""
         raise NotImplementedError(
             f"a processor is uploaded with its model: set model.preprocessing = processor.record, then call "
             f"model.push_to_hub({repo_id!r})"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as it is saved."""
+        """The record as a dict, as it is saved."""
         return self.record.to_dict()
 
     def to_json_string(self) -> str:
@@ -130,11 +132,12 @@ class RecordedProcessor:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
-def chosen_speed(given: dict[str, Any], fast: bool | None) -> bool | None:
-    """`fast`, or its value by transformers' arguments `use_fast` and `backend`, which are removed from `given`.
+def resolve_fast(given: dict[str, Any], fast: bool | None) -> bool | None:
+    """The value of `fast`, or of the arguments `use_fast` and `backend` of transformers, which are removed from
+    `given`.
 
     Raises:
-        ValueError: they contradict one another, or the backend is unknown.
+        ValueError: the arguments contradict each other, or the backend is unknown.
     """
     answers = {"fast": fast, "use_fast": given.pop("use_fast", None)}
     backend = given.pop("backend", None)
@@ -142,10 +145,10 @@ def chosen_speed(given: dict[str, Any], fast: bool | None) -> bool | None:
         if backend not in _BACKENDS:
             raise ValueError(f"backend is {backend!r}; expected 'pil' (exact) or 'torchvision' (fast)")
         answers["backend"] = _BACKENDS[backend]
-    told = {name: value for name, value in answers.items() if value is not None}
-    for name, value in told.items():
+    stated = {name: value for name, value in answers.items() if value is not None}
+    for name, value in stated.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; expected true or false")
-    if len(set(told.values())) > 1:
-        raise ValueError(f"{' and '.join(told)} contradict one another; expected one of them")
-    return cast("bool | None", next(iter(told.values()), None))
+    if len(set(stated.values())) > 1:
+        raise ValueError(f"{' and '.join(stated)} contradict each other; expected one of them")
+    return cast("bool | None", next(iter(stated.values()), None))

@@ -1,4 +1,4 @@
-"""From any kind of image to upright pixels, as a Pillow image or an array."""
+"""Reads any kind of image as upright pixels: a Pillow image or an array."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Picture: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarr
 
 
 def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """The image as upright RGB, 8 bits a channel: its first frame, its transparency over white (see `to_rgb`).
+    """Reads an image as upright RGB with 8 bits per channel.
 
     Arrays are read as by `HieraImageProcessor`, and so are Pillow images: only one that is not decoded yet can be
     checked for missing data. Raises `ImageError` naming the source if it is missing, not an image, damaged, or larger
@@ -61,11 +61,11 @@ def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) 
 
 
 def source_name(source: object, *, default: str) -> str:
-    """The name of an image in errors: its path, or else `default`."""
+    """The name of an image in errors: its path, otherwise `default`."""
     if not isinstance(source, (str, os.PathLike)):
         return default
     path = os.fsdecode(source)
-    return path if len(path) <= 500 else path[:499] + "…"  # a data: URL, say
+    return path if len(path) <= 500 else path[:499] + "…"  # for example, a data: URL
 
 
 def read_picture(
@@ -78,11 +78,21 @@ def read_picture(
     unit: bool = True,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Image.Image | np.ndarray:
-    """The image upright: RGB or gray, or an array [height, width, channels] of uint8 or float32.
+    """Reads an image as an upright Pillow image, RGB or gray, or as an array [height, width, channels] of uint8 or
+    float32.
 
-    Files and Pillow images are converted to RGB for 3 channels (refused if not `convert`), to gray for 1, and must
-    have as many bands for other numbers. Arrays: see `read_array`, also for `unit`. `fast` decodes JPEGs by
-    simplejpeg. Raises `ImageError`.
+    Args:
+        source: a path, the bytes of a file, a Pillow image, an array or a tensor.
+        channels: for 3 channels, files and Pillow images are converted to RGB; for 1 channel, to gray. For other
+            numbers, they must have this number of bands.
+        name: the name of the image in errors.
+        convert: if False, images that are not RGB are refused.
+        fast: decode JPEGs with simplejpeg.
+        unit: see `read_array`, also for arrays.
+        max_pixels: maximum number of pixels; None: no limit.
+
+    Raises:
+        ImageError: the image cannot be read or converted.
     """
     if isinstance(source, (bytearray, memoryview)):
         source = bytes(source)
@@ -111,18 +121,19 @@ def read_picture(
         load(image, name=name)
         deep = image_values(image)
         if deep is not None and channels in (1, 3) and (convert or channels == 1):
-            made = deep.levels(channels, name=name) if unit else deep.raw(channels, name=name)
-            return upright_array(made, orientation(image))
+            values = deep.levels(channels, name=name) if unit else deep.raw(channels, name=name)
+            return upright_array(values, orientation(image))
         return _to_channels(upright(image), channels, convert=convert, name=name)
 
 
 def read_values(
     source: str | os.PathLike[str] | bytes, *, name: str, exact: bool, max_pixels: int | None
 ) -> Deep | np.ndarray | None:
-    """Values of a file of more than 8 bits, which Pillow does not read fully, or the array of a `.npy` file; None for
-    others.
+    """The values of a file with more than 8 bits that Pillow does not read completely, or the array of a `.npy` file;
+    None for other files.
 
-    PNGs of 16 bits and JPEG 2000 are read so if `exact`: in gray levels Pillow is right. Raises `ImageError`.
+    16-bit PNGs and JPEG 2000 files are read only with `exact`, because Pillow reads their gray levels correctly. Raises
+    `ImageError`.
     """
     with open_source(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(16)
@@ -141,15 +152,16 @@ def read_values(
             return None
         stream.seek(0)
         data = stream.read()
-    image = decode(data, name=name, max_pixels=max_pixels)  # checked, and whole
+    image = decode(data, name=name, max_pixels=max_pixels)  # this checks that the file is complete
     found = jpeg2000_values(image, data, name=name) if start.startswith(JPEG_2000) else png_values(data, name=name)
     return None if found is None else found.upright(orientation(image))
 
 
 def stored_dtype(source: Picture, *, name: str) -> str:
-    """The type of an image's values as numpy names it, by its header: "uint8", "uint16", "float32", ….
+    """The numpy dtype of the values of an image, read from its header: "uint8", "uint16", "float32", ….
 
-    Raises `ImageError`.
+    Raises:
+        ImageError: the header cannot be read.
     """
     if is_tensor(source) or isinstance(source, np.ndarray):
         return str(cast("np.ndarray", source).dtype).removeprefix("torch.")
@@ -177,15 +189,15 @@ def _dtype_of_mode(mode: str) -> str:
 
 
 def check_values(picture: Image.Image | np.ndarray, record: Preprocessing, *, name: str) -> None:
-    """Raises `ImageError` for an image of 8 bits where the record says that the model was trained on other values."""
+    """Raises `ImageError` for an image of 8 bits if the record states that the model was trained on other values."""
     levels = isinstance(picture, Image.Image) or picture.dtype == np.uint8
     if levels and record.takes_values:
         kind = record.image_dtype or "values"
         mean, std = record.image_mean[0], record.image_std[0]
         raise ImageError(
             name,
-            f"an image of 8 bits; this model was trained on {kind} of mean {mean:g} and deviation {std:g} (do_rescale "
-            "is false in its record); expected a PNG or TIFF of more bits, or .npy",
+            f"an image of 8 bits; this model was trained on {kind} with mean {mean:g} and standard deviation {std:g} "
+            "(do_rescale is false in its record); expected a PNG or TIFF of more bits, or .npy",
         )
 
 
@@ -197,7 +209,7 @@ def _array(stream: BinaryIO, name: str) -> np.ndarray:
     except (ValueError, EOFError, OSError, MemoryError) as error:
         raise ImageError(name, f"not an array that numpy can read: {' '.join(str(error).split())}") from None
     if array.dtype.kind not in "fiub":
-        raise ImageError(name, f"holds {array.dtype}; expected an array of numbers")
+        raise ImageError(name, f"contains {array.dtype}; expected an array of numbers")
     return array
 
 
@@ -207,6 +219,6 @@ def _to_channels(image: Image.Image, channels: int, *, convert: bool, name: str)
     mode = "RGB" if channels == 3 else "L"
     if not convert and image.mode != mode:
         raise ImageError(
-            name, f"color mode {image.mode}; expected {mode}, because the record says do_convert_rgb=false"
+            name, f"color mode {image.mode}; expected {mode}, because do_convert_rgb is false in the record"
         )
     return to_rgb(image, name=name) if channels == 3 else to_grey(image, name=name)

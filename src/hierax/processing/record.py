@@ -1,4 +1,4 @@
-"""The preprocessing record: how a checkpoint expects its pixels, as written in `preprocessor_config.json`."""
+"""The preprocessing record: how images become the pixels that a checkpoint expects (`preprocessor_config.json`)."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ if TYPE_CHECKING:
 FILE_NAME = "preprocessor_config.json"
 
 RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-"""Names of the interpolations (timm's words) and their numbers (Pillow's, and so the transformers format's)."""
+"""The interpolation methods: names as in timm, and numbers as in Pillow and transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From an image of any size to the pixels of a model. The defaults are Hiera's on ImageNet.
+    """How an image of any size becomes the pixels of a model. The defaults are those of Hiera on ImageNet.
 
     The fields are the keys of a transformers `preprocessor_config.json` for `BitImageProcessor`, in the order in which
     they are applied:
 
-    - `do_resize`, `size`, `resample`: `{"shortest_edge": n}` keeps the aspect (the long side is rounded down),
-      `{"height": h, "width": w}` does not; an int is a shortest edge. `resample` is Pillow's number, or a name of
-      `RESAMPLING`.
-    - `do_center_crop`, `crop_size`: `{"height": h, "width": w}` or an int for a square; black is added where an
-      image is smaller.
-    - `do_rescale`, `rescale_factor`: gray levels 0..255 times the factor.
-    - `do_normalize`, `image_mean`, `image_std`: one value per channel, in rescaled units. Their length is the number
-      of channels the model takes, whether or not they are applied.
+    - `do_resize`, `size`, `resample`: `{"shortest_edge": n}` preserves the aspect ratio (the long side is rounded
+      down), `{"height": h, "width": w}` does not. An int is a shortest edge. `resample` is a number of Pillow, or a
+      name of `RESAMPLING`.
+    - `do_center_crop`, `crop_size`: `{"height": h, "width": w}`, or an int for a square. If the image is smaller, black
+      is added.
+    - `do_rescale`, `rescale_factor`: gray levels 0..255 are multiplied by the factor.
+    - `do_normalize`, `image_mean`, `image_std`: one value per channel, in rescaled units. Their length is the number of
+      channels of the model, even if they are not applied.
     - `do_convert_rgb`: images of other color modes are converted; if false, they are refused.
 
-    `image_dtype` is the type of the values that the model was trained on if these are not gray levels of 8 bits, such
-    as "uint16" or "float32"; images of 8 bits are then refused. None means that the type is not stated.
+    `image_dtype` is the dtype of the values on which the model was trained, if they were not gray levels of 8 bits,
+    such as "uint16" or "float32". Images of 8 bits are then refused. None means that the dtype is not stated.
 
-    `num_frames`, `sampling_rate` (every so many frames) and `fps` (frames per second the rate refers to) are for
-    video and absent (None) for images. `extra` holds the keys of a file that hierax does not know; they are written
-    back.
+    `num_frames`, `sampling_rate` (every n-th frame) and `fps` (the frame rate to which `sampling_rate` refers) are for
+    videos; they are None for images. `extra` contains the keys of a file that hierax does not know; they are written
+    again.
 
-    Raises ValueError naming the field, its value and what is expected.
+    Raises:
+        ValueError: a field has a wrong value; the message names the field, its value and what is expected.
     """
 
     do_resize: bool = True
@@ -90,20 +91,23 @@ class Preprocessing:
 
     @property
     def num_channels(self) -> int:
-        """Channels the model takes: the length of `image_mean`."""
+        """The number of channels of the model: the length of `image_mean`."""
         return len(self.image_mean)
 
     @property
     def takes_values(self) -> bool:
-        """Whether the model was trained on values far from gray levels of 8 bits, which are refused then."""
+        """Whether the model was trained on other values than 8-bit gray levels. Images of 8 bits are then refused."""
         if self.do_rescale or self.image_dtype == "uint8":
             return False
         apart = self.do_normalize and (max(map(abs, self.image_mean)) > 255 or max(self.image_std) > 128)
         return self.image_dtype is not None or apart
 
     def replace(self, **overrides: Any) -> Preprocessing:
-        """The record with some fields changed. Raises TypeError for a name that is not a field, ValueError for a bad
-        value.
+        """A copy of the record with some fields changed.
+
+        Raises:
+            TypeError: a name is not a field.
+            ValueError: a value is wrong.
         """
         names = [entry.name for entry in fields(self)]
         for name in overrides:
@@ -114,7 +118,7 @@ class Preprocessing:
 
     @property
     def output_size(self) -> tuple[int, int] | None:
-        """Rows and columns of the pixels that come out; None where they follow each image's own size."""
+        """Rows and columns of the output; None if they depend on the size of each image."""
         if self.do_center_crop:
             return self.crop_size["height"], self.crop_size["width"]
         if self.do_resize and "height" in self.size:
@@ -123,39 +127,43 @@ class Preprocessing:
 
     @property
     def fixed_size(self) -> tuple[int, int]:
-        """`output_size` of a record that has one. Raises ValueError where images differ in size."""
+        """Like `output_size`. Raises ValueError if the size of the output depends on the image."""
         size = self.output_size
         if size is None:
-            raise ValueError("the preprocessing does not crop, so that images differ in size; expected do_center_crop")
+            raise ValueError("the preprocessing does not crop, so images differ in size; expected do_center_crop")
         return size
 
     @classmethod
     def for_model(cls, config: HieraConfig, stated: Preprocessing | None = None) -> Preprocessing | None:
-        """How a model's pixels are made: as is `stated`, else as published, at the model's size, else None.
+        """The preprocessing of a model: the `stated` record, otherwise the published one at the size of the model.
 
         Images in color are preprocessed as for ImageNet, clips as for Kinetics: the shortest edge is resized to 256/224
-        of the longer side, then the center is cropped. Nothing was published for other channels, signals and volumes.
-        Where what is stated says nothing of frames, clips are sampled as Kinetics' are.
+        of the longer side of the model's input, then the center is cropped. If the stated record has no frames, clips
+        are sampled as for Kinetics.
 
         Args:
-            config: of the model.
-            stated: what its checkpoint says, `model.preprocessing`.
+            config: the configuration of the model.
+            stated: the record of its checkpoint, `model.preprocessing`.
+
+        Returns:
+            The record; None if nothing is stated and nothing was published, as for other channels, signals and volumes.
         """
         if stated is None and (config.is_video or config.axes == 2):
             stated = published(config.image_size, config.num_channels)
         return stated.with_frames(config.image_size[0]) if stated and config.is_video else stated
 
     def at(self, size: int | Sequence[int]) -> Preprocessing:
-        """The same part of an image at another size: resize and crop are scaled alike. A squash stays a squash.
+        """The record for another size. The model sees the same part of an image: resize and crop are scaled alike.
 
-        For a rectangle, the shortest edge follows the longer side. Where the whole image was seen, at no fixed size,
-        its center in the shape of the rectangle is.
+        If the record does not preserve the aspect ratio, neither does the new one. For a rectangle, the shortest edge
+        is scaled with the longer side. If the record used the whole image without a fixed size, the new one crops its
+        center.
 
         Args:
             size: pixels of a square, or rows and columns.
 
         Raises:
-            ValueError: another number of sides, or a side below 1.
+            ValueError: there is another number of sides, or a side is below 1.
         """
         height, width = sides = (size, size) if isinstance(size, int) else tuple(size)
         if min(sides) < 1:
@@ -177,26 +185,29 @@ class Preprocessing:
         return self.replace(size=resized, crop_size=crop)
 
     def with_frames(self, count: int) -> Preprocessing:
-        """The record with `count` frames, sampled as for Kinetics, if it has no frames yet; else the record itself."""
+        """The record itself if it has frames; otherwise a record with `count` frames that are sampled as
+        for Kinetics.
+        """
         if self.num_frames is not None:
             return self
         return self.replace(num_frames=count, sampling_rate=KINETICS.sampling_rate, fps=KINETICS.fps)
 
     def whole(self, shortest_edge: int | None = None) -> Preprocessing:
-        """The whole of each image in its own shape, its shortest edge resized to so many pixels.
+        """A record for the whole image, which preserves its aspect ratio.
 
         Args:
-            shortest_edge: None is the shorter side of what the record makes now.
+            shortest_edge: pixels of the shortest edge after resizing; None: the shorter side of the current output.
         """
         side = shortest_edge or min(self.output_size or self.size.values())
         return self.replace(do_resize=True, size={"shortest_edge": side}, do_center_crop=False)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """From the keys of a `preprocessor_config.json`; unknown keys go to `extra`.
+        """Creates a record from the keys of a `preprocessor_config.json`. Unknown keys are stored in `extra`.
 
-        Absent and null fields take the defaults of this class, except that a record with a height and a width to resize
-        to, and without a crop, does not crop.
+        Fields that are missing or null get the defaults of this class. One exception: if `size` has a height and a
+            width,
+        and no crop is stated, the record does not crop. Raises ValueError for a wrong value.
         """
         given = {name: value for name, value in values.items() if name in _FIELDS and value is not None}
         extra = {name: value for name, value in values.items() if name not in _FIELDS}
@@ -206,7 +217,7 @@ class Preprocessing:
         return cls(**given, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys and values of a `preprocessor_config.json`, sorted; `from_dict` gives an equal record back."""
+        """The sorted keys and values of a `preprocessor_config.json`. `from_dict` creates an equal record from them."""
         values: dict[str, Any] = dict(self.extra)
         for name in _FIELDS:
             value = getattr(self, name)
@@ -216,24 +227,26 @@ class Preprocessing:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Preprocessing:
-        """From a JSON file, or from the `preprocessor_config.json` of a folder.
+        """Reads a JSON file, or the `preprocessor_config.json` of a folder.
 
-        Raises FileNotFoundError, or ValueError that names the file.
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not valid; the message names it.
         """
         file = Path(path)
         file = file / FILE_NAME if file.is_dir() else file
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
-                raise ValueError(f"holds a JSON {type(values).__name__}; expected a JSON object")
+                raise ValueError(f"contains a JSON {type(values).__name__}; expected a JSON object")
             return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `preprocessor_config.json` into `folder` (made if missing); return its path.
+        """Writes `preprocessor_config.json` into `folder` (created if missing), and returns its path.
 
-        Readers see the old file or the new one, never a part.
+        The file is written completely or not at all.
         """
         target = Path(folder) / FILE_NAME
         with atomic_write(target) as part:
@@ -242,15 +255,19 @@ class Preprocessing:
 
     @classmethod
     def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
-        """From timm's `pretrained_cfg` (`input_size`, `crop_pct`, `crop_mode`, `interpolation`, `mean`, `std`).
+        """Creates a record from `pretrained_cfg` of timm (`input_size`, `crop_pct`, `crop_mode`, `interpolation`,
+        `mean`, `std`).
 
-        The resize is floor(size / crop_pct), of the shortest edge for `crop_mode` "center", of both for "squash".
-        Raises ValueError for settings without a counterpart: "border" crops, and inputs that are not square.
+        The image is resized to floor(size / crop_pct): the shortest edge for `crop_mode` "center", both sides for
+        "squash".
+
+        Raises:
+            ValueError: a setting is not supported: "border" crops, or an input that is not square.
         """
         size = pretrained_cfg.get("input_size", (3, 224, 224))
         if not (_is_list(size) and len(size) == 3 and size[1] == size[2] and _int(size[1])):
             raise ValueError(f"input_size is {size!r}; expected [channels, side, side] with equal sides")
-        crop_pct = pretrained_cfg.get("crop_pct") or 0.875  # timm's own default
+        crop_pct = pretrained_cfg.get("crop_pct") or 0.875  # the default of timm
         if _positive(crop_pct) is None:
             raise ValueError(f"crop_pct is {crop_pct!r}; expected a number above 0")
         mode = pretrained_cfg.get("crop_mode") or "center"
@@ -300,7 +317,7 @@ def _numbers(value: object, read: Callable[[object], float | None]) -> tuple[flo
 def _resampling(value: object) -> int | None:
     if isinstance(value, str):
         return RESAMPLING.get(value)
-    # Pillow's Resampling members are ints; a plain int is what JSON and pickle should see.
+    # members of Resampling in Pillow are ints; JSON and pickle should get a plain int
     known = isinstance(value, int) and not isinstance(value, bool) and value in RESAMPLING.values()
     return int(value) if known else None  # pyright: ignore[reportArgumentType]
 
@@ -323,7 +340,7 @@ def _crop(value: object) -> dict[str, int] | None:
 
 
 def _pair(value: object) -> object:
-    """`(height, width)` as a mapping; anything else as it is."""
+    """`(height, width)` as a mapping; other values are not changed."""
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return {"height": value[0], "width": value[1]}
     return value
@@ -341,7 +358,7 @@ _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int
 _OPTIONAL = ("image_dtype", "num_frames", "sampling_rate", "fps")
 _SWITCH = (_bool, "true or false")
 _COUNT = (_int, "a whole number above 0, or none")
-# Each field of the file: how a value is read (None: not allowed), and what is allowed, in words.
+# For each field of the file: a function that reads a value (None: the value is wrong), and a text of what is expected.
 _FIELDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "do_resize": _SWITCH,
     "size": (_size, "{'shortest_edge': pixels}, {'height': pixels, 'width': pixels} or a whole number above 0"),
@@ -362,16 +379,20 @@ _FIELDS: dict[str, tuple[Callable[[object], Any], str]] = {
 }
 
 IMAGENET = Preprocessing()
-"""Hiera on ImageNet: shortest edge 256 (bicubic), center 224, ImageNet mean and standard deviation."""
+"""The record of Hiera on ImageNet: shortest edge 256 (bicubic), center crop 224, ImageNet mean and standard
+deviation.
+"""
 
 KINETICS = Preprocessing(
     image_mean=(0.45, 0.45, 0.45), image_std=(0.225, 0.225, 0.225), num_frames=16, sampling_rate=4, fps=30.0
 )
-"""Hiera on Kinetics: 16 frames, every 4th of 30 a second; mean 0.45 and standard deviation 0.225 in all channels."""
+"""The record of Hiera on Kinetics: 16 frames, every 4th frame at 30 frames per second; mean 0.45 and standard deviation
+0.225 in all channels.
+"""
 
 
 def preprocessing_for(config: HieraConfig, stated: Preprocessing | None) -> Preprocessing:
-    """As `Preprocessing.for_model`, but as for ImageNet where nothing was published."""
+    """Like `Preprocessing.for_model`, but returns the record of ImageNet if nothing was published."""
     return Preprocessing.for_model(config, stated) or IMAGENET
 
 

@@ -1,4 +1,4 @@
-"""Where the crop lies in the resized image, and its pixels: bit for bit Pillow's, or fast."""
+"""Resizes and crops images: bit for bit like Pillow, or faster with torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from PIL import Image
 from hierax.processing.record import RESAMPLING, Preprocessing
 
 _PILLOW = int(PIL.__version__.partition(".")[0])
-_KNOWN_PILLOW = 13  # the newest whose order of passes was read (see columns_first)
+_KNOWN_PILLOW = 13  # the newest version with a known order of passes (see columns_first)
 _NEAREST = RESAMPLING["nearest"]
 _TORCH_MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}
 _LARGE = 1 << 26  # pixels
-_STRIP_PIXELS = 1 << 20  # fewer cost more calls, more fall out of the cache (measured from 2^14 to whole images)
+_STRIP_PIXELS = 1 << 20  # with fewer, there are more calls; more do not fit into the cache (measured from 2^14 on)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """An image resized to `resized_height` x `resized_width`, of which the window of `height` x `width` at (`top`,
-    `left`) is kept. `top` and `left` are negative where the window is the larger; what lies outside of the image is
-    black.
+    """How an image is resized and cropped: to `resized_height` x `resized_width`, then to the crop of `height` x
+    `width` at (`top`, `left`). If the crop is larger than the image, `top` and `left` are negative, and black is added.
     """
 
     resized_height: int
@@ -35,18 +34,18 @@ class Geometry:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """First and last + 1 row of the resized image within the window."""
+        """The first row of the resized image in the crop, and the last row plus 1."""
         return max(self.top, 0), min(self.top + self.height, self.resized_height)
 
     @property
     def columns(self) -> tuple[int, int]:
-        """First and last + 1 column of the resized image within the window."""
+        """The first column of the resized image in the crop, and the last column plus 1."""
         return max(self.left, 0), min(self.left + self.width, self.resized_width)
 
 
 def geometry(record: Preprocessing, *, height: int, width: int) -> Geometry:
-    """What `record` does to an image of `height` x `width` pixels: the long side and the crop's offsets are rounded
-    down.
+    """How `record` resizes and crops an image of `height` x `width` pixels. The long side and the offsets of the crop
+    are rounded down.
     """
     new_height, new_width = height, width
     if record.do_resize:
@@ -64,10 +63,10 @@ def geometry(record: Preprocessing, *, height: int, width: int) -> Geometry:
 
 
 def resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: int) -> np.ndarray:
-    """The part of the resized image within the window, [rows, columns, channels].
+    """The part of the resized image that is in the crop, [rows, columns, channels].
 
-    `picture` is RGB or gray, or an array [height, width, channels] of uint8 or float32. uint8 equals Pillow's `resize`
-    and `crop` bit for bit; the channels of a float array are resized in mode F.
+    `picture` is RGB or gray, or an array [height, width, channels] of uint8 or float32. For uint8, the result is equal
+    to `resize` and `crop` of Pillow, bit for bit. The channels of a float array are resized in mode F.
     """
     if _size(picture) == (plan.resized_width, plan.resized_height):
         (top, bottom), (left, right) = plan.rows, plan.columns
@@ -82,26 +81,26 @@ def resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: 
 
 
 def resize_crop_fast(picture: Image.Image | np.ndarray, plan: Geometry, *, resample: int) -> np.ndarray:
-    """As `resize_crop`, by torch's 8-bit kernels where uint8 is to shrink, bilinear or bicubic.
+    """Like `resize_crop`, but uses the 8-bit kernels of torch if a uint8 image becomes smaller (bilinear or bicubic).
 
-    Photographs come out within one gray level. Of those that shrink to more than 1/1.6, and of black and white noise,
-    one value in some millions is two levels off (measured on 10,000 images).
+    Photos differ by at most one gray level. If a photo is reduced to more than 1/1.6 of its size, or for noise in black
+    and white, one in several million values differs by two levels (measured on 10,000 images).
     """
     mode = _TORCH_MODES.get(resample)
     width, height = _size(picture)
-    # Near the same size and above, the roundings of both passes add up to two levels more often, for little gain.
+    # near the same size and for larger sizes, rounding errors reach two levels more often, and the gain is small
     shrinks = min(width / plan.resized_width, height / plan.resized_height) >= 1.25
-    large = width * height > _LARGE  # the arrays that torch takes are copies
+    large = width * height > _LARGE  # torch needs a copy of the array
     if mode is None or not shrinks or large or (isinstance(picture, np.ndarray) and picture.dtype != np.uint8):
         return resize_crop(picture, plan, resample=resample)
     import torch
 
     array = np.asarray(picture)
-    if not array.flags.writeable or min(array.strides) < 0:  # torch takes neither
+    if not array.flags.writeable or min(array.strides) < 0:  # torch supports neither
         array = array.copy(order="C")
     planes = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)[None]
     size = (plan.resized_height, plan.resized_width)
-    # torch shrinks rows, then columns; where Pillow has it the other way round, so must we to stay close.
+    # torch resizes rows, then columns; if Pillow uses the other order, it must be used here too
     sizes = [(size[0], width), size] if columns_first(width, height, *size[::-1]) else [size]
     for to in sizes:
         planes = torch.nn.functional.interpolate(planes, size=to, mode=mode, antialias=True, align_corners=False)
@@ -115,11 +114,11 @@ def _size(picture: Image.Image | np.ndarray) -> tuple[int, int]:
 
 
 def _resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, resample: int) -> Image.Image:
-    """`picture`: RGB, gray or mode F, or an array that Pillow takes for one of them."""
+    """Resizes and crops an image of mode RGB, gray or F, or an array that Pillow can convert to one of these."""
     (top, bottom), (left, right) = plan.rows, plan.columns
     width, height = _size(picture)
     size = (plan.resized_width, plan.resized_height)
-    # Nearest picks pixels by another arithmetic, in which boxes are not exact.
+    # nearest-neighbor interpolation uses other arithmetic, for which boxes are not exact
     if resample == _NEAREST or _PILLOW > _KNOWN_PILLOW or columns_first(width, height, *size):
         return _crop(_strip(picture, 0, height).resize(size, resample), left, top, right, bottom)
     x = _span(width, plan.resized_width, left, right)
@@ -131,19 +130,21 @@ def _resize_crop(picture: Image.Image | np.ndarray, plan: Geometry, resample: in
 
 
 def columns_first(width: int, height: int, new_width: int, new_height: int) -> bool:
-    """Whether Pillow resizes along the columns before the rows: since 13, where the height loses over twice what the
-    width does. Values between the passes are rounded to 8 bits and clipped, so the order shows in the result.
+    """Whether Pillow resizes the columns before the rows. Since version 13, it does so if the height is reduced by more
+    than twice as many pixels as the width. Between the passes, values are rounded to 8 bits and clipped, so the order
+    changes the result.
     """
     return _PILLOW >= 13 and height - new_height > max(0, 2 * (width - new_width))
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Along one axis: source pixels `start`..`stop` become `count`, of which the first `skip` lie before the window.
+    """Along one axis, the source pixels `start`..`stop` become `count` pixels; the first `skip` of them are before the
+    crop.
 
-    Where the edges of resized pixels are numbers that a 32-bit float holds (in source pixels), resizing a box of the
-    image is the same arithmetic as resizing all of it, and the window can be made alone: `exact`. So it is for the
-    short side whenever the record's size is a power of two, and for both sides of 1:1, 3:2 and 5:4 images.
+    If the edges of resized pixels (in source pixels) can be stored exactly in a 32-bit float, resizing a box of the
+    image gives the same values as resizing the whole image. Then only the crop is computed (`exact`). This is true for
+    the short side if the size of the record is a power of two, and for both sides of 1:1, 3:2 and 5:4 images.
     """
 
     start: float
@@ -160,17 +161,17 @@ def _span(length: int, resized: int, first: int, last: int) -> _Span:
 
 
 def _two_passes(picture: Image.Image | np.ndarray, plan: Geometry, x: _Span, y: _Span, resample: int) -> Image.Image:
-    """Rows, then columns, as Pillow does within one call (8-bit values in between), each for the window alone.
+    """Resizes rows, then columns, like one call of Pillow (with 8-bit values in between), but only for the crop.
 
-    Saves what one call cannot: rows outside of the window in the first pass and columns in the second. The first pass
-    goes strip by strip, for copies of strips stay in the processor's cache.
+    So the first pass skips rows outside of the crop, and the second pass skips columns. The first pass works strip by
+    strip, because copies of strips fit into the cache of the processor.
     """
     (top, bottom), (left, right) = plan.rows, plan.columns
     source_width, source_height = _size(picture)
     scale = source_height / plan.resized_height
-    reach = 3 * max(scale, 1) + 2  # the widest filter (Lanczos) looks 3 resized pixels far
+    reach = 3 * max(scale, 1) + 2  # the widest filter (Lanczos) reaches 3 resized pixels
     first, last = max(0, math.floor(top * scale - reach)), min(source_height, math.ceil(bottom * scale + reach))
-    # Where the second pass is inexact, it must see the rows at their place in the image: its rounding depends on it.
+    # if the second pass is not exact, its rounding depends on the position of the rows, which must not change
     offset, height = (first, last - first) if y.exact else (0, source_height)
     narrow = None
     step = max(1, _STRIP_PIXELS // source_width)
@@ -180,7 +181,7 @@ def _two_passes(picture: Image.Image | np.ndarray, plan: Geometry, x: _Span, y: 
         strip = strip.resize((x.count, stop - start), resample, box=(x.start, 0, x.stop, stop - start))
         narrow = narrow or Image.new(strip.mode, (right - left, height))
         narrow.paste(_crop(strip, x.skip, 0, x.skip + right - left, stop - start), (0, start - offset))
-    assert narrow is not None  # a window has rows
+    assert narrow is not None  # a crop has rows
     box = (0, y.start - offset, right - left, y.stop - offset)
     return _crop(
         narrow.resize((right - left, y.count), resample, box=box), 0, y.skip, right - left, y.skip + bottom - top
@@ -188,7 +189,7 @@ def _two_passes(picture: Image.Image | np.ndarray, plan: Geometry, x: _Span, y: 
 
 
 def _strip(picture: Image.Image | np.ndarray, first: int, last: int) -> Image.Image:
-    """Rows `first`..`last` as an image."""
+    """The rows `first`..`last` as an image."""
     if isinstance(picture, Image.Image):
         return _crop(picture, 0, first, picture.width, last)
     return Image.fromarray(np.ascontiguousarray(picture[first:last]))

@@ -1,4 +1,4 @@
-"""The times of a video, and the parts of its frames, that a model of clips gets."""
+"""Selects the times of a video, and the crops of its frames, that are the input of a video model."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from hierax.processing.record import Preprocessing
 from hierax.processing.resize import Geometry, geometry
 
 Short = Literal["hold", "loop"]
-"""How a video shorter than a window is extended: its last frame is repeated, or the video restarts."""
+"""How a video that is shorter than a clip is extended: its last frame is repeated, or the video restarts."""
 
-_RATE_STEPS = 1_000_000  # denominators of frame rates given as floats
+_RATE_STEPS = 1_000_000  # maximum denominator of a frame rate that is a float
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """A window's frames: `count` of them, `step` seconds apart."""
+    """The frames of a clip: `count` frames with `step` seconds between them."""
 
     count: int
     step: Fraction
 
     @property
     def span(self) -> Fraction:
-        """Seconds from the beginning of the first frame to the end of the last."""
+        """Seconds from the start of the first frame to the end of the last frame."""
         return self.count * self.step
 
     def times(self, start: Fraction) -> list[Fraction]:
-        """The moments of a window that begins at `start`, in seconds."""
+        """The times of the frames of a clip that starts at `start`, in seconds."""
         return [start + number * self.step for number in range(self.count)]
 
 
 def sampling_of(record: Preprocessing) -> Sampling:
-    """What a record of clips says: `num_frames`, every `sampling_rate`-th of `fps` a second.
+    """The sampling of a record for clips: `num_frames` frames, every `sampling_rate`-th frame at `fps` frames per
+    second.
 
     Raises:
-        ValueError: a record of images, which says nothing of frames.
+        ValueError: the record is for images.
     """
     if record.num_frames is None:
         raise ValueError("the preprocessing has no num_frames: it is for images, not for clips")
@@ -47,9 +48,9 @@ def sampling_of(record: Preprocessing) -> Sampling:
 
 
 def starts(duration: Fraction, span: Fraction, count: int) -> list[Fraction]:
-    """Where `count` windows of `span` seconds begin, spread over `duration` from end to end; one is at the center.
+    """The starts of `count` clips of `span` seconds that are evenly spaced from the start to the end of a video.
 
-    All are 0 where the video is the shorter.
+    A single clip is in the middle. If the video is shorter than a clip, all starts are 0.
     """
     room = max(duration - span, Fraction(0))
     if count == 1:
@@ -58,26 +59,27 @@ def starts(duration: Fraction, span: Fraction, count: int) -> list[Fraction]:
 
 
 def consecutive(hop: Fraction) -> Iterator[Fraction]:
-    """Where windows begin that follow one another for ever, `hop` seconds apart."""
+    """Yields the starts of an endless sequence of segments, every `hop` seconds."""
     return (number * hop for number in itertools.count())
 
 
 def moment(time: Fraction, duration: Fraction, short: Short) -> Fraction:
-    """The moment of a video that stands for `time`, which may lie behind its end."""
+    """The time of a video that is used for `time`, which may be after its end."""
     return time % duration if short == "loop" and duration > 0 else time
 
 
 def check_short(short: str) -> None:
-    """Raises `ValueError` for what is no `Short`."""
+    """Raises `ValueError` if the value is not a `Short`."""
     if short not in get_args(Short):
         raise ValueError(f"short is {short!r}; expected one of {', '.join(map(repr, get_args(Short)))}")
 
 
 def crops(record: Preprocessing, *, height: int, width: int, count: int) -> list[Geometry]:
-    """`count` crops of the record's size, spread along the longer side of the resized frame; one is at the center.
+    """`count` crops of the size of the record, evenly spaced along the longer side of the resized frame. A single crop
+    is in the center.
 
     Raises:
-        ValueError: several crops by a record that does not crop.
+        ValueError: several crops are requested, but the record does not crop.
     """
     plan = geometry(record, height=height, width=width)
     if count == 1:

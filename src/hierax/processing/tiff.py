@@ -1,7 +1,8 @@
-"""TIFF files that Pillow reads wrongly or not at all: deep, signed or floating samples, planes apart, many bands.
+"""Reads TIFF files that Pillow reads wrongly or not at all: samples with many bits, signed or floating-point samples,
+separate planes, many bands.
 
-Only the layout is read here. The bytes of strips and tiles are decompressed by Pillow (libtiff), which takes them for
-gray of 8 bits, as wide as a row has bytes.
+Only the layout is read here. Pillow (libtiff) decompresses the bytes of strips and tiles as if they were gray levels of
+8 bits, one pixel per byte.
 """
 
 from __future__ import annotations
@@ -35,26 +36,31 @@ _LONG = {
     18: "Q",
 }
 _DTYPES = {1: "u", 2: "i", 3: "f"}
-_MOST_VALUES = 1 << 24  # of one tag: more are no image
+_MOST_VALUES = 1 << 24  # maximum number of values of a tag
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 320, 322, 323, 324, 325, 338, 339
 _TOP = 281  # MaxSampleValue
 _SUBFILE, _NO_PAGE = 254, 1 | 4  # NewSubfileType: a smaller version, or a mask
-_MOST_PAGES = 64  # that are looked at
+_MOST_PAGES = 64  # maximum number of pages that are checked
 _JPEG, _YCBCR = 7, 6  # a compression, a photometric
 _FILL_ORDER = 266  # 2: the first pixel is in the lowest bit of a byte
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # Compressions that neither Pillow nor libtiff reads, by name
 _UNREAD = {33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34892: "DNG's JPEG", 34933: "PNG",
            34934: "JPEG XR", 22610: "JPEG XR", 48124: "Jetraw", 50002: "JPEG XL", 52546: "JPEG XL"}  # fmt: skip
-_BYTES_APART = 3  # the predictor of floats
+_BYTES_APART = 3  # the predictor for floating-point samples
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the first page of a TIFF says of itself: `tags` by number; whether other `pages` follow, and whether its
-    offsets are `big` (BigTIFF).
+    """The layout of the first page of a TIFF.
+
+    Attributes:
+        tags: the values of each tag, by its number.
+        order: the byte order, as in `struct`.
+        pages: whether other pages follow.
+        big: whether it is a BigTIFF, with offsets of 64 bits.
     """
 
     tags: dict[int, tuple[Any, ...]]
@@ -79,41 +85,43 @@ class Layout:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Of each sample."""
+        """The number of bits of each sample."""
         given = tuple(int(bits) for bits in self.tags.get(_BITS, (1,)))
         return given if len(given) == self.samples else given[:1] * self.samples
 
     @property
     def formats(self) -> tuple[int, ...]:
-        """Of each sample: 1 unsigned, 2 signed, 3 floating, 4 (not stated) as 1."""
+        """The format of each sample: 1 unsigned, 2 signed, 3 floating-point. 4 (not stated) becomes 1."""
         given = tuple(1 if value == 4 else int(value) for value in self.tags.get(_FORMAT, (1,)))
         return given if len(given) == self.samples else given[:1] * self.samples
 
     @property
     def photometric(self) -> int:
-        """0 white is zero, 1 black is zero, 2 RGB, 3 palette, 5 CMYK, …"""
+        """The color space: 0: white is zero, 1: black is zero, 2: RGB, 3: palette, 5: CMYK, …"""
         return self.one(_PHOTOMETRIC, 2 if self.samples >= 3 else 1)
 
     @property
     def extra(self) -> tuple[int, ...]:
-        """What samples beyond the colors are: 0 not stated, 1 and 2 alpha (1: colors are multiplied by it)."""
+        """The meaning of each sample that is not a color: 0: not stated; 1 and 2: alpha (1: colors are multiplied by
+        it).
+        """
         return tuple(map(int, self.tags.get(_EXTRA, ())))
 
     @property
     def top(self) -> int | None:
-        """The largest value that samples can have, where the file says so."""
+        """The maximum value of samples, if the file states it."""
         values = self.tags.get(_TOP)
         return int(max(values)) if values else None
 
     @property
     def dtype(self) -> str:
-        """numpy's name of the type that samples are read as."""
+        """The name of the numpy dtype of the samples."""
         kind = {1: "uint", 2: "int", 3: "float"}.get(self.formats[0], "complex")
         return f"{kind}{next((bits for bits in (8, 16, 32, 64) if bits >= max(self.bits)), 64)}"
 
     @property
     def plain(self) -> bool:
-        """Whether Pillow reads it correctly: unsigned, up to 8 bits, in one plane, with colors that it knows."""
+        """Whether Pillow reads the file correctly: unsigned, up to 8 bits, in one plane, with a known color space."""
         together = self.one(_PLANAR, 1) == 1 or self.samples == 1
         known = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(self.photometric, self.samples) == self.samples
         alpha = self.extra in ((1,), (2,)) and self.samples in (2, 4) and self.photometric in (1, 2)
@@ -125,7 +133,7 @@ class Layout:
 
 
 def read_layout(stream: BinaryIO) -> Layout:
-    """The tags of the first page. Raises ValueError or struct.error if it is not a TIFF."""
+    """The layout of the first page. Raises ValueError, KeyError or struct.error if the file is not a TIFF."""
     stream.seek(0)
     head = stream.read(16)
     order = {b"II": "<", b"MM": ">"}[head[:2]]
@@ -137,14 +145,14 @@ def read_layout(stream: BinaryIO) -> Layout:
         places.add(after)
         try:
             others, after = _read_tags(stream, order, after, big=big)
-        except (ValueError, struct.error):  # what is behind the first page is not read
+        except (ValueError, struct.error):  # only the first page is read
             break
         pages = not int(others.get(_SUBFILE, (0,))[0]) & _NO_PAGE
     return Layout(tags, order, pages, big)
 
 
 def _read_tags(stream: BinaryIO, order: str, place: int, *, big: bool) -> tuple[dict[int, tuple[Any, ...]], int]:
-    """The tags of a page, and where the next one is; 0 for none."""
+    """The tags of a page, and the offset of the next page; 0 if there is none."""
     count_of, entry, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
     offset = order + ("Q" if big else "I")
     stream.seek(place)
@@ -171,24 +179,24 @@ def _read_tags(stream: BinaryIO, order: str, place: int, *, big: bool) -> tuple[
 
 
 def check_compression(layout: Layout, *, name: str) -> None:
-    """Raises `ImageError` for a TIFF whose compression is not read."""
+    """Raises `ImageError` for a TIFF with an unsupported compression."""
     number = layout.one(_COMPRESSION, 1)
     if number not in TiffImagePlugin.COMPRESSION_INFO:
         raise ImageError(
             name,
-            f"a TIFF compressed by {_UNREAD.get(number, 'a method without a name')} (compression {number}), which is "
+            f"a TIFF compressed by {_UNREAD.get(number, 'an unknown method')} (compression {number}), which is "
             "not read",
         )
 
 
 def check_tiff(stream: BinaryIO, *, name: str) -> None:
-    """Raises `ImageError` for a TIFF that states fewer strips, tiles or bytes than its pixels take; Pillow leaves the
-    rest black, or takes other bytes of the file for it.
+    """Raises `ImageError` for a TIFF with fewer strips, tiles or bytes than its pixels need. Pillow would leave the
+    rest black, or would use other bytes of the file.
     """
     place = stream.tell()
     try:
         layout = read_layout(stream)
-    except Exception:  # Pillow says what is wrong
+    except Exception:  # Pillow then raises the error
         return
     finally:
         stream.seek(place)
@@ -218,7 +226,7 @@ def _has_end(stream: BinaryIO, offset: int, count: int) -> bool:
 
 
 def _blocks(layout: Layout, name: str) -> tuple[int, int, tuple[int, int]]:
-    """How many strips or tiles are side by side and below each other, and the width and height of one."""
+    """The number of strips or tiles per row and per column, and the width and height of one."""
     (width, height), tiled = layout.size, _TILES in layout.tags
     block_width = layout.one(_TILE_WIDTH, 0) if tiled else width
     block_height = layout.one(_TILE_HEIGHT, 0) if tiled else min(layout.one(_ROWS, height), height)
@@ -228,7 +236,7 @@ def _blocks(layout: Layout, name: str) -> tuple[int, int, tuple[int, int]]:
 
 
 def _places(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Offsets and numbers of bytes of all strips or tiles."""
+    """The offsets and sizes in bytes of all strips or tiles."""
     tiled = _TILES in layout.tags
     return layout.tags.get(_TILES if tiled else _STRIPS, ()), layout.tags.get(
         _TILE_BYTES if tiled else _STRIP_BYTES, ()
@@ -236,7 +244,7 @@ def _places(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:
-    """`[height, width, samples]` in the type of the file. Raises `ImageError`."""
+    """The samples, `[height, width, samples]`, in the dtype of the file. Raises `ImageError`."""
     bits, formats = set(layout.bits), set(layout.formats)
     kind, width = _DTYPES.get(min(formats)), min(bits)
     packed = kind == "u" and 0 < width < 16 and width != 8
@@ -257,7 +265,7 @@ def read_samples(stream: BinaryIO, layout: Layout, *, name: str) -> np.ndarray:
 
 
 def describe_layout(layout: Layout) -> str:
-    """`5 bands of 16 bits`, in words."""
+    """The samples as text, such as `5 bands of 16 bits`."""
     kinds = {1: "", 2: " (signed)", 3: " (floating)", 5: " (complex)", 6: " (complex)"}
     bits = " and ".join(str(bits) for bits in dict.fromkeys(layout.bits))
     bands = "1 band" if layout.samples == 1 else f"{layout.samples} bands"
@@ -265,7 +273,7 @@ def describe_layout(layout: Layout) -> str:
 
 
 def _plane(stream: BinaryIO, layout: Layout, plane: int, planes: int, *, packed: bool, name: str) -> np.ndarray:
-    """`[height, width, samples of the plane]`."""
+    """The samples of one plane, `[height, width, samples of the plane]`."""
     (width, height), samples = layout.size, layout.samples // planes
     bits = layout.bits[0]
     across, down, (block_width, block_height) = _blocks(layout, name)
@@ -279,17 +287,17 @@ def _plane(stream: BinaryIO, layout: Layout, plane: int, planes: int, *, packed:
         top, left = block // across * block_height, block % across * block_width
         rows = block_height if _TILES in layout.tags else min(block_height, height - top)
         place = int(offsets[plane * blocks + block]), int(counts[plane * blocks + block])
-        raw = _decompressed(stream, place, layout, -(-block_width * samples * bits // 8), rows, name=name)
+        raw = _decompress(stream, place, layout, -(-block_width * samples * bits // 8), rows, name=name)
         values = _values(raw, block_width, samples, layout, predictor, packed=packed)
         part = values[: height - top, : width - left]
         out[top : top + part.shape[0], left : left + part.shape[1]] = part
     return out
 
 
-def _decompressed(
+def _decompress(
     stream: BinaryIO, place: tuple[int, int], layout: Layout, row: int, rows: int, *, name: str
 ) -> np.ndarray:
-    """A block's bytes `[rows, row]`."""
+    """The bytes of a block after decompression, `[rows, row]`."""
     stream.seek(place[0])
     data = stream.read(place[1])
     if layout.one(_FILL_ORDER, 1) == 2:
@@ -313,7 +321,7 @@ def _decompressed(
 
 
 def _values(raw: np.ndarray, width: int, samples: int, layout: Layout, predictor: int, *, packed: bool) -> np.ndarray:
-    """Samples `[rows, width, samples]` of a block's bytes."""
+    """The samples of the bytes of a block, `[rows, width, samples]`."""
     rows, bits = len(raw), layout.bits[0]
     if packed:
         spread = np.unpackbits(raw, axis=1)[:, : width * samples * bits].reshape(rows, width, samples, bits)

@@ -1,4 +1,4 @@
-"""The video processor: from videos to `pixel_values` of clips."""
+"""The video processor, which converts videos to `pixel_values` of clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hierax.processing.batch import BatchFeature
 from hierax.processing.demux import VideoError
 from hierax.processing.image import write_part
 from hierax.processing.paths import IMAGE_SUFFIXES
-from hierax.processing.processor import RecordedProcessor, chosen_speed
+from hierax.processing.processor import RecordedProcessor, resolve_fast
 from hierax.processing.reading import Picture, read_picture, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry
@@ -32,18 +32,19 @@ if TYPE_CHECKING:
     from hierax.checkpoint.opened import Checkpoint
 
 Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
-"""A path, the bytes of a file, a file opened to read bytes, a `VideoFile`, frames `[T, H, W, C]` (array or tensor), or
-a list of images, one for each frame."""
+"""A path, the bytes of a file, an open binary file, a `VideoFile`, frames `[T, H, W, C]` (array or tensor), or a list
+of images, one for each frame.
+"""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What a model sees of a video.
+    """A clip of a video: the input of a model.
 
     Attributes:
         pixels: float32 `[C, T, H, W]`.
-        start, end: seconds from the beginning of the video; None of frames whose rate is not known.
-        view: number of the window, and of the crop within it.
+        start, end: seconds from the start of the video; None if the frame rate is not known.
+        view: number of the clip in the video, and number of the crop.
     """
 
     pixels: np.ndarray
@@ -53,7 +54,7 @@ class Clip:
 
 
 class _Source(Protocol):
-    """Frames by time."""
+    """A video that gives frames by time."""
 
     name: str
 
@@ -64,21 +65,21 @@ class _Source(Protocol):
 
 
 class HieraVideoProcessor(RecordedProcessor):
-    """Samples, resizes, crops, rescales and normalizes videos as a checkpoint's record says.
-
-    `record` defaults to Hiera's on Kinetics: 16 frames, every 4th of 30 a second (videos of other rates are sampled by
-    time), shorter side 256, a crop of 224 that keeps the aspect ratio, mean 0.45 and deviation 0.225 in all channels.
-    `overrides` are fields of `Preprocessing` that replace the record's.
+    """Samples, resizes, crops, rescales and normalizes videos, according to the record of a checkpoint.
 
     Args:
-        short: how a video shorter than a window is extended: "hold" (the default) repeats its last frame, "loop"
-            restarts it.
-        fast: shrink frames with torch, within one gray level of Pillow's. None is True, because a clip has many
-            frames; for images, None is False.
+        record: the preprocessing record; None: that of Hiera on Kinetics. It takes 16 frames, every 4th frame at 30
+            frames per second (videos of other rates are sampled by time). The shorter side is resized to 256, and the
+            center of 224 x 224 is cropped. The mean is 0.45 and the standard deviation 0.225 in all channels.
+        short: how a video that is shorter than a clip is extended: "hold" (the default) repeats its last frame, "loop"
+            restarts the video.
+        fast: reduce frames with torch, which differs from Pillow by at most one gray level. None means True, because a
+            clip has many frames. (For images, None means False.)
+        overrides: fields of `Preprocessing` that replace those of the record.
 
     Raises:
         TypeError: an override is not a field.
-        ValueError: a bad value; a record of images.
+        ValueError: a field has a wrong value, or the record is for images.
     """
 
     def __init__(
@@ -89,13 +90,13 @@ class HieraVideoProcessor(RecordedProcessor):
             raise TypeError(
                 f"record is a {type(record).__name__}; expected a Preprocessing (from_pretrained takes names)"
             )
-        fast = chosen_speed(overrides, fast)
+        fast = resolve_fast(overrides, fast)
         super().__init__((KINETICS if record is None else record).replace(**without_foreign(overrides)))
         self.short: Short = short
         self.fast = fast is not False
 
     def _use(self, record: Preprocessing) -> None:
-        """Makes this the record, and what follows from it."""
+        """Sets the record, and the values that are computed from it."""
         sampling = sampling_of(record)
         super()._use(record)
         self.sampling: Sampling = sampling
@@ -110,23 +111,26 @@ class HieraVideoProcessor(RecordedProcessor):
         device: str | torch.device | None = None,
         **overrides: Any,
     ) -> BatchFeature:
-        """`{"pixel_values": [B, C, T, H, W]}` in float32, one video after the other, `views[0] * views[1]` clips of
-        each: first all crops of the first window.
+        """Converts videos to clips.
 
         Args:
-            videos: a video, or a list of them. A list of images (Pillow images, arrays with up to three axes, paths
+            videos: a video, or a list of videos. A list of images (Pillow images, arrays with up to three axes, paths
                 with the suffix of an image) is one video.
-            views: how many windows in time, spread over the video, and how many crops of each frame, spread along its
-                longer side; (1, 1) are the centers, (5, 3) is what Hiera was evaluated with on Kinetics.
-            fps: frames per second of frames that are given as arrays or images; None takes all of them as they are.
-            return_tensors: "pt" or "np".
-            device: where torch tensors are put.
-            overrides: fields of `Preprocessing`, such as `do_rescale=False` or `num_frames=8`, that replace the
-                record's in this call alone; None replaces none.
+            views: number of clips, evenly spaced over the video, and number of crops of each frame, evenly spaced along
+                its longer side. (1, 1) is the center. On Kinetics, Hiera was evaluated with (5, 3).
+            fps: frames per second of frames that are arrays or images; None: all frames are used.
+            return_tensors: "pt" for torch tensors, "np" for numpy arrays.
+            device: the device of torch tensors.
+            overrides: fields of `Preprocessing`, such as `do_rescale=False` or `num_frames=8`, that replace those of
+                the record in this call. A field that is None is ignored.
+
+        Returns:
+            `{"pixel_values": [B, C, T, H, W]}` in float32. The videos follow each other, with `views[0] * views[1]`
+            clips each; all crops of the first clip come first.
 
         Raises:
-            VideoError: (a ValueError) a video that cannot be read; names it.
-            ValueError: nothing to read; clips of different shapes; a bad value of a field.
+            VideoError: (a ValueError) a video cannot be read; the message names it.
+            ValueError: there is no video, or clips have different shapes, or a field has a wrong value.
             TypeError: an override is not a field.
         """
         changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
@@ -151,10 +155,10 @@ class HieraVideoProcessor(RecordedProcessor):
             return BatchFeature(pixel_values=pixels)
         import torch
 
-        made = BatchFeature(pixel_values=torch.from_numpy(pixels))
-        return made if device is None else made.to(device)
+        batch = BatchFeature(pixel_values=torch.from_numpy(pixels))
+        return batch if device is None else batch.to(device)
 
-    preprocess = __call__  # the same under the name that transformers gives it
+    preprocess = __call__  # its name in transformers
 
     def clips(
         self,
@@ -168,33 +172,42 @@ class HieraVideoProcessor(RecordedProcessor):
         """The views of one video, with their times; see `__call__`.
 
         Args:
-            name: what errors call it.
-            part: beginning and end, in seconds, of the part that is looked at; None is that of the video.
+            video, views, fps: see `__call__`.
+            name: the name of the video in errors.
+            part: start and end, in seconds, of the part that is used; None: the start or end of the video.
+
+        Raises:
+            VideoError: the video cannot be read.
+            ValueError: several clips are requested, but the frame rate is not known.
         """
-        windows, each = _checked_views(views)
+        windows, each = _check_views(views)
         with self._open(video, fps=fps, name=name) as source:
             if isinstance(source, _Stills):
                 if windows > 1:
                     raise ValueError(
-                        f"views asks for {windows} clips, but the frame rate is not known; pass fps, or views=(1, …)"
+                        f"views requests {windows} clips, but the frame rate is not known; pass fps, or views=(1, …)"
                     )
                 return self._stills(source, each)
             begin, end = part[0] or Fraction(0), source.duration()
             end = end if part[1] is None else min(part[1], end)
             made = self._windows(source, begin, end, windows, each)
-            if source.ended is not None and source.ended < end:  # the file is shorter than it says
+            if source.ended is not None and source.ended < end:  # the file is shorter than it states
                 made = self._windows(source, begin, source.ended, windows, each)
             return made
 
     def windows(self, video: Video, *, hop: float | None = None, fps: float | None = None) -> Iterator[Clip]:
-        """Clips that follow one another, the center of the frames of each, in bounded memory.
+        """Yields the segments of a video as clips of the center of the frames. The memory is limited.
 
-        The first begins at 0, each next one `hop` seconds later (None: where the last one ended; rounded to whole steps
-        between frames), until the video ends; the last shows its last frame on.
+        The last segment repeats its last frame if the video ends.
+
+        Args:
+            video, fps: see `__call__`.
+            hop: seconds between the starts of segments, rounded to a multiple of the step between frames; None: the
+                segments follow each other without overlap.
 
         Raises:
-            VideoError: a video that cannot be read; names it.
-            ValueError: a hop that is not above 0; frames of no known rate.
+            VideoError: the video cannot be read; the message names it.
+            ValueError: `hop` is not above 0, or the frame rate is not known.
         """
         if hop is not None and not hop > 0:
             raise ValueError(f"hop is {hop} seconds; expected a number above 0, or None")
@@ -203,16 +216,16 @@ class HieraVideoProcessor(RecordedProcessor):
         with self._open(video, fps=fps, name=None) as source:
             if isinstance(source, _Stills):
                 raise ValueError(f"{source.name}: the frame rate is not known, and clips need it; pass fps")
-            source.duration()  # damaged time stamps would be windows without an end
-            kept: dict[Fraction, tuple[np.ndarray, ...]] = {}
+            source.duration()  # with damaged time stamps, this loop would not end
+            cached: dict[Fraction, tuple[np.ndarray, ...]] = {}
             for number, start in enumerate(consecutive(steps * sampling.step)):
                 if source.ended is not None and start >= source.ended:
                     return
-                kept = {time: part for time, part in kept.items() if time >= start}
+                cached = {time: part for time, part in cached.items() if time >= start}
                 times = sampling.times(start)
-                missing = [time for time in times if time not in kept]
-                for time, shot in zip(missing, source.frames(missing), strict=True):
-                    kept[time] = self._parts(shot.pixels, 1)
+                missing = [time for time in times if time not in cached]
+                for time, frame in zip(missing, source.frames(missing), strict=True):
+                    cached[time] = self._parts(frame.pixels, 1)
                 end = start + sampling.span
                 if source.ended is not None:
                     if start >= source.ended:
@@ -221,17 +234,17 @@ class HieraVideoProcessor(RecordedProcessor):
                         yield from self._windows(source, Fraction(0), source.ended, 1, 1)
                         return
                     end = min(end, source.ended)
-                yield Clip(self._stack([kept[time][0] for time in times]), float(start), float(end), (number, 0))
+                yield Clip(self._stack([cached[time][0] for time in times]), float(start), float(end), (number, 0))
 
     def window(self, file: VideoFile, start: Fraction) -> Clip:
-        """The window of an open file that begins at `start` seconds, the center of its frames; where the video ends
-        before it does, its last frame is held.
+        """The segment of an open file that starts at `start` seconds, as a clip of the center of the frames. If the
+        video ends before the segment, its last frame is repeated.
 
         Raises:
-            VideoError: the video ends before the window begins.
+            VideoError: the video ends before the segment starts.
         """
         times, last = self.sampling.times(start), file.duration()
-        frames = [self._parts(shot.pixels, 1)[0] for shot in file.frames(times)]
+        frames = [self._parts(frame.pixels, 1)[0] for frame in file.frames(times)]
         if file.ended is not None and 0 < start >= file.ended:
             raise VideoError(file.name, f"the video ends at {float(file.ended):g} s")
         end = min(start + self.sampling.span, file.ended or last)
@@ -240,7 +253,7 @@ class HieraVideoProcessor(RecordedProcessor):
     # -- one video -----------------------------------------------------------------------------------------------------
 
     def _windows(self, source: _Source, begin: Fraction, end: Fraction, count: int, each: int) -> list[Clip]:
-        """`count` windows from `begin` to `end`, and `each` crops of their frames; every frame is decoded once."""
+        """`count` clips between `begin` and `end`, with `each` crops of their frames. Every frame is decoded once."""
         if begin > 0 and begin >= end:
             raise VideoError(source.name, f"the video ends at {float(end):g} s")
         sampling, duration = self.sampling, end - begin
@@ -251,7 +264,7 @@ class HieraVideoProcessor(RecordedProcessor):
             [begin + min(moment(time, duration, short), latest) for time in sampling.times(start)] for start in begins
         ]
         times = sorted({time for window in wanted for time in window})
-        parts = {t: self._parts(shot.pixels, each) for t, shot in zip(times, source.frames(times), strict=True)}
+        parts = {t: self._parts(frame.pixels, each) for t, frame in zip(times, source.frames(times), strict=True)}
         return [
             Clip(
                 self._stack([parts[time][crop] for time in window]),
@@ -262,7 +275,7 @@ class HieraVideoProcessor(RecordedProcessor):
         ]  # fmt: skip
 
     def _stills(self, source: _Stills, each: int) -> list[Clip]:
-        """Crops of all frames as they are."""
+        """The clips of frames without a known rate: all frames are used."""
         frames = source.every()
         for index, frame in enumerate(frames):
             if frame.shape != frames[0].shape:
@@ -312,7 +325,7 @@ class HieraVideoProcessor(RecordedProcessor):
         fast: bool | None = None,
         **overrides: Any,
     ) -> HieraVideoProcessor:
-        """The processor of a checkpoint of clips (folder, file or name on the Hub); `overrides` replace fields."""
+        """The processor of a video checkpoint. For arguments and errors, see `HieraImageProcessor.from_pretrained`."""
         from hierax.checkpoint import load_preprocessing
 
         token = token_of(overrides, token)
@@ -326,7 +339,7 @@ class HieraVideoProcessor(RecordedProcessor):
 
 
 class _Stills:
-    """Frames in memory, whose rate is not known."""
+    """Frames in memory without a known rate."""
 
     def __init__(self, video: Any, *, name: str, record: Preprocessing) -> None:
         self.name = name
@@ -340,7 +353,7 @@ class _Stills:
         return len(self._frames)
 
     def frame(self, number: int) -> np.ndarray:
-        """uint8 or float32 `[H, W, C]`."""
+        """One frame, uint8 or float32 `[H, W, C]`."""
         name = source_name(self._frames[number], default=f"{self.name}, frame {number}")
         picture = read_picture(
             self._frames[number], channels=self._record.num_channels, name=name, unit=self._record.do_rescale
@@ -349,36 +362,36 @@ class _Stills:
         return array if array.ndim == 3 else array[:, :, None]
 
     def every(self) -> list[np.ndarray]:
-        """All of them."""
+        """All frames."""
         return [self.frame(number) for number in range(len(self))]
 
 
 class _Timed:
-    """Frames in memory, `rate` of them a second."""
+    """Frames in memory, with `rate` frames per second."""
 
     def __init__(self, stills: _Stills, rate: Fraction) -> None:
         self.name, self._stills, self._rate = stills.name, stills, rate
         self.ended: Fraction | None = len(stills) / rate
 
     def duration(self) -> Fraction:
-        """Seconds."""
+        """The duration in seconds."""
         return len(self._stills) / self._rate
 
     def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]:
-        """The nearest frame to each time, the earlier of two."""
+        """Yields the nearest frame to each time. If two frames are equally near, it is the earlier one."""
         for time in times:
             number = min(max(-int((Fraction(1, 2) - time * self._rate) // 1), 0), len(self._stills) - 1)
             yield Frame(number / self._rate, self._stills.frame(number))
 
 
-def _checked_views(views: tuple[int, int]) -> tuple[int, int]:
+def _check_views(views: tuple[int, int]) -> tuple[int, int]:
     if len(views) != 2 or not all(isinstance(count, int) and count > 0 for count in views):
         raise ValueError(f"views is {views!r}; expected the numbers of clips and crops, such as (5, 3)")
     return views
 
 
 def _with_names(videos: Any) -> list[tuple[str, Any]]:
-    """Videos, and what errors call them."""
+    """The videos, each with its name in errors."""
     several = isinstance(videos, (list, tuple)) and not (videos and all(map(_is_frame, videos)))
     if not isinstance(videos, (list, tuple)) and getattr(videos, "ndim", 0) == 5:
         videos, several = list(videos), True

@@ -1,4 +1,4 @@
-"""Video files: their frames by time, decoded by PyAV (FFmpeg)."""
+"""Reads frames of video files by time. PyAV (FFmpeg) decodes them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.demux import Packets, VideoError
 from hierax.processing.reading import source_name
 
-_FAR = Fraction(3)  # seconds: a gap that is worth a seek
-_BACK = (Fraction(0), Fraction(2), Fraction(10))  # seconds before a moment that a seek aims at, until it lands there
-_REORDERED = Fraction(1)  # seconds that frames may lie behind a key frame where only times of decoding are stated
-_PREDICTED = 2  # FFmpeg's number for frames that are made from others
+_FAR = Fraction(3)  # seconds: for longer gaps, seeking is faster than decoding
+_BACK = (
+    Fraction(0),
+    Fraction(2),
+    Fraction(10),
+)  # seconds to seek before a time, one after the other, until it succeeds
+_REORDERED = Fraction(1)  # maximum seconds of a frame after its key frame, if only times of decoding are stated
+_PREDICTED = 2  # the number in FFmpeg for frames that depend on other frames
 _NEVER = -1 << 60  # a time stamp before all others
-_LATE = Fraction(1, 20)  # seconds that a frame may begin after a moment to be its frame
-_LONGEST = 100 * 86400  # seconds: a video that says more has damaged time stamps
+_LATE = Fraction(1, 20)  # a frame is used for a time if it starts at most this many seconds after it
+_LONGEST = 100 * 86400  # seconds: if a video states more, its time stamps are damaged
 MAX_PIXELS = DEFAULT_MAX_PIXELS
-"""Pixels of the largest frame that is decoded, as of images."""
+"""Maximum number of pixels of a frame, as for images."""
 
 
 class Frame(NamedTuple):
-    """A frame: when it begins, in seconds from the first, and its pixels, upright, uint8 `[height, width, 3]`."""
+    """A frame: its start, in seconds after the first frame, and its upright pixels, uint8 `[height, width, 3]`."""
 
     time: Fraction
     pixels: np.ndarray
@@ -47,10 +51,10 @@ class VideoInfo:
     """The properties of a video, as its file states them.
 
     Attributes:
-        width, height: of an upright frame, in square pixels.
-        rate: frames per second, on average.
-        rotation: degrees by which frames are turned counterclockwise to be upright.
-        mirrored: whether they are also mirrored.
+        width, height: size of an upright frame, in square pixels.
+        rate: average number of frames per second.
+        rotation: degrees by which frames are rotated counterclockwise to be upright.
+        mirrored: whether frames are also mirrored.
     """
 
     width: int
@@ -61,18 +65,21 @@ class VideoInfo:
 
 
 class VideoFile:
-    """A video file, opened: `info`, and frames by time. A context manager; not for several threads at once.
+    """An open video file, which gives frames by time. It is a context manager, and is not thread-safe.
 
-    Times are exact, in seconds from the first frame. A file that is cut off or damaged ends where nothing more can be
-    decoded; `ended` says when, after decoding has reached that point.
+    Times are exact, in seconds after the first frame. A truncated or damaged file ends where no more frames can be
+    decoded. `ended` states this time, after decoding has reached it.
 
     Args:
         source: a path, the bytes of a file, or a seekable binary file object, which stays open.
-        name: its name in errors; None is the path.
+        name: the name of the file in errors; None: its path.
+
+    Attributes:
+        info: the properties of the video.
 
     Raises:
-        VideoError: no such file, no video in it, or one that cannot be decoded; names it.
-        ModuleNotFoundError: PyAV is missing; names the extra.
+        VideoError: there is no such file, or it has no video, or the video cannot be decoded; the message names it.
+        ModuleNotFoundError: PyAV is missing; the message names the extra.
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> None:
@@ -81,8 +88,8 @@ class VideoFile:
         self._packets = Packets(source, name=self.name)
         self._duration: Fraction | None = None
         self._far = _FAR
-        self._final = (_NEVER, 0)  # time stamp and length of the packet that is displayed last, of those decoded
-        self._delay: int | None = None  # packets by which decoding is ahead, where only its times are stated
+        self._final = (_NEVER, 0)  # time stamp and length of the decoded packet that is displayed last
+        self._delay: int | None = None  # packets between decoding and display, if only times of decoding are stated
         try:
             self._check_size()
             self._now, self._ahead = self._begin()
@@ -104,27 +111,28 @@ class VideoFile:
         self.close()
 
     def close(self) -> None:
-        """Gives back the file, and the decoder with its threads: a process that is forked has none of these, and hangs
-        when it is to end them.
+        """Closes the file and the decoder with its threads. A forked process does not have these threads, and would
+        hang if it closed them.
         """
-        self._frames.close()  # it refers to this object, which refers to it: without this, both would stay
+        self._frames.close()  # this breaks a reference cycle between the generator and this object
         self._now = self._ahead = None
         self._packets.close()
 
     def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]:
-        """The frame on display at each of `times`; times outside of the video give its first or last frame.
+        """Yields the frame that is displayed at each of `times`. Times outside of the video give its first or last
+        frame.
 
-        Where the next frame is nearer, and begins within a twentieth of a second, it is taken, so that rates which do
-        not divide each other are sampled evenly. Decoding begins at the key frame before the first time and
-        ends at the last; what lies in large gaps is skipped. Rising times are fastest.
+        If the next frame is nearer, and starts within a twentieth of a second, it is used. So rates that do not divide
+        each other are sampled evenly. Decoding starts at the key frame before the first time, and ends at the last
+        time; large gaps are skipped. Times in ascending order are fastest.
         """
-        shown: _Frame | None = None
-        shot: Frame | None = None
+        last: _Frame | None = None
+        frame: Frame | None = None
         for time in times:
             now = self._show(time)
-            if shot is None or now is not shown:
-                shown, shot = now, self._to_frame(now)
-            yield shot
+            if frame is None or now is not last:
+                last, frame = now, self._to_frame(now)
+            yield frame
 
     @property
     def ended(self) -> Fraction | None:
@@ -132,21 +140,21 @@ class VideoFile:
         return None if self._end is None else self._end - self._zero
 
     def walk(self) -> Iterator[Frame]:
-        """All frames, in their order."""
+        """Yields all frames, in order."""
         self._seek(Fraction(0))
         while self._now is not None:
             yield self._to_frame(self._now)
             self._step()
 
     def duration(self) -> Fraction:
-        """Seconds from the first frame to the end of the last one that is in the file, whatever it says of itself and
-        however long its sound is. Files without an index are read whole.
+        """Seconds from the first frame to the end of the last frame in the file. The stated duration and the length of
+        the sound are not used. Files without an index are read completely.
 
         Raises:
-            VideoError: its time stamps are damaged.
+            VideoError: the time stamps of the file are damaged.
         """
         if self._duration is None:
-            self._now = self._ahead = None  # reading goes elsewhere
+            self._now = self._ahead = None  # the position in the file changes
             stamp, length = self._packets.last()
             end = stamp + length * (1 + (self._delay or 0))
             self._duration = end * self._packets.tick - self._zero
@@ -168,7 +176,7 @@ class VideoFile:
         elif time - self._time(self._now) > self._far and self._ahead is not None:
             before = self._time(self._now)
             self._seek(time)
-            if self._now is not None and self._time(self._now) <= before:  # key frames lie far apart
+            if self._now is not None and self._time(self._now) <= before:  # key frames are far apart
                 self._far = max(2 * self._far, time - self._time(self._now))
         assert self._now is not None
         while self._ahead is not None and self._time(self._ahead) - time < min(time - self._time(self._now), _LATE):
@@ -179,7 +187,7 @@ class VideoFile:
         self._now, self._ahead = self._ahead, None if self._ahead is None else self._pull(self._ahead)
 
     def _seek(self, time: Fraction) -> None:
-        """Makes `_now` a frame at or before `time`, where there is one."""
+        """Makes `_now` a frame at or before `time`, if there is one."""
         packets = self._packets
         aim = time - _REORDERED if packets.by_decoding else time
         for back in _BACK:
@@ -198,7 +206,7 @@ class VideoFile:
             raise VideoError(self.name, "cannot be decoded a second time: the file is damaged")
 
     def _lands(self, time: Fraction, *, skipped: int = 0) -> bool:
-        """Whether decoding, from the next key frame on, begins at or before `time`."""
+        """Whether decoding starts at or before `time`. It starts at the next key frame."""
         self._now, self._ahead = self._begin(skipped, key=True)
         return self._now is not None and self._time(self._now) <= time
 
@@ -214,19 +222,19 @@ class VideoFile:
         """The frame after `last`; None at the end."""
         found = next(self._frames, None)
         if found is None and last is not None:
-            stamp, length = self._final  # what its packet says: decoders mix up the lengths of frames
+            stamp, length = self._final  # the length of its packet: decoders confuse the lengths of frames
             known = stamp * self._packets.tick == last.stamp
             self._end = last.stamp + (length * self._packets.tick if known else self._length(last.data))
         return found
 
     def _decode_from(self, skipped: int, *, key: bool) -> Generator[_Frame, None, None]:
-        """Whole frames in the order of display. What cannot be decoded is passed over.
+        """Yields complete frames in the order of display. Frames that cannot be decoded are skipped.
 
         Args:
-            skipped: packets that are not decoded.
-            key: begin at a key frame; frames that are displayed before it are left out, since they may need what is
-                not decoded. Where "key frame" means that the image begins to be refreshed, so are those before the
-                next one.
+            skipped: number of packets that are not decoded.
+            key: start at a key frame. Frames that are displayed before it are left out, because they may depend on
+                frames that are not decoded. If a "key frame" only starts to refresh the image step by step, the frames
+                before the next key frame are left out too.
         """
         packets = itertools.islice(self._packets.packets(), skipped, None)
         if key:
@@ -243,7 +251,8 @@ class VideoFile:
             if by_decoding and last is None and stated is not None:
                 begun.append(stated)
             for data in self._packets.decode(packet):
-                # where only times of decoding are stated, that of the packet which completes a frame is that of display
+                # if only times of decoding are stated, a frame is displayed when the packet that completes it is
+                # decoded
                 found = data.dts if by_decoding else self._packets.stamp(data)
                 if by_decoding and self._delay is None:
                     self._delay = bisect.bisect_left(begun, found or 0)
@@ -268,7 +277,7 @@ class VideoFile:
         return frame.stamp - self._zero
 
     def _length(self, data: Any) -> Fraction:
-        """Seconds that a frame is on display, as far as it says."""
+        """The seconds for which a frame is displayed: the stated duration, otherwise one step of the frame rate."""
         stated = data.duration * Fraction(data.time_base) if data.duration and data.time_base else None
         return stated or 1 / self._packets.rate
 
@@ -281,7 +290,7 @@ class VideoFile:
         return Frame(self._time(frame), _upright(pixels, self._matrix))
 
     def _square_size(self) -> tuple[int, int]:
-        """Width and height of all frames, not yet upright, in square pixels: those of the first one."""
+        """Width and height of the first frame in square pixels, before rotation. All frames get this size."""
         width, height = self._first
         ratio = self._packets.stream.sample_aspect_ratio
         return max(round(width * Fraction(ratio)), 1) if ratio and ratio > 0 else width, height
@@ -292,7 +301,7 @@ class VideoFile:
 
     def _check_pixels(self, width: int, height: int) -> None:
         if width * height > MAX_PIXELS:
-            raise VideoError(self.name, f"frames of {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+            raise VideoError(self.name, f"frames of {width} x {height} pixels; expected at most {MAX_PIXELS:,}")
 
     def _describe(self, frame: Any) -> VideoInfo:
         width, height = self._square_size()
@@ -304,15 +313,16 @@ class VideoFile:
 
 
 def _matrix(frame: Any) -> tuple[int, int, int, int]:
-    """How frames are to be shown: their display matrix, without the shift."""
-    # a frame and its side data refer to each other: those of a copy, so that the frame and the decoder's threads go
+    """The display matrix of frames, without the shift."""
+    # A frame and its side data refer to each other. The side data of a copy are used, so that the frame, and the
+    # threads of the decoder, can be freed.
     sides = frame.reformat(width=16, height=16, format="gray").side_data.get("DISPLAYMATRIX")
     a, b, _, c, d = struct.unpack("=5i", bytes(sides)[:20]) if sides else (1, 0, 0, 0, 1)
     return (a, b, c, d) if a * d != b * c else (1, 0, 0, 1)
 
 
 def _upright(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """`pixels` `[height, width, 3]` turned and mirrored as a display matrix says, to the nearest right angle."""
+    """Rotates and mirrors `pixels` `[height, width, 3]` according to a display matrix, to the nearest right angle."""
     a, b, c, d = matrix
     if abs(b) > abs(a):
         pixels, across, down = pixels.transpose(1, 0, 2), c, b
