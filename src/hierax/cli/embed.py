@@ -47,7 +47,7 @@ A video model embeds videos (extra `video`): one row for each segment of about t
   hierax embed -o features --update            # new, changed and deleted images
   hierax embed photos/ -o features --model … --shard 3/8    # the fourth of eight processes that write to OUT"""
 CHANGES = "added, changed or deleted files"
-_UNITS = {"image": "images", "window": "windows"}
+_UNITS = {"image": "images", "segment": "segments"}
 _REASONS = 4  # number of reasons to show for unreadable images
 
 
@@ -109,7 +109,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of processes that decode (default: number of cores minus 1; 0: none)",
     )
-    add_batch_size(parser, shown="32, or 4 windows of videos")
+    add_batch_size(parser, shown="32, or 4 segments of videos")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     places = devices("auto" if arguments.device == "auto" else arguments.device.split(","))
     extractor = _extractor(arguments, model, before, device=places[0])
     _say_model(model, extractor)
-    unit = "image" if extractor.record.num_frames is None else "window"
+    unit = "image" if extractor.record.num_frames is None else "segment"
     batch = arguments.batch_size or (32 if unit == "image" else 4)
     heading = f"{extractor.precision}, {extractor.engine.backend}"
     # Ray prints the messages of its workers to stdout, where only results belong
@@ -183,7 +183,7 @@ def _say_model(model: str, extractor: FeatureExtractor) -> None:
     """Says what a user must know about the model."""
     say_licence(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
-        say(f"{model}: a MAE's encoder, whose last norm was never trained; a fine-tuned model may serve better")
+        say(f"{model}: this is the encoder of a MAE; its last norm was not trained. A fine-tuned model may be better")
 
 
 def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int:

@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.views != (1, 1) and arguments.probe:
         raise UserError("--views does not work with --probe, which takes one view; leave one of them out")
     if arguments.confusion and arguments.probe:
-        raise UserError("--confusion is not for --probe; leave one out")
+        raise UserError("--confusion does not work with --probe; leave one of them out")
     common: dict[str, Any] = {
         name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels", "columns")
     }

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(source, task=arguments.task)
     say_licence(source, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
-        say("int8 is calibrated on crops of one photo; --calibration takes images of yours")
+        say("int8 is calibrated on crops of one photo; use --calibration DIR for images of your own")
     with ProgressDisplay() as display:
         report = export(
             model,
@@ -108,7 +108,7 @@ def _check(arguments: argparse.Namespace, source: str) -> None:
     if arguments.model and arguments.named:
         raise UserError(f"MODEL is given twice: {arguments.model} and --model {arguments.named}")
     if is_export(source):
-        raise UserError(f"{source}: is an export already; expected the model that it was made from")
+        raise UserError(f"{source} is already an export; expected the model that it was made from")
     if arguments.calibration is not None and arguments.precision != "int8":
         raise UserError("--calibration is for --precision int8; add that, or leave it out")
     check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)

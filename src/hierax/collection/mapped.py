@@ -149,7 +149,7 @@ class Shard:
             self._store(vectors, keys, apart)
         return vectors, keys, apart
 
-    def _keep(self, vectors: np.ndarray, keys: np.ndarray, apart: np.ndarray) -> None:
+    def _store(self, vectors: np.ndarray, keys: np.ndarray, apart: np.ndarray) -> None:
         make_room(self._place, folder=True)
         self._place.mkdir(exist_ok=True)
         for old in self._place.glob(f"{self.path.stem}.{self._column.name}.*"):

@@ -79,7 +79,7 @@ def layout(
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
     rows = np.unique(np.linspace(0, len(index) - 1, min(points, len(index))).astype(np.int64))
     vectors = index.take(rows)
-    vectors = np.where(np.isfinite(vectors), vectors, 0)  # a mapped file that was tampered with
+    vectors = np.where(np.isfinite(vectors), vectors, 0)  # a mapped file may be damaged
     components = principal_scores(vectors, count=COMPONENTS)
     spread = float(components[:, 0].std()) if len(rows) else 0.0
     if tsne is None or len(rows) < 5 or spread < _EQUAL:  # too few rows for neighbors, or all rows are equal

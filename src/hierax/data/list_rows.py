@@ -173,7 +173,7 @@ def _quote_problem(error: str) -> str:
 
 
 def _plain_row(line: str, where: str, *, any_entry: bool) -> dict[str, Any]:
-    """The path and label of a line of a list without names of columns."""
+    """The path and label of a line of a list that has no names of columns."""
     if _is_file(line) or (any_entry and "://" in line):
         return {"path": line, "label": ""}
     found = file_and_label(line)

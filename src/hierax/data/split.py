@@ -13,7 +13,7 @@ from hierax.data.file_lists import FileList
 from hierax.data.folders import FolderDataset, split_folders
 from hierax.data.image_folder import metadata_of
 from hierax.data.order import SPLIT, random_stream
-from hierax.data.sources import chosen, has_columns, open_dataset, tables_of
+from hierax.data.sources import has_columns, open_dataset, select_split, tables_of
 from hierax.data.split_names import find_splits
 from hierax.notices import notify
 

@@ -127,11 +127,11 @@ def reconstructions(
     """Like `reconstruct`, with a model that is already open."""
     from hierax.viz.fonts import drawable_names
 
-    check_inputs(opened.config, paths)
-    steps = _Steps(opened, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
-    video = opened.config.is_video
+    check_inputs(predictor.config, paths)
+    steps = _Steps(predictor, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
+    video = predictor.config.is_video
     titles = drawable_names([path.name for path in paths], kind="video" if video else "image")
-    answers = stream(paths, steps.read, steps.predict, batch_size=1 if video else opened.batch_size)
+    answers = stream(paths, steps.read, steps.predict, batch_size=1 if video else predictor.batch_size)
     for title, answer in zip(titles, answers, strict=True):
         if answer.result is None or answer.pixels is None:
             yield Reconstructed(answer.path, error=answer.error)
@@ -144,8 +144,8 @@ def reconstructions(
 class _Steps:
     """From a file to its reconstruction: the steps, with an open model."""
 
-    def __init__(self, opened: Predictor, *, mask_ratio: float | None, seed: int, statistics: Statistics) -> None:
-        self.opened, self.processor = opened, opened.processor()
+    def __init__(self, predictor: Predictor, *, mask_ratio: float | None, seed: int, statistics: Statistics) -> None:
+        self.predictor, self.processor = predictor, predictor.processor()
         self.mask_ratio, self.seed = mask_ratio, seed
         self.statistics: Statistics = statistics
 
@@ -159,25 +159,25 @@ class _Steps:
         """The reconstructions `[C, *size]` of a batch."""
         from hierax.viz.reconstruction import reconstruct_pixels
 
-        out = self.opened.call(pixels, keep=self._keep(pixels).expand(len(pixels), -1))
+        out = self.predictor.call(pixels, keep=self._keep(pixels).expand(len(pixels), -1))
         logits, visible = out.logits.float().cpu(), out.bool_masked_pos.cpu()
-        config = self.opened.config
+        config = self.predictor.config
         return reconstruct_pixels(pixels, logits, visible, config=config, statistics=self.statistics).unbind()
 
-    def draw(self, path: Path, pixels: Tensor, made: Tensor, *, title: str) -> Reconstructed:
+    def draw(self, path: Path, pixels: Tensor, result: Tensor, *, title: str) -> Reconstructed:
         """The images of pixels `[1, C, *size]` and their reconstruction `made`."""
         from hierax.viz.animation import reconstructed_clip
 
-        opened, keep = self.opened, self._keep(pixels)
+        predictor, keep = self.predictor, self._keep(pixels)
         if not isinstance(self.processor, HieraVideoProcessor):
-            tiles = reconstruction_tiles(opened, pixels, made, keep, statistics=self.statistics, title=title)
+            tiles = reconstruction_tiles(predictor, pixels, result, keep, statistics=self.statistics, title=title)
             return Reconstructed(path, tiles)
         moving = reconstructed_clip(
             pixels,
-            made,
+            result,
             keep,
-            config=opened.config,
-            record=opened.preprocessing,
+            config=predictor.config,
+            record=predictor.preprocessing,
             statistics=self.statistics,
             seconds=float(self.processor.sampling.span),
             title=title,
@@ -185,7 +185,7 @@ class _Steps:
         return Reconstructed(path, moving=moving)
 
     def _keep(self, pixels: Tensor) -> Tensor:
-        return draw_keep(self.opened.config, tuple(pixels.shape[2:]), mask_ratio=self.mask_ratio, seed=self.seed)
+        return draw_keep(self.predictor.config, tuple(pixels.shape[2:]), mask_ratio=self.mask_ratio, seed=self.seed)
 
 
 def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float | None, seed: int) -> Tensor:
