@@ -65,7 +65,7 @@ def test_a_folder_that_was_moved_marks_nothing_until_it_is_taken_out(
     with pytest.raises(CollectionError, match=r'pictures: no such.*delete it from "inputs" in .*manifest.json'):
         embed([tmp_path / "moved"], out, model=model, update=True, **OPTIONS)
     pictures.mkdir()  # a disk that is not mounted
-    with pytest.raises(CollectionError, match=r"pictures: no images in this folder .*bring it back"):
+    with pytest.raises(CollectionError, match=r"pictures: no images in this folder .*restore it"):
         embed([], out, model=model, update=True, **OPTIONS)
     assert statuses(out) == before
     manifest = out / "manifest.json"

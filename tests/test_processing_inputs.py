@@ -168,7 +168,7 @@ def test_cmyk_becomes_rgb() -> None:
 def test_records_that_do_not_convert_refuse_other_modes() -> None:
     processor = HieraImageProcessor(do_convert_rgb=False)
     assert processor(picture()).pixel_values.shape == (1, 3, 224, 224)
-    with pytest.raises(ImageError, match=r"image: color mode L; expected .*do_convert_rgb=false"):
+    with pytest.raises(ImageError, match=r"image: color mode L; expected .*do_convert_rgb is false"):
         processor(picture().convert("L"))
 
 
@@ -318,9 +318,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_pictures_of_too_many_pixels_are_refused_before_they_are_decoded() -> None:
     bomb = png_header(20_000, 10_000)
     for fast in (False, True):
-        with pytest.raises(
-            ImageError, match="image: larger than --max-pixels 178956970 allows \\(20000 x 10000 pixels"
-        ):
+        with pytest.raises(ImageError, match="image: larger than --max-pixels 178956970 \\(20000 x 10000 pixels"):
             HieraImageProcessor(fast=fast)(bomb)
     with pytest.raises(
         ImageError, match="image: larger than --max-pixels 1199 allows \\(40 x 30 pixels; in Python: max_pixels\\)"

@@ -19,7 +19,7 @@ _MOST_SCANS = 100  # a progressive file has about ten; decoding each takes as lo
 _FORMS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SCAN, _END, _ALONE = b"\xff\xda", b"\xff\xd9", (b"\xff\x01", b"\xff\xd8")
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # except for markers within a scan
-# Extra bytes before the end marker and unusual values in headers are allowed: files of cameras have them.
+# Extra bytes before the end marker and unusual values in headers are accepted, because files of cameras have them.
 _LOST = re.compile(r"premature end|bad (huffman|arithmetic)|found marker|extraneous bytes before marker 0x(?!d9)", re.I)
 
 

@@ -103,11 +103,8 @@ class Preprocessing:
         return self.image_dtype is not None or apart
 
     def replace(self, **overrides: Any) -> Preprocessing:
-        """A copy of the record with some fields changed.
-
-        Raises:
-            TypeError: a name is not a field.
-            ValueError: a value is wrong.
+        """A copy with some fields changed. Raises TypeError if a name is not a field, ValueError if a value
+        is wrong.
         """
         names = [entry.name for entry in fields(self)]
         for name in overrides:
@@ -244,9 +241,8 @@ class Preprocessing:
             raise ValueError(f"{file}: {error}") from error
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes `preprocessor_config.json` into `folder` (created if missing), and returns its path.
-
-        The file is written completely or not at all.
+        """Writes `preprocessor_config.json` into `folder` (created if missing), completely or not at all; returns its
+        path.
         """
         target = Path(folder) / FILE_NAME
         with atomic_write(target) as part:

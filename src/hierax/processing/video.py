@@ -71,15 +71,13 @@ class HieraVideoProcessor(RecordedProcessor):
         record: the preprocessing record; None: that of Hiera on Kinetics. It takes 16 frames, every 4th frame at 30
             frames per second (videos of other rates are sampled by time). The shorter side is resized to 256, and the
             center of 224 x 224 is cropped. The mean is 0.45 and the standard deviation 0.225 in all channels.
-        short: how a video that is shorter than a clip is extended: "hold" (the default) repeats its last frame, "loop"
-            restarts the video.
+        short: how a video that is shorter than a clip is extended: "hold" repeats its last frame, "loop" restarts it.
         fast: reduce frames with torch, which differs from Pillow by at most one gray level. None means True, because a
             clip has many frames. (For images, None means False.)
         overrides: fields of `Preprocessing` that replace those of the record.
 
     Raises:
-        TypeError: an override is not a field.
-        ValueError: a field has a wrong value, or the record is for images.
+        TypeError, ValueError: an override is not a field, or a field has a wrong value, or the record is for images.
     """
 
     def __init__(
@@ -119,8 +117,7 @@ class HieraVideoProcessor(RecordedProcessor):
             views: number of clips, evenly spaced over the video, and number of crops of each frame, evenly spaced along
                 its longer side. (1, 1) is the center. On Kinetics, Hiera was evaluated with (5, 3).
             fps: frames per second of frames that are arrays or images; None: all frames are used.
-            return_tensors: "pt" for torch tensors, "np" for numpy arrays.
-            device: the device of torch tensors.
+            return_tensors, device: "pt" for torch tensors, "np" for numpy arrays; the device of torch tensors.
             overrides: fields of `Preprocessing`, such as `do_rescale=False` or `num_frames=8`, that replace those of
                 the record in this call. A field that is None is ignored.
 
@@ -130,8 +127,7 @@ class HieraVideoProcessor(RecordedProcessor):
 
         Raises:
             VideoError: (a ValueError) a video cannot be read; the message names it.
-            ValueError: there is no video, or clips have different shapes, or a field has a wrong value.
-            TypeError: an override is not a field.
+            ValueError, TypeError: there is no video, or clips have different shapes, or an override is wrong.
         """
         changed = {name: value for name, value in without_foreign(overrides).items() if value is not None}
         if changed:
@@ -172,13 +168,11 @@ class HieraVideoProcessor(RecordedProcessor):
         """The views of one video, with their times; see `__call__`.
 
         Args:
-            video, views, fps: see `__call__`.
             name: the name of the video in errors.
             part: start and end, in seconds, of the part that is used; None: the start or end of the video.
 
         Raises:
-            VideoError: the video cannot be read.
-            ValueError: several clips are requested, but the frame rate is not known.
+            VideoError, ValueError: the video cannot be read; or it has no known frame rate, but needs several clips.
         """
         windows, each = _check_views(views)
         with self._open(video, fps=fps, name=name) as source:
@@ -201,13 +195,11 @@ class HieraVideoProcessor(RecordedProcessor):
         The last segment repeats its last frame if the video ends.
 
         Args:
-            video, fps: see `__call__`.
             hop: seconds between the starts of segments, rounded to a multiple of the step between frames; None: the
                 segments follow each other without overlap.
 
         Raises:
-            VideoError: the video cannot be read; the message names it.
-            ValueError: `hop` is not above 0, or the frame rate is not known.
+            VideoError, ValueError: the video cannot be read; `hop` is not above 0; or the frame rate is not known.
         """
         if hop is not None and not hop > 0:
             raise ValueError(f"hop is {hop} seconds; expected a number above 0, or None")
