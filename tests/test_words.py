@@ -19,7 +19,7 @@ BANNED = {
     r"pictures?": "image",
     r"dialects?": "format",
     r"allowed:": "expected …",
-    r"(?:within|outside|below|above|misses|meets) (?:the|its) bar": "tolerance",
+    r"(?:within|outside|misses|meets) (?:the|its) bar": "tolerance",
     r"learnt|by heart": "learned, overfitting",
     r"neighbours?|colours?|coloured|grey|cent(?:re|red)|licences?|behaviour": "American spelling",
     r"(?:model|label)l(?:ing|ed)|(?:normal|initial)is(?:e|es|ed|ing|ation)": "American spelling",

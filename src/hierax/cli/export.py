@@ -110,7 +110,7 @@ def _check(arguments: argparse.Namespace, source: str) -> None:
     if is_export(source):
         raise UserError(f"{source} is already an export; expected the model that it was made from")
     if arguments.calibration is not None and arguments.precision != "int8":
-        raise UserError("--calibration is for --precision int8; add that, or leave it out")
+        raise UserError("--calibration is for --precision int8; add --precision int8, or leave --calibration out")
     check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
 
 

@@ -86,7 +86,7 @@ def urls_at(given: str, suffixes: Collection[str]) -> list[str]:
         return [system.unstrip_protocol(entry) for entry in found]
     except ImportError as error:
         raise explain(given, error) from None
-    except Exception as error:  # clients of networks have errors of their own
+    except Exception as error:  # network clients raise their own errors
         raise ValueError(f"{given}: {error}") from None
 
 

@@ -35,8 +35,8 @@ _SURE = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PSD", "QOI")
 _UNSURE = ("BMP", "PPM", "ICO", "DDS", "DIB", "SGI", "SUN")
 _JPEG = ("JPEG", "MPO")
 _CHECKED = ("PNG", *_JPEG, "ICO", "TIFF", "JPEG2000")
-_LONGEST = 1 << 20  # pixels of a side
-_LARGE = 1 << 26  # pixels; beyond, arrays of the fast way would take over twice the memory of Pillow's
+_LONGEST = 1 << 20  # maximum pixels of a side
+_LARGE = 1 << 26  # pixels; for larger images, fast decoding would need more than twice the memory of Pillow
 _NOT_AN_IMAGE = "not an image (PNG, JPEG, WebP, … are read)"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 

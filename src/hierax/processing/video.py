@@ -230,10 +230,7 @@ class HieraVideoProcessor(RecordedProcessor):
 
     def window(self, file: VideoFile, start: Fraction) -> Clip:
         """The segment of an open file that starts at `start` seconds, as a clip of the center of the frames. If the
-        video ends before the segment, its last frame is repeated.
-
-        Raises:
-            VideoError: the video ends before the segment starts.
+        video ends before the segment, its last frame is repeated. Raises VideoError if it ends before `start`.
         """
         times, last = self.sampling.times(start), file.duration()
         frames = [self._parts(frame.pixels, 1)[0] for frame in file.frames(times)]
