@@ -122,7 +122,7 @@ def test_a_graph_holds_the_tables_that_it_reads(graphs: Any) -> None:
         graphs(engine)
         engine.warm_up()
         position = engine._backend._program.program.model.encoder.pos_embed  # type: ignore[attr-defined]
-        [(table, *_)] = position._kept.values()
+        [(table, *_)] = position.cached.values()
         [runner] = engine._pool._runners.values()
         assert isinstance(runner, GraphRunner)
         assert any(held is table for tables in runner._tables for held in tables)

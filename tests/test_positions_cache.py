@@ -101,7 +101,7 @@ def test_nothing_is_kept_or_reused_where_gradients_may_flow(where: str) -> None:
         fresh(GRID)
     else:
         cached(fresh)
-    assert not fresh._kept
+    assert not fresh.cached
 
 
 def test_gradients_reach_the_table_after_it_was_cached() -> None:
@@ -117,7 +117,7 @@ def test_only_a_few_grids_are_kept() -> None:
     with torch.no_grad():
         for n in range(1, 40):
             position((8, 8 * n))
-    assert len(position._kept) <= 8
+    assert len(position.cached) <= 8
 
 
 def test_stale_embeddings_do_not_pile_up() -> None:
@@ -126,7 +126,7 @@ def test_stale_embeddings_do_not_pile_up() -> None:
         with torch.no_grad():
             position.weight.add_(1.0)
         cached(position)
-    assert len(position._kept) <= 8
+    assert len(position.cached) <= 8
 
 
 def test_an_ensemble_is_run_by_vmap_without_gradients() -> None:
@@ -171,12 +171,12 @@ def test_the_cache_is_no_part_of_the_state_copies_or_files() -> None:
     assert set(position.state_dict()) == {"weight"}
     assert len(pickle.dumps(position)) == bare
     for twin in (copy.deepcopy(position), pickle.loads(pickle.dumps(position))):
-        assert not twin._kept
+        assert not twin.cached
         assert torch.equal(cached(twin), cached(position))
         assert storage(cached(twin)) != kept
     buffer = io.BytesIO()
     torch.save(position, buffer)
-    assert not torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)._kept
+    assert not torch.load(io.BytesIO(buffer.getvalue()), weights_only=False).cached
 
 
 def test_compiled_code_does_not_use_the_cache() -> None:

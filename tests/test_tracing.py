@@ -281,5 +281,5 @@ def test_export_leaves_no_trace_in_the_model() -> None:
     x = random_pixels(model, 3, size=(96, 96))
     with torch.no_grad():
         exported(model, x)
-        assert not model.encoder.pos_embed._kept
+        assert not model.encoder.pos_embed.cached
         assert_same(model(x), model(x))

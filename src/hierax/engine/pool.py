@@ -13,8 +13,8 @@ from torch import Tensor
 from hierax.engine.memory import release
 
 _log = logging.getLogger("hierax.engine")
-_COUNTED = 4096
-_MAX_BATCH = 64
+_COUNTED = 4096  # shapes whose requests are counted
+_MAX_BATCH = 64  # images of the largest compiled batch
 
 
 @dataclass(frozen=True)

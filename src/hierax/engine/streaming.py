@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hierax.engine.engine import Engine
 
 Item = TypeVar("Item")
-_MOST_WORKERS = 8
+_MOST_WORKERS = 8  # threads that decode, unless more are asked for
 _AHEAD = 2  # batches that are decoded, or in decoding, while one runs
 
 

@@ -13,9 +13,8 @@ from hierax.model.tokens import pool, published_order, split_axis, unpublished_o
 
 _HALF = (torch.bfloat16, torch.float16)
 _MAX_EXPLICIT_SCORES_HALF = 1 << 27  # above it, the matrix of scores costs more memory than its speed is worth
-_MAX_EXPLICIT_SCORES_FP32 = (
-    800_000  # measured: unfused is faster at 614,000 (the decoder on one image), not at 1,230,000
-)
+# measured: unfused is faster at 614,000 (the decoder on one image), not at 1,230,000
+_MAX_EXPLICIT_SCORES_FP32 = 800_000
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 

@@ -327,7 +327,7 @@ def _field_names() -> set[str]:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One transformer block, as `encoder.Block` is built from it.
+    """One transformer block, as `blocks.Block` is built from it.
 
     Attributes:
         stage: the stage that the block belongs to; 0 is the first.

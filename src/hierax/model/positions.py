@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hierax.model.config import HieraConfig
 from hierax.model.tokens import UnitLayout
 
-_CACHED_GRIDS = 8
+_CACHED_GRIDS = 8  # grids per model whose embeddings are cached
 
 
 def is_traced() -> bool:
@@ -81,7 +81,7 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         self.layout = UnitLayout.of(config)
         self.method = config.position_resize
-        self._kept: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        self.cached: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
     def table(self, grid: tuple[int, ...]) -> Tensor:
         """The embedding `[1, *grid, C]`, in the order of the grid."""
@@ -99,17 +99,17 @@ class PositionEmbedding(nn.Module):
         if not all(type(p) is nn.Parameter and not p.is_inference() for p in parameters):
             return self.layout.unroll(self.table(grid))  # torch.func: changes cannot be noticed
         key = (grid, self.method, *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters))
-        kept = self._kept.get(key)
+        kept = self.cached.get(key)
         if kept is None:
-            while len(self._kept) >= _CACHED_GRIDS:
-                self._kept.pop(next(iter(self._kept)), None)
+            while len(self.cached) >= _CACHED_GRIDS:
+                self.cached.pop(next(iter(self.cached)), None)
             # holds the storage of the parameters too, so that no other storage can get the same address
             kept = (self.layout.unroll(self.table(grid)), *(p.detach() for p in parameters))
-            self._kept[key] = kept
+            self.cached[key] = kept
         return kept[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}
+        return {**self.__dict__, "cached": {}}
 
 
 class AbsolutePosition(PositionEmbedding):

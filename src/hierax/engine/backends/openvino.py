@@ -26,7 +26,7 @@ from hierax.engine.traced import INPUTS, example_inputs, for_size
 from hierax.telemetry import import_openvino
 
 _log = logging.getLogger("hierax.engine")
-_MOST_STREAMS = 8
+_MOST_STREAMS = 8  # parts of a batch that are computed at once
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 

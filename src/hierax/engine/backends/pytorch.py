@@ -173,7 +173,7 @@ class TorchBackend:
     def _tables(self) -> list[Any]:
         """The position embeddings that the program has cached for recent sizes."""
         parts = [part for part in self._program.modules() if isinstance(part, PositionEmbedding)]
-        return [kept for part in parts for kept in part._kept.values()]
+        return [kept for part in parts for kept in part.cached.values()]
 
     def close(self) -> None:
         """Frees the weights."""

@@ -25,8 +25,8 @@ LARGEST_ERROR = {"fp32": 1e-4}
 """Tolerances of the relative error of every map and output, by precision."""
 LEAST_COSINE = {"bf16": 0.9995, "fp16": 0.9995, "int8": 0.995}
 """Tolerances (minimum) of the cosine of the output of every input, by precision."""
-_CROPS, _NOISE, _MOST = 200, 16, 1000
-_BATCH = 8
+_CROPS, _NOISE, _MOST = 200, 16, 1000  # inputs to compare on: crops of a photo, noise, images of a folder
+_BATCH = 8  # inputs that are compared at once
 _NAMES = {"pooler_output": "pooled output", "feature_maps": "feature maps"}
 
 
