@@ -15,12 +15,12 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -252,26 +252,37 @@ def map_page(
     """
     count = len(layout.points)
     chosen = sorted({i * count // min(thumbnails, count) for i in range(min(thumbnails, count))}) if thumbnails else []
-    thumbs, sizes, images = [-1] * count, [], []
     found = originals(folders, [rows[i] for i in chosen], side=_SMALL, fetch=fetch, max_pixels=max_pixels)
-    for i, original in zip(chosen, found, strict=True):
-        if not isinstance(original, str):
-            thumbs[i] = len(images)
-            sizes.append(original.image.size)
-            images.append(original.image)
-    said = [note, f"{layout.rows} {what}s"]
+    images = {i: one.image for i, one in zip(chosen, found, strict=True) if not isinstance(one, str)}
+    notes = [note, *_map_notes(layout, what, images=len(images), unread=len(chosen) - len(images))]
+    body = _map_body(title, " ".join(filter(None, notes)), _map_data(layout, rows, labels, images))
+    return _page(title, body, style="map.css", script="map.js")
+
+
+def _map_notes(layout: Layout, what: str, *, images: int, unread: int) -> list[str]:
+    """Sentences on which points the map shows and how, and how to use it."""
+    count = len(layout.points)
+    points = f"{layout.rows} {what}s"
     if count < layout.rows:
-        said[-1] = f"{count} of {layout.rows} {what}s, evenly sampled"
-    said[-1] += f"; {len(images)} are drawn as images, the others as dots." if len(images) < count else "."
-    if unread := len(chosen) - len(images):
-        said.append(f"Files that cannot be read or have changed are dots: {unread}.")
-    said.append(
+        points = f"{count} of {layout.rows} {what}s, evenly sampled"
+    notes = [points + (f"; {images} are drawn as images, the others as dots." if images < count else ".")]
+    if unread:
+        notes.append(f"Files that cannot be read or have changed are dots: {unread}.")
+    notes.append(
         "Drag to move. Use the wheel or pinch to zoom. Double-click to show all. Keys: arrows, +, -, 0. "
         "Click to select an image, or drag with Shift to select several."
     )
+    return notes
+
+
+def _map_data(
+    layout: Layout, rows: Sequence[Named], labels: Sequence[str], images: Mapping[int, Image.Image]
+) -> dict[str, Any]:
+    """The values that `map.js` reads; `images` by the number of their point."""
     groups = [name for name, _ in Counter(label for label in labels if label).most_common(len(_COLORS))]
     numbers = {name: number for number, name in enumerate(groups)}
-    data = {
+    places = {i: place for place, i in enumerate(images)}
+    data: dict[str, Any] = {
         "x": [p.x for p in layout.points],
         "y": [p.y for p in layout.points],
         "names": [p.path for p in layout.points],
@@ -280,21 +291,25 @@ def map_page(
         "labels": [numbers.get(label, len(groups)) for label in labels],
         "groups": [printable(name) for name in groups],
         "colors": [*_COLORS[: len(groups)], _OTHER],
-        "thumbs": thumbs,
-        "sizes": sizes,
-        "sheets": _sheets(images),
+        "thumbs": [places.get(i, -1) for i in range(len(layout.points))],
+        "sizes": [image.size for image in images.values()],
+        "sheets": _sheets(list(images.values())),
         "side": _SMALL,
         "columns": _COLUMNS,
     }
     if groups and len(groups) in data["labels"]:
         data["groups"].append("other")
+    return data
+
+
+def _map_body(title: str, note: str, data: Mapping[str, Any]) -> str:
     # json escapes all characters except ASCII, and "<" is escaped here. So no path can end the element.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    body = "".join(
+    return "".join(
         [
             '<canvas id="map" tabindex="0" role="img" '
             'aria-label="Map: arrow keys move it, + and - zoom, 0 shows all"></canvas>\n',
-            f"<header><h1>{_text(title)}</h1><p>{_text(' '.join(part for part in said if part))}</p>",
+            f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>",
             '<input type="search" placeholder="Find: part of a path" aria-label="Find: part of a path">',
             '<output></output><div id="legend"></div><div id="chosen"><span></span>'
             '<button class="text copy">Copy paths</button><button class="text save">Save the list of paths</button>'
@@ -305,7 +320,6 @@ def map_page(
             f'<script type="application/json" id="data">{text}</script>\n',
         ]
     )
-    return _page(title, body, style="map.css", script="map.js")
 
 
 def _sheets(images: Sequence[Image.Image]) -> list[str]:

@@ -80,23 +80,12 @@ class FeatureExtractor:
             "calibration": calibration,
             "max_pixels": max_pixels,
         }
-        engine = _of_export(model, device=device, precision=precision, backend=backend, threads=threads)
-        given = engine or (model if isinstance(model, Pretrained) else _load_features(source_name(model)))
+        given = _open(model, device=device, precision=precision, backend=backend, threads=threads)
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _absolute_source(source_name(model))
         loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
         self.untrained_norm = loaded is not None and "norm" in loaded.reinitialized
-        video = given.config.is_video
-        if given.config.axes != 2 and not video:
-            raise ValueError(
-                f"{self.name} takes inputs of {given.config.axes} axes; expected a model of images or clips"
-            )
-        self.record, self.max_pixels = _preprocessing_for(given, size), max_pixels
-        if engine is not None and size is not None and (size, size) != given.config.image_size[-2:]:
-            raise ValueError(f"size is {size}; {self.name} was exported for {given.config.image_size[-2:]} alone")
-        self.layers, self.l2 = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers)), l2
-        if not self.layers:
-            raise ValueError("layers is empty; expected at least one")
-        states = self.layers != (POOLED,)
+        self.record, self.max_pixels = _preprocessing_for(given, size, name=self.name), max_pixels
+        self.layers, self.l2 = _layer_names(layers), l2
         self.engine = (
             given
             if isinstance(given, Engine)
@@ -106,26 +95,24 @@ class FeatureExtractor:
                 precision=precision,
                 backend=backend,
                 threads=threads,
-                hidden_states=states,
-                processor=None if video else HieraImageProcessor(self.record, max_pixels=max_pixels),
+                hidden_states=self.layers != (POOLED,),
+                processor=None if given.config.is_video else HieraImageProcessor(self.record, max_pixels=max_pixels),
                 calibration=calibration,
             )
         )
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
         self.weights = weights_digest(given) if isinstance(given, Pretrained) else _digest(given)
         self.size = self.record.fixed_size
-        self.shape = (self.record.num_frames, *self.size) if video and self.record.num_frames else self.size
+        frames = self.record.num_frames if given.config.is_video else None
+        self.shape = (frames, *self.size) if frames else self.size
         self.columns = tuple(self._column(layer) for layer in self.layers)
-        if engine is not None:
-            self._check_given()
-        shape = (1, -1, *[1] * len(self.shape))
-        scale = self.record.rescale_factor if self.record.do_rescale else 1.0
-        mean, std = (self.record.image_mean, self.record.image_std) if self.record.do_normalize else ((0.0,), (1.0,))
-        self._mean = torch.tensor(mean, dtype=torch.float32).view(shape) / scale
-        self._std = torch.tensor(std, dtype=torch.float32).view(shape) / scale
+        self._check_export()
+        self._mean, self._std = _level_statistics(self.record, axes=len(self.shape))
 
-    def _check_given(self) -> None:
-        """Raises `ValueError` if the export lacks a requested layer; the message lists the layers that it has."""
+    def _check_export(self) -> None:
+        """Raises `ValueError` if it is an export that lacks a requested layer; the message lists the layers that it has."""
+        if self.engine.exported is None:
+            return
         task = TASKS[self.engine.task]
         stages = self.config.out_features or self.config.stage_names[-1:]
         allowed = stages if task.maps else (POOLED,) if "pooler_output" in task.outputs else ()
@@ -220,10 +207,14 @@ def _absolute_source(source: str) -> str:
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
-def _of_export(model: object, **settings: Any) -> Engine | None:
-    """Opens an export, with a notice of how much it differs from its checkpoint; None if `model` is not an export."""
-    if not isinstance(model, (str, os.PathLike)) or not is_export(model):
-        return None
+def _open(model: Pretrained | str | os.PathLike[str], **settings: Any) -> Pretrained | Engine:
+    """The model of a source. An export runs on an engine with these `settings`; a notice says how much it differs from
+    its checkpoint.
+    """
+    if isinstance(model, Pretrained):
+        return model
+    if not is_export(model):
+        return _load_features(source_name(model))
     engine = Engine(os.fspath(model), **settings)
     assert engine.exported is not None
     notify(f"{model} is {engine.exported.describe()}; its vectors are compared only with vectors of this export")
@@ -245,12 +236,33 @@ def _load_features(source: str) -> Pretrained:
     return HieraModel.from_pretrained(opened, reinit=new)
 
 
-def _preprocessing_for(model: Pretrained | Engine, size: int | None) -> Preprocessing:
+def _preprocessing_for(model: Pretrained | Engine, size: int | None, *, name: str) -> Preprocessing:
     """The preprocessing of the checkpoint, at one fixed size."""
     config = model.config
+    if config.axes != 2 and not config.is_video:
+        raise ValueError(f"{name} takes inputs of {config.axes} axes; expected a model of images or clips")
     stated = model.record if isinstance(model, Engine) else model.preprocessing
     record = preprocessing_for(config, stated)
-    return record.at(size or record.output_size or config.image_size[-2:])
+    record = record.at(size or record.output_size or config.image_size[-2:])
+    if isinstance(model, Engine) and size is not None and (size, size) != config.image_size[-2:]:
+        raise ValueError(f"size is {size}; {name} was exported for {config.image_size[-2:]} alone")
+    return record
+
+
+def _layer_names(layers: str | Sequence[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))
+    if not names:
+        raise ValueError("layers is empty; expected at least one")
+    return names
+
+
+def _level_statistics(record: Preprocessing, *, axes: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation `[1, C, *1]` of what the record subtracts and divides by, in gray levels."""
+    shape = (1, -1, *[1] * axes)
+    scale = record.rescale_factor if record.do_rescale else 1.0
+    mean, std = (record.image_mean, record.image_std) if record.do_normalize else ((0.0,), (1.0,))
+    first, second = (torch.tensor(values, dtype=torch.float32).view(shape) / scale for values in (mean, std))
+    return first, second
 
 
 def vectors(
