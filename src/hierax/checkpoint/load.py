@@ -16,7 +16,6 @@ from hierax.checkpoint.preprocessing import resize_record
 from hierax.checkpoint.report import LoadingReport
 from hierax.model.config import HieraConfig
 from hierax.model.registry import TaskSpec, task_named, task_of, task_of_parts
-from hierax.processing import Preprocessing
 from hierax.transformers_arguments import token_of
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
         HieraForVideoClassification,
         HieraModel,
     )
+    from hierax.processing import Preprocessing
 
     Model = TypeVar("Model", bound=Pretrained)
 
@@ -97,7 +97,7 @@ def load_model(
     return model.eval()
 
 
-def _preprocessing_for(config: HieraConfig, opened: Checkpoint) -> Preprocessing | None:
+def _preprocessing_for(config: HieraConfig, opened: Checkpoint) -> "Preprocessing | None":
     """The checkpoint's record, for the channels and the size of the model."""
     record = opened.preprocessing
     if record and config.num_channels != opened.config.num_channels:

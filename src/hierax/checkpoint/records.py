@@ -11,7 +11,7 @@ The two checkpoints that come with hierax are described by their own files.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from hierax.advice import did_you_mean
@@ -217,69 +217,62 @@ def _transformers() -> Iterator[CheckpointRecord]:
 def _timm() -> Iterator[CheckpointRecord]:
     """The same image weights as timm has them."""
     for variant, figures in _IMAGE.items():
-        yield CheckpointRecord(
-            name=f"{variant}.mae_in1k_ft_in1k",
+        record = partial(
+            CheckpointRecord,
             variant=variant,
-            task="classification",
             dialect="timm",
-            hub_id=f"timm/{variant}.mae_in1k_ft_in1k",
             license=CC_BY_NC,
             pretraining_data="imagenet-1k",
+            preprocessing="timm",
+            crop_pct=0.9,
+        )
+        yield record(
+            name=f"{variant}.mae_in1k_ft_in1k",
+            task="classification",
+            hub_id=f"timm/{variant}.mae_in1k_ft_in1k",
             finetuning_data="imagenet-1k",
             num_labels=1000,
             labels="imagenet-1k",
             top1=figures.top1,
             parameters=figures.classifier,
-            preprocessing="timm",
-            crop_pct=0.9,
         )
-        yield CheckpointRecord(
+        yield record(
             name=f"{variant}.mae_in1k",
-            variant=variant,
             task="features",
-            dialect="timm",
             hub_id=f"timm/{variant}.mae",
-            license=CC_BY_NC,
-            pretraining_data="imagenet-1k",
             parameters=figures.encoder,
-            preprocessing="timm",
-            crop_pct=0.9,
             note=_NOTE_TIMM_MAE,
         )
 
 
 def _timm_abswin() -> Iterator[CheckpointRecord]:
     """timm's own weights, with window-aware position embeddings."""
+    variant = "hiera_small_abswin_256"
+    record = partial(
+        CheckpointRecord,
+        variant=variant,
+        task="classification",
+        dialect="timm",
+        license=APACHE,
+        pretraining_data="imagenet-12k",
+        preprocessing="timm",
+        crop_pct=0.95,
+    )
     for tag, top1 in (("sbb2_e200_in12k", 84.912), ("sbb2_pd_e200_in12k", 84.56)):
-        variant = "hiera_small_abswin_256"
-        yield CheckpointRecord(
+        yield record(
             name=f"{variant}.{tag}_ft_in1k",
-            variant=variant,
-            task="classification",
-            dialect="timm",
             hub_id=f"timm/{variant}.{tag}_ft_in1k",
-            license=APACHE,
-            pretraining_data="imagenet-12k",
             finetuning_data="imagenet-1k",
             num_labels=1000,
             labels="imagenet-1k",
             top1=top1,
             parameters=34_361_800,
-            preprocessing="timm",
-            crop_pct=0.95,
         )
-        yield CheckpointRecord(
+        yield record(
             name=f"{variant}.{tag}",
-            variant=variant,
-            task="classification",
-            dialect="timm",
             hub_id=f"timm/{variant}.{tag}",
-            license=APACHE,
-            pretraining_data="imagenet-12k",
             num_labels=11_821,
             parameters=42_683_149,
-            preprocessing="timm",
-            crop_pct=0.95,
             note=_NOTE_IN12K,
         )
 
