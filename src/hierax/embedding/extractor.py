@@ -110,7 +110,7 @@ class FeatureExtractor:
         self._mean, self._std = _level_statistics(self.record, axes=len(self.shape))
 
     def _check_export(self) -> None:
-        """Raises `ValueError` if it is an export that lacks a requested layer; the message lists the layers that it has."""
+        """Raises `ValueError` if an export lacks a requested layer; the message lists the layers that it has."""
         if self.engine.exported is None:
             return
         task = TASKS[self.engine.task]
