@@ -16,7 +16,8 @@ from PIL import Image
 
 import hierax
 from hierax.predict.features import output_names
-from hierax.predict.inputs import open_predictor, record_at, stream
+from hierax.predict.inputs import stream
+from hierax.predict.predictor import open_predictor, record_at
 from hierax.predict.tables import write_table
 from hierax.processing import ImageError, Preprocessing
 

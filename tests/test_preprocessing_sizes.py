@@ -12,7 +12,7 @@ from hierax.collection.source import Source
 from hierax.embedding.decode import decoder_of
 from hierax.embedding.extractor import FeatureExtractor
 from hierax.model.config import variant_config
-from hierax.predict.inputs import open_predictor
+from hierax.predict.predictor import open_predictor
 from hierax.processing import IMAGENET
 from hierax.processing.record import preprocessing_for
 from small import image_config

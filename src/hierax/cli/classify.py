@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.predict.classify import Classified, predictions
-    from hierax.predict.inputs import FoundModel, check_inputs, open_predictor
+    from hierax.predict.inputs import check_inputs
+    from hierax.predict.predictor import FoundModel, open_predictor
     from hierax.predict.tables import check_table, write_table
 
     if arguments.output is not None:

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.predict.features import feature_files, open_features, write_features
-    from hierax.predict.inputs import FoundModel, check_inputs
+    from hierax.predict.inputs import check_inputs
+    from hierax.predict.predictor import FoundModel
 
     model = FoundModel(arguments.model)
     video = model.takes_clips

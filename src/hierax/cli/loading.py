@@ -11,7 +11,7 @@ from hierax.checkpoint.bundled import FEMTO
 from hierax.console import say
 
 if TYPE_CHECKING:
-    from hierax.predict.inputs import Predictor
+    from hierax.predict.predictor import Predictor
 
 
 MAX_PIXELS = 178_956_970  # a copy of hierax.processing.DEFAULT_MAX_PIXELS: importing it would import numpy for --help

@@ -70,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.predict.inputs import FoundModel, check_inputs, check_no_input
+    from hierax.predict.inputs import check_inputs, check_no_input
+    from hierax.predict.predictor import FoundModel
     from hierax.predict.reconstruct import open_mae, reconstructions
 
     model = FoundModel(arguments.model)

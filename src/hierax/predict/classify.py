@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hierax.model.config import HieraConfig
-    from hierax.predict.inputs import Model, Predictor, Size
+    from hierax.predict.predictor import Model, Predictor, Size
     from hierax.processing import Clip, HieraVideoProcessor, ImageError
 
 
@@ -99,7 +99,8 @@ def classify(
         ValueError: the model is not a classifier, or takes neither images nor clips; see also `hierax.Engine`.
         OSError: see `hierax.load`.
     """
-    from hierax.predict.inputs import image_paths, open_predictor
+    from hierax.predict.inputs import image_paths
+    from hierax.predict.predictor import open_predictor
 
     paths = image_paths(images)
     predictor = open_predictor(

@@ -20,18 +20,8 @@ from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
 from hierax.model.registry import TASKS
-from hierax.predict.inputs import (
-    Model,
-    Predictor,
-    Size,
-    check_inputs,
-    check_no_input,
-    clip_batches,
-    image_paths,
-    not_finite,
-    open_predictor,
-    stream,
-)
+from hierax.predict.inputs import check_inputs, check_no_input, clip_batches, image_paths, not_finite, stream
+from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
 
 if TYPE_CHECKING:

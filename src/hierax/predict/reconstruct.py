@@ -16,18 +16,8 @@ from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
 from hierax.model.registry import TASKS
-from hierax.predict.inputs import (
-    MAE,
-    Model,
-    Predictor,
-    Size,
-    check_inputs,
-    clip_batches,
-    image_paths,
-    not_finite,
-    open_predictor,
-    stream,
-)
+from hierax.predict.inputs import MAE, check_inputs, clip_batches, image_paths, not_finite, stream
+from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError
 
 if TYPE_CHECKING:
