@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, say_model, seed
@@ -112,7 +113,6 @@ def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
 
 
 def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argparse.Namespace) -> None:
-    from hierax.atomic import atomic_write
     from hierax.viz.animation import write_animation, write_strip
     from hierax.viz.fonts import drawable_names
     from hierax.viz.sheets import sheet

@@ -11,6 +11,7 @@ from hierax.cli.columns import add_columns
 from hierax.cli.loading import MAX_PIXELS, add_device, add_max_pixels
 from hierax.cli.outputs import add_overwrite
 from hierax.cli.terminal import UserError
+from hierax.stopping import last_signal
 
 if TYPE_CHECKING:
     from hierax.train.settings import Recipe
@@ -133,7 +134,6 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
 
 def exit_code(run: str) -> int:
     """The exit code of a run: 0 if it is finished, else 128 plus the number of the signal that stopped it."""
-    from hierax.stopping import last_signal
     from hierax.train.folder import read_previous
 
     number = last_signal()

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.checkpoint.files import source_name
+from hierax.checkpoint.opened import open_checkpoint
 from hierax.collection.store import Column, Manifest
 from hierax.digests import weights_digest
 from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
+from hierax.model.tasks import HieraModel
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 from hierax.processing.frames import FIRST_ONLY
@@ -228,9 +230,6 @@ def _digest(engine: Engine) -> str:
 
 def _load_features(source: str) -> Pretrained:
     """Loads a model for features. The encoder of a MAE gets a new norm, which does not change the pooled features."""
-    from hierax.checkpoint.opened import open_checkpoint
-    from hierax.model.tasks import HieraModel
-
     opened = open_checkpoint(source)
     new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
     return HieraModel.from_pretrained(opened, reinit=new)

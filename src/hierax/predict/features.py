@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ from torch import Tensor
 from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
+from hierax.devices import find_device
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
 from hierax.model.registry import TASKS
-from hierax.predict.inputs import check_inputs, check_no_input, clip_batches, image_paths, not_finite, stream
+from hierax.model.tasks import HieraBackbone
+from hierax.predict.inputs import check_inputs, check_no_input, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
 
@@ -113,9 +116,6 @@ def open_features(
 ) -> Predictor:
     """Opens a model that returns feature maps. `engine`: see `open_predictor`."""
     if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
-        from hierax.devices import find_device
-        from hierax.model.tasks import HieraBackbone
-
         model = open_checkpoint(model)
         stages = model.config.stages
         names = [f"stage{number}" for number in range(1, stages + 1)]
@@ -170,15 +170,9 @@ def write_features(
     check_inputs(predictor.config, paths)
     processor, record = predictor.processor(), predictor.preprocessing
     video = isinstance(processor, HieraVideoProcessor)
-
-    def read(path: Path) -> Tensor:
-        if isinstance(processor, HieraVideoProcessor):
-            return clip_batches(processor.clips(path))[0]
-        return processor(path).pixel_values
-
     answers = stream(
         paths,
-        read,
+        partial(read_pixels, processor),
         lambda pixels: stage_maps(predictor, pixels, attention=attention),
         batch_size=1 if video else predictor.batch_size,
     )

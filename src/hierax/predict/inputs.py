@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hierax.model.config import HieraConfig
-from hierax.processing import Clip, ImageError
+from hierax.processing import Clip, HieraImageProcessor, HieraVideoProcessor, ImageError
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -23,7 +23,7 @@ CLASSIFIER = "facebook/hiera_base_16x224.mae_k400_ft_k400"
 MAE = "facebook/hiera_base_16x224.mae_k400"
 _EXPECTED_PATHS = "expected paths of images (hierax.Engine takes images, arrays and tensors)"
 _CLIPS_AT_ONCE = 4  # clips per call of a model, which limits the memory for many views
-_READERS = 4
+_READERS = 4  # threads that read files, if there are as many cores
 _Result = TypeVar("_Result")
 
 
@@ -173,3 +173,10 @@ def clip_batches(clips: Sequence[Clip]) -> list[Tensor]:
         torch.from_numpy(np.stack([clip.pixels for clip in clips[i : i + _CLIPS_AT_ONCE]]))
         for i in range(0, len(clips), _CLIPS_AT_ONCE)
     ]
+
+
+def read_pixels(processor: HieraImageProcessor | HieraVideoProcessor, path: Path) -> Tensor:
+    """Pixels `[1, C, *size]` of an image, or of the middle of a video."""
+    if isinstance(processor, HieraVideoProcessor):
+        return clip_batches(processor.clips(path))[0]
+    return processor(path).pixel_values

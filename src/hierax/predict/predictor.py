@@ -28,7 +28,7 @@ from hierax.processing.record import FILE_NAME, preprocessing_for
 Size = int | Sequence[int]
 Model = str | os.PathLike[str] | Checkpoint | Pretrained | Engine
 _LARGEST_BATCH = 65_536
-_ON_A_GPU = 32
+_ON_A_GPU = 32  # images per call, where no number is given
 
 
 @dataclass(frozen=True)

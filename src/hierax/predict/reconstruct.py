@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
+from hierax.model.encoder import visible_units
+from hierax.model.mae import check_mae_size, random_keep
 from hierax.model.registry import TASKS
-from hierax.predict.inputs import MAE, check_inputs, clip_batches, image_paths, not_finite, stream
+from hierax.predict.inputs import MAE, check_inputs, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError
 
@@ -121,7 +124,9 @@ def reconstructions(
     steps = _Steps(predictor, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
     video = predictor.config.is_video
     titles = drawable_names([path.name for path in paths], kind="video" if video else "image")
-    answers = stream(paths, steps.read, steps.predict, batch_size=1 if video else predictor.batch_size)
+    answers = stream(
+        paths, partial(read_pixels, steps.processor), steps.predict, batch_size=1 if video else predictor.batch_size
+    )
     for title, answer in zip(titles, answers, strict=True):
         if answer.result is None or answer.pixels is None:
             yield Reconstructed(answer.path, error=answer.error)
@@ -138,12 +143,6 @@ class _Steps:
         self.predictor, self.processor = predictor, predictor.processor()
         self.mask_ratio, self.seed = mask_ratio, seed
         self.statistics: Statistics = statistics
-
-    def read(self, path: Path) -> Tensor:
-        """Pixels `[1, C, *size]`."""
-        if isinstance(self.processor, HieraVideoProcessor):
-            return clip_batches(self.processor.clips(path))[0]
-        return self.processor(path).pixel_values
 
     def predict(self, pixels: Tensor) -> Sequence[Tensor]:
         """The reconstructions `[C, *size]` of a batch."""
@@ -185,9 +184,6 @@ def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float |
         ValueError: the ratio is not a number, or hides all units or no unit; or the size is not a multiple of the mask
             unit.
     """
-    from hierax.model.encoder import visible_units
-    from hierax.model.mae import check_mae_size, random_keep
-
     check_mae_size(size, config)
     count = torch.Size(config.unit_grid(size)).numel()
     ratio = config if mask_ratio is None else config.replace(mask_ratio=mask_ratio)
