@@ -127,14 +127,29 @@ def test_views_are_not_for_a_probe(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_errors_that_the_results_list_are_not_all_written_twice(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "rest"),
+    [
+        (("classify",), "; --json lists all"),
+        (("classify", "--json"), ""),
+        (("classify", "-o", "found.csv"), ""),
+        (("features", "-o", "maps"), "; --json lists all"),
+        (("features", "-o", "maps", "--json"), ""),
+        (("reconstruct", "-o", "sheet.png"), ""),
+        (("demo",), ""),
+    ],
+    ids=" ".join,
+)
+def test_of_many_errors_the_first_twenty_are_written(
+    run: Run, tmp_path: Path, command: tuple[str, ...], rest: str
+) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(23)]
-    for path in paths:
+    for path in paths[:3]:
         path.write_bytes(b"no image")
-    code, out, err = run("classify", *map(str, paths), "--json")
-    assert (code, out.count('"error"')) == (2, 23)
-    assert err.count("not an image") == 20
-    assert err.splitlines()[-1] == "hierax: and 3 more that cannot be read"
+    code, out, err = run(*command, *map(str, paths))
+    assert (code, out.count('"error"')) == (2, 23 if "--json" in command else 0)
+    assert err.count("not an image") + err.count("no such file") == 20
+    assert f"hierax: and 3 more that cannot be read{rest}\n" in err
 
 
 def test_an_optional_place_may_come_after_an_option(run: Run, tmp_path: Path) -> None:

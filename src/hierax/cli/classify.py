@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = FoundModel(arguments.model)
     paths, problems = expand(arguments.images, clips=model.takes_clips)
     results = [Classified(Path(problem.source), error=problem) for problem in problems]
-    tally = Tally(listed=arguments.json or arguments.output is not None)
+    tally = Tally("" if arguments.json or arguments.output is not None else "--json lists all")
     width = min(max((len(str(path)) for path in paths), default=0), 40)
     for result in results:
         _write(result, tally, arguments, width=width)

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(target, overwrite=arguments.overwrite or not arguments.output)
     photos = _open_photos(arguments.images, tally, arguments.max_pixels) if arguments.images else None
     if arguments.images and not photos:
-        return tally.exit_code
+        return tally.end()
     sheet = demo(photos, tell=tell)
     with atomic_write(target) as part:
         sheet.save(part)
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("\nnext:")
     for line in next_steps():
         print(f"  {line}")
-    return tally.exit_code
+    return tally.end()
 
 
 def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]:

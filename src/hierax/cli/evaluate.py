@@ -13,7 +13,7 @@ from hierax.cli.clips import view_counts
 from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, count
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
-from hierax.cli.terminal import UserError
+from hierax.cli.terminal import UserError, say_unreadable
 from hierax.console import say, tell
 from hierax.extras import require
 
@@ -26,8 +26,6 @@ EPILOG = """DATA is a labeled dataset. If it has train/ and val/, val/ is evalua
 classifier on the pooled map of each stage. --probe knn classifies by the nearest neighbors. Both use the
 training data of --train or DATA/train.
 For a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip."""
-
-_LISTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
     measure = _probe if arguments.probe else _classify
     bad = measure(arguments, common, writes=writes)
     if writes:
-        for name, problem in bad[:_LISTED]:
-            say(f"{name}: {problem}")
-        if len(bad) > _LISTED:
-            say(f"and {len(bad) - _LISTED} more that cannot be read")
+        say_unreadable(bad)
     return 3 if bad else 0
 
 

@@ -53,13 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
     paths, problems = expand(arguments.images, clips=video)
     if video and (arguments.attention or arguments.whole):
         raise UserError("--attention and --whole are for images, and this model takes clips")
-    tally = Tally()
+    tally = Tally("" if arguments.json else "--json lists all")
     for problem in problems:
         tally.add(problem)
         if arguments.json:
             print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
     if not paths:
-        return tally.exit_code
+        return tally.end()
     # errors about files are reported before a model is downloaded
     files = feature_files(paths, arguments.output, overwrite=arguments.overwrite, clips=video)
     predictor = open_features(
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(json.dumps(as_json(result)), flush=True)
             elif result.error is None:
                 tell(f"{result.path}: {result.arrays}, {result.picture}")
-    return tally.exit_code
+    return tally.end()
 
 
 def as_json(result: FeatureFiles) -> dict[str, Any]:

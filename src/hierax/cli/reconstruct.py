@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         tally.add(problem)
     if not paths:
-        return tally.exit_code
+        return tally.end()
     opened = open_mae(model.open(), **engine_options(arguments))
     say_model(arguments.model, opened)
     check_inputs(opened.config, paths)
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             elif result.error is None:
                 rows.append(result.tiles)
     _write(rows, clips, arguments)
-    return tally.exit_code
+    return tally.end()
 
 
 def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:

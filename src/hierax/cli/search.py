@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.embedding.search import search
 
-    index, tally = open_index(arguments, page=arguments.html), Tally()
+    index, tally = open_index(arguments, page=arguments.html), Tally("" if arguments.json else "--json lists all")
     with ProgressDisplay("image") as display:
         results = search(
             index,
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
                 say(f"{result.query}: no {noun(index)} is similar enough")
     if arguments.html is not None and tally.done:
         write_page(_sheet(index, results, arguments), arguments.html)
-    return tally.exit_code
+    return tally.end()
 
 
 def as_json(result: Searched) -> dict[str, Any]:

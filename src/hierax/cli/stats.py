@@ -9,7 +9,8 @@ from typing import Any
 from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_max_pixels, count
 from hierax.cli.outputs import add_json
-from hierax.console import ProgressDisplay, say, tell
+from hierax.cli.terminal import say_unreadable
+from hierax.console import ProgressDisplay, tell
 
 SUMMARY = "count the images of a dataset; compute mean and standard deviation of each channel"
 EPILOG = """Mean and standard deviation of images are given in gray levels divided by 255. Values of arrays are not
@@ -50,10 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name, value in values.items():
             if name != "unreadable" and value not in (None, {}, []):
                 tell(f"{name:<10} {_shown(value)}{as_rgb if name == 'modes' else ''}")
-    for name, problem in found.unreadable[:20]:
-        say(f"{name}: {problem}")
-    if len(found.unreadable) > 20:
-        say(f"and {len(found.unreadable) - 20} more that cannot be read")
+    say_unreadable(found.unreadable)
     return 0 if not found.unreadable else 3 if found.readable else 2
 
 
