@@ -184,6 +184,12 @@ def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
             "this needs that: pip install 'hierax[train]'",
         ),
         (ImportError("no such name"), 1, "ImportError: no such name (a fault of hierax; --debug shows the traceback)"),
+        (
+            RuntimeError("InductorError: OSError: [Errno 28] No space left on device"),
+            2,
+            "No space left on device, of the temporary files of a library; TMPDIR=DIR places them elsewhere: "
+            "InductorError: OSError: [Errno 28] No space left on device",
+        ),
         (TypeError("what"), 1, "TypeError: what (a fault of hierax; --debug shows the traceback)"),
     ],
 )

@@ -114,3 +114,16 @@ def test_warming_up_makes_what_calls_will_need(conversions: list[Any]) -> None:
         engine(pixel_values=torch.zeros(4, 3, 64, 64))
         engine(pixel_values=torch.zeros(1, 3, 64, 96))
     assert len(conversions) == 2
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("iostream error")])
+def test_a_model_that_cannot_be_kept_runs_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: Any) -> bytes:
+        raise error
+
+    wanted = converted(tiny("features"), tmp_path / "kept")
+    monkeypatch.setattr(openvino_backend, "serialise", full)
+    assert_same(converted(tiny("features"), tmp_path / "full"), wanted, 0)
+    assert f"a compiled model is not kept: {error}" in caplog.text

@@ -10,6 +10,7 @@ terminated.
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -80,6 +81,7 @@ Images can be files, folders (with their subfolders) or patterns ('*.jpg').
 Exit codes: 0 if everything was done, 2 if nothing could be done, 3 if some inputs cannot be read."""
 
 
+_FULL = os.strerror(errno.ENOSPC)
 _ENDED = {"SIGINT": "interrupted", "SIGHUP": "the terminal was closed"}
 
 
@@ -225,6 +227,9 @@ def _report_error(error: BaseException, argv: Sequence[str]) -> int:
     library = isinstance(error, ImportError) and "pip install" in str(error)  # a package that a library names
     if library or isinstance(error, (UserError, MissingPackage, ValueError, OSError)):
         say(one_line(error))
+        return 2
+    if _FULL in str(error):  # of a library that keeps temporary files
+        say(f"{_FULL}, of the temporary files of a library; TMPDIR=DIR places them elsewhere: {one_line(error)}")
         return 2
     limit = address_limit()
     fault = "a fault of hierax"

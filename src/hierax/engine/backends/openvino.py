@@ -207,7 +207,7 @@ class OpenVinoBackend:
             run = functools.partial(OpenVinoRunner, precision="int8", threads=self._threads)
             model = quantise_and_compare(model, batches, self._program, run)
         if self._cache:
-            self._cache.write(key, serialise(model))
+            _keep(self._cache, key, model)
         return model
 
     def _stored(self, content: memoryview) -> Any:
@@ -219,3 +219,15 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Gives back the weights."""
         del self._program
+
+
+def _keep(cache: ArtifactCache, key: str, model: Any) -> None:
+    """Keeps a model for the next start. If that fails, as on a full disk, this one runs all the same."""
+    try:
+        content = serialise(model)
+    except (OSError, RuntimeError) as error:  # of the folder of temporary files
+        if is_out_of_memory(error):
+            raise
+        _log.warning("a compiled model is not kept: %s", str(error).strip().splitlines()[-1])
+    else:
+        cache.write(key, content)
