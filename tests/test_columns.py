@@ -204,6 +204,24 @@ def test_metadata_that_is_not_read_is_told(run: Run, here: Path) -> None:
     assert "s/metadata.csv is not read, because s/train is beside it; to use its labels, pass the list itself" in err
 
 
+def test_embed_reads_the_column_of_images_that_is_named(
+    run: Run, here: Path, classifier_folder: str, table: Path
+) -> None:
+    fast: tuple[str, ...] = ("--model", classifier_folder, "--device", "cpu", "--workers", "0", "--json")
+    code, _, err = run("embed", str(table), "-o", "out", *fast)
+    assert (code, "--columns path=NAME names another one" in err) == (2, True)
+    code, _, err = run("embed", str(table), "-o", "out", "--columns", "path=nix", *fast)
+    assert (code, "no column 'nix'; there are: foto, art, label" in err) == (2, True)
+    images = [{"bytes": encoded(picture(seed=i)), "path": None} for i in range(4)]
+    write_parquet(table, {"foto, groß#?": images, "image": images[::-1]})
+    code, out, err = run("embed", str(table), "-o", "out", "--columns", "path=foto, groß#?", *fast)
+    assert (code, json.loads(out)["rows"]) == (0, 4), err
+    code, out, err = run("embed", "-o", "out", "--update", *fast)
+    assert (code, json.loads(out)["done"]) == (0, 0), err
+    code, out, err = run("embed", "-o", "out", "--update", "--columns", "path=image", *fast)
+    assert (code, json.loads(out)["done"], json.loads(out)["rows"]) == (0, 4, 4), err
+
+
 # -- folders that hold no images
 
 

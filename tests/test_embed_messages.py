@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -139,3 +141,35 @@ def test_of_many_differences_the_first_are_told(whole: Path) -> None:
     values: dict[str, Any] = {**vars(manifest), "config": {f"field{n}": n for n in range(9)}, "model": "other"}
     with pytest.raises(CollectionError, match=r"model was .*now 'other'; .*; and \d+ more differences; choose"):
         manifest.check_same(Manifest(**values), folder=whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: t.drop_columns(["embedding"]), "column embedding is missing"),
+        (lambda t: t.set_column(6, "embedding", pa.array(["x"] * len(t))), "column embedding is string; expected"),
+        (
+            lambda t: t.set_column(6, "embedding", pa.nulls(len(t), t.schema.field(6).type)),
+            "column embedding has nulls",
+        ),
+        (lambda t: t.set_column(2, "width", pa.nulls(len(t), pa.int32())), "column width has nulls"),
+    ],
+)
+def test_an_update_names_a_damaged_column(
+    whole: Path, model: str, tmp_path: Path, change: Callable[[pa.Table], pa.Table], problem: str
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    shard = shards(out)[0]
+    pq.write_table(change(pq.read_table(shard)), shard)
+    with pytest.raises(CollectionError, match=rf"{shard.name}.*{problem}"):
+        embed([], out, model=model, update=True, **OPTIONS)
+
+
+def test_an_update_names_a_shard_whose_vectors_cannot_be_read(whole: Path, model: str, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    shard = shards(out)[0]
+    place = pq.ParquetFile(shard).metadata.row_group(0).column(6).data_page_offset
+    data = shard.read_bytes()
+    shard.write_bytes(data[:place] + b"\xff" * 64 + data[place + 64 :])
+    with pytest.raises(CollectionError, match=rf"{shard.name}.*damaged"):
+        embed([], out, model=model, update=True, **OPTIONS)

@@ -16,7 +16,8 @@ def add_columns(parser: argparse.ArgumentParser, *kinds: str) -> None:
         help="names of the columns of files (or images) and classes in lists, parquet files and hub:ID, if they are "
         "not usual names such as path, file and label"
         if several
-        else "name of the column of paths in lists, if it is not a usual name such as path, file or url",
+        else "name of the column of paths (or images) in lists, parquet files and hub:ID, if it is not a usual name "
+        "such as path, file, url or image",
     )
 
 

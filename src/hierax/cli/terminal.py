@@ -35,8 +35,9 @@ class Tally:
                 say(one_line(error))
 
     def end(self) -> int:
-        """Writes how many errors were not shown. Returns the exit code: 0 if no input failed, 3 if some inputs failed, 2 if
-        all failed.
+        """Writes how many errors were not shown, and returns the exit code.
+
+        The code is 0 if no input failed, 3 if some inputs failed, 2 if all failed.
         """
         if self.failed > _LISTED:
             say(f"and {self.failed - _LISTED:,} more that cannot be read{self._rest and '; '}{self._rest}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import quote, unquote
 
 from PIL import Image
 
@@ -23,6 +24,7 @@ from hierax.processing.paths import opened_regular
 from hierax.processing.video_file import VideoFile
 
 KINDS = ("file", "tar", "table", "url")
+_COLUMN = "?column="
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Source:
         path: its permanent name: the absolute path of a file, `SHARD.tar::MEMBER`, `TABLE[ROW]`, or a URL. For a
             segment of a video, `#t=SECONDS` is added.
         kind: one of `KINDS`.
-        container: the path of the shard, or the name of the table; "" for other sources.
+        container: the path of the shard, or the split of a table (see `table_split`); "" for other sources.
         offset, size: position and size of a member in its shard, in bytes. For a table, `offset` is the row number.
         window: the number of a segment of a video; -1 for all other sources.
     """
@@ -73,9 +75,15 @@ class Source:
 @lru_cache(maxsize=8)
 def _table(container: str) -> TableDataset:
     """A split of a table. Each process opens it once."""
-    name, _, split = container.rpartition("#")
+    name, _, rest = container.rpartition("#")
+    split, _, column = rest.partition(_COLUMN)
     files = [Path(name)] if name.endswith(".parquet") else []
-    return open_tables(name, files, labels=False)[split]
+    return open_tables(name, files, labels=False, columns={"path": unquote(column)} if column else None)[split]
+
+
+def table_split(name: str, split: str, column: str | None = None) -> str:
+    """The container of rows of a table: its name, its split, and the column of images if it has no usual name."""
+    return f"{name}#{split}" + (f"{_COLUMN}{quote(column, safe='')}" if column else "")
 
 
 _CHUNK = 1 << 22  # number of bytes that are hashed or copied at the same time

@@ -189,7 +189,8 @@ def embed(
         half: write vectors in float16.
         max_pixels: larger images are an error; None: no limit. Later calls do not remember this value.
         update: list the sources again; embed new and changed sources, and mark rows that are gone or replaced.
-        list_columns: {"path": name} if the column of paths in lists has another name. Updates remember it.
+        list_columns: {"path": name} if the column of paths in lists, or of images in tables, has another name. Updates
+            remember it.
         shard: (i, n): compute only every n-th block, starting with block i, for n processes that share `out`.
         ray: work on a Ray cluster whose machines share `out` and the model; see `hierax.embedding.cluster`.
         device: see `hierax.Engine`. Several devices share the blocks; "auto" means all GPUs, if there are any. With a

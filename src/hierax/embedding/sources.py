@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from hierax.collection.source import Source
+from hierax.collection.source import Source, table_split
 from hierax.collection.store import arrow
 from hierax.collection.urls import check_client, urls_at
 from hierax.data.file_lists import is_list_of_files, listed_paths, resolve_entry
@@ -98,7 +98,7 @@ def list_sources(
               videos;
             - URLs that fsspec can open (`s3://…`).
         record: the preprocessing record of the model; None: images.
-        columns: {"path": name} if the column of paths in lists has another name.
+        columns: {"path": name} if the column of paths in lists, or of images in tables, has another name.
 
     Raises:
         NoSourcesError: an input matches nothing; the message names it.
@@ -182,13 +182,13 @@ def _nothing_in(given: str, left: LeftOut, *, clips: bool) -> str:
 
 def _sources(given: str, kinds: _Kinds) -> Iterator[Source]:
     if given.startswith("hub:"):
-        yield from _rows_of_tables(given, [])
+        yield from _rows_of_tables(given, [], kinds)
     elif "://" in given:
         yield from _of_url(given, kinds)
     elif os.path.isdir(given):
         check_no_collection(given)
         if _is_saved(given):
-            yield from _rows_of_tables(os.path.abspath(given), [])
+            yield from _rows_of_tables(os.path.abspath(given), [], kinds)
         else:
             for path in sorted(_files_below(given, kinds.suffixes, kinds.left)):
                 yield from _of_file(path, kinds)
@@ -232,7 +232,7 @@ def _of_file(path: str, kinds: _Kinds) -> Iterator[Source]:
     elif suffix in _LISTS or (suffix == ".parquet" and _is_list(path, kinds)):
         yield from _of_list(path, kinds)
     elif suffix == ".parquet":
-        yield from _rows_of_tables(path, [Path(path)])
+        yield from _rows_of_tables(path, [Path(path)], kinds)
     else:
         yield Source(path)
 
@@ -267,10 +267,13 @@ def _of_list(path: str, kinds: _Kinds) -> Iterator[Source]:
         raise MissingPackage(f"{path}: {error}", name=error.name) from None
 
 
-def _rows_of_tables(name: str, files: Sequence[Path]) -> Iterator[Source]:
-    for split, table in open_tables(name, files, labels=False).items():
+def _rows_of_tables(name: str, files: Sequence[Path], kinds: _Kinds) -> Iterator[Source]:
+    column = (kinds.columns or {}).get("path")
+    given = None if column is None else {"path": column}
+    for split, table in open_tables(name, files, labels=False, columns=given).items():
+        container = table_split(name, split, column)
         for row in range(len(table)):
-            yield Source(f"{name}#{split}[{row}]", "table", f"{name}#{split}", row)
+            yield Source(f"{name}#{split}[{row}]", "table", container, row)
 
 
 def _of_url(given: str, kinds: _Kinds) -> Iterator[Source]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hierax.collection.checked import read_table
 from hierax.collection.listing import Listing, listings
 from hierax.collection.source import Source, as_bytes, content_hash, file_hash
 from hierax.collection.store import (
@@ -25,6 +26,7 @@ from hierax.collection.store import (
     hashes_of,
     mark,
     read_texts,
+    schema,
     shard_path,
     shards,
     source_id,
@@ -49,12 +51,13 @@ def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source])
     done yet stay in their block.
 
     Raises:
-        CollectionError: an input of the collection no longer matches anything. For example, a folder was moved, or a
-            disk is not mounted. No row has been marked.
+        CollectionError: a shard is damaged. Or an input of the collection no longer matches anything. For example, a
+            folder was moved, or a disk is not mounted. No row has been marked.
     """
-    known: dict[str, str] = {}
+    known, wanted = dict[str, str](), schema(manifest)
     waiting = {s.id for number, path in enumerate(listings(folder)) for s in _waiting(folder, manifest, number, path)}
     for shard in shards(folder):
+        read_table(shard, wanted, wanted.names)  # also the vectors, so that a damaged column is named
         known |= hashes_of(shard)
     seen, found, closed = set[str](), list[Source](), list[str]()
     with ThreadPoolExecutor(_READERS) as pool, _advice(folder):

@@ -23,6 +23,7 @@ from hierax.engine.pool import Shape
 from hierax.engine.quantise import Inputs, quantise_and_compare
 from hierax.engine.signature import Program
 from hierax.engine.traced import INPUTS, example_inputs, for_size
+from hierax.memory import is_out_of_memory
 from hierax.telemetry import import_openvino
 
 _log = logging.getLogger("hierax.engine")
