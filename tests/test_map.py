@@ -256,13 +256,13 @@ def test_names_of_files_cannot_become_part_of_the_page(tmp_path: Path) -> None:
     sheet = contact_sheet([tmp_path], [Section(NASTY, some)], title=NASTY, note=NASTY)
     tags = Tags(sheet)
     assert len(tags.all("script")) == 1
-    assert scripts(sheet) == [asset("sheet.js")]
+    assert scripts(sheet) == [asset("page.js") + asset("sheet.js")]
     assert [a for a in tags.all("img") if "onerror" in a] == []
     assert tags.all("figure")[0]["title"] == printable(NASTY).replace("\udcff", "\\udcff")
     page = map_page(
         [tmp_path], places([NASTY, "b.jpg"]), named(NASTY, "b.jpg"), title=NASTY, note=NASTY, labels=[NASTY, NASTY]
     )
-    assert scripts(page)[1:] == [asset("map.js")]
+    assert scripts(page)[1:] == [asset("page.js") + asset("map.js")]
     assert len(Tags(page).all("script")) == 2
     assert data_of(page)["names"] == [NASTY, "b.jpg"]
     for text in (sheet, page):

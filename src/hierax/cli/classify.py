@@ -13,7 +13,7 @@ from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, positive, say_model
 from hierax.cli.outputs import add_json, add_overwrite, output_file
 from hierax.cli.terminal import Tally, UserError
-from hierax.console import percent, progress, say, tell
+from hierax.console import percent, progress, quantity, say, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
                     results.append(result)
     if arguments.output is not None:
         write_table(results, arguments.output, overwrite=arguments.overwrite)
-        say(f"wrote {arguments.output}: {len(results):,} row{'' if len(results) == 1 else 's'}")
+        say(f"wrote {arguments.output}: {quantity(len(results), 'row')}")
     return tally.end()
 
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierax.atomic import atomic_write
-from hierax.collection.checked import DAMAGED, open_checked, read_arrays
+from hierax.collection.checked import DAMAGED, read_arrays
 from hierax.collection.mapped import INDEX
 from hierax.collection.store import Column
 from hierax.extras import load
 from hierax.folders import make_room
+from hierax.processing.paths import opened_regular
 
 if TYPE_CHECKING:
     from hierax.collection.index import Index
@@ -159,7 +160,7 @@ def _digest(file: Path, rows: int, width: int) -> bytes:
     for the label). faiss does not check the structure, and a damaged one would end the process. The rows may be any
     numbers.
     """
-    with open_checked(file) as stream:
+    with opened_regular(file) as stream:
         size = os.fstat(stream.fileno()).st_size
         digest = hashlib.blake2b(str(size).encode(), digest_size=16)
         digest.update(stream.read(max(0, size - rows * (width + 8))))

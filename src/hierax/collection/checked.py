@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import stat
 import struct
 import types
 import zipfile
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Union, get_args, get_origin, ge
 import numpy as np
 
 from hierax.extras import load
+from hierax.processing.paths import opened_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,22 +81,6 @@ def wrong(name: str, value: object, expected: str) -> str:
     return f"{name} is {value!r:.100}; expected {expected}"
 
 
-@contextlib.contextmanager
-def open_checked(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file of a collection for reading. Pipes and devices are refused, because reading them could block.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: it is not a regular file.
-    """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ValueError("not a regular file")
-    with open(handle, "rb") as file:
-        yield file
-
-
 # -- manifest.json ------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CollectionError: it is not a regular file, or is too large, or does not contain a JSON object.
     """
     try:
-        with open_checked(path) as file:
+        with opened_regular(path) as file:
             if os.fstat(file.fileno()).st_size > _LARGEST:
                 raise ValueError(f"more than {_LARGEST:,} bytes")
             values = json.loads(file.read())
@@ -223,7 +207,7 @@ def parquet(path: Path, wanted: pa.Schema, names: Sequence[str], *, advice: str 
     """
     pa = arrow()
     try:
-        with open_checked(path) as file:
+        with opened_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             # not with a Python file: threads of pyarrow that call Python abort the process when it exits
             with pa.OSFile(os.fspath(path)) as native, pa.parquet.ParquetFile(native, pre_buffer=False) as table:
@@ -293,7 +277,7 @@ def read_array(path: Path, dtype: Any, axes: int, *, map: bool = False) -> np.nd
     Raises:
         one of DAMAGED: the file does not contain such an array. Memory use is limited by the size of the file.
     """
-    with open_checked(path) as file:
+    with opened_regular(path) as file:
         shape, start = _header(file, dtype, axes, os.fstat(file.fileno()).st_size)
         if map and math.prod(shape):
             return np.memmap(file, dtype, "r", offset=start, shape=shape)
@@ -318,7 +302,7 @@ def read_arrays(path: Path, wanted: Mapping[str, tuple[Any, int]]) -> dict[str, 
     Raises:
         one of DAMAGED: the file does not contain these arrays.
     """
-    with open_checked(path) as file, zipfile.ZipFile(file) as content:
+    with opened_regular(path) as file, zipfile.ZipFile(file) as content:
         found = {}
         for name, (dtype, axes) in wanted.items():
             entry = content.getinfo(f"{name}.npy")

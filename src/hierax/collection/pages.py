@@ -85,8 +85,8 @@ def _hash(text: str) -> str:
 
 
 def _page(title: str, body: str, *, style: str, script: str) -> str:
-    """A complete page, with a style and a script from the assets."""
-    style, script = _asset("page.css") + _asset(style), _asset(script)
+    """A complete page, with a style and a script from the assets after those that all pages share."""
+    style, script = _asset("page.css") + _asset(style), _asset("page.js") + _asset(script)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
     return "".join(
         [

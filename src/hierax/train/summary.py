@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hierax.console import quantity
 from hierax.data.dataset import Dataset, Subset
 from hierax.data.order import Order
 from hierax.model.config import HieraConfig
@@ -23,9 +24,7 @@ def plan(recipe: Recipe, order: Order, world: World, train: Dataset, validation:
     """Samples, steps, batch, learning rate and device in one line."""
     parts, size = accumulation_steps(recipe, world.size), world.size
     each = recipe.batch_size // size // parts
-    steps, epochs = (
-        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((order.steps, "step"), (recipe.epochs, "epoch"))
-    )
+    steps, epochs = quantity(order.steps, "step"), quantity(recipe.epochs, "epoch")
     lines = f"{len(train):,} samples, {steps} of {recipe.batch_size} per epoch, {epochs}"
     shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
     dropped = f"; {order.dropped} samples per epoch are unused (last incomplete batch)" if order.dropped else ""

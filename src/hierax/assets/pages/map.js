@@ -1,4 +1,3 @@
-"use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const canvas = document.getElementById("map"), pen = canvas.getContext("2d"), card = document.getElementById("card");
 const view = { x: 0.5, y: 0.5, zoom: 1 }, held = new Map();
@@ -172,29 +171,9 @@ document.getElementById("chosen").addEventListener("click", event => {
   if (!button) return;
   if (button.matches(".clear")) chosen.clear();
   if (button.matches(".copy")) copy(lines(), button);
-  if (button.matches(".save")) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([lines()], { type: "text/plain" }));
-    link.download = "chosen.txt";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }
+  if (button.matches(".save")) download(lines(), "chosen.txt");
   tellChosen();
 });
-async function copy(text, button) {
-  const before = button.textContent;
-  try { await navigator.clipboard.writeText(text); } catch {
-    const field = document.createElement("textarea");  // where the browser keeps the clipboard from pages on a disk
-    field.value = text;
-    document.body.append(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
-  }
-  button.textContent = "copied";
-  setTimeout(() => { button.textContent = before; }, 1200);
-}
-
 const legend = document.getElementById("legend");
 for (const [label, name] of data.groups.entries()) {
   const button = document.createElement("button"), mark = document.createElement("i");

@@ -1,22 +1,7 @@
-"use strict";
 const figures = [...document.querySelectorAll("figure")], footer = document.querySelector("footer");
 const view = document.querySelector("dialog"), large = view.querySelector("img"), told = view.querySelector("p");
 const link = view.querySelector("a");
 let shown = -1;
-
-async function copy(text, button) {
-  const before = button.textContent;
-  try { await navigator.clipboard.writeText(text); } catch {
-    const field = document.createElement("textarea");  // where the browser keeps the clipboard from pages on a disk
-    field.value = text;
-    (view.open ? view : document.body).append(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
-  }
-  button.textContent = "copied";
-  setTimeout(() => { button.textContent = before; }, 1200);
-}
 
 function show(number) {
   const image = figures[number]?.querySelector("img");
@@ -51,11 +36,7 @@ function count() {
 
 function save() {
   const paths = [...new Set(marks().map(figure => figure.dataset.path))];
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([paths.join("\n") + "\n"], { type: "text/plain" }));
-  link.download = "marked.txt";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  download(paths.join("\n") + "\n", "marked.txt");
 }
 
 function markCopies() {  // all but the one with the most pixels, then bytes, of every group
