@@ -1,21 +1,29 @@
 """How pixels are made at another size, and where nothing is stated: one answer in every part of hierax."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from hierax import HieraForImageClassification, HieraImageProcessor, Preprocessing
+from hierax import Engine, HieraForImageClassification, HieraImageProcessor, Preprocessing
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.collection.source import Source
+from hierax.data import Dataset, open_dataset
+from hierax.demo import demo
 from hierax.embedding.decode import decoder_of
 from hierax.embedding.extractor import FeatureExtractor
 from hierax.model.config import variant_config
 from hierax.predict.predictor import open_predictor
 from hierax.processing import IMAGENET
-from hierax.processing.record import preprocessing_for
-from small import image_config
+from hierax.processing.record import default_preprocessing, preprocessing_for
+from hierax.train.evaluation import _model_inputs
+from hierax.train.pixels import record_for
+from hierax.train.teacher import open_teacher
+from small import image_config, line_config, randomise
+from training import toy
 
 CROPPED = IMAGENET.replace(size=72, crop_size=64)
 SQUASHED = Preprocessing(size={"height": 64, "width": 64}, do_center_crop=False)
@@ -59,7 +67,7 @@ def test_a_crop_of_pixels_that_are_not_resized_stays_one() -> None:
     assert (NATIVE.at(32).do_resize, NATIVE.at(32).output_size) == (False, (32, 32))
 
 
-@pytest.mark.parametrize("size", [0, -1, (64, 0)])
+@pytest.mark.parametrize("size", [0, -1, (64, 0), (64,), (2, 64, 64)])
 def test_a_size_is_above_0(size: int | tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="expected pixels of a square, or rows and columns, above 0"):
         CROPPED.at(size)
@@ -88,30 +96,92 @@ def test_clips_are_preprocessed_as_those_of_kinetics() -> None:
     assert (stated.num_frames, stated.sampling_rate, stated.size) == (16, 4, CROPPED.size)
 
 
-RECORDS = [None, CROPPED, SQUASHED, SQUASHED_AND_CROPPED]
+GRAY_LEVELS = CROPPED.replace(do_normalize=False, do_rescale=False, image_dtype="uint8")
+RECORDS = {
+    "none": None,
+    "cropped": CROPPED,
+    "squashed": SQUASHED,
+    "squashed and cropped": SQUASHED_AND_CROPPED,
+    "native": NATIVE,
+    "whole": WHOLE,
+}
+"""Of models of 64 pixels."""
+SIDES = [(64, 64), (128, 128), (64, 128)]
 
 
-@pytest.mark.parametrize("record", RECORDS)
-@pytest.mark.parametrize("side", [None, 128])
-def test_every_part_of_hierax_makes_the_same_pixels(record: Preprocessing | None, side: int | None) -> None:
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    for label, turn in (("a", 0), ("b", 90)):
+        image = Image.linear_gradient("L").convert("RGB").resize((230, 150)).rotate(turn)
+        (tmp_path / "data" / label).mkdir(parents=True)
+        image.save(tmp_path / "data" / label / "0.png")
+    return open_dataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=list(RECORDS))
+@pytest.mark.parametrize("sides", SIDES)
+def test_every_part_of_hierax_makes_the_same_pixels(
+    record: Preprocessing | None, sides: tuple[int, int], dataset: Dataset
+) -> None:
     from hierax.engine.export.export import _preprocessing_for
 
-    model = HieraForImageClassification(image_config())
+    model = HieraForImageClassification(image_config(num_labels=2))
     model.preprocessing = record
-    stated = Preprocessing.for_model(model.config, record)
-    assert stated is not None
-    expected = stated if side is None else stated.at(side)
-    config = model.config if side is None else model.config.replace(image_size=(side, side))
-    extractor = FeatureExtractor(model, size=side, backend="torch", precision="fp32")
-    extractor.close()
-    found = {"embed": extractor.record}
-    found["predict"] = open_predictor(model, size=side).preprocessing
-    exported = _preprocessing_for(model, config)
-    assert exported is not None
-    found["export"] = exported
+    config = model.config.replace(image_size=sides)
+    resized = HieraForImageClassification(config)
+    resized.preprocessing = record and resize_record(record, model.config, config)
+    expected = (record or Preprocessing.for_model(model.config)).at(sides)  # type: ignore[union-attr]
+    side = None if sides == (64, 64) else sides[0]  # `embed` makes squares
+    with contextlib.closing(FeatureExtractor(model, size=side, backend="torch", precision="fp32")) as extractor:
+        found = {"embed": extractor.record} if side is None or sides == (side, side) else {}
+    found["predict"] = open_predictor(model, size=sides).preprocessing
+    found["export"] = _preprocessing_for(model, config)  # type: ignore[assignment]
+    found["evaluate"] = _model_inputs(dataset, resized, max_pixels=None).view.record
+    found["train"] = record_for(toy("finetune"), dataset, dataset.sample(0), resized, [])
+    found["demo"] = demo._preprocessing_for(model, sides[0]) if sides[0] == sides[1] else expected
     if record is not None:
-        found["load"] = resize_record(record, model.config, config)
+        found["load"] = resized.preprocessing.at(sides)  # type: ignore[union-attr]
     assert found == dict.fromkeys(found, expected)
+
+
+@pytest.mark.parametrize("record", [*RECORDS.values(), GRAY_LEVELS], ids=[*RECORDS, "gray levels"])
+@pytest.mark.parametrize("sides", SIDES)
+def test_evaluation_and_teachers_answer_as_the_model_does_for_the_processors_pixels(
+    record: Preprocessing | None, sides: tuple[int, int], dataset: Dataset, tmp_path: Path
+) -> None:
+    """A teacher sees its student's crop, and takes mean and deviation from its own record."""
+    config = image_config(num_labels=2, image_size=sides)
+    model = HieraForImageClassification(config)
+    randomise(model)
+    model.preprocessing = record and record.at(sides)
+    model.save_pretrained(tmp_path / "model")
+    inputs = _model_inputs(dataset, model, max_pixels=None)
+    levels = torch.from_numpy(np.stack([inputs.view[i].pixels for i in range(2)]))  # type: ignore[union-attr]
+    processor = HieraImageProcessor(preprocessing_for(config, model.preprocessing), fast=True)
+    contents = [dataset.sample(i).content for i in range(2)]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (inputs.mean, inputs.std))
+    evaluated = (levels - mean) / std
+    assert torch.allclose(evaluated, processor(contents).pixel_values, atol=1e-4)
+    teacher = open_teacher(tmp_path / "model", size=sides, device=torch.device("cpu"))
+    zero, one = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    with torch.no_grad():
+        expected = model.eval()(evaluated).logits
+    found = teacher(levels, zero, one).logits
+    assert found is not None
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_where_nothing_is_stated_all_parts_read_as_many_channels_as_the_model_has(
+    channels: int, dataset: Dataset
+) -> None:
+    model = HieraForImageClassification(image_config(num_labels=2, num_channels=channels))
+    with Engine(model, device="cpu", backend="torch", precision="fp32") as engine:
+        found = {"engine": engine.processor.record, "predict": open_predictor(engine).preprocessing}
+    with contextlib.closing(FeatureExtractor(model, backend="torch", precision="fp32")) as extractor:
+        found["embed"] = extractor.record
+    found["evaluate"] = _model_inputs(dataset, model, max_pixels=None).view.record
+    assert found == dict.fromkeys(found, default_preprocessing((64, 64), channels))
 
 
 @pytest.mark.parametrize("record", [CROPPED, SQUASHED, SQUASHED_AND_CROPPED, WHOLE.at((64, 96))])
@@ -129,7 +199,7 @@ def test_a_record_of_no_fixed_size_says_so() -> None:
         decoder_of(WHOLE)
 
 
-def test_images_are_read_as_for_imagenet_where_nothing_was_published() -> None:
-    assert preprocessing_for(image_config(num_channels=4), None) is IMAGENET
+def test_signals_that_state_nothing_are_read_as_for_imagenet() -> None:
+    assert preprocessing_for(line_config(), None) is IMAGENET
     assert preprocessing_for(image_config(num_channels=4), CROPPED) is CROPPED
     assert preprocessing_for(image_config(), None) == Preprocessing.for_model(image_config())

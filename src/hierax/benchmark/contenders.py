@@ -29,7 +29,8 @@ from hierax.engine.hardware import DTYPES
 from hierax.model.config import HieraConfig, list_models, variant_config
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import create_model
-from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor
+from hierax.processing.record import preprocessing_for
 
 Call = Callable[[Tensor], Any]
 _STD = 0.05  # of random weights: large enough that no activation vanishes
@@ -111,7 +112,7 @@ def build(contender: Contender, subject: Subject, stack: ExitStack, model: Pretr
         threads=subject.threads,
         calibration=subject.calibration,
         processor=HieraImageProcessor(
-            Preprocessing.for_model(model.config, model.preprocessing), max_pixels=subject.max_pixels
+            preprocessing_for(model.config, model.preprocessing), max_pixels=subject.max_pixels
         ),
         cache_dir=subject.cache_dir,
     )

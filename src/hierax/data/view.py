@@ -122,7 +122,7 @@ class TrainingView:
     """
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, *, seed: int) -> None:
-        _check_axes(dataset, augmentation.size)
+        check_axes(dataset, augmentation.size)
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
     def __getitem__(self, key: SampleKey) -> Example | Unreadable:
@@ -231,7 +231,7 @@ class EvaluationView:
         views: tuple[int, int] = (1, 1),
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> None:
-        _check_axes(dataset, size)
+        check_axes(dataset, size)
         if views != (1, 1) and not dataset.videos:
             raise ValueError(f"views are only for videos; the data is {'arrays' if dataset.arrays else 'images'}")
         self.dataset, self.record, self.size, self.views = dataset, record, size, views
@@ -287,7 +287,12 @@ class EvaluationView:
         return np.ascontiguousarray(whole.transpose(2, 0, 1))
 
 
-def _check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
+def check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
+    """Checks that a model of `size` takes what the dataset has.
+
+    Raises:
+        ValueError: it takes inputs of another number of axes.
+    """
     if dataset.videos and len(size) != 3:
         raise ValueError(f"the data is videos; the model takes {len(size)} axes ({size})")
     if not dataset.arrays and not dataset.videos and len(size) != 2:

@@ -120,9 +120,9 @@ def _columns(
 
 
 def _preprocessing_for(model: HieraForImageClassification | HieraForPreTraining, size: int) -> Preprocessing:
-    from hierax.processing import IMAGENET, Preprocessing
+    from hierax.processing.record import preprocessing_for
 
-    return (Preprocessing.for_model(model.config, model.preprocessing) or IMAGENET).at(size)
+    return preprocessing_for(model.config, model.preprocessing).at(size)
 
 
 def _pixels(pictures: Sequence[Photo], model: HieraForImageClassification | HieraForPreTraining, size: int) -> Tensor:

@@ -32,7 +32,8 @@ from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of
 from hierax.engine.streaming import Item, Streamed, stream_results
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import task_of
-from hierax.processing import HieraImageProcessor, Picture, Preprocessing
+from hierax.processing import HieraImageProcessor, Picture
+from hierax.processing.record import preprocessing_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,9 +116,7 @@ class Engine:
         self.source = exported.source if exported else report.source if report else None
         self.device, self.precision, self.backend = choice.device, choice.precision, choice.backend
         self.signature = Signature.of(self._model, hidden_states=hidden_states)
-        self.processor = processor or HieraImageProcessor(
-            Preprocessing.for_model(self.config, self._model.preprocessing)
-        )
+        self.processor = processor or HieraImageProcessor(preprocessing_for(self.config, self._model.preprocessing))
         on_device = processor is None and choice.device.type == "cuda"
         self.preprocessing, self.record = self.processor.record, self._model.preprocessing
         self.exported = exported

@@ -162,9 +162,10 @@ class Preprocessing:
         Raises:
             ValueError: there is another number of sides, or a side is below 1.
         """
-        height, width = sides = (size, size) if isinstance(size, int) else tuple(size)
-        if min(sides) < 1:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or min(sides) < 1:
             raise ValueError(f"size is {size!r}; expected pixels of a square, or rows and columns, above 0")
+        height, width = sides
         before = self.output_size
         if before == sides:
             return self
@@ -388,8 +389,23 @@ KINETICS = Preprocessing(
 
 
 def preprocessing_for(config: HieraConfig, stated: Preprocessing | None) -> Preprocessing:
-    """Like `Preprocessing.for_model`, but returns the record of ImageNet if nothing was published."""
-    return Preprocessing.for_model(config, stated) or IMAGENET
+    """Like `Preprocessing.for_model`, but if nothing was published, returns `default_preprocessing` for images and clips,
+    and the record of ImageNet for other inputs.
+    """
+    record = Preprocessing.for_model(config, stated)
+    if record is None and (config.is_video or config.axes == 2):
+        return default_preprocessing(config.image_size, config.num_channels)
+    return record or IMAGENET
+
+
+def default_preprocessing(size: Sequence[int], channels: int) -> Preprocessing:
+    """The published preprocessing for images or clips of `size` pixels; if they are not RGB, with mean and standard
+    deviation 0.5.
+    """
+    record = published(size, 3)
+    if record is None:
+        raise ValueError(f"the model takes inputs of {len(size)} axis; expected a model of images or clips")
+    return record if channels == 3 else record.replace(image_mean=(0.5,) * channels, image_std=(0.5,) * channels)
 
 
 def published(image_size: Sequence[int], num_channels: int) -> Preprocessing | None:

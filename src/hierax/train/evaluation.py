@@ -15,17 +15,18 @@ from hierax.data.dataset import Dataset, Relabeled, relabel
 from hierax.data.folders import FolderDataset, split_folders
 from hierax.data.sources import has_columns, open_dataset
 from hierax.data.split import open_splits, predefined_splits
-from hierax.data.view import EvaluationView
+from hierax.data.view import EvaluationView, check_axes
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification
-from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.processing.frames import FIRST_ONLY
+from hierax.processing.record import preprocessing_for
 from hierax.train.description import read_description
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
 from hierax.train.parallel import default_workers, open_world
-from hierax.train.pixels import default_preprocessing, measure_mean_and_std, pixel_mean_and_std
+from hierax.train.pixels import measure_mean_and_std, pixel_mean_and_std
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
 from hierax.train.probe import extract_features, probe
@@ -291,6 +292,11 @@ def _model_inputs(
     if dataset.arrays and record is None:  # a checkpoint that was not trained here
         mean, std = measure_mean_and_std(dataset, size=config.image_size, channels=config.num_channels)
         return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)
-    record = Preprocessing.for_model(config, record) or default_preprocessing(config.image_size, config.num_channels)
-    view = EvaluationView(dataset, record, size=config.image_size, views=views, max_pixels=max_pixels)
+    check_axes(dataset, config.image_size)
+    if dataset.arrays and record is not None:
+        return Inputs(EvaluationView(dataset, record, size=config.image_size), *pixel_mean_and_std(record))
+    record = preprocessing_for(config, record)
+    record = record.at(record.output_size or config.image_size[-2:])
+    size = (*config.image_size[:-2], *record.fixed_size)
+    view = EvaluationView(dataset, record, size=size, views=views, max_pixels=max_pixels)
     return Inputs(view, *pixel_mean_and_std(record))

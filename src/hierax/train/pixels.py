@@ -10,12 +10,12 @@ import numpy as np
 
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.stats import Moments
-from hierax.data.view import Augmentation, EvaluationView, Unreadable
+from hierax.data.view import Augmentation, EvaluationView, Unreadable, check_axes
 from hierax.model.config import HieraConfig
 from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.reading import stored_dtype
-from hierax.processing.record import published
+from hierax.processing.record import default_preprocessing
 from hierax.processing.sampling import sampling_of
 from hierax.train.modes import mode_of
 from hierax.train.settings import Recipe
@@ -59,19 +59,10 @@ def measure_mean_and_std(
     return tuple(total.mean.tolist()), tuple(std.tolist())
 
 
-def default_preprocessing(size: Sequence[int], channels: int) -> Preprocessing:
-    """The published preprocessing for images or clips of `size` pixels; if they are not RGB, with mean and standard
-    deviation 0.5.
-    """
-    record = published(size, 3)
-    if record is None:
-        raise ValueError(f"the model takes inputs of {len(size)} axis; expected a model of images or clips")
-    return record if channels == 3 else record.replace(image_mean=(0.5,) * channels, image_std=(0.5,) * channels)
-
-
 def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretrained, notes: list[str]) -> Preprocessing:
-    """The preprocessing: the checkpoint's, or one that suits the data; adds notes."""
+    """The preprocessing: the checkpoint's, or one that suits the data, at the model's size; adds notes."""
     config = model.config
+    check_axes(dataset, config.image_size)
     record, measure = model.preprocessing, partial(measure_mean_and_std, dataset, max_pixels=recipe.max_pixels)
     if dataset.arrays and record is not None and _is_for_arrays(record, config):
         notes.append("arrays are normalized with the mean and standard deviation that the checkpoint was trained with")
@@ -103,7 +94,7 @@ def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretraine
         notes.append(
             f"images of {stored_type(first)} are read as 8 bits; num_channels=1 reads their values as they are"
         )
-    return record
+    return record if dataset.arrays else record.at(config.image_size[-2:])
 
 
 def with_sampling(record: Preprocessing, recipe: Recipe, config: HieraConfig, notes: list[str]) -> Preprocessing:

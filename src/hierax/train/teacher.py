@@ -61,8 +61,9 @@ class Teacher:
     ) -> None:
         self.name, self.digest, self._run, self.size = name, digest, run, size
         shape = (1, -1, *[1] * len(probe))
-        self._mean = torch.tensor(record.image_mean, device=device).view(shape)
-        self._std = torch.tensor(record.image_std, device=device).view(shape)
+        mean, std = (record.image_mean, record.image_std) if record.do_normalize else ((0.0,), (1.0,))
+        self._mean, self._std = (torch.tensor(values, device=device).view(shape) for values in (mean, std))
+        self._unit = 1 / record.rescale_factor if record.do_rescale else 1.0
         first = self._answers(torch.zeros(1, record.num_channels, *(size or probe), device=device))
         self.logits = 0 if first.logits is None else first.logits.shape[1]
         self.features = 0 if first.features is None else first.features.shape[1]
@@ -101,7 +102,7 @@ class Teacher:
         levels = (pixels.float() * std.float() + mean.float()).clamp_(0, 255)
         if self.size is not None and tuple(levels.shape[2:]) != self.size:
             levels = F.interpolate(levels, self.size, mode="bicubic", antialias=True).clamp_(0, 255)
-        return self._answers((levels / 255 - self._mean) / self._std)
+        return self._answers((levels / self._unit - self._mean) / self._std)
 
     def _answers(self, pixels: Tensor) -> TeacherOutputs:
         found = {name: tensor.float() for name, tensor in self._run(pixels).items() if tensor.ndim == 2}
