@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,3 +61,9 @@ def _problem(name: str) -> str:
     if meant == "mps":
         return f"{here}; mps is the GPU of an Apple computer"
     return f"{here}; expected auto, cpu, cuda, cuda:1 or mps"
+
+
+def available_cores() -> int:
+    """The number of CPU cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # only on Linux
+    return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hierax.atomic import atomic_write
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import add_batch_size, add_max_pixels, positive
+from hierax.cli.loading import add_batch_size, add_max_pixels, add_threads, positive
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.console import ProgressDisplay, say
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--against-precision", default="auto", metavar="P", help="precision of the others: fp32, bf16 or auto (default: that of the engine; fp32 for int8)")  # noqa: E501  # fmt: skip
     add("--seconds", type=float, default=20.0, help="minimum seconds for each model, size and batch (default: 20)")
     add("--rounds", type=positive, default=10, help="minimum number of calls of each implementation (default: 10)")
-    add("--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)")
+    add_threads(parser)
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
     add_max_pixels(parser)
     add("--no-memory", action="store_true", help="do not measure peak memory (it needs one process per implementation)")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.cli.clips import view_counts
+from hierax.cli.clips import add_views
 from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, positive, say_model
 from hierax.cli.outputs import add_json, add_overwrite, output_file
@@ -53,13 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     add_model(parser)
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="number of classes to show (default: 5)")
-    parser.add_argument(
-        "--views",
-        type=view_counts,
-        default=(1, 1),
-        metavar="TxS",
-        help="for videos: clips x crops of each clip, such as 5x3 (default: 1x1)",
-    )
+    add_views(parser)
     parser.add_argument("--per-view", action="store_true", help="for videos: also print the result of each view")
     add_json(parser, lines=True)
 

@@ -20,6 +20,7 @@ from hierax.cli.loading import (
     add_device,
     add_max_pixels,
     add_precision,
+    add_threads,
     count,
     positive,
     say_licence,
@@ -102,7 +103,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     add("--ray", action="store_true", help="work on a Ray cluster (RAY_ADDRESS, or this machine) that shares OUT")
     add_device(parser, several="; several: cuda:0,cuda:2 (auto uses all GPUs)")
     add_precision(parser)
-    add("--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)")
+    add_threads(parser)
     add(
         "--workers",
         type=count,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.clips import view_counts
+from hierax.cli.clips import add_views
 from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, count
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
@@ -42,13 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--probe", choices=("linear", "knn"), help="probe frozen features instead")
     parser.add_argument("--train", metavar="DATA", help="training data of a probe (default: DATA/train)")
-    parser.add_argument(
-        "--views",
-        type=view_counts,
-        default=(1, 1),
-        metavar="TxS",
-        help="for videos: clips x crops of each clip, such as 5x3 (default: 1x1)",
-    )
+    add_views(parser)
     add_columns(parser, "path", "label")
     plots = output_file((".png", ".svg", ".pdf"), "a plot")
     parser.add_argument("--confusion", type=plots, metavar="FILE", help="draw the confusion matrix: .png, .svg or .pdf")

@@ -97,6 +97,13 @@ def add_batch_size(
         parser.add_argument(former, dest="batch_size", type=type, default=default, help=argparse.SUPPRESS)
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Declares `--threads`."""
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="number of CPU threads (default: PyTorch's number)"
+    )
+
+
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:
     """Declares `--max-pixels`, in the same way for every command that reads images."""
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from hierax.data.order import Order, SampleKey, evaluation_indices, split_batch
 from hierax.data.view import EvaluationView, Example, MicroBatch, TrainingView, Unreadable
+from hierax.devices import available_cores
 from hierax.processing.frames import FIRST_ONLY
 from hierax.stopping import SIGNALS
 
@@ -192,6 +192,4 @@ def default_decode_workers(*, processes: int = 1, minimum: int = 0) -> int:
     """The number of decoding processes for each of `processes` that compute: the number of cores per process minus one,
     at most 16.
     """
-    allowed = getattr(os, "sched_getaffinity", None)  # only on Linux
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    return min(max(cores // processes - 1, minimum), _MAX_WORKERS)
+    return min(max(available_cores() // processes - 1, minimum), _MAX_WORKERS)

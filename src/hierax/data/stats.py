@@ -13,6 +13,7 @@ from PIL import Image
 
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import predefined_splits
+from hierax.devices import available_cores
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
@@ -178,7 +179,7 @@ def dataset_statistics(
     if dataset.videos:
         raise ValueError(f"{source} holds videos; expected images or arrays")
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(dataset) > _FEW else 0
+        workers = available_cores() if len(dataset) > _FEW else 0
     total, unreadable = _Totals(len(dataset.classes)), list[tuple[str, str]]()
     FIRST_ONLY.take()  # earlier notes do not belong to this dataset
     for number, found in enumerate(_measured(dataset, workers, max_pixels), 1):

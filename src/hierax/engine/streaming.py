@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from hierax.devices import available_cores
 from hierax.model.outputs import Output
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def stream_results(
 
 
 def _default_workers() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)  # only on Linux
-    return min(len(allowed(0)) if allowed else os.cpu_count() or 1, _MOST_WORKERS)
+    return min(available_cores(), _MOST_WORKERS)
 
 
 def _decode_ahead(

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from hierax.devices import available_cores
 from hierax.model.config import HieraConfig
 from hierax.processing import Clip, HieraImageProcessor, HieraVideoProcessor, ImageError
 from hierax.processing.frames import FIRST_ONLY
@@ -144,7 +145,7 @@ def _read_ahead(
         except OSError as error:
             return ImageError(str(path), error.strerror or str(error))
 
-    count = max(min(_READERS, (os.cpu_count() or 1) - 1), 1)  # more threads would use the cores of the model
+    count = max(min(_READERS, available_cores() - 1), 1)  # more threads would use the cores of the model
     readers = ThreadPoolExecutor(count, thread_name_prefix="hierax-read")
     pending, rest = deque[tuple[Path, "Future[Tensor | ImageError]"]](), iter(paths)
     try:

@@ -389,8 +389,8 @@ KINETICS = Preprocessing(
 
 
 def preprocessing_for(config: HieraConfig, stated: Preprocessing | None) -> Preprocessing:
-    """Like `Preprocessing.for_model`, but if nothing was published, returns `default_preprocessing` for images and clips,
-    and the record of ImageNet for other inputs.
+    """Like `Preprocessing.for_model`, but if nothing was published, returns `default_preprocessing` for images and
+    clips, and the record of ImageNet for other inputs.
     """
     record = Preprocessing.for_model(config, stated)
     if record is None and (config.is_video or config.axes == 2):
