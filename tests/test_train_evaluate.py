@@ -14,11 +14,11 @@ from hierax import HieraForImageClassification, HieraForPreTraining
 from hierax.checkpoint.save import save_model
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.data.sources import open_dataset
-from hierax.data.view import EvaluationView
+from hierax.data.view import EvaluationView, Unreadable
 from hierax.processing import IMAGENET
 from hierax.train import finetune
 from hierax.train.evaluation import Evaluation, evaluate, probe_features
-from hierax.train.predictions import Inputs, Predictions, average_precision, normalize, predict
+from hierax.train.predictions import Inputs, Predictions, average_precision, count_samples, normalize, predict
 from hierax.train.probe import knn, linear, probe
 from small import image_config, randomise
 from training import ALONE, pictures, toy
@@ -91,7 +91,11 @@ def saved(folder: Path, labels: tuple[str, ...], **config: Any) -> Path:
 
 
 def test_the_held_out_part_is_evaluated_sample_by_sample(data: Path, tmp_path: Path) -> None:
-    found = evaluate(data, model=saved(tmp_path / "m", ("class0", "class1", "class2")), device="cpu", batch_size=2)
+    seen: list[tuple[int, int]] = []
+    model = saved(tmp_path / "m", ("class0", "class1", "class2"))
+    found = evaluate(data, model=model, device="cpu", batch_size=2, on_progress=lambda *at: seen.append(at))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (found.count, found.count)
     assert found.count == 9
     assert found.predictions.indices.tolist() == list(range(9))
     assert found.predictions.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -106,6 +110,13 @@ def test_every_sample_is_evaluated_once_on_any_number_of_ranks(data: Path, world
     view = EvaluationView(open_dataset(data / "val"), record, size=(64, 64))
     parts = [part for rank in range(world) for part in evaluation_loader(view, batch=2, rank=rank, world=world)]
     assert sorted(i for part in parts if isinstance(part, Batch) for i in part.indices.tolist()) == list(range(9))
+
+
+def test_the_samples_that_are_done_are_counted_on_all_ranks() -> None:
+    parts = [[Unreadable("a.png", 0, "bad"), Unreadable("b.png", 1, "bad")], [Unreadable("c.png", 2, "bad")]]
+    seen: list[tuple[int, int]] = []
+    assert list(count_samples(parts, 5, lambda *at: seen.append(at), ranks=2)) == parts
+    assert seen == [(4, 5), (5, 5)]
 
 
 def test_classes_are_matched_by_name_not_by_order(data: Path, tmp_path: Path) -> None:

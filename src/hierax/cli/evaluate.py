@@ -14,7 +14,7 @@ from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, count
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError, say_unreadable
-from hierax.console import say, tell
+from hierax.console import ProgressDisplay, say, tell
 from hierax.extras import require
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ def _probe(arguments: argparse.Namespace, common: dict[str, Any], *, writes: boo
     """Probes frozen features; returns names and problems of what cannot be read."""
     from hierax.train.evaluation import probe_features
 
-    scores, bad = probe_features(arguments.data, kind=arguments.probe, train=arguments.train, **common)
+    with ProgressDisplay("sample", quiet=not writes) as display:
+        scores, bad = probe_features(
+            arguments.data, kind=arguments.probe, train=arguments.train, on_progress=display.update, **common
+        )
     if writes and arguments.json:
         print(json.dumps({"probe": arguments.probe, "top1": scores, "unreadable": len(bad)}))
     elif writes:
@@ -105,7 +108,8 @@ def _classify(arguments: argparse.Namespace, common: dict[str, Any], *, writes: 
     if arguments.confusion and writes:
         require("a plot", "matplotlib")
         check_output(arguments.confusion, overwrite=arguments.overwrite)
-    found = evaluate(arguments.data, views=arguments.views, **common)
+    with ProgressDisplay("sample", quiet=not writes) as display:
+        found = evaluate(arguments.data, views=arguments.views, on_progress=display.update, **common)
     if not writes:
         return found.predictions.bad
     if found.note:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,7 @@ def evaluate(
     views: tuple[int, int] = (1, 1),
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     columns: Mapping[str, str] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
     """Evaluates a classifier on labeled `data`; every sample counts once. Returns an `Evaluation`.
 
@@ -118,6 +119,7 @@ def evaluate(
         max_pixels: images with more pixels count as unreadable; None is no limit.
         columns: names of columns in lists and tables, see `hierax.data.open_dataset`; for the data that a run was
             trained on, None takes those of the run.
+        on_progress: is called with the number of samples done so far, and of all.
 
     Raises:
         ValueError: the model is not a classifier, the data has other classes, or several views are requested of data
@@ -144,7 +146,7 @@ def evaluate(
         workers = _workers(dataset) if workers is None else workers
         notices = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
         with explain_failures(lambda: "nothing was written"), notices:
-            found = predict(classifier, inputs, world, batch=batch_size, workers=workers)
+            found = predict(classifier, inputs, world, batch=batch_size, workers=workers, on_progress=on_progress)
     return Evaluation(found, labels, found.metrics(), note)
 
 
@@ -169,6 +171,7 @@ def probe_features(
     workers: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     columns: Mapping[str, str] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
     """Top-1 accuracy of a probe on the frozen, pooled features of each stage, and the unreadable samples.
 
@@ -177,7 +180,7 @@ def probe_features(
         model: any checkpoint or run.
         kind: "linear" or "knn".
         train: the data to fit the probe on; None is `data/train`.
-        workers, max_pixels: as in `evaluate`.
+        workers, max_pixels, on_progress: as in `evaluate`.
         columns: names of columns in lists and tables, see `hierax.data.open_dataset`.
     """
     parts = None if train is not None else split_folders(Path(data))
@@ -199,7 +202,9 @@ def probe_features(
             for dataset in (fit, validation):
                 inputs = _model_inputs(dataset, features, max_pixels=max_pixels)
                 processes = _workers(dataset) if workers is None else workers
-                feature_sets.append(extract_features(features, inputs, batch=batch_size, workers=processes))
+                feature_sets.append(
+                    extract_features(features, inputs, batch=batch_size, workers=processes, on_progress=on_progress)
+                )
     train_features, test_features = feature_sets
     unreadable = [*train_features.bad, *test_features.bad]
     return probe(kind, train_features, test_features, classes=len(fit.classes)), unreadable

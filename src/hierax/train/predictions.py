@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -129,8 +129,10 @@ def predict(
     batch: int = 32,
     workers: int = 0,
     stop: Callable[[], bool] = never_stop,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> Predictions:
-    """The classifier's logits of all samples, gathered on every rank.
+    """The classifier's logits of all samples, gathered on every rank. `on_progress` gets the number of samples done so
+    far, and of all.
 
     Raises:
         ValueError: no sample can be read, or a label is not among the model's classes.
@@ -143,7 +145,9 @@ def predict(
             raise ValueError("the data has no labels; evaluation of a classifier takes labeled samples")
         found.append((part.indices, _logits(model, part.pixels, inputs).cpu(), part.labels))
 
-    problems = run_on_samples(classify, inputs.view, world, batch=batch, workers=workers, stop=stop)
+    problems = run_on_samples(
+        classify, inputs.view, world, batch=batch, workers=workers, stop=stop, on_progress=on_progress
+    )
     everyone = [entry for entries in world.all_gather(found) for entry in entries]
     indices, logits, labels = (torch.cat(tensors) for tensors in zip(*everyone, strict=True))
     classes = logits.shape[1]
@@ -214,6 +218,7 @@ def run_on_samples(
     batch: int,
     workers: int,
     stop: Callable[[], bool],
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> list[tuple[str, str]]:
     """Calls `measure` with this rank's batches; returns names and problems of the unreadable samples of all ranks.
 
@@ -225,7 +230,8 @@ def run_on_samples(
 
     def own() -> int:
         readable = 0
-        for part in evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers):
+        parts = evaluation_loader(view, batch=batch, rank=world.rank, world=world.size, workers=workers)
+        for part in count_samples(parts, len(view.dataset), on_progress, ranks=world.size):
             if stop():
                 break
             bad.extend(unreadable_samples(part))
@@ -242,6 +248,18 @@ def run_on_samples(
         first = f"; the first: {': '.join(problems[0])}" if problems else ""
         raise ValueError(f"none of the {len(problems)} samples can be read{first}")
     return problems
+
+
+def count_samples(
+    parts: Iterable[Any], total: int, on_progress: Callable[[int, int], object] | None, *, ranks: int = 1
+) -> Iterator[Any]:
+    """The batches; `on_progress` gets the number of samples that all ranks have done, as if all were equally fast."""
+    done = 0
+    for part in parts:
+        yield part
+        done += len(unreadable_samples(part)) + (len(part) if isinstance(part, Batch) else 0)
+        if on_progress is not None:
+            on_progress(min(done * ranks, total), total)
 
 
 def unreadable_samples(part: Any) -> list[tuple[str, str]]:

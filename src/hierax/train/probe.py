@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.model.pretrained import Pretrained
-from hierax.train.predictions import Inputs, normalize, unreadable_samples
+from hierax.train.predictions import Inputs, count_samples, normalize, unreadable_samples
 
 PROBES = ("linear", "knn")
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -34,8 +35,15 @@ class Features:
 
 
 @torch.no_grad()
-def extract_features(model: Pretrained, inputs: Inputs, *, batch: int = 32, workers: int = 0) -> Features:
-    """The pooled map of every stage for every sample.
+def extract_features(
+    model: Pretrained,
+    inputs: Inputs,
+    *,
+    batch: int = 32,
+    workers: int = 0,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> Features:
+    """The pooled map of every stage for every sample. `on_progress` gets the number of samples done, and of all.
 
     Raises:
         ValueError: no sample can be read, or samples do not have exactly one label.
@@ -45,7 +53,8 @@ def extract_features(model: Pretrained, inputs: Inputs, *, batch: int = 32, work
     found: list[list[Tensor]] = []
     labels: list[Tensor] = []
     bad: list[tuple[str, str]] = []
-    for part in evaluation_loader(inputs.view, batch=batch, workers=workers):
+    loader = evaluation_loader(inputs.view, batch=batch, workers=workers)
+    for part in count_samples(loader, len(inputs.view.dataset), on_progress):
         bad += unreadable_samples(part)
         if isinstance(part, Batch):
             if part.labels is None or part.labels.ndim != 1:
