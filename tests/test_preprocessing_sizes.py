@@ -18,7 +18,7 @@ from hierax.embedding.extractor import FeatureExtractor
 from hierax.model.config import variant_config
 from hierax.predict.predictor import open_predictor
 from hierax.processing import IMAGENET
-from hierax.processing.record import default_preprocessing, preprocessing_for
+from hierax.processing.defaults import default_preprocessing, preprocessing_for
 from hierax.train.evaluation import _model_inputs
 from hierax.train.pixels import record_for
 from hierax.train.teacher import open_teacher

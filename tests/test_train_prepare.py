@@ -10,7 +10,7 @@ import pytest
 from hierax import HieraForImageClassification, HieraForPreTraining, load
 from hierax.checkpoint.save import save_model
 from hierax.data.sources import open_dataset
-from hierax.processing.record import default_preprocessing
+from hierax.processing.defaults import default_preprocessing
 from hierax.train import finetune, pretrain
 from hierax.train.batches import accumulation_steps, fit_batch
 from hierax.train.pixels import measure_mean_and_std

@@ -30,7 +30,7 @@ from hierax.model.config import HieraConfig, list_models, variant_config
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import create_model
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor
-from hierax.processing.record import preprocessing_for
+from hierax.processing.defaults import preprocessing_for
 
 Call = Callable[[Tensor], Any]
 _STD = 0.05  # of random weights: large enough that no activation vanishes

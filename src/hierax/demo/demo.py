@@ -120,7 +120,7 @@ def _columns(
 
 
 def _preprocessing_for(model: HieraForImageClassification | HieraForPreTraining, size: int) -> Preprocessing:
-    from hierax.processing.record import preprocessing_for
+    from hierax.processing.defaults import preprocessing_for
 
     return preprocessing_for(model.config, model.preprocessing).at(size)
 

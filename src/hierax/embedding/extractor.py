@@ -24,8 +24,8 @@ from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraModel
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
+from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
-from hierax.processing.record import preprocessing_for
 
 if TYPE_CHECKING:
     from hierax.collection.source import Source

@@ -33,7 +33,7 @@ from hierax.engine.streaming import Item, Streamed, stream_results
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import task_of
 from hierax.processing import HieraImageProcessor, Picture
-from hierax.processing.record import preprocessing_for
+from hierax.processing.defaults import preprocessing_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self

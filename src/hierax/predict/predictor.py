@@ -23,7 +23,8 @@ from hierax.model.encoder import Hiera
 from hierax.model.pretrained import Pretrained
 from hierax.processing import HieraImageProcessor, HieraVideoProcessor, Preprocessing
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
-from hierax.processing.record import FILE_NAME, preprocessing_for
+from hierax.processing.defaults import preprocessing_for
+from hierax.processing.record import FILE_NAME
 
 Size = int | Sequence[int]
 Model = str | os.PathLike[str] | Checkpoint | Pretrained | Engine

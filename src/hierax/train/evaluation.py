@@ -20,8 +20,8 @@ from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
+from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
-from hierax.processing.record import preprocessing_for
 from hierax.train.description import read_description
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of

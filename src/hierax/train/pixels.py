@@ -14,8 +14,8 @@ from hierax.data.view import Augmentation, EvaluationView, Unreadable, check_axe
 from hierax.model.config import HieraConfig
 from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
+from hierax.processing.defaults import default_preprocessing
 from hierax.processing.reading import stored_dtype
-from hierax.processing.record import default_preprocessing
 from hierax.processing.sampling import sampling_of
 from hierax.train.modes import mode_of
 from hierax.train.settings import Recipe

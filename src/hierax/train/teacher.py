@@ -19,7 +19,8 @@ from hierax.checkpoint.files import weights_in
 from hierax.data.view import EvaluationView, Example
 from hierax.digests import add_file, weights_digest
 from hierax.processing import IMAGENET, Preprocessing
-from hierax.processing.record import FILE_NAME, preprocessing_for
+from hierax.processing.defaults import preprocessing_for
+from hierax.processing.record import FILE_NAME
 from hierax.train.networks import OTHERS, SUFFIXES, Run, open_network
 
 _LOGITS, _FEATURES = ("logits",), ("features", "pooler_output")
