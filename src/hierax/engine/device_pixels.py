@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.processing import Geometry, HieraImageProcessor, Picture
-from hierax.processing.record import RESAMPLING, Preprocessing
+from hierax.processing.record import Preprocessing
+from hierax.processing.record_fields import RESAMPLING
 from hierax.processing.resize import columns_first
 
 _MODES = {RESAMPLING["bilinear"]: "bilinear", RESAMPLING["bicubic"]: "bicubic"}

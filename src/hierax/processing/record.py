@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.advice import RECORD, advice_on
 from hierax.atomic import atomic_write
+from hierax.processing.record_fields import FIELDS, OPTIONAL, RESAMPLING, is_list, positive_int, positive_number
 
 if TYPE_CHECKING:
     from hierax.model.config import HieraConfig
 
 FILE_NAME = "preprocessor_config.json"
-
-RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-"""The interpolation methods: names as in timm, and numbers as in Pillow and transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +67,22 @@ class Preprocessing:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name, (read, allowed) in _FIELDS.items():
+        for name, (read, allowed) in FIELDS.items():
             value = getattr(self, name)
             clean = read(value)
-            if clean is None and not (value is None and name in _OPTIONAL):
+            if clean is None and not (value is None and name in OPTIONAL):
                 raise ValueError(f"{name} is {value!r}; expected {allowed}")
             object.__setattr__(self, name, clean)
         if len(self.image_mean) != len(self.image_std):
             allowed = f"as many numbers as image_mean has ({len(self.image_mean)})"
             raise ValueError(f"image_std is {list(self.image_std)!r}; expected {allowed}")
-        known = sorted(set(self.extra) & set(_FIELDS))
+        known = sorted(set(self.extra) & set(FIELDS))
         if known:
             raise ValueError(f"extra has {known!r}; expected only keys that are not fields of the record")
 
     def __repr__(self) -> str:
         default = type(self)()
-        shown = [name for name in _FIELDS if getattr(self, name) != getattr(default, name)]
+        shown = [name for name in FIELDS if getattr(self, name) != getattr(default, name)]
         shown += ["extra"] if self.extra else []
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
@@ -207,8 +204,8 @@ class Preprocessing:
             width,
         and no crop is stated, the record does not crop. Raises ValueError for a wrong value.
         """
-        given = {name: value for name, value in values.items() if name in _FIELDS and value is not None}
-        extra = {name: value for name, value in values.items() if name not in _FIELDS}
+        given = {name: value for name, value in values.items() if name in FIELDS and value is not None}
+        extra = {name: value for name, value in values.items() if name not in FIELDS}
         squashes = isinstance(given.get("size"), Mapping) and "height" in given["size"]
         if squashes and not {"do_center_crop", "crop_size"} & set(given):
             given["do_center_crop"] = False
@@ -217,7 +214,7 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """The sorted keys and values of a `preprocessor_config.json`. `from_dict` creates an equal record from them."""
         values: dict[str, Any] = dict(self.extra)
-        for name in _FIELDS:
+        for name in FIELDS:
             value = getattr(self, name)
             if value is not None:
                 values[name] = list(value) if isinstance(value, tuple) else value
@@ -262,10 +259,10 @@ class Preprocessing:
             ValueError: a setting is not supported: "border" crops, or an input that is not square.
         """
         size = pretrained_cfg.get("input_size", (3, 224, 224))
-        if not (_is_list(size) and len(size) == 3 and size[1] == size[2] and _int(size[1])):
+        if not (is_list(size) and len(size) == 3 and size[1] == size[2] and positive_int(size[1])):
             raise ValueError(f"input_size is {size!r}; expected [channels, side, side] with equal sides")
         crop_pct = pretrained_cfg.get("crop_pct") or 0.875  # the default of timm
-        if _positive(crop_pct) is None:
+        if positive_number(crop_pct) is None:
             raise ValueError(f"crop_pct is {crop_pct!r}; expected a number above 0")
         mode = pretrained_cfg.get("crop_mode") or "center"
         if mode not in ("center", "squash"):
@@ -282,98 +279,6 @@ class Preprocessing:
             image_std=pretrained_cfg.get("std", IMAGENET.image_std),
         )
 
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _bool(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _int(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) else None
-
-
-def _positive(value: object) -> float | None:
-    number = _number(value)
-    return number if number is not None and number > 0 else None
-
-
-def _numbers(value: object, read: Callable[[object], float | None]) -> tuple[float, ...] | None:
-    if not isinstance(value, (list, tuple)) or not value:
-        return None
-    numbers = [number for number in map(read, value) if number is not None]
-    return tuple(numbers) if len(numbers) == len(value) else None
-
-
-def _resampling(value: object) -> int | None:
-    if isinstance(value, str):
-        return RESAMPLING.get(value)
-    # members of Resampling in Pillow are ints; JSON and pickle should get a plain int
-    known = isinstance(value, int) and not isinstance(value, bool) and value in RESAMPLING.values()
-    return int(value) if known else None  # pyright: ignore[reportArgumentType]
-
-
-def _edges(value: object, *names: str) -> dict[str, int] | None:
-    if not isinstance(value, Mapping) or set(value) != set(names) or any(_int(value[name]) is None for name in names):
-        return None
-    return {name: value[name] for name in names}
-
-
-def _size(value: object) -> dict[str, int] | None:
-    if _int(value):
-        value = {"shortest_edge": value}
-    value = _pair(value)
-    return _edges(value, "shortest_edge") or _edges(value, "height", "width")
-
-
-def _crop(value: object) -> dict[str, int] | None:
-    return _edges({"height": value, "width": value} if _int(value) else _pair(value), "height", "width")
-
-
-def _pair(value: object) -> object:
-    """`(height, width)` as a mapping; other values are not changed."""
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        return {"height": value[0], "width": value[1]}
-    return value
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _dtype(value: object) -> str | None:
-    return value if isinstance(value, str) and value in _DTYPES else None
-
-
-_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
-_OPTIONAL = ("image_dtype", "num_frames", "sampling_rate", "fps")
-_SWITCH = (_bool, "true or false")
-_COUNT = (_int, "a whole number above 0, or none")
-# For each field of the file: a function that reads a value (None: the value is wrong), and a text of what is expected.
-_FIELDS: dict[str, tuple[Callable[[object], Any], str]] = {
-    "do_resize": _SWITCH,
-    "size": (_size, "{'shortest_edge': pixels}, {'height': pixels, 'width': pixels} or a whole number above 0"),
-    "resample": (_resampling, ", ".join(f"{number} ({name})" for name, number in RESAMPLING.items())),
-    "do_center_crop": _SWITCH,
-    "crop_size": (_crop, "{'height': pixels, 'width': pixels} or a whole number above 0"),
-    "do_rescale": _SWITCH,
-    "rescale_factor": (_positive, "a number above 0"),
-    "do_normalize": _SWITCH,
-    "image_mean": (lambda value: _numbers(value, _number), "a list of numbers, one per channel"),
-    "image_std": (lambda value: _numbers(value, _positive), "a list of numbers above 0, one per channel"),
-    "do_convert_rgb": _SWITCH,
-    "image_processor_type": (_text, "the name of a class"),
-    "image_dtype": (_dtype, f"one of {', '.join(_DTYPES)}, or none"),
-    "num_frames": _COUNT,
-    "sampling_rate": _COUNT,
-    "fps": (_positive, "a number above 0, or none"),
-}
 
 IMAGENET = Preprocessing()
 """The record of Hiera on ImageNet: shortest edge 256 (bicubic), center crop 224, ImageNet mean and standard

@@ -9,7 +9,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from hierax.processing.record import RESAMPLING, Preprocessing
+from hierax.processing.record import Preprocessing
+from hierax.processing.record_fields import RESAMPLING
 
 _PILLOW = int(PIL.__version__.partition(".")[0])
 _KNOWN_PILLOW = 13  # the newest version with a known order of passes (see columns_first)
