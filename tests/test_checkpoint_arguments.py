@@ -179,7 +179,7 @@ def test_position_embeddings_and_single_blocks_start_anew(folder: Path) -> None:
 
 
 def test_modules_that_there_are_not_are_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"reinit names blocks.99.*; parts are encoder, .*, and modules in them"):
+    with pytest.raises(ValueError, match=r"reinit names blocks.99.*; expected encoder, .*, or a module in them"):
         CLASSES.from_pretrained(folder, reinit=("blocks.99",))
 
 

@@ -43,7 +43,7 @@ def test_geometry_that_transformers_computes_otherwise_is_refused(
     changes: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     theirs(tmp_path, **changes)
-    with pytest.raises(ValueError, match=r"config.json: .*transformers makes another model of it") as caught:
+    with pytest.raises(ValueError, match=r"config.json: .*transformers builds another model from it") as caught:
         HieraModel.from_pretrained(tmp_path)
     assert named in str(caught.value)
 
@@ -94,7 +94,7 @@ def test_geometry_that_the_other_packages_compute_otherwise_is_refused(
     place = values.setdefault("model_args", {}) if dialect == "timm" else values
     place.update(arguments)
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"config.json: .*makes another model of it") as caught:
+    with pytest.raises(ValueError, match=r"config.json: .*builds another model from it") as caught:
         HieraModel.from_pretrained(tmp_path)
     assert named in str(caught.value)
 

@@ -262,7 +262,7 @@ ANSWER = SimpleNamespace(headers={}, request=None, status_code=403)
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [
-        (errors.GatedRepoError("x", response=ANSWER), OSError, "me/mine: access to it must be asked for"),  # type: ignore[arg-type]
+        (errors.GatedRepoError("x", response=ANSWER), OSError, "me/mine: request access to it on the Hub"),  # type: ignore[arg-type]
         (errors.RepositoryNotFoundError("x", response=ANSWER), OSError, "me/mine: no such repository on the Hub"),  # type: ignore[arg-type]
         (errors.RevisionNotFoundError("x", response=ANSWER), OSError, "me/mine: no revision 'v9' on the Hub"),  # type: ignore[arg-type]
         (errors.HFValidationError("bad name"), ValueError, "me/mine: no file, no folder, and no Hub id either"),

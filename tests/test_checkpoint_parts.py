@@ -120,7 +120,7 @@ def test_a_decoder_can_start_anew_on_a_classifier(classifier: Path) -> None:
 
 
 def test_an_unknown_part_is_refused_with_those_there_are(features: Path) -> None:
-    with pytest.raises(ValueError, match=r"reinit names neck; parts are encoder, head, norm, decoder, fusion"):
+    with pytest.raises(ValueError, match=r"reinit names neck; expected encoder, head, norm, decoder, fusion"):
         HieraModel.from_pretrained(features, reinit=("neck",))
 
 

@@ -70,7 +70,7 @@ def test_a_prefix_before_all_names_is_taken_off_and_reported(
     report = found.loading_report
     assert report is not None
     assert report.prefix == prefix
-    assert f"prefix taken off: {prefix}" in str(report)
+    assert f"removed prefix: {prefix}" in str(report)
     assert report.unexpected == []
 
 
@@ -138,7 +138,7 @@ def test_of_a_model_and_its_average_the_average_is_read_and_that_is_said(
     assert same(found, model)
     assert found.loading_report is not None
     assert found.loading_report.others == [plain]
-    assert f"part: {ema}; also there: {plain}" in str(found.loading_report)
+    assert f"part: {ema}; other parts: {plain}" in str(found.loading_report)
 
 
 def test_the_other_model_is_read_when_it_is_asked_for_without_a_word(model: Any, tmp_path: Path) -> None:

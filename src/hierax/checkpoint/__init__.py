@@ -1,6 +1,6 @@
-"""Checkpoints: the table of published weights; loading, saving and converting; one file per format.
+"""Checkpoints: the table of published weights; loading, saving and converting, with one file per format.
 
-Names are imported when first used, so that the table can be read without importing torch.
+Names are imported when they are first used, so that the table can be read without importing torch.
 """
 
 from hierax.lazy import lazy_names

@@ -1,4 +1,6 @@
-"""What `from_pretrained` is asked for, in anyone's words, and weights made to fit another input."""
+"""Translates the arguments of `from_pretrained` from the names of other libraries, and adapts weights to
+other inputs.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +22,13 @@ _ATTENTIONS = ("sdpa", "eager")
 
 @dataclass(frozen=True)
 class Overrides:
-    """Arguments in our words.
+    """The arguments, by their names in hierax.
 
     Attributes:
-        fields: of the configuration.
-        outputs: what calls of the model give beside the rest, by name, such as `output_hidden_states`.
-        dtype: of the weights; None is that of the file.
-        device: where they are put.
+        fields: fields of the configuration.
+        outputs: additional outputs of the model, by name, such as `output_hidden_states`.
+        dtype: dtype of the weights; None: that of the file.
+        device: device of the weights.
     """
 
     fields: dict[str, Any]
@@ -38,14 +40,14 @@ class Overrides:
 def read_overrides(
     overrides: Mapping[str, Any], *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
 ) -> Overrides:
-    """Arguments as transformers and timm name them, in our words.
+    """Translates arguments from the names of transformers and timm.
 
-    `torch_dtype` is `dtype`. `device_map` is `device`, or "auto" for a GPU where there is one. `attn_implementation`
-    may be "sdpa" or "eager", which make no difference. `in_chans`, `num_classes` and `img_size` are timm's names of
-    fields. Those of transformers that change nothing are taken, see `without_foreign`.
+    `torch_dtype` is `dtype`. `device_map` is `device`, or "auto" for a GPU if there is one. `attn_implementation` may
+    be "sdpa" or "eager", which make no difference. `in_chans`, `num_classes` and `img_size` are the names of fields in
+    timm. Arguments of transformers that change nothing are accepted, see `without_foreign`.
 
     Raises:
-        ValueError: a value that cannot be, or two names of the same thing with different values.
+        ValueError: a value is wrong, or two names of the same argument have different values.
     """
     given = without_foreign(overrides)
     outputs = {name: given.pop(name) for name in OUTPUTS if name in given}
@@ -74,7 +76,7 @@ def read_overrides(
 
 
 def _mapped_device(device_map: Any) -> torch.device | str | None:
-    """The one device that a `device_map` of transformers stands for."""
+    """The device that a `device_map` of transformers means. Raises ValueError if there are several."""
     if isinstance(device_map, Mapping):
         devices = set(device_map.values())
         device_map = next(iter(devices)) if len(devices) == 1 else device_map
@@ -102,16 +104,19 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 
 def for_channels(weight: Tensor, channels: int) -> Tensor:
-    """A patch embedding's weight `[C, own, *kernel]` for another number of input channels `[C, channels, *kernel]`.
+    """Adapts the weight of a patch embedding `[C, own, *kernel]` to another number of channels `[C, channels,
+    *kernel]`.
 
-    Each new channel gets the mean over the old ones, scaled so that an input with equal channels gives the same
-    result as before.
+    Each new channel gets the mean over the old channels. It is scaled so that an input with equal channels gives the
+    same result as before.
     """
     repeated = weight.mean(1, keepdim=True) * (weight.shape[1] / channels)
     return repeated.expand(-1, channels, *weight.shape[2:]).contiguous()
 
 
 def record_for_channels(record: "Preprocessing", channels: int) -> "Preprocessing":
-    """The preprocessing record for `channels` channels: each gets the average mean and deviation of the old ones."""
+    """The record for another number of channels. Each gets the average mean and standard deviation of the
+    old channels.
+    """
     mean, std = (sum(values) / len(values) for values in (record.image_mean, record.image_std))
     return record.replace(image_mean=(mean,) * channels, image_std=(std,) * channels)

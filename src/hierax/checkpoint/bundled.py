@@ -1,15 +1,14 @@
-"""The checkpoints that come with the package: where they are, and what their files say. Nothing here imports torch.
+"""The checkpoints that are part of the package. Nothing here imports torch.
 
-`hierax/NAME` is the folder `assets/NAME` of the package, with the files of any checkpoint. How well it does stands
-beside the weights, in `metrics.json`, since it belongs to them: one flat object, written by the script that measured.
-Every field may be missing; others are kept. So far these mean something:
+`hierax/NAME` is the folder `assets/NAME` of the package, which contains the usual files of a checkpoint. Metrics are in
+`metrics.json`, a flat object that the measuring script wrote. Every field may be missing. These fields are used:
 
     top1                  top-1 accuracy in percent, on held-out images of the checkpoint's own categories
-    top1_low, top1_high   95 % confidence interval of it, in percent
-    test_pictures         how many images it was measured on
-    classes               how many categories they belong to
-    data                  what it was trained and measured on, in a sentence
-    loss                  of a masked autoencoder: the loss on held-out images
+    top1_low, top1_high   95 % confidence interval of top1, in percent
+    test_pictures         number of images of the measurement
+    classes               number of categories of these images
+    data                  a sentence about the data for training and measurement
+    loss                  for a masked autoencoder: the loss on held-out images
 """
 
 import json
@@ -29,7 +28,7 @@ def bundled_folder(name: str) -> Path | None:
     """The folder of the bundled checkpoint `hierax/NAME`; None for a name of another owner.
 
     Raises:
-        FileNotFoundError: no bundled checkpoint has that name; lists the bundled ones.
+        FileNotFoundError: no bundled checkpoint has this name; the message lists the bundled checkpoints.
     """
     if not name.startswith(_OWNER):
         return None
@@ -42,22 +41,22 @@ def bundled_folder(name: str) -> Path | None:
 
 
 def bundled_metrics(name: str) -> Mapping[str, Any]:
-    """What `metrics.json` says of a bundled checkpoint; empty without one, and for every other checkpoint."""
+    """The content of `metrics.json` of a bundled checkpoint; empty if there is none, and for every other checkpoint."""
     return _fields(name, "metrics.json")
 
 
 def bundled_labels(name: str) -> int:
-    """Classes of a bundled checkpoint's head, by its configuration; 0 without a head."""
+    """The number of classes of a bundled checkpoint, from its configuration; 0 without a head."""
     return len(_fields(name, "config.json").get("id2label", ()))
 
 
 def bundled_parameters(name: str) -> int | None:
-    """Number of parameters in a bundled checkpoint, by the head of its tensor file; None where that is missing."""
+    """The number of parameters in a bundled checkpoint, from the header of its tensor file; None if it is missing."""
     folder = bundled_folder(name)
     file = folder and folder / "model.safetensors"
     if file is None or not file.is_file():
         return None
-    with file.open("rb") as opened:  # eight bytes: the length of the JSON object that follows and describes the tensors
+    with file.open("rb") as opened:  # the first eight bytes are the length of the JSON object that follows
         tensors = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
     return sum(math.prod(entry["shape"]) for key, entry in tensors.items() if key != "__metadata__")
 

@@ -1,4 +1,4 @@
-"""Files and folders that are not a checkpoint for hierax: one sentence that says what they are and what to do."""
+"""Explains files and folders that hierax cannot open as a checkpoint: what they are, and what to do."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ _BEGINNINGS = (
 
 
 def content_of(path: Path) -> str | None:
-    """What a file is, by its first bytes, whatever its name; None if it may be a tensor file."""
+    """A text that says what a file is, based on its first bytes; None if it may be a tensor file."""
     with path.open("rb") as file:
         head = file.read(600)
     if not head:
@@ -43,7 +43,7 @@ def content_of(path: Path) -> str | None:
 
 
 def explain_file(path: Path) -> str:
-    """One sentence on what a file without tensors is."""
+    """One sentence that says what a file without tensors is."""
     if path.suffix in _EXPORTS:
         return "is an exported model, whose weights cannot be loaded; hierax.Engine runs the folder of an export"
     content = content_of(path)
@@ -59,7 +59,7 @@ def explain_file(path: Path) -> str:
 
 
 def explain_folder(path: Path, expected: Sequence[str]) -> str:
-    """One sentence on what a folder is that holds none of the `expected` files."""
+    """One sentence that says what a folder without the `expected` files is."""
     if (path / _EXPORT).is_file():
         return f"is an export, whose weights cannot be loaded; hierax.Engine({str(path)!r}) runs it"
     if (path / _ADAPTER).is_file():
@@ -80,7 +80,7 @@ def explain_folder(path: Path, expected: Sequence[str]) -> str:
 
 
 def _nearby(path: Path) -> str:
-    """Files and folders inside it that the user may have meant."""
+    """A text that names files and folders inside the folder that the user may have meant."""
     try:
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))[:10_000]
     except OSError:

@@ -1,4 +1,4 @@
-"""From a source (id, folder, file) to its files, and from a file to its tensors; failures name what failed."""
+"""Finds the files of a source (id, folder, file), and reads the tensors of a file. Errors name the file."""
 
 import json
 import os
@@ -29,14 +29,14 @@ TENSOR_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 """Suffixes of tensor files. Files with other suffixes, such as .ckpt and .pth.tar, are recognized by their content."""
 _MOST_TENSORS, _MOST_SHARDS = 20_000, 1_000
 _LARGEST_HEADER, _LARGEST_JSON = 100 * 2**20, 128 * 2**20
-"""Bytes: of the description in a safetensors file, as its library has it; of a JSON file, a million labels."""
+"""Maximum bytes: of the header of a safetensors file (as in its library), and of a JSON file (a million labels)."""
 NOTES = "hierax"
-"""Key, in a tensor file's metadata, of what other formats' `config.json` has no field for."""
+"""The key, in the metadata of a tensor file, of values for which `config.json` of another format has no field."""
 
 
 @dataclass(frozen=True)
 class JsonFile:
-    """A JSON object, and the file that holds it."""
+    """A JSON object, and the file that contains it."""
 
     path: Path
     values: Mapping[str, Any]
@@ -44,15 +44,15 @@ class JsonFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A located checkpoint: the paths of the files that it has.
+    """The files of a checkpoint that was found.
 
     Attributes:
-        name: what the user wrote.
-        weights: file (or index of several) with the tensors; None if only the record was asked for and there is none,
-            or it was not fetched.
-        config, processor: parsed `config.json` and `preprocessor_config.json`, or None.
-        record: what the table of published checkpoints says of this id.
-        repository, hub: where on the Hub it is, or None; and how the Hub is asked.
+        name: the source that the user passed.
+        weights: the file with the tensors, or the index of several files; None if the weights were not requested.
+        config, processor: the parsed `config.json` and `preprocessor_config.json`, or None.
+        record: the record of this id in the table of published checkpoints, or None.
+        repository: the id on the Hub, or None.
+        hub: the options for the Hub.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Source:
 
     @property
     def values(self) -> Mapping[str, Any] | None:
-        """The fields of `config.json`, where there is one."""
+        """The fields of `config.json`; None if there is none."""
         return None if self.config is None else self.config.values
 
 
@@ -74,11 +74,12 @@ class TensorFile:
     """The tensors of a Hiera model in a file.
 
     Attributes:
-        tensors: by the names they have in their file, without the prefix that all of them have.
-        notes: what hierax left beside them.
-        part: the container or prefix that they were in, if the file has one; `others` are those that were not read.
-        prefix: what was removed from the start of their names.
-        beside: tensors without the prefix.
+        tensors: the tensors by their names in the file, without their common prefix.
+        notes: the metadata that hierax wrote into the file.
+        part: the container or prefix that was read, if the file has one.
+        others: containers or prefixes that were not read.
+        prefix: the common prefix that was removed from the names.
+        beside: names of tensors without this prefix.
     """
 
     tensors: dict[str, Tensor]
@@ -90,10 +91,12 @@ class TensorFile:
 
 
 def locate(source: str | os.PathLike[str], hub: HubOptions, *, weights: bool = True) -> Source:
-    """Finds the files of a folder, a tensor file, a checkpoint that comes with hierax, or a Hub id, in this order.
+    """Finds the files of a folder, a tensor file, a bundled checkpoint, or a Hub id, in this order.
 
     Args:
-        weights: whether the tensors are wanted; without, only the JSON files are fetched.
+        source: the source.
+        hub: the options for the Hub.
+        weights: whether the tensors are needed; otherwise, only the JSON files are downloaded.
 
     Raises:
         OSError: there is no such file or folder, or the Hub cannot be reached and the cache does not have the files.
@@ -129,7 +132,7 @@ def locate(source: str | os.PathLike[str], hub: HubOptions, *, weights: bool = T
 
 
 def with_weights(source: Source) -> Source:
-    """A source that was located without its weights, with them: fetched if it is on the Hub.
+    """A source with its weights; they are downloaded if they are missing and the source is on the Hub.
 
     Raises:
         OSError: see `locate`.
@@ -142,11 +145,11 @@ def with_weights(source: Source) -> Source:
 
 
 def source_name(source: str | os.PathLike[str]) -> str:
-    """The name or path of a checkpoint, as text. For the address of a model's page on the Hub, the model's id.
+    """The name or path of a checkpoint, as text. The address of a model on the Hub becomes the id of the model.
 
     Raises:
         TypeError: `source` is neither a string nor a path.
-        ValueError: an empty name, which would be the current folder.
+        ValueError: the name is empty; it would mean the current folder.
     """
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
@@ -160,7 +163,7 @@ def source_name(source: str | os.PathLike[str]) -> str:
 
 
 def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord | None = None) -> Source:
-    """The checkpoint in a folder. In the folder of a training run, it is the run's model."""
+    """The checkpoint in a folder. For the folder of a training run, it is the model of the run."""
     if (path / RUN).is_file() and (path / "model").is_dir():
         path = path / "model"
     found = weights_in(path)
@@ -173,7 +176,7 @@ def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord
 def weights_in(path: Path) -> Path | None:
     """The file with the weights in a folder, or in the model folder of a run; None if there is none.
 
-    For one step of a run it is the folder itself.
+    For one step of a run, it is the folder itself.
     """
     if is_step(path):
         return path
@@ -193,7 +196,7 @@ def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> Json
 
 
 def _fetch_weights(repository: str, hub: HubOptions) -> Path:
-    """The first weights file that the repository has. If that is an index, its files are fetched, too."""
+    """The first weights file that the repository has. If this is an index, its files are downloaded too."""
     offline: NotCached | None = None
     for file in _WEIGHT_FILES:
         try:
@@ -213,7 +216,7 @@ def read_json(path: Path | None) -> JsonFile | None:
     """The JSON object in a file; None if there is no file.
 
     Raises:
-        ValueError: the file is not JSON, or not a JSON object; names the file.
+        ValueError: the file is not JSON, or not a JSON object; the message names the file.
     """
     if path is None or not path.is_file():
         return None
@@ -242,14 +245,16 @@ def _shards(index: Path) -> list[str]:
 
 
 def read_tensors(path: Path, part: str | None = None, *, any_of_them: bool = False) -> TensorFile:
-    """The tensors of the model in a file, or in the files an index names, mapped from disk where the format allows it.
+    """Reads the tensors of the model in a file, or in the files that an index names. They are memory-mapped if
+    possible.
 
     Args:
-        part: which model to read if the file holds several.
-        any_of_them: if the file holds several models, read the first.
+        path: the file.
+        part: which model to read if the file contains several.
+        any_of_them: if the file contains several models, read the first.
 
     Raises:
-        ValueError: the file is corrupt, truncated, or holds no weights of a Hiera; names it.
+        ValueError: the file is corrupt, or truncated, or contains no weights of a Hiera; the message names it.
         OSError: the file cannot be read.
     """
     loaded = read_step(path) if path.is_dir() else _read_index(path) if path.name.endswith(INDEX) else _read(path)
@@ -281,7 +286,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    with path.open("rb") as file:  # a file that cannot be read raises OSError; that does not mean that it is corrupt
+    with path.open("rb") as file:  # OSError if the file cannot be read; it may not be corrupt
         head = file.read(9)
     named = path.suffix == ".safetensors"
     return _read_safetensors(path) if named or head[8:] == b"{" else read_pickle(path)
@@ -297,7 +302,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except TooManyTensors as error:
         raise ValueError(f"{path}: {error}") from None
-    except Exception as error:  # of the parser, and of torch for types it does not have
+    except Exception as error:  # errors of the parser, and of torch for unknown dtypes
         other = content_of(path)
         if other is None and is_archive(path):
             other = "is a file of torch.save, not of safetensors; call it .pth"
@@ -326,10 +331,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _parsed_notes(path: Path, text: Any) -> Mapping[str, Any]:
-    """What `write_notes` wrote.
+    """The metadata that `write_notes` wrote.
 
     Raises:
-        ValueError: the metadata is something else; names the file.
+        ValueError: the metadata is not valid; the message names the file.
     """
     if text is None:
         return {}
@@ -343,5 +348,5 @@ def _parsed_notes(path: Path, text: Any) -> Mapping[str, Any]:
 
 
 def write_notes(config: Mapping[str, Any], preprocessing: Mapping[str, Any] | None) -> str:
-    """The text kept in a tensor file for `read_tensors`: the whole configuration and the preprocessing record."""
+    """The metadata of a tensor file as text: the whole configuration and the preprocessing record."""
     return json.dumps({"config": config, "preprocessing": preprocessing or {}}, sort_keys=True)

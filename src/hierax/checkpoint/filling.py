@@ -1,4 +1,4 @@
-"""Puts the tensors of a file into a model, and reports tensors that are missing, new or of another shape."""
+"""Copies the tensors of a file into a model, and reports tensors that are missing, new or of another shape."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placing:
-    """How tensors are put into a model.
+    """How tensors are copied into a model.
 
     Attributes:
-        dtype: their precision; None is that of the file.
-        ignore_mismatched_sizes: modules whose tensors have another shape in the file get random weights.
-        copy: give the model tensors of its own, because other models may be made from the open checkpoint.
+        dtype: dtype of the model; None: that of the file.
+        device: device of the model.
+        ignore_mismatched_sizes: if a tensor has another shape in the file, its module gets random weights.
+        copy: copy the tensors, because other models may be made from the open checkpoint.
     """
 
     dtype: torch.dtype | None
@@ -39,7 +40,7 @@ class Placing:
 
 
 def part_of(name: str) -> str:
-    """First part of a tensor's name."""
+    """The first part of the name of a tensor."""
     return name.split(".")[0]
 
 
@@ -51,7 +52,7 @@ def fill(
     reinit: Collection[str],
     placing: Placing,
 ) -> None:
-    """Puts the tensors into a model on the meta device. Parts and modules named in `reinit` get random weights."""
+    """Fills a model on the meta device with tensors. Parts and modules in `reinit` get random weights."""
     prefix = task.prefix
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     reinitialized = _paths(reinit, [*wanted, *opened.tensors])
@@ -68,7 +69,7 @@ def fill(
         absent += _mismatched(tensors, wanted, absent)
     drawn = sorted(_modules(absent, wanted))
     report.reinitialized = list(dict.fromkeys("norms" if part_of(path) == "norms" else path for path in drawn))
-    own = opened.tensors[PATCH].dtype  # what is new gets the precision of the file
+    own = opened.tensors[PATCH].dtype  # new tensors get the precision of the file
     filled: dict[str, Tensor] = {}
     for name, target in wanted.items():
         tensor = None if name in absent else tensors[name]
@@ -85,14 +86,14 @@ def fill(
 
 
 def _place(tensor: Tensor, placing: Placing) -> Tensor:
-    """The tensor on its device in its precision.
+    """The tensor on the device and in the dtype of the model.
 
     Raises:
-        ValueError: PyTorch cannot use the device here; names it.
+        ValueError: PyTorch cannot use the device on this machine; the message names it.
     """
     try:
         return tensor.to(device=placing.device, dtype=placing.dtype or tensor.dtype, copy=placing.copy)
-    except (AssertionError, NotImplementedError) as error:  # PyTorch was built without it
+    except (AssertionError, NotImplementedError) as error:  # PyTorch was built without this device
         raise ValueError(f"device is {str(placing.device)!r}; {str(error).splitlines()[0]}") from None
 
 
@@ -100,7 +101,7 @@ def _paths(reinit: Collection[str], names: Collection[str]) -> set[str]:
     """The parts and modules that `reinit` names, as full paths.
 
     Raises:
-        ValueError: the model has no part or module of that name; lists the parts.
+        ValueError: the model has no part or module with this name; the message lists the parts.
     """
     found: set[str] = set()
     parts = known_parts()
@@ -109,26 +110,26 @@ def _paths(reinit: Collection[str], names: Collection[str]) -> set[str]:
         if not fits:
             near = did_you_mean(entry, {*parts, *(name.rpartition(".")[0] for name in names)})
             raise ValueError(
-                f"reinit names {entry}{near}; parts are {', '.join(parts)}, and modules in them, as 'patch_embed'"
+                f"reinit names {entry}{near}; expected {', '.join(parts)}, or a module in them, such as 'patch_embed'"
             )
         found.add(fits[0])
     return found
 
 
 def _is_below(name: str, paths: Collection[str]) -> bool:
-    """Whether a tensor is one of these, or in one of these parts or modules."""
+    """Whether the name of a tensor is one of these paths, or is inside one of these parts or modules."""
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
 def _modules(absent: Sequence[str], wanted: Mapping[str, Tensor]) -> set[str]:
-    """Names of what gets random weights: a whole part if the file has no tensor of it, else the single modules."""
+    """The parts and modules that get random weights: a whole part if the file has none of its tensors, else modules."""
     gone = set(absent)
     kept = {part_of(name) for name in wanted if name not in gone}
     return {part_of(name) if part_of(name) not in kept else name.rpartition(".")[0] for name in absent}
 
 
 def _mismatched(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], absent: Sequence[str]) -> list[str]:
-    """All tensors of the modules in which at least one tensor has another shape in the file."""
+    """The tensors of modules in which at least one tensor has another shape in the file."""
     gone = set(absent)
     odd = {n.rpartition(".")[0] for n, t in wanted.items() if n not in gone and tensors[n].shape != t.shape}
     return [name for name in wanted if name.rpartition(".")[0] in odd and name not in gone]
@@ -180,7 +181,7 @@ def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
     mae = any(name.startswith("decoder.") for name, _ in model.named_parameters())
     for path in paths:
         modules = model.get_submodule(path)
-        if part_of(path) == "norms":  # as transformers has them
+        if part_of(path) == "norms":  # as in transformers
             for norm in modules.modules():
                 if isinstance(norm, nn.LayerNorm):
                     nn.init.ones_(norm.weight)
@@ -192,7 +193,7 @@ def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
 def _channels(
     opened: Checkpoint, config: HieraConfig, tensors: Mapping[str, Tensor], report: LoadingReport
 ) -> dict[str, Tensor]:
-    """The patch embedding's weight for the channels of `config`, if the file has another number of channels."""
+    """The weight of the patch embedding for the channels of `config`, if the file has another number of channels."""
     own, channels, weight = opened.config.num_channels, config.num_channels, tensors.get(PATCH)
     if own == channels or weight is None or weight.ndim < 3 or weight.shape[1] != own:
         return {}
@@ -207,7 +208,7 @@ def _resized_positions(
     dtype: torch.dtype | None,
     report: LoadingReport,
 ) -> dict[str, Tensor]:
-    """The file's position embeddings, resized to the native size of `config` if that is another."""
+    """The position embeddings of the file, resized to the native size of `config` if it differs."""
     native = opened.config
     if native.image_size == config.image_size or native.axes != config.axes:
         return {}
@@ -219,7 +220,7 @@ def _resized_positions(
         shapes = {name: p.shape for name, p in table.named_parameters()}
         fits = {n: t.shape for n, t in own.items() if t.is_floating_point()} == shapes
         if not fits or "window" in own or type(table) is not type(target):
-            continue  # what does not fit is reported with the other shapes; abs-win follows any size by itself
+            continue  # wrong shapes are reported later; abs-win embeddings fit any size
         table.load_state_dict({name: t.to(dtype or t.dtype) for name, t in own.items()}, assign=True)
         before, after = table.grid, target.grid
         if before == after:

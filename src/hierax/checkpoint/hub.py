@@ -1,4 +1,4 @@
-"""Files of repositories on the Hugging Face Hub, through its client; failures are `OSError`s that say what to do."""
+"""Downloads files from the Hugging Face Hub, with its client. Failures are `OSError`s that say what to do."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from hierax.checkpoint.records import checkpoint_names, find_record
 
 @dataclass(frozen=True)
 class HubOptions:
-    """Options for the Hub's client. `unreachable` is set when the Hub did not answer."""
+    """The options for the client of the Hub. `unreachable` is True if the Hub did not respond."""
 
     revision: str | None = None
     cache_dir: str | os.PathLike[str] | None = None
@@ -23,7 +23,7 @@ class HubOptions:
 
 
 class NotCached(OSError):
-    """The Hub is out of reach and the local cache does not have the file.
+    """The Hub cannot be reached, and the file is not in the local cache.
 
     Attributes:
         repository: the id that was requested.
@@ -42,19 +42,22 @@ class NotCached(OSError):
         return NotCached, (self.repository, self._file, self._reason)
 
     def advising(self, option: str = "") -> str:
-        """What happened, and what works offline. `option` is the command line's option for a checkpoint."""
-        lacking = "" if self._file == "config.json" else f" ({self._file} is lacking)"  # the first to be looked for
+        """The message: what happened, and what works offline. `option` is the option of the command for a
+        checkpoint.
+        """
+        lacking = "" if self._file == "config.json" else f" ({self._file} is lacking)"  # config.json is requested first
         other = f"{option} {self.instead}".lstrip() if self.instead else "a folder or file"
         near = _near(self.repository) if not lacking else ""
         return f"{self.repository} is not in the local cache{lacking} and {self._reason}{near}; {other} works offline"
 
 
 def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
-    """The cached path of a repository's file, fetched if need be; None where the repository has no such file.
+    """The cached path of a file of a repository, which is downloaded if needed; None if the repository has no such
+    file.
 
     Raises:
-        NotCached: there is no connection (or none is allowed), and the cache does not have the file.
-        OSError: the Hub refused, or the transfer failed.
+        NotCached: there is no connection (or none is allowed), and the file is not in the cache.
+        OSError: the Hub refused the request, or the download failed.
         ValueError: `repository` is not a valid repository id.
     """
     from huggingface_hub import constants, hf_hub_download
@@ -78,7 +81,7 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
         reason = "the Hub is switched off" if switched_off else "the Hub cannot be reached"
         raise NotCached(repository, file, reason) from None
     except GatedRepoError:
-        raise OSError(f"{repository}: access to it must be asked for on the Hub; pass token=") from None
+        raise OSError(f"{repository}: request access to it on the Hub, then pass token=") from None
     except RepositoryNotFoundError:
         near = _near(repository)
         raise OSError(f"{repository}: no such repository on the Hub{near} (a private one needs token=)") from None
@@ -90,28 +93,29 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
         raise ValueError(f"{repository}: no file, no folder, and no Hub id either ({error})") from None
     except OSError:
         raise
-    except Exception as error:  # the client's HTTP library has errors of its own
+    except Exception as error:  # the HTTP library of the client raises its own errors
         raise OSError(f"{repository}: {file} could not be fetched ({type(error).__name__}: {error})") from error
 
 
 def _near(repository: str) -> str:
-    """A suggestion: the published checkpoint whose id is most like an unknown one."""
+    """A suggestion: the published checkpoint with the id that is most similar to an unknown id."""
     return "" if find_record(repository) else did_you_mean(repository, checkpoint_names())
 
 
 _SILENT: dict[str, float] = {}
-"""Until when a Hub that gave no answer, by its address, is taken to be silent: seconds of the monotonic clock."""
+"""For each address of a Hub that did not respond: the time of the monotonic clock until which it is not asked again."""
 _SILENT_FOR = 60.0
 
 
 def reached(repository: str, file: str, hub: HubOptions, *, now: Callable[[], float] = time.monotonic) -> HubOptions:
-    """The options, marked `unreachable` when one question about a file gets no answer within ten seconds.
+    """The options, with `unreachable` set if a request about a file gets no response within ten seconds.
 
-    The client itself would ask for half a minute, for every file, even if it has all of them in the cache. What the
-    Hub does answer is left to the client. A Hub that is silent is not asked again for a minute.
+    The client itself would wait for half a minute, for every file, even if all files are in the cache. Any response of
+    the Hub is left to the client. A Hub that does not respond is not asked again for a minute.
 
     Args:
-        now: seconds on a clock that only goes forward.
+        repository, file, hub: the file, and the options.
+        now: seconds on a monotonic clock.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -124,14 +128,14 @@ def reached(repository: str, file: str, hub: HubOptions, *, now: Callable[[], fl
         get_hf_file_metadata(hf_hub_url(repository, file, revision=hub.revision), token=hub.token, timeout=10)
     except (HfHubHTTPError, HFValidationError):
         return hub
-    except Exception:  # of the client's HTTP library, which differs between versions
+    except Exception:  # errors of the HTTP library of the client, which differ between versions
         _SILENT[constants.ENDPOINT] = now() + _SILENT_FOR
         return replace(hub, unreachable=True)
     return hub
 
 
 def _known_absent(repository: str, file: str, hub: HubOptions) -> bool:
-    """Whether the cache remembers from an earlier visit that the repository has no such file."""
+    """Whether the cache has stored that the repository has no such file."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
     cache = None if hub.cache_dir is None else Path(hub.cache_dir)

@@ -1,4 +1,4 @@
-"""Loading: a source of any format into a model of any task, with a report of what was found."""
+"""Loads a source of any format into a model of any task, with a report."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -54,9 +54,9 @@ def load_model(
     """See `Pretrained.from_pretrained`.
 
     Args:
-        source: an open checkpoint is not read again.
-        overrides: fields of the configuration, and the constructor's own arguments.
-        copy: a model of an open checkpoint gets tensors of its own, because the checkpoint may be used again.
+        source: the source; an open checkpoint is not read again.
+        overrides: fields of the configuration, and arguments of the constructor.
+        copy: a model of an open checkpoint gets a copy of the tensors, because the checkpoint may be used again.
     """
     if config is not None and not isinstance(config, HieraConfig):
         raise TypeError(
@@ -117,7 +117,7 @@ def load_config(source: Source, hub: HubOptions, overrides: Mapping[str, Any]) -
 
 
 def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, arguments: Mapping[str, Any]) -> "Model":
-    """The model without weights: on the meta device it takes no memory and no random numbers."""
+    """Creates the model without weights. On the meta device, this needs no memory and no random numbers."""
     where = opened.source.config.path if opened.source.config else opened.source.weights
     count = len(opened.tensors)
     for name, blocks in {"depths": sum(config.depths), "decoder_depth": config.decoder_depth}.items():
@@ -130,14 +130,15 @@ def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, argument
             return cls(config, **arguments)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         line = str(error).splitlines()[0]
-        absurd = not isinstance(error, ValueError) or "verflow" in line  # PyTorch's ways of saying so
-        raise ValueError(f"{where}: {f'sizes beyond all bounds ({line})' if absurd else line}") from None
+        absurd = not isinstance(error, ValueError) or "verflow" in line  # errors of PyTorch for huge sizes
+        raise ValueError(f"{where}: {f'impossible sizes ({line})' if absurd else line}") from None
 
 
 def _task_config(task: TaskSpec, opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
-    """The file's configuration, changed as the task and the caller need it.
+    """The configuration of the file, with the changes that the task and the caller need.
 
-    A classifier's last stage is pooled, a MAE's is not: opened from the other kind's record, the number changes.
+    The last stage of a classifier is pooled, that of a MAE is not. If a checkpoint of the other kind is opened, the
+    number of poolings changes.
     """
     before, changes = opened.config, dict(given)
     if "num_query_pool" not in changes and task.part not in opened.parts and task.pools_last is not None:
@@ -152,7 +153,7 @@ def _task_config(task: TaskSpec, opened: Checkpoint, report: LoadingReport, give
 
 
 def _most_poolings(config: HieraConfig) -> int:
-    """How many stages the mask unit allows to pool."""
+    """The maximum number of poolings that the mask unit allows."""
     units = tuple(zip(config.masked_unit_size, config.query_stride, strict=True))
     return max(n for n in range(config.stages) if all(unit % stride**n == 0 for unit, stride in units))
 
@@ -200,15 +201,18 @@ def load(
     local_files_only: bool = False,
     **overrides: Any,
 ) -> "Pretrained":
-    """Loads a checkpoint: returns a classifier if it has a head, a MAE model if it has a decoder, else `HieraModel`.
+    """Loads a checkpoint. The other arguments and the errors are those of `Pretrained.from_pretrained`.
 
     Args:
-        source: a Hub id, a folder, or a file; "hierax/femto" and "hierax/femto.mae" come with hierax.
-        task: "features", "backbone", "classification", "video-classification" or "mae" instead.
+        source: a Hub id, a folder, or a file; "hierax/femto" and "hierax/femto.mae" are part of hierax.
+        task: "features", "backbone", "classification", "video-classification" or "mae"; None: see below.
 
-    The other arguments and the errors are those of `Pretrained.from_pretrained`.
+    Returns:
+        The model for the task. Without a task: a classifier if the checkpoint has a head, a MAE model if it has a
+            decoder,
+        otherwise a `HieraModel`.
     """
-    given = None if task is None else task_named(task)  # before anything is read
+    given = None if task is None else task_named(task)  # an unknown task is an error before anything is read
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
     checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
     new_head = num_labels is not None or "num_labels" in overrides
@@ -228,5 +232,5 @@ def load(
 
 
 def found_task(opened: Checkpoint, *, new_head: bool = False) -> TaskSpec:
-    """The task of a checkpoint, by its tensors; if they do not tell, by the class in its configuration."""
+    """The task of a checkpoint, from its tensors; if they are ambiguous, from the class in its configuration."""
     return task_of_parts({*opened.parts, *(("head",) if new_head else ())}, opened.config)

@@ -1,4 +1,4 @@
-"""Opens a source of any format: its tensors under our names, and their configuration."""
+"""Opens a source of any format: reads its tensors by their names in hierax, and their configuration."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from hierax.processing import Preprocessing
 
 DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (Transformers(), Timm(), Official())}
-"""Those that are written; `model.state_dict()` in a file is read besides."""
+"""The formats that can be written. Files with `model.state_dict()` can also be read."""
 _READ = (Own(), *DIALECTS.values())
 _LABELS = {(1000, 2): "imagenet-1k", (400, 3): "kinetics-400"}
 
 
 @dataclass
 class Checkpoint:
-    """An open checkpoint: what it holds, and models made from it. `hierax.open_checkpoint` opens one.
+    """An open checkpoint, which creates models. `hierax.open_checkpoint` opens one.
 
     Every function that takes the source of a checkpoint also takes an open checkpoint. It is not read again.
 
     Attributes:
-        source: where it is, and its JSON files.
-        dialect: whose names its tensors have.
-        config: the `HieraConfig` that its tensors fit.
-        tensors: under our names, as the file has them (in its precision, mapped from disk where possible).
-        theirs: the names that they have in the file.
+        source: its files.
+        dialect: the format of its tensor names.
+        config: the `HieraConfig` that fits its tensors.
+        tensors: the tensors by their names in hierax, in the precision of the file, memory-mapped if possible.
+        theirs: the names of the tensors in the file, by their names in hierax.
         unexpected: names in the file that are not tensors of Hiera.
-        notes: what hierax left in the tensor file beside the tensors.
-        part, others: the container or prefix that the tensors were in, and those of other models in the file.
-        prefix: what was removed from the start of all tensor names.
+        notes: the metadata that hierax wrote into the file.
+        part, others: the container or prefix of the tensors, and those of other models in the file.
+        prefix: the common prefix that was removed from all names.
     """
 
     source: Source
@@ -61,12 +61,12 @@ class Checkpoint:
 
     @property
     def parts(self) -> set[str]:
-        """First parts of the tensors' names: "encoder", "norm", "head", …"""
+        """The first parts of the names of the tensors: "encoder", "norm", "head", …"""
         return {name.split(".")[0] for name in self.tensors}
 
     @property
     def name(self) -> str:
-        """The source that was given: a Hub id, a folder or a file."""
+        """The source that the user passed: a Hub id, a folder or a file."""
         return self.source.name
 
     @property
@@ -78,23 +78,25 @@ class Checkpoint:
 
     @property
     def preprocessing(self) -> "Preprocessing | None":
-        """How pixels are made: its own record, or the published one for its kind; None if there is neither."""
+        """The preprocessing record of the checkpoint, or the published record for its kind; None if there
+        is neither.
+        """
         from hierax.checkpoint.preprocessing import preprocessing_of
 
         return preprocessing_of(self)
 
     @property
     def license(self) -> str | None:
-        """License of the weights (an SPDX name), or None when nobody stated one."""
+        """The license of the weights (an SPDX name); None if it is not stated."""
         return self.config.license
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of its classes, in order; empty without a head."""
+        """The names of its classes, in order; empty without a head."""
         return tuple(self.config.id2label.values()) if "head" in self.parts else ()
 
     def model(self, task: str | None = None, **changes: Any) -> "Pretrained":
-        """A new model with these weights. The arguments are those of `hierax.load`; models share no memory."""
+        """Creates a new model with these weights. The arguments are those of `hierax.load`. Models share no memory."""
         from hierax.checkpoint.load import load
 
         return load(self, task=task, **changes)
@@ -111,18 +113,18 @@ def open_checkpoint(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Checkpoint:
-    """Opens a checkpoint of any format, to see what it holds and to make models of it.
+    """Opens a checkpoint of any format, without creating a model.
 
     Args:
         source: a Hub id, a folder, or a file. An open checkpoint is returned unchanged.
-        variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
-        part: which model to read if the file holds several. Without it, a moving average is preferred, with a notice.
-        config: the configuration to use instead of the source's.
-        revision, cache_dir, token, local_files_only: passed on to the Hub's client.
+        variant: name of the architecture, for a tensor file with ambiguous shapes.
+        part: which model to read if the file contains several; None: a moving average is preferred, with a notice.
+        config: the configuration to use instead of that of the source.
+        revision, cache_dir, token, local_files_only: passed to the client of the Hub.
 
     Raises:
-        ValueError: not Hiera, corrupt, of no known variant, or several models; names the file. An open checkpoint
-            with another argument.
+        ValueError: the file is not a Hiera, or is corrupt, or fits no known variant, or contains several models; the
+            message names the file. Or an open checkpoint is passed with another argument.
         OSError: the file or the Hub cannot be reached.
     """
     hub = HubOptions(revision, cache_dir, token, local_files_only)
@@ -137,7 +139,7 @@ def as_checkpoint(
     part: str | None = None,
     config: HieraConfig | None = None,
 ) -> Checkpoint:
-    """`open_checkpoint` with the options for the Hub in one object."""
+    """Like `open_checkpoint`, with the options for the Hub in one object."""
     if not isinstance(source, Checkpoint):
         return read_checkpoint(source, hub, variant, part=part, config=config)
     chosen = {"variant": variant, "part": part, "config": config, "revision": hub.revision}
@@ -156,15 +158,16 @@ def read_checkpoint(
     config: HieraConfig | None = None,
     any_of_them: bool = False,
 ) -> Checkpoint:
-    """Reads tensors and configuration of a checkpoint that is not open.
+    """Reads the tensors and the configuration of a checkpoint that is not open yet.
 
     Args:
-        source: a Hub id, a folder, a file, or what `locate` has found.
-        any_of_them: if the file holds several models, read the first.
+        source: a Hub id, a folder, a file, or the result of `locate`.
+        hub, variant, part, config: see `open_checkpoint`.
+        any_of_them: if the file contains several models, read the first.
 
     Raises:
-        ValueError: the file is not a Hiera, is corrupt, fits no known variant, or holds several models; names the
-            file.
+        ValueError: the file is not a Hiera, or is corrupt, or fits no known variant, or contains several models; the
+            message names the file.
         OSError: the file or the Hub cannot be reached.
     """
     found = with_weights(source) if isinstance(source, Source) else locate(source, hub)
@@ -197,13 +200,13 @@ def read_checkpoint(
 def _rename_tensors(
     dialect: Dialect, read: TensorFile, source: Source
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors by our names, the file's names by our names, and the unknown names."""
+    """The tensors by their names in hierax, the names of the file by the names in hierax, and the unknown names."""
     depths = dialect.depths(tuple(read.tensors))
     ours = {key: dialect.ours(key, depths) for key in read.tensors}
     theirs: dict[str, str] = {}
     for key, name in ours.items():
         if name is not None and theirs.setdefault(name, key) != key:
-            raise ValueError(f"{source.weights}: {theirs[name]} and {key} are one and the same tensor of Hiera")
+            raise ValueError(f"{source.weights}: {theirs[name]} and {key} are the same tensor of Hiera")
     tensors = dialect.resolve_ambiguous({name: read.tensors[key] for name, key in theirs.items()}, source.values)
     theirs |= {name: dialect.theirs(name, depths) for name in tensors if name not in theirs}
     return tensors, theirs, [key for key, name in ours.items() if name is None]
@@ -216,7 +219,9 @@ def _config(
     notes: Mapping[str, Any],
     variant: str | None,
 ) -> HieraConfig:
-    """The configuration of a checkpoint, from its `config.json`, our notes, or the shapes of its tensors."""
+    """The configuration of a checkpoint, from its `config.json`, the metadata of hierax, or the shapes of
+    its tensors.
+    """
     shapes: dict[str, Sequence[int]] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         if variant is None and source.values is None and notes:
@@ -236,19 +241,19 @@ def _config(
 def _with_notes(
     config: HieraConfig, dialect: Dialect, values: Mapping[str, Any], notes: Mapping[str, Any], *, head: bool
 ) -> HieraConfig:
-    """The configuration of a `config.json`. Fields that its format does not have come from our notes."""
+    """The configuration of a `config.json`. Fields that its format does not have are read from the metadata."""
     stated = dialect.states(values)
     if stated is None:
         return config
     noted = {name: value for name, value in notes.items() if name not in stated}
     labels = noted.pop("id2label", None)
     if isinstance(labels, dict) and (len(labels) == config.num_labels or not head):
-        noted["id2label"] = labels  # else the head was replaced since
+        noted["id2label"] = labels  # otherwise, the head was replaced later
     return HieraConfig.from_dict({**config.to_dict(), **noted})
 
 
 def _with_names(config: HieraConfig, source: Source, notes: Mapping[str, Any]) -> HieraConfig:
-    """The configuration, with the packaged class names if the checkpoint has none of its own."""
+    """The configuration, with the class names of hierax if the checkpoint has no class names."""
     stated = bool(notes) or "id2label" in (source.values or {})
     unnamed = config.id2label == {i: f"LABEL_{i}" for i in range(config.num_labels)}
     names = _LABELS.get((config.num_labels, config.axes))

@@ -1,8 +1,8 @@
 """Finds the weights of a Hiera in a file: their container and their prefix.
 
-Training scripts keep more than one model in a file (`model` and `model_ema`, `teacher` and `student`), and wrappers put
-their own name before those of the tensors (`module.`, `_orig_mod.`, Lightning's `model.`). No list of such names is
-needed: the patch embedding's weight, which every Hiera has, shows where one begins.
+Training scripts store more than one model in a file (`model` and `model_ema`, `teacher` and `student`), and wrappers
+add a prefix to the names of tensors (`module.`, `_orig_mod.`, `model.` of Lightning). No list of such names is needed:
+every Hiera has a weight of the patch embedding, and its name shows the prefix.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor
 
 OURS = ("encoder.pos_embed.weight", "encoder.pos_embed.spatial", "encoder.pos_embed.whole")
-"""Position tables by our own names; all other formats name a single tensor `pos_embed`."""
+"""The names of position tables in hierax; all other formats name a single tensor `pos_embed`."""
 SAM_2 = "weights of SAM 2, whose encoder is another Hiera; hierax cannot read them"
 _THEIRS = ("hiera.embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.projection.weight")
 _PATCH = "patch_embed.proj.weight"
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What PyTorch's own wrappers add anywhere in a name, also before a single block."""
-_DEEPEST, _MOST, _MOST_MODELS = 5, 1000, 16  # containers in containers; that are looked into; models of one
+"""What wrappers of PyTorch add anywhere in a name, also before a single block."""
+_DEEPEST, _MOST, _MOST_MODELS = 5, 1000, 16  # maximum depth of containers, number of containers, models in a container
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Weights:
     """One model in a file.
 
     Attributes:
-        part: the name that selects it: that of its container or prefix; empty if it is the whole file.
-        prefix: what was removed from the start of its names.
+        part: the name that selects it: the name of its container or prefix; empty if it is the whole file.
+        prefix: the prefix that was removed from its names.
         tensors: its tensors, without the prefix.
-        beside: names of tensors in its container that do not have its prefix.
+        beside: names of tensors in its container that do not have the prefix.
     """
 
     part: str
@@ -49,14 +49,16 @@ class Chosen:
 def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: bool = False) -> Chosen:
     """Finds the model in the content of a file.
 
-    Of a model and its exponential moving average, the average is read, as in timm. Other models need `part`.
+    If the file contains a model and its exponential moving average, the average is read, as in timm. Other models need
+    `part`.
 
     Args:
+        loaded: the content of the file.
         part: which model, by its container or prefix, such as "model_ema" or "teacher".
         any_of_them: if there are several, read the first.
 
     Raises:
-        ValueError: the file holds no model, several, or none of the name `part`; lists those it holds.
+        ValueError: the file contains no model, or several, or none with the name `part`; the message lists the models.
     """
     found = list(_distinct(_models(loaded)))
     names = [weights.part for weights in found]
@@ -79,7 +81,7 @@ def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: b
 
 
 def contents(loaded: Mapping[Any, Any]) -> str:
-    """One sentence on the content of a file without weights of a Hiera."""
+    """One sentence about the content of a file without weights of a Hiera."""
     for path, container in _containers(loaded):
         names = [str(name) for name, value in container.items() if isinstance(value, Tensor)]
         if is_sam2(names):
@@ -93,7 +95,7 @@ def contents(loaded: Mapping[Any, Any]) -> str:
 
 
 def is_sam2(names: Iterable[str]) -> bool:
-    """Whether these are tensors of SAM 2, or of its encoder: its position table of a window has a name of its own."""
+    """Whether these are tensors of SAM 2 or of its encoder, judged by the name of its position table for windows."""
     return any(name.endswith("pos_embed_window") for name in names)
 
 
@@ -110,7 +112,7 @@ def _is_average(part: str) -> bool:
 
 
 def _models(loaded: Mapping[Any, Any]) -> Iterator[Weights]:
-    """Every model in a file, the outermost containers first."""
+    """Yields every model in a file, the outermost containers first."""
     for path, container in _containers(loaded):
         names = {_unwrapped(str(key)): str(key) for key, value in container.items() if isinstance(value, Tensor)}
         prefixes = list(dict.fromkeys(p for p in (_prefix(name, names) for name in names) if p is not None))
@@ -130,7 +132,9 @@ def _models(loaded: Mapping[Any, Any]) -> Iterator[Weights]:
 
 
 def _containers(loaded: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """The mappings in a file, breadth first. Each comes once: a hostile file may hold the same one a million times."""
+    """Yields the mappings in a file, breadth first, each once: a hostile file may contain the same one a
+    million times.
+    """
     seen = {id(loaded)}
     waiting: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), loaded)]
     for path, container in waiting:
@@ -149,7 +153,7 @@ def _containers(loaded: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Ma
 
 
 def _prefix(name: str, names: Container[str]) -> str | None:
-    """The prefix of the Hiera whose patch embedding this tensor is; None for every other tensor."""
+    """The prefix of a Hiera, if this tensor is the weight of a patch embedding; None for every other tensor."""
     for end in (*_THEIRS, _PATCH):
         if name == end or name.endswith("." + end):
             prefix = name[: -len(end)]
@@ -165,7 +169,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _prefix_as_written(key: str, prefix: str) -> str:
-    """The prefix, including names of wrappers in or around it."""
+    """The prefix as it is in the file, with the names of wrappers."""
     end = 0
     while _unwrapped(key[:end]) != prefix or any(key[end:].startswith(w) for w in _WRAPPERS):
         end += 1
@@ -175,13 +179,13 @@ def _prefix_as_written(key: str, prefix: str) -> str:
 
 
 def _named_ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of our encoder alone, renamed as inside a model."""
+    """Renames the state dict of a bare encoder of hierax to the names inside a model; other tensors are not changed."""
     bare = _PATCH in tensors and any(t.removeprefix("encoder.") in tensors for t in OURS)
     return {f"encoder.{name}": tensor for name, tensor in tensors.items()} if bare else tensors
 
 
 def _distinct(models: Iterator[Weights]) -> Iterator[Weights]:
-    """Models that are not the same tensors under another name."""
+    """Yields models that have different tensors; the same tensors under another name are dropped."""
     seen: set[frozenset[tuple[str, int]]] = set()
     for weights in models:
         key = frozenset((name, id(tensor)) for name, tensor in weights.tensors.items())

@@ -1,8 +1,8 @@
-"""Opens files of `torch.save` without running code that is in them.
+"""Opens files of `torch.save` without running code that they contain.
 
-PyTorch's restricted reader builds tensors and plain containers. Training scripts store more beside the weights: the
-parsed arguments, NumPy's numbers, paths. For the names in `_SETTINGS`, and for no others, the reader gets a stand-in of
-ours: the named class or function is never imported, let alone called. Every other name is refused.
+The restricted reader of PyTorch builds tensors and plain containers. Training scripts also store parsed arguments,
+numbers of NumPy and paths. For the names in `_SETTINGS`, the reader gets a placeholder of hierax: the named class or
+function is neither imported nor called. Every other name is refused.
 """
 
 import threading
@@ -18,17 +18,17 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from hierax.checkpoint.explained import content_of
 
 _MOST_PICKLED = 8 * 2**20
-"""Bytes of names and settings beside the tensors; ten thousand tensors need about two million."""
+"""Maximum bytes of names and settings in addition to the tensors. Ten thousand tensors need about two million."""
 _MOST_LISTED = 16 * 2**20
-"""Bytes of an archive's table of contents; a hundred for each tensor."""
-_END, _LARGE_END = b"PK\x05\x06", b"PK\x06\x06"  # of a zip archive's table of contents
+"""Maximum bytes of the table of contents of an archive; each tensor needs a hundred."""
+_END, _LARGE_END = b"PK\x05\x06", b"PK\x06\x06"  # the end of the table of contents of a zip archive
 
 
 class Setting:
-    """A stand-in for a setting of a training script; keeps nothing of it."""
+    """A placeholder for a setting of a training script. It stores nothing."""
 
     def __new__(cls, *_: Any) -> "Setting":
-        """Takes any arguments."""
+        """Accepts any arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_: Any) -> None:
@@ -39,15 +39,15 @@ class Setting:
 
 
 class Mapped(dict[Any, Any]):
-    """A stand-in for a dict of another class: its items are read, its class is not imported."""
+    """A placeholder for a dict of another class: its items are read, and its class is not imported."""
 
     def __new__(cls, *_: Any) -> Any:
-        """An empty dict of the kind that PyTorch's reader fills."""
+        """An empty dict of the type that the reader of PyTorch fills."""
         return OrderedDict()
 
 
 class Listed(list[Any]):
-    """The same for a list."""
+    """A placeholder for a list of another class."""
 
     def __new__(cls, *_: Any) -> Any:
         """An empty list."""
@@ -98,20 +98,21 @@ _ALLOWED: list[Any] = [
     *((Mapped, name) for name in _MAPPINGS),
     (Listed, "collections.deque"),
 ]
-_ONE_AT_A_TIME = threading.Lock()  # PyTorch keeps the names that are allowed for the whole process
+_ONE_AT_A_TIME = threading.Lock()  # in PyTorch, the list of allowed names is global to the process
 
 
 def read_pickle(path: Path) -> Any:
-    """What `torch.save` wrote: tensors on the CPU, mapped from disk where possible, in plain containers.
+    """Reads a file of `torch.save`: tensors on the CPU, memory-mapped if possible, in plain containers.
 
     Raises:
-        ValueError: the file is damaged, of another kind, or needs more than tensors and settings; names the file.
+        ValueError: the file is damaged, or of another kind, or needs more than tensors and settings; the message names
+            it.
     """
-    archive = is_archive(path)  # files older than torch 1.6 are no zip archives and cannot be mapped
+    archive = is_archive(path)  # files of versions before torch 1.6 are not zip archives and cannot be memory-mapped
     if archive:
         _check_archive(path)
     with _ONE_AT_A_TIME, safe_globals(_ALLOWED), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the protocol of pickles; what cannot be read is refused below
+        warnings.simplefilter("ignore")  # warnings about the protocol; errors are handled below
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
         except Exception as error:  # a damaged pickle can fail in any way
@@ -129,7 +130,9 @@ def is_archive(path: Path) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses archives that `torch.save` does not write, such as those that are small on disk but large in memory."""
+    """Refuses archives that `torch.save` does not write, such as archives that are small on disk but large
+    in memory.
+    """
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 2**16 - 22, 0))
         tail = file.read()
@@ -163,7 +166,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _refused(path: Path, error: Exception, *, archive: bool) -> str:
-    """One sentence on the refused names in a file; empty if reading failed for another reason."""
+    """One sentence about the refused names in a file; empty if reading failed for another reason."""
     words = str(error).split()
     if "GLOBAL" not in words[:-1] and not any("Unsupported" in word for word in words):
         return ""
@@ -184,7 +187,7 @@ def _refused(path: Path, error: Exception, *, archive: bool) -> str:
 
 
 def _of_later_protocol(path: Path, *, archive: bool) -> str:
-    """One sentence on a pickle whose protocol is not PyTorch's; empty if it is."""
+    """One sentence about a pickle with a protocol that PyTorch does not write; empty if the protocol is right."""
     try:
         with path.open("rb") if not archive else zipfile.ZipFile(path) as opened:
             if isinstance(opened, zipfile.ZipFile):
@@ -199,7 +202,7 @@ def _of_later_protocol(path: Path, *, archive: bool) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error of PyTorch, without its advice and its colors."""
+    """The first line of an error of PyTorch, without advice and colors."""
     lines = str(error).strip().splitlines()
     if not lines or "\x1b" in lines[0] or "weights_only" in lines[0]:
         lines = [lines[-1]] if lines and "\x1b" not in lines[-1] and "weights_only" not in lines[-1] else []

@@ -1,4 +1,4 @@
-"""The preprocessing record of a checkpoint: its own, timm's, or the convention of its kind."""
+"""The preprocessing record of a checkpoint: from its files, from the settings of timm, or the published one."""
 
 import os
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def preprocessing_of(opened: Checkpoint) -> "Preprocessing | None":
-    """The record of an opened checkpoint; None if it has none and its inputs are not color images.
+    """The record of an open checkpoint; None if it has none and its inputs are not color images.
 
     Raises:
-        ValueError: the record has a bad value; names file and field.
+        ValueError: the record has a wrong value; the message names the file and the field.
     """
     from hierax.processing import Preprocessing
 
     config = opened.config
     stated = _stated(opened.source, opened.notes, config.extra.get(KEPT, {}).get("pretrained_cfg"))
-    return stated or Preprocessing.for_model(config)  # of clips, what is stated may say nothing of frames
+    return stated or Preprocessing.for_model(config)  # the stated record of a video model may lack the frames
 
 
 def resize_record(record: "Preprocessing", before: "HieraConfig", after: "HieraConfig") -> "Preprocessing":
-    """The record for a model whose native size was changed; a record for the old native size is adapted."""
+    """The record for a model with a changed native size. A record for the old native size is adapted."""
     if after.is_video and record.num_frames == before.image_size[0]:
         record = record.replace(num_frames=after.image_size[0])
     made_for_it = after.axes > 1 and record.output_size == tuple(before.image_size[-2:])
@@ -37,7 +37,7 @@ def resize_record(record: "Preprocessing", before: "HieraConfig", after: "HieraC
 
 
 def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessing | None":
-    """The record in a checkpoint's own files."""
+    """The record in the files of a checkpoint."""
     from hierax.processing import Preprocessing
 
     path = source.processor.path if source.processor else source.config.path if source.config else source.weights
@@ -52,7 +52,7 @@ def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessi
 
 
 def _from_timm(record: Mapping[str, Any]) -> "Preprocessing":
-    """timm's record. If the input is not square, the crop has two sides, and the resize is for the longer one."""
+    """The record from settings of timm. If the input is not square, the resize is computed for the longer side."""
     from hierax.processing import Preprocessing
 
     size = record.get("input_size")
@@ -70,11 +70,12 @@ def load_preprocessing(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> "Preprocessing":
-    """The preprocessing record of a checkpoint: its own, or the published record for its task.
+    """The preprocessing record of a checkpoint, or the published record for its task.
 
     Raises:
         OSError: there is no checkpoint, or the Hub cannot be reached.
-        ValueError: the record has a bad value (names the field), or there is none and inputs are not color images.
+        ValueError: the record has a wrong value (the message names the field); or there is none, and the inputs are not
+            color images.
     """
     if isinstance(source, Checkpoint):
         return _required(source.preprocessing, source.name)
@@ -83,7 +84,7 @@ def load_preprocessing(
 
 
 def located_preprocessing(found: Source) -> "Preprocessing | None":
-    """The record of a checkpoint that was located, from its JSON files if they state one, else from its tensors."""
+    """The record of a source, from its JSON files if they state one, otherwise from its tensors."""
     values = found.values or {}
     record = _stated(found, {}, values.get("pretrained_cfg") or _kept_by_us(values))
     if record is None and found.weights is not None:
@@ -107,7 +108,7 @@ def _kept_by_us(values: Mapping[str, Any]) -> Any:
 
 
 def _convention_of(source: Source) -> "Preprocessing | None":
-    """The convention for a repository, from its JSON files and the table's record alone."""
+    """The published preprocessing for a repository, based on its JSON files and its record in the table."""
     from hierax.processing.record import published
 
     values = source.values or {}

@@ -1,12 +1,12 @@
-"""The table of published Hiera weights, as data: where they are, what they were trained for, and under which license.
+"""The table of published Hiera weights: their ids, tasks and licenses.
 
-One record per id. Several ids may hold the same weights in different formats; then they share a `name`. Nothing
-here imports torch, so that the command line lists checkpoints at once. SAM 2's encoders are another architecture and
-are not in the table.
+There is one record per id. Several ids may have the same weights in different formats; they then share a `name`.
+Nothing here imports torch, so that the command line lists checkpoints at once. The encoders of SAM 2 are another
+architecture and are not in the table.
 
 Sources: ids and licenses from the publishers (facebookresearch/hiera, transformers, timm); top-1 from the paper
 (Ryali et al., ICML 2023) and, for the abs-win weights, from timm's release notes of August 2024; parameters counted.
-The two checkpoints that come with hierax are described by their own files.
+The records of the two bundled checkpoints are read from their files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,18 +27,18 @@ APACHE: Final = "Apache-2.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointRecord:
-    """What is known about one checkpoint before it is opened."""
+    """The facts about one checkpoint that are known before it is opened."""
 
     name: str
-    """`variant.tag`; records of the same weights in other formats share it."""
+    """`variant.tag`. Records of the same weights in other formats have the same name."""
     variant: str
     """The architecture, a name of `hierax.model.config`'s table of variants."""
     task: Task
-    """What is trained in the file: "classification" has a head, "mae" a decoder, "features" neither."""
+    """The task: "classification" has a head, "mae" has a decoder, "features" has neither."""
     dialect: Dialect
-    """Which library's tensor names and configuration file it has."""
+    """The library that defines the format of its tensor names and its configuration file."""
     hub_id: str
-    """`owner/repository` on the Hugging Face Hub, or `hierax/…` of what is `bundled`; unique in the table."""
+    """`owner/repository` on the Hugging Face Hub, or `hierax/…` if it is `bundled`; unique in the table."""
     license: str
     """SPDX identifier of the license of the weights (not of hierax)."""
     pretraining_data: str
@@ -46,32 +46,34 @@ class CheckpointRecord:
     finetuning_data: str | None = None
     """Data set of the supervised training after it, if any."""
     num_labels: int = 0
-    """Classes of the trained head, 0 without one."""
+    """Number of classes of the trained head; 0 without a head."""
     labels: str | None = None
-    """The name `hierax.checkpoint.class_names.load_labels` knows the classes by, where it has them."""
+    """The name of the classes for `hierax.checkpoint.class_names.load_labels`, if it has them."""
     top1: float | None = None
     """Published top-1 accuracy in percent on ImageNet-1k or Kinetics-400 (images: one center crop; video: 3 spatial x
-    5 temporal views). What was measured on other categories is in `metrics`."""
+    5 temporal views). Accuracies on other categories are in `metrics`."""
     parameters: int | None = None
-    """Number of parameters in the file, where known."""
+    """Number of parameters in the file, if known."""
     preprocessing: Preprocessing = "imagenet"
-    """"imagenet" and "timm" normalize with ImageNet's mean and std, "kinetics" with 0.45 and 0.225 in all channels
+    """"imagenet" and "timm" normalize with mean and std of ImageNet, "kinetics" with 0.45 and 0.225 in all channels
     (16 frames, stride 4 at 30 frames per second)."""
     crop_pct: float = 0.875
-    """Side of the center crop over the side the shorter edge is resized to: 0.875 is 224 of 256."""
+    """Side of the center crop, divided by the side to which the shorter edge is resized: 0.875 is 224 of 256."""
     note: str = ""
     """What a user must know, in one sentence."""
     bundled: bool = False
-    """Whether the files come with hierax: it opens offline, and is not on the Hub."""
+    """Whether the files are part of hierax. Such a checkpoint opens offline, and is not on the Hub."""
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """Measurements of a bundled checkpoint, see `hierax.checkpoint.bundled`; else empty."""
+        """The metrics of a bundled checkpoint, see `hierax.checkpoint.bundled`; empty for other checkpoints."""
         return bundled_metrics(self.hub_id) if self.bundled else {}
 
 
 class _Published(NamedTuple):
-    """Figures of one variant: parameters of its classifier, MAE, and encoder with norm; top-1 in percent."""
+    """Numbers of one variant: parameters of its classifier, of its MAE, and of its encoder with norm; top-1
+    in percent.
+    """
 
     classifier: int
     mae: int
@@ -139,7 +141,7 @@ def _bundled() -> Iterator[CheckpointRecord]:
 def _official(
     table: Mapping[str, _Published], data: str, short: str, num_labels: int, preprocessing: Preprocessing
 ) -> Iterator[CheckpointRecord]:
-    """Meta's own files: for each variant the fine-tuned classifier and the MAE that it was trained from."""
+    """The files of Meta: for each variant, the fine-tuned classifier and the MAE from which it was trained."""
     for variant, figures in table.items():
         name = f"{variant}.mae_{short}_ft_{short}"
         yield CheckpointRecord(
@@ -173,7 +175,7 @@ def _official(
 
 
 def _transformers() -> Iterator[CheckpointRecord]:
-    """The same image weights as transformers has them."""
+    """The same image weights in the format of transformers."""
     for variant, figures in _IMAGE.items():
         folder = f"facebook/{variant.replace('_', '-')}"
         yield CheckpointRecord(
@@ -293,17 +295,17 @@ def _records() -> tuple[CheckpointRecord, ...]:
 def list_checkpoints(
     *, task: str | None = None, variant: str | None = None, license: str | None = None, dialect: str | None = None
 ) -> tuple[CheckpointRecord, ...]:
-    """The checkpoints that agree with every given filter: those that come with hierax, then official ones, small ones
+    """The checkpoints that match all filters. Bundled checkpoints come first, then official ones; small ones come
     first.
 
     Args:
         task: "classification", "features" or "mae".
-        variant: an architecture with published weights, as "hiera_tiny_224".
+        variant: an architecture with published weights, such as "hiera_tiny_224".
         license: SPDX identifier, "CC-BY-NC-4.0" (non-commercial) or "Apache-2.0".
         dialect: "official", "transformers" or "timm".
 
     Raises:
-        ValueError: a filter has a value that no record can have; lists the possible values.
+        ValueError: a filter has a value that no record has; the message lists the possible values.
     """
     wanted = {"task": task, "variant": variant, "license": license, "dialect": dialect}
     allowed = {
@@ -321,7 +323,7 @@ def list_checkpoints(
 
 
 def find_record(name_or_hub_id: str) -> CheckpointRecord | None:
-    """The record of a checkpoint, or None if the table has none.
+    """The record of a checkpoint; None if the table has none.
 
     Args:
         name_or_hub_id: a Hub id ("facebook/hiera-tiny-224-hf"), a name ("hiera_tiny_224.mae_in1k"), or a Hub id
@@ -337,7 +339,7 @@ def checkpoint_names() -> tuple[str, ...]:
 
 @cache
 def _by_key() -> dict[str, CheckpointRecord]:
-    """The records by every string that finds them. Hub ids are unique; for other strings the first record wins."""
+    """The records by every string that finds them. Hub ids are unique; for other strings, the first record is used."""
     keyed = {record.hub_id: record for record in _records()}
     for record in _records():
         keyed.setdefault(record.name, record)

@@ -1,4 +1,4 @@
-"""The report of loading, for people to read."""
+"""The report of loading a checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadingReport:
-    """The report of loading.
+    """The report of loading a checkpoint; `str(report)` is a text for people.
 
     Attributes:
-        source, dialect: where the weights came from, and the format of their names.
-        part: the container or prefix of the file that was read, as "model_ema"; "" where there is none.
+        source, dialect: the source of the weights, and the format of their names.
+        part: the container or prefix of the file that was read, such as "model_ema"; "" if there is none.
         others: containers or prefixes of other models in the file; `part=` reads them.
-        prefix: what was removed from the start of all tensor names, such as "module.".
-        missing: our names of tensors that the file lacks; they belong to parts in `reinitialized`.
+        prefix: the prefix that was removed from all tensor names, such as "module.".
+        missing: names (in hierax) of tensors that the file lacks; they belong to parts in `reinitialized`.
         unexpected: names in the file that are not tensors of Hiera.
-        ignored: parts in the file that this model does not have, also blocks after a backbone's last map.
-        resized: position embeddings that were resized, each with its grids.
+        ignored: parts of the file that this model does not have, and blocks after the last map of a backbone.
+        resized: position embeddings that were resized, each with both grids.
         reinitialized: parts and modules with new random weights.
-        changed: configuration fields that differ from the file's, each with both values.
+        changed: fields of the configuration that differ from the file, each with both values.
     """
 
     source: str
@@ -41,10 +41,10 @@ class LoadingReport:
     def __str__(self) -> str:
         lines = [f"{self.source} ({self.dialect})"]
         if self.part:
-            also = f"; also there: {', '.join(self.others)}" if self.others else ""
+            also = f"; other parts: {', '.join(self.others)}" if self.others else ""
             lines.append(f"  part: {self.part}{also}")
         if self.prefix:
-            lines.append(f"  prefix taken off: {self.prefix}")
+            lines.append(f"  removed prefix: {self.prefix}")
         for name in ("missing", "unexpected", "ignored", "resized", "reinitialized", "changed"):
             entries: list[str] = getattr(self, name)
             if entries:

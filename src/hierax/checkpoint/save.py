@@ -1,4 +1,4 @@
-"""Saving in any format, converting between them, and handing a model to the Hub."""
+"""Saves models in any format, converts checkpoints, and uploads models to the Hub."""
 
 import json
 import os
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
-    """A folder to write to, made if missing. After a failure, a folder that was made here is removed again. Errors
-    name `given`, the path that the caller passed.
+    """Creates a folder if it is missing. If writing fails, a folder that was created here is removed again. Errors name
+    `given`, the path that the caller passed.
     """
     made = [p for p in (path, *path.parents) if not os.path.lexists(p)]
     with name_in_errors(given or path, path):
@@ -36,7 +36,7 @@ def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
         yield
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # it holds something by now
+            with suppress(OSError):  # the folder is no longer empty
                 folder.rmdir()
         raise
 
@@ -44,12 +44,12 @@ def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
 def named_tensors(
     model: "Pretrained", dialect: str, state_dict: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The model's tensors, or those of `state_dict`, under the names and in the shapes of a format, contiguous and
+    """The tensors of the model, or those of `state_dict`, with the names and shapes of a format, contiguous and
     detached.
 
     Raises:
-        ValueError: the format has no name for a tensor, or cannot hold a model of some stages only; or `state_dict`
-            has other names than the model.
+        ValueError: the format has no name for a tensor, or cannot express a model without its last stages; or
+            `state_dict` has other names than the model.
     """
     own = model.state_dict()
     if state_dict is not None and state_dict.keys() != own.keys():
@@ -79,7 +79,7 @@ def _config_values(model: "Pretrained", dialect: str) -> dict[str, Any]:
 
 
 def _notes(model: "Pretrained") -> str:
-    """The whole configuration and the preprocessing record, for files whose format cannot state all of it."""
+    """The metadata for formats that cannot express everything: the whole configuration and the preprocessing record."""
     record = model.preprocessing.to_dict() if model.preprocessing else None
     return write_notes({**model.config.to_dict(), "architectures": [task_of(type(model)).architecture]}, record)
 
@@ -97,11 +97,11 @@ def save_model(
 ) -> None:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`.
 
-    All files are written to temporary files first, so a failure leaves the folder unchanged. The weights come last, and
-    never stand beside the configuration of another model, even after a power cut.
+    All files are written to temporary files first, so the folder is not changed by a failure. Even after a power cut,
+    the folder never contains weights with the configuration of another model.
 
     Raises:
-        ValueError: the format cannot express the model; says what.
+        ValueError: the format cannot express the model; the message says why.
         NotADirectoryError: `folder` is a file.
     """
     from safetensors.torch import save_file
@@ -117,7 +117,7 @@ def save_model(
     with ExitStack() as stack:
         stack.enter_context(_folder(folder))
         put_aside = stack.enter_context(set_aside(folder / name for name in (WEIGHTS, *texts)))
-        # the first that is entered is the last that gets its name
+        # the first file that is entered is the last that is renamed
         save_file(tensors, stack.enter_context(atomic_write(folder / WEIGHTS)), metadata={"format": "pt", **notes})
         for name, text in texts.items():
             stack.enter_context(atomic_write(folder / name)).write_text(text, encoding="utf-8")
@@ -133,7 +133,7 @@ def _text(path: Path) -> str | None:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raises an error for arguments of transformers' `save_pretrained` that hierax cannot follow."""
+    """Raises an error for arguments of `save_pretrained` of transformers that hierax does not support."""
     left = {
         name
         for name, value in without_foreign(options).items()
@@ -146,22 +146,22 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def save_config(config: HieraConfig, folder: str | Path) -> None:
-    """Writes `config.json` alone into `folder`, for the class that it names, else for `HieraModel`."""
+    """Writes only `config.json` into `folder`, for the class that the configuration names, or for `HieraModel`."""
     task = stated_task(config.architectures) or TASKS["features"]
     with _folder(Path(folder)), atomic_write(Path(folder) / CONFIG) as part:
         part.write_text(_json(DIALECTS["transformers"].config_values(config, task)), encoding="utf-8")
 
 
 def _save_pth(model: "Pretrained", path: Path) -> None:
-    """Writes a file of the official format: the tensors under `model_state`, and our notes beside them."""
-    _config_values(model, "official")  # says what cannot be expressed
+    """Writes a file of the official format: the tensors in `model_state`, and the metadata of hierax."""
+    _config_values(model, "official")  # raises an error if the format cannot express the model
     tensors = named_tensors(model, "official")
     with _folder(path.parent, path), atomic_write(path) as part:
         torch.save({"model_state": tensors, NOTES: _notes(model)}, part)
 
 
 def abs_win_values(config: HieraConfig) -> HieraConfig:
-    """The configuration of the same model with abs-win position embeddings at the grid it learned."""
+    """The configuration of the same model with abs-win position embeddings. The global table has the learned grid."""
     if config.position_embedding != "absolute":
         raise ValueError(
             f"position_embedding is {config.position_embedding!r}; expected 'absolute' to make abs-win from"
@@ -170,9 +170,10 @@ def abs_win_values(config: HieraConfig) -> HieraConfig:
 
 
 def to_abs_win(model: "Pretrained") -> "Pretrained":
-    """The same model with its absolute table split into a window table and a global table (arXiv 2311.05613).
+    """The same model, with its absolute table split into a window table and a global table (arXiv 2311.05613).
 
-    The window table is the mean over mask units. The global table is the rest. At the learned grid this is exact.
+    The window table is the mean over mask units. The global table is the difference. At the learned grid, this is
+    exact.
 
     Raises:
         ValueError: the model has another kind of position embedding.
@@ -202,18 +203,19 @@ def convert(
     variant: str | None = None,
     part: str | None = None,
 ) -> "Pretrained":
-    """Writes a checkpoint of any format in another one, without loss, and returns the model.
+    """Converts a checkpoint from any format to another, without loss, and returns the model.
 
     Args:
         source: a Hub id, a folder, or a file.
         target: a folder; for "official" also a `.pth` file.
         to: "transformers", "official" or "timm".
-        pos_embed: "abswin" turns an absolute position embedding into window and global tables.
-        variant: the architecture, for a bare tensor file whose shapes do not tell it.
-        part: which model to read if the file holds several, such as "model_ema".
+        pos_embed: "abswin" splits an absolute position embedding into a window table and a global table.
+        variant: the architecture, for a tensor file with ambiguous shapes.
+        part: which model to read if the file contains several, such as "model_ema".
 
     Raises:
-        ValueError: an unknown format, or one that cannot express the model.
+        ValueError: the format is unknown, or cannot express the model.
+        OSError: see `hierax.load`; or the files cannot be written.
     """
     if to not in DIALECTS:
         raise ValueError(f"to is {to!r}; expected one of {', '.join(DIALECTS)}")
@@ -233,7 +235,7 @@ def convert(
 
 
 def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
-    """The model with all tensors of a checkpoint, in their own precision; the encoder alone if the file has no norm."""
+    """The model with all tensors of a checkpoint, in the precision of the file. Without a norm, only the encoder."""
     opened = open_checkpoint(source, variant=variant, part=part)
     task = found_task(opened)
     cls = ENCODER.cls if task.name == "features" and task.part not in opened.parts else task.cls

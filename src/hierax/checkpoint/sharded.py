@@ -1,7 +1,7 @@
-"""Writes and reads checkpoints of all ranks in PyTorch's distributed format. No file of a run's folder may run code.
+"""Writes and reads checkpoints of all ranks in the distributed format of PyTorch. No file of a run may run code.
 
-The format keeps its table of contents, and values that are no tensors, as pickles. PyTorch reads both without limits;
-here the first may name the classes of such a table alone, and the second plain values.
+The format stores its table of contents, and values that are not tensors, as pickles. PyTorch reads both without limits.
+Here, the table may name only the classes of such a table, and values must be plain.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _CLASSES: dict[tuple[str, str], Any] = {
 
 
 class UnsafePickle(ValueError):
-    """A pickle names a class or function that no checkpoint of a run holds."""
+    """A pickle names a class or function that no checkpoint of a run contains."""
 
 
 def _member(owner: Any, name: str) -> Any:
-    """Replaces `getattr`: gives members of the one enumeration that a table holds."""
+    """Replaces `getattr`: returns only members of the enumeration that a table may contain."""
     if owner is not tables._MEM_FORMAT_ENCODING or name not in owner.__members__:
         raise UnsafePickle(
             f"names the attribute {name!r:.80} of an object, which no checkpoint holds; nothing of it was run"
@@ -60,28 +60,31 @@ def _member(owner: Any, name: str) -> Any:
 
 
 class _TableUnpickler(pickle.Unpickler):
-    """Unpickles the objects of a table of contents and no others."""
+    """Unpickles only the objects of a table of contents."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class of this name, if a table may hold it."""
+        """The class with this name, if a table may contain it. Otherwise raises `UnsafePickle`."""
         found = _CLASSES.get((module, name))
         if found is not None:
             return found
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        if (module, name) == ("builtins", "getattr"):  # how some Python 3.11 pickle the member of an enumeration
+        if (module, name) == (
+            "builtins",
+            "getattr",
+        ):  # how some Python 3.11 pickle enumerations
             return _member
         if module in ("pathlib", "pathlib._local") and name.endswith(("PosixPath", "WindowsPath")):
-            return pathlib.PurePath  # where it was written; may be another kind of system
+            return pathlib.PurePath  # the path where it was written, maybe on another operating system
         raise UnsafePickle(f"names {module}.{name}, which no checkpoint holds; nothing of it was run")
 
 
 def read_table(folder: Path) -> tables.Metadata:
-    """The table of contents of what `write` wrote to `folder`.
+    """Reads the table of contents that `write` wrote to `folder`.
 
     Raises:
-        ValueError: it is not a table of contents, or names objects or files that do not belong there. No code of it
-            runs.
+        ValueError: it is not a table of contents, or names objects or files that a table does not contain. No code is
+            run.
         OSError: it cannot be read.
     """
     path = folder / _TABLE
@@ -103,7 +106,7 @@ def read_table(folder: Path) -> tables.Metadata:
 
 
 class _Reader(FileSystemReader):
-    """Reads a folder whose table of contents may hold no code."""
+    """Reads a folder. Its table of contents must not contain code."""
 
     def read_metadata(self, *_: Any, **__: Any) -> tables.Metadata:
         """The table of contents."""
@@ -114,23 +117,23 @@ class _Reader(FileSystemReader):
 
 
 class _Planner(DefaultLoadPlanner):
-    """Reads tensors and plain values, nothing else."""
+    """Reads only tensors and plain values."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Puts a value that is no tensor in its place."""
+        """Loads a value that is not a tensor."""
         name = read_item.dest_index.fqn
         try:
             plain = torch.load(value, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError):
             raise UnsafePickle(f"{name} is not a plain value; no code of it was run") from None
-        written = io.BytesIO()  # so that PyTorch puts it in its place, of a value that is known to be harmless
+        written = io.BytesIO()  # PyTorch loads the value from these bytes, which are known to be harmless
         torch.save(plain, written)
         written.seek(0)
         super().load_bytes(read_item, written)
 
 
 def write(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
-    """Writes the state of all ranks together. All ranks must call it, unless one is `alone`."""
+    """Writes the state of all ranks. All ranks must call this function, unless there is only one (`alone`)."""
     try:
         _quietly(lambda: state_dict_saver.save(state, checkpoint_id=folder, no_dist=alone))
     except CheckpointException as error:
@@ -141,7 +144,7 @@ def write(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
 
 
 def _of_system(error: BaseException | None) -> OSError | None:
-    """The error of the system, such as a full disk; PyTorch's writer wraps it in an error of its own."""
+    """The error of the operating system, such as a full disk, from inside an error of PyTorch."""
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error
@@ -150,12 +153,14 @@ def _of_system(error: BaseException | None) -> OSError | None:
 
 
 def read(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
-    """Reads the folder into the tensors of `state`. All ranks must call it, unless one is `alone`."""
+    """Reads the folder into the tensors of `state`. All ranks must call this function, unless there is only one
+    (`alone`).
+    """
     reader = _Reader(os.fspath(folder))
     _quietly(lambda: state_dict_loader.load(state, storage_reader=reader, planner=_Planner(), no_dist=alone))
 
 
 def _quietly(act: Callable[[], Any]) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a single process is meant
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a single process is intended
         act()

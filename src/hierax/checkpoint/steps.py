@@ -1,4 +1,4 @@
-"""The weights of one step of a training run, from the folder that the run resumes from: `RUN/checkpoints/step-N`."""
+"""Reads the weights of one step of a training run, from the folder `RUN/checkpoints/step-N`."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from hierax.digests import file_digest
 
 _SHARED, _DIGESTS = "shared", "digests.json"
 OLDER = "sizes.json"
-"""What early versions wrote instead of digests."""
+"""The file that early versions wrote instead of digests."""
 
 _MODELS = ("model", "average")
 """The parts of the shared state that are weights; the rest belongs to the optimizer."""
@@ -23,15 +23,15 @@ def is_step(folder: Path) -> bool:
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder in which the run of this step keeps its model and configuration; None if it has written none."""
+    """The folder in which the run of this step stores its model and configuration. It may not exist."""
     return folder.absolute().parent.parent / "model"
 
 
 def read_step(folder: Path) -> dict[str, Any]:
-    """The weights of a step: `model`, and `average` where the run keeps a moving average. No code of the folder runs.
+    """The weights of a step: `model`, and `average` if the run has a moving average. No code of the folder is run.
 
     Raises:
-        ValueError: the folder is damaged, or is not a step of a run; names the file.
+        ValueError: the folder is damaged, or is not a step of a run; the message names the file.
     """
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -51,7 +51,7 @@ def read_step(folder: Path) -> dict[str, Any]:
     there = sum(file.stat().st_size for file in (folder / _SHARED).glob("*.distcp"))
     if wanted > there:
         raise ValueError(
-            f"{folder / _SHARED}: is damaged; its table speaks of {wanted:,} bytes, its files have {there:,}"
+            f"{folder / _SHARED}: is damaged; its table states {wanted:,} bytes, but its files have {there:,}"
         )
     state: dict[str, Any] = {}
     for name, (size, dtype) in sizes.items():
@@ -67,7 +67,7 @@ def read_step(folder: Path) -> dict[str, Any]:
 def _check_digests(folder: Path) -> None:
     """Compares the shared files with the digests that the run wrote."""
     if (folder / OLDER).is_file() and not (folder / _DIGESTS).exists():
-        return  # what is read from it says whether it is whole
+        return  # reading it shows whether it is complete
     try:
         digests = dict(json.loads((folder / _DIGESTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -75,7 +75,7 @@ def _check_digests(folder: Path) -> None:
     for name, expected in digests.items():
         file = folder / str(name)
         if Path(str(name)).parent.name != _SHARED or file.parent.parent != folder:
-            continue  # random numbers and progress of a rank
+            continue  # the random state and the progress of a rank
         if not file.is_file():
             raise ValueError(f"{file}: is missing")
         if file_digest(file) != expected:

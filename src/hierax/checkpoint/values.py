@@ -1,4 +1,4 @@
-"""Weights that cannot be right: NaN or infinite ones, and files full of zeros."""
+"""Finds weights that cannot be right: NaN or infinite values, and files with only zeros."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from hierax.notices import notify
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinite values.
+    """The names of the tensors that contain NaN or infinite values.
 
-    One sum per tensor tells most of it, which takes 9 ms for Hiera-B; only tensors whose sum is not finite are looked
-    at value by value, because large values overflow a sum.
+    It computes one sum per tensor, which takes 9 ms for Hiera-B. If a sum is not finite, all values of the tensor are
+    checked, because large values can overflow the sum.
     """
     return _scan(tensors)[0]
 
@@ -24,13 +24,13 @@ def check_values(
     """Checks the weights that a model gets from a file.
 
     Args:
-        file: named in messages.
-        tensors: those of the model, in its precision.
+        file: the file, for messages.
+        tensors: the tensors of the model, in its precision.
         read: the same tensors in the precision of the file.
-        theirs: their names in the file, for messages.
+        theirs: the names of the tensors in the file, for messages.
 
     Raises:
-        ValueError: some are NaN or infinite, in the file or in this precision; or all matrices are zero.
+        ValueError: values are NaN or infinite, in the file or in this precision; or all matrices are zero.
     """
     odd, zero = _scan(tensors)
     if odd:
@@ -56,7 +56,7 @@ def check_values(
 
 
 def _scan(tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Names of the tensors that are not finite, and of the matrices that are all zero."""
+    """The names of the tensors that are not finite, and of the matrices that contain only zeros."""
     there = {name: tensor.detach() for name, tensor in tensors.items() if not tensor.is_meta and tensor.numel()}
     if not there:
         return [], []
@@ -69,10 +69,10 @@ def _scan(tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """The tensor in a precision that PyTorch computes in: it has no sums of float8."""
+    """The tensor in a precision in which PyTorch can compute a sum; it cannot do so in float8."""
     return tensor.float() if tensor.element_size() == 1 else tensor
 
 
 def _is_matrix(name: str, tensor: Tensor) -> bool:
-    """Whether it is the weight of a layer that mixes channels; biases, tables and tokens may be zero."""
+    """Whether a tensor is the weight of a layer that mixes channels. Biases, tables and tokens may be zero."""
     return tensor.ndim >= 2 and name.endswith(".weight") and not any(p in name for p in ("pos_embed", "mask_token"))

@@ -1,7 +1,7 @@
-"""The names of the classes of published data sets, packaged as text files: one name a line, in the order of the logits.
+"""The names of the classes of published data sets, as text files: one name per line, in the order of the logits.
 
-`imagenet-1k.txt` holds the WordNet lemmas of the 1000 synsets ("tench, Tinca tinca"), `kinetics-400.txt` the 400
-action names in alphabetical order. `NOTICE` beside them says where they come from.
+`imagenet-1k.txt` contains the WordNet lemmas of the 1000 synsets ("tench, Tinca tinca"), and `kinetics-400.txt` the 400
+names of actions in alphabetical order. `NOTICE` states their source.
 """
 
 from functools import cache
@@ -14,8 +14,8 @@ LABEL_SETS = ("imagenet-1k", "kinetics-400")
 def load_labels(name: str) -> tuple[str, ...]:
     """The class names of a data set; entry `i` names logit `i`.
 
-    ImageNet-1K has two classes called "crane" (134 the bird, 517 the machine), as WordNet has: a mapping from name to
-    index built from these names has one entry less than there are classes.
+    As in WordNet, ImageNet-1k has two classes called "crane" (134 is the bird, 517 the machine). So a mapping from name
+    to index has one entry less than there are classes.
 
     Args:
         name: one of `LABEL_SETS`.

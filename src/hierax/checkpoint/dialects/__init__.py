@@ -1,1 +1,1 @@
-"""The names that tensors have in the formats of others, one file per format."""
+"""The tensor names and configurations of other formats, one file per format."""

@@ -1,4 +1,4 @@
-"""What a format is: another library's names for our tensors, and its way of writing a configuration."""
+"""The base class of a format: the names of tensors in another library, and its configuration file."""
 
 import re
 from abc import ABC, abstractmethod
@@ -11,13 +11,13 @@ from hierax.model.config import HieraConfig
 from hierax.model.registry import TaskSpec, known_parts
 
 Shapes = Mapping[str, Sequence[int]]
-"""Our tensor names (those of the task models: `encoder.…`, `norm`, `head`, `fusion`, `decoder`, …) and their shapes."""
+"""The shapes of tensors by their names in hierax: `encoder.…`, `norm`, `head`, `fusion`, `decoder`, …"""
 
 _OUR_BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)")
 
 
 def _swap(key: str, table: Mapping[str, str]) -> str | None:
-    """`key` with the longest prefix found in `table` exchanged; None when there is none. Prefixes end at dots."""
+    """`key` with its longest prefix in `table` replaced; None if there is no such prefix. Prefixes end at dots."""
     for prefix in sorted(table, key=len, reverse=True):
         if key == prefix or key.startswith(prefix + "."):
             return table[prefix] + key[len(prefix) :]
@@ -25,59 +25,61 @@ def _swap(key: str, table: Mapping[str, str]) -> str | None:
 
 
 class Dialect(ABC):
-    """Translates tensor names and configurations; one instance per format, in a file of its own."""
+    """Translates tensor names and configurations. There is one instance per format, each in its own file."""
 
     name: str
     parts: Mapping[str, str]
-    """Our prefix -> theirs, outside of blocks."""
+    """The prefix in hierax -> the prefix in this format, outside of blocks."""
     own_parts: bool = False
-    """Whether the parts of tasks that `parts` does not name are stored under our names."""
+    """Whether parts of tasks that are not in `parts` are stored with their names in hierax."""
     layer: Mapping[str, str]
-    """Our name inside a block -> theirs."""
+    """The name inside a block in hierax -> the name in this format."""
     their_block: re.Pattern[str]
-    """Matches their block names; what it captures is for `_our_block`, the last group being the name inside."""
+    """Matches names of blocks in this format. `_our_block` gets the match; its last group is the name
+    inside the block.
+    """
 
     @abstractmethod
     def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
-        """Whether a file with these tensor names, beside a `config.json` of these `values`, is of this format."""
+        """Whether a file with these tensor names, and a `config.json` with these `values`, has this format."""
 
     @abstractmethod
     def config(self, values: Mapping[str, Any] | None, shapes: Shapes, variant: str | None) -> HieraConfig:
-        """The configuration that a `config.json` states, or where there is none, the shapes of our tensors imply."""
+        """The configuration of a `config.json`; if there is none, it follows from the shapes of the tensors."""
 
     def states(self, values: Mapping[str, Any]) -> Collection[str] | None:
-        """The fields of `HieraConfig` that a `config.json` of these `values` states; None for all of them.
+        """The fields of `HieraConfig` that a `config.json` with these `values` states; None: all fields.
 
-        What it cannot state stands in the notes of the tensor file, if hierax wrote that.
+        The other fields are in the metadata of the tensor file, if hierax wrote it.
         """
         return None
 
     @abstractmethod
     def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
-        """The values that this format writes into `config.json`. Raises `ValueError` for what it cannot express."""
+        """The values of `config.json` in this format. Raises `ValueError` if it cannot express the configuration."""
 
     @abstractmethod
     def _block_name(self, which: str, index: int, depths: Sequence[int]) -> str:
-        """Their prefix, with a final dot, of block `index` of the "encoder" or "decoder"."""
+        """The prefix in this format, with a final dot, of block `index` of the "encoder" or "decoder"."""
 
     @abstractmethod
     def _our_block(self, match: re.Match[str], depths: Sequence[int]) -> str:
-        """Our prefix, with a final dot, of a matched block."""
+        """The prefix in hierax, with a final dot, of a matched block."""
 
     def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        """Our tensors, from tensors whose names are translated already: adapts shapes and what names do not tell."""
+        """Resolves ambiguous names, and adapts shapes, of tensors that have their names in hierax."""
         return tensors
 
     def stored(self, name: str, tensor: Tensor, config: HieraConfig) -> Tensor:
-        """Our tensor in the shape that it has in a file of this format."""
+        """A tensor in the shape that it has in a file of this format."""
         return tensor
 
     def depths(self, keys: Sequence[str]) -> tuple[int, ...]:
-        """Blocks per stage, as far as the names tell; only needed if the names depend on stages."""
+        """The number of blocks per stage, from the names. It is only needed if names depend on stages."""
         return ()
 
     def ours(self, key: str, depths: Sequence[int]) -> str | None:
-        """Our name of their tensor, or None when it is unknown."""
+        """The name in hierax of a tensor of this format; None if it is unknown."""
         match = self.their_block.fullmatch(key)
         if match:
             inner = _swap(match.groups()[-1], {theirs: ours for ours, theirs in self.layer.items()})
@@ -85,13 +87,13 @@ class Dialect(ABC):
         return _swap(key, {theirs: ours for ours, theirs in self.parts.items()}) or self._own(key)
 
     def _own(self, key: str) -> str | None:
-        """The name itself, if it is of a task's part that is stored under our names; else None."""
+        """The name itself, if it belongs to a part of a task that is stored with its name in hierax; otherwise None."""
         part = key.split(".")[0]
         stored = self.own_parts and part in known_parts()
         return key if stored and not any(prefix.split(".")[0] == part for prefix in self.parts) else None
 
     def theirs(self, key: str, depths: Sequence[int]) -> str:
-        """Their name of our tensor.
+        """The name in this format of a tensor of hierax.
 
         Raises:
             ValueError: the format has no name for it.

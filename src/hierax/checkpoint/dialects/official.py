@@ -1,4 +1,4 @@
-"""The format of the authors' own package: `blocks.N.…` and the constructor's arguments as configuration."""
+"""The format of the package of the authors: names `blocks.N.…`, and arguments of the constructor as configuration."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -34,13 +34,15 @@ ARGUMENTS: Mapping[str, str] = {
     "drop_path_rate": "drop_path_rate",
     "head_dropout": "dropout",
 }
-"""Arguments of the constructor that are fields of `HieraConfig`; heads and position embedding are translated apart."""
+"""Arguments of the constructor that are fields of `HieraConfig`. Heads and position embedding are translated
+separately.
+"""
 _MAE_ARGUMENTS = {
     "decoder_embed_dim": "decoder_hidden_size",
     "decoder_depth": "decoder_depth",
     "decoder_num_heads": "decoder_num_heads",
 }
-_DEFAULTS: Mapping[str, Any] = {  # of the constructor; folders may leave out what was not passed to it
+_DEFAULTS: Mapping[str, Any] = {  # defaults of the constructor; folders may omit arguments with default values
     "input_size": (224, 224), "in_chans": 3, "embed_dim": 96, "num_heads": 1, "num_classes": 1000,
     "stages": (2, 3, 16, 3), "q_pool": 3, "q_stride": (2, 2), "mask_unit_size": (8, 8),
     "mask_unit_attn": (True, True, False, False), "dim_mul": 2.0, "head_mul": 2.0, "patch_kernel": (7, 7),
@@ -48,7 +50,7 @@ _DEFAULTS: Mapping[str, Any] = {  # of the constructor; folders may leave out wh
     "sep_pos_embed": False,
 }  # fmt: skip
 KEPT = "official"
-"""Key of `HieraConfig.extra` for the arguments that are not fields of `HieraConfig`."""
+"""The key in `HieraConfig.extra` of arguments that are not fields of `HieraConfig`."""
 
 
 class Official(Dialect):
@@ -76,7 +78,7 @@ class Official(Dialect):
     def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """See the base class."""
         hiera = "patch_embed.proj.weight" in keys and any(key.startswith("blocks.0.attn.qkv") for key in keys)
-        return hiera and "cls_token" not in keys  # which is that of a plain vision transformer
+        return hiera and "cls_token" not in keys  # a plain vision transformer has a cls_token
 
     def _our_block(self, match: re.Match[str], depths: Sequence[int]) -> str:
         return f"{'encoder' if match[1] == 'blocks' else 'decoder'}.blocks.{match[2]}."
@@ -94,7 +96,7 @@ class Official(Dialect):
         if known["sep_pos_embed"]:
             fields["position_embedding"] = "separable"
         if len(fields["image_size"]) == 3 and fields["query_stride"][0] == 1:
-            fields["mask_ratio"] = 0.9  # the constructor does not have it; that of the paper for clips
+            fields["mask_ratio"] = 0.9  # not an argument of the constructor; the paper uses this ratio for clips
         if "head.weight" not in shapes:
             del fields["num_labels"]
         config = named_config(fields, table)
@@ -128,10 +130,10 @@ class Official(Dialect):
 
 
 def fields_of(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of `HieraConfig` from a constructor's arguments; `table` maps arguments to fields.
+    """The fields of `HieraConfig` from the arguments of a constructor. `table` maps arguments to fields.
 
     Raises:
-        ValueError: an argument that decides other fields has a bad value; names it.
+        ValueError: an argument on which other fields depend has a wrong value; the message names it.
     """
     fields = {ours: arguments[theirs] for theirs, ours in table.items() if theirs in arguments}
     heads, factor, stages = arguments["num_heads"], arguments["head_mul"], arguments["stages"]
@@ -149,7 +151,7 @@ def fields_of(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[st
 
 
 def arguments_of(config: HieraConfig, table: Mapping[str, str]) -> dict[str, Any]:
-    """The inverse of `fields_of`, as it is written to JSON."""
+    """The inverse of `fields_of`, with values for JSON."""
     fields = {theirs: getattr(config, ours) for theirs, ours in table.items()}
     heads = config.num_heads
     factor = heads[1] / heads[0] if config.stages > 1 else 2.0
@@ -158,7 +160,7 @@ def arguments_of(config: HieraConfig, table: Mapping[str, str]) -> dict[str, Any
 
 
 def named_config(fields: Mapping[str, Any], table: Mapping[str, str]) -> HieraConfig:
-    """The configuration with these fields; a bad value is reported under the argument's name too."""
+    """The configuration with these fields. An error about a wrong value also names the argument."""
     try:
         return HieraConfig.from_dict(fields)
     except ValueError as error:
@@ -168,7 +170,7 @@ def named_config(fields: Mapping[str, Any], table: Mapping[str, str]) -> HieraCo
 
 
 def published_layers(config: HieraConfig) -> dict[str, bool]:
-    """What the code of the official package and of timm takes as fixed, as conditions for `require_expressible`."""
+    """The assumptions of the official package and of timm, as conditions for `require_expressible`."""
     heads, factor = [config.num_heads[0]], config.num_heads[min(1, config.stages - 1)] / config.num_heads[0]
     for _ in config.num_heads[1:]:
         heads.append(int(heads[-1] * factor))

@@ -1,4 +1,4 @@
-"""Our own tensor names, as `model.state_dict()` has them and scripts save them."""
+"""The tensor names of hierax, as in `model.state_dict()`, which scripts may save."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from hierax.model.registry import TaskSpec
 
 
 class Own(Dialect):
-    """Names like `encoder.blocks.10.attn.qkv.weight`. They are read, and never written to a checkpoint's folder."""
+    """Names like `encoder.blocks.10.attn.qkv.weight`. They can be read, but are never written to a checkpoint."""
 
     name = "hierax"
     parts = {}

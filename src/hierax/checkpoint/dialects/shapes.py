@@ -1,4 +1,4 @@
-"""Finds the variant of a bare tensor file from the shapes of its tensors; and the checks that formats share."""
+"""Finds the variant of a tensor file from the shapes of its tensors, and contains checks that several formats use."""
 
 import math
 from collections.abc import Mapping
@@ -21,13 +21,14 @@ _RANKS: Mapping[str, tuple[int, ...]] = {
 
 
 def check_ranks(shapes: Shapes, theirs: Mapping[str, str]) -> None:
-    """Raises `ValueError` for the first tensor that no variant of Hiera can have; names it.
+    """Raises `ValueError` for the first tensor with a shape that no variant of Hiera has; the message names it.
 
     Args:
-        theirs: names in the file, by our names.
+        shapes: the shapes, by names in hierax.
+        theirs: the names in the file, by names in hierax.
     """
     if PATCH not in shapes:
-        raise ValueError("no Hiera weights; the patch embedding's weight is lacking")
+        raise ValueError("no Hiera weights; the weight of the patch embedding is missing")
     for name, shape in shapes.items():
         ranks = (2,) if name.endswith(".attn.proj.weight") else _RANKS.get(name, range(1, 6))
         if len(shape) not in ranks or 0 in shape:
@@ -36,7 +37,7 @@ def check_ranks(shapes: Shapes, theirs: Mapping[str, str]) -> None:
 
 
 def is_mae(shapes: Shapes) -> bool:
-    """Whether a decoder is among the tensors."""
+    """Whether the tensors include a decoder."""
     return any(key.startswith("decoder.") for key in shapes)
 
 
@@ -66,10 +67,10 @@ def _signature(shapes: Shapes) -> tuple[Any, ...]:
 
 
 def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
-    """The configuration of the variant that `shapes` belong to, with their channels, labels and native size.
+    """The configuration of the variant that fits `shapes`, with their channels, labels and native size.
 
     Raises:
-        ValueError: no known variant fits and `variant` is not given, or the shapes do not tell the native size.
+        ValueError: no known variant fits, or several fit, and `variant` is not given; or the native size is ambiguous.
     """
     if variant is None:
         rows = {name: _signature_of(variant_config(name)) for name in VARIANTS if not name.startswith("mae_")}
@@ -89,7 +90,7 @@ def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
 
 
 def with_shapes(config: HieraConfig, shapes: Shapes) -> HieraConfig:
-    """`config` with the channels, labels, decoder, tables and native size that the tensors have."""
+    """`config` with the channels, labels, decoder, tables and native size of the tensors."""
     changes: dict[str, Any] = {"num_channels": shapes[PATCH][1]}
     if "head.weight" in shapes:
         changes["num_labels"] = shapes["head.weight"][0]
@@ -103,7 +104,7 @@ def with_shapes(config: HieraConfig, shapes: Shapes) -> HieraConfig:
 
 
 def _native_size(config: HieraConfig, shapes: Shapes) -> tuple[int, ...]:
-    """The size in pixels that the position embedding was learned for; square images are assumed."""
+    """The size in pixels for which the position embedding was learned. Square images are assumed."""
     size, stride = list(config.image_size), config.patch_stride
     grid = config.token_grid(config.image_size)
     if "encoder.pos_embed.temporal" in shapes:
@@ -115,29 +116,29 @@ def _native_size(config: HieraConfig, shapes: Shapes) -> tuple[int, ...]:
     side = round(shapes[key][1] ** (1 / (len(size) - first)))
     if side ** (len(size) - first) != shapes[key][1] or side % config.masked_unit_size[-1]:
         raise ValueError(
-            f"{key} has {shapes[key][1]} positions, from which the native size cannot be told; "
-            "use a folder whose config.json states image_size"
+            f"{key} has {shapes[key][1]} positions, which do not determine the native size; "
+            "use a folder with a config.json that states image_size"
         )
     return (*size[:first], *(side * s for s in stride[first:]))
 
 
 def require_expressible(dialect: str, conditions: Mapping[str, bool]) -> None:
-    """Raises `ValueError` for what a format cannot express: names the keys of `conditions` that are False."""
+    """Raises `ValueError` if a condition is False: the format cannot express it. The message names these conditions."""
     lacking = [what for what, possible in conditions.items() if not possible]
     if lacking:
         raise ValueError(f"the {dialect} format cannot express {', '.join(lacking)}")
 
 
 def published_geometry(config: HieraConfig) -> dict[str, bool]:
-    """What all published implementations assume, as conditions for `require_expressible`.
+    """The assumptions of all published implementations, as conditions for `require_expressible`.
 
-    Their order of tokens is made for mask units that the poolings of all stages reduce to one token, and their
-    shortcut is pooled only where it is also projected.
+    In their order of tokens, the poolings of all stages reduce a mask unit to one token. They pool a shortcut only if
+    they also project it.
     """
     units = zip(config.masked_unit_size, config.query_stride, strict=True)
     sizes = zip(config.image_size, config.unit_pixels, strict=True)
     widths = list(config.dims)
-    for stage in range(1, config.stages):  # theirs are rounded stage by stage
+    for stage in range(1, config.stages):  # these packages round stage by stage
         widths[stage] = int(widths[stage - 1] * config.embed_dim_multiplier)
     return {
         f"mask units other than query_stride ** (stages - 1), as masked_unit_size {config.masked_unit_size}": all(
@@ -153,7 +154,7 @@ def published_geometry(config: HieraConfig) -> dict[str, bool]:
 
 
 def require_published_geometry(config: HieraConfig, package: str) -> None:
-    """Raises `ValueError` for a configuration from which a package builds another model than hierax does."""
+    """Raises `ValueError` if a package builds another model than hierax from this configuration."""
     odd = [what for what, same in published_geometry(config).items() if not same]
     if odd:
-        raise ValueError(f"{', '.join(odd)}: {package} makes another model of it, which hierax does not have")
+        raise ValueError(f"{', '.join(odd)}: {package} builds another model from it, which hierax does not have")

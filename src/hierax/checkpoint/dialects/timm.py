@@ -1,4 +1,4 @@
-"""The format of `timm`: the official block names, another head, and a record of preprocessing and license."""
+"""The format of `timm`: the official names of blocks, another head, and a record of preprocessing and license."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from hierax.model.registry import ENCODER, TaskSpec
 _SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
 KEPT = "timm"
 _OWN = ("hiera_femto_160",)  # architectures that timm does not have
-"""Key of `HieraConfig.extra` for values of timm's record that are not fields of `HieraConfig`."""
+"""The key in `HieraConfig.extra` of values of timm that are not fields of `HieraConfig`."""
 _ARGUMENTS: Mapping[str, str] = {
     "img_size": "image_size",
     **{theirs: ours for theirs, ours in ARGUMENTS.items() if ours not in ("image_size", "dropout", "drop_path_rate")},
@@ -50,7 +50,7 @@ class Timm(Official):
         return super().recognises(keys, values) and (own or "architecture" in (values or {}))
 
     def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        """See the base class. The absolute and the global table share one name; so do two norms of a MAE."""
+        """See the base class. The absolute and the global table have the same name, and so do two norms of a MAE."""
         if "encoder.pos_embed.window" in tensors:
             renamed = {"encoder.pos_embed.weight": "encoder.pos_embed.whole"}
             tensors = {renamed.get(name, name): tensor for name, tensor in tensors.items()}
@@ -109,7 +109,7 @@ class Timm(Official):
         record |= {"input_size": [config.num_channels, *config.image_size], "num_classes": labels}
         record["license"] = next((theirs for theirs, ours in _SPDX.items() if ours == config.license), config.license)
         if record.get("tag") == "mae" and task is not ENCODER:
-            del record["tag"]  # it would say that the norm is not to be used
+            del record["tag"]  # the tag would mean that the norm must not be used
         kept.pop("label_names", None)
         names = list(config.id2label.values())
         if labels and names != [f"LABEL_{i}" for i in range(labels)]:
@@ -129,7 +129,7 @@ class Timm(Official):
 
 
 def _arguments(config: HieraConfig) -> dict[str, Any]:
-    """The arguments of timm's constructor for a configuration."""
+    """The arguments of the constructor of timm for a configuration."""
     return {
         **arguments_of(config, _ARGUMENTS),
         "abs_win_pos_embed": config.position_embedding == "abs_win",
@@ -138,7 +138,7 @@ def _arguments(config: HieraConfig) -> dict[str, Any]:
 
 
 def _architecture(config: HieraConfig) -> str:
-    """timm's name for the architecture; if it has none, the architecture with the most similar arguments."""
+    """The name of the architecture in timm; if there is none, the name of the most similar architecture."""
     rows = [
         name for name in VARIANTS if not name.startswith("mae_") and name not in _OWN and variant_config(name).axes == 2
     ]
@@ -160,7 +160,7 @@ def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _label_names(values: Mapping[str, Any], count: int) -> dict[int, str] | None:
-    """The class names, if every class has one: from a list, or from an object of index: name."""
+    """The class names, if every class has one; from a list, or from an object that maps indices to names."""
     names = values.get("label_names")
     if isinstance(names, Mapping) and set(names) == {str(i) for i in range(count)}:
         names = [names[str(i)] for i in range(count)]
@@ -170,8 +170,9 @@ def _label_names(values: Mapping[str, Any], count: int) -> dict[int, str] | None
 
 
 def _norm_of_a_mae(values: Mapping[str, Any] | None) -> bool:
-    """Whether `head.norm`, in a file without a head, normalized the fused maps of a MAE: then it counts as missing.
+    """Whether `head.norm`, in a file without a head, normalized the fused maps of a MAE. It then counts as missing.
 
-    That is so in timm's `.mae` files. A bare file without a head counts as one of them.
+    This is true for the `.mae` files of timm. A tensor file without a head and without a configuration is treated
+    alike.
     """
     return values is None or _object(values, "pretrained_cfg").get("tag") == "mae"

@@ -1,4 +1,4 @@
-"""The format of `transformers`. Our own format is the same with more names (video, abs-win, layer scale)."""
+"""The format of `transformers`. The format of hierax is the same, with more names (video, abs-win, layer scale)."""
 
 import itertools
 import re
@@ -16,10 +16,10 @@ _TABLE, _GLOBAL = "encoder.pos_embed.weight", "encoder.pos_embed.whole"
 
 
 class Transformers(Dialect):
-    """Names like `hiera.encoder.stages.2.layers.0.attn.qkv.weight`; `hiera.` only where a task stands around it.
+    """Names like `hiera.encoder.stages.2.layers.0.attn.qkv.weight`. Only models for a task have the prefix `hiera.`.
 
-    Models that `transformers` would open wrongly get a model type that its `Auto` classes refuse, and a position table
-    on its grid (`[1, h, w, C]`; abs-win: the global one), whose shape the others refuse.
+    If `transformers` would open a model wrongly, the model gets a model type that the `Auto` classes refuse, and a
+    position table with the shape of its grid (`[1, h, w, C]`; for abs-win, the global table), which all classes refuse.
     """
 
     name = "transformers"
@@ -63,7 +63,7 @@ class Transformers(Dialect):
         return any(key.removeprefix("hiera.").startswith("embeddings.patch_embeddings.") for key in keys)
 
     def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        """See the base class. The absolute and the global table share one name."""
+        """See the base class. The absolute and the global table have the same name."""
         table = tensors.get(_TABLE)
         if table is None or (table.ndim == 3 and "encoder.pos_embed.window" not in tensors):
             return tensors
@@ -113,12 +113,12 @@ class Transformers(Dialect):
         model_type = values.get("model_type")
         if model_type not in ("hiera", "hierax", None):
             raise ValueError(f"model_type is {model_type!r}; expected 'hiera'")
-        if values.get("id2label") is None and "head.weight" in shapes:  # its default of two labels is left out
+        if values.get("id2label") is None and "head.weight" in shapes:  # not the default of two
             values = {**values, "num_labels": shapes["head.weight"][0]}
         config = HieraConfig.from_dict(values)
         odd = oddities(config, mae=is_mae(shapes)) if model_type == "hiera" else []
         if odd:
-            raise ValueError(f"{', '.join(odd)}: transformers makes another model of it, which hierax does not have")
+            raise ValueError(f"{', '.join(odd)}: transformers builds another model from it, which hierax does not have")
         return config
 
     def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
@@ -132,24 +132,23 @@ class Transformers(Dialect):
             "stage_names": list(names),
             "out_indices": [names.index(name) for name in config.out_features or ()],
         }
-        if config.out_features is None:  # the last stage, there as here
+        if config.out_features is None:  # the default is the last stage in both libraries
             del values["out_indices"]
         if not task.labels and config.id2label == HieraConfig().id2label:
-            del values["id2label"], values["label2id"]  # a thousand names that say nothing
+            del values["id2label"], values["label2id"]  # a thousand generic names
         return values
 
 
 def fits_transformers(config: HieraConfig, *, mae: bool = False) -> bool:
-    """Whether `transformers` builds the same model; see `oddities`."""
+    """Whether `transformers` builds the same model. See `oddities`."""
     return not oddities(config, mae=mae)
 
 
 def oddities(config: HieraConfig, *, mae: bool = False) -> list[str]:
-    """What `transformers` computes in another way, or cannot express, in words: one entry for each part of the
-    configuration.
+    """The parts of a configuration that `transformers` computes differently or cannot express, as texts.
 
-    There is one absolute table, the windows of a stage are as large as if every stage before had pooled, and the first
-    block of a stage is within mask units where the stage before it *or its own* is.
+    `transformers` has one absolute table. The windows of a stage have the size that they would have if all earlier
+    stages pooled. The first block of a stage attends within mask units if the stage before it *or its own stage* does.
     """
     units = config.masked_unit_attention
     within = [units[max(s - 1, 0)] or (depth > 1 and units[s]) for s, depth in enumerate(config.depths)]  # as in plan()
