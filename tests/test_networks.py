@@ -79,7 +79,7 @@ def test_a_network_is_called_as_its_input_states(
     ("options", "message"),
     [
         ({"dtype": "UINT8"}, r"a\.onnx: its input is tensor\(uint8\); expected pixels"),
-        ({"inputs": 2}, r"a\.onnx: takes 2 inputs; expected one of pixels"),
+        ({"inputs": 2}, r"a\.onnx: takes 2 inputs; expected one, for pixels"),
     ],
 )
 def test_an_input_that_is_not_pixels_is_named(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_program_of_a_fixed_number_of_images_takes_any(tmp_path: Path) -> None
     torch.testing.assert_close(run(pixels)["output"], pixels.mean((2, 3)))
     images = torch.rand(2, 3, 16, 16)
     torch.export.save(torch.export.export(Two(), (images, images)), tmp_path / "b.pt2")
-    with pytest.raises(ValueError, match=r"b\.pt2: takes 2 inputs; expected one of pixels"):
+    with pytest.raises(ValueError, match=r"b\.pt2: takes 2 inputs; expected one, for pixels"):
         open_network(tmp_path / "b.pt2", CPU)
 
 

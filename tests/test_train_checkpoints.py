@@ -97,7 +97,7 @@ def test_a_run_that_resumed_before_a_damaged_checkpoint_writes_that_again(run: P
 def test_where_no_checkpoint_is_whole_the_first_file_is_named(run: Path) -> None:
     for step in (5, 10):
         flipped(run / "checkpoints" / f"step-{step}" / "rank-0.pt")
-    with pytest.raises(TrainingStopped, match=r"no checkpoint in .* is whole: .*step-10/rank-0.pt is damaged"):
+    with pytest.raises(TrainingStopped, match=r"no checkpoint in .* is complete: .*step-10/rank-0.pt is damaged"):
         toy_loop(toy(), folder=run).resume()
     assert Checkpoints(run, keep=2).steps() == [5, 10]
 
@@ -156,7 +156,7 @@ def test_neither_does_what_a_rank_saved_for_itself(run: Path, tmp_path: Path) ->
     place = tmp_path / "owned"
     torch.save(Evil(place), run / "checkpoints" / "step-10" / "rank-0.pt")
     signed(run / "checkpoints" / "step-10")
-    with pytest.raises(TrainingStopped, match=r"rank-0.pt holds more than plain values; nothing of it was run"):
+    with pytest.raises(TrainingStopped, match=r"rank-0.pt contains more than plain values; no code of it was run"):
         toy_loop(toy(), folder=run).resume()
     assert not place.exists()
 

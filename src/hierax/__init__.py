@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hierax.lazy import lazy_names
 
-TYPE_CHECKING = False  # as of `typing`, whose import is the longest part of `import hierax`
+TYPE_CHECKING = False  # like the constant of `typing`, which takes a long time to import
 if TYPE_CHECKING:
     from typing import Any
 

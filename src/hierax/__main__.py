@@ -1,8 +1,7 @@
-"""`python -m hierax` and the command `hierax`: signals first, then the command line.
+"""`python -m hierax` and the command `hierax`: sets signal handlers first, then runs the command line.
 
-From the first moment to the last, Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP) end the program in one line,
-with exit code 130, 143 or 129. While a command runs, `hierax.cli.signals` takes them, which lets it take
-away what is half written.
+At any moment, Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end the program with one line and exit code 130, 143 or
+129. While a command runs, `hierax.cli.signals` handles the signals, so that unfinished files are deleted.
 """
 
 import atexit
@@ -16,7 +15,7 @@ _TAKEN = {getattr(signal, name): word for name, word in _WORDS.items() if name i
 
 
 def _leave(number: int, _: FrameType | None) -> None:
-    """Ends the process at once: no work has started yet, or all work is done."""
+    """Ends the process at once. No work has started yet, or all work is done."""
     try:  # noqa: SIM105  (contextlib is a long import, and signals are not taken yet)
         os.write(2, b"hierax: %b\n" % _TAKEN[number])
     except OSError:  # stderr may be closed
@@ -25,7 +24,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _ignore_signals() -> None:
-    """Ignores signals while the interpreter shuts down: handlers no longer run then, and the work is done."""
+    """Ignores signals while the interpreter shuts down, because handlers no longer run and the work is done."""
     for number in _TAKEN:
         signal.signal(number, signal.SIG_IGN)
 
@@ -33,9 +32,9 @@ def _ignore_signals() -> None:
 def run() -> int:
     """Runs the command line of this process; returns its exit code."""
     for number in _TAKEN:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as of a job in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored signals stay ignored, as in a background job
             signal.signal(number, _leave)
-    atexit.register(_ignore_signals)  # the first to register is the last to be called
+    atexit.register(_ignore_signals)  # the function that is registered first is called last
     try:
         from hierax.cli import main
         from hierax.memory import ENOUGH, is_limited_to_less_than

@@ -1,6 +1,7 @@
-"""Answers to names that do not exist: what was probably meant, or what to do instead. No torch.
+"""Advice for names that do not exist: the name that was probably meant, or what to do instead. It does not import
+torch.
 
-Users bring names of arguments from timm, from transformers and from the official package.
+Users often write names of arguments from timm, from transformers and from the official package.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ RECORD: Mapping[str, str] = {
     "normalize": "do_normalize",
     "center_crop": "do_center_crop",
 }
-"""Names of fields of `Preprocessing` elsewhere."""
+"""Names of fields of `Preprocessing` in other libraries."""
 ENGINE: Mapping[str, str] = {
     "dtype": "precision",
     "torch_dtype": "precision",
@@ -48,7 +49,7 @@ ENGINE: Mapping[str, str] = {
     "providers": "backend",
     "output_hidden_states": "hidden_states",
 }
-"""Names of arguments of `Engine` elsewhere."""
+"""Names of arguments of `Engine` in other libraries."""
 
 _WEIGHTS = "hierax.load(source) loads weights"
 _INT8 = 'hierax.Engine(source, precision="int8") is quantized'
@@ -67,13 +68,14 @@ _INSTEAD: Mapping[str, str] = {
     "trust_remote_code": "leave it out",
     **dict.fromkeys(("dtype", "torch_dtype", "device", "device_map", "half", "fp16", "bf16"), _AFTERWARDS),
 }
-"""What to do instead, for names that stand for no argument."""
+"""What to do instead, for names that have no equivalent argument."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean hiera_tiny_224?)` for "hiera_tiny": the names that begin with it, else the nearest ones.
+    """A suggestion, such as ` (did you mean hiera_tiny_224?)` for "hiera_tiny": names that begin with it, else similar
+    names.
 
-    Empty if no name is near.
+    Empty if no name is similar.
     """
     names = list(known)
     longer = sorted((n for n in names if n.startswith(name)), key=len) if len(name) > 2 else []
@@ -82,12 +84,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def advice_on(name: str, known: Iterable[str], synonyms: Mapping[str, str]) -> str:
-    """What to write instead of `name`, to follow a sentence; "" if nothing is known.
+    """A text to add to an error, which says what to write instead of `name`; "" if there is no advice.
 
     Args:
-        name: what does not exist.
-        known: the names that exist here.
-        synonyms: names elsewhere: names here.
+        name: the name that does not exist.
+        known: the names that exist.
+        synonyms: the names that exist, by their names in other libraries.
     """
     if name in synonyms:
         return f" (did you mean {synonyms[name]}?)"
@@ -101,7 +103,7 @@ def advice_on(name: str, known: Iterable[str], synonyms: Mapping[str, str]) -> s
 
 
 def advised(synonyms: Mapping[str, str]) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
-    """For an `__init__`: its error for an unknown argument says what to write instead."""
+    """A decorator for an `__init__`: the error for an unknown argument says what to write instead."""
 
     def decorate(init: Callable[_P, None]) -> Callable[_P, None]:
         known = [name for name in inspect.signature(init).parameters if name != "self"]
@@ -119,7 +121,7 @@ def advised(synonyms: Mapping[str, str]) -> Callable[[Callable[_P, None]], Calla
 
 
 def advised_class(synonyms: Mapping[str, str]) -> Callable[[type[_T]], type[_T]]:
-    """`advised` for the `__init__` of a dataclass."""
+    """Like `advised`, for the `__init__` of a dataclass."""
 
     def decorate(cls: type[_T]) -> type[_T]:
         setattr(cls, "__init__", advised(synonyms)(cls.__init__))  # noqa: B010  (a type checker refuses the other way)

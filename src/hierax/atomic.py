@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all, even after a power cut. Errors name the file that the caller asked for."""
+"""Writes files completely or not at all, even after a power cut. Errors name the file that the caller requested."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _SYSTEM = re.compile(r"\(os error (\d+)\)")
-"""How safetensors and other Rust libraries state an error of the system."""
+"""The form of system errors in safetensors and other Rust libraries."""
 _WRITERS = ("inline_container", "PytorchStreamWriter", "file write failed", "unexpected pos", "iostream error")
-"""What the writers of PyTorch and OpenVINO say when a write fails."""
+"""Texts of errors of PyTorch and OpenVINO if a write fails."""
 
 
 PARTS = ".*.part*"
-"""A pattern for temporary files that a killed process left."""
+"""A pattern for temporary files of killed processes."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterator[Path]:
-    """A temporary path in the same folder (made if missing), with the same suffix. It becomes `path` on success; after
-    an error it is deleted. Its name is short, because that of `path` may be as long as the file system allows.
+    """Yields a temporary path in the same folder (created if missing), with the same suffix. On success, it is renamed
+    to `path`; after an error, it is deleted. Its name is short, because the name of `path` may have the maximum length.
 
     Args:
         sync: write file and folder to the disk, so that `path` is complete also after a power cut. Use False for many
-            files that can be made again.
-        keep: do not replace a file that exists by then: if several processes write it, the first one wins.
+            files that can be written again.
+        keep: do not replace an existing file: if several processes write it, the first one is kept.
 
     Raises:
-        OSError: it cannot be written; names `path`.
+        OSError: the file cannot be written; the message names `path`.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
     with name_in_errors(path, part):
         try:
             make_folder(path.parent, sync=sync)
-            part.touch(exist_ok=False)  # a write error is found here and worded alike, whichever library writes
-            mode = part.stat().st_mode  # of any new file; safetensors' writer makes its own readable by the owner only
+            part.touch(exist_ok=False)  # finds most write errors, with the same message for all libraries
+            mode = part.stat().st_mode  # the mode of new files; the writer of safetensors sets another one
             yield part
             os.chmod(part, mode)
             if sync:
@@ -88,7 +88,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Writes everything below a folder to the disk: the content of the files, and the names in all its folders."""
+    """Writes everything in a folder to the disk: the content of all files, and the names in all subfolders."""
     for place, _, names in os.walk(folder):
         for name in names:
             _sync_file(Path(place, name))
@@ -101,10 +101,10 @@ def _sync_file(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Checks that a file can be written to `path`, before the work starts; creates nothing.
+    """Checks that a file can be written to `path`, before the work starts. It creates nothing.
 
     Raises:
-        OSError: it cannot be written; names `path`.
+        OSError: the file cannot be written; the message names `path`.
     """
     folder = path.parent
     while not os.path.lexists(folder) and folder != folder.parent:
@@ -130,8 +130,8 @@ def _takes_files(folder: Path) -> bool:
 
 
 def make_folder(folder: Path, *, sync: bool = True) -> None:
-    """Makes a folder and its parents, on the disk with `sync`. Its errors carry no file name, so that `name_in_errors`
-    can add the path.
+    """Creates a folder and its parents; with `sync`, also writes them to the disk. Its errors have no file name, so
+    that `name_in_errors` can add the path.
     """
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)] if sync else []
     try:
@@ -150,16 +150,16 @@ def _remove(part: Path) -> None:
 
 @contextlib.contextmanager
 def name_in_errors(path: Path, part: Path) -> Iterator[None]:
-    """Makes errors of the system name `path` instead of `part` (a temporary file or folder) or instead of no file.
+    """Inside the `with` block, system errors name `path`, not `part` (a temporary file or folder) and not no file.
 
-    Errors of C++ and Rust libraries about a full disk become an `OSError`, too.
+    Errors of C++ and Rust libraries about a full disk become an `OSError` too.
     """
     try:
         yield
     except OSError as error:
         name = None if error.filename is None else str(error.filename)
         if error.errno is None or not (name is None or name == str(part) or name.startswith(f"{part}{os.sep}")):
-            raise  # of another file, or not of the system
+            raise  # an error about another file, or not a system error
         raise OSError(error.errno, f"cannot be written: {os.strerror(error.errno)}", str(path)) from error
     except Exception as error:
         text = str(error)
@@ -171,7 +171,7 @@ def name_in_errors(path: Path, part: Path) -> Iterator[None]:
 
 
 def _link(part: Path, path: Path) -> bool:
-    """Gives a file a second name, unless that name exists. Returns False where the file system has no links."""
+    """Gives a file a second name, unless that name exists. Returns False if the file system has no links."""
     try:
         os.link(part, path)
     except FileExistsError:

@@ -43,7 +43,7 @@ def tell(line: str = "") -> None:
 
 
 def say(message: str) -> None:
-    """Writes one line to stderr, under the program's name. Where stderr cannot be written to, the line is lost."""
+    """Writes one line to stderr, after the name of the program. If stderr cannot be written to, the line is lost."""
     with _may_be_lost():
         print(f"hierax: {printable(message)}", file=sys.stderr, flush=True)
 
@@ -58,7 +58,7 @@ def _may_be_lost() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text in one line, cut if very long; for errors of the system the file and the reason."""
+    """The text of an error in one line, shortened if very long; for system errors, the file and the reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
@@ -66,7 +66,7 @@ def one_line(error: BaseException) -> str:
 
 
 def percent(probability: float) -> str:
-    """A probability in whole percent, or that it is less than one."""
+    """A probability in whole percent; "<1 %" if it is less than one percent."""
     return f"{probability:.0%}".replace("%", " %") if probability >= 0.01 else "<1 %"
 
 
@@ -209,5 +209,5 @@ def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Ite
 
 
 def quantity(count: int, what: str) -> str:
-    """`1 image`, `2,000 images`."""
+    """A number with a noun: `1 image`, `2,000 images`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"

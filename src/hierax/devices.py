@@ -1,4 +1,4 @@
-"""Which device a name means, and which devices this machine has."""
+"""Finds the device that a name means, and lists the devices of this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MEANT = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "amd": "cuda", "metal
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of a name, with its number where it has one. "auto" is CUDA or MPS if present, else the CPU.
+    """The device with this name. "auto" is CUDA or MPS if available, otherwise the CPU.
 
     Raises:
-        ValueError: this machine has no such device; says which it has, and how to get the requested one.
+        ValueError: this machine has no such device; the message lists its devices, and says what to install.
     """
     import torch
 
@@ -31,7 +31,7 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 def list_devices() -> list[str]:
-    """The devices that this PyTorch can use here: "cpu", and "cuda:0", …, or "mps"."""
+    """The devices that PyTorch can use on this machine: "cpu", and "cuda:0", …, or "mps"."""
     import torch
 
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -39,7 +39,7 @@ def list_devices() -> list[str]:
 
 
 def missing_cuda() -> str | None:
-    """One sentence: why PyTorch has no CUDA device here and what to do. None if it has one."""
+    """One sentence that says why PyTorch has no CUDA device, and what to do. None if it has one."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What is installed and found on this machine, for `hierax doctor` and for bug reports."""
+"""Collects what is installed and available on this machine, for `hierax doctor` and for bug reports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from hierax.home import home
 
 _BASE = ("numpy", "pillow", "safetensors", "huggingface_hub", "rich")
 _TELEMETRY = (
-    "off: hierax sends nothing, and switches off the reports of ONNX Runtime and OpenVINO; the Hugging Face Hub is "
-    "asked for the checkpoints and data sets that you name"
+    "off: hierax sends nothing, and switches off the reports of ONNX Runtime and OpenVINO; it contacts the Hugging "
+    "Face Hub only for the checkpoints and data sets that you name"
 )
 
 
 def diagnose() -> dict[str, Any]:
-    """Versions, devices, the engine's choice, optional packages, caches, licenses, telemetry; ready for JSON."""
+    """Versions, devices, the choice of the engine, optional packages, caches, licenses and telemetry, as a dict for
+    JSON.
+    """
     return {
         "versions": _versions(),
         "devices": _devices(),
@@ -109,7 +111,7 @@ def _extras() -> list[dict[str, Any]]:
 
 
 def caches() -> list[dict[str, Any]]:
-    """Folders where hierax and the packages below it keep files, with their sizes; those that exist."""
+    """The existing folders in which hierax and its packages store files, with their sizes."""
     from huggingface_hub import constants
 
     from hierax.engine.cache import default_folder
@@ -131,7 +133,7 @@ def caches() -> list[dict[str, Any]]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of the files below a folder; links count for nothing."""
+    """The bytes of a file, or of all files in a folder. Links are not followed."""
     if path.is_file():
         return path.stat().st_size
     total = 0
@@ -139,6 +141,6 @@ def _size(path: Path) -> int:
         for name in files:
             try:
                 total += os.lstat(os.path.join(parent, name)).st_size
-            except OSError:  # noqa: PERF203  (gone meanwhile)
+            except OSError:  # noqa: PERF203  (deleted in the meantime)
                 continue
     return total

@@ -13,14 +13,14 @@ _PART = 1 << 22
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 digest of the bytes of a file, in hexadecimal."""
     digest = hashlib.sha256()
     add_file(digest, path)
     return digest.hexdigest()
 
 
 def add_file(digest: Any, path: Path) -> None:
-    """Adds a file's bytes to a digest of `hashlib`."""
+    """Adds the bytes of a file to a digest of `hashlib`."""
     with path.open("rb") as file:
         while part := file.read(_PART):
             digest.update(part)

@@ -1,4 +1,4 @@
-"""Optional packages: what each is for, which extra installs it, and the one error that says what to install."""
+"""Optional packages: their purpose, the extra that installs them, and the error that says what to install."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Package:
     """An optional package of hierax.
 
     Attributes:
-        requirement: what pip installs, such as "pyarrow>=15".
-        extra: the extra of hierax that installs it; "" if none does.
-        purpose: what it is for.
+        requirement: the requirement for pip, such as "pyarrow>=15".
+        extra: the extra of hierax that installs it; "" if there is none.
+        purpose: the purpose of the package.
     """
 
     requirement: str
@@ -36,14 +36,14 @@ PACKAGES: dict[str, Package] = {
     "pyarrow": Package("pyarrow>=15", "embed", "collections of features (embed, search, duplicates, outliers, map)"),
     "faiss": Package("faiss-cpu>=1.9", "search", "approximate search"),
     "ray": Package("ray[data]>=2.51", "ray", "embedding on a cluster"),
-    "pillow_heif": Package("pillow-heif", "", "HEIC photos, as of an iPhone"),
+    "pillow_heif": Package("pillow-heif", "", "HEIC photos, such as those of an iPhone"),
     "pillow_jxl": Package("pillow-jxl-plugin", "", "JPEG XL images"),
     "sklearn": Package("scikit-learn", "", "t-SNE in hierax map"),
     "transformers": Package("transformers", "", "hierax bench --against transformers"),
     "timm": Package("timm", "", "hierax bench --against timm"),
     "hiera": Package("hiera-transformer", "", "hierax bench --against official"),
 }
-"""By the name that is imported."""
+"""The optional packages, by the name that is imported."""
 
 
 _OTHERS = {"libarchive": "libarchive-c", "smbclient": "smbprotocol"}
@@ -51,19 +51,19 @@ _OTHERS = {"libarchive": "libarchive-c", "smbclient": "smbprotocol"}
 
 
 class MissingPackage(ModuleNotFoundError):
-    """An optional package is not installed. The message says what needs it and gives the command that installs it."""
+    """An optional package is not installed. The message says what needs it, and which command installs it."""
 
 
 def is_installed(module: str) -> bool:
-    """Whether a package is installed, by the name that is imported. Does not import it."""
+    """Whether a package is installed, by the name that is imported. It is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # an importer that refuses it; set to None, or a stand-in without a spec
+    except (ImportError, ValueError):  # an importer refuses it, or the module has no spec
         return False
 
 
 def install_line(*modules: str) -> str:
-    """`pip install 'pyarrow>=15' (part of hierax[embed])`: what installs the packages."""
+    """The command that installs the packages: `pip install 'pyarrow>=15' (part of hierax[embed])`."""
     known = [PACKAGES.get(module) or Package(_OTHERS.get(module, module), "", "") for module in modules]
     named = dict.fromkeys(package.requirement for package in known)
     requirements = " ".join(f"'{name}'" if set(name) & set("<>[") else name for name in named)
@@ -73,16 +73,16 @@ def install_line(*modules: str) -> str:
 
 
 def missing_package(what: str, module: str, *others: str) -> MissingPackage:
-    """The error for packages that are missing and that `what` (a singular noun, such as "a plot") needs."""
+    """The error for missing packages that `what` needs (a singular noun, such as "a plot")."""
     named = f"package{'s' if others else ''} {', '.join((module, *others))}"
     return MissingPackage(f"{what} needs the {named}: {install_line(module, *others)}", name=module)
 
 
 def require(what: str, *modules: str) -> None:
-    """Checks that the packages that `what` needs are installed. Imports none of them.
+    """Checks that the packages that `what` needs are installed. They are not imported.
 
     Raises:
-        MissingPackage: some are not; the message names them and the command that installs them.
+        MissingPackage: a package is missing; the message names the missing packages and the command that installs them.
     """
     lacking = [module for module in modules if not is_installed(module)]
     if lacking:
@@ -93,7 +93,7 @@ def load(what: str, module: str) -> ModuleType:
     """Imports and returns an optional package, or a module of one.
 
     Raises:
-        MissingPackage: it is not installed, or cannot be imported.
+        MissingPackage: the package is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""The user's home folder, also where there is none: in a container, a user may have no entry and no `$HOME`."""
+"""The home folder of the user. In a container, there may be none: the user has no entry, and `$HOME` is not set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The user's home folder; a folder of this user among the temporary files if the system knows none."""
+    """The home folder of the user; if there is none, a folder for temporary files of this user."""
     try:
         return Path.home()
     except (RuntimeError, KeyError):
@@ -17,5 +17,5 @@ def home() -> Path:
 
 
 def expand_home(path: str) -> Path:
-    """A path whose `~` stands for the home folder; unchanged for a user whom the system does not know."""
+    """Replaces `~` in a path by the home folder. The path is not changed if the user has no home folder."""
     return Path(os.path.expanduser(path))

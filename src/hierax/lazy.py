@@ -1,8 +1,8 @@
-"""Packages whose names are imported when they are first used, so that importing the package costs nothing."""
+"""Lazy imports: the names of a package are imported when they are first used, so that importing the package is fast."""
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as of `typing`, whose import is the longest part of `import hierax`
+TYPE_CHECKING = False  # like the constant of `typing`, which takes a long time to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 def lazy_names(
     package: str, modules: Mapping[str, Sequence[str]], *others: str
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package.
+    """The functions `__getattr__` and `__dir__` of a package.
 
     Args:
-        package: its name.
-        modules: full names of modules, and the names that each gives to the package. A module without names is itself
-            one of the package's.
+        package: the name of the package.
+        modules: full names of modules, each with the names that the package gets from it. A module without names is
+            itself a public name of the package.
         others: more names for `__dir__`.
     """
     home = {name: module for module, names in modules.items() for name in names}

@@ -1,7 +1,7 @@
-"""Locks for folders that several processes write to. The system releases a lock when its owner ends, however it ends.
+"""Locks for folders to which several processes write. The system releases a lock when its process ends.
 
-They are locks of the file system (`flock`): network disks have them too, unless they were mounted without. Where
-there are none, `NoLocks` is the warning, and two processes must not be started in one folder at the same time.
+They are locks of the file system (`flock`). Most network disks have them too. If there are none, a `NoLocks` warning is
+given, and two processes must not write to one folder at the same time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
-"""Name of the lock file with which one process claims a folder."""
+"""The name of the lock file of a folder."""
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _OPEN: set[int] = set()
@@ -47,7 +47,7 @@ class Lock:
         return _is_at(self.handle, self.path)
 
     def is_alone(self) -> bool:
-        """Makes the lock exclusive if no other process shares it, and returns whether that worked."""
+        """Makes the lock exclusive if no other process shares it, and returns whether this was possible."""
         if not self.is_real:
             return True
         try:
@@ -60,7 +60,7 @@ class Lock:
 
     def release(self) -> None:
         """Releases the lock, and deletes the file unless other processes share it."""
-        if self.handle not in _OPEN:  # in a process that was forked while it was held
+        if self.handle not in _OPEN:  # this process was forked while the lock was held
             return
         with contextlib.suppress(OSError):  # the disk may have become read-only
             if self.stands() and self.is_alone():
@@ -73,15 +73,19 @@ class Lock:
 def hold_lock(
     path: Path, *, shared: bool = False, wait: bool = False, on_wait: Callable[[str], object] | None = None
 ) -> Iterator[Lock]:
-    """Holds a lock file, made if it is missing. With `shared`, several processes can hold it at the same time.
+    """Holds a lock file, which is created if it is missing. With `shared`, several processes can hold it at the same
+    time.
 
-    Threads exclude each other, too. A process that is forked meanwhile does not hold the lock.
+    Threads also exclude each other. A process that is forked inside the `with` block does not hold the lock.
 
     Args:
-        wait: wait until the others release it; `on_wait` is called once with the owner ("process 7 on host a").
+        path: the lock file.
+        shared: whether several processes may hold it.
+        wait: wait until the others release it.
+        on_wait: called once with the owner ("process 7 on host a") if it must wait.
 
     Raises:
-        FolderTaken: another process has it, and `wait` is False; names the process.
+        FolderTaken: another process holds it, and `wait` is False; the message names the process.
         OSError: the file cannot be written.
     """
     lock = _acquire(path, shared, wait, on_wait)
@@ -110,7 +114,7 @@ def _acquire(path: Path, shared: bool, wait: bool, on_wait: Callable[[str], obje
 
 
 def _take(handle: int, *, shared: bool, wait: bool, on_wait: Callable[[str], object] | None) -> bool:
-    """Locks an open file; returns False where there are no locks."""
+    """Locks an open file. Returns False if the system has no locks."""
     if fcntl is None:
         warnings.warn("this system has no file locks; run one process at a time", NoLocks, stacklevel=4)
         return False
@@ -136,13 +140,13 @@ def _take(handle: int, *, shared: bool, wait: bool, on_wait: Callable[[str], obj
 
 
 def _sign(handle: int) -> None:
-    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+    with contextlib.suppress(OSError):  # the disk may be full; the lock then has no name of an owner
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
 
 def _owner(handle: int) -> str:
-    """The owner of a lock, as far as it is known."""
+    """The owner of a lock as text; "another process" if it is not known."""
     try:
         return os.pread(handle, 200, 0).decode("utf-8", "replace") or "another process"
     except OSError:
@@ -157,7 +161,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _forget() -> None:
-    """In a process that was forked: closing the copies leaves the locks with their owner."""
+    """Closes the copies of the files in a forked process. The locks stay with their owner."""
     for handle in _OPEN:
         with contextlib.suppress(OSError):
             os.close(handle)

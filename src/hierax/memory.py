@@ -1,4 +1,4 @@
-"""Recognizes errors of exhausted memory, and reads the process's memory limit; imports no other package."""
+"""Recognizes errors of exhausted memory, and reads the memory limit of the process. It imports no other package."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import os
 import sys
 
 ENOUGH = 4_000_000_000
-"""Bytes of address space that a command with a small model needs; PyTorch and a runtime alone map 1 to 3 GB."""
+"""Bytes of address space that a command with a small model needs. PyTorch and a runtime alone need 1 to 3 GB."""
 FOR_OPENVINO = 2_000_000_000
-"""Bytes below which OpenVINO is not chosen by itself: it maps twice what PyTorch does, and may end the process."""
+"""With less address space (in bytes), "auto" does not choose OpenVINO: it needs twice as much as PyTorch, and may end
+the process.
+"""
 LEAST = 800_000_000
-"""Bytes below which nothing runs: PyTorch cannot be imported, and its C++ libraries may end the process."""
-_SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and the system say it
+"""With less address space (in bytes), no command runs: PyTorch cannot be imported, and its libraries may end the
+process.
+"""
+_SIGNS = (  # texts of the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and the system
     "bad_alloc", "bad allocation", "can't alloc", "cannot allocate memory", "failed to allocate", "out of memory",
     "not enough memory", "unable to mmap", "could not create a memory", "memory exhausted", "std::length_error",
     "can't start new thread", "failed to map segment", "failed to launch worker thread",
@@ -23,9 +27,10 @@ _SIGNS = (  # how the C++ library, oneDNN, OpenVINO, ONNX Runtime, PyTorch and t
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or its cause, says that memory ran out (or threads, which need memory, too).
+    """Whether an error or its cause says that there is not enough memory (or that no thread can start, which needs
+    memory).
 
-    C++ libraries raise a `RuntimeError` with a text of their own for it.
+    C++ libraries raise a `RuntimeError` with their own text.
     """
     seen: set[int] = set()
     found: BaseException | None = error
@@ -42,7 +47,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def address_limit() -> int | None:
-    """Bytes of address space that this process may map (`ulimit -v`); None without such a limit."""
+    """The bytes of address space that this process may use (`ulimit -v`); None if there is no limit."""
     if sys.platform == "win32":
         return None
     import resource
@@ -52,15 +57,15 @@ def address_limit() -> int | None:
 
 
 def is_limited_to_less_than(size: int) -> bool:
-    """Whether this process may map fewer than `size` bytes."""
+    """Whether this process may use less than `size` bytes of address space."""
     limit = address_limit()
     return limit is not None and limit < size
 
 
 def spare_address_space() -> None:
-    """Makes threads need less of it, or fewer of them; call it before NumPy and PyTorch are imported.
+    """Reduces the address space that threads need, or their number. Call it before NumPy and PyTorch are imported.
 
-    The C library reserves 64 MB for each thread otherwise; OpenMP ends the process if it cannot start a thread.
+    Otherwise, the C library reserves 64 MB for each thread, and OpenMP ends the process if it cannot start a thread.
     """
     if is_limited_to_less_than(FOR_OPENVINO):
         for library in ("OMP", "OPENBLAS"):

@@ -1,4 +1,4 @@
-"""Notices: warnings about things that are not failures. Commands show each as one line."""
+"""Notices: warnings about things that are not errors. Commands show each as one line."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _MOST = 5
 
 
 class Notice(UserWarning):
-    """Something that users may not expect, such as files that were left out."""
+    """A warning about something that users may not expect, such as files that were left out."""
 
 
 def notify(message: str) -> None:
-    """Issues the text as a `Notice`; commands write it to stderr."""
+    """Gives a `Notice` with this text. Commands write it to stderr."""
     warnings.warn(message, Notice, stacklevel=2)
 
 
 class LeftOut:
-    """Counts skipped files by kind, and reports them in one sentence.
+    """Counts files that are left out, by kind, and reports them in one sentence.
 
     Args:
-        name: of the folder, shard or list that they are in.
+        name: the name of the folder, shard or list that contains them.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,18 +31,18 @@ class LeftOut:
         self._examples: dict[str, str] = {}
 
     def add(self, kind: str, *, example: str = "", count: int = 1) -> None:
-        """Counts files of a kind, such as ".heic". An `example` is shown beside it."""
+        """Counts files of a kind, such as ".heic". An `example` is shown after it."""
         self.counts[kind] += count
         if example:
             self._examples.setdefault(kind, f" ({example})")
 
     def tell(self) -> None:
-        """Warns of the files, the most frequent kinds first. Does nothing if there are none."""
+        """Gives a notice about the files, the most frequent kinds first. Does nothing if there are none."""
         if self.counts:
             notify(f"{self.name}: {self.summary()}")
 
     def summary(self) -> str:
-        """`3 files left out: 2 .heic, 1 .jxl`; "" where there are none."""
+        """The files as text, such as `3 files left out: 2 .heic, 1 .jxl`; "" if there are none."""
         total = sum(self.counts.values())
         if not total:
             return ""
@@ -57,7 +57,7 @@ _ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 
 
 def printable(text: str) -> str:
-    r"""Text as one line that is safe to print: control characters, and those that change the writing direction, are
-    escaped (`\x1b`, `\n`). File names may contain them.
+    r"""Text as one line that is safe to print. Control characters, and characters that change the writing direction,
+    are escaped (`\x1b`, `\n`). File names may contain them.
     """
     return _ESCAPED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,4 +1,4 @@
-"""Graceful shutdown: long work ends in order when a signal asks for it."""
+"""Graceful shutdown: long work finishes its current step when a signal arrives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__)
-"""Signals that ask a program to end: Ctrl-C, `kill`, and a closed terminal (Windows has no such signal)."""
+"""The signals that request the end of a program: Ctrl-C, `kill`, and a closed terminal (not on Windows)."""
 _last: int | None = None
 
 
@@ -19,8 +19,8 @@ def last_signal() -> int | None:
 
 
 def take_signals(handler: Callable[[int, Any], object]) -> dict[int, Any]:
-    """Sets a handler for each of `SIGNALS`; returns the previous handlers. A signal that is ignored (in a background
-    job, or by `nohup`) stays ignored.
+    """Sets a handler for each of `SIGNALS`, and returns the previous handlers. An ignored signal (in a background job,
+    or with `nohup`) stays ignored.
     """
     return {n: signal.signal(n, handler) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
 
@@ -32,7 +32,8 @@ def give_back(before: dict[int, Any]) -> None:
 
 
 class StopSignal(threading.Event):
-    """After SIGTERM, SIGHUP or SIGINT the current step is finished first; a second SIGINT ends the work at once.
+    """An event that is set by SIGTERM, SIGHUP or SIGINT, so that work can finish its current step. A second SIGINT
+    raises KeyboardInterrupt.
 
     Args:
         asked: called by the signal handler when the first signal arrives.
@@ -48,14 +49,14 @@ class StopSignal(threading.Event):
         self.number: int | None = None
 
     def __call__(self) -> bool:
-        """Whether this process was asked to stop."""
+        """Whether a signal has arrived."""
         return self.is_set()
 
     def _ask(self, number: int, frame: Any) -> None:
         global _last
         if self.is_set() and number == signal.SIGINT:
             before = self._before.get(number)
-            if callable(before):  # it may have ways of its own to end a program at once
+            if callable(before):  # the previous handler may end the program in its own way
                 before(number, frame)
             raise KeyboardInterrupt
         first = not self.is_set()
@@ -66,7 +67,7 @@ class StopSignal(threading.Event):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles the signals inside the `with` block; only the main thread of a process can."""
+        """Handles the signals inside the `with` block. This works only in the main thread."""
         global _last
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,4 +1,6 @@
-"""Makes stdout and stderr safe to write to: they may be closed, full, without a reader, or lack a character."""
+"""Makes stdout and stderr safe to write to. They may be closed, full, without a reader, or unable to encode a
+character.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Stdout(io.FileIO):
-    """stdout with errors that name it."""
+    """stdout, with errors that name it."""
 
     def write(self, data: Any, /) -> int | None:
         try:
@@ -34,14 +36,14 @@ class _Stdout(io.FileIO):
 
 
 def prepare() -> None:
-    """Makes both streams safe to write to. If one is closed, text written to it is lost, as without this.
+    """Makes both streams safe to write to. Text that is written to a closed stream is lost.
 
-    A file that is opened while one of the first three descriptors is free would get its number, and then what libraries
-    write to "stderr".
+    If one of the first three file descriptors were free, the next file that is opened would get its number, and
+    libraries would write their errors into that file.
     """
     for descriptor in range(3):
         if not _is_open(descriptor):
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free number
     if sys.stderr is None:
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", write_through=True)
     if sys.stdout is None or (sys.stdout is sys.__stdout__ and os.name != "nt"):
@@ -64,7 +66,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def give_up(stream: TextIO) -> None:
-    """Discards what is still in the buffers of a stream, so that the interpreter does not fail at exit."""
+    """Discards the text in the buffers of a stream, so that the interpreter does not fail at exit."""
     with contextlib.suppress(OSError, ValueError):  # a stream without a file below it
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         stream.flush()

@@ -1,8 +1,8 @@
 """Imports packages that send usage reports, with the reports switched off.
 
-ONNX Runtime sends events to Microsoft and keeps a device id and a database in the cache folder. OpenVINO and NNCF
-send events to Google Analytics for Intel and keep a client id in `~/intel`. They begin when they are imported.
-To keep the reports, import the packages before hierax does, or set `ORT_DISABLE_TELEMETRY=0`.
+ONNX Runtime sends events to Microsoft, and stores a device id and a database in the cache folder. OpenVINO and NNCF
+send events to Google Analytics for Intel, and store a client id in `~/intel`. They start when they are imported. To
+allow the reports, import the packages before hierax, or set `ORT_DISABLE_TELEMETRY=0`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ _REPORTER = "openvino_telemetry"
 
 
 def import_onnxruntime() -> Any:
-    """The module `onnxruntime`, which makes no id, no database and no thread that reports."""
+    """Imports `onnxruntime` so that it creates no id, no database and no thread for reports."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library is loaded
     return importlib.import_module("onnxruntime")
 
 
 def import_openvino() -> Any:
-    """The module `openvino`, without its reports."""
+    """Imports `openvino` without its reports."""
     return _without_reports("openvino")
 
 
 def import_nncf() -> Any:
-    """The module `nncf`, without its reports."""
+    """Imports `nncf` without its reports."""
     return _without_reports("nncf")
 
 
@@ -36,7 +36,7 @@ def _without_reports(name: str) -> Any:
     if name in sys.modules:
         return sys.modules[name]
     before = sys.modules.get(_REPORTER)
-    sys.modules[_REPORTER] = None  # type: ignore[assignment]  # what Python then raises is ImportError
+    sys.modules[_REPORTER] = None  # type: ignore[assignment]  # importing it then raises ImportError
     try:
         return importlib.import_module(name)
     finally:

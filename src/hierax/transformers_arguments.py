@@ -1,4 +1,4 @@
-"""Arguments that code written for transformers passes, and that mean nothing here or are an error in one sentence."""
+"""Arguments of transformers that have no effect in hierax, or raise an error with advice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WITHOUT_EFFECT = {
     "max_shard_size", "save_original_format", "save_peft_format", "trust_remote_code", "use_cache", "use_safetensors",
     "weights_only",
 }  # fmt: skip
-"""They choose between ways of reading or writing; here there is one, which is safe and frugal."""
+"""Arguments that select how files are read or written. hierax has only one way, so they have no effect."""
 
 _ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "device_mesh": ((None,), "parallel.* settings of training share a model between devices"),
@@ -21,13 +21,13 @@ _ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "from_flax": ((None, False), "weights are those of PyTorch"),
     "from_tf": ((None, False), "weights are those of PyTorch"),
     "gguf_file": ((None,), "GGUF files are not read"),
-    "key_mapping": ((None,), "names of tensors are found out"),
+    "key_mapping": ((None,), "names of tensors are recognized"),
     "max_memory": ((None,), "a model is on one device"),
     "mirror": ((None,), "the variable HF_ENDPOINT names another Hub"),
     "offload_buffers": ((None, False), "a model is on one device"),
     "offload_folder": ((None,), "a model is on one device"),
     "offload_state_dict": ((None, False), "a model is on one device"),
-    "output_loading_info": ((None, False), "model.loading_report says what was found"),
+    "output_loading_info": ((None, False), "model.loading_report lists missing and new tensors"),
     "proxies": ((None, {}), "the variable HTTPS_PROXY names a proxy"),
     "push_to_hub": ((None, False), "call push_to_hub(repo_id) afterwards"),
     "quantization_config": ((None,), 'hierax.Engine(…, precision="int8") is quantized'),
@@ -42,27 +42,27 @@ _ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 
 def without_foreign(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` without the arguments of transformers that change nothing.
+    """`given` without the arguments of transformers that have no effect.
 
     Raises:
-        ValueError: a value of one that would change something; says what to do instead.
+        ValueError: a value would have an effect in transformers; the message says what to do instead.
     """
-    kept: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for name, value in given.items():
         if name in _ONE_VALUE:
             allowed, instead = _ONE_VALUE[name]
             if not any(value is one or value == one for one in allowed):
                 raise ValueError(f"{name} is {value!r:.80}; expected {allowed[-1]!r}: {instead}")
         elif name not in _WITHOUT_EFFECT:
-            kept[name] = value
-    return kept
+            others[name] = value
+    return others
 
 
 def token_of(given: dict[str, Any], token: str | bool | None) -> str | bool | None:
-    """`token`, or what its former name `use_auth_token` gives, which is taken out of `given`.
+    """`token`, or the value of its former name `use_auth_token`, which is removed from `given`.
 
     Raises:
-        ValueError: both are given and differ.
+        ValueError: both are given, and they differ.
     """
     former = given.pop("use_auth_token", None)
     if former is not None and token is not None and former != token:

@@ -1,4 +1,4 @@
-"""The events of the training loop, and what receives them."""
+"""The base class of objects that receive the events of the training loop."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Callback:
         """Called with the name and problem of each sample that turned out to be unreadable."""
 
     def on_evaluation(self, step: int, metrics: Metrics, better: bool, objective: Objective) -> None:
-        """Called after an evaluation of `objective`; `better` says whether its weights are the best so far."""
+        """Called after an evaluation of `objective`. `better` is True if its weights are the best so far."""
 
     def on_stop_signal(self, seconds: float | None) -> None:
         """Called by the signal handler when the run is asked to stop, with the seconds that a step takes, if known."""
 
     def save_model(self, model: Pretrained, *, last: bool = False) -> None:
-        """Called with weights to save: the best so far, or the last ones if none are the best. With `last`, these are
-        the last weights, to be saved beside the best.
+        """Called with a model to save: the best weights so far, or the last weights if there are no best ones. With
+        `last`, these are the last weights, which are saved in addition to the best.
         """

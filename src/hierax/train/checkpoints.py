@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written whole or not at all: the last ones and the best; a run resumes from them."""
+"""The checkpoints of a run: the last ones and the best one. Each is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _STEP, _DIGESTS, _SHARED = "step-", "digests.json", "shared"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file completely or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -75,21 +75,21 @@ class DamagedCheckpoint(OSError):
 
 
 class OlderCheckpoint(ValueError):
-    """A checkpoint that a version of hierax wrote whose optimizer had its parameters in other groups."""
+    """A checkpoint of an older version of hierax, which had other parameter groups in its optimizer."""
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: one folder a checkpoint, the last `keep` of them and the best.
+    """The folder `checkpoints/` of a run: one folder per checkpoint, for the last `keep` checkpoints and the best one.
 
-    Each holds `shared/`, which all ranks wrote together and any number of ranks can read, `rank-N.pt` of each rank,
-    and `digests.json`, by which a damaged one is told.
+    Each contains `shared/`, which all ranks write and any number of ranks can read, `rank-N.pt` of each rank, and
+    `digests.json`, which shows whether a file is damaged.
     """
 
     def __init__(self, run: Path, *, keep: int) -> None:
         self.folder, self.keep = run / "checkpoints", keep
 
     def steps(self) -> list[int]:
-        """Steps after which there is a checkpoint, ascending."""
+        """The steps after which there is a checkpoint, in ascending order."""
         if not self.folder.is_dir():
             return []
         found = [p.name.removeprefix(_STEP) for p in self.folder.iterdir() if p.name.startswith(_STEP)]
@@ -100,12 +100,13 @@ class Checkpoints:
         return self.folder / f"{_STEP}{step}"
 
     def save(self, step: int, shared: dict[str, Any], own: Mapping[str, Any], *, world: World, best: int = 0) -> None:
-        """Writes the checkpoint of `step`: whole or not at all; then deletes the oldest but that of step `best`.
+        """Writes the checkpoint of `step` completely or not at all. Then deletes old checkpoints, but not that of
+        `best`.
 
         All ranks must call this.
 
         Raises:
-            OSError, RuntimeError, CheckpointException: it cannot be written; nothing is left of it.
+            OSError, RuntimeError, CheckpointException: the checkpoint cannot be written; no part of it remains.
         """
         part = self.folder / f".part-{step}"
         try:
@@ -117,7 +118,7 @@ class Checkpoints:
             everyone = {name: value for found in world.all_gather(digests) for name, value in found.items()}
             world.run_on_main(lambda: self._commit(part, step, best, everyone))
         except BaseException as error:
-            shutil.rmtree(part, ignore_errors=True)  # on a full disk, this is the room that is missing
+            shutil.rmtree(part, ignore_errors=True)  # frees space, if the disk is full
             if isinstance(error, OSError) and error.strerror and not error.filename:
                 raise OSError(error.errno, error.strerror, str(self.path(step))) from error
             raise
@@ -132,10 +133,10 @@ class Checkpoints:
                 shutil.rmtree(self.path(old), ignore_errors=True)
 
     def check(self, step: int, *, world: World) -> None:
-        """Compares the checkpoint of `step` with what was written; a call of all ranks.
+        """Compares the checkpoint of `step` with its digests. All ranks must call this.
 
         Raises:
-            DamagedCheckpoint: a file has changed; names the file.
+            DamagedCheckpoint: a file has changed; the message names it.
         """
         world.run_on_all_ranks(lambda: _check(self.path(step), world))
 
@@ -147,19 +148,19 @@ class Checkpoints:
         return aside
 
     def load(self, step: int, shared: dict[str, Any], *, world: World) -> tuple[dict[str, Any], bool]:
-        """Reads the checkpoint of `step`, which was checked, into `shared`; a call of all ranks.
+        """Reads the checkpoint of `step`, which was checked before, into `shared`. All ranks must call this.
 
         Returns:
-            What this rank saved for itself (another number of ranks: what the first one did), and whether there were
-            as many ranks.
+            The values that this rank has saved (if the number of ranks has changed, those of the first rank), and
+            whether the number of ranks is the same.
 
         Raises:
-            DamagedCheckpoint: weights are NaN or infinite, which no further step can mend.
+            DamagedCheckpoint: weights are NaN or infinite, so that training cannot continue.
         """
         path = self.path(step)
         world.run_on_main(
             lambda: [shutil.rmtree(part) for part in self.folder.glob(".part-*")]
-        )  # of an interrupted write
+        )  # parts of an interrupted write
         sharded.read(shared, path / _SHARED, alone=world.size == 1)
         world.run_on_all_ranks(lambda: _check_finite(path, shared))
         ranks = len(list(path.glob("rank-*.pt")))
@@ -168,7 +169,7 @@ class Checkpoints:
 
 
 def _write_rank_file(own: dict[str, Any], path: Path) -> None:
-    """Writes what a rank keeps for itself; by Python, whose errors say why."""
+    """Writes the values of a rank. Python writes the file, because its errors state the reason."""
     content = io.BytesIO()
     torch.save(own, content)
     with path.open("wb") as file:
@@ -176,11 +177,11 @@ def _write_rank_file(own: dict[str, Any], path: Path) -> None:
 
 
 def _read_rank_file(path: Path) -> dict[str, Any]:
-    """What a rank saved for itself: tensors and plain values."""
+    """Reads the values of a rank: tensors and plain values."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise DamagedCheckpoint(f"{path} holds more than plain values; nothing of it was run") from None
+        raise DamagedCheckpoint(f"{path} contains more than plain values; no code of it was run") from None
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path} is damaged ({type(error).__name__})") from None
 
@@ -204,19 +205,21 @@ def _make_empty_folder(folder: Path) -> None:
 
 
 def _own_files(folder: Path, world: World) -> list[Path]:
-    """This rank's share of the files of a checkpoint; as all ranks list them alike, it is another for each."""
+    """The files of a checkpoint that this rank checks. All ranks list the files in the same order, and take them in
+    turn.
+    """
     return sorted(path for path in folder.rglob("*") if path.is_file())[world.rank :: world.size]
 
 
 def _digests(folder: Path, world: World) -> dict[str, str]:
-    """Digests of this rank's share of the files, by path in the folder."""
+    """The digests of the files of this rank, by their paths in the folder."""
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in _own_files(folder, world)}
 
 
 def _check(path: Path, world: World) -> None:
-    """Raises `DamagedCheckpoint` for one that is not as it was written; every rank looks at its share.
+    """Raises `DamagedCheckpoint` if a file has changed. Every rank checks its share of the files.
 
-    A checkpoint without digests is from an older version, and cannot be resumed from.
+    A checkpoint without digests was written by an older version, and a run cannot resume from it.
     """
     if (path / OLDER).is_file() and not (path / _DIGESTS).exists():
         raise OlderCheckpoint(

@@ -15,18 +15,19 @@ _FEMTO = frozenset(mode.start for mode in MODES.values())
 _STEPS, _LEAST_BATCH = 6, 4
 """Minimum number of steps per epoch, unless the batch would become too small."""
 _FEMTO_LR = 5e-4
-"""At a batch of 8, for femto: after 20 epochs of 60 images in three classes, 48 of 60 others were right at 4e-4, 46 at
-1e-3."""
+"""The learning rate for femto with a batch of 8. After 20 epochs on 60 images in three classes, 48 of 60 other images
+were right with 4e-4, and 46 with 1e-3.
+"""
 FEW_HELD = 50
-"""With fewer validation samples, scores are rough, and the choice of the best weights is luck."""
+"""With fewer validation samples, scores are not precise enough to choose the best weights."""
 _MANY = 50_000
-"""From this number of samples on, a GPU starts with a network larger than femto."""
+"""With at least this number of samples, a run on a GPU starts with a larger network than femto."""
 _ARCHITECTURE = frozenset(f.name for f in dataclasses.fields(HieraConfig)) - {"num_channels", *fields()}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a run uses: a recipe, the source of its weights (None: random weights), and a line that says so."""
+    """The choice for a run: a recipe, the source of its weights (None: random weights), and a line about the reason."""
 
     recipe: Recipe
     source: str | None
@@ -85,7 +86,7 @@ def choose(
         chosen = chosen.replace(layer_decay=1.0)  # all layers are random, the first as well as the last
     if (round(samples * chosen.validation_fraction) if validation_samples is None else validation_samples) < FEW_HELD:
         chosen = chosen.replace(weights="last")
-        said.append("model/ gets the last weights, as there are too few validation samples to choose by")
+        said.append("model/ gets the last weights, because there are too few validation samples to choose the best")
     machine = "a CPU" if place == "cpu" else "a GPU"
     kind = "images" if pictures else "samples"
     reason = f"recipe {base.name}, for {machine} and {samples:,} {kind}: {', '.join(said)}"

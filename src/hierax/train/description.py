@@ -1,4 +1,4 @@
-"""run.json, the description of a run. It may be damaged or come from elsewhere, and is checked only here."""
+"""run.json, the description of a run. It may be damaged or come from another person; it is checked only here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        DamagedRun: the file holds something else.
+        DamagedRun: the file does not contain a JSON object.
     """
     text = read_regular(path)
     try:
@@ -64,7 +64,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        DamagedRun: it is damaged; names the field.
+        DamagedRun: it is damaged; the message names the field.
     """
     values = read_object(path)
     if "task" in values:  # what the mode was called before
@@ -86,8 +86,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def log_entry(line: str) -> dict[str, Any] | None:
-    """A line of a log, an object with a whole number as its step; None for a damaged line, such as after a power
-    failure.
+    """The entry in a line of a log: an object with a whole number as its step. None if the line is damaged, for example
+    after a power failure.
     """
     try:
         entry = json.loads(line)

@@ -1,4 +1,4 @@
-"""Distillation: learning a teacher's logits and features, with labels or without."""
+"""Distillation: the model learns the logits and features of a teacher, with or without labels."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ _HEAD, _PROJECTION = "teacher_head", "teacher_projection"
 
 
 class Distillation(Finetuning):
-    """Learning from a teacher that sees the same crops and mixes, with or without labels.
+    """The objective of a student that learns from a teacher, with or without labels. The teacher sees the same crops
+    and mixes.
 
-    If `own_head`, the student's own head predicts the teacher's classes, else a second head does. A projection of the
-    student's features predicts the teacher's features, centered and scaled. The second head and the projection are
-    trained with the model, but not saved with it.
+    With `own_head`, the head of the student predicts the classes of the teacher; otherwise, a second head does. A
+    projection of the features of the student predicts the centered and scaled features of the teacher. The second head
+    and the projection are trained, but not saved.
 
     Args:
         labeled: whether to learn from labels.
-        own_head: whether the model has the teacher's classes.
-        cache: keeps the teacher's outputs on disk.
+        own_head: whether the model has the same classes as the teacher.
+        cache: stores the outputs of the teacher on disk.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Distillation(Finetuning):
             init_weights(layer, self.config, mae=False, name=name)
 
     def prepare_inputs(self, batch: Batch, device: torch.device, *, key: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Mixed pixels and targets, and the teacher's logits and features; what the teacher does not have is empty."""
+        """Mixed pixels and targets, and the logits and features of the teacher; empty tensors if it does
+        not have them.
+        """
         if not self.labeled:
             classes = max(self.config.num_labels, 1)
             batch = Batch(batch.pixels, torch.zeros(len(batch), classes), batch.noise, batch.indices, batch.bad)
@@ -88,8 +91,8 @@ class Distillation(Finetuning):
         return pixels, targets, *given
 
     def teacher_outputs(self, loaded: Tensor, pixels: Tensor, *mixed: object) -> TeacherOutputs:
-        """The teacher's outputs for `pixels`, from the cache if it has them. Their key is of the `loaded` batch and of
-        how it was `mixed`.
+        """The outputs of the teacher for `pixels`, from the cache if possible. The key is computed from the `loaded`
+        batch and from `mixed`, which describes how it was mixed.
         """
         if self.cache is None:
             return self.teacher(pixels, self.mean, self.std)
@@ -171,11 +174,12 @@ def agreement(
     workers: int = 0,
     stop: Callable[[], bool] = never_stop,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
-    """How well the student agrees with the teacher on a dataset without labels, and the unreadable samples.
+    """Measures how well the student agrees with the teacher on a dataset without labels. Returns metrics, and the
+    unreadable samples.
 
-    Metrics: "loss"; "agreement" and "agreement5", the share of samples whose top class of the teacher is the
-    student's top class, or one of its top five; "cosine" of the features; and "score", the agreement, or the cosine if
-    there are no logits.
+    The metrics are "loss"; "agreement" and "agreement5", the fraction of samples for which the top class of the teacher
+    is the top class of the student, or one of its top five; "cosine" of the features; and "score", which is the
+    agreement, or the cosine if there are no logits.
 
     Raises:
         ValueError: no sample can be read.

@@ -35,18 +35,18 @@ from hierax.train.request import PathOrHubId
 from hierax.train.settings import Recipe
 from hierax.train.summary import class_counts
 
-_FEW = 256  # samples: so few are read before worker processes would have started
+_FEW = 256  # up to this number of samples, reading in this process is faster than starting worker processes
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier's predictions for a dataset, and their metrics.
+    """The predictions of a classifier for a dataset, and their metrics.
 
     Attributes:
-        predictions: logits and labels by sample.
+        predictions: logits and labels of each sample.
         labels: names of the classes.
-        metrics: loss, top1, top5 (of more than five classes) and balanced (mean recall), or mean_average_precision.
-        note: a sentence on which samples these are, if that is not obvious.
+        metrics: loss, top1, top5 (with more than five classes) and balanced (mean recall), or mean_average_precision.
+        note: a sentence about which samples were evaluated, if this is not obvious.
     """
 
     predictions: Predictions
@@ -82,14 +82,14 @@ class Evaluation:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The values for JSON."""
+        """The values as a dict that can be written as JSON."""
         metrics = {name: value for name, value in self.metrics.items() if name != "score"}
         return {**metrics, "samples": self.count, "unreadable": len(self.predictions.bad), "classes": self.per_class}
 
     def draw_confusion(self, path: Path) -> Path:
-        """An image of the confusion matrix with its counts; needs matplotlib (extra `plot`)."""
+        """Draws the confusion matrix with its counts, and returns the path. It needs matplotlib (extra `plot`)."""
         if self.predictions.labels.ndim != 1:
-            raise ValueError("samples have several labels; a confusion matrix is of one each")
+            raise ValueError("samples have several labels; a confusion matrix needs one label per sample")
         return draw_confusion(self.predictions.confusion_matrix().numpy(), self.labels, path)
 
 
@@ -113,13 +113,13 @@ def evaluate(
             by name.
         model: a classifier, or a checkpoint or run to load one from; or a `hierax.Engine`, which can also run an
             export.
-        workers: decoding processes; None is 0 for few samples, else the number of cores minus one.
-        views: for videos, number of windows in time and of crops of each; probabilities are averaged. (5, 3) is usual
-            for Kinetics.
+        workers: number of decoding processes; None is 0 for few samples, otherwise the number of cores minus one.
+        views: for videos, number of clips, and of crops of each clip; probabilities are averaged. (5, 3) is usual for
+            Kinetics.
         max_pixels: images with more pixels count as unreadable; None is no limit.
-        columns: names of columns in lists and tables, see `hierax.data.open_dataset`; for the data that a run was
-            trained on, None takes those of the run.
-        on_progress: is called with the number of samples done so far, and of all.
+        columns: names of columns in lists and tables, see `hierax.data.open_dataset`. For the training data of a run,
+            None means the columns of the run.
+        on_progress: is called with the number of finished samples, and with the number of all samples.
 
     Raises:
         ValueError: the model is not a classifier, the data has other classes, or several views are requested of data
@@ -291,7 +291,7 @@ def _with_labels_of_model(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
 def _model_inputs(
     dataset: Dataset, model: Pretrained | Runnable, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)
 ) -> Inputs:
-    """The model's view of the dataset, with mean and deviation in gray levels or in the array's units."""
+    """The dataset as inputs of the model, with mean and standard deviation in gray levels or in the units of arrays."""
     config = model.config
     record = model.preprocessing if isinstance(model, Pretrained) else model.record
     if dataset.arrays and record is None:  # a checkpoint that was not trained here

@@ -1,4 +1,4 @@
-"""A run's folder: the description of its run, and whether a run may be started or resumed in it."""
+"""The folder of a run: reads its description, and checks whether a run may be started or resumed in it."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def check_folder(run: Path, *, overwrite: bool) -> None:
         if not overwrite:
             read_previous(run)
         return
-    # what a run left that was killed before it had written anything is nothing to keep
+    # locks and temporary files may remain from a run that was killed before it wrote anything
     if run.exists() and any(not (path.name.startswith(LOCK) or path.match(PARTS)) for path in run.iterdir()):
-        raise RunExists(f"{run} is not empty and holds no run; choose another folder with -o")
+        raise RunExists(f"{run} is not empty and contains no run; choose another folder with -o")
 
 
 def check_settings(run: Path, previous: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

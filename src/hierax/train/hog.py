@@ -37,7 +37,7 @@ def hog(pictures: Tensor) -> Tensor:
 
 
 def hog_width(config: HieraConfig) -> int:
-    """Numbers per patch of `hog_targets`.
+    """The number of values per patch of `hog_targets`.
 
     Raises:
         ValueError: the model's patches are not whole cells of images or clips.

@@ -20,7 +20,7 @@ def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
         teacher = "" if dataset.arrays else ", or a teacher (--teacher)"
         raise ValueError(f"the data has no classes; {labels_beside(dataset)}{teacher}")
     if not recipe.label_weight:
-        raise ValueError("label_weight is 0 and there is no teacher, which leaves nothing to learn; expected above 0")
+        raise ValueError("label_weight is 0 and there is no teacher, so there is nothing to learn; expected above 0")
     if len(dataset.classes) < 2 and not is_multi_label(first):
         raise ValueError(
             f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more "
@@ -34,7 +34,7 @@ def is_multi_label(sample: Sample) -> bool:
 
 
 def labels_beside(dataset: Dataset) -> str:
-    """A sentence on where data of this kind has its labels."""
+    """A sentence that says where data of this kind has its labels."""
     whole = dataset.base if isinstance(dataset, Subset) else dataset
     if isinstance(whole, ArrayDataset):
         return f"fine-tuning takes labels from {Path(whole.path).stem}.labels.npy beside {whole.path}"

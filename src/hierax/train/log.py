@@ -1,4 +1,4 @@
-"""The log of a run: JSON lines, TensorBoard scalars, a progress bar on the terminal, the remaining time."""
+"""The log of a run: JSON Lines, TensorBoard scalars, a progress bar on the terminal, the remaining time."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _board(folder: Path, step: int) -> Any:
 
 
 def format_metrics(metrics: Mapping[str, float | None], samples: int | None = None) -> list[str]:
-    """Metrics as text: shares in percent, and for the first one the number of `samples`."""
+    """Metrics as text. Fractions are in percent; the first one also has the number of `samples`."""
     found = []
     for name, value in metrics.items():
         if name == "score" or value is None:
@@ -184,8 +184,8 @@ def format_metrics(metrics: Mapping[str, float | None], samples: int | None = No
 
 
 def result_sentence(result: Mapping[str, Any], samples: int) -> str:
-    """A sentence on the weights that a finished run kept, from the result in its run.json: step, scores, number of
-    samples.
+    """A sentence about the weights that a finished run has saved, from its run.json: step, scores, number
+    of samples.
     """
     steps, best = result["steps"], result.get("best_step")
     last = best is None or result.get("weights") == "last"

@@ -41,7 +41,7 @@ from hierax.train.progress import Interrupted, Progress, StepReport, TrainingSto
 from hierax.train.settings import Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_SAVE_AFTER = 1800.0  # seconds: how much a power failure may cost if epochs are long
+_SAVE_AFTER = 1800.0  # maximum seconds between checkpoints, if epochs are long
 
 
 class Loop:
@@ -73,12 +73,12 @@ class Loop:
         callback: Callback | None = None,
     ) -> None:
         if recipe.precision == "fp16" and world.is_sharded:
-            raise ValueError("precision is 'fp16', whose scaling does not go with fsdp; allowed with it: bf16, fp32")
+            raise ValueError("precision is 'fp16', which does not work with fsdp; expected bf16 or fp32")
         half_on_cpu = recipe.precision in _AUTOCAST and world.device.type == "cpu"
         if recipe.compile and half_on_cpu and mode_of(recipe).masked:
-            # the fusion's biases share one gradient, which inductor's C++ stores twice by one name
+            # the biases of the fusion share a gradient, which the C++ code of inductor stores twice with one name
             raise ValueError(
-                f"compile=true with precision={recipe.precision}: PyTorch cannot compile pretraining so for a CPU; "
+                f"compile=true with precision={recipe.precision}: PyTorch cannot compile this pretraining for a CPU; "
                 "expected compile=false or precision=fp32"
             )
         self.recipe, self.objective, self.world = recipe, objective, world
@@ -90,7 +90,7 @@ class Loop:
         self.optimizer = optimizer(self.model, recipe)
         self.ema = AveragedWeights(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
-        self._distinct = (recipe.distinct_epochs or recipe.epochs) * steps_per_epoch  # steps that are mixed otherwise
+        self._distinct = (recipe.distinct_epochs or recipe.epochs) * steps_per_epoch  # steps until mixing repeats
         self.progress, self.stop = Progress(), StopSignal(self._stopping)
         self._step_seconds: float | None = None
         self.damaged: list[str] = []  # what `resume` found
@@ -352,7 +352,7 @@ class Loop:
                 raise TrainingStopped(text) from error
         try:
             set_optimizer_state_dict(self.model, self.optimizer, optim_state_dict=state["optimizer"])
-            if same_world:  # else the ranks only get other random numbers for drop path and dropout from here on
+            if same_world:  # otherwise, drop path and dropout get other random numbers
                 set_rng_state(own["rng"])
             self.progress = restore_progress(own["progress"], step)
             self.scaler.load_state_dict(own["scaler"])
@@ -379,7 +379,7 @@ class Loop:
                 self.damaged.append(f"{reason}; the run resumes from the checkpoint before, of step {step}")
             return step
         first = next(iter(found.values()))
-        raise TrainingStopped(f"no checkpoint in {checkpoints.folder} is whole: {first}; choose another folder")
+        raise TrainingStopped(f"no checkpoint in {checkpoints.folder} is complete: {first}; choose another folder")
 
 
 def _raise(error: Exception | None) -> None:

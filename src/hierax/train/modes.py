@@ -27,9 +27,9 @@ class Evaluated:
     """The result of an evaluation.
 
     Attributes:
-        metrics: by name; "score" chooses the best weights, and more is better.
+        metrics: the metrics by name. The weights with the highest "score" are the best.
         bad: names and problems of the samples that cannot be read.
-        predictions: of every sample, for the report; None where there are none.
+        predictions: the predictions for every sample, for the report; None if there are none.
     """
 
     metrics: dict[str, float]
@@ -57,9 +57,9 @@ class Mode:
         supervised: whether it learns from labels or from a teacher.
         start: the bundled checkpoint to start from, for images.
         recipes, epochs: the default recipe and its length on a "cpu" and a "gpu".
-        objective: from recipe, `Prepared`, model, training set and the teacher's kept answers to the model with its
-            loss.
-        evaluate: the score of the model on samples that it is not trained on.
+        objective: takes the recipe, `Prepared`, the model, the training set and the cache of the teacher; returns the
+            model with its loss.
+        evaluate: measures the model on samples that it is not trained on.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Networks of any program as functions: ONNX files and programs of `torch.export`, called as their input states.
+"""Opens networks as functions: ONNX files and programs of `torch.export`.
 
-An input may be fixed to a number of images, have its channels last, or be in another floating-point precision.
+The input of a network may need a fixed number of images, channels as the last axis, or another floating-point dtype.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from hierax.telemetry import import_onnxruntime
 
 SUFFIXES = (".onnx", ".pt2")
 OTHERS = (".xml",)
-"""Suffixes of networks that are not read here."""
+"""Suffixes of networks that are not supported."""
 Run = Callable[[Tensor], Mapping[str, Tensor]]
-"""From pixels `[B, C, *size]` to outputs by name."""
+"""A function that takes pixels `[B, C, *size]` and returns outputs by name."""
 _COLOURS = (1, 3)
 _TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 
 
 @dataclass(frozen=True)
 class _Input:
-    """What an input takes: images per call and pixels per axis (None: any), its type, and where its channels are."""
+    """The input of a network: images per call and pixels per axis (None: any), dtype, and axis of the channels."""
 
     batch: int | None
     size: tuple[int, ...] | None
@@ -42,8 +42,8 @@ class _Input:
         fixed = sides if sides and all(isinstance(side, int) for side in sides) else None
         return cls(shape[0] if shape and isinstance(shape[0], int) else None, fixed, dtype, last)
 
-    def fed(self, call: Run) -> Run:
-        """A function of any number of images `[B, C, *size]` in float32, which calls the network as it wants."""
+    def adapt(self, call: Run) -> Run:
+        """A function that takes any number of images `[B, C, *size]` in float32, and converts them for the network."""
 
         def run(pixels: Tensor) -> Mapping[str, Tensor]:
             step, count = self.batch or max(len(pixels), 1), len(pixels)
@@ -59,14 +59,14 @@ class _Input:
 
 
 def open_network(path: Path, device: torch.device) -> tuple[Run, tuple[int, ...] | None]:
-    """A function of pixels `[B, C, *size]`, and the size that the file fixes, or None.
+    """A function that takes pixels `[B, C, *size]`, and the fixed size of the network, or None.
 
     Raises:
-        ValueError: the file is damaged, or takes something else than pixels; names it.
-        ImportError: onnxruntime is missing; names the extra.
+        ValueError: the file is damaged, or its input is not pixels; the message names it.
+        ImportError: onnxruntime is missing; the message names the extra.
     """
-    call, taken = (_onnx if path.suffix == ".onnx" else _program)(path, device)
-    return taken.fed(call), taken.size
+    call, entry = (_onnx if path.suffix == ".onnx" else _program)(path, device)
+    return entry.adapt(call), entry.size
 
 
 def _onnx(path: Path, device: torch.device) -> tuple[Run, _Input]:
@@ -74,35 +74,35 @@ def _onnx(path: Path, device: torch.device) -> tuple[Run, _Input]:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # threads that wait busily for the next batch would take the student's cores
+    # threads that spin while they wait for the next batch would use the cores of the student
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     offered = onnxruntime.get_available_providers()
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     providers = [name for name in (*wanted, "CPUExecutionProvider") if name in offered]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # the runtime's errors have no common base
+    except Exception as error:  # the errors of the runtime have no common base class
         raise ValueError(f"{path}: cannot be opened: {str(error).splitlines()[0]:.200}") from None
     _check_one(path, len(session.get_inputs()))
-    taken, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
-    if taken.type not in _TYPES:
-        raise ValueError(f"{path}: its input is {taken.type}; expected pixels, of {', '.join(_TYPES)}")
+    entry, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
+    if entry.type not in _TYPES:
+        raise ValueError(f"{path}: its input is {entry.type}; expected pixels, of {', '.join(_TYPES)}")
 
     def call(pixels: Tensor) -> Mapping[str, Tensor]:
         try:
-            found = session.run(names, {taken.name: pixels.cpu().numpy()})
+            found = session.run(names, {entry.name: pixels.cpu().numpy()})
         except Exception as error:
             raise RuntimeError(str(error).splitlines()[0]) from None
         return {name: torch.from_numpy(array).to(device) for name, array in zip(names, found, strict=True)}
 
-    return call, _Input.of(taken.shape, _TYPES[taken.type])
+    return call, _Input.of(entry.shape, _TYPES[entry.type])
 
 
 def _program(path: Path, device: torch.device) -> tuple[Run, _Input]:
     try:
         program = torch.export.load(path)
     except Exception as error:  # a damaged archive can fail in any way
-        raise ValueError(f"{path}: no program of torch.export ({str(error).splitlines()[0]:.200})") from None
+        raise ValueError(f"{path}: not a program of torch.export ({str(error).splitlines()[0]:.200})") from None
     module, inputs = program.module().to(device), list(program.graph_signature.user_inputs)
     _check_one(path, len(inputs))
     value = next((node.meta.get("val") for node in program.graph.nodes if node.name == inputs[0]), None)
@@ -115,7 +115,7 @@ def _program(path: Path, device: torch.device) -> tuple[Run, _Input]:
             return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
         if isinstance(found, Tensor):
             return {"output": found}
-        known = ("logits", "features")  # of a tuple, by place
+        known = ("logits", "features")  # names for the elements of a tuple
         return {(known[i] if i < 2 else f"output {i}"): t for i, t in enumerate(found) if isinstance(t, Tensor)}
 
     return call, _Input.of(list(value.shape), value.dtype)
@@ -123,4 +123,4 @@ def _program(path: Path, device: torch.device) -> tuple[Run, _Input]:
 
 def _check_one(path: Path, inputs: int) -> None:
     if inputs != 1:
-        raise ValueError(f"{path}: takes {inputs} inputs; expected one of pixels")
+        raise ValueError(f"{path}: takes {inputs} inputs; expected one, for pixels")

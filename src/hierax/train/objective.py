@@ -1,4 +1,6 @@
-"""The objectives of training: the MAE's loss, and the classifier's loss with mixup, cutmix and smoothed labels."""
+"""The objectives of training: the loss of a MAE, and the loss of a classifier with mixup, cutmix and label
+smoothing.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ class Objective(nn.Module):
         return (pixels.to(kind) - self.mean) / self.std
 
     def train(self, mode: bool = True) -> Objective:
-        """As for any module, but frozen blocks stay in eval mode, without drop path."""
+        """Like the method of `nn.Module`, but frozen blocks stay in eval mode, without drop path."""
         super().train(mode)
         for part in self.model.modules():
             if isinstance(part, Block) and not any(p.requires_grad for p in part.parameters()):
