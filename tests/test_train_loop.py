@@ -361,14 +361,14 @@ def test_samples_that_cannot_be_loaded_end_the_run_with_what_is_left_of_it(tmp_p
 
 WORKER = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 FAILURES: list[tuple[BaseException, str]] = [
-    (CheckpointException("x", {1: wrapped(WORKER)}), "a process that decodes samples was killed"),
+    (CheckpointException("x", {1: wrapped(WORKER)}), "a decoding process was killed"),
     (CheckpointException("x", {0: wrapped(OSError(28, "No space"))}), "the checkpoint cannot be written or read: No"),
-    (WORKER, "a process that decodes samples was killed"),
+    (WORKER, "a decoding process was killed"),
     (torch.OutOfMemoryError("CUDA out of memory"), "the device's memory is full (a smaller device_batch_size"),
     (MemoryError(), "the device's memory is full"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the device's memory is full"),
-    (RuntimeError("[.../gloo/pair.cc:1] Connection closed by peer"), "another rank of the run is gone ([.../gloo"),
-    (dist.DistNetworkError("lost"), "another rank of the run is gone (lost)"),
+    (RuntimeError("[.../gloo/pair.cc:1] Connection closed by peer"), "another rank of the run has ended ([.../gloo"),
+    (dist.DistNetworkError("lost"), "another rank of the run has ended (lost)"),
     (OSError(5, "Input/output error", "a.pt"), "a.pt: Input/output error"),
     (
         RuntimeError("[enforce fail] PytorchStreamWriter failed writing file\nmore"),

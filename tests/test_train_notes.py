@@ -34,8 +34,8 @@ def test_where_all_is_well_nothing_is_said(data: Path) -> None:
 def test_layers_that_hardly_learn_from_scratch_are_told(data: Path) -> None:
     (line,) = said(data, mode="finetune", layer_decay=0.65)
     assert line == (
-        "layer_decay is 0.65 and the weights are fresh: the first layer learns at 0.021 of the learning rate, and "
-        "hardly anything; layer_decay=1 trains all layers alike"
+        "layer_decay is 0.65 and the weights are random: the first layer learns at 0.021 of the learning rate, so "
+        "it hardly changes; layer_decay=1 trains all layers at the same rate"
     )
     assert said(data, mode="finetune", layer_decay=0.65, fresh=False) == []
 
@@ -55,7 +55,7 @@ def test_that_histograms_are_no_pictures_is_told(data: Path) -> None:
 
 def test_a_warm_up_without_an_end_is_told(data: Path) -> None:
     (line,) = said(data, warmup_epochs=2)
-    assert line == "warmup_epochs is 2 of 2 epochs: the learning rate never gets to its peak"
+    assert line == "warmup_epochs is 2 of 2 epochs: the learning rate never reaches its peak"
 
 
 def test_a_run_says_it_all_on_the_terminal(pretrained: Path, data: Path, tmp_path: Path, capsys: Any) -> None:

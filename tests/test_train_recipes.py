@@ -250,7 +250,7 @@ def test_overrides_may_be_given_whole_and_one_by_one() -> None:
 
 @pytest.mark.parametrize(("key", "instead"), [("source", "--from names the weights"), ("mode", "it is the command")])
 def test_what_is_no_setting_of_a_run_is_refused(key: str, instead: str) -> None:
-    with pytest.raises(ValueError, match=f"{key} is not to be set: .*{instead}"):
+    with pytest.raises(ValueError, match=f"{key} cannot be set: .*{instead}"):
         recipe("finetune_tiny_small_data").overridden([f"{key}=runs/mae"])
 
 

@@ -95,7 +95,7 @@ def test_a_killed_worker_ends_the_run_in_one_sentence(data: Path, tmp_path: Path
     process = started(code)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 2, err
-    assert "hierax: a process that decodes samples was killed" in err.splitlines()[-1]
+    assert "hierax: a decoding process was killed" in err.splitlines()[-1]
     assert "can resume after step" in err
     assert "Traceback" not in err
 

@@ -85,7 +85,7 @@ def test_a_damaged_run_json_is_named(data: Path, tmp_path: Path, text: str) -> N
 def test_a_folder_with_other_things_is_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(RunExists, match="is not empty and holds no run"):
+        with pytest.raises(RunExists, match="is not empty and contains no run"):
             pretrain(data, out=tmp_path, recipe=held(), device="cpu", quiet=True, overwrite=overwrite)
     assert (tmp_path / "thesis.txt").exists()
 
@@ -173,7 +173,7 @@ def test_skipped_steps_are_told_at_the_end(data: Path, tmp_path: Path, monkeypat
     apply = Loop._apply
     monkeypatch.setattr(Loop, "_apply", lambda self, *, finite: apply(self, finite=finite and self.progress.step != 1))
     run = pretrain(data, out=tmp_path / "run", recipe=held(), device="cpu")
-    assert "1 steps were skipped, whose loss or gradient was not finite" in capsys.readouterr().err
+    assert "1 steps were skipped because their loss or gradient was not finite" in capsys.readouterr().err
     assert json.loads((run / "run.json").read_text())["result"]["skipped"] == 1
 
 

@@ -240,7 +240,7 @@ def test_a_rank_that_is_gone_ends_the_others_in_one_sentence(data: Path, tmp_pat
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode != 0
     assert (tmp_path / "run" / "checkpoints" / "step-2").is_dir()
-    assert "stopped: another rank of the run is gone" in err or "Signal 9 (SIGKILL)" in err
+    assert "stopped: another rank of the run has ended" in err or "Signal 9 (SIGKILL)" in err
 
 
 # What goes wrong on the second rank alone before its fourth step, and what all ranks say then; or the second says

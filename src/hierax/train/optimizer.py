@@ -1,4 +1,4 @@
-"""Optimizers: groups of parameters by layer and by weight decay, and the learning rate along a run."""
+"""Optimizers: groups of parameters by layer and by weight decay, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Group:
     """Parameters that share learning rate and weight decay.
 
     Attributes:
-        layer: their depth: 0 the embeddings, i + 1 block i, and after the blocks norm, head, fusion and decoder.
+        layer: the depth: 0 for the embeddings, i + 1 for block i, then a last one for norm, head, fusion and decoder.
         scale: factor of the learning rate.
         weight_decay: weight decay of the group.
         names: names of the parameters.
@@ -31,7 +31,7 @@ class Group:
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies to a parameter: not to position embeddings, tokens, norms, biases, layer scales."""
+    """Whether weight decay applies to a parameter; it does not for position embeddings, mask tokens and vectors."""
     return parameter.ndim > 1 and "pos_embed" not in name and "mask_token" not in name
 
 
@@ -76,6 +76,6 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Gives every group its share of `lr`."""
+    """Sets the learning rate of every group to `lr` times its scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]

@@ -56,7 +56,7 @@ class World:
         return self.size > 1 and self.strategy == "fsdp"
 
     def all_reduce_sum(self, *values: float) -> list[float]:
-        """The sum of each value over all ranks."""
+        """Returns the sum of each value over all ranks."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -141,7 +141,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def _picklable(error: Exception | None) -> Exception | None:
-    """The error, or another one with its text if it cannot be sent to other processes."""
+    """The error; if it cannot be sent to other processes, a `RuntimeError` with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -150,7 +150,7 @@ def _picklable(error: Exception | None) -> Exception | None:
 
 
 def _device_of_rank(name: str) -> torch.device:
-    """The device that this rank computes on: of several GPUs, the one with its number.
+    """The device that this rank computes on: if there are several GPUs, the one with the rank's local number.
 
     Raises:
         ValueError: there is no such device.
@@ -166,11 +166,11 @@ def _device_of_rank(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def open_world(device: str = "auto", strategy: str = "ddp") -> Iterator[World]:
-    """The ranks that `torchrun` started, or this process alone.
+    """A context with the ranks that `torchrun` started, or with this process alone.
 
     Raises:
         ValueError: an unknown device or strategy.
-        TrainingStopped: another rank has ended.
+        TrainingStopped: another rank of the run ended.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"parallel is {strategy!r}; expected {', '.join(STRATEGIES)}")

@@ -77,7 +77,9 @@ def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretraine
             image_dtype=stored_type(first),
         )
     elif _reads_stored_values(dataset, first, record, config):
-        notes.append(f"images are read as they are stored, {stored_type(first)}; nothing is scaled to gray levels")
+        notes.append(
+            f"images are read with their stored values, {stored_type(first)}; nothing is scaled to gray levels"
+        )
         if record is None or not record.takes_values or record.num_channels != config.num_channels:
             record = default_preprocessing(config.image_size, config.num_channels).replace(do_rescale=False)
             mean, std = measure(size=config.image_size, channels=config.num_channels, exact=True)
@@ -116,8 +118,8 @@ def stored_type(sample: Sample) -> str | None:
 
 
 def _reads_stored_values(dataset: Dataset, first: Sample, record: Preprocessing | None, config: HieraConfig) -> bool:
-    """Whether images are read with the values that their files store: those of more than 8 bits, for models of other
-    inputs than RGB.
+    """Whether images are read with the values that their files store. This holds for images of more than 8 bits, if
+    the model's input is not RGB.
     """
     if dataset.arrays or dataset.videos:
         return False
@@ -127,7 +129,7 @@ def _reads_stored_values(dataset: Dataset, first: Sample, record: Preprocessing 
 
 
 def _is_for_arrays(record: Preprocessing, config: HieraConfig) -> bool:
-    """Whether a record is one that `prepare` made for arrays such as the model's."""
+    """Whether a record was made by `prepare` for arrays of the model's shape."""
     plain = not (record.do_resize or record.do_center_crop or record.do_rescale)
     return plain and record.do_normalize and record.num_channels == config.num_channels
 

@@ -1,4 +1,4 @@
-"""Evaluation while training and after it: every sample counts once, on any number of ranks."""
+"""Evaluation during and after training: every sample counts once, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ class Runnable(Protocol):
     Attributes:
         task: as in `hierax.load`.
         record: the preprocessing record, or None.
-        source: where the weights are from, if that is known.
-        device: the device of its outputs.
+        source: the origin of the weights, or None if it is unknown.
+        device: the device on which its outputs are.
     """
 
     task: str
@@ -113,7 +113,7 @@ def never_stop() -> bool:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A dataset as a model's input: `view`, with mean and deviation per channel of the data."""
+    """A dataset as a model's input: `view`, with the mean and standard deviation of each channel of the data."""
 
     view: EvaluationView
     mean: Sequence[float]
@@ -142,7 +142,7 @@ def predict(
 
     def classify(part: Batch) -> None:
         if part.labels is None:
-            raise ValueError("the data has no labels; evaluation of a classifier takes labeled samples")
+            raise ValueError("the data has no labels; the evaluation of a classifier needs labeled samples")
         found.append((part.indices, _logits(model, part.pixels, inputs).cpu(), part.labels))
 
     problems = run_on_samples(
@@ -183,8 +183,8 @@ def masked_loss(
     workers: int = 0,
     stop: Callable[[], bool] = never_stop,
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
-    """The loss of masked image modeling over a dataset, and names and problems of the unreadable samples. Each sample
-    has its own mask, which is always the same.
+    """The loss of masked image modeling over a dataset, and names and problems of the unreadable samples. The mask of a
+    sample depends on its number only.
 
     Raises:
         ValueError: no sample can be read.
@@ -204,7 +204,7 @@ def masked_loss(
 
 
 def fixed_noise(objective: Objective, indices: Tensor) -> Tensor:
-    """Noise `[B, units]` by which each sample gets its own mask, on the model's device."""
+    """Noise `[B, units]` on the model's device; it gives each sample its own mask."""
     units = torch.Size(objective.config.unit_grid(objective.config.image_size)).numel()
     draws = [torch.rand(units, generator=torch.Generator().manual_seed(int(i))) for i in indices]
     return torch.stack(draws).to(objective.model.device)

@@ -1,4 +1,4 @@
-"""From a recipe, data and perhaps a checkpoint to the model to train, and how its inputs are made."""
+"""Makes the model of a run from a recipe, data and perhaps a checkpoint, and decides how its inputs are made."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Prepared:
     """A model and how its inputs are made.
 
     Attributes:
-        model: with weights, on the CPU.
-        record: preprocessing for evaluation, saved with the model; for arrays only mean and standard deviation.
+        model: the model with its weights, on the CPU.
+        record: preprocessing for evaluation, saved with the model; for arrays, only mean and standard deviation apply.
         mean, std: per channel of the data, in gray levels 0 to 255 or in the array's units.
-        notes: lines for the user on what was changed to fit the data.
+        notes: sentences for the user on what was changed to fit the data.
         labeled: whether to learn from labels.
         teacher: the teacher, or None.
     """
@@ -141,7 +141,7 @@ def _load_teacher(
     teacher: str | os.PathLike[str],
     device: torch.device | None,
 ) -> Teacher:
-    """The teacher of a run, checked to have outputs that the run learns."""
+    """The teacher of a run; checks that it has outputs that the run learns."""
     if dataset.arrays or dataset.videos:
         kind = "arrays" if dataset.arrays else "videos"
         raise ValueError(f"{teacher}: a teacher expects images; the data are {kind}")
@@ -153,7 +153,7 @@ def _load_teacher(
     gives = {"teacher_logits": found.logits, "teacher_features": found.features}
     if not any(count and getattr(recipe, weight) for weight, count in gives.items()):
         listed = " and ".join(f"{weight} is {getattr(recipe, weight):g}" for weight in gives)
-        raise ValueError(f"{found.note}; {listed}, which leaves nothing to learn from it")
+        raise ValueError(f"{found.note}; {listed}, so nothing is learned from it")
     return found
 
 
@@ -185,4 +185,4 @@ def _first_readable(dataset: Dataset) -> Sample:
     for index in range(min(len(dataset), MAX_MEASURED_SAMPLES)):
         with contextlib.suppress(OSError, ValueError):
             return dataset.sample(index)
-    return dataset.sample(0)  # says what is wrong with it
+    return dataset.sample(0)  # raises the error of the unreadable sample

@@ -68,7 +68,7 @@ def extract_features(
 
 
 def knn(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, num_neighbors: int = _NUM_NEIGHBORS) -> Tensor:
-    """Predicted classes `[M]`: each of the nearest samples by cosine votes with exp(cosine / 0.07)."""
+    """Predicted classes `[M]`: each of the samples with the highest cosine votes with the weight exp(cosine / 0.07)."""
     scale = train.std(0, correction=0).clamp(min=1e-6)
     center = train.mean(0)
     a, b = (F.normalize((x - center) / scale, dim=1) for x in (train, test))

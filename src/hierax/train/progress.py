@@ -36,12 +36,12 @@ class Progress:
         skipped, skipped_in_row: steps without a finite loss and gradient.
         bad: unreadable samples, by index.
         evaluated: the step of the last evaluation.
-        best, best_step: the best validation score and its step; 0 is never.
+        best, best_step: the best validation score and its step; step 0 means that there is none.
         best_loss: the loss at that score; of two evaluations with the same score, the one with the lower loss is
             better.
         waiting: evaluations since the last improvement.
-        last, best_metrics: metrics of the last evaluation and of the best.
-        seconds: duration of the run with evaluations and checkpoints; work that was lost by a kill does not count.
+        last, best_metrics: metrics of the last evaluation and of the best one.
+        seconds: duration of the run with evaluations and checkpoints, without work that is repeated after a kill.
     """
 
     step: int = 0
@@ -100,8 +100,8 @@ class StepReport:
         step, epoch: number of steps and epochs after it.
         loss: mean over the batch and all ranks.
         lr, gradient_norm: learning rate, and norm of the gradient before clipping.
-        seconds: time since the end of the step before, including waiting.
-        waited: seconds of these spent waiting for data.
+        seconds: time since the end of the previous step, including the time of waiting.
+        waited: the part of these seconds in which the step waited for data.
         images: number of samples over all ranks.
     """
 
@@ -119,7 +119,7 @@ class StepReport:
 def explain_failures(recovery_note: Callable[[], str]) -> Iterator[None]:
     """Turns errors of disks, workers, other ranks and full memory into a `TrainingStopped` of one sentence.
 
-    `recovery_note` returns the words on what the run can resume from.
+    `recovery_note` returns the part of the message that says from where the run can be resumed.
 
     Raises:
         TrainingStopped: such an error occurred; the message has the reason.
@@ -146,17 +146,18 @@ def explain_failures(recovery_note: Callable[[], str]) -> Iterator[None]:
 def _uncompiled(error: RuntimeError) -> str | None:
     """A sentence for an error of PyTorch's compiler, whose own text contains the whole input."""
     if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):  # importing it takes a second
-        return f"the step cannot be compiled ({str(error).strip().splitlines()[0][:200]}); compile=false goes without"
+        line = str(error).strip().splitlines()[0]
+        return f"the step cannot be compiled ({line[:200]}); compile=false trains without the compiler"
     return None
 
 
 def _reason(text: str) -> str | None:
-    """A sentence for a `RuntimeError` of PyTorch that only its text identifies.
+    """A sentence for a `RuntimeError` of PyTorch that can be identified only by its text.
 
     The error of a killed worker can occur anywhere in the main thread, even while it writes a checkpoint.
     """
     if "DataLoader worker" in text:
-        return "a process that decodes samples was killed (is the memory full? workers=0 uses none)"
+        return "a decoding process was killed (is the memory full? workers=0 starts none)"
     if any(word in text for word in ("PytorchStreamWriter", "file write failed", "unexpected pos")):
         return "the checkpoint cannot be written (is the disk full?)"
     return _FULL if is_out_of_memory(RuntimeError(text)) else None
@@ -193,5 +194,5 @@ def explain_lost_rank(error: RuntimeError) -> str | None:
     """A sentence for an error that is due to the end of another rank; None for other errors."""
     text = str(error)
     if isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection closed")):
-        return f"another rank of the run is gone ({text.splitlines()[0][:200]})"
+        return f"another rank of the run has ended ({text.splitlines()[0][:200]})"
     return None

@@ -43,13 +43,13 @@ from hierax.train.teacher_cache import TeacherCache
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a run works on.
+    """The data, recipe and model of a run.
 
     Attributes:
         train, validation: training and validation set.
-        recipe: with the batch that the data and the ranks allow.
-        note: what was changed for that, or None.
-        prepared: the model and how its inputs are made.
+        recipe: the recipe, with a batch size that the data and the ranks allow.
+        note: a sentence on a change of the batch size, or None.
+        prepared: the model, and how its inputs are made.
     """
 
     train: Dataset
@@ -60,7 +60,7 @@ class _Setup:
 
 
 class RankRun:
-    """A run on one rank."""
+    """One rank's part of a run."""
 
     def __init__(
         self, folder: Path, settings: dict[str, Any], recipe: Recipe, world: World, *, overwrite: bool, quiet: bool
@@ -92,7 +92,7 @@ class RankRun:
             self._run(loop, setup, order, lines)
 
     def _run(self, loop: Loop, setup: _Setup, order: Order, lines: list[str | None]) -> None:
-        """Resumes if there is a checkpoint, and trains until the end or a signal."""
+        """Resumes if there is a checkpoint; trains until the run ends or a signal stops it."""
         world, callback = self.world, loop.callback
         assert isinstance(callback, RunRecorder)
         resumed = loop.resume()
@@ -145,7 +145,7 @@ class RankRun:
             )
 
     def _begin(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> None:
-        """Locks the run's folder and writes run.json; of an earlier run, checks that its data are the same."""
+        """Locks the run's folder and writes run.json. If the run is resumed, checks that the data are the same."""
         with name_in_errors(self.folder, self.folder):
             make_folder(self.folder)
         lock.enter_context(locked_folder(self.folder))
@@ -250,9 +250,7 @@ def _draws_reconstructions(setup: _Setup) -> bool:
 
 
 def _other_classes(then: dict[str, int] | None, now: dict[str, int] | None) -> list[str]:
-    """A sentence on how the classes differ from those the run was started with; empty if they do not, or if that is
-    unknown.
-    """
+    """A sentence on how the classes differ from those at the start of the run; empty if they are equal or unknown."""
     if not then or now is None or then == now:
         return []
     name = next(iter([name for name in {**then, **now} if then.get(name) != now.get(name)]), None)

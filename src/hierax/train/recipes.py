@@ -1,4 +1,4 @@
-"""Named recipes: the paper's, one per filled cell of its tables, and small ones for one GPU and for a CPU."""
+"""Named recipes: those of the paper's tables, and smaller ones for one GPU and for a CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZES = {"tiny": "T", "small": "S", "base": "B", "base_plus": "B+", "large": "L
 _SMALL_DATA = "hierax: a starting point for small data, not from the paper"
 _MEASURED = {  # on drawings and photos, with a narrow model: docs/log.md
     "pretrain": "; its rate of 7e-4 at batch 32 worked for 6,872 images at 64 pixels",
-    "finetune": "; its rate rests on 3e-4, the best of four at batch 16 for 1,853 images",
+    "finetune": "; its rate follows from 3e-4, the best of four at batch 16 for 1,853 images",
 }
 _FINETUNED = {"epochs": {"tiny": 300, "small": 200, "base": 100, "base_plus": 100, "large": 50, "huge": 50}}
 
@@ -254,6 +254,6 @@ def recipe(name: str) -> Recipe:
 
 
 def source_of(name: str) -> str:
-    """The function that makes a recipe, and its arguments."""
+    """A function that makes a recipe, with its arguments."""
     build = RECIPES[recipe(name).name]
     return f"# {build.func.__name__}{build.args}\n{inspect.getsource(build.func)}"

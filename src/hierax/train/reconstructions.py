@@ -36,7 +36,7 @@ class ReconstructionSheet:
         self.folder, self.record = folder / "reconstructions", record
         self.examples: list[Example] = []
         count = len(view.dataset)
-        spread = [count * number // IMAGES for number in range(IMAGES)]  # neighbors are of one class
+        spread = [count * number // IMAGES for number in range(IMAGES)]  # neighboring samples are of one class
         for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
             item = view[index]
             if isinstance(item, Example):
@@ -63,7 +63,7 @@ class ReconstructionSheet:
         for row, name in enumerate(self.names):
             keep = torch.zeros(units, dtype=torch.bool).scatter(0, kept[row].cpu(), True).numpy()
             pixels_in, pixels_out = inputs[row], reconstructed[row]
-            if config.is_video:  # the frame in the middle of those that are predicted
+            if config.is_video:  # the middle one of the predicted frames
                 pixels_in, pixels_out, keep = _frame(pixels_in, pixels_out, keep, config)
             picture = to_picture(pixels_in, record=self.record)
             masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with its curves, classes, confusion matrix and the images it got wrong.
+"""The report of a run: one HTML page with curves, classes, confusion matrix and wrongly classified images.
 
 The page is self-contained and works offline; it allows no scripts and no outside content. Names of files and classes
 are escaped.
@@ -90,7 +90,7 @@ def _read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _text(text: str) -> str:
-    """Text escaped for HTML, on one line. What is not valid text, as in names of files, becomes backslash escapes."""
+    """Text escaped for HTML, on one line. Bytes of file names that are not valid text become backslash escapes."""
     return escape_html(printable(text).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 

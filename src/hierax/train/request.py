@@ -1,4 +1,4 @@
-"""The request for a run, and the defaults of what was not given."""
+"""The request for a run, and defaults for missing arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a run: its arguments, as the caller gave them."""
+    """The request for a run: its arguments, as the caller gave them."""
 
     mode: Mode
     data: PathOrHubId
@@ -49,7 +49,7 @@ class Request:
         return (base or Recipe(name="", mode=self.mode.name)).overridden(self.settings)
 
     def places(self, source: PathOrHubId | None) -> dict[str, str | None]:
-        """Where data and weights are, by the names of run.json."""
+        """The paths of data and weights, by their names in run.json."""
         given = {"data": self.data, "validation": self.validation, "from": source, "teacher": self.teacher}
         return {name: place and absolute_source(place) for name, place in given.items()}
 
@@ -64,7 +64,7 @@ class Request:
 
 
 def open_data(request: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
-    """The training set, and the validation set if one is given or stands beside it."""
+    """The training set, and the validation set if one is given or is found beside it."""
     labels = request.mode.supervised and (recipe.label_weight > 0 or request.teacher is None)
     return open_train_and_validation(
         request.data, validation=request.validation, labels=labels, columns=request.columns
@@ -78,7 +78,7 @@ def resolve_choice(
     data: tuple[Dataset, Dataset | None] | None,
     world: World,
 ) -> Choice:
-    """The recipe without the requested settings, and the weights to start from; a resumed run keeps those it had."""
+    """The recipe without the requested settings, and the weights to start from; a resumed run keeps both."""
     if previous is not None:
         source = previous.get("from") if request.source == AUTO else _text(request.source)
         then = previous.get("chosen")
@@ -107,7 +107,7 @@ def _text(setting: PathOrHubId | None) -> str | None:
 
 
 def finished_message(run: Path, previous: dict[str, Any]) -> str:
-    """The message for a run that is finished already: which weights it kept."""
+    """The message for a run that is already finished; it says which weights were kept."""
     if not (run / "model").is_dir():
-        raise RunExists(f"{run} holds a finished run, but its model/ is missing; choose another folder with -o")
+        raise RunExists(f"{run} contains a finished run, but its model/ is missing; choose another folder with -o")
     return f"{run} is already finished: {result_sentence(previous['result'], previous['facts'].get('held_out', 0))}"

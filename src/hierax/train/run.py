@@ -39,19 +39,19 @@ def pretrain(
         data: what `hierax.data.open_dataset` takes; labels are not used.
         out: the run's folder.
         recipe: a recipe or the name of one; None takes one that fits the machine and the number of samples.
-        settings: other values for it, as `"key=value"`.
+        settings: other values for settings of the recipe, as `"key=value"`.
         source: a checkpoint to start from; None starts from random weights. "auto" is `hierax/femto.mae` where neither
             a recipe nor an architecture is named and the data are images, else random weights.
         validation: data to validate on; None takes `data/val`, or the recipe's share of the data.
-        columns: names of columns in lists and tables, see `hierax.data.open_dataset`; None where a run resumes takes
-            those it was started with.
+        columns: names of columns in lists and tables, see `hierax.data.open_dataset`; if a run is resumed, None takes
+            those from its start.
         device, parallel: "auto", "cpu", "cuda"; "ddp" or "fsdp" for several ranks.
-        overwrite: start from the beginning where `out` holds a run, which is deleted.
+        overwrite: whether to delete a run that `out` contains, and to start from the beginning.
         quiet: whether to write nothing to the terminal.
 
     Raises:
-        RunExists: `out` holds a run with other settings, which are listed, or something else.
-        ValueError: impossible data or settings.
+        RunExists: `out` contains a run with other settings, which the message lists, or files that are not a run's.
+        ValueError: data or settings are not possible.
         TrainingStopped: the run cannot continue; its last checkpoint is intact.
     """
     request = Request(MODES["pretrain"], data, source, validation, recipe, settings, columns=columns)
@@ -76,16 +76,16 @@ def finetune(
 ) -> Path:
     """Trains a classifier on labeled `data`, from the checkpoint or run `source`.
 
-    With a `teacher` its answers on the very crops and mixes that the model sees are learned too, or, where the data
-    has no labels or the recipe's `label_weight` is 0, they alone: then the classes are the teacher's, or, of a teacher
-    without logits, a model of features is what is saved (arXiv 2106.05237).
+    With a `teacher`, the model also learns the teacher's outputs for the same crops and mixes that the model gets
+    (arXiv 2106.05237). If the data has no labels or the recipe's `label_weight` is 0, it learns only these. Then its
+    classes are those of the teacher; if the teacher has no logits, a model of features is saved.
 
     Args:
         source: a checkpoint or run; None starts from random weights. "auto" is `hierax/femto` for images, unless an
             architecture is named.
         teacher: an `.onnx` file, a `.pt2` file of `torch.export`, or a checkpoint of Hiera; see
             `hierax.train.teacher.open_teacher`.
-        teacher_cache: folder in which its answers are kept for other runs, and for epochs that come again
+        teacher_cache: folder that keeps the teacher's outputs for other runs and for repeated epochs
             (`distinct_epochs`).
 
     The other arguments, result and errors are those of `pretrain`.
@@ -103,9 +103,9 @@ def train(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Runs what is requested, in any mode; see `pretrain`."""
+    """Executes a request of any mode and returns the run's folder; see `pretrain`."""
     base = request.base
-    first = request.overridden(base)  # bad settings are an error before anything is read
+    first = request.overridden(base)  # wrong settings are an error before any data are read
     check_places(run, request.places(None if request.source == AUTO else request.source), overwrite=overwrite)
     with open_world(device, parallel) as world:
         world.run_on_main(lambda: check_folder(run, overwrite=overwrite))

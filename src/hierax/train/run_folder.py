@@ -85,7 +85,7 @@ class RunRecorder(Callback):
         if self.unreadable_samples:
             log.say(f"{len(self.unreadable_samples)} samples could not be read: {folder / 'unreadable.txt'}")
         if progress.skipped:
-            log.say(f"{progress.skipped} steps were skipped, whose loss or gradient was not finite")
+            log.say(f"{progress.skipped} steps were skipped because their loss or gradient was not finite")
         if not finished:
             plot_losses(folder)
             log.say(f"stopped after step {progress.step} of {total}; the same command resumes it")

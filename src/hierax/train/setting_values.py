@@ -1,4 +1,4 @@
-"""The values of settings: from text, and in the type of the setting."""
+"""The values of settings: reads them from text, and converts them to the type of the setting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 
 
 def parse_value(text: str) -> Any:
-    """The value that a text means: JSON, or what a person writes for it, such as `.5`, `none` or `7,0.5`."""
+    """The value of a text: JSON, or a common spelling of it, such as `.5`, `none` or `7,0.5`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -25,10 +25,10 @@ def parse_value(text: str) -> Any:
 
 
 def typed_value(key: str, value: Any, hint: Any) -> Any:
-    """`value` in the type of the setting `key`, which `hint` states.
+    """`value`, converted to the type of the setting `key`, which `hint` states.
 
     Raises:
-        ValueError: it is of another type.
+        ValueError: the value is of another type.
     """
     allowed, text = kinds(hint), str(hint)
     if value is None and type(None) in allowed:

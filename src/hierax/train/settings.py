@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a run, as data that JSON can hold."""
+"""A recipe: the complete configuration of a run, as values that JSON can represent."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ class Recipe:
     """The complete configuration of a run.
 
     Attributes:
-        name, mode: name of the recipe; "pretrain" (MAE) or "finetune".
+        name: name of the recipe.
+        mode: "pretrain" (MAE) or "finetune".
         model: the architecture if nothing is loaded: an official name, such as `mae_hiera_tiny_224`.
         overrides: other values for fields of `HieraConfig`.
-        image_size: pixels per axis; None is the architecture's.
+        image_size: pixels per axis; None is the size of the architecture.
         epochs, warmup_epochs: the schedule: linear from 0, then cosine to `min_lr` times the learning rate.
         batch_size: images per step over all devices and accumulated parts.
-        device_batch_size: most images at once on a device; None is its whole share.
+        device_batch_size: maximum number of images at once on a device; None is the device's whole share of the batch.
         lr, reference_batch: the learning rate at that batch size; it scales with `batch_size` if `scale_lr`.
         optimizer, betas, momentum, weight_decay, layer_decay: AdamW, or SGD with momentum.
         clip_grad: norm to which gradients are clipped; None does not clip.
         drop_path, dropout: rates; None keeps the model's.
         crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
         frame_stride: for videos, step between frames at 30 frames per second; None is the checkpoint's, or 4.
-        flip: mirror along the last axis with probability 1/2. None mirrors images, and arrays never: a signal would
-            run backwards, a volume change sides.
+        flip: whether to mirror along the last axis with probability 1/2. None mirrors images but not arrays: a mirrored
+            signal would run backwards, and a mirrored volume would have its sides exchanged.
         mixup, cutmix, label_smoothing: for fine-tuning.
         class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.
         label_weight: weight of the labels in the loss; with a teacher, 0 leaves labels out.
         teacher_logits, teacher_features, teacher_temperature: with a teacher, weights of the divergence from its logits
             at a temperature and of the cosine distance from its features.
-        distinct_epochs: number of epochs after which order, crops and mixes repeat, so that a teacher's kept answers
+        distinct_epochs: number of epochs after which order, crops and mixes repeat, so that a teacher's cached outputs
             can be used again; None never repeats them.
         freeze: number of first stages to freeze, with the embedding; "all" trains only norm and head.
         mask_ratio, target: for pretraining; the target is "normalised" (or "normalized") pixels, "pixels" or
             "hog".
         precision, compile, gradient_checkpointing: how the step is computed.
-        ema: decay of the averaged weights per step; None keeps none.
+        ema: decay of the averaged weights per step; with None, weights are not averaged.
         validation_fraction: share of the samples that is held out if the data has no validation set.
         weights: which weights `model/` has: "best" by validation, or "last". If both exist, the last ones are in
             `model-last/`.
@@ -60,7 +61,7 @@ class Recipe:
         workers: decoding processes per rank; None is the rank's share of the cores minus one, at most 16.
         max_pixels: images with more pixels count as unreadable; None is no limit.
         max_bad: share of unreadable samples that stops the run.
-        max_skipped: steps in a row without a finite loss and gradient that stop the run.
+        max_skipped: number of consecutive steps without a finite loss and gradient that stops the run.
         seed: seed of weights, order, augmentation and masks.
     """
 
@@ -141,7 +142,7 @@ class Recipe:
         """The recipe with other values.
 
         Raises:
-            ValueError: an unknown field, with the nearest known ones, or a bad value.
+            ValueError: a field is unknown (the message lists the nearest known ones), or a value is wrong.
         """
         unknown = set(changes) - set(fields())
         if unknown:
@@ -156,10 +157,10 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def overridden(self, assignments: Sequence[str]) -> Recipe:
-        """The recipe with `key=value` strings applied, values read as JSON or else as text.
+        """The recipe with `key=value` strings applied; values are read as JSON, or else as text.
 
-        A key that is a field of `HieraConfig` and not a setting of the recipe goes to `overrides`. Fewer epochs than
-        the recipe warms up for shorten the warm-up in proportion, unless `warmup_epochs` is given too.
+        A key that is a field of `HieraConfig` and not a setting of the recipe is added to `overrides`. If there are
+        fewer epochs than warm-up epochs, the warm-up is shortened in proportion, unless `warmup_epochs` is given too.
         """
         from hierax.model.config import HieraConfig
 
@@ -174,14 +175,14 @@ class Recipe:
             if key in hints and float in kinds(hints[key]) and re.fullmatch(r"[-+]?\d+,\d+", text):
                 raise ValueError(f"{key} is {text!r}; expected a number with a point, such as {text.replace(',', '.')}")
             if key in _FIXED:
-                raise ValueError(f"{key} is not to be set: {_FIXED[key]}")
+                raise ValueError(f"{key} cannot be set: {_FIXED[key]}")
             if key == "overrides":
                 overrides |= _typed(key, value)
             elif key in model_fields and key not in fields():
                 overrides[key] = value
             else:
                 changes[key] = _typed(key, value)
-        if "epochs" in changes and self.warmup_epochs >= changes["epochs"]:  # else the peak would never be reached
+        if "epochs" in changes and self.warmup_epochs >= changes["epochs"]:  # else the rate never peaks
             changes.setdefault("warmup_epochs", self.warmup_epochs * changes["epochs"] / self.epochs)
         return self.replace(**changes, **({"overrides": overrides} if overrides != self.overrides else {}))
 
@@ -196,7 +197,7 @@ class Recipe:
         Raises:
             ValueError: unknown or missing fields, or bad values.
         """
-        if "task" in values:  # what the mode was called before
+        if "task" in values:  # the former name of the mode
             values = {**{key: value for key, value in values.items() if key != "task"}, "mode": values["task"]}
         missing = {"name", "mode"} - set(values)
         if missing:

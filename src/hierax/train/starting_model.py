@@ -81,7 +81,7 @@ def build_starting_model(
         multi_label: whether a sample may have several classes.
 
     Raises:
-        ValueError: settings that are impossible; or an error of loading.
+        ValueError: the settings are not possible; or an error of loading.
     """
     changes = _config_changes(recipe, size, channels, multi_label=multi_label)
     if source is not None:
@@ -114,7 +114,7 @@ def _loaded(
     notes += [line.strip() for line in str(model.loading_report).splitlines()[1:]]
     if own != channels:
         model = with_channels(model, channels)
-        notes.append(f"patch embedding: its weights, averaged over {own} channels, serve each of {channels}")
+        notes.append(f"patch embedding: its weights, averaged over {own} channels, are used for each of {channels}")
         if mode_of(recipe).masked:
             notes.append("new (random) layer: the last one of the decoder, which predicts the channels")
     _freeze(model, recipe.freeze)

@@ -1,4 +1,4 @@
-"""The notes of a run before its first step: what it will do, and warnings on settings that may be unintended."""
+"""The notes of a run before its first step: a summary, and warnings about settings that may not be intended."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def about_classes(recipe: Recipe, train: Dataset, validation: Dataset | None) ->
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED + 3 else ""
     return ", ".join(names[:_LISTED] if more else names) + more
 
@@ -61,7 +61,7 @@ def _listed(names: Sequence[str]) -> str:
 def remarks(
     recipe: Recipe, config: HieraConfig, order: Order, train: Dataset, validation: Dataset | None, *, fresh: bool
 ) -> list[str | None]:
-    """Lines on what a user may not expect, or None; `fresh` means that the weights are random."""
+    """Sentences on results that a user may not expect, or None; `fresh` means that the weights are random."""
     layers = _early_layers(recipe, config) if fresh else None
     return [
         _steps(recipe, order),
@@ -87,7 +87,7 @@ def _few_held(recipe: Recipe, validation: Dataset | None) -> str | None:
     if validation is None or len(validation) >= FEW_HELD:
         return None
     count = "1 sample" if len(validation) == 1 else f"{len(validation)} samples"
-    choice = "" if recipe.weights == "last" else ", and which weights are the best is partly luck (--weights last)"
+    choice = "" if recipe.weights == "last" else ", and the choice of the weights is partly chance (--weights last)"
     return (
         f"warning: only {count} to validate on (validation_fraction or --validation sets more): the scores are rough"
         f"{choice}"
@@ -98,7 +98,7 @@ def _warmup(recipe: Recipe) -> str | None:
     if recipe.warmup_epochs < recipe.epochs:
         return None
     return (
-        f"warmup_epochs is {recipe.warmup_epochs:g} of {recipe.epochs} epochs: the learning rate never gets to its peak"
+        f"warmup_epochs is {recipe.warmup_epochs:g} of {recipe.epochs} epochs: the learning rate never reaches its peak"
     )
 
 
@@ -107,8 +107,8 @@ def _early_layers(recipe: Recipe, config: HieraConfig) -> str | None:
         return None
     first = recipe.layer_decay ** (sum(config.depths) + 1)
     return (
-        f"layer_decay is {recipe.layer_decay:g} and the weights are fresh: the first layer learns at {first:.2g} of "
-        "the learning rate, and hardly anything; layer_decay=1 trains all layers alike"
+        f"layer_decay is {recipe.layer_decay:g} and the weights are random: the first layer learns at {first:.2g} of "
+        "the learning rate, so it hardly changes; layer_decay=1 trains all layers at the same rate"
     )
 
 

@@ -29,7 +29,7 @@ _MEASURED = 512  # images
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A teacher's answers for a batch: `logits` float32 `[B, classes]` and `features` float32 `[B, width]`, or None."""
+    """A teacher's outputs for a batch: `logits` float32 `[B, classes]` and `features` float32 `[B, width]`, or None."""
 
     logits: Tensor | None
     features: Tensor | None
@@ -44,8 +44,8 @@ class Teacher:
         size: pixels per axis of its input; None is the student's size.
         classes: names of the classes of its logits, or None.
         logits, features: number of each; 0 for none.
-        feature_mean, feature_std: per feature, 0 and 1 until `measure` was called.
-        note: a line on how it is used.
+        feature_mean, feature_std: mean and standard deviation of each feature; 0 and 1 before `measure` is called.
+        note: a sentence on its outputs and its size.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Teacher:
 
     @property
     def note(self) -> str:
-        """A line on its outputs and its size."""
+        """A sentence on its outputs and its size."""
         parts = [f"{count} {what}" for count, what in ((self.logits, "logits"), (self.features, "features")) if count]
         shown = "the student's pixels" if self.size is None else f"{'x'.join(map(str, self.size))} pixels"
         return f"teacher {self.name}: {' and '.join(parts)} of {shown}"
 
     def measure(self, view: EvaluationView) -> None:
-        """Takes mean and deviation of its features over up to 512 images, spread over those of `view`.
+        """Measures the mean and standard deviation of its features over up to 512 images, spread over those of `view`.
 
         The part that all images have in common is removed: without this, any two features after a ReLU have a cosine of
         about 0.5.
@@ -99,7 +99,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> TeacherOutputs:
-        """Answers on `pixels` `[B, C, *size]`, out of which `mean` and `std`, in gray levels, were taken."""
+        """Outputs for `pixels` `[B, C, *size]`, which were normalized with `mean` and `std` in gray levels."""
         levels = (pixels.float() * std.float() + mean.float()).clamp_(0, 255)
         if self.size is not None and tuple(levels.shape[2:]) != self.size:
             levels = F.interpolate(levels, self.size, mode="bicubic", antialias=True).clamp_(0, 255)
@@ -113,22 +113,23 @@ class Teacher:
         if logits is None and features is None:
             raise ValueError(
                 f"{self.name}: its outputs of two axes are {', '.join(found) or 'none'}; expected 'logits', 'features' "
-                "(or 'pooler_output'), both, or one output alone, which is taken for logits"
+                "(or 'pooler_output'), both, or only one output, which is used as logits"
             )
         return TeacherOutputs(logits, features)
 
 
 def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device: torch.device) -> Teacher:
-    """The teacher that `source` names, on `device`; it is tried once.
+    """The teacher that `source` names, on `device`; it is run once to check it.
 
     Args:
         source: an `.onnx` file, a `.pt2` file of `torch.export`, the folder of an ONNX export or of one such file, or
             whatever `hierax.load` opens: a run, a folder, a tensor file, a Hub id. A `preprocessor_config.json` beside
-            a file says mean, deviation and size; without one they are ImageNet's, and the file's own size.
-        size: what the student sees, in pixels per axis.
+            a file gives the mean, the standard deviation and the size; without it, ImageNet's values and the file's own
+            size are used.
+        size: size of the student's input, in pixels per axis.
 
     Raises:
-        ValueError: no teacher, one of other inputs, or one that cannot be run; names it.
+        ValueError: `source` is not a teacher, has other inputs, or cannot be run; the message names it.
         OSError: it cannot be read.
         ImportError: onnxruntime is missing; names the extra.
     """
@@ -146,7 +147,7 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
     record, classes = _record(path)
     run, own = open_network(path, device)
     shown = own or (record and record.output_size)
-    files = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())  # an ONNX file's weights lie beside it
+    files = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())  # with the weights beside an ONNX file
     try:
         return Teacher(
             str(source),
@@ -164,7 +165,7 @@ def open_teacher(source: str | os.PathLike[str], *, size: Sequence[int], device:
 
 
 def _only_network(folder: Path) -> Path | None:
-    """The one file of a network in a folder without a checkpoint, as other programs write it."""
+    """The only file of a network in a folder without a checkpoint, as other programs write it."""
     if weights_in(folder) is not None:
         return None
     found = sorted(path for path in folder.iterdir() if path.suffix in (*SUFFIXES, *OTHERS) and path.is_file())
@@ -206,12 +207,13 @@ def _exported(folder: Path) -> Path:
         if (folder / f"model{suffix}").is_file():
             return folder / f"model{suffix}"
     raise ValueError(
-        f"{folder}: a teacher is an export as {' or '.join(SUFFIXES)}; expected one, or the checkpoint it was made from"
+        f"{folder}: a teacher is an export as {' or '.join(SUFFIXES)}; expected one, or "
+        "the checkpoint that it was exported from"
     )
 
 
 def _record(path: Path) -> tuple[Preprocessing | None, list[str] | None]:
-    """Preprocessing and names of classes that stand beside a file."""
+    """The preprocessing record and the names of classes from the files beside a network."""
     beside, config = path.with_name(FILE_NAME), path.with_name("config.json")
     try:
         record = Preprocessing.from_dict(json.loads(beside.read_text())) if beside.is_file() else None

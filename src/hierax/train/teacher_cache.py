@@ -1,4 +1,4 @@
-"""A teacher's answers, kept on disk for this run and later ones, so that the teacher sees the same pixels only once."""
+"""A teacher's outputs, cached on disk for this run and later ones, so that they are computed only once per input."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hierax.train.teacher import TeacherOutputs
 
 
 class TeacherCache:
-    """A folder of answers, by a key of the teacher's input.
+    """A folder of outputs, by a key of the teacher's input.
 
-    A key is a digest of the teacher and of the exact pixels of a batch, so that answers are never used for another
-    teacher, image, crop or mix. Answers are kept in float16, 2 bytes per number: 4.5 kB per image for 1,000 logits and
-    1,280 features. Processes may share the folder.
+    A key is a digest of the teacher and of the exact pixels of a batch, so that outputs are never used for another
+    teacher, image, crop or mix. Outputs are stored in float16, 2 bytes per number: 4.5 kB per image for 1,000 logits
+    and 1,280 features. Processes may share the folder.
 
     Args:
-        folder: made when the first answer is kept.
+        folder: created when the first outputs are stored.
         teacher: the teacher's digest.
     """
 
@@ -34,13 +34,13 @@ class TeacherCache:
         self.folder, self.teacher = Path(folder), teacher
 
     def key(self, pixels: Tensor, *mixed: object) -> str:
-        """The key of a batch as it was loaded and of the way it was mixed."""
+        """The key of a batch: its pixels as they were loaded, and how they were mixed."""
         digest = hashlib.blake2b(f"{self.teacher} {tuple(pixels.shape)} {mixed}".encode(), digest_size=20)
         digest.update(pixels.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def get(self, key: str, device: torch.device, *, shapes: Sequence[tuple[int, int]]) -> TeacherOutputs | None:
-        """The answers kept under a key; None if there are none or the file is damaged.
+        """The outputs stored under a key; None if there are none or the file is damaged.
 
         Args:
             shapes: rows and columns of logits and of features; 0 columns if the teacher has none.
@@ -57,7 +57,7 @@ class TeacherCache:
         return TeacherOutputs(*(None if t is None else t.to(device).float() for t in kept))
 
     def put(self, key: str, answers: TeacherOutputs) -> TeacherOutputs:
-        """Keeps answers, and returns them rounded, as they will be read."""
+        """Stores outputs; returns them rounded to float16, as they will be read."""
         kept = {"logits": answers.logits, "features": answers.features}
         tensors = {name: t.half().cpu().contiguous() for name, t in kept.items() if t is not None}
         path = self._path(key)
