@@ -114,7 +114,7 @@ def test_only_a_regular_file_that_is_ours_alone_is_read_and_what_else_is_there_g
     cache.write("key", b"some content")
     become(cache.path("key"), monkeypatch)
     assert cache.read("key") is None
-    assert "is not used, and made again: " + reason in caplog.text
+    assert "is not used, and will be made again: " + reason in caplog.text
     monkeypatch.undo()
     cache.write("key", b"anew")
     assert cache.read("key") == b"anew"
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_to_is_logged_once_and_no_error(
     cache.write("key", b"content")
     assert cache.read("key") is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "compiled models are not kept" in caplog.text
+    assert "compiled models are not cached" in caplog.text
 
 
 WRITER = """

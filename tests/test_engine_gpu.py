@@ -211,7 +211,7 @@ def test_where_no_graph_can_be_made_it_runs_without_and_the_log_says_why(
     x = pixels(model.config)
     with Engine(model, device="cuda", precision="fp32") as engine:
         assert_same(engine(pixel_values=x), plainly(model, x), 1e-4)
-    assert "no CUDA graph for 64x64 pixels, batch 2, which runs without: CUDA out of memory" in caplog.text
+    assert "no CUDA graph for 64x64 pixels, batch 2, so it runs without one: CUDA out of memory" in caplog.text
 
 
 @on_cuda

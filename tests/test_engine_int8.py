@@ -61,7 +61,7 @@ def test_int8_without_pictures_of_ones_own_says_what_it_is_calibrated_on(
     with Engine(tiny("features"), precision="int8", cache_dir=False) as engine:
         engine.warm_up()
     assert {tuple(batch[0].shape) for batch in seen} == {(1, 3, 64, 64)}
-    assert "one photo that comes with hierax" in caplog.text
+    assert "one photo that is part of hierax" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_a_size_that_is_seldom_asked_for_is_not_compiled_and_the_log_says_so(
         for size in range(33, 40):
             engine(pixel_values=torch.zeros(1, 3, size, 40))
         assert engine._pool.shapes == ()
-    assert caplog.text.count("sizes that are seldom asked for run on PyTorch in fp32") == 1
+    assert caplog.text.count("sizes that are seldom requested run on PyTorch in fp32") == 1
 
 
 def test_a_mae_model_is_not_compiled_for_ever_new_numbers_of_visible_units() -> None:

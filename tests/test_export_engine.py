@@ -86,7 +86,7 @@ def test_a_damaged_export_names_the_file(exported: Exported, tmp_path: Path, nam
     (folder / name).write_bytes(content[:-1] if damage == "short" else bytes([content[0] ^ 1]) + content[1:])
     if damage == "missing":
         (folder / name).unlink()
-    with pytest.raises(ValueError, match=rf"copy/{name}: is (missing|not what was exported)"):
+    with pytest.raises(ValueError, match=rf"copy/{name}: is (missing|not the exported file)"):
         Engine(folder)
 
 

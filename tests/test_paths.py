@@ -123,7 +123,7 @@ def test_a_folder_without_images_is_told_in_the_same_words(
 
 def test_the_check_of_an_export_is_no_check_without_images(tmp_path: Path) -> None:
     config = HieraConfig()
-    for given, problem in ((tmp_path, "no images in this folder"), ([], "no images were given to evaluate on")):
+    for given, problem in ((tmp_path, "no images in this folder"), ([], "no images were given for the comparison")):
         with pytest.raises(ValueError, match=problem):
             parity.evaluation_inputs(given, config=config, processor=HieraImageProcessor(), masked=False)
 

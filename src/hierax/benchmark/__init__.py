@@ -1,4 +1,4 @@
-"""Benchmarks of engines: speed, memory and share of the machine's limit, beside the published implementations."""
+"""Benchmarks of engines: speed, memory and share of the machine's limit, compared with published implementations."""
 
 from hierax.benchmark.measure import bench
 from hierax.benchmark.results import BenchReport, Cell, Machine, Ratio, Timing

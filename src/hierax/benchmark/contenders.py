@@ -1,4 +1,4 @@
-"""Builds what is timed: a contender's model as a function of pixels, in this process or in a separate one."""
+"""Builds the functions that are timed: a contender's model as a function of pixels, in this or a separate process."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor
 from hierax.processing.defaults import preprocessing_for
 
 Call = Callable[[Tensor], Any]
-_STD = 0.05  # of random weights: large enough that no activation vanishes
+_STD = 0.05  # standard deviation of random weights: large enough that no activation vanishes
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model at a size, and what engines need to run it.
+    """A model at a size, with the arguments that engines need to run it.
 
     Attributes:
         source: a variant, or an id, folder or file of a checkpoint.
         size: as in `Settings.sizes`.
-        calibration, cache_dir: those of `Engine`.
-        max_pixels: of images to calibrate on.
+        calibration, cache_dir: the arguments of `Engine`.
+        max_pixels: maximum number of pixels of images to calibrate on.
     """
 
     source: str
@@ -55,7 +55,7 @@ class Subject:
     max_pixels: int | None = DEFAULT_MAX_PIXELS
 
     def config(self, checkpoint: Checkpoint | None = None) -> HieraConfig:
-        """The model's configuration, at this size; `checkpoint` is the source, if it is open. Raises the errors of
+        """The model's configuration at this size; `checkpoint` is the opened source, or None. Raises the errors of
         `hierax.load`.
         """
         if self.source in list_models():
@@ -65,8 +65,8 @@ class Subject:
         return self.model(checkpoint).config
 
     def model(self, checkpoint: Checkpoint | None = None) -> Pretrained:
-        """The model in eval mode; `checkpoint` is the source, if it is open. The random weights of a variant are the
-        same every time, so that compiled programs are found again.
+        """The model in eval mode; `checkpoint` is the opened source, or None. The random weights of a variant are
+        always the same, so that compiled programs are found in the cache.
         """
         if self.source in list_models():
             with torch.random.fork_rng(devices=[]):
@@ -80,7 +80,7 @@ class Subject:
 
 
 def randomize(model: Pretrained) -> Pretrained:
-    """Fills the model with random weights, those of norms about 1; returns it."""
+    """Fills the model with random weights (about 1 for norms); returns it."""
     norms = {id(part.weight) for part in model.modules() if isinstance(part, nn.LayerNorm)}
     with torch.no_grad():
         for parameter in model.parameters():
@@ -161,8 +161,8 @@ def peak_memory(contender: Contender, subject: Subject, batch: int) -> float:
         RuntimeError: the process failed; the message has its last line.
     """
     order = json.dumps({"contender": asdict(contender), "subject": asdict(subject), "batch": batch})
-    # The child gets this process's import path, so that it can import the same modules. A separate program, and not
-    # multiprocessing: that would run the caller's script again.
+    # The child gets this process's import path, so that it can import the same modules. It is not started with
+    # multiprocessing, because that would run the caller's script again.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "from hierax.benchmark.contenders import child; child()"],
@@ -179,7 +179,7 @@ def peak_memory(contender: Contender, subject: Subject, batch: int) -> float:
 
 
 def child() -> None:
-    """The program of the process of `peak_memory`: reads a request from stdin, writes MiB to stdout."""
+    """The program that `peak_memory` starts: reads a request from stdin, writes MiB to stdout."""
     order = json.load(sys.stdin)
     contender, subject = Contender(**order["contender"]), Subject(**order["subject"])
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Times contenders in turn, so that a change of the machine's speed affects all alike."""
+"""Times contenders in turn, so that a change of the machine's speed affects all of them equally."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def bench(
         seconds, rounds: minimum duration and minimum number of rounds of a cell.
         threads: CPU threads; None is PyTorch's number.
         memory: whether to measure peak memory too, in a separate process per contender.
-        calibration: a folder of images for int8; None is the photo that comes with hierax.
-        max_pixels: images of more pixels cannot be calibrated on; None is any number.
+        calibration: a folder of images for int8; None is the photo that is part of hierax.
+        max_pixels: images with more pixels are an error in calibration; None is no limit.
         cache_dir: where engines keep compiled programs; None is their default.
         progress: is called with the text of the current step and the share of the work that is done.
 
     Raises:
-        ValueError: an unknown or impossible value, before anything is measured; says what is expected.
+        ValueError: a value is unknown or not possible; this is checked before anything is measured.
         ImportError: a backend or one of `against` is not installed.
     """
     settings = resolve(
@@ -102,7 +102,7 @@ def bench(
         for size in settings.sizes
     ]
     opened = {name: open_checkpoint(name) for name in settings.models if name not in list_models()}
-    for subject in subjects:  # fails now, not after minutes, if there is no such model or not at this size
+    for subject in subjects:  # raises an error now, not after minutes, if the model does not exist or not at this size
         subject.config(opened.get(subject.source))
     cells: list[Cell] = []
     with torch_threads(settings.threads):
@@ -129,7 +129,7 @@ def _names(models: object) -> list[str]:
 
 
 def measure_subject(subject: Subject, checkpoint: Checkpoint | None, settings: Settings, tell: Progress) -> list[Cell]:
-    """The cells of one model at one size; each contender is built once. `checkpoint` is open if it is not a variant."""
+    """The cells of one model at one size; each contender is built once. `checkpoint` is None for a variant."""
     with ExitStack() as stack:
         built = _build(subject, checkpoint, settings, stack, tell)
         label = f"{subject.source} {_by(built.config.image_size)}"
@@ -146,7 +146,7 @@ class _Built:
 
     Attributes:
         gmacs: multiply-accumulates of one image, in billions.
-        notes: on contenders that are left out.
+        notes: sentences about contenders that are left out.
     """
 
     subject: Subject
@@ -200,7 +200,7 @@ def _measure_batch(built: _Built, batch: int, settings: Settings, tell: Progress
 
 
 def lineup(subject: Subject, size: tuple[int, ...], settings: Settings) -> tuple[list[Contender], list[str]]:
-    """The contenders, ours first, and notes on those that are left out."""
+    """The contenders, with those of hierax first, and notes about those that are left out."""
     found = [Contender("hierax", backend, precision) for precision, backend in settings.engines]
     found.append(_EAGER)
     if not settings.against:
@@ -218,7 +218,7 @@ def measure_cell(
     """Seconds of each contender's calls, round by round, and the machine's ceiling before and after, by precision."""
     for contender, call in calls.items():
         tell(f"warming up {contender}", 0.0)
-        for _ in range(3):  # the first call compiles; two more fill caches
+        for _ in range(3):  # the first call compiles, and two more fill caches
             call()
     tell("measuring the ceiling", 0.0)
     before = {precision: matrix_rate(DTYPES[precision]) for precision in ceilings}
@@ -268,7 +268,7 @@ def machine(threads: int) -> Machine:
 
 
 def versions(settings: Settings) -> dict[str, str]:
-    """Versions of the packages that took part."""
+    """Versions of the packages that were compared."""
     packages = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
     backends = [packages[backend] for backend in dict.fromkeys(b for _, b in settings.engines) if backend in packages]
     found = {name: peers.version_of(name) for name in ("hierax", *backends, *settings.against)}

@@ -1,6 +1,6 @@
-"""The published implementations to compare with: the same architectures, random weights, the code of each package.
+"""The published implementations to compare with: the same architectures with random weights, built by each package.
 
-They have named architectures ("tiny", …, at 224 pixels). Running hierax needs nothing of this module.
+They have named architectures ("tiny", …, at 224 pixels). No other part of hierax needs this module.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def importable(names: Sequence[str]) -> tuple[str, ...]:
     """The named peers, all of which must be installed; "all" stands for the installed ones.
 
     Raises:
-        ValueError: an unknown name.
-        MissingPackage: a named peer cannot be imported; names what to install.
+        ValueError: a name is unknown.
+        MissingPackage: a named peer cannot be imported; the message names the package to install.
     """
     found = []
     for name in dict.fromkeys(PEERS if "all" in names else names):

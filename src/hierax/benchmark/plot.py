@@ -1,4 +1,4 @@
-"""A plot of a report: throughput of every contender, one panel per cell."""
+"""A plot of a report: the throughput of every contender, with one panel per cell."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
     note = "Bars: at the median time of a call; thin lines end at the 90th percentile."
     to = [t.against.to for cell in report.cells for t in cell.timings if t.against]
     if to:
-        whom = "the published one it is compared with" if any(c.library != "hierax" for c in to) else str(to[0])
+        whom = "the published one that it is compared with" if any(c.library != "hierax" for c in to) else str(to[0])
         note += f" In brackets: how many times as fast as {whom}."
     figure.supxlabel(note, fontsize=8, color=_QUIET, x=0.01, ha="left")
     figure.savefig(path)

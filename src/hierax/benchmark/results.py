@@ -1,4 +1,4 @@
-"""The results of a benchmark, as data that JSON can hold."""
+"""The results of a benchmark, as values that JSON can represent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hierax.console import quantity
 
 @dataclass(frozen=True)
 class Contender:
-    """Who is timed.
+    """An implementation that is timed.
 
     Attributes:
         library: "hierax", or the name of a published implementation.
@@ -33,13 +33,13 @@ class Contender:
 
     @property
     def ceiling(self) -> str:
-        """The precision of the matrix products of its ceiling; PyTorch has none in int8 to measure."""
+        """The precision of the matrix products of its ceiling; PyTorch has no such products in int8."""
         return "bf16" if self.precision == "int8" else self.precision
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than another contender: the median over rounds of its time / ours, and the quartiles."""
+    """The speed relative to another contender: the median over rounds of its time / ours, and the quartiles."""
 
     to: Contender
     median: float
@@ -85,7 +85,7 @@ class Cell:
     """All contenders at one model, size and batch, timed in turn.
 
     Attributes:
-        rounds: calls of each.
+        rounds: number of calls of each contender.
         gmacs: multiply-accumulates per image, in 10^9.
         ceiling: 10^9 multiply-accumulates per second of the best of several 2048-cubed products, by precision.
         timings: one per contender, in the order in which they are shown.
@@ -131,7 +131,7 @@ class BenchReport:
     cells: tuple[Cell, ...]
 
     def to_json(self) -> str:
-        """All of it as JSON."""
+        """The report as JSON."""
         return json.dumps({**dataclasses.asdict(self), "command": self.settings.command}, indent=2)
 
     @classmethod

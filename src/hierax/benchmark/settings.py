@@ -15,7 +15,7 @@ from hierax.engine.hardware import choose, fast_bf16
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 AGAINST_PRECISIONS = ("auto", "fp32", "bf16")
-_PRECISIONS = ("fp32", "bf16", "int8")  # those of a CPU
+_PRECISIONS = ("fp32", "bf16", "int8")  # of a CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Settings:
         threads: number of CPU threads.
         memory: whether peak memory is measured.
         calibration: a folder of images to calibrate int8 on, or None.
-        max_pixels: images of more pixels cannot be calibrated on; None is any number.
+        max_pixels: images with more pixels are an error in calibration; None is no limit.
     """
 
     models: tuple[str, ...]
@@ -64,7 +64,7 @@ class Settings:
 
     @property
     def command(self) -> str:
-        """The command that measures this."""
+        """The command line for these settings."""
         parts = ["hierax", "bench", "--model", ",".join(self.models)]
         parts += ["--batch-size", ",".join(map(str, self.batches))]
         parts += ["--precision", ",".join(self.precisions), "--backend", ",".join(self.backends)]
@@ -96,7 +96,7 @@ def resolve(
     """The settings, with defaults filled in.
 
     Raises:
-        ValueError: an unknown or impossible value; names the field and what is expected.
+        ValueError: a value is unknown or not possible; the message names the field and the expected values.
         ImportError: a backend or one of `against` is not installed.
     """
     named = {"models": models, "batches": batches, "backends": backends}
@@ -135,7 +135,7 @@ def parse_size(text: str, native: tuple[int, ...], *, video: bool) -> tuple[int,
     """ "" is the native size, "448" a square (of a clip, the frames), "320x448" rows and columns.
 
     Raises:
-        ValueError: not so many numbers as the model has axes.
+        ValueError: the number of sizes is not the number of the model's axes.
     """
     if not text:
         return native

@@ -1,4 +1,4 @@
-"""A report as text: the columns of a cell's table, and the Markdown of `benchmarks/RESULTS.md`."""
+"""A report as text: the table of a cell, and the Markdown of `benchmarks/RESULTS.md`."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def markdown(report: BenchReport) -> Iterator[str]:
 
 
 def short(value: float) -> str:
-    """The number with at least three digits, without digits that are only noise."""
+    """The number as text with at least three digits; more digits would only be noise."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"

@@ -1,1 +1,1 @@
-"""The demonstration: the photos and the gallery that come with hierax, and the sheet that `hierax demo` draws."""
+"""The demonstration: the photos and the gallery that are part of hierax, and the sheet that `hierax demo` draws."""

@@ -1,4 +1,4 @@
-"""The demonstration: one sheet of what the bundled models make of photos."""
+"""The demonstration: one sheet with the results of the bundled models for photos."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _TOP, _NEAREST = 3, 4
 
 
-_STAGES = (2, 3)  # whose maps are shown
+_STAGES = (2, 3)  # the stages with the maps that are shown
 
 
-_WIDE = 40  # columns of a terminal for the name of an image; longer names push the labels out of line
+_WIDE = 40  # columns of a terminal for the name of an image; after longer names the labels are not aligned
 
 
-_LARGER = 1.4  # times the model's own size: the size at which photos are classified
+_LARGER = 1.4  # the size at which photos are classified, divided by the model's own size
 
 
 def demo(
@@ -38,8 +38,8 @@ def demo(
 
     Args:
         images: paths; None for the bundled photos.
-        seed: of the random masks; each photo gets another mask.
-        tell: called with each line of text: the model, then each photo with its labels.
+        seed: seed of the random masks; each photo gets another mask.
+        tell: a function that is called with each line of text: the model, then each photo with its labels.
     """
     from rich.cells import cell_len
 
@@ -78,7 +78,7 @@ def demo(
 
 
 def _heading(model: HieraForImageClassification, counted: str) -> str:
-    """One line: version, model, precision, device and number of photos."""
+    """A line with the version, the model, the precision, the device and the number of photos."""
     from hierax import __version__
 
     precision = str(model.dtype).removeprefix("torch.").replace("float", "fp")
@@ -94,9 +94,9 @@ def _notes(classifier: HieraForImageClassification, mae: HieraForPreTraining) ->
     sizes = [f"{name} ({model.num_parameters() / 1e6:.1f} M parameters)" for name, model in models.items()]
     licence = f" under {classifier.license}" if classifier.license else ""
     return [
-        f"{' and '.join(sizes)} come with hierax{licence}.",
+        f"{' and '.join(sizes)} are part of hierax{licence}.",
         f"{FEMTO} knows {classifier.config.num_labels} categories and gives each photo one of them. It is small: "
-        "it is right for about every second photo.",
+        "it is right for about half of the photos.",
     ]
 
 
@@ -104,11 +104,13 @@ def _columns(
     model: HieraForImageClassification, mae: HieraForPreTraining, *, seen: str, gallery: int
 ) -> list[tuple[str, str]]:
     """Titles and notes of the columns."""
-    guessed = "brightness guessed from around" if mae.config.normalize_pixel_loss else "what the MAE makes of it"
+    guessed = (
+        "brightness estimated from neighbors" if mae.config.normalize_pixel_loss else "its reconstruction by the MAE"
+    )
     config, size = model.config, [2 * side for side in model.config.image_size]
     grids = [[side // stride for side, stride in zip(size, config.stage_stride(s - 1), strict=True)] for s in _STAGES]
     return [
-        ("photo", f"the {_TOP} likeliest, at {_larger(model)} px"),
+        ("photo", f"the {_TOP} most likely, at {_larger(model)} px"),
         *(
             (f"features, stage {stage}", f"{' x '.join(map(str, reversed(grid)))} cells; colors: PCA")
             for stage, grid in zip(_STAGES, grids, strict=True)
@@ -147,7 +149,7 @@ def _answers(model: HieraForImageClassification, pictures: Sequence[Photo]) -> l
     with torch.inference_mode():
         shares = model.head(_pooled(model, pictures, _larger(model))).softmax(-1)
     values, indices = shares.topk(min(_TOP, model.config.num_labels))
-    names = {index: label.replace("-", " ") for index, label in model.config.id2label.items()}  # as in the gallery
+    names = {index: label.replace("-", " ") for index, label in model.config.id2label.items()}  # as for the gallery
     return [
         [(names[index], value, percent(value)) for value, index in zip(*pair, strict=True)]
         for pair in zip(values.tolist(), indices.tolist(), strict=True)
@@ -155,7 +157,7 @@ def _answers(model: HieraForImageClassification, pictures: Sequence[Photo]) -> l
 
 
 def _larger(model: HieraForImageClassification) -> int:
-    """The side in pixels at which it classifies photos; it is right more often there than at its own size."""
+    """The side in pixels at which the model classifies photos; it is right more often than at its own size."""
     return round(_LARGER * model.config.image_size[0] / 32) * 32
 
 
@@ -211,4 +213,4 @@ def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int)
     for before, after, shown in zip(pixels, made, keep, strict=True):
         large = to_picture(before, record=record).resize((TILE, TILE), Image.Resampling.LANCZOS)
         rows.append([draw_units(large, unit=unit, keep=shown.numpy()), to_picture(after, record=record)])
-    return rows, f"{int(keep[0].sum())} of {keep.shape[1]} mask units are seen"
+    return rows, f"{int(keep[0].sum())} of {keep.shape[1]} mask units are visible"

@@ -1,4 +1,4 @@
-"""The images that come with hierax: photos for the demonstration, and a gallery to find their nearest neighbors in.
+"""The images that are part of hierax: photos for the demonstration, and a gallery for their nearest neighbors.
 No bundled model was trained on them. `assets/CREDITS.md` names their authors.
 """
 
@@ -15,7 +15,7 @@ _ASSETS = Path(__file__).parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Photo:
-    """An image with its name; in the gallery also its category."""
+    """An image with its name and, in the gallery, its category."""
 
     name: str
     picture: Image.Image
@@ -23,7 +23,7 @@ class Photo:
 
 
 def photos() -> list[Photo]:
-    """The photos, about 300 pixels high or wide, the cat first."""
+    """The photos, about 300 pixels high or wide; the first is the cat."""
     files = [_ASSETS / "cat.jpg", *sorted((_ASSETS / "photos").glob("*.jpg"))]
     return [Photo(file.name, _open(file)) for file in files]
 

@@ -12,7 +12,7 @@ from hierax.viz.fonts import drawable, load_font
 TILE = 200
 """Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""
 _MARGIN, _GAP = 28, 20  # around the sheet, between images
-SMALL, _PITCH = 79, 124  # side of a neighbor, and from one to the next: room for the longest label
+SMALL, _PITCH = 79, 124  # side of a neighbor, and distance between two of them, enough for the longest label
 _LINE, _BAR = 25, 21  # distance of the lines of labels, height of their bars
 _PAPER, _INK, _FADED, _SHARE, _RULE = (255, 255, 255), (24, 24, 27), (100, 100, 108), (203, 222, 248), (228, 228, 231)
 _Colour = tuple[int, int, int]
@@ -23,10 +23,10 @@ class Row:
     """The content of one row: a photo and the model's results.
 
     Attributes:
-        name: of its file.
-        pictures: one for each column but the last, squares that are resized to `TILE`.
-        answers: labels, how probable they are, and the same in words, likeliest first.
-        neighbours: images and their labels, the nearest first; four fill the last column.
+        name: name of the photo's file.
+        pictures: a square image for each column except the last; they are resized to `TILE`.
+        answers: labels, their probabilities, and the probabilities as text; the most likely label is first.
+        neighbours: images and their labels, the nearest first; four of them fill the last column.
     """
 
     name: str
@@ -38,7 +38,9 @@ class Row:
 def demo_sheet(
     rows: Sequence[Row], *, heading: str, notes: Sequence[str], columns: Sequence[tuple[str, str]]
 ) -> Image.Image:
-    """All rows on white, under a heading and lines of notes; `columns` has a title and a note for each."""
+    """The sheet: all rows on white, under a heading and lines of notes; `columns` has the title and note of each
+    column.
+    """
     places = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns) + 1)]
     words, left = places[1], [places[0], *places[2:]]  # the labels of a photo are beside it
     width = left[-1] + 2 * _PITCH + _MARGIN - 4
@@ -64,13 +66,13 @@ def demo_sheet(
 
 
 def _square(picture: Image.Image, side: int = TILE) -> Image.Image:
-    """Resizes an image: smoothly, but an image of less than half the size is a map, whose cells stay sharp."""
+    """Resizes an image smoothly. An image of less than half the size is a map; its cells keep sharp edges."""
     cells = 2 * picture.width <= side
     return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST if cells else Image.Resampling.LANCZOS)
 
 
 def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: str, at: tuple[int, int]) -> None:
-    """Draws a label on a bar whose length is its probability."""
+    """Draws a label on a bar; the length of the bar shows the probability."""
     x, y = at
     draw.rectangle((x, y, x + TILE - 1, y + _BAR), fill=(244, 244, 246))
     draw.rectangle((x, y, x + max(round(TILE * probability), 1) - 1, y + _BAR), fill=_SHARE)
@@ -81,7 +83,7 @@ def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: st
 def _neighbours(
     page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
 ) -> None:
-    """Four images, two by two, with their labels below."""
+    """Draws four images in two rows, with their labels below."""
     for number, (picture, label) in enumerate(found[:4]):
         x, y = at[0] + number % 2 * _PITCH, at[1] + number // 2 * (SMALL + 22)
         page.paste(_square(picture, SMALL), (x, y))
@@ -97,7 +99,7 @@ def _write(
     *,
     room: int | None = None,
 ) -> None:
-    """The text in one line, cut to fit into `room` pixels."""
+    """The text in one line, shortened to at most `room` pixels."""
     shown = drawable(text)
     font = load_font(shown, points)
     if room is not None and font.getlength(shown) > room:

@@ -1,10 +1,10 @@
-"""Compiled programs on disk: written whole or not at all, checked when they are read, limited in size.
+"""Compiled programs on disk: files are complete, checked when they are read, and limited in size.
 
 An entry is one file: a header with the digests of its key and of its content, then the content. Any number of processes
-may read and write the same entry. A file that is truncated, altered or renamed counts as missing, and is made again.
+may read and write the same entry. A file that is truncated, altered or renamed counts as missing, and is written again.
 
-Compiled code decides the outputs of a model. Hence only regular files are read that belong to this user (or to root)
-and that nobody else can write. In a folder that several users share, each user reads only their own files.
+Compiled code determines the outputs of a model. Therefore only regular files are read that belong to this user (or to
+root) and that nobody else can write. In a folder that several users share, each user reads only their own files.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def default_folder() -> Path:
 
 
 class ArtifactCache:
-    """Files by key in a folder, the least recently used deleted when they exceed `max_bytes` together.
+    """Files by key in a folder. When they exceed `max_bytes` together, the least recently used are deleted.
 
-    A folder that cannot be written to is not an error: nothing is kept, and the reason is logged once.
+    A folder that cannot be written to is not an error: nothing is cached, and the reason is logged once.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, max_bytes: int = 8 << 30) -> None:
@@ -70,7 +70,7 @@ class ArtifactCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            _log.warning("%s is not used, and made again: %s", path, error.strerror or error)
+            _log.warning("%s is not used, and will be made again: %s", path, error.strerror or error)
             return None
         start = len(_MAGIC) + _DIGEST().digest_size
         digest, content = whole[len(_MAGIC) : start], memoryview(whole)[start:]
@@ -80,11 +80,11 @@ class ArtifactCache:
                 path.unlink()
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # now the most recently used
-        return content  # without a copy: every warm start comes here
+            os.utime(path)  # marks it as the most recently used
+        return content  # without a copy, because every start with a filled cache reads this
 
     def open(self, key: str, load: Callable[[memoryview], _T]) -> _T | None:
-        """What `load` makes of the content under `key`; None if there is none, or if it cannot be loaded."""
+        """The result of `load` for the content under `key`; None if there is none, or if it cannot be loaded."""
         content = self.read(key)
         if content is None:
             return None
@@ -97,7 +97,7 @@ class ArtifactCache:
             return None
 
     def write(self, key: str, content: bytes) -> None:
-        """Keeps `content` under `key`; replaces an earlier entry."""
+        """Writes `content` under `key`; replaces an earlier entry."""
         if not self._writable or len(content) > self.max_bytes:
             return
         path = self.path(key)
@@ -118,7 +118,7 @@ class ArtifactCache:
             self._bound()
         except OSError as error:
             self._writable = False
-            _log.warning("compiled models are not kept: %s", error)
+            _log.warning("compiled models are not cached: %s", error)
 
     def _bound(self) -> None:
         """Deletes the least recently used entries beyond `max_bytes`, and files that killed writers left."""
@@ -139,7 +139,7 @@ class ArtifactCache:
 
 
 def cache_in(folder: str | os.PathLike[str] | bool | None) -> ArtifactCache | None:
-    """The cache in a folder, in the default folder for None or True; None for False."""
+    """The cache in a folder; None and True are the default folder, and False gives None (no cache)."""
     if isinstance(folder, bool):
         return ArtifactCache() if folder else None
     return ArtifactCache(folder)
@@ -187,8 +187,8 @@ def _code_digest() -> str:
 
 
 def processor_kind() -> str:
-    """What compiled code depends on: the architecture, and the processor's model and features if the system states
-    them.
+    """The processor for which code is compiled: its architecture, and its model and features if the system
+    states them.
     """
     kind = [platform.system(), platform.machine()]
     with contextlib.suppress(OSError):

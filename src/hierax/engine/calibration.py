@@ -1,4 +1,4 @@
-"""Images to calibrate int8 on, and to compare an engine with the model it was made from."""
+"""Images for calibrating int8, and for comparing an engine with its model."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 Pictures: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[Picture]]
 """A folder of images, a list of images, or preprocessed pixels `[N, C, *size]`."""
 
-_CALIBRATED = 80  # images to calibrate on; the last ones are held out, to compare on
-_MOST = 200  # images that are used of a folder: all would not fit in memory
+_CALIBRATED = 80  # images to calibrate on; the last ones are held out for a comparison
+_MOST = 200  # images that are used from a folder: all images may not fit in memory
 _log = logging.getLogger("hierax.engine")
 
 
 def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list[Image.Image]:
-    """`count` random square crops of `pictures` in turn, with sides from a quarter to all of the short side."""
+    """`count` random square crops of `pictures` in turn; their sides are a quarter to all of the short side."""
     draw, found = random.Random(seed), []
     for number in range(count):
         picture = pictures[number % len(pictures)]
@@ -51,7 +51,7 @@ def sample_pixels(
     """`count` inputs `[count, C, *size]` for a model: crops of the images of `source`.
 
     Args:
-        source: images; or preprocessed pixels, used in turn unchanged; None is the photo that comes with hierax.
+        source: images; or preprocessed pixels, used in turn unchanged; None is the photo that is part of hierax.
 
     Raises:
         ValueError: the model does not take images and `source` is not pixels, or a folder has no images.
@@ -67,7 +67,7 @@ def sample_pixels(
         kind = "clips" if config.is_video else f"{config.num_channels} channels on {config.axes} axes"
         raise ValueError(f"this model takes {kind}: pass ready pixels [N, {config.num_channels}, …] to calibrate on")
     pixels = processor(crops(_pictures(source, processor.max_pixels), count, seed=seed)).pixel_values
-    if tuple(pixels.shape[2:]) != config.image_size:  # the record has another size than the model
+    if tuple(pixels.shape[2:]) != config.image_size:  # the size of the record differs from the model's
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
     return pixels
 
@@ -78,7 +78,7 @@ def calibration_batches(
     """Inputs of one image each to calibrate int8 on, for a MAE model with random visible units."""
     if source is None:
         _log.warning(
-            "int8 is calibrated on crops of one photo that comes with hierax; calibration= takes images of yours"
+            "int8 is calibrated on crops of one photo that is part of hierax; calibration= takes your own images"
         )
     pixels = sample_pixels(source, _CALIBRATED, config=config, processor=processor)
     if shape.kept is None:
@@ -106,7 +106,7 @@ def source_digest(source: Pictures | None) -> str:
 
 
 def images_of(source: str | os.PathLike[str], *, most: int) -> list[Path]:
-    """At most so many images of a folder, sorted and spread over all of them; or the file itself.
+    """At most `most` images of a folder, sorted and spread over all of them; or the file itself.
 
     Raises:
         ValueError: the folder has no images.

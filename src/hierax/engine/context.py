@@ -1,4 +1,4 @@
-"""Threads and turns of PyTorch that engines share."""
+"""PyTorch's threads and devices, which several engines share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _threads_lock = threading.Lock()
 
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Sets PyTorch's number of threads, which the whole process shares, for a while; None changes nothing."""
+    """A context with this number of PyTorch threads, which the whole process shares; None changes nothing."""
     if count is None or count == torch.get_num_threads():
         yield
         return
@@ -64,7 +64,7 @@ class Turns:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """`inference_modes`, on the device, after all earlier calls."""
+        """A context for a call: `inference_modes` on the device, after all earlier calls have ended."""
         with inference_modes(self.device):
             if self.device.type != "cuda":
                 yield

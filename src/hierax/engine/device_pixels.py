@@ -1,4 +1,4 @@
-"""Pixels of images made on the device: decoded here, resized, cropped and normalized there."""
+"""Pixels of images: decoded on the CPU; resized, cropped and normalized on the device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DevicePixels:
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
         """`[B, C, H, W]` in float32 on the device. Raises as the processor does."""
-        if self.processor.record is not self._record:  # a field of the processor was assigned
+        if self.processor.record is not self._record:  # a field of the processor was changed
             self._use(self.processor.record)
         if self.processor.record.do_resize and self._mode is None:
             return self.processor(images).pixel_values.to(self.device)
@@ -60,7 +60,7 @@ class DevicePixels:
                 else:
                     pixels.append(self.processor(array).pixel_values[0].to(self.device))
             if any(one.shape != pixels[0].shape for one in pixels):
-                return self.processor(images).pixel_values  # the processor raises the right error
+                return self.processor(images).pixel_values  # the processor raises the error for it
             return torch.stack(pixels)
 
     def _window(self, array: np.ndarray, plan: Geometry) -> Tensor:

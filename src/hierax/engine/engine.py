@@ -50,8 +50,8 @@ class Engine:
     on all `threads`. Compiled programs are kept on disk, so that the next start is fast.
 
     Args:
-        model: a model, which is copied; or a Hub id, a folder or a file to load one from; or a folder that `hierax
-            export` wrote, or the model's file in it.
+        model: a model, which is copied; a Hub id, a folder or a file of a checkpoint; or a folder that `hierax export`
+            wrote, or the model's file in it.
         task: as in `hierax.load`: "features" for embeddings, "backbone" for maps, "classification", "mae", …
         device: "auto" is CUDA or MPS if available, else the CPU.
         precision: "fp32", "bf16", "fp16" or "int8"; "auto" is bf16 if the hardware multiplies it, else fp32.
@@ -61,24 +61,24 @@ class Engine:
         hidden_states: whether to return the maps of all stages too (`reshaped_hidden_states`).
         out_features: names of the maps of a backbone.
         calibration: images to calibrate "int8" on: a folder, a list, or preprocessed pixels; None uses crops of the
-            photo that comes with hierax, with a warning.
+            photo that is part of hierax, with a warning.
         processor: makes pixels from images; None is the checkpoint's own.
-        cache_dir: where compiled programs are kept; None is `$HIERAX_CACHE`, else the user's cache folder; False keeps
-            nothing.
-        max_shapes: how many sizes stay compiled; others run in eager mode.
+        cache_dir: folder of the compiled programs; None is `$HIERAX_CACHE`, else the user's cache folder; False turns
+            the cache off.
+        max_shapes: number of sizes that stay compiled; others run in eager mode.
 
     Attributes:
         config, license: configuration and license of the model; `config.id2label` names a classifier's labels.
         task: as in `hierax.load`: "classification", "video-classification", "features", "backbone" or "mae".
-        source: where the weights are from, if that is known.
+        source: the origin of the weights, or None if it is unknown.
         device, precision, backend: the ones in use.
-        processor, preprocessing: what makes pixels from images, and its record; `record` is None if the model states
+        processor, preprocessing: the maker of pixels from images, and its record; `record` is None if the model states
             none.
         exported: the export, with the report of its differences from the checkpoint; None for other models.
 
     Raises:
-        ValueError: an unknown name or an impossible combination; or an error of `hierax.load`.
-        ImportError: the backend's package is missing; names the extra.
+        ValueError: a name is unknown or a combination is not possible; or an error of `hierax.load`.
+        ImportError: the backend's package is missing; the message names the extra.
     """
 
     @advised(ENGINE)
@@ -134,7 +134,7 @@ class Engine:
         follow(self)
 
     def after_fork(self) -> None:
-        """In a forked child: drops what threads of the parent held, to be made again at the next call.
+        """Called in a forked child: drops objects that need threads of the parent; the next call makes new ones.
 
         PyTorch on a CPU needs only a new thread, and ONNX Runtime new sessions. OpenVINO cannot be used in the child:
         an engine made from weights continues with PyTorch. CUDA cannot be used either.
@@ -215,7 +215,7 @@ class Engine:
             noise, keep: for MAE models, which mask units are visible; as in `HieraForPreTraining`.
 
         Raises:
-            ValueError: a wrong shape, or an image that cannot be read (`ImageError`).
+            ValueError: the shape is wrong, or an image cannot be read (`ImageError`).
             RuntimeError: the engine is closed.
         """
         pixels = self._pixels(images, pixel_values)
@@ -333,11 +333,11 @@ class Engine:
             raise RuntimeError(self._lost)
 
     def _eager(self, shape: Shape) -> Runner:
-        """The runner of shapes that are not worth compiling: PyTorch, in a precision no lower than the engine's."""
+        """The runner of shapes that are not compiled: PyTorch, in a precision that is not lower than the engine's."""
         if self._slow is None:
             precision = "bf16" if self.precision in ("bf16", "int8") and fast_bf16() else "fp32"
             self._slow = self._torch(precision)
-            _log.info("sizes that are seldom asked for run on PyTorch in %s", precision)
+            _log.info("sizes that are seldom requested run on PyTorch in %s", precision)
         return SeldomRunner(self._slow.eager(shape))
 
     def _calibration_batches(self, shape: Shape) -> list[tuple[Tensor, ...]]:

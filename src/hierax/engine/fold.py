@@ -2,7 +2,8 @@
 
 Constants are multiplied once, in float64. The affine part of a LayerNorm goes into the linear layers after it, the
 attention's scale into the queries' weights, layer scale into the layer before it, and the patch embedding's bias into
-the position embedding. The shortcut's projection becomes part of the product that makes queries, keys and values.
+the position embedding. The projection of the shortcut becomes part of the product that computes queries, keys and
+values.
 """
 
 from __future__ import annotations

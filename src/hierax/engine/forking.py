@@ -1,7 +1,7 @@
 """Engines in a forked child, in which only one thread exists.
 
 The threads of ONNX Runtime, of OpenVINO and of the engine do not exist in the child. A call, and freeing their owners,
-would wait for them for ever. Hence their owners are never freed in the child, and new ones are made.
+would wait for them forever. Therefore the owners are never freed in the child, and new ones are made.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def openvino_is_lost() -> bool:
     """Whether a parent of this process used OpenVINO before the fork.
 
     OpenVINO keeps idle threads for the whole process and gives them to the next compiled model. So even a model
-    compiled in the child may wait for ever.
+    that is compiled in the child may wait forever.
     """
     return _openvino_user not in (None, os.getpid())
 
@@ -68,6 +68,6 @@ def check_openvino() -> None:
     """Raises `RuntimeError` in a forked child of a process that used OpenVINO."""
     if openvino_is_lost():
         raise RuntimeError(
-            "OpenVINO was used before this process was forked, and cannot be used in the child; take backend='torch', "
+            "OpenVINO was used before this process was forked, and cannot be used in the child; use backend='torch', "
             "make the first engine after the fork, or start processes by 'spawn'"
         )

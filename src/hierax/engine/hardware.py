@@ -1,4 +1,4 @@
-"""Device, precision and backend on this machine: the defaults, and checks of requested ones."""
+"""Device, precision and backend on this machine: chooses the defaults, and checks requested values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger("hierax.engine")
 
 @dataclass(frozen=True)
 class Choice:
-    """Where and how an engine runs."""
+    """The device, precision and backend of an engine."""
 
     device: torch.device
     precision: str
@@ -50,8 +50,8 @@ def choose(device: str | torch.device, precision: str, backend: str) -> Choice:
     """Resolves "auto" for this machine; checks the values that were requested by name.
 
     Raises:
-        ValueError: an unknown name, or the backend does not have the precision on the device.
-        ImportError: the backend's package is missing; names the extra.
+        ValueError: a name is unknown, or the backend does not have the precision on the device.
+        ImportError: the backend's package is missing; the message names the extra.
         RuntimeError: OpenVINO was requested in a forked child of a process that used it.
     """
     _one_of("precision", precision, PRECISIONS)

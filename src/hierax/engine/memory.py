@@ -1,4 +1,4 @@
-"""Returns freed memory to the system, and reports a lack of memory as `MemoryError`, whichever library noticed it."""
+"""Returns freed memory to the system, and reports a lack of memory as `MemoryError` for all libraries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hierax.memory import is_out_of_memory
 
 @contextlib.contextmanager
 def memory_errors(doing: str) -> Iterator[None]:
-    """Raises a `MemoryError` that says what was done, instead of a library's own error when memory runs out."""
+    """A context that replaces a library's error for a lack of memory by a `MemoryError`, which says what failed."""
     try:
         yield
-    except torch.OutOfMemoryError:  # of a GPU; callers know it by this name
+    except torch.OutOfMemoryError:  # the error of a GPU, which callers expect in this class
         raise
     except Exception as error:
         if not is_out_of_memory(error) or str(error).startswith("out of memory"):

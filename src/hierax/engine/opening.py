@@ -1,4 +1,4 @@
-"""From the `model` argument of an engine or an export to a model and its processor."""
+"""Makes a model and its processor from the `model` argument of an engine or an export."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Runner(Protocol):
 
 
 class Backend(Protocol):
-    """Makes runners of one program.
+    """A maker of runners for one program.
 
     Attributes:
         batched: whether each runner is for one number of images only.
@@ -69,8 +69,8 @@ class Backend(Protocol):
 
 
 class RunnerPool:
-    """At most `limit` compiled runners, so that inputs of many different shapes do not fill the memory or compile all
-    the time.
+    """At most `limit` compiled runners, so that inputs of many different shapes neither fill the memory nor are
+    compiled each time.
 
     A shape is compiled at its `patience`-th request; until then `eager` runs it. If `limit` runners exist, a new shape
     replaces the least recently used one only after `insistence` requests since its last use. Without `eager`, every

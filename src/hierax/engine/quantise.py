@@ -1,4 +1,4 @@
-"""Models in int8: quantised with calibration images, compared with the exact model."""
+"""Models in int8: quantized with calibration images, and compared with the exact model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hierax.telemetry import import_nncf, import_openvino
 Inputs = Sequence[tuple[Tensor, ...]]
 """Batches to calibrate on: pixels and, for a MAE model, the indices of visible units."""
 
-_HELD_OUT = 16  # inputs of the calibration that are held out to compare on
+_HELD_OUT = 16  # inputs of the calibration that are held out for the comparison
 _ENOUGH = 0.995  # cosine below which the log warns
 _log = logging.getLogger("hierax.engine")
 
@@ -31,8 +31,8 @@ def quantise(model: Any, batches: Inputs) -> Any:
     """The `openvino.Model` or `onnx.ModelProto` with int8 weights and activations, calibrated on `batches` by NNCF.
 
     SmoothQuant is off, because its factors come from the extremes of the inputs. After calibration on crops of one
-    photo, the pooled features of other photos had a cosine of 0.92 with it and of 0.999 without it (weights of
-    deviation 0.05).
+    photo, the pooled features of other photos had a cosine of 0.92 with it and of 0.999 without it (weights with
+    a standard deviation of 0.05).
     """
     require("precision 'int8'", "nncf")
     import_openvino()

@@ -1,4 +1,4 @@
-"""A model as a function of tensors only, for compilers and exports, and the way back to typed outputs."""
+"""A model as a function of tensors only, for compilers and exports, and the conversion back to typed outputs."""
 
 from __future__ import annotations
 

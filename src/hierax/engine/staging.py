@@ -12,9 +12,9 @@ from torch import Tensor
 class Staging:
     """Puts tensors on a device, in another dtype if requested; on CUDA, the CPU continues during the copy.
 
-    A copy from pageable memory is slower and makes the CPU wait. Hence the tensor is first written, in its new dtype,
-    into one of two pinned buffers, which grow to the largest tensor. An event tells when a buffer has been read. Until
-    then it is not written again, so a caller that is faster than the device waits here, at most two tensors ahead. On
+    A copy from pageable memory is slower and makes the CPU wait. So the tensor is first written, in its new dtype, into
+    one of two pinned buffers, which grow to the largest tensor. An event shows when a buffer has been read. Until then
+    it is not written again, so a caller that is faster than the device waits here, at most two tensors ahead. On
     other devices, this is `Tensor.to`. Pinned tensors are copied directly: their owner must wait for the result before
     writing to them again. Thread-safe.
     """
@@ -39,7 +39,7 @@ class Staging:
             pinned.copy_(tensor)
             moved = pinned.to(self.device, non_blocking=True)
             event = self._read[turn] = self._read[turn] or torch.cuda.Event()
-            event.record()  # on the copying stream
+            event.record()  # on the stream of the copies
             return moved
 
     def _buffer(self, turn: int, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Many inputs through an engine: decoded ahead in threads, run in batches, returned one by one and in order."""
+"""Runs an engine on many inputs: decodes ahead in threads, runs batches, returns outputs one by one and in order."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _decode_ahead(
             if not isinstance(pixels, Tensor) or not len(pixels):
                 raise TypeError(f"read gave {type(pixels).__name__}; expected a tensor [rows, C, *size]")
             return _Read(item, pixels)
-        except Exception as error:  # any error: one item that cannot be read must not lose the others
+        except Exception as error:  # any error, because an unreadable item must not affect the others
             return _Read(item, error=error)
 
     source, begun = iter(items), deque[Future[_Read[Item]]]()
@@ -107,7 +107,7 @@ def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[
     if ready:
         try:
             outputs = [engine(pixel_values=part) for part in torch.cat(ready).split(batch_size)]
-        except ValueError as error:  # a size that this model, or this export, does not accept: the error of every item
+        except ValueError as error:  # the model or the export does not accept this size: every item gets this error
             group = [dataclasses.replace(one, pixels=None, error=one.error or error) for one in group]
     whole, start = _concatenate(outputs), 0
     for one in group:
@@ -132,6 +132,6 @@ def _concatenate(outputs: list[Output]) -> Any:
 
 
 def _each(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The output with each of its tensors changed."""
+    """The output, with a function applied to each of its tensors."""
     fields = {n: tuple(map(change, v)) if isinstance(v, tuple) else change(v) for n, v in output.items()}
     return dataclasses.replace(output, **fields)

@@ -23,7 +23,7 @@ from hierax.model.pretrained import Pretrained
 from hierax.model.tokens import UnitLayout
 
 INPUTS = ("pixel_values", "kept")
-"""Names of a program's inputs; the second only if it is `masked`. Older files say "pixels"."""
+"""Names of a program's inputs; the second exists only if it is `masked`. Older files use the name "pixels"."""
 
 
 class BakedPosition(nn.Module):
@@ -73,7 +73,9 @@ def exported_program(program: Program, example: tuple[Tensor, ...], *, dynamic: 
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Hides the warnings and logs that exporters, quantizers and file readers write for their own developers."""
+    """A context without the warnings and logs that exporters, quantizers and file readers write for their
+    developers.
+    """
     before = {name: logging.getLogger(name).level for name in loggers}
     try:
         for name in loggers:

@@ -1,4 +1,4 @@
-"""Pictures of feature maps, attention and reconstructions; sheets and animations."""
+"""Images of feature maps, attention and reconstructions; sheets and animations."""
 
 from typing import TYPE_CHECKING
 

@@ -72,7 +72,7 @@ def reconstructed_clip(
 def reconstruction_captions(
     config: HieraConfig, size: Sequence[int], keep: np.ndarray, statistics: Statistics, *, title: str
 ) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
-    """Titles and notes of the three columns of every reconstruction: the image, what is visible, what is made of it.
+    """Titles and notes of the three columns of a reconstruction: the image, its visible part, and the reconstruction.
 
     Args:
         size: pixels per axis.
@@ -93,7 +93,7 @@ def featured_clip(
     found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing, seconds: float, title: str
 ) -> Moving:
     """A clip `[C, T, H, W]` and the maps of its stages: colors are each map's first three principal components over
-    all of its frames, so that a color means the same in all of them.
+    all of its frames, so that a color has the same meaning in all of them.
     """
     import numpy as np
     from PIL import Image
@@ -120,8 +120,8 @@ def _times(size: Sequence[int]) -> str:
 
 
 def write_animation(clips: Sequence[Moving], path: Path, *, heading: str, note: str) -> None:
-    """The clips below each other, with their captions, played at the same time: GIF, animated PNG or WebP, by the
-    suffix. Shorter ones show their last frame.
+    """Writes the clips below each other, with their captions, as an animation; the suffix says whether as GIF, PNG or
+    WebP. Shorter clips show their last frame until the longest ends.
     """
     from hierax.viz.sheets import sheet
 
@@ -133,7 +133,7 @@ def write_animation(clips: Sequence[Moving], path: Path, *, heading: str, note: 
 
 
 def write_strip(clips: Sequence[Moving], path: Path, *, heading: str, note: str) -> None:
-    """All frames side by side with their times, a row for each column of a clip, clips below each other."""
+    """All frames side by side with their times. Each column of a clip becomes a row; clips are below each other."""
     from hierax.viz.sheets import Tile, sheet
 
     rows = []

@@ -1,4 +1,4 @@
-"""Attention of blocks as maps."""
+"""The attention of blocks as maps."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def attention_map(
 
     Args:
         weights: one image's `attentions[stage]`, `[heads, windows, queries, keys]` in the published order.
-        config: that of the model.
-        stage: 0 is the first.
+        config: configuration of the model.
+        stage: number of the stage, from 0.
         size: pixels per axis of the model's input.
         at: a pixel (one number per axis); the map is then the attention of the token at this pixel, 0 outside of its
             window. None gives the mean over all queries.
@@ -67,7 +67,7 @@ def attention_map(
 def _query_at(
     config: HieraConfig, stage: int, units: tuple[int, ...], at: Sequence[int], *, windows: int
 ) -> tuple[int, int]:
-    """Window and index of the query that holds the pixel `at`."""
+    """The window, and the index in it, of the query at the pixel `at`."""
     import torch
 
     from hierax.model.tokens import UnitLayout

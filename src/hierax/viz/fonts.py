@@ -1,4 +1,4 @@
-"""A font for a text: Pillow's own, or one of this system that has all of its characters."""
+"""Finds a font for a text: Pillow's own font, or a font of this system that has all of its characters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hierax.home import home
 from hierax.notices import notify, printable
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_MISSING = "\U0010ffff"  # a character that no font has: it is drawn as every missing one
+_MISSING = "\U0010ffff"  # a character that no font has; it is drawn like every missing character
 _SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 _UNUSUAL = ("bold", "italic", "oblique", "mono", "serif", "condensed", "narrow", "light", "thin", "black", "math")
 _USUAL = ("sans", "regular", "gothic", "hei", "cjk", "unicode", "symbol", "emoji")
@@ -34,7 +34,7 @@ def load_font(text: str, points: int) -> Font:
 @lru_cache(4096)
 def find_font(text: str) -> str | None:
     """The file of a font that has all characters of a text: "" is Pillow's own font, None is no font."""
-    wanted = sorted({c for c in text if not c.isascii() and not _invisible(c)}, reverse=True)  # rare ones first
+    wanted = sorted({c for c in text if not c.isascii() and not _invisible(c)}, reverse=True)  # rare characters first
     for place in ["", *_fonts()] if wanted else [""]:
         if all(_has(place, character) for character in wanted):
             return place
@@ -69,7 +69,7 @@ def drawable_names(names: Sequence[str], *, kind: str = "image", first: int = 1)
 
 
 def plot_font(text: str) -> dict[str, Any]:
-    """Arguments of matplotlib's texts: the font for a text that its own font may lack."""
+    """Arguments for a text of matplotlib: a font that has characters which matplotlib's own font may not have."""
     place = find_font(_normal(text))
     if not place:
         return {}
@@ -79,7 +79,9 @@ def plot_font(text: str) -> dict[str, Any]:
 
 
 def _normal(text: str) -> str:
-    """Composed characters, without the selectors of emoji, which some fonts draw, and bytes that are no text."""
+    """The text with composed characters, without emoji selectors, which some fonts draw, and without bytes that are not
+    text.
+    """
     text = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(c for c in unicodedata.normalize("NFC", text) if c not in "\ufe0e\ufe0f")
 
@@ -95,7 +97,7 @@ def _has(place: str, character: str) -> bool:
 
 @lru_cache(_MOST_FONTS)
 def _open(place: str) -> tuple[Font, tuple[tuple[int, ...], bytes]]:
-    """A font, and how it draws what it does not have."""
+    """A font, and how it draws characters that it does not have."""
     basic = ImageFont.Layout.BASIC
     font = ImageFont.truetype(place, _POINTS, layout_engine=basic) if place else ImageFont.load_default(size=_POINTS)
     return font, _draw(font, _MISSING)
@@ -130,7 +132,7 @@ def _fonts() -> list[str]:
 
 
 def _folders() -> list[Path]:
-    """Where this system keeps its fonts."""
+    """The folders of this system's fonts."""
     own = home()
     if sys.platform == "win32":
         windows = Path(os.environ.get("WINDIR", r"C:\Windows"))

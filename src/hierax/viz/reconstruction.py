@@ -1,4 +1,4 @@
-"""What a MAE model fills in, as pixels."""
+"""The reconstruction of a MAE model as pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Statistics = Literal["visible", "true"]
 _HIDDEN = (222, 222, 226)
-_FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # of mask units, from outside
+_FRAMES = ((255, 255, 255, 215), (0, 0, 0, 50))  # colors of the border of a mask unit, from outside to inside
 
 
 def draw_units(
@@ -65,14 +65,14 @@ def reconstruct_pixels(
 ) -> Tensor:
     """The pixels `[B, C, *size]`: hidden patches as a MAE predicts them, visible patches unchanged.
 
-    With `normalize_pixel_loss`, a MAE predicts patches of mean 0 and deviation 1, so their brightness and contrast are
-    unknown. "visible" estimates them from the visible patches (`hidden_statistics`). "true" takes them from the hidden
-    patches, as in many published images: this shows part of the answer.
+    With `normalize_pixel_loss`, a MAE predicts patches of mean 0 and standard deviation 1, so their brightness and
+    contrast are unknown. "visible" estimates them from the visible patches (`hidden_statistics`). "true" takes them
+    from the hidden patches, as in many published images: this shows part of the answer.
 
     Args:
         pixels: the model's input.
         logits, visible: fields `logits` and `bool_masked_pos` of `PreTrainingOutput`.
-        config: that of the model.
+        config: configuration of the model.
         statistics: "visible" or "true"; not used without `normalize_pixel_loss`.
 
     Raises:

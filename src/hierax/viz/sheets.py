@@ -1,4 +1,4 @@
-"""Several pictures with captions on one sheet."""
+"""Several images with captions on one sheet."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sheet(
     return page
 
 
-_Line = tuple[str, Font, int, tuple[int, int, int]]  # a text, its font, its points and its color
+_Line = tuple[str, Font, int, tuple[int, int, int]]  # text, font, size in points and color
 
 
 def _fitted(tile: Tile, least: int, most: int) -> Tile:
@@ -74,7 +74,9 @@ def _caption(tile: Tile, width: int) -> list[_Line]:
 
 
 def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
-    """The text, wrapped to lines that fit; words that are too long alone, as of writing without spaces, are cut."""
+    """The text, wrapped to lines that fit; a word that is longer than a line, as in scripts without spaces,
+    is split.
+    """
     shown = drawable(text)
     font, lines = load_font(shown, points), list[str]()
     for word in shown.split():

@@ -1,1 +1,1 @@
-"""What runs a model: PyTorch, OpenVINO, onnxruntime, and exports."""
+"""Backends that run a model: PyTorch, OpenVINO, ONNX Runtime, and exports."""

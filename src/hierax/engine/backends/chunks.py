@@ -1,4 +1,4 @@
-"""Calls of a runtime with a few images each: tensors to arrays, and the arrays of all calls to tensors."""
+"""Calls a runtime with a few images at a time; converts tensors to arrays, and the arrays of all calls to tensors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def join(
     step: int,
     by: str,
 ) -> list[Tensor]:
-    """The outputs of a program for `batch` images, from calls with `step` images each, the last with the rest.
+    """The outputs of a program for `batch` images, from calls with `step` images each; the last call has the rest.
 
     Args:
         stated: for each output, the lengths of its axes after the first, as the compiled program states them.
 
     Raises:
-        MemoryError: an output has another shape.
+        MemoryError: an output has a shape that was not stated; a runtime without enough memory returns such outputs.
     """
     checked = []
     for number, chunk in enumerate(chunks):

@@ -86,15 +86,15 @@ def find_export(source: object) -> Exported | None:
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported model: what `export.json` says.
+    """An exported model, as `export.json` describes it.
 
     Attributes:
         config: with the exported size as `image_size`.
         batch: images per call of the file, or None for any number.
         kept: visible mask units, for a MAE model.
-        report: the comparison with the model that it was made from.
+        report: the comparison with the model that was exported.
         files: sizes and digests of the files, by name.
-        source: where the weights are from, or None.
+        source: the origin of the weights, or None.
     """
 
     folder: Path
@@ -159,7 +159,7 @@ class Exported:
             if not path.is_file():
                 raise ValueError(f"{path}: is missing; export the model again")
             if path.stat().st_size != record["bytes"] or file_digest(path) != record["sha256"]:
-                raise ValueError(f"{path}: is not what was exported (cut short or altered); export the model again")
+                raise ValueError(f"{path}: is not the exported file (truncated or altered); export the model again")
 
     def model(self) -> Pretrained:
         """The model without weights, on the meta device, for its configuration and checks."""
@@ -183,7 +183,7 @@ class Exported:
         hidden_states: bool,
         out_features: Sequence[str] | None,
     ) -> Choice:
-        """Where and how it runs.
+        """The device, precision and backend with which the export runs.
 
         Raises:
             ValueError: an argument does not match the export.
@@ -222,7 +222,7 @@ class ExportedBackend:
         """The runner of the exported size.
 
         Raises:
-            ValueError: another size or number of visible mask units; says which were exported.
+            ValueError: the size or the number of visible mask units is another; the message says which were exported.
         """
         folder, size, kept = self._exported.folder, self._exported.config.image_size, self._exported.kept
         if shape.size != size:

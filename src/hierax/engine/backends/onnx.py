@@ -71,7 +71,7 @@ def fits_one_file(proto: Any) -> bool:
 
 
 def save_onnx(proto: Any, path: Path) -> bool:
-    """Writes one file; writes the weights of a model that is too large for one file to `NAME.data` beside it.
+    """Writes one file. If the model is too large for it, writes the weights to `NAME.data` beside it.
 
     Returns:
         Whether the weights are in a separate file. If so, the `onnx.ModelProto` no longer holds them: it names that
@@ -87,7 +87,7 @@ def save_onnx(proto: Any, path: Path) -> bool:
 
 
 def data_file(path: Path) -> Path:
-    """Path of the weights of an ONNX file that is too large to hold them."""
+    """Path of the weights of an ONNX file, if they are in a separate file."""
     return path.with_name(f"{path.name}.data")
 
 
@@ -98,7 +98,7 @@ class OnnxRunner:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.log_severity_level = 4  # errors are raised, too
+        options.log_severity_level = 4  # errors are raised as exceptions, so they need not be logged
         source = str(model) if isinstance(model, Path) else model
         self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self._inputs = [entry.name for entry in self._session.get_inputs()]
@@ -123,7 +123,7 @@ class OnnxRunner:
 
 
 class OnnxBackend:
-    """Exports, quantizes and keeps on disk a model for one size after another.
+    """Exports and quantizes a model, for one size after another, and caches the results on disk.
 
     int8 is for the native size, at which it is calibrated; other sizes run in float32.
     """

@@ -59,7 +59,9 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(program, example, check_trace=False, strict=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced, example_input=example, trace_kwargs={})  # outlives conversion
+        decoder = TorchScriptPythonDecoder(
+            traced, example_input=example, trace_kwargs={}
+        )  # needed during the conversion
         model = frontend.convert(frontend.load(decoder))
     model.reshape({i: [-1, *tensor.shape[1:]] for i, tensor in enumerate(example)})
     for name, node in zip(INPUTS, model.inputs, strict=False):
@@ -157,7 +159,7 @@ class OpenVinoRunner:
 
 
 class OpenVinoBackend:
-    """Converts, quantizes, keeps on disk and compiles a program for one size after another.
+    """Converts, quantizes and compiles a program, for one size after another, and caches the results on disk.
 
     int8 is for the native size, at which it is calibrated; other sizes run in the next best precision.
     """
@@ -200,7 +202,7 @@ class OpenVinoBackend:
         found = self._cache.open(key, self._stored) if self._cache else None
         if found is not None:
             return found
-        # baked: OpenVINO's antialiased bicubic (for abs-win tables) is not PyTorch's: maps were off by 0.6 %
+        # resized tables are constants: OpenVINO's antialiased bicubic differs from PyTorch's: maps were off by 0.6 %
         program = Program(for_size(self._program.model, shape.size, folded=False), self._program.signature).eval()
         model = to_openvino(program, example_inputs(program, shape))
         if int8:
@@ -218,7 +220,7 @@ class OpenVinoBackend:
         return model
 
     def close(self) -> None:
-        """Gives back the weights."""
+        """Frees the weights."""
         del self._program
 
 

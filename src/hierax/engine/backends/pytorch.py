@@ -70,8 +70,8 @@ class SeldomRunner:
 class GraphRunner:
     """A program captured as a CUDA graph for one shape: one launch per call; inputs are copied into the graph's inputs.
 
-    A graph holds addresses, not tensors. So the runner keeps alive all that the graph reads: its inputs, the program's
-    weights, and `tables` (called after the capture), which the program itself keeps for a few sizes only.
+    A graph holds addresses, not tensors. So the runner references everything that the graph reads: its inputs, the
+    program's weights, and `tables` (called after the capture), which the program caches for only a few sizes.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class GraphRunner:
         self._program, self._staging, self._turns = program, staging, turns
         self._pixels, self._kept = pixels, kept
         self._graph = torch.cuda.CUDAGraph()
-        with turns(), torch.cuda.stream(torch.cuda.current_stream()):  # undoes what a failed capture leaves behind
+        with turns(), torch.cuda.stream(torch.cuda.current_stream()):  # restores the state after a failed capture
             warm, capture = torch.cuda.Stream(), torch.cuda.Stream()
             warm.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(warm):
@@ -164,7 +164,7 @@ class TorchBackend:
         try:
             return GraphRunner(program, self._staging, self._turns, pixels=pixels, kept=kept, tables=self._tables)
         except RuntimeError as error:  # memory for one more batch, which a graph keeps
-            _log.warning("no CUDA graph for %s, which runs without: %s", shape, str(error).splitlines()[0])
+            _log.warning("no CUDA graph for %s, so it runs without one: %s", shape, str(error).splitlines()[0])
             return self._runner(program)
 
     def _runner(self, program: Callable[..., tuple[Tensor, ...]]) -> Runner:

@@ -66,8 +66,8 @@ def export(
 
     Args:
         model: a model, or a Hub id, a folder or a file to load one from.
-        folder: made if missing; it gets the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and `.bin`),
-            `export.json`, `config.json` and, for images and clips, `preprocessor_config.json`.
+        folder: created if it is missing; it gets the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and
+            `.bin`), `export.json`, `config.json` and, for images and clips, `preprocessor_config.json`.
         format: "pt2", "onnx" or "openvino".
         precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8, and onnx has no bf16. With OpenVINO, weights are
             in float32 for bf16, and fp16 computes in float32.
@@ -75,19 +75,19 @@ def export(
         batch: images per call, or None for any number.
         task: as in `hierax.load`.
         calibration: images to calibrate int8 on: a folder, a list, or preprocessed pixels; None uses crops of the photo
-            that comes with hierax.
-        evaluate: images to compare on, made by the processor, or preprocessed pixels; None uses 200 crops of that
-            photo, or 16 inputs of noise for models that do not take images.
+            that is part of hierax.
+        evaluate: images for the comparison, or preprocessed pixels; None uses 200 crops of that photo, or 16 inputs of
+            noise for models that do not take images.
         overwrite: whether to replace an export in `folder`.
         progress: is called with the text of the next step and the share of the work that is done, from 0 to 1.
 
     Returns:
-        `ParityReport`.
+        The `ParityReport` of the comparison.
 
     Raises:
-        ValueError: an unknown name or an impossible combination; a folder that is not empty; or an error of
+        ValueError: a name is unknown, a combination is not possible, or the folder is not empty; or an error of
             `hierax.load`. `ParityError` if the export is outside of its tolerance: then nothing is written.
-        ImportError: a package is missing; names the extra.
+        ImportError: a package is missing; the message names the extra.
     """
     target = Path(folder)
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
@@ -136,7 +136,7 @@ def check_export(format: str, precision: str, folder: str | os.PathLike[str], *,
 
 
 def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Pixels per axis; a whole number is for all axes, except time."""
+    """Pixels per axis; a whole number applies to all axes except time."""
     if size is None:
         return config.image_size
     if isinstance(size, int):
@@ -157,7 +157,7 @@ def _preprocessing_for(model: Pretrained, config: HieraConfig) -> Preprocessing 
 def _write_and_compare(
     job: Job, name: str, format: str, folder: Path, inputs: Iterable[tuple[Tensor, ...]], kind: str
 ) -> ParityReport:
-    """Writes the file and compares it; deletes its twin with maps afterwards."""
+    """Writes the file and compares it with the model; deletes its twin with maps afterwards."""
     twin = folder / "with_maps"
     twin.mkdir()
     FORMATS[format].write(job, folder / name, twin / name)
@@ -174,7 +174,7 @@ def _write_and_compare(
 
 
 def _count_inputs(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Iterator[tuple[Tensor, ...]]:
-    """The batches, with a report of how many inputs were compared; their total is not known before."""
+    """The batches; reports the number of inputs that were compared, because their total is not known before."""
     count = 0
     for batch in inputs:
         tell(f"comparing with the model: {count} inputs", 0.5 + 0.5 * (1 - 0.99**count))
@@ -229,7 +229,7 @@ def _version(package: str) -> str | None:
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Raises `ValueError` if `target` holds files that must not be lost, or cannot be made."""
+    """Raises `ValueError` if `target` holds files that must not be lost, or cannot be created."""
     check_writable(target)
     restore_folder(target)
     if not target.exists():
@@ -253,6 +253,6 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def _put_in_place(target: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
-    """An empty folder beside `target`. It replaces `target` on success, else it is deleted."""
+    """A context with an empty folder beside `target`. It replaces `target` on success; otherwise it is deleted."""
     # checked again before it is replaced: minutes have passed
     return atomic_folder(target, lambda: _check_target(target, overwrite=overwrite))

@@ -1,4 +1,4 @@
-"""The formats of exports: how each is written, and how its own runtime reads it."""
+"""The formats of exports: functions that write each format, and that read it with its own runtime."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Job:
         size: pixels per axis.
         batch: images per call, or None for any number.
         kept: visible mask units, for a MAE model.
-        calibration: makes the inputs to calibrate int8 on, each with `batch` images (None: one).
-        tell: is called with the text of the next step and the share of the export that is done.
+        calibration: a function that makes the inputs for calibrating int8, each with `batch` images (None: one).
+        tell: a function that is called with the text of the next step and the finished share of the export.
     """
 
     model: Pretrained
@@ -204,7 +204,7 @@ FORMATS: Mapping[str, Format] = {
         (), (), write_pt2, _read_pt2,
     ),
     "onnx": Format(
-        "model.onnx", "onnxruntime", {"bf16": "ONNX Runtime has no bf16 convolution for a CPU; take fp16 or fp32"},
+        "model.onnx", "onnxruntime", {"bf16": "ONNX Runtime has no bf16 convolution for a CPU; use fp16 or fp32"},
         ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",), write_onnx, _read_onnx,
     ),
     "openvino": Format(
@@ -217,8 +217,8 @@ def open_runner(format: str, path: Path, *, precision: str, threads: int | None,
     """The runner of an exported file, for any number of images.
 
     Raises:
-        ImportError: its runtime is missing; names the extra.
-        ValueError: the file cannot be read; names it.
+        ImportError: its runtime is missing; the message names the extra.
+        ValueError: the file cannot be read; the message names it.
     """
     kind = FORMATS[format]
     require(path.name, *kind.reads)

@@ -1,4 +1,4 @@
-"""Compares an exported file with the model that it was made from; defines the tolerances."""
+"""Compares an exported file with its model; defines the tolerances."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ParityReport:
 
     @property
     def misses(self) -> tuple[str, ...]:
-        """Sentences on the numbers outside of their tolerance."""
+        """Sentences about the numbers that are outside of their tolerance."""
         found: list[str] = []
         most, least = LARGEST_ERROR.get(self.precision), LEAST_COSINE.get(self.precision)
         if most is not None:
@@ -158,7 +158,7 @@ def measure(
         outputs=sums.errors("outputs"),
         compared=compared[0].split(".")[0],
         cosine=float(values.mean()),
-        worst_cosine=float(values.min()),  # NaN if one is
+        worst_cosine=float(values.min()),  # NaN if one value is NaN
         twin=_largest(sums.errors("twin").values()),
         agreements=agreements if TASKS[wanted.task].labels else None,
     )
@@ -196,8 +196,8 @@ def evaluation_inputs(
     """The kind of the inputs, and their batches.
 
     Args:
-        evaluate: a folder (at most 1000 images of it) or a list of images, each made by `processor`; or preprocessed
-            pixels. None is 200 crops of the photo that comes with hierax, or noise for a model that does not take
+        evaluate: a folder (at most 1000 images of it) or a list of images, which `processor` converts; or preprocessed
+            pixels. None is 200 crops of the photo that is part of hierax, or noise for a model that does not take
             images.
         config: configuration of the model, at the exported size.
         masked: whether to add random indices of visible mask units for each input.
@@ -215,13 +215,13 @@ def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImag
             raise ValueError("evaluate names images, which this model does not take; pass ready pixels")
         draw = torch.Generator().manual_seed(1)
         return "random inputs", iter(torch.randn(_NOISE, config.num_channels, *config.image_size, generator=draw).split(_BATCH))  # noqa: E501  # fmt: skip
-    if evaluate is None:  # not the crops that int8 is calibrated on
+    if evaluate is None:  # other crops than those for calibrating int8
         seeds = range(1, 1 + _CROPS // _BATCH)
         return "images", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
     named = isinstance(evaluate, (str, Path))
     pictures: list[Any] = images_of(evaluate, most=_MOST) if named else list(evaluate)  # type: ignore[arg-type]
     if not pictures:
-        raise ValueError("no images were given to evaluate on; expected at least one")
+        raise ValueError("no images were given for the comparison; expected at least one")
     chunks = (pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH))
     return "images", (processor(chunk).pixel_values for chunk in chunks)
 
