@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from hierax.engine.engine import Engine
 
 Item = TypeVar("Item")
-_MOST_WORKERS = 8  # threads that decode, unless more are asked for
-_AHEAD = 2  # batches that are decoded, or in decoding, while one runs
+_MOST_WORKERS = 8  # decoding threads, if no other number is requested
+_AHEAD = 2  # batches that are decoded or are being decoded while one runs
 
 
 @dataclass(frozen=True)
