@@ -45,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Te
 
     On a CPU, two products with a softmax between are faster in two cases (docs/log.md). In float32 its fused kernel
     hardly uses a second thread, which shows where scores are few. In half precision the kernel's backward pass takes
-    2.5 times as long. Never while tracing: exports hold the one operator.
+    2.5 times as long. They are not used while tracing, so that an export contains the operator itself.
     """
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
     most = 0

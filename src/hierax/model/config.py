@@ -49,7 +49,7 @@ class HieraConfig:
     own (paper: Ryali et al., ICML 2023, section 3 and appendix).
 
     Raises:
-        ValueError: a bad value; names the field, its value and what is expected.
+        ValueError: a value is wrong; the message names the field, its value and the expected values.
         TypeError: a name that is not a field; says what to write instead.
         AttributeError: a field was assigned that a model is built from.
     """
@@ -256,7 +256,7 @@ class HieraConfig:
         """The configuration that `to_dict` or `transformers` wrote; unknown keys are kept in `extra`.
 
         Raises:
-            ValueError: names the field of a bad value.
+            ValueError: a value is wrong; the message names the field.
         """
         names = _field_names() - {"extra"}
         known: dict[str, Any] = {k: v for k, v in values.items() if k in names and v is not None}
@@ -298,7 +298,7 @@ class HieraConfig:
         return load_config(source, HubOptions(revision, cache_dir, token, local_files_only), overrides)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json` into `folder` (made if missing), as transformers reads it."""
+        """Writes `config.json` into `folder` (created if it is missing), in the form of transformers."""
         from hierax.checkpoint.save import save_config
 
         save_config(self, folder)
@@ -384,7 +384,7 @@ def variant_config(name: str, **overrides: Any) -> HieraConfig:
     """A named variant with `overrides`; an `image_size` of 1 or 3 entries makes an image variant 1-D or 3-D.
 
     Raises:
-        ValueError: an unknown variant or field (lists the known ones), or a bad value (names the field).
+        ValueError: a variant or field is unknown (the message lists the known ones), or the value of a field is wrong.
     """
     if not isinstance(name, str):
         raise TypeError(f"name is a {type(name).__name__}; expected the name of a variant, such as 'hiera_tiny_224'")

@@ -277,7 +277,7 @@ def _run(block: nn.Module, x: Tensor, output_attentions: bool, *, recomputed: bo
 
 
 def visible_units(config: HieraConfig, units: int, mask_ratio: float | None = None) -> int:
-    """How many of `units` mask units are visible at `mask_ratio` (computed in Python floats, as published).
+    """The number of visible ones of `units` mask units at `mask_ratio` (computed in Python floats, as published).
 
     Raises:
         ValueError: the ratio (by default the configuration's) is not from 0 to below 1, or keeps no unit, or hides no

@@ -32,7 +32,7 @@ def inflate(source: str | os.PathLike[str] | Pretrained, *, frames: int = 16, pa
     The temporal position embedding is 0, so at first the order of frames has no effect. With the patch embedding
     "center", a clip without motion has the pooled features and logits of its image. "mean" (Carreira and Zisserman,
     arXiv 1705.07750) averages over three frames; for the first token, the frame before the clip counts as zeros. Only
-    the frames in the preprocessing record change: mean and deviation are those that the weights were trained with.
+    the frames in the preprocessing record change: the weights were trained with its mean and standard deviation.
 
     Args:
         source: a model of images, or a Hub id, folder or file to load one from.

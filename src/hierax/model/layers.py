@@ -83,10 +83,10 @@ class Head(Linear):
 def init_weights(module: nn.Module, config: HieraConfig, *, mae: bool, name: str = "") -> None:
     """Initializes all parameters below `module` as the published code does (specification of Hiera, section 2).
 
-    Truncated normals are cut at the absolute values +-2, which cuts nothing at these deviations. With `mae`, linear
-    layers and the patch embedding are Xavier-uniform with zero biases, and norms start at 1 and 0. Position embeddings
-    and the mask token are always truncated normals. Convolution biases and the fusion's convolutions have PyTorch's
-    default. `name` is the name of `module` if it is part of a model.
+    Truncated normals are cut at the absolute values +-2, which changes nothing at these standard deviations. With
+    `mae`, linear layers and the patch embedding are Xavier-uniform with zero biases, and norms start at 1 and 0.
+    Position embeddings and the mask token are always truncated normals. Convolution biases and the fusion's
+    convolutions have PyTorch's default. `name` is the name of `module` if it is part of a model.
     """
     std = config.initializer_range
     for path, part in module.named_modules(prefix=name):

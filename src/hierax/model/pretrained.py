@@ -214,8 +214,8 @@ class Pretrained(nn.Module):
 
         Args:
             source: a Hub id, a folder, a file (`.safetensors`, `.pth`, `.pth.tar`, `.pt`, `.bin`, `.ckpt`), or an open
-                checkpoint; "hierax/femto" and "hierax/femto.mae" come with hierax and need no network.
-            variant: name of the architecture, for a bare tensor file whose shapes do not tell it.
+                checkpoint; "hierax/femto" and "hierax/femto.mae" are part of hierax and need no network.
+            variant: name of the architecture, for a tensor file with shapes of several architectures.
             num_labels: gives a classifier a new head for this many labels.
             reinit: names of parts that get random weights even if the file has weights for them, such as "norm", "head"
                 or "decoder"; or of modules in them, such as "patch_embed" or "decoder.pred". `new=` is its former name.
@@ -227,7 +227,7 @@ class Pretrained(nn.Module):
             image_size: another native size in pixels, to which the position embeddings are resized.
             dtype: precision of the weights; None is float32, "auto" that of the file.
             device: the device of the weights; None is the CPU.
-            revision, cache_dir, token, local_files_only: passed on to the Hub's client.
+            revision, cache_dir, token, local_files_only: passed to the client of the Hub.
             overrides: other values for fields of `HieraConfig`; `num_channels` averages the patch embedding over the
                 channels of the file. Names of transformers and timm are understood too: `torch_dtype`, `device_map`
                 (one device, or "auto"), `attn_implementation`, `in_chans`, `num_classes`; `output_hidden_states` and
@@ -268,7 +268,7 @@ class Pretrained(nn.Module):
         """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, as `transformers` reads them.
 
         Args:
-            folder: made if missing.
+            folder: created if it is missing.
             is_main_process: False writes nothing.
             state_dict: weights to write instead of the model's own, with the names of `state_dict()`, as accelerate
                 gathers them.
@@ -302,7 +302,7 @@ class Pretrained(nn.Module):
         """Uploads what `save_pretrained` writes, and a model card that states the license; returns the address.
 
         Args:
-            repo_id: "owner/name"; made if missing, `private` or not.
+            repo_id: "owner/name"; created if it is missing, `private` or not.
             token: of the Hub; None is that of `hf auth login`.
             commit_message, revision, create_pr: the commit's message, its branch, and whether it becomes a pull
                 request.

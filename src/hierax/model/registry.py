@@ -175,7 +175,7 @@ def task_with(part: str, config: HieraConfig) -> TaskSpec:
 
 
 def task_of_parts(parts: Collection[str], config: HieraConfig) -> TaskSpec:
-    """The task of a checkpoint that holds these parts; if they do not tell, that of the class that `config` names."""
+    """The task of a checkpoint with these parts; if they fit several tasks, the task of the class in `config`."""
     stated = stated_task(config.architectures)
     found = next((spec for spec in TASKS.values() if spec.part in parts), None)
     if found is None:
@@ -191,7 +191,7 @@ def create_model(name: str, **overrides: Any) -> Pretrained:
         overrides: other values for fields of `HieraConfig`.
 
     Raises:
-        ValueError: an unknown variant or field (lists the known ones), or a bad value.
+        ValueError: a variant or field is unknown (the message lists the known ones), or a value is wrong.
     """
     config = variant_config(name, **overrides)
     return task_with("decoder" if name.startswith("mae_") else "head", config).cls(config)

@@ -138,7 +138,7 @@ class HieraBackbone(Task[BackboneOutput]):
         norms: bool = False,
         **options: Any,
     ) -> "Self":
-        """As `Pretrained.from_pretrained`, with the choice of maps; the other `options` are passed on to it.
+        """Like `Pretrained.from_pretrained`, with a choice of maps; the other `options` are passed to it.
 
         Args:
             source: a Hub id, a folder or a file.

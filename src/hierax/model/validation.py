@@ -64,7 +64,7 @@ def _require(config: HieraConfig, condition: bool, name: str, allowed: str) -> N
 
 
 def check(config: HieraConfig) -> None:
-    """Raises a `ValueError` that names the first field with a bad value; each field is checked by itself."""
+    """Raises a `ValueError` that names the first field with a wrong value; each field is checked separately."""
     counts = ("embed_dim", "num_channels", "decoder_hidden_size", "decoder_depth", "decoder_num_heads")
     for name, lowest in {**dict.fromkeys(counts, 1), "num_labels": 0, "num_query_pool": 0}.items():
         _require(config, _is_integer(getattr(config, name), lowest), name, f"an integer of at least {lowest}")
