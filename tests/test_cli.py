@@ -187,7 +187,7 @@ def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         (
             RuntimeError("InductorError: OSError: [Errno 28] No space left on device"),
             2,
-            "No space left on device, of the temporary files of a library; TMPDIR=DIR places them elsewhere: "
+            "No space left on device for temporary files (TMPDIR=DIR places them elsewhere): "
             "InductorError: OSError: [Errno 28] No space left on device",
         ),
         (TypeError("what"), 1, "TypeError: what (a fault of hierax; --debug shows the traceback)"),

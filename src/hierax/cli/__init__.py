@@ -229,7 +229,7 @@ def _report_error(error: BaseException, argv: Sequence[str]) -> int:
         say(one_line(error))
         return 2
     if _FULL in str(error):  # of a library that keeps temporary files
-        say(f"{_FULL}, of the temporary files of a library; TMPDIR=DIR places them elsewhere: {one_line(error)}")
+        say(f"{_FULL} for temporary files (TMPDIR=DIR places them elsewhere): {one_line(error)}")
         return 2
     limit = address_limit()
     fault = "a fault of hierax"
