@@ -177,6 +177,8 @@ def _start_bar(what: str, done: int) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    # Lines for the same terminal are printed above the progress bar; results for a file are not changed.
+    same = sys.stdout is not None and sys.stdout.isatty()
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -187,8 +189,7 @@ def _start_bar(what: str, done: int) -> Progress:
         auto_refresh=False,
         transient=True,
         expand=True,
-        redirect_stdout=sys.stdout is not None
-        and sys.stdout.isatty(),  # lines for the same terminal go above the bar; a file gets them as they are
+        redirect_stdout=same,
     )
     bar.add_task(what, total=None, completed=done, note="")
     bar.start()
