@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,8 @@ class Fusion(nn.Module):
 class Decoder(nn.Module):
     """The decoder: a plain transformer over the last stage's grid, from visible mask units to the pixels of all."""
 
+    block: ClassVar[type[Block]] = Block
+
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
         dim = config.decoder_hidden_size
@@ -70,15 +73,20 @@ class Decoder(nn.Module):
         self.pos_embed = DecoderPosition(config)
         spec = BlockSpec(0, dim, dim, config.decoder_num_heads, unit_attention=False, pool=1, drop_path=0.0)
         plain = config.replace(layer_scale_init=None, pooled_shortcut=False)
-        self.blocks = nn.ModuleList(Block(spec, plain) for _ in range(config.decoder_depth))
+        self.blocks = nn.ModuleList(self.block(spec, plain) for _ in range(config.decoder_depth))
         self.norm = LayerNorm(dim, eps=config.layer_norm_eps)
         self.pred = Linear(dim, config.num_channels * math.prod(config.target_size))
+
+    @property
+    def mask_vector(self) -> Tensor:
+        """What stands in place of a masked token, `[1, 1, C]`."""
+        return self.mask_token.weight
 
     def forward(self, fused: Tensor, kept: Tensor, units: Sequence[int]) -> Tensor:
         """`fused` `[B, K, F, C]` of the units `kept` `[B, K]` -> pixels `[B, patches, pixels]`, row-major."""
         visible = self.embed(fused)
         batch, _, positions, dim = visible.shape
-        masked = self.mask_token.weight.to(visible.dtype).expand(batch, math.prod(units), positions, dim)
+        masked = self.mask_vector.to(visible.dtype).expand(batch, math.prod(units), positions, dim)
         x = masked.scatter(1, kept[:, :, None, None].expand_as(visible), visible)
         grid = self.layout.reroll(x, units)
         x = (grid.flatten(1, -2) + self.pos_embed(tuple(grid.shape[1:-1])))[:, None]

@@ -195,16 +195,20 @@ class DecoderPosition(nn.Module):
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         """`[1, N, C]` for a grid of the decoder's tokens."""
-        if grid == self.grid:
-            return self.weight
-        native = self.weight.unflatten(1, self.grid)
-        return resize_table(native, grid, method="bicubic", unit=grid).flatten(1, -2)
+        return decoder_table(self.weight, self.grid, grid)
 
     def resize_(self, grid: tuple[int, ...]) -> None:
         """Replaces the parameter by one resized to another native grid."""
         with torch.no_grad():
             self.weight = nn.Parameter(self(grid))
         self.grid = grid
+
+
+def decoder_table(weight: Tensor, native: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+    """The decoder's table `[1, N, C]` of the grid `native`, resized to `grid`."""
+    if grid == native:
+        return weight
+    return resize_table(weight.unflatten(1, native), grid, method="bicubic", unit=grid).flatten(1, -2)
 
 
 def decoder_grid(config: HieraConfig, size: Sequence[int]) -> tuple[int, ...]:

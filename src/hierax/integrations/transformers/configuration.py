@@ -1,0 +1,108 @@
+"""The configuration of the models in transformers, and its way from and to `hierax.HieraConfig`."""
+
+import dataclasses
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
+
+from hierax.model.config import HieraConfig
+
+_Numbers = list[int] | tuple[int, ...]
+_NOT_OF_THE_MODEL = {"extra", "id2label", "label2id", "license", "num_labels", "out_features", "out_indices"}
+_FIELDS = tuple(f.name for f in dataclasses.fields(HieraConfig) if f.name not in _NOT_OF_THE_MODEL)
+"""Fields that both configurations have under one name."""
+
+
+class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
+    """The complete description of a model, as `hierax.HieraConfig`, whose fields it has.
+
+    Labels, `out_features` and `out_indices` are those of `transformers`: without `id2label` there are two labels, and
+    without `out_features` the last stage is the only map. A `config.json` of model type "hiera" is read too.
+
+    Raises:
+        ValueError: a bad value; names the field, the value and what is expected.
+    """
+
+    model_type = "hierax"
+    attribute_map = {"num_hidden_layers": "num_layers"}
+
+    embed_dim: int = 96
+    image_size: _Numbers = (224, 224)
+    patch_size: _Numbers | None = None
+    patch_stride: _Numbers | None = None
+    patch_padding: _Numbers | None = None
+    mlp_ratio: float | int = 4.0
+    depths: _Numbers = (2, 3, 16, 3)
+    num_heads: _Numbers = (1, 2, 4, 8)
+    embed_dim_multiplier: float | int = 2.0
+    num_query_pool: int = 3
+    query_stride: _Numbers | None = None
+    masked_unit_size: _Numbers | None = None
+    masked_unit_attention: list[bool] | tuple[bool, ...] = (True, True, False, False)
+    drop_path_rate: float | int = 0.0
+    num_channels: int = 3
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    layer_norm_init: float | int = 1.0
+    layer_norm_eps: float = 1e-6
+    decoder_hidden_size: int | None = 512
+    decoder_depth: int | None = 8
+    decoder_num_heads: int | None = 16
+    normalize_pixel_loss: bool | None = True
+    mask_ratio: float = 0.6
+    dropout: float | int = 0.0
+    position_embedding: str = "absolute"
+    position_resize: str = "bicubic"
+    global_position_size: _Numbers | None = None
+    layer_scale_init: float | None = None
+    pooled_shortcut: bool = False
+    target: str | None = None
+    license: str | None = None
+    backbone_norms: bool = False
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        own = hierax_config(self)
+        for name in _FIELDS:  # None follows from the other fields
+            if name != "problem_type" and getattr(self, name) is None:
+                setattr(self, name, getattr(own, name))
+        self.num_layers, self.hidden_size, self.hidden_sizes = own.stages, own.hidden_size, list(own.dims)
+        self.stage_names = list(own.stage_names)
+        features = kwargs.pop("out_features", None)
+        indices = kwargs.pop("out_indices", None)
+        self.set_output_features_output_indices(
+            out_features=None if features is None else list(features),
+            out_indices=None if indices is None or features is not None else list(indices),
+        )
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_hierax(cls, config: HieraConfig, **changes: Any) -> "HieraxConfig":
+        """The same configuration for transformers; `changes` are other values for its fields."""
+        names = {} if config.id2label == HieraConfig().id2label else {"id2label": dict(config.id2label)}
+        features = {} if config.out_features is None else {"out_features": list(config.out_features)}
+        values = {name: getattr(config, name) for name in _FIELDS}
+        return cls(**{**values, "license": config.license, "num_labels": config.num_labels, **names, **features, **changes})
+
+    def to_hierax(self) -> HieraConfig:
+        """The same configuration as a `hierax.HieraConfig`."""
+        return hierax_config(self)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See the base class. Model type "hiera" is the same model."""
+        values, rest = super().get_config_dict(*args, **kwargs)
+        if values and values.get("model_type") == "hiera":
+            values = {**values, "model_type": cls.model_type}
+        return values, rest
+
+
+def hierax_config(config: PreTrainedConfig) -> HieraConfig:
+    """The `hierax.HieraConfig` of a configuration of ours in transformers, or of transformers' own `HieraConfig`."""
+    fields = {name: getattr(config, name, None) for name in _FIELDS}
+    known = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items() if v is not None}
+    names = getattr(config, "id2label", None) or {}
+    labels: dict[str, Any] = {"id2label": names} if names else {"num_labels": 1}
+    return HieraConfig(**known, **labels, license=getattr(config, "license", None))
