@@ -12,8 +12,10 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
+    AutoVideoProcessor,
     HieraConfig,
 )
+from transformers.utils import is_torchvision_available
 
 from hierax.integrations.transformers import as_hiera
 from hierax.integrations.transformers.configuration import HieraxConfig
@@ -25,7 +27,7 @@ from hierax.integrations.transformers.models import (
     HieraxModel,
     HieraxPreTrainedModel,
 )
-from hierax.integrations.transformers.processors import HieraxImageProcessor
+from hierax.integrations.transformers.processors import HieraxImageProcessor, HieraxVideoProcessor
 
 __all__ = [
     "HieraxBackbone",
@@ -36,6 +38,7 @@ __all__ = [
     "HieraxImageProcessor",
     "HieraxModel",
     "HieraxPreTrainedModel",
+    "HieraxVideoProcessor",
     "register",
 ]
 
@@ -60,3 +63,5 @@ def register(*, replace: bool = False) -> None:
             auto.register(HieraConfig, theirs, exist_ok=True)
     processors = {"pil": HieraxImageProcessor, "torchvision": HieraxImageProcessor}
     AutoImageProcessor.register(HieraxConfig, image_processor_classes=processors, exist_ok=True)
+    if is_torchvision_available():  # transformers has no AutoVideoProcessor without it
+        AutoVideoProcessor.register(HieraxConfig, HieraxVideoProcessor, exist_ok=True)

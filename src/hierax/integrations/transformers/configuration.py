@@ -70,6 +70,8 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
                 setattr(self, name, getattr(own, name))
         self.num_layers, self.hidden_size, self.hidden_sizes = own.stages, own.hidden_size, list(own.dims)
         self.stage_names = list(own.stage_names)
+        if own.is_video:
+            self.num_frames = own.image_size[0]
         features = kwargs.pop("out_features", None)
         indices = kwargs.pop("out_indices", None)
         self.set_output_features_output_indices(
@@ -84,7 +86,9 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
         names = {} if config.id2label == HieraConfig().id2label else {"id2label": dict(config.id2label)}
         features = {} if config.out_features is None else {"out_features": list(config.out_features)}
         values = {name: getattr(config, name) for name in _FIELDS}
-        return cls(**{**values, "license": config.license, "num_labels": config.num_labels, **names, **features, **changes})
+        return cls(
+            **{**values, "license": config.license, "num_labels": config.num_labels, **names, **features, **changes}
+        )
 
     def to_hierax(self) -> HieraConfig:
         """The same configuration as a `hierax.HieraConfig`."""

@@ -31,7 +31,6 @@ from hierax.model.layers import Head, LayerNorm, init_weights
 from hierax.model.outputs import Output
 from hierax.model.positions import PositionEmbedding
 from hierax.model.pretrained import Pretrained
-from hierax.model.registry import task_of
 from hierax.model.task import Task
 
 _Model = TypeVar("_Model", bound="HieraxPreTrainedModel")
@@ -92,6 +91,7 @@ class HieraxPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     hierax_class: ClassVar[type[Pretrained]]
     """The class of hierax that computes the same."""
+    mae = False
 
     def __init__(self, config: HieraxConfig) -> None:
         super().__init__(config)
@@ -118,8 +118,7 @@ class HieraxPreTrainedModel(PreTrainedModel):
                 nn.init.trunc_normal_(table, std=own.initializer_range)
         else:
             fusion = any(module is head for head in self._fusion_heads())
-            mae = isinstance(self, HieraxForPreTraining)
-            init_weights(module, own, mae=mae, name="fusion" if fusion else "")
+            init_weights(module, own, mae=self.mae, name="fusion" if fusion else "")
         for parameter, value in loaded.items():
             parameter.copy_(value)
 
@@ -171,8 +170,10 @@ class HieraxModel(HieraxPreTrainedModel):
 
     hierax_class = tasks.HieraModel
 
-    def __init__(self, config: HieraxConfig, add_pooling_layer: bool = True) -> None:
+    def __init__(self, config: HieraxConfig, add_pooling_layer: bool = True, *, mae: bool = False) -> None:
+        """`mae` initializes the weights as those of a masked autoencoder."""
         super().__init__(config)
+        self.mae = mae
         self._add_encoder()
         self.pooler = Pooler(self.hierax_config) if add_pooling_layer else None
         self.post_init()
@@ -254,11 +255,12 @@ class HieraxForPreTraining(HieraxPreTrainedModel):
     """`hierax.HieraForPreTraining` in transformers: the masked autoencoder."""
 
     hierax_class = tasks.HieraForPreTraining
+    mae = True
 
     def __init__(self, config: HieraxConfig) -> None:
         super().__init__(config)
         own = self.hierax_config
-        self.hiera = HieraxModel(config, add_pooling_layer=False)
+        self.hiera = HieraxModel(config, add_pooling_layer=False, mae=True)
         self.encoder_norm = LayerNorm(own.hidden_size, eps=own.layer_norm_eps)
         self.multiscale_fusion = MultiscaleFusion(own)
         self.decoder = PixelDecoder(own)
@@ -301,7 +303,7 @@ class HieraxBackbone(BackboneMixin, HieraxPreTrainedModel):
         own = self.hierax_config
         self._add_encoder(stages=max(self._indices()))
         self.num_features = [own.dims[max(stage - 1, 0)] for stage in range(own.stages + 1)]
-        norms = config.backbone_norms
+        norms = getattr(config, "backbone_norms", False)  # transformers' own configuration has no such field
         self.hidden_states_norms = nn.ModuleDict(
             {n: LayerNorm(c, eps=1e-5) for n, c in zip(self.out_features, self.channels, strict=True)} if norms else {}
         )

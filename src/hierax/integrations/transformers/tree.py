@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hierax.model.blocks import Block, PatchEmbed
-from hierax.model.config import BlockSpec, HieraConfig, plan
+from hierax.model.config import HieraConfig, plan
 from hierax.model.layers import LayerNorm, MaskToken
 from hierax.model.mae import Decoder, Fusion
 from hierax.model.positions import (

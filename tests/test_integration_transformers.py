@@ -1,0 +1,467 @@
+"""hierax's models as classes of transformers: the same numbers, `Auto` classes, pipelines, training, saving."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+    pipeline,
+)
+
+import hierax
+from hierax.integrations.transformers import (
+    HieraxBackbone,
+    HieraxConfig,
+    HieraxForImageClassification,
+    HieraxForPreTraining,
+    HieraxForVideoClassification,
+    HieraxImageProcessor,
+    HieraxModel,
+    HieraxVideoProcessor,
+    register,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
+
+TINY: dict[str, Any] = {
+    "embed_dim": 8,
+    "depths": (1, 1, 2, 1),
+    "num_heads": (1, 1, 2, 2),
+    "image_size": (64, 64),
+    "decoder_hidden_size": 16,
+    "decoder_depth": 1,
+    "decoder_num_heads": 2,
+    "num_labels": 3,
+}
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "classic": {},
+    "windows in stage 3": {"masked_unit_attention": (True, True, True, False)},
+    "abs-win": {
+        "position_embedding": "abs_win",
+        "global_position_size": (7, 7),
+        "layer_scale_init": 0.1,
+        "pooled_shortcut": True,
+    },
+    "five channels": {"num_channels": 5},
+    "dropout": {"dropout": 0.1},
+}
+PAIRS: list[tuple[Any, Any]] = [
+    (hierax.HieraForImageClassification, HieraxForImageClassification),
+    (hierax.HieraModel, HieraxModel),
+    (hierax.HieraBackbone, HieraxBackbone),
+    (hierax.HieraForPreTraining, HieraxForPreTraining),
+]
+CAT = Path(hierax.__file__).parent / "assets" / "cat.jpg"
+FEMTO = CAT.parent / "femto"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    register()
+
+
+@pytest.fixture
+def _replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`register(replace=True)`, undone after the test."""
+    autos = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, AutoBackbone)
+    before = [dict(auto._model_mapping._extra_content) for auto in autos]
+    register(replace=True)
+    yield
+    for auto, content in zip(autos, before, strict=True):
+        auto._model_mapping._extra_content.clear()
+        auto._model_mapping._extra_content.update(content)
+
+
+def made(task: Any, **changes: Any) -> Any:
+    """A small model of hierax with random weights, and biases and tables that are not zero."""
+    torch.manual_seed(0)
+    config = hierax.HieraConfig(**{**TINY, **changes})
+    if task is hierax.HieraForPreTraining:
+        config = config.replace(num_query_pool=2)
+    features = {"out_features": ("stage1", "stage3")} if task is hierax.HieraBackbone else {}
+    model = task(config, **features).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def pixels(model: Any, size: tuple[int, ...] = (64, 64)) -> Tensor:
+    return torch.randn(2, model.config.num_channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def tensors(out: Any) -> list[Tensor]:
+    values = out.to_tuple() if hasattr(out, "to_tuple") else out
+    return [t for value in values for t in (tensors(value) if isinstance(value, tuple) else [value])]
+
+
+def assert_same(out: Any, expected: Any, **tolerance: float) -> None:
+    pairs = zip(tensors(out), tensors(expected), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, **({"rtol": 0, "atol": 0} | tolerance))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("task", "cls"), PAIRS)
+def test_all_outputs_are_those_of_hierax(task: Any, cls: Any, geometry: str) -> None:
+    model = made(task, **GEOMETRIES[geometry])
+    same = cls.from_hierax(model)
+    size = (64, 64) if task is hierax.HieraForPreTraining else (72, 96)
+    noise = {"noise": torch.rand(2, 4)} if task is hierax.HieraForPreTraining else {}
+    options = {"output_hidden_states": True, "output_attentions": True, **noise}
+    expected, out = model(pixels(model, size), **options), same(pixels(model, size), **options)
+    assert list(out.keys()) == list(expected.keys())
+    assert_same(out, expected)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("task", "cls"), PAIRS)
+def test_folders_are_read_by_both(task: Any, cls: Any, geometry: str, tmp_path: Path) -> None:
+    model = made(task, **GEOMETRIES[geometry])
+    noise = {"noise": torch.rand(2, 4)} if task is hierax.HieraForPreTraining else {}
+    expected = model(pixels(model), **noise)
+    model.save_pretrained(tmp_path / "hierax")
+    read, report = cls.from_pretrained(tmp_path / "hierax", output_loading_info=True)
+    assert not any(report.values())
+    assert_same(read(pixels(model), **noise), expected)
+    read.save_pretrained(tmp_path / "transformers")
+    again = hierax.load(tmp_path / "transformers", **({"task": "backbone"} if task is hierax.HieraBackbone else {}))
+    assert type(again) is task
+    assert_same(again.eval()(pixels(model), **noise), expected)
+
+
+# -- Auto classes and pipelines ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("geometry", ["classic", "abs-win"])
+def test_auto_classes_open_our_folders(geometry: str, tmp_path: Path) -> None:
+    model = made(hierax.HieraForImageClassification, **GEOMETRIES[geometry])
+    HieraxForImageClassification.from_hierax(model).save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is HieraxConfig
+    assert type(AutoModel.from_pretrained(tmp_path)) is HieraxModel
+    assert type(AutoModelForPreTraining.from_pretrained(tmp_path)) is HieraxForPreTraining
+    read = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(read) is HieraxForImageClassification
+    assert_same(read(pixels(model)), model(pixels(model)))
+
+
+def test_a_backbone_is_made_from_a_configuration() -> None:
+    backbone = AutoBackbone.from_config(HieraxConfig(**TINY, out_features=["stem", "stage2"]))
+    assert type(backbone) is HieraxBackbone
+    assert (backbone.channels, backbone.strides, backbone.out_indices) == ([8, 16], [4, 8], [0, 2])
+    maps = backbone(torch.randn(1, 3, 100, 130)).feature_maps
+    assert [tuple(m.shape) for m in maps] == [(1, 8, 25, 33), (1, 16, 13, 17)]
+    assert all(m.is_contiguous() for m in maps)
+
+
+def test_folders_of_model_type_hiera_are_read_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = made(hierax.HieraForImageClassification)
+    model.save_pretrained(tmp_path)
+    assert '"model_type": "hiera"' in (tmp_path / "config.json").read_text()
+    logger = transformers.utils.logging.get_logger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert type(HieraxConfig.from_pretrained(tmp_path)) is HieraxConfig
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
+def test_in_place_of_transformers_own_classes(tmp_path: Path, _replaced: None) -> None:
+    config = transformers.HieraConfig(**{k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()})
+    theirs = transformers.HieraForImageClassification(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = AutoModelForImageClassification.from_pretrained(tmp_path / "theirs")
+    assert isinstance(ours, HieraxForImageClassification)
+    pixel_values = torch.randn(2, 3, 64, 64)
+    assert_same(ours(pixel_values), theirs(pixel_values), atol=1e-5, rtol=1e-4)
+    ours.save_pretrained(tmp_path / "ours")
+    again = transformers.HieraForImageClassification.from_pretrained(tmp_path / "ours")  # without hierax
+    assert_same(again(pixel_values), theirs(pixel_values))
+    assert type(pickle.loads(pickle.dumps(ours))) is type(ours)
+    small = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2], "out_features": ["stage1"]}
+    backbone = AutoBackbone.from_config(transformers.HieraConfig(**small))
+    assert isinstance(backbone, HieraxBackbone)
+
+
+def test_the_image_processor_makes_the_pixels_of_hierax(tmp_path: Path) -> None:
+    own = hierax.HieraImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False, image_mean=(0.5,) * 3)
+    HieraxImageProcessor(own.record).save_pretrained(tmp_path)
+    read = HieraxImageProcessor.from_pretrained(tmp_path)
+    assert isinstance(read, transformers.BaseImageProcessor)
+    assert torch.equal(read(CAT)["pixel_values"], own(CAT)["pixel_values"])
+
+
+def test_pipelines_take_a_folder(tmp_path: Path) -> None:
+    model = hierax.load("hierax/femto").eval()
+    HieraxForImageClassification.from_hierax(model).save_pretrained(tmp_path)
+    HieraxImageProcessor.from_pretrained(FEMTO).save_pretrained(tmp_path)
+    answers = pipeline("image-classification", model=str(tmp_path))(str(CAT), top_k=3)
+    assert answers[0]["label"] == "mammals"
+    with torch.no_grad():
+        logits = model(HieraxImageProcessor.from_pretrained(FEMTO)(CAT)["pixel_values"]).logits
+    assert answers[0]["score"] == pytest.approx(logits.softmax(-1).max().item(), abs=1e-5)
+    features = pipeline("image-feature-extraction", model=str(tmp_path))(str(CAT), pool=True)
+    assert len(features[0]) == model.config.hidden_size
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+class _Toy(torch.utils.data.Dataset[dict[str, Tensor]]):
+    def __init__(self, count: int = 8) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.pixels, self.labels = torch.randn(count, 3, 64, 64, generator=generator), torch.arange(count) % 3
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"pixel_values": self.pixels[index], "labels": self.labels[index]}
+
+
+def trainer(folder: Path, model: Any = None, **options: Any) -> transformers.Trainer:
+    torch.manual_seed(0)
+    model = (
+        HieraxForImageClassification.from_hierax(made(hierax.HieraForImageClassification)) if model is None else model
+    )
+    values: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "max_steps": 4,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "logging_steps": 1,
+    }
+    arguments = transformers.TrainingArguments(**{**values, **options})
+    return transformers.Trainer(model, arguments, train_dataset=_Toy(), eval_dataset=_Toy())
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_trainer_trains_evaluates_and_reopens(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        load_best_model_at_end=True,
+        gradient_checkpointing=True,
+    )
+    before = weights(run.model).clone()
+    run.train()
+    assert not torch.equal(weights(run.model), before)
+    assert run.evaluate()["eval_loss"] > 0
+    run.save_model(str(tmp_path / "last"))
+    again = HieraxForImageClassification.from_pretrained(tmp_path / "last")
+    assert torch.equal(weights(again), weights(run.model))
+
+
+def test_trainer_resumes_with_the_same_weights(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole", save_strategy="no")
+    whole.train()
+    part = trainer(tmp_path / "part", save_strategy="steps", save_steps=2)
+    part.train()
+    resumed = trainer(tmp_path / "part", save_strategy="no")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-2"))
+    torch.testing.assert_close(weights(resumed.model), weights(whole.model), rtol=0, atol=1e-7)
+
+
+def test_accumulated_steps_are_those_of_a_larger_batch(tmp_path: Path) -> None:
+    losses = []
+    for options in ({"per_device_train_batch_size": 8}, {"gradient_accumulation_steps": 2}):
+        run = trainer(tmp_path, save_strategy="no", max_steps=1, lr_scheduler_type="constant", optim="sgd", **options)
+        run.train()
+        losses.append((weights(run.model), run.state.log_history[0]["loss"]))
+    torch.testing.assert_close(losses[0][0], losses[1][0], rtol=0, atol=1e-6)
+    assert losses[0][1] == pytest.approx(losses[1][1], abs=1e-3)
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    model = made(hierax.HieraForImageClassification)
+    gradients = []
+    for recompute in (False, True):
+        same = HieraxForImageClassification.from_hierax(model).double().train()
+        if recompute:
+            same.gradient_checkpointing_enable()
+        same(pixels(model).double(), labels=torch.tensor([0, 2])).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in same.parameters()]))
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)
+
+
+def test_labels_that_may_be_true_together_use_the_problem_type_of_the_configuration() -> None:
+    model = HieraxForImageClassification(HieraxConfig(**TINY, problem_type="multi_label_classification"))
+    out = model(pixels(model), labels=torch.tensor([[1.0, 0, 1], [0, 0, 1]]))
+    expected = F.binary_cross_entropy_with_logits(out.logits, torch.tensor([[1.0, 0, 1], [0, 0, 1]]))
+    assert out.loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    model.config.problem_type = "single_label_classification"
+    assert model(pixels(model), labels=torch.tensor([0, 1])).loss.item() > 0
+
+
+# -- loading -------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_head_leaves_the_other_weights(tmp_path: Path) -> None:
+    model = made(hierax.HieraForImageClassification)
+    model.save_pretrained(tmp_path)
+    new = HieraxForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert new.classifier.weight.shape == (7, 64)
+    assert new.classifier.weight.abs().max() < 1e-3  # a fresh head is small, as in hierax
+    assert torch.equal(new.hiera.pooler.layernorm.weight, model.norm.weight)
+
+
+def test_a_missing_tensor_alone_is_initialized(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = made(hierax.HieraForImageClassification)
+    model.save_pretrained(tmp_path)
+    kept = load_file(tmp_path / "model.safetensors")
+    bias = kept.pop("hiera.encoder.stages.0.layers.0.attn.qkv.bias")
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    read = HieraxForImageClassification.from_pretrained(tmp_path)
+    state = read.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in kept.items())
+    fresh = state["hiera.encoder.stages.0.layers.0.attn.qkv.bias"]
+    assert fresh.isfinite().all()
+    assert not torch.equal(fresh, bias)
+
+
+@pytest.mark.parametrize(("task", "cls"), PAIRS)
+def test_random_weights_are_those_of_hierax(task: Any, cls: Any) -> None:
+    config = hierax.HieraConfig(**{**TINY, "embed_dim": 32, "layer_scale_init": 0.1})
+    torch.manual_seed(0)
+    own = task(config)
+    torch.manual_seed(1)
+    fresh = cls(HieraxConfig.from_hierax(config))
+    named = dict(cls.from_hierax(own).named_parameters())
+    assert named.keys() == dict(fresh.named_parameters()).keys()
+    for name, parameter in fresh.named_parameters():
+        mean, std = named[name].mean().item(), named[name].std(correction=0).item()
+        assert parameter.mean().item() == pytest.approx(mean, abs=7 * std / parameter.numel() ** 0.5 + 1e-6), name
+        assert parameter.std(correction=0).item() == pytest.approx(std, rel=0.5, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "options", [{"device_map": "cpu"}, {"dtype": torch.bfloat16}, {"attn_implementation": "eager"}]
+)
+def test_options_of_loading(options: dict[str, Any], tmp_path: Path) -> None:
+    model = made(hierax.HieraForImageClassification)
+    model.save_pretrained(tmp_path)
+    read = HieraxForImageClassification.from_pretrained(tmp_path, **options)
+    assert read.dtype == options.get("dtype", torch.float32)
+    assert_same(read(pixels(model)).logits.float(), model(pixels(model)).logits, atol=0.05 if "dtype" in options else 0)
+
+
+def test_weights_on_disk_give_the_same_answers(tmp_path: Path) -> None:
+    model = made(hierax.HieraForImageClassification, layer_scale_init=0.1)
+    model.save_pretrained(tmp_path / "model")
+    where = {
+        "hiera.embeddings": "cpu",
+        "hiera.encoder": "disk",
+        "hiera.pooler": "cpu",
+        "classifier": "disk",
+        "dropout": "cpu",
+    }
+    read = HieraxForImageClassification.from_pretrained(
+        tmp_path / "model", device_map=where, offload_folder=tmp_path / "offload"
+    )
+    assert any(p.is_meta for p in read.parameters())
+    with torch.no_grad():
+        assert_same(read(pixels(model)), model(pixels(model)))
+
+
+# -- PyTorch -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "cls"), PAIRS)
+def test_models_are_copied_and_pickled(task: Any, cls: Any) -> None:
+    same = cls.from_hierax(made(task, **GEOMETRIES["abs-win"]))
+    noise = {"noise": torch.rand(2, 4)} if task is hierax.HieraForPreTraining else {}
+    expected = same(pixels(same), **noise)
+    for other in (copy.deepcopy(same), pickle.loads(pickle.dumps(same))):
+        assert_same(other(pixels(same), **noise), expected)
+        with torch.no_grad():
+            next(other.parameters()).add_(1)
+        assert_same(same(pixels(same), **noise), expected)
+
+
+@pytest.mark.parametrize(("task", "cls"), PAIRS[:3])
+@pytest.mark.parametrize("geometry", ["classic", "abs-win"])
+def test_models_compile_as_one_graph(task: Any, cls: Any, geometry: str) -> None:
+    same = cls.from_hierax(made(task, **GEOMETRIES[geometry]))
+    compiled = torch.compile(same, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert_same(compiled(pixels(same)), same(pixels(same)), atol=1e-6)
+
+
+def test_models_are_exported() -> None:
+    same = HieraxForImageClassification.from_hierax(made(hierax.HieraForImageClassification))
+    program = torch.export.export(same, (), {"pixel_values": pixels(same)})
+    with torch.no_grad():
+        assert_same(program.module()(pixel_values=pixels(same)).logits, same(pixels(same)).logits, atol=1e-6)
+
+
+def test_an_adapter_put_into_the_tree_is_computed() -> None:
+    same = HieraxForImageClassification.from_hierax(made(hierax.HieraForImageClassification))
+    before = same(pixels(same)).logits
+    attention = same.hiera.encoder.stages[1].layers[0].attn
+    attention.qkv = nn.Sequential(attention.qkv, nn.Dropout(1.0).train())
+    assert not torch.equal(same(pixels(same)).logits, before)
+
+
+# -- clips ---------------------------------------------------------------------------------------------------------
+
+VIDEO: dict[str, Any] = {
+    **TINY,
+    "image_size": (4, 64, 64),
+    "patch_size": (3, 7, 7),
+    "patch_stride": (2, 4, 4),
+    "patch_padding": (1, 3, 3),
+    "masked_unit_size": (1, 8, 8),
+    "query_stride": (1, 2, 2),
+    "position_embedding": "separable",
+}
+
+
+def test_clips_have_their_time_before_their_channels(tmp_path: Path) -> None:
+    model = made(hierax.HieraForVideoClassification, **VIDEO)
+    HieraxForVideoClassification.from_hierax(model).save_pretrained(tmp_path)
+    read = AutoModelForVideoClassification.from_pretrained(tmp_path)
+    assert type(read) is HieraxForVideoClassification
+    assert read.config.num_frames == 4
+    clips = torch.randn(2, 3, 4, 64, 64)
+    assert_same(read(clips.transpose(1, 2)), model(clips))
+
+
+def test_the_video_processor_makes_such_clips() -> None:
+    frames = torch.randint(0, 256, (9, 50, 70, 3), dtype=torch.uint8)
+    options: dict[str, Any] = {"num_frames": 4, "sampling_rate": 2, "size": 64, "crop_size": 64}
+    own = hierax.HieraVideoProcessor(**options)(frames)["pixel_values"]
+    theirs = HieraxVideoProcessor(**options)(frames)["pixel_values"]
+    assert torch.equal(theirs, own.transpose(1, 2))
+
+
+def test_a_model_of_another_task_is_refused() -> None:
+    with pytest.raises(TypeError, match="model is a HieraModel; expected a HieraForImageClassification"):
+        HieraxForImageClassification.from_hierax(made(hierax.HieraModel))
