@@ -27,6 +27,7 @@ FLOORS = (  # a room imports only from rooms below it
     {"serve"},
     {"train"},
     {"cli"},
+    {"integrations"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 SEPARATE = ({"train", "engine"}, {"train", "embedding"}, {"train", "serve"}, {"serve", "data"})

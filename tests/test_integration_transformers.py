@@ -4,7 +4,7 @@ import copy
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def _registered() -> None:
 
 
 @pytest.fixture
-def _replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`register(replace=True)`, undone after the test."""
     autos = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, AutoBackbone)
     before = [dict(auto._model_mapping._extra_content) for auto in autos]
@@ -91,7 +91,7 @@ def made(task: Any, **changes: Any) -> Any:
     config = hierax.HieraConfig(**{**TINY, **changes})
     if task is hierax.HieraForPreTraining:
         config = config.replace(num_query_pool=2)
-    features = {"out_features": ("stage1", "stage3")} if task is hierax.HieraBackbone else {}
+    features: dict[str, Any] = {"out_features": ("stage1", "stage3")} if task is hierax.HieraBackbone else {}
     model = task(config, **features).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -108,10 +108,10 @@ def tensors(out: Any) -> list[Tensor]:
     return [t for value in values for t in (tensors(value) if isinstance(value, tuple) else [value])]
 
 
-def assert_same(out: Any, expected: Any, **tolerance: float) -> None:
+def assert_same(out: Any, expected: Any, *, atol: float = 0, rtol: float = 0) -> None:
     pairs = zip(tensors(out), tensors(expected), strict=True)
     for ours, theirs in pairs:
-        torch.testing.assert_close(ours, theirs, **({"rtol": 0, "atol": 0} | tolerance))
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -159,7 +159,7 @@ def test_auto_classes_open_our_folders(geometry: str, tmp_path: Path) -> None:
 
 
 def test_a_backbone_is_made_from_a_configuration() -> None:
-    backbone = AutoBackbone.from_config(HieraxConfig(**TINY, out_features=["stem", "stage2"]))
+    backbone = AutoBackbone.from_config(HieraxConfig(**{**TINY, "out_features": ["stem", "stage2"]}))
     assert type(backbone) is HieraxBackbone
     assert (backbone.channels, backbone.strides, backbone.out_indices) == ([8, 16], [4, 8], [0, 2])
     maps = backbone(torch.randn(1, 3, 100, 130)).feature_maps
@@ -182,8 +182,9 @@ def test_folders_of_model_type_hiera_are_read_without_a_warning(
     assert not caplog.records
 
 
-def test_in_place_of_transformers_own_classes(tmp_path: Path, _replaced: None) -> None:
-    config = transformers.HieraConfig(**{k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()})
+@pytest.mark.usefixtures("replaced")
+def test_in_place_of_transformers_own_classes(tmp_path: Path) -> None:
+    config = transformers.HieraConfig(**TINY)
     theirs = transformers.HieraForImageClassification(config).eval()
     theirs.save_pretrained(tmp_path / "theirs")
     ours = AutoModelForImageClassification.from_pretrained(tmp_path / "theirs")
@@ -254,7 +255,7 @@ def trainer(folder: Path, model: Any = None, **options: Any) -> transformers.Tra
     return transformers.Trainer(model, arguments, train_dataset=_Toy(), eval_dataset=_Toy())
 
 
-def weights(model: nn.Module) -> Tensor:
+def weights(model: Any) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -305,7 +306,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         if recompute:
             same.gradient_checkpointing_enable()
         same(pixels(model).double(), labels=torch.tensor([0, 2])).loss.backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in same.parameters()]))
+        gradients.append(torch.cat([cast("Tensor", p.grad).flatten() for p in same.parameters()]))
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)
 
@@ -325,7 +326,7 @@ def test_labels_that_may_be_true_together_use_the_problem_type_of_the_configurat
 def test_a_new_head_leaves_the_other_weights(tmp_path: Path) -> None:
     model = made(hierax.HieraForImageClassification)
     model.save_pretrained(tmp_path)
-    new = HieraxForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    new: Any = HieraxForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
     assert new.classifier.weight.shape == (7, 64)
     assert new.classifier.weight.abs().max() < 1e-3  # a fresh head is small, as in hierax
     assert torch.equal(new.hiera.pooler.layernorm.weight, model.norm.weight)
@@ -423,7 +424,7 @@ def test_models_are_exported() -> None:
 
 
 def test_an_adapter_put_into_the_tree_is_computed() -> None:
-    same = HieraxForImageClassification.from_hierax(made(hierax.HieraForImageClassification))
+    same: Any = HieraxForImageClassification.from_hierax(made(hierax.HieraForImageClassification))
     before = same(pixels(same)).logits
     attention = same.hiera.encoder.stages[1].layers[0].attn
     attention.qkv = nn.Sequential(attention.qkv, nn.Dropout(1.0).train())

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
-from transformers.modeling_outputs import BackboneOutput, ModelOutput
+from transformers.modeling_outputs import BackboneOutput
 from transformers.models.hiera.modeling_hiera import (
     HieraForImageClassificationOutput,
     HieraForPreTrainingOutput,
     HieraModelOutput,
 )
+from transformers.utils.generic import ModelOutput
 
 from hierax.checkpoint.dialects.transformers import fits_transformers
 from hierax.checkpoint.save import named_tensors
@@ -84,7 +85,7 @@ class HieraxPreTrainedModel(PreTrainedModel):
     config: HieraxConfig
     base_model_prefix = "hiera"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "video")
+    input_modalities = ["image", "video"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch, which Trainer divides by the steps it accumulates
     _no_split_modules = [Layer.__name__, "PositionEmbedding"]
@@ -142,7 +143,7 @@ class HieraxPreTrainedModel(PreTrainedModel):
         changes = {"backbone_norms": bool(getattr(model, "norms", None))} if cls is HieraxBackbone else {}
         made = cls(HieraxConfig.from_hierax(model.config, **changes)).to(dtype=model.dtype, device=model.device)
         made.load_state_dict(named_tensors(model, "transformers"))
-        return made.train(model.training)
+        return cast("_Model", nn.Module.train(made, model.training))
 
     def _pixels(self, pixel_values: Tensor | None) -> Tensor:
         """The pixels as hierax takes them: of clips, the channels before the time."""
@@ -152,7 +153,7 @@ class HieraxPreTrainedModel(PreTrainedModel):
             return pixel_values.transpose(1, 2)
         return pixel_values
 
-    def _flags(self, hidden_states: bool | None, attentions: bool | None) -> dict[str, bool]:
+    def _flags(self, hidden_states: bool | None, attentions: bool | None) -> dict[str, Any]:
         config = self.config
         return {
             "output_hidden_states": bool(config.output_hidden_states if hidden_states is None else hidden_states),

@@ -14,7 +14,7 @@ def _own(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _OF_AUTO_CLASSES}
 
 
-class HieraxImageProcessor(HieraImageProcessor, BaseImageProcessor):
+class HieraxImageProcessor(HieraImageProcessor, BaseImageProcessor):  # pyright: ignore[reportIncompatibleMethodOverride]
     """`hierax.HieraImageProcessor`, which transformers accepts as an image processor."""
 
     @classmethod

@@ -7,7 +7,7 @@ computes.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +65,16 @@ class Layer(_Renamed, Block, renamed={"norm1": "layernorm_before", "norm2": "lay
     @property
     def ls1(self) -> Callable[[Tensor], Tensor] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Layer scale after attention."""
-        return None if self.layer_scale1 is None else partial(torch.mul, self.layer_scale1)
+        return _scale(cast("Tensor | None", self.layer_scale1))
 
     @property
     def ls2(self) -> Callable[[Tensor], Tensor] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Layer scale after the MLP."""
-        return None if self.layer_scale2 is None else partial(torch.mul, self.layer_scale2)
+        return _scale(cast("Tensor | None", self.layer_scale2))
+
+
+def _scale(factors: Tensor | None) -> Callable[[Tensor], Tensor] | None:
+    return None if factors is None else partial(torch.mul, factors)
 
 
 class Layers(nn.Module):
@@ -178,7 +182,7 @@ class PixelDecoder(_Renamed, Decoder, renamed=_DECODER):
     @property
     def pos_embed(self) -> Callable[[tuple[int, ...]], Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Makes the table of a grid."""
-        return partial(decoder_table, self.decoder_position_embeddings, self.native_grid)
+        return partial(decoder_table, cast("Tensor", self.decoder_position_embeddings), self.native_grid)
 
     @property
     def blocks(self) -> nn.ModuleList:  # pyright: ignore[reportIncompatibleVariableOverride]

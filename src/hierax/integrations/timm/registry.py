@@ -1,8 +1,6 @@
-"""hierax's models in timm's registry, for `timm.create_model` and for packages that build on it (extra `timm`).
-
-`register()` adds `hierax_hiera_tiny_224` and its like, and `hierax_hiera_femto_160`, whose weights come with hierax.
-Inputs have any size, and `features_only=True` gives what the encoders `tu-hierax_…` of segmentation-models-pytorch need.
-"""
+"""hierax's models with timm's methods, and their places in timm's registry."""
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# (timm needs torchvision, which is not part of the development environment)
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -129,7 +127,7 @@ def _create(
     else:
         model = _model(HieraForImageClassification, variant, published if pretrained else None, cache_dir, changes)
         made = Classifier(model, model.config.num_labels if num_classes is None else num_classes)
-    made.pretrained_cfg = made.default_cfg = published.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    made.pretrained_cfg = made.default_cfg = published.to_dict()
     return made
 
 
@@ -154,7 +152,7 @@ def register() -> tuple[str, ...]:
     variants = [name for name in list_models("hiera_*") if len(variant_config(name).image_size) == 2]
     for variant in variants:
         function = partial(_create, variant)
-        function.__name__, function.__module__ = f"hierax_{variant}", __name__  # pyright: ignore[reportAttributeAccessIssue]
+        function.__name__, function.__module__ = f"hierax_{variant}", __name__
         default_cfgs[function.__name__] = _default_cfg(variant)
         if not is_model(function.__name__):
             register_model(function)
