@@ -48,6 +48,7 @@ GUIDES = (
     "video",
     "checkpoints",
     "transformers",
+    "integrations",
     "README",
 )
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))

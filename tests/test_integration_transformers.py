@@ -466,3 +466,22 @@ def test_the_video_processor_makes_such_clips() -> None:
 def test_a_model_of_another_task_is_refused() -> None:
     with pytest.raises(TypeError, match="model is a HieraModel; expected a HieraForImageClassification"):
         HieraxForImageClassification.from_hierax(made(hierax.HieraModel))
+
+
+def test_a_change_stays_within_its_mask_units_which_is_not_so_in_transformers(tmp_path: Path) -> None:
+    made(hierax.HieraModel).save_pretrained(tmp_path)
+    share = []
+    for backbone in (transformers.HieraBackbone, HieraxBackbone):
+        model = backbone.from_pretrained(tmp_path, out_features=["stage1"]).eval()
+        image = torch.randn(1, 3, 64, 64)
+        changed = image.clone()
+        changed[:, :, :21, :21] = 0
+        difference = (model(image).feature_maps[0] - model(changed).feature_maps[0]).abs().amax(1)
+        share.append((difference[:, 8:, 8:] > 1e-4).float().mean().item())
+    assert share[0] > 0.9
+    assert share[1] == 0
+
+
+def test_a_checkpoint_that_comes_with_hierax_has_a_name() -> None:
+    assert HieraxConfig.from_pretrained("hierax/femto").id2label[0] == hierax.load("hierax/femto").config.id2label[0]
+    assert HieraxBackbone.from_pretrained("hierax/femto", out_features=["stage1"]).channels == [40]

@@ -37,9 +37,10 @@ PACKAGES: dict[str, Package] = {
     "faiss": Package("faiss-cpu>=1.9", "search", "approximate search"),
     "ray": Package("ray[data]>=2.51", "ray", "embedding on a cluster"),
     "pillow_heif": Package("pillow-heif", "", "HEIC photos, such as those of an iPhone"),
-    "transformers": Package("transformers>=5.23", "transformers", "hierax.integrations.transformers, and hierax bench --against"),
+    "transformers": Package(
+        "transformers>=5.23", "transformers", "hierax.integrations.transformers, and hierax bench --against"
+    ),
     "timm": Package("timm>=1.0.31", "timm", "hierax.integrations.timm, and hierax bench --against"),
-    "pillow_heif": Package("pillow-heif", "", "HEIC photos, as of an iPhone"),
     "pillow_jxl": Package("pillow-jxl-plugin", "", "JPEG XL images"),
     "sklearn": Package("scikit-learn", "", "t-SNE in hierax map"),
     "hiera": Package("hiera-transformer", "", "hierax bench --against official"),

@@ -1,11 +1,13 @@
 """The configuration of the models in transformers, and its way from and to `hierax.HieraConfig`."""
 
 import dataclasses
+import os
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
+from hierax.checkpoint.bundled import bundled_folder
 from hierax.model.config import HieraConfig
 
 _Numbers = list[int] | tuple[int, ...]
@@ -95,12 +97,20 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
         return hierax_config(self)
 
     @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See the base class. Model type "hiera" is the same model."""
-        values, rest = super().get_config_dict(*args, **kwargs)
+        values, rest = super().get_config_dict(bundled_or_given(pretrained_model_name_or_path), **kwargs)
         if values and values.get("model_type") == "hiera":
             values = {**values, "model_type": cls.model_type}
         return values, rest
+
+
+def bundled_or_given(source: Any) -> Any:
+    """The folder of a checkpoint that comes with hierax; every other source as it is."""
+    folder = bundled_folder(source) if isinstance(source, str) and not os.path.lexists(source) else None
+    return source if folder is None else folder
 
 
 def hierax_config(config: PreTrainedConfig) -> HieraConfig:

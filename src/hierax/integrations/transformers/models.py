@@ -17,7 +17,7 @@ from transformers.utils.generic import ModelOutput
 
 from hierax.checkpoint.dialects.transformers import fits_transformers
 from hierax.checkpoint.save import named_tensors
-from hierax.integrations.transformers.configuration import HieraxConfig, hierax_config
+from hierax.integrations.transformers.configuration import HieraxConfig, bundled_or_given, hierax_config
 from hierax.integrations.transformers.tree import (
     Encoder,
     Layer,
@@ -132,6 +132,12 @@ class HieraxPreTrainedModel(PreTrainedModel):
         return cast("PositionEmbedding", base.embeddings).get_submodule("patch_embeddings")
 
     @classmethod
+    def from_pretrained(cls: type[_Model], pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; "hierax/femto" and "hierax/femto.mae", which come with hierax, are names too."""
+        source = bundled_or_given(pretrained_model_name_or_path)
+        return super().from_pretrained(source, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @classmethod
     def from_hierax(cls: type[_Model], model: Pretrained) -> _Model:
         """A copy of a model of hierax.
 
@@ -141,9 +147,11 @@ class HieraxPreTrainedModel(PreTrainedModel):
         if not isinstance(model, cls.hierax_class):
             raise TypeError(f"model is a {type(model).__name__}; expected a {cls.hierax_class.__name__}")
         changes = {"backbone_norms": bool(getattr(model, "norms", None))} if cls is HieraxBackbone else {}
-        made = cls(HieraxConfig.from_hierax(model.config, **changes)).to(dtype=model.dtype, device=model.device)
+        made = cls(HieraxConfig.from_hierax(model.config, **changes))
+        nn.Module.to(made, dtype=model.dtype, device=model.device)
         made.load_state_dict(named_tensors(model, "transformers"))
-        return cast("_Model", nn.Module.train(made, model.training))
+        made.train(model.training)
+        return made
 
     def _pixels(self, pixel_values: Tensor | None) -> Tensor:
         """The pixels as hierax takes them: of clips, the channels before the time."""

@@ -1,0 +1,72 @@
+"""hierax's models in timm's registry, and in segmentation-models-pytorch. Needs timm, which needs torchvision."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hierax
+
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
+
+FEMTO = "hierax_hiera_femto_160"
+
+
+@pytest.fixture(scope="module")
+def timm() -> Any:
+    module = pytest.importorskip("timm")
+    importlib.import_module("hierax.integrations.timm").register()
+    return module
+
+
+def test_the_names_are_those_of_the_variants(timm: Any) -> None:
+    assert {FEMTO, "hierax_hiera_tiny_224", "hierax_hiera_huge_224"} <= set(timm.list_models("hierax*"))
+    assert "hierax_hiera_tiny_224.mae_in1k_ft_in1k" in timm.list_models("hierax*", pretrained=True)
+    assert "hiera_tiny_224" in timm.list_models("hiera*")  # timm's own stay
+
+
+def test_maps_are_those_of_the_backbone_at_any_size(timm: Any) -> None:
+    model = timm.create_model(FEMTO, pretrained=True, features_only=True, out_indices=(0, -1)).eval()
+    own = hierax.HieraBackbone.from_pretrained("hierax/femto", out_features=("stage1", "stage4"))
+    image = torch.randn(1, 3, 100, 130)
+    with torch.no_grad():
+        maps, expected = model(image), own(image).feature_maps
+    assert [torch.equal(a, b) for a, b in zip(maps, expected, strict=True)] == [True, True]
+    assert (model.feature_info.channels(), model.feature_info.reduction()) == ([40, 320], [4, 32])
+
+
+def test_logits_are_those_of_the_classifier(timm: Any) -> None:
+    model, own = timm.create_model(FEMTO, pretrained=True).eval(), hierax.load("hierax/femto").eval()
+    image = torch.randn(2, 3, 100, 130)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), own(image).logits, rtol=0, atol=1e-6)
+    assert model.num_classes == own.config.num_labels
+
+
+def test_other_classes_channels_and_no_head(timm: Any) -> None:
+    model = timm.create_model(FEMTO, pretrained=True, num_classes=5, in_chans=4, img_size=96, drop_path_rate=0.1)
+    assert model(torch.randn(1, 4, 64, 64)).shape == (1, 5)
+    model.reset_classifier(7)
+    assert model(torch.randn(1, 4, 64, 64)).shape == (1, 7)
+    model.reset_classifier(0)
+    assert model(torch.randn(1, 4, 64, 64)).shape == (1, model.num_features)
+    with pytest.raises(ValueError, match="global_pool is 'max'; expected 'avg'"):
+        timm.create_model(FEMTO, global_pool="max")
+
+
+def test_weights_of_a_file_are_taken(timm: Any, tmp_path: Path) -> None:
+    hierax.load("hierax/femto").save_pretrained(tmp_path)
+    model = timm.create_model(FEMTO, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path)})
+    assert torch.equal(model.get_classifier().weight, hierax.load("hierax/femto").head.weight)
+
+
+@pytest.mark.parametrize("name", ["Unet", "UnetPlusPlus", "FPN", "UPerNet", "Segformer", "MAnet", "Linknet"])
+def test_models_of_segmentation_models_pytorch_train(name: str, timm: Any) -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    model = getattr(smp, name)(f"tu-{FEMTO}", encoder_weights=None, classes=3)
+    out = model(torch.randn(2, 3, 128, 96))
+    assert out.shape == (2, 3, 128, 96)
+    out.square().mean().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "patch_embed" in n)
