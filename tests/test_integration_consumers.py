@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
+import hierax
 from hierax.integrations.transformers import HieraxBackbone, HieraxConfig, register
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
@@ -207,3 +208,25 @@ def test_models_of_transformers_are_built_from_a_dictionary(name: str) -> None:
     made, from_dict = build(name, config), build(name, config.to_dict())
     assert [(n, p.shape) for n, p in made.named_parameters()] == [(n, p.shape) for n, p in from_dict.named_parameters()]
     assert any(isinstance(m, HieraxBackbone) for m in from_dict.modules())
+
+
+PLACES = {
+    "UperNet": "backbone",
+    "ViTMatte": "backbone",
+    "MaskFormer": "model.pixel_level_module.encoder",
+    "Mask2Former": "model.pixel_level_module.encoder",
+    "DETR": "model.backbone.model",
+    "RT-DETR": "model.backbone.model",
+    "DAB-DETR": "model.backbone.conv_encoder.model",
+    "Table Transformer": "model.backbone.conv_encoder.model",
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_hierax_s_own_backbone_can_be_put_in_its_place(name: str) -> None:
+    config, inputs = backbone_config(name), CONSUMERS[name][3]
+    model, (parent, _, child) = build(name, config).train(), PLACES[name].rpartition(".")
+    own = hierax.HieraBackbone(config.to_hierax(), out_features=config.out_features)
+    setattr(model.get_submodule(parent), child, own)
+    loss_of(model(**inputs())).backward()
+    assert all(p.grad is not None for p in own.parameters())

@@ -98,3 +98,17 @@ def test_pytorch_can_take_an_output_apart_and_put_it_together(out: ClassifierOut
     again = pytree.tree_unflatten([None if leaf is None else leaf + 1 for leaf in leaves], spec)
     assert isinstance(again, ClassifierOutput)
     assert torch.equal(again.logits, LOGITS + 1)
+
+
+def test_the_output_of_a_backbone_is_a_dictionary() -> None:
+    maps = (torch.zeros(1, 2, 3, 3), torch.ones(1, 4, 2, 2))
+    out = BackboneOutput(feature_maps=maps)
+    assert isinstance(out, dict)
+    assert (list(out), len(out), bool(out), dict(out)) == (["feature_maps"], 1, True, {"feature_maps": maps})
+    assert {**out} == {"feature_maps": maps}
+    pairs: Any = ((name, value) for name, value in out.items())
+    again = type(out)(pairs)  # as PyTorch's gather makes one
+    assert again.feature_maps is maps
+    for copied in (pickle.loads(pickle.dumps(out)), copy.deepcopy(out), copy.copy(out)):
+        assert torch.equal(copied.feature_maps[1], maps[1])
+        assert list(copied) == ["feature_maps"]

@@ -5,7 +5,7 @@ that are None, and iteration gives the keys.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,8 @@ class HieraModelOutput(Output):
 
 
 @dataclass
-class BackboneOutput(Output):
-    """Output of `HieraBackbone`.
+class BackboneOutput(Output, dict[str, Any]):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Output of `HieraBackbone`. It is a `dict`, by which DETR and its relatives in transformers know such outputs.
 
     Attributes:
         feature_maps: `[B, C, *ceil(size / stride)]` for each of `out_features`.
@@ -108,6 +108,12 @@ class BackboneOutput(Output):
     feature_maps: tuple[Tensor, ...]
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.feature_maps
+        if isinstance(given, (Iterator, Mapping)):  # names and values, of which PyTorch and accelerate make such a dict
+            for name, value in dict(given).items():
+                setattr(self, name, value)
 
 
 @dataclass

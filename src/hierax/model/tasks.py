@@ -1,5 +1,6 @@
 """The public models: features, maps, classification of images and clips, pretraining."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,11 @@ class HieraBackbone(Task[BackboneOutput]):
         maps = tuple(self._map(features, name, i) for name, i in zip(self.out_features, self.out_indices, strict=True))
         out = BackboneOutput(feature_maps=maps, hidden_states=hidden, attentions=features.attentions)
         return as_output_or_tuple(out, return_dict)
+
+    def forward_with_filtered_kwargs(self, *arguments: Any, **options: Any) -> BackboneOutput:
+        """A call without the `options` that `forward` does not have; its name in transformers, whose models call it."""
+        known = inspect.signature(self.forward).parameters
+        return self(*arguments, **{name: value for name, value in options.items() if name in known})
 
     def _map(self, features: Features, name: str, stage: int) -> Tensor:
         if not self.norms:
