@@ -113,3 +113,8 @@ def mae(saved: Callable[..., Path]) -> Path:
     from small import image_config
 
     return saved(HieraForPreTraining, image_config(num_query_pool=2))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """The names of tests do not hold bytes, which may depend on the time: processes must find the same tests."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
