@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SNAPSHOT = Path(__file__).parent / "data" / "public_surface.txt"
-PACKAGES = ("hierax", "hierax.train", "hierax.data", "hierax.collection")
+PACKAGES = ("hierax", "hierax.train", "hierax.data", "hierax.collection", "hierax.integrations.transformers")
 
 
 def surface() -> str:

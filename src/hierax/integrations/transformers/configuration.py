@@ -65,7 +65,7 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **others: Any) -> None:
         own = hierax_config(self)
         for name in _FIELDS:  # None follows from the other fields
             if name != "problem_type" and getattr(self, name) is None:
@@ -74,13 +74,13 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
         self.stage_names = list(own.stage_names)
         if own.is_video:
             self.num_frames = own.image_size[0]
-        features = kwargs.pop("out_features", None)
-        indices = kwargs.pop("out_indices", None)
+        features = others.pop("out_features", None)
+        indices = others.pop("out_indices", None)
         self.set_output_features_output_indices(
             out_features=None if features is None else list(features),
             out_indices=None if indices is None or features is not None else list(indices),
         )
-        super().__post_init__(**kwargs)
+        super().__post_init__(**others)
 
     @classmethod
     def from_hierax(cls, config: HieraConfig, **changes: Any) -> "HieraxConfig":
@@ -98,10 +98,10 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(
-        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: Any, **others: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See the base class. Model type "hiera" is the same model."""
-        values, rest = super().get_config_dict(bundled_or_given(pretrained_model_name_or_path), **kwargs)
+        values, rest = super().get_config_dict(bundled_or_given(pretrained_model_name_or_path), **others)
         if values and values.get("model_type") == "hiera":
             values = {**values, "model_type": cls.model_type}
         return values, rest

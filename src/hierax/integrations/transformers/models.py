@@ -132,10 +132,10 @@ class HieraxPreTrainedModel(PreTrainedModel):
         return cast("PositionEmbedding", base.embeddings).get_submodule("patch_embeddings")
 
     @classmethod
-    def from_pretrained(cls: type[_Model], pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: type[_Model], pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
         """As in transformers; "hierax/femto" and "hierax/femto.mae", which come with hierax, are names too."""
         source = bundled_or_given(pretrained_model_name_or_path)
-        return super().from_pretrained(source, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        return super().from_pretrained(source, *arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_hierax(cls: type[_Model], model: Pretrained) -> _Model:
@@ -195,7 +195,6 @@ class HieraxModel(HieraxPreTrainedModel):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
     ) -> HieraModelOutput:
         """Features of images `[B, channels, height, width]`, or of clips `[B, time, channels, height, width]`, of any
         size; the arguments are those of `hierax.HieraModel`.
@@ -231,7 +230,6 @@ class _Classifier(HieraxPreTrainedModel):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
     ) -> HieraForImageClassificationOutput:
         """Logits, and with `labels` the loss; the arguments are those of hierax's classifiers."""
         if self.config.problem_type != self.hierax_config.problem_type:
@@ -286,7 +284,6 @@ class HieraxForPreTraining(HieraxPreTrainedModel):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
     ) -> HieraForPreTrainingOutput:
         """Loss and predicted pixels; the arguments are those of `hierax.HieraForPreTraining`."""
         parts = {"fusion": self.multiscale_fusion, "encoder_norm": self.encoder_norm, "decoder": self.decoder}
@@ -332,7 +329,6 @@ class HieraxBackbone(BackboneMixin, HieraxPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
     ) -> BackboneOutput:
         """Maps `[B, C, height, width]` of images of any size; the arguments are those of `hierax.HieraBackbone`."""
         view = _BackboneView(
