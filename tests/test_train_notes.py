@@ -60,7 +60,7 @@ def test_a_warm_up_without_an_end_is_told(data: Path) -> None:
 
 def test_a_run_says_it_all_on_the_terminal(pretrained: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
     finetune(data, source=None, out=tmp_path / "a", recipe=held("finetune", epochs=1, layer_decay=0.5), device="cpu")
-    assert "layer_decay is 0.5 and the weights are fresh" in capsys.readouterr().err
+    assert "layer_decay is 0.5 and the weights are random" in capsys.readouterr().err
     tuning = held("finetune", epochs=1, layer_decay=0.5, overrides={})
     finetune(data, source=pretrained, out=tmp_path / "b", recipe=tuning, device="cpu")
     assert "layer_decay" not in capsys.readouterr().err
