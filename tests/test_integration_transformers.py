@@ -127,6 +127,26 @@ def test_all_outputs_are_those_of_hierax(task: Any, cls: Any, geometry: str) -> 
     assert_same(out, expected)
 
 
+@pytest.mark.parametrize("name", [name for name in hierax.list_models() if not name.startswith("mae_")])
+def test_maps_of_every_published_geometry_are_those_of_the_classifier(name: str) -> None:
+    torch.manual_seed(0)
+    model: Any = hierax.create_model(name, embed_dim=16, num_labels=2).eval()
+    of_task = HieraxForVideoClassification if model.config.is_video else HieraxForImageClassification
+    same = of_task.from_hierax(model)
+    stages = list(model.config.stage_names)
+    config = HieraxConfig.from_hierax(model.config, out_features=stages)
+    backbone = HieraxBackbone(config).eval()
+    backbone.load_state_dict(same.hiera.state_dict(), strict=False)
+    inputs = torch.randn(1, 3, *((4, 64, 96) if model.config.is_video else model.config.image_size))
+    theirs = inputs.transpose(1, 2) if model.config.is_video else inputs
+    with torch.no_grad():
+        expected = model(inputs, output_hidden_states=True)
+        out, maps = same(theirs, output_hidden_states=True), backbone(theirs).feature_maps
+    assert torch.equal(out.logits, expected.logits)
+    for ours, wanted in zip(maps, expected.reshaped_hidden_states, strict=True):
+        torch.testing.assert_close(ours, wanted.movedim(-1, 1), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(("task", "cls"), PAIRS)
 def test_folders_are_read_by_both(task: Any, cls: Any, geometry: str, tmp_path: Path) -> None:
