@@ -106,7 +106,6 @@ def test_what_a_library_makes_of_an_interruption_is_no_fault(
         except BaseException:
             raise SystemError("initialization failed without raising an exception") from None
 
-    monkeypatch.setattr("hierax.cli.stats.say", fails)
     monkeypatch.setattr("hierax.data.stats.dataset_statistics", fails)
     assert run("stats", "a")[::2] == (128 + number, f"hierax: {SAID[number]}\n")
 

@@ -330,7 +330,7 @@ def run_guide(guide: str, *, instead: dict[str, str]) -> None:
                 continue
             assert words[0] == "hierax", f"{block.place}: what is {words[0]}?"
             code, lines = run([instead.get(word, word) for word in words[1:]])
-            failure = bool(printed) and printed[0].startswith("hierax: ")
+            failure = len(printed) == 1 and printed[0].startswith("hierax: ")
             assert code == (2 if failure else 0), f"{block.place}: {shlex.join(words)}: {code}: {lines}"
             check_printed(printed, lines, place=block.place)
 

@@ -23,7 +23,7 @@ READERS = (
     "demo", "classify", "features", "reconstruct", "embed", "search", "duplicates", "outliers", "map", "export",
     "stats", "pretrain", "finetune", "evaluate", "bench",
 )  # fmt: skip
-TOO_LARGE = "larger than --max-pixels 7999 allows"
+TOO_LARGE = "larger than --max-pixels 7999"
 
 
 @pytest.fixture

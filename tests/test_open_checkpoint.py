@@ -124,7 +124,7 @@ def test_every_command_looks_a_checkpoint_up_once_and_opens_it_once(
     from hierax.checkpoint import files, preprocessing
     from hierax.checkpoint.bundled import bundled_folder
     from hierax.cli import main
-    from hierax.predict import inputs
+    from hierax.predict import predictor
 
     for package in ("pyarrow", "matplotlib"):
         pytest.importorskip(package)
@@ -134,7 +134,7 @@ def test_every_command_looks_a_checkpoint_up_once_and_opens_it_once(
         located.append(arguments)
         return locate(*arguments, **options)
 
-    for module in (opened, preprocessing, inputs):
+    for module in (opened, preprocessing, predictor):
         monkeypatch.setattr(module, "locate", counted)
     monkeypatch.chdir(tmp_path)
     draw = numpy.random.default_rng(0)

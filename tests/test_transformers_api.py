@@ -95,7 +95,7 @@ def test_arguments_of_from_pretrained_are_taken(given: dict[str, Any]) -> None:
     ("given", "problem"),
     [
         ({"return_dict": False}, "return_dict is False; expected True: pass return_dict=False to the call"),
-        ({"output_loading_info": True}, "output_loading_info is True; expected False: model.loading_report says"),
+        ({"output_loading_info": True}, "output_loading_info is True; expected False: model.loading_report lists"),
         ({"quantization_config": {"load_in_8bit": True}}, "expected None: hierax.Engine"),
         ({"subfolder": "x"}, "subfolder is 'x'; expected ''"),
         ({"output_hidden_states": 1}, "output_hidden_states is 1; expected true or false"),

@@ -70,8 +70,9 @@ def check_settings(run: Path, previous: Mapping[str, Any], settings: Mapping[str
         if then.get(key) != now[key]
     ]
     if others:
-        kind = "a finished run" if previous.get("finished") else "a run"
-        raise RunExists(f"{run} holds {kind} with other settings: {'; '.join(others)}; {_ELSEWHERE}")
+        finished = "holds a finished run with other settings"
+        problem = finished if previous.get("finished") else "holds a run with other settings"
+        raise RunExists(f"{run} {problem}: {'; '.join(others)}; {_ELSEWHERE}")
 
 
 def check_places(run: Path, places: Mapping[str, str | None], *, overwrite: bool) -> None:
