@@ -505,4 +505,7 @@ def test_a_change_stays_within_its_mask_units_which_is_not_so_in_transformers(tm
 def test_a_checkpoint_that_comes_with_hierax_has_a_name() -> None:
     config: Any = HieraxConfig.from_pretrained("hierax/femto")
     assert config.id2label[0] == hierax.load("hierax/femto").config.id2label[0]
-    assert HieraxBackbone.from_pretrained("hierax/femto", out_features=["stage1"]).channels == [40]
+    backbone: Any = HieraxBackbone.from_pretrained("hierax/femto", out_features=["stage1"])
+    assert (backbone.channels, backbone.dtype) == ([40], torch.float32)
+    half: Any = HieraxModel.from_pretrained("hierax/femto", dtype=torch.float16)
+    assert half.dtype == torch.float16

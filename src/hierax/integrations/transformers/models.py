@@ -133,8 +133,14 @@ class HieraxPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls: type[_Model], pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
-        """As in transformers; "hierax/femto" and "hierax/femto.mae", which come with hierax, are names too."""
+        """As in transformers; "hierax/femto" and "hierax/femto.mae", which are part of hierax, are names too.
+
+        transformers keeps the precision of the file. These two are stored in float16, in which training fails, so they
+        are loaded in float32 unless `dtype` says otherwise.
+        """
         source = bundled_or_given(pretrained_model_name_or_path)
+        if source is not pretrained_model_name_or_path and not options.keys() & {"dtype", "torch_dtype"}:
+            options["dtype"] = torch.float32
         return super().from_pretrained(source, *arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
 
     @classmethod
