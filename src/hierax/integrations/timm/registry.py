@@ -118,14 +118,13 @@ def _create(
         changes["image_size"] = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if num_classes:
         changes["num_labels"] = num_classes
+    weights = published if pretrained else None
     if features_only:
         stages = [index % 4 for index in out_indices]
         changes["out_features"] = tuple(f"stage{stage + 1}" for stage in stages)
-        made = FeatureMaps(
-            _model(HieraBackbone, variant, published if pretrained else None, cache_dir, changes), stages
-        )
+        made = FeatureMaps(_model(HieraBackbone, variant, weights, cache_dir, changes), stages)
     else:
-        model = _model(HieraForImageClassification, variant, published if pretrained else None, cache_dir, changes)
+        model = _model(HieraForImageClassification, variant, weights, cache_dir, changes)
         made = Classifier(model, model.config.num_labels if num_classes is None else num_classes)
     made.pretrained_cfg = made.default_cfg = published.to_dict()
     return made

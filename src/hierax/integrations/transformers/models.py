@@ -46,9 +46,9 @@ class _EncoderView:
     _embed, _pad = Hiera._embed, Hiera._pad
     recomputed_every = 1
 
-    def __init__(self, tree: "HieraxPreTrainedModel", training: bool) -> None:
+    def __init__(self, tree: "HieraxPreTrainedModel") -> None:
         encoder = cast("Encoder", tree.encoder)
-        self.config, self.dtype, self.training = tree.hierax_config, tree.dtype, training
+        self.config, self.dtype, self.training = tree.hierax_config, tree.dtype, tree.training
         self.gradient_checkpointing = tree.gradient_checkpointing
         self.pos_embed = cast("PositionEmbedding", tree.embeddings)
         self.patch_embed = self.pos_embed.patch_embeddings
@@ -61,7 +61,7 @@ class _TaskView:
     _output_flags, _mask, _encode = Task._output_flags, Task._mask, Task._encode
 
     def __init__(self, tree: "HieraxPreTrainedModel", **parts: Any) -> None:
-        self.encoder, self.config = _EncoderView(tree, tree.training), tree.hierax_config
+        self.encoder, self.config = _EncoderView(tree), tree.hierax_config
         self.__dict__.update(parts)
 
 
@@ -152,8 +152,8 @@ class HieraxPreTrainedModel(PreTrainedModel):
         """
         if not isinstance(model, cls.hierax_class):
             raise TypeError(f"model is a {type(model).__name__}; expected a {cls.hierax_class.__name__}")
-        changes = {"backbone_norms": bool(getattr(model, "norms", None))} if cls is HieraxBackbone else {}
-        made = cls(HieraxConfig.from_hierax(model.config, **changes))
+        norms = isinstance(model, tasks.HieraBackbone) and len(model.norms) > 0
+        made = cls(HieraxConfig.from_hierax(model.config, backbone_norms=norms))
         nn.Module.to(made, dtype=model.dtype, device=model.device)
         made.load_state_dict(named_tensors(model, "transformers"))
         made.train(model.training)
@@ -241,10 +241,9 @@ class _Classifier(HieraxPreTrainedModel):
         if self.config.problem_type != self.hierax_config.problem_type:
             self.hierax_config.problem_type = self.config.problem_type
         pooler = cast("Pooler", self.hiera.pooler)
-        view = _TaskView(self.hiera, norm=pooler.layernorm, dropout=self.dropout, head=self.classifier)
-        view.config = self.hierax_config
+        parts = {"norm": pooler.layernorm, "dropout": self.dropout, "head": self.classifier}
         out = self.hierax_class.forward(
-            cast("Any", view),
+            cast("Any", _TaskView(self.hiera, config=self.hierax_config, **parts)),
             self._pixels(pixel_values),
             labels=labels,
             **self._flags(output_hidden_states, output_attentions),
