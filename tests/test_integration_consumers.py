@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor
 
 import hierax
@@ -230,3 +231,34 @@ def test_hierax_s_own_backbone_can_be_put_in_its_place(name: str) -> None:
     setattr(model.get_submodule(parent), child, own)
     loss_of(model(**inputs())).backward()
     assert all(p.grad is not None for p in own.parameters())
+
+
+# -- pipelines -----------------------------------------------------------------------------------------------------
+
+CAT = Path(hierax.__file__).parent / "assets" / "cat.jpg"
+
+
+@pytest.mark.parametrize("name", ["UperNet", "Mask2Former"])
+def test_pipelines_segment_with_a_saved_model(name: str, tmp_path: Path) -> None:
+    build(name, backbone_config(name)).save_pretrained(tmp_path)
+    transformers.SegformerImageProcessor(size={"height": 96, "width": 96}).save_pretrained(tmp_path)
+    if name == "Mask2Former":
+        transformers.Mask2FormerImageProcessor(size={"height": 96, "width": 96}).save_pretrained(tmp_path)
+    segment = transformers.pipeline("image-segmentation", model=str(tmp_path))
+    assert any(isinstance(m, HieraxBackbone) for m in segment.model.modules())
+    answers: Any = segment(str(CAT), subtask="semantic")
+    with Image.open(CAT) as image:
+        assert answers
+        assert all(answer["mask"].size == image.size for answer in answers)
+
+
+@pytest.mark.parametrize("name", ["DETR", "RT-DETR"])
+def test_pipelines_detect_with_a_saved_model(name: str, tmp_path: Path) -> None:
+    build(name, backbone_config(name)).save_pretrained(tmp_path)
+    of_model = transformers.DetrImageProcessor if name == "DETR" else transformers.RTDetrImageProcessor
+    of_model(size={"height": 96, "width": 96}, do_pad=False).save_pretrained(tmp_path)
+    detect = transformers.pipeline("object-detection", model=str(tmp_path))
+    assert any(isinstance(m, HieraxBackbone) for m in detect.model.modules())
+    answers: Any = detect(str(CAT), threshold=0.0)
+    assert len(answers) == 6
+    assert set(answers[0]["box"]) == {"xmin", "ymin", "xmax", "ymax"}

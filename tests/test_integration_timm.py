@@ -1,6 +1,7 @@
 """hierax's models in timm's registry, and in segmentation-models-pytorch. Needs timm, which needs torchvision."""
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,18 @@ def test_models_of_segmentation_models_pytorch_train(name: str, timm: Any) -> No
     assert out.shape == (2, 3, 128, 96)
     out.square().mean().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if "patch_embed" in n)
+
+
+def test_the_programs_of_the_guide(timm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    guide = (Path(__file__).parents[1] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    programs = [
+        text for text in re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL) if "integrations.timm" in text
+    ]
+    for program in programs:
+        exec(program, {})
+    assert len(programs) == 2
+    printed = capsys.readouterr().out
+    assert "8 (1, 80, 13, 17)" in printed
+    assert "torch.Size([1, 5])" in printed
+    assert "torch.Size([1, 3, 96, 128])" in printed
