@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,46 @@ def test_a_wrong_answer_of_the_soak_is_seen(script: Any) -> None:
 def test_starts_of_an_engine_are_timed(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("engine_start").main(["--runs", "1"]) in (0, 1)
     assert "| warm |" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_eager_models_are_compared_with_those_inside_transformers(
+    script: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = ["--models", "tiny", "--batches", "1", "--rounds", "2", "--seconds", "0"]
+    script("against_peers").main([*once, "--tasks", "forward,maps", "--baseline", "inside"])
+    out = capsys.readouterr().out
+    assert "| tiny forward, batch 1 |" in out
+    assert out.count("x transformers (") == 2
+    script("against_peers").main([*once, "--tasks", "maps", "--size", "64x96"])
+    assert "transformers is left out: The size of tensor a" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers
+@pytest.mark.parametrize("model", ["rt-detr", "upernet", "mask2former"])
+@pytest.mark.parametrize("backbone", ["hierax", "transformers", "scratch"])
+def test_dense_models_are_trained_on_drawings(
+    model: str, backbone: str, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toys = script("dense_toys")
+    few = functools.partial(toys.drawings.__wrapped__, 4)
+    monkeypatch.setattr(toys, "drawings", lambda _, seed: few(seed))
+    toys.main(["--models", model, "--backbones", backbone, "--steps", "1"])
+    assert f"| {model} | {backbone} | 0 | 0." in capsys.readouterr().out
+
+
+def test_a_box_and_a_mask_are_where_the_shape_is(script: Any) -> None:
+    for sample in script("dense_toys").drawings(20, 0):
+        left, top, right, bottom = (int(v) for v in sample.boxes[-1])  # the last shape is not covered
+        inside = sample.mask[top : bottom + 1, left : right + 1] == sample.classes[-1] + 1
+        assert 0.4 < inside.float().mean() <= 1
+        assert inside.any(0).all()
+        assert inside.any(1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of transformers
+def test_a_detector_learns_on_our_maps(script: Any) -> None:
+    precision = script("dense_toys").train("rt-detr", "hierax", steps=600, seed=0)
+    assert precision[300] >= 0.25
+    assert precision[600] >= 0.45
