@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 from hierax.processing import HieraImageProcessor, ImageError, load_image
-from hierax.processing.colour import upright_array
+from hierax.processing.color import upright_array
 from hierax.processing.decode import pillow_is_quiet
 
 WHITE, RED = (255, 255, 255), (200, 30, 40)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hierax.processing.colour import orientation, upright_array
+from hierax.processing.color import orientation, upright_array
 from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, open_source, pillow_is_quiet, read_header
 from hierax.processing.errors import ImageError
 from hierax.processing.jpeg import check_scans, jpeg_array, simplejpeg

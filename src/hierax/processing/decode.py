@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from PIL import IcoImagePlugin, Image, ImageFile
 
-from hierax.processing.colour import orientation, upright_array
+from hierax.processing.color import orientation, upright_array
 from hierax.processing.errors import ImageError, RefusedError
 from hierax.processing.foreign import register_reader, unreadable_kind
 from hierax.processing.frames import note_frames

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from hierax.processing.colour import upright_array
+from hierax.processing.color import upright_array
 from hierax.processing.errors import ImageError
 from hierax.processing.frames import FIRST_ONLY, PAGES
 from hierax.processing.jpeg2000 import read_bands

@@ -14,7 +14,7 @@ from hierax.processing.arrays import is_tensor, to_numpy
 from hierax.processing.batch import BatchFeature
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
-from hierax.processing.normalise import write_pixels
+from hierax.processing.normalize import write_pixels
 from hierax.processing.processor import RecordedProcessor, resolve_fast
 from hierax.processing.reading import Picture, check_values, read_picture, source_name
 from hierax.processing.record import IMAGENET, Preprocessing

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
-from hierax.processing.normalise import levels_table
+from hierax.processing.normalize import levels_table
 from hierax.processing.record import Preprocessing
 from hierax.transformers_arguments import without_foreign
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hierax.processing.arrays import is_tensor, read_array
-from hierax.processing.colour import bands, orientation, to_grey, to_rgb, upright, upright_array
+from hierax.processing.color import bands, orientation, to_grey, to_rgb, upright, upright_array
 from hierax.processing.decode import (
     DEFAULT_MAX_PIXELS,
     check_pixels,

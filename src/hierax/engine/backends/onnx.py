@@ -15,7 +15,7 @@ from torch import Tensor
 from hierax.engine.backends.chunks import CHUNK, join, to_arrays
 from hierax.engine.cache import ArtifactCache, artifact_key
 from hierax.engine.pool import Shape
-from hierax.engine.quantise import Inputs, quantise_and_compare
+from hierax.engine.quantize import Inputs, quantise_and_compare
 from hierax.engine.signature import Program, Signature
 from hierax.engine.traced import INPUTS, example_inputs, exported_program, program_for, quiet
 from hierax.model.pretrained import Pretrained

@@ -20,7 +20,7 @@ from hierax.engine.context import inference_modes
 from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
 from hierax.engine.pool import Shape
-from hierax.engine.quantise import Inputs, quantise_and_compare
+from hierax.engine.quantize import Inputs, quantise_and_compare
 from hierax.engine.signature import Program
 from hierax.engine.traced import INPUTS, example_inputs, for_size
 from hierax.memory import is_out_of_memory

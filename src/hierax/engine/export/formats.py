@@ -18,7 +18,7 @@ from hierax.engine.backends.openvino import OpenVinoRunner, shared_core, to_open
 from hierax.engine.context import inference_modes, torch_threads
 from hierax.engine.hardware import DTYPES
 from hierax.engine.pool import Runner, Shape
-from hierax.engine.quantise import Inputs, quantise
+from hierax.engine.quantize import Inputs, quantise
 from hierax.engine.signature import Program, Signature
 from hierax.engine.traced import example_inputs, exported_program, for_size, program_for, quiet
 from hierax.extras import require
