@@ -30,7 +30,7 @@ WAYS: tuple[tuple[str, dict[str, Any], tuple[float, ...]], ...] = (
     ("whitened, verified", {"whiten": True, "verify": True}, (0.3, 0.4, 0.5, 0.6, 0.7)),
 )
 """How duplicates are looked for: a name, options of `duplicates`, thresholds."""
-_FLAT = 12.0  # grey levels: a picture of less deviation shows nothing
+_FLAT = 12.0  # gray levels: a picture of less deviation shows nothing
 _NEAR = 40  # bits of 256 that the difference hashes of two pictures differ by at the most where they may be one drawing
 _LONGEST = 320
 _CELL = 100  # pixels of the shorter side of a part

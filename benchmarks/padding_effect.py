@@ -24,9 +24,9 @@ SIZES = ((224, 224), (223, 223), (216, 216), (208, 208), (200, 200), (193, 193),
 PHOTO = Path(hierax.__file__).parent / "assets" / "cat.jpg"
 
 
-def pooled(x: Tensor, real: Tensor, neighbours: int) -> Tensor:
+def pooled(x: Tensor, real: Tensor, neighbors: int) -> Tensor:
     """Maximum over the real tokens that pool into one."""
-    return pool(x.masked_fill(~real, -torch.inf), neighbours).nan_to_num(neginf=0.0)
+    return pool(x.masked_fill(~real, -torch.inf), neighbors).nan_to_num(neginf=0.0)
 
 
 def block_without_padding(block: Block, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

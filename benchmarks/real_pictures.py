@@ -6,7 +6,7 @@
 Both arms take the same number of steps with the same recipe; only `source` differs, and the learning rate, which each
 chooses from the same `--rates` by its mean top-1 after the last epoch (on the validation set, as both do). Seeds beyond
 the first are run at the best rate alone, unless `--all-rates`. The claim holds if the difference of the means over the
-seeds is larger than the largest difference between the seeds of one arm. Then a linear probe and nearest neighbours on
+seeds is larger than the largest difference between the seeds of one arm. Then a linear probe and nearest neighbors on
 frozen features: of random weights, of the pretrained ones, and of the fine-tuned ones.
 
 Everything can be interrupted and started again with the same command. `--stages` does a part, `--arms scratch` one arm,
@@ -37,7 +37,7 @@ from hierax.train.probe import PROBES
 STAGES = ("pretrain", "finetune", "probe", "report")
 ARMS = ("scratch", "pretrained")
 PROBED = ("random", "pretrained", *(f"finetuned from {arm}" for arm in ARMS))
-COLOURS = {"scratch": "tab:orange", "pretrained": "tab:blue", "random": "tab:gray"}
+COLORS = {"scratch": "tab:orange", "pretrained": "tab:blue", "random": "tab:gray"}
 Json = dict[str, Any]
 
 
@@ -67,7 +67,7 @@ class Experiment:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.a = arguments
-        self.data, self.out = arguments.pictures / "labelled", arguments.out
+        self.data, self.out = arguments.pictures / "labeled", arguments.out
         self.source = self.out / "pretrained"
         (self.out / "records").mkdir(parents=True, exist_ok=True)
 
@@ -132,7 +132,7 @@ class Experiment:
 
     def pretrain(self) -> None:
         """The pretraining run."""
-        chosen, data = self.pretraining(), self.a.pictures / "unlabelled"
+        chosen, data = self.pretraining(), self.a.pictures / "unlabeled"
         self.timed("pretrained", lambda: pretrain(data, out=self.source, recipe=chosen, device=self.a.device))
 
     def trial(self, trial: Trial) -> None:
@@ -176,7 +176,7 @@ class Experiment:
         return [{**score(folder), "seed": seed} for folder, seed in folders if is_finished(folder)]
 
     def probes(self) -> None:
-        """Linear and nearest-neighbour probes of random, pretrained and fine-tuned weights."""
+        """Linear and nearest-neighbor probes of random, pretrained and fine-tuned weights."""
         models: dict[str, Path] = {"random": self.random_weights(), "pretrained": self.source}
         for arm in ARMS:
             if self.scores(arm, rate := self.best_rate(arm), self.a.seeds[:1]):
@@ -313,17 +313,17 @@ def draw(found: Json, path: Path) -> None:
             chosen = trial["rate"] == values["rate"]
             label = f"{arm}, learning rate {trial['rate']:g}" if chosen and trial["seed"] == 0 else None
             style: Json = {"alpha": 1.0, "linewidth": 1.6} if chosen else {"alpha": 0.25, "linewidth": 0.8}
-            left.plot(*zip(*trial["curve"], strict=True), color=COLOURS[arm], label=label, **style)
+            left.plot(*zip(*trial["curve"], strict=True), color=COLORS[arm], label=label, **style)
     left.set(xlabel="step", ylabel="top-1 on held-out pictures, %", title="fine-tuning (faint: the other rates)")
-    for key, colour in (("loss", "tab:blue"), ("validation", "tab:red")):
+    for key, color in (("loss", "tab:blue"), ("validation", "tab:red")):
         if found["pretraining"][key]:
-            middle.plot(*zip(*found["pretraining"][key], strict=True), color=colour, label=key)
+            middle.plot(*zip(*found["pretraining"][key], strict=True), color=color, label=key)
     middle.set(xlabel="step", ylabel="loss", title="pretraining")
     for name, record in found["probes"].items():
         for kind, line in zip(PROBES, ("-", "--"), strict=True):
             scores = [100 * value for value in record[kind].values()]
-            colour = COLOURS.get(name, "tab:green" if name.endswith("pretrained") else "tab:orange")
-            right.plot(list(record[kind]), scores, line, marker="o", color=colour, label=f"{name}, {kind}")
+            color = COLORS.get(name, "tab:green" if name.endswith("pretrained") else "tab:orange")
+            right.plot(list(record[kind]), scores, line, marker="o", color=color, label=f"{name}, {kind}")
     right.set(ylabel="top-1, %", title="probes of frozen features")
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
@@ -365,7 +365,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     add("--pretrain-batch", type=int, default=64)
     add("--pretrain-rate", type=float, default=1e-3)
     add("--mask-ratio", type=float, default=0.6)
-    add("--target", default="normalised", choices=("normalised", "pixels", "hog"))
+    add("--target", default="normalized", choices=("normalized", "pixels", "hog"))
     add("--epochs", type=int, default=15)
     add("--batch", type=int, default=32)
     add("--rates", type=several(float), default=[3e-4, 1e-3, 3e-3], help="comma-separated")
@@ -382,8 +382,8 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Does the stages that are asked for."""
     arguments = parsed(argv)
-    if not (arguments.pictures / "labelled").is_dir():
-        raise SystemExit(f"{arguments.pictures} has no labelled/: femto/fetch_drawings.py makes it")
+    if not (arguments.pictures / "labeled").is_dir():
+        raise SystemExit(f"{arguments.pictures} has no labeled/: femto/fetch_drawings.py makes it")
     experiment = Experiment(arguments)
     if arguments.only is not None:
         experiment.trial(arguments.only)

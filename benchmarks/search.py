@@ -42,7 +42,7 @@ class Clusters:
         generator = np.random.default_rng(0)
         families = generator.standard_normal((FAMILIES, width), dtype=np.float32) / width**0.5
         apart = APART * generator.standard_normal((CLUSTERS, width), dtype=np.float32) / width**0.5
-        self._centres = families[np.arange(CLUSTERS) % FAMILIES] + apart
+        self._centers = families[np.arange(CLUSTERS) % FAMILIES] + apart
         self._share = generator.dirichlet(np.full(CLUSTERS, 1.5))
         self._directions = generator.standard_normal((CLUSTERS, DIRECTIONS, width), dtype=np.float32) / width**0.5
 
@@ -51,7 +51,7 @@ class Clusters:
         generator = np.random.default_rng([1, seed])
         which = np.sort(generator.choice(CLUSTERS, count, p=self._share))
         steps = generator.standard_normal((count, DIRECTIONS), dtype=np.float32) * SPREAD / DIRECTIONS**0.5
-        vectors = self._centres[which]
+        vectors = self._centers[which]
         for cluster in np.unique(which):
             rows = which == cluster
             vectors[rows] += steps[rows] @ self._directions[cluster]

@@ -13,7 +13,7 @@ LEAST = 40  # pixels of the longer side of what is cut out: less is a blur when 
 LARGE = 2_000_000  # pixels of a photo of which crops are made
 CROP = 320  # pixels of the shorter side of the smallest crop, in the photo
 FINEST = 6  # as many crops along a side, at the most
-FLAT = 2.0  # levels that neighbouring pixels of a crop differ by, down and across: less is flat
+FLAT = 2.0  # levels that neighboring pixels of a crop differ by, down and across: less is flat
 BLANK = 0.2  # the same of a whole photo
 
 
@@ -68,9 +68,9 @@ def prepared(path: Path, side: int, photo: bool) -> Image.Image | None:
 
 
 def detail(picture: Image.Image) -> float:
-    """By how many levels of 255 neighbouring pixels differ on average, down and across added."""
-    grey = np.asarray(picture.convert("L"), np.float32)
-    return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
+    """By how many levels of 255 neighboring pixels differ on average, down and across added."""
+    gray = np.asarray(picture.convert("L"), np.float32)
+    return float(np.abs(np.diff(gray, axis=0)).mean() + np.abs(np.diff(gray, axis=1)).mean())
 
 
 def crops(path: Path, side: int) -> Iterator[tuple[str, Image.Image]]:
@@ -89,29 +89,29 @@ def crops(path: Path, side: int) -> Iterator[tuple[str, Image.Image]]:
                     yield f"{parts}-{row}{column}", crop
 
 
-def contrast(colour: np.ndarray, shown: np.ndarray, weight: np.ndarray) -> float:
-    """How far a colour, or a picture, is from what a drawing shows, on average: levels of 255."""
-    return float((np.abs(shown.astype(np.float32) - colour).mean(axis=2) * weight).sum() / max(weight.sum(), 1e-6))
+def contrast(color: np.ndarray, shown: np.ndarray, weight: np.ndarray) -> float:
+    """How far a color, or a picture, is from what a drawing shows, on average: levels of 255."""
+    return float((np.abs(shown.astype(np.float32) - color).mean(axis=2) * weight).sum() / max(weight.sum(), 1e-6))
 
 
 def varied(drawing: Image.Image, mark: bytes, backdrops: Sequence[Path]) -> Image.Image:
-    """A drawing on a colour, on a gradient or before a photo: which, is read from the bytes of `mark` (32 of them).
+    """A drawing on a color, on a gradient or before a photo: which, is read from the bytes of `mark` (32 of them).
 
-    Of several colours or photos it is the one that contrasts most with what the drawing shows.
+    Of several colors or photos it is the one that contrasts most with what the drawing shows.
     """
     side = drawing.width
     pixels = np.asarray(drawing)
     shown, weight = pixels[..., :3], pixels[..., 3] / 255.0
-    colours = [np.frombuffer(mark[start : start + 3], np.uint8).astype(np.float32) for start in range(1, 19, 3)]
-    colours = sorted(colours, key=lambda colour: -contrast(colour, shown, weight))
+    colors = [np.frombuffer(mark[start : start + 3], np.uint8).astype(np.float32) for start in range(1, 19, 3)]
+    colors = sorted(colors, key=lambda color: -contrast(color, shown, weight))
     kind = mark[0] % 10
     if kind < 4 or (kind >= 7 and not backdrops):
-        ground = np.broadcast_to(colours[0], shown.shape)
+        ground = np.broadcast_to(colors[0], shown.shape)
     elif kind < 7:
         angle = 2 * math.pi * mark[19] / 256
         down, right = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
         way = (0.5 + 0.35 * (np.cos(angle) * right + np.sin(angle) * down))[..., None].clip(0, 1)
-        ground = way * colours[0] + (1 - way) * colours[1]
+        ground = way * colors[0] + (1 - way) * colors[1]
     else:
         places = [backdrops[int.from_bytes(mark[at : at + 2], "big") % len(backdrops)] for at in (20, 22, 24, 26)]
         photos = [backdrop(place, side, blurred=kind < 9) for place in places]

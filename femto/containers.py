@@ -1,4 +1,4 @@
-"""Pictures that packages keep inside of other files: Qt's resources, a font of emoji, catalogues of furniture."""
+"""Pictures that packages keep inside of other files: Qt's resources, a font of emoji, catalogs of furniture."""
 
 import re
 import struct
@@ -60,12 +60,12 @@ def unpack_resources(package: Path, folder: Path) -> None:
 
 
 def unpack_furniture(package: Path, folder: Path) -> None:
-    """The icons of the furniture of Sweet Home 3D, in a folder for each category of its catalogues."""
+    """The icons of the furniture of Sweet Home 3D, in a folder for each category of its catalogs."""
     for path in sorted(package.rglob("*.sh3f")):
         with ZipFile(path) as archive:
-            catalogue = archive.read("PluginFurnitureCatalog.properties").decode("latin-1")
+            catalog = archive.read("PluginFurnitureCatalog.properties").decode("latin-1")
             entries: dict[str, dict[str, str]] = defaultdict(dict)
-            for key, number, value in re.findall(r"^(category|icon)#(\d+)=(.*?)\s*$", catalogue, re.MULTILINE):
+            for key, number, value in re.findall(r"^(category|icon)#(\d+)=(.*?)\s*$", catalog, re.MULTILINE):
                 entries[number][key] = value
             for entry in entries.values():
                 icon = entry["icon"].lstrip("/")
@@ -109,7 +109,7 @@ def ligatures(font: TTFont) -> dict[tuple[str, ...], str]:
 
 
 def unpack_emoji(font_file: Path, groups: Path, folder: Path) -> None:
-    """The colour pictures of a font (its table CBDT holds PNG files), in a folder for each group and subgroup."""
+    """The color pictures of a font (its table CBDT holds PNG files), in a folder for each group and subgroup."""
     font = TTFont(font_file)
     bitmaps: Any = font["CBDT"]
     pictures = bitmaps.strikeData[0]

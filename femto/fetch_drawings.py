@@ -2,10 +2,10 @@
 
     python femto/fetch_drawings.py FOLDER [--side 128] [--least 40] [--most 120] [--held-out 0.2]
 
-FOLDER gets `debs/` and `unpacked/` (from `apt-get download` and `dpkg-deb`), `labelled/train` and `labelled/val` with a
-folder for each class, `unlabelled/` with every picture that is not held out and looks like none that is, and
+FOLDER gets `debs/` and `unpacked/` (from `apt-get download` and `dpkg-deb`), `labeled/train` and `labeled/val` with a
+folder for each class, `unlabeled/` with every picture that is not held out and looks like none that is, and
 `pictures.json` with the counts. Classes are the packages' own folders, two levels deep: a subfolder with `--least`
-pictures is one, and so is a folder at the top none of whose subfolders is. Of a class at most `--most` are labelled.
+pictures is one, and so is a folder at the top none of whose subfolders is. Of a class at most `--most` are labeled.
 
 A picture is put on white, its white margin cut off, padded to a square and saved as PNG (no JPEG: the ringing beside
 hard edges would be what a masked autoencoder learns). The same picture twice is one. Pictures that may be versions of
@@ -116,10 +116,10 @@ def flattened(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
-def squarely(picture: Image.Image, side: int, colour: str | tuple[int, ...]) -> Image.Image:
-    """The picture in the middle of a square of that colour, with a margin of 4 %, in its own mode."""
+def squarely(picture: Image.Image, side: int, color: str | tuple[int, ...]) -> Image.Image:
+    """The picture in the middle of a square of that color, with a margin of 4 %, in its own mode."""
     edge = round(1.08 * max(picture.size))
-    square = Image.new(picture.mode, (edge, edge), colour)
+    square = Image.new(picture.mode, (edge, edge), color)
     square.paste(picture, ((edge - picture.width) // 2, (edge - picture.height) // 2))
     kind = Image.Resampling.BOX if edge > 2 * side else Image.Resampling.BILINEAR
     return square.resize((side, side), kind)
@@ -156,8 +156,8 @@ def pictures(folder: Path, side: int) -> tuple[list[Picture], Counter[str]]:
 
 def difference_hash(pixels: np.ndarray) -> np.ndarray:
     """uint64 `[4]`: whether it gets brighter from each cell of a 16 x 16 grid to the next on its right."""
-    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
-    return np.packbits((np.diff(grey, axis=1) > 2).ravel()).view(np.uint64)
+    gray = np.asarray(Image.fromarray(pixels).convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
+    return np.packbits((np.diff(gray, axis=1) > 2).ravel()).view(np.uint64)
 
 
 def joined(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
@@ -211,7 +211,7 @@ def in_turns(those: Sequence[P], most: int) -> list[P]:
 
 
 def classes(found: Sequence[Picture], *, least: int, most: int) -> dict[str, list[Picture]]:
-    """The labelled pictures of each class, those of many groups before many of one group."""
+    """The labeled pictures of each class, those of many groups before many of one group."""
     members: dict[str, list[Picture]] = defaultdict(list)
     tops: dict[str, list[Picture]] = defaultdict(list)
     for picture in found:
@@ -249,22 +249,22 @@ def held_groups(chosen: Mapping[str, Sequence[Picture]], share: float) -> set[in
 
 def write(folder: Path, found: Sequence[Picture], chosen: dict[str, list[Picture]], held: set[int]) -> dict[str, Any]:
     """Saves the pictures; returns the counts of the split."""
-    for name in ("labelled", "unlabelled"):
+    for name in ("labeled", "unlabeled"):
         shutil.rmtree(folder / name, ignore_errors=True)
     counts: dict[str, dict[str, int]] = {}
     for name, those in chosen.items():
         sides = Counter[str]()
         for picture in those:
             side = "val" if picture.group in held else "train"
-            place = folder / "labelled" / side / name
+            place = folder / "labeled" / side / name
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture.pixels).save(place / picture.name)
             sides[side] += 1
         counts[name] = {**sides, "groups": len({picture.group for picture in those})}
-    (folder / "unlabelled").mkdir()
+    (folder / "unlabeled").mkdir()
     rest = [picture for picture in found if picture.group not in held]
     for picture in rest:
-        Image.fromarray(picture.pixels).save(folder / "unlabelled" / picture.name)
+        Image.fromarray(picture.pixels).save(folder / "unlabeled" / picture.name)
     train, val = (sum(count.get(side, 0) for count in counts.values()) for side in ("train", "val"))
     return {"classes": counts, "train": train, "val": val, "pretraining": len(rest)}
 
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--side", type=int, default=128, help="of the squares, in pixels (default: 128)")
     parser.add_argument("--least", type=int, default=40, help="pictures that a class has (default: 40)")
-    parser.add_argument("--most", type=int, default=120, help="pictures of a class that are labelled (default: 120)")
+    parser.add_argument("--most", type=int, default=120, help="pictures of a class that are labeled (default: 120)")
     parser.add_argument("--held-out", type=float, default=0.2, help="share of each class (default: 0.2)")
     arguments = parser.parse_args(argv)
     fetch(arguments.folder)

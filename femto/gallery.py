@@ -5,7 +5,7 @@
 PICTURES is the folder of femto/pictures.py, of which the sources and `femto/split.csv` are used. Written are, below the
 assets: `photos/NAME.jpg`, `gallery.jpg` with `gallery.json`, and the tables in `CREDITS.md`. Every picture is of the
 validation or the test set, or a photo that is held out; and everybody may use, change and sell it (no GPL, no "share
-alike"), so that the package as a whole stays what its licence says. The same split makes the same files.
+alike"), so that the package as a whole stays what its license says. The same split makes the same files.
 """
 
 import argparse
@@ -37,10 +37,10 @@ LEFT_OUT = (  # beginnings of names: versions of what is there already, and what
 
 @dataclass(frozen=True)
 class Terms:
-    """Whose pictures are, under which licence, and where that is said."""
+    """Whose pictures are, under which license, and where that is said."""
 
     author: str
-    licence: str
+    license: str
     source: str
 
 
@@ -173,7 +173,7 @@ def write_gallery(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
         entries.append(
             {
                 "name": item.name, "label": item.category.replace("-", " "),
-                "licence": terms.licence, "author": terms.author, "source": f"{terms.source}, {item.below}",
+                "license": terms.license, "author": terms.author, "source": f"{terms.source}, {item.below}",
             }
         )  # fmt: skip
     page.save(assets / "gallery.jpg", quality=85, optimize=True, progressive=True)
@@ -193,7 +193,7 @@ def write_credits(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
         "| `cat.jpg` | Stéfan van der Walt (Chelsea the cat) | CC0-1.0 | PyPI: scikit-image, `chelsea` |",
     ]  # fmt: skip
     for name, (_, below, terms) in PHOTOS.items():
-        lines.append(f"| `photos/{name}.jpg` | {terms.author} | {terms.licence} | {terms.source}, `{below}` |")
+        lines.append(f"| `photos/{name}.jpg` | {terms.author} | {terms.license} | {terms.source}, `{below}` |")
     lines += [
         "", "All were made smaller and saved as JPEG. `gallery.jpg` contains small versions of the images below.",
         "`gallery.json` lists the author, license and source of each image.", "",
@@ -203,7 +203,7 @@ def write_credits(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
     for _, terms in picked:
         counts[terms] += 1
     lines += [
-        f"| {counts[t]} | {t.author} | {t.licence} | {t.source} |" for t in sorted(counts, key=lambda t: -counts[t])
+        f"| {counts[t]} | {t.author} | {t.license} | {t.source} |" for t in sorted(counts, key=lambda t: -counts[t])
     ]
     lines += [
         "", "CC-BY-2.0: <https://creativecommons.org/licenses/by/2.0/>; CC-BY-4.0:",

@@ -58,18 +58,16 @@ class Crops:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batch(
-        self, step: int, count: int, *, seed: int, scale: tuple[float, float], colour: float, units: int
-    ) -> Batch:
-        """`count` crops; `colour` is how far brightness, contrast and saturation go."""
+    def batch(self, step: int, count: int, *, seed: int, scale: tuple[float, float], color: float, units: int) -> Batch:
+        """`count` crops; `color` is how far brightness, contrast and saturation go."""
         draw = torch.Generator(self.device).manual_seed(seed * 2**32 + step)
         uniform = lambda *shape: torch.rand(*shape, generator=draw, device=self.device)  # noqa: E731
         index = torch.randint(len(self), (count,), generator=draw, device=self.device)
         grid = self._grid(self.aspect[index], uniform(4, count), scale)
         whole = self.pixels[index].movedim(-1, 1).float()
         parts = F.avg_pool2d(F.grid_sample(whole, grid, padding_mode="reflection", align_corners=False), 2)
-        if colour:
-            parts = _coloured(parts, 1 + colour * (2 * uniform(3, count) - 1))
+        if color:
+            parts = _colored(parts, 1 + color * (2 * uniform(3, count) - 1))
         noise = uniform(count, units) if units else None
         return Batch(parts.round().clamp(0, 255).byte(), None, noise, index.cpu())
 
@@ -95,14 +93,14 @@ def _stored(path: Path) -> tuple[np.ndarray, float]:
     return np.asarray(square), picture.width / picture.height
 
 
-def _coloured(pixels: Tensor, factors: Tensor) -> Tensor:
+def _colored(pixels: Tensor, factors: Tensor) -> Tensor:
     """Pixels with another brightness, contrast and saturation: `factors` `[3, B]`."""
     brightness, contrast, saturation = factors[:, :, None, None, None]
     pixels = pixels * brightness
     middle = pixels.mean((1, 2, 3), keepdim=True)
     pixels = middle + contrast * (pixels - middle)
-    grey = pixels.mean(1, keepdim=True)
-    return (grey + saturation * (pixels - grey)).clamp(0, 255)
+    gray = pixels.mean(1, keepdim=True)
+    return (gray + saturation * (pixels - gray)).clamp(0, 255)
 
 
 class Steps:
@@ -124,7 +122,7 @@ class Steps:
             begin = time.perf_counter()
             made = self.crops.batch(
                 step, recipe.batch_size, seed=recipe.seed, scale=recipe.crop_scale or (1.0, 1.0),
-                colour=0.0 if recipe.mode == "pretrain" else 0.4, units=self.units,
+                color=0.0 if recipe.mode == "pretrain" else 0.4, units=self.units,
             )  # fmt: skip
             self.waited += time.perf_counter() - begin
             yield [made]
@@ -217,10 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(a.device)
     if device.type == "cpu":
         a.compile = False
-    crops = Crops(a.pictures / "unlabelled", side=a.side, device=device)
+    crops = Crops(a.pictures / "unlabeled", side=a.side, device=device)
     teacher = open_teacher(a.teacher, size=(a.side, a.side), device=device)
     teacher.measure(
-        EvaluationView(open_dataset(a.pictures / "unlabelled", labels=False), record_of(a.side), size=(a.side,) * 2)
+        EvaluationView(open_dataset(a.pictures / "unlabeled", labels=False), record_of(a.side), size=(a.side,) * 2)
     )
     print(f"{len(crops)} pictures in {crops.pixels.nbytes / 2**30:.1f} GiB; {teacher.note}", file=sys.stderr)
     for recipe, steps in zip(recipes(a), (a.mae_steps, a.steps), strict=True):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import hierax
 
-SIDES = {"unlabelled": "train", "labelled/val": "val", "labelled/test": "test", "held_out_photos": "test"}
+SIDES = {"unlabeled": "train", "labeled/val": "val", "labeled/test": "test", "held_out_photos": "test"}
 
 
 def side(path: str, pictures: Path) -> str:

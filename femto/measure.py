@@ -1,9 +1,9 @@
 """Measures the checkpoints that come with hierax on held-out pictures.
 
     python femto/measure.py all PICTURES --classifier RUN --mae RUN --teacher teacher.onnx -o OUT
-    python femto/measure.py accuracy|baselines|neighbours|masked|engines|parity|sizes …
+    python femto/measure.py accuracy|baselines|neighbors|masked|engines|parity|sizes …
 
-PICTURES is the folder of femto/pictures.py: the test set is `labelled/test`, `held_out_photos` is what the masked
+PICTURES is the folder of femto/pictures.py: the test set is `labeled/test`, `held_out_photos` is what the masked
 autoencoder is measured on. OUT gets a JSON file per part, `tables.md`, `confusion.png` and `metrics.json`.
 """
 
@@ -36,7 +36,7 @@ from hierax.train.teacher import open_teacher
 
 Json = dict[str, Any]
 DRAWS = 2000  # of the bootstrap
-AT = 5  # neighbours
+AT = 5  # neighbors
 
 
 # -- accuracy ---------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def scored(predicted: np.ndarray, labels: np.ndarray) -> Json:
 
 def accuracy(a: argparse.Namespace) -> Json:
     """Of the classifier on the test set, whole and by class."""
-    found: Evaluation = evaluate(a.pictures / "labelled" / "test", model=a.classifier, device="cpu")
+    found: Evaluation = evaluate(a.pictures / "labeled" / "test", model=a.classifier, device="cpu")
     predicted, labels = found.predictions.logits.argmax(1).numpy(), found.predictions.labels.numpy()
     found.draw_confusion(a.out / "confusion.png")
     top5 = 100 * found.metrics["top5"]
@@ -78,10 +78,10 @@ def accuracy(a: argparse.Namespace) -> Json:
 
 
 def baselines(a: argparse.Namespace) -> Json:
-    """Linear classifiers on other features of the same pictures: colour histograms, the teacher's, the MAE's stages."""
-    train, test = (open_dataset(a.pictures / "labelled" / part) for part in ("train", "test"))
+    """Linear classifiers on other features of the same pictures: color histograms, the teacher's, the MAE's stages."""
+    train, test = (open_dataset(a.pictures / "labeled" / part) for part in ("train", "test"))
     classes = len(train.classes)
-    answers = {"colour histogram": histograms, "teacher": taught(a.teacher), "random stages": None}
+    answers = {"color histogram": histograms, "teacher": taught(a.teacher), "random stages": None}
     results: Json = {}
     for name, features in answers.items():
         if features is None:
@@ -109,13 +109,13 @@ def featured(dataset: Dataset, features: Callable[[Sequence[bytes]], Tensor], *,
 
 
 def histograms(contents: Sequence[bytes]) -> Tensor:
-    """Joint histograms of colour, 4 x 4 x 4 bins, and of grey levels, 16 bins."""
+    """Joint histograms of color, 4 x 4 x 4 bins, and of gray levels, 16 bins."""
     rows = []
     for content in contents:
         pixels = np.asarray(opened(content).convert("RGB").resize((64, 64), Image.Resampling.BOX), np.int64)
         joint = np.bincount((pixels // 64 @ np.array([16, 4, 1])).ravel(), minlength=64)
-        grey = np.bincount((pixels.mean(2) // 16).astype(int).ravel(), minlength=16)
-        rows.append(np.sqrt(np.concatenate([joint, grey]) / 4096))
+        gray = np.bincount((pixels.mean(2) // 16).astype(int).ravel(), minlength=16)
+        rows.append(np.sqrt(np.concatenate([joint, gray]) / 4096))
     return torch.from_numpy(np.stack(rows)).float()
 
 
@@ -147,9 +147,9 @@ def taught(path: Path) -> Callable[[Sequence[bytes]], Tensor]:
 # -- features and reconstructions -------------------------------------------------------------------------------------
 
 
-def neighbours(a: argparse.Namespace) -> Json:
+def neighbors(a: argparse.Namespace) -> Json:
     """Precision at 5 of a search among the test pictures, mean over pictures of a category and then over categories."""
-    test = open_dataset(a.pictures / "labelled" / "test")
+    test = open_dataset(a.pictures / "labeled" / "test")
     found: Json = {}
     for name, source in (("before distillation (MAE)", a.mae), ("after", a.classifier)):
         model = hierax.load(source, task="features", reinit=("norm",))
@@ -175,9 +175,9 @@ def neighbours(a: argparse.Namespace) -> Json:
 
 
 def precision(features: Tensor, labels: Tensor) -> float:
-    """Precision at 5 by cosine of standardised features, averaged by class."""
-    centred = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
-    unit = F.normalize(centred, dim=1)
+    """Precision at 5 by cosine of standardized features, averaged by class."""
+    centered = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
+    unit = F.normalize(centered, dim=1)
     similarity = unit @ unit.T
     similarity.fill_diagonal_(-2)
     hits = (labels[similarity.topk(AT).indices] == labels[:, None]).float().mean(1)
@@ -185,7 +185,7 @@ def precision(features: Tensor, labels: Tensor) -> float:
 
 
 def masked(a: argparse.Namespace) -> Json:
-    """Error on masked pixels of held-out photos, in grey levels: of the model, of the mean colour of what is seen, and
+    """Error on masked pixels of held-out photos, in gray levels: of the model, of the mean color of what is seen, and
     of a smooth inpainting.
     """
     model = hierax.load(a.mae)
@@ -194,7 +194,7 @@ def masked(a: argparse.Namespace) -> Json:
     assert record is not None
     processor = HieraImageProcessor(record)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (record.image_mean, record.image_std))
-    errors: dict[str, list[float]] = {"model": [], "mean colour": [], "bicubic inpainting": []}
+    errors: dict[str, list[float]] = {"model": [], "mean color": [], "bicubic inpainting": []}
     for number, path in enumerate(sorted((a.pictures / "held_out_photos").iterdir())):
         pixels = processor(path).pixel_values
         units = math.prod(config.unit_grid(pixels.shape[2:]))
@@ -206,7 +206,7 @@ def masked(a: argparse.Namespace) -> Json:
         truth = pixels * std + mean
         guesses = {
             "model": _picture(logits, config, pixels) * std + mean,
-            "mean colour": ((truth * seen).sum((2, 3), keepdim=True) / seen.sum()).expand_as(truth),
+            "mean color": ((truth * seen).sum((2, 3), keepdim=True) / seen.sum()).expand_as(truth),
             "bicubic inpainting": inpainted(truth, seen),
         }
         hidden = (1 - seen).expand_as(truth).bool()
@@ -246,7 +246,7 @@ def inpainted(truth: Tensor, seen: Tensor) -> Tensor:
 
 def tested(a: argparse.Namespace) -> tuple[list[Any], np.ndarray]:
     """The pictures of the test set, and their labels."""
-    test = open_dataset(a.pictures / "labelled" / "test")
+    test = open_dataset(a.pictures / "labeled" / "test")
     return [test.sample(i).content for i in range(len(test))], np.array(test.labels())
 
 
@@ -290,12 +290,12 @@ def sizes(a: argparse.Namespace) -> Json:
         for way in ("bicubic", "window"):
             side = int(native * factor)
             model = hierax.load(a.classifier, image_size=side, position_resize=way)
-            out = evaluate(a.pictures / "labelled" / "test", model=model, device="cpu").predictions
+            out = evaluate(a.pictures / "labeled" / "test", model=model, device="cpu").predictions
             found[f"{side} px, {way}"] = scored(out.logits.argmax(1).numpy(), out.labels.numpy())
     return found
 
 
-PARTS = {f.__name__: f for f in (accuracy, baselines, neighbours, masked, engines, parity, sizes)}
+PARTS = {f.__name__: f for f in (accuracy, baselines, neighbors, masked, engines, parity, sizes)}
 
 
 def metrics(out: Path) -> dict[str, Json]:

@@ -4,11 +4,11 @@
 
 FOLDER gets, beside what is downloaded and unpacked:
 
-- `unlabelled/`, every picture that is not held out. Drawings are cut out and padded to squares on white; those that
-  are transparent come a second time on a colour, on a gradient or before a photo. Photos keep their shape (shorter
+- `unlabeled/`, every picture that is not held out. Drawings are cut out and padded to squares on white; those that
+  are transparent come a second time on a color, on a gradient or before a photo. Photos keep their shape (shorter
   side: 224 pixels); of large ones there are crops at several scales too.
-- `labelled/{train,val,test}/CATEGORY/`: in train the files of `unlabelled/`, in val and test each picture once.
-- `held_out_photos/`, photos of no category that are not in `unlabelled/`.
+- `labeled/{train,val,test}/CATEGORY/`: in train the files of `unlabeled/`, in val and test each picture once.
+- `held_out_photos/`, photos of no category that are not in `unlabeled/`.
 - `pictures.json` with the counts, and a cache, `cut-224/`.
 
 The split is that of `femto/split.csv`: the same for everybody, whatever newer versions of the packages hold. Versions
@@ -116,9 +116,9 @@ def save_one(item: Item, place: Path, backdrops: Sequence[Path]) -> None:
         (flattened(Image.open(item.cut)) if white else drawn(item, backdrops)).save(place / f"{item.name}.png")
 
 
-def write_unlabelled(folder: Path, free: Sequence[Item], backdrops: Sequence[Path], side: int) -> None:
+def write_unlabeled(folder: Path, free: Sequence[Item], backdrops: Sequence[Path], side: int) -> None:
     """Saves every picture that is not held out."""
-    place = folder / "unlabelled"
+    place = folder / "unlabeled"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     with ProcessPoolExecutor(2) as pool:
@@ -126,9 +126,9 @@ def write_unlabelled(folder: Path, free: Sequence[Item], backdrops: Sequence[Pat
         list(pool.map(save, free, chunksize=8))
 
 
-def write_labelled(folder: Path, found: Sequence[Item], rows: Mapping[str, Row], backdrops: Sequence[Path]) -> None:
-    """Saves the labelled pictures; those for training are links to `unlabelled/`, which must be there."""
-    shutil.rmtree(folder / "labelled", ignore_errors=True)
+def write_labeled(folder: Path, found: Sequence[Item], rows: Mapping[str, Row], backdrops: Sequence[Path]) -> None:
+    """Saves the labeled pictures; those for training are links to `unlabeled/`, which must be there."""
+    shutil.rmtree(folder / "labeled", ignore_errors=True)
     shutil.rmtree(folder / "held_out_photos", ignore_errors=True)
     for item in found:
         row = rows.get(item.mark[:16])
@@ -137,13 +137,13 @@ def write_labelled(folder: Path, found: Sequence[Item], rows: Mapping[str, Row],
         if row.split == "held-out":
             save_one(item, folder / "held_out_photos", backdrops)
         elif row.split != "train":
-            save_one(item, folder / "labelled" / row.split / row.category, backdrops)
+            save_one(item, folder / "labeled" / row.split / row.category, backdrops)
         else:
-            place = folder / "labelled" / "train" / row.category
+            place = folder / "labeled" / "train" / row.category
             place.mkdir(parents=True, exist_ok=True)
             for name in (f"{item.name}.png", f"{item.name}-b.png", f"{item.name}.jpg"):
-                if (folder / "unlabelled" / name).exists():
-                    os.link(folder / "unlabelled" / name, place / name)
+                if (folder / "unlabeled" / name).exists():
+                    os.link(folder / "unlabeled" / name, place / name)
 
 
 def counts(folder: Path, found: Sequence[Item], rows: Mapping[str, Row], left: Counter[str]) -> dict[str, object]:
@@ -156,7 +156,7 @@ def counts(folder: Path, found: Sequence[Item], rows: Mapping[str, Row], left: C
             table[row.category][row.split] += 1
             sources[row.category][item.package] += 1
     sizes = Counter(item.group for item in found)
-    places = ("unlabelled", "held_out_photos", *(f"labelled/{split}" for split in ("train", "val", "test")))
+    places = ("unlabeled", "held_out_photos", *(f"labeled/{split}" for split in ("train", "val", "test")))
     return {
         "categories": {name: {**table[name], "sources": dict(sources[name])} for name in sorted(table)},
         "pictures of each package": Counter(item.package for item in found),
@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--side", type=int, default=224, help="shorter side, in pixels (default: 224)")
     parser.add_argument("--new-split", action="store_true", help="make femto/split.csv anew")
-    parser.add_argument("--labels-only", action="store_true", help="write only labelled/ anew")
+    parser.add_argument("--labels-only", action="store_true", help="write only labeled/ anew")
     arguments = parser.parse_args(argv)
     folder = arguments.folder
     fetch(folder)
@@ -186,10 +186,10 @@ def main(argv: list[str] | None = None) -> int:
     free = [item for item in found if item.group not in shut]
     photos = sorted((item for item in found if item.photo), key=lambda item: item.mark)
     if not arguments.labels_only:
-        write_unlabelled(folder, free, [item.cut for item in photos if item.group not in shut], arguments.side)
+        write_unlabeled(folder, free, [item.cut for item in photos if item.group not in shut], arguments.side)
     rows = read_wrong(HERE / "wrong.csv", rows)
     held = [item.cut for item in photos if rows.get(item.mark[:16], Row("", "")).split == "held-out"]
-    write_labelled(folder, found, rows, held)
+    write_labeled(folder, found, rows, held)
     summary = counts(folder, found, rows, left)
     (folder / "pictures.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(json.dumps(summary, indent=1))

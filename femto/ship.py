@@ -1,4 +1,4 @@
-"""Puts trained checkpoints into the package: half precision, licence, what was measured, the report of int8.
+"""Puts trained checkpoints into the package: half precision, license, what was measured, the report of int8.
 
     python femto/ship.py --classifier RUN --mae RUN --measured OUT
 

@@ -1,4 +1,4 @@
-"""Where the pictures of `femto/pictures.py` come from: free packages of Debian and of PyPI, and their licences.
+"""Where the pictures of `femto/pictures.py` come from: free packages of Debian and of PyPI, and their licenses.
 
 python femto/sources.py > femto/SOURCES.md
 """
@@ -29,7 +29,7 @@ class Source:
 
     package: str
     below: str
-    licence: str
+    license: str
     holds: str
     photos: str = NEVER
     leave_out: str = NEVER
@@ -235,7 +235,7 @@ def table() -> str:
     lines = ["| package | from | contents | license of the images |", "|---|---|---|---|"]
     for source in SOURCES:
         place = "PyPI" if source.pypi else "Debian"
-        lines.append(f"| `{source.package}` | {place} | {source.holds} | {source.licence} |")
+        lines.append(f"| `{source.package}` | {place} | {source.holds} | {source.license} |")
     return "\n".join(lines)
 
 

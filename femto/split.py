@@ -12,10 +12,10 @@ import numpy as np
 
 from fetch_drawings import NEAR, Picture, hashes, held_groups, in_turns, joined
 
-MOST = 300  # pictures of a category that are labelled
+MOST = 300  # pictures of a category that are labeled
 TEST, VAL = 0.2, 0.15
 # What makes two pictures versions of one: the difference hashes differ in at most so many of 256 bits and at most by
-# that share of the bits set (simple drawings would all be near each other), and the colours by at most that share of
+# that share of the bits set (simple drawings would all be near each other), and the colors by at most that share of
 # what the picture differs from white; hashes with fewer than so many bits set hold too little; whether only pictures of
 # two packages are meant.
 VERSIONS = (
@@ -29,7 +29,7 @@ HELD_OUT = (
     ("tuxpaint-stamps-default", r"animals|food|household|medical|space|town/[^/]*$", 14),
     ("gcompris-qt-data", r"details|categorization|explore|erase|clickgame", 16),
     ("scratch", r"backgrounds(?!.*(night|room|stage|mural|graffiti))", 9),
-    ("plasma-workspace-wallpapers", r"coldripple|colorfulcups|fallenleaf|grey|onestandsout", 3),
+    ("plasma-workspace-wallpapers", r"coldripple|colorfulcups|fallenleaf|gray|onestandsout", 3),
     ("mate-backgrounds", r"nature", 4),
     ("lxqt-themes", r"butterfly|appleflower|drop|flowers", 3),
     ("lomiri-wallpapers-16.04", r"", 4),
@@ -75,13 +75,13 @@ def versions(found: Sequence[Item]) -> Iterator[tuple[int, int]]:
     bits = np.bitwise_count(plain).sum(1)
     small = np.stack([item.pixels for item in found]).reshape(len(found), 8, 8, 8, 8, 3).mean((2, 4), np.float32)
     ink = (255 - small).mean((1, 2, 3)) + 1
-    for others, colours in ((plain, small), (mirrored, small[:, :, ::-1])):
+    for others, colors in ((plain, small), (mirrored, small[:, :, ::-1])):
         for index in range(len(found)):
             distances = np.bitwise_count(others[:index] ^ plain[index]).sum(1)
             for near in np.flatnonzero(distances <= max(version[0] for version in VERSIONS)):
-                differ = float(np.abs(colours[near] - small[index]).mean()) / float(max(ink[index], ink[near]))
-                for most, share, colour, least, foreign in VERSIONS:
-                    alike = distances[near] <= min(most, share * bits[index]) and differ <= colour
+                differ = float(np.abs(colors[near] - small[index]).mean()) / float(max(ink[index], ink[near]))
+                for most, share, color, least, foreign in VERSIONS:
+                    alike = distances[near] <= min(most, share * bits[index]) and differ <= color
                     if alike and bits[index] >= least and not (foreign and packages[near] == packages[index]):
                         yield index, int(near)
 
@@ -112,7 +112,7 @@ def new_split(found: Sequence[Item]) -> dict[str, Row]:
     side = dict.fromkeys(held_groups(chosen, TEST), "test")
     rest = {name: [item for item in those if item.group not in side] for name, those in chosen.items()}
     side |= dict.fromkeys(held_groups(rest, VAL / (1 - TEST)), "val")
-    labelled = {item.group for those in chosen.values() for item in those}
+    labeled = {item.group for those in chosen.values() for item in those}
     rows = {
         item.mark[:16]: Row(name, side.get(item.group, "train")) for name, those in chosen.items() for item in those
     }
@@ -120,7 +120,7 @@ def new_split(found: Sequence[Item]) -> dict[str, Row]:
     for package, place, most in HELD_OUT:
         for item in sorted(found, key=lambda item: item.mark[::-1]):
             wanted = item.package == package and re.match(place, item.series) and "cartoon" not in item.series
-            if wanted and item.group not in labelled | held and most > 0:
+            if wanted and item.group not in labeled | held and most > 0:
                 rows[item.mark[:16]] = Row("", "held-out")
                 held.add(item.group)
                 most -= 1
@@ -131,7 +131,7 @@ def new_split(found: Sequence[Item]) -> dict[str, Row]:
 
 
 def write_split(path: Path, rows: Mapping[str, Row]) -> None:
-    """One line for each picture that is labelled, or not to be seen in training: hash, category, split."""
+    """One line for each picture that is labeled, or not to be seen in training: hash, category, split."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("hash", "category", "split"))

@@ -35,7 +35,7 @@ class Both(nn.Module):
         self.network = network
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, 1000]` and `[B, 1280]` of normalised pixels `[B, 3, side, side]`."""
+        """`[B, 1000]` and `[B, 1280]` of normalized pixels `[B, 3, side, side]`."""
         features = self.network.extract_features(pixels).mean((2, 3))
         return self.network._fc(features), features
 

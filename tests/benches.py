@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hierax.benchmark import BenchReport, measure
-from hierax.benchmark.results import Cell, Contender, Machine, summarise
+from hierax.benchmark.results import Cell, Contender, Machine, summarize
 from hierax.benchmark.settings import resolve
 
 FP32, BF16, INT8 = (Contender("hierax", "openvino", precision) for precision in ("fp32", "bf16", "int8"))
@@ -56,7 +56,7 @@ def report(**changes: Any) -> BenchReport:
     """A report with made up times, in which everything occurs."""
     times = {FP32: [0.2, 0.2, 0.4], BF16: [0.1] * 3, INT8: [0.05] * 3, SLOW: [1.0] * 3, FAST: [0.4] * 3}
     ceiling, memory = {"fp32": 100.0, "bf16": 200.0}, dict.fromkeys(times, 300.0)
-    timings = summarise({**times, FAST_BF16: [0.3] * 3}, batch=4, gmacs=5.0, ceiling=ceiling, memory=memory)
+    timings = summarize({**times, FAST_BF16: [0.3] * 3}, batch=4, gmacs=5.0, ceiling=ceiling, memory=memory)
     cells = [
         Cell(model="m", size=(64, 96), batch=batch, rounds=3, gmacs=5.0, ceiling=ceiling, timings=timings, notes=("n",))
         for batch in (1, 4)

@@ -71,18 +71,18 @@ def noise(count: int, width: int = 8, *, seed: int = 0) -> np.ndarray:
 
 
 def clustered(count: int, width: int, *, clusters: int, spread: float = 0.5, seed: int = 0) -> np.ndarray:
-    """float32 `[count, width]` around centres of length 1, at a distance of about `spread`; as features of pictures do,
+    """float32 `[count, width]` around centers of length 1, at a distance of about `spread`; as features of pictures do,
     clusters differ in size and in the directions in which they spread."""
     generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((clusters, width), dtype=np.float32)
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    centers = generator.standard_normal((clusters, width), dtype=np.float32)
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
     inner = min(width, 32)
     basis = generator.standard_normal((clusters, inner), dtype=np.float32)
     shared = generator.standard_normal((inner, width), dtype=np.float32) / width**0.5
     share = generator.dirichlet(np.full(clusters, 2.0))
     which = generator.choice(clusters, count, p=share)
     steps = generator.standard_normal((count, inner), dtype=np.float32) * np.abs(basis[which])
-    return centres[which] + spread * (steps / inner**0.5) @ shared
+    return centers[which] + spread * (steps / inner**0.5) @ shared
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

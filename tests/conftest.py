@@ -77,11 +77,11 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
     `arguments` are passed to the class.
     """
     from hierax.checkpoint.save import save_model
-    from small import randomise
+    from small import randomize
 
     def save(cls: Any, config: Any, *, dialect: str = "transformers", **arguments: Any) -> Path:
         folder = tmp_path / f"{cls.__name__}-{sum(1 for _ in tmp_path.iterdir())}"
-        model: Any = randomise(cls(config, **arguments)).eval()
+        model: Any = randomize(cls(config, **arguments)).eval()
         save_model(model, folder, dialect=dialect)
         return folder
 

@@ -18,7 +18,7 @@ import hierax
 from hierax import Engine, HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel, ParityReport
 from hierax.engine.backends.openvino import shared_core
 from hierax.engine.signature import Program, Signature
-from small import CONFIGS, image_config, pixels, randomise
+from small import CONFIGS, image_config, pixels, randomize
 
 SHALLOW: dict[str, Any] = {  # tracing takes time by the block
     "depths": (1, 1),
@@ -39,7 +39,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 def make(kind: str) -> Any:
     torch.manual_seed(0)
-    return randomise(MODELS[kind]()).eval()
+    return randomize(MODELS[kind]()).eval()
 
 
 def few(model: Any, count: int = 3, size: Any = None) -> Tensor:

@@ -18,7 +18,7 @@ from hierax import (
     Preprocessing,
 )
 from hierax.checkpoint.save import named_tensors
-from small import CONFIGS, abs_win_config, image_config, line_config, randomise, video_config
+from small import CONFIGS, abs_win_config, image_config, line_config, randomize, video_config
 
 MAE = {"num_query_pool": 2, "mask_ratio": 0.5}
 MODELS: dict[str, tuple[Any, HieraConfig]] = {
@@ -65,7 +65,7 @@ def model_with_everything(kind: str) -> Any:
     """A model whose configuration and preprocessing differ from all defaults."""
     cls, config = MODELS[kind]
     changes = EVERYTHING if config.position_embedding != "abs_win" else EVERYTHING | {"position_resize": "bicubic"}
-    model: Any = randomise(cls(config.replace(**changes))).eval()
+    model: Any = randomize(cls(config.replace(**changes))).eval()
     model.preprocessing = Preprocessing(
         crop_size={"height": 96, "width": 96}, image_mean=(0.1, 0.2, 0.3), extra={"note": "x"}
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hierax.model.config import HieraConfig
 from hierax.model.tasks import HieraForPreTraining
-from small import CONFIGS, randomise, units_of
+from small import CONFIGS, randomize, units_of
 
 KINDS = sorted(CONFIGS)
 VISIBLE = {"image": 2, "abs_win": 2, "video": 6, "line": 6, "volume": 2}  # mask units kept of 4, 4, 16, 16, 4
@@ -20,7 +20,7 @@ def mae_config(kind: str, **changes: Any) -> HieraConfig:
 
 def mae(kind: str = "image", std: float = 0.2, **changes: Any) -> Any:
     model = HieraForPreTraining(mae_config(kind, **changes))
-    randomise(model, std)
+    randomize(model, std)
     return model.eval()
 
 

@@ -29,7 +29,7 @@ from hierax import (
     load,
 )
 from hierax.checkpoint.save import save_model
-from small import randomise, relative
+from small import randomize, relative
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 Differences = dict[str, float]
@@ -50,7 +50,7 @@ DECODER: Mapping[str, Any] = {"q_pool": 2, "decoder_embed_dim": 16, "decoder_dep
 
 def official(name: str, **arguments: Any) -> Any:
     """A model of the authors' package with weights in which nothing hides, in eval mode."""
-    return randomise(getattr(import_module("hiera"), name)(**arguments)).eval()
+    return randomize(getattr(import_module("hiera"), name)(**arguments)).eval()
 
 
 def worst(ours: Any, theirs: Any) -> float:
@@ -145,7 +145,7 @@ def official_video_mae_folder(folder: Path) -> Differences:
 @torch.no_grad()
 def from_timm(folder: Path, name: str, size: int, **arguments: Any) -> Differences:
     timm = import_module("timm")
-    theirs = randomise(timm.create_model(name, **arguments)).eval()
+    theirs = randomize(timm.create_model(name, **arguments)).eval()
     import_module("timm.models").save_for_hf(theirs, folder, safe_serialization=True)
     ours = load(folder)
     assert isinstance(ours, HieraForImageClassification)
@@ -196,26 +196,26 @@ def fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def ours_in_the_official_package(folder: Path) -> Differences:
     config = HieraConfig(image_size=(64, 96), id2label=dict(enumerate("abcde")), extra={"theirs": 1}, license="MIT",
                          **{k: v for k, v in fields(SMALL).items() if k != "num_labels"})  # fmt: skip
-    ours: Any = randomise(HieraForImageClassification(config)).eval()
+    ours: Any = randomize(HieraForImageClassification(config)).eval()
     save_model(ours, folder, dialect="official")
     return compare_classifier(import_module("hiera").Hiera.from_pretrained(folder).eval(), ours, (64, 96))
 
 
 def our_clips_in_the_official_package(folder: Path) -> Differences:
-    ours: Any = randomise(HieraForVideoClassification(HieraConfig(**fields(CLIP)))).eval()
+    ours: Any = randomize(HieraForVideoClassification(HieraConfig(**fields(CLIP)))).eval()
     save_model(ours, folder, dialect="official")
     return compare_classifier(import_module("hiera").Hiera.from_pretrained(folder).eval(), ours, (8, 64, 96))
 
 
 def our_mae_in_the_official_package(folder: Path) -> Differences:
-    ours: Any = randomise(HieraForPreTraining(HieraConfig(image_size=(64, 96), **fields({**SMALL, **DECODER})))).eval()
+    ours: Any = randomize(HieraForPreTraining(HieraConfig(image_size=(64, 96), **fields({**SMALL, **DECODER})))).eval()
     save_model(ours, folder, dialect="official")
     theirs = import_module("hiera").MaskedAutoencoderHiera.from_pretrained(folder).eval()
     return compare_mae(theirs, ours, (64, 96), 0.6)
 
 
 def our_pth_in_the_official_package(folder: Path) -> Differences:
-    ours: Any = randomise(HieraForImageClassification(HieraConfig(depths=(1, 2, 7, 2)))).eval()
+    ours: Any = randomize(HieraForImageClassification(HieraConfig(depths=(1, 2, 7, 2)))).eval()
     ours.save_pretrained(folder)
     convert(folder, folder / "tiny.pth", to="official")
     theirs = import_module("hiera").hiera_tiny_224()
@@ -224,7 +224,7 @@ def our_pth_in_the_official_package(folder: Path) -> Differences:
 
 
 def in_timm(folder: Path, size: int, **changes: Any) -> Differences:
-    ours: Any = randomise(HieraForImageClassification(HieraConfig(image_size=(size, size), **fields(SMALL), **changes)))
+    ours: Any = randomize(HieraForImageClassification(HieraConfig(image_size=(size, size), **fields(SMALL), **changes)))
     save_model(ours.eval(), folder, dialect="timm")
     theirs = import_module("timm").create_model(f"local-dir:{folder}", pretrained=True).eval()
     return compare_timm(theirs, ours, size)
@@ -241,7 +241,7 @@ def our_abswin_in_timm(folder: Path) -> Differences:
 
 @torch.no_grad()
 def our_features_in_timm(folder: Path) -> Differences:
-    ours: Any = randomise(HieraModel(HieraConfig(image_size=(64, 64), **fields(SMALL)))).eval()
+    ours: Any = randomize(HieraModel(HieraConfig(image_size=(64, 64), **fields(SMALL)))).eval()
     save_model(ours, folder, dialect="timm")
     theirs, x = (
         import_module("timm").create_model(f"local-dir:{folder}", pretrained=True).eval(),

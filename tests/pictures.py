@@ -9,7 +9,7 @@ from PIL import Image
 
 from hierax import HieraModel, Preprocessing
 from hierax.embedding import embed
-from small import image_config, randomise
+from small import image_config, randomize
 
 RECORD = Preprocessing(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
 COUNT, BAD = 44, {5: b"", 6: b"no picture", 30: b"\xff\xd8\xff broken"}
@@ -41,7 +41,7 @@ def same(a: Path, b: Path) -> bool:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model")
-    made: Any = randomise(HieraModel(image_config()))
+    made: Any = randomize(HieraModel(image_config()))
     made.preprocessing = RECORD
     made.save_pretrained(folder)
     return str(folder)

@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig, plan
 from hierax.model.encoder import Hiera
-from small import CONFIGS, randomise
+from small import CONFIGS, randomize
 
 KINDS = sorted(CONFIGS)
 
 
 def encoder(config: HieraConfig, std: float = 0.2) -> Any:
     model = Hiera(config)
-    randomise(model, std)
+    randomize(model, std)
     return model.eval()
 
 

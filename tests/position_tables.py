@@ -4,7 +4,7 @@ from typing import Any
 
 from hierax.model.config import HieraConfig
 from hierax.model.positions import position_embedding
-from small import CONFIGS, randomise
+from small import CONFIGS, randomize
 
 KINDS = sorted(CONFIGS)
 OTHER = {"image": (24, 40), "video": (8, 24, 16), "line": (64,), "volume": (16, 8, 24), "abs_win": (24, 40)}
@@ -12,5 +12,5 @@ OTHER = {"image": (24, 40), "video": (8, 24, 16), "line": (64,), "volume": (16, 
 
 def embedding(config: HieraConfig) -> Any:
     made = position_embedding(config)
-    randomise(made, std=1.0)
+    randomize(made, std=1.0)
     return made.eval()

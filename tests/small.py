@@ -81,7 +81,7 @@ def fresh_seed() -> int:
 
 
 @torch.no_grad()
-def randomise(module: nn.Module, std: float = 0.05) -> nn.Module:
+def randomize(module: nn.Module, std: float = 0.05) -> nn.Module:
     """Draws every parameter from a normal of this deviation; norms' weights about 1. Returns the module."""
     norms = {id(p.weight) for p in module.modules() if isinstance(p, nn.LayerNorm)}
     for parameter in module.parameters():

@@ -13,14 +13,14 @@ from hierax.model.tasks import (
     HieraForVideoClassification,
     HieraModel,
 )
-from small import CONFIGS, randomise
+from small import CONFIGS, randomize
 
 KINDS = sorted(CONFIGS)
 EVERY = ("stem", "stage1", "stage2", "stage3", "stage4")
 
 
 def make(kind: str, task: str, std: float | None = 0.2, **changes: Any) -> Any:
-    """A model of a task on a kind of input, in eval mode; `std` None leaves the weights as they are initialised."""
+    """A model of a task on a kind of input, in eval mode; `std` None leaves the weights as they are initialized."""
     pools = {"num_query_pool": 2, "mask_ratio": 0.5} if task == "mae" else {}
     config = CONFIGS[kind](**{**pools, **changes})
     model: Any
@@ -31,7 +31,7 @@ def make(kind: str, task: str, std: float | None = 0.2, **changes: Any) -> Any:
     else:
         model = {"encoder": Hiera, "features": HieraModel, "mae": HieraForPreTraining}[task](config)
     if std is not None:
-        randomise(model, std)
+        randomize(model, std)
     return model.eval()
 
 

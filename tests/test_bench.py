@@ -16,7 +16,7 @@ from benches import BF16, EAGER, FAST, FAST_BF16, FP32, INT8, SLOW, report
 from hierax.benchmark import BenchReport, measure
 from hierax.benchmark.contenders import multiply_accumulates
 from hierax.benchmark.plot import plot
-from hierax.benchmark.results import Ratio, summarise
+from hierax.benchmark.results import Ratio, summarize
 from hierax.benchmark.tables import markdown
 
 pytest_plugins = ("benches",)
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("small_and_private")
 
 def test_a_cell_is_computed_from_the_times_of_its_calls() -> None:
     times = {FP32: [0.1 * n for n in range(1, 12)]}
-    (timing,) = summarise(times, batch=3, gmacs=4.0, ceiling={"fp32": 40.0}, memory={FP32: 123.0})
+    (timing,) = summarize(times, batch=3, gmacs=4.0, ceiling={"fp32": 40.0}, memory={FP32: 123.0})
     assert (timing.p50, timing.p90, timing.p99) == pytest.approx((600, 1000, 1090))
     assert timing.images_per_second == pytest.approx(5)
     assert timing.of_ceiling == pytest.approx(5 * 4 / 40)
@@ -48,12 +48,12 @@ def test_engines_are_compared_with_the_fastest_other_in_their_precision_and_int8
 
 def test_the_precision_to_compare_with_can_be_named() -> None:
     times = {BF16: [1.0], FAST: [4.0], FAST_BF16: [2.0]}
-    timings = summarise(times, batch=1, gmacs=1.0, ceiling={}, memory={}, against_precision="fp32")
+    timings = summarize(times, batch=1, gmacs=1.0, ceiling={}, memory={}, against_precision="fp32")
     assert timings[0].against == Ratio(FAST, 4.0, 4.0, 4.0)
 
 
 def test_without_others_engines_are_compared_with_the_eager_model() -> None:
-    timings = summarise({FP32: [1.0], EAGER: [1.5]}, batch=1, gmacs=1.0, ceiling={}, memory={})
+    timings = summarize({FP32: [1.0], EAGER: [1.5]}, batch=1, gmacs=1.0, ceiling={}, memory={})
     assert [timing.against for timing in timings] == [Ratio(EAGER, 1.5, 1.5, 1.5), None]
 
 

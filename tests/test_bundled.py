@@ -136,7 +136,7 @@ def test_weights_are_kept_in_half_precision_and_loaded_in_full(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_their_licence_stands_in_their_own_file(name: str) -> None:
+def test_their_license_stands_in_their_own_file(name: str) -> None:
     folder = bundled_folder(name)
     assert folder is not None
     assert json.loads((folder / "config.json").read_text())["license"] == "Apache-2.0"

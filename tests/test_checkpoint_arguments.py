@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hierax import AutoImageProcessor, Engine, HieraForImageClassification, HieraForPreTraining, HieraModel, load
-from small import image_config, pixels, randomise
+from small import image_config, pixels, randomize
 
 Save = Callable[..., Path]
 CLASSES = HieraForImageClassification
@@ -17,7 +17,7 @@ CLASSES = HieraForImageClassification
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A classifier of five labels."""
-    randomise(CLASSES(image_config())).save_pretrained(tmp_path / "five")  # type: ignore[operator]
+    randomize(CLASSES(image_config())).save_pretrained(tmp_path / "five")  # type: ignore[operator]
     return tmp_path / "five"
 
 
@@ -125,10 +125,10 @@ def test_of_other_channels_an_input_alike_in_all_of_them_gives_the_same(channels
     before: Any = load(folder)
     asked: dict[str, Any] = {name: channels}
     made: Any = CLASSES.from_pretrained(folder, **asked)
-    grey = pixels(before.config, batch=2)[:, :1]
+    gray = pixels(before.config, batch=2)[:, :1]
     assert made.config.num_channels == channels
     assert torch.allclose(
-        made(grey.expand(-1, channels, -1, -1)).logits, before(grey.expand(-1, 3, -1, -1)).logits, atol=1e-5
+        made(gray.expand(-1, channels, -1, -1)).logits, before(gray.expand(-1, 3, -1, -1)).logits, atol=1e-5
     )
     assert made.loading_report.resized == [f"encoder.patch_embed.proj 3 -> {channels} channels, each the mean"]
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from folders import tensors_of
 from hierax import AutoImageProcessor, HieraForImageClassification, HieraModel, convert, load
 from hierax.checkpoint.save import named_tensors
-from small import fresh_seed, image_config, randomise
+from small import fresh_seed, image_config, randomize
 
 Save = Callable[..., Path]
 
@@ -277,7 +277,7 @@ def test_tensors_without_data_are_named(tmp_path: Path) -> None:
     tensors: dict[str, Any] = dict(named_tensors(model, "official"))
     torch.save(tensors, tmp_path / "meta.pth")
     assert "fit no known variant" in refused(tmp_path / "meta.pth", names="meta.pth")
-    real: Any = {n: t.clone() for n, t in named_tensors(randomise(HieraModel(image_config())), "official").items()}  # type: ignore[arg-type]
+    real: Any = {n: t.clone() for n, t in named_tensors(randomize(HieraModel(image_config())), "official").items()}  # type: ignore[arg-type]
     notes = json.dumps({"config": image_config().to_dict(), "preprocessing": {}})
     for odd in (torch.empty(64, device="meta"), torch.ones(64).to_sparse()):
         torch.save({"model_state": {**real, "norm.bias": odd}, "hierax": notes}, tmp_path / "odd.pth")

@@ -26,7 +26,7 @@ from hierax import (
     load,
 )
 from hierax.checkpoint.save import named_tensors, to_abs_win
-from small import image_config, pixels, randomise, relative
+from small import image_config, pixels, randomize, relative
 
 Save = Callable[..., Path]
 IN = {
@@ -127,8 +127,8 @@ def maps_of(model: Any, x: Tensor) -> list[Tensor]:
     return [*out.reshaped_hidden_states, out.logits]
 
 
-def test_a_normalised_backbone_becomes_abs_win_with_its_norms() -> None:
-    model: Any = randomise(HieraBackbone(image_config(), norms=True))
+def test_a_normalized_backbone_becomes_abs_win_with_its_norms() -> None:
+    model: Any = randomize(HieraBackbone(image_config(), norms=True))
     after = to_abs_win(model)
     assert torch.equal(after.state_dict()["norms.stage4.weight"], model.state_dict()["norms.stage4.weight"])
 

@@ -30,7 +30,7 @@ from hierax import (
     convert,
 )
 from hierax.checkpoint.save import named_tensors
-from small import abs_win_config, image_config, randomise, video_config
+from small import abs_win_config, image_config, randomize, video_config
 
 Save = Callable[..., Path]
 MAE = {"num_query_pool": 2, "mask_ratio": 0.5}
@@ -57,7 +57,7 @@ def official_folder(folder: Path, values: dict[str, Any], tensors: dict[str, Ten
 
 
 def official_tensors(**changes: Any) -> dict[str, Tensor]:
-    model: Any = randomise(HieraForImageClassification(image_config(image_size=(64, 96), **changes)))
+    model: Any = randomize(HieraForImageClassification(image_config(image_size=(64, 96), **changes)))
     return {name: t.clone() for name, t in named_tensors(model, "official").items()}
 
 
@@ -86,7 +86,7 @@ def test_an_official_folder_holds_only_arguments_of_the_constructor(tmp_path: Pa
 
 
 def test_clips_of_an_official_record_are_masked_by_nine_tenths(tmp_path: Path) -> None:
-    model: Any = randomise(HieraForPreTraining(video_config(**MAE)))
+    model: Any = randomize(HieraForPreTraining(video_config(**MAE)))
     hierax.checkpoint.save_model(model, tmp_path, dialect="official")
     without_notes(tmp_path)
     assert HieraForPreTraining.from_pretrained(tmp_path).config.mask_ratio == 0.9
@@ -188,7 +188,7 @@ def test_a_norm_that_was_trained_since_is_kept_by_timms_dialect(tmp_path: Path) 
     assert_same_model(model, HieraModel.from_pretrained(tmp_path / "b"))
 
 
-def test_timms_record_gives_licence_and_preprocessing_and_is_written_back(tmp_path: Path) -> None:
+def test_timms_record_gives_license_and_preprocessing_and_is_written_back(tmp_path: Path) -> None:
     model = HieraModel.from_pretrained(timm_folder(tmp_path / "a", tag="other"))
     assert model.license == "CC-BY-NC-4.0"
     record = model.preprocessing

@@ -17,7 +17,7 @@ from hierax.checkpoint import sharded
 from hierax.checkpoint.save import named_tensors
 from hierax.model.config import HieraConfig
 from hierax.notices import Notice
-from small import image_config, randomise
+from small import image_config, randomize
 
 
 def refused(source: Any) -> str:
@@ -32,8 +32,8 @@ def refused(source: Any) -> str:
 
 def step_of_a_run(run: Path, *, average: bool) -> tuple[Any, Any]:
     """A folder as training writes it; the model, and the one of averaged weights."""
-    model: Any = randomise(HieraForImageClassification(image_config()))
-    other: Any = randomise(HieraForImageClassification(image_config()))
+    model: Any = randomize(HieraForImageClassification(image_config()))
+    other: Any = randomize(HieraForImageClassification(image_config()))
     step = run / "checkpoints" / "step-7"
     step.mkdir(parents=True)
     state: dict[str, Any] = {"model": {f"model.{n}": t for n, t in model.state_dict().items()}, "optimizer": {"lr": 1}}
@@ -196,7 +196,7 @@ def test_a_model_of_sam_2_from_transformers_is_refused_by_name(tmp_path: Path) -
 def test_files_placed_by_hand_in_the_cache_of_the_hub_open_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model: Any = randomise(HieraForImageClassification(image_config()))
+    model: Any = randomize(HieraForImageClassification(image_config()))
     model.preprocessing = Preprocessing()
     place, commit = tmp_path / "models--someone--hiera-here", "0123456789abcdef0123456789abcdef01234567"
     (place / "refs").mkdir(parents=True)

@@ -30,7 +30,7 @@ from hierax import (
 from hierax.checkpoint import hub
 from hierax.checkpoint.hub import NotCached
 from hierax.checkpoint.save import model_card, save_model
-from small import image_config, randomise, video_config
+from small import image_config, randomize, video_config
 
 Save = Callable[..., Path]
 SEED = "facebook/hiera-tiny-224-hf"
@@ -282,20 +282,20 @@ def test_what_the_client_raises_becomes_one_clear_error(
         HieraModel.from_pretrained("me/mine", revision="v9")
 
 
-# -- licences ---------------------------------------------------------------------------------------------------------
+# -- licenses ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hub_id", [r.hub_id for r in list_checkpoints(dialect="transformers") if not r.bundled][:3])
-def test_a_published_checkpoint_has_the_licence_of_the_table(hub_id: str, client: Client) -> None:
+def test_a_published_checkpoint_has_the_license_of_the_table(hub_id: str, client: Client) -> None:
     assert HieraModel.from_pretrained(hub_id).license == "CC-BY-NC-4.0"
 
 
-def test_a_licence_goes_with_the_weights_into_a_folder(client: Client, tmp_path: Path) -> None:
+def test_a_license_goes_with_the_weights_into_a_folder(client: Client, tmp_path: Path) -> None:
     HieraModel.from_pretrained(SEED).save_pretrained(tmp_path / "mine")
     assert HieraModel.from_pretrained(tmp_path / "mine").license == "CC-BY-NC-4.0"
 
 
-def test_other_checkpoints_keep_their_own_licence_or_none(saved: Save, client: Client) -> None:
+def test_other_checkpoints_keep_their_own_license_or_none(saved: Save, client: Client) -> None:
     assert HieraModel.from_pretrained("me/mine").license is None
     assert HieraModel.from_pretrained(saved(HieraModel, image_config(license="MIT"))).license == "MIT"
     values = json.loads((client.folder / "config.json").read_text())
@@ -339,11 +339,11 @@ class Api:
 
 
 @pytest.mark.parametrize("license", ["CC-BY-NC-4.0", None])
-def test_pushing_uploads_the_folder_and_a_card_with_the_licence(
+def test_pushing_uploads_the_folder_and_a_card_with_the_license(
     license: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    model: Any = randomise(HieraForImageClassification(image_config(license=license)))
+    model: Any = randomize(HieraForImageClassification(image_config(license=license)))
     model.preprocessing = Preprocessing()
     assert model.push_to_hub("me/mine", token="hf_x", private=True) == "https://huggingface.co/me/mine"
     api = Api.last

@@ -56,7 +56,7 @@ def opened_from(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_bare_file_of_the_package_is_recognised(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_bare_file_of_the_package_is_recognized(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened = opened_from(name, monkeypatch, tmp_path)
     assert opened.dialect.name == name.split(".")[0]
     assert opened.unexpected == []

@@ -67,9 +67,9 @@ def test_a_device_is_where_all_weights_are(classifier: Path) -> None:
 # -- how it is done ---------------------------------------------------------------------------------------------------
 
 
-def test_loading_runs_no_initialiser(classifier: Path, mae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_runs_no_initializer(classifier: Path, mae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("an initialiser ran")
+        raise AssertionError("an initializer ran")
 
     for name in (n for n in dir(torch.nn.init) if n.endswith("_") and not n.startswith("_")):
         monkeypatch.setattr(torch.nn.init, name, refuse)

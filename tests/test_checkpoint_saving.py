@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hierax import Hiera, HieraForImageClassification, HieraModel, Preprocessing, convert
 from hierax.checkpoint.save import save_model
 from hierax.cli import main
-from small import image_config, pixels, randomise
+from small import image_config, pixels, randomize
 
 Save = Callable[..., Path]
 
@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def model() -> Any:
-    return randomise(HieraForImageClassification(image_config())).eval()
+    return randomize(HieraForImageClassification(image_config())).eval()
 
 
 def test_a_folder_holds_weights_configuration_and_record_alone(model: Any, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_weights_that_are_views_are_saved_whole(model: Any, tmp_path: Path) -> N
 
 
 def test_the_encoder_alone_is_saved_under_the_same_names(tmp_path: Path) -> None:
-    encoder: Any = randomise(Hiera(image_config()))
+    encoder: Any = randomize(Hiera(image_config()))
     encoder.save_pretrained(tmp_path)
     names = load_file(tmp_path / "model.safetensors")
     assert all(name.startswith(("embeddings.", "encoder.stages.")) for name in names)

@@ -18,7 +18,7 @@ from hierax import Hiera, HieraForImageClassification, HieraForPreTraining, Hier
 from hierax.checkpoint.save import named_tensors
 from hierax.cli import main
 from hierax.notices import Notice
-from small import image_config, randomise
+from small import image_config, randomize
 
 CONFIG = image_config()
 Make = Callable[[str], dict[str, Tensor]]
@@ -26,7 +26,7 @@ Make = Callable[[str], dict[str, Tensor]]
 
 @pytest.fixture(scope="module")
 def model() -> HieraForImageClassification:
-    return randomise(HieraForImageClassification(CONFIG)).eval()  # type: ignore[return-value]
+    return randomize(HieraForImageClassification(CONFIG)).eval()  # type: ignore[return-value]
 
 
 @pytest.fixture(params=["hierax", "timm", "official", "transformers"])
@@ -308,7 +308,7 @@ def test_the_state_dict_of_an_encoder_alone_is_read(model: Any, tmp_path: Path) 
 
 
 def test_our_own_state_dict_of_a_mae_is_one(tmp_path: Path) -> None:
-    mae = randomise(HieraForPreTraining(image_config(num_query_pool=2)))
+    mae = randomize(HieraForPreTraining(image_config(num_query_pool=2)))
     torch.save({"model": mae.state_dict()}, tmp_path / "x.pth")
     assert same(load(tmp_path / "x.pth", config=image_config(num_query_pool=2)), mae)
 

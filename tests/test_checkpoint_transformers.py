@@ -17,7 +17,7 @@ import hierax
 from hierax import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
 from hierax.checkpoint.save import named_tensors
 from hierax.model.config import HieraConfig
-from small import CONFIGS, fresh_seed, image_config, pixels, randomise, relative, units_of
+from small import CONFIGS, fresh_seed, image_config, pixels, randomize, relative, units_of
 
 Save = Callable[..., Path]
 LIMIT = 1e-5
@@ -91,7 +91,7 @@ def test_a_folder_saved_by_us_opens_in_transformers_with_equal_outputs(name: str
 
 @pytest.mark.parametrize("name", BOTH)
 def test_a_folder_saved_by_transformers_opens_here_with_equal_outputs(name: str, tmp_path: Path) -> None:
-    theirs: Any = randomise(getattr(transformers, name)(their_config(name)))
+    theirs: Any = randomize(getattr(transformers, name)(their_config(name)))
     theirs.save_pretrained(tmp_path)
     ours = getattr(hierax, name).from_pretrained(tmp_path)
     theirs = theirs if name != "HieraBackbone" else working_class(name).from_pretrained(tmp_path)
@@ -119,8 +119,8 @@ def test_our_backbone_equals_their_reshaped_hidden_states(saved: Save) -> None:
 
 
 @torch.no_grad()
-def test_our_normalised_backbone_has_the_norms_of_their_file(tmp_path: Path) -> None:
-    theirs: Any = randomise(transformers.HieraBackbone(their_config("HieraBackbone")))
+def test_our_normalized_backbone_has_the_norms_of_their_file(tmp_path: Path) -> None:
+    theirs: Any = randomize(transformers.HieraBackbone(their_config("HieraBackbone")))
     theirs.save_pretrained(tmp_path)
     ours = HieraBackbone.from_pretrained(tmp_path, out_features=STAGES, norms=True)
     x = pixels(ours.config)
@@ -170,7 +170,7 @@ def test_label_names_arrive_in_transformers_and_come_back(saved: Save, tmp_path:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_from_transformers_to_us_and_back_nothing_is_lost(name: str, tmp_path: Path) -> None:
-    theirs: Any = randomise(getattr(transformers, name)(their_config(name)))
+    theirs: Any = randomize(getattr(transformers, name)(their_config(name)))
     theirs.save_pretrained(tmp_path / "a")
     norms = {"norms": True} if name == "HieraBackbone" else {}
     getattr(hierax, name).from_pretrained(tmp_path / "a", **norms).save_pretrained(tmp_path / "b")

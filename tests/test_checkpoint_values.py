@@ -16,14 +16,14 @@ import hierax
 from hierax.checkpoint.values import not_finite
 from hierax.cli import main
 from hierax.notices import Notice
-from small import image_config, randomise
+from small import image_config, randomize
 
 HEAD, QKV = "head.bias", "encoder.blocks.0.attn.qkv.weight"
 
 
 def saved(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
     """A classifier whose tensors were changed before it was saved."""
-    model: Any = randomise(hierax.HieraForImageClassification(image_config()))
+    model: Any = randomize(hierax.HieraForImageClassification(image_config()))
     state = dict(model.state_dict())
     change(state)
     model.load_state_dict(state)

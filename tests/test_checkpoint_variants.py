@@ -35,7 +35,7 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
     [("hiera_tiny_224", "official", ".pth"), ("mae_hiera_tiny_224", "transformers", ".safetensors"),
      ("hiera_small_abswin_256", "timm", ".bin")],
 )  # fmt: skip
-def test_a_bare_file_of_a_known_variant_is_recognised(variant: str, dialect: str, suffix: str, tmp_path: Path) -> None:
+def test_a_bare_file_of_a_known_variant_is_recognized(variant: str, dialect: str, suffix: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         tensors = ones(hierax.create_model(variant), dialect)
     path = tmp_path / f"weights{suffix}"

@@ -280,7 +280,7 @@ def test_pictures_of_one_name_are_told_apart(paths: list[str], names: list[str])
 # -- models
 
 
-def test_models_lists_every_checkpoint_under_its_licence(run: Run) -> None:
+def test_models_lists_every_checkpoint_under_its_license(run: Run) -> None:
     code, out, err = run("models")
     assert (code, err) == (0, "")
     free, bound = out.split("not for commercial use")
@@ -300,6 +300,6 @@ def test_models_as_json_has_all_fields(run: Run) -> None:
     assert [variant["name"] for variant in found["variants"]] == list(hierax.list_models())
 
 
-def test_models_refuses_a_licence_that_no_checkpoint_has(run: Run) -> None:
+def test_models_refuses_a_license_that_no_checkpoint_has(run: Run) -> None:
     code, _, err = run("models", "--license", "MIT")
     assert (code, err) == (2, "hierax: license is 'MIT'; expected one of CC-BY-NC-4.0, Apache-2.0\n")

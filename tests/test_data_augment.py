@@ -13,7 +13,7 @@ from hierax.data.augment import OPERATIONS, center_crop, erase, rand_augment, ra
 from samples import picture
 from small import fresh_seed
 
-GREY = (124, 116, 104)
+GRAY = (124, 116, 104)
 
 
 def random() -> np.random.Generator:
@@ -67,7 +67,7 @@ def test_crops_lie_inside() -> None:
 @pytest.mark.parametrize(
     ("size", "box"), [((30, 400), (0, 180, 30, 40)), ((400, 30), (180, 0, 40, 30)), ((30, 33), (0, 0, 30, 33))]
 )
-def test_what_fits_no_crop_is_cropped_at_the_centre(size: tuple[int, int], box: tuple[int, ...]) -> None:
+def test_what_fits_no_crop_is_cropped_at_the_center(size: tuple[int, int], box: tuple[int, ...]) -> None:
     """All of the area in another aspect than the picture's fits never."""
     ratio = (3 / 4, 4 / 3)
     scale = (1.0, 1.0) if size != (30, 33) else (2.0, 2.0)
@@ -84,7 +84,7 @@ def test_what_fits_no_crop_is_cropped_at_the_centre(size: tuple[int, int], box: 
         ((1, 90), 0.01, (0, 44, 1, 1)),
     ],
 )
-def test_a_centre_crop_is_the_largest_of_its_aspect(size: tuple[int, int], aspect: float, box: tuple[int, ...]) -> None:
+def test_a_center_crop_is_the_largest_of_its_aspect(size: tuple[int, int], aspect: float, box: tuple[int, ...]) -> None:
     found = center_crop(*size, aspect=aspect)
     assert found[2:] == box[2:]
     assert found[:2] == ((size[0] - box[2]) // 2, (size[1] - box[3]) // 2)
@@ -106,7 +106,7 @@ def test_the_operations_are_the_published_fifteen() -> None:
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 3.3, 9.0, 10.0])
-def test_operations_on_grey_levels_are_their_formulas(magnitude: float) -> None:
+def test_operations_on_gray_levels_are_their_formulas(magnitude: float) -> None:
     image = picture(40, 50)
     x = np.asarray(image).astype(int)
     keep = max(4 - int(0.4 * magnitude), 1)
@@ -133,7 +133,7 @@ def test_enhancements_go_that_far_from_the_original_either_way(magnitude: float,
 def test_sharpening_moves_away_from_the_blurred_and_blunting_towards_it() -> None:
     image = Image.fromarray(np.pad(np.full((3, 3), 200, np.uint8), 4))
     middle_of_edge = [applied("sharpness", image, 9.0, flip=flip)[4, 5] for flip in (False, True)]
-    blurred = (5 * 200 + 3 * 0 + 4 * 200 + 1 * 200) / 13  # weights 1, and 5 at the centre: three of nine lie outside
+    blurred = (5 * 200 + 3 * 0 + 4 * 200 + 1 * 200) / 13  # weights 1, and 5 at the center: three of nine lie outside
     for value, factor in zip(middle_of_edge, (1.81, 0.19), strict=True):
         assert value == pytest.approx(min(blurred + factor * (200 - blurred), 255), abs=1)
 
@@ -164,7 +164,7 @@ def test_a_translation_moves_by_its_share_of_the_side(flip: bool) -> None:
         source = np.moveaxis(x, axis, 0)
         found, source = (found[::-1], source[::-1]) if flip else (found, source)
         assert (found[:-pixels] == source[pixels:]).all()
-        assert (found[-pixels:] == GREY).all()
+        assert (found[-pixels:] == GRAY).all()
 
 
 def ramp(direction: tuple[float, float]) -> Image.Image:
@@ -205,7 +205,7 @@ def test_more_magnitude_changes_more() -> None:
         assert changes[0] < changes[-1], name
 
 
-def test_every_operation_takes_grey_pictures() -> None:
+def test_every_operation_takes_gray_pictures() -> None:
     image = picture(40, 50, channels=1)
     for name in OPERATIONS:
         for flip in (False, True):

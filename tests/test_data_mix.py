@@ -77,7 +77,7 @@ def test_weights_are_drawn_from_beta() -> None:
 
 def test_the_box_of_cutmix_has_even_shares_where_it_lies_inside() -> None:
     """Of 1000 pixels, uniform shares of which a half is cut off at the edge on average at one side or the other: the
-    expected length of the box centred at random is l - l^2 / 4 for a share l.
+    expected length of the box centered at random is l - l^2 / 4 for a share l.
     """
     pixels, targets = batch((1000,), 2)
     source = random()

@@ -114,13 +114,13 @@ def test_streams_are_apart_for_every_seed_purpose_and_place() -> None:
 
 
 def test_a_stream_never_runs_into_the_next_ones() -> None:
-    """The place is above the word that counts: a million numbers of one share none with its neighbours' first."""
+    """The place is above the word that counts: a million numbers of one share none with its neighbors' first."""
     here = set(random_stream(0, AUGMENT, 5).integers(1 << 62, size=100_000).tolist())
     for place in (4, 6):
         assert not here & set(random_stream(0, AUGMENT, place).integers(1 << 62, size=1000).tolist())
 
 
-def test_the_first_numbers_of_neighbouring_samples_are_uniform_and_unrelated() -> None:
+def test_the_first_numbers_of_neighboring_samples_are_uniform_and_unrelated() -> None:
     values = np.array([SampleKey(index, 0).random(0).random() for index in range(4000)])
     assert abs(values.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 4000)
     assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 4 / np.sqrt(4000)

@@ -130,8 +130,8 @@ def test_names_with_several_dots_are_samples_with_their_labels(tmp_path: Path) -
     names = ("IMG.2020.01.02.jpg", "IMG.2020.01.03.jpg", "22.0/1.1.png", "cat.jpg", "cat.png")
     found = open_dataset(write_tar(tmp_path / "0.tar", dict.fromkeys(names, PNG)))
     assert [found.sample(i).name.partition("0.tar:")[2] for i in range(5)] == list(names)
-    labelled = {"IMG.2020.01.02.cls": 2, "IMG.cls": 1, "22.0/1.json": {"label": 0}, "cat.cls": 3, "cat.json": b"{}"}
-    found = open_dataset(write_tar(tmp_path / "1.tar", {**dict.fromkeys(names, PNG), **labelled}))
+    labeled = {"IMG.2020.01.02.cls": 2, "IMG.cls": 1, "22.0/1.json": {"label": 0}, "cat.cls": 3, "cat.json": b"{}"}
+    found = open_dataset(write_tar(tmp_path / "1.tar", {**dict.fromkeys(names, PNG), **labeled}))
     assert found.labels() == [2, 1, 0, 3, 3], "the longest name counts, of two files the .cls"
 
 

@@ -21,7 +21,7 @@ def chosen(dataset: Dataset | None) -> list[int]:
     return [int(i) for i in dataset.indices]
 
 
-def labelled(*sizes: int) -> Any:
+def labeled(*sizes: int) -> Any:
     labels = [label for label, size in enumerate(sizes) for _ in range(size)]
     order = np.random.default_rng(0).permutation(len(labels))
     return Listed([PNG] * len(labels), [labels[i] for i in order], classes=len(sizes))
@@ -32,18 +32,18 @@ def opened(source: Any, **options: Any) -> tuple[Dataset, Dataset | None]:
 
 
 def test_every_sample_is_on_one_side() -> None:
-    train, held = stratified_split(labelled(40, 31, 9), fraction=0.2, seed=fresh_seed())
+    train, held = stratified_split(labeled(40, 31, 9), fraction=0.2, seed=fresh_seed())
     assert sorted(chosen(train) + chosen(held)) == list(range(80))
     assert len(chosen(held)) == 16
 
 
 def test_a_seed_draws_the_same_samples_and_another_seed_others() -> None:
-    sides = [chosen(stratified_split(labelled(40, 31), fraction=0.2, seed=seed)[1]) for seed in (3, 3, 4)]
+    sides = [chosen(stratified_split(labeled(40, 31), fraction=0.2, seed=seed)[1]) for seed in (3, 3, 4)]
     assert sides[0] == sides[1] != sides[2]
 
 
 def test_every_class_gives_its_share() -> None:
-    whole = labelled(50, 100, 20, 30)
+    whole = labeled(50, 100, 20, 30)
     _, held = stratified_split(whole, fraction=0.1, seed=0)
     assert held is not None
     assert Counter(held.labels()) == {0: 5, 1: 10, 2: 2, 3: 3}
@@ -51,20 +51,20 @@ def test_every_class_gives_its_share() -> None:
 
 def test_classes_too_small_for_a_share_give_samples_in_turn() -> None:
     """A thousand classes of 4 samples, of which a tenth is drawn: 400 samples, of 400 classes."""
-    _, held = stratified_split(labelled(*[4] * 1000), fraction=0.1, seed=0)
+    _, held = stratified_split(labeled(*[4] * 1000), fraction=0.1, seed=0)
     assert held is not None
     counts = Counter(held.labels())
     assert (len(counts), sum(counts.values())) == (400, 400)
 
 
 def test_the_last_sample_of_a_class_stays_in_training() -> None:
-    train, held = stratified_split(labelled(1, 2, 30), fraction=0.9, seed=0)
+    train, held = stratified_split(labeled(1, 2, 30), fraction=0.9, seed=0)
     assert held is not None
     assert Counter(train.labels()) == {0: 1, 1: 1, 2: 2}
 
 
 def test_few_samples_give_one() -> None:
-    train, held = stratified_split(labelled(3), fraction=0.1, seed=0)
+    train, held = stratified_split(labeled(3), fraction=0.1, seed=0)
     assert (len(chosen(train)), len(chosen(held))) == (2, 1)
 
 
@@ -76,9 +76,9 @@ def test_samples_without_a_class_or_with_several_are_drawn_alike() -> None:
 
 
 def test_no_fraction_draws_nothing_and_all_is_too_much() -> None:
-    whole = labelled(3)
+    whole = labeled(3)
     assert stratified_split(whole, fraction=0, seed=0) == (whole, None)
-    for dataset, fraction in ((whole, 1.0), (labelled(1), 0.5)):
+    for dataset, fraction in ((whole, 1.0), (labeled(1), 0.5)):
         with pytest.raises(ValueError, match=r"validation_fraction is .* leaves one of the two sets empty"):
             stratified_split(dataset, fraction=fraction, seed=0)
 
@@ -158,7 +158,7 @@ def test_other_numbers_are_given_by_name() -> None:
 
 
 def test_subsets_are_their_samples() -> None:
-    whole = labelled(5, 5)
+    whole = labeled(5, 5)
     part = Subset(whole, np.array([7, 2]))
     assert (len(part), part.classes, part.arrays) == (2, whole.classes, False)
     assert [part.sample(i).name for i in range(2)] == ["s7", "s2"]

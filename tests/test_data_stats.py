@@ -39,12 +39,12 @@ def test_pictures_are_counted_as_rgb_and_by_what_they_are_stored_as(tmp_path: Pa
     random = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
     levels, alpha = random[..., :3].astype(np.float64), random[..., 3:] / 255
     Image.fromarray(random).save(tmp_path / "rgba.png")
-    Image.fromarray(random[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(random[..., 0]).save(tmp_path / "gray.png")
     Image.fromarray(random[..., 1].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     Image.fromarray(random[..., :3]).save(tmp_path / "rgb.png")
     over_white = np.rint(levels * alpha + 255 * (1 - alpha))
-    grey, deep = (np.repeat(levels[..., c : c + 1], 3, axis=2) for c in (0, 1))
-    values = np.concatenate([over_white, grey, deep, levels]).reshape(-1, 3) / 255
+    gray, deep = (np.repeat(levels[..., c : c + 1], 3, axis=2) for c in (0, 1))
+    values = np.concatenate([over_white, gray, deep, levels]).reshape(-1, 3) / 255
     found = dataset_statistics(tmp_path, workers=workers)
     assert (found.channels, found.modes) == (3, {"I;16": 1, "L": 1, "RGB": 1, "RGBA": 1})
     assert np.allclose(found.mean, values.mean(0), atol=1e-3)

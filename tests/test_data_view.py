@@ -56,7 +56,7 @@ def oriented(image: Image.Image, tag: int) -> bytes:
 KINDS = {
     "jpeg": encoded(picture(), "JPEG"),
     "progressive": encoded(picture(), "JPEG", progressive=True),
-    "grey": encoded(picture(channels=1), "JPEG"),
+    "gray": encoded(picture(channels=1), "JPEG"),
     "cmyk": encoded(picture().convert("CMYK"), "JPEG"),
     "rgb": encoded(picture(), "JPEG", keep_rgb=True),
     "png": PNG,
@@ -171,7 +171,7 @@ def test_masks_do_not_depend_on_how_pictures_are_augmented() -> None:
     assert seen(training([PNG]), SampleKey(0, 3)).noise is None
 
 
-def test_what_is_seen_are_grey_levels_channels_first() -> None:
+def test_what_is_seen_are_gray_levels_channels_first() -> None:
     for channels in (1, 3):
         found = seen(training([PNG], (12, 20), channels=channels, **EVERYTHING), SampleKey(0, 0))
         assert (found.pixels.dtype, found.pixels.shape) == (np.uint8, (channels, 12, 20))
@@ -179,7 +179,7 @@ def test_what_is_seen_are_grey_levels_channels_first() -> None:
         assert (found.name, found.index) == ("s0", 0)
 
 
-def test_without_a_crop_the_centre_is_seen_in_its_aspect() -> None:
+def test_without_a_crop_the_center_is_seen_in_its_aspect() -> None:
     pixels = np.asarray(picture(24, 32))
     found = seen(training([PNG], (24, 24), **plain()), SampleKey(0, 0)).pixels
     assert np.array_equal(found, pixels[:, 4:28].transpose(2, 0, 1))
@@ -205,7 +205,7 @@ def test_crops_have_the_shares_and_aspects_that_are_asked_for(size: tuple[int, i
     shares, aspects = [], []
     for epoch in range(200):
         rows, columns, _ = seen(view, SampleKey(0, epoch)).pixels.astype(float)
-        # between the centres of the first and the last pixel lies one less than all of them
+        # between the centers of the first and the last pixel lies one less than all of them
         height = np.ptp(rows.mean(1)) * size[0] / (size[0] - 1)
         width = np.ptp(columns.mean(0)) * size[1] / (size[1] - 1)
         shares.append(height * width / 250**2)
@@ -329,7 +329,7 @@ def array(shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_evaluation_sees_the_centre_of_arrays(shape: tuple[int, ...]) -> None:
+def test_evaluation_sees_the_center_of_arrays(shape: tuple[int, ...]) -> None:
     size = tuple(n - 4 for n in shape[1:])
     found = seen(EvaluationView(Listed([array(shape)]), Preprocessing(), size=size), 0).pixels
     assert found.dtype == np.float32
@@ -351,7 +351,7 @@ def test_training_sees_any_part_of_arrays_and_its_mirror(shape: tuple[int, ...])
     assert len(starts) == 2 * 2 ** len(size)
 
 
-def test_without_a_crop_training_sees_the_centre_of_arrays() -> None:
+def test_without_a_crop_training_sees_the_center_of_arrays() -> None:
     found = seen(training([array((3, 40))], (36,), **plain()), SampleKey(0, 5)).pixels
     assert np.array_equal(found, array((3, 40))[:, 2:-2])
 

@@ -72,17 +72,17 @@ FILES = {
     "uint16 RGB": tiff(three(U16), photometric=2),
     "uint16 RGB, planes apart": tiff(three(U16), photometric=2, apart=True),
     "uint8 RGB, planes apart": tiff(three(ramp(255, "u1")), photometric=2, apart=True),
-    "uint16 grey and alpha": tiff(np.stack([U16, FULL16], 2), photometric=1, tags={338: (2,)}),
+    "uint16 gray and alpha": tiff(np.stack([U16, FULL16], 2), photometric=1, tags={338: (2,)}),
     "uint16 RGB and infrared": tiff(np.dstack([three(U16), 0 * U16]), photometric=2, tags={338: (0,)}),
     "uint8 RGB and infrared": tiff(np.dstack([three(ramp(255, "u1")), 0 * ramp(1, "u1")]), photometric=2),
     "uint16 RGBA": tiff(np.dstack([three(U16), FULL16]), photometric=2, tags={338: (2,)}),
     "uint16 CMYK": tiff(np.dstack([three(65535 - U16), 0 * U16]), photometric=5),
     "uint16 palette": tiff(ramp(255, "u2"), photometric=3, tags={320: (*range(0, 65536, 257),) * 3}),
     "LZW and predictor": saved(Image.fromarray(U16), format="TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
-    "PNG grey": saved(Image.fromarray(U16), format="PNG"),
+    "PNG gray": saved(Image.fromarray(U16), format="PNG"),
     "PNG RGB": png(three(U16)),
     "PNG RGBA": png(np.dstack([three(U16), FULL16])),
-    "PNG grey and alpha": png(np.stack([U16, FULL16], 2)),
+    "PNG gray and alpha": png(np.stack([U16, FULL16], 2)),
     "PGM of 4095": b"P5 # a comment\n256 8\n4095\n" + ramp(4095, ">u2").tobytes(),
     "PPM of 1023": b"P6 256 8 1023\n" + three(ramp(1023, "u2")).astype(">u2").tobytes(),
     "PGM of 15 in text": b"P2 256 8 15\n" + b" ".join(b"%d" % v for v in ramp(15, "u2").ravel()) + b"\n",
@@ -105,7 +105,7 @@ def test_12_bits_in_16_that_do_not_say_so_are_taken_for_16() -> None:
 
 @pytest.mark.parametrize("bands", [2, 4, 5])
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
-def test_bands_that_are_no_colours_are_refused_by_name_or_taken_whole(bands: int, dtype: str) -> None:
+def test_bands_that_are_no_colors_are_refused_by_name_or_taken_whole(bands: int, dtype: str) -> None:
     values = three(ramp(200, dtype), bands)
     file = tiff(values, photometric=1, tags={338: (0,) * (bands - 1)})
     with pytest.raises(ImageError, match=rf"{bands} bands that are not colors.*num_channels={bands}"):

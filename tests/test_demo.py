@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("command_line",)
 ASSETS = Path(hierax.__file__).parent / "assets"
-COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
+COLORS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
 
 
 # -- the pictures that come with hierax ------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_the_gallery_is_small_and_each_of_its_pictures_has_a_name_a_category_and
     listed = json.loads((ASSETS / "gallery.json").read_text(encoding="utf-8"))
     assert 80 <= len(listed["pictures"]) == len(gallery()) <= 130
     assert len({entry["name"] for entry in listed["pictures"]}) == len(listed["pictures"])
-    assert all(entry["label"] and entry["source"] and entry["licence"] for entry in listed["pictures"])
+    assert all(entry["label"] and entry["source"] and entry["license"] for entry in listed["pictures"])
     assert all(other.picture.size == (listed["side"], listed["side"]) for other in gallery())
     assert sum((ASSETS / name).stat().st_size for name in ("gallery.jpg", "gallery.json")) < 400_000
 
@@ -65,8 +65,8 @@ def test_no_photo_is_in_the_gallery_too() -> None:
 
 
 def rows(count: int) -> list[Row]:
-    pictures = [Image.new("RGB", (10, 10), colour) for colour in COLOURS[:5]]
-    near = [(Image.new("RGB", (96, 96), COLOURS[5]), "a label")] * 4
+    pictures = [Image.new("RGB", (10, 10), color) for color in COLORS[:5]]
+    near = [(Image.new("RGB", (96, 96), COLORS[5]), "a label")] * 4
     return [Row(f"{number}.jpg", pictures, [("yes", 0.5, "50 %")] * 3, near) for number in range(count)]
 
 
@@ -75,18 +75,18 @@ def sheet(count: int) -> Image.Image:
     return demo_sheet(rows(count), heading="Heading", notes=["a note", "another"], columns=columns)
 
 
-def count_of(page: Image.Image, colour: tuple[int, int, int]) -> int:
-    """Pixels of exactly this colour."""
+def count_of(page: Image.Image, color: tuple[int, int, int]) -> int:
+    """Pixels of exactly this color."""
     found = page.getcolors(page.width * page.height) or []
-    return sum(count for count, other in found if other == colour)
+    return sum(count for count, other in found if other == color)
 
 
 @pytest.mark.parametrize("count", [1, 6])
 def test_every_row_shows_all_its_pictures_whole(count: int) -> None:
     page = sheet(count)
-    for colour in COLOURS[:5]:
-        assert count_of(page, colour) == count * TILE**2
-    assert count_of(page, COLOURS[5]) == count * 4 * SMALL**2
+    for color in COLORS[:5]:
+        assert count_of(page, color) == count * TILE**2
+    assert count_of(page, COLORS[5]) == count * 4 * SMALL**2
 
 
 def test_a_row_more_makes_the_sheet_longer_and_no_wider() -> None:
@@ -177,9 +177,9 @@ def test_another_seed_hides_other_parts_and_changes_nothing_else() -> None:
 
 def test_the_demo_tells_what_to_do_next_with_checkpoints_that_exist() -> None:
     known = {record.hub_id: record.license for record in list_checkpoints()}
-    licence = ""
+    license = ""
     for line in next_steps():
-        licence = line if line.startswith("#") else licence
+        license = line if line.startswith("#") else license
         if "--model" in line:
-            assert known[line.split()[-1]] in licence
+            assert known[line.split()[-1]] in license
     assert any("--model" in line for line in next_steps())

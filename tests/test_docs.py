@@ -121,14 +121,14 @@ def make_data(place: Path) -> None:
     _picture(place / "photo.jpg", random)
     for number in range(10):
         _picture(place / "photos" / f"{number}.jpg", random)
-        _picture(place / "grey" / f"{number}.png", random, channels=1)
+        _picture(place / "gray" / f"{number}.png", random, channels=1)
         _picture(place / "rgba" / f"{number}.png", random, channels=4)
     for number in range(4):
         _picture(place / "albums" / f"{number % 2}" / f"{number}.jpg", random)
         _picture(place / "mixed" / ("inner" if number > 1 else "") / f"{number}.jpg", random)
     for split, each in (("train", 6), ("val", 2)):
         for number, (low, name) in itertools.product(range(each), ((0, "cat"), (127, "dog"))):
-            _picture(place / "labelled" / split / name / f"{number}.png", random, low=low)
+            _picture(place / "labeled" / split / name / f"{number}.png", random, low=low)
     photos = [(place / "photos" / f"{number}.jpg").read_bytes() for number in range(10)]
     (place / "shards").mkdir()
     for number in range(2):
@@ -149,7 +149,7 @@ def make_data(place: Path) -> None:
     (place / "films").mkdir()
     for film in (place / "clip.mp4", place / "films" / "a.mp4"):
         film.write_bytes(video(70, codec="mpeg4"))
-    (place / "photos.csv").write_text("path,label\nlabelled/train/cat/0.png,cat\nphotos/0.jpg,dog\n")
+    (place / "photos.csv").write_text("path,label\nlabeled/train/cat/0.png,cat\nphotos/0.jpg,dog\n")
     (place / "parts.csv").write_text("path,start,end,label\nclip.mp4,0,1,left\nclip.mp4,1,2,right\n")
 
 

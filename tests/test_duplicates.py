@@ -94,7 +94,7 @@ def test_rows_without_a_hash_are_not_equal_files(tmp_path: Path) -> None:
 
 
 def test_chains_are_one_group_unless_the_first_row_decides(tmp_path: Path) -> None:
-    """Rows on a circle, ten degrees apart: neighbours are alike, the ends are not."""
+    """Rows on a circle, ten degrees apart: neighbors are alike, the ends are not."""
     angles = np.deg2rad(10 * np.arange(8))
     folder = collection(tmp_path, np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32))
     threshold = float(np.cos(np.deg2rad(11)))
@@ -270,7 +270,7 @@ def test_through_faiss_planted_duplicates_are_found(tmp_path: Path) -> None:
 
 
 def drawn(seed: int) -> Image.Image:
-    """Coloured squares, smooth between them: another picture for every seed."""
+    """Colored squares, smooth between them: another picture for every seed."""
     levels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(levels).resize((300, 240), Image.Resampling.BICUBIC)
 
@@ -296,8 +296,8 @@ def test_a_crop_and_a_resized_copy_are_one_picture_and_a_mirrored_one_or_a_half_
         assert common(small, smaller(drawn(seed + 100))[None])[0] < 0.5
 
 
-def test_plain_pictures_are_one_only_where_they_have_one_colour() -> None:
-    plain = [smaller(Image.new("RGB", (60, 50), colour))[None] for colour in ("#fff", "#fefefe", "#ddd")]
+def test_plain_pictures_are_one_only_where_they_have_one_color() -> None:
+    plain = [smaller(Image.new("RGB", (60, 50), color))[None] for color in ("#fff", "#fefefe", "#ddd")]
     assert common(plain[0], plain[1])[0] >= SAME
     assert common(plain[0], plain[2])[0] < SAME
     assert common(plain[0], smaller(drawn(0))[None])[0] < SAME
@@ -327,7 +327,7 @@ def test_with_verify_pairs_stay_whose_pictures_are_one(tmp_path: Path, capsys: p
 # -- outliers ---------------------------------------------------------------------------------------------------------
 
 
-def test_outliers_are_those_farthest_from_their_neighbours(tmp_path: Path) -> None:
+def test_outliers_are_those_farthest_from_their_neighbors(tmp_path: Path) -> None:
     vectors = clustered(200, 16, clusters=3, spread=0.3)
     scores = np.round(unit(vectors) @ unit(vectors).T, 6)
     np.fill_diagonal(scores, -2)
@@ -338,7 +338,7 @@ def test_outliers_are_those_farthest_from_their_neighbours(tmp_path: Path) -> No
     assert [row.path for row in found[:10]] == [f"0/{row}.jpg" for row in best[:10]]
 
 
-def test_a_row_is_not_its_own_neighbour_even_among_copies(tmp_path: Path) -> None:
+def test_a_row_is_not_its_own_neighbor_even_among_copies(tmp_path: Path) -> None:
     vectors = np.concatenate([np.tile(noise(1), (30, 1)), noise(1, seed=4)])
     found = outliers(collection(tmp_path, vectors), 31, k=5, alike=None)
     assert found[0].path == "0/30.jpg"
@@ -346,13 +346,13 @@ def test_a_row_is_not_its_own_neighbour_even_among_copies(tmp_path: Path) -> Non
     assert [row.path for row in found[1:]] == [f"0/{row}.jpg" for row in range(30)]
 
 
-def test_in_a_large_collection_neighbours_are_sought_among_some_rows(tmp_path: Path) -> None:
+def test_in_a_large_collection_neighbors_are_sought_among_some_rows(tmp_path: Path) -> None:
     vectors = clustered(400, 16, clusters=3, spread=0.2)
     vectors[123] = -vectors[:3].sum(0)
     assert outliers(collection(tmp_path, vectors), 1, references=50)[0].path == "0/123.jpg"
 
 
-def test_few_rows_have_few_neighbours(tmp_path: Path) -> None:
+def test_few_rows_have_few_neighbors(tmp_path: Path) -> None:
     assert len(outliers(collection(tmp_path / "three", noise(3)), 100)) == 3
     assert outliers(collection(tmp_path / "none", noise(0))) == []
     with pytest.raises(ValueError, match="k is 0"):

@@ -22,7 +22,7 @@ from hierax.collection.store import Manifest, source_id
 from hierax.embedding import CollectionError, FeatureExtractor, embed
 from hierax.processing import HieraImageProcessor
 from pictures import BAD, COUNT, OPTIONS, RECORD, same
-from small import image_config, randomise, relative
+from small import image_config, randomize, relative
 
 LIMIT = 600  # seconds for a process
 pytest_plugins = ("pictures",)
@@ -130,7 +130,7 @@ def test_other_libraries_open_it_in_one_line(whole: Path) -> None:
 
 
 def test_pooled_features_of_a_mae_are_taken_and_said_to_be_untrained(tmp_path: Path) -> None:
-    mae: Any = randomise(HieraForPreTraining(image_config(num_query_pool=2)))
+    mae: Any = randomize(HieraForPreTraining(image_config(num_query_pool=2)))
     mae.preprocessing = RECORD
     mae.save_pretrained(tmp_path)
     extractor = FeatureExtractor(tmp_path, precision="fp32", backend="torch")
@@ -307,7 +307,7 @@ def test_rows_made_in_another_way_are_never_mixed_in(
 
 
 def test_other_weights_are_never_mixed_in(originals: Path, whole: Path) -> None:
-    other: Any = randomise(HieraModel(image_config()))
+    other: Any = randomize(HieraModel(image_config()))
     other.preprocessing = RECORD
     with pytest.raises(CollectionError, match=r"weights was '[0-9a-f]{12}…', now"):
         embed([originals], whole, model=other, **OPTIONS)

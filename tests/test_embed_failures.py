@@ -30,7 +30,7 @@ from hierax.embedding.processes import Pool, ProcessDied
 from hierax.embedding.sources import list_sources
 from hierax.notices import Notice
 from pictures import BAD, COUNT, OPTIONS, RECORD
-from small import image_config, randomise
+from small import image_config, randomize
 
 pytest_plugins = ("pictures",)
 
@@ -139,7 +139,7 @@ def test_what_happens_in_a_process_is_raised_here(request_: int, kind: type[Base
 def test_features_that_are_not_finite_are_errors_and_said_at_once(
     originals: Path, tmp_path: Path, value: float
 ) -> None:
-    broken: Any = randomise(HieraModel(image_config()))
+    broken: Any = randomize(HieraModel(image_config()))
     broken.preprocessing = RECORD
     broken.norm.bias.data[:1] = value
     with pytest.warns(
@@ -153,7 +153,7 @@ def test_features_that_are_not_finite_are_errors_and_said_at_once(
 
 
 def test_numbers_that_float16_cannot_hold_are_not_finite(originals: Path, tmp_path: Path) -> None:
-    large: Any = randomise(HieraModel(image_config()))
+    large: Any = randomize(HieraModel(image_config()))
     large.preprocessing = RECORD
     large.norm.bias.data[:1] = 1e5
     assert embed(originals / "b", tmp_path / "whole", model=large, **OPTIONS).errors == 1

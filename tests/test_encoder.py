@@ -11,7 +11,7 @@ import hierax.model.blocks
 from hierax.model.blocks import Attention, Block
 from hierax.model.config import plan
 from plain import KINDS, encoder, every_map, every_stage, plain_maps, windows
-from small import CONFIGS, abs_win_config, fresh_seed, image_config, pixels, randomise, relative, units_of, video_config
+from small import CONFIGS, abs_win_config, fresh_seed, image_config, pixels, randomize, relative, units_of, video_config
 
 
 @pytest.mark.parametrize("pools", [0, 1, 2, 3])
@@ -45,7 +45,7 @@ def test_the_pooled_shortcut_is_of_the_input_before_its_norm() -> None:
     """abs-win small, by hand: with branches that give nothing, a block is its shortcut alone."""
     config = abs_win_config()
     block = Block(plan(config)[1], config)
-    randomise(block)
+    randomize(block)
     for part in (block.attn.proj, block.mlp.fc2):
         nn.init.zeros_(part.weight)
         nn.init.zeros_(part.bias)
@@ -100,7 +100,7 @@ def test_attention_weights_are_those_that_mix_the_values() -> None:
     fresh_seed()
     for spec in plan(image_config()):
         attn = Attention(spec).double()
-        randomise(attn, 0.5)
+        randomize(attn, 0.5)
         x = torch.randn(2, 3, 16, spec.dim, dtype=torch.float64)
         made, weights = attn.with_weights(x)
         _, _, values = attn.qkv(x).unflatten(-1, (3, spec.heads, -1)).unbind(3)  # [B, U, P, N, D]

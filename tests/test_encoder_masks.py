@@ -10,7 +10,7 @@ from hierax.model.blocks import Block, DropPath
 from hierax.model.config import HieraConfig, plan
 from hierax.model.encoder import Hiera
 from plain import KINDS, encoder, every_stage, spread
-from small import CONFIGS, fresh_seed, image_config, pixels, randomise, units_of
+from small import CONFIGS, fresh_seed, image_config, pixels, randomize, units_of
 
 # -- masks ------------------------------------------------------------------------------------------------------------
 
@@ -24,7 +24,7 @@ def checkerboard(config: HieraConfig) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_what_is_masked_cannot_be_seen(kind: str) -> None:
-    """Not even through the patch embedding, which overlaps its neighbours."""
+    """Not even through the patch embedding, which overlaps its neighbors."""
     model = encoder(CONFIGS[kind]())
     x, keep = pixels(model.config), checkerboard(model.config)
     hidden = ~spread(keep.unflatten(1, model.config.unit_grid(x.shape[2:])), model.config.unit_pixels)[:, None]
@@ -161,7 +161,7 @@ def test_both_branches_of_a_block_are_dropped_each_by_its_own_draw() -> None:
     fresh_seed()
     spec = plan(image_config(drop_path_rate=0.5))[-1]
     block = Block(spec, image_config())
-    randomise(block, 0.5)
+    randomize(block, 0.5)
     block.train()
     x = torch.randn(1, 1, 4, spec.dim).expand(4000, -1, -1, -1)
     without_attn = x + block.mlp(block.norm2(x)) / 0.5

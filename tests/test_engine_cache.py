@@ -15,7 +15,7 @@ from hierax.digests import weights_digest
 from hierax.engine import cache as cache_module
 from hierax.engine.cache import ArtifactCache, artifact_key, default_folder
 from hierax.notices import Notice
-from small import randomise
+from small import randomize
 from tasks import make
 
 
@@ -235,7 +235,7 @@ def test_the_weights_digest_changes_with_any_value_name_shape_and_dtype() -> Non
 
 
 def test_the_order_of_strides_does_not_change_the_weights_digest() -> None:
-    model = randomise(torch.nn.Conv2d(3, 4, 3))
+    model = randomize(torch.nn.Conv2d(3, 4, 3))
     first = weights_digest(model)
     assert weights_digest(model.to(memory_format=torch.channels_last)) == first  # type: ignore[call-overload]
 

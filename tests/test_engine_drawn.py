@@ -16,7 +16,7 @@ from engines import assert_same, direct
 from hierax import Engine, HieraConfig
 from hierax.engine.fold import fold
 from hierax.model.encoder import Hiera
-from small import fresh_seed, pixels, randomise, relative, units_of
+from small import fresh_seed, pixels, randomize, relative, units_of
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
 FORMATS = ("pt2", "onnx", "openvino")
@@ -34,8 +34,8 @@ def built(config: HieraConfig, task: str) -> Any:
         "features": hierax.HieraModel, "classification": clip, "mae": hierax.HieraForPreTraining,
     }  # fmt: skip
     if task == "backbone":
-        return randomise(hierax.HieraBackbone(config, out_features=config.stage_names, norms=True), 0.2).eval()
-    return randomise(kinds[task](config), 0.2).eval()
+        return randomize(hierax.HieraBackbone(config, out_features=config.stage_names, norms=True), 0.2).eval()
+    return randomize(kinds[task](config), 0.2).eval()
 
 
 def inputs(model: Any, task: str, size: Any = None, batch: int = 2) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +77,7 @@ def test_a_folded_encoder_of_any_configuration_is_the_same_function(seed: int) -
     draw = random.Random(seed)
     config = draw_config(draw)
     torch.manual_seed(seed)
-    encoder: Any = randomise(Hiera(config), 0.2).eval().double()
+    encoder: Any = randomize(Hiera(config), 0.2).eval().double()
     for size in (config.image_size, other_size(draw, config, whole=False)):
         x = pixels(config, size=size, dtype=torch.float64)
         with torch.no_grad():

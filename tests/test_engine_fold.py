@@ -8,7 +8,7 @@ import torch
 from hierax.engine.fold import BareNorm, FoldedBlock, fold
 from hierax.model.encoder import Hiera
 from hierax.model.layers import LayerNorm
-from small import CONFIGS, image_config, pixels, randomise, relative, units_of
+from small import CONFIGS, image_config, pixels, randomize, relative, units_of
 from tasks import PAIRS, make
 
 EXACT = 1e-12  # what float64 leaves of equal sums in another order
@@ -73,7 +73,7 @@ def test_layer_scale_and_pooled_shortcuts_are_folded_rightly(changes: dict[str, 
 
 def test_a_bare_encoder_can_be_folded_too() -> None:
     torch.manual_seed(0)
-    model: Any = randomise(Hiera(image_config()), 0.2).eval().double()
+    model: Any = randomize(Hiera(image_config()), 0.2).eval().double()
     x = pixels(model.config, dtype=torch.float64)
     with torch.no_grad():
         assert relative(fold(model)(x).last, model(x).last) <= EXACT

@@ -56,7 +56,7 @@ def test_int8_without_pictures_of_ones_own_says_what_it_is_calibrated_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(quantize, "quantise", lambda model, batches: seen.extend(batches) or model)
+    monkeypatch.setattr(quantize, "quantize", lambda model, batches: seen.extend(batches) or model)
     monkeypatch.setattr(calibration, "_CALIBRATED", 20)
     with Engine(tiny("features"), precision="int8", cache_dir=False) as engine:
         engine.warm_up()

@@ -124,6 +124,6 @@ def test_a_model_that_cannot_be_kept_runs_all_the_same(
         raise error
 
     wanted = converted(tiny("features"), tmp_path / "kept")
-    monkeypatch.setattr(openvino_backend, "serialise", full)
+    monkeypatch.setattr(openvino_backend, "serialize", full)
     assert_same(converted(tiny("features"), tmp_path / "full"), wanted, 0)
     assert f"a compiled model is not kept: {error}" in caplog.text

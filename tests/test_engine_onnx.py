@@ -11,7 +11,7 @@ import torch
 
 from hierax import Engine, HieraForImageClassification, HieraForPreTraining, extras
 from hierax.engine.backends import onnx as onnx_backend
-from small import image_config, pixels, randomise, relative
+from small import image_config, pixels, randomize, relative
 
 SHALLOW: dict[str, Any] = {
     "depths": (1, 1),
@@ -24,7 +24,7 @@ SHALLOW: dict[str, Any] = {
 
 def make(cls: Any = HieraForImageClassification) -> Any:
     torch.manual_seed(0)
-    return randomise(cls(image_config(**SHALLOW))).eval()
+    return randomize(cls(image_config(**SHALLOW))).eval()
 
 
 def engine_of(model: Any, folder: Path, **options: Any) -> Any:

@@ -25,9 +25,9 @@ RECORDS: dict[str, dict[str, Any]] = {
     "stretched, not cropped": {"size": {"height": 120, "width": 200}, "do_center_crop": False},
     "larger crop than picture": {"size": 100},
     "not resized": {"do_resize": False},
-    "in grey levels": {"do_rescale": False},
-    "in grey levels as they are": {"do_rescale": False, "do_normalize": False},
-    "not normalised": {"do_normalize": False},
+    "in gray levels": {"do_rescale": False},
+    "in gray levels as they are": {"do_rescale": False, "do_normalize": False},
+    "not normalized": {"do_normalize": False},
 }
 
 
@@ -36,7 +36,7 @@ def photo() -> Image.Image:
 
 
 def levels_apart(processor: HieraImageProcessor, picture: Any) -> Tensor:
-    """How many grey levels each value is off."""
+    """How many gray levels each value is off."""
     ours, theirs = DevicePixels(processor, CPU)(picture), processor(picture).pixel_values
     assert ours.shape == theirs.shape
     assert ours.dtype == theirs.dtype == torch.float32
@@ -46,7 +46,7 @@ def levels_apart(processor: HieraImageProcessor, picture: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("changes", RECORDS.values(), ids=RECORDS.keys())
-def test_photographs_are_within_one_grey_level_of_what_the_processor_makes(changes: dict[str, Any]) -> None:
+def test_photographs_are_within_one_gray_level_of_what_the_processor_makes(changes: dict[str, Any]) -> None:
     processor = HieraImageProcessor(**changes)
     for size in SIZES:
         off = levels_apart(processor, photo().resize(size))

@@ -143,7 +143,7 @@ def test_a_graph_with_another_position_embedding_is_found_out(tmp_path: Path, mo
         hierax.export(model, tmp_path / "out", format="openvino", evaluate=few(model))
 
 
-def test_a_quantisation_that_went_wrong_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantization_that_went_wrong_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def signs(model: Any, _: Any) -> Any:
         from openvino import opset13
 
@@ -153,7 +153,7 @@ def test_a_quantisation_that_went_wrong_is_found_out(tmp_path: Path, monkeypatch
                 node.input(1).replace_source_output(opset13.constant(np.sign(weight.data) * 0.05).output(0))
         return model
 
-    monkeypatch.setattr(formats, "quantise", signs)
+    monkeypatch.setattr(formats, "quantize", signs)
     model = make("classifier")
     with pytest.raises(hierax.ParityError, match=r"least cosine of logits .* is below 0.995"):
         hierax.export(model, tmp_path / "out", format="openvino", precision="int8", evaluate=few(model))

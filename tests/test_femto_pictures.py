@@ -29,14 +29,14 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def drawing(seed: int, side: int = 64) -> Image.Image:
-    """RGBA: a dozen ellipses of several colours, transparent around them."""
+    """RGBA: a dozen ellipses of several colors, transparent around them."""
     draw_from = np.random.default_rng(seed)
     picture = Image.new("RGBA", (side, side))
     draw = ImageDraw.Draw(picture)
     for _ in range(12):
         x, y, size = (int(value) for value in draw_from.integers(0, side // 2, 3))
-        colour = tuple(int(level) for level in draw_from.integers(0, 200, 3))
-        draw.ellipse((x, y, x + size, y + size), (*colour, 255))
+        color = tuple(int(level) for level in draw_from.integers(0, 200, 3))
+        draw.ellipse((x, y, x + size, y + size), (*color, 255))
     return picture
 
 
@@ -61,9 +61,9 @@ def test_versions_of_a_drawing_are_one_group_and_other_drawings_are_none(script:
 
 def test_simple_drawings_are_not_chained_into_one_group(script: Any) -> None:
     bars = []
-    for number, colour in enumerate(("red", "green", "blue", "black", "orange")):
+    for number, color in enumerate(("red", "green", "blue", "black", "orange")):
         picture = Image.new("RGBA", (64, 64))
-        ImageDraw.Draw(picture).rectangle((8, 4 + 10 * number, 56, 12 + 10 * number), colour)
+        ImageDraw.Draw(picture).rectangle((8, 4 + 10 * number, 56, 12 + 10 * number), color)
         bars.append(item(script, picture, f"bar {number}"))
     script("split").grouped(bars)
     assert len({each.group for each in bars}) == len(bars)
@@ -214,7 +214,7 @@ def test_a_drawing_is_cut_out_and_its_background_is_decided_by_its_mark(script: 
         grounds.add(one[0].tobytes())
         visible = np.asarray(square)[..., 3] == 255
         assert (one[visible] == np.asarray(square)[visible][:, :3]).all()
-    assert len(grounds) == 2  # a colour, a gradient
+    assert len(grounds) == 2  # a color, a gradient
 
 
 def test_nothing_is_left_of_a_blank_or_tiny_picture(script: Any) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from hierax import HieraBackbone, HieraForImageClassification
 from hierax.checkpoint.save import save_model
 from hierax.model.tasks import HieraModel
-from small import image_config, pixels, randomise, relative
+from small import image_config, pixels, randomize, relative
 from tasks import KINDS, make, total
 from test_parity_transformers import pair
 
@@ -99,7 +99,7 @@ def test_the_states_of_a_masked_image_have_gradients(keep: list[bool]) -> None:
 
 
 def test_recomputed_blocks_show_the_same_attentions() -> None:
-    model = randomise(HieraForImageClassification(image_config())).train()
+    model = randomize(HieraForImageClassification(image_config())).train()
     assert isinstance(model, HieraForImageClassification)
     x = pixels(model.config)
     plain = model(x, output_attentions=True)
@@ -116,7 +116,7 @@ def test_recomputed_blocks_show_the_same_attentions() -> None:
 @pytest.mark.parametrize("last", range(5))
 def test_a_backbone_trains_every_weight_it_holds(last: int) -> None:
     model = HieraBackbone(image_config(), out_indices=(last,))
-    randomise(model)
+    randomize(model)
     model(pixels(image_config())).feature_maps[0].square().sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert len(model.encoder.blocks) == sum(image_config().depths[:last])
@@ -125,7 +125,7 @@ def test_a_backbone_trains_every_weight_it_holds(last: int) -> None:
 @torch.no_grad()
 def test_a_shorter_backbone_gives_the_same_maps() -> None:
     whole = HieraBackbone(image_config(), out_indices=(1, 2, 3, 4))
-    randomise(whole)
+    randomize(whole)
     short = HieraBackbone(image_config(), out_indices=(1, 2))
     short.load_state_dict({n: t for n, t in whole.state_dict().items() if not short.leaves_out(n)})
     x = pixels(image_config())

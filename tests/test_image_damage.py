@@ -160,12 +160,12 @@ def test_a_png_is_read_whatever_the_size_of_its_profile_and_texts(chunks: list[t
 ROWS = np.random.default_rng(1).integers(1, 256, (64, 64 * 8), np.uint8)
 
 
-def short_png(colour: int, depth: int, share: float, interlaced: int = 0) -> bytes:
+def short_png(color: int, depth: int, share: float, interlaced: int = 0) -> bytes:
     """A PNG of 64 x 64 pixels whose compressed data are whole, but of this share of its rows."""
-    count = 64 * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] * depth // 8
+    count = 64 * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color] * depth // 8
     rows = b"".join(b"\0" + row[:count].tobytes() for row in ROWS)
-    head = struct.pack(">IIBBBBB", 64, 64, depth, colour, 0, 0, interlaced)
-    palette = [(b"PLTE", bytes(range(256)) * 3)] if colour == 3 else []
+    head = struct.pack(">IIBBBBB", 64, 64, depth, color, 0, 0, interlaced)
+    palette = [(b"PLTE", bytes(range(256)) * 3)] if color == 3 else []
     data = zlib.compress(rows[: int(len(rows) * share)])
     every = [(b"IHDR", head), *palette, (b"IDAT", data[:40]), (b"IDAT", data[40:]), (b"IEND", b"")]
     parts = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in every]
@@ -173,11 +173,11 @@ def short_png(colour: int, depth: int, share: float, interlaced: int = 0) -> byt
 
 
 @pytest.mark.parametrize(
-    ("colour", "depth"), [(0, 8), (2, 8), (3, 8), (4, 8), (6, 8), (0, 16), (2, 16), (6, 16), (0, 1)]
+    ("color", "depth"), [(0, 8), (2, 8), (3, 8), (4, 8), (6, 8), (0, 16), (2, 16), (6, 16), (0, 1)]
 )
-def test_a_png_whose_data_end_at_a_row_is_an_error_for_every_reader(colour: int, depth: int) -> None:
-    load_image(short_png(colour, depth, 1))
-    for read in readers(short_png(colour, depth, 0.75)).values():
+def test_a_png_whose_data_end_at_a_row_is_an_error_for_every_reader(color: int, depth: int) -> None:
+    load_image(short_png(color, depth, 1))
+    for read in readers(short_png(color, depth, 0.75)).values():
         with pytest.raises(ImageError, match=r"damaged or truncated .*end after 48 of 64 rows"):
             read()
 

@@ -48,11 +48,11 @@ def test_the_multiplications_are_those_of_the_published_model(name: str) -> None
     assert round(counter.get_total_flops() / 2e9, 2) == GMAC[name]
 
 
-# -- initialisation ---------------------------------------------------------------------------------------------------
+# -- initialization ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "task"), [*PAIRS, ("image", "encoder"), ("video", "encoder")])
-def test_every_parameter_has_somebody_who_initialises_it(kind: str, task: str) -> None:
+def test_every_parameter_has_somebody_who_initializes_it(kind: str, task: str) -> None:
     model = make(kind, task)
     for parameter in model.parameters():
         nn.init.constant_(parameter, math.nan)
@@ -61,7 +61,7 @@ def test_every_parameter_has_somebody_who_initialises_it(kind: str, task: str) -
 
 
 @pytest.mark.parametrize(("kind", "task"), [*PAIRS, ("image", "encoder")])
-def test_a_new_model_is_initialised(kind: str, task: str) -> None:
+def test_a_new_model_is_initialized(kind: str, task: str) -> None:
     """Memory that was never written is often zero, so look for what was never touched in a model full of ones."""
     twin = make(kind, task, std=None)
     torch.manual_seed(0)
@@ -139,11 +139,11 @@ def test_the_deviation_of_the_start_is_a_field() -> None:
 
 def test_making_a_model_on_the_meta_device_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise AssertionError("initialised")
+        raise AssertionError("initialized")
 
     for name in [n for n in dir(nn.init) if n.endswith("_") and not n.startswith("_")]:
         monkeypatch.setattr(nn.init, name, fail)
-    with pytest.raises(AssertionError, match="initialised"):
+    with pytest.raises(AssertionError, match="initialized"):
         make("image", "classification", std=None)
     with torch.device("meta"):
         create_model("mae_hiera_tiny_224")

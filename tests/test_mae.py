@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.model.mae import normalise_patches, patchify, unpatchify
+from hierax.model.mae import normalize_patches, patchify, unpatchify
 from hierax.model.tasks import HieraForPreTraining
 from hierax.model.tokens import UnitLayout
 from masked import KINDS, mae, mae_config, random_mask
-from small import fresh_seed, image_config, line_config, pixels, randomise, relative, video_config, volume_config
+from small import fresh_seed, image_config, line_config, pixels, randomize, relative, video_config, volume_config
 
 # -- fusion and decoder -----------------------------------------------------------------------------------------------
 
@@ -135,25 +135,25 @@ def test_one_patch_is_predicted_per_token_of_the_last_stage(kind: str) -> None:
     assert logits.shape == patchify(x, model.config).shape
 
 
-def test_patches_are_normalised_by_their_own_unbiased_statistics() -> None:
+def test_patches_are_normalized_by_their_own_unbiased_statistics() -> None:
     patches = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
     variance = (4 + 1 + 0 + 9) / 3
-    torch.testing.assert_close(normalise_patches(patches), (patches - 3.0) / math.sqrt(variance + 1e-6))
+    torch.testing.assert_close(normalize_patches(patches), (patches - 3.0) / math.sqrt(variance + 1e-6))
 
 
-def test_a_flat_patch_is_normalised_to_zero() -> None:
-    assert torch.equal(normalise_patches(torch.full((1, 8), 5.0)), torch.zeros(1, 8))
+def test_a_flat_patch_is_normalized_to_zero() -> None:
+    assert torch.equal(normalize_patches(torch.full((1, 8), 5.0)), torch.zeros(1, 8))
 
 
-@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_the_loss_is_the_mean_square_over_masked_patches(kind: str, normalised: bool) -> None:
-    model = mae(kind, normalize_pixel_loss=normalised)
+def test_the_loss_is_the_mean_square_over_masked_patches(kind: str, normalized: bool) -> None:
+    model = mae(kind, normalize_pixel_loss=normalized)
     x, keep = pixels(model.config), random_mask(mae_config(kind))
     out = model(x, keep=keep)
     target = patchify(x, model.config)
-    if normalised:
+    if normalized:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     hidden = ~out.bool_masked_pos
     assert 0 < int(hidden.sum()) < hidden.numel()
@@ -244,6 +244,6 @@ def test_the_loss_falls_over_a_few_steps(kind: str) -> None:
 @pytest.mark.parametrize("config", [line_config, volume_config, video_config, image_config])
 def test_mae_steps_at_toy_size_give_every_parameter_a_gradient(config: Any) -> None:
     model = HieraForPreTraining(config(num_query_pool=2, mask_ratio=0.5))
-    randomise(model, 0.2)
+    randomize(model, 0.2)
     model.train()(pixels(model.config)).loss.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []

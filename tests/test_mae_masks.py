@@ -135,7 +135,7 @@ def test_masked_pixels_change_the_loss_alone(kind: str) -> None:
 @torch.no_grad()
 def test_what_is_missing_can_be_masked_whatever_stands_in_its_place(value: float) -> None:
     model = mae()
-    # the patch embedding overlaps neighbours above and to the left: each mask hides some of these
+    # the patch embedding overlaps neighbors above and to the left: each mask hides some of these
     x, keep = pixels(model.config), torch.tensor([[False, True, False, True], [True, False, False, True]])
     hidden = ~over_pixels(keep, model.config, model.config.image_size)
     assert torch.equal(model(x.masked_fill(hidden, value), keep=keep).logits, model(x, keep=keep).logits)

@@ -86,8 +86,8 @@ def places(paths: list[str]) -> Layout:
 
 def test_principal_components_equal_those_of_a_singular_value_decomposition() -> None:
     for vectors in (noise(100, 12), noise(9, 40)):
-        centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
-        left, scale, _ = np.linalg.svd(centred, full_matrices=False)
+        centered = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
+        left, scale, _ = np.linalg.svd(centered, full_matrices=False)
         np.testing.assert_allclose(np.abs(principal_scores(vectors, count=5)), np.abs(left * scale)[:, :5], atol=1e-4)
 
 
@@ -105,9 +105,9 @@ def test_like_rows_are_near_each_other(tmp_path: Path, method: Any) -> None:
     xy = np.array([(p.x, p.y) for p in found.points])
     assert (xy.min(), xy.max(), found.method, found.rows) == (0, 1, method, 180)
     groups = xy.reshape(3, 60, 2)
-    centres = groups.mean(1)
-    apart = min(np.linalg.norm(a - b) for i, a in enumerate(centres) for b in centres[:i])
-    assert np.linalg.norm(groups - centres[:, None], axis=2).max() < apart
+    centers = groups.mean(1)
+    apart = min(np.linalg.norm(a - b) for i, a in enumerate(centers) for b in centers[:i])
+    assert np.linalg.norm(groups - centers[:, None], axis=2).max() < apart
 
 
 def test_a_layout_is_the_same_every_time(tmp_path: Path) -> None:
@@ -300,9 +300,9 @@ def test_the_pictures_of_the_map_lie_where_it_says(tmp_path: Path) -> None:
 
     paths = []
     for i in range(300):
-        colour = (i % 16 * 16, i // 16 * 12, 255 - i // 2)
+        color = (i % 16 * 16, i // 16 * 12, 255 - i // 2)
         paths.append(str(tmp_path / f"{i}.png"))
-        Image.new("RGB", (80, 60), colour).save(paths[-1])
+        Image.new("RGB", (80, 60), color).save(paths[-1])
     data = data_of(map_page([tmp_path], places(paths), named(*paths), title="Map"))
     sheets = [Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) for source in data["sheets"]]
     assert len(sheets) == 2

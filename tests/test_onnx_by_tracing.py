@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hierax import HieraBackbone, HieraForImageClassification, HieraForVideoClassification, HieraModel
-from small import abs_win_config, image_config, pixels, randomise, video_config
+from small import abs_win_config, image_config, pixels, randomize, video_config
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -50,7 +50,7 @@ def session(model: nn.Module, x: torch.Tensor, path: Path) -> Any:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_onnx_of_the_model_itself_follows_the_batch(kind: str, tmp_path: Path) -> None:
-    model: Any = randomise(MODELS[kind]()).eval()
+    model: Any = randomize(MODELS[kind]()).eval()
     found = session(model, pixels(model.config, batch=1), tmp_path / "m.onnx")
     for batch in (1, 3):
         x = pixels(model.config, batch=batch)
@@ -61,7 +61,7 @@ def test_onnx_of_the_model_itself_follows_the_batch(kind: str, tmp_path: Path) -
 
 
 def test_onnx_of_a_wrapper_follows_the_batch(tmp_path: Path) -> None:
-    model: Any = randomise(HieraForImageClassification(image_config())).eval()
+    model: Any = randomize(HieraForImageClassification(image_config())).eval()
     found = session(Logits(model), pixels(model.config, batch=2), tmp_path / "m.onnx")
     x = pixels(model.config, batch=5)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_onnx_of_a_wrapper_follows_the_batch(tmp_path: Path) -> None:
 
 
 def test_a_trace_of_the_model_itself_is_a_tuple_and_of_a_wrapper_what_it_returns() -> None:
-    model: Any = randomise(HieraForImageClassification(image_config())).eval()
+    model: Any = randomize(HieraForImageClassification(image_config())).eval()
     x = pixels(model.config, batch=1)
     more = pixels(model.config, batch=3)
     with torch.no_grad():

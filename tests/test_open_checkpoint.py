@@ -13,13 +13,13 @@ from PIL import Image
 import hierax
 from hierax import Engine, HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel, Preprocessing
 from hierax.checkpoint import opened
-from small import image_config, randomise
+from small import image_config, randomize
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = HieraForImageClassification(image_config(num_labels=3, license="MIT"))
-    randomise(model)
+    randomize(model)
     model.preprocessing = Preprocessing.for_model(model.config)
     path = tmp_path_factory.mktemp("model")
     model.save_pretrained(path)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig, variant_config
 from hierax.model.tasks import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
-from small import fresh_seed, image_config, pixels, randomise, relative, units_of
+from small import fresh_seed, image_config, pixels, randomize, relative, units_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -102,7 +102,7 @@ def pair(
 ) -> Pair:
     """Both models with the same weights, drawn with deviation `std`, in eval mode."""
     ours = OURS[task](config)
-    randomise(ours, std)
+    randomize(ours, std)
     theirs = THEIRS[task](their_config(config), **options)
     weights = {their_name(n, config, task): p.detach().clone() for n, p in ours.named_parameters()}
     assert len(weights) == len(list(ours.parameters()))
@@ -313,7 +313,7 @@ def test_losses_of_labels_are_the_same(labels: Tensor, changes: dict[str, Any]) 
     torch.testing.assert_close(ours.loss, theirs.loss)
 
 
-# -- arguments and the behaviour of outputs ---------------------------------------------------------------------------
+# -- arguments and the behavior of outputs ---------------------------------------------------------------------------
 
 TASKS = ["features", "classification", "mae"]
 
@@ -371,7 +371,7 @@ def test_a_backbone_says_and_gives_what_theirs_should() -> None:
     names = ["stem", "stage2", "stage4"]
     theirs = transformers.HieraBackbone(their_config(image_config(), out_features=names))
     ours = HieraBackbone(image_config(), out_features=names, norms=True).eval()
-    randomise(ours, 0.3)
+    randomize(ours, 0.3)
     assert list(ours.channels) == list(theirs.channels)
     assert list(ours.config.stage_names) == list(theirs.stage_names)
     assert list(ours.out_indices) == list(theirs.out_indices)

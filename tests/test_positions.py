@@ -19,7 +19,7 @@ from hierax.model.positions import (
 )
 from hierax.model.tokens import UnitLayout
 from position_tables import KINDS, OTHER, embedding
-from small import CONFIGS, abs_win_config, image_config, line_config, randomise, video_config, volume_config
+from small import CONFIGS, abs_win_config, image_config, line_config, randomize, video_config, volume_config
 
 
 def on_grid(position: PositionEmbedding, grid: tuple[int, ...]) -> Tensor:
@@ -199,7 +199,7 @@ def test_the_decoders_table_is_itself_at_the_native_grid() -> None:
 
 def test_the_decoders_table_follows_the_size() -> None:
     position = DecoderPosition(image_config(num_query_pool=2))
-    randomise(position, std=1.0)
+    randomize(position, std=1.0)
     expected = bicubic(position.weight.unflatten(1, (4, 4)), (6, 8)).flatten(1, 2)
     assert torch.equal(position((6, 8)), expected)
     position.resize_((6, 8))
@@ -210,7 +210,7 @@ def test_the_decoders_table_follows_the_size() -> None:
 def test_the_decoders_video_table_is_time_major() -> None:
     position = DecoderPosition(video_config(num_query_pool=2, image_size=(16, 64, 64)))
     assert position.weight.shape == (1, 8 * 4 * 4, 16)
-    randomise(position, std=1.0)
+    randomize(position, std=1.0)
     wider = position((8, 8, 4)).unflatten(1, (8, 8, 4))
     own = position.weight.unflatten(1, (8, 4, 4))
     for t in (0, 7):

@@ -23,7 +23,7 @@ from hierax.train.checkpoints import write_json
 from hierax.train.folder import check_folder, delete_run_files
 from pictures import OPTIONS, RECORD
 from power_cut import Disk, Tree, restore
-from small import fresh_seed, image_config, randomise
+from small import fresh_seed, image_config, randomize
 from training import pictures, same, started, toy, weights
 
 MODES = ("finetune", "pretrain")
@@ -283,7 +283,7 @@ def collection(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     content in the end.
     """
     root = tmp_path_factory.mktemp("collection")
-    model: Any = randomise(HieraModel(image_config()))
+    model: Any = randomize(HieraModel(image_config()))
     model.preprocessing = RECORD
     model.save_pretrained(root / "model")
     images = [shutil.copytree(data, root / "images" / "first")]

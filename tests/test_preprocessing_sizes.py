@@ -22,7 +22,7 @@ from hierax.processing.defaults import default_preprocessing, preprocessing_for
 from hierax.train.evaluation import _model_inputs
 from hierax.train.pixels import record_for
 from hierax.train.teacher import open_teacher
-from small import image_config, line_config, randomise
+from small import image_config, line_config, randomize
 from training import toy
 
 CROPPED = IMAGENET.replace(size=72, crop_size=64)
@@ -152,7 +152,7 @@ def test_evaluation_and_teachers_answer_as_the_model_does_for_the_processors_pix
     """A teacher sees its student's crop, and takes mean and deviation from its own record."""
     config = image_config(num_labels=2, image_size=sides)
     model = HieraForImageClassification(config)
-    randomise(model)
+    randomize(model)
     model.preprocessing = record and record.at(sides)
     model.save_pretrained(tmp_path / "model")
     inputs = _model_inputs(dataset, model, max_pixels=None)

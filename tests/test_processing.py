@@ -142,7 +142,7 @@ def test_the_long_side_and_the_offsets_are_rounded_down() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(600, 451), (451, 600), (1280, 720), (90, 61), (420, 1300)])
-def test_the_fast_path_is_within_one_grey_level_of_pillow_on_photographs(width: int, height: int) -> None:
+def test_the_fast_path_is_within_one_gray_level_of_pillow_on_photographs(width: int, height: int) -> None:
     image = photo(width, height)
     exact, array = exact_levels(image), np.asarray(image)
     flipped = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # negative strides, which torch refuses
@@ -155,7 +155,7 @@ def test_the_fast_path_is_the_exact_one_near_the_same_size_and_above() -> None:
         assert torch.equal(fast_levels(image), exact_levels(image))
 
 
-def test_the_fast_path_is_rarely_two_grey_levels_off_on_the_worst_noise() -> None:
+def test_the_fast_path_is_rarely_two_gray_levels_off_on_the_worst_noise() -> None:
     off = [(fast_levels(image) - exact_levels(image)).abs() for image in (noise(343, 449, seed) for seed in range(20))]
     differences = torch.stack(off)
     assert 0 < differences.max() <= 2  # no difference at all would mean that it is not the fast path
@@ -278,10 +278,10 @@ def test_records_of_any_number_of_channels_take_arrays(channels: int) -> None:
 
 
 def test_files_fill_records_of_one_or_four_channels() -> None:
-    grey = IMAGENET.replace(image_mean=[0.5], image_std=[0.5])
+    gray = IMAGENET.replace(image_mean=[0.5], image_std=[0.5])
     image = noise(60, 50)
     assert torch.equal(
-        HieraImageProcessor(grey)(image).pixel_values, HieraImageProcessor(grey)(image.convert("L")).pixel_values
+        HieraImageProcessor(gray)(image).pixel_values, HieraImageProcessor(gray)(image.convert("L")).pixel_values
     )
     four = HieraImageProcessor(image_mean=[0.5] * 4, image_std=[0.5] * 4)
     rgba = np.random.default_rng(0).integers(0, 256, (50, 60, 4), dtype=np.uint8)

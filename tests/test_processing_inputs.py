@@ -99,13 +99,13 @@ def test_an_image_of_the_caller_is_left_as_it_was() -> None:
     assert load_image(plain) is plain  # no copy where nothing is to do
 
 
-# --- colour modes ---
+# --- color modes ---
 
 
-def test_grey_and_one_bit_are_repeated_in_three_channels() -> None:
-    grey = picture().convert("L")
-    assert np.array_equal(levels(encoded(grey, "PNG")), np.asarray(grey)[:, :, None].repeat(3, 2))
-    bits = grey.convert("1")
+def test_gray_and_one_bit_are_repeated_in_three_channels() -> None:
+    gray = picture().convert("L")
+    assert np.array_equal(levels(encoded(gray, "PNG")), np.asarray(gray)[:, :, None].repeat(3, 2))
+    bits = gray.convert("1")
     assert np.array_equal(levels(encoded(bits, "PNG")), np.asarray(bits)[:, :, None].repeat(3, 2) * np.uint8(255))
 
 
@@ -118,9 +118,9 @@ def test_transparency_of_every_kind_is_laid_over_white() -> None:
     for source in (rgba, encoded(rgba, "PNG"), encoded(rgba, "WEBP", lossless=True, exact=True), rgba.convert("RGBa")):
         shown = levels(source)
         assert (tuple(shown[0, 0]), tuple(shown[2, 2])) == (WHITE, RED)
-    grey = Image.new("LA", (4, 4), (70, 255))
-    grey.putpixel((0, 0), (70, 0))
-    for source in (grey, encoded(grey, "PNG"), grey.convert("La")):
+    gray = Image.new("LA", (4, 4), (70, 255))
+    gray.putpixel((0, 0), (70, 0))
+    for source in (gray, encoded(gray, "PNG"), gray.convert("La")):
         assert (tuple(levels(source)[0, 0]), tuple(levels(source)[2, 2])) == (WHITE, (70, 70, 70))
 
 
@@ -136,7 +136,7 @@ def test_palettes_are_looked_up_with_and_without_transparency() -> None:
     assert (tuple(several[0, 0]), tuple(several[2, 2])) == (WHITE, RED)
 
 
-def test_a_key_colour_is_transparent() -> None:
+def test_a_key_color_is_transparent() -> None:
     image = Image.new("RGB", (4, 4), RED)
     image.putpixel((0, 0), (1, 2, 3))
     shown = levels(encoded(image, "PNG", transparency=(1, 2, 3)))
@@ -144,7 +144,7 @@ def test_a_key_colour_is_transparent() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
+def test_sixteen_bit_gray_is_scaled_and_not_clipped(kind: str) -> None:
     deep = np.array([[0, 257, 128 * 257, 65535], [200, 300, 40000, 65000]], np.uint16)
     assert np.array_equal(levels(encoded(Image.fromarray(deep), kind))[:, :, 0], np.rint(deep / 257).astype(np.uint8))
 
@@ -207,10 +207,10 @@ def test_channels_are_found_last_in_arrays_and_first_in_tensors_where_both_fit()
     assert torch.equal(processor(torch.from_numpy(array.transpose(2, 0, 1).copy())).pixel_values, expected)
 
 
-def test_grey_arrays_are_repeated_in_three_channels() -> None:
-    grey = np.asarray(picture().convert("L"))
-    expected = HieraImageProcessor()(Image.fromarray(grey)).pixel_values
-    for same in (grey, grey[:, :, None], grey[None], torch.from_numpy(grey.copy())):
+def test_gray_arrays_are_repeated_in_three_channels() -> None:
+    gray = np.asarray(picture().convert("L"))
+    expected = HieraImageProcessor()(Image.fromarray(gray)).pixel_values
+    for same in (gray, gray[:, :, None], gray[None], torch.from_numpy(gray.copy())):
         assert torch.equal(HieraImageProcessor()(same).pixel_values, expected)
 
 

@@ -63,7 +63,7 @@ def test_a_video_unit_is_one_frame_of_tokens() -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_pooling_is_max_pooling_of_neighbours_on_the_map(kind: str) -> None:
+def test_pooling_is_max_pooling_of_neighbors_on_the_map(kind: str) -> None:
     config = CONFIGS[kind]()
     max_pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[config.axes]
     units = (2, 3, 4)[: config.axes]

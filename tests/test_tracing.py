@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from hierax.model.encoder import Hiera
 from hierax.model.tasks import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
-from small import CONFIGS, pixels, randomise, relative, units_of
+from small import CONFIGS, pixels, randomize, relative, units_of
 
 EVERY = ("stem", "stage1", "stage2", "stage3", "stage4")
 BACKENDS = ["eager", pytest.param("inductor", marks=pytest.mark.slow)]
@@ -39,7 +39,7 @@ def make(task: str, kind: str = "image", **changes: Any) -> Any:
         "mae": HieraForPreTraining,
     }
     model = build[task](config)
-    randomise(model, 0.2)
+    randomize(model, 0.2)
     return model.double().eval()
 
 

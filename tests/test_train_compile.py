@@ -9,7 +9,7 @@ from training import toy, toy_loop
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("target", ["normalised", "hog"])
+@pytest.mark.parametrize("target", ["normalized", "hog"])
 def test_what_pytorch_cannot_compile_for_a_cpu_is_refused(precision: str, target: str) -> None:
     options: dict[str, Any] = {"precision": precision, "target": target}
     message = rf"compile=true with precision={precision}: .*; expected compile=false or precision=fp32"

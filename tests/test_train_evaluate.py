@@ -20,7 +20,7 @@ from hierax.train import finetune
 from hierax.train.evaluation import Evaluation, evaluate, probe_features
 from hierax.train.predictions import Inputs, Predictions, average_precision, count_samples, normalize, predict
 from hierax.train.probe import knn, linear, probe
-from small import image_config, randomise
+from small import image_config, randomize
 from training import ALONE, pictures, toy
 
 LOGITS = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 2, 3], [3, 1, 2], [2, 3, 1]])
@@ -82,7 +82,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def saved(folder: Path, labels: tuple[str, ...], **config: Any) -> Path:
     torch.manual_seed(0)
-    model = randomise(
+    model = randomize(
         HieraForImageClassification(image_config(id2label=dict(enumerate(labels)), num_labels=None, **config))
     )
     model.preprocessing = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})  # type: ignore[assignment]
@@ -179,7 +179,7 @@ def test_unreadable_samples_are_named_and_not_counted(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_no_classifier_is_refused(data: Path, tmp_path: Path) -> None:
-    save_model(randomise(HieraForPreTraining(image_config(num_query_pool=2))), tmp_path / "m")  # type: ignore[arg-type]
+    save_model(randomize(HieraForPreTraining(image_config(num_query_pool=2))), tmp_path / "m")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"m is a masked autoencoder; expected a classifier, .* or a probe"):
         evaluate(data, model=tmp_path / "m", device="cpu")
 
@@ -201,7 +201,7 @@ def test_the_confusion_matrix_is_drawn(data: Path, tmp_path: Path) -> None:
         assert min(drawn.size) > 300
 
 
-def test_pixels_are_normalised_per_channel() -> None:
+def test_pixels_are_normalized_per_channel() -> None:
     model: Any = HieraForImageClassification(image_config())
     levels = torch.full((1, 3, 2, 2), 100, dtype=torch.uint8)
     found = normalize(levels, model, (100.0, 50.0, 0.0), (1.0, 10.0, 50.0))
@@ -214,8 +214,8 @@ def test_pixels_are_normalised_per_channel() -> None:
 def clusters(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
-    centres = torch.tensor([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])
-    return centres[labels] + torch.randn(count, 3, generator=draw), labels
+    centers = torch.tensor([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])
+    return centers[labels] + torch.randn(count, 3, generator=draw), labels
 
 
 @pytest.mark.parametrize("method", [linear, knn])
@@ -225,8 +225,8 @@ def test_a_probe_finds_classes_that_lie_apart(method: Any) -> None:
     assert torch.equal(method(train, labels, test, classes=3), method(train, labels, test, classes=3))
 
 
-def test_the_nearest_neighbours_vote_by_similarity() -> None:
-    """One very near neighbour outweighs two far ones: exp(1 / 0.07) against 2 exp(-1 / 0.07)."""
+def test_the_nearest_neighbors_vote_by_similarity() -> None:
+    """One very near neighbor outweighs two far ones: exp(1 / 0.07) against 2 exp(-1 / 0.07)."""
     train = torch.tensor([[1.0, 1], [-1, -1], [-1, -1.001]])
     assert knn(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 1.01]]), classes=2, num_neighbors=3).tolist() == [0]
 
@@ -234,7 +234,7 @@ def test_the_nearest_neighbours_vote_by_similarity() -> None:
 @pytest.mark.parametrize("kind", ["linear", "knn"])
 def test_features_of_every_stage_are_probed(data: Path, tmp_path: Path, kind: str) -> None:
     """Brightness tells the classes, and any features know brightness."""
-    save_model(randomise(HieraForPreTraining(image_config(num_query_pool=2))), tmp_path / "m")  # type: ignore[arg-type]
+    save_model(randomize(HieraForPreTraining(image_config(num_query_pool=2))), tmp_path / "m")  # type: ignore[arg-type]
     scores, bad = probe_features(data, model=tmp_path / "m", kind=kind, device="cpu")
     assert list(scores) == ["stage1", "stage2", "stage3", "stage4"]
     assert scores["stage1"] > 0.9
@@ -264,7 +264,7 @@ def test_samples_of_one_score_are_found_together() -> None:
 
 
 def test_a_model_in_double_precision_is_evaluated_in_it(data: Path) -> None:
-    model = randomise(HieraForImageClassification(image_config(num_labels=3))).double().eval()
+    model = randomize(HieraForImageClassification(image_config(num_labels=3))).double().eval()
     record = IMAGENET.replace(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
     view = EvaluationView(open_dataset(data / "val"), record, size=(64, 64))
     found = predict(model, Inputs(view, (0,) * 3, (1,) * 3), ALONE)  # type: ignore[arg-type]

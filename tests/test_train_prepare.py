@@ -16,7 +16,7 @@ from hierax.train.batches import accumulation_steps, fit_batch
 from hierax.train.pixels import measure_mean_and_std
 from hierax.train.prepare import prepare
 from hierax.train.recipes import recipe
-from small import image_config, line_config, randomise
+from small import image_config, line_config, randomize
 from training import TINY, pictures, toy
 
 
@@ -129,7 +129,7 @@ def test_validation_without_classes_is_refused_before_an_epoch_is_spent(tmp_path
 
 
 def test_single_labels_are_told_apart_also_by_what_had_several(tmp_path: Path) -> None:
-    source = randomise(HieraForImageClassification(image_config(problem_type="multi_label_classification")))
+    source = randomize(HieraForImageClassification(image_config(problem_type="multi_label_classification")))
     save_model(source, tmp_path / "source")  # type: ignore[arg-type]
     made = prepare(toy("finetune", overrides={}), open_dataset(pictures(tmp_path / "data")), source=tmp_path / "source")
     assert made.model.config.problem_type == "single_label_classification"
@@ -137,13 +137,13 @@ def test_single_labels_are_told_apart_also_by_what_had_several(tmp_path: Path) -
 
 def test_other_statistics_are_not_taken_for_those_of_arrays(tmp_path: Path) -> None:
     """A checkpoint that was trained on pictures tells nothing of arrays."""
-    save_model(randomise(HieraForPreTraining(line_config(num_query_pool=2))), tmp_path / "source")  # type: ignore[arg-type]
+    save_model(randomize(HieraForPreTraining(line_config(num_query_pool=2))), tmp_path / "source")  # type: ignore[arg-type]
     made = prepare(toy(image_size=None, overrides={}), open_dataset(signals(tmp_path)), source=tmp_path / "source")
     assert made.mean == pytest.approx((5.0,) * 8, abs=0.3)
 
 
 @pytest.mark.parametrize("ratio", [0.76, 0.999])
-@pytest.mark.parametrize("target", ["normalised", "hog"])
+@pytest.mark.parametrize("target", ["normalized", "hog"])
 def test_a_mask_that_hides_all_is_refused_before_anything_is_written(tmp_path: Path, ratio: float, target: str) -> None:
     data = pictures(tmp_path / "data")
     message = rf"mask_ratio is {ratio}, which keeps none of 4 mask units; .* \(image_size is 64x64\)"

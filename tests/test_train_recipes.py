@@ -195,7 +195,7 @@ def test_settings_are_read_as_json_or_as_text() -> None:
         ("lr=NaN", "lr is nan; expected 0 or more"),
         ("layer_decay=0", "layer_decay is 0.0; expected above 0, at most 1"),
         ("precision=int8", "precision is 'int8'; expected fp32, bf16, fp16, fp64"),
-        ("target=edges", "target is 'edges'; expected normalised, pixels, hog"),
+        ("target=edges", "target is 'edges'; expected normalized, pixels, hog"),
         ("class_weights=sqrt", "class_weights is 'sqrt'; expected balanced"),
         ("betas=0.9", "betas is 0.9; expected 2 numbers with a comma"),
         ("betas=[0.9, 1.0]", "betas is .*; expected two numbers"),
@@ -258,6 +258,7 @@ def test_settings_that_teach_nothing_are_settings() -> None:
     assert set(fields()) > RESUMABLE_SETTINGS
 
 
-def test_the_american_spelling_of_the_target_is_the_same_setting() -> None:
+def test_the_former_spelling_of_the_target_is_the_same_setting() -> None:
     pretraining = recipe("mae_tiny_small_data")
-    assert pretraining.overridden(["target=normalized"]) == pretraining.replace(target="normalised")
+    assert pretraining.target == "normalized"
+    assert pretraining.overridden(["target=normalised"]) == pretraining.replace(target="normalised") == pretraining

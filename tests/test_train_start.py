@@ -9,7 +9,7 @@ import torch
 from hierax import HieraForImageClassification, HieraForPreTraining, HieraModel, load
 from hierax.checkpoint.save import save_model
 from hierax.train import finetune, pretrain
-from small import image_config, randomise
+from small import image_config, randomize
 from training import held, weights
 
 pytest_plugins = ("runs",)
@@ -36,7 +36,7 @@ def test_fine_tuning_starts_from_every_dialect(data: Path, tmp_path: Path, diale
     if dialect == "timm" and kind is HieraForPreTraining:
         pytest.skip("timm has no decoder")
     pooled = {"num_query_pool": 2} if kind is HieraForPreTraining else {}
-    source = randomise(kind(image_config(**pooled)))
+    source = randomize(kind(image_config(**pooled)))
     save_model(source, tmp_path / "source", dialect=dialect)  # type: ignore[arg-type]
     model = tuned(data, tmp_path / "source", tmp_path / "run", lr=0.0)
     weight = "encoder.blocks.3.mlp.fc1.weight"
@@ -44,7 +44,7 @@ def test_fine_tuning_starts_from_every_dialect(data: Path, tmp_path: Path, diale
 
 
 def test_a_head_for_the_same_classes_is_kept(data: Path, tmp_path: Path) -> None:
-    source = randomise(HieraForImageClassification(image_config(id2label={0: "class0", 1: "class1"}, num_labels=2)))
+    source = randomize(HieraForImageClassification(image_config(id2label={0: "class0", 1: "class1"}, num_labels=2)))
     save_model(source, tmp_path / "source")  # type: ignore[arg-type]
     model = tuned(data, tmp_path / "source", tmp_path / "run", lr=0.0)
     assert torch.equal(model.head.weight, source.get_parameter("head.weight"))
@@ -56,7 +56,7 @@ def test_fine_tuning_at_another_size_resizes_the_positions(pretrained: Path, dat
     assert model.preprocessing.crop_size == {"height": 96, "width": 128}
 
 
-def test_fine_tuning_on_grey_pictures(pretrained: Path, data: Path, tmp_path: Path) -> None:
+def test_fine_tuning_on_gray_pictures(pretrained: Path, data: Path, tmp_path: Path) -> None:
     model = tuned(data, pretrained, tmp_path / "run", overrides={"num_channels": 1}, lr=0.0)
     before = load(pretrained).get_parameter("encoder.patch_embed.proj.weight")
     after = model.get_parameter("encoder.patch_embed.proj.weight")

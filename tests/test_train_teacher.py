@@ -58,7 +58,7 @@ def program(path: Path, network: nn.Module | None = None, *, side: int | None = 
 
 
 def levels() -> tuple[Tensor, Tensor]:
-    """Mean and deviation by which `toy` objectives normalise."""
+    """Mean and deviation by which `toy` objectives normalize."""
     return torch.full((1, 3, 1, 1), 120.0), torch.full((1, 3, 1, 1), 60.0)
 
 
@@ -81,7 +81,7 @@ def batch(*, seed: int = 0, labeled: bool = True) -> Batch:
 # -- what can teach ---------------------------------------------------------------------------------------------------
 
 
-def test_a_teacher_is_shown_the_pixels_the_student_sees_in_its_own_normalisation(tmp_path: Path) -> None:
+def test_a_teacher_is_shown_the_pixels_the_student_sees_in_its_own_normalization(tmp_path: Path) -> None:
     network = Network().eval()
     teacher = open_teacher(program(tmp_path / "t.pt2", network), size=(64, 64), device=CPU)
     pixels = batch().pixels
@@ -113,8 +113,8 @@ def test_the_record_beside_a_file_says_how_it_is_shown_pictures(tmp_path: Path) 
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {str(i): f"class {i}" for i in range(5)}}))
     teacher = open_teacher(path, size=(64, 64), device=CPU)
     assert (teacher.size, teacher.classes) == ((80, 80), tuple(f"class {i}" for i in range(5)))
-    grey = torch.zeros(1, 3, 64, 64)
-    assert not torch.allclose(teacher(grey, *levels()).features, plain(grey, *levels()).features)  # type: ignore[arg-type]
+    gray = torch.zeros(1, 3, 64, 64)
+    assert not torch.allclose(teacher(gray, *levels()).features, plain(gray, *levels()).features)  # type: ignore[arg-type]
 
 
 def test_an_onnx_file_and_a_program_of_the_same_network_teach_the_same(tmp_path: Path) -> None:

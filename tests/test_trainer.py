@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hierax import HieraForImageClassification
-from small import image_config, randomise
+from small import image_config, randomize
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -33,7 +33,7 @@ class Bright(Dataset[dict[str, Any]]):
 def small() -> HieraForImageClassification:
     torch.manual_seed(0)
     model = HieraForImageClassification(image_config(num_labels=2))
-    randomise(model, 0.1)
+    randomize(model, 0.1)
     return model
 
 

@@ -124,7 +124,7 @@ def test_a_video_that_begins_late_begins_at_0(container: str, begin: int) -> Non
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "webm", "mpegts", "flv", "nut"])
 def test_frames_of_a_changing_rate_are_exact_and_end_where_the_duration_says(container: str) -> None:
-    """Gaps of 17 ms to half a second: a frame is never taken for its neighbour."""
+    """Gaps of 17 ms to half a second: a frame is never taken for its neighbor."""
     gaps = random.Random(3).choices([17, 33, 33, 100, 500], k=63)
     times = list(itertools.accumulate(gaps, initial=0))
     content = video(64, times=times, codec="libvpx" if container == "webm" else "libx264", container=container)
@@ -252,8 +252,8 @@ CORNERS = {
 @pytest.mark.parametrize("matrix", CORNERS, ids=str)
 def test_frames_are_turned_and_mirrored_as_the_file_says(matrix: tuple[int, int, int, int]) -> None:
     frame = np.zeros((48, 64, 3), np.uint8)
-    greys = {"A": 20, "B": 90, "C": 160, "D": 230}
-    frame[:24, :32], frame[:24, 32:], frame[24:, :32], frame[24:, 32:] = greys.values()
+    grays = {"A": 20, "B": 90, "C": 160, "D": 230}
+    frame[:24, :32], frame[:24, 32:], frame[24:, :32], frame[24:, 32:] = grays.values()
     content = bytearray(video([frame] * 3))
     place = content.index(b"tkhd") + 4 + 40  # of a version 0 header: behind times, track, duration, layer and volume
     a, b, c, d = (value << 16 for value in matrix)
@@ -266,7 +266,7 @@ def test_frames_are_turned_and_mirrored_as_the_file_says(matrix: tuple[int, int,
         assert (file.info.width, file.info.height) == (width, height) == ((64, 48) if matrix[0] else (48, 64))
         assert file.info.mirrored == (matrix[0] * matrix[3] < matrix[1] * matrix[2])
     seen = [shot.pixels[y, x].mean() for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
-    assert "".join(min(greys, key=lambda name: abs(greys[name] - value)) for value in seen) == CORNERS[matrix]
+    assert "".join(min(grays, key=lambda name: abs(grays[name] - value)) for value in seen) == CORNERS[matrix]
 
 
 @pytest.mark.parametrize(("aspect", "width"), [(Fraction(12, 11), 70), (Fraction(1, 2), 32), (Fraction(16, 15), 68)])

@@ -28,13 +28,13 @@ PLAIN: dict[str, Any] = {
 
 
 def numbers(clip: Any) -> list[int]:
-    """The numbers of a clip's frames, in grey levels."""
+    """The numbers of a clip's frames, in gray levels."""
     return [number_of(frame.transpose(1, 2, 0)) for frame in np.moveaxis(clip.pixels, 1, 0)]
 
 
 @pytest.fixture
 def plain() -> HieraVideoProcessor:
-    """As the record of Kinetics, at the size of the numbered frames and in grey levels."""
+    """As the record of Kinetics, at the size of the numbered frames and in gray levels."""
     return HieraVideoProcessor(**PLAIN)
 
 
@@ -46,7 +46,7 @@ def test_the_default_is_the_record_of_kinetics() -> None:
     assert (tuple(pixels.shape), pixels.dtype) == ((1, 3, 16, 224, 224), torch.float32)
 
 
-def test_grey_levels_are_normalised_by_kinetics_mean_and_deviation() -> None:
+def test_gray_levels_are_normalized_by_kinetics_mean_and_deviation() -> None:
     white = np.full((1, 240, 320, 3), 255, np.uint8)
     pixels = HieraVideoProcessor()(white).pixel_values
     assert torch.allclose(pixels, torch.full_like(pixels, (1 - 0.45) / 0.225))

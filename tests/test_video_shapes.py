@@ -10,7 +10,7 @@ import torch
 from hierax.model.config import HieraConfig
 from hierax.model.tasks import HieraForPreTraining, HieraForVideoClassification
 from plain import encoder, every_map, every_stage, plain_maps
-from small import fresh_seed, pixels, randomise, relative, video_config
+from small import fresh_seed, pixels, randomize, relative, video_config
 
 FRAMES = [6, 8, 16, 32]
 SIZES = [(160, 160), (224, 224), (256, 320)]
@@ -27,7 +27,7 @@ def config(**changes: Any) -> HieraConfig:
 
 
 def classifier() -> Any:
-    return randomise(HieraForVideoClassification(config()), 0.2).eval()
+    return randomize(HieraForVideoClassification(config()), 0.2).eval()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -90,7 +90,7 @@ def test_they_are_exported_with_a_dynamic_batch(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(6, 160, 160), (8, 224, 224), (32, 160, 160)], ids=str)
 def test_a_masked_autoencoder_takes_them(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    model: Any = randomise(HieraForPreTraining(config(num_query_pool=2, mask_ratio=0.9, decoder_depth=1)), 0.2).train()
+    model: Any = randomize(HieraForPreTraining(config(num_query_pool=2, mask_ratio=0.9, decoder_depth=1)), 0.2).train()
     out = model(pixels(model.config, 1, shape))
     units = shape[0] // 2 * (shape[1] // 32) * (shape[2] // 32)
     assert int(out.bool_masked_pos.sum()) == 4 * int(units * (1 - 0.9))  # what is seen, in cells of the decoder

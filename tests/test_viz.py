@@ -7,7 +7,7 @@ from PIL import Image
 
 from hierax import viz
 from hierax.model.config import HieraConfig
-from hierax.model.mae import normalise_patches, patchify
+from hierax.model.mae import normalize_patches, patchify
 from hierax.model.tasks import HieraForPreTraining, HieraModel
 from hierax.model.tokens import UnitLayout, published_order
 from hierax.processing import HieraImageProcessor, Preprocessing
@@ -61,7 +61,7 @@ def test_components_that_a_map_lacks_are_zero() -> None:
     assert not viz.principal_components(line)[..., 1:].any()
 
 
-def test_a_constant_map_is_grey() -> None:
+def test_a_constant_map_is_gray() -> None:
     picture = viz.pca_picture(np.ones((4, 2, 2), np.float32), stride=(8, 8), size=(16, 16))
     assert picture.getcolors() == [(256, (128, 128, 128))]
 
@@ -95,8 +95,8 @@ def test_too_few_cells_for_a_picture_are_refused() -> None:
 def test_hidden_units_are_painted_over_and_shown_ones_are_not() -> None:
     picture = Image.new("RGB", (64, 64), (10, 20, 30))
     drawn = viz.draw_units(picture, unit=(32, 32), keep=[True, False, False, True])
-    centres = [drawn.getpixel(place) for place in ((16, 16), (48, 16), (16, 48), (48, 48))]
-    assert [colour == (10, 20, 30) for colour in centres] == [True, False, False, True]
+    centers = [drawn.getpixel(place) for place in ((16, 16), (48, 16), (16, 48), (48, 48))]
+    assert [color == (10, 20, 30) for color in centers] == [True, False, False, True]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (64, 65)])
@@ -216,7 +216,7 @@ def test_nothing_of_the_hidden_patches_is_used_by_default() -> None:
 def test_true_statistics_make_a_perfect_prediction_perfect() -> None:
     config, pixels = image_config(**MAE), torch.rand(1, 3, *SIZE)
     _, visible = masked(config, pixels=pixels)
-    logits = normalise_patches(patchify(pixels, config))
+    logits = normalize_patches(patchify(pixels, config))
     made = viz.reconstruct_pixels(pixels, logits, visible, config=config, statistics="true")
     assert torch.allclose(made, pixels, atol=1e-5)
 
@@ -276,8 +276,8 @@ def tile(width: int = 224, height: int = 100, note: str = "") -> viz.Tile:
 def test_a_sheet_holds_its_pictures_side_by_side() -> None:
     page = viz.sheet([[tile(), tile()], [tile()]], margin=10)
     assert page.width == 10 + 224 + 10 + 224 + 10
-    colours = np.asarray(page)
-    assert (colours == (200, 0, 0)).all(-1).sum() == 3 * 224 * 100
+    colors = np.asarray(page)
+    assert (colors == (200, 0, 0)).all(-1).sum() == 3 * 224 * 100
 
 
 def test_long_captions_take_more_lines_not_more_width() -> None:

@@ -30,8 +30,8 @@ EXEMPT = {
     "log.md": "a diary of measurements: entries are not rewritten afterwards",
     "femto.md": "its commands name PICTURES, a folder of the scripts in femto/",
 }
-VALUES = re.compile(r"```.*?```|`[^`]*`|target: normalised", re.DOTALL)
-"""Code in a page, and the setting's value `normalised`, which are names."""
+VALUES = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+"""Code in a page: names."""
 ROOMS = (".", "checkpoint", "cli", "data", "demo", "embedding", "engine", "labels", "predict", "processing", "train")
 """Packages whose docstrings and comments are checked; "." is the modules beside the packages."""
 PAGES = (".", "docs", "benchmarks", "femto", "src/hierax/assets")

@@ -25,7 +25,7 @@ def numbered(number: int, *, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def number_of(frame: np.ndarray) -> int:
-    """The number that a frame shows, `[height, width, 3]` in grey levels."""
+    """The number that a frame shows, `[height, width, 3]` in gray levels."""
     height, width = frame.shape[:2]
     columns = [frame[height // 2, (2 * bit + 1) * width // (2 * BITS)].mean() > 127 for bit in range(BITS)]
     return sum(int(white) << bit for bit, white in enumerate(columns))
@@ -111,7 +111,7 @@ def moving(direction: tuple[int, int], random: np.random.Generator, *, frames: i
     blocks = random.integers(60, 140, (8, 8, 3), dtype=np.uint8)
     ground = blocks.repeat(side // 8, 0).repeat(side // 8, 1)
     radius, speed = int(random.integers(7, 12)), int(random.integers(2, 4))
-    start, colour = random.integers(0, side, 2), random.integers(180, 256, 3)
+    start, color = random.integers(0, side, 2), random.integers(180, 256, 3)
     ys, xs = np.mgrid[:side, :side]
     round_one = random.random() < 0.5
     shown = []
@@ -119,7 +119,7 @@ def moving(direction: tuple[int, int], random: np.random.Generator, *, frames: i
         y, x = (start + number * speed * np.array(direction)) % side
         down, across = (np.minimum(np.abs(a - b), side - np.abs(a - b)) for a, b in ((ys, y), (xs, x)))
         inside = down**2 + across**2 < radius**2 if round_one else (down < radius) & (across < radius)
-        shown.append(np.where(inside[..., None], colour, ground).astype(np.uint8))
+        shown.append(np.where(inside[..., None], color, ground).astype(np.uint8))
     return np.stack(shown)
 
 

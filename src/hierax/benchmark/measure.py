@@ -18,7 +18,7 @@ import torch
 
 from hierax.benchmark import peers
 from hierax.benchmark.contenders import Call, Subject, build, input_dtype, multiply_accumulates, peak_memory
-from hierax.benchmark.results import BenchReport, Cell, Contender, Machine, summarise
+from hierax.benchmark.results import BenchReport, Cell, Contender, Machine, summarize
 from hierax.benchmark.settings import Settings, resolve
 from hierax.checkpoint.bundled import FEMTO
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
@@ -179,7 +179,7 @@ def _measure_batch(built: _Built, batch: int, settings: Settings, tell: Progress
     wanted = tuple(dict.fromkeys(c.ceiling for c in contenders if c.precision != "int8" or fast_bf16()))
     times, ceiling = measure_cell(ready, settings, wanted, tell)
     memory, failed = _memory(built.subject, batch, contenders, tell) if settings.memory else ({}, [])
-    timings = summarise(
+    timings = summarize(
         times,
         batch=batch,
         gmacs=built.gmacs,

@@ -64,7 +64,7 @@ def _panel(axes: Any, cell: Cell, *, names: bool) -> None:
     timings = sorted(cell.timings, key=lambda timing: precisions.index(timing.contender.precision))
     places = [i + 0.5 * precisions.index(timing.contender.precision) for i, timing in enumerate(timings)]
     rates = [timing.images_per_second for timing in timings]
-    axes.barh(places, rates, height=0.76, color=[_colour(timing) for timing in timings])
+    axes.barh(places, rates, height=0.76, color=[_color(timing) for timing in timings])
     axes.hlines(places, [1000 * cell.batch / timing.p90 for timing in timings], rates, color=_INK, linewidth=1)
     for place, timing in zip(places, timings, strict=True):
         ratio = f"  ({timing.against.median:.2f}x)" if timing.against else ""
@@ -81,7 +81,7 @@ def _panel(axes: Any, cell: Cell, *, names: bool) -> None:
     axes.set_xlabel("images per second", fontsize=8)
 
 
-def _colour(timing: Timing) -> str:
+def _color(timing: Timing) -> str:
     if timing.contender.library != "hierax":
         return _OTHERS
     return _EAGER if timing.contender.runtime == "eager" else _OURS

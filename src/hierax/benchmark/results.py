@@ -158,7 +158,7 @@ def _cell(fields: dict[str, Any]) -> Cell:
     return Cell(size=size, notes=notes, timings=tuple(timings), **fields)
 
 
-def summarise(
+def summarize(
     times: Mapping[Contender, Sequence[float]],
     *,
     batch: int,

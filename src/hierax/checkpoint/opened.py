@@ -174,7 +174,7 @@ def read_checkpoint(
     assert found.weights is not None
     read = read_tensors(found.weights, part, any_of_them=any_of_them)
     keys = tuple(read.tensors)
-    dialect = next((d for d in _READ if d.recognises(keys, found.values)), None)
+    dialect = next((d for d in _READ if d.recognizes(keys, found.values)), None)
     if is_sam2(keys):
         raise ValueError(f"{found.weights}: {SAM_2}")
     if dialect is None:

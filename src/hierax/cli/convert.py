@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from hierax.cli.loading import say_licence
+from hierax.cli.loading import say_license
 from hierax.cli.outputs import add_json, add_overwrite
 from hierax.cli.terminal import UserError
 from hierax.console import tell
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
     options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
     model = convert(arguments.source, target, to=arguments.to, **options)
-    say_licence(arguments.source, model.license)
+    say_license(arguments.source, model.license)
     written = {path: state[0] for path, state in _file_states(target).items() if before.get(path) != state}
     if arguments.json:
         result = {"output": str(target), "format": arguments.to, "model": type(model).__name__}

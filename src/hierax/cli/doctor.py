@@ -57,6 +57,6 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     if not found["caches"]:
         yield "  none"
     yield "bundled weights"
-    for name, licence in found["licenses"].items():
-        yield f"  {name:<16} {licence}"
+    for name, license in found["licenses"].items():
+        yield f"  {name:<16} {license}"
     yield f"telemetry: {found['telemetry']}"

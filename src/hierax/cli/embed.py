@@ -23,7 +23,7 @@ from hierax.cli.loading import (
     add_threads,
     count,
     positive,
-    say_licence,
+    say_license,
 )
 from hierax.cli.outputs import add_json, output_folder
 from hierax.cli.terminal import UserError
@@ -182,7 +182,7 @@ def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | Non
 
 def _say_model(model: str, extractor: FeatureExtractor) -> None:
     """Says what a user must know about the model."""
-    say_licence(model, extractor.license)
+    say_license(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
         say(f"{model}: this is the encoder of a MAE; its last norm was not trained. A fine-tuned model may be better")
 

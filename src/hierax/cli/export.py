@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import add_batch_size, add_max_pixels, add_size, say_licence
+from hierax.cli.loading import add_batch_size, add_max_pixels, add_size, say_license
 from hierax.cli.outputs import add_json, add_overwrite
 from hierax.cli.terminal import UserError
 from hierax.console import ProgressDisplay, say, tell
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = arguments.named or arguments.model or FEMTO
     _check(arguments, source)
     model = load(source, task=arguments.task)
-    say_licence(source, model.license)
+    say_license(source, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
         say("int8 is calibrated on crops of one photo; use --calibration DIR for images of your own")
     with ProgressDisplay() as display:

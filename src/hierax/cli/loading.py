@@ -125,22 +125,22 @@ def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def say_model(source: str, opened: Predictor) -> None:
     """Writes the license of the weights, and the precision, backend and device of the engine."""
-    line = licence_line(source, opened.license)
+    line = license_line(source, opened.license)
     say(f"{line}; {opened.how}" if line else f"{source}: {opened.how}")
 
 
-def say_licence(source: str | Path, licence: str | None) -> None:
+def say_license(source: str | Path, license: str | None) -> None:
     """Writes the license of the weights; writes nothing for weights that the user has trained."""
-    if line := licence_line(source, licence):
+    if line := license_line(source, license):
         say(line)
 
 
-def licence_line(source: str | Path, licence: str | None) -> str:
+def license_line(source: str | Path, license: str | None) -> str:
     """One line about the license of the weights; "" for the folder of a run, since its weights belong to the user."""
-    if licence is None:
+    if license is None:
         return "" if is_own(source) else f"{source}: the checkpoint states no license for its weights"
-    allowed = " (not for commercial use)" if "-NC" in licence.upper() else ""
-    return f"{source}: weights under {licence}{allowed}"
+    allowed = " (not for commercial use)" if "-NC" in license.upper() else ""
+    return f"{source}: weights under {license}{allowed}"
 
 
 def is_own(source: str | Path) -> bool:

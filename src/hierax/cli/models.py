@@ -70,12 +70,12 @@ def models(*, task: str | None = None, license: str | None = None) -> dict[str, 
 
 def checkpoint_lines(records: Sequence[CheckpointRecord], *, width: int) -> Iterator[str]:
     """The lines of the table of checkpoints, cut to `width` characters. The most permissive license comes first."""
-    for licence in sorted({record.license for record in records}, key=lambda name: ("-NC" in name, name)):
-        allowed = "not for commercial use" if "-NC" in licence else "also for commercial use"
-        yield f"Checkpoints under {licence} ({allowed})"
+    for license in sorted({record.license for record in records}, key=lambda name: ("-NC" in name, name)):
+        allowed = "not for commercial use" if "-NC" in license else "also for commercial use"
+        yield f"Checkpoints under {license} ({allowed})"
         yield ""
         yield f"  {'':56}  {'task':14}  {'parameters':>10}  {'top-1':>6}"
-        mine = [record for record in records if record.license == licence]
+        mine = [record for record in records if record.license == license]
         for name in dict.fromkeys(record.name for record in mine):  # in the order of the table: small models first
             group = [record for record in mine if record.name == name]
             yield f"  {name}{_mark(group[0])}"

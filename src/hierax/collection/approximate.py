@@ -35,7 +35,7 @@ LEAST = 1000
 WANTED = 0.99
 """The number of searched lists is increased until recall@10 on the sample reaches this value."""
 _SAMPLE = 256
-_PER_CENTRE = 64  # number of rows per center that k-means uses
+_PER_CENTER = 64  # number of rows per center that k-means uses
 _CANDIDATES = 10  # proposed rows per requested hit; with eight bits, some are in the wrong order
 
 
@@ -212,13 +212,13 @@ def build(index: Index) -> Report:
 def _train(faiss: Any, index: Index) -> Any:
     """Empty lists. Their centers are computed from evenly spaced rows of the collection."""
     width, count = index.column.width, len(index)
-    centres = max(8, min(65_536, round(count**0.5)))
+    centers = max(8, min(65_536, round(count**0.5)))
     quantizer = faiss.IndexFlatIP(width)
     lists = faiss.IndexIVFScalarQuantizer(
-        quantizer, width, centres, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        quantizer, width, centers, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
-    lists.cp.seed, lists.cp.max_points_per_centroid, lists.cp.min_points_per_centroid = 0, _PER_CENTRE, 1
-    rows = np.unique(np.linspace(0, count - 1, min(count, centres * _PER_CENTRE)).astype(np.int64))
+    lists.cp.seed, lists.cp.max_points_per_centroid, lists.cp.min_points_per_centroid = 0, _PER_CENTER, 1
+    rows = np.unique(np.linspace(0, count - 1, min(count, centers * _PER_CENTER)).astype(np.int64))
     lists.train(index.take(rows))
     quantizer.this.disown()  # from now on, the lists own it
     lists.own_fields = True

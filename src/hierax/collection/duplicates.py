@@ -30,7 +30,7 @@ Linkage = Literal["chain", "first"]
 Transform = Callable[[np.ndarray], np.ndarray]
 
 _BLOCK = 1024  # number of rows that are compared with all others at the same time
-_NEIGHBOURS = 5  # number of neighbors to request; faiss proposes fifty rows for it
+_NEIGHBORS = 5  # number of neighbors to request; faiss proposes fifty rows for it
 _WIDEST = 8192  # maximum number of values in a vector for whitening
 
 
@@ -298,7 +298,7 @@ class _Compare:
                     known | (rows >= block[0])
                 ]  # the new rows before this block were already compared with it
             else:
-                others = np.intersect1d(rows, self.built.candidates(vectors, _NEIGHBOURS, self.index.keys))
+                others = np.intersect1d(rows, self.built.candidates(vectors, _NEIGHBORS, self.index.keys))
             tiles = ((numbers, self.transform(matrix)) for numbers, matrix in self.index.tiles(others))
             query, row, score = nearest(self.transform(vectors), tiles, None, least=least)
             apart = block[query] != row

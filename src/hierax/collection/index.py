@@ -307,14 +307,14 @@ class Index:
             ValueError: shape, k or threshold is wrong; or there is no approximate index.
             ImportError: faiss is missing.
         """
-        found = self.neighbours(unit(self._check_vectors(vectors, k, threshold)), k, threshold, approximate)
+        found = self.neighbors(unit(self._check_vectors(vectors, k, threshold)), k, threshold, approximate)
         names = dict(zip(np.unique(found[1]).tolist(), self.names(np.unique(found[1])), strict=True))
         hits: list[list[Hit]] = [[] for _ in range(len(vectors))]
         for query, row, score in zip(*(part.tolist() for part in found), strict=True):
             hits[query].append(Hit(names[row].id, names[row].path, score))
         return hits
 
-    def neighbours(
+    def neighbors(
         self, queries: np.ndarray, k: int, threshold: float | None = None, approximate: bool | None = None
     ) -> Found:
         """Like `search`, but returns row numbers, for float32 queries `[Q, D]` of length 1."""
@@ -326,6 +326,9 @@ class Index:
             query, row, score = nearest(batch, self.tiles(rows), k, least=-1.0 if threshold is None else threshold)
             parts.append((query + start, row, score))
         return _sort_hits(parts, None)
+
+    neighbours = neighbors
+    """The former spelling of `neighbors`."""
 
     def _check_vectors(self, vectors: Vectors, k: int, threshold: float | None) -> np.ndarray:
         array: Any = vectors

@@ -127,8 +127,8 @@ def contrast(image: Image.Image) -> np.ndarray:
     """The contrast of an image, uint8 `[SIDE, SIDE]`: the difference in gray levels between the lightest and the
     darkest pixel of each cell.
     """
-    grey = np.asarray(image.convert("L").resize((8 * SIDE, 8 * SIDE), Image.Resampling.BILINEAR))
-    cells = grey.reshape(SIDE, 8, SIDE, 8)
+    gray = np.asarray(image.convert("L").resize((8 * SIDE, 8 * SIDE), Image.Resampling.BILINEAR))
+    cells = gray.reshape(SIDE, 8, SIDE, 8)
     return cells.max((1, 3)) - cells.min((1, 3))
 
 

@@ -80,10 +80,10 @@ def _jpeg_crop(
     if package is None or not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        height, width, colours, _ = package.decode_jpeg_header(data)
+        height, width, colors, _ = package.decode_jpeg_header(data)
     except ValueError:
         return None
-    if colours not in ("YCbCr", "RGB"):
+    if colors not in ("YCbCr", "RGB"):
         return None
     check_pixels((width, height), name=name, max_pixels=max_pixels)
     tag = _orientation(data, name) if _has_metadata(data) else 1

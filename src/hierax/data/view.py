@@ -22,7 +22,7 @@ from hierax.processing.resize import resize_crop_fast
 from hierax.processing.sampling import Sampling
 
 _MAX_RESIZED = 1 << 26  # pixels
-_NEIGHBOURS = 64  # number of further samples to try if no sample of a micro-batch can be read
+_NEIGHBORS = 64  # number of further samples to try if no sample of a micro-batch can be read
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class TrainingView:
         items = [self[key] for key in keys]
         bad = [item for item in items if isinstance(item, Unreadable)]
         following = next((item for item in items if isinstance(item, Example)), None)
-        for step in range(1, min(_NEIGHBOURS, len(self.dataset) - 1) + 1):
+        for step in range(1, min(_NEIGHBORS, len(self.dataset) - 1) + 1):
             if following is not None:
                 break
             last = keys[-1]

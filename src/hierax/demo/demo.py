@@ -92,9 +92,9 @@ def _heading(model: HieraForImageClassification, counted: str) -> str:
 def _notes(classifier: HieraForImageClassification, mae: HieraForPreTraining) -> list[str]:
     models = {FEMTO: classifier, FEMTO_MAE: mae}
     sizes = [f"{name} ({model.num_parameters() / 1e6:.1f} M parameters)" for name, model in models.items()]
-    licence = f" under {classifier.license}" if classifier.license else ""
+    license = f" under {classifier.license}" if classifier.license else ""
     return [
-        f"{' and '.join(sizes)} are part of hierax{licence}.",
+        f"{' and '.join(sizes)} are part of hierax{license}.",
         f"{FEMTO} knows {classifier.config.num_labels} categories and gives each photo one of them. It is small: "
         "it is right for about half of the photos.",
     ]

@@ -15,7 +15,7 @@ _MARGIN, _GAP = 28, 20  # around the sheet, between images
 SMALL, _PITCH = 79, 124  # side of a neighbor, and distance between two of them, enough for the longest label
 _LINE, _BAR = 25, 21  # distance of the lines of labels, height of their bars
 _PAPER, _INK, _FADED, _SHARE, _RULE = (255, 255, 255), (24, 24, 27), (100, 100, 108), (203, 222, 248), (228, 228, 231)
-_Colour = tuple[int, int, int]
+_Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Row:
         name: name of the photo's file.
         pictures: a square image for each column except the last; they are resized to `TILE`.
         answers: labels, their probabilities, and the probabilities as text; the most likely label is first.
-        neighbours: images and their labels, the nearest first; four of them fill the last column.
+        neighbors: images and their labels, the nearest first; four of them fill the last column.
     """
 
     name: str
     pictures: Sequence[Image.Image]
     answers: Sequence[tuple[str, float, str]]
-    neighbours: Sequence[tuple[Image.Image, str]]
+    neighbors: Sequence[tuple[Image.Image, str]]
 
 
 def demo_sheet(
@@ -61,7 +61,7 @@ def demo_sheet(
         _write(draw, row.name, (words, y - 2), 15, _FADED, room=TILE)
         for place, answer in enumerate(row.answers, start=1):
             _answer(draw, *answer, (words, y + place * _LINE + 4))
-        _neighbours(page, draw, row.neighbours, (left[-1], y))
+        _neighbors(page, draw, row.neighbors, (left[-1], y))
     return page
 
 
@@ -80,7 +80,7 @@ def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: st
     _write(draw, label, (x + 5, y + 1), 15, room=TILE - 55)
 
 
-def _neighbours(
+def _neighbors(
     page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
 ) -> None:
     """Draws four images in two rows, with their labels below."""
@@ -95,7 +95,7 @@ def _write(
     text: str,
     at: tuple[int, int],
     points: int,
-    colour: _Colour = _INK,
+    color: _Color = _INK,
     *,
     room: int | None = None,
 ) -> None:
@@ -105,4 +105,4 @@ def _write(
     if room is not None and font.getlength(shown) > room:
         fits = (n for n in range(len(shown) - 1, 0, -1) if font.getlength(f"{shown[:n].rstrip()}...") <= room)
         shown = f"{shown[: next(fits, 0)].rstrip()}..."
-    draw.text(at, shown, fill=colour, font=font)
+    draw.text(at, shown, fill=color, font=font)

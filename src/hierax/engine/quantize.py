@@ -27,7 +27,7 @@ _ENOUGH = 0.995  # cosine below which the log warns
 _log = logging.getLogger("hierax.engine")
 
 
-def quantise(model: Any, batches: Inputs) -> Any:
+def quantize(model: Any, batches: Inputs) -> Any:
     """The `openvino.Model` or `onnx.ModelProto` with int8 weights and activations, calibrated on `batches` by NNCF.
 
     SmoothQuant is off, because its factors come from the extremes of the inputs. After calibration on crops of one
@@ -55,13 +55,13 @@ def quantise(model: Any, batches: Inputs) -> Any:
         )
 
 
-def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: Callable[[Any], Runner]) -> Any:
+def quantize_and_compare(model: Any, batches: Inputs, program: Program, runner: Callable[[Any], Runner]) -> Any:
     """The model in int8. The log says how close it is to `program` on inputs that were not used for calibration."""
     fit, held_out = batches[:-_HELD_OUT], batches[-_HELD_OUT:]
     started = time.perf_counter()
-    quantised = quantise(model, fit)
+    quantized = quantize(model, fit)
     seconds = time.perf_counter() - started
-    running = runner(quantised)
+    running = runner(quantized)
     with inference_modes(torch.device("cpu")):
         pairs = [(running(*batch, *[None] * (2 - len(batch)))[0], program(*batch)[0]) for batch in held_out]
     running.close()
@@ -76,4 +76,4 @@ def quantise_and_compare(model: Any, batches: Inputs, program: Program, runner: 
         cosine,
         "" if cosine >= _ENOUGH else f", which is less than {_ENOUGH}",
     )
-    return quantised
+    return quantized

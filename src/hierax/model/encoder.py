@@ -126,14 +126,14 @@ class Hiera(Pretrained):
     video, the last frame is repeated).
     """
 
-    def __init__(self, config: HieraConfig, *, initialise: bool = True, stages: int | None = None) -> None:
+    def __init__(self, config: HieraConfig, *, initialize: bool = True, stages: int | None = None) -> None:
         """`stages` is the number of stages to build, from the first; 0 builds only the stem."""
         super().__init__(config)
         self.stages = config.stages if stages is None else stages
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = position_embedding(config)
         self.blocks = nn.ModuleList(Block(spec, config) for spec in plan(config) if spec.stage < self.stages)
-        if initialise:  # as part of a larger model, it is initialized with that model
+        if initialize:  # as part of a larger model, it is initialized with that model
             self.init_weights()
 
     def init_weights(self) -> None:

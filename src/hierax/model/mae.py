@@ -126,7 +126,7 @@ def unpatchify(patches: Tensor, config: HieraConfig, size: Sequence[int]) -> Ten
     return x.reshape(x.shape[0], channels, *(g * n for g, n in zip(grid, inside, strict=True)))
 
 
-def normalise_patches(patches: Tensor) -> Tensor:
+def normalize_patches(patches: Tensor) -> Tensor:
     """Every patch minus its own mean, divided by its own standard deviation (unbiased, eps 1e-6)."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return (patches - mean) / (variance + 1e-6).sqrt()
@@ -143,7 +143,7 @@ def masked_loss(logits: Tensor, pixels: Tensor, visible: Tensor, config: HieraCo
     """Mean squared error over the patches that are not `visible` `[B, patches]`; in float32 (float64 for float64)."""
     target = patchify(pixels.float() if pixels.dtype != torch.float64 else pixels, config)
     if config.normalize_pixel_loss:
-        target = normalise_patches(target)
+        target = normalize_patches(target)
     hidden = (~visible).to(target.dtype)
     return ((logits.to(target.dtype) - target).square().mean(-1) * hidden).sum() / hidden.sum()
 

@@ -23,7 +23,7 @@ class Task(Pretrained, Generic[_Output]):
 
     def __init__(self, config: HieraConfig, *, stages: int | None = None) -> None:
         super().__init__(config)
-        self.encoder = Hiera(config, initialise=False, stages=stages)
+        self.encoder = Hiera(config, initialize=False, stages=stages)
 
     if TYPE_CHECKING:  # PyTorch types the result of a call as Any
 

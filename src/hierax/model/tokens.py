@@ -115,11 +115,11 @@ def channels_first(rows: Tensor) -> Tensor:
     return rows.permute(0, rows.ndim - 1, *range(1, rows.ndim - 1)).contiguous()
 
 
-def pool(tokens: Tensor, neighbours: int, dim: int = 2) -> Tensor:
-    """Maximum over the `neighbours` tokens that are pooled into one: `P` at `dim` becomes `P / neighbours`."""
-    if neighbours == 1:
+def pool(tokens: Tensor, neighbors: int, dim: int = 2) -> Tensor:
+    """Maximum over the `neighbors` tokens that are pooled into one: `P` at `dim` becomes `P / neighbors`."""
+    if neighbors == 1:
         return tokens
-    return split_axis(tokens, dim, neighbours).amax(dim)
+    return split_axis(tokens, dim, neighbors).amax(dim)
 
 
 def published_order(tokens: Tensor) -> Tensor:

@@ -306,12 +306,12 @@ def attention_tiles(outputs: StageMaps, picture: Image.Image) -> list[Tile]:
 
     assert outputs.attentions is not None
     config, size = outputs.config, outputs.size
-    centre = tuple(n // 2 for n in size)
+    center = tuple(n // 2 for n in size)
     units = " x ".join(str(n) for n in reversed(config.unit_grid(size)))
     row = [Tile(draw_units(picture, unit=config.unit_pixels), "mask units", f"{units} units")]
     for stage, weights in enumerate(outputs.attentions):
         windowed, last = weights.shape[2] > 1, stage == config.stages - 1
-        at = None if windowed or last else centre
+        at = None if windowed or last else center
         heat, stride = attention_map(weights[0], config=config, stage=stage, size=size, at=at)
         note = "received within each unit" if windowed else "received from all tokens"
         note = note if at is None else "of the token in the ring"

@@ -75,7 +75,7 @@ def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
     if image.mode == "RGB" and not transparent:
         return image
     if image.mode[0] == "I" or image.mode == "F":
-        return Image.fromarray(_grey_levels(image)).convert("RGB")
+        return Image.fromarray(_gray_levels(image)).convert("RGB")
     try:
         if not transparent:
             return image.convert("RGB")
@@ -89,7 +89,7 @@ def to_rgb(image: Image.Image, *, name: str) -> Image.Image:
     return page
 
 
-def _grey_levels(image: Image.Image) -> np.ndarray:
+def _gray_levels(image: Image.Image) -> np.ndarray:
     """An image of mode I, F, or I;16 and similar as uint8 [height, width]."""
     values = np.asarray(image)
     if values.dtype.kind != "f":
@@ -105,7 +105,7 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
     return np.rint(values).astype(np.uint8)
 
 
-def to_grey(image: Image.Image, *, name: str) -> Image.Image:
+def to_gray(image: Image.Image, *, name: str) -> Image.Image:
     """Converts an image to mode L (luma of ITU-R 601). Transparency and errors are as in `to_rgb`."""
     if image.mode == "L" and "transparency" not in image.info:
         return image

@@ -20,7 +20,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 """The first bytes of a JPEG 2000 file, with or without boxes."""
 _ORIENTATION = 274
-_COLOURS = {
+_COLORS = {
     4: "a mask",
     6: "YCbCr",
     8: "CIE Lab",
@@ -41,7 +41,7 @@ class Deep:
         alpha: `[height, width]` from 0 to 1, or None.
         multiplied: whether colors are multiplied by alpha.
         bands: all samples unchanged, for models with this number of channels.
-        coloured: whether `values` are gray or RGB.
+        colored: whether `values` are gray or RGB.
     """
 
     values: np.ndarray
@@ -49,13 +49,13 @@ class Deep:
     alpha: np.ndarray | None = None
     multiplied: bool = False
     bands: np.ndarray | None = None
-    coloured: bool = True
+    colored: bool = True
 
     def raw(self, channels: int, *, name: str) -> np.ndarray:
         """The values, `[height, width, channels]`: uint8 unchanged, other dtypes as float32. Raises `ImageError`."""
         if self.bands is not None and channels == self.bands.shape[2] != 3:
             return _plain(self.bands, name)
-        values = self._colours(channels, name)
+        values = self._colors(channels, name)
         if self.alpha is not None and self.alpha.min() < 1:
             raise ImageError(name, "is partly transparent; this is not possible if values are not rescaled")
         return _plain(_with_channels(values, channels), name)
@@ -75,15 +75,15 @@ class Deep:
                 have = self.values.shape[2] if self.bands is None else self.bands.shape[2]
                 raise ImageError(name, f"an image of {have} bands; expected {channels}")
             return to_levels(self.bands, self.top)
-        levels = to_levels(self._colours(channels, name), self.top)
+        levels = to_levels(self._colors(channels, name), self.top)
         if self.alpha is not None:
             alpha = self.alpha[:, :, None]
             mixed = levels * (1 if self.multiplied else alpha) + 255 * (1 - alpha)
             levels = np.rint(mixed.clip(0, 255)).astype(np.uint8)
         return np.rint(_with_channels(levels, channels)).astype(np.uint8)
 
-    def _colours(self, channels: int, name: str) -> np.ndarray:
-        if not self.coloured:
+    def _colors(self, channels: int, name: str) -> np.ndarray:
+        if not self.colored:
             count = self.values.shape[2]
             raise ImageError(
                 name,
@@ -169,18 +169,18 @@ def tiff_values(stream: BinaryIO, layout: Layout, *, name: str) -> Deep:
         samples = (limit - samples if samples.dtype.kind == "u" else -samples.astype(np.float64)).astype(
             samples.dtype if samples.dtype.kind == "u" else np.float64
         )
-    colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(kind)
-    if colours is None or count < colours:
+    colors = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}.get(kind)
+    if colors is None or count < colors:
         raise ImageError(
             name,
-            f"a TIFF of {describe_layout(layout)} in {_COLOURS.get(kind, f'colors of kind {kind}')}, which is not read",
+            f"a TIFF of {describe_layout(layout)} in {_COLORS.get(kind, f'colors of kind {kind}')}, which is not read",
         )
     alpha = None
-    if count > colours and extra[:1] in ((1,), (2,)):
-        alpha = samples[:, :, colours] / (top or _highest(samples.dtype))
-    elif count > colours and kind in (0, 1):
-        return Deep(samples, top, bands=samples, coloured=False)
-    values = samples[:, :, :colours]
+    if count > colors and extra[:1] in ((1,), (2,)):
+        alpha = samples[:, :, colors] / (top or _highest(samples.dtype))
+    elif count > colors and kind in (0, 1):
+        return Deep(samples, top, bands=samples, colored=False)
+    values = samples[:, :, :colors]
     if kind == 3:
         values, top = _apply_palette(values[:, :, 0], layout, name), 65535.0
     elif kind == 5:
@@ -220,9 +220,9 @@ def png_values(data: bytes, *, name: str) -> Deep | None:
         values = np.asarray(image).astype(np.uint16)[:, :, None]
     else:
         return None
-    colours = 1 if values.shape[2] <= 2 else 3
-    alpha = values[:, :, colours] / 65535 if values.shape[2] > colours else None
-    return Deep(values[:, :, :colours], 65535, alpha, bands=values)
+    colors = 1 if values.shape[2] <= 2 else 3
+    alpha = values[:, :, colors] / 65535 if values.shape[2] > colors else None
+    return Deep(values[:, :, :colors], 65535, alpha, bands=values)
 
 
 def jpeg2000_values(image: Image.Image, data: bytes, *, name: str) -> Deep | None:

@@ -7,7 +7,7 @@ import numpy as np
 from hierax.processing.record import Preprocessing
 
 
-def normalise(values: np.ndarray, record: Preprocessing, *, channel: int, unit: float = 1.0) -> np.ndarray:
+def normalize(values: np.ndarray, record: Preprocessing, *, channel: int, unit: float = 1.0) -> np.ndarray:
     """The pixels of one channel in float32. One unit of `values` is `unit` gray levels.
 
     Values are rescaled in double precision, rounded to float32, and then normalized in float32. This order determines
@@ -23,7 +23,7 @@ def normalise(values: np.ndarray, record: Preprocessing, *, channel: int, unit: 
 
 def levels_table(record: Preprocessing) -> np.ndarray:
     """The pixel value of each of the 256 gray levels in each channel, float32 [channels, 256]."""
-    return np.stack([normalise(np.arange(256), record, channel=c) for c in range(record.num_channels)])
+    return np.stack([normalize(np.arange(256), record, channel=c) for c in range(record.num_channels)])
 
 
 def write_pixels(region: np.ndarray, out: np.ndarray, record: Preprocessing, table: np.ndarray) -> None:
@@ -37,6 +37,6 @@ def write_pixels(region: np.ndarray, out: np.ndarray, record: Preprocessing, tab
             np.take(table[c], region[:, :, c], out=plane, mode="clip")
         elif record.do_rescale:
             # bicubic interpolation overshoots; floats are clipped like 8-bit images
-            plane[...] = normalise(np.clip(region[:, :, c], 0, 1), record, channel=c, unit=255)
+            plane[...] = normalize(np.clip(region[:, :, c], 0, 1), record, channel=c, unit=255)
         else:
-            plane[...] = normalise(region[:, :, c], record, channel=c)
+            plane[...] = normalize(region[:, :, c], record, channel=c)

@@ -52,14 +52,14 @@ def without_metadata(data: bytes) -> bytes:
 
 def check_rows(data: bytes, image: Image.Image, *, name: str) -> None:
     """Raises `ImageError` if the compressed data of a decoded PNG end before its last row."""
-    width, height, depth, colour, _, _, interlaced = (
+    width, height, depth, color, _, _, interlaced = (
         *(int.from_bytes(data[16 + 4 * i : 20 + 4 * i], "big") for i in range(2)),
         *data[24:29],
     )
     last = image.im.crop((0, image.height - 1, image.width, image.height))  # Image.crop has a global limit
     if not interlaced and last.getbbox(False) is not None:
         return  # missing rows are 0, so only images with zeros in the last row need the check below
-    bits = depth * _CHANNELS.get(colour, 1)
+    bits = depth * _CHANNELS.get(color, 1)
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     need = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides if columns > 0 and rows > 0)

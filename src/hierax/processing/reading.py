@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hierax.processing.arrays import is_tensor, read_array
-from hierax.processing.color import bands, orientation, to_grey, to_rgb, upright, upright_array
+from hierax.processing.color import bands, orientation, to_gray, to_rgb, upright, upright_array
 from hierax.processing.decode import (
     DEFAULT_MAX_PIXELS,
     check_pixels,
@@ -221,4 +221,4 @@ def _to_channels(image: Image.Image, channels: int, *, convert: bool, name: str)
         raise ImageError(
             name, f"color mode {image.mode}; expected {mode}, because do_convert_rgb is false in the record"
         )
-    return to_rgb(image, name=name) if channels == 3 else to_grey(image, name=name)
+    return to_rgb(image, name=name) if channels == 3 else to_gray(image, name=name)

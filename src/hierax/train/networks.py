@@ -22,7 +22,7 @@ OTHERS = (".xml",)
 """Suffixes of networks that are not supported."""
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 """A function that takes pixels `[B, C, *size]` and returns outputs by name."""
-_COLOURS = (1, 3)
+_COLORS = (1, 3)
 _TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 
 
@@ -37,7 +37,7 @@ class _Input:
 
     @classmethod
     def of(cls, shape: Sequence[Any], dtype: torch.dtype) -> _Input:
-        last = len(shape) > 3 and shape[-1] in _COLOURS and shape[1] not in _COLOURS
+        last = len(shape) > 3 and shape[-1] in _COLORS and shape[1] not in _COLORS
         sides = tuple(shape[1:-1] if last else shape[2:])
         fixed = sides if sides and all(isinstance(side, int) for side in sides) else None
         return cls(shape[0] if shape and isinstance(shape[0], int) else None, fixed, dtype, last)

@@ -15,7 +15,7 @@ from hierax.train.modes import MODES
 from hierax.train.setting_values import kinds, parse_value, typed_value
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
-TARGETS = ("normalised", "pixels", "hog")
+TARGETS = ("normalized", "pixels", "hog")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Recipe:
         distinct_epochs: number of epochs after which order, crops and mixes repeat, so that a teacher's cached outputs
             can be used again; None never repeats them.
         freeze: number of first stages to freeze, with the embedding; "all" trains only norm and head.
-        mask_ratio, target: for pretraining; the target is "normalised" (or "normalized") pixels, "pixels" or
+        mask_ratio, target: for pretraining; the target is "normalized" (formerly "normalised") pixels, "pixels" or
             "hog".
         precision, compile, gradient_checkpointing: how the step is computed.
         ema: decay of the averaged weights per step; with None, weights are not averaged.
@@ -103,7 +103,7 @@ class Recipe:
     distinct_epochs: int | None = None
     freeze: int | str = 0
     mask_ratio: float | None = None
-    target: str = "normalised"
+    target: str = "normalized"
     precision: str = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -122,8 +122,8 @@ class Recipe:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.target == "normalized":
-            object.__setattr__(self, "target", "normalised")  # as it is spelled in files
+        if self.target == "normalised":
+            object.__setattr__(self, "target", "normalized")  # the former spelling, in files of older versions
         for names, fits, allowed in _CHECKS:
             for name in names:
                 value = getattr(self, name)
@@ -293,7 +293,7 @@ _DECIDED = {  # fields of the model that a recipe sets by another name, or that 
     "dropout": "is a setting of its own",
     "mask_ratio": "is a setting of its own",
     "drop_path_rate": "is the setting drop_path",
-    "normalize_pixel_loss": "is the setting target: normalised or pixels",
+    "normalize_pixel_loss": "is the setting target: normalized or pixels",
     "num_labels": "follows from the data",
     "id2label": "follows from the data",
     "out_features": "is for backbones",

@@ -59,7 +59,7 @@ def _config_changes(
     stated = {field: value for field, value in wanted.items() if value is not None}
     changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
     if pretraining:
-        changes["normalize_pixel_loss"] = recipe.target == "normalised"
+        changes["normalize_pixel_loss"] = recipe.target == "normalized"
     return changes
 
 

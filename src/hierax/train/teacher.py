@@ -89,9 +89,9 @@ class Teacher:
         """
         shown = range(0, len(view.dataset), -(-len(view.dataset) // _MEASURED))
         seen = [item.pixels for item in (view[index] for index in shown) if isinstance(item, Example)]
-        grey = torch.zeros(1, device=self._mean.device), torch.ones(1, device=self._mean.device)
-        batches = (torch.from_numpy(np.stack(seen[i : i + 32])).to(grey[0].device) for i in range(0, len(seen), 32))
-        found = [f for f in (self(batch, *grey).features for batch in batches) if f is not None]
+        gray = torch.zeros(1, device=self._mean.device), torch.ones(1, device=self._mean.device)
+        batches = (torch.from_numpy(np.stack(seen[i : i + 32])).to(gray[0].device) for i in range(0, len(seen), 32))
+        found = [f for f in (self(batch, *gray).features for batch in batches) if f is not None]
         if found:
             every = torch.cat(found)
             self.feature_mean, spread = every.mean(0), every.std(0, correction=0)

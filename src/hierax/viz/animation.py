@@ -104,8 +104,8 @@ def featured_clip(
     columns, captions = [], [(title, f"{_times(size)} pixels")]
     for stage, values in found.maps.items():
         channels, times, height, width = values.shape
-        colours = robust_scale(principal_components(values.reshape(channels, times * height, width)))
-        cells = np.rint(colours * 255).astype(np.uint8).reshape(times, height, width, 3)
+        colors = robust_scale(principal_components(values.reshape(channels, times * height, width)))
+        cells = np.rint(colors * 255).astype(np.uint8).reshape(times, height, width, 3)
         stride = config.stage_stride(stage - 1)[1:]
         captions.append((f"stage {stage}", f"{_times((times, height, width))}, {channels} channels"))
         columns.append([Image.fromarray(enlarge(frame, stride=stride, size=size[1:])) for frame in cells])

@@ -90,13 +90,13 @@ def heat_picture(
     size = (picture.height, picture.width)
     top = max(4.0, float(np.percentile(heat, 99.5)))
     levels = np.sqrt((heat / top).clip(0, 1)) * (len(_HEAT) - 1)
-    colours = np.stack([np.interp(levels, np.arange(len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
-    grey = np.asarray(picture.convert("L"), np.float32)[..., None]
-    mixed = 0.3 * grey + 0.7 * enlarge(colours, stride=stride, size=size)
+    colors = np.stack([np.interp(levels, np.arange(len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
+    gray = np.asarray(picture.convert("L"), np.float32)[..., None]
+    mixed = 0.3 * gray + 0.7 * enlarge(colors, stride=stride, size=size)
     drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
     if at is not None:
         y, x, radius = at[0], at[1], max(3, min(size) // 40)
-        for grown, colour in ((1, (0, 0, 0)), (0, (255, 255, 255)), (-1, (255, 255, 255)), (-2, (0, 0, 0))):
+        for grown, color in ((1, (0, 0, 0)), (0, (255, 255, 255)), (-1, (255, 255, 255)), (-2, (0, 0, 0))):
             reach = radius + grown
-            ImageDraw.Draw(drawn).ellipse((x - reach, y - reach, x + reach, y + reach), outline=colour)
+            ImageDraw.Draw(drawn).ellipse((x - reach, y - reach, x + reach, y + reach), outline=color)
     return drawn

@@ -92,8 +92,8 @@ def pca_picture(feature_map: np.ndarray | Tensor, *, stride: Sequence[int], size
 
     Within a map, equal colors mean similar features. Colors of different maps cannot be compared.
     """
-    colours = robust_scale(principal_components(feature_map))
-    return Image.fromarray(enlarge(np.rint(colours * 255).astype(np.uint8), stride=stride, size=size))
+    colors = robust_scale(principal_components(feature_map))
+    return Image.fromarray(enlarge(np.rint(colors * 255).astype(np.uint8), stride=stride, size=size))
 
 
 # -- mask units and attention -------------------------------------------------------------------------------------

@@ -37,9 +37,9 @@ def draw_units(
         if keep is not None and not keep[number]:
             draw.rectangle((left, top, right, bottom), fill=_HIDDEN)
         # a dark frame within a bright one is visible on any image
-        for inset, colour in enumerate(_FRAMES):
+        for inset, color in enumerate(_FRAMES):
             if right - left >= 2 * inset and bottom - top >= 2 * inset:
-                draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=colour)
+                draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=color)
     return drawn
 
 

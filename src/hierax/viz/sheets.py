@@ -73,7 +73,7 @@ def _caption(tile: Tile, width: int) -> list[_Line]:
     return _lines(tile.title, 16, _INK, width) + _lines(tile.note, 14, _FADED, width)
 
 
-def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> list[_Line]:
+def _lines(text: str, points: int, color: tuple[int, int, int], width: int) -> list[_Line]:
     """The text, wrapped to lines that fit; a word that is longer than a line, as in scripts without spaces,
     is split.
     """
@@ -89,7 +89,7 @@ def _lines(text: str, points: int, colour: tuple[int, int, int], width: int) -> 
             if lines[-1] and font.getlength(lines[-1] + character) > width:
                 lines.append("")
             lines[-1] += character
-    return [(line, font, points, colour) for line in lines]
+    return [(line, font, points, color) for line in lines]
 
 
 def _height(lines: Sequence[_Line]) -> int:
@@ -97,6 +97,6 @@ def _height(lines: Sequence[_Line]) -> int:
 
 
 def _write(draw: ImageDraw.ImageDraw, lines: Sequence[_Line], left: int, top: int) -> None:
-    for text, font, points, colour in lines:
-        draw.text((left, top), text, fill=colour, font=font)
+    for text, font, points, color in lines:
+        draw.text((left, top), text, fill=color, font=font)
         top += round(points * 1.35)

@@ -5,7 +5,7 @@ environment of its own with the three packages (`pip install hiera-transformer t
 
     python -W ignore tests/data/keys/write_key_lists.py
 
-Models are built on the meta device: nothing is initialised or downloaded. Each file holds
+Models are built on the meta device: nothing is initialized or downloaded. Each file holds
 `{"package", "version", "model", "arguments", "parameters", "tensors": {name: shape}}`, in the order of the state dict.
 """
 

@@ -12,9 +12,9 @@ function measure() {  // what the header leaves free, beside or below it: x, y, 
   const w = canvas.clientWidth, h = canvas.clientHeight, left = header.offsetWidth, top = header.offsetHeight;
   free = Math.min(w - left, h) > Math.min(w, h - top) ? [left, 0, w - left, h] : [0, top, w, h - top];
 }
-const centre = () => [free[0] + free[2] / 2, free[1] + free[3] / 2];
+const center = () => [free[0] + free[2] / 2, free[1] + free[3] / 2];
 const scale = () => 0.86 * Math.max(100, Math.min(free[2], free[3])) * view.zoom;
-const place = i => [centre()[0] + (data.x[i] - view.x) * scale(), centre()[1] + (data.y[i] - view.y) * scale()];
+const place = i => [center()[0] + (data.x[i] - view.x) * scale(), center()[1] + (data.y[i] - view.y) * scale()];
 const tile = () => Math.max(20, Math.min(data.side, 26 * Math.sqrt(view.zoom)));
 function paint(target, i, x, y, side) {
   const t = data.thumbs[i], [w, h] = data.sizes[t], cell = t % (data.columns * data.columns);
@@ -89,7 +89,7 @@ function show(event) {
 }
 function zoom(factor, x, y) {
   const before = scale(), next = Math.max(0.5, Math.min(200, view.zoom * factor));
-  const dx = x - centre()[0], dy = y - centre()[1];
+  const dx = x - center()[0], dy = y - center()[1];
   view.zoom = next;
   view.x += dx / before - dx / scale(); view.y += dy / before - dy / scale();
   draw();
@@ -136,8 +136,8 @@ canvas.addEventListener("keydown", event => {
   const step = 60 / scale(), moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (moves[event.key]) { view.x += moves[event.key][0]; view.y += moves[event.key][1]; draw(); }
-  else if (event.key === "+" || event.key === "=") zoom(1.4, ...centre());
-  else if (event.key === "-") zoom(1 / 1.4, ...centre());
+  else if (event.key === "+" || event.key === "=") zoom(1.4, ...center());
+  else if (event.key === "-") zoom(1 / 1.4, ...center());
   else if (event.key === "0" || event.key === "Home") all();
   else if (event.key === "Escape") { chosen.clear(); tellChosen(); }
   else return;

@@ -40,7 +40,7 @@ class Dialect(ABC):
     """
 
     @abstractmethod
-    def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
+    def recognizes(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """Whether a file with these tensor names, and a `config.json` with these `values`, has this format."""
 
     @abstractmethod

@@ -75,7 +75,7 @@ class Official(Dialect):
     layer = {name: name for name in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "proj")}
     their_block = re.compile(r"(blocks|decoder_blocks)\.(\d{1,4})\.(.+)")
 
-    def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
+    def recognizes(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """See the base class."""
         hiera = "patch_embed.proj.weight" in keys and any(key.startswith("blocks.0.attn.qkv") for key in keys)
         return hiera and "cls_token" not in keys  # a plain vision transformer has a cls_token

@@ -20,7 +20,7 @@ class Own(Dialect):
     layer = {}
     their_block = re.compile(r"(?!)")
 
-    def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
+    def recognizes(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """See the base class."""
         return "encoder.patch_embed.proj.weight" in keys and any(table in keys for table in OURS)
 

@@ -44,10 +44,10 @@ class Timm(Official):
     }
     layer = {**Official.layer, "ls1.weight": "ls1.gamma", "ls2.weight": "ls2.gamma"}
 
-    def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
+    def recognizes(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """See the base class."""
         own = any(key.startswith(("head.norm.", "head.fc.", "pos_embed_win")) for key in keys)
-        return super().recognises(keys, values) and (own or "architecture" in (values or {}))
+        return super().recognizes(keys, values) and (own or "architecture" in (values or {}))
 
     def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
         """See the base class. The absolute and the global table have the same name, and so do two norms of a MAE."""

@@ -58,7 +58,7 @@ class Transformers(Dialect):
         r"|decoder\.decoder_block\.layers\.(?P<block>\d{1,4}))\.(.+)"
     )
 
-    def recognises(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
+    def recognizes(self, keys: Sequence[str], values: Mapping[str, Any] | None) -> bool:
         """See the base class."""
         return any(key.removeprefix("hiera.").startswith("embeddings.patch_embeddings.") for key in keys)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from hierax.engine.backends.chunks import CHUNK, join, to_arrays
 from hierax.engine.cache import ArtifactCache, artifact_key
 from hierax.engine.pool import Shape
-from hierax.engine.quantize import Inputs, quantise_and_compare
+from hierax.engine.quantize import Inputs, quantize_and_compare
 from hierax.engine.signature import Program, Signature
 from hierax.engine.traced import INPUTS, example_inputs, exported_program, program_for, quiet
 from hierax.model.pretrained import Pretrained
@@ -177,7 +177,7 @@ class OnnxBackend:
         if not int8:
             return proto
         own = Program(self._model, self._signature).eval()
-        return quantise_and_compare(proto, self._calibration(shape), own, self._session)
+        return quantize_and_compare(proto, self._calibration(shape), own, self._session)
 
     def _session(self, proto: Any) -> OnnxRunner:
         if fits_one_file(proto):

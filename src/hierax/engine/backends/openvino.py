@@ -20,7 +20,7 @@ from hierax.engine.context import inference_modes
 from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
 from hierax.engine.hardware import fast_bf16
 from hierax.engine.pool import Shape
-from hierax.engine.quantize import Inputs, quantise_and_compare
+from hierax.engine.quantize import Inputs, quantize_and_compare
 from hierax.engine.signature import Program
 from hierax.engine.traced import INPUTS, example_inputs, for_size
 from hierax.memory import is_out_of_memory
@@ -71,7 +71,7 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
     return model
 
 
-def serialise(model: Any) -> bytes:
+def serialize(model: Any) -> bytes:
     """An `openvino.Model` as bytes: the length of its XML description, the description, and the weights."""
     import tempfile
     from pathlib import Path
@@ -85,8 +85,8 @@ def serialise(model: Any) -> bytes:
     return len(description).to_bytes(8, "little") + description + weights
 
 
-def deserialise(content: bytes | memoryview) -> Any:
-    """The inverse of `serialise`."""
+def deserialize(content: bytes | memoryview) -> Any:
+    """The inverse of `serialize`."""
     ov = import_openvino()
 
     end = 8 + int.from_bytes(content[:8], "little")
@@ -208,13 +208,13 @@ class OpenVinoBackend:
         if int8:
             batches = self._calibration(shape)
             run = functools.partial(OpenVinoRunner, precision="int8", threads=self._threads)
-            model = quantise_and_compare(model, batches, self._program, run)
+            model = quantize_and_compare(model, batches, self._program, run)
         if self._cache:
             _keep(self._cache, key, model)
         return model
 
     def _stored(self, content: memoryview) -> Any:
-        model = deserialise(content)
+        model = deserialize(content)
         if [output.any_name for output in model.outputs] != list(self._program.signature.outputs):
             raise ValueError("its outputs are those of another model")
         return model
@@ -227,7 +227,7 @@ class OpenVinoBackend:
 def _keep(cache: ArtifactCache, key: str, model: Any) -> None:
     """Keeps a model for the next start. If that fails, as on a full disk, this one runs all the same."""
     try:
-        content = serialise(model)
+        content = serialize(model)
     except (OSError, RuntimeError) as error:  # of the folder of temporary files
         if is_out_of_memory(error):
             raise

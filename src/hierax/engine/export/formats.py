@@ -18,7 +18,7 @@ from hierax.engine.backends.openvino import OpenVinoRunner, shared_core, to_open
 from hierax.engine.context import inference_modes, torch_threads
 from hierax.engine.hardware import DTYPES
 from hierax.engine.pool import Runner, Shape
-from hierax.engine.quantize import Inputs, quantise
+from hierax.engine.quantize import Inputs, quantize
 from hierax.engine.signature import Program, Signature
 from hierax.engine.traced import example_inputs, exported_program, for_size, program_for, quiet
 from hierax.extras import require
@@ -81,7 +81,7 @@ def write_onnx(job: Job, path: Path, mapped: Path) -> None:
     proto = to_onnx(program, job.example(program), dynamic=job.batch is None)
     if job.precision == "int8":
         job.tell("calibrating int8", 0.2)
-        proto = quantise(proto, job.calibration())
+        proto = quantize(proto, job.calibration())
     job.tell("writing the file", 0.4)
     apart = save_onnx(proto, mapped)
     only_outputs(proto, job.signature.outputs)
@@ -117,7 +117,7 @@ def write_openvino(job: Job, path: Path, mapped: Path) -> None:
         model.reshape({i: list(tensor.shape) for i, tensor in enumerate(example)})
     if job.precision == "int8":
         job.tell("calibrating int8", 0.2)
-        model = quantise(model, job.calibration())
+        model = quantize(model, job.calibration())
     job.tell("writing the file", 0.4)
     wanted = [r for r, name in zip(model.get_results(), job.with_maps.outputs, strict=True) if name in job.signature.outputs]  # noqa: E501  # fmt: skip
     make: Any = ov.Model  # its type stubs contradict each other
