@@ -143,7 +143,7 @@ def test_they_know_variants_of_pictures_at_their_own_size_only() -> None:
 def test_who_takes_part_and_who_does_not_is_said() -> None:
     known = Subject("hiera_tiny_224", "", 1)
     wanted = settings(precisions=("fp32", "bf16"), against=("transformers",))
-    contenders, notes = measure.lineup(known, (224, 224), wanted)
+    contenders, notes = measure.select_contenders(known, (224, 224), wanted)
     assert [str(c) for c in contenders] == [
         "hierax torch fp32",
         "hierax torch bf16",
@@ -152,6 +152,6 @@ def test_who_takes_part_and_who_does_not_is_said() -> None:
         "transformers eager bf16",
     ]
     assert notes == []
-    contenders, notes = measure.lineup(known, (64, 64), wanted)
+    contenders, notes = measure.select_contenders(known, (64, 64), wanted)
     assert {c.library for c in contenders} == {"hierax"}
     assert notes == ["hiera_tiny_224 at 64x64 pixels: not among what transformers build by name"]

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from hierax.cli import main
 from hierax.collection.blank import blank_rows, is_blank
-from hierax.collection.mapped import Named
+from hierax.collection.mapped import RowInfo
 from hierax.collection.originals import Original
 
 pytest.importorskip("pyarrow")
@@ -77,8 +77,8 @@ def test_a_blank_first_frame_is_no_blank_animation() -> None:
 def test_files_of_any_format_are_found_blank(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"image.{kind}"
     Image.new("RGB", (1500, 1200), (200, 30, 90)).save(path)
-    row = Named("", str(path), "", 1500, 1200)
+    row = RowInfo("", str(path), "", 1500, 1200)
     assert blank_rows([], [row]) == {""}
     noise = tmp_path / "noise.jpg"
     Image.effect_noise((300, 300), 90).save(noise)
-    assert blank_rows([], [Named("", str(noise), "", 300, 300)]) == set()
+    assert blank_rows([], [RowInfo("", str(noise), "", 300, 300)]) == set()

@@ -89,6 +89,6 @@ def test_reconstructions_of_clips_have_the_columns_of_those_of_images(clip_mae: 
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.png")
     (clip,) = reconstruct([tmp_path / "a.mp4"], model=clip_mae)
     (image,) = reconstruct([tmp_path / "a.png"], model="hierax/femto.mae")
-    assert clip.moving is not None
-    assert [title for title, _ in clip.moving.captions] == ["a.mp4", "visible", "reconstruction"]
+    assert clip.animation is not None
+    assert [title for title, _ in clip.animation.captions] == ["a.mp4", "visible", "reconstruction"]
     assert [tile.title for tile in image.tiles] == ["a.png", "visible", "reconstruction"]

@@ -154,7 +154,7 @@ def test_a_second_interrupt_goes_to_whoever_took_the_first_before() -> None:
     came, stop = Interruptions(), StopSignal()
 
     def works() -> None:
-        with came.handle(), stop.listening():
+        with came.handle(), stop.handle():
             send(signal.SIGTERM)
             send(signal.SIGINT)
 
@@ -168,7 +168,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     """As that of a closed terminal by `nohup`, and Ctrl-C by a shell that starts a job in the background."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruptions().handle(), StopSignal().listening():
+        with Interruptions().handle(), StopSignal().handle():
             send(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -18,7 +18,7 @@ import torch
 import hierax
 from hierax.collection import source as embed_source
 from hierax.collection.index import Index
-from hierax.collection.mapped import Named
+from hierax.collection.mapped import RowInfo
 from hierax.collection.originals import CHANGED, GONE, Original, originals
 from hierax.collection.page_files import rows_of
 from hierax.collection.source import file_hash
@@ -136,7 +136,7 @@ def test_an_update_takes_in_what_changed_and_marks_what_went(
 def test_pages_show_a_frame_of_each_window(films: Path, tmp_path: Path, model: hierax.HieraModel) -> None:
     embedded(films, tmp_path / "out", model)
     found = rows_of(Index(tmp_path / "out"), [f"{films}/long.mp4#t=0", f"{films}/long.mp4#t=2.133"])
-    rows = [*found.values(), Named("x", f"{films}/gone.mp4#t=0", "")]
+    rows = [*found.values(), RowInfo("x", f"{films}/gone.mp4#t=0", "")]
     first, last, gone = originals([tmp_path / "out"], rows, side=64)
     assert gone == GONE
     assert isinstance(first, Original)

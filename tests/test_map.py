@@ -20,7 +20,7 @@ import hierax
 from collections_of import clustered, collection, hash_of, noise
 from hierax.cli import map as command
 from hierax.collection.listing import Listing, listing_path
-from hierax.collection.mapped import Named
+from hierax.collection.mapped import RowInfo
 from hierax.collection.originals import CHANGED, GONE, REMOTE, originals
 from hierax.collection.pages import Entry, Section, contact_sheet, map_page
 from hierax.collection.projection import Layout, Point, layout
@@ -67,9 +67,9 @@ def draw(folder: Path, count: int) -> list[str]:
     return paths
 
 
-def named(*paths: str) -> list[Named]:
+def named(*paths: str) -> list[RowInfo]:
     """Rows of a collection, with the hashes of the files."""
-    return [Named(source_id(path), path, hash_of(path), 100, 120) for path in paths]
+    return [RowInfo(source_id(path), path, hash_of(path), 100, 120) for path in paths]
 
 
 def entries(*paths: str) -> list[Entry]:
@@ -155,7 +155,7 @@ def test_images_are_shrunk_and_those_that_are_gone_say_so(tmp_path: Path) -> Non
 
 def test_only_what_has_the_hash_of_the_row_is_shown(tmp_path: Path) -> None:
     path, secret = draw(tmp_path, 2)
-    rows = [replace(named(path)[0], path=secret), replace(named(path)[0], hash=""), Named("", secret, "")]
+    rows = [replace(named(path)[0], path=secret), replace(named(path)[0], hash=""), RowInfo("", secret, "")]
     os.mkfifo(tmp_path / "pipe.png")
     rows += named(str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path), "a\0b")
     assert sizes(originals([tmp_path], rows, side=60)) == [CHANGED, CHANGED, (55, 60), GONE, GONE, GONE, GONE]
@@ -204,7 +204,7 @@ def test_members_of_shards_are_found_by_the_listing(tmp_path: Path) -> None:
             shard.add(path, os.path.basename(path))
     listing = Listing(list_sources([str(tmp_path / "shard.tar")]))
     listing.write(listing_path(tmp_path / "out", 0))
-    rows = [Named(s.id, s.path, hash_of(path)) for s, path in zip(listing, paths, strict=True)]
+    rows = [RowInfo(s.id, s.path, hash_of(path)) for s, path in zip(listing, paths, strict=True)]
     assert sizes(originals([tmp_path / "out"], rows, side=60)) == [(50, 60), (55, 60), (60, 60)]
 
 

@@ -180,7 +180,7 @@ def test_a_table_that_cannot_be_finished_leaves_the_former_one(here: Path, monke
     Path("labels.csv").write_text("mine")
     monkeypatch.setattr("hierax.predict.tables.row", lambda _: {}[0])
     with pytest.raises(KeyError):
-        write_table([hierax.predict.classify.Classified(Path("x"))], "labels.csv", overwrite=True)  # type: ignore[attr-defined]
+        write_table([hierax.predict.classify.Classification(Path("x"))], "labels.csv", overwrite=True)  # type: ignore[attr-defined]
     assert Path("labels.csv").read_text() == "mine"
     assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
 

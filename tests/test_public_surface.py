@@ -5,6 +5,8 @@ import inspect
 import re
 import sys
 
+import pytest
+
 import hierax
 import hierax.collection
 import hierax.data
@@ -19,7 +21,21 @@ def test_public_names_and_arguments_are_those_of_the_snapshot() -> None:
     assert changed == [], "note it in CHANGELOG.md, then: python tests/public_surface.py"
 
 
-INTERNAL = {"Approximate", "Column", "Found", "Geometry", "Item", "Named", "Report", "Unreadable"}
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [
+        ("Classified", "Classification"),
+        ("Reconstructed", "Reconstruction"),
+        ("Searched", "SearchResult"),
+        ("Streamed", "StreamResult"),
+    ],
+)
+def test_a_former_name_still_works_but_is_not_listed(former: str, name: str) -> None:
+    assert getattr(hierax, former) is getattr(hierax, name)
+    assert former not in dir(hierax)
+
+
+INTERNAL = {"Approximate", "Column", "HitArrays", "Geometry", "Item", "RowInfo", "Report", "Unreadable"}
 """Types of methods that other rooms use; `Item` is a type variable."""
 
 

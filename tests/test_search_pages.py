@@ -19,7 +19,7 @@ from hierax.cli.terminal import UserError
 from hierax.collection import projection as layout
 from hierax.collection.index import Index
 from hierax.collection.listing import Listing, listing_path
-from hierax.collection.mapped import Named
+from hierax.collection.mapped import RowInfo
 from hierax.collection.originals import originals
 from hierax.collection.pages import Entry, Section, contact_sheet, map_page
 from hierax.collection.source import Source, content_hash
@@ -59,7 +59,7 @@ def test_a_row_whose_name_is_no_text_is_found_by_its_file(tmp_path: Path) -> Non
     results = hierax.search(Index(folder), [str(name)], top_k=5)
     assert [[hit.path for hit in result.hits] for result in results] == [["other.png"]]
     Listing([Source(str(name))]).write(listing_path(folder, 0))
-    row = Named("x", path_text(str(name)), content_hash(name.read_bytes()))
+    row = RowInfo("x", path_text(str(name)), content_hash(name.read_bytes()))
     assert [not isinstance(o, str) and o.image.size for o in originals([folder], [row], side=60)] == [(8, 8)]
 
 
@@ -86,18 +86,18 @@ def test_an_index_says_what_it_holds(tmp_path: Path) -> None:
 
 def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     paths = [drawn(tmp_path / "trip" / name / "1.png") for name in ("june", "july")]
-    page = contact_sheet([tmp_path], [Section("all", [Entry(Named("", path, "")) for path in paths])], title="Sheet")
+    page = contact_sheet([tmp_path], [Section("all", [Entry(RowInfo("", path, "")) for path in paths])], title="Sheet")
     assert "<figcaption><bdi>june/1.png<" in page
     assert "<figcaption><bdi>july/1.png<" in page
     assert f"All files are in {tmp_path}/trip/<" in page
-    rows = [Named("1", path, "") for path in ("a/1.png", "b/1.png")]
+    rows = [RowInfo("1", path, "") for path in ("a/1.png", "b/1.png")]
     apart = contact_sheet([tmp_path], [Section("all", [Entry(row) for row in rows])], title="Sheet")
     assert "All files are in" not in apart
 
 
 def test_the_map_says_how_many_pictures_it_could_not_read(tmp_path: Path) -> None:
     points = [layout.Point(str(i), path, 0.5, 0.5) for i, path in enumerate([drawn(tmp_path / "1.png"), "gone.png"])]
-    rows = [Named(point.id, point.path, hash_of(point.path)) for point in points]
+    rows = [RowInfo(point.id, point.path, hash_of(point.path)) for point in points]
     page = map_page([tmp_path], layout.Layout(tuple(points), 2, "pca"), rows, title="Map")
     assert "1 are drawn as images, the others as dots. Files that cannot be read or have changed are dots: 1." in page
 

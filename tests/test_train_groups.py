@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierax import create_model
-from hierax.train.optimizer import Group, groups, learning_rate, optimizer, set_lr
+from hierax.train.optimizer import ParameterGroup, build_optimizer, learning_rate, parameter_groups, set_lr
 from training import toy
 
 
@@ -39,7 +39,7 @@ def table(depth: int, widening: set[int], positions: list[str], decay: float) ->
     return found
 
 
-def by_place(found: list[Group]) -> dict[tuple[int, float], set[str]]:
+def by_place(found: list[ParameterGroup]) -> dict[tuple[int, float], set[str]]:
     return {(group.layer, group.weight_decay): set(group.names) for group in found}
 
 
@@ -53,20 +53,20 @@ CASES = {
 def test_the_groups_of_a_classifier_are_those_written_by_hand(name: str) -> None:
     depth, widening, positions, decay = CASES[name]
     model = meta_model(name)
-    found = groups(model, layer_decay=decay, weight_decay=0.05)
+    found = parameter_groups(model, layer_decay=decay, weight_decay=0.05)
     assert by_place(found) == table(depth, widening, positions, decay)
     assert {g.layer: g.scale for g in found} == {layer: decay ** (depth + 1 - layer) for layer in range(depth + 2)}
 
 
 def test_the_scales_of_tiny_are_the_published_ones() -> None:
     """0.65 per layer: the head is layer 13 of 13, the last block has one factor, the embeddings thirteen."""
-    found = groups(meta_model("hiera_tiny_224"), layer_decay=0.65, weight_decay=0.05)
+    found = parameter_groups(meta_model("hiera_tiny_224"), layer_decay=0.65, weight_decay=0.05)
     scales = {name: group.scale for group in found for name in group.names}
     assert scales["head.weight"] == scales["norm.bias"] == 1
     assert scales["encoder.blocks.11.attn.qkv.weight"] == 0.65
     assert scales["encoder.blocks.0.mlp.fc1.bias"] == pytest.approx(0.65**12)
     assert scales["encoder.patch_embed.proj.weight"] == scales["encoder.pos_embed.weight"] == pytest.approx(0.65**13)
-    found = groups(meta_model("mae_hiera_tiny_224"), layer_decay=0.65, weight_decay=0.05)
+    found = parameter_groups(meta_model("mae_hiera_tiny_224"), layer_decay=0.65, weight_decay=0.05)
     scales = {name: group.scale for group in found for name in group.names}
     outside = {scale for name, scale in scales.items() if not name.startswith("encoder.")}
     assert outside == {1}, "fusion, norm and decoder"
@@ -86,7 +86,7 @@ def test_the_scales_are_those_of_timm(name: str) -> None:
     }
     found = {
         n.removeprefix("encoder."): (g.scale, g.weight_decay)
-        for g in groups(meta_model(name), layer_decay=0.7, weight_decay=0.05)
+        for g in parameter_groups(meta_model(name), layer_decay=0.7, weight_decay=0.05)
         for n in g.names
     }
     blocks = [n for n in found if n.startswith(("blocks.", "patch_embed."))]
@@ -100,13 +100,13 @@ def test_the_scales_are_those_of_timm(name: str) -> None:
 @pytest.mark.parametrize("name", ["mae_hiera_tiny_224", "mae_hiera_base_16x224", "hiera_small_abswin_256"])
 def test_the_groups_are_a_partition(name: str) -> None:
     model = meta_model(name)
-    names = [n for group in groups(model, layer_decay=0.9, weight_decay=0.05) for n in group.names]
+    names = [n for group in parameter_groups(model, layer_decay=0.9, weight_decay=0.05) for n in group.names]
     assert sorted(names) == sorted(n for n, _ in model.named_parameters())
 
 
 @pytest.mark.parametrize("name", ["mae_hiera_tiny_224", "hiera_small_abswin_256"])
 def test_positions_tokens_norms_biases_and_scales_do_not_decay(name: str) -> None:
-    found = by_place(groups(meta_model(name), layer_decay=0.9, weight_decay=0.05))
+    found = by_place(parameter_groups(meta_model(name), layer_decay=0.9, weight_decay=0.05))
     decayed = {n for (_, decay), names in found.items() if decay for n in names}
     assert not [n for n in decayed if "pos_embed" in n or "mask_token" in n or "norm" in n or n.endswith("bias")]
     assert not [n for n in decayed if ".ls1" in n or ".ls2" in n]
@@ -114,21 +114,23 @@ def test_positions_tokens_norms_biases_and_scales_do_not_decay(name: str) -> Non
 
 
 def test_without_layer_decay_every_rate_is_the_same() -> None:
-    assert {g.scale for g in groups(meta_model("mae_hiera_tiny_224"), layer_decay=1.0, weight_decay=0.05)} == {1.0}
+    assert {
+        g.scale for g in parameter_groups(meta_model("mae_hiera_tiny_224"), layer_decay=1.0, weight_decay=0.05)
+    } == {1.0}
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
     model = meta_model("hiera_tiny_224")
     for parameter in model.encoder.parameters():
         parameter.requires_grad_(False)
-    names = {n for g in groups(model, layer_decay=1.0, weight_decay=0.05) for n in g.names}
+    names = {n for g in parameter_groups(model, layer_decay=1.0, weight_decay=0.05) for n in g.names}
     assert names == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
 
 
 def test_nothing_to_train_is_an_error() -> None:
     model = meta_model("hiera_tiny_224").requires_grad_(False)
     with pytest.raises(ValueError, match="leaves nothing to train"):
-        optimizer(model, toy("finetune"))
+        build_optimizer(model, toy("finetune"))
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
@@ -137,7 +139,7 @@ def test_the_optimizer_is_the_recipe_s_and_follows_the_rate(kind: str, expected:
     from small import image_config
 
     recipe = toy("finetune", optimizer=kind, layer_decay=0.5, betas=(0.8, 0.7), momentum=0.6, weight_decay=0.3)
-    made = optimizer(HieraForImageClassification(image_config()), recipe)
+    made = build_optimizer(HieraForImageClassification(image_config()), recipe)
     assert type(made) is expected
     assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.3}
     moments = {"adamw": ("betas", (0.8, 0.7)), "sgd": ("momentum", 0.6)}[kind]

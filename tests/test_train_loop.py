@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from hierax.train import checkpoints as module
 from hierax.train.checkpoints import Checkpoints
 from hierax.train.ema import AveragedWeights
-from hierax.train.optimizer import learning_rate, optimizer
+from hierax.train.optimizer import build_optimizer, learning_rate
 from hierax.train.progress import Interrupted, TrainingStopped, explain_failures
 from training import ALONE, Losses, toy, toy_loop, wrapped
 
@@ -272,7 +272,7 @@ def test_frozen_blocks_drop_no_paths_and_keep_their_weights() -> None:
     for block in encoder.blocks[:3]:
         block.requires_grad_(False)
     before = parameters(loop)
-    loop.optimizer = optimizer(loop.model, loop.recipe)
+    loop.optimizer = build_optimizer(loop.model, loop.recipe)
     loop.fit()
     assert [block.training for block in encoder.blocks] == [False] * 3 + [True] * 5
     after = parameters(loop)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import hierax
-from hierax.train.modes import MODES, Evaluated, Mode
+from hierax.train.modes import MODES, EvaluationResult, Mode
 from hierax.train.objective import Finetuning, Objective
 from hierax.train.recipes import RECIPES, _all
 from hierax.train.request import Request
@@ -37,9 +37,9 @@ def _objective(recipe: Any, made: Any, model: Any, train: Any, cache: Any) -> Ob
 
 def _evaluate(
     objective: Objective, inputs: Any, here: Any, *, batch: int, workers: int, stop: Callable[[], bool]
-) -> Evaluated:
+) -> EvaluationResult:
     assert isinstance(objective, Ranking)
-    return Evaluated({"distance": 0.5, "score": -0.5}, [])
+    return EvaluationResult({"distance": 0.5, "score": -0.5}, [])
 
 
 @pytest.fixture

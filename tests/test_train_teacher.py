@@ -21,7 +21,7 @@ from hierax.processing import IMAGENET, Preprocessing
 from hierax.train import RunExists, finetune
 from hierax.train.distillation import Distillation, divergence, has_same_classes, similarity
 from hierax.train.loop import Loop
-from hierax.train.optimizer import optimizer
+from hierax.train.optimizer import build_optimizer
 from hierax.train.teacher import Teacher, TeacherOutputs, open_teacher
 from hierax.train.teacher_cache import TeacherCache
 from small import image_config
@@ -252,7 +252,9 @@ def test_a_mixed_batch_is_mixed_for_the_teacher_too(teacher: Teacher) -> None:
 def test_every_parameter_that_learns_is_the_optimizers_and_gets_a_gradient(teacher: Teacher) -> None:
     objective = student(teacher)
     objective(*objective.prepare_inputs(batch(), CPU, key=(0, 0))).backward()
-    owned = {id(p) for group in optimizer(objective.model, objective.recipe).param_groups for p in group["params"]}
+    owned = {
+        id(p) for group in build_optimizer(objective.model, objective.recipe).param_groups for p in group["params"]
+    }
     for name, parameter in objective.model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name

@@ -63,7 +63,7 @@ def test_times_may_be_asked_for_in_any_order() -> None:
 def test_before_the_first_frame_and_behind_the_last_that_frame_is_shown() -> None:
     with VideoFile(video(30)) as file:
         shots = list(file.frames([Fraction(-1), Fraction(5)]))
-        assert ([number_of(shot.pixels) for shot in shots], file.ended) == ([0, 29], Fraction(1))
+        assert ([number_of(shot.pixels) for shot in shots], file.actual_end) == ([0, 29], Fraction(1))
 
 
 def test_frames_that_stay_are_shown_as_long_as_they_stay() -> None:
@@ -128,9 +128,9 @@ def test_a_file_that_is_cut_off_ends_where_it_is_cut() -> None:
     with VideoFile(whole[: len(whole) // 2]) as file:
         shots = list(file.walk())
         assert 30 < len(shots) < 300
-        assert file.ended is not None
-        assert 0 < file.ended - shots[-1].time < Fraction(1, 20)
-        assert abs(file.duration() - file.ended) <= Fraction(1, 20)  # of what is there, not of what was
+        assert file.actual_end is not None
+        assert 0 < file.actual_end - shots[-1].time < Fraction(1, 20)
+        assert abs(file.duration() - file.actual_end) <= Fraction(1, 20)  # of what is there, not of what was
         assert [number_of(shot.pixels) for shot in shots] == [round(shot.time * 30) % 256 for shot in shots]
 
 

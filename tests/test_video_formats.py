@@ -72,8 +72,8 @@ def test_the_last_frame_ends_where_the_duration_says(container: str, codec: str,
     with VideoFile(made(container, codec, b_frames, options)) as file:
         duration = file.duration()
         last = list(file.walk())[-1]
-        assert file.ended is not None
-        assert abs(file.ended - duration) < Fraction(1, 20)
+        assert file.actual_end is not None
+        assert abs(file.actual_end - duration) < Fraction(1, 20)
         assert abs(duration - last.time - Fraction(1, 30)) < Fraction(1, 20)
 
 
@@ -133,7 +133,7 @@ def test_frames_of_a_changing_rate_are_exact_and_end_where_the_duration_says(con
         moments = [Fraction(times[number], 1000) for number in mixed]
         assert [number_of(shot.pixels) for shot in file.frames(moments)] == mixed
         assert [number_of(shot.pixels) for shot in file.walk()] == list(range(64))
-        assert file.ended == file.duration()
+        assert file.actual_end == file.duration()
         assert 0 < file.duration() - Fraction(times[-1], 1000) < Fraction(6, 10)
 
 
@@ -153,7 +153,7 @@ def test_a_file_of_fragments_that_is_cut_off_is_read_as_far_as_it_goes() -> None
     with VideoFile(whole[: len(whole) * 6 // 10]) as file:
         duration, shots = file.duration(), list(file.walk())
         assert [number_of(shot.pixels) for shot in shots] == list(range(len(shots)))
-        assert file.ended == duration
+        assert file.actual_end == duration
         assert 2 < duration < 4
 
 

@@ -31,7 +31,7 @@ assert_type(hierax.load("hierax/femto", task="features"), hierax.HieraModel)
 assert_type(hierax.load_image("photo.jpg").size, tuple[int, int])
 
 assert_type(hierax.embed("photos", "features"), hierax.EmbedReport)
-assert_type(hierax.search("features", "photo.jpg"), list[hierax.Searched])
+assert_type(hierax.search("features", "photo.jpg"), list[hierax.SearchResult])
 assert_type([hit.score for found in hierax.search("features", "photo.jpg") for hit in found.hits], list[float])
 assert_type(hierax.stats("photos"), hierax.DatasetStatistics)
 assert_type(hierax.write_map("features", "map.html").points[0].x, float)

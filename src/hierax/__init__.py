@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from hierax.collection.outliers import outliers
     from hierax.data.stats import DatasetStatistics, stats
     from hierax.embedding import CollectionError, EmbedReport, FeatureExtractor, embed
-    from hierax.embedding.search import Searched, search
+    from hierax.embedding.search import SearchResult, search
     from hierax.engine import Engine
     from hierax.engine.export.export import export
     from hierax.engine.export.parity import ParityError, ParityReport
     from hierax.engine.signature import EngineOutput
-    from hierax.engine.streaming import Streamed
+    from hierax.engine.streaming import StreamResult
     from hierax.model.config import HieraConfig, list_models
     from hierax.model.encoder import Features, Hiera
     from hierax.model.inflate import inflate
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
         HieraForVideoClassification,
         HieraModel,
     )
-    from hierax.predict.classify import Classified, Prediction, classify
+    from hierax.predict.classify import Classification, Prediction, classify
     from hierax.predict.features import FeatureFiles, features
-    from hierax.predict.reconstruct import Reconstructed, reconstruct
+    from hierax.predict.reconstruct import Reconstruction, reconstruct
     from hierax.processing import (
         AutoImageProcessor,
         BatchFeature,
@@ -65,7 +65,7 @@ __all__ = [
     "BenchReport",
     "Checkpoint",
     "CheckpointRecord",
-    "Classified",
+    "Classification",
     "ClassifierOutput",
     "Clip",
     "CollectionError",
@@ -96,9 +96,9 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "Pretrained",
-    "Reconstructed",
-    "Searched",
-    "Streamed",
+    "Reconstruction",
+    "SearchResult",
+    "StreamResult",
     "VideoError",
     "bench",
     "classify",
@@ -130,7 +130,7 @@ _MODULES = {
     "hierax.checkpoint.records": ("CheckpointRecord", "list_checkpoints"),
     "hierax.checkpoint.save": ("convert",),
     "hierax.collection.drawing": ("write_map",),
-    "hierax.embedding.search": ("Searched", "search"),
+    "hierax.embedding.search": ("SearchResult", "search"),
     "hierax.model.config": ("HieraConfig", "list_models"),
     "hierax.data.stats": ("DatasetStatistics", "stats"),
     "hierax.embedding": ("CollectionError", "EmbedReport", "FeatureExtractor", "embed"),
@@ -140,7 +140,7 @@ _MODULES = {
     "hierax.model.encoder": ("Features", "Hiera"),
     "hierax.engine": ("Engine",),
     "hierax.engine.signature": ("EngineOutput",),
-    "hierax.engine.streaming": ("Streamed",),
+    "hierax.engine.streaming": ("StreamResult",),
     "hierax.model.outputs": ("BackboneOutput", "ClassifierOutput", "HieraModelOutput", "PreTrainingOutput"),
     "hierax.model.pretrained": ("Pretrained",),
     "hierax.benchmark": ("BenchReport", "bench"),
@@ -155,9 +155,9 @@ _MODULES = {
         "HieraModel",
     ),
     "hierax.model.registry": ("create_model",),
-    "hierax.predict.classify": ("Classified", "Prediction", "classify"),
+    "hierax.predict.classify": ("Classification", "Prediction", "classify"),
     "hierax.predict.features": ("FeatureFiles", "features"),
-    "hierax.predict.reconstruct": ("Reconstructed", "reconstruct"),
+    "hierax.predict.reconstruct": ("Reconstruction", "reconstruct"),
     "hierax.processing": (
         "AutoImageProcessor",
         "BatchFeature",
@@ -170,7 +170,13 @@ _MODULES = {
         "load_image",
     ),
 }
-_get, _names = lazy_names(__name__, _MODULES)
+_FORMER = {
+    "Classified": "Classification",
+    "Reconstructed": "Reconstruction",
+    "Searched": "SearchResult",
+    "Streamed": "StreamResult",
+}
+_get, _names = lazy_names(__name__, _MODULES, former=_FORMER)
 
 
 def __getattr__(name: str) -> Any:

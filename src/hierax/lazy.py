@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def lazy_names(
-    package: str, modules: Mapping[str, Sequence[str]], *others: str
+    package: str, modules: Mapping[str, Sequence[str]], *others: str, former: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The functions `__getattr__` and `__dir__` of a package.
 
@@ -18,11 +18,14 @@ def lazy_names(
         modules: full names of modules, each with the names that the package gets from it. A module without names is
             itself a public name of the package.
         others: more names for `__dir__`.
+        former: former names that still work, each with its present name.
     """
     home = {name: module for module, names in modules.items() for name in names}
     home |= {module.rpartition(".")[2]: "" for module, names in modules.items() if not names}
 
     def get(name: str) -> Any:
+        if former and name in former:
+            return get(former[name])
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         import sys

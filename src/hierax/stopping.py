@@ -66,7 +66,7 @@ class StopSignal(threading.Event):
             self._asked()
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def handle(self) -> Iterator[None]:
         """Handles the signals inside the `with` block. This works only in the main thread."""
         global _last
         if threading.current_thread() is not threading.main_thread():

@@ -162,7 +162,7 @@ def _build(
     tell(f"{subject.source}: building", 0.0)
     model = subject.model(checkpoint)
     config = model.config
-    contenders, notes = lineup(subject, config.image_size, settings)
+    contenders, notes = select_contenders(subject, config.image_size, settings)
     calls: dict[Contender, Call] = {}
     for contender in contenders:
         tell(f"{subject.source}: building {contender}", 0.0)
@@ -199,7 +199,7 @@ def _measure_batch(built: _Built, batch: int, settings: Settings, tell: Progress
     )
 
 
-def lineup(subject: Subject, size: tuple[int, ...], settings: Settings) -> tuple[list[Contender], list[str]]:
+def select_contenders(subject: Subject, size: tuple[int, ...], settings: Settings) -> tuple[list[Contender], list[str]]:
     """The contenders, with those of hierax first, and notes about those that are left out."""
     found = [Contender("hierax", backend, precision) for precision, backend in settings.engines]
     found.append(_EAGER)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Placing:
+class CopyOptions:
     """How tensors are copied into a model.
 
     Attributes:
@@ -50,14 +50,14 @@ def fill(
     opened: Checkpoint,
     report: LoadingReport,
     reinit: Collection[str],
-    placing: Placing,
+    options: CopyOptions,
 ) -> None:
     """Fills a model on the meta device with tensors. Parts and modules in `reinit` get random weights."""
     prefix = task.prefix
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     reinitialized = _paths(reinit, [*wanted, *opened.tensors])
     tensors = {name: t for name, t in opened.tensors.items() if not _is_below(name, reinitialized)}
-    tensors |= _resized_positions(opened, model.config, tensors, placing.dtype, report)
+    tensors |= _resized_positions(opened, model.config, tensors, options.dtype, report)
     tensors |= _channels(opened, model.config, tensors, report)
     _report_ignored(model, opened, wanted, reinitialized, report)
     absent = [name for name in wanted if name not in tensors]
@@ -65,7 +65,7 @@ def fill(
     lacking = [name for name in report.missing if not _is_below(name, {*reinitialized, "norms"})]
     if lacking:
         raise ValueError(_lacking(opened, lacking, task))
-    if placing.ignore_mismatched_sizes:
+    if options.ignore_mismatched_sizes:
         absent += _mismatched(tensors, wanted, absent)
     drawn = sorted(_modules(absent, wanted))
     report.reinitialized = list(dict.fromkeys("norms" if part_of(path) == "norms" else path for path in drawn))
@@ -74,10 +74,10 @@ def fill(
     for name, target in wanted.items():
         tensor = None if name in absent else tensors[name]
         if tensor is None:
-            tensor = torch.empty_like(target, device=placing.device, dtype=placing.dtype or own)
+            tensor = torch.empty_like(target, device=options.device, dtype=options.dtype or own)
         else:
-            _check_tensor(opened, name, tensor, target, placing.device)
-        filled[name.removeprefix(prefix)] = _place(tensor, placing)
+            _check_tensor(opened, name, tensor, target, options.device)
+        filled[name.removeprefix(prefix)] = _place(tensor, options)
     read = {name: tensors[name] for name in wanted if name not in absent}
     placed = {name: filled[name.removeprefix(prefix)] for name in read}
     check_values(opened.source.weights, placed, read, opened.theirs)
@@ -85,16 +85,16 @@ def fill(
     _renew(model, [path.removeprefix(prefix) for path in drawn])
 
 
-def _place(tensor: Tensor, placing: Placing) -> Tensor:
+def _place(tensor: Tensor, options: CopyOptions) -> Tensor:
     """The tensor on the device and in the dtype of the model.
 
     Raises:
         ValueError: PyTorch cannot use the device on this machine; the message names it.
     """
     try:
-        return tensor.to(device=placing.device, dtype=placing.dtype or tensor.dtype, copy=placing.copy)
+        return tensor.to(device=options.device, dtype=options.dtype or tensor.dtype, copy=options.copy)
     except (AssertionError, NotImplementedError) as error:  # PyTorch was built without this device
-        raise ValueError(f"device is {str(placing.device)!r}; {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device is {str(options.device)!r}; {str(error).splitlines()[0]}") from None
 
 
 def _paths(reinit: Collection[str], names: Collection[str]) -> set[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import torch
 
 from hierax.checkpoint.adaptation import read_overrides, record_for_channels
-from hierax.checkpoint.filling import Placing, fill
+from hierax.checkpoint.filling import CopyOptions, fill
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, as_checkpoint
 from hierax.checkpoint.preprocessing import resize_record
@@ -88,8 +88,8 @@ def load_model(
     task = task_of(cls)
     made = _task_config(task, checkpoint, report, given)
     model = _built(cls, made, checkpoint, built_with)
-    placing = Placing(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and checkpoint is source)
-    fill(model, task, checkpoint, report, reinitialized, placing)
+    copying = CopyOptions(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and checkpoint is source)
+    fill(model, task, checkpoint, report, reinitialized, copying)
     for name, value in asked.outputs.items():
         setattr(model.config, name, value)
     model.loading_report = report
@@ -216,7 +216,7 @@ def load(
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
     checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
     new_head = num_labels is not None or "num_labels" in overrides
-    spec = given or found_task(checkpoint, new_head=new_head)
+    spec = given or detect_task(checkpoint, new_head=new_head)
     return load_model(
         spec.cls,
         checkpoint,
@@ -231,6 +231,6 @@ def load(
     )
 
 
-def found_task(opened: Checkpoint, *, new_head: bool = False) -> TaskSpec:
+def detect_task(opened: Checkpoint, *, new_head: bool = False) -> TaskSpec:
     """The task of a checkpoint, from its tensors; if they are ambiguous, from the class in its configuration."""
     return task_of_parts({*opened.parts, *(("head",) if new_head else ())}, opened.config)

@@ -72,9 +72,9 @@ class Checkpoint:
     @property
     def task(self) -> str:
         """Its task: "features", "backbone", "classification", "video-classification" or "mae"."""
-        from hierax.checkpoint.load import found_task
+        from hierax.checkpoint.load import detect_task
 
-        return found_task(self).name
+        return detect_task(self).name
 
     @property
     def preprocessing(self) -> "Preprocessing | None":

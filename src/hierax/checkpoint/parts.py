@@ -39,14 +39,14 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """The model to open, and the parts of the other models in the file."""
 
     weights: Weights
     others: tuple[str, ...] = ()
 
 
-def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: bool = False) -> Chosen:
+def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: bool = False) -> Selection:
     """Finds the model in the content of a file.
 
     If the file contains a model and its exponential moving average, the average is read, as in timm. Other models need
@@ -70,14 +70,14 @@ def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: b
         if len(fits) != 1:
             there = f"it holds {_quoted(names)}" if any(names) else "it holds a single model; leave part out"
             raise ValueError(f"part is {part!r}; {there}" if found else contents(loaded))
-        return Chosen(fits[0], tuple(name for name in names if name != fits[0].part))
+        return Selection(fits[0], tuple(name for name in names if name != fits[0].part))
     if not found:
         raise ValueError(contents(loaded))
     averages = [weights for weights in found if _is_average(weights.part)]
     if len(found) > 1 and len(averages) != 1 and not any_of_them:
         raise ValueError(f"holds {len(found)} models, {_quoted(names)}; pass part={names[0]!r} or another of them")
     chosen = averages[0] if len(averages) == 1 else found[0]
-    return Chosen(chosen, tuple(name for name in names if name != chosen.part))
+    return Selection(chosen, tuple(name for name in names if name != chosen.part))
 
 
 def contents(loaded: Mapping[Any, Any]) -> str:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from hierax.atomic import atomic_write, make_folder, name_in_errors, set_aside
 from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
-from hierax.checkpoint.load import found_task, load_model
+from hierax.checkpoint.load import detect_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.model.config import HieraConfig
 from hierax.model.positions import AbsolutePosition, split_windows
-from hierax.model.registry import ENCODER, TASKS, stated_task, task_of
+from hierax.model.registry import ENCODER, TASKS, task_in_config, task_of
 from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 def save_config(config: HieraConfig, folder: str | Path) -> None:
     """Writes only `config.json` into `folder`, for the class that the configuration names, or for `HieraModel`."""
-    task = stated_task(config.architectures) or TASKS["features"]
+    task = task_in_config(config.architectures) or TASKS["features"]
     with _folder(Path(folder)), atomic_write(Path(folder) / CONFIG) as part:
         part.write_text(_json(DIALECTS["transformers"].config_values(config, task)), encoding="utf-8")
 
@@ -237,7 +237,7 @@ def convert(
 def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
     """The model with all tensors of a checkpoint, in the precision of the file. Without a norm, only the encoder."""
     opened = open_checkpoint(source, variant=variant, part=part)
-    task = found_task(opened)
+    task = detect_task(opened)
     cls = ENCODER.cls if task.name == "features" and task.part not in opened.parts else task.cls
     arguments = task.constructor_arguments(opened.parts)
     return load_model(cls, opened, dtype="auto", overrides=arguments, copy=False)

@@ -17,7 +17,7 @@ from hierax.console import percent, progress, quantity, say, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
-    from hierax.predict.classify import Classified, Prediction
+    from hierax.predict.classify import Classification, Prediction
 
 SUMMARY = "classify images or videos"
 EPILOG = """Without --model the command uses hierax/femto, a small model that is part of the package. It classifies
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.predict.classify import Classified, predictions
+    from hierax.predict.classify import Classification, predictions
     from hierax.predict.inputs import check_inputs
     from hierax.predict.predictor import FoundModel, open_predictor
     from hierax.predict.tables import check_table, write_table
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_table(arguments.output, overwrite=arguments.overwrite)
     model = FoundModel(arguments.model)
     paths, problems = expand(arguments.images, clips=model.takes_clips)
-    results = [Classified(Path(problem.source), error=problem) for problem in problems]
+    results = [Classification(Path(problem.source), error=problem) for problem in problems]
     tally = Tally("" if arguments.json or arguments.output is not None else "--json lists all")
     width = min(max((len(str(path)) for path in paths), default=0), 40)
     for result in results:
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     return tally.end()
 
 
-def _write(result: Classified, tally: Tally, arguments: argparse.Namespace, *, width: int) -> None:
+def _write(result: Classification, tally: Tally, arguments: argparse.Namespace, *, width: int) -> None:
     tally.add(result.error)
     if arguments.json:
         print(json.dumps(result.to_dict(per_view=arguments.per_view)), flush=True)

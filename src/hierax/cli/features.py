@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps(as_json(result)), flush=True)
             elif result.error is None:
-                tell(f"{result.path}: {result.arrays}, {result.picture}")
+                tell(f"{result.path}: {result.arrays}, {result.image}")
     return tally.end()
 
 
@@ -82,4 +82,4 @@ def as_json(result: FeatureFiles) -> dict[str, Any]:
     """The object that `--json` writes for a file."""
     if result.error is not None:
         return {"path": str(result.path), "error": result.error.problem}
-    return {"path": str(result.path), "arrays": str(result.arrays), "image": str(result.picture)}
+    return {"path": str(result.path), "arrays": str(result.arrays), "image": str(result.image)}

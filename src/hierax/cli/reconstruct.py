@@ -15,7 +15,7 @@ from hierax.console import progress, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
-    from hierax.viz.animation import Moving
+    from hierax.viz.animation import Animation
     from hierax.viz.sheets import Tile
 
 SUMMARY = "mask parts of images or videos and let a MAE model fill them in"
@@ -92,12 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
         opened, paths, mask_ratio=arguments.mask_ratio, seed=arguments.seed, statistics=arguments.statistics
     )
     rows: list[tuple[Tile, ...]] = []
-    clips: list[Moving] = []
+    clips: list[Animation] = []
     with progress(results, total=len(paths), what="reconstructing") as followed:
         for result in followed:
             tally.add(result.error)
-            if result.moving is not None:
-                clips.append(result.moving)
+            if result.animation is not None:
+                clips.append(result.animation)
             elif result.error is None:
                 rows.append(result.tiles)
     _write(rows, clips, arguments)
@@ -112,7 +112,7 @@ def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
     check_output(arguments.output, overwrite=arguments.overwrite)
 
 
-def _write(rows: list[tuple[Tile, ...]], clips: list[Moving], arguments: argparse.Namespace) -> None:
+def _write(rows: list[tuple[Tile, ...]], clips: list[Animation], arguments: argparse.Namespace) -> None:
     from hierax.viz.animation import write_animation, write_strip
     from hierax.viz.fonts import drawable_names
     from hierax.viz.sheets import sheet

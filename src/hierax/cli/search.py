@@ -16,7 +16,7 @@ from hierax.console import ProgressDisplay, quantity, say, tell
 
 if TYPE_CHECKING:
     from hierax.collection.index import Index
-    from hierax.embedding.search import Searched
+    from hierax.embedding.search import SearchResult
 
 SUMMARY = "find similar images in a collection"
 EPILOG = """A QUERY is an image, a folder or pattern of images, or the id or path of a row of the collection.
@@ -78,15 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
     return tally.end()
 
 
-def as_json(result: Searched) -> dict[str, Any]:
+def as_json(result: SearchResult) -> dict[str, Any]:
     """The object that `--json` writes for a query."""
     if result.error is not None:
         return {"query": result.query, "error": result.error.problem}
     return {"query": result.query, "hits": [{"id": h.id, "path": h.path, "score": h.score} for h in result.hits]}
 
 
-def _sheet(index: Index, results: Sequence[Searched], arguments: argparse.Namespace) -> str:
-    from hierax.collection.mapped import Named
+def _sheet(index: Index, results: Sequence[SearchResult], arguments: argparse.Namespace) -> str:
+    from hierax.collection.mapped import RowInfo
     from hierax.collection.pages import Entry, Section, contact_sheet
 
     done = [result for result in results if result.error is None]
@@ -95,7 +95,7 @@ def _sheet(index: Index, results: Sequence[Searched], arguments: argparse.Namesp
         Section(
             result.query,
             [
-                Entry(of.get(result.query) or Named("", os.path.abspath(result.query), ""), "the query"),
+                Entry(of.get(result.query) or RowInfo("", os.path.abspath(result.query), ""), "the query"),
                 *(Entry(of[hit.id], f"{hit.score:.4f}") for hit in result.hits),
             ],
         )

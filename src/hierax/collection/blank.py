@@ -11,7 +11,7 @@ from hierax.collection.originals import Original, originals
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
-    from hierax.collection.mapped import Named
+    from hierax.collection.mapped import RowInfo
 
 _SIDE = 256  # pixels per side of the reduced image that is checked
 _LEVELS = 1  # of 255: pixels of one color may differ by this much
@@ -21,7 +21,7 @@ _UNCOMPRESSED = (".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".npy"
 
 def blank_rows(
     folders: Sequence[Path],
-    rows: Sequence[Named],
+    rows: Sequence[RowInfo],
     *,
     fetch: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
@@ -48,7 +48,7 @@ def is_blank(original: Original) -> bool:
     return all(high - low <= _LEVELS for low, high in (band.getextrema() for band in bands))  # type: ignore[misc]
 
 
-def _may_be_blank(row: Named) -> bool:
+def _may_be_blank(row: RowInfo) -> bool:
     """Whether the image may be blank, judged by the size of its file. This is fast."""
     if row.start is not None:  # a segment of a video
         return False

@@ -17,7 +17,7 @@ _NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 if TYPE_CHECKING:
     from hierax.collection.index import Folders, Index
-    from hierax.collection.mapped import Named
+    from hierax.collection.mapped import RowInfo
     from hierax.collection.projection import Layout, Method
 
 
@@ -116,7 +116,7 @@ def table_of(given: str) -> dict[str, str]:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _labels(rows: Sequence[Named], table: dict[str, str]) -> list[str]:
+def _labels(rows: Sequence[RowInfo], table: dict[str, str]) -> list[str]:
     if table:
         return [table.get(row.path, "") for row in rows]
     return [os.path.basename(os.path.dirname(row.path)) for row in rows]

@@ -15,7 +15,7 @@ from hierax.atomic import atomic_write
 from hierax.collection.approximate import positions
 from hierax.collection.blank import blank_rows
 from hierax.collection.checked import DAMAGED, read_arrays
-from hierax.collection.index import DIGITS, Found, Index, nearest
+from hierax.collection.index import DIGITS, HitArrays, Index, nearest
 from hierax.collection.mapped import INDEX, unit
 from hierax.collection.store import MARK, has_windows
 from hierax.collection.verify import verify_pairs
@@ -286,10 +286,10 @@ class _Compare:
     built: Approximate | None
     on_progress: Callable[[int, int], object] | None
 
-    def __call__(self, rows: np.ndarray, known: np.ndarray, least: float) -> Found:
+    def __call__(self, rows: np.ndarray, known: np.ndarray, least: float) -> HitArrays:
         """The pairs that contain at least one new row: the lower row number, the higher one, and the similarity."""
         fresh = rows[~known]
-        parts: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+        parts: list[HitArrays] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
         for start in range(0, len(fresh), _BLOCK):
             block = fresh[start : start + _BLOCK]
             vectors = self.index.take(block)

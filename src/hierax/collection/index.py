@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from hierax.collection.mapped import INDEX, Named, Shard, unit
+from hierax.collection.mapped import INDEX, RowInfo, Shard, unit
 from hierax.collection.store import Manifest, Rows, shards
 from hierax.notices import notify
 
@@ -40,13 +40,13 @@ class Hit:
     score: float
 
 
-Found: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+HitArrays: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Query, row and score of all hits, sorted by query, then by score (best first), then by row."""
 
 
 def nearest(
     queries: np.ndarray, tiles: Iterable[tuple[np.ndarray, np.ndarray]], k: int | None, *, least: float = -1.0
-) -> Found:
+) -> HitArrays:
     """Finds the `k` rows that are most similar to each query (None: all rows), with a similarity of at least `least`.
 
     Scores are products of float32 vectors that are summed in float64 and rounded. Products in float32 only exclude rows
@@ -82,13 +82,13 @@ def nearest(
     return _sort_hits(all_found, None) if k is None else found
 
 
-def _nothing() -> Found:
+def _nothing() -> HitArrays:
     return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
 
 
 def _score_pairs(
     exact: np.ndarray, matrix: np.ndarray, numbers: np.ndarray, pairs: tuple[np.ndarray, ...], least: float
-) -> Found:
+) -> HitArrays:
     query, place = pairs
     step = max(1, _TILE // (16 * exact.shape[1]))
     parts = [
@@ -100,7 +100,7 @@ def _score_pairs(
     return query[keep], numbers[place[keep]], score[keep]
 
 
-def _sort_hits(parts: Sequence[Found], k: int | None) -> Found:
+def _sort_hits(parts: Sequence[HitArrays], k: int | None) -> HitArrays:
     query, row, score = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((row, -score, query))
     if k is not None:
@@ -252,9 +252,9 @@ class Index:
         parts = [np.zeros((0, self.column.width), np.float32), *(matrix for _, matrix in self.tiles(distinct))]
         return np.concatenate(parts)[place]
 
-    def names(self, rows: np.ndarray) -> list[Named]:
+    def names(self, rows: np.ndarray) -> list[RowInfo]:
         """The names of the rows with these numbers, in any order."""
-        named: dict[int, Named] = {}
+        named: dict[int, RowInfo] = {}
         distinct = np.unique(rows)
         for shard, first in zip(self.shards, self._first, strict=False):
             wanted = distinct[slice(*np.searchsorted(distinct, (first, first + shard.rows)))]
@@ -316,7 +316,7 @@ class Index:
 
     def neighbors(
         self, queries: np.ndarray, k: int, threshold: float | None = None, approximate: bool | None = None
-    ) -> Found:
+    ) -> HitArrays:
         """Like `search`, but returns row numbers, for float32 queries `[Q, D]` of length 1."""
         built = self.lists(approximate)
         parts = [_nothing()]

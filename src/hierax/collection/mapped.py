@@ -25,7 +25,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
-class Named:
+class RowInfo:
     """The id and path of a row of a collection, and facts about its image.
 
     Attributes:
@@ -117,14 +117,14 @@ class Shard:
             return valid
         return [value for place, value in enumerate(valid) if (place in apart) == left_out]
 
-    def names(self, places: np.ndarray) -> list[Named]:
+    def names(self, places: np.ndarray) -> list[RowInfo]:
         """The names of the rows at these positions."""
         wanted = schema(self._manifest)
         names = ["id", "path", "hash", "width", "height", "start", "end", "status"]
         names = [name for name in names if name in wanted.names]
         *columns, status = (column.to_pylist() for column in read_table(self.path, wanted, names).columns)
         columns = [self._select(column, status) for column in columns]
-        return [Named(*(column[place] for column in columns)) for place in places.tolist()]
+        return [RowInfo(*(column[place] for column in columns)) for place in places.tolist()]
 
     def names_left_out(self) -> list[str]:
         """The paths of the rows that were left out."""

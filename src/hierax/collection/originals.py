@@ -22,7 +22,7 @@ from PIL import Image, ImageStat
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
-    from hierax.collection.mapped import Named
+    from hierax.collection.mapped import RowInfo
     from hierax.collection.source import Source
 
 GONE, CHANGED, REMOTE = "the file is missing or cannot be read", "the file has changed", "not fetched; --fetch shows it"
@@ -52,7 +52,7 @@ class Original:
 
 def originals(
     folders: Sequence[Path],
-    rows: Sequence[Named],
+    rows: Sequence[RowInfo],
     *,
     side: int,
     fetch: bool = False,
@@ -79,7 +79,7 @@ def originals(
 
 
 def _read(
-    row: Named, source: Source | None, *, side: int, fetch: bool, whole: bool, max_pixels: int | None
+    row: RowInfo, source: Source | None, *, side: int, fetch: bool, whole: bool, max_pixels: int | None
 ) -> Original | str:
     from hierax.collection.source import Source, as_bytes, content_hash
 
@@ -129,9 +129,9 @@ def _over_black(file: Image.Image, size: tuple[int, int]) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", size, (0, 0, 0, 255)), drawing).convert("RGB")
 
 
-def _segment(source: Source, row: Named, side: int, *, whole: bool) -> Original | str:
+def _segment(source: Source, row: RowInfo, side: int, *, whole: bool) -> Original | str:
     """Reads frames of a segment of a video."""
-    from hierax.collection.source import Opened, file_hash
+    from hierax.collection.source import SourceVideo, file_hash
     from hierax.collection.store import MARK
     from hierax.processing.paths import opened_regular
 
@@ -143,7 +143,7 @@ def _segment(source: Source, row: Named, side: int, *, whole: bool) -> Original 
     start = Fraction(source.path.rpartition(MARK)[2])
     length = Fraction(row.end) - start if row.end is not None else Fraction(0)
     times = [start, start + length / 2, start + length * 9 / 10] if whole and length > 0 else [start]
-    with contextlib.closing(Opened(source)) as video:
+    with contextlib.closing(SourceVideo(source)) as video:
         images = [Image.fromarray(np.ascontiguousarray(frame.pixels)) for frame in video.file.frames(times)]
     for image in images:
         _shrink(image, side)

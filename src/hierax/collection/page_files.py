@@ -11,7 +11,7 @@ from hierax.atomic import check_writable
 
 if TYPE_CHECKING:
     from hierax.collection.index import Index
-    from hierax.collection.mapped import Named
+    from hierax.collection.mapped import RowInfo
 
 
 def check_page(page: Path, *, overwrite: bool) -> None:
@@ -38,7 +38,7 @@ def noun(index: Index) -> str:
     return "segment" if has_windows(index.manifest) else "image"
 
 
-def rows_of(index: Index, names: Sequence[str]) -> dict[str, Named]:
+def rows_of(index: Index, names: Sequence[str]) -> dict[str, RowInfo]:
     """The rows, by their id or path. Names that are not in the collection are left out."""
     import numpy as np
 

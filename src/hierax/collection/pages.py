@@ -30,7 +30,7 @@ from hierax.notices import printable
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
-    from hierax.collection.mapped import Named
+    from hierax.collection.mapped import RowInfo
     from hierax.collection.projection import Layout
 
 MOST = 1000
@@ -61,7 +61,7 @@ _BREAK = re.compile(r"[\r\n]")
 class Entry:
     """An image on a sheet: its row and its caption. A row without an id is a file that the user named."""
 
-    row: Named
+    row: RowInfo
     caption: str = ""
 
 
@@ -211,7 +211,7 @@ def _figure(entry: Entry, found: Original | str, path: str) -> str:
     )
 
 
-def _address(row: Named) -> str:
+def _address(row: RowInfo) -> str:
     """The `file://` address of a row, if it is a file of this machine; otherwise ""."""
     file = row.path.rpartition(MARK)[0] if row.start is not None else row.path
     return Path(file).as_uri() if os.path.isabs(file) and os.path.isfile(file) else ""
@@ -223,7 +223,7 @@ def _address(row: Named) -> str:
 def map_page(
     folders: Sequence[Path],
     layout: Layout,
-    rows: Sequence[Named],
+    rows: Sequence[RowInfo],
     *,
     title: str,
     note: str = "",
@@ -276,7 +276,7 @@ def _map_notes(layout: Layout, what: str, *, images: int, unread: int) -> list[s
 
 
 def _map_data(
-    layout: Layout, rows: Sequence[Named], labels: Sequence[str], images: Mapping[int, Image.Image]
+    layout: Layout, rows: Sequence[RowInfo], labels: Sequence[str], images: Mapping[int, Image.Image]
 ) -> dict[str, Any]:
     """The values that `map.js` reads; `images` by the number of their point."""
     groups = [name for name, _ in Counter(label for label in labels if label).most_common(len(_COLORS))]

@@ -154,7 +154,7 @@ class Section(io.RawIOBase):
         super().close()
 
 
-class Opened:
+class SourceVideo:
     """The video of a source, ready to decode. A remote video is downloaded first.
 
     Raises:

@@ -35,7 +35,7 @@ _DIFFERENT = 0.35  # maximum fraction of the contrast of the marks by which two 
 
 
 @dataclass
-class _Compared:
+class _ComparisonData:
     """The data of rows that are compared.
 
     Attributes:
@@ -102,7 +102,7 @@ def verify_pairs(
         return found
     with tempfile.TemporaryFile() as file:
         shape = (len(rows), _SHOTS, SIDE, SIDE, 3)
-        compared = _Compared(
+        compared = _ComparisonData(
             np.memmap(file, np.uint8, "w+", shape=shape),
             np.zeros((len(rows), SIDE, SIDE), np.uint8),
             np.zeros((len(rows), 5), np.int64),

@@ -73,10 +73,10 @@ def _read_frames(sample: Sample, place: float, sampling: Sampling) -> list[Frame
         first, last = segment_bounds(extract, file)
         share = Fraction(int(place * _FINE), _FINE)
         frames_read = list(file.frames(_frame_times(first, last, share, sampling)))
-        if file.ended is not None and file.ended < last:  # the file is shorter than it states
-            if file.ended <= first:
-                raise VideoError(sample.name, f"the video ends at {float(file.ended):g} s")
-            frames_read = list(file.frames(_frame_times(first, file.ended, share, sampling)))
+        if file.actual_end is not None and file.actual_end < last:  # the file is shorter than it states
+            if file.actual_end <= first:
+                raise VideoError(sample.name, f"the video ends at {float(file.actual_end):g} s")
+            frames_read = list(file.frames(_frame_times(first, file.actual_end, share, sampling)))
         return frames_read
 
 

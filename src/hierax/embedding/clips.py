@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hierax.collection.source import Opened, Source, open_stream
+from hierax.collection.source import Source, SourceVideo, open_stream
 from hierax.collection.store import MARK
 from hierax.embedding.decode import Item, failed_item
 from hierax.processing import HieraVideoProcessor, Preprocessing
@@ -51,7 +51,7 @@ class ClipDecoder:
         # pixels stay gray levels here; they are normalized on the device of the model
         self.processor = HieraVideoProcessor(record, do_rescale=False, do_normalize=False)
         self.shape = (self.sampling.count, *record.fixed_size)
-        self._video: Opened | None = None
+        self._video: SourceVideo | None = None
 
     def __call__(self, source: Source, out: np.ndarray) -> Item:
         """Writes the pixels of one segment into `out`, uint8 `[C, T, H, W]` of zeros. If the source is a whole video,
@@ -71,10 +71,10 @@ class ClipDecoder:
         out[:] = np.rint(clip.pixels)
         return Item(source, digest, file.info.width, file.info.height, start=clip.start, end=clip.end)
 
-    def _open(self, source: Source) -> Opened:
+    def _open(self, source: Source) -> SourceVideo:
         if self._video is None or self._video.name != source.name:
             self._close()
-            self._video = Opened(source)
+            self._video = SourceVideo(source)
         return self._video
 
     def _close(self) -> None:

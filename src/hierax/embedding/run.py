@@ -288,7 +288,7 @@ class _Run:
         progress = Progress(0, job.sources_in(*mine))
         done, start = 0, time.perf_counter()
         stop = StopSignal(on_stop or (lambda: None))
-        with stop.listening(), contextlib.closing(self._steps(mine, stop)) as steps:
+        with stop.handle(), contextlib.closing(self._steps(mine, stop)) as steps:
             for step in steps:
                 progress.done += step.sources
                 progress.errors += step.errors

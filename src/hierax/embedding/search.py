@@ -64,7 +64,7 @@ def embed_queries(
 
 
 @dataclass(frozen=True)
-class Searched:
+class SearchResult:
     """The hits of a query, best first; or the error if the query cannot be read."""
 
     query: str
@@ -84,7 +84,7 @@ def search(
     device: str = "auto",
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int, int], object] | None = None,
-) -> list[Searched]:
+) -> list[SearchResult]:
     """Finds the most similar rows for each query.
 
     Returns:
@@ -135,11 +135,11 @@ def _search(
     device: str,
     max_pixels: int | None,
     on_progress: Callable[[int, int], object] | None,
-) -> list[Searched]:
+) -> list[SearchResult]:
     import numpy as np
 
     named, problems = _resolve_queries(index, queries)
-    results = [Searched(problem.source, error=problem) for problem in problems]
+    results = [SearchResult(problem.source, error=problem) for problem in problems]
     rows = {name: row for name, row in named.items() if isinstance(row, int)}
     numbers = np.array(list(rows.values()), np.int64)
     vectors, own = index.take(numbers), dict(zip(rows, (row.id for row in index.names(numbers)), strict=True))
@@ -157,7 +157,7 @@ def _search(
         name: tuple(hit for hit in some if hit.id != own.get(name))[:top_k]
         for name, some in zip(names, found, strict=True)
     }
-    return results + [Searched(name, hits[name]) for name in named if name in hits]
+    return results + [SearchResult(name, hits[name]) for name in named if name in hits]
 
 
 def _resolve_queries(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Source], list[ImageError]]:
@@ -227,7 +227,7 @@ def _embed(
     device: str,
     max_pixels: int | None,
     on_progress: Callable[[int, int], object] | None,
-) -> tuple[np.ndarray, list[str], list[Searched]]:
+) -> tuple[np.ndarray, list[str], list[SearchResult]]:
     import numpy as np
 
     from hierax.embedding.search import embed_queries
@@ -248,5 +248,5 @@ def _embed(
     read = [name for name in sources if name not in unread]
     good: np.ndarray = np.isfinite(vectors).all(1) & (vectors != 0).any(1)
     unread |= {name: "its features are not finite" for name, fine in zip(read, good.tolist(), strict=True) if not fine}
-    errors = [Searched(name, error=ImageError(name, problem)) for name, problem in unread.items()]
+    errors = [SearchResult(name, error=ImageError(name, problem)) for name, problem in unread.items()]
     return vectors[good], [name for name in read if name not in unread], errors

@@ -23,13 +23,13 @@ from hierax.engine.cache import ArtifactCache, cache_in
 from hierax.engine.calibration import Pictures, calibration_batches, source_digest
 from hierax.engine.context import renew_lock
 from hierax.engine.device_pixels import DevicePixels
-from hierax.engine.forking import follow, keep_for_ever, openvino_is_lost
+from hierax.engine.forking import follow, keep_forever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
 from hierax.engine.opening import model_for
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, to_output, typed_mae
-from hierax.engine.streaming import Item, Streamed, stream_results
+from hierax.engine.streaming import Item, StreamResult, stream_results
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import task_of
 from hierax.processing import HieraImageProcessor, Picture
@@ -150,7 +150,7 @@ class Engine:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine")
         if self.backend in ("torch", "compile"):
             return
-        keep_for_ever(self._pool)
+        keep_forever(self._pool)
         make, limit = self._backend.runner, self._pool.limit
         eager = None if isinstance(self._backend, ExportedBackend) else self._eager
         if self.backend == "openvino" and openvino_is_lost() and eager is not None:
@@ -238,8 +238,8 @@ class Engine:
         batch_size: int = 32,
         workers: int | None = None,
         read: Callable[[Item], Tensor] | None = None,
-    ) -> Iterator[Streamed[Item]]:
-        """Outputs for many images, one by one and in order: `Streamed(item, output, error)`.
+    ) -> Iterator[StreamResult[Item]]:
+        """Outputs for many images, one by one and in order: `StreamResult(item, output, error)`.
 
         Images are decoded ahead in threads and run in batches. An image that cannot be read or run has an `error` and
         no `output`; the others are not affected. At most about three batches are in memory.

@@ -16,7 +16,7 @@ from typing import Protocol
 _openvino_user: int | None = None  # the first process that compiled something with OpenVINO
 
 
-class Forked(Protocol):
+class ForkListener(Protocol):
     """An object that is notified in a forked child."""
 
     def after_fork(self) -> None:
@@ -24,10 +24,10 @@ class Forked(Protocol):
         ...
 
 
-_followed: weakref.WeakSet[Forked] = weakref.WeakSet()
+_followed: weakref.WeakSet[ForkListener] = weakref.WeakSet()
 
 
-def follow(engine: Forked) -> None:
+def follow(engine: ForkListener) -> None:
     """Makes forked children call `engine.after_fork`, as long as the engine lives."""
     _register()
     _followed.add(engine)
@@ -44,7 +44,7 @@ def _in_child() -> None:
         engine.after_fork()
 
 
-def keep_for_ever(thing: object) -> None:
+def keep_forever(thing: object) -> None:
     """Never frees `thing`, not even when the interpreter ends: that would wait for threads that do not exist."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 

@@ -25,7 +25,7 @@ _AHEAD = 2  # batches that are decoded or are being decoded while one runs
 
 
 @dataclass(frozen=True)
-class Streamed(Generic[Item]):
+class StreamResult(Generic[Item]):
     """The result of an engine for one item.
 
     Attributes:
@@ -55,7 +55,7 @@ def stream_results(
     *,
     batch_size: int,
     workers: int | None,
-) -> Iterator[Streamed[Item]]:
+) -> Iterator[StreamResult[Item]]:
     """See `Engine.stream`."""
     group: list[_Read[Item]] = []
     for found in _decode_ahead(items, read, ahead=_AHEAD * batch_size, workers=workers or _default_workers()):
@@ -100,7 +100,7 @@ def _decode_ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[Streamed[Item]]:
+def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[StreamResult[Item]]:
     """The results of a group in order; readable items have their rows of the engine's outputs."""
     ready = [one.pixels for one in group if one.pixels is not None]
     outputs: list[Output] = []
@@ -112,10 +112,10 @@ def _run(engine: Engine, group: list[_Read[Item]], batch_size: int) -> Iterator[
     whole, start = _concatenate(outputs), 0
     for one in group:
         if one.pixels is None:
-            yield Streamed(one.item, error=one.error)
+            yield StreamResult(one.item, error=one.error)
             continue
         end = start + len(one.pixels)
-        yield Streamed(one.item, output=_each(whole, lambda t, rows=slice(start, end): t[rows]))
+        yield StreamResult(one.item, output=_each(whole, lambda t, rows=slice(start, end): t[rows]))
         start = end
 
 

@@ -156,7 +156,7 @@ def task_named(name: str) -> TaskSpec:
     return TASKS[name]
 
 
-def stated_task(architectures: object) -> TaskSpec | None:
+def task_in_config(architectures: object) -> TaskSpec | None:
     """The task of the class that the `architectures` of a `config.json` name, or None."""
     named = architectures[:1] if isinstance(architectures, list) else []
     return next((spec for spec in TASKS.values() if named == [spec.architecture]), None)
@@ -176,7 +176,7 @@ def task_with(part: str, config: HieraConfig) -> TaskSpec:
 
 def task_of_parts(parts: Collection[str], config: HieraConfig) -> TaskSpec:
     """The task of a checkpoint with these parts; if they fit several tasks, the task of the class in `config`."""
-    stated = stated_task(config.architectures)
+    stated = task_in_config(config.architectures)
     found = next((spec for spec in TASKS.values() if spec.part in parts), None)
     if found is None:
         return stated if stated is not None and stated.maps else TASKS["features"]

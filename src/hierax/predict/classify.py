@@ -43,7 +43,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Classified:
+class Classification:
     """The most probable classes of an image or video, best first; of a video also for each view. Or the error if it
     cannot be read.
     """
@@ -78,7 +78,7 @@ def classify(
     backend: str = "auto",
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
-) -> Iterator[Classified]:
+) -> Iterator[Classification]:
     """Yields the `top_k` most probable classes of each image or video, in the order of the paths.
 
     The result for an image does not depend on the other images. bf16 and int8 change probabilities by a few
@@ -117,7 +117,7 @@ def classify(
 
 def predictions(
     predictor: Predictor, paths: list[Path], *, top_k: int = 5, views: tuple[int, int] = (1, 1)
-) -> Iterator[Classified]:
+) -> Iterator[Classification]:
     """Like `classify`, with a model that is already open.
 
     Raises:
@@ -143,25 +143,25 @@ def predictions(
         batch_size=predictor.batch_size,
     )
     return (
-        Classified(a.path, error=a.error)
+        Classification(a.path, error=a.error)
         if a.result is None
         else _name_classes(a.path, a.result, predictor.config, top_k)
         for a in answers
     )
 
 
-def _name_classes(path: Path, scores: Tensor, config: HieraConfig, top_k: int) -> Classified:
+def _name_classes(path: Path, scores: Tensor, config: HieraConfig, top_k: int) -> Classification:
     """The most probable classes of a file, or an error if the model's output is not finite."""
     from hierax.predict.inputs import not_finite
 
     if (error := not_finite(path, [scores])) is not None:
-        return Classified(path, error=error)
-    return Classified(path, _top_classes(scores, config, top_k))
+        return Classification(path, error=error)
+    return Classification(path, _top_classes(scores, config, top_k))
 
 
 def _video(
     path: Path, predictor: Predictor, processor: HieraVideoProcessor, *, views: tuple[int, int], top_k: int
-) -> Classified:
+) -> Classification:
     import torch
 
     from hierax.predict.inputs import clip_batches, not_finite
@@ -171,17 +171,17 @@ def _video(
     try:
         clips: list[Clip] = processor.clips(path, views=views)
     except ImageError as error:
-        return Classified(path, error=error)
+        return Classification(path, error=error)
     with torch.inference_mode():
         logits = torch.cat([predictor.call(pixels).logits for pixels in clip_batches(clips)])
     scores = probabilities(logits, config)
     if (error := not_finite(path, [scores])) is not None:
-        return Classified(path, error=error)
+        return Classification(path, error=error)
     by_view = [
         View(clip.start, clip.end, clip.view[1], _top_classes(one, config, top_k))
         for clip, one in zip(clips, scores, strict=False)
     ]
-    return Classified(path, _top_classes(scores.mean(0), config, top_k), tuple(by_view))
+    return Classification(path, _top_classes(scores.mean(0), config, top_k), tuple(by_view))
 
 
 def probabilities(logits: Tensor, config: HieraConfig) -> Tensor:

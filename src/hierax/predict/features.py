@@ -57,8 +57,13 @@ class FeatureFiles:
 
     path: Path
     arrays: Path | None = None
-    picture: Path | None = None
+    image: Path | None = None
     error: ImageError | None = None
+
+    @property
+    def picture(self) -> Path | None:
+        """The former name of `image`."""
+        return self.image
 
 
 def features(

@@ -24,21 +24,26 @@ from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError
 
 if TYPE_CHECKING:
-    from hierax.viz.animation import Moving
+    from hierax.viz.animation import Animation
     from hierax.viz.reconstruction import Statistics
     from hierax.viz.sheets import Tile
 
 
 @dataclass(frozen=True)
-class Reconstructed:
+class Reconstruction:
     """Three images with captions: the original, the visible part, the reconstruction. For a video, the same for its
     frames. Or the error if the file cannot be read.
     """
 
     path: Path
     tiles: tuple[Tile, ...] = ()
-    moving: Moving | None = None
+    animation: Animation | None = None
     error: ImageError | None = None
+
+    @property
+    def moving(self) -> Animation | None:
+        """The former name of `animation`."""
+        return self.animation
 
 
 def reconstruct(
@@ -54,7 +59,7 @@ def reconstruct(
     backend: str = "auto",
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
-) -> Iterator[Reconstructed]:
+) -> Iterator[Reconstruction]:
     """Yields the reconstruction of each image, or of the middle of each video, in the order of the paths.
 
     Args:
@@ -116,7 +121,7 @@ def reconstructions(
     mask_ratio: float | None = None,
     seed: int = 0,
     statistics: Statistics = "visible",
-) -> Iterator[Reconstructed]:
+) -> Iterator[Reconstruction]:
     """Like `reconstruct`, with a model that is already open."""
     from hierax.viz.fonts import drawable_names
 
@@ -129,9 +134,9 @@ def reconstructions(
     )
     for title, answer in zip(titles, answers, strict=True):
         if answer.result is None or answer.pixels is None:
-            yield Reconstructed(answer.path, error=answer.error)
+            yield Reconstruction(answer.path, error=answer.error)
         elif (wrong := not_finite(answer.path, [answer.result])) is not None:
-            yield Reconstructed(answer.path, error=wrong)
+            yield Reconstruction(answer.path, error=wrong)
         else:
             yield steps.draw(answer.path, answer.pixels, answer.result, title=title)
 
@@ -153,15 +158,15 @@ class _Steps:
         config = self.predictor.config
         return reconstruct_pixels(pixels, logits, visible, config=config, statistics=self.statistics).unbind()
 
-    def draw(self, path: Path, pixels: Tensor, result: Tensor, *, title: str) -> Reconstructed:
+    def draw(self, path: Path, pixels: Tensor, result: Tensor, *, title: str) -> Reconstruction:
         """The images of pixels `[1, C, *size]` and their reconstruction `made`."""
         from hierax.viz.animation import reconstructed_clip
 
         predictor, keep = self.predictor, self._keep(pixels)
         if not isinstance(self.processor, HieraVideoProcessor):
             tiles = reconstruction_tiles(predictor, pixels, result, keep, statistics=self.statistics, title=title)
-            return Reconstructed(path, tiles)
-        moving = reconstructed_clip(
+            return Reconstruction(path, tiles)
+        animation = reconstructed_clip(
             pixels,
             result,
             keep,
@@ -171,7 +176,7 @@ class _Steps:
             seconds=float(self.processor.sampling.span),
             title=title,
         )
-        return Reconstructed(path, moving=moving)
+        return Reconstruction(path, animation=animation)
 
     def _keep(self, pixels: Tensor) -> Tensor:
         return draw_keep(self.predictor.config, tuple(pixels.shape[2:]), mask_ratio=self.mask_ratio, seed=self.seed)

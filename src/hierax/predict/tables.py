@@ -11,7 +11,7 @@ from typing import Any
 
 from hierax.atomic import atomic_write, check_writable
 from hierax.extras import require
-from hierax.predict.classify import Classified
+from hierax.predict.classify import Classification
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -36,11 +36,11 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Non
     check_writable(place)
 
 
-def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def write_table(results: Sequence[Classification], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Writes one row per image: `path`, `label`, `probability`, `label2`, `probability2`, …, `error`.
 
     An image that cannot be read has an `error` and no labels. In a JSON Lines file, each line is the object that
-    `Classified.to_dict` returns.
+    `Classification.to_dict` returns.
 
     Raises:
         ValueError, ImportError: see `check_table`.
@@ -63,14 +63,14 @@ def write_table(results: Sequence[Classified], path: str | os.PathLike[str], *, 
                 writer.writerows(row(result) for result in results)
 
 
-def columns(results: Sequence[Classified]) -> list[str]:
+def columns(results: Sequence[Classification]) -> list[str]:
     """The names of the columns, with as many labels as the longest result, but at least one."""
     most = max((len(result.predictions) for result in results), default=1)
     numbers = ["", *(str(n) for n in range(2, most + 1))]
     return ["path", *(f"{name}{number}" for number in numbers for name in ("label", "probability")), "error"]
 
 
-def row(result: Classified) -> dict[str, Any]:
+def row(result: Classification) -> dict[str, Any]:
     """The values of a row, by column. Columns without a value are left out."""
     values: dict[str, Any] = {"path": str(result.path)}
     for number, found in enumerate(result.predictions, start=1):
@@ -79,7 +79,7 @@ def row(result: Classified) -> dict[str, Any]:
     return values if result.error is None else {**values, "error": result.error.problem}
 
 
-def _write_parquet(results: Sequence[Classified], path: Path) -> None:
+def _write_parquet(results: Sequence[Classification], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -59,7 +59,7 @@ class _Source(Protocol):
     name: str
 
     @property
-    def ended(self) -> Fraction | None: ...
+    def actual_end(self) -> Fraction | None: ...
     def duration(self) -> Fraction: ...
     def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]: ...
 
@@ -185,8 +185,8 @@ class HieraVideoProcessor(RecordedProcessor):
             begin, end = part[0] or Fraction(0), source.duration()
             end = end if part[1] is None else min(part[1], end)
             made = self._windows(source, begin, end, windows, each)
-            if source.ended is not None and source.ended < end:  # the file is shorter than it states
-                made = self._windows(source, begin, source.ended, windows, each)
+            if source.actual_end is not None and source.actual_end < end:  # the file is shorter than it states
+                made = self._windows(source, begin, source.actual_end, windows, each)
             return made
 
     def windows(self, video: Video, *, hop: float | None = None, fps: float | None = None) -> Iterator[Clip]:
@@ -211,7 +211,7 @@ class HieraVideoProcessor(RecordedProcessor):
             source.duration()  # with damaged time stamps, this loop would not end
             cached: dict[Fraction, tuple[np.ndarray, ...]] = {}
             for number, start in enumerate(consecutive(steps * sampling.step)):
-                if source.ended is not None and start >= source.ended:
+                if source.actual_end is not None and start >= source.actual_end:
                     return
                 cached = {time: part for time, part in cached.items() if time >= start}
                 times = sampling.times(start)
@@ -219,13 +219,13 @@ class HieraVideoProcessor(RecordedProcessor):
                 for time, frame in zip(missing, source.frames(missing), strict=True):
                     cached[time] = self._parts(frame.pixels, 1)
                 end = start + sampling.span
-                if source.ended is not None:
-                    if start >= source.ended:
+                if source.actual_end is not None:
+                    if start >= source.actual_end:
                         return
-                    if number == 0 and self.short == "loop" and source.ended < end:
-                        yield from self._windows(source, Fraction(0), source.ended, 1, 1)
+                    if number == 0 and self.short == "loop" and source.actual_end < end:
+                        yield from self._windows(source, Fraction(0), source.actual_end, 1, 1)
                         return
-                    end = min(end, source.ended)
+                    end = min(end, source.actual_end)
                 yield Clip(self._stack([cached[time][0] for time in times]), float(start), float(end), (number, 0))
 
     def window(self, file: VideoFile, start: Fraction) -> Clip:
@@ -234,9 +234,9 @@ class HieraVideoProcessor(RecordedProcessor):
         """
         times, last = self.sampling.times(start), file.duration()
         frames = [self._parts(frame.pixels, 1)[0] for frame in file.frames(times)]
-        if file.ended is not None and 0 < start >= file.ended:
-            raise VideoError(file.name, f"the video ends at {float(file.ended):g} s")
-        end = min(start + self.sampling.span, file.ended or last)
+        if file.actual_end is not None and 0 < start >= file.actual_end:
+            raise VideoError(file.name, f"the video ends at {float(file.actual_end):g} s")
+        end = min(start + self.sampling.span, file.actual_end or last)
         return Clip(self._stack(frames), float(start), float(end), (0, 0))
 
     # -- one video -----------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class HieraVideoProcessor(RecordedProcessor):
             return nullcontext(stills)
         if not fps > 0:
             raise ValueError(f"fps is {fps}; expected a number above 0")
-        return nullcontext(_Timed(stills, Fraction(fps).limit_denominator(1_000_000)))
+        return nullcontext(_TimedFrames(stills, Fraction(fps).limit_denominator(1_000_000)))
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
@@ -355,12 +355,12 @@ class _Stills:
         return [self.frame(number) for number in range(len(self))]
 
 
-class _Timed:
+class _TimedFrames:
     """Frames in memory, with `rate` frames per second."""
 
     def __init__(self, stills: _Stills, rate: Fraction) -> None:
         self.name, self._stills, self._rate = stills.name, stills, rate
-        self.ended: Fraction | None = len(stills) / rate
+        self.actual_end: Fraction | None = len(stills) / rate
 
     def duration(self) -> Fraction:
         """The duration in seconds."""

@@ -135,7 +135,7 @@ class VideoFile:
             yield frame
 
     @property
-    def ended(self) -> Fraction | None:
+    def actual_end(self) -> Fraction | None:
         """The end of the last frame that can be decoded, in seconds; None until decoding has reached it."""
         return None if self._end is None else self._end - self._zero
 

@@ -35,7 +35,7 @@ from hierax.train.checkpoints import Checkpoints, DamagedCheckpoint, rng_state, 
 from hierax.train.ema import AveragedWeights
 from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
-from hierax.train.optimizer import learning_rate, optimizer, set_lr
+from hierax.train.optimizer import build_optimizer, learning_rate, set_lr
 from hierax.train.parallel import World, full_tensor
 from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, explain_failures, restore_progress
 from hierax.train.settings import Recipe
@@ -87,7 +87,7 @@ class Loop:
         self.checkpoints, self.evaluate, self.callback = checkpoints, evaluate, callback or Callback()
         self.model: Pretrained = objective.model
         self.wrapped = world.wrap(objective, compile=recipe.compile)
-        self.optimizer = optimizer(self.model, recipe)
+        self.optimizer = build_optimizer(self.model, recipe)
         self.ema = AveragedWeights(self.model, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")  # pyright: ignore
         self._distinct = (recipe.distinct_epochs or recipe.epochs) * steps_per_epoch  # steps until mixing repeats
@@ -111,7 +111,7 @@ class Loop:
                 disk, memory, workers or other ranks.
         """
         self._counted_at = time.monotonic()
-        with self.stop.listening(), explain_failures(self._recovery_note):
+        with self.stop.handle(), explain_failures(self._recovery_note):
             finished = self._run()
             if finished:
                 self._finish()

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from hierax.train.objective import Objective
     from hierax.train.parallel import World
     from hierax.train.predictions import Inputs, Predictions
-    from hierax.train.prepare import Prepared
+    from hierax.train.prepare import PreparedRun
     from hierax.train.settings import Recipe
     from hierax.train.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationResult:
     """The result of an evaluation.
 
     Attributes:
@@ -57,8 +57,8 @@ class Mode:
         supervised: whether it learns from labels or from a teacher.
         start: the bundled checkpoint to start from, for images.
         recipes, epochs: the default recipe and its length on a "cpu" and a "gpu".
-        objective: takes the recipe, `Prepared`, the model, the training set and the cache of the teacher; returns the
-            model with its loss.
+        objective: takes the recipe, `PreparedRun`, the model, the training set and the cache of the teacher; returns
+            the model with its loss.
         evaluate: measures the model on samples that it is not trained on.
     """
 
@@ -68,8 +68,8 @@ class Mode:
     start: str
     recipes: Mapping[str, str]
     epochs: Mapping[str, Epochs]
-    objective: Callable[[Recipe, Prepared, Pretrained, Dataset, TeacherCache | None], Objective]
-    evaluate: Callable[..., Evaluated]
+    objective: Callable[[Recipe, PreparedRun, Pretrained, Dataset, TeacherCache | None], Objective]
+    evaluate: Callable[..., EvaluationResult]
 
     @property
     def masked(self) -> bool:
@@ -80,7 +80,7 @@ class Mode:
 
 
 def _pretraining(
-    recipe: Recipe, prepared: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
+    recipe: Recipe, prepared: PreparedRun, model: Pretrained, train: Dataset, cache: TeacherCache | None
 ) -> Objective:
     from hierax.train.objective import HogPretraining, Pretraining
 
@@ -89,7 +89,7 @@ def _pretraining(
 
 
 def _finetuning(
-    recipe: Recipe, prepared: Prepared, model: Pretrained, train: Dataset, cache: TeacherCache | None
+    recipe: Recipe, prepared: PreparedRun, model: Pretrained, train: Dataset, cache: TeacherCache | None
 ) -> Objective:
     from hierax.train.distillation import Distillation, has_same_classes
     from hierax.train.objective import Finetuning, balanced_class_weights
@@ -110,22 +110,22 @@ def _finetuning(
 
 def _reconstructed(
     objective: Objective, inputs: Inputs, world: World, *, batch: int, workers: int, stop: Callable[[], bool]
-) -> Evaluated:
+) -> EvaluationResult:
     from hierax.train.predictions import masked_loss
 
-    return Evaluated(*masked_loss(objective, inputs.view, world, batch=batch, workers=workers, stop=stop))
+    return EvaluationResult(*masked_loss(objective, inputs.view, world, batch=batch, workers=workers, stop=stop))
 
 
 def _classified(
     objective: Objective, inputs: Inputs, world: World, *, batch: int, workers: int, stop: Callable[[], bool]
-) -> Evaluated:
+) -> EvaluationResult:
     from hierax.train.distillation import Distillation, agreement
     from hierax.train.predictions import predict
 
     if isinstance(objective, Distillation) and not objective.labeled:
-        return Evaluated(*agreement(objective, inputs.view, world, batch=batch, workers=workers, stop=stop))
+        return EvaluationResult(*agreement(objective, inputs.view, world, batch=batch, workers=workers, stop=stop))
     found = predict(objective.model, inputs, world, batch=batch, workers=workers, stop=stop)
-    return Evaluated(found.metrics(), found.bad, found)
+    return EvaluationResult(found.metrics(), found.bad, found)
 
 
 MODES: Mapping[str, Mode] = {

@@ -14,7 +14,7 @@ from hierax.train.settings import Recipe
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Parameters that share learning rate and weight decay.
 
     Attributes:
@@ -30,33 +30,33 @@ class Group:
     names: tuple[str, ...]
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
+def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies to a parameter; it does not for position embeddings, mask tokens and vectors."""
     return parameter.ndim > 1 and "pos_embed" not in name and "mask_token" not in name
 
 
-def groups(model: Pretrained, *, layer_decay: float, weight_decay: float) -> list[Group]:
+def parameter_groups(model: Pretrained, *, layer_decay: float, weight_decay: float) -> list[ParameterGroup]:
     """The trained parameters, each in one group, by layer. Learning rates shrink by the factor `layer_decay` per layer
     towards the embeddings: the head has no factor, the last block one, the embeddings depth + 1.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     layers = model.layer_groups()
-    found: list[Group] = []
+    found: list[ParameterGroup] = []
     for layer, names in enumerate(layers):
         scale = layer_decay ** (len(layers) - 1 - layer)
         for wanted, decay in ((True, weight_decay), (False, 0.0)):
-            members = tuple(n for n in names if n in parameters and decays(n, parameters[n]) == wanted)
+            members = tuple(n for n in names if n in parameters and has_weight_decay(n, parameters[n]) == wanted)
             if members:
-                found.append(Group(layer, scale, decay, members))
+                found.append(ParameterGroup(layer, scale, decay, members))
     return found
 
 
-def optimizer(model: Pretrained, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(model: Pretrained, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; each group carries `scale`, which `set_lr` multiplies the learning rate by."""
     parameters = dict(model.named_parameters())
     specs: list[dict[str, Any]] = [
         {"params": [parameters[n] for n in g.names], "weight_decay": g.weight_decay, "scale": g.scale}
-        for g in groups(model, layer_decay=recipe.layer_decay, weight_decay=recipe.weight_decay)
+        for g in parameter_groups(model, layer_decay=recipe.layer_decay, weight_decay=recipe.weight_decay)
     ]
     if not specs:
         raise ValueError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")

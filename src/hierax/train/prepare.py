@@ -27,7 +27,7 @@ from hierax.train.teacher import Teacher, open_teacher
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A model and how its inputs are made.
 
     Attributes:
@@ -55,7 +55,7 @@ def prepare(
     source: str | os.PathLike[str] | None,
     teacher: str | os.PathLike[str] | None = None,
     device: torch.device | None = None,
-) -> Prepared:
+) -> PreparedRun:
     """The model of a run, with random weights or those of `source`, how its inputs are made, and its `teacher`, on
     `device` (None: the CPU).
 
@@ -83,7 +83,7 @@ def prepare(
     model.preprocessing = record
     if network is not None and network.features and recipe.teacher_features:
         network.measure(EvaluationView(dataset, record, size=model.config.image_size, max_pixels=recipe.max_pixels))
-    return Prepared(model, record, *pixel_mean_and_std(record), tuple(notes), labeled, network)
+    return PreparedRun(model, record, *pixel_mean_and_std(record), tuple(notes), labeled, network)
 
 
 def _load_model(

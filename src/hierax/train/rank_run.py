@@ -31,7 +31,7 @@ from hierax.train.objective import Objective
 from hierax.train.parallel import World, default_workers
 from hierax.train.pixels import augmentation
 from hierax.train.predictions import Inputs
-from hierax.train.prepare import Prepared, prepare
+from hierax.train.prepare import PreparedRun, prepare
 from hierax.train.progress import explain_memory_errors
 from hierax.train.reconstructions import ReconstructionSheet
 from hierax.train.request import PathOrHubId, Request
@@ -56,7 +56,7 @@ class _Setup:
     validation: Dataset | None
     recipe: Recipe
     note: str | None
-    prepared: Prepared
+    prepared: PreparedRun
 
 
 class RankRun:

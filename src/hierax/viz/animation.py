@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Moving:
+class Animation:
     """An animation with columns: images `frames[time][column]` of one size, a title and a note for each column, and
     the seconds for which each frame is shown.
     """
@@ -49,7 +49,7 @@ def reconstructed_clip(
     statistics: Statistics,
     seconds: float,
     title: str,
-) -> Moving:
+) -> Animation:
     """Three columns for a clip `pixels` `[1, C, T, H, W]`: original, visible part, and reconstruction `made` `[C,
     frames, H, W]`. The frames are those that a model predicts (the first of every token). In `keep` `[1, U]`, True is
     a visible mask unit; `seconds` is the length of the clip, `title` its name.
@@ -66,7 +66,7 @@ def reconstructed_clip(
         seen = draw_units(picture, unit=config.unit_pixels[1:], keep=shown[number // each])
         frames.append((picture, seen, to_picture(made[:, number], record=record)))
     captions = reconstruction_captions(config, pixels.shape[2:], keep[0].cpu().numpy(), statistics, title=title)
-    return Moving(frames, captions, seconds / len(frames))
+    return Animation(frames, captions, seconds / len(frames))
 
 
 def reconstruction_captions(
@@ -91,7 +91,7 @@ def reconstruction_captions(
 
 def featured_clip(
     found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing, seconds: float, title: str
-) -> Moving:
+) -> Animation:
     """A clip `[C, T, H, W]` and the maps of its stages: colors are each map's first three principal components over
     all of its frames, so that a color has the same meaning in all of them.
     """
@@ -111,7 +111,7 @@ def featured_clip(
         columns.append([Image.fromarray(enlarge(frame, stride=stride, size=size[1:])) for frame in cells])
     every = pixels.shape[1] // len(columns[0])
     pictures = [to_picture(pixels[:, number * every], record=record) for number in range(len(columns[0]))]
-    return Moving(list(zip(pictures, *columns, strict=True)), captions, seconds / len(pictures))
+    return Animation(list(zip(pictures, *columns, strict=True)), captions, seconds / len(pictures))
 
 
 def _times(size: Sequence[int]) -> str:
@@ -119,7 +119,7 @@ def _times(size: Sequence[int]) -> str:
     return f"{size[0]} frames of {size[2]} x {size[1]}"
 
 
-def write_animation(clips: Sequence[Moving], path: Path, *, heading: str, note: str) -> None:
+def write_animation(clips: Sequence[Animation], path: Path, *, heading: str, note: str) -> None:
     """Writes the clips below each other, with their captions, as an animation; the suffix says whether as GIF, PNG or
     WebP. Shorter clips show their last frame until the longest ends.
     """
@@ -132,7 +132,7 @@ def write_animation(clips: Sequence[Moving], path: Path, *, heading: str, note: 
         pages[0].save(part, save_all=True, append_images=pages[1:], duration=milliseconds, loop=0)
 
 
-def write_strip(clips: Sequence[Moving], path: Path, *, heading: str, note: str) -> None:
+def write_strip(clips: Sequence[Animation], path: Path, *, heading: str, note: str) -> None:
     """All frames side by side with their times. Each column of a clip becomes a row; clips are below each other."""
     from hierax.viz.sheets import Tile, sheet
 

@@ -116,7 +116,7 @@ class Transformers(Dialect):
         if values.get("id2label") is None and "head.weight" in shapes:  # not the default of two
             values = {**values, "num_labels": shapes["head.weight"][0]}
         config = HieraConfig.from_dict(values)
-        odd = oddities(config, mae=is_mae(shapes)) if model_type == "hiera" else []
+        odd = incompatibilities(config, mae=is_mae(shapes)) if model_type == "hiera" else []
         if odd:
             raise ValueError(f"{', '.join(odd)}: transformers builds another model from it, which hierax does not have")
         return config
@@ -140,11 +140,11 @@ class Transformers(Dialect):
 
 
 def fits_transformers(config: HieraConfig, *, mae: bool = False) -> bool:
-    """Whether `transformers` builds the same model. See `oddities`."""
-    return not oddities(config, mae=mae)
+    """Whether `transformers` builds the same model. See `incompatibilities`."""
+    return not incompatibilities(config, mae=mae)
 
 
-def oddities(config: HieraConfig, *, mae: bool = False) -> list[str]:
+def incompatibilities(config: HieraConfig, *, mae: bool = False) -> list[str]:
     """The parts of a configuration that `transformers` computes differently or cannot express, as texts.
 
     `transformers` has one absolute table. The windows of a stage have the size that they would have if all earlier

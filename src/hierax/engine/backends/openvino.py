@@ -17,7 +17,7 @@ from torch import Tensor
 from hierax.engine.backends.chunks import CHUNK, join, to_arrays
 from hierax.engine.cache import ArtifactCache, artifact_key
 from hierax.engine.context import inference_modes
-from hierax.engine.forking import check_openvino, keep_for_ever, note_openvino
+from hierax.engine.forking import check_openvino, keep_forever, note_openvino
 from hierax.engine.hardware import fast_bf16
 from hierax.engine.pool import Shape
 from hierax.engine.quantize import Inputs, quantize_and_compare
@@ -39,7 +39,7 @@ def shared_core() -> Any:
     frees it. If these are two threads, the next signal (a child's end, Ctrl-C) kills the process with SIGSEGV.
     """
     core = import_openvino().Core()
-    keep_for_ever(core)  # in a forked child, freeing it would wait for threads that do not exist there
+    keep_forever(core)  # in a forked child, freeing it would wait for threads that do not exist there
     return core
 
 
