@@ -65,6 +65,6 @@ def draw_config(draw: random.Random, *, axes: int | None = None, position: str |
 
 
 def other_size(draw: random.Random, config: HieraConfig, *, whole: bool) -> tuple[int, ...]:
-    """Another size than the native one; `whole` mask units for a MAE model."""
+    """Another size than the native one; `whole` mask units for an MAE model."""
     grown = tuple(size + unit for size, unit in zip(config.image_size, config.unit_pixels, strict=True))
     return grown if whole else tuple(size - draw.randint(0, 1) for size in grown)

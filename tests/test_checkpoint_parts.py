@@ -115,7 +115,7 @@ def test_reinit_is_read_under_its_former_name(features: Path) -> None:
 def test_a_decoder_can_start_anew_on_a_classifier(classifier: Path) -> None:
     model = HieraForPreTraining.from_pretrained(classifier, reinit=("decoder", "encoder_norm", "fusion"))
     assert model.config.num_query_pool == 2
-    assert torch.equal(model.encoder_norm.bias, torch.zeros(64))  # as a MAE is initialized
+    assert torch.equal(model.encoder_norm.bias, torch.zeros(64))  # as an MAE is initialized
     assert torch.isfinite(model(pixels(model.config)).loss)
 
 

@@ -206,7 +206,7 @@ def test_drawing_a_mask_leaves_the_random_state_alone() -> None:
 def test_reconstruct_refuses_a_model_that_is_no_mae_model(run: Run, classifier_folder: str) -> None:
     code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", classifier_folder)
     assert code == 2
-    assert "reconstruct needs a MAE model, such as hierax/femto.mae" in err
+    assert "reconstruct needs an MAE model, such as hierax/femto.mae" in err
     assert not Path("out.png").exists()
 
 

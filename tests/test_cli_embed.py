@@ -122,7 +122,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 def test_features_of_a_mae_come_with_a_note(run: Run, mae_folder: str) -> None:
     _, _, err = run("embed", "a", "-o", "out", "--model", mae_folder, *FAST)
-    assert "the encoder of a MAE; its last norm was not trained" in err
+    assert "the encoder of an MAE; its last norm was not trained" in err
 
 
 def test_a_collection_of_a_model_that_was_an_object_asks_for_its_name(run: Run, classifier_folder: str) -> None:

@@ -269,7 +269,7 @@ def test_an_export_of_a_mae_reconstructs(run: Run, exports: Path) -> None:
     [
         ("features a -o out", "classes", "is for classification and returns no feature maps; expected a checkpoint"),
         ("features a -o out --attention", "maps", "attention was requested, but engines and exports do not return it"),
-        ("reconstruct a -o x.png", "classes", "is for classification; reconstruct needs a MAE model"),
+        ("reconstruct a -o x.png", "classes", "is for classification; reconstruct needs an MAE model"),
         ("classify a", "maps", "is for backbone; classify needs a classifier"),
         ("classify a --size 96", "classes", "was exported for 64x64 alone"),
         ("classify a --precision bf16", "classes", "is an export for the CPU"),

@@ -137,7 +137,7 @@ def _built(cls: "type[Model]", config: HieraConfig, opened: Checkpoint, argument
 def _task_config(task: TaskSpec, opened: Checkpoint, report: LoadingReport, given: Mapping[str, Any]) -> HieraConfig:
     """The configuration of the file, with the changes that the task and the caller need.
 
-    The last stage of a classifier is pooled, that of a MAE is not. If a checkpoint of the other kind is opened, the
+    The last stage of a classifier is pooled, that of an MAE is not. If a checkpoint of the other kind is opened, the
     number of poolings changes.
     """
     before, changes = opened.config, dict(given)
@@ -208,7 +208,7 @@ def load(
         task: "features", "backbone", "classification", "video-classification" or "mae"; None: see below.
 
     Returns:
-        The model for the task. Without a task: a classifier if the checkpoint has a head, a MAE model if it has a
+        The model for the task. Without a task: a classifier if the checkpoint has a head, an MAE model if it has a
             decoder,
         otherwise a `HieraModel`.
     """

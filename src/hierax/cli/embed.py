@@ -184,7 +184,7 @@ def _say_model(model: str, extractor: FeatureExtractor) -> None:
     """Says what a user must know about the model."""
     say_license(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
-        say(f"{model}: this is the encoder of a MAE; its last norm was not trained. A fine-tuned model may be better")
+        say(f"{model}: this is the encoder of an MAE; its last norm was not trained. A fine-tuned model may be better")
 
 
 def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from hierax.viz.animation import Animation
     from hierax.viz.sheets import Tile
 
-SUMMARY = "mask parts of images or videos and let a MAE model fill them in"
+SUMMARY = "mask parts of images or videos and let an MAE model fill them in"
 EPILOG = """Most MAE models predict each patch without its brightness and contrast.
 --statistics visible (the default) estimates them from the visible patches around the masked patch.
 --statistics true reads them from the masked patch itself, as in many published figures.
 This looks better, because it uses a part of the answer.
 Without --model the command uses hierax/femto.mae, a small model that is part of the package.
 `hierax models --task mae` lists larger models, which are downloaded.
-A MAE model for videos reconstructs videos (needs PyAV: pip install 'av>=17.1'). OUT is then an animation
+An MAE model for videos reconstructs videos (needs PyAV: pip install 'av>=17.1'). OUT is then an animation
 (.gif, .png, .webp), and OUT-strip.png shows all frames:
   hierax reconstruct clip.mp4 -o clip.gif --model facebook/hiera_base_16x224.mae_k400
 In Python: hierax.reconstruct."""

@@ -229,7 +229,7 @@ def _digest(engine: Engine) -> str:
 
 
 def _load_features(source: str) -> Pretrained:
-    """Loads a model for features. The encoder of a MAE gets a new norm, which does not change the pooled features."""
+    """Loads a model for features. The encoder of an MAE gets a new norm, which does not change the pooled features."""
     opened = open_checkpoint(source)
     new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
     return HieraModel.from_pretrained(opened, reinit=new)

@@ -75,7 +75,7 @@ def sample_pixels(
 def calibration_batches(
     source: Pictures | None, shape: Shape, *, config: HieraConfig, processor: HieraImageProcessor
 ) -> list[tuple[Tensor, ...]]:
-    """Inputs of one image each to calibrate int8 on, for a MAE model with random visible units."""
+    """Inputs of one image each to calibrate int8 on, for an MAE model with random visible units."""
     if source is None:
         _log.warning(
             "int8 is calibrated on crops of one photo that is part of hierax; calibration= takes your own images"

@@ -252,7 +252,7 @@ class Engine:
                 these threads. None is the engine's processor.
 
         Raises:
-            ValueError: the model is a MAE model, whose loss is for a whole batch; or the batch size is below 1.
+            ValueError: the model is an MAE model, whose loss is for a whole batch; or the batch size is below 1.
             RuntimeError: the engine is closed. MemoryError: it ran out of memory.
         """
         self._check_open()

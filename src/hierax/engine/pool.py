@@ -24,7 +24,7 @@ class Shape:
     Attributes:
         size: pixels per axis.
         batch: images per call, or None for any number.
-        kept: number of visible mask units, for a MAE model.
+        kept: number of visible mask units, for an MAE model.
     """
 
     size: tuple[int, ...]

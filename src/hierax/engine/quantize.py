@@ -20,7 +20,7 @@ from hierax.extras import require
 from hierax.telemetry import import_nncf, import_openvino
 
 Inputs = Sequence[tuple[Tensor, ...]]
-"""Batches to calibrate on: pixels and, for a MAE model, the indices of visible units."""
+"""Batches to calibrate on: pixels and, for an MAE model, the indices of visible units."""
 
 _HELD_OUT = 16  # inputs of the calibration that are held out for the comparison
 _ENOUGH = 0.995  # cosine below which the log warns

@@ -92,7 +92,7 @@ def _field(out: Any, name: str) -> Tensor:
 
 
 def to_output(signature: Signature, tensors: Sequence[Tensor]) -> Output:
-    """The output of a model of this task, from a program's tensors; loss and mask of a MAE model are still NaN."""
+    """The typed output of a model that is not an MAE model, from a program's tensors."""
     fields: dict[str, Any] = {}
     for name, tensor in zip(signature.outputs, tensors, strict=True):
         field, _, index = name.partition(".")
@@ -103,7 +103,7 @@ def to_output(signature: Signature, tensors: Sequence[Tensor]) -> Output:
 def typed_mae(
     signature: Signature, tensors: Sequence[Tensor], *, pixels: Tensor, kept: Tensor, ranks: Tensor | None, config: Any
 ) -> PreTrainingOutput:
-    """The output of a MAE model, with the loss over `pixels`."""
+    """The output of an MAE model, with the loss over `pixels`."""
     check_mae_size(pixels.shape[2:], config)
     visible = visible_patches(kept, config.unit_grid(pixels.shape[2:]), config)
     states = tuple(t for n, t in zip(signature.outputs, tensors, strict=True) if n.startswith(_STATES)) or None
@@ -118,7 +118,7 @@ def typed_mae(
 
 
 def mae_of(model: Pretrained) -> HieraForPreTraining:
-    """The model, which must be a MAE model."""
+    """The model, which must be an MAE model."""
     assert isinstance(model, HieraForPreTraining)
     return model
 

@@ -187,7 +187,7 @@ def create_model(name: str, **overrides: Any) -> Pretrained:
     """A model of a named variant with random weights: `hiera_tiny_224`, `hiera_base_16x224`, `mae_hiera_tiny_224`, …
 
     Args:
-        name: one of `list_models()`; `mae_…` gives a MAE model, the others a classifier of images or clips.
+        name: one of `list_models()`; `mae_…` gives an MAE model, the others a classifier of images or clips.
         overrides: other values for fields of `HieraConfig`.
 
     Raises:

@@ -64,7 +64,7 @@ def reconstruct(
 
     Args:
         images: paths of images, or of videos for a video model.
-        model: a Hub id, folder, file or export, which runs on an engine; or a MAE model or engine, which is used as it
+        model: a Hub id, folder, file or export, which runs on an engine; or an MAE model or engine, which is used as it
             is.
         mask_ratio: fraction of the mask units to hide, between 0 and 1; None: the ratio of the model.
         seed: seed of the random mask; the same units are hidden in every image.
@@ -76,7 +76,7 @@ def reconstruct(
         max_pixels: larger images are an error; None: no limit.
 
     Raises:
-        ValueError: the model is not a MAE model, or takes neither images nor clips; or the ratio hides all units or no
+        ValueError: the model is not an MAE model, or takes neither images nor clips; or the ratio hides all units or no
             unit; or the size is not a multiple of the mask unit; see also `hierax.Engine`.
         OSError: see `hierax.load`.
     """
@@ -94,23 +94,23 @@ def reconstruct(
 
 
 def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predictor:
-    """Opens a MAE model. `engine`: see `open_predictor`.
+    """Opens an MAE model. `engine`: see `open_predictor`.
 
     Raises:
-        ValueError: it is not a MAE model, or it has no decoder.
+        ValueError: it is not an MAE model, or it has no decoder.
     """
     if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
         model = open_checkpoint(model)
         if not {"decoder", "head"} & model.parts:
             raise ValueError(
                 f"{model.name} is an encoder without a decoder (as written by hierax.inflate, or by pretraining with "
-                f"target=hog); reconstruct needs a MAE model, such as {FEMTO_MAE}"
+                f"target=hog); reconstruct needs an MAE model, such as {FEMTO_MAE}"
             )
     predictor = open_predictor(model, size=size, **engine)
     check_inputs(predictor.config)
     if not TASKS[predictor.task].masked:
         example = MAE if predictor.config.is_video else FEMTO_MAE
-        raise ValueError(f"this model is for {predictor.task}; reconstruct needs a MAE model, such as {example}")
+        raise ValueError(f"this model is for {predictor.task}; reconstruct needs an MAE model, such as {example}")
     return predictor
 
 

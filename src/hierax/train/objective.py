@@ -1,4 +1,4 @@
-"""The objectives of training: the loss of a MAE, and the loss of a classifier with mixup, cutmix and label
+"""The objectives of training: the loss of an MAE, and the loss of a classifier with mixup, cutmix and label
 smoothing.
 """
 

@@ -1,4 +1,4 @@
-"""The reconstruction of a MAE model as pixels."""
+"""The reconstruction of an MAE model as pixels."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def hidden_statistics(patches: Tensor, visible: Tensor, grid: Sequence[int]) -> 
 def reconstruct_pixels(
     pixels: Tensor, logits: Tensor, visible: Tensor, *, config: HieraConfig, statistics: Statistics = "visible"
 ) -> Tensor:
-    """The pixels `[B, C, *size]`: hidden patches as a MAE predicts them, visible patches unchanged.
+    """The pixels `[B, C, *size]`: hidden patches as an MAE predicts them, visible patches unchanged.
 
-    With `normalize_pixel_loss`, a MAE predicts patches of mean 0 and standard deviation 1, so their brightness and
+    With `normalize_pixel_loss`, an MAE predicts patches of mean 0 and standard deviation 1, so their brightness and
     contrast are unknown. "visible" estimates them from the visible patches (`hidden_statistics`). "true" takes them
     from the hidden patches, as in many published images: this shows part of the answer.
 

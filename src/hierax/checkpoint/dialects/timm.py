@@ -50,7 +50,7 @@ class Timm(Official):
         return super().recognizes(keys, values) and (own or "architecture" in (values or {}))
 
     def resolve_ambiguous(self, tensors: dict[str, Tensor], values: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        """See the base class. The absolute and the global table have the same name, and so do two norms of a MAE."""
+        """See the base class. The absolute and the global table have the same name, and so do two norms of an MAE."""
         if "encoder.pos_embed.window" in tensors:
             renamed = {"encoder.pos_embed.weight": "encoder.pos_embed.whole"}
             tensors = {renamed.get(name, name): tensor for name, tensor in tensors.items()}
@@ -170,7 +170,7 @@ def _label_names(values: Mapping[str, Any], count: int) -> dict[int, str] | None
 
 
 def _norm_of_a_mae(values: Mapping[str, Any] | None) -> bool:
-    """Whether `head.norm`, in a file without a head, normalized the fused maps of a MAE. It then counts as missing.
+    """Whether `head.norm`, in a file without a head, normalized the fused maps of an MAE. It then counts as missing.
 
     This is true for the `.mae` files of timm. A tensor file without a head and without a configuration is treated
     alike.

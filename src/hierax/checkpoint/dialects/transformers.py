@@ -160,7 +160,7 @@ def incompatibilities(config: HieraConfig, *, mae: bool = False) -> list[str]:
         "layer scale": config.layer_scale_init is None,
         "pooled shortcuts": not config.pooled_shortcut,
         f"query_stride {config.query_stride}": len(set(config.query_stride)) == 1,
-        f"patch_stride {config.patch_stride} of a MAE": not mae or len(set(config.patch_stride)) == 1,
+        f"patch_stride {config.patch_stride} of an MAE": not mae or len(set(config.patch_stride)) == 1,
         f"num_query_pool {config.num_query_pool} with masked_unit_attention {units}": pooled,
         f"masked_unit_attention {units}": lags,
         **published_geometry(config),

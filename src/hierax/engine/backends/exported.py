@@ -91,7 +91,7 @@ class Exported:
     Attributes:
         config: with the exported size as `image_size`.
         batch: images per call of the file, or None for any number.
-        kept: visible mask units, for a MAE model.
+        kept: visible mask units, for an MAE model.
         report: the comparison with the model that was exported.
         files: sizes and digests of the files, by name.
         source: the origin of the weights, or None.
@@ -211,7 +211,7 @@ class Exported:
 
 
 class ExportedBackend:
-    """An export as the backend of an engine: one size, and for a MAE model one number of visible mask units."""
+    """An export as the backend of an engine: one size, and for an MAE model one number of visible mask units."""
 
     batched = False
 

@@ -35,7 +35,7 @@ class Job:
         model: in float32 on the CPU.
         size: pixels per axis.
         batch: images per call, or None for any number.
-        kept: visible mask units, for a MAE model.
+        kept: visible mask units, for an MAE model.
         calibration: a function that makes the inputs for calibrating int8, each with `batch` images (None: one).
         tell: a function that is called with the text of the next step and the finished share of the export.
     """

@@ -122,7 +122,7 @@ def measure(
 
     Args:
         model: the unfolded model in float32 on the CPU.
-        inputs: batches of pixels and, for a MAE model, of indices of visible mask units.
+        inputs: batches of pixels and, for an MAE model, of indices of visible mask units.
     """
     backbone = TASKS[Signature.of(model).task].maps
     given = Signature.of(model).outputs
