@@ -168,7 +168,7 @@ def test_taking_outputs_off_an_onnx_takes_off_what_only_they_needed(exported: Ex
     [
         ({"format": "tflite"}, "format is 'tflite'; expected pt2, onnx, openvino"),
         ({"format": "pt2", "precision": "int4"}, "precision is 'int4'; expected fp32"),
-        ({"format": "pt2", "precision": "int8"}, "precision is 'int8', which pt2 has not"),
+        ({"format": "pt2", "precision": "int8"}, "format 'pt2' does not support precision 'int8'"),
         ({"format": "onnx", "precision": "bf16"}, "no bf16 convolution"),
         ({"format": "pt2", "batch": 0}, "batch is 0"),
         ({"format": "pt2", "size": (64, 64, 64)}, "expected 2 sizes in pixels"),

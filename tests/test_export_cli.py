@@ -71,7 +71,7 @@ def test_export_of_a_task_in_int8_says_what_it_is_calibrated_on(run: Run, classi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--format", "pt2", "--precision", "int8"), "precision is 'int8', which pt2 has not"),
+        (("--format", "pt2", "--precision", "int8"), "format 'pt2' does not support precision 'int8'"),
         (("--format", "onnx", "--size", "big"), "argument --size: 'big' is not a size; expected 448, or 320x448"),
         (("--format", "onnx", "--model", "other"), "MODEL is given twice: nowhere and --model other"),
         (("--format", "onnx", "--batch-size", "2", "--dynamic-batch"), "not allowed with argument --batch-size"),

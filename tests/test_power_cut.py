@@ -250,7 +250,7 @@ def test_an_export_that_was_being_replaced_is_never_lost(tmp_path: Path, exchang
 
 def test_two_processes_do_not_export_to_one_folder(tmp_path: Path) -> None:
     write_export(tmp_path / "model", "old")
-    told = r"model: another process is writing it; let it end first \(process \d+"
+    told = r"model: another process is writing it; wait until it has ended \(process \d+"
     with exporting._put_in_place(tmp_path / "model", overwrite=True) as part:
         (part / "config.json").write_text("new")
         with pytest.raises(ValueError, match=told):

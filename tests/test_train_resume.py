@@ -165,7 +165,9 @@ def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) ->
     try:
         assert process.stdout.readline() == "step\n"
         for overwrite in (False, True):
-            with pytest.raises(ValueError, match=r"another process is training in .*run; let it end, or stop it first"):
+            with pytest.raises(
+                ValueError, match=r"another process is training in .*run; wait until it has ended, or stop it"
+            ):
                 pretrain(
                     data, out=tmp_path / "run", recipe=held(workers=1), device="cpu", quiet=True, overwrite=overwrite
                 )

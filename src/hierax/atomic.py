@@ -150,7 +150,8 @@ def _remove(part: Path) -> None:
 
 @contextlib.contextmanager
 def name_in_errors(path: Path, part: Path) -> Iterator[None]:
-    """Inside the `with` block, system errors name `path`, not `part` (a temporary file or folder) and not no file.
+    """Inside the `with` block, system errors name `path`. Without it, they name `part` (a temporary file or folder), or
+    no file.
 
     Errors of C++ and Rust libraries about a full disk become an `OSError` too.
     """

@@ -30,7 +30,7 @@ _FEW = 4
 
 
 _SAY_EVERY = (10.0, 60.0)
-"""Seconds between lines of progress where stderr is no terminal: at first, and after an hour."""
+"""Seconds between lines of progress if stderr is not a terminal: at first, and after an hour."""
 
 
 _REDRAW = 0.1
@@ -50,7 +50,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def _may_be_lost() -> Iterator[None]:
-    """Continues the work where stderr is full, without a reader, or closed."""
+    """Continues the work if stderr is full, closed, or has no reader."""
     try:
         yield
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Folders that exist whole or not at all, and are replaced in one step where the system can."""
+"""Folders that exist whole or not at all, and are replaced in one step if the system supports this."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _alone(given: Path, target: Path) -> Iterator[Lock]:
                 warnings.simplefilter("ignore", NoLocks)
                 lock = stack.enter_context(hold_lock(_beside(target, "lock")))
         except FolderTaken as error:
-            raise FolderTaken(f"{given}: another process is writing it; let it end first ({error})") from None
+            raise FolderTaken(f"{given}: another process is writing it; wait until it has ended ({error})") from None
         yield lock
 
 

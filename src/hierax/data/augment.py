@@ -1,6 +1,6 @@
 """Augmentation of single images: random resized crop, flip, RandAugment, random erasing.
 
-All randomness comes from the given generator, so that an image is augmented alike even if a run is interrupted.
+All randomness comes from the given generator, so a run that was interrupted augments an image in the same way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lists of files in tables: images, or videos and parts of them, with their classes.
 
-Training and embedding read a list alike: the same files, and the same errors. One thing differs, and each side tells
-it. A file that several rows name is a sample for each of them, because repeating a file gives it more weight. A
+Training and embedding read the same files of a list, and have the same errors. One thing differs, and a notice says so.
+If several rows name one file, training has a sample for each row, because repeating a file gives it more weight. A
 collection has one row for it, because its rows are identified by their paths.
 """
 

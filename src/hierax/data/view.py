@@ -288,7 +288,7 @@ class EvaluationView:
 
 
 def check_axes(dataset: Dataset, size: tuple[int, ...]) -> None:
-    """Checks that a model of `size` takes what the dataset has.
+    """Checks that a model for inputs of `size` can use the samples of the dataset.
 
     Raises:
         ValueError: it takes inputs of another number of axes.

@@ -235,7 +235,7 @@ class _Classifier(Task[ClassifierOutput]):
         return_dict: bool | None = None,
         keep: Tensor | None = None,
     ) -> ClassifierOutput:
-        """Logits of `pixel_values` `[B, channels, *size]`, any size, in training and in eval mode alike.
+        """Logits of `pixel_values` `[B, channels, *size]`, any size, in training and in eval mode.
 
         Args:
             labels: class indices `[B]`; or booleans or floats `[B, num_labels]` if several labels may be true (with

@@ -147,7 +147,7 @@ class Preprocessing:
         return stated.with_frames(config.image_size[0]) if stated and config.is_video else stated
 
     def at(self, size: int | Sequence[int]) -> Preprocessing:
-        """The record for another size. The model sees the same part of an image: resize and crop are scaled alike.
+        """The record for another size. The model sees the same part of an image: resize and crop have the same ratio.
 
         If the record does not preserve the aspect ratio, neither does the new one. For a rectangle, the shortest edge
         is scaled with the longer side. If the record used the whole image without a fixed size, the new one crops its

@@ -50,7 +50,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(hold_lock(folder / LOCK))
         except FolderTaken as error:
-            problem = f"another process is training in {folder}; let it end, or stop it first ({error})"
+            problem = f"another process is training in {folder}; wait until it has ended, or stop it ({error})"
             raise FolderTaken(problem) from None
         yield
 

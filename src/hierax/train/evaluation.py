@@ -234,7 +234,7 @@ def _held_out_by_run(
     changed = values.get("classes") and values["classes"] != class_counts(train)
     if not values.get("validation") and (changed or counts != (then.get("samples"), then.get("held_out"))):
         note = f"{data} is what the run was trained on, but has other samples now: which of them it saw is not known"
-        return None, f"{note}, and these numbers may be of images that it was trained on"
+        return None, f"{note}, and these numbers may include images that it was trained on"
     if validation is None:
         return None, f"{data} is what the run was trained on; these numbers say nothing about other images"
     return (

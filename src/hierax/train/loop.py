@@ -287,7 +287,7 @@ class Loop:
             return False
         metrics = self.world.all_gather(metrics)[
             0
-        ]  # other processors round differently, but all ranks must decide alike
+        ]  # other processors round differently, but all ranks must decide the same
         better = progress.evaluate(metrics)
         if better and self.recipe.weights == "best":
             self.world.run_on_main(lambda: self.callback.save_model(objective.model_to_save()))

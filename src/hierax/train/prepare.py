@@ -102,7 +102,9 @@ def _load_model(
     begin = inflate_for_videos(opened, size) if dataset.videos and opened is not None else opened
     model, notes = build_starting_model(recipe, classes, begin, size, shape[0] if shape else 3, multi_label=multi_label)
     if opened is not None and begin is not opened:
-        notes.append(f"{opened.name} is an image model: it treats all frames alike until it has learned motion")
+        notes.append(
+            f"{opened.name} is an image model: it treats all frames in the same way until it has learned motion"
+        )
     return model, notes
 
 

@@ -92,8 +92,8 @@ def reconstruction_captions(
 def featured_clip(
     found: StageMaps, pixels: torch.Tensor, *, record: Preprocessing, seconds: float, title: str
 ) -> Animation:
-    """A clip `[C, T, H, W]` and the maps of its stages: colors are each map's first three principal components over
-    all of its frames, so that a color has the same meaning in all of them.
+    """A clip `[C, T, H, W]` and the maps of its stages. The colors of a map are its first three principal components
+    over all of its frames. So a color has the same meaning in all frames.
     """
     import numpy as np
     from PIL import Image

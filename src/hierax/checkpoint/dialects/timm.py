@@ -172,7 +172,7 @@ def _label_names(values: Mapping[str, Any], count: int) -> dict[int, str] | None
 def _norm_of_a_mae(values: Mapping[str, Any] | None) -> bool:
     """Whether `head.norm`, in a file without a head, normalized the fused maps of an MAE. It then counts as missing.
 
-    This is true for the `.mae` files of timm. A tensor file without a head and without a configuration is treated
-    alike.
+    This is true for the `.mae` files of timm. The same is assumed of a tensor file without a head
+    and without a configuration.
     """
     return values is None or _object(values, "pretrained_cfg").get("tag") == "mae"

@@ -167,7 +167,7 @@ class Exported:
             model = TASKS[self.task].cls(self.config).eval()
         if Signature.of(model).outputs != self.outputs:
             raise ValueError(
-                f"{self.folder / RECORD}: outputs are {', '.join(self.outputs)}, which {self.task} has not"
+                f"{self.folder / RECORD}: outputs are {', '.join(self.outputs)}, which task {self.task!r} does not have"
             )
         record = self.folder / FILE_NAME
         model.preprocessing = Preprocessing.read(record) if record.is_file() else None

@@ -129,7 +129,7 @@ def check_export(format: str, precision: str, folder: str | os.PathLike[str], *,
     _check_target(Path(folder), overwrite=overwrite)
     kind = FORMATS[format]
     if precision in kind.refused:
-        raise ValueError(f"precision is {precision!r}, which {format} has not: {kind.refused[precision]}")
+        raise ValueError(f"format {format!r} does not support precision {precision!r}: {kind.refused[precision]}")
     require(f"format {format!r}", *kind.writes)
     if precision == "int8":
         require("precision 'int8'", "nncf")
