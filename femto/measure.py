@@ -26,7 +26,7 @@ from torch.nn import functional as F
 import hierax
 from hierax.data.dataset import Dataset
 from hierax.data.sources import open_dataset
-from hierax.demo.pictures import gallery
+from hierax.demo.images import gallery
 from hierax.model.mae import visible_patches
 from hierax.model.tasks import HieraForPreTraining
 from hierax.processing import HieraImageProcessor

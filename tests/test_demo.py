@@ -15,7 +15,7 @@ import hierax
 from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.demo import next_steps
 from hierax.demo.demo import demo
-from hierax.demo.pictures import gallery, photos
+from hierax.demo.images import gallery, photos
 from hierax.demo.sheet import SMALL, TILE, Row, demo_sheet
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from hierax.demo.demo import demo
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
-    from hierax.demo.pictures import Photo
+    from hierax.demo.images import Photo
 
 SUMMARY = "draw labels, feature maps and reconstructions of photos, offline"
 EPILOG = f"""Without IMAGE the command uses photos that are part of the package. The two models are part of it too:
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[Photo]:
     """The images that can be read; errors of the others are added to the tally."""
-    from hierax.demo.pictures import Photo
+    from hierax.demo.images import Photo
     from hierax.processing import ImageError, load_image
     from hierax.processing.frames import FIRST_ONLY
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from hierax.demo.pictures import Photo
+    from hierax.demo.images import Photo
     from hierax.model.encoder import Features
     from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining
     from hierax.processing import Preprocessing
@@ -43,7 +43,7 @@ def demo(
     """
     from rich.cells import cell_len
 
-    from hierax.demo.pictures import gallery, photos
+    from hierax.demo.images import gallery, photos
     from hierax.demo.sheet import Row, demo_sheet
     from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining
     from hierax.viz.fonts import drawable_names
