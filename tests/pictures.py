@@ -1,4 +1,4 @@
-"""Pictures to embed, and collections to compare; a plugin with the fixtures of the tests of `embed`."""
+"""Images to embed, and collections to compare; a plugin with the fixtures of the tests of `embed`."""
 
 from pathlib import Path
 from typing import Any

@@ -12,7 +12,7 @@ from hierax.data import Augmentation, EvaluationView, SampleKey, TrainingView
 from hierax.data.partial_decode import read_crop, resize
 from hierax.data.view import Example, Unreadable
 from hierax.processing import HieraImageProcessor, ImageError, Preprocessing
-from hierax.processing.reading import read_picture
+from hierax.processing.reading import read_image
 from samples import Listed, encoded, picture
 from small import fresh_seed
 
@@ -67,7 +67,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_part_is_that_of_the_upright_picture(kind: str, tmp_path: Path) -> None:
-    whole = np.asarray(read_picture(KINDS[kind], channels=3, name="x", fast=True))
+    whole = np.asarray(read_image(KINDS[kind], channels=3, name="x", fast=True))
     (tmp_path / "x").write_bytes(KINDS[kind])
     sizes: list[tuple[int, int]] = []
 
@@ -87,7 +87,7 @@ def test_a_part_much_larger_than_its_target_is_decoded_at_a_smaller_scale(tag: i
     """The photo of the demo, at its own size; a few levels at edges are what two ways of shrinking differ by."""
     photo = Image.open(CAT).convert("RGB").crop((0, 0, 448, 296))
     data = oriented(photo, tag)
-    whole = np.asarray(read_picture(data, channels=3, name="x", fast=True))
+    whole = np.asarray(read_image(data, channels=3, name="x", fast=True))
     height, width = whole.shape[0] - 32, whole.shape[1] - 32
     box, size = (16, 16, height, width), (height // times, width // times)
     expected = resize(np.ascontiguousarray(whole[16 : 16 + height, 16 : 16 + width]), size)

@@ -16,7 +16,7 @@ from hierax.data import open_dataset
 from hierax.data.order import SampleKey
 from hierax.data.stats import dataset_statistics
 from hierax.data.view import Augmentation, EvaluationView, Example, TrainingView
-from hierax.processing.reading import read_picture, stored_dtype
+from hierax.processing.reading import read_image, stored_dtype
 from tiffs import tiff
 
 RAMP = np.tile(np.linspace(0, 1, 256), (8, 1))
@@ -92,7 +92,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_black_is_0_white_is_255_and_nothing_between_is_lost(name: str) -> None:
     for fast in (False, True):
-        found = np.asarray(read_picture(FILES[name], channels=3, name=name, fast=fast))
+        found = np.asarray(read_image(FILES[name], channels=3, name=name, fast=fast))
         assert found.shape == (8, 256, 3)
         step = 17 if "of 15" in name else 1
         assert np.abs(found[:, :, 0].astype(int) - LEVELS).max() <= (step / 2 if step > 1 else 1)
@@ -110,8 +110,8 @@ def test_bands_that_are_no_colors_are_refused_by_name_or_taken_whole(bands: int,
     file = tiff(values, photometric=1, tags={338: (0,) * (bands - 1)})
     with pytest.raises(ImageError, match=rf"{bands} bands that are not colors.*num_channels={bands}"):
         load_image(file)
-    assert np.array_equal(np.asarray(read_picture(file, channels=bands, name="x", unit=False)), values)
-    assert np.asarray(read_picture(file, channels=bands, name="x")).shape == (8, 256, bands)
+    assert np.array_equal(np.asarray(read_image(file, channels=bands, name="x", unit=False)), values)
+    assert np.asarray(read_image(file, channels=bands, name="x")).shape == (8, 256, bands)
 
 
 @pytest.mark.parametrize("dtype", ["c8"])
@@ -128,7 +128,7 @@ def test_transparency_of_16_bits_is_laid_over_white() -> None:
 
 def test_deep_tiffs_are_turned_upright() -> None:
     file = tiff(U16, photometric=1, tags={274: (6,)})
-    assert np.asarray(read_picture(file, channels=1, name="x")).shape == (256, 8, 1)
+    assert np.asarray(read_image(file, channels=1, name="x")).shape == (256, 8, 1)
 
 
 def test_a_deep_tiff_that_is_cut_short_or_too_large_is_said_to_be_so() -> None:
@@ -252,7 +252,7 @@ def test_values_of_any_number_of_bits_are_unpacked(bits: int, bands: int) -> Non
     expected = values / (2**bits - 1) * 255
     assert np.abs(np.asarray(load_image(file)) - expected).max() <= 0.5
     if bits > 8:
-        assert np.array_equal(np.asarray(read_picture(file, channels=bands, name="x", unit=False)), values)
+        assert np.array_equal(np.asarray(read_image(file, channels=bands, name="x", unit=False)), values)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "f4"])
@@ -261,7 +261,7 @@ def test_the_order_of_bits_in_a_byte_is_undone(dtype: str) -> None:
     file = bytearray(tiff(values, photometric=1, tags={266: (2,)}))
     mirrored = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
     file[8 : 8 + values.nbytes] = file[8 : 8 + values.nbytes].translate(mirrored)
-    found = np.asarray(read_picture(bytes(file), channels=1, name="x", unit=False))
+    found = np.asarray(read_image(bytes(file), channels=1, name="x", unit=False))
     assert np.array_equal(found.squeeze(), values)
 
 
@@ -270,7 +270,7 @@ def test_the_order_of_bits_in_a_byte_is_undone(dtype: str) -> None:
 def test_planes_of_any_type_have_their_values(dtype: str, order: str) -> None:
     values = np.dstack([ramp(100, dtype), ramp(50, dtype), ramp(25, dtype)])
     file = tiff(values, photometric=2, apart=True, order=order)
-    assert np.array_equal(np.asarray(read_picture(file, channels=3, name="x", unit=False)), values.astype("f4"))
+    assert np.array_equal(np.asarray(read_image(file, channels=3, name="x", unit=False)), values.astype("f4"))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def bigtiff(values: np.ndarray, order: str, tags: dict[int, int]) -> bytes:
 def test_a_bigtiff_is_read_in_both_byte_orders(order: str, dtype: str) -> None:
     values = ramp({"u1": 255, "u2": 65535, "f4": 1}[dtype], dtype)
     file = bigtiff(values.astype(order + dtype), order, {339: 3 if dtype == "f4" else 1})
-    assert np.array_equal(np.asarray(read_picture(file, channels=1, name="x", unit=False))[..., 0:].squeeze(), values)
+    assert np.array_equal(np.asarray(read_image(file, channels=1, name="x", unit=False))[..., 0:].squeeze(), values)
     assert np.abs(np.asarray(load_image(file))[:, :, 0].astype(int) - LEVELS).max() <= 1
 
 
@@ -321,7 +321,7 @@ def test_the_predictor_of_floats_is_undone() -> None:
         file[place + 8 : place + 10] = struct.pack("<H", value)
     place = file.index(struct.pack("<HH", 284, 3), len(packed))
     file[place : place + 10] = struct.pack("<HHIH", 317, 3, 1, 3)  # planes are together anyhow
-    assert np.array_equal(np.asarray(read_picture(bytes(file), channels=1, name="x", unit=False))[:, :, 0], values)
+    assert np.array_equal(np.asarray(read_image(bytes(file), channels=1, name="x", unit=False))[:, :, 0], values)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -342,7 +342,7 @@ def test_the_orientation_tag_is_applied_in_every_format_and_by_every_reader(form
         options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
         file = saved(Image.fromarray(corner).convert("RGB"), format=form, exif=exif, **options)
     shape = (96, 64) if orientation > 4 else (64, 96)
-    found = [np.asarray(read_picture(file, channels=3, name="x", fast=fast)) for fast in (False, True)]
+    found = [np.asarray(read_image(file, channels=3, name="x", fast=fast)) for fast in (False, True)]
     found.append(read_crop(file, channels=3, name="x", part=lambda h, w: (0, 0, h, w), size=shape))
     for image in found:
         assert image.shape == (*shape, 3)
@@ -353,7 +353,7 @@ def test_the_orientation_tag_is_applied_in_every_format_and_by_every_reader(form
 def test_jpeg_2000_of_16_bits_keeps_its_values() -> None:
     file = saved(Image.fromarray(U16), format="JPEG2000")
     assert stored_dtype(file, name="x") == "uint16"
-    assert np.array_equal(np.asarray(read_picture(file, channels=1, name="x", unit=False))[:, :, 0], U16)
+    assert np.array_equal(np.asarray(read_image(file, channels=1, name="x", unit=False))[:, :, 0], U16)
     assert np.abs(np.asarray(load_image(file))[:, :, 0].astype(int) - LEVELS).max() <= 1
 
 
@@ -366,7 +366,7 @@ JPEG_2000_12_BITS = base64.b64decode(
 
 
 def test_jpeg_2000_of_12_bits_has_values_of_12_bits() -> None:
-    values = np.asarray(read_picture(JPEG_2000_12_BITS, channels=1, name="x", unit=False))[:, :, 0]
+    values = np.asarray(read_image(JPEG_2000_12_BITS, channels=1, name="x", unit=False))[:, :, 0]
     assert np.array_equal(values, np.arange(64).reshape(8, 8) * 65)
     assert np.asarray(load_image(JPEG_2000_12_BITS))[7, 7].tolist() == [255, 255, 255]
 
@@ -374,7 +374,7 @@ def test_jpeg_2000_of_12_bits_has_values_of_12_bits() -> None:
 def test_signed_jpeg_2000_has_signed_values() -> None:
     data = bytearray(JPEG_2000_12_BITS)
     data[data.index(b"\xff\x4f\xff\x51") + 42] |= 128  # "signed"; the decoder then adds no half of the range
-    values = np.asarray(read_picture(bytes(data), channels=1, name="x", unit=False))[:, :, 0]
+    values = np.asarray(read_image(bytes(data), channels=1, name="x", unit=False))[:, :, 0]
     assert np.array_equal(values, np.arange(64).reshape(8, 8) * 65 - 2048)
     assert stored_dtype(bytes(data), name="x") == "int16"
 
@@ -395,7 +395,7 @@ def test_jpeg_2000_colors_of_more_than_8_bits_are_refused_where_values_count() -
     assert np.abs(np.asarray(load_image(JPEG_2000_RGB_16_BITS)) - expected).max() <= 1.5  # Pillow shifts
     for channels in (1, 3):
         with pytest.raises(ImageError, match=r"x: a JPEG 2000 image of 3 bands of 16 bits, which is not read"):
-            read_picture(JPEG_2000_RGB_16_BITS, channels=channels, name="x", unit=False)
+            read_image(JPEG_2000_RGB_16_BITS, channels=channels, name="x", unit=False)
 
 
 def test_images_of_one_bit_palettes_cmyk_and_lab_have_their_colors() -> None:

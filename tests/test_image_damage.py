@@ -15,7 +15,7 @@ from PIL import Image
 
 from hierax import HieraImageProcessor, ImageError, load_image
 from hierax.data.partial_decode import read_crop
-from hierax.processing.reading import read_picture
+from hierax.processing.reading import read_image
 
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((16, 16, 1))).astype(np.uint8)
 
@@ -61,7 +61,7 @@ def file_readers(data: bytes) -> dict[str, Any]:
         "exact": lambda: HieraImageProcessor()(data),
         "fast": lambda: HieraImageProcessor(fast=True)(data),
         "image": lambda: load_image(data),
-        "evaluation": lambda: read_picture(data, channels=3, name="image", fast=True),
+        "evaluation": lambda: read_image(data, channels=3, name="image", fast=True),
         "training": lambda: part(data, 64),
         "training at full scale": lambda: part(data, 400),
     }

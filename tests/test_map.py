@@ -59,7 +59,7 @@ def data_of(page: str) -> dict[str, Any]:
 
 
 def draw(folder: Path, count: int) -> list[str]:
-    """Pictures of different shapes; returns their paths."""
+    """Images of different shapes; returns their paths."""
     folder.mkdir(exist_ok=True)
     paths = [str(folder / f"{i}.png") for i in range(count)]
     for i, path in enumerate(paths):

@@ -28,14 +28,14 @@ def test_a_picture_comes_back_from_its_pixels() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8))
     record = Preprocessing(do_resize=False, do_center_crop=False)
     pixels = HieraImageProcessor(record)(picture).pixel_values[0]
-    assert np.array_equal(np.asarray(viz.to_picture(pixels, record=record)), np.asarray(picture))
+    assert np.array_equal(np.asarray(viz.to_image(pixels, record=record)), np.asarray(picture))
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
 def test_any_number_of_channels_is_shown_as_rgb(channels: int, shown: list[int]) -> None:
     levels = np.arange(channels, dtype=np.float32)[:, None, None] * np.ones((channels, 2, 2), np.float32)
     record = Preprocessing(do_normalize=False, do_rescale=False)
-    assert np.asarray(viz.to_picture(levels, record=record))[0, 0].tolist() == shown
+    assert np.asarray(viz.to_image(levels, record=record))[0, 0].tolist() == shown
 
 
 def test_principal_components_are_those_of_the_covariance() -> None:
@@ -62,7 +62,7 @@ def test_components_that_a_map_lacks_are_zero() -> None:
 
 
 def test_a_constant_map_is_gray() -> None:
-    picture = viz.pca_picture(np.ones((4, 2, 2), np.float32), stride=(8, 8), size=(16, 16))
+    picture = viz.pca_image(np.ones((4, 2, 2), np.float32), stride=(8, 8), size=(16, 16))
     assert picture.getcolors() == [(256, (128, 128, 128))]
 
 
@@ -74,7 +74,7 @@ def test_one_extreme_cell_leaves_contrast_to_the_others() -> None:
 
 def test_a_map_with_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        viz.pca_picture(np.full((3, 2, 2), np.nan), stride=(4, 4), size=(8, 8))
+        viz.pca_image(np.full((3, 2, 2), np.nan), stride=(4, 4), size=(8, 8))
 
 
 def test_every_cell_covers_its_own_pixels_and_the_last_is_cut() -> None:
@@ -115,7 +115,7 @@ def test_all_sides_of_a_mask_unit_have_the_same_border(size: tuple[int, int]) ->
 def test_drawing_leaves_its_picture_alone() -> None:
     picture = Image.new("RGB", (64, 64))
     viz.draw_units(picture, unit=(32, 32), keep=[False] * 4)
-    viz.heat_picture(picture, np.ones((2, 2)), stride=(32, 32), at=(5, 5))
+    viz.heat_image(picture, np.ones((2, 2)), stride=(32, 32), at=(5, 5))
     assert picture.getcolors() == [(64 * 64, (0, 0, 0))]
 
 
@@ -178,8 +178,8 @@ def test_attention_over_padding_is_not_drawn() -> None:
 
 
 def test_even_attention_does_not_look_like_much() -> None:
-    drawn = viz.heat_picture(Image.new("RGB", (8, 8)), np.ones((2, 2)), stride=(4, 4))
-    much = viz.heat_picture(Image.new("RGB", (8, 8)), np.full((2, 2), 9.0), stride=(4, 4))
+    drawn = viz.heat_image(Image.new("RGB", (8, 8)), np.ones((2, 2)), stride=(4, 4))
+    much = viz.heat_image(Image.new("RGB", (8, 8)), np.full((2, 2), 9.0), stride=(4, 4))
     assert np.asarray(drawn.convert("L")).mean() < 0.5 * np.asarray(much.convert("L")).mean()
 
 

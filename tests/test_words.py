@@ -32,7 +32,7 @@ EXEMPT = {
 }
 VALUES = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 """Code in a page: names."""
-ROOMS = (".", "checkpoint", "cli", "data", "demo", "embedding", "engine", "labels", "predict", "processing", "train")
+ROOMS = (".", *sorted(path.parent.name for path in (ROOT / "src/hierax").glob("*/__init__.py")))
 """Packages whose docstrings and comments are checked; "." is the modules beside the packages."""
 PAGES = (".", "docs", "benchmarks", "femto", "src/hierax/assets")
 """Folders of Markdown."""
@@ -141,3 +141,29 @@ def test_an_option_of_several_commands_is_explained_alike(option: str, sentences
 )
 def test_the_explanations_of_an_option_begin_alike(option: str, start: str) -> None:
     assert [name for name, text in helps(option).items() if not text.startswith(start)] == []
+
+
+BRITISH = re.compile(
+    r"neighbour|colour|behaviour|licence|(?:normal|initial|quant|recogn|random|serial|standard|visual)is(?:e|ing|ation)"
+    r"|(?:label|model)l(?:ed|ing)|\bcentre|(?<![a-z])grey(?![a-z])",
+    re.IGNORECASE,
+)
+FORMER = {
+    "CHANGELOG.md": "former names",
+    "docs/log.md": "a diary",
+    "src/hierax/cli/outliers.py": "--neighbours still works",
+    "src/hierax/cli/parsing.py": "what people write for a command",
+    "src/hierax/collection/index.py": "Index.neighbours still works",
+    "src/hierax/train/settings.py": "target=normalised in files of older versions",
+    "tests/test_cli_names.py": "--neighbours still works",
+    "tests/test_train_recipes.py": "target=normalised still works",
+    "tests/test_words.py": "this file",
+}
+
+
+def test_spelling_is_american_in_names_too() -> None:
+    folders = ("src", "tests", "docs", "benchmarks", "femto")
+    files = [path for folder in folders for end in ("py", "md") for path in (ROOT / folder).rglob(f"*.{end}")]
+    files += ROOT.glob("*.md")
+    british = {path.relative_to(ROOT).as_posix() for path in files if BRITISH.search(path.read_text(encoding="utf-8"))}
+    assert british - FORMER.keys() == set()

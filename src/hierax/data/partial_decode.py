@@ -14,7 +14,7 @@ from hierax.processing.color import orientation, upright_array
 from hierax.processing.decode import DEFAULT_MAX_PIXELS, check_pixels, open_source, pillow_is_quiet, read_header
 from hierax.processing.errors import ImageError
 from hierax.processing.jpeg import check_scans, jpeg_array, simplejpeg
-from hierax.processing.reading import Picture, read_picture
+from hierax.processing.reading import ImageInput, read_image
 
 Box: TypeAlias = "tuple[int, int, int, int]"
 """Top, left, height and width of a part of an image, in pixels of the image."""
@@ -23,7 +23,7 @@ _KEEP = 2  # a JPEG is decoded at a smaller scale only if the part stays this ma
 
 
 def read_crop(
-    source: Picture,
+    source: ImageInput,
     *,
     channels: int,
     name: str,
@@ -53,7 +53,7 @@ def read_crop(
         ImageError: the image cannot be read.
     """
     if exact:
-        pixels = read_picture(source, channels=channels, name=name, unit=False, max_pixels=max_pixels)
+        pixels = read_image(source, channels=channels, name=name, unit=False, max_pixels=max_pixels)
         if isinstance(pixels, Image.Image) or pixels.dtype == np.uint8:
             raise ImageError(name, "an image of 8 bits; the other images have more bits")
         top, left, height, width = part(*pixels.shape[:2])
@@ -64,7 +64,7 @@ def read_crop(
         found = _jpeg_crop(source, name=name, part=part, size=size, max_pixels=max_pixels)
         if found is not None:
             return resize(found, size)
-    pixels = np.asarray(read_picture(source, channels=channels, name=name, fast=True, max_pixels=max_pixels))
+    pixels = np.asarray(read_image(source, channels=channels, name=name, fast=True, max_pixels=max_pixels))
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if pixels.dtype != np.uint8:  # an array of floats from 0 to 1
         pixels = np.rint(pixels * 255).astype(np.uint8)

@@ -18,7 +18,7 @@ from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
 from hierax.processing.frames import FIRST_ONLY
-from hierax.processing.reading import read_picture, stored_dtype
+from hierax.processing.reading import read_image, stored_dtype
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _FEW = 256
@@ -118,7 +118,7 @@ class _Measure:
         sample = None
         try:
             sample = self.dataset.sample(index)
-            size, moments = _array_moments(sample) if self.dataset.arrays else _picture_moments(sample, self.max_pixels)
+            size, moments = _array_moments(sample) if self.dataset.arrays else _image_moments(sample, self.max_pixels)
             mode = None if self.dataset.arrays else _mode(sample)
             kind = stored_dtype(sample.content, name=sample.name)
         except (OSError, ValueError) as error:
@@ -251,9 +251,9 @@ def _named(image: Image.Image) -> str:
     return image.mode + "+transparency" * ("transparency" in image.info)
 
 
-def _picture_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
+def _image_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
     """The size, and the moments per channel, of an image with values from 0 to 1. It counts the gray levels."""
-    picture = read_picture(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
+    picture = read_image(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
     pixels = np.asarray(picture)
     if isinstance(picture, Image.Image) or pixels.dtype == np.uint8:
         levels = np.stack([np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(3)])

@@ -17,7 +17,7 @@ from hierax.data.labels import Label
 from hierax.data.order import MASK, SampleKey
 from hierax.data.partial_decode import Box, read_crop
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing, geometry
-from hierax.processing.reading import check_values, read_picture
+from hierax.processing.reading import check_values, read_image
 from hierax.processing.resize import resize_crop_fast
 from hierax.processing.sampling import Sampling
 
@@ -265,7 +265,7 @@ class EvaluationView:
 
     def _pixels(self, sample: Sample) -> np.ndarray:
         exact = not self.record.do_rescale
-        picture = read_picture(
+        picture = read_image(
             sample.content,
             channels=self.record.num_channels,
             name=sample.name,

@@ -172,23 +172,23 @@ def _maps(model: HieraForImageClassification, pictures: Sequence[Photo]) -> list
     """Each photo and its feature maps, at twice the model's own size, because these maps are finer."""
     import torch
 
-    from hierax.viz.maps import to_picture
+    from hierax.viz.maps import to_image
 
     size = 2 * model.config.image_size[0]
     record, rows = _preprocessing_for(model, size), []
     for pixels in _pixels(pictures, model, size).split(1):
         with torch.inference_mode():
             found = model.encoder(pixels, stages=_STAGES)
-        rows.append([to_picture(pixels[0], record=record), *(_map(found, stage) for stage in _STAGES)])
+        rows.append([to_image(pixels[0], record=record), *(_map(found, stage) for stage in _STAGES)])
     return rows
 
 
 def _map(found: Features, stage: int) -> Image.Image:
     """The map of a stage, one pixel per cell, its first three principal components as colors."""
-    from hierax.viz.maps import pca_picture
+    from hierax.viz.maps import pca_image
 
     values = found.map(stage)[0]
-    return pca_picture(values, stride=(1, 1), size=values.shape[1:])
+    return pca_image(values, stride=(1, 1), size=values.shape[1:])
 
 
 def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int) -> tuple[list[list[Image.Image]], str]:
@@ -198,7 +198,7 @@ def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int)
 
     from hierax.demo.sheet import TILE
     from hierax.predict.reconstruct import draw_keep
-    from hierax.viz.maps import to_picture
+    from hierax.viz.maps import to_image
     from hierax.viz.reconstruction import draw_units, reconstruct_pixels
 
     config, size = model.config, model.config.image_size
@@ -211,6 +211,6 @@ def _masked(model: HieraForPreTraining, pictures: Sequence[Photo], *, seed: int)
     record = model.preprocessing
     assert record is not None
     for before, after, shown in zip(pixels, made, keep, strict=True):
-        large = to_picture(before, record=record).resize((TILE, TILE), Image.Resampling.LANCZOS)
-        rows.append([draw_units(large, unit=unit, keep=shown.numpy()), to_picture(after, record=record)])
+        large = to_image(before, record=record).resize((TILE, TILE), Image.Resampling.LANCZOS)
+        rows.append([draw_units(large, unit=unit, keep=shown.numpy()), to_image(after, record=record)])
     return rows, f"{int(keep[0].sum())} of {keep.shape[1]} mask units are visible"

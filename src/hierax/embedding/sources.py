@@ -74,7 +74,7 @@ def has_at_most(inputs: Sequence[str], most: int) -> bool:
             yield from _files_below(given, _PICTURES) if folder else [given]
 
     found = list(islice(counted(), most + 1))
-    return len(found) <= most and all(_is_picture(path) and os.path.isfile(path) for path in found)
+    return len(found) <= most and all(_is_image(path) and os.path.isfile(path) for path in found)
 
 
 def list_sources(
@@ -211,7 +211,7 @@ def _is_saved(given: str) -> bool:
     return any(os.path.exists(os.path.join(given, name)) for name in _SAVED)
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 

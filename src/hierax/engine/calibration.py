@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from hierax.engine.pool import Shape
 from hierax.model.config import HieraConfig
 from hierax.notices import LeftOut
-from hierax.processing import HieraImageProcessor, Picture, load_image
+from hierax.processing import HieraImageProcessor, ImageInput, load_image
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files, nothing_in
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Pictures: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[Picture]]
+ImageInputs: TypeAlias = Union[str, "os.PathLike[str]", Tensor, Sequence[ImageInput]]
 """A folder of images, a list of images, or preprocessed pixels `[N, C, *size]`."""
 
 _CALIBRATED = 80  # images to calibrate on; the last ones are held out for a comparison
@@ -46,7 +46,7 @@ def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list
 
 
 def sample_pixels(
-    source: Pictures | None, count: int, *, config: HieraConfig, processor: HieraImageProcessor, seed: int = 0
+    source: ImageInputs | None, count: int, *, config: HieraConfig, processor: HieraImageProcessor, seed: int = 0
 ) -> Tensor:
     """`count` inputs `[count, C, *size]` for a model: crops of the images of `source`.
 
@@ -66,14 +66,14 @@ def sample_pixels(
     if config.axes != 2 or config.num_channels != 3:
         kind = "clips" if config.is_video else f"{config.num_channels} channels on {config.axes} axes"
         raise ValueError(f"this model takes {kind}: pass ready pixels [N, {config.num_channels}, …] to calibrate on")
-    pixels = processor(crops(_pictures(source, processor.max_pixels), count, seed=seed)).pixel_values
+    pixels = processor(crops(_load_images(source, processor.max_pixels), count, seed=seed)).pixel_values
     if tuple(pixels.shape[2:]) != config.image_size:  # the size of the record differs from the model's
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
     return pixels
 
 
 def calibration_batches(
-    source: Pictures | None, shape: Shape, *, config: HieraConfig, processor: HieraImageProcessor
+    source: ImageInputs | None, shape: Shape, *, config: HieraConfig, processor: HieraImageProcessor
 ) -> list[tuple[Tensor, ...]]:
     """Inputs of one image each to calibrate int8 on, for an MAE model with random visible units."""
     if source is None:
@@ -89,7 +89,7 @@ def calibration_batches(
     return list(zip(pixels.split(1), shown, strict=True))
 
 
-def source_digest(source: Pictures | None) -> str:
+def source_digest(source: ImageInputs | None) -> str:
     """A digest of the calibration data. For files, it covers paths, sizes and times, so that no file is read."""
     digest = hashlib.sha256()
     sources = [source] if isinstance(source, (str, os.PathLike, Tensor)) or source is None else source
@@ -120,7 +120,9 @@ def images_of(source: str | os.PathLike[str], *, most: int) -> list[Path]:
     return paths[:: -(-len(paths) // most)]
 
 
-def _pictures(source: str | os.PathLike[str] | Sequence[Picture] | None, max_pixels: int | None) -> list[Image.Image]:
+def _load_images(
+    source: str | os.PathLike[str] | Sequence[ImageInput] | None, max_pixels: int | None
+) -> list[Image.Image]:
     if source is None:
         return [load_image((files("hierax") / "assets" / "cat.jpg").read_bytes())]
     if isinstance(source, (str, os.PathLike)):

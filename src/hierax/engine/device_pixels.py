@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierax.processing import Geometry, HieraImageProcessor, Picture
+from hierax.processing import Geometry, HieraImageProcessor, ImageInput
 from hierax.processing.record import Preprocessing
 from hierax.processing.record_fields import RESAMPLING
 from hierax.processing.resize import columns_first
@@ -44,7 +44,7 @@ class DevicePixels:
             torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None] for values in (scale, offset)
         )
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
+    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Tensor:
         """`[B, C, H, W]` in float32 on the device. Raises as the processor does."""
         if self.processor.record is not self._record:  # a field of the processor was changed
             self._use(self.processor.record)

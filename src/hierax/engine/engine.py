@@ -20,7 +20,7 @@ from hierax.engine.backends.onnx import OnnxBackend
 from hierax.engine.backends.openvino import OpenVinoBackend
 from hierax.engine.backends.pytorch import SeldomRunner, TorchBackend
 from hierax.engine.cache import ArtifactCache, cache_in
-from hierax.engine.calibration import Pictures, calibration_batches, source_digest
+from hierax.engine.calibration import ImageInputs, calibration_batches, source_digest
 from hierax.engine.context import renew_lock
 from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.forking import follow, keep_forever, openvino_is_lost
@@ -32,7 +32,7 @@ from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of
 from hierax.engine.streaming import Item, StreamResult, stream_results
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import task_of
-from hierax.processing import HieraImageProcessor, Picture
+from hierax.processing import HieraImageProcessor, ImageInput
 from hierax.processing.defaults import preprocessing_for
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Engine:
         threads: int | None = None,
         hidden_states: bool = False,
         out_features: Sequence[str] | None = None,
-        calibration: Pictures | None = None,
+        calibration: ImageInputs | None = None,
         processor: HieraImageProcessor | None = None,
         cache_dir: str | os.PathLike[str] | bool | None = None,
         max_shapes: int = 8,
@@ -201,7 +201,7 @@ class Engine:
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture] | None = None,
+        images: ImageInput | Sequence[ImageInput] | None = None,
         *,
         pixel_values: Tensor | None = None,
         noise: Tensor | None = None,

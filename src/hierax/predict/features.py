@@ -193,7 +193,7 @@ def write_features(
         if isinstance(processor, HieraVideoProcessor):
             _save_clip(answer.result, answer.pixels, processor, record, picture=picture, heading=heading)
         else:
-            _save_picture(answer.result, answer.pixels, record, picture=picture, heading=heading)
+            _save_image(answer.result, answer.pixels, record, picture=picture, heading=heading)
         yield FeatureFiles(answer.path, arrays, picture)
 
 
@@ -257,7 +257,7 @@ def _save_arrays(outputs: StageMaps, arrays: Path) -> None:
         np.savez(part, **maps)  # type: ignore[arg-type]  # the stubs confuse names of arrays with the only option
 
 
-def _save_picture(outputs: StageMaps, pixels: Tensor, record: Preprocessing, *, picture: Path, heading: str) -> None:
+def _save_image(outputs: StageMaps, pixels: Tensor, record: Preprocessing, *, picture: Path, heading: str) -> None:
     from hierax.viz.sheets import sheet
 
     size = " x ".join(str(n) for n in reversed(outputs.size))
@@ -288,16 +288,16 @@ def feature_tiles(outputs: StageMaps, pixels: torch.Tensor, *, record: Preproces
     """The tiles of an image `[C, H, W]`: a row with the image and the PCA of its maps; if requested, a row of
     attention.
     """
-    from hierax.viz.maps import pca_picture, to_picture
+    from hierax.viz.maps import pca_image, to_image
     from hierax.viz.sheets import Tile
 
-    config, size, picture = outputs.config, outputs.size, to_picture(pixels, record=record)
+    config, size, picture = outputs.config, outputs.size, to_image(pixels, record=record)
     row = [Tile(picture, "image", "what the model sees")]
     for stage, values in outputs.maps.items():
         stride = config.stage_stride(stage - 1)
         channels, height, width = values.shape
         note = f"stride {stride[0]}: {width} x {height}, {channels} channels"
-        row.append(Tile(pca_picture(values, stride=stride, size=size), f"stage {stage}", note))
+        row.append(Tile(pca_image(values, stride=stride, size=size), f"stage {stage}", note))
     return [row] if outputs.attentions is None else [row, attention_tiles(outputs, picture)]
 
 
@@ -305,7 +305,7 @@ def attention_tiles(outputs: StageMaps, picture: Image.Image) -> list[Tile]:
     """The mask units, then the attention that tokens receive, for each stage. For a global stage that is not the last,
     it is the attention of one token.
     """
-    from hierax.viz.attention import attention_map, heat_picture
+    from hierax.viz.attention import attention_map, heat_image
     from hierax.viz.reconstruction import draw_units
     from hierax.viz.sheets import Tile
 
@@ -320,5 +320,5 @@ def attention_tiles(outputs: StageMaps, picture: Image.Image) -> list[Tile]:
         heat, stride = attention_map(weights[0], config=config, stage=stage, size=size, at=at)
         note = "received within each unit" if windowed else "received from all tokens"
         note = note if at is None else "of the token in the ring"
-        row.append(Tile(heat_picture(picture, heat, stride=stride, at=at), f"attention, stage {stage + 1}", note))
+        row.append(Tile(heat_image(picture, heat, stride=stride, at=at), f"attention, stage {stage + 1}", note))
     return row

@@ -205,14 +205,14 @@ def reconstruction_tiles(
     In `keep` `[1, U]`, True means that a mask unit is visible.
     """
     from hierax.viz.animation import reconstruction_captions
-    from hierax.viz.maps import to_picture
+    from hierax.viz.maps import to_image
     from hierax.viz.reconstruction import draw_units
     from hierax.viz.sheets import Tile
 
     config, record = predictor.config, predictor.preprocessing
-    picture, shown = to_picture(pixels[0], record=record), keep[0].numpy()
+    picture, shown = to_image(pixels[0], record=record), keep[0].numpy()
     masked = draw_units(picture, unit=config.unit_pixels, keep=shown)
-    images = (picture, masked, to_picture(result, record=record))
+    images = (picture, masked, to_image(result, record=record))
     captions = reconstruction_captions(config, pixels.shape[2:], shown, statistics, title=title)
     first, second, third = (Tile(image, *caption) for image, caption in zip(images, captions, strict=True))
     return first, second, third

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hierax.processing.demux import VideoError
     from hierax.processing.errors import ImageError
     from hierax.processing.image import HieraImageProcessor
-    from hierax.processing.reading import Picture, load_image
+    from hierax.processing.reading import ImageInput, load_image
     from hierax.processing.record import IMAGENET, KINETICS, Preprocessing
     from hierax.processing.resize import Geometry, geometry
     from hierax.processing.video import Clip, HieraVideoProcessor
@@ -27,7 +27,7 @@ __all__ = [
     "HieraImageProcessor",
     "HieraVideoProcessor",
     "ImageError",
-    "Picture",
+    "ImageInput",
     "Preprocessing",
     "VideoError",
     "geometry",
@@ -44,7 +44,7 @@ __getattr__, __dir__ = lazy_names(
         "hierax.processing.errors": ("ImageError",),
         "hierax.processing.image": ("HieraImageProcessor",),
         "hierax.processing.reading": (
-            "Picture",
+            "ImageInput",
             "load_image",
         ),
         "hierax.processing.record": (

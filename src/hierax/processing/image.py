@@ -16,7 +16,7 @@ from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.errors import ImageError
 from hierax.processing.normalize import write_pixels
 from hierax.processing.processor import RecordedProcessor, resolve_fast
-from hierax.processing.reading import Picture, check_values, read_picture, source_name
+from hierax.processing.reading import ImageInput, check_values, read_image, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
 from hierax.transformers_arguments import token_of, without_foreign
@@ -69,7 +69,7 @@ class HieraImageProcessor(RecordedProcessor):
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture | Sequence[Picture]],
+        images: ImageInput | Sequence[ImageInput | Sequence[ImageInput]],
         *,
         return_tensors: Literal["pt", "np"] | None = "pt",
         input_data_format: Literal["channels_first", "channels_last"] | None = None,
@@ -144,7 +144,7 @@ class HieraImageProcessor(RecordedProcessor):
 
     preprocess = __call__  # its name in transformers
 
-    def _batch(self, pictures: list[Picture], names: list[str]) -> np.ndarray | list[np.ndarray]:
+    def _batch(self, pictures: list[ImageInput], names: list[str]) -> np.ndarray | list[np.ndarray]:
         """One array [B, C, H, W] if the record sets a fixed size, otherwise a list of arrays [C, H, W]."""
         if not self.record.do_center_crop:
             return [self._pixels(picture, name) for picture, name in zip(pictures, names, strict=True)]
@@ -160,7 +160,7 @@ class HieraImageProcessor(RecordedProcessor):
         return batch
 
     def decoded(
-        self, images: Picture | Sequence[Picture], *, names: Sequence[str] | None = None
+        self, images: ImageInput | Sequence[ImageInput], *, names: Sequence[str] | None = None
     ) -> Iterator[tuple[Image.Image | np.ndarray, Geometry]]:
         """Yields each image, upright and with the channels of the record, and how to resize and crop it.
 
@@ -171,9 +171,9 @@ class HieraImageProcessor(RecordedProcessor):
         for picture, name in zip(pictures, names or own, strict=True):
             yield self._read(picture, name)
 
-    def _read(self, source: Picture, name: str) -> tuple[Image.Image | np.ndarray, Geometry]:
+    def _read(self, source: ImageInput, name: str) -> tuple[Image.Image | np.ndarray, Geometry]:
         record = self.record
-        picture = read_picture(
+        picture = read_image(
             source,
             channels=record.num_channels,
             name=name,
@@ -189,7 +189,7 @@ class HieraImageProcessor(RecordedProcessor):
         _check_resized(plan, height, width, name)
         return picture, plan
 
-    def _pixels(self, source: Picture, name: str, out: np.ndarray | None = None) -> np.ndarray:
+    def _pixels(self, source: ImageInput, name: str, out: np.ndarray | None = None) -> np.ndarray:
         """The pixels [C, H, W] of one image; written into `out`, if it is given."""
         record, (picture, plan) = self.record, self._read(source, name)
         if out is None:
@@ -260,16 +260,16 @@ def write_part(
     write_pixels(region, out, record, table)
 
 
-def _as_list(images: Picture | Sequence[Picture | Sequence[Picture]]) -> list[Picture]:
+def _as_list(images: ImageInput | Sequence[ImageInput | Sequence[ImageInput]]) -> list[ImageInput]:
     if isinstance(images, (list, tuple)):
         nested = [part if isinstance(part, (list, tuple)) else [part] for part in images]
-        return [cast("Picture", one) for part in nested for one in part]
+        return [cast("ImageInput", one) for part in nested for one in part]
     if (is_tensor(images) or isinstance(images, np.ndarray)) and cast("np.ndarray", images).ndim == 4:
         return list(cast("np.ndarray", images))
-    return [cast("Picture", images)]
+    return [cast("ImageInput", images)]
 
 
-def _channels_last(picture: Picture, form: str) -> Picture:
+def _channels_last(picture: ImageInput, form: str) -> ImageInput:
     """An array whose channels are on the axis that `form` names, as [H, W, C]; other images are not changed."""
     if form not in ("channels_first", "channels_last"):
         raise ValueError(f"input_data_format is {form!r}; expected 'channels_first', 'channels_last' or None")
@@ -279,7 +279,7 @@ def _channels_last(picture: Picture, form: str) -> Picture:
     return np.moveaxis(array, 0, 2) if form == "channels_first" else array
 
 
-def _with_names(images: Picture | Sequence[Picture | Sequence[Picture]]) -> tuple[list[Picture], list[str]]:
+def _with_names(images: ImageInput | Sequence[ImageInput | Sequence[ImageInput]]) -> tuple[list[ImageInput], list[str]]:
     """The images as a list, and their names in errors."""
     pictures = _as_list(images)
     if not pictures:

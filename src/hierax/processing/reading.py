@@ -40,11 +40,11 @@ from hierax.processing.record import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-Picture: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray, "torch.Tensor"]
+ImageInput: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray, "torch.Tensor"]
 """A path, the bytes of a file, a Pillow image, a numpy array or a torch tensor."""
 
 
-def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
+def load_image(source: ImageInput, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Reads an image as upright RGB with 8 bits per channel.
 
     Arrays are read as by `HieraImageProcessor`, and so are Pillow images: only one that is not decoded yet can be
@@ -52,7 +52,7 @@ def load_image(source: Picture, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) 
     than `max_pixels` pixels (None: no limit).
     """
     name = source_name(source, default="image")
-    picture = read_picture(source, channels=3, name=name, max_pixels=max_pixels)
+    picture = read_image(source, channels=3, name=name, max_pixels=max_pixels)
     if isinstance(picture, Image.Image):
         return picture
     if picture.dtype != np.uint8:
@@ -68,8 +68,8 @@ def source_name(source: object, *, default: str) -> str:
     return path if len(path) <= 500 else path[:499] + "…"  # for example, a data: URL
 
 
-def read_picture(
-    source: Picture,
+def read_image(
+    source: ImageInput,
     *,
     channels: int,
     name: str,
@@ -157,7 +157,7 @@ def read_values(
     return None if found is None else found.upright(orientation(image))
 
 
-def stored_dtype(source: Picture, *, name: str) -> str:
+def stored_dtype(source: ImageInput, *, name: str) -> str:
     """The numpy dtype of the values of an image, read from its header: "uint8", "uint16", "float32", ….
 
     Raises:

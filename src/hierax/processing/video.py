@@ -19,7 +19,7 @@ from hierax.processing.demux import VideoError
 from hierax.processing.image import write_part
 from hierax.processing.paths import IMAGE_SUFFIXES
 from hierax.processing.processor import RecordedProcessor, resolve_fast
-from hierax.processing.reading import Picture, read_picture, source_name
+from hierax.processing.reading import ImageInput, read_image, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry
 from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, moment, sampling_of, starts
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hierax.checkpoint.opened import Checkpoint
 
-Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[Picture], Any]
+Video: TypeAlias = Union[str, "os.PathLike[str]", bytes, np.ndarray, Sequence[ImageInput], Any]
 """A path, the bytes of a file, an open binary file, a `VideoFile`, frames `[T, H, W, C]` (array or tensor), or a list
 of images, one for each frame.
 """
@@ -344,7 +344,7 @@ class _Stills:
     def frame(self, number: int) -> np.ndarray:
         """One frame, uint8 or float32 `[H, W, C]`."""
         name = source_name(self._frames[number], default=f"{self.name}, frame {number}")
-        picture = read_picture(
+        picture = read_image(
             self._frames[number], channels=self._record.num_channels, name=name, unit=self._record.do_rescale
         )
         array = np.asarray(picture)

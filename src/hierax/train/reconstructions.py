@@ -16,7 +16,7 @@ from hierax.processing import Preprocessing
 from hierax.train.objective import Objective
 from hierax.train.predictions import fixed_noise
 from hierax.viz.fonts import drawable_names
-from hierax.viz.maps import to_picture
+from hierax.viz.maps import to_image
 from hierax.viz.reconstruction import draw_units, reconstruct_pixels, statistics_note
 from hierax.viz.sheets import Tile, sheet
 
@@ -65,9 +65,9 @@ class ReconstructionSheet:
             pixels_in, pixels_out = inputs[row], reconstructed[row]
             if config.is_video:  # the middle one of the predicted frames
                 pixels_in, pixels_out, keep = _frame(pixels_in, pixels_out, keep, config)
-            picture = to_picture(pixels_in, record=self.record)
+            picture = to_image(pixels_in, record=self.record)
             masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)
-            drawn = to_picture(pixels_out, record=self.record)
+            drawn = to_image(pixels_out, record=self.record)
             rows.append((Tile(picture, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
         path, note = self.folder / f"step-{step}.png", statistics_note(config, "visible")
         with atomic_write(path) as part:

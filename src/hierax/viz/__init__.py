@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from hierax.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hierax.viz.attention import attention_map, heat_picture
+    from hierax.viz.attention import attention_map, heat_image
     from hierax.viz.fonts import drawable, drawable_names
-    from hierax.viz.maps import enlarge, pca_picture, principal_components, robust_scale, to_picture
+    from hierax.viz.maps import enlarge, pca_image, principal_components, robust_scale, to_image
     from hierax.viz.reconstruction import Statistics, draw_units, hidden_statistics, reconstruct_pixels, statistics_note
     from hierax.viz.sheets import Tile, sheet
 
@@ -19,15 +19,15 @@ __all__ = [
     "drawable",
     "drawable_names",
     "enlarge",
-    "heat_picture",
+    "heat_image",
     "hidden_statistics",
-    "pca_picture",
+    "pca_image",
     "principal_components",
     "reconstruct_pixels",
     "robust_scale",
     "sheet",
     "statistics_note",
-    "to_picture",
+    "to_image",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -35,7 +35,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "hierax.viz.attention": (
             "attention_map",
-            "heat_picture",
+            "heat_image",
         ),
         "hierax.viz.fonts": (
             "drawable",
@@ -43,10 +43,10 @@ __getattr__, __dir__ = lazy_names(
         ),
         "hierax.viz.maps": (
             "enlarge",
-            "pca_picture",
+            "pca_image",
             "principal_components",
             "robust_scale",
-            "to_picture",
+            "to_image",
         ),
         "hierax.viz.reconstruction": (
             "Statistics",

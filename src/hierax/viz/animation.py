@@ -54,7 +54,7 @@ def reconstructed_clip(
     frames, H, W]`. The frames are those that a model predicts (the first of every token). In `keep` `[1, U]`, True is
     a visible mask unit; `seconds` is the length of the clip, `title` its name.
     """
-    from hierax.viz.maps import to_picture
+    from hierax.viz.maps import to_image
     from hierax.viz.reconstruction import draw_units
 
     units = config.unit_grid(pixels.shape[2:])
@@ -62,9 +62,9 @@ def reconstructed_clip(
     every, each = pixels.shape[2] // made.shape[1], made.shape[1] // units[0]
     frames = []
     for number in range(made.shape[1]):
-        picture = to_picture(pixels[0, :, number * every], record=record)
+        picture = to_image(pixels[0, :, number * every], record=record)
         seen = draw_units(picture, unit=config.unit_pixels[1:], keep=shown[number // each])
-        frames.append((picture, seen, to_picture(made[:, number], record=record)))
+        frames.append((picture, seen, to_image(made[:, number], record=record)))
     captions = reconstruction_captions(config, pixels.shape[2:], keep[0].cpu().numpy(), statistics, title=title)
     return Animation(frames, captions, seconds / len(frames))
 
@@ -98,7 +98,7 @@ def featured_clip(
     import numpy as np
     from PIL import Image
 
-    from hierax.viz.maps import enlarge, principal_components, robust_scale, to_picture
+    from hierax.viz.maps import enlarge, principal_components, robust_scale, to_image
 
     config, size = found.config, found.size
     columns, captions = [], [(title, f"{_times(size)} pixels")]
@@ -110,7 +110,7 @@ def featured_clip(
         captions.append((f"stage {stage}", f"{_times((times, height, width))}, {channels} channels"))
         columns.append([Image.fromarray(enlarge(frame, stride=stride, size=size[1:])) for frame in cells])
     every = pixels.shape[1] // len(columns[0])
-    pictures = [to_picture(pixels[:, number * every], record=record) for number in range(len(columns[0]))]
+    pictures = [to_image(pixels[:, number * every], record=record) for number in range(len(columns[0]))]
     return Animation(list(zip(pictures, *columns, strict=True)), captions, seconds / len(pictures))
 
 

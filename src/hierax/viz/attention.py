@@ -79,7 +79,7 @@ def _query_at(
     return (unit, position) if windows > 1 else (0, position * math.prod(units) + unit)
 
 
-def heat_picture(
+def heat_image(
     picture: Image.Image, heat: np.ndarray, *, stride: Sequence[int], at: Sequence[int] | None = None
 ) -> Image.Image:
     """A map `[rows, columns]` of `attention_map` over an image: black is 0, bright is high; a ring marks `at` (y, x).

@@ -37,7 +37,7 @@ def finite_array(values: np.ndarray | Tensor) -> np.ndarray:
 # -- pixels and feature maps --------------------------------------------------------------------------------------
 
 
-def to_picture(pixels: np.ndarray | Tensor, *, record: Preprocessing = IMAGENET) -> Image.Image:
+def to_image(pixels: np.ndarray | Tensor, *, record: Preprocessing = IMAGENET) -> Image.Image:
     """The image of a model's input `[C, H, W]`: undoes the rescaling and normalization of `record`.
 
     Of more than three channels, the first three are shown as red, green and blue; of two, the first as gray.
@@ -87,7 +87,7 @@ def enlarge(cells: np.ndarray, *, stride: Sequence[int], size: Sequence[int]) ->
     return pixels[: size[0], : size[1]]
 
 
-def pca_picture(feature_map: np.ndarray | Tensor, *, stride: Sequence[int], size: Sequence[int]) -> Image.Image:
+def pca_image(feature_map: np.ndarray | Tensor, *, stride: Sequence[int], size: Sequence[int]) -> Image.Image:
     """A map `[C, H, W]` as colors: its first three principal components are red, green and blue.
 
     Within a map, equal colors mean similar features. Colors of different maps cannot be compared.

@@ -19,7 +19,7 @@ from hierax.checkpoint.opened import DIALECTS
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.digests import weights_digest
 from hierax.engine.backends.exported import RECORD, VERSION, file_records
-from hierax.engine.calibration import Pictures, sample_pixels
+from hierax.engine.calibration import ImageInputs, sample_pixels
 from hierax.engine.export.formats import FORMATS, Job, open_runner
 from hierax.engine.export.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
 from hierax.engine.hardware import PRECISIONS
@@ -52,8 +52,8 @@ def export(
     size: int | Sequence[int] | None = None,
     batch: int | None = None,
     task: str | None = None,
-    calibration: Pictures | None = None,
-    evaluate: Pictures | None = None,
+    calibration: ImageInputs | None = None,
+    evaluate: ImageInputs | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     overwrite: bool = False,
     progress: Progress | None = None,

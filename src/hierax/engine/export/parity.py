@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierax.engine.calibration import Pictures, images_of, sample_pixels
+from hierax.engine.calibration import ImageInputs, images_of, sample_pixels
 from hierax.engine.context import inference_modes
 from hierax.engine.pool import Runner
 from hierax.engine.signature import Program, Signature
@@ -191,7 +191,7 @@ def _largest(values: Iterable[float]) -> float:
 
 
 def evaluation_inputs(
-    evaluate: Pictures | None, *, config: HieraConfig, processor: HieraImageProcessor, masked: bool
+    evaluate: ImageInputs | None, *, config: HieraConfig, processor: HieraImageProcessor, masked: bool
 ) -> tuple[str, Iterator[tuple[Tensor, ...]]]:
     """The kind of the inputs, and their batches.
 
@@ -206,7 +206,7 @@ def evaluation_inputs(
     return kind, with_units(pixels, config=config, masked=masked)
 
 
-def _pixels(evaluate: Pictures | None, config: HieraConfig, processor: HieraImageProcessor) -> tuple[str, Iterator[Tensor]]:  # noqa: E501  # fmt: skip
+def _pixels(evaluate: ImageInputs | None, config: HieraConfig, processor: HieraImageProcessor) -> tuple[str, Iterator[Tensor]]:  # noqa: E501  # fmt: skip
     if isinstance(evaluate, Tensor):
         ready = sample_pixels(evaluate, len(evaluate), config=config, processor=processor)
         return "inputs", iter(ready.split(_BATCH))
