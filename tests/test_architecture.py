@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a room imports only from rooms below it
     {"lazy", "advice", "home", "notices", "memory", "telemetry", "transformers_arguments", "extras", "devices"},
     {"atomic", "digests", "principal", "streams", "stopping", "locking"},
-    {"console", "folders"},
+    {"console", "folders", "together"},
     {"processing"},
     {"model", "data"},
     {"checkpoint", "collection", "viz"},

@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 _SYSTEM = re.compile(r"\(os error (\d+)\)")
@@ -42,39 +42,13 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
             yield part
             os.chmod(part, mode)
             if sync:
-                _sync_file(part)
+                sync_file(part)
             if not (keep and _link(part, path)):
                 os.replace(part, path)
             if sync:
                 sync_folder(path.parent)
         finally:
             _remove(part)
-
-
-@contextlib.contextmanager
-def set_aside(paths: Iterable[Path]) -> Iterator[Callable[[], None]]:
-    """A function that gives files which are about to be replaced together other names, in this order: so old and new
-    files never stand side by side. After an error they get their names back, else they are deleted.
-    """
-    moved: dict[Path, Path] = {}
-
-    def move() -> None:
-        for path in paths:
-            if path.is_file():
-                aside = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
-                os.replace(path, aside)
-                moved[path] = aside
-                sync_folder(path.parent)
-
-    try:
-        yield move
-    except BaseException:
-        for path, aside in moved.items():
-            with contextlib.suppress(OSError):  # the error that is being raised says more
-                os.replace(aside, path)
-        raise
-    for aside in moved.values():
-        _remove(aside)
 
 
 def sync_folder(folder: Path) -> None:
@@ -91,11 +65,12 @@ def sync_files(folder: Path) -> None:
     """Writes everything in a folder to the disk: the content of all files, and the names in all subfolders."""
     for place, _, names in os.walk(folder):
         for name in names:
-            _sync_file(Path(place, name))
+            sync_file(Path(place, name))
         sync_folder(Path(place))
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Writes the content of a file to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

@@ -19,6 +19,7 @@ from hierax.checkpoint.pickles import is_archive, read_pickle
 from hierax.checkpoint.records import CheckpointRecord, checkpoint_names, find_record
 from hierax.checkpoint.steps import is_step, model_folder, read_step
 from hierax.processing.paths import check_named
+from hierax.together import finish_replacement
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 INDEX = ".index.json"
@@ -104,6 +105,7 @@ def locate(source: str | os.PathLike[str], hub: HubOptions, *, weights: bool = T
     """
     name = source_name(source)
     path = Path(name)
+    finish_replacement(path.parent)
     if path.is_file():
         if path.suffix not in TENSOR_SUFFIXES and not path.name.endswith(INDEX) and not is_tensor_file(path):
             raise ValueError(f"{path}: {explain_file(path)}")
@@ -176,12 +178,13 @@ def _in_folder(name: str, path: Path, *, weights: bool, record: CheckpointRecord
 def weights_in(path: Path) -> Path | None:
     """The file with the weights in a folder, or in the model folder of a run; None if there is none.
 
-    For one step of a run, it is the folder itself.
+    For one step of a run, it is the folder itself. Saving that was interrupted is finished first.
     """
     if is_step(path):
         return path
     if (path / RUN).is_file() and (path / "model").is_dir():
         path = path / "model"
+    finish_replacement(path)
     return next((path / file for file in _WEIGHT_FILES if (path / file).is_file()), None)
 
 
@@ -205,7 +208,7 @@ def _fetch_weights(repository: str, hub: HubOptions) -> Path:
             offline = offline or error
             continue
         if found is not None:
-            for shard in _shards(found) if file.endswith(INDEX) else ():
+            for shard in shard_names(found) if file.endswith(INDEX) else ():
                 if fetch(repository, shard, hub) is None:
                     raise FileNotFoundError(f"{repository}: {file} names {shard}, which is not there")
             return found
@@ -232,7 +235,7 @@ def read_json(path: Path | None) -> JsonFile | None:
     return JsonFile(path, values)
 
 
-def _shards(index: Path) -> list[str]:
+def shard_names(index: Path) -> list[str]:
     """The files that an index names; they are in the same folder."""
     read = read_json(index)
     named = read.values.get("weight_map") if read else None
@@ -271,7 +274,7 @@ def read_tensors(path: Path, part: str | None = None, *, any_of_them: bool = Fal
 
 def _read_index(path: Path) -> dict[str, Any]:
     """The tensors of all files that an index names."""
-    shards = [path.parent / name for name in _shards(path)]
+    shards = [path.parent / name for name in shard_names(path)]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""

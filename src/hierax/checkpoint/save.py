@@ -4,20 +4,21 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hierax.atomic import atomic_write, make_folder, name_in_errors, set_aside
-from hierax.checkpoint.files import CONFIG, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, write_notes
+from hierax.atomic import atomic_write, make_folder, name_in_errors
+from hierax.checkpoint.files import CONFIG, INDEX, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, shard_names, write_notes
 from hierax.checkpoint.load import detect_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.model.config import HieraConfig
 from hierax.model.positions import AbsolutePosition, split_windows
 from hierax.model.registry import ENCODER, TASKS, task_in_config, task_of
+from hierax.together import replace_together
 from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ def save_model(
 ) -> None:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`.
 
-    All files are written to temporary files first, so the folder is not changed by a failure. Even after a power cut,
-    the folder never contains weights with the configuration of another model.
+    All files are written to temporary files first, so the folder is not changed by a failure. Whenever the process is
+    killed, and after a power cut, the old or the new model opens, and the folder never contains weights with the
+    configuration of another model. Other files in it stay; only shards of the old model are deleted.
 
     Raises:
         ValueError: the format cannot express the model; the message says why.
@@ -114,15 +116,22 @@ def save_model(
     texts = {CONFIG: _json(values)}
     if model.preprocessing is not None:
         texts[PROCESSOR] = _json(model.preprocessing.to_dict())
-    with ExitStack() as stack:
-        stack.enter_context(_folder(folder))
-        put_aside = stack.enter_context(set_aside(folder / name for name in (WEIGHTS, *texts)))
-        # the first file that is entered is the last that is renamed
-        save_file(tensors, stack.enter_context(atomic_write(folder / WEIGHTS)), metadata={"format": "pt", **notes})
+    with _folder(folder), replace_together(folder, without=_old_shards(folder)) as files:
+        with files.write(WEIGHTS) as part:
+            save_file(tensors, part, metadata={"format": "pt", **notes})
         for name, text in texts.items():
-            stack.enter_context(atomic_write(folder / name)).write_text(text, encoding="utf-8")
-        if any(_text(folder / name) != text for name, text in texts.items()):
-            put_aside()
+            if _text(folder / name) != text:
+                with files.write(name) as part:
+                    part.write_text(text, encoding="utf-8")
+
+
+def _old_shards(folder: Path) -> list[str]:
+    """The names of the index and the shards of a model that other libraries wrote in several files."""
+    index = folder / (WEIGHTS + INDEX)
+    try:
+        return [index.name, *(name for name in shard_names(index) if (folder / name).is_file() and name != WEIGHTS)]
+    except (OSError, ValueError):  # there is none, or it is damaged
+        return []
 
 
 def _text(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from hierax.engine.export.parity import ParityReport
 from hierax.engine.hardware import Choice
 from hierax.engine.pool import Runner, Shape
 from hierax.engine.signature import Signature
+from hierax.folders import restore_folder
 from hierax.model.config import HieraConfig
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
@@ -40,11 +42,14 @@ def file_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 def is_export(source: object) -> bool:
     """Whether `source` names a folder that `hierax export` wrote, a file of its formats, or a folder without weights
-    that holds one. Opens nothing.
+    that holds one. Opens nothing, but brings back an export that was lost when its replacement was interrupted.
     """
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = Path(source)
+    with contextlib.suppress(OSError):  # a folder that cannot be read is not an export
+        restore_folder(path.parent)
+        restore_folder(path)
     return (path / RECORD).is_file() or (path.suffix in _SUFFIXES and path.is_file()) or _network_in(path) is not None
 
 
