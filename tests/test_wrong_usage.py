@@ -159,3 +159,43 @@ def test_an_optional_place_may_come_after_an_option(run: Run, tmp_path: Path) ->
     assert (code, "mae_tiny_small_data_cpu" in out) == (0, True)
     code, _, err = run("convert", "hierax/femto", "--to", "timm", str(tmp_path / "a"), str(tmp_path / "b"))
     assert (code, "unrecognized" in err or str(tmp_path / "b") in err) == (2, True)
+
+
+def collected(run: Run, tmp_path: Path, *more: str) -> Path:
+    """A collection of a list of one image, whose column is called photo."""
+    image(tmp_path / "photos" / "one.jpg")
+    (tmp_path / "list.csv").write_text("photo\nphotos/one.jpg\n")
+    out = tmp_path / "collection"
+    code, _, err = run("embed", str(tmp_path / "list.csv"), "-o", str(out), "--columns", "path=photo", "--workers", "0")
+    assert code == 0, err
+    return out
+
+
+@pytest.mark.parametrize("source", ["photos", "photos/one.jpg", "photos/*.jpg"])
+def test_columns_of_images_are_an_error(run: Run, tmp_path: Path, source: str) -> None:
+    image(tmp_path / "photos" / "one.jpg")
+    out = tmp_path / "collection"
+    code, _, err = run("embed", str(tmp_path / source), "-o", str(out), "--columns", "path=x", "--workers", "0")
+    assert code == 2
+    assert "columns names path, but none of the sources has columns; expected a list" in err
+    assert not out.exists()
+
+
+def test_columns_are_for_the_sources_that_have_them(run: Run, tmp_path: Path) -> None:
+    out = collected(run, tmp_path)
+    code, _, err = run("embed", str(tmp_path / "list.csv"), "-o", str(out), "--columns", "path=photo", "--workers", "0")
+    assert code == 0
+    assert "already complete" in err
+
+
+def test_other_columns_than_those_of_the_collection_are_an_error(run: Run, tmp_path: Path) -> None:
+    out = collected(run, tmp_path)
+    code, _, err = run("embed", str(tmp_path / "list.csv"), "-o", str(out), "--columns", "path=x", "--workers", "0")
+    assert code == 2
+    assert "was listed with other columns (path=photo); update lists again (--update)" in err
+
+
+@pytest.mark.parametrize("command", ["search", "duplicates", "outliers"])
+def test_images_are_not_fetched_without_a_page(run: Run, tmp_path: Path, command: str) -> None:
+    code, _, err = run(command, str(tmp_path), *(["x.jpg"] if command == "search" else []), "--fetch")
+    assert (code, err) == (2, "hierax: --fetch is for the images of a page; add --html FILE, or leave --fetch out\n")

@@ -129,7 +129,8 @@ def _old_shards(folder: Path) -> list[str]:
     """The names of the index and the shards of a model that other libraries wrote in several files."""
     index = folder / (WEIGHTS + INDEX)
     try:
-        return [index.name, *(name for name in shard_names(index) if (folder / name).is_file() and name != WEIGHTS)]
+        shards = [name for name in shard_names(index) if name.endswith(".safetensors") and name[0] != "."]
+        return [index.name, *(name for name in shards if name != WEIGHTS)]
     except (OSError, ValueError):  # there is none, or it is damaged
         return []
 

@@ -51,16 +51,18 @@ def add_approximate(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--exact", action="store_true", help="search exactly, even if there is an approximate index")
 
 
-def open_index(arguments: argparse.Namespace, *, page: Path | None) -> Index:
-    """The collection that arguments name.
+def open_index(arguments: argparse.Namespace, *, page: Path | None, verified: bool = False) -> Index:
+    """The collection that arguments name. With `verified`, images are compared too.
 
     Raises:
-        UserError: the page exists and `--overwrite` is not given, the file is not a page, or no row has features to
-            compare.
+        UserError: `--fetch` would have no effect, the page exists and `--overwrite` is not given, the file is not a
+            page, or no row has features to compare.
         CollectionError: see `hierax.Index`.
     """
     from hierax.collection.index import Index
 
+    if arguments.fetch and page is None and not verified:
+        raise UserError("--fetch is for the images of a page; add --html FILE, or leave --fetch out")
     if page is not None:  # checked before the long work starts
         check_page(page, overwrite=arguments.overwrite)
     index = Index([arguments.collection, *arguments.also], column=arguments.column)

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--approximate is not for --whiten: whitened vectors are compared exactly; leave one out")
     if arguments.components is not None and not arguments.whiten:
         raise UserError("--components is for --whiten; add --whiten, or leave --components out")
-    index, unread = open_index(arguments, page=arguments.html), list[str]()
+    index, unread = open_index(arguments, page=arguments.html, verified=arguments.verify), list[str]()
     with ProgressDisplay("compared") as display:
         groups = duplicates(
             index,

@@ -15,7 +15,7 @@ from hierax.atomic import PARTS, make_folder, name_in_errors
 from hierax.collection.listing import Listing, listing_path, listings
 from hierax.collection.store import DATA, LISTINGS, MANIFEST, CollectionError, Manifest
 from hierax.embedding.extractor import FeatureExtractor
-from hierax.embedding.sources import list_sources
+from hierax.embedding.sources import check_columns, list_sources
 from hierax.embedding.update import changed_sources, inputs_left
 from hierax.locking import LOCK, Lock, hold_lock
 from hierax.processing import Preprocessing
@@ -124,6 +124,10 @@ def write_plan(
     if new:
         manifest = replace(manifest, inputs=(*manifest.inputs, *new))
     if list_columns is not None:
+        check_columns(manifest.inputs, list_columns)
+        if listings(folder) and not update and dict(list_columns) != manifest.list_columns:
+            was = ", ".join(f"{k}={v}" for k, v in manifest.list_columns.items()) or "not named"
+            raise CollectionError(f"{folder} was listed with other columns ({was}); update lists again (--update)")
         manifest = replace(manifest, list_columns=dict(list_columns))
     _list(folder, manifest, extractor.record, update=update)
     make_folder(folder / DATA)

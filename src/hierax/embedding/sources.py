@@ -29,10 +29,12 @@ from hierax.processing.paths import (
     matches,
     nothing_in,
     opened_regular,
+    suffix_of,
 )
 
 _PICTURES, _VIDEOS = IMAGE_SUFFIXES | {".tar"}, VIDEO_SUFFIXES | {".tar"}
 _LISTS = (".txt", ".csv", ".tsv", ".jsonl")
+_COLUMNS = (".csv", ".tsv", ".jsonl", ".parquet")
 _SAVED = ("dataset_dict.json", "dataset_info.json")
 
 
@@ -131,6 +133,24 @@ def list_sources(
             entries = "1 entry is" if again == 1 else f"{again:,} entries are"
             notify(f"{given}: {entries} named before; a collection has each source once")
         left.tell()
+
+
+def check_columns(inputs: Iterable[str], columns: Mapping[str, str] | None) -> None:
+    """Raises `ValueError` if names of columns are given, and no input has columns."""
+    if columns and not any(_has_columns(given) for given in inputs):
+        raise ValueError(
+            f"columns names {', '.join(columns)}, but none of the sources has columns; expected a list (.csv, "
+            ".tsv, .jsonl), a parquet file or hub:ID"
+        )
+
+
+def _has_columns(given: str) -> bool:
+    """Whether a source has columns that can be named. Folders are listed up to their first image."""
+    if os.path.isdir(given):
+        return _is_saved(given) or suffix_of(next(_files_below(given, _PICTURES | _VIDEOS), "")) == ".parquet"
+    if _is_local(given) and not os.path.exists(given) and glob.has_magic(given):
+        return any(_has_columns(match) for match in matches(given))
+    return given.startswith("hub:") or suffix_of(given) in _COLUMNS
 
 
 @dataclass(frozen=True)
