@@ -101,8 +101,8 @@ def note_of(record: CheckpointRecord) -> str:
     if "top1" not in metrics:
         return note
     between = f" ({metrics['top1_low']:.1f} to {metrics['top1_high']:.1f})" if "top1_low" in metrics else ""
-    pictures = f" on {metrics['test_pictures']:,} held-out images" if "test_pictures" in metrics else ""
-    return f"{note}; top-1 {metrics['top1']:.1f} %{between}{pictures}"
+    images = f" on {metrics['test_pictures']:,} held-out images" if "test_pictures" in metrics else ""
+    return f"{note}; top-1 {metrics['top1']:.1f} %{between}{images}"
 
 
 def _clip(line: str, width: int) -> str:

@@ -107,12 +107,12 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         if end != _NONE and end <= max(start, 0):
             raise ValueError(f"{where} ends at {end / _FINE:g} s, but starts at {max(start, 0) / _FINE:g} s")
         suffix = os.path.splitext(entry)[1].lower()
-        picture = suffix in IMAGE_SUFFIXES
-        if picture and (start, end) != (_NONE, _NONE):
+        is_image = suffix in IMAGE_SUFFIXES
+        if is_image and (start, end) != (_NONE, _NONE):
             raise ValueError(f"{where}: {entry} is an image; start and end are only for videos")
         # an unknown suffix counts as an image
-        picture = suffix not in VIDEO_SUFFIXES and (start, end) == (_NONE, _NONE)
-        kinds.setdefault(picture, entry)
+        is_image = suffix not in VIDEO_SUFFIXES and (start, end) == (_NONE, _NONE)
+        kinds.setdefault(is_image, entry)
         paths.append(resolve_entry(str(path.parent), row["path"]))
         parts.append((start, end))
         names.append(_label(row.get("label"), where) if labels else "")

@@ -253,9 +253,9 @@ def _named(image: Image.Image) -> str:
 
 def _image_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
     """The size, and the moments per channel, of an image with values from 0 to 1. It counts the gray levels."""
-    picture = read_image(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
-    pixels = np.asarray(picture)
-    if isinstance(picture, Image.Image) or pixels.dtype == np.uint8:
+    image = read_image(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
+    pixels = np.asarray(image)
+    if isinstance(image, Image.Image) or pixels.dtype == np.uint8:
         levels = np.stack([np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(3)])
         mean = levels @ _LEVELS / levels.sum(1)
         squares = (levels * np.square(_LEVELS - mean[:, None])).sum(1)

@@ -265,7 +265,7 @@ class EvaluationView:
 
     def _pixels(self, sample: Sample) -> np.ndarray:
         exact = not self.record.do_rescale
-        picture = read_image(
+        image = read_image(
             sample.content,
             channels=self.record.num_channels,
             name=sample.name,
@@ -273,12 +273,12 @@ class EvaluationView:
             unit=not exact,
             max_pixels=self.max_pixels,
         )
-        check_values(picture, self.record, name=sample.name)
-        width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+        check_values(image, self.record, name=sample.name)
+        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         plan = geometry(self.record, height=height, width=width)
         if plan.resized_height * plan.resized_width > max(_MAX_RESIZED, height * width):
             raise ImageError(sample.name, f"{width} x {height} pixels; this is too long and narrow to be resized")
-        part = resize_crop_fast(picture, plan, resample=self.record.resample)
+        part = resize_crop_fast(image, plan, resample=self.record.resample)
         if part.dtype != np.uint8 and not exact:  # an array of floats, 0 to 1
             part = np.rint(part.clip(0, 1) * 255).astype(np.uint8)
         whole = np.zeros((plan.height, plan.width, part.shape[2]), part.dtype)

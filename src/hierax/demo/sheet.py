@@ -56,8 +56,8 @@ def demo_sheet(
         _write(draw, note, (words if x == left[0] else x, top + 23), 14, _FADED)
     for number, row in enumerate(rows):
         y = first + number * tall
-        for x, picture in zip(left, row.pictures, strict=False):
-            page.paste(_square(picture), (x, y))
+        for x, image in zip(left, row.pictures, strict=False):
+            page.paste(_square(image), (x, y))
         _write(draw, row.name, (words, y - 2), 15, _FADED, room=TILE)
         for place, answer in enumerate(row.answers, start=1):
             _answer(draw, *answer, (words, y + place * _LINE + 4))
@@ -84,9 +84,9 @@ def _neighbors(
     page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
 ) -> None:
     """Draws four images in two rows, with their labels below."""
-    for number, (picture, label) in enumerate(found[:4]):
+    for number, (image, label) in enumerate(found[:4]):
         x, y = at[0] + number % 2 * _PITCH, at[1] + number // 2 * (SMALL + 22)
-        page.paste(_square(picture, SMALL), (x, y))
+        page.paste(_square(image, SMALL), (x, y))
         _write(draw, label, (x, y + SMALL + 1), 13, _FADED, room=_PITCH - 4)
 
 

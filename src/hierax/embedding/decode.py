@@ -80,15 +80,15 @@ class Decoder:
         try:
             content = as_bytes(source.read(max_pixels=self.processor.max_pixels))
             digest = content_hash(content)
-            picture, plan = next(self.processor.decoded(content, names=[path_text(source.path)]))
-            part = resize_crop_fast(picture, plan, resample=self.record.resample)
+            image, plan = next(self.processor.decoded(content, names=[path_text(source.path)]))
+            part = resize_crop_fast(image, plan, resample=self.record.resample)
             if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats from 0 to 1
                 part = np.rint(part.clip(0, 1) * 255)
         except Exception as error:  # readers, such as network clients, raise all kinds of errors
             return failed_item(source, digest, error)
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
-        width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         return Item(source, digest, width, height)
 
 

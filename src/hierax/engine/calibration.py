@@ -37,11 +37,11 @@ def crops(pictures: Sequence[Image.Image], count: int, *, seed: int = 0) -> list
     """`count` random square crops of `pictures` in turn; their sides are a quarter to all of the short side."""
     draw, found = random.Random(seed), []
     for number in range(count):
-        picture = pictures[number % len(pictures)]
-        short = min(picture.size)
+        image = pictures[number % len(pictures)]
+        short = min(image.size)
         side = draw.randint(max(short // 4, 1), short)
-        left, top = draw.randint(0, picture.width - side), draw.randint(0, picture.height - side)
-        found.append(picture.crop((left, top, left + side, top + side)))
+        left, top = draw.randint(0, image.width - side), draw.randint(0, image.height - side)
+        found.append(image.crop((left, top, left + side, top + side)))
     return found
 
 
@@ -129,4 +129,4 @@ def _load_images(
         return [load_image(path, max_pixels=max_pixels) for path in images_of(source, most=_MOST)]
     if not source:
         raise ValueError("no images were given; expected at least one")
-    return [load_image(picture, max_pixels=max_pixels) for picture in source]
+    return [load_image(image, max_pixels=max_pixels) for image in source]

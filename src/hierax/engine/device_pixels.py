@@ -52,8 +52,8 @@ class DevicePixels:
             return self.processor(images).pixel_values.to(self.device)
         pixels: list[Tensor] = []
         with torch.inference_mode(False), torch.no_grad():
-            for picture, plan in self.processor.decoded(images):
-                array = np.asarray(picture)
+            for image, plan in self.processor.decoded(images):
+                array = np.asarray(image)
                 if array.dtype == np.uint8:
                     levels = self._window(array if array.ndim == 3 else array[:, :, None], plan)
                     pixels.append(levels * self._scale + self._offset)

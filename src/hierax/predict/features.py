@@ -182,7 +182,7 @@ def write_features(
         batch_size=1 if video else predictor.batch_size,
     )
     headings = drawable_names([path.name for path in paths], kind="video" if video else "image")
-    for heading, answer, (arrays, picture) in zip(headings, answers, files, strict=True):
+    for heading, answer, (arrays, image) in zip(headings, answers, files, strict=True):
         if answer.result is None or answer.pixels is None:
             yield FeatureFiles(answer.path, error=answer.error)
             continue
@@ -191,10 +191,10 @@ def write_features(
             continue
         _save_arrays(answer.result, arrays)
         if isinstance(processor, HieraVideoProcessor):
-            _save_clip(answer.result, answer.pixels, processor, record, picture=picture, heading=heading)
+            _save_clip(answer.result, answer.pixels, processor, record, picture=image, heading=heading)
         else:
-            _save_image(answer.result, answer.pixels, record, picture=picture, heading=heading)
-        yield FeatureFiles(answer.path, arrays, picture)
+            _save_image(answer.result, answer.pixels, record, picture=image, heading=heading)
+        yield FeatureFiles(answer.path, arrays, image)
 
 
 def feature_files(
@@ -291,14 +291,14 @@ def feature_tiles(outputs: StageMaps, pixels: torch.Tensor, *, record: Preproces
     from hierax.viz.maps import pca_image, to_image
     from hierax.viz.sheets import Tile
 
-    config, size, picture = outputs.config, outputs.size, to_image(pixels, record=record)
-    row = [Tile(picture, "image", "what the model sees")]
+    config, size, image = outputs.config, outputs.size, to_image(pixels, record=record)
+    row = [Tile(image, "image", "what the model sees")]
     for stage, values in outputs.maps.items():
         stride = config.stage_stride(stage - 1)
         channels, height, width = values.shape
         note = f"stride {stride[0]}: {width} x {height}, {channels} channels"
         row.append(Tile(pca_image(values, stride=stride, size=size), f"stage {stage}", note))
-    return [row] if outputs.attentions is None else [row, attention_tiles(outputs, picture)]
+    return [row] if outputs.attentions is None else [row, attention_tiles(outputs, image)]
 
 
 def attention_tiles(outputs: StageMaps, picture: Image.Image) -> list[Tile]:

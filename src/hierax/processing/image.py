@@ -127,7 +127,7 @@ class HieraImageProcessor(RecordedProcessor):
             raise ValueError(f"device is {device!r}; expected None unless return_tensors is 'pt'")
         pictures, names = _with_names(images)
         if input_data_format is not None:
-            pictures = [_channels_last(picture, input_data_format) for picture in pictures]
+            pictures = [_channels_last(image, input_data_format) for image in pictures]
         pixels = self._batch(pictures, names)
         if data_format == "channels_last":
             pixels = [np.ascontiguousarray(one.transpose(1, 2, 0)) for one in pixels]
@@ -147,7 +147,7 @@ class HieraImageProcessor(RecordedProcessor):
     def _batch(self, pictures: list[ImageInput], names: list[str]) -> np.ndarray | list[np.ndarray]:
         """One array [B, C, H, W] if the record sets a fixed size, otherwise a list of arrays [C, H, W]."""
         if not self.record.do_center_crop:
-            return [self._pixels(picture, name) for picture, name in zip(pictures, names, strict=True)]
+            return [self._pixels(image, name) for image, name in zip(pictures, names, strict=True)]
         size = (self.record.crop_size["height"], self.record.crop_size["width"])
         if size[0] * size[1] > _MAX_RESIZED_PIXELS:
             problem = (
@@ -155,8 +155,8 @@ class HieraImageProcessor(RecordedProcessor):
             )
             raise ImageError(names[0], problem)
         batch = np.empty((len(pictures), self.record.num_channels, *size), np.float32)
-        for picture, name, out in zip(pictures, names, batch, strict=True):
-            self._pixels(picture, name, out=out)
+        for image, name, out in zip(pictures, names, batch, strict=True):
+            self._pixels(image, name, out=out)
         return batch
 
     def decoded(
@@ -168,12 +168,12 @@ class HieraImageProcessor(RecordedProcessor):
         are those of a call.
         """
         pictures, own = _with_names(images)
-        for picture, name in zip(pictures, names or own, strict=True):
-            yield self._read(picture, name)
+        for image, name in zip(pictures, names or own, strict=True):
+            yield self._read(image, name)
 
     def _read(self, source: ImageInput, name: str) -> tuple[Image.Image | np.ndarray, Geometry]:
         record = self.record
-        picture = read_image(
+        image = read_image(
             source,
             channels=record.num_channels,
             name=name,
@@ -183,18 +183,18 @@ class HieraImageProcessor(RecordedProcessor):
             max_pixels=self.max_pixels,
         )
         if not (isinstance(source, np.ndarray) or is_tensor(source)):
-            check_values(picture, record, name=name)
-        width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+            check_values(image, record, name=name)
+        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         plan = geometry(record, height=height, width=width)
         _check_resized(plan, height, width, name)
-        return picture, plan
+        return image, plan
 
     def _pixels(self, source: ImageInput, name: str, out: np.ndarray | None = None) -> np.ndarray:
         """The pixels [C, H, W] of one image; written into `out`, if it is given."""
-        record, (picture, plan) = self.record, self._read(source, name)
+        record, (image, plan) = self.record, self._read(source, name)
         if out is None:
             out = np.empty((record.num_channels, plan.height, plan.width), np.float32)
-        write_part(picture, plan, out, record=record, table=self._table, fast=self.fast)
+        write_part(image, plan, out, record=record, table=self._table, fast=self.fast)
         return out
 
     @classmethod

@@ -52,12 +52,12 @@ def load_image(source: ImageInput, *, max_pixels: int | None = DEFAULT_MAX_PIXEL
     than `max_pixels` pixels (None: no limit).
     """
     name = source_name(source, default="image")
-    picture = read_image(source, channels=3, name=name, max_pixels=max_pixels)
-    if isinstance(picture, Image.Image):
-        return picture
-    if picture.dtype != np.uint8:
-        picture = np.rint(picture * 255).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(picture))
+    image = read_image(source, channels=3, name=name, max_pixels=max_pixels)
+    if isinstance(image, Image.Image):
+        return image
+    if image.dtype != np.uint8:
+        image = np.rint(image * 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(image))
 
 
 def source_name(source: object, *, default: str) -> str:

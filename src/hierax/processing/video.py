@@ -344,10 +344,10 @@ class _Stills:
     def frame(self, number: int) -> np.ndarray:
         """One frame, uint8 or float32 `[H, W, C]`."""
         name = source_name(self._frames[number], default=f"{self.name}, frame {number}")
-        picture = read_image(
+        image = read_image(
             self._frames[number], channels=self._record.num_channels, name=name, unit=self._record.do_rescale
         )
-        array = np.asarray(picture)
+        array = np.asarray(image)
         return array if array.ndim == 3 else array[:, :, None]
 
     def every(self) -> list[np.ndarray]:

@@ -93,7 +93,7 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
     side = min(max(4.5, 0.4 * len(labels) + 2.5), 28)
     figure = Figure(figsize=(side + 1, side), dpi=110)
     axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     right, count = int(table.trace()), int(table.sum())
     axes.set_title(f"Confusion matrix: {right:,} of {count:,} right ({100 * right / max(count, 1):.1f} %)")
     axes.set_xlabel("predicted")
@@ -109,7 +109,7 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
             if number:
                 color = "white" if shares[true, said] > 0.5 else "black"
                 axes.text(said, true, f"{number:,}", ha="center", va="center", color=color, fontsize=8)
-    figure.colorbar(picture, label="share of the true class", fraction=0.046, pad=0.04)
+    figure.colorbar(image, label="share of the true class", fraction=0.046, pad=0.04)
     figure.tight_layout()
     with atomic_write(path) as part:
         figure.savefig(part)

@@ -65,10 +65,10 @@ class ReconstructionSheet:
             pixels_in, pixels_out = inputs[row], reconstructed[row]
             if config.is_video:  # the middle one of the predicted frames
                 pixels_in, pixels_out, keep = _frame(pixels_in, pixels_out, keep, config)
-            picture = to_image(pixels_in, record=self.record)
-            masked = draw_units(picture, unit=config.unit_pixels[-2:], keep=keep)
+            image = to_image(pixels_in, record=self.record)
+            masked = draw_units(image, unit=config.unit_pixels[-2:], keep=keep)
             drawn = to_image(pixels_out, record=self.record)
-            rows.append((Tile(picture, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
+            rows.append((Tile(image, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
         path, note = self.folder / f"step-{step}.png", statistics_note(config, "visible")
         with atomic_write(path) as part:
             sheet(rows, heading=f"After {step} steps", note=f"Held-out images; {note}").save(part)

@@ -85,11 +85,11 @@ def resolve_choice(
         return Choice(base or Recipe.from_dict(then or previous["recipe"]), source, "")
     assert data is not None
     whole = data[0]
-    place, pictures = world.device.type, not (whole.arrays or whole.videos)
+    place, is_images = world.device.type, not (whole.arrays or whole.videos)
     source = _text(request.source)
     if source == AUTO:
         named = setting_names(request.settings)
-        source = default_source(request.mode.name, device=place, samples=len(whole), pictures=pictures, settings=named)
+        source = default_source(request.mode.name, device=place, samples=len(whole), pictures=is_images, settings=named)
         if not request.mode.supervised and base is not None:
             source = None
         if request.mode.supervised and source is None:
@@ -98,7 +98,7 @@ def resolve_choice(
         return Choice(base, source, "")
     held = None if data[1] is None else len(data[1])
     return choose(
-        request.mode.name, device=place, samples=len(whole), validation_samples=held, source=source, pictures=pictures
+        request.mode.name, device=place, samples=len(whole), validation_samples=held, source=source, pictures=is_images
     )
 
 

@@ -62,9 +62,9 @@ def reconstructed_clip(
     every, each = pixels.shape[2] // made.shape[1], made.shape[1] // units[0]
     frames = []
     for number in range(made.shape[1]):
-        picture = to_image(pixels[0, :, number * every], record=record)
-        seen = draw_units(picture, unit=config.unit_pixels[1:], keep=shown[number // each])
-        frames.append((picture, seen, to_image(made[:, number], record=record)))
+        image = to_image(pixels[0, :, number * every], record=record)
+        seen = draw_units(image, unit=config.unit_pixels[1:], keep=shown[number // each])
+        frames.append((image, seen, to_image(made[:, number], record=record)))
     captions = reconstruction_captions(config, pixels.shape[2:], keep[0].cpu().numpy(), statistics, title=title)
     return Animation(frames, captions, seconds / len(frames))
 
@@ -110,8 +110,8 @@ def featured_clip(
         captions.append((f"stage {stage}", f"{_times((times, height, width))}, {channels} channels"))
         columns.append([Image.fromarray(enlarge(frame, stride=stride, size=size[1:])) for frame in cells])
     every = pixels.shape[1] // len(columns[0])
-    pictures = [to_image(pixels[:, number * every], record=record) for number in range(len(columns[0]))]
-    return Animation(list(zip(pictures, *columns, strict=True)), captions, seconds / len(pictures))
+    images = [to_image(pixels[:, number * every], record=record) for number in range(len(columns[0]))]
+    return Animation(list(zip(images, *columns, strict=True)), captions, seconds / len(images))
 
 
 def _times(size: Sequence[int]) -> str:

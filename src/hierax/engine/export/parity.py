@@ -219,10 +219,10 @@ def _pixels(evaluate: ImageInputs | None, config: HieraConfig, processor: HieraI
         seeds = range(1, 1 + _CROPS // _BATCH)
         return "images", (sample_pixels(None, _BATCH, config=config, processor=processor, seed=s) for s in seeds)
     named = isinstance(evaluate, (str, Path))
-    pictures: list[Any] = images_of(evaluate, most=_MOST) if named else list(evaluate)  # type: ignore[arg-type]
-    if not pictures:
+    images: list[Any] = images_of(evaluate, most=_MOST) if named else list(evaluate)  # type: ignore[arg-type]
+    if not images:
         raise ValueError("no images were given for the comparison; expected at least one")
-    chunks = (pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH))
+    chunks = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
     return "images", (processor(chunk).pixel_values for chunk in chunks)
 
 
