@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hierax.checkpoint.inflation import inflate_for_videos
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.view import EvaluationView
@@ -22,7 +23,7 @@ from hierax.train.labels import check_labels, is_multi_label
 from hierax.train.modes import mode_of
 from hierax.train.pixels import MAX_MEASURED_SAMPLES, pixel_mean_and_std, record_for, with_sampling
 from hierax.train.settings import Recipe
-from hierax.train.starting_model import build_starting_model, inflate_for_videos
+from hierax.train.starting_model import build_starting_model
 from hierax.train.teacher import Teacher, open_teacher
 
 
