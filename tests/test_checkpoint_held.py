@@ -120,10 +120,10 @@ def test_an_export_says_what_runs_it(tmp_path: Path) -> None:
     assert "is an exported model, whose weights cannot be loaded" in refused(tmp_path / "model.onnx")
 
 
-def test_an_adapter_says_what_opens_it(tmp_path: Path) -> None:
+def test_an_adapter_of_an_unknown_kind_says_what_opens_it(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    assert "holds an adapter, not a model; load the model that it was made for, then peft.Peft" in refused(tmp_path)
+    assert "hierax opens plain LoRA, so merge it with merge_and_unload of peft first" in refused(tmp_path)
 
 
 def test_a_distributed_checkpoint_of_someone_else_says_how_to_write_it_as_a_file(tmp_path: Path) -> None:

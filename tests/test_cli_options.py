@@ -93,7 +93,6 @@ ONLY_ARGUMENTS = {
     "for programs": "embed.on_table models.variant models.dialect demo.seed",
 }
 OTHER_DEFAULTS = {
-    "required, so that nothing is written by accident": "convert.to",
     "an existing collection's value comes first": "embed.model embed.layer embed.batch_size",
     "a switch that is not given is None": "search.approximate duplicates.approximate",
     "a switch turns off what is on": "bench.no_memory",

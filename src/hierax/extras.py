@@ -41,6 +41,7 @@ PACKAGES: dict[str, Package] = {
         "transformers>=5.23", "transformers", "hierax.integrations.transformers, and hierax bench --against"
     ),
     "timm": Package("timm>=1.0.31", "timm", "hierax.integrations.timm, and hierax bench --against"),
+    "peft": Package("peft>=0.17", "adapters", "adapters (hierax finetune adapter=lora)"),
     "pillow_jxl": Package("pillow-jxl-plugin", "", "JPEG XL images"),
     "sklearn": Package("scikit-learn", "", "t-SNE in hierax map"),
     "hiera": Package("hiera-transformer", "", "hierax bench --against official"),

@@ -63,10 +63,7 @@ def explain_folder(path: Path, expected: Sequence[str]) -> str:
     if (path / _EXPORT).is_file():
         return f"is an export, whose weights cannot be loaded; hierax.Engine({str(path)!r}) runs it"
     if (path / _ADAPTER).is_file():
-        return (
-            "holds an adapter, not a model; load the model that it was made for, then "
-            f"peft.PeftModel.from_pretrained(model, {str(path)!r})"
-        )
+        return f"holds the {_ADAPTER} of an adapter, but not its tensors; expected adapter_model.safetensors beside it"
     if (path / "run.json").is_file():
         return "is a run that has written no model yet; the same command again continues it"
     if (path / ".metadata").is_file() and any(path.glob("*.distcp")):

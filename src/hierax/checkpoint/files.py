@@ -23,6 +23,9 @@ from hierax.together import finish_replacement
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 INDEX = ".index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+_ADAPTER_FILES = (ADAPTER_FILE, "adapter_model.bin")
 _WEIGHT_FILES = (WEIGHTS, WEIGHTS + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
 RUN = "run.json"
 _PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/\s]+/[^/\s?#]+)(?:/tree/main)?/?$")
@@ -129,6 +132,8 @@ def locate(source: str | os.PathLike[str], hub: HubOptions, *, weights: bool = T
     hub = reached(repository, CONFIG, hub)
     config = read_json(fetch(repository, CONFIG, hub))
     found = Source(name, None, config, None, record, repository, hub)
+    if config is None and fetch(repository, ADAPTER_CONFIG, hub) is not None:
+        weights = True  # an adapter is small
     found = with_weights(found) if weights else found
     return replace(found, processor=_fetch_processor(repository, hub, lenient=weights or record is not None))
 
@@ -179,13 +184,19 @@ def weights_in(path: Path) -> Path | None:
     """The file with the weights in a folder, or in the model folder of a run; None if there is none.
 
     For one step of a run, it is the folder itself. Saving that was interrupted is finished first.
+    For an adapter, it is the file with its matrices.
     """
     if is_step(path):
         return path
     if (path / RUN).is_file() and (path / "model").is_dir():
         path = path / "model"
     finish_replacement(path)
-    return next((path / file for file in _WEIGHT_FILES if (path / file).is_file()), None)
+    return next((path / file for file in (*_WEIGHT_FILES, *_ADAPTER_FILES) if (path / file).is_file()), None)
+
+
+def is_adapter(weights: Path | None) -> bool:
+    """Whether a file with weights holds an adapter, which changes a base model."""
+    return weights is not None and weights.name in _ADAPTER_FILES
 
 
 def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> JsonFile | None:
@@ -201,7 +212,7 @@ def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> Json
 def _fetch_weights(repository: str, hub: HubOptions) -> Path:
     """The first weights file that the repository has. If this is an index, its files are downloaded too."""
     offline: NotCached | None = None
-    for file in _WEIGHT_FILES:
+    for file in (*_WEIGHT_FILES, *_ADAPTER_FILES):
         try:
             found = fetch(repository, file, hub)
         except NotCached as error:
@@ -270,6 +281,20 @@ def read_tensors(path: Path, part: str | None = None, *, any_of_them: bool = Fal
         raise ValueError(f"{path}: {error}") from None
     weights = chosen.weights
     return TensorFile(weights.tensors, notes, weights.part, chosen.others, weights.prefix, weights.beside)
+
+
+def read_named(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """All tensors of a file by their names in it, and the metadata that hierax wrote.
+
+    Raises:
+        ValueError: the file is corrupt or truncated; the message names it.
+        OSError: the file cannot be read.
+    """
+    loaded = _read(path)
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path}: holds a {type(loaded).__name__}; expected named tensors")
+    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    return tensors, _parsed_notes(path, loaded.get(NOTES))
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def fill(
     wanted = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     reinitialized = _paths(reinit, [*wanted, *opened.tensors])
     tensors = {name: t for name, t in opened.tensors.items() if not _is_below(name, reinitialized)}
-    tensors |= _resized_positions(opened, model.config, tensors, options.dtype, report)
-    tensors |= _channels(opened, model.config, tensors, report)
+    tensors |= resize_positions(opened, model.config, tensors, options.dtype, report)
+    tensors |= fit_channels(opened, model.config, tensors, report)
     _report_ignored(model, opened, wanted, reinitialized, report)
     absent = [name for name in wanted if name not in tensors]
     report.missing = [name for name in absent if name not in opened.tensors]
@@ -190,7 +190,7 @@ def _renew(model: "Pretrained", paths: Sequence[str]) -> None:
             init_weights(modules, model.config, mae=mae, name=path)
 
 
-def _channels(
+def fit_channels(
     opened: Checkpoint, config: HieraConfig, tensors: Mapping[str, Tensor], report: LoadingReport
 ) -> dict[str, Tensor]:
     """The weight of the patch embedding for the channels of `config`, if the file has another number of channels."""
@@ -201,7 +201,7 @@ def _channels(
     return {PATCH: for_channels(weight, channels)}
 
 
-def _resized_positions(
+def resize_positions(
     opened: Checkpoint,
     config: HieraConfig,
     tensors: Mapping[str, Tensor],

@@ -84,6 +84,7 @@ def load_model(
         list(checkpoint.others),
         checkpoint.prefix,
         unexpected=list(checkpoint.unexpected),
+        base=checkpoint.base,
     )
     task = task_of(cls)
     made = _task_config(task, checkpoint, report, given)
@@ -191,6 +192,7 @@ def load(
     reinit: Collection[str] = (),
     part: str | None = None,
     config: HieraConfig | None = None,
+    base: Source | None = None,
     ignore_mismatched_sizes: bool = False,
     image_size: int | Sequence[int] | None = None,
     dtype: torch.dtype | str | None = None,
@@ -206,6 +208,7 @@ def load(
     Args:
         source: a Hub id, a folder, or a file; "hierax/femto" and "hierax/femto.mae" are part of hierax.
         task: "features", "backbone", "classification", "video-classification" or "mae"; None: see below.
+        base: the base model of an adapter; None is the one that the adapter names.
 
     Returns:
         The model for the task. Without a task: a classifier if the checkpoint has a head, an MAE model if it has a
@@ -214,7 +217,7 @@ def load(
     """
     given = None if task is None else task_named(task)  # an unknown task is an error before anything is read
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
-    checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
+    checkpoint = as_checkpoint(source, hub, variant, part=part, config=config, base=base)
     new_head = num_labels is not None or "num_labels" in overrides
     spec = given or detect_task(checkpoint, new_head=new_head)
     return load_model(

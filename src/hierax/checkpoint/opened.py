@@ -14,7 +14,7 @@ from hierax.checkpoint.dialects.own import Own
 from hierax.checkpoint.dialects.shapes import check_ranks
 from hierax.checkpoint.dialects.timm import Timm
 from hierax.checkpoint.dialects.transformers import Transformers
-from hierax.checkpoint.files import Source, TensorFile, locate, read_tensors, with_weights
+from hierax.checkpoint.files import Source, TensorFile, is_adapter, locate, read_tensors, with_weights
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.parts import SAM_2, is_sam2
 from hierax.model.config import HieraConfig
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (Transformers(), Timm(), Official())}
 """The formats that can be written. Files with `model.state_dict()` can also be read."""
-_READ = (Own(), *DIALECTS.values())
+READ = (Own(), *DIALECTS.values())
+"""The formats that can be read."""
 _LABELS = {(1000, 2): "imagenet-1k", (400, 3): "kinetics-400"}
 
 
@@ -46,6 +47,7 @@ class Checkpoint:
         notes: the metadata that hierax wrote into the file.
         part, others: the container or prefix of the tensors, and those of other models in the file.
         prefix: the common prefix that was removed from all names.
+        base: of an adapter, the base model that its tensors were added to.
     """
 
     source: Source
@@ -58,6 +60,7 @@ class Checkpoint:
     part: str = ""
     others: tuple[str, ...] = field(default=())
     prefix: str = ""
+    base: str = ""
 
     @property
     def parts(self) -> set[str]:
@@ -108,6 +111,7 @@ def open_checkpoint(
     variant: str | None = None,
     part: str | None = None,
     config: HieraConfig | None = None,
+    base: "str | os.PathLike[str] | Checkpoint | None" = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
@@ -120,15 +124,16 @@ def open_checkpoint(
         variant: name of the architecture, for a tensor file with ambiguous shapes.
         part: which model to read if the file contains several; None: a moving average is preferred, with a notice.
         config: the configuration to use instead of that of the source.
+        base: the base model of an adapter; None is the one that the adapter names.
         revision, cache_dir, token, local_files_only: passed to the client of the Hub.
 
     Raises:
         ValueError: the file is not a Hiera, or is corrupt, or fits no known variant, or contains several models; the
             message names the file. Or an open checkpoint is passed with another argument.
-        OSError: the file or the Hub cannot be reached.
+        OSError: the file, the base model or the Hub cannot be reached.
     """
     hub = HubOptions(revision, cache_dir, token, local_files_only)
-    return as_checkpoint(source, hub, variant, part=part, config=config)
+    return as_checkpoint(source, hub, variant, part=part, config=config, base=base)
 
 
 def as_checkpoint(
@@ -138,11 +143,12 @@ def as_checkpoint(
     *,
     part: str | None = None,
     config: HieraConfig | None = None,
+    base: "str | os.PathLike[str] | Checkpoint | None" = None,
 ) -> Checkpoint:
     """Like `open_checkpoint`, with the options for the Hub in one object."""
     if not isinstance(source, Checkpoint):
-        return read_checkpoint(source, hub, variant, part=part, config=config)
-    chosen = {"variant": variant, "part": part, "config": config, "revision": hub.revision}
+        return read_checkpoint(source, hub, variant, part=part, config=config, base=base)
+    chosen = {"variant": variant, "part": part, "config": config, "base": base, "revision": hub.revision}
     for name, value in chosen.items():
         if value is not None:
             raise ValueError(f"{name} is {value!r:.80}, but {source.name} is open; expected it in open_checkpoint")
@@ -156,13 +162,14 @@ def read_checkpoint(
     *,
     part: str | None = None,
     config: HieraConfig | None = None,
+    base: "str | os.PathLike[str] | Checkpoint | None" = None,
     any_of_them: bool = False,
 ) -> Checkpoint:
     """Reads the tensors and the configuration of a checkpoint that is not open yet.
 
     Args:
         source: a Hub id, a folder, a file, or the result of `locate`.
-        hub, variant, part, config: see `open_checkpoint`.
+        hub, variant, part, config, base: see `open_checkpoint`.
         any_of_them: if the file contains several models, read the first.
 
     Raises:
@@ -172,9 +179,15 @@ def read_checkpoint(
     """
     found = with_weights(source) if isinstance(source, Source) else locate(source, hub)
     assert found.weights is not None
+    if is_adapter(found.weights):
+        from hierax.checkpoint.adapters import open_adapter
+
+        return open_adapter(found, hub, base, variant=variant, part=part, config=config)
+    if base is not None:
+        raise ValueError(f"base is {base!s:.80}, but {found.name} is a whole model; expected base= for an adapter only")
     read = read_tensors(found.weights, part, any_of_them=any_of_them)
     keys = tuple(read.tensors)
-    dialect = next((d for d in _READ if d.recognizes(keys, found.values)), None)
+    dialect = next((d for d in READ if d.recognizes(keys, found.values)), None)
     if is_sam2(keys):
         raise ValueError(f"{found.weights}: {SAM_2}")
     if dialect is None:

@@ -13,6 +13,7 @@ class LoadingReport:
         part: the container or prefix of the file that was read, such as "model_ema"; "" if there is none.
         others: containers or prefixes of other models in the file; `part=` reads them.
         prefix: the prefix that was removed from all tensor names, such as "module.".
+        base: of an adapter, the base model that its tensors were added to.
         missing: names (in hierax) of tensors that the file lacks; they belong to parts in `reinitialized`.
         unexpected: names in the file that are not tensors of Hiera.
         ignored: parts of the file that this model does not have, and blocks after the last map of a backbone.
@@ -32,6 +33,7 @@ class LoadingReport:
     resized: list[str] = field(default_factory=list)
     reinitialized: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    base: str = ""
 
     @property
     def renewed(self) -> list[str]:
@@ -40,6 +42,8 @@ class LoadingReport:
 
     def __str__(self) -> str:
         lines = [f"{self.source} ({self.dialect})"]
+        if self.base:
+            lines.append(f"  adapter, merged into its base model: {self.base}")
         if self.part:
             also = f"; other parts: {', '.join(self.others)}" if self.others else ""
             lines.append(f"  part: {self.part}{also}")

@@ -212,6 +212,7 @@ def convert(
     pos_embed: str | None = None,
     variant: str | None = None,
     part: str | None = None,
+    base: str | Path | None = None,
 ) -> "Pretrained":
     """Converts a checkpoint from any format to another, without loss, and returns the model.
 
@@ -222,6 +223,7 @@ def convert(
         pos_embed: "abswin" splits an absolute position embedding into a window table and a global table.
         variant: the architecture, for a tensor file with ambiguous shapes.
         part: which model to read if the file contains several, such as "model_ema".
+        base: the base model of an adapter; None is the one that the adapter names.
 
     Raises:
         ValueError: the format is unknown, or cannot express the model.
@@ -234,7 +236,7 @@ def convert(
     target = Path(target)
     if target.suffix in TENSOR_SUFFIXES and not target.is_dir() and (to, target.suffix) != ("official", ".pth"):
         raise ValueError(f"{target}: expected a folder to write to, or with to='official' a .pth file")
-    model = _whole(source, variant, part)
+    model = _whole(source, variant, part, base)
     if pos_embed:
         model = to_abs_win(model)
     if target.suffix == ".pth" and not target.is_dir():
@@ -244,9 +246,9 @@ def convert(
     return model
 
 
-def _whole(source: str | Path, variant: str | None, part: str | None) -> "Pretrained":
+def _whole(source: str | Path, variant: str | None, part: str | None, base: str | Path | None) -> "Pretrained":
     """The model with all tensors of a checkpoint, in the precision of the file. Without a norm, only the encoder."""
-    opened = open_checkpoint(source, variant=variant, part=part)
+    opened = open_checkpoint(source, variant=variant, part=part, base=base)
     task = detect_task(opened)
     cls = ENCODER.cls if task.name == "features" and task.part not in opened.parts else task.cls
     arguments = task.constructor_arguments(opened.parts)

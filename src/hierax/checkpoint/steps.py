@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hierax.checkpoint.lora import merged_state
 from hierax.digests import file_digest
 
 _SHARED, _DIGESTS = "shared", "digests.json"
@@ -61,7 +62,22 @@ def read_step(folder: Path) -> dict[str, Any]:
         sharded.read(state, folder / _SHARED, alone=True)
     except Exception as error:  # damaged files can raise any error
         raise ValueError(f"{folder / _SHARED}: is damaged ({type(error).__name__})") from None
-    return state
+    return {part: _without_adapter(tensors, folder) for part, tensors in state.items()}
+
+
+def _without_adapter(tensors: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a step, with the matrices of an adapter added to them; run.json states their scale."""
+    if not any(".lora_" in name for name in tensors):
+        return tensors
+    path = model_folder(folder).parent / "run.json"
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        rank = max(int(t.shape[0]) for name, t in tensors.items() if ".lora_A." in name)
+        alpha = recipe["alpha"]
+        scale = 2.0 if alpha is None else float(alpha) / rank  # as Recipe.adapter_scale
+        return merged_state(tensors, scale)
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{path}: does not state the scale of the adapter in {folder} ({error})") from None
 
 
 def _check_digests(folder: Path) -> None:

@@ -16,6 +16,7 @@ EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, 
 of training scripts work too. OUT is a folder. With --to official it can be a .pth file.
 --pos-embed abswin splits an absolute position embedding into a table of one mask unit and a global table.
 This is exact at the model's own size, and better at other sizes (arXiv 2311.05613).
+An adapter (LoRA, as hierax finetune adapter=lora or PEFT writes it) is merged into its base model.
 In Python: hierax.convert."""
 
 
@@ -24,10 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="Hub id, folder or file, such as hierax/femto")
     parser.add_argument("target", nargs="?", metavar="OUT", help="the same as -o OUT")
     parser.add_argument("-o", "--output", metavar="OUT", help="output folder, created if missing, or a .pth file")
-    parser.add_argument("--to", choices=("transformers", "official", "timm"), required=True, help="format to write")
+    parser.add_argument(
+        "--to",
+        choices=("transformers", "official", "timm"),
+        default="transformers",
+        help="format to write (default: transformers)",
+    )
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the type of position embedding")
     parser.add_argument("--variant", metavar="V", help="architecture, if the tensors of a file fit none or several")
     parser.add_argument("--part", metavar="P", help="which model of a file with several models, such as model_ema")
+    parser.add_argument("--base", metavar="SRC", help="base model of an adapter (default: the one that it names)")
     add_overwrite(parser)
     add_json(parser)
 
@@ -47,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     before = _file_states(target)
     if target.is_dir() and not arguments.overwrite and any(target.iterdir()) and not (target / "config.json").exists():
         raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
-    options = {"pos_embed": arguments.pos_embed, "variant": arguments.variant, "part": arguments.part}
+    options = {name: getattr(arguments, name) for name in ("pos_embed", "variant", "part", "base")}
     model = convert(arguments.source, target, to=arguments.to, **options)
     say_license(arguments.source, model.license)
     written = {path: state[0] for path, state in _file_states(target).items() if before.get(path) != state}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from hierax.model.pretrained import Pretrained
 from hierax.train.objective import Objective
 from hierax.train.progress import StepReport
@@ -24,6 +28,9 @@ class Callback:
 
     def on_stop_signal(self, seconds: float | None) -> None:
         """Called by the signal handler when the run is asked to stop, with the seconds that a step takes, if known."""
+
+    def save_adapter(self, state: Mapping[str, Tensor], *, last: bool = False) -> None:
+        """Called after `save_model` in a run with an adapter, with the state of the model that has its matrices."""
 
     def save_model(self, model: Pretrained, *, last: bool = False) -> None:
         """Called with a model to save: the best weights so far, or the last weights if there are no best ones. With

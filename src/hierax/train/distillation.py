@@ -136,8 +136,7 @@ class Distillation(Finetuning):
         kind: type[Pretrained] = type(model) if self.has_head else HieraModel
         with torch.device("meta"):
             plain = kind(model.config)
-        state = model.state_dict()
-        plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
+        self.fill_plain(plain)
         return plain
 
 

@@ -290,7 +290,7 @@ class Loop:
         ]  # other processors round differently, but all ranks must decide the same
         better = progress.evaluate(metrics)
         if better and self.recipe.weights == "best":
-            self.world.run_on_main(lambda: self.callback.save_model(objective.model_to_save()))
+            self.world.run_on_main(lambda: self._save_model(objective))
         self.world.run_on_main(lambda: self.callback.on_evaluation(progress.step, metrics, better, objective))
         return True
 
@@ -308,8 +308,13 @@ class Loop:
     def _finish(self) -> None:
         best = self.recipe.weights == "best" and self.progress.best_step > 0
         objective = self._evaluation_objective()  # the last weights; they are the result if there is no validation
-        self.world.run_on_main(lambda: self.callback.save_model(objective.model_to_save(), last=best))
+        self.world.run_on_main(lambda: self._save_model(objective, last=best))
         self.save()
+
+    def _save_model(self, objective: Objective, *, last: bool = False) -> None:
+        self.callback.save_model(objective.model_to_save(), last=last)
+        if self.recipe.adapter is not None:
+            self.callback.save_adapter(objective.model.state_dict(), last=last)
 
     def _shared(self) -> dict[str, Any]:
         """The state that all ranks save together."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hierax.checkpoint.lora import merged_state
 from hierax.data.loader import Batch
 from hierax.data.mixup import mix_batch, soft_targets
 from hierax.data.order import random_stream
@@ -63,8 +64,18 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def model_to_save(self) -> Pretrained:
-        """The model that the run saves."""
-        return self.model
+        """The model that the run saves, with an adapter's matrices added to its weights."""
+        if self.recipe.adapter is None:
+            return self.model
+        with torch.device("meta"):
+            plain = type(self.model)(self.config)
+        self.fill_plain(plain)
+        return plain
+
+    def fill_plain(self, plain: Pretrained) -> None:
+        """Gives a model on the meta device the weights of this one, as far as it has them."""
+        state = merged_state(self.model.state_dict(), self.recipe.adapter_scale)
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
 
 
 class Pretraining(Objective):

@@ -19,6 +19,7 @@ from hierax.model.encoder import visible_units
 from hierax.model.mae import check_mae_size
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
+from hierax.train.adapters import RunAdapter, check_adapter, plan_adapter
 from hierax.train.labels import check_labels, is_multi_label
 from hierax.train.modes import mode_of
 from hierax.train.pixels import MAX_MEASURED_SAMPLES, pixel_mean_and_std, record_for, with_sampling
@@ -38,6 +39,7 @@ class PreparedRun:
         notes: sentences for the user on what was changed to fit the data.
         labeled: whether to learn from labels.
         teacher: the teacher, or None.
+        adapter: the adapter that is trained, or None.
     """
 
     model: Pretrained
@@ -47,6 +49,7 @@ class PreparedRun:
     notes: tuple[str, ...]
     labeled: bool = True
     teacher: Teacher | None = None
+    adapter: RunAdapter | None = None
 
 
 def prepare(
@@ -63,6 +66,7 @@ def prepare(
     Raises:
         ValueError: the data does not fit the task or the model; or an error of loading.
     """
+    check_adapter(recipe, source)
     mode, first = mode_of(recipe), _first_readable(dataset)
     opened = None if source is None else open_checkpoint(source)
     network = None if teacher is None else _load_teacher(recipe, dataset, opened, teacher, device)
@@ -71,6 +75,12 @@ def prepare(
         check_labels(recipe, dataset, first)
     classes = dataset.classes if labeled or network is None else _teacher_classes(recipe, network)
     model, notes = _load_model(recipe, dataset, first, opened, classes, multi_label=labeled and is_multi_label(first))
+    adapter = None
+    if recipe.adapter is not None:
+        assert opened is not None  # checked before
+        adapter = plan_adapter(recipe, model, opened, labeled=labeled)
+        adapter.insert(model)
+        notes.append(adapter.note(model))
     if network is not None:
         notes.append(network.note)
     _check_fit(recipe, dataset, first, model.config, fresh=source is None)
@@ -84,7 +94,7 @@ def prepare(
     model.preprocessing = record
     if network is not None and network.features and recipe.teacher_features:
         network.measure(EvaluationView(dataset, record, size=model.config.image_size, max_pixels=recipe.max_pixels))
-    return PreparedRun(model, record, *pixel_mean_and_std(record), tuple(notes), labeled, network)
+    return PreparedRun(model, record, *pixel_mean_and_std(record), tuple(notes), labeled, network, adapter)
 
 
 def _load_model(

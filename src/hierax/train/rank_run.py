@@ -19,6 +19,7 @@ from hierax.data.order import Order
 from hierax.data.split import with_validation
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.processing.frames import FIRST_ONLY
+from hierax.train.adapters import meta_copy
 from hierax.train.batches import accumulation_steps, fit_batch
 from hierax.train.callback import Metrics
 from hierax.train.checkpoints import Checkpoints, locked_folder, write_json
@@ -78,7 +79,9 @@ class RankRun:
         if prepared.teacher is not None and request.teacher_cache is not None:
             self.cache = TeacherCache(request.teacher_cache, prepared.teacher.digest)
         order = Order(len(train), recipe.batch_size, recipe.seed, recipe.repeats)
-        callback = RunRecorder(self.folder, prepared.record, validation=validation, quiet=self.quiet)
+        callback = RunRecorder(
+            self.folder, prepared.record, validation=validation, quiet=self.quiet, adapter=prepared.adapter
+        )
         loop = self._loop(setup, order, callback)
         torch.manual_seed(recipe.seed + world.rank)  # drop path and dropout differ between ranks
         facts = {"samples": len(train), "held_out": len(validation or ()), "batch": recipe.batch_size}
@@ -196,8 +199,7 @@ class RankRun:
             )
 
         def objective(on_meta: bool = False) -> Objective:
-            with torch.device("meta") if on_meta else contextlib.nullcontext():
-                one = type(model)(model.config) if on_meta else model
+            one = meta_copy(model, prepared.adapter) if on_meta else model
             made_for = objective_of(recipe, prepared, one, setup.train, self.cache)
             return made_for.double() if recipe.precision == "fp64" else made_for
 

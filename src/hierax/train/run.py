@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hierax.console import say
+from hierax.train.adapters import check_adapter
 from hierax.train.folder import check_folder, check_places, check_settings, read_previous
 from hierax.train.modes import MODES
 from hierax.train.parallel import open_world
@@ -106,6 +107,7 @@ def train(
     """Executes a request of any mode and returns the run's folder; see `pretrain`."""
     base = request.base
     first = request.overridden(base)  # wrong settings are an error before any data are read
+    check_adapter(first, request.source)
     check_places(run, request.places(None if request.source == AUTO else request.source), overwrite=overwrite)
     with open_world(device, parallel) as world:
         world.run_on_main(lambda: check_folder(run, overwrite=overwrite))

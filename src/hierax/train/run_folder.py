@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hierax.data.dataset import Dataset
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
+from hierax.train.adapters import RunAdapter
 from hierax.train.callback import Callback, Metrics
 from hierax.train.checkpoints import write_json, write_text
 from hierax.train.description import DESCRIPTION, read_description
@@ -26,8 +29,17 @@ from hierax.train.report import keep_predictions, write_report
 class RunRecorder(Callback):
     """Writes the files of a run, on rank 0."""
 
-    def __init__(self, folder: Path, record: Preprocessing, *, validation: Dataset | None, quiet: bool) -> None:
-        self.folder, self.record, self.validation, self.quiet = folder, record, validation, quiet
+    def __init__(
+        self,
+        folder: Path,
+        record: Preprocessing,
+        *,
+        validation: Dataset | None,
+        quiet: bool,
+        adapter: RunAdapter | None = None,
+    ) -> None:
+        self.folder, self.record, self.validation, self.quiet, self.adapter = folder, record, validation, quiet, adapter
+        self._saved: Pretrained | None = None
         self.reconstructions: ReconstructionSheet | None = None
         self.predictions: Predictions | None = None  # of the last evaluation
         self.unreadable_samples: dict[str, None] = {}
@@ -78,6 +90,13 @@ class RunRecorder(Callback):
         plain.load_state_dict({name: t.float().cpu() for name, t in model.state_dict().items()}, assign=True)
         plain.preprocessing = self.record
         plain.save_pretrained(self.folder / ("model-last" if last else "model"))
+        self._saved = plain
+
+    def save_adapter(self, state: Mapping[str, Tensor], *, last: bool = False) -> None:
+        """Writes `adapter/`; with `last`, `adapter-last/`."""
+        assert self.adapter is not None
+        assert self._saved is not None
+        self.adapter.save(self.folder / ("adapter-last" if last else "adapter"), state, self._saved)
 
     def end(self, progress: Progress, total: int, *, finished: bool) -> None:
         """Prints how the run ended. If it is finished, writes its result and its report."""
@@ -117,4 +136,5 @@ class RunRecorder(Callback):
         waited = 100 * (result["waited"] or 0)
         speed = f"{result['images_per_second']} images/s, {waited:.1f} % of the time waiting for data"
         plot = "" if drawn else "; loss.png needs matplotlib"
-        log.say(f"done{early}: {folder / 'model'}, report: {report} ({speed}){plot}")
+        adapter = "" if self.adapter is None else f", adapter: {folder / 'adapter'}"
+        log.say(f"done{early}: {folder / 'model'}{adapter}, report: {report} ({speed}){plot}")

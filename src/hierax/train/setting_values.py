@@ -35,6 +35,10 @@ def typed_value(key: str, value: Any, hint: Any) -> Any:
         return None
     if isinstance(value, (list, tuple)) and "tuple" in text and all(type(v) in (int, float) for v in value):
         return tuple(value)
+    if "tuple[str" in text and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    if "tuple[str" in text and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+        return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and "tuple[int" in text and int not in allowed:
         return (value, value)
     if isinstance(value, bool):
@@ -71,7 +75,7 @@ def _in_words(hint: Any) -> str:
     for kind in stated:
         if get_origin(kind) is tuple:
             inner = get_args(kind)
-            plain = "whole numbers" if inner[0] is int else "numbers"
+            plain = {int: "whole numbers", str: "words"}.get(inner[0], "numbers")
             found.append(f"{plain} with commas" if inner[-1] is Ellipsis else f"{len(inner)} {plain} with a comma")
         else:
             found.append(words[get_origin(kind) or kind])

@@ -14,6 +14,10 @@ from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.train.modes import MODES
 from hierax.train.setting_values import kinds, parse_value, typed_value
 
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "proj")
+"""The layers of a block that an adapter can change."""
+_SHORT = {layer.rpartition(".")[2]: layer for layer in LAYERS if layer != "attn.proj"}  # qkv, fc1, fc2, proj
+_OF_ADAPTER = ("rank", "alpha", "adapter_dropout", "target_modules")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 TARGETS = ("normalized", "pixels", "hog")
 
@@ -47,6 +51,12 @@ class Recipe:
         distinct_epochs: number of epochs after which order, crops and mixes repeat, so that a teacher's cached outputs
             can be used again; None never repeats them.
         freeze: number of first stages to freeze, with the embedding; "all" trains only norm and head.
+        adapter: "lora" trains small matrices in the layers, and the head, and leaves all other weights as they are;
+            None trains the weights themselves.
+        rank, alpha, adapter_dropout: of the adapter's matrices; None is rank 8, alpha twice the rank, and no dropout.
+            The product of the matrices is multiplied by alpha / rank.
+        target_modules: the layers of a block that get matrices, of attn.qkv, attn.proj, mlp.fc1, mlp.fc2 and proj (the
+            shortcut where a stage begins); None is all of them. Blocks that `freeze` names get none.
         mask_ratio, target: for pretraining; the target is "normalized" (formerly "normalised") pixels, "pixels" or
             "hog".
         precision, compile, gradient_checkpointing: how the step is computed.
@@ -102,6 +112,11 @@ class Recipe:
     teacher_temperature: float = 1.0
     distinct_epochs: int | None = None
     freeze: int | str = 0
+    adapter: str | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    adapter_dropout: float | None = None
+    target_modules: tuple[str, ...] | None = None
     mask_ratio: float | None = None
     target: str = "normalized"
     precision: str = "fp32"
@@ -124,14 +139,43 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.target == "normalised":
             object.__setattr__(self, "target", "normalized")  # the former spelling, in files of older versions
+        if self.adapter == "none":
+            object.__setattr__(self, "adapter", None)
         for names, fits, allowed in _CHECKS:
             for name in names:
                 value = getattr(self, name)
                 if value is not None and not fits(value):
                     raise ValueError(f"{name} is {value!r}; expected {allowed}")
+        self._check_adapter()
         for name, instead in _DECIDED.items():
             if name in self.overrides:
                 raise ValueError(f"overrides has {name!r}, which {instead}")
+
+    def _check_adapter(self) -> None:
+        if self.adapter is None:
+            given = next((name for name in _OF_ADAPTER if getattr(self, name) is not None), None)
+            if given is not None:
+                raise ValueError(f"{given} is {getattr(self, given)!r}, but adapter is none; expected adapter=lora")
+        elif not MODES[self.mode].supervised:
+            raise ValueError(f"adapter is {self.adapter!r}, but {self.mode} trains the whole model; expected none")
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The layers of a block that the adapter changes, by their whole names in a block."""
+        named = self.target_modules or LAYERS
+        return tuple(layer for layer in LAYERS if layer in {_SHORT.get(name, name) for name in named})
+
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the adapter."""
+        return 8 if self.rank is None else self.rank
+
+    @property
+    def adapter_scale(self) -> float | None:
+        """What the product of the adapter's matrices is multiplied by; None without an adapter."""
+        if self.adapter is None:
+            return None
+        return 2.0 if self.alpha is None else self.alpha / self.adapter_rank
 
     @property
     def peak_lr(self) -> float:
@@ -234,6 +278,7 @@ _COUNTS = (
     "distinct_epochs",
     "frame_stride",
     "max_pixels",
+    "rank",
 )
 _AMOUNTS = (
     "mixup",
@@ -253,14 +298,16 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("optimizer",), *_one_of("adamw", "sgd")),
     (("class_weights",), *_one_of("balanced")),
     (("weights",), *_one_of("best", "last")),
+    (("adapter",), *_one_of("none", "lora")),
+    (("target_modules",), lambda v: len(v) > 0 and {*v} <= {*LAYERS, *_SHORT}, f"some of {', '.join(LAYERS)}"),
     (_COUNTS, _count, "a whole number above 0"),
     (_COUNTS, lambda v: v <= _MOST, f"at most {_MOST:,}"),
     (_AMOUNTS, *_in(0, 1e9, "0 or more")),
     (("validation_fraction", "max_bad", "erasing", "min_lr"), *_in(0, 1, "0 to 1")),
-    (("label_smoothing", "momentum", "drop_path", "dropout"), lambda v: 0 <= v < 1, "0 to below 1"),
+    (("label_smoothing", "momentum", "drop_path", "dropout", "adapter_dropout"), lambda v: 0 <= v < 1, "0 to below 1"),
     (("mask_ratio", "ema"), lambda v: 0 < v < 1, "above 0 and below 1"),
     (("layer_decay",), *_in(0, 1, "above 0, at most 1", above=True)),
-    (("clip_grad", "teacher_temperature"), *_in(0, 1e9, "above 0", above=True)),
+    (("clip_grad", "teacher_temperature", "alpha"), *_in(0, 1e9, "above 0", above=True)),
     (("betas",), lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers, each 0 to below 1"),
     (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two numbers above 0, the second at most 1"),
     (("rand_augment",), lambda v: len(v) == 2 and min(v) >= 0, "magnitude and deviation, 0 or more"),
