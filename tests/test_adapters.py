@@ -226,9 +226,7 @@ def test_other_kinds_and_wrong_values_are_refused(
 
 def test_a_dora_adapter_of_peft_is_refused_by_its_tensors_too(base: Path, tmp_path: Path) -> None:
     adapted(base, own(base), "head", use_dora=True).save_pretrained(str(tmp_path / "dora"))
-    with pytest.raises(
-        ValueError, match=r"lora_magnitude_vector.* belongs to a kind of LoRA that hierax does"
-    ):
+    with pytest.raises(ValueError, match=r"lora_magnitude_vector.* belongs to a kind of LoRA that hierax does"):
         hierax.load(copy_of(tmp_path / "dora", tmp_path, use_dora=False))
 
 
