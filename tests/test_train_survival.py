@@ -185,6 +185,11 @@ def test_two_ranks_do_what_one_does_with_all_that_can_be_set(data: Path, tmp_pat
     compare(data, tmp_path, task="finetune", changes=changes, source=undisturbed)
 
 
+def test_two_ranks_train_an_adapter_as_one_does(data: Path, tmp_path: Path, undisturbed: Path) -> None:
+    changes = {"precision": "fp64", "ema": 0.9, "adapter": "lora", "rank": 4, "lr": 1e-2, "overrides": {}}
+    compare(data, tmp_path, task="finetune", changes=changes, source=undisturbed)
+
+
 def compare(data: Path, folder: Path, *, task: str, changes: dict[str, Any], source: Path | None = None) -> None:
     found = {}
     for name, (ranks, parallel) in WAYS.items():
