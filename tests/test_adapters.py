@@ -17,7 +17,7 @@ import hierax
 from hierax.checkpoint.opened import DIALECTS
 from hierax.cli import main
 from hierax.integrations.transformers import HieraxForImageClassification
-from small import image_config, randomise
+from small import image_config, randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the libraries
 
@@ -30,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases") / "base"
     torch.manual_seed(0)
     model = hierax.HieraForImageClassification(image_config())
-    randomise(model)
+    randomize(model)
     model.save_pretrained(folder)
     return folder
 

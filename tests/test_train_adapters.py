@@ -18,7 +18,7 @@ from hierax.cli import main
 from hierax.integrations.transformers import HieraxForImageClassification
 from hierax.train import Recipe, evaluate, finetune
 from hierax.train.loop import Loop
-from small import image_config, randomise
+from small import image_config, randomize
 from training import same, toy, unfinished, weights
 from videos import action_set
 
@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases") / "base"
     torch.manual_seed(0)
     model = hierax.HieraForImageClassification(image_config())
-    randomise(model)
+    randomize(model)
     model.save_pretrained(folder)
     return folder
 
