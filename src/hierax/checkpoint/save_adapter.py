@@ -5,18 +5,18 @@ Its names are those of transformers, so it fits `HieraxForImageClassification` a
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hierax.atomic import atomic_write, make_folder
+from hierax.atomic import make_folder
 from hierax.checkpoint.adapters import ROOT
 from hierax.checkpoint.dialects.transformers import Transformers
 from hierax.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILE, NOTES, PROCESSOR
 from hierax.model.registry import task_of
+from hierax.together import replace_together
 
 if TYPE_CHECKING:
     from hierax.model.pretrained import Pretrained
@@ -45,7 +45,7 @@ class AdapterFile:
 
 
 def save_adapter(folder: Path, adapter: AdapterFile, model: "Pretrained") -> None:
-    """Writes `adapter_config.json`, `adapter_model.safetensors` and `preprocessor_config.json`, each whole or not at
+    """Writes `adapter_config.json`, `adapter_model.safetensors` and `preprocessor_config.json`, together or not at
     all, for a model with this configuration and preprocessing record.
 
     There is no `config.json`, because transformers would take the folder for a whole model. The configuration, with the
@@ -83,11 +83,12 @@ def save_adapter(folder: Path, adapter: AdapterFile, model: "Pretrained") -> Non
         "base": {"name": adapter.base, "digest": adapter.digest, "license": model.license},
     }
     texts = {ADAPTER_CONFIG: values} | ({PROCESSOR: record.to_dict()} if record else {})
+    tensors = {ROOT + theirs(name): tensor.contiguous() for name, tensor in adapter.tensors.items()}
     make_folder(folder)
-    with ExitStack() as stack:
-        part = stack.enter_context(atomic_write(folder / ADAPTER_FILE))
-        tensors = {ROOT + theirs(name): tensor.contiguous() for name, tensor in adapter.tensors.items()}
-        save_file(tensors, part, metadata={"format": "pt", NOTES: json.dumps(notes, sort_keys=True)})
+    with replace_together(folder) as files:
+        with files.write(ADAPTER_FILE) as part:
+            save_file(tensors, part, metadata={"format": "pt", NOTES: json.dumps(notes, sort_keys=True)})
         for name, content in texts.items():
             text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-            stack.enter_context(atomic_write(folder / name)).write_text(text, encoding="utf-8")
+            with files.write(name) as part:
+                part.write_text(text, encoding="utf-8")
