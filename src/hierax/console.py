@@ -33,6 +33,10 @@ _SAY_EVERY = (10.0, 60.0)
 """Seconds between lines of progress if stderr is not a terminal: at first, and after an hour."""
 
 
+_WIDE, _NARROW = 80, 40
+"""Columns of a terminal: a bar has the note of the work only from the first on, counts and times from the second on."""
+
+
 _REDRAW = 0.1
 """Minimum seconds between two states of a bar."""
 
@@ -136,7 +140,7 @@ class ProgressDisplay:
         if self._bar is not None:
             if now - self._said >= _REDRAW or done == total:
                 self._said = now
-                self._draw(done, total, self._what, count + note)
+                self._draw(done, total, self._what, count + note if self._bar.console.width >= _WIDE else count)
         elif not self._quiet and now - self._said >= min(max((now - self._started) / 60, _SAY_EVERY[0]), _SAY_EVERY[1]):
             self._said = now
             left = (now - self._started) / max(done - self._first, 1) * (total - done)
@@ -174,18 +178,31 @@ def _is_terminal() -> bool:
 
 
 def _start_bar(what: str, done: int) -> Progress:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.constrain import Constrain
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    # A terminal writes ^C behind the bar; at its edge, this would begin another line, and the bar would not be removed.
     # Lines for the same terminal are printed above the progress bar; results for a file are not changed.
     same = sys.stdout is not None and sys.stdout.isatty()
-    bar = Progress(
+
+    console = Console(stderr=True, force_terminal=True, force_jupyter=False)
+
+    class Narrower(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            for part in super().get_renderables():
+                yield Constrain(part, max(console.width - len("^C") - 2, 1))
+
+    columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
-        console=Console(stderr=True, force_terminal=True, force_jupyter=False),
+    ]
+    bar = Narrower(
+        *columns[: 5 if console.width >= _NARROW else 3],
+        console=console,
         auto_refresh=False,
         transient=True,
         expand=True,
