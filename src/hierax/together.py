@@ -125,7 +125,7 @@ def _commit(folder: Path, changes: Sequence[_Change]) -> None:
             part.write_text(json.dumps([[c.name, c.new, c.old] for c in changes]), encoding="utf-8")
         _forward(folder, changes)
     except BaseException:
-        with contextlib.suppress(OSError):  # the error that is being raised says more; opening the folder goes on
+        with contextlib.suppress(OSError):  # the first error says more; the next opening of the folder completes this
             _back(folder, changes)
             _forget(folder, ())
         raise
