@@ -5,6 +5,7 @@ Also a plugin: tests that name it in `pytest_plugins` have its fixture.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,19 @@ Exported = Callable[..., Made]
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """`exported(kind, format, precision)`: the model, the folder and the report; each is made once."""
+    """`exported(kind, format, precision, layout)`: the model, the folder and the report; each is made once."""
     done: dict[tuple[str, ...], Made] = {}
 
-    def once(kind: str, format: str, precision: str = "fp32") -> Made:
-        key = (kind, format, precision)
+    def once(kind: str, format: str, precision: str = "fp32", layout: str | None = None) -> Made:
+        key = (kind, format, precision, *filter(None, [layout]))
         if key not in done:
             model, folder = make(kind), tmp_path_factory.mktemp("exports") / "-".join(key)
-            crops = key[:2] == ("classifier", "openvino") and precision in ("fp32", "bf16")  # the others: quickly
+            crops = key in (("classifier", "openvino", "fp32"), ("classifier", "openvino", "bf16"))  # others: quickly
             options: dict[str, Any] = {} if crops else {"evaluate": few(model)}
             if precision == "int8":
                 options["calibration"] = few(model, 64)
+            if layout is not None:
+                options["layout"] = layout
             done[key] = model, folder, hierax.export(model, folder, format=format, precision=precision, **options)
         return done[key]
 
@@ -98,7 +101,4 @@ def truth(model: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def copied(folder: Path, target: Path) -> Path:
-    target.mkdir()
-    for path in folder.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    return target
+    return Path(shutil.copytree(folder, target))

@@ -43,6 +43,7 @@ GUIDES = (
     "features",
     "recipes",
     "engine",
+    "deploy",
     "embed",
     "sizes",
     "video",
@@ -311,7 +312,9 @@ def check_torchrun(words: list[str]) -> Recipe:
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_and_program_of_a_guide_runs(guide: str, small_world: Path) -> None:
     """An export to ONNX takes seconds even of a small model, and is done to another format where that is as good."""
-    run_guide(guide, instead={} if guide == "engine" else {"onnx": "pt2" if guide == "finetune" else "openvino"})
+    run_guide(
+        guide, instead={} if guide in ("engine", "deploy") else {"onnx": "pt2" if guide == "finetune" else "openvino"}
+    )
 
 
 def run_guide(guide: str, *, instead: dict[str, str]) -> None:
@@ -325,6 +328,8 @@ def run_guide(guide: str, *, instead: dict[str, str]) -> None:
             torch.manual_seed(0)
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+            continue
+        if block.kind in ("py", "js", "html"):  # for other programs: tests/test_deployments.py runs them there
             continue
         assert block.kind in ("sh", "console"), f"{block.place}: a block of {block.kind or 'no language'}"
         for words, printed in commands(block):

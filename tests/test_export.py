@@ -231,7 +231,7 @@ def test_a_failure_leaves_the_export_that_was_there(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(export_module, "_write_json", fail)
+    monkeypatch.setattr(export_module, "write_json", fail)
     model = make("classifier")
     with pytest.raises(OSError, match="no space left"):
         hierax.export(model, folder, format="openvino", evaluate=few(model), overwrite=True)

@@ -24,7 +24,8 @@ export.json. The export is compared with the model in float32, on crops of a pho
 most 1e-4. For bf16 and fp16, the cosine similarity of every output is at least 0.9995. For int8, it is at
 least 0.995.
 hierax.Engine("DIR") runs the export. classify, features and reconstruct run it with --model DIR.
-In Python: hierax.export.
+In Python: hierax.export. With --layout, the files have the places and names that another program expects:
+optimum (also optimum-intel), transformers.js, triton, or ovms (OpenVINO Model Server).
 
   hierax export facebook/hiera-tiny-224-in1k-hf -o tiny --format openvino --precision int8 --calibration photos/"""
 
@@ -40,7 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", dest="named", metavar="MODEL", help="the same as the argument MODEL")
     add("-o", "--output", required=True, metavar="DIR", help="output folder, created if missing")
-    add("--format", choices=("pt2", "onnx", "openvino"), required=True, help="torch.export (pt2), ONNX or OpenVINO")
+    add(
+        "--format",
+        choices=("pt2", "onnx", "openvino"),
+        help="torch.export (pt2), ONNX or OpenVINO (default: that of the --layout)",
+    )
+    add(
+        "--layout",
+        choices=("optimum", "transformers.js", "triton", "ovms"),
+        help="files as optimum, transformers.js, Triton or OpenVINO Model Server expects them",
+    )
     add(
         "--precision",
         choices=("fp32", "bf16", "fp16", "int8"),
@@ -83,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             model,
             arguments.output,
             format=arguments.format,
+            layout=arguments.layout,
             precision=arguments.precision,
             size=arguments.size,
             batch=arguments.batch_size,
@@ -92,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             progress=display.step,
         )
-    files = sorted(path for path in Path(arguments.output).iterdir() if path.is_file())
+    files = sorted(path for path in Path(arguments.output).rglob("*") if path.is_file())
     if arguments.json:
         print(json.dumps({"output": arguments.output, "files": [str(path) for path in files], **report.to_dict()}))
     else:
@@ -111,13 +122,22 @@ def _check(arguments: argparse.Namespace, source: str) -> None:
         raise UserError(f"{source} is already an export; expected the model that it was made from")
     if arguments.calibration is not None and arguments.precision != "int8":
         raise UserError("--calibration is for --precision int8; add --precision int8, or leave --calibration out")
-    check_export(arguments.format, arguments.precision, arguments.output, overwrite=arguments.overwrite)
+    if arguments.format is None and arguments.layout is None:
+        raise UserError("no format is given; add --format pt2, onnx or openvino, or a --layout")
+    arguments.format = check_export(
+        arguments.format,
+        arguments.precision,
+        arguments.output,
+        layout=arguments.layout,
+        overwrite=arguments.overwrite,
+    )
 
 
 def _show(report: ParityReport, files: Sequence[Path], arguments: argparse.Namespace) -> None:
     for line in str(report).splitlines():
         tell(f"  {line}")
     total = size_text(sum(path.stat().st_size for path in files))
-    tell(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}): {total}")
+    layout = f", for {arguments.layout}" if arguments.layout else ""
+    tell(f"wrote {arguments.output} ({arguments.format}, {arguments.precision}{layout}): {total}")
     for path in files:
         tell(f"  {path}  {size_text(path.stat().st_size)}")

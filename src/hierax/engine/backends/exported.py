@@ -31,13 +31,25 @@ RECORD = "export.json"
 VERSION = 1
 """Version of the record; folders of a later version are refused."""
 _BESIDE = (RECORD, FILE_NAME)  # these do not change what the model computes
+_DEEPEST = 3  # folders between the file and the record, in any layout
 _SUFFIXES = {Path(kind.file).suffix for kind in FORMATS.values()}
 
 
 def file_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and digest of every file in a folder."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in paths}
+    """Size and digest of every file in a folder and below it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        for path in paths
+    }
+
+
+def recorded_files(folder: Path) -> set[str]:
+    """Files of an export, as its record names them; empty if the record is damaged."""
+    try:
+        return set(json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def is_export(source: object) -> bool:
@@ -76,16 +88,15 @@ def find_export(source: object) -> Exported | None:
         if (path / RECORD).is_file():
             return Exported.open(path)
         path = _network_in(path) or path
-    if not (path.parent / RECORD).is_file():
+    folder = next((place for place in path.parents[:_DEEPEST] if (place / RECORD).is_file()), None)
+    if folder is None:
         raise ValueError(
             f"{path}: is not an export of hierax (no {RECORD} beside it); expected the folder that hierax export "
             "wrote, or a checkpoint"
         )
-    found = Exported.open(path.parent)
-    if path.name != FORMATS[found.format].file:
-        raise ValueError(
-            f"{path}: is not the file of this export; expected {path.with_name(FORMATS[found.format].file)}"
-        )
+    found = Exported.open(folder)
+    if path != found.path:
+        raise ValueError(f"{path}: is not the file of this export; expected {found.path}")
     return found
 
 
@@ -100,6 +111,8 @@ class Exported:
         report: the comparison with the model that was exported.
         files: sizes and digests of the files, by name.
         source: the origin of the weights, or None.
+        layout: the layout of the folder (a key of `LAYOUTS`), or None.
+        file: the place of the exported file in the folder; None: that of `FORMATS`.
     """
 
     folder: Path
@@ -113,6 +126,8 @@ class Exported:
     report: ParityReport
     files: dict[str, dict[str, Any]]
     source: str | None = None
+    layout: str | None = None
+    file: str | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Exported:
@@ -137,10 +152,14 @@ class Exported:
                 report=ParityReport.from_dict(values["parity"]),
                 files=dict(values["files"]),
                 source=values.get("weights", {}).get("source"),
+                layout=values.get("layout"),
+                file=values.get("file"),
             )
             for name, value, known in (("format", found.format, FORMATS), ("task", found.task, TASKS)):
                 if value not in known:
                     raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+            if found.file is not None and found.file not in found.files:
+                raise ValueError(f"file is {found.file!r}; expected one of {', '.join(found.files)}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: is not a record of an export ({type(error).__name__}: {error})") from None
         if version > VERSION:
@@ -149,9 +168,14 @@ class Exported:
         return found
 
     @property
+    def path(self) -> Path:
+        """The exported file."""
+        return self.folder / (self.file or FORMATS[self.format].file)
+
+    @property
     def digest(self) -> str:
         """Digest of the file and its weights: two exports of one checkpoint are different models."""
-        kept = {name: entry["sha256"] for name, entry in sorted(self.files.items()) if name not in _BESIDE}
+        kept = {name: entry["sha256"] for name, entry in sorted(self.files.items()) if Path(name).name not in _BESIDE}
         return hashlib.sha256(json.dumps([self.format, kept]).encode()).hexdigest()
 
     def describe(self) -> str:
@@ -174,8 +198,8 @@ class Exported:
             raise ValueError(
                 f"{self.folder / RECORD}: outputs are {', '.join(self.outputs)}, which task {self.task!r} does not have"
             )
-        record = self.folder / FILE_NAME
-        model.preprocessing = Preprocessing.read(record) if record.is_file() else None
+        record = next((self.folder / name for name in sorted(self.files) if Path(name).name == FILE_NAME), None)
+        model.preprocessing = Preprocessing.read(record) if record is not None else None
         return model
 
     def choice(
@@ -211,8 +235,7 @@ class Exported:
 
     def runner(self, *, threads: int | None) -> Runner:
         """The runner of the file, for any number of images of its size."""
-        path = self.folder / FORMATS[self.format].file
-        return open_runner(self.format, path, precision=self.precision, threads=threads, batch=self.batch)
+        return open_runner(self.format, self.path, precision=self.precision, threads=threads, batch=self.batch)
 
 
 class ExportedBackend:

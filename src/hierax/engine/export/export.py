@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,9 +17,10 @@ from hierax.atomic import check_writable
 from hierax.checkpoint.opened import DIALECTS
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.digests import weights_digest
-from hierax.engine.backends.exported import RECORD, VERSION, file_records
+from hierax.engine.backends.exported import RECORD, VERSION, file_records, recorded_files
 from hierax.engine.calibration import ImageInputs, sample_pixels
 from hierax.engine.export.formats import FORMATS, Job, open_runner
+from hierax.engine.export.layouts import LAYOUTS, Contents, check_layout, format_for, write_json
 from hierax.engine.export.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
 from hierax.engine.hardware import PRECISIONS
 from hierax.engine.opening import model_for
@@ -47,8 +47,9 @@ def export(
     model: Pretrained | str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    format: str,
+    format: str | None = None,
     precision: str = "fp32",
+    layout: str | None = None,
     size: int | Sequence[int] | None = None,
     batch: int | None = None,
     task: str | None = None,
@@ -68,9 +69,11 @@ def export(
         model: a model, or a Hub id, a folder or a file to load one from.
         folder: created if it is missing; it gets the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and
             `.bin`), `export.json`, `config.json` and, for images and clips, `preprocessor_config.json`.
-        format: "pt2", "onnx" or "openvino".
+        format: "pt2", "onnx" or "openvino"; None is the format of the layout.
         precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8, and onnx has no bf16. With OpenVINO, weights are
             in float32 for bf16, and fp16 computes in float32.
+        layout: "optimum", "transformers.js", "triton" or "ovms": the files have the places and names that these
+            programs expect, and the configuration that they read. None is the layout above.
         size: pixels, of a square or per axis; the file accepts only this size. None is the model's own.
         batch: images per call, or None for any number.
         task: as in `hierax.load`.
@@ -92,7 +95,7 @@ def export(
     target = Path(folder)
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch is {batch!r}; expected a whole number above 0, or None for any number")
-    check_export(format, precision, target, overwrite=overwrite)
+    format = check_export(format, precision, target, layout=layout, overwrite=overwrite)
     if calibration is not None and precision != "int8":
         raise ValueError(f"calibration is for precision='int8'; precision is {precision!r}")
     tell = progress or (lambda step, done: None)
@@ -104,6 +107,8 @@ def export(
         check_mae_size(config.image_size, config)
         kept = visible_units(config, torch.Size(config.unit_grid(config.image_size)).numel())
     record = _preprocessing_for(own, config)
+    if layout is not None:
+        check_layout(layout, config=config, task=task_of(type(own)), record=record, batch=batch)
     processor = HieraImageProcessor(record or IMAGENET, max_pixels=max_pixels)
     kind, inputs = evaluation_inputs(evaluate, config=config, processor=processor, masked=masked)
 
@@ -117,15 +122,26 @@ def export(
         report = _write_and_compare(job, FORMATS[format].file, format, part, inputs, kind)
         if not report.passed:
             raise ParityError(report)
-        _write_records(job, format, part, config=config, record=record, report=report)
+        _describe_model(job, part, config=config, record=record)
+        file = part / FORMATS[format].file
+        if layout is not None:
+            file = LAYOUTS[layout].arrange(Contents(part, format, job, config))
+        _write_record(job, format, part, layout=layout, file=file, config=config, report=report)
     return report
 
 
-def check_export(format: str, precision: str, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Raises the errors of `export` that do not need the model."""
-    for name, value, allowed in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; expected {', '.join(allowed)}")
+def check_export(
+    format: str | None,
+    precision: str,
+    folder: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Raises the errors of `export` that do not need the model; returns the format."""
+    format = format_for(format, layout)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected {', '.join(PRECISIONS)}")
     _check_target(Path(folder), overwrite=overwrite)
     kind = FORMATS[format]
     if precision in kind.refused:
@@ -133,6 +149,7 @@ def check_export(format: str, precision: str, folder: str | os.PathLike[str], *,
     require(f"format {format!r}", *kind.writes)
     if precision == "int8":
         require("precision 'int8'", "nncf")
+    return format
 
 
 def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -182,20 +199,26 @@ def _count_inputs(inputs: Iterable[tuple[Tensor, ...]], tell: Progress) -> Itera
         count += len(batch[0])
 
 
-def _write_records(
-    job: Job, format: str, folder: Path, *, config: HieraConfig, record: Preprocessing | None, report: ParityReport
-) -> None:
-    """The JSON files beside the exported one; `export.json` is last, because it has the digests of the others."""
-    task, model = task_of(type(job.model)), job.model
-    _write_json(folder / "config.json", DIALECTS["transformers"].config_values(config, task))
+def _describe_model(job: Job, folder: Path, *, config: HieraConfig, record: Preprocessing | None) -> None:
+    """Writes the files that describe the model and its inputs."""
+    write_json(folder / "config.json", DIALECTS["transformers"].config_values(config, task_of(type(job.model))))
     if record is not None:
         record.write(folder)
+
+
+def _write_record(
+    job: Job, format: str, folder: Path, *, layout: str | None, file: Path, config: HieraConfig, report: ParityReport
+) -> None:
+    """Writes `export.json`, which is last, because it has the digests of all other files."""
+    task, model = task_of(type(job.model)), job.model
     packages = ("hierax", "torch", *FORMATS[format].writes, *(("nncf",) if job.precision == "int8" else ()))
-    _write_json(
+    write_json(
         folder / RECORD,
         {
             "version": VERSION,
             "format": format,
+            "layout": layout,
+            "file": file.relative_to(folder).as_posix(),
             "precision": job.precision,
             "task": task.name,
             "inputs": list(INPUTS[: 2 if job.signature.masked else 1]),
@@ -215,10 +238,6 @@ def _write_records(
             "files": file_records(folder),
         },
     )
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _version(package: str) -> str | None:
@@ -245,11 +264,20 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     names = sorted(path.name for path in target.iterdir())
     if names and not overwrite:
         raise ValueError(f"{target}: is not empty; choose another folder, or overwrite it (--overwrite)")
-    stems = tuple(Path(kind.file).stem for kind in FORMATS.values())
-    foreign = [n for n in names if n not in _OUR_FILES and not (n.startswith(stems) and n.endswith(_SUFFIXES))]
+    foreign = _foreign_files(target)
     if names and (foreign or RECORD not in names):
         what = f"it holds {foreign[0]}" if foreign else f"it has no {RECORD}"
         raise ValueError(f"{target}: is not an export, {what}; only exports are overwritten")
+
+
+def _foreign_files(folder: Path) -> list[str]:
+    """What is in a folder that is not part of an export: neither its record nor the names of exported files say so."""
+    stems = tuple(Path(kind.file).stem for kind in FORMATS.values())
+    recorded = recorded_files(folder)
+    paths = sorted(folder.rglob("*") if recorded else folder.iterdir())
+    names = [p.relative_to(folder).as_posix() for p in paths if not recorded or p.is_symlink() or not p.is_dir()]
+    usual = {n for n in names if n.startswith(stems) and n.endswith(_SUFFIXES) and "/" not in n}
+    return [n for n in names if n not in {*_OUR_FILES, *recorded, *usual}]
 
 
 def _put_in_place(target: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
