@@ -36,12 +36,12 @@ def block_without_padding(block: Block, x: Tensor, real: Tensor) -> tuple[Tensor
     q, k, v = attention.qkv(normed).unflatten(-1, (3, -1)).unbind(3)
     seen, q = real, pooled(q, real, spec.pool)
     left = pool(real.float(), spec.pool).bool()
-    fold = 0 if spec.unit_attention else 1
+    fold = 0 if spec.window else 1
     heads = [t.flatten(fold, fold + 1).unflatten(-1, (spec.heads, -1)).transpose(1, 2) for t in (q, k, v)]
     allowed = seen.flatten(fold, fold + 1)[..., 0][:, None, None]
     allowed = allowed | ~allowed.any(-1, keepdim=True)  # a unit of padding alone attends to itself, to stay finite
     y = F.scaled_dot_product_attention(*heads, attn_mask=allowed).transpose(1, 2).flatten(2)
-    y = attention.proj(y.unflatten(fold, (-1, x.shape[1]) if spec.unit_attention else (x.shape[1], -1)))
+    y = attention.proj(y.unflatten(fold, (-1, x.shape[1]) if spec.window else (x.shape[1], -1)))
     shortcut = x if block.proj is None else pooled(block.proj(normed), real, spec.pool)
     x = shortcut + y
     return x + block.mlp(block.norm2(x)), left
@@ -60,7 +60,7 @@ def without_padding(encoder: hierax.Hiera, pixels: Tensor) -> Features:
         x, real = block_without_padding(block, x, real)
         if index in ends:
             tokens[ends.index(index) + 1] = x
-    return Features(config, tokens, plain.units, plain.size, None, None)
+    return Features(config, tokens, plain.layouts, plain.units, plain.size, None, None)
 
 
 def main() -> None:

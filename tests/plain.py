@@ -59,29 +59,38 @@ def pooled(x: Tensor, stride: tuple[int, ...], mode: str = "max") -> Tensor:
     return functions[mode][len(stride)](x.movedim(-1, 1), stride).movedim(1, -1)
 
 
-def plain_attention(attn: Any, n: Tensor, unit: tuple[int, ...], stride: tuple[int, ...], hidden: Tensor) -> Tensor:
-    """Attention of normed tokens `n` on their grid; `hidden` `[B, *grid]` are keys that nobody sees, across units."""
+def plain_attention(
+    attn: Any, n: Tensor, window: tuple[int, ...] | None, stride: tuple[int, ...], hidden: Tensor
+) -> Tensor:
+    """Attention of normed tokens `n` on their grid, filled with zeros to whole windows.
+
+    `hidden` `[B, *grid]` are keys that nobody sees, across units.
+    """
     grid = tuple(n.shape[1:-1])
-    window = unit if attn.unit_attention else grid
+    across, window = window is None, window or grid
+    n = F.pad(n, [0, 0, *(m for g, w in zip(reversed(grid), reversed(window), strict=True) for m in (0, -g % w))])
     small = tuple(w // s for w, s in zip(window, stride, strict=True))
     q, k, v = attn.qkv(n).chunk(3, dim=-1)
     q = windows(pooled(q, stride), small).unflatten(-1, (attn.heads, -1)).transpose(2, 3)
     k, v = (windows(part, window).unflatten(-1, (attn.heads, -1)).transpose(2, 3) for part in (k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    if not attn.unit_attention:
+    if across:
         scores = scores.masked_fill(windows(hidden[..., None], window)[:, :, None, None, :, 0], -math.inf)
     y = (scores.softmax(-1) @ v).transpose(2, 3).flatten(3)
-    return attn.proj(unwindow(y, small, tuple(g // s for g, s in zip(grid, stride, strict=True))))
+    y = unwindow(y, small, tuple(g // s for g, s in zip(n.shape[1:-1], stride, strict=True)))
+    return attn.proj(y[(slice(None), *(slice(g // s) for g, s in zip(grid, stride, strict=True)))])
 
 
-def plain_block(block: Any, x: Tensor, unit: tuple[int, ...], stride: tuple[int, ...], hidden: Tensor) -> Tensor:
+def plain_block(
+    block: Any, x: Tensor, window: tuple[int, ...] | None, stride: tuple[int, ...], hidden: Tensor
+) -> Tensor:
     n = block.norm1(x)
     if block.pooled_shortcut:
         shortcut = torch.cat([pooled(x, stride), pooled(x, stride, "mean")], dim=-1)
     else:
         shortcut = pooled(x if block.proj is None else block.proj(n), stride)
     first, second = (scale if scale is not None else nn.Identity() for scale in (block.ls1, block.ls2))
-    x = shortcut + first(plain_attention(block.attn, n, unit, stride, hidden))
+    x = shortcut + first(plain_attention(block.attn, n, window, stride, hidden))
     return x + second(block.mlp(block.norm2(x)))
 
 
@@ -100,7 +109,7 @@ def plain_maps(model: Any, x: Tensor, keep: Tensor | None = None) -> list[Tensor
     maps = [x]
     for spec, block in zip(plan(config), model.blocks, strict=True):
         stride = config.query_stride if spec.pool > 1 else ones
-        x = plain_block(block, x, unit, stride, ~spread(shown, unit))
+        x = plain_block(block, x, spec.window, stride, ~spread(shown, unit))
         unit = tuple(u // s for u, s in zip(unit, stride, strict=True))
         maps = [*maps[: spec.stage + 1], x]
     return [m.movedim(-1, 1) for m in maps]

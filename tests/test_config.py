@@ -19,7 +19,8 @@ from small import CONFIGS, image_config, video_config
 def test_the_plan_of_a_small_model_is_the_published_one() -> None:
     """Derived by hand from the paper's section 3 for stages of 1, 2, 3, 2 blocks at drop path 0.7."""
     blocks = [
-        (b.stage, b.dim, b.dim_out, b.heads, b.unit_attention, b.pool) for b in plan(image_config(drop_path_rate=0.7))
+        (b.stage, b.dim, b.dim_out, b.heads, b.window is not None, b.pool)
+        for b in plan(image_config(drop_path_rate=0.7))
     ]
     assert blocks == [
         (0, 8, 8, 1, True, 1),
@@ -191,6 +192,8 @@ BAD: list[tuple[str, Any]] = [
     *(("query_stride", v) for v in (0, "2", (2,))),
     *(("masked_unit_size", v) for v in (4, 0, (8,), "8", (8, 6))),
     *(("masked_unit_attention", v) for v in ((True,), True, None, ("a", True, True, True), (1, 1, 0, 0))),
+    *(("window_sizes", v) for v in (14, (8, 4, 14), (8, 4, 14, 7.0), (8, 4, -14, 7), (8, 4, 7, 7), "8")),
+    *(("global_blocks", v) for v in (4, None, (99,), (-1,), (5, 4), (4, 4), ("4",), (4,))),
     *(("drop_path_rate", v) for v in (1, -0.1, "0", None, float("nan"))),
     *(("num_channels", v) for v in (0, "3", None)),
     *(("hidden_act", v) for v in ("tanh", None, ["gelu"])),
@@ -205,6 +208,7 @@ BAD: list[tuple[str, Any]] = [
     *(("dropout", v) for v in (1, "a")),
     *(("position_embedding", v) for v in ("relative", "separable", None, ["absolute"])),
     *(("position_resize", v) for v in ("linear", None)),
+    *(("position_antialias", v) for v in ("no", None)),
     *(("global_position_size", v) for v in ("a", 0, (7,))),
     *(("layer_scale_init", v) for v in ("a", True)),
     *(("pooled_shortcut", v) for v in ("no", None)),

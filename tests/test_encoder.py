@@ -104,7 +104,7 @@ def test_attention_weights_are_those_that_mix_the_values() -> None:
         x = torch.randn(2, 3, 16, spec.dim, dtype=torch.float64)
         made, weights = attn.with_weights(x)
         _, _, values = attn.qkv(x).unflatten(-1, (3, spec.heads, -1)).unbind(3)  # [B, U, P, N, D]
-        if spec.unit_attention:
+        if spec.window is not None:
             mixed = torch.einsum("bnuqk,bukhd->buqnhd", weights, values).diagonal(dim1=3, dim2=4).movedim(-1, 3)
         else:  # one window of all tokens, position-major
             flat = values.transpose(1, 2).flatten(1, 2)

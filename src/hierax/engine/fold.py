@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.model.blocks import Block, attend
+from hierax.model.blocks import Block, attend, attend_in_windows
 from hierax.model.encoder import Hiera
 from hierax.model.layers import Linear
 from hierax.model.positions import AbsolutePosition, PositionEmbedding, SeparablePosition, WindowPosition
-from hierax.model.tokens import pool
+from hierax.model.windows import WindowLayout, by_windows, pool_windows
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -47,8 +47,10 @@ class FoldedBlock(Block):
         self.widens = block.proj is not None
         self.norm1, self.norm2 = BareNorm(block.norm1), BareNorm(block.norm2)
         scale = (self.dim_out // self.heads) ** -0.5
-        qkv = _after_norm(block.norm1, attention.qkv)
-        weight, bias = qkv
+        # the padding of a window comes after the norm: its key and its value are the biases before folding
+        self.padded: Tensor
+        self.register_buffer("padded", attention.qkv.bias.detach().unflatten(0, (3, -1))[1:].clone(), persistent=False)
+        weight, bias = _after_norm(block.norm1, attention.qkv)
         weight[: self.dim_out] *= scale
         bias[: self.dim_out] *= scale
         if block.proj is not None:  # the shortcut comes before the queries: both are pooled
@@ -60,24 +62,32 @@ class FoldedBlock(Block):
         self.act = block.mlp.act
         self.fc2 = _scaled(block.mlp.fc2, block.ls2)
 
-    def _parts(self, x: Tensor, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _parts(
+        self, x: Tensor, normed: Tensor, cut: WindowLayout | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Shortcut `[B, U, P / pool, C_out]`, queries `[B, U, P / pool, C_out]`, keys and values `[B, U, P, C_out]`."""
         width, y = self.dim_out, self.qkv(normed)
         if not self.widens:
             q, k, v = y.split(width, -1)
-            return self._shortcut(x, normed), pool(q, self.spec.pool), k, v
+            shortcut = by_windows(self._shortcut, cut, x, normed)
+            return shortcut, pool_windows(q, self.spec.pool, cut), k, v
         pooled, k, v = y.split([2 * width, width, width], -1)
-        shortcut, q = pool(pooled, self.spec.pool).chunk(2, -1)
+        shortcut, q = pool_windows(pooled, self.spec.pool, cut).chunk(2, -1)
         return shortcut, q, k, v
 
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # no attentions here
+    def forward(self, x: Tensor, cut: WindowLayout | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # no attentions here
         """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
-        shortcut, q, k, v = self._parts(x, self.norm1(x))
-        fold = 0 if self.spec.unit_attention else 1
-        units = x.shape[1]
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).flatten(fold, fold + 1).transpose(1, 2) for part in (q, k, v))
-        y = attend(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
-        x = shortcut + self.out(y.unflatten(fold, (-1, units) if self.spec.unit_attention else (units, -1)))
+        shortcut, *parts = self._parts(x, self.norm1(x), cut)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in parts)
+        if cut is not None and self.spec.window:
+            y = attend_in_windows(q, k, v, (self.padded[0], self.padded[1]), cut, scale=1.0)
+        else:
+            fold = 0 if self.spec.window else 1
+            units = x.shape[1]
+            q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in (q, k, v))
+            y = attend(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
+            y = y.unflatten(fold, (-1, units) if self.spec.window else (units, -1))
+        x = shortcut + self.out(y)
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
 
 

@@ -1,5 +1,6 @@
 """The blocks that the encoder and the decoder are made of: attention, MLP, patch embedding."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from hierax.model.config import BlockSpec, HieraConfig
 from hierax.model.layers import CONVS, LayerNorm, Linear, Scale
 from hierax.model.positions import is_traced
 from hierax.model.tokens import pool, published_order, split_axis, unpublished_order
+from hierax.model.windows import WindowLayout, by_windows, pool_windows
 
 _HALF = (torch.bfloat16, torch.float16)
 _MAX_EXPLICIT_SCORES_HALF = 1 << 27  # above it, the matrix of scores costs more memory than its speed is worth
@@ -38,10 +40,10 @@ class DropPath(nn.Module):
         return x * (torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep).to(x.dtype).div(keep)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, added: Tensor | None = None) -> Tensor:
     """Attention of `[B, N, queries, D]` over keys and values `[B, N, keys, D]`: `scaled_dot_product_attention`.
 
-    `scale` multiplies the scores; None is `1 / sqrt(D)`.
+    `scale` multiplies the scores; None is `1 / sqrt(D)`. `added` `[keys]` is added to them.
 
     On a CPU, two products with a softmax between are faster in two cases (docs/log.md). In float32 its fused kernel
     hardly uses a second thread, which shows where scores are few. In half precision the kernel's backward pass takes
@@ -54,36 +56,76 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Te
         most = _MAX_EXPLICIT_SCORES_FP32 if q.dtype == torch.float32 else _MAX_EXPLICIT_SCORES_HALF if learning else 0
     if scores <= most:
         scaled = q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)
-        return (scaled @ k.transpose(-2, -1)).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        products = scaled @ k.transpose(-2, -1)
+        return (products if added is None else products + added).softmax(-1) @ v
+    if added is None:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=added.expand(1, 1, q.shape[2], -1), scale=scale)
+
+
+def attend_in_windows(
+    q: Tensor, k: Tensor, v: Tensor, padded: tuple[Tensor, Tensor], layout: WindowLayout, *, scale: float | None = None
+) -> Tensor:
+    """Attention within the windows of `layout`, some of which lack tokens.
+
+    SAM 2 fills those windows with zeros before the product that computes queries, keys and values. All padded keys are
+    then equal to the bias of that product, and all padded values too. `n` equal keys have the weight of one key whose
+    score is larger by `log n`. So one more key and value stand for all of them, exactly.
+
+    Args:
+        q: queries `[B, 1, tokens / pool, N, D]`.
+        k, v: keys and values `[B, 1, tokens, N, D]`.
+        padded: key and value `[N * D]` of a padded token.
+
+    Returns:
+        `[B, 1, tokens / pool, N * D]`.
+    """
+    pooled = layout.pooled() if q.shape[2] < k.shape[2] else layout
+    answers = []
+    for group, *parts in zip(layout.groups, pooled.split(q), layout.split(k), layout.split(v), strict=True):
+        windows = parts[0].shape[1]
+        queries, keys, values = (part.flatten(0, 1).transpose(1, 2) for part in parts)
+        added = None
+        if group.missing:
+            more = (one.view(1, q.shape[3], 1, -1).expand(keys.shape[0], -1, -1, -1) for one in padded)
+            keys, values = (torch.cat(pair, 2) for pair in zip((keys, values), more, strict=True))
+            added = keys.new_zeros(keys.shape[2])
+            added[-1] = math.log(group.missing)
+        answer = attend(queries, keys, values, scale=scale, added=added).transpose(1, 2).flatten(2)
+        answers.append(answer.view(-1, windows, *answer.shape[1:]))
+    return pooled.join(answers)
 
 
 class Attention(nn.Module):
-    """Multi-head attention over `[B, U, P, C]`, within mask units or over all tokens, with pooled queries.
+    """Multi-head attention over `[B, U, P, C]`, within windows `U` or over all tokens, with pooled queries.
 
     Queries, keys and values are views of one product, and always 4-D, so that fused attention kernels can be used.
     """
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.heads, self.pool, self.unit_attention = spec.heads, spec.pool, spec.unit_attention
+        self.heads, self.pool, self.windowed = spec.heads, spec.pool, spec.window is not None
         self.qkv = Linear(spec.dim, 3 * spec.dim_out)
         self.proj = Linear(spec.dim_out, spec.dim_out)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, cut: WindowLayout | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[B, U, P / pool, N, D]`, keys and values `[B, U, P, N, D]`."""
         q, k, v = self.qkv(x).view(*x.shape[:-1], 3, self.heads, -1).unbind(3)
-        return pool(q, self.pool), k, v
+        return pool_windows(q, self.pool, cut), k, v
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
+    def forward(self, x: Tensor, cut: WindowLayout | None = None) -> Tensor:
+        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`. `cut` is the layout if some windows lack tokens."""
+        q, k, v = self._project(x, cut)
+        if cut is not None and self.windowed:
+            _, key, value = self.qkv.bias.chunk(3)
+            return self.proj(attend_in_windows(q, k, v, (key, value), cut))
         units = x.shape[1]
-        # unit attention: every unit is a row of the batch; global attention: the tokens of all units are one row
-        fold = 0 if self.unit_attention else 1
-        q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in self._project(x))
+        # windows: each is a row of the batch; global attention: the tokens of all windows are one row
+        fold = 0 if self.windowed else 1
+        q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in (q, k, v))
         y = attend(q, k, v).transpose(1, 2).flatten(2)
         # a view, not unflatten: traced to ONNX, unflatten fixes the batch
-        return self.proj(y.view(-1, units, *y.shape[1:]) if self.unit_attention else split_axis(y, 1, units))
+        return self.proj(y.view(-1, units, *y.shape[1:]) if self.windowed else split_axis(y, 1, units))
 
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` returns, computed from the attention weights, and the weights.
@@ -92,14 +134,14 @@ class Attention(nn.Module):
         """
         q, k, v = self._project(x)
         units = q.shape[1]
-        if self.unit_attention:
+        if self.windowed:
             q, k, v = (part.permute(0, 3, 1, 2, 4) for part in (q, k, v))
         else:
             q, k, v = (published_order(part.flatten(3)).unflatten(-1, part.shape[3:]) for part in (q, k, v))
             q, k, v = (part.transpose(1, 2)[:, :, None] for part in (q, k, v))
         weights = (q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5).softmax(-1)
         y = (weights @ v).permute(0, 2, 3, 1, 4).flatten(3)  # [B, windows, queries, C_out]
-        return self.proj(y if self.unit_attention else unpublished_order(y[:, 0], units)), weights
+        return self.proj(y if self.windowed else unpublished_order(y[:, 0], units)), weights
 
 
 class Mlp(nn.Module):
@@ -139,6 +181,7 @@ class Block(nn.Module):
         return self.drop_path(y) if self.training and self.spec.drop_path else y
 
     def _shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
+        """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`."""
         if self.proj is not None:
             return pool(self.proj(normed), self.spec.pool)
         if self.pooled_shortcut:  # abs-win small: maximum and mean concatenated double the width
@@ -146,13 +189,13 @@ class Block(nn.Module):
             return torch.cat([grouped.amax(2), grouped.mean(2)], dim=-1)
         return pool(x, self.spec.pool)
 
-    def forward(self, x: Tensor, output_attentions: bool = False) -> Any:
+    def forward(self, x: Tensor, output_attentions: bool = False, cut: WindowLayout | None = None) -> Any:
         """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`; with `output_attentions`, a pair of that and the attention
-        weights.
+        weights. `cut` is the layout of the tokens if some windows lack tokens.
         """
         normed = self.norm1(x)
-        y, weights = self.attn.with_weights(normed) if output_attentions else (self.attn(normed), None)
-        x = self._shortcut(x, normed) + self._branch(y, self.ls1)
+        y, weights = self.attn.with_weights(normed) if output_attentions else (self.attn(normed, cut), None)
+        x = by_windows(self._shortcut, cut, x, normed) + self._branch(y, self.ls1)
         x = x + self._branch(self.mlp(self.norm2(x)), self.ls2)
         return (x, weights) if output_attentions else x
 

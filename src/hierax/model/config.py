@@ -45,8 +45,12 @@ class HieraConfig:
 
     The number of entries of `image_size` makes the model 1-D, 2-D or 3-D (video: time, height, width). Fields that are
     None follow from it (patches of 7 with stride 4, mask units of 8 tokens, pooling by 2, on every axis). Sizes are in
-    pixels, mask units in tokens. Field names are those of `transformers`; the fields after `mask_ratio` are hierax's
-    own (paper: Ryali et al., ICML 2023, section 3 and appendix).
+    pixels, mask units in tokens. Field names are those of `transformers`; `window_sizes`, `global_blocks` and the
+    fields after `mask_ratio` are hierax's own (paper: Ryali et al., ICML 2023, section 3 and appendix).
+
+    `window_sizes` gives each stage windows of its own, in tokens of the stage, instead of mask units; 0 is attention
+    over all tokens. `global_blocks` lists the blocks, counted from 0 over all stages, that see all tokens nevertheless.
+    The trunks of SAM 2 have both (arXiv 2408.00714). Such a model takes no masks.
 
     Raises:
         ValueError: a value is wrong; the message names the field, its value and the expected values.
@@ -71,6 +75,8 @@ class HieraConfig:
     query_stride: _Axes = _FROM_OTHERS
     masked_unit_size: _Axes = _FROM_OTHERS
     masked_unit_attention: tuple[bool, ...] = (True, True, False, False)
+    window_sizes: tuple[int, ...] | None = None  # None: mask units where masked_unit_attention says so
+    global_blocks: tuple[int, ...] = ()
     drop_path_rate: float = 0.0
     num_channels: int = 3
     hidden_act: str = "gelu"
@@ -85,6 +91,7 @@ class HieraConfig:
     dropout: float = 0.0
     position_embedding: str = "absolute"
     position_resize: str = "bicubic"
+    position_antialias: bool = True
     global_position_size: _Axes | None = None
     layer_scale_init: float | None = None
     pooled_shortcut: bool = False
@@ -158,6 +165,11 @@ class HieraConfig:
     def is_video(self) -> bool:
         """Whether axis 0 of a 3-D input is time: it is never pooled."""
         return self.axes == 3 and self.query_stride[0] == 1
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether attention is within windows of `window_sizes`, not within mask units."""
+        return self.window_sizes is not None
 
     @property
     def stages(self) -> int:
@@ -333,7 +345,8 @@ class BlockSpec:
         stage: the stage that the block belongs to; 0 is the first.
         dim, dim_out: width of the input tokens and of the output tokens.
         heads: attention heads.
-        unit_attention: whether attention is within mask units (else over all tokens).
+        window: tokens per axis of the windows that attention stays within, on the grid of the input tokens; None is
+            attention over all tokens.
         pool: number of neighboring tokens whose queries and shortcut are max-pooled into one; 1 is none.
         drop_path: probability that a residual branch is dropped in training.
     """
@@ -342,7 +355,7 @@ class BlockSpec:
     dim: int
     dim_out: int
     heads: int
-    unit_attention: bool
+    window: tuple[int, ...] | None
     pool: int
     drop_path: float
 
@@ -350,9 +363,10 @@ class BlockSpec:
 def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
     """One `BlockSpec` per block of the encoder, in order.
 
-    The first block of a stage has the attention of the stage before, because its keys are tokens of that stage. Drop
+    The first block of a stage has the windows of the stage before, because its keys are tokens of that stage. Drop
     path rises linearly from 0 to `drop_path_rate` (paper, section 3).
     """
+    windows = [_window(config, stage) for stage in range(config.stages)]
     specs: list[BlockSpec] = []
     for stage, depth in enumerate(config.depths):
         for layer in range(depth):
@@ -363,12 +377,21 @@ def plan(config: HieraConfig) -> tuple[BlockSpec, ...]:
                     dim=config.dims[stage - 1] if entering else config.dims[stage],
                     dim_out=config.dims[stage],
                     heads=config.num_heads[stage],
-                    unit_attention=config.masked_unit_attention[stage - 1 if entering else stage],
+                    window=None if len(specs) in config.global_blocks else windows[stage - entering],
                     pool=math.prod(config.query_stride) if entering and stage <= config.num_query_pool else 1,
                     drop_path=config.drop_path_rate * len(specs) / max(sum(config.depths) - 1, 1),
                 )
             )
     return tuple(specs)
+
+
+def _window(config: HieraConfig, stage: int) -> _Axes | None:
+    """Tokens per axis of the windows of a stage; None if its attention is over all tokens."""
+    if config.window_sizes is not None:
+        return (config.window_sizes[stage],) * config.axes if config.window_sizes[stage] else None
+    strides = zip(config.masked_unit_size, config.query_stride, strict=True)
+    unit = tuple(tokens // stride ** config.pooled(stage) for tokens, stride in strides)
+    return unit if config.masked_unit_attention[stage] else None
 
 
 def list_models(pattern: str = "*") -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from hierax.model.layers import init_weights
 from hierax.model.positions import position_embedding
 from hierax.model.pretrained import Pretrained
 from hierax.model.tokens import (
-    UnitLayout,
     channels_first,
     gather_units,
     kept_units,
@@ -25,6 +24,7 @@ from hierax.model.tokens import (
     shown_units,
     unpublished_order,
 )
+from hierax.model.windows import WindowLayout, first_layout, layout_after, layout_before
 
 _AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
@@ -37,6 +37,7 @@ class Features:
         tokens: by stage number; 0 is the stem (after the position embedding), 1 the end of stage 1, and so on.
         units: mask units per axis of the padded input.
         size: pixels per axis of the input before padding.
+        layouts: by stage number, as `tokens`: the order of the tokens of all units, shown or not.
         kept: indices `[B, K]` of the visible mask units, or None for all (then `U` is `K`).
         attentions: weights `[B, N, windows, queries, keys]` of the last block of each stage, if requested.
         states, maps: results of `published` and `grid` by stage, if the later stages were computed from them.
@@ -44,6 +45,7 @@ class Features:
 
     config: HieraConfig
     tokens: dict[int, Tensor]
+    layouts: dict[int, WindowLayout]
     units: tuple[int, ...]
     size: tuple[int, ...]
     kept: Tensor | None
@@ -58,22 +60,30 @@ class Features:
 
     def published(self, stage: int) -> Tensor:
         """Tokens `[B, N, C]` of a stage, padded, in the order of the published implementations."""
-        return self.states[stage] if stage in self.states else published_order(self.tokens[stage])
+        if stage in self.states:
+            return self.states[stage]
+        if self.config.is_windowed:  # SAM 2 leaves the tokens on their grid
+            return self.layouts[stage].reroll(self.tokens[stage]).flatten(1, -2)
+        return published_order(self.tokens[stage])
 
     def pass_through(self, stage: int, tokens: Tensor, *, maps: bool) -> Tensor:
         """The same `tokens` `[B, U, P, C]`, computed from the stage's published state and, if `maps`, from its map.
 
         The later stages then have gradients with respect to both.
         """
-        self.states[stage] = published_order(tokens)
-        tokens = self.tokens[stage] = unpublished_order(self.states[stage], tokens.shape[1])
+        layout, self.tokens[stage] = self.layouts[stage], tokens
+        self.states[stage] = published = self.published(stage)
+        if self.config.is_windowed:
+            tokens = layout.unroll(published.unflatten(1, layout.grid))
+        else:
+            tokens = unpublished_order(published, tokens.shape[1])
+        self.tokens[stage] = tokens
         if maps:
-            layout = UnitLayout.of(self.config, max(stage - 1, 0))
             self.maps[stage] = shown = self.grid(stage)
             if self.kept is not None:
-                tokens = layout.unroll_units(shown)
+                tokens = layout.groups[0].unit.unroll_units(shown)
             else:
-                whole = layout.reroll(tokens, self.units)
+                whole = layout.reroll(tokens)
                 missing = [w - s for w, s in zip(whole.shape[1:-1], shown.shape[1:-1], strict=True)]
                 if any(missing):  # tokens that see only padding are not part of the map
                     margins = [0, 0, *(n for right in reversed(missing) for n in (0, right))]
@@ -90,10 +100,10 @@ class Features:
         """
         if stage in self.maps:
             return self.maps[stage]
-        layout = UnitLayout.of(self.config, max(stage - 1, 0))
+        layout = self.layouts[stage]
         if self.kept is not None:
-            return layout.reroll_units(self.tokens[stage])
-        rows = layout.reroll(self.tokens[stage], self.units)
+            return layout.groups[0].unit.reroll_units(self.tokens[stage])
+        rows = layout.reroll(self.tokens[stage])
         strides = self.config.stage_stride(max(stage - 1, 0))
         for axis, (pixels, stride) in enumerate(zip(self.size, strides, strict=True), start=1):
             rows = rows.narrow(axis, 0, -(-pixels // stride))
@@ -106,15 +116,14 @@ class Features:
     def mean(self) -> Tensor:
         """Mean `[B, C]` over the last stage's tokens that touch the input."""
         strides = self.config.stage_stride(self.config.stages - 1)
-        layout = UnitLayout.of(self.config, self.config.stages - 1)
-        padded = [u * n for u, n in zip(self.units, layout.size, strict=True)]
-        touching = [-(-s // n) for s, n in zip(self.size, strides, strict=True)]
-        if touching == padded:
+        layout = self.layouts[self.config.stages]
+        touching = tuple(-(-s // n) for s, n in zip(self.size, strides, strict=True))
+        if touching == layout.grid:
             return self.last.flatten(1, 2).mean(1)
         if self.kept is None:
             return self.grid(self.config.stages).flatten(1, -2).mean(1)
         weight = self.last.new_ones(1, *touching, 1)
-        margins = [n for t, p in zip(reversed(touching), reversed(padded), strict=True) for n in (0, p - t)]
+        margins = [n for t, p in zip(reversed(touching), reversed(layout.grid), strict=True) for n in (0, p - t)]
         weight = gather_units(layout.unroll(F.pad(weight, [0, 0, *margins])), self.kept)
         return (self.last * weight).sum((1, 2)) / weight.sum((1, 2))
 
@@ -164,31 +173,56 @@ class Hiera(Pretrained):
 
         Raises:
             ValueError: a wrong rank or number of channels, or an empty axis; a mask of a wrong shape or with unequal
-                counts.
+                counts; a mask for a model with windows; attention weights of windows that lack tokens.
         """
         units, size = self.unit_grid(pixel_values), tuple(pixel_values.shape[2:])
         pixels = pixel_values.to(self.dtype)
         if keep is not None:
             kept = self.checked_keep(keep, pixels.shape[0], units)
-        x = self._embed(pixels, units, size, kept)
-        features = Features(self.config, {}, units, size, kept)
+        if kept is not None:
+            require_units(self.config)
+        x, layout = self._embed(pixels, units, size, kept), first_layout(self.config, self.config.token_grid(size))
+        features = Features(self.config, {}, {}, units, size, kept)
         attentions: list[Tensor] = []
         ends = {sum(self.config.depths[:stage]): stage for stage in range(self.config.stages + 1)}
         for index, block in enumerate([None, *self.blocks]):
             stage, weighs = ends.get(index), bool(index in ends and output_attentions)
             if block is not None:
                 recomputed = self.gradient_checkpointing and self.training and index % self.recomputed_every == 0
-                x = _run(block, x, weighs, recomputed=recomputed)
+                x, layout = self._run(block, x, layout, weighs, recomputed=recomputed)
                 if weighs:
                     x, weights = x
                     attentions.append(weights)
             if stage is None:
                 continue
+            features.layouts[stage] = layout
             if stage in states:
                 x = features.pass_through(stage, x, maps=stage in maps)
             elif stage in stages or index == len(self.blocks):
                 features.tokens[stage] = x
         return dataclasses.replace(features, attentions=tuple(attentions) if output_attentions else None)
+
+    def _run(
+        self, block: Any, x: Tensor, layout: WindowLayout, output_attentions: bool, *, recomputed: bool
+    ) -> tuple[Any, WindowLayout]:
+        """The output of a block for tokens `x`, and their layout; where other windows begin, `x` is put in their order.
+
+        If `recomputed`, the block is computed again in the backward pass.
+        """
+        needed = layout_before(block.spec, layout, self.config)
+        if needed is not layout:
+            x = needed.unroll(layout.reroll(x))
+        options: dict[str, Any] = {"output_attentions": True} if output_attentions else {}
+        if not needed.whole:  # the blocks of an engine take one of these arguments
+            if output_attentions:
+                grid, window = ("x".join(map(str, sizes)) for sizes in (needed.grid, needed.window))
+                raise ValueError(
+                    f"attention weights need whole windows; the grid of {grid} tokens is no multiple of the "
+                    f"windows of {window}"
+                )
+            options["cut"] = needed
+        out = checkpoint(block, x, use_reentrant=False, **options) if recomputed else block(x, **options)
+        return out, layout_after(block.spec, needed)
 
     def unit_grid(self, pixel_values: Tensor) -> tuple[int, ...]:
         """Mask units per axis of `pixel_values`.
@@ -270,10 +304,13 @@ class Hiera(Pretrained):
         return pixels
 
 
-def _run(block: nn.Module, x: Tensor, output_attentions: bool, *, recomputed: bool) -> Any:
-    """The output of a block for `x`; if `recomputed`, it is computed again in the backward pass."""
-    asked = (True,) if output_attentions else ()  # the blocks of an engine do not take this argument
-    return checkpoint(block, x, *asked, use_reentrant=False) if recomputed else block(x, *asked)
+def require_units(config: HieraConfig) -> None:
+    """Raises a `ValueError` for a model whose windows are not mask units: it takes no mask."""
+    if config.is_windowed:
+        raise ValueError(
+            f"a mask hides mask units, but this model has windows of {config.window_sizes} tokens by stage; expected a "
+            "model without window_sizes"
+        )
 
 
 def visible_units(config: HieraConfig, units: int, mask_ratio: float | None = None) -> int:

@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         self.embed = Linear(config.hidden_size, dim)
         self.mask_token = MaskToken(dim)
         self.pos_embed = DecoderPosition(config)
-        spec = BlockSpec(0, dim, dim, config.decoder_num_heads, unit_attention=False, pool=1, drop_path=0.0)
+        spec = BlockSpec(0, dim, dim, config.decoder_num_heads, window=None, pool=1, drop_path=0.0)
         plain = config.replace(layer_scale_init=None, pooled_shortcut=False)
         self.blocks = nn.ModuleList(self.block(spec, plain) for _ in range(config.decoder_depth))
         self.norm = LayerNorm(dim, eps=config.layer_norm_eps)

@@ -24,8 +24,8 @@ def is_traced() -> bool:
 
 
 def _interpolate(table: Tensor, grid: Sequence[int], *, antialias: bool) -> Tensor:
-    """Bicubic resize of `[1, *old, C]` to `[1, *grid, C]`, one, two or three axes, in float32."""
-    x = table.float().movedim(-1, 1)
+    """Bicubic resize of `[1, *old, C]` to `[1, *grid, C]`, one, two or three axes, in float32 or float64."""
+    x = (table if table.dtype == torch.float64 else table.float()).movedim(-1, 1)
     if len(grid) == 1:  # over a single row, the bicubic kernel is the one-dimensional cubic kernel
         x = F.interpolate(x[:, :, None], (1, grid[0]), mode="bicubic", antialias=antialias)[:, :, 0]
     elif len(grid) == 2:
@@ -165,6 +165,7 @@ class WindowPosition(PositionEmbedding):
     def __init__(self, config: HieraConfig) -> None:
         super().__init__(config)
         assert config.global_position_size is not None
+        self.antialias = config.position_antialias
         self.whole = nn.Parameter(torch.empty(1, config.embed_dim, *config.global_position_size))
         self.window = nn.Parameter(torch.empty(1, config.embed_dim, *config.masked_unit_size))
 
@@ -172,7 +173,7 @@ class WindowPosition(PositionEmbedding):
         """See the base class."""
         whole = self.whole.movedim(1, -1)
         if tuple(whole.shape[1:-1]) != grid:
-            whole = _interpolate(whole, grid, antialias=True).to(whole.dtype)
+            whole = _interpolate(whole, grid, antialias=self.antialias).to(whole.dtype)
         return whole + _tile(self.window.movedim(1, -1), grid)
 
     def resize_(self, grid: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hierax.model.config import HieraConfig
-from hierax.model.encoder import Features
+from hierax.model.encoder import Features, require_units
 from hierax.model.layers import Head, LayerNorm
 from hierax.model.losses import classification_loss
 from hierax.model.mae import Decoder, Fusion, check_mae_size, masked_loss, visible_patches
@@ -287,6 +287,8 @@ class HieraForPreTraining(Task[PreTrainingOutput]):
     mae = True
 
     def __init__(self, config: HieraConfig) -> None:
+        require_config(config)
+        require_units(config)
         super().__init__(config)
         self.fusion = Fusion(config)
         self.encoder_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

@@ -46,7 +46,7 @@ def resolve_fields(config: HieraConfig) -> dict[str, Any]:
         defaults["global_position_size"] = 1
     for name, default in defaults.items():
         resolved[name] = _one_per_axis(name, getattr(config, name), axes, default, int(name != "patch_padding"))
-    lists = ("depths", "num_heads", "masked_unit_attention", "out_features")
+    lists = ("depths", "num_heads", "masked_unit_attention", "window_sizes", "global_blocks", "out_features")
     resolved |= {name: tuple(getattr(config, name)) for name in lists if isinstance(getattr(config, name), list)}
     if config.target is None:
         resolved["target"] = "first_frame" if axes == 3 and resolved["query_stride"][0] == 1 else "all"
@@ -82,7 +82,7 @@ def check(config: HieraConfig) -> None:
     for name, options in {
         "hidden_act": ACTIVATIONS, "position_embedding": POSITION_EMBEDDINGS, "position_resize": POSITION_RESIZES,
         "target": TARGETS, "problem_type": (None, *PROBLEM_TYPES), "normalize_pixel_loss": (True, False),
-        "pooled_shortcut": (True, False),
+        "pooled_shortcut": (True, False), "position_antialias": (True, False),
     }.items():  # fmt: skip
         _require(config, getattr(config, name) in options, name, f"one of {', '.join(map(str, options))}")
     depths = config.depths
@@ -92,8 +92,27 @@ def check(config: HieraConfig) -> None:
         entries = getattr(config, name)
         fits = isinstance(entries, tuple) and [type(e) for e in entries] == [kind] * len(depths)
         _require(config, fits, name, f"{len(depths)} values of type {kind.__name__}, one per stage")
+    _check_windows(config)
     _require(config, isinstance(config.license, (str, type(None))), "license", "a name")
     _check_together(config)
+
+
+def _check_windows(config: HieraConfig) -> None:
+    """Raises a `ValueError` if `window_sizes` or `global_blocks` is wrong."""
+    sizes, blocks, stages = config.window_sizes, config.global_blocks, len(config.depths)
+    if sizes is not None:
+        fits = isinstance(sizes, tuple) and len(sizes) == stages and all(_is_integer(size, 0) for size in sizes)
+        _require(config, fits, "window_sizes", f"{stages} numbers of tokens, one per stage (0 is no window)")
+        timeless = config.axes < 3 or config.query_stride[0] != 1
+        _require(config, timeless, "window_sizes", "None for clips, whose time is not pooled")
+        for stage, size in enumerate(sizes[: config.num_query_pool]):
+            factor = math.lcm(*config.query_stride)
+            _require(config, size % factor == 0, "window_sizes",
+                     f"a multiple of {factor} in stage {stage + 1}, after which tokens are pooled")  # fmt: skip
+    fits = isinstance(blocks, tuple) and all(_is_integer(block, 0) for block in blocks)
+    fits = fits and list(blocks) == sorted({*blocks} & {*range(sum(config.depths))})
+    _require(config, fits, "global_blocks", f"numbers of blocks from 0 to {sum(config.depths) - 1}, ascending")
+    _require(config, not blocks or sizes is not None, "global_blocks", "() without window_sizes")
 
 
 def _check_together(config: HieraConfig) -> None:

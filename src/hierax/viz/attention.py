@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hierax.model.config import HieraConfig
+    from hierax.model.windows import WindowLayout
 
 
 # Dark to bright, perceptually uniform and safe for color-blind readers: five points of matplotlib's "inferno" (CC0).
@@ -44,39 +45,35 @@ def attention_map(
     import torch
 
     from hierax.model.config import plan
-    from hierax.model.tokens import UnitLayout
+    from hierax.model.windows import layout_after, layouts
 
     mean = torch.from_numpy(finite_array(weights).mean(0))
-    units = config.unit_grid(size)
     last = [spec for spec in plan(config) if spec.stage == stage][-1]
     key_stage = stage - 1 if last.pool > 1 else stage  # a block with query pooling has the keys of the stage before
-    layout = UnitLayout.of(config, key_stage)
+    layout = layouts(config, config.token_grid(size))[stage]
     if at is None:
         rows = mean.mean(1)
     else:
-        window, query = _query_at(config, stage, units, at, windows=mean.shape[0])
+        cell = tuple(pixel // stride for pixel, stride in zip(at, config.stage_stride(stage), strict=True))
+        window, query = _query_at(layout_after(last, layout), cell, windows=mean.shape[0])
         rows = torch.zeros(mean.shape[0], mean.shape[2])
         rows[window] = mean[window, query]
-    global_attention = mean.shape[2] == layout.positions * math.prod(units)
-    tokens = rows[0].view(layout.positions, -1).T if global_attention else rows
+    positions = layout.groups[0].unit.positions
+    global_attention = mean.shape[2] == math.prod(layout.grid)
+    tokens = rows[0].view(positions, -1).T if global_attention else rows
     stride = config.stage_stride(key_stage)
-    grid = layout.reroll(tokens[None, :, :, None] * mean.shape[2], units)[0, ..., 0].numpy()
+    grid = layout.reroll(tokens[None, :, :, None] * mean.shape[2])[0, ..., 0].numpy()
     return grid[tuple(slice(-(-s // p)) for s, p in zip(size, stride, strict=True))], stride
 
 
-def _query_at(
-    config: HieraConfig, stage: int, units: tuple[int, ...], at: Sequence[int], *, windows: int
-) -> tuple[int, int]:
-    """The window, and the index in it, of the query at the pixel `at`."""
+def _query_at(layout: WindowLayout, cell: tuple[int, ...], *, windows: int) -> tuple[int, int]:
+    """The window, and the index in it, of the query of a cell of the map."""
     import torch
 
-    from hierax.model.tokens import UnitLayout
-
-    layout = UnitLayout.of(config, stage)
-    numbers = torch.arange(math.prod(units) * layout.positions).view(1, math.prod(units), layout.positions, 1)
-    cell = tuple(pixel // stride for pixel, stride in zip(at, config.stage_stride(stage), strict=True))
-    unit, position = divmod(int(layout.reroll(numbers, units)[(0, *cell, 0)]), layout.positions)
-    return (unit, position) if windows > 1 else (0, position * math.prod(units) + unit)
+    positions, count = layout.groups[0].unit.positions, math.prod(layout.groups[0].windows)
+    numbers = torch.arange(count * positions).view(1, count, positions, 1)
+    window, position = divmod(int(layout.reroll(numbers)[(0, *cell, 0)]), positions)
+    return (window, position) if windows > 1 else (0, position * count + window)
 
 
 def heat_image(

@@ -150,6 +150,7 @@ def published_geometry(config: HieraConfig) -> dict[str, bool]:
             for before, after in zip(config.dims[: config.num_query_pool], config.dims[1:], strict=False)
         ),
         "widths that are rounded differently": tuple(widths) == config.dims,
+        f"windows of {config.window_sizes}": not config.is_windowed,
     }
 
 

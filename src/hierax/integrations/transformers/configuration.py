@@ -42,6 +42,8 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
     query_stride: _Numbers | None = None
     masked_unit_size: _Numbers | None = None
     masked_unit_attention: list[bool] | tuple[bool, ...] = (True, True, False, False)
+    window_sizes: _Numbers | None = None
+    global_blocks: _Numbers = ()
     drop_path_rate: float | int = 0.0
     num_channels: int = 3
     hidden_act: str = "gelu"
@@ -56,6 +58,7 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
     dropout: float | int = 0.0
     position_embedding: str = "absolute"
     position_resize: str = "bicubic"
+    position_antialias: bool = True
     global_position_size: _Numbers | None = None
     layer_scale_init: float | None = None
     pooled_shortcut: bool = False

@@ -43,7 +43,7 @@ class _EncoderView:
 
     forward = __call__ = Hiera.forward
     unit_grid, checked_keep = Hiera.unit_grid, Hiera.checked_keep
-    _embed, _pad = Hiera._embed, Hiera._pad
+    _embed, _pad, _run = Hiera._embed, Hiera._pad, Hiera._run
     recomputed_every = 1
 
     def __init__(self, tree: "HieraxPreTrainedModel") -> None:
