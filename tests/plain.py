@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.model.config import HieraConfig, plan
+from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
+from hierax.model.plan import plan
 from small import CONFIGS, randomize
 
 KINDS = sorted(CONFIGS)

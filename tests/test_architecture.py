@@ -146,15 +146,17 @@ ORDER = {  # module of `model`: what of it that may import
     "variants": set(),
     "validation": {"variants"},
     "config": {"variants", "validation"},
+    "plan": {"config"},
     "outputs": set(),
     "losses": {"config"},
     "tokens": {"config"},
     "pretrained": {"config"},
     "positions": {"config", "tokens"},
     "layers": {"config", "positions"},
-    "blocks": {"config", "tokens", "positions", "layers"},
-    "encoder": {"blocks", "config", "tokens", "positions", "layers", "pretrained"},
-    "mae": {"blocks", "config", "tokens", "positions", "layers", "encoder"},
+    "windows": {"config", "plan", "tokens"},
+    "blocks": {"config", "plan", "tokens", "windows", "positions", "layers"},
+    "encoder": {"blocks", "config", "plan", "tokens", "windows", "positions", "layers", "pretrained"},
+    "mae": {"blocks", "config", "plan", "tokens", "positions", "layers", "encoder"},
     "task": {"config", "encoder", "layers", "mae", "outputs", "pretrained"},
     "tasks": {"config", "tokens", "encoder", "layers", "mae", "outputs", "pretrained", "losses", "task"},
     "registry": {"config", "encoder", "outputs", "pretrained", "tasks"},
@@ -185,7 +187,7 @@ def test_the_model_has_no_other_modules() -> None:
 
 
 def test_the_configuration_imports_nothing_but_the_standard_library() -> None:
-    files = ("model/config.py", "model/variants.py", "model/validation.py", "advice.py")
+    files = ("model/config.py", "model/plan.py", "model/variants.py", "model/validation.py", "advice.py")
     ours = ("hierax.model.", "hierax.advice")
     names = {n for file in files for n in at_import(PACKAGE / file) if not n.startswith(ours)}
     assert all(name.split(".")[0] in sys.stdlib_module_names for name in names)

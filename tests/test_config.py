@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from hierax.model.config import HieraConfig, list_models, plan, variant_config
+from hierax.model.config import HieraConfig, list_models, variant_config
+from hierax.model.plan import plan
 from hierax.model.registry import create_model
 from small import CONFIGS, image_config, video_config
 

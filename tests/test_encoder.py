@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import hierax.model.blocks
 from hierax.model.blocks import Attention, Block
-from hierax.model.config import plan
+from hierax.model.plan import plan
 from plain import KINDS, encoder, every_map, every_stage, plain_maps, windows
 from small import CONFIGS, abs_win_config, fresh_seed, image_config, pixels, randomize, relative, units_of, video_config
 

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierax.model.blocks import Block, DropPath
-from hierax.model.config import HieraConfig, plan
+from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
+from hierax.model.plan import plan
 from plain import KINDS, encoder, every_stage, spread
 from small import CONFIGS, fresh_seed, image_config, pixels, randomize, units_of
 

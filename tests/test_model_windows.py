@@ -11,12 +11,13 @@ from torch import Tensor
 
 import hierax
 from hierax.engine.fold import fold
-from hierax.model.config import HieraConfig, list_models, plan, variant_config
+from hierax.model.config import HieraConfig, list_models, variant_config
 from hierax.model.encoder import Hiera
+from hierax.model.plan import plan
 from hierax.model.tokens import UnitLayout, pool
 from hierax.model.windows import WindowLayout, layouts
 from plain import encoder, every_map, every_stage, plain_maps
-from small import image_config, randomise, video_config
+from small import image_config, randomize, video_config
 
 SAM: dict[str, Any] = {
     "window_sizes": (8, 4, 14, 7),
@@ -234,7 +235,7 @@ def test_windows_of_the_whole_grid_are_the_classic_model() -> None:
 
 def model_of(task: Any, **changes: Any) -> Any:
     model = task(sam_config(num_labels=3, **changes))
-    randomise(model)
+    randomize(model)
     return model.eval()
 
 
@@ -361,7 +362,7 @@ def our_name(name: str) -> str:
 @pytest.mark.parametrize("size", SIZES[:5])
 def test_maps_are_those_of_sam_2_in_transformers(size: tuple[int, int]) -> None:
     theirs = of_transformers()
-    randomise(theirs)
+    randomize(theirs)
     ours = Hiera(sam_config()).eval()
     ours.load_state_dict({our_name(name): tensor for name, tensor in theirs.state_dict().items()})
     x = torch.randn(2, 3, *size)

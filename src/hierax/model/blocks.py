@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.model.config import BlockSpec, HieraConfig
+from hierax.model.config import HieraConfig
 from hierax.model.layers import CONVS, LayerNorm, Linear, Scale
+from hierax.model.plan import BlockSpec
 from hierax.model.positions import is_traced
 from hierax.model.tokens import pool, published_order, split_axis, unpublished_order
 from hierax.model.windows import WindowLayout, by_windows, pool_windows

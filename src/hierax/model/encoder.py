@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from hierax.model.blocks import Block, PatchEmbed
-from hierax.model.config import HieraConfig, plan
+from hierax.model.config import HieraConfig
 from hierax.model.layers import init_weights
+from hierax.model.plan import plan
 from hierax.model.positions import position_embedding
 from hierax.model.pretrained import Pretrained
 from hierax.model.tokens import (

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hierax.model.blocks import Block
-from hierax.model.config import BlockSpec, HieraConfig
+from hierax.model.config import HieraConfig
 from hierax.model.encoder import Features
 from hierax.model.layers import CONVS, CONVS_ANY, LayerNorm, Linear, MaskToken
+from hierax.model.plan import BlockSpec
 from hierax.model.positions import DecoderPosition, decoder_grid
 from hierax.model.tokens import UnitLayout, shown_units, split_axis
 

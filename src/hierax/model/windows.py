@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hierax.model.config import BlockSpec, HieraConfig, plan
+from hierax.model.config import HieraConfig
+from hierax.model.plan import BlockSpec, plan
 from hierax.model.tokens import UnitLayout, pool, split_axis
 
 

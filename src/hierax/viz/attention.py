@@ -44,7 +44,7 @@ def attention_map(
     """
     import torch
 
-    from hierax.model.config import plan
+    from hierax.model.plan import plan
     from hierax.model.windows import layout_after, layouts
 
     mean = torch.from_numpy(finite_array(weights).mean(0))

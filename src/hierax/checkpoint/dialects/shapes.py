@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hierax.checkpoint.dialects.dialect import Shapes
-from hierax.model.config import VARIANTS, HieraConfig, plan, variant_config
+from hierax.model.config import VARIANTS, HieraConfig, variant_config
+from hierax.model.plan import plan
 
 PATCH = "encoder.patch_embed.proj.weight"
 _RANKS: Mapping[str, tuple[int, ...]] = {

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hierax.model.blocks import Block, PatchEmbed
-from hierax.model.config import HieraConfig, plan
+from hierax.model.config import HieraConfig
 from hierax.model.layers import LayerNorm, MaskToken
 from hierax.model.mae import Decoder, Fusion
+from hierax.model.plan import plan
 from hierax.model.positions import (
     AbsolutePosition,
     DecoderPosition,
