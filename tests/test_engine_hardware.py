@@ -8,7 +8,8 @@ import torch
 
 from hierax import extras
 from hierax.engine import hardware
-from hierax.engine.hardware import choose
+from hierax.engine.hardware import backend_for, choose
+from hierax.model.config import HieraConfig, variant_config
 
 ONNX = ("onnxruntime", "onnx", "onnxscript")
 
@@ -140,3 +141,20 @@ def test_a_processor_that_is_slow_at_bf16_is_not_asked_what_its_pytorch_may_lack
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", Without(), raising=False)
     assert hardware.fast_bf16() is False
+
+
+FEMTO = HieraConfig.from_pretrained("hierax/femto")
+
+
+def test_few_inputs_run_on_pytorch_and_many_on_the_fastest_backend() -> None:
+    def found(inputs: int, config: HieraConfig = FEMTO, **changes: Any) -> str:
+        return backend_for(inputs, config, **{"backend": "auto", "precision": "auto", **changes})
+
+    tiny, video = variant_config("hiera_tiny_224"), variant_config("hiera_base_16x224")
+    assert [found(n) for n in (0, 1, 60, 85, 86, 1000)] == ["torch"] * 4 + ["auto"] * 2
+    assert [found(n, tiny) for n in (11, 12)] == [found(n, video) for n in (1, 2)] == ["torch", "auto"]
+    double = tuple(2 * side for side in FEMTO.image_size)
+    assert [found(n, size=double) for n in (21, 22)] == ["torch", "auto"]
+    assert [found(1, video, size=(size, size)) for size in (224, 256)] == ["torch", "auto"]
+    assert found(1, backend="openvino") == "openvino"
+    assert found(1, precision="int8") == "auto"

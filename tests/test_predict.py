@@ -101,6 +101,40 @@ def test_an_engine_and_a_model_answer_as_their_checkpoint(here: Path, classifier
             assert math.isclose(ours.probability, theirs.probability, rel_tol=1e-4)
 
 
+@pytest.mark.parametrize("function", ["classify", "features", "reconstruct"])
+def test_a_function_passes_the_number_of_its_images_so_that_few_run_on_pytorch(
+    function: str, here: Path, classifier_folder: str, mae_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def noted(inputs: int, *_: object, **__: object) -> str:
+        asked.append(inputs)
+        return "torch"
+
+    monkeypatch.setattr("hierax.predict.predictor.backend_for", noted)
+    model = mae_folder if function == "reconstruct" else classifier_folder
+    output = ("out",) if function == "features" else ()
+    list(getattr(hierax, function)(["a/cat.jpg", "b/dog.png"], *output, model=model))
+    list(
+        getattr(hierax, function)(
+            ["a/cat.jpg"], *output, model=model, backend="torch", **{"overwrite": True} if output else {}
+        )
+    )
+    assert asked == [2]
+
+
+def test_a_command_passes_the_number_of_its_images(run: Run, classifier_folder: str) -> None:
+    code, _, err = run("classify", "a", "--model", classifier_folder, "--device", "cpu")
+    assert code == 0
+    assert "torch on cpu" in err
+
+
+@pytest.mark.parametrize("views", [5, (0, 1), (1,), ("5", "3")])
+def test_wrong_views_are_refused_before_the_model_is_opened(views: Any) -> None:
+    with pytest.raises(ValueError, match=r"views is .*; expected the numbers of clips and crops"):
+        hierax.classify("clip.mp4", model="no/such", views=views)
+
+
 def test_the_precision_and_the_backend_are_said(run: Run, classifier_folder: str) -> None:
     exact = ("--precision", "fp32", "--backend", "torch", "--device", "cpu")
     _, _, err = run("classify", "a", "--model", classifier_folder, *exact)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
     Raises:
         OSError: the file cannot be written; the message names `path`.
     """
-    part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
+    part = path.with_name(f".{_random_name()}.part{path.suffix}")
     with name_in_errors(path, part):
         try:
             make_folder(path.parent, sync=sync)
@@ -49,6 +48,12 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
                 sync_folder(path.parent)
         finally:
             _remove(part)
+
+
+def _random_name() -> str:
+    import secrets  # it loads OpenSSL, which `hierax --help` does not need
+
+    return secrets.token_hex(8)
 
 
 def sync_folder(folder: Path) -> None:
@@ -84,7 +89,7 @@ def check_writable(path: Path) -> None:
     folder = path.parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
-    probe = folder / f".{secrets.token_hex(8)}{path.suffix}"
+    probe = folder / f".{_random_name()}{path.suffix}"
     with name_in_errors(path, probe):
         with contextlib.suppress(FileNotFoundError):
             os.lstat(path)  # a name that is too long

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from hierax.notices import Notice, printable
@@ -143,6 +142,8 @@ class ProgressDisplay:
                 self._draw(done, total, self._what, count + note if self._bar.console.width >= _WIDE else count)
         elif not self._quiet and now - self._said >= min(max((now - self._started) / 60, _SAY_EVERY[0]), _SAY_EVERY[1]):
             self._said = now
+            from datetime import timedelta
+
             left = (now - self._started) / max(done - self._first, 1) * (total - done)
             say(f"{self._what} {count}{note} · {timedelta(seconds=round(left))} left".lstrip())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import sys
@@ -70,5 +69,7 @@ def spare_address_space() -> None:
     if is_limited_to_less_than(FOR_OPENVINO):
         for library in ("OMP", "OPENBLAS"):
             os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # only the GNU C library has it
+    with contextlib.suppress(ImportError, OSError, TypeError, AttributeError):  # only the GNU C library has it
+        import ctypes
+
         ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +32,9 @@ seconds from the middle of the video. --views 5x3 uses five clips and three crop
 
 -o labels.csv writes a table with the columns path, label, probability, label2, probability2, ..., error.
 The suffix selects the format: .csv, .tsv, .jsonl (JSON Lines) or .parquet. The file is written at the end.
-The result for an image does not depend on the other images. On hardware with bf16, the default is bf16.
-It changes probabilities by a few thousandths. --precision fp32 is exact. In Python: hierax.classify.
+The result for an image does not depend on the content of the other images. On hardware with bf16, the default
+is bf16. It changes probabilities by a few thousandths. --precision fp32 is exact. Few images run on PyTorch,
+many on a faster backend if one is installed; --backend selects one. In Python: hierax.classify.
 
 --json prints one object for each file (JSON Lines):
   {"path": "cat.jpg", "predictions": [{"label": "tabby, tabby cat", "index": 281, "probability": 0.61}, ...]}
@@ -75,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     for result in results:
         _write(result, tally, arguments, width=width)
     if paths:
-        predictor = open_predictor(model.open(), **engine_options(arguments))
+        inputs = len(paths) * math.prod(arguments.views)
+        predictor = open_predictor(model.open(), **engine_options(arguments), inputs=inputs)
         say_model(arguments.model, predictor)
         check_inputs(predictor.config, paths)
         if not predictor.config.is_video and (arguments.views != (1, 1) or arguments.per_view):

@@ -63,7 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
     # errors about files are reported before a model is downloaded
     files = feature_files(paths, arguments.output, overwrite=arguments.overwrite, clips=video)
     predictor = open_features(
-        model.open(), attention=arguments.attention, whole=arguments.whole, **engine_options(arguments)
+        model.open(),
+        attention=arguments.attention,
+        whole=arguments.whole,
+        **engine_options(arguments),
+        inputs=len(paths),
     )
     say_model(arguments.model, predictor)
     check_inputs(predictor.config, paths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -195,8 +194,7 @@ def _unknown(unknown: Sequence[str], command: argparse.ArgumentParser, argv: Seq
     shown = [action for action in command._actions if action.help != argparse.SUPPRESS]
     known = [option for action in shown for option in action.option_strings]
     meant = _OPTIONS.get(name)
-    close = [meant] if meant in known else difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"no option {name}{_did_you_mean(close[0] if close else None)}"
+    return f"no option {name}{_did_you_mean(meant if meant in known else _closest(name, known, cutoff=0.75))}"
 
 
 def _recipe_fields() -> set[str]:
@@ -213,8 +211,14 @@ def _meant(name: str, commands: Iterable[str]) -> str | None:
     """The command that `name` probably means."""
     if (known := _MEANT.get(name.lower())) is not None:
         return known
-    close = difflib.get_close_matches(name.lower(), commands, n=1, cutoff=0.6)
-    return close[0] if close else None
+    return _closest(name.lower(), list(commands))
+
+
+def _closest(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
+    """The most similar name, if its similarity (0 to 1) is at least `cutoff`."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 def _with_a_command(name: str) -> str | None:
@@ -243,8 +247,8 @@ def _with_suggestion(message: str) -> str:
     if found is None:
         return message
     known = [name.strip().strip("'") for name in found["known"].split(",")]
-    close = difflib.get_close_matches(found["given"].lower(), known, n=1, cutoff=0.6)
     front = message[: found.start()]
     if hint := _HINTS.get((front.rstrip(": "), found["given"].lower())):
         return f"{front}{found['given']!r} is not one of {', '.join(known)}; {hint}"
-    return f"{front}{found['given']!r} is not one of {', '.join(known)}{_did_you_mean(close[0] if close else None)}"
+    close = _did_you_mean(_closest(found["given"].lower(), known))
+    return f"{front}{found['given']!r} is not one of {', '.join(known)}{close}"

@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         tally.add(problem)
     if not paths:
         return tally.end()
-    opened = open_mae(model.open(), **engine_options(arguments))
+    opened = open_mae(model.open(), **engine_options(arguments), inputs=len(paths))
     say_model(arguments.model, opened)
     check_inputs(opened.config, paths)
     results = reconstructions(

@@ -81,8 +81,8 @@ def classify(
 ) -> Iterator[Classification]:
     """Yields the `top_k` most probable classes of each image or video, in the order of the paths.
 
-    The result for an image does not depend on the other images. bf16 and int8 change probabilities by a few
-    thousandths. precision="fp32" gives the exact probabilities of the model.
+    The result for an image does not depend on the content of the other images. bf16 and int8 change probabilities by
+    a few thousandths. precision="fp32" gives the exact probabilities of the model.
 
     Args:
         images: paths of images, or of videos for a video classifier.
@@ -91,7 +91,8 @@ def classify(
         top_k: number of classes; all classes if the model has fewer.
         size: side of the square input in pixels, or rows and columns; default: the size of the checkpoint.
         views: for videos: number of clips, and of crops of each clip. Their probabilities are averaged.
-        device, precision, backend: see `hierax.Engine`.
+        device, precision, backend: see `hierax.Engine`. On a CPU, backend="auto" is PyTorch for few images: for these,
+            opening a faster backend would take longer.
         batch_size: images per call of the model; None: 1 on a CPU, otherwise 32.
         max_pixels: larger images are an error; None: no limit.
 
@@ -101,7 +102,9 @@ def classify(
     """
     from hierax.predict.inputs import image_paths
     from hierax.predict.predictor import open_predictor
+    from hierax.processing.video import check_views
 
+    clips, crops = check_views(views)
     paths = image_paths(images)
     predictor = open_predictor(
         model,
@@ -111,6 +114,7 @@ def classify(
         backend=backend,
         batch_size=batch_size,
         max_pixels=max_pixels,
+        inputs=len(paths) * clips * crops,
     )
     return predictions(predictor, paths, top_k=top_k, views=views)
 

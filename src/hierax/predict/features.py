@@ -91,7 +91,8 @@ def features(
         size: side of the square input in pixels, or rows and columns; default: the size of the checkpoint.
         whole: use the whole image instead of its center; `size` is then its shorter side.
         overwrite: replace existing files.
-        device, precision, backend: see `hierax.Engine`.
+        device, precision, backend: see `hierax.Engine`. On a CPU, backend="auto" is PyTorch for few images: for these,
+            opening a faster backend would take longer.
         batch_size: images per call of the model; None: 1 on a CPU, otherwise 32.
         max_pixels: larger images are an error; None: no limit.
 
@@ -111,6 +112,7 @@ def features(
         backend=backend,
         batch_size=batch_size,
         max_pixels=max_pixels,
+        inputs=len(paths),
     )
     files = feature_files(paths, output, overwrite=overwrite, clips=predictor.config.is_video)
     return write_features(predictor, paths, files, attention=attention)

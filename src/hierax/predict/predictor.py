@@ -13,10 +13,11 @@ from typing import Any
 
 from hierax.checkpoint.files import Source, locate
 from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.opened import Checkpoint, read_checkpoint
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint, read_checkpoint
 from hierax.checkpoint.preprocessing import located_preprocessing
 from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
+from hierax.engine.hardware import backend_for
 from hierax.engine.signature import Signature
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
@@ -76,6 +77,7 @@ def open_predictor(
     backend: str = "auto",
     batch_size: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    inputs: int | None = None,
 ) -> Predictor:
     """Prepares a model for use. A model or engine is used as it is; any other source is opened on a new engine.
 
@@ -86,6 +88,8 @@ def open_predictor(
         whole: use the whole image; `size` is then its shorter side.
         batch_size: images per call; None: 1 on a CPU, otherwise 32.
         max_pixels: larger images are an error; None: no limit.
+        inputs: number of images or clips, if it is known. With backend="auto", few inputs run on PyTorch; see
+            `hierax.engine.hardware.backend_for`.
 
     Raises:
         ValueError, OSError, ImportError: see `hierax.Engine`. Also ValueError: the model cannot have this size.
@@ -101,6 +105,10 @@ def open_predictor(
         batch = batch_size or (1 if place.type == "cpu" else _ON_A_GPU)
         call = lambda x, **o: model(x.to(place), **o)  # noqa: E731
         return Predictor(kind, model.config, record, model.license, how, batch, call, model, max_pixels)
+    if inputs is not None and backend == "auto" and not isinstance(model, Engine) and not is_export(model):
+        model = open_checkpoint(model)
+        sides = None if size is None else _sides(size)
+        backend = backend_for(inputs, model.config, backend=backend, precision=precision, size=sides)
     engine = (
         model
         if isinstance(model, Engine)
@@ -144,7 +152,7 @@ def record_at(record: Preprocessing, *, size: Size | None = None, whole: bool = 
         ValueError: the model cannot have this size.
     """
     if size is not None:
-        _check_size(size)
+        _sides(size)
     if not whole:
         return record if size is None else record.at(size)
     if size is not None and not isinstance(size, int):
@@ -152,8 +160,8 @@ def record_at(record: Preprocessing, *, size: Size | None = None, whole: bool = 
     return record.whole(size)
 
 
-def _check_size(size: Size) -> None:
-    """Raises `ValueError` if `size` is not a valid size, or has more pixels than an image may have."""
+def _sides(size: Size) -> tuple[int, int]:
+    """Rows and columns. Raises `ValueError` if `size` is not valid, or has more pixels than an image may have."""
     sides: tuple[Any, ...] = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in sides):
         shown = "x".join(map(str, sides)) if isinstance(size, (list, tuple)) else repr(size)
@@ -162,6 +170,7 @@ def _check_size(size: Size) -> None:
         raise ValueError(
             f"size is {sides[0]} x {sides[1]} pixels; expected at most {DEFAULT_MAX_PIXELS:,} pixels altogether"
         )
+    return int(sides[0]), int(sides[1])
 
 
 class FoundModel:

@@ -71,7 +71,8 @@ def reconstruct(
         statistics: source of the brightness and contrast of masked patches, "visible" or "true"; see
             `viz.reconstruct_pixels`.
         size: side of the square input in pixels, or rows and columns; default: the size of the checkpoint.
-        device, precision, backend: see `hierax.Engine`.
+        device, precision, backend: see `hierax.Engine`. On a CPU, backend="auto" is PyTorch for few images: for these,
+            opening a faster backend would take longer.
         batch_size: images per call of the model; None: 1 on a CPU, otherwise 32.
         max_pixels: larger images are an error; None: no limit.
 
@@ -89,6 +90,7 @@ def reconstruct(
         backend=backend,
         batch_size=batch_size,
         max_pixels=max_pixels,
+        inputs=len(paths),
     )
     return reconstructions(predictor, paths, mask_ratio=mask_ratio, seed=seed, statistics=statistics)
 

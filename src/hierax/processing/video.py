@@ -174,7 +174,7 @@ class HieraVideoProcessor(RecordedProcessor):
         Raises:
             VideoError, ValueError: the video cannot be read; or it has no known frame rate, but needs several clips.
         """
-        windows, each = _check_views(views)
+        windows, each = check_views(views)
         with self._open(video, fps=fps, name=name) as source:
             if isinstance(source, _Stills):
                 if windows > 1:
@@ -373,8 +373,13 @@ class _TimedFrames:
             yield Frame(number / self._rate, self._stills.frame(number))
 
 
-def _check_views(views: tuple[int, int]) -> tuple[int, int]:
-    if len(views) != 2 or not all(isinstance(count, int) and count > 0 for count in views):
+def check_views(views: tuple[int, int]) -> tuple[int, int]:
+    """`views`, if they are two numbers above 0; else raises `ValueError`."""
+    if (
+        not isinstance(views, (tuple, list))
+        or len(views) != 2
+        or not all(isinstance(count, int) and count > 0 for count in views)
+    ):
         raise ValueError(f"views is {views!r}; expected the numbers of clips and crops, such as (5, 3)")
     return views
 
