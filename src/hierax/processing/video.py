@@ -22,7 +22,17 @@ from hierax.processing.processor import RecordedProcessor, resolve_fast
 from hierax.processing.reading import ImageInput, read_image, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry
-from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, moment, sampling_of, starts
+from hierax.processing.sampling import (
+    Sampling,
+    Short,
+    check_short,
+    check_views,
+    consecutive,
+    crops,
+    moment,
+    sampling_of,
+    starts,
+)
 from hierax.processing.video_file import Frame, VideoFile
 from hierax.transformers_arguments import token_of, without_foreign
 
@@ -371,17 +381,6 @@ class _TimedFrames:
         for time in times:
             number = min(max(-int((Fraction(1, 2) - time * self._rate) // 1), 0), len(self._stills) - 1)
             yield Frame(number / self._rate, self._stills.frame(number))
-
-
-def check_views(views: tuple[int, int]) -> tuple[int, int]:
-    """`views`, if they are two numbers above 0; else raises `ValueError`."""
-    if (
-        not isinstance(views, (tuple, list))
-        or len(views) != 2
-        or not all(isinstance(count, int) and count > 0 for count in views)
-    ):
-        raise ValueError(f"views is {views!r}; expected the numbers of clips and crops, such as (5, 3)")
-    return views
 
 
 def _with_names(videos: Any) -> list[tuple[str, Any]]:
