@@ -102,7 +102,7 @@ def classify(
     """
     from hierax.predict.inputs import image_paths
     from hierax.predict.predictor import open_predictor
-    from hierax.processing.sampling import check_views
+    from hierax.processing.views import check_views
 
     clips, crops = check_views(views)
     paths = image_paths(images)

@@ -22,18 +22,9 @@ from hierax.processing.processor import RecordedProcessor, resolve_fast
 from hierax.processing.reading import ImageInput, read_image, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry
-from hierax.processing.sampling import (
-    Sampling,
-    Short,
-    check_short,
-    check_views,
-    consecutive,
-    crops,
-    moment,
-    sampling_of,
-    starts,
-)
+from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, moment, sampling_of, starts
 from hierax.processing.video_file import Frame, VideoFile
+from hierax.processing.views import check_views
 from hierax.transformers_arguments import token_of, without_foreign
 
 if TYPE_CHECKING:
