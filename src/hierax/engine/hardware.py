@@ -13,7 +13,8 @@ from hierax import extras
 from hierax.devices import find_device
 from hierax.engine.forking import check_openvino, openvino_is_lost
 from hierax.memory import FOR_OPENVINO, is_limited_to_less_than
-from hierax.model.config import HieraConfig, plan
+from hierax.model.config import HieraConfig
+from hierax.model.plan import plan
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 BACKENDS = ("torch", "compile", "openvino", "onnxruntime")
