@@ -88,8 +88,9 @@ def backend_for(
     """The backend for a known number of inputs: "torch" for few inputs, if `backend` is "auto"; else `backend`.
 
     PyTorch is loaded anyway. Opening OpenVINO or ONNX Runtime takes 0.3 s for a small model and 0.9 s for hiera_base,
-    also if the compiled model is in the cache. For a small amount of work that is more than these backends save: for up
-    to 85 images of femto, 11 of hiera_tiny and 8 of hiera_base, at their native sizes.
+    also if the compiled model is in the cache. For a small amount of work that is more than these backends save. The
+    limit is a compromise between bf16 and fp32: 85 images of femto, 11 of hiera_tiny and 8 of hiera_base, at their
+    native sizes.
 
     Args:
         inputs: number of images or clips.
