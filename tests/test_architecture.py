@@ -157,8 +157,9 @@ ORDER = {  # module of `model`: what of it that may import
     "blocks": {"config", "plan", "tokens", "windows", "positions", "layers"},
     "encoder": {"blocks", "config", "plan", "tokens", "windows", "positions", "layers", "pretrained"},
     "mae": {"blocks", "config", "plan", "tokens", "positions", "layers", "encoder"},
+    "pyramid": {"config", "layers"},
     "task": {"config", "encoder", "layers", "mae", "outputs", "pretrained"},
-    "tasks": {"config", "tokens", "encoder", "layers", "mae", "outputs", "pretrained", "losses", "task"},
+    "tasks": {"config", "tokens", "encoder", "layers", "mae", "outputs", "pretrained", "losses", "task", "pyramid"},
     "registry": {"config", "encoder", "outputs", "pretrained", "tasks"},
     "inflate": {"config", "positions", "encoder", "tasks", "pretrained"},
 }

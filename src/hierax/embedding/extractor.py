@@ -116,7 +116,7 @@ class FeatureExtractor:
         if self.engine.exported is None:
             return
         task = TASKS[self.engine.task]
-        stages = self.config.out_features or self.config.stage_names[-1:]
+        stages = self.config.map_names
         allowed = stages if task.maps else (POOLED,) if "pooler_output" in task.outputs else ()
         for layer in self.layers:
             if layer.removesuffix("_map") not in allowed:
@@ -142,16 +142,15 @@ class FeatureExtractor:
         if layer == POOLED:
             return Column("embedding", layer, (config.hidden_size,), _POOLING[POOLED])
         stage, _, kind = layer.partition("_")
-        names = [f"stage{i}" for i in range(1, config.stages + 1)]
+        names = (config.feature_names if TASKS[self.engine.task].maps else config.stage_names)[1:]
         if stage not in names or kind not in ("", "map"):
             raise ValueError(f"layer is {layer!r}; expected {POOLED}, {', '.join(names)}, or one of these with _map")
-        number = names.index(stage)
-        width = config.dims[number]
+        width = config.feature_width(stage)
         if not kind:
             return Column(layer, layer, (width,), _POOLING["stage"])
         if self.l2:
             raise ValueError(f"layer is {layer!r}, which is a map; l2 is only for vectors")
-        stride = config.stage_stride(number)
+        stride = config.stage_stride(config.feature_stage(stage))
         return Column(
             layer, layer, (width, *(-(-edge // s) for edge, s in zip(self.shape, stride, strict=True))), _POOLING["map"]
         )
@@ -176,7 +175,7 @@ class FeatureExtractor:
             return out.pooler_output.float()
         stage, _, kind = column.layer.partition("_")
         if TASKS[self.engine.task].maps:
-            stages = self.config.out_features or self.config.stage_names[-1:]
+            stages = self.config.map_names
             features = out.feature_maps[stages.index(stage)].float()  # [B, C, h, w]
             return features.flatten(1) if kind else features.flatten(2).mean(2)
         grid = out.reshaped_hidden_states[int(stage[5:])].float()  # [B, h, w, C]

@@ -61,7 +61,7 @@ class Signature:
             return cls(task.name, (*task.outputs, *states), masked=task.masked)
         if hidden_states:
             raise ValueError("hidden_states=True: a HieraBackbone gives feature maps; name them in out_features")
-        maps = model.config.out_features or model.config.stage_names[-1:]
+        maps = model.config.map_names
         return cls(task.name, tuple(f"{_MAPS}.{i}" for i in range(len(maps))), masked=task.masked)
 
 

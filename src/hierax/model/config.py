@@ -47,6 +47,9 @@ class HieraConfig:
     over all tokens. `global_blocks` lists the blocks, counted from 0 over all stages, that see all tokens nevertheless.
     The trunks of SAM 2 have both (arXiv 2408.00714). Such a model takes no masks.
 
+    `fpn_hidden_size` gives a `HieraBackbone` the neck of SAM 2, which returns `num_feature_levels` more maps of this
+    width: `p1`, `p2`, …. Levels count from 0, the finest; those of `fpn_top_down_levels` receive the next coarser one.
+
     Raises:
         ValueError: a value is wrong; the message names the field, its value and the expected values.
         TypeError: a name that is not a field; says what to write instead.
@@ -90,6 +93,9 @@ class HieraConfig:
     global_position_size: _Axes | None = None
     layer_scale_init: float | None = None
     pooled_shortcut: bool = False
+    fpn_hidden_size: int | None = None
+    fpn_top_down_levels: tuple[int, ...] = (2, 3)
+    num_feature_levels: int = 3
     target: str = _FROM_OTHERS  # "first_frame" for video, else "all"
     num_labels: int = _FROM_OTHERS  # as many as id2label, else 1000
     id2label: Mapping[int, str] = field(default=_FROM_OTHERS, hash=False)
@@ -120,7 +126,7 @@ class HieraConfig:
         """Sets the fields that `label2id` and `out_indices` state."""
         names = self.out_features
         self.__dict__["label2id"] = {name: i for i, name in self.id2label.items()}
-        self.__dict__["out_indices"] = names if names is None else tuple(self.stage_names.index(n) for n in names)
+        self.__dict__["out_indices"] = names if names is None else tuple(self.feature_names.index(n) for n in names)
 
     def _reconcile(self, name: str, value: Any, argument: str) -> Any:
         """`value`, which `argument` gives. `ValueError` if the field `name` was given another value."""
@@ -176,13 +182,33 @@ class HieraConfig:
         """`stem`, `stage1`, … as `transformers` names them."""
         return ("stem", *(f"stage{i + 1}" for i in range(self.stages)))
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of all maps that a backbone can return: `stage_names`, and `p1`, `p2`, … if it has a neck."""
+        levels = 0 if self.fpn_hidden_size is None else self.num_feature_levels
+        return (*self.stage_names, *(f"p{i + 1}" for i in range(levels)))
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """Names of the maps that a backbone returns: `out_features`, by default its neck's or the last stage."""
+        return self.out_features or self.feature_names[self.stages + 1 :] or self.stage_names[-1:]
+
+    def feature_stage(self, name: str) -> int:
+        """The stage (0 is the first) whose stride the map `name` of `feature_names` has."""
+        return 0 if name == "stem" else int(name.removeprefix("stage").removeprefix("p")) - 1
+
+    def feature_width(self, name: str) -> int:
+        """Channels of the map `name` of `feature_names`."""
+        of_neck = self.fpn_hidden_size is not None and name not in self.stage_names
+        return self.fpn_hidden_size if of_neck else self.dims[self.feature_stage(name)]  # pyright: ignore[reportReturnType]
+
     def names_at(self, indices: Sequence[int]) -> tuple[str, ...]:
-        """Of `stage_names` those at these indices; negative ones count from the end.
+        """Of `feature_names` those at these indices; negative ones count from the end.
 
         Raises:
             ValueError: an index out of range.
         """
-        names = self.stage_names
+        names = self.feature_names
         listed = isinstance(indices, Sequence) and all(isinstance(i, int) for i in indices)
         if not listed or any(not -len(names) <= i < len(names) for i in indices):
             raise ValueError(f"out_indices is {indices!r}; expected numbers from 0 to {len(names) - 1}")

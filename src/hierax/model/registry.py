@@ -119,7 +119,7 @@ TASKS: Mapping[str, TaskSpec] = {
             cls=HieraBackbone,
             output=BackboneOutput,
             outputs=(),
-            parts=("norms",),
+            parts=("norms", "pyramid"),
             maps=True,
         ),
         TaskSpec(

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from hierax.model.losses import classification_loss
 from hierax.model.mae import Decoder, Fusion, check_mae_size, masked_loss, visible_patches
 from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
 from hierax.model.pretrained import require_config
+from hierax.model.pyramid import FeaturePyramid, levels_for
 from hierax.model.task import Task, as_output_or_tuple, states_of
 from hierax.model.tokens import channels_first, shown_units
 
@@ -84,14 +85,17 @@ class HieraModel(Task[HieraModelOutput]):
 class HieraBackbone(Task[BackboneOutput]):
     """Feature maps for detection and segmentation, the same as those of the classifier.
 
-    Stages after the last requested map are not built, loaded or run.
+    With a neck (`config.fpn_hidden_size`), "p1", "p2", … are its maps; see `FeaturePyramid`. Stages after the last
+    requested map are not built, loaded or run.
 
     Attributes:
-        out_features: names of the maps, in order of depth: "stem", "stage1", … (default: the last stage).
+        out_features: names of the maps, in order of depth: "stem", "stage1", …, "p1", … (default: the maps of the neck,
+            or the last stage).
         out_indices: their numbers; 0 is the stem.
         channels: width of each of them.
         strides: pixels per cell of each of them (one number per axis if they differ).
-        stage_names, num_features: names and widths of all stages, with the stem first.
+        stage_names, num_features: names and widths of all maps, with the stem first.
+        pyramid: the neck, or None if none of its maps was requested.
     """
 
     constructor_arguments = ("out_features", "out_indices", "norms")
@@ -105,18 +109,21 @@ class HieraBackbone(Task[BackboneOutput]):
         norms: bool = False,
     ) -> None:
         config = _with_features(config, out_features, out_indices)
-        chosen = config.out_features or config.stage_names[-1:]
-        names = list(config.stage_names)
-        super().__init__(config, stages=names.index(chosen[-1]))
+        chosen, names = config.map_names, list(config.feature_names)
+        levels = [config.feature_stage(name) for name in chosen if name not in config.stage_names]
+        numbers = [config.stage_names.index(name) for name in chosen if name in config.stage_names]
+        self.needed = sorted({*numbers, *(1 + n for level in levels for n in levels_for(config, level))})
+        super().__init__(config, stages=self.needed[-1])
         self.stage_names, self.out_features = names, list(chosen)
-        self.num_features = [config.dims[max(i - 1, 0)] for i in range(len(names))]
+        self.num_features = [config.feature_width(name) for name in names]
         self.out_indices = [names.index(name) for name in self.out_features]
         self.channels = [self.num_features[i] for i in self.out_indices]
-        strides = [config.stage_stride(max(i - 1, 0)) for i in self.out_indices]
+        strides = [config.stage_stride(config.feature_stage(name)) for name in self.out_features]
         self.strides = [stride[0] if len(set(stride)) == 1 else stride for stride in strides]
         self.norms = nn.ModuleDict(
             {n: LayerNorm(c, eps=1e-5) for n, c in zip(self.out_features, self.channels, strict=True)} if norms else {}
         )
+        self.pyramid = FeaturePyramid(config, levels) if levels else None
         self.init_weights()
 
     @property
@@ -125,9 +132,12 @@ class HieraBackbone(Task[BackboneOutput]):
         return dict(zip(self.out_features, self.channels, strict=True))
 
     def leaves_out(self, name: str) -> bool:
-        """Whether a tensor belongs to a block after the last requested map."""
-        found = re.match(r"encoder\.blocks\.(\d+)\.", name)
-        return found is not None and int(found[1]) >= len(self.encoder.blocks)
+        """Whether a tensor belongs to a block, or a level of the neck, that no requested map needs."""
+        block = re.match(r"encoder\.blocks\.(\d+)\.", name)
+        level = re.match(r"pyramid\.laterals\.(\d+)\.", name)
+        if level is not None:
+            return self.pyramid is None or level[1] not in self.pyramid.laterals
+        return block is not None and int(block[1]) >= len(self.encoder.blocks)
 
     @classmethod
     def from_pretrained(
@@ -167,10 +177,10 @@ class HieraBackbone(Task[BackboneOutput]):
         """
         output_hidden_states, output_attentions = self._output_flags(output_hidden_states, output_attentions)
         features = self._encode(
-            pixel_values, None, states=output_hidden_states, attentions=output_attentions, also=self.out_indices
+            pixel_values, None, states=output_hidden_states, attentions=output_attentions, also=self.needed
         )
         hidden, _ = states_of(features, output_hidden_states)
-        maps = tuple(self._map(features, name, i) for name, i in zip(self.out_features, self.out_indices, strict=True))
+        maps = tuple(self._maps(features))
         out = BackboneOutput(feature_maps=maps, hidden_states=hidden, attentions=features.attentions)
         return as_output_or_tuple(out, return_dict)
 
@@ -179,10 +189,20 @@ class HieraBackbone(Task[BackboneOutput]):
         known = inspect.signature(self.forward).parameters
         return self(*arguments, **{name: value for name, value in options.items() if name in known})
 
-    def _map(self, features: Features, name: str, stage: int) -> Tensor:
-        if not self.norms:
-            return features.map(stage)
-        return channels_first(self.norms[name](features.grid(stage)))
+    def _maps(self, features: Features) -> Iterator[Tensor]:
+        """The requested maps `[B, C, *grid]`."""
+        levels: dict[int, Tensor] = {}
+        if self.pyramid is not None:
+            stages = (int(level) for level in self.pyramid.laterals)
+            levels = self.pyramid({stage: features.map(stage + 1) for stage in stages})
+        for name in self.out_features:
+            if name in self.config.stage_names:
+                stage = self.config.stage_names.index(name)
+                plain = features.map(stage) if not self.norms else features.grid(stage)
+            else:
+                plain = levels[self.config.feature_stage(name)]
+                plain = plain.movedim(1, -1) if self.norms else plain
+            yield channels_first(self.norms[name](plain)) if self.norms else plain
 
 
 def _with_features(config: HieraConfig, names: Sequence[str] | None, indices: Sequence[int] | None) -> HieraConfig:

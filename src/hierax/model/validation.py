@@ -47,6 +47,7 @@ def resolve_fields(config: HieraConfig) -> dict[str, Any]:
     for name, default in defaults.items():
         resolved[name] = _one_per_axis(name, getattr(config, name), axes, default, int(name != "patch_padding"))
     lists = ("depths", "num_heads", "masked_unit_attention", "window_sizes", "global_blocks", "out_features")
+    lists = (*lists, "fpn_top_down_levels")
     resolved |= {name: tuple(getattr(config, name)) for name in lists if isinstance(getattr(config, name), list)}
     if config.target is None:
         resolved["target"] = "first_frame" if axes == 3 and resolved["query_stride"][0] == 1 else "all"
@@ -93,6 +94,7 @@ def check(config: HieraConfig) -> None:
         fits = isinstance(entries, tuple) and [type(e) for e in entries] == [kind] * len(depths)
         _require(config, fits, name, f"{len(depths)} values of type {kind.__name__}, one per stage")
     _check_windows(config)
+    _check_neck(config)
     _require(config, isinstance(config.license, (str, type(None))), "license", "a name")
     _check_together(config)
 
@@ -115,9 +117,21 @@ def _check_windows(config: HieraConfig) -> None:
     _require(config, not blocks or sizes is not None, "global_blocks", "() without window_sizes")
 
 
+def _check_neck(config: HieraConfig) -> None:
+    """Raises a `ValueError` if a field of the neck is wrong."""
+    width, levels, stages = config.fpn_hidden_size, config.fpn_top_down_levels, len(config.depths)
+    _require(config, width is None or _is_integer(width, 1), "fpn_hidden_size", "a number of channels, or None")
+    fits = isinstance(levels, tuple) and all(_is_integer(level, 0) for level in levels)
+    fits = fits and list(levels) == sorted(set(levels)) and (width is None or max(levels, default=0) < stages)
+    _require(config, fits, "fpn_top_down_levels", f"numbers from 0 to {stages - 1}, ascending")
+    count = config.num_feature_levels
+    fits = _is_integer(count, 1) and (width is None or count <= stages)
+    _require(config, fits, "num_feature_levels", f"a number from 1 to {stages}")
+
+
 def _check_together(config: HieraConfig) -> None:
     """Raises a `ValueError` that names the first field whose value does not agree with other fields."""
-    most, names, features = config.stages - 1, config.stage_names, config.out_features
+    most, names, features = config.stages - 1, config.feature_names, config.out_features
     _require(config, config.num_query_pool <= most, "num_query_pool", f"at most {most} with {most + 1} stages")
     _require(
         config, min(config.dims) >= 1, "embed_dim_multiplier", "a factor that leaves at least one channel in each stage"

@@ -148,8 +148,7 @@ def stage_maps(predictor: Predictor, pixels: Tensor, *, attention: bool = False)
     config, size = predictor.config, tuple(pixels.shape[2:])
     attentions: tuple[Tensor, ...] | None = None
     if predictor.model is None:
-        names = config.out_features or config.stage_names[-1:]
-        numbers = [config.stage_names.index(name) for name in names]
+        numbers = [config.feature_names.index(name) for name in config.map_names]
         by_stage = dict(zip(numbers, predictor.call(pixels).feature_maps, strict=True))
     else:
         encoder = predictor.model if isinstance(predictor.model, Hiera) else predictor.model.get_submodule("encoder")

@@ -152,6 +152,7 @@ def published_geometry(config: HieraConfig) -> dict[str, bool]:
         ),
         "widths that are rounded differently": tuple(widths) == config.dims,
         f"windows of {config.window_sizes}": not config.is_windowed,
+        "a neck": config.fpn_hidden_size is None,
     }
 
 

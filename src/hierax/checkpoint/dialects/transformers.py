@@ -123,7 +123,7 @@ class Transformers(Dialect):
 
     def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
         """See the base class."""
-        names = config.stage_names
+        names = config.feature_names
         values = {
             **config.to_dict(),
             "architectures": [task.architecture],

@@ -12,6 +12,7 @@ from hierax.model.config import HieraConfig
 
 _Numbers = list[int] | tuple[int, ...]
 _NOT_OF_THE_MODEL = {"extra", "id2label", "label2id", "license", "num_labels", "out_features", "out_indices"}
+_NOT_OF_THE_MODEL |= {"fpn_hidden_size", "fpn_top_down_levels", "num_feature_levels"}  # a neck is hierax's own
 _FIELDS = tuple(f.name for f in dataclasses.fields(HieraConfig) if f.name not in _NOT_OF_THE_MODEL)
 """Fields that both configurations have under one name."""
 
