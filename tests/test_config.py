@@ -297,6 +297,19 @@ def test_unknown_keys_are_kept_and_written_back() -> None:
     assert config.to_dict() == values
 
 
+def test_label_names_are_in_the_order_of_the_logits_whatever_the_order_of_the_file() -> None:
+    """JSON that is sorted by its keys has "10" before "2"."""
+    names = {str(i): f"label {i}" for i in sorted(map(str, range(12)))}
+    expected = [f"label {i}" for i in range(12)]
+    for config in (
+        image_config(num_labels=12, id2label=names),
+        image_config(num_labels=12, label2id={name: int(i) for i, name in names.items()}),
+    ):
+        assert list(config.id2label.values()) == expected
+        config.id2label = dict(reversed(config.id2label.items()))
+        assert list(config.id2label.values()) == expected
+
+
 def test_label_names_are_written_as_transformers_writes_them() -> None:
     written = image_config(num_labels=2, id2label={0: "cat", 1: "dog"}).to_dict()
     assert written["id2label"] == {"0": "cat", "1": "dog"}

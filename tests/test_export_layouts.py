@@ -24,7 +24,9 @@ from hierax.engine.backends import onnx as onnx_backend
 from hierax.engine.export import layouts
 from hierax.engine.export.layouts import LAYOUTS
 from hierax.notices import Notice
+from hierax.predict.predictor import FoundModel
 from hierax.processing.record_fields import RESAMPLING
+from hierax.train.teacher import open_teacher
 from small import relative
 
 if TYPE_CHECKING:
@@ -82,6 +84,21 @@ def test_an_engine_opens_every_layout_by_its_folder_and_by_its_file(
             assert relative(engine(x).logits, truth(model, x)[0]) < 1e-5
             assert engine.config.id2label == model.config.id2label
             assert engine.processor.record.output_size == (64, 64)
+
+
+def test_clips_are_read_for_an_export_of_clips_in_a_layout(exported: Exported, tmp_path: Path) -> None:
+    _, folder, _ = exported("video", "openvino", "fp32", "ovms")
+    assert FoundModel(folder).takes_clips
+    assert FoundModel(folder / "hiera" / "1" / "model.xml").takes_clips
+    assert not FoundModel(exported("classifier", "openvino", "fp32", "ovms")[1]).takes_clips
+
+
+@pytest.mark.parametrize("layout", ["optimum", "transformers.js", "triton"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_export_in_a_layout_teaches(exported: Exported, layout: str) -> None:
+    model, folder, _ = exported("classifier", "onnx", "fp32", layout)
+    teacher = open_teacher(folder, size=(64, 64), device=torch.device("cpu"))
+    assert list(teacher.classes or ()) == list(model.config.id2label.values())
 
 
 @pytest.mark.parametrize("layout", ["optimum", "transformers.js"])

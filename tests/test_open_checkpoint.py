@@ -1,5 +1,6 @@
 """A checkpoint that is open: what it tells, that everything takes it, and that commands open one once."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,13 @@ def test_it_tells_what_it_holds(folder: str) -> None:
     assert checkpoint.parts == {"encoder", "norm", "head"}
     assert checkpoint.preprocessing is not None
     assert checkpoint.preprocessing.output_size == (64, 64)
+
+
+def test_labels_of_a_checkpoint_are_in_the_order_of_its_logits(tmp_path: Path) -> None:
+    checkpoint = hierax.open_checkpoint("hierax/femto")
+    assert checkpoint.labels == tuple(checkpoint.config.id2label[i] for i in range(30))
+    hierax.convert("hierax/femto", tmp_path / "timm", to="timm")
+    assert json.loads((tmp_path / "timm" / "config.json").read_text())["label_names"] == list(checkpoint.labels)
 
 
 def test_everything_takes_it_and_reads_nothing_again(folder: str, count: Callable[[], int]) -> None:

@@ -119,6 +119,7 @@ class HieraConfig:
         for name, value in resolve_fields(self).items():
             setattr(self, name, value)
         check(self)
+        self.id2label = dict(sorted(self.id2label.items()))  # JSON may have "10" before "2"
         self._derive()
         self.__dict__["_complete"] = True
 

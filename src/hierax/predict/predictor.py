@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 from hierax.checkpoint.files import Source, locate
@@ -16,7 +15,7 @@ from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint, read_checkpoint
 from hierax.checkpoint.preprocessing import located_preprocessing
 from hierax.engine import Engine
-from hierax.engine.backends.exported import is_export
+from hierax.engine.backends.exported import export_preprocessing, is_export
 from hierax.engine.hardware import backend_for
 from hierax.engine.signature import Signature
 from hierax.model.config import HieraConfig
@@ -25,7 +24,6 @@ from hierax.model.pretrained import Pretrained
 from hierax.processing import HieraImageProcessor, HieraVideoProcessor, Preprocessing
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.defaults import preprocessing_for
-from hierax.processing.record import FILE_NAME
 
 Size = int | Sequence[int]
 Model = str | os.PathLike[str] | Checkpoint | Pretrained | Engine
@@ -187,8 +185,8 @@ class FoundModel:
         self._found: str | os.PathLike[str] | Source | Checkpoint = model
         self.takes_clips = False
         if is_export(model):  # if it has no record, opening it raises the error
-            record = (Path(model) if Path(model).is_dir() else Path(model).parent) / FILE_NAME
-            self.takes_clips = record.is_file() and Preprocessing.read(record).num_frames is not None
+            record = export_preprocessing(model)
+            self.takes_clips = record is not None and record.num_frames is not None
             return
         with suppress(ValueError):  # opening it raises the error; a model of signals has no record
             found = locate(model, HubOptions(), weights=False)

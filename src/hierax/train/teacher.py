@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,7 +203,11 @@ def _checkpoint(source: str | os.PathLike[str], *, size: Sequence[int], device: 
 
 
 def _exported(folder: Path) -> Path:
-    """The network in a folder that `hierax export` wrote."""
+    """The network in a folder that `hierax export` wrote, in any layout."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a record of an earlier version, or a damaged one
+        file = folder / json.loads((folder / "export.json").read_text(encoding="utf-8"))["file"]
+        if file.suffix in SUFFIXES and file.is_file():
+            return file
     for suffix in SUFFIXES:
         if (folder / f"model{suffix}").is_file():
             return folder / f"model{suffix}"
@@ -213,8 +218,12 @@ def _exported(folder: Path) -> Path:
 
 
 def _record(path: Path) -> tuple[Preprocessing | None, list[str] | None]:
-    """The preprocessing record and the names of classes from the files beside a network."""
-    beside, config = path.with_name(FILE_NAME), path.with_name("config.json")
+    """The preprocessing record and the names of classes from the files beside a network, or from its export."""
+    inside = not path.with_name("export.json").is_file() and any(
+        (place / "export.json").is_file() for place in path.parents[1:3]
+    )
+    place = path.parent.parent if inside else path.parent  # in most layouts of exports, networks are one folder deeper
+    beside, config = place / FILE_NAME, place / "config.json"
     try:
         record = Preprocessing.from_dict(json.loads(beside.read_text())) if beside.is_file() else None
         labels = json.loads(config.read_text()).get("id2label") if config.is_file() else None

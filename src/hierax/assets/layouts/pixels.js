@@ -1,9 +1,9 @@
 /**
  * The pixels of hierax and of transformers in Python, for pipelines of transformers.js.
  *
- * transformers.js reduces images without averaging what it leaves out (with sharp in Node.js, with a canvas in browsers),
- * so its pixels are other ones than those that the model was trained on. Here images are resized and cropped as Pillow
- * does it, value by value.
+ * transformers.js resizes images in another way than Python (in Node.js without averaging the pixels that become one, in
+ * browsers as the canvas does), so its pixels are other ones than those that the model was trained on. Here images are
+ * resized and cropped as Pillow does it, value by value.
  *
  *     import { exactPixels } from "./pixels.js";
  *     const classify = exactPixels(await pipeline("image-classification", "model"));

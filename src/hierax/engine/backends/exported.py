@@ -52,6 +52,18 @@ def recorded_files(folder: Path) -> set[str]:
         return set()
 
 
+def export_preprocessing(source: str | os.PathLike[str]) -> Preprocessing | None:
+    """The preprocessing of the export that `source` names by its folder or its file; None if it has none. Checks
+    nothing else: opening the export raises the other errors.
+    """
+    path = Path(source)
+    places = (path, *path.parents[:_DEEPEST])
+    folder = next((place for place in places if (place / RECORD).is_file()), path if path.is_dir() else path.parent)
+    files = (folder / name for name in sorted({FILE_NAME, *recorded_files(folder)}) if Path(name).name == FILE_NAME)
+    found = next((file for file in files if file.is_file()), None)
+    return Preprocessing.read(found) if found is not None else None
+
+
 def is_export(source: object) -> bool:
     """Whether `source` names a folder that `hierax export` wrote, a file of its formats, or a folder without weights
     that holds one. Opens nothing, but brings back an export that was lost when its replacement was interrupted.
@@ -198,8 +210,7 @@ class Exported:
             raise ValueError(
                 f"{self.folder / RECORD}: outputs are {', '.join(self.outputs)}, which task {self.task!r} does not have"
             )
-        record = next((self.folder / name for name in sorted(self.files) if Path(name).name == FILE_NAME), None)
-        model.preprocessing = Preprocessing.read(record) if record is not None else None
+        model.preprocessing = export_preprocessing(self.folder)
         return model
 
     def choice(

@@ -104,8 +104,7 @@ def _arrange_transformers_js(contents: Contents) -> Path:
 
 def _arrange_triton(contents: Contents) -> Path:
     place = _move_version(contents)
-    names = contents.config.id2label if contents.task.labels else {}
-    labels = [names[index] for index in sorted(names)]
+    labels = list(contents.config.id2label.values()) if contents.task.labels else []
     if labels:  # one line each, in the order of the logits
         lines = "".join(printable(label) + "\n" for label in labels)
         (place.parents[1] / _LABELS).write_text(lines, encoding="utf-8")
