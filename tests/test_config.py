@@ -306,7 +306,7 @@ def test_label_names_are_in_the_order_of_the_logits_whatever_the_order_of_the_fi
         image_config(num_labels=12, label2id={name: int(i) for i, name in names.items()}),
     ):
         assert list(config.id2label.values()) == expected
-        config.id2label = dict(reversed(config.id2label.items()))
+        config.id2label = dict(sorted(config.id2label.items(), reverse=True))
         assert list(config.id2label.values()) == expected
 
 
