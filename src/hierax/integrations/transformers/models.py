@@ -66,7 +66,7 @@ class _TaskView:
 
 
 class _BackboneView(_TaskView):
-    _map = tasks.HieraBackbone._map
+    _maps, pyramid = tasks.HieraBackbone._maps, None
 
 
 class _PreTrainingView(_TaskView):
@@ -149,9 +149,15 @@ class HieraxPreTrainedModel(PreTrainedModel):
 
         Raises:
             TypeError: the model is not of the class that this class stands for; names both.
+            ValueError: the model has a neck, which the classes here do not have.
         """
         if not isinstance(model, cls.hierax_class):
             raise TypeError(f"model is a {type(model).__name__}; expected a {cls.hierax_class.__name__}")
+        if model.config.fpn_hidden_size is not None:
+            raise ValueError(
+                f"fpn_hidden_size is {model.config.fpn_hidden_size}, but {cls.__name__} has no neck; expected a model "
+                'without one: from_pretrained(…, out_features=("stage1", …), fpn_hidden_size=None)'
+            )
         norms = isinstance(model, tasks.HieraBackbone) and len(model.norms) > 0
         made = cls(HieraxConfig.from_hierax(model.config, backbone_norms=norms))
         nn.Module.to(made, dtype=model.dtype, device=model.device)
@@ -337,7 +343,7 @@ class HieraxBackbone(BackboneMixin, HieraxPreTrainedModel):
     ) -> BackboneOutput:
         """Maps `[B, C, height, width]` of images of any size; the arguments are those of `hierax.HieraBackbone`."""
         view = _BackboneView(
-            self, out_features=self.out_features, out_indices=self._indices(), norms=self.hidden_states_norms
+            self, out_features=self.out_features, needed=self._indices(), norms=self.hidden_states_norms
         )
         out = tasks.HieraBackbone.forward(
             cast("Any", view), self._pixels(pixel_values), **self._flags(output_hidden_states, output_attentions)
