@@ -23,6 +23,7 @@ from hierax.collection.projection import Method
 from hierax.demo.demo import demo
 from hierax.diagnosis import diagnose
 from hierax.engine.export.formats import FORMATS
+from hierax.engine.export.layouts import LAYOUTS
 from hierax.engine.hardware import PRECISIONS
 from hierax.viz.reconstruction import Statistics
 
@@ -102,6 +103,7 @@ OTHER_DEFAULTS = {
 }
 CHOICES: dict[str, Iterable[str]] = {
     "export.format": FORMATS,
+    "export.layout": LAYOUTS,
     "export.precision": PRECISIONS,
     "convert.to": DIALECTS,
     "convert.pos_embed": ("abswin",),
