@@ -17,7 +17,9 @@ import hierax
 from hierax.checkpoint.opened import DIALECTS
 from hierax.cli import main
 from hierax.integrations.transformers import HieraxForImageClassification
+from hierax.notices import Notice
 from small import image_config, randomize
+from test_checkpoint_hub import cache
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the libraries
 
@@ -181,6 +183,35 @@ def test_a_base_that_is_not_in_the_cache_is_named(adapter: Path, tmp_path: Path)
     lost = copy_of(adapter, tmp_path, base_model_name_or_path="facebook/hiera-tiny-224-in1k-hf")
     with pytest.raises(OSError, match="needs its base model facebook/hiera-tiny-224-in1k-hf, which cannot be opened"):
         hierax.load(lost)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the cache knows what is absent", "the cache does not"])
+def test_an_adapter_and_its_base_are_opened_from_the_cache_of_the_hub(
+    known: bool, adapter: Path, base: Path, tmp_path: Path
+) -> None:
+    there = cache(tmp_path, "me/base", base.iterdir())
+    named = copy_of(adapter, tmp_path, base_model_name_or_path="me/base", revision="main")
+    files = [file for file in named.iterdir() if file.suffix != ".md"]
+    absent = ("config.json", "preprocessor_config.json", "model.safetensors") if known else ()
+    cache(tmp_path, "me/adapter", files, absent=absent)
+    opened = hierax.load("me/adapter", cache_dir=there)
+    assert torch.equal(logits(opened), logits(hierax.load(adapter)))
+
+
+def test_a_model_with_an_adapter_beside_it_says_that_it_is_not_applied(
+    adapter: Path, base: Path, tmp_path: Path
+) -> None:
+    both = Path(shutil.copytree(base, tmp_path / "both"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, both)
+    with pytest.warns(Notice, match="both: also holds an adapter, which is not applied to the model in it"):
+        model = hierax.load(both)
+    assert torch.equal(logits(model), logits(hierax.load(base)))
+
+
+def test_a_folder_of_adapters_names_them(adapter: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="it holds adapter: name the one you mean"):
+        hierax.load(adapter.parent)
 
 
 def test_convert_writes_the_merged_model(adapter: Path, tmp_path: Path) -> None:

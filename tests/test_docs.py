@@ -309,6 +309,7 @@ def check_torchrun(words: list[str]) -> Recipe:
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::UserWarning:lightning")  # of Lightning
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of PEFT
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_and_program_of_a_guide_runs(guide: str, small_world: Path) -> None:
     """An export to ONNX takes seconds even of a small model, and is done to another format where that is as good."""

@@ -72,8 +72,17 @@ def test_the_adapter_and_the_model_of_a_run_are_the_same_model(run: Path) -> Non
 def test_only_adapted_layers_and_the_head_differ_from_the_base(run: Path, base: Path) -> None:
     before, after = load_file(base / "model.safetensors"), weights(run)
     changed = {name for name, tensor in after.items() if not torch.equal(before[name], tensor)}
-    ends = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight", ".proj.weight")
-    assert changed == {n for n in after if n.startswith("classifier.") or n.endswith(ends)}
+    assert changed == {n for n in after if n.startswith("classifier.") or n.endswith("attn.qkv.weight")}
+
+
+def test_all_layers_of_the_blocks_can_be_adapted(data: Path, base: Path, tmp_path: Path) -> None:
+    layers = ("qkv", "attn.proj", "mlp.fc1", "fc2", "proj")
+    run = trained(data, tmp_path / "run", base, epochs=1, target_modules=layers)
+    before, after = load_file(base / "model.safetensors"), weights(run)
+    changed = {name for name, tensor in after.items() if not torch.equal(before[name], tensor)}
+    matrices = {n for n in after if ".layers." in n and n.endswith(".weight") and "layernorm" not in n}
+    assert changed == {*matrices, "classifier.weight", "classifier.bias"}
+    assert torch.equal(logits(hierax.load(run / "adapter"), PIXELS), logits(hierax.load(run), PIXELS))
 
 
 def test_peft_opens_the_folder_on_the_base_and_answers_the_same(run: Path, base: Path) -> None:

@@ -84,7 +84,8 @@ def _nearby(path: Path) -> str:
         return ""
     files = [e.name for e in entries if e.suffix in _STORED and e.is_file() and "optimizer" not in e.stem]
     files += [e.name for e in entries if e.is_dir() and e.name.startswith(("checkpoint-", "checkpoints", "step-"))]
-    files += [e.name for e in entries if e.is_dir() and (e / "config.json").is_file() and e.name not in files]
+    marks = ("config.json", _ADAPTER)
+    files += [e.name for e in entries if e.is_dir() and any((e / m).is_file() for m in marks) and e.name not in files]
     if not files:
         return ""
     more = f" and {len(files) - 4} more" if len(files) > 4 else ""

@@ -130,10 +130,9 @@ def locate(source: str | os.PathLike[str], hub: HubOptions, *, weights: bool = T
             f"{did_you_mean(name, checkpoint_names()) or ' (hierax models lists those there are)'}"
         )
     hub = reached(repository, CONFIG, hub)
-    config = read_json(fetch(repository, CONFIG, hub))
+    config = _fetch_config(repository, hub)
     found = Source(name, None, config, None, record, repository, hub)
-    if config is None and fetch(repository, ADAPTER_CONFIG, hub) is not None:
-        weights = True  # an adapter is small
+    weights = weights or (config is None and fetch(repository, ADAPTER_CONFIG, hub) is not None)  # an adapter is small
     found = with_weights(found) if weights else found
     return replace(found, processor=_fetch_processor(repository, hub, lenient=weights or record is not None))
 
@@ -197,6 +196,20 @@ def weights_in(path: Path) -> Path | None:
 def is_adapter(weights: Path | None) -> bool:
     """Whether a file with weights holds an adapter, which changes a base model."""
     return weights is not None and weights.name in _ADAPTER_FILES
+
+
+def _fetch_config(repository: str, hub: HubOptions) -> JsonFile | None:
+    """`config.json`; None if the repository has none. An adapter has none, and the cache may not know that."""
+    try:
+        return read_json(fetch(repository, CONFIG, hub))
+    except NotCached as error:
+        try:
+            adapter = fetch(repository, ADAPTER_CONFIG, hub)
+        except NotCached:
+            adapter = None
+        if adapter is None:
+            raise error from None
+        return None
 
 
 def _fetch_processor(repository: str, hub: HubOptions, *, lenient: bool) -> JsonFile | None:

@@ -14,7 +14,7 @@ from hierax.checkpoint.dialects.own import Own
 from hierax.checkpoint.dialects.shapes import check_ranks
 from hierax.checkpoint.dialects.timm import Timm
 from hierax.checkpoint.dialects.transformers import Transformers
-from hierax.checkpoint.files import Source, TensorFile, is_adapter, locate, read_tensors, with_weights
+from hierax.checkpoint.files import ADAPTER_CONFIG, Source, TensorFile, is_adapter, locate, read_tensors, with_weights
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.parts import SAM_2, is_sam2
 from hierax.model.config import HieraConfig
@@ -183,6 +183,8 @@ def read_checkpoint(
         from hierax.checkpoint.adapters import open_adapter
 
         return open_adapter(found, hub, base, variant=variant, part=part, config=config)
+    if (found.weights.parent / ADAPTER_CONFIG).is_file():
+        notify(f"{found.weights.parent}: also holds an adapter, which is not applied to the model in it")
     if base is not None:
         raise ValueError(f"base is {base!s:.80}, but {found.name} is a whole model; expected base= for an adapter only")
     read = read_tensors(found.weights, part, any_of_them=any_of_them)

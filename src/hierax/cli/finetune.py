@@ -13,7 +13,8 @@ EPILOG = (
     + """
 --from scratch starts from random weights. With --teacher the model also learns the logits and features of another
 network, on the same augmented images (weights: teacher_logits, teacher_features, label_weight). Without labels, or
-with label_weight=0, the model learns only from the teacher."""
+with label_weight=0, the model learns only from the teacher. adapter=lora rank=8 trains small matrices beside the
+weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model the whole model. It needs peft."""
 )
 
 

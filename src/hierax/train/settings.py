@@ -15,7 +15,7 @@ from hierax.train.modes import MODES
 from hierax.train.setting_values import kinds, parse_value, typed_value
 
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "proj")
-"""The layers of a block that an adapter can change."""
+"""The layers of a block that an adapter can change. By default it changes the first."""
 _SHORT = {layer.rpartition(".")[2]: layer for layer in LAYERS if layer != "attn.proj"}  # qkv, fc1, fc2, proj
 _OF_ADAPTER = ("rank", "alpha", "adapter_dropout", "target_modules")
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
@@ -56,7 +56,7 @@ class Recipe:
         rank, alpha, adapter_dropout: of the adapter's matrices; None is rank 8, alpha twice the rank, and no dropout.
             The product of the matrices is multiplied by alpha / rank.
         target_modules: the layers of a block that get matrices, of attn.qkv, attn.proj, mlp.fc1, mlp.fc2 and proj (the
-            shortcut where a stage begins); None is all of them. Blocks that `freeze` names get none.
+            shortcut where a stage begins); None is attn.qkv. Stages that `freeze` names get none.
         mask_ratio, target: for pretraining; the target is "normalized" (formerly "normalised") pixels, "pixels" or
             "hog".
         precision, compile, gradient_checkpointing: how the step is computed.
@@ -162,7 +162,7 @@ class Recipe:
     @property
     def adapted_layers(self) -> tuple[str, ...]:
         """The layers of a block that the adapter changes, by their whole names in a block."""
-        named = self.target_modules or LAYERS
+        named = self.target_modules or LAYERS[:1]
         return tuple(layer for layer in LAYERS if layer in {_SHORT.get(name, name) for name in named})
 
     @property
