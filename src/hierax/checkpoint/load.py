@@ -85,6 +85,7 @@ def load_model(
         checkpoint.prefix,
         unexpected=list(checkpoint.unexpected),
         base=checkpoint.base,
+        left_out=list(checkpoint.left_out),
     )
     task = task_of(cls)
     made = _task_config(task, checkpoint, report, given)

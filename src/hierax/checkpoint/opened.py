@@ -11,12 +11,12 @@ from hierax.checkpoint.class_names import load_labels
 from hierax.checkpoint.dialects.dialect import Dialect
 from hierax.checkpoint.dialects.official import Official
 from hierax.checkpoint.dialects.own import Own
+from hierax.checkpoint.dialects.sam2 import SAM_2
 from hierax.checkpoint.dialects.shapes import check_ranks
 from hierax.checkpoint.dialects.timm import Timm
 from hierax.checkpoint.dialects.transformers import Transformers
 from hierax.checkpoint.files import ADAPTER_CONFIG, Source, TensorFile, is_adapter, locate, read_tensors, with_weights
 from hierax.checkpoint.hub import HubOptions
-from hierax.checkpoint.parts import SAM_2, is_sam2
 from hierax.model.config import HieraConfig
 from hierax.notices import notify
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (Transformers(), Timm(), Official())}
 """The formats that can be written. Files with `model.state_dict()` can also be read."""
-READ = (Own(), *DIALECTS.values())
+READ = (Own(), *SAM_2.values(), *DIALECTS.values())
 """The formats that can be read."""
 _LABELS = {(1000, 2): "imagenet-1k", (400, 3): "kinetics-400"}
 
@@ -48,6 +48,7 @@ class Checkpoint:
         part, others: the container or prefix of the tensors, and those of other models in the file.
         prefix: the common prefix that was removed from all names.
         base: of an adapter, the base model that its tensors were added to.
+        left_out: names in the file of parts that no Hiera has: the memory, the prompts and the masks of SAM 2.
     """
 
     source: Source
@@ -61,6 +62,7 @@ class Checkpoint:
     others: tuple[str, ...] = field(default=())
     prefix: str = ""
     base: str = ""
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def parts(self) -> set[str]:
@@ -190,8 +192,6 @@ def read_checkpoint(
     read = read_tensors(found.weights, part, any_of_them=any_of_them)
     keys = tuple(read.tensors)
     dialect = next((d for d in READ if d.recognizes(keys, found.values)), None)
-    if is_sam2(keys):
-        raise ValueError(f"{found.weights}: {SAM_2}")
     if dialect is None:
         raise ValueError(f"{found.weights}: no Hiera weights; its tensors begin with {', '.join(keys[:3])}")
     if read.others and part is None and not any_of_them:
@@ -207,8 +207,19 @@ def read_checkpoint(
     if config is None:
         config = _config(dialect, found, tensors, read.notes, variant)
     unexpected += read.beside
+    left_out = [key for key in unexpected if dialect.is_foreign(key)]
     return Checkpoint(
-        found, dialect, config, tensors, theirs, unexpected, read.notes, read.part, read.others, read.prefix
+        found,
+        dialect,
+        config,
+        tensors,
+        theirs,
+        [key for key in unexpected if key not in {*left_out}],
+        read.notes,
+        read.part,
+        read.others,
+        read.prefix,
+        left_out=left_out,
     )
 
 

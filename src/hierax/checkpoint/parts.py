@@ -13,9 +13,11 @@ from torch import Tensor
 
 OURS = ("encoder.pos_embed.weight", "encoder.pos_embed.spatial", "encoder.pos_embed.whole")
 """The names of position tables in hierax; all other formats name a single tensor `pos_embed`."""
-SAM_2 = "weights of SAM 2, whose encoder is another Hiera; hierax cannot read them"
+SAM_2 = "weights of SAM 2 without the patch embedding of its image encoder"
 _THEIRS = ("hiera.embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.projection.weight")
 _PATCH = "patch_embed.proj.weight"
+_SAM_2 = ("trunk.patch_embed.proj.weight", "backbone.patch_embed.projection.weight", "patch_embed.projection.weight")
+"""The names in SAM 2, whose trunk stands beside its neck. Other models are called trunk or backbone, too."""
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What wrappers of PyTorch add anywhere in a name, also before a single block."""
 _DEEPEST, _MOST, _MOST_MODELS = 5, 1000, 16  # maximum depth of containers, number of containers, models in a container
@@ -95,7 +97,7 @@ def contents(loaded: Mapping[Any, Any]) -> str:
 
 
 def is_sam2(names: Iterable[str]) -> bool:
-    """Whether these are tensors of SAM 2 or of its encoder, judged by the name of its position table for windows."""
+    """Whether these are tensors of SAM 2 or of its trunk, judged by the name of its position table for windows."""
     return any(name.endswith("pos_embed_window") for name in names)
 
 
@@ -154,9 +156,11 @@ def _containers(loaded: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Ma
 
 def _prefix(name: str, names: Container[str]) -> str | None:
     """The prefix of a Hiera, if this tensor is the weight of a patch embedding; None for every other tensor."""
-    for end in (*_THEIRS, _PATCH):
+    for end in (*_THEIRS, *_SAM_2, _PATCH):
         if name == end or name.endswith("." + end):
             prefix = name[: -len(end)]
+            if end in _SAM_2 and f"{name.rpartition('patch_embed.')[0]}pos_embed_window" not in names:
+                continue
             outer = prefix.removesuffix("encoder.")  # a part of our models, or somebody's name for all of theirs
             return outer if outer != prefix and any(outer + table in names for table in OURS) else prefix
     return None

@@ -20,6 +20,7 @@ class LoadingReport:
         resized: position embeddings that were resized, each with both grids.
         reinitialized: parts and modules with new random weights.
         changed: fields of the configuration that differ from the file, each with both values.
+        left_out: names in the file of parts that no Hiera has: the memory, the prompts and the masks of SAM 2.
     """
 
     source: str
@@ -34,6 +35,7 @@ class LoadingReport:
     reinitialized: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     base: str = ""
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def renewed(self) -> list[str]:
@@ -55,6 +57,10 @@ class LoadingReport:
                 lines.append(
                     f"  {'new (random) layers' if name == 'reinitialized' else name}: {join_names(entries, 8)}"
                 )
+        if self.left_out:
+            count = f"{len(self.left_out)} tensor" + ("s" if len(self.left_out) > 1 else "")
+            are = "are" if len(self.left_out) > 1 else "is"
+            lines.append(f"  {count} of memory, prompts and masks {are} not part of the image encoder")
         return "\n".join(lines)
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import atomic_write, make_folder, name_in_errors
+from hierax.checkpoint.dialects.dialect import Dialect
+from hierax.checkpoint.dialects.sam2 import SAM_2
 from hierax.checkpoint.files import CONFIG, INDEX, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, shard_names, write_notes
 from hierax.checkpoint.load import detect_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
@@ -42,8 +44,15 @@ def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
         raise
 
 
+def _writer(model: "Pretrained", to: str) -> Dialect:
+    """The format that `to` means for a model: for an encoder with windows that of SAM 2, if it can be written so."""
+    sam2, config = SAM_2[to], model.config
+    fits = sam2.writes(config, task_of(type(model)), model.state_dict())
+    return sam2 if fits or (config.is_windowed and to != "transformers") else DIALECTS[to]
+
+
 def named_tensors(
-    model: "Pretrained", dialect: str, state_dict: Mapping[str, Tensor] | None = None
+    model: "Pretrained", dialect: str | Dialect, state_dict: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """The tensors of the model, or those of `state_dict`, with the names and shapes of a format, contiguous and
     detached.
@@ -56,24 +65,25 @@ def named_tensors(
     if state_dict is not None and state_dict.keys() != own.keys():
         odd = sorted(state_dict.keys() ^ own.keys())
         raise ValueError(f"state_dict and the model differ in {', '.join(odd[:6])}; expected the same names")
-    task, names, config = task_of(type(model)), DIALECTS[dialect], model.config
-    if dialect != "transformers" and model.leaves_out(f"encoder.blocks.{sum(config.depths) - 1}."):
+    names = DIALECTS[dialect] if isinstance(dialect, str) else dialect
+    task, config = task_of(type(model)), model.config
+    if names.name != "transformers" and model.leaves_out(f"encoder.blocks.{sum(config.depths) - 1}."):
         raise ValueError(
-            f"this backbone has no stages after {(config.out_features or ('',))[-1]}, which {dialect} cannot express"
+            f"this backbone has no stages after {(config.out_features or ('',))[-1]}, which {names.name} cannot express"
         )
-    around = dialect == "transformers" and task.around
+    around = names.name == "transformers" and task.around
     renamed: dict[str, Tensor] = {}
     for name, tensor in (own if state_dict is None else state_dict).items():
         ours = task.prefix + name
         theirs = names.theirs(ours, config.depths)
         in_hiera = around and ours.split(".")[0] in ("encoder", "norm")
         renamed[f"hiera.{theirs}" if in_hiera else theirs] = names.stored(ours, tensor.detach(), config).contiguous()
-    return renamed
+    return names.completed(renamed, config)
 
 
-def _config_values(model: "Pretrained", dialect: str) -> dict[str, Any]:
-    values = DIALECTS[dialect].config_values(model.config, task_of(type(model)))
-    if dialect == "transformers":
+def _config_values(model: "Pretrained", names: Dialect) -> dict[str, Any]:
+    values = names.config_values(model.config, task_of(type(model)))
+    if names.name.startswith("transformers"):
         values["dtype"] = str(model.dtype).removeprefix("torch.")
         values.pop("torch_dtype", None)
     return values
@@ -111,8 +121,9 @@ def save_model(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; expected a folder to write to")
-    values, tensors = _config_values(model, dialect), named_tensors(model, dialect, state_dict)
-    notes = {} if dialect == "transformers" else {NOTES: _notes(model)}
+    names = _writer(model, dialect)
+    values, tensors = _config_values(model, names), named_tensors(model, names, state_dict)
+    notes = {} if names.name == "transformers" else {NOTES: _notes(model)}
     texts = {CONFIG: _json(values)}
     if model.preprocessing is not None:
         texts[PROCESSOR] = _json(model.preprocessing.to_dict())
@@ -164,10 +175,11 @@ def save_config(config: HieraConfig, folder: str | Path) -> None:
 
 def _save_pth(model: "Pretrained", path: Path) -> None:
     """Writes a file of the official format: the tensors in `model_state`, and the metadata of hierax."""
-    _config_values(model, "official")  # raises an error if the format cannot express the model
-    tensors = named_tensors(model, "official")
+    names = _writer(model, "official")
+    _config_values(model, names)  # raises an error if the format cannot express the model
+    tensors = named_tensors(model, names)
     with _folder(path.parent, path), atomic_write(path) as part:
-        torch.save({"model_state": tensors, NOTES: _notes(model)}, part)
+        torch.save({names.container: tensors, NOTES: _notes(model)}, part)
 
 
 def abs_win_values(config: HieraConfig) -> HieraConfig:

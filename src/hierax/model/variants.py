@@ -33,7 +33,17 @@ def _variants() -> dict[str, dict[str, Any]]:
     small, base = {"global_position_size": (16, 16), "pooled_shortcut": True}, {"global_position_size": (14, 14)}
     variants["hiera_small_abswin_256"] = {**sizes["small"], **abs_win, **small}
     variants["hiera_base_abswin_256"] = {**sizes["base"], **abs_win, **base}
-    return variants
+    windowed: dict[str, Any] = {
+        "image_size": (1024, 1024), "position_embedding": "abs_win", "position_antialias": False,
+        "global_position_size": (7, 7), "window_sizes": (8, 4, 14, 7),
+    }  # fmt: skip
+    trunks: dict[str, dict[str, Any]] = {  # SAM 2 (arXiv 2408.00714), appendix
+        "tiny": {"global_blocks": (5, 7, 9)},
+        "small": {"global_blocks": (7, 10, 13)},
+        "base_plus": {"global_blocks": (12, 16, 20), "global_position_size": (14, 14)},
+        "large": {"global_blocks": (23, 33, 43), "window_sizes": (8, 4, 16, 8)},
+    }
+    return variants | {f"sam2_hiera_{size}": {**sizes[size], **windowed, **own} for size, own in trunks.items()}
 
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = _variants()

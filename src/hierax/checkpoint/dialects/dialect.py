@@ -28,6 +28,8 @@ class Dialect(ABC):
     """Translates tensor names and configurations. There is one instance per format, each in its own file."""
 
     name: str
+    container = "model_state"
+    """The key of the tensors in a file of torch.save."""
     parts: Mapping[str, str]
     """The prefix in hierax -> the prefix in this format, outside of blocks."""
     own_parts: bool = False
@@ -73,6 +75,14 @@ class Dialect(ABC):
     def stored(self, name: str, tensor: Tensor, config: HieraConfig) -> Tensor:
         """A tensor in the shape that it has in a file of this format."""
         return tensor
+
+    def completed(self, tensors: dict[str, Tensor], config: HieraConfig) -> dict[str, Tensor]:
+        """The tensors of a file of this format, from those with the names of `theirs`."""
+        return tensors
+
+    def is_foreign(self, key: str) -> bool:
+        """Whether a tensor belongs to a part of the whole model that no Hiera has, as published files contain it."""
+        return False
 
     def depths(self, keys: Sequence[str]) -> tuple[int, ...]:
         """The number of blocks per stage, from the names. It is only needed if names depend on stages."""

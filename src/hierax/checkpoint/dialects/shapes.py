@@ -67,6 +67,15 @@ def _signature(shapes: Shapes) -> tuple[Any, ...]:
     return tuple(kernel), embed_dim, tuple(widths[i] for i in sorted(widths)), position, not projects, scaled
 
 
+def _fits(config: HieraConfig, shapes: Shapes) -> bool:
+    """Whether tensors have the shapes of a variant.
+
+    A trunk of SAM 2 also needs its global table: a classic model that was converted to abs-win has another one.
+    """
+    whole = tuple(shapes.get("encoder.pos_embed.whole", ())[2:])
+    return _signature_of(config) == _signature(shapes) and (not config.is_windowed or whole == config.global_position_size)
+
+
 def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
     """The configuration of the variant that fits `shapes`, with their channels, labels and native size.
 
@@ -74,8 +83,8 @@ def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
         ValueError: no known variant fits, or several fit, and `variant` is not given; or the native size is ambiguous.
     """
     if variant is None:
-        rows = {name: _signature_of(variant_config(name)) for name in VARIANTS if not name.startswith("mae_")}
-        found = [name for name, signature in rows.items() if signature == _signature(shapes)]
+        rows = {name: variant_config(name) for name in VARIANTS if not name.startswith("mae_")}
+        found = [name for name, config in rows.items() if _fits(config, shapes)]
         if len(found) != 1:
             raise ValueError(
                 f"its tensors fit no known variant; pass variant= with one of {', '.join(rows)}, or config="

@@ -140,7 +140,9 @@ def _arguments(config: HieraConfig) -> dict[str, Any]:
 def _architecture(config: HieraConfig) -> str:
     """The name of the architecture in timm; if there is none, the name of the most similar architecture."""
     rows = [
-        name for name in VARIANTS if not name.startswith("mae_") and name not in _OWN and variant_config(name).axes == 2
+        name
+        for name in VARIANTS
+        if not name.startswith(("mae_", "sam2_")) and name not in _OWN and variant_config(name).axes == 2
     ]
     own = _arguments(config)
     free = ("img_size", "in_chans", "num_classes")
