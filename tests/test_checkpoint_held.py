@@ -173,21 +173,19 @@ def test_a_program_of_torch_export_under_another_name_is_named(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("front", ["image_encoder.trunk.", "", "module.image_encoder.trunk."])
-def test_weights_of_sam_2_are_refused_by_name(front: str, tmp_path: Path) -> None:
+def test_weights_of_sam_2_that_fit_none_of_its_sizes_are_refused(front: str, tmp_path: Path) -> None:
     shapes = {
         "pos_embed": (1, 8, 7, 7), "pos_embed_window": (1, 8, 8, 8), "patch_embed.proj.weight": (8, 3, 7, 7),
         "patch_embed.proj.bias": (8,), "blocks.0.norm1.weight": (8,), "blocks.0.attn.qkv.weight": (24, 8),
         "blocks.0.mlp.layers.0.weight": (32, 8),
     }  # fmt: skip
     torch.save({"model": {front + name: torch.zeros(shape) for name, shape in shapes.items()}}, tmp_path / "x.pt")
-    assert "IT: weights of SAM 2, whose encoder is another Hiera; hierax cannot read them" in refused(tmp_path / "x.pt")
+    assert "IT: its tensors fit no known variant; pass variant= with one of" in refused(tmp_path / "x.pt")
 
 
-def test_a_model_of_sam_2_from_transformers_is_refused_by_name(tmp_path: Path) -> None:
-    front = "vision_encoder.backbone."
-    tensors = {"patch_embed.projection.weight": (8, 3, 7, 7), "pos_embed_window": (1, 8, 8, 8)}
-    save_file({front + n: torch.zeros(s) for n, s in tensors.items()}, tmp_path / "model.safetensors")
-    assert "weights of SAM 2" in refused(tmp_path)
+def test_a_part_of_sam_2_without_the_image_encoder_s_first_layer_is_named(tmp_path: Path) -> None:
+    save_file({"vision_encoder.backbone.pos_embed_window": torch.zeros(1, 8, 8, 8)}, tmp_path / "model.safetensors")
+    assert "weights of SAM 2 without the patch embedding of its image encoder" in refused(tmp_path)
 
 
 # -- placed by hand ---------------------------------------------------------------------------------------------------

@@ -350,6 +350,7 @@ def test_the_table_holds_all_published_architectures() -> None:
     videos = [f"hiera_{s}_16x224" for s in ("base", "base_plus", "large", "huge")]
     expected = {*images, *videos, *(f"mae_{n}" for n in images + videos)}
     own = {"hiera_femto_160", "mae_hiera_femto_160"}
+    own |= {f"sam2_hiera_{s}" for s in ("tiny", "small", "base_plus", "large")}
     assert set(list_models()) == expected | {"hiera_small_abswin_256", "hiera_base_abswin_256"} | own
 
 

@@ -109,9 +109,11 @@ def _kept_by_us(values: Mapping[str, Any]) -> Any:
 
 def _convention_of(source: Source) -> "Preprocessing | None":
     """The published preprocessing for a repository, based on its JSON files and its record in the table."""
-    from hierax.processing.record import published
+    from hierax.processing.record import SAM_2, published
 
     values = source.values or {}
+    if str(values.get("model_type")).startswith("sam2") or (source.record and source.record.preprocessing == "sam2"):
+        return published(SAM_2.fixed_size, 3, windowed=True)
     size = values.get("image_size") or values.get("input_size")
     if not isinstance(size, (list, tuple)) or not all(isinstance(side, int) and side > 0 for side in size):
         clips = source.record is not None and source.record.preprocessing == "kinetics"

@@ -1,12 +1,11 @@
 """The table of published Hiera weights: their ids, tasks and licenses.
 
 There is one record per id. Several ids may have the same weights in different formats; they then share a `name`.
-Nothing here imports torch, so that the command line lists checkpoints at once. The encoders of SAM 2 are another
-architecture and are not in the table.
+Nothing here imports torch, so that the command line lists checkpoints at once.
 
-Sources: ids and licenses from the publishers (facebookresearch/hiera, transformers, timm); top-1 from the paper
-(Ryali et al., ICML 2023) and, for the abs-win weights, from timm's release notes of August 2024; parameters counted.
-The records of the two bundled checkpoints are read from their files.
+Sources: ids and licenses from the publishers (facebookresearch/hiera and sam2, transformers, timm); top-1 from the
+paper (Ryali et al., ICML 2023) and, for the abs-win weights, from timm's release notes of August 2024; parameters are
+counted. The records of the two bundled checkpoints are read from their files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,9 +16,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 from hierax.advice import did_you_mean
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE, bundled_labels, bundled_metrics, bundled_parameters
 
-Task = Literal["classification", "features", "mae"]
+Task = Literal["classification", "features", "mae", "backbone"]
 Dialect = Literal["official", "transformers", "timm"]
-Preprocessing = Literal["imagenet", "timm", "kinetics"]
+Preprocessing = Literal["imagenet", "timm", "kinetics", "sam2"]
 
 CC_BY_NC: Final = "CC-BY-NC-4.0"
 APACHE: Final = "Apache-2.0"
@@ -34,7 +33,8 @@ class CheckpointRecord:
     variant: str
     """The architecture, a name of `hierax.model.config`'s table of variants."""
     task: Task
-    """The task: "classification" has a head, "mae" has a decoder, "features" has neither."""
+    """The task: "classification" has a head, "mae" has a decoder, "features" has neither, "backbone" gives
+    maps (the image encoders of SAM 2)."""
     dialect: Dialect
     """The library that defines the format of its tensor names and its configuration file."""
     hub_id: str
@@ -42,7 +42,8 @@ class CheckpointRecord:
     license: str
     """SPDX identifier of the license of the weights (not of hierax)."""
     pretraining_data: str
-    """Data set of the (first) training: "imagenet-1k", "imagenet-12k", "kinetics-400" or "free-pictures"."""
+    """Data set of the (first) training: "imagenet-1k", "imagenet-12k", "kinetics-400", "sa-1b" or
+    "free-pictures"."""
     finetuning_data: str | None = None
     """Data set of the supervised training after it, if any."""
     num_labels: int = 0
@@ -56,7 +57,7 @@ class CheckpointRecord:
     """Number of parameters in the file, if known."""
     preprocessing: Preprocessing = "imagenet"
     """"imagenet" and "timm" normalize with mean and std of ImageNet, "kinetics" with 0.45 and 0.225 in all channels
-    (16 frames, stride 4 at 30 frames per second)."""
+    (16 frames, stride 4 at 30 frames per second); "sam2" resizes to a square with bilinear interpolation."""
     crop_pct: float = 0.875
     """Side of the center crop, divided by the side to which the shorter edge is resized: 0.875 is 224 of 256."""
     note: str = ""
@@ -105,6 +106,7 @@ _NOTE_TIMM_MAE: Final = (
     "MAE-pretrained encoder without its decoder; its head.norm normalized the fused maps of pretraining, "
     "so the norm before the head is new"
 )
+_NOTE_SAM2: Final = "frozen features are good at instances and weak at semantics: fine-tune it for classes"
 _NOTE_IN12K: Final = "11,821 classes of ImageNet-12k, whose names are not packaged"
 
 
@@ -279,6 +281,54 @@ def _timm_abswin() -> Iterator[CheckpointRecord]:
         )
 
 
+class _Trunk(NamedTuple):
+    """Numbers of one image encoder of SAM 2: parameters of trunk and neck; the pixels at which timm lists it."""
+
+    trunk: int
+    neck: int
+    pixels: int
+
+
+_SAM2: Final = {
+    "tiny": _Trunk(26_849_472, 369_664, 896),
+    "small": _Trunk(33_947_328, 369_664, 896),
+    "base_plus": _Trunk(68_675_712, 431_104, 896),
+    "large": _Trunk(212_149_296, 553_984, 1024),
+}
+
+
+def _sam2() -> Iterator[CheckpointRecord]:
+    """The image encoders of SAM 2 and 2.1, with their necks, and the trunks as timm has them."""
+    for size, figures in _SAM2.items():
+        variant, short = f"sam2_hiera_{size}", size.replace("_", "-")
+        record = partial(
+            CheckpointRecord,
+            variant=variant,
+            task="backbone",
+            license=APACHE,
+            pretraining_data="sa-1b",
+            note=_NOTE_SAM2,
+        )
+        for family, release, suffix in (("sam2.1", "sam2_1", "_2pt1"), ("sam2", "sam2", "")):
+            name = f"{variant}.{release}"
+            yield record(
+                name=name,
+                dialect="transformers",
+                hub_id=f"facebook/{family}-hiera-{short}",
+                parameters=figures.trunk + figures.neck,
+                preprocessing="sam2",
+                crop_pct=1.0,
+            )
+            yield record(
+                name=name,
+                dialect="timm",
+                hub_id=f"timm/{variant}.fb_r{figures.pixels}{suffix}",
+                parameters=figures.trunk,
+                preprocessing="timm",
+                crop_pct=1.0,
+            )
+
+
 @cache
 def _records() -> tuple[CheckpointRecord, ...]:
     """The table. It is built at first use, because the records of bundled checkpoints are read from their files."""
@@ -289,6 +339,7 @@ def _records() -> tuple[CheckpointRecord, ...]:
         *_transformers(),
         *_timm(),
         *_timm_abswin(),
+        *_sam2(),
     )
 
 
@@ -299,7 +350,7 @@ def list_checkpoints(
     first.
 
     Args:
-        task: "classification", "features" or "mae".
+        task: "classification", "features", "mae" or "backbone".
         variant: an architecture with published weights, such as "hiera_tiny_224".
         license: SPDX identifier, "CC-BY-NC-4.0" (non-commercial) or "Apache-2.0".
         dialect: "official", "transformers" or "timm".

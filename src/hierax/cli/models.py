@@ -21,7 +21,7 @@ different libraries. --model accepts the name or any of the ids. The column top-
 ImageNet-1k (for videos: on Kinetics-400). The note states accuracies on other categories.
 Variants are architectures: hierax.create_model(NAME) creates one with random weights."""
 
-_TASKS = ("classification", "features", "mae")
+_TASKS = ("classification", "features", "mae", "backbone")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

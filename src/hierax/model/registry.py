@@ -177,7 +177,7 @@ def task_with(part: str, config: HieraConfig) -> TaskSpec:
 def task_of_parts(parts: Collection[str], config: HieraConfig) -> TaskSpec:
     """The task of a checkpoint with these parts; if they fit several tasks, the task of the class in `config`."""
     stated = task_in_config(config.architectures)
-    found = next((spec for spec in TASKS.values() if spec.part in parts), None)
+    found = next((s for s in TASKS.values() if s.part in parts or (s.maps and not {*s.parts}.isdisjoint(parts))), None)
     if found is None:
         return stated if stated is not None and stated.maps else TASKS["features"]
     return stated if stated is not None and stated.part == found.part else task_with(found.part, config)

@@ -132,8 +132,9 @@ class Preprocessing:
         """The preprocessing of a model: the `stated` record, otherwise the published one at the size of the model.
 
         Images in color are preprocessed as for ImageNet, clips as for Kinetics: the shortest edge is resized to 256/224
-        of the longer side of the model's input, then the center is cropped. If the stated record has no frames, clips
-        are sampled as for Kinetics.
+        of the longer side of the model's input, then the center is cropped. For a model with windows of its own, images
+        are resized to its input without keeping the aspect ratio, as for SAM 2. If the stated record has no frames,
+        clips are sampled as for Kinetics.
 
         Args:
             config: the configuration of the model.
@@ -143,7 +144,7 @@ class Preprocessing:
             The record; None if nothing is stated and nothing was published, as for other channels, signals and volumes.
         """
         if stated is None and (config.is_video or config.axes == 2):
-            stated = published(config.image_size, config.num_channels)
+            stated = published(config.image_size, config.num_channels, windowed=config.is_windowed)
         return stated.with_frames(config.image_size[0]) if stated and config.is_video else stated
 
     def at(self, size: int | Sequence[int]) -> Preprocessing:
@@ -293,9 +294,17 @@ KINETICS = Preprocessing(
 """
 
 
-def published(image_size: Sequence[int], num_channels: int) -> Preprocessing | None:
+SAM_2 = Preprocessing(size={"height": 1024, "width": 1024}, resample=RESAMPLING["bilinear"], do_center_crop=False)
+"""The record of SAM 2: the whole image resized to 1024x1024 (bilinear), whatever its shape; mean and standard deviation
+of ImageNet.
+"""
+
+
+def published(image_size: Sequence[int], num_channels: int, *, windowed: bool = False) -> Preprocessing | None:
     """The published preprocessing for images (two sides) or clips (frames and two sides); see `for_model`."""
     if num_channels != 3 or len(image_size) not in (2, 3):
         return None
+    if windowed and len(image_size) == 2:
+        return SAM_2.at(image_size)
     record = IMAGENET if len(image_size) == 2 else KINETICS.replace(num_frames=image_size[0])
     return record.at(image_size[-2:])

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hierax.checkpoint.dialects.dialect import Dialect, Shapes
 from hierax.checkpoint.dialects.official import arguments_of, fields_of, named_config, published_layers
-from hierax.checkpoint.dialects.shapes import PATCH, config_from_shapes, require_expressible
+from hierax.checkpoint.dialects.shapes import PATCH, config_from_shapes, neck_width, require_expressible
+from hierax.checkpoint.dialects.timm import KEPT, SPDX, object_in
 from hierax.model.config import VARIANTS, HieraConfig, variant_config
 from hierax.model.registry import ENCODER, TASKS, TaskSpec
 
@@ -37,7 +38,6 @@ _FOREIGN = re.compile(
     r"|occlusion_|temporal_positional_)"
 )
 """Matches tensors of the memory, of prompts and of masks, in files of the authors and of transformers."""
-KEPT = "timm"
 
 
 class _Sam2(Dialect):
@@ -119,7 +119,7 @@ class _Sam2(Dialect):
 
 def _finished(config: HieraConfig, shapes: Shapes, *, neck: bool = True) -> HieraConfig:
     """The configuration with what the tensors state: the neck, and the task that opens them if no head is there."""
-    width = next((shape[0] for name, shape in shapes.items() if name.startswith(_LEVEL)), None) if neck else None
+    width = neck_width(shapes) if neck else None
     changes: dict[str, Any] = {} if width is None else {"fpn_hidden_size": width}
     if "head.weight" not in shapes:
         changes["extra"] = {**config.extra, "architectures": [TASKS["backbone"].architecture]}
@@ -197,7 +197,7 @@ class TimmSam2(_Sam2):
         architecture = values.get("architecture")
         if architecture not in _TRUNKS:
             raise ValueError(f"architecture is {architecture!r}; expected one of {', '.join(_TRUNKS)}")
-        record, given = _object(values, "pretrained_cfg"), _object(values, "model_args")
+        record, given = object_in(values, "pretrained_cfg"), object_in(values, "model_args")
         row = arguments_of(variant_config(architecture), self.arguments)
         fields = {**fields_of({**row, **{k: v for k, v in given.items() if v is not None}}, self.arguments), **_MADE}
         size = record.get("input_size")
@@ -205,6 +205,8 @@ class TimmSam2(_Sam2):
         fields["num_channels"] = shapes[PATCH][1]
         if "head.weight" in shapes:
             fields["num_labels"] = shapes["head.weight"][0]
+        license = record.get("license")
+        fields["license"] = SPDX.get(str(license).lower(), license) if license else None
         config = named_config(fields, self.arguments)
         kept = {k: v for k, v in values.items() if k != "architecture"}
         return _finished(config.replace(extra={KEPT: kept}), shapes)
@@ -226,7 +228,8 @@ class TimmSam2(_Sam2):
         rows = {name: arguments_of(variant_config(name), self.arguments) for name in _TRUNKS}
         architecture = min(rows, key=lambda name: sum(rows[name][key] != value for key, value in own.items()))
         kept, labels = dict(config.extra.get(KEPT, {})), config.num_labels if task.labels else 0
-        record = {**_object(kept, "pretrained_cfg"), "input_size": [config.num_channels, *config.image_size]}
+        record = {**object_in(kept, "pretrained_cfg"), "input_size": [config.num_channels, *config.image_size]}
+        record["license"] = next((theirs for theirs, ours in SPDX.items() if ours == config.license), config.license)
         changed = {key: value for key, value in own.items() if value != rows[architecture][key]}
         return {
             **kept,
@@ -234,7 +237,7 @@ class TimmSam2(_Sam2):
             "num_classes": labels,
             "num_features": config.hidden_size,
             "model_args": {**changed, "num_classes": labels},
-            "pretrained_cfg": {**record, "num_classes": labels},
+            "pretrained_cfg": {k: v for k, v in {**record, "num_classes": labels}.items() if v is not None},
         }
 
     def completed(self, tensors: dict[str, Tensor], config: HieraConfig) -> dict[str, Tensor]:
@@ -246,13 +249,6 @@ class TimmSam2(_Sam2):
 def _is_untrained(name: str, tensor: Tensor) -> bool:
     """Whether a tensor of a norm has the values that it was made with."""
     return tensor.is_meta or bool((tensor == (1 if name.endswith("weight") else 0)).all())
-
-
-def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = values.get(name) or {}
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{name} is {found!r:.80}; expected an object of fields")
-    return found
 
 
 class TransformersSam2(_Sam2):
@@ -323,8 +319,8 @@ class TransformersSam2(_Sam2):
             raise ValueError(f"model_type is {kind!r}; expected one of {', '.join(self.types)}")
         if kind == "sam2_hiera_det_model":
             return values, None
-        vision = values if kind == "sam2_vision_model" else _object(values, "vision_config")
-        return _object(vision, "backbone_config"), vision
+        vision = values if kind == "sam2_vision_model" else object_in(values, "vision_config")
+        return object_in(vision, "backbone_config"), vision
 
     def states(self, values: Mapping[str, Any]) -> Collection[str] | None:
         """See the base class."""
@@ -370,6 +366,6 @@ class TransformersSam2(_Sam2):
 
 
 SAM_2: Mapping[str, _Sam2] = {"official": OfficialSam2(), "transformers": TransformersSam2(), "timm": TimmSam2()}
-"""The formats, by the names of the formats of the same libraries for other models. Those of the authors are asked before
-those of timm, because timm has most of their names.
+"""The formats, by the names of the formats of the same libraries for other models. Those of the authors are asked
+before those of timm, because timm has most of their names.
 """

@@ -42,6 +42,11 @@ def is_mae(shapes: Shapes) -> bool:
     return any(key.startswith("decoder.") for key in shapes)
 
 
+def neck_width(shapes: Shapes) -> int | None:
+    """Channels of the neck in these tensors; None if there is none."""
+    return next((shape[0] for name, shape in shapes.items() if name.startswith("pyramid.laterals.")), None)
+
+
 def _signature_of(config: HieraConfig) -> tuple[Any, ...]:
     return (
         config.patch_size,
@@ -73,7 +78,9 @@ def _fits(config: HieraConfig, shapes: Shapes) -> bool:
     A trunk of SAM 2 also needs its global table: a classic model that was converted to abs-win has another one.
     """
     whole = tuple(shapes.get("encoder.pos_embed.whole", ())[2:])
-    return _signature_of(config) == _signature(shapes) and (not config.is_windowed or whole == config.global_position_size)
+    return _signature_of(config) == _signature(shapes) and (
+        not config.is_windowed or whole == config.global_position_size
+    )
 
 
 def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
@@ -100,8 +107,10 @@ def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
 
 
 def with_shapes(config: HieraConfig, shapes: Shapes) -> HieraConfig:
-    """`config` with the channels, labels, decoder, tables and native size of the tensors."""
+    """`config` with the channels, labels, decoder, tables, neck and native size of the tensors."""
     changes: dict[str, Any] = {"num_channels": shapes[PATCH][1]}
+    if neck_width(shapes) is not None:
+        changes["fpn_hidden_size"] = neck_width(shapes)
     if "head.weight" in shapes:
         changes["num_labels"] = shapes["head.weight"][0]
     if "encoder.pos_embed.whole" in shapes:

@@ -18,7 +18,7 @@ from hierax.checkpoint.dialects.shapes import PATCH, config_from_shapes, require
 from hierax.model.config import VARIANTS, HieraConfig, variant_config
 from hierax.model.registry import ENCODER, TaskSpec
 
-_SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
+SPDX = {"cc-by-nc-4.0": "CC-BY-NC-4.0", "apache-2.0": "Apache-2.0", "mit": "MIT"}
 KEPT = "timm"
 _OWN = ("hiera_femto_160",)  # architectures that timm does not have
 """The key in `HieraConfig.extra` of values of timm that are not fields of `HieraConfig`."""
@@ -69,7 +69,7 @@ class Timm(Official):
         architecture = values.get("architecture")
         if not isinstance(architecture, str) or architecture not in VARIANTS:
             raise ValueError(f"architecture is {architecture!r}, which is not a variant of Hiera")
-        record, arguments = _object(values, "pretrained_cfg"), _object(values, "model_args")
+        record, arguments = object_in(values, "pretrained_cfg"), object_in(values, "model_args")
         row = _arguments(variant_config(architecture))
         arguments = {**row, **{k: v for k, v in arguments.items() if v is not None or k == "init_values"}}
         if "img_size" not in (values.get("model_args") or {}) and isinstance(record.get("input_size"), (list, tuple)):
@@ -84,7 +84,7 @@ class Timm(Official):
         if "encoder.pos_embed.whole" in shapes:
             fields["global_position_size"] = shapes["encoder.pos_embed.whole"][2:]
         license = record.get("license")
-        fields["license"] = _SPDX.get(str(license).lower(), license) if license else None
+        fields["license"] = SPDX.get(str(license).lower(), license) if license else None
         kept = {k: v for k, v in values.items() if k != "architecture"}
         config = named_config(fields, _ARGUMENTS)
         require_published_geometry(config, "timm")
@@ -93,7 +93,7 @@ class Timm(Official):
     def states(self, values: Mapping[str, Any]) -> Collection[str] | None:
         """See the base class."""
         named = {"id2label"} if values.get("label_names") else set()
-        licensed = {"license"} if _object(values, "pretrained_cfg").get("license") else set()
+        licensed = {"license"} if object_in(values, "pretrained_cfg").get("license") else set()
         return {*_ARGUMENTS.values(), "num_heads", "position_embedding", "pooled_shortcut", KEPT, *named, *licensed}
 
     def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Timm(Official):
         kept = dict(config.extra.get(KEPT, {}))
         record = dict(kept.get("pretrained_cfg") or {})
         record |= {"input_size": [config.num_channels, *config.image_size], "num_classes": labels}
-        record["license"] = next((theirs for theirs, ours in _SPDX.items() if ours == config.license), config.license)
+        record["license"] = next((theirs for theirs, ours in SPDX.items() if ours == config.license), config.license)
         if record.get("tag") == "mae" and task is not ENCODER:
             del record["tag"]  # the tag would mean that the norm must not be used
         kept.pop("label_names", None)
@@ -154,7 +154,8 @@ def _architecture(config: HieraConfig) -> str:
     return min(rows, key=differences)
 
 
-def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def object_in(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object in a field; empty if there is none. Raises `ValueError` if the field is something else."""
     found = values.get(name) or {}
     if not isinstance(found, Mapping):
         raise ValueError(f"{name} is {found!r:.80}; expected an object of fields")
@@ -177,4 +178,4 @@ def _norm_of_a_mae(values: Mapping[str, Any] | None) -> bool:
     This is true for the `.mae` files of timm. The same is assumed of a tensor file without a head
     and without a configuration.
     """
-    return values is None or _object(values, "pretrained_cfg").get("tag") == "mae"
+    return values is None or object_in(values, "pretrained_cfg").get("tag") == "mae"
