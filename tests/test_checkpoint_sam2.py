@@ -159,7 +159,7 @@ def test_transformers_opens_what_was_saved_with_equal_maps(neck: int | None, tmp
 
     model = backbone(fpn_hidden_size=neck, out_features=None if neck else ("stage1", "stage2", "stage3", "stage4"))
     model.save_pretrained(tmp_path)
-    cls = transformers.Sam2VisionModel if neck else transformers.Sam2HieraDetModel
+    cls: Any = transformers.Sam2VisionModel if neck else transformers.Sam2HieraDetModel
     theirs, info = cls.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     x = torch.randn(1, 3, 96, 64)
@@ -177,7 +177,7 @@ def test_a_model_of_transformers_is_read_with_equal_maps(tmp_path: Path) -> None
         "model_type": "sam2_hiera_det_model", "hidden_size": 8, "embed_dim_per_stage": [8, 16, 32, 64],
         "blocks_per_stage": [1, 2, 3, 2], "global_attention_blocks": [4],
     }  # fmt: skip
-    theirs = randomize(
+    theirs: Any = randomize(
         Sam2VisionModel(
             Sam2VisionConfig(backbone_config=trunk, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=16)
         )
@@ -193,14 +193,14 @@ def test_a_model_of_transformers_is_read_with_equal_maps(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("task", [hierax.HieraForImageClassification, hierax.HieraModel])
 def test_other_tasks_are_saved_in_the_format_of_hierax(task: Any, tmp_path: Path) -> None:
-    model = randomize(task(config_of(num_labels=3))).eval()
+    model: Any = randomize(task(config_of(num_labels=3))).eval()
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "hierax"
     assert type(hierax.load(tmp_path)) is task
 
 
 def test_a_classifier_is_saved_for_timm(tmp_path: Path) -> None:
-    model = randomize(hierax.HieraForImageClassification(config_of(num_labels=3))).eval()
+    model: Any = randomize(hierax.HieraForImageClassification(config_of(num_labels=3))).eval()
     save_model(model, tmp_path, dialect="timm")
     again, x = hierax.load(tmp_path), torch.randn(1, 3, 64, 64)
     assert type(again) is hierax.HieraForImageClassification
