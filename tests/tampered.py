@@ -297,10 +297,10 @@ def _any_file() -> Iterator[Change]:
 # -- all of them, in a process of its own that may take little memory ----------------------------------------------
 
 
-def commands(folder: Path) -> list[tuple[str, ...]]:
-    """What reads a collection."""
+def commands(folder: Path, original: Path) -> list[tuple[str, ...]]:
+    """What reads a collection whose images are in the folder `original`."""
     return [
-        ("search", str(folder), str(folder / "3.jpg")),
+        ("search", str(folder), str(original / "3.jpg")),
         ("duplicates", str(folder), "--threshold", "0.5", "--verify"),
         ("outliers", str(folder), "--html", str(folder / "page.html")),
         ("map", str(folder), "-o", str(folder / "map.html"), "--method", "pca"),
@@ -310,7 +310,12 @@ def commands(folder: Path) -> list[tuple[str, ...]]:
 def problem(code: int, err: str) -> str:
     """What is wrong with how a command ended; "" if nothing."""
     named = any(name in err for name in ("manifest.json", "part-", "listings", "index/"))
-    if code not in (0, 2, 3) or "fault of hierax" in err or "Traceback" in err or ("is damaged" in err and not named):
+    if (
+        code not in (0, 2, 3)
+        or "fault of hierax" in err
+        or "Traceback" in err
+        or ("is damaged" in err.replace("the model is damaged", "") and not named)
+    ):
         return f"{code}: {err}"
     return ""
 
@@ -323,7 +328,7 @@ def main(place: Path) -> None:
     from hierax.cli import main as hierax
 
     original, tried = whole(place / "whole"), 0
-    for command in commands(original):  # imports what is to be imported
+    for command in commands(original, original):  # imports what is to be imported
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             hierax(command)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -331,7 +336,7 @@ def main(place: Path) -> None:
     for change in changes():
         print(change.name, end=" ", flush=True)  # the last line if the process dies
         folder = apply(change, original, place / "tampered")
-        for command in commands(folder):
+        for command in commands(folder, original):
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
                 code = hierax(command)
             print(problem(code, err.getvalue()), end="", flush=True)

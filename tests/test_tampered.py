@@ -28,7 +28,7 @@ def test_a_tampered_collection_is_answered_or_refused(
     run: "Run", original: Path, tmp_path: Path, change: Change
 ) -> None:
     folder = apply(change, original, tmp_path / "tampered")
-    for command in commands(folder):
+    for command in commands(folder, original):
         code, _, err = run(*command)
         assert not problem(code, err)
 
