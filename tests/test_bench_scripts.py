@@ -113,3 +113,12 @@ def test_a_detector_learns_on_our_maps(script: Any) -> None:
     precision = script("dense_toys").train("rt-detr", "hierax", steps=600, seed=0)
     assert precision[300] >= 0.25
     assert precision[600] >= 0.45
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_trunks_with_windows_are_compared(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    script("windows").main(["--models", "tiny", "--size", "64", "--rounds", "1", "--no-engine", "--no-memory"])
+    out = capsys.readouterr().out
+    assert "| hierax windowed | 0.4 |" in out
+    assert "| hierax classic |" in out
+    assert "| transformers |" in out

@@ -374,3 +374,25 @@ def test_maps_are_those_of_sam_2_in_transformers(size: tuple[int, int]) -> None:
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("size", [(64, 96), (256, 256)])
+def test_engines_run_models_with_windows(backend: str, size: tuple[int, int]) -> None:
+    model, x = (
+        model_of(hierax.HieraBackbone, image_size=size, out_features=("stage2", "stage4")),
+        torch.randn(2, 3, *size),
+    )
+    with torch.no_grad():
+        expected = model(x).feature_maps
+    with hierax.Engine(model, backend=backend, precision="fp32") as engine:
+        for ours, wanted in zip(engine(x).feature_maps, expected, strict=True):
+            assert relative(ours, wanted) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+def test_a_traced_model_is_the_model() -> None:
+    model, x = model_of(hierax.HieraBackbone), torch.randn(2, 3, 256, 96)
+    with torch.no_grad():
+        traced: Any = torch.jit.trace(model, x, strict=False)
+        assert relative(traced(x)[0][0], model(x).feature_maps[0]) < 1e-5

@@ -130,6 +130,8 @@ def _part(rows: Tensor, group: Group) -> Tensor:
 
 def first_layout(config: HieraConfig, grid: Sequence[int]) -> WindowLayout:
     """The layout of the tokens of stage 1 by mask units, which are whole on every padded grid."""
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # sizes are tensors there
+        grid = [int(tokens) for tokens in grid]
     return WindowLayout.over(grid, UnitLayout.of(config))
 
 
