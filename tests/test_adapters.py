@@ -159,6 +159,14 @@ def test_the_file_of_an_adapter_is_opened_as_its_folder(adapter: Path) -> None:
     assert torch.equal(logits(hierax.load(adapter / "adapter_model.safetensors")), logits(hierax.load(adapter)))
 
 
+def test_an_adapter_in_a_pickle_is_opened(adapter: Path, tmp_path: Path) -> None:
+    copy = copy_of(adapter, tmp_path)
+    path = copy / "adapter_model.safetensors"
+    torch.save(load_file(path), copy / "adapter_model.bin")
+    path.unlink()
+    assert torch.equal(logits(hierax.load(copy)), logits(hierax.load(adapter)))
+
+
 def test_opening_draws_no_random_numbers(adapter: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -177,6 +185,8 @@ def test_a_base_can_be_given(adapter: Path, base: Path, tmp_path: Path) -> None:
         expected = logits(hierax.load(adapter))
         assert torch.equal(logits(hierax.load(folder, base=base)), expected)
         assert torch.equal(logits(hierax.load(folder, base=hierax.open_checkpoint(base))), expected)
+        model = hierax.HieraForImageClassification.from_pretrained(folder, base=base)
+        assert torch.equal(logits(model), expected)
 
 
 def test_a_base_that_is_not_in_the_cache_is_named(adapter: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def load_model(
     device: torch.device | str | None = None,
     part: str | None = None,
     config: HieraConfig | None = None,
+    base: Source | None = None,
     ignore_mismatched_sizes: bool = False,
     hub: HubOptions | None = None,
     overrides: Mapping[str, Any] = MappingProxyType({}),
@@ -74,7 +75,7 @@ def load_model(
         given["num_labels"] = num_labels
     if image_size is not None:
         given["image_size"] = image_size
-    checkpoint = as_checkpoint(source, hub, variant, part=part, config=config)
+    checkpoint = as_checkpoint(source, hub, variant, part=part, config=config, base=base)
     if given.get("num_labels") is not None and not (ignore_mismatched_sizes and "head" in checkpoint.parts):
         reinitialized.add("head")
     report = LoadingReport(
@@ -209,7 +210,6 @@ def load(
     Args:
         source: a Hub id, a folder, or a file; "hierax/femto" and "hierax/femto.mae" are part of hierax.
         task: "features", "backbone", "classification", "video-classification" or "mae"; None: see below.
-        base: the base model of an adapter; None is the one that the adapter names.
 
     Returns:
         The model for the task. Without a task: a classifier if the checkpoint has a head, an MAE model if it has a

@@ -200,6 +200,7 @@ class Pretrained(nn.Module):
         reinit: Collection[str] = (),
         part: str | None = None,
         config: HieraConfig | None = None,
+        base: "Source | None" = None,
         ignore_mismatched_sizes: bool = False,
         image_size: int | Sequence[int] | None = None,
         dtype: torch.dtype | str | None = None,
@@ -222,6 +223,7 @@ class Pretrained(nn.Module):
             part: which model of a file that holds several: the name of its container or prefix, such as "model_ema" or
                 "teacher". If None, a moving average is preferred to the model that it averages, with a warning.
             config: the configuration to use instead of the source's own.
+            base: the base model of an adapter (LoRA); None is the one that the adapter names.
             ignore_mismatched_sizes: modules whose tensors have another shape in the file get random weights, such as
                 the head for another `num_labels`; a head of the same size is kept.
             image_size: another native size in pixels, to which the position embeddings are resized.
@@ -248,6 +250,7 @@ class Pretrained(nn.Module):
             reinit=reinit,
             part=part,
             config=config,
+            base=base,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             image_size=image_size,
             dtype=dtype,
