@@ -239,6 +239,13 @@ def test_gradient_checkpointing_changes_nothing(run: Path, data: Path, base: Pat
     assert same(weights(again), weights(run))
 
 
+@pytest.mark.slow
+def test_compiled_steps_train_the_same_adapter(run: Path, data: Path, base: Path, tmp_path: Path) -> None:
+    compiled = trained(data, tmp_path / "run", base, compile=True)
+    for name, tensor in weights(compiled).items():
+        torch.testing.assert_close(tensor, weights(run)[name], rtol=0, atol=1e-3)
+
+
 def test_an_adapter_learns_from_labels_and_a_teacher(data: Path, base: Path, tmp_path: Path) -> None:
     options: Any = {"source": base, "teacher": base, "device": "cpu", "quiet": True}
     run = finetune(data, out=tmp_path / "run", recipe=lora(epochs=1), **options)
