@@ -30,7 +30,7 @@ sys.path.insert(0, "tests")
 import torch, training
 import hierax.train.loop as loop
 from hierax.train import TrainingStopped, finetune, pretrain
-from hierax.train.parallel import full
+from hierax.train.parallel import full_tensor
 
 task, data, out, dump, parallel, source, changes = {arguments!r}
 rank = int(os.environ.get("RANK", "0"))
@@ -44,13 +44,13 @@ def slow(self, *arguments):
 
 def applied(self, *, finite):
     if dump and self.progress.step == 0:
-        gradients = {{n: full(p.grad).clone() for n, p in self.model.named_parameters() if p.grad is not None}}
+        gradients = {{n: full_tensor(p.grad).clone() for n, p in self.model.named_parameters() if p.grad is not None}}
         if rank == 0:
             torch.save(gradients, dump + ".gradients")
     apply(self, finite=finite)
 
 def finished(self):
-    whole = {{n: full(p.detach()).clone() for n, p in self.model.named_parameters()}}
+    whole = {{n: full_tensor(p.detach()).clone() for n, p in self.model.named_parameters()}}
     if dump and rank == 0:
         torch.save(whole, dump)
     finish(self)
