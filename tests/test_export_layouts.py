@@ -21,6 +21,7 @@ from PIL import Image
 import hierax
 from exports import Exported, copied, engine_of, few, make, truth
 from hierax.engine.backends import onnx as onnx_backend
+from hierax.engine.backends.openvino import shared_core
 from hierax.engine.export import layouts
 from hierax.engine.export.layouts import LAYOUTS
 from hierax.notices import Notice
@@ -129,6 +130,15 @@ def test_an_encoder_gives_the_outputs_that_pipelines_for_features_look_for(tmp_p
     hierax.export(model, tmp_path / "out", layout="optimum", format="openvino", evaluate=few(model))
     assert values_of(tmp_path / "out" / "config.json")["architectures"] == ["HieraModel"]
     assert values_of(tmp_path / "out" / "export.json")["outputs"] == ["pooler_output", "last_hidden_state"]
+
+
+def test_outputs_of_openvino_have_one_name_also_when_compiled(tmp_path: Path) -> None:
+    """Readers take any of the names."""
+    model = hierax.HieraModel(make("classifier").config)
+    hierax.export(model, tmp_path / "out", layout="optimum", format="openvino", evaluate=few(model))
+    compiled: Any = shared_core().compile_model(tmp_path / "out" / "openvino_model.xml", "CPU")
+    assert [output.names for output in compiled.outputs] == [{"pooler_output"}, {"last_hidden_state"}]
+    assert [entry.names for entry in compiled.inputs] == [{"pixel_values"}]
 
 
 def test_a_model_that_transformers_cannot_build_is_still_one_that_these_libraries_open(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
         )  # needed during the conversion
         model = frontend.convert(frontend.load(decoder))
     model.reshape({i: [-1, *tensor.shape[1:]] for i, tensor in enumerate(example)})
+    for node in model.get_ordered_ops():  # numbers of the trace, which a compiled model would add to its outputs' names
+        for tensor in node.outputs():
+            tensor.get_tensor().set_names(set())
     for name, node in zip(INPUTS, model.inputs, strict=False):
         node.get_tensor().set_names({name})
     for name, node in zip(program.signature.outputs, model.outputs, strict=True):
