@@ -9,7 +9,7 @@ demo: $(VENV)/core
 	$(VENV)/bin/hierax demo
 
 test: $(VENV)/dev lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not peers" --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not peers and not hub" --numprocesses 2 --dist worksteal
 
 slow: $(VENV)/dev
 	$(VENV)/bin/python -m pytest -m slow
