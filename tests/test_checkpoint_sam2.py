@@ -15,6 +15,7 @@ from hierax.checkpoint.dialects.sam2 import SAM_2
 from hierax.checkpoint.parts import choose
 from hierax.checkpoint.records import find_record, list_checkpoints
 from hierax.checkpoint.save import save_model
+from hierax.checkpoint.windowed import global_blocks
 from hierax.model.config import HieraConfig, list_models, variant_config
 from small import image_config, randomize
 
@@ -379,3 +380,102 @@ def test_without_a_record_images_are_resized_without_their_aspect_ratio(tmp_path
     record = hierax.load(tmp_path).preprocessing
     assert record is not None
     assert (record.size, record.do_center_crop, record.resample) == ({"height": 64, "width": 64}, False, 2)
+
+
+# -- classic weights with windows ----------------------------------------------------------------------------------
+
+
+def classic(folder: Path, **changes: Any) -> Any:
+    model: Any = randomize(hierax.HieraForImageClassification(image_config(image_size=(224, 224), **changes))).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("position", ["absolute", "abs_win"])
+def test_a_classic_model_with_windows_is_the_same_at_224_pixels(position: str, tmp_path: Path) -> None:
+    fields = {"position_embedding": position, "global_position_size": (14, 14)} if position == "abs_win" else {}
+    model, x = classic(tmp_path, **fields), torch.randn(1, 3, 224, 224)
+    windowed = hierax.load(tmp_path, windows="sam2")
+    with torch.no_grad():
+        ours, expected = (m(x, output_hidden_states=True) for m in (windowed, model))
+    for map_, other in zip(ours.reshaped_hidden_states, expected.reshaped_hidden_states, strict=True):
+        assert ((map_ - other).abs().max() / other.abs().max()).item() <= 1e-6
+    torch.testing.assert_close(ours.logits, expected.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_windows_for_a_larger_size_are_reported(tmp_path: Path) -> None:
+    model = classic(tmp_path)
+    windowed: Any = hierax.HieraBackbone.from_pretrained(
+        tmp_path, image_size=256, windows="sam2", out_features=("stage1", "stage3")
+    )
+    config = windowed.config
+    assert (config.window_sizes, config.global_blocks, config.image_size) == ((8, 4, 14, 7), (4, 5), (256, 256))
+    assert windowed.loading_report.changed == [
+        "window_sizes None -> (8, 4, 14, 7)",
+        "global_blocks () -> (4, 5)",
+        "position_embedding absolute -> abs_win",
+        "image_size (224, 224) -> (256, 256)",
+    ]
+    x = torch.randn(1, 3, 256, 256)
+    plain: Any = hierax.HieraBackbone.from_pretrained(tmp_path, position_resize="window", out_features=("stage1",))
+    torch.testing.assert_close(maps_of(windowed, x)[0], maps_of(plain, x)[0], rtol=1e-4, atol=1e-5)
+    assert model.config.window_sizes is None
+
+
+def test_the_preprocessing_of_a_classic_model_stays_with_windows(tmp_path: Path) -> None:
+    classic(tmp_path)
+    before, after = hierax.load(tmp_path).preprocessing, hierax.load(tmp_path, windows="sam2").preprocessing
+    assert before is not None
+    assert after == before
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+def test_the_blocks_that_see_all_tokens_are_placed_as_in_sam_2(size: str) -> None:
+    config = variant_config(f"sam2_hiera_{size}")
+    assert global_blocks(config.depths) == config.global_blocks
+
+
+def test_an_open_checkpoint_is_not_changed_by_windows(tmp_path: Path) -> None:
+    model = classic(tmp_path)
+    opened = hierax.open_checkpoint(tmp_path)
+    windowed: Any = opened.model(windows="sam2")
+    with torch.no_grad():
+        windowed.encoder.blocks[0].attn.qkv.weight.zero_()
+    again: Any = opened.model()
+    assert again.config.window_sizes is None
+    assert torch.equal(again.encoder.blocks[0].attn.qkv.weight, model.encoder.blocks[0].attn.qkv.weight)
+
+
+def test_windows_are_written_by_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hierax.cli import main
+
+    classic(tmp_path / "a")
+    assert main(["convert", str(tmp_path / "a"), str(tmp_path / "b"), "--windows", "sam2"]) == 0
+    assert "window_sizes None -> (8, 4, 14, 7)" in "".join(capsys.readouterr())
+    again, direct = hierax.load(tmp_path / "b"), hierax.load(tmp_path / "a", windows="sam2")
+    x = torch.randn(1, 3, 100, 130)
+    with torch.no_grad():
+        assert torch.equal(again(x).logits, direct(x).logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows", "message"),
+    [
+        ({}, "swin", "windows is 'swin'; expected 'sam2'"),
+        (WINDOWS, "sam2", r"but the model already has windows of \(8, 4, 14, 7\)"),
+        ({"depths": (1, 1), "num_heads": (1, 2), "masked_unit_attention": (True, False), "num_query_pool": 1}, "sam2",
+         "but the model has 2 stages; expected 4"),
+    ],
+)  # fmt: skip
+def test_windows_that_a_model_cannot_have_are_refused(
+    changes: dict[str, Any], windows: str, message: str, tmp_path: Path
+) -> None:
+    classic(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        hierax.load(tmp_path, windows=windows)
+
+
+def test_pretraining_has_no_windows(tmp_path: Path) -> None:
+    hierax.HieraForPreTraining(image_config(num_query_pool=2)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="windows is 'sam2', but pretraining hides mask units"):
+        hierax.load(tmp_path, windows="sam2")

@@ -181,7 +181,7 @@ def _small(name: str, fields: Any) -> dict[str, Any]:
         "embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "decoder_hidden_size": 16,
         "decoder_depth": 1, "decoder_num_heads": 2, "image_size": (4, 64, 64) if "16x224" in name else (64, 64),
     }  # fmt: skip
-    return {**fields, **toy}
+    return {**fields, **toy, **({"global_blocks": ()} if "global_blocks" in fields else {})}
 
 
 def _shrunk(chosen: Recipe) -> Recipe:

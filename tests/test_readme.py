@@ -56,9 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _small_architectures_and_an_own_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(
-        hierax.model.config, "VARIANTS", {name: {**of, **SMALL, "embed_dim": 8} for name, of in VARIANTS.items()}
-    )
+    small = {**SMALL, "embed_dim": 8, "global_blocks": ()}
+    monkeypatch.setattr(hierax.model.config, "VARIANTS", {name: {**of, **small} for name, of in VARIANTS.items()})
     monkeypatch.setenv("HIERAX_CACHE", str(tmp_path_factory.getbasetemp() / "readme-cache"))
 
 

@@ -14,6 +14,7 @@ from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, as_checkpoint
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.checkpoint.report import LoadingReport
+from hierax.checkpoint.windowed import changed_fields, with_windows
 from hierax.model.config import HieraConfig
 from hierax.model.registry import TaskSpec, task_named, task_of, task_of_parts
 from hierax.transformers_arguments import token_of
@@ -48,6 +49,7 @@ def load_model(
     config: HieraConfig | None = None,
     base: Source | None = None,
     ignore_mismatched_sizes: bool = False,
+    windows: str | None = None,
     hub: HubOptions | None = None,
     overrides: Mapping[str, Any] = MappingProxyType({}),
     copy: bool = True,
@@ -75,7 +77,8 @@ def load_model(
         given["num_labels"] = num_labels
     if image_size is not None:
         given["image_size"] = image_size
-    checkpoint = as_checkpoint(source, hub, variant, part=part, config=config, base=base)
+    read = as_checkpoint(source, hub, variant, part=part, config=config, base=base)
+    checkpoint = read if windows is None else with_windows(read, windows)
     if given.get("num_labels") is not None and not (ignore_mismatched_sizes and "head" in checkpoint.parts):
         reinitialized.add("head")
     report = LoadingReport(
@@ -86,12 +89,13 @@ def load_model(
         checkpoint.prefix,
         unexpected=list(checkpoint.unexpected),
         base=checkpoint.base,
+        changed=changed_fields(read.config, checkpoint.config),
         left_out=list(checkpoint.left_out),
     )
     task = task_of(cls)
     made = _task_config(task, checkpoint, report, given)
     model = _built(cls, made, checkpoint, built_with)
-    copying = CopyOptions(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and checkpoint is source)
+    copying = CopyOptions(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and read is source)
     fill(model, task, checkpoint, report, reinitialized, copying)
     for name, value in asked.outputs.items():
         setattr(model.config, name, value)
@@ -197,6 +201,7 @@ def load(
     base: Source | None = None,
     ignore_mismatched_sizes: bool = False,
     image_size: int | Sequence[int] | None = None,
+    windows: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
@@ -228,6 +233,7 @@ def load(
         reinit=reinit,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         image_size=image_size,
+        windows=windows,
         dtype=dtype,
         device=device,
         overrides={**spec.constructor_arguments(checkpoint.parts), **overrides},

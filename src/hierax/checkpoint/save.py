@@ -225,6 +225,7 @@ def convert(
     variant: str | None = None,
     part: str | None = None,
     base: str | Path | None = None,
+    windows: str | None = None,
 ) -> "Pretrained":
     """Converts a checkpoint from any format to another, without loss, and returns the model.
 
@@ -236,6 +237,7 @@ def convert(
         variant: the architecture, for a tensor file with ambiguous shapes.
         part: which model to read if the file contains several, such as "model_ema".
         base: the base model of an adapter; None is the one that the adapter names.
+        windows: "sam2" gives a classic model the windows of SAM 2; see `Pretrained.from_pretrained`.
 
     Raises:
         ValueError: the format is unknown, or cannot express the model.
@@ -245,10 +247,12 @@ def convert(
         raise ValueError(f"to is {to!r}; expected one of {', '.join(DIALECTS)}")
     if pos_embed not in (None, "abswin"):
         raise ValueError(f"pos_embed is {pos_embed!r}; expected 'abswin'")
+    if pos_embed and windows:
+        raise ValueError("pos_embed and windows are both given; expected one: windows splits the position table too")
     target = Path(target)
     if target.suffix in TENSOR_SUFFIXES and not target.is_dir() and (to, target.suffix) != ("official", ".pth"):
         raise ValueError(f"{target}: expected a folder to write to, or with to='official' a .pth file")
-    model = _whole(source, variant, part, base)
+    model = _whole(source, variant, part, base, windows)
     if pos_embed:
         model = to_abs_win(model)
     if target.suffix == ".pth" and not target.is_dir():
@@ -258,13 +262,15 @@ def convert(
     return model
 
 
-def _whole(source: str | Path, variant: str | None, part: str | None, base: str | Path | None) -> "Pretrained":
+def _whole(
+    source: str | Path, variant: str | None, part: str | None, base: str | Path | None, windows: str | None
+) -> "Pretrained":
     """The model with all tensors of a checkpoint, in the precision of the file. Without a norm, only the encoder."""
     opened = open_checkpoint(source, variant=variant, part=part, base=base)
     task = detect_task(opened)
     cls = ENCODER.cls if task.name == "features" and task.part not in opened.parts else task.cls
     arguments = task.constructor_arguments(opened.parts)
-    return load_model(cls, opened, dtype="auto", overrides=arguments, copy=False)
+    return load_model(cls, opened, dtype="auto", overrides=arguments, windows=windows, copy=False)
 
 
 def push_model(

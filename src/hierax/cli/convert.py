@@ -16,6 +16,8 @@ EPILOG = """SRC is a Hub id, a folder, or a file (.safetensors, .pth, .pth.tar, 
 of training scripts work too. OUT is a folder. With --to official it can be a .pth file.
 --pos-embed abswin splits an absolute position embedding into a table of one mask unit and a global table.
 This is exact at the model's own size, and better at other sizes (arXiv 2311.05613).
+--windows sam2 gives a classic model windows in stages 3 and 4, which cost less at high resolution. At 224 pixels
+the model computes the same.
 An adapter (LoRA, as hierax finetune adapter=lora or PEFT writes it) is merged into its base model.
 In Python: hierax.convert."""
 
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="format to write (default: transformers)",
     )
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the type of position embedding")
+    parser.add_argument("--windows", choices=("sam2",), help="give a classic model the windows of SAM 2")
     parser.add_argument("--variant", metavar="V", help="architecture, if the tensors of a file fit none or several")
     parser.add_argument("--part", metavar="P", help="which model of a file with several models, such as model_ema")
     parser.add_argument("--base", metavar="SRC", help="base model of an adapter (default: the one that it names)")
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     before = _file_states(target)
     if target.is_dir() and not arguments.overwrite and any(target.iterdir()) and not (target / "config.json").exists():
         raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
-    options = {name: getattr(arguments, name) for name in ("pos_embed", "variant", "part", "base")}
+    options = {name: getattr(arguments, name) for name in ("pos_embed", "variant", "part", "base", "windows")}
     model = convert(arguments.source, target, to=arguments.to, **options)
     say_license(arguments.source, model.license)
     written = {path: state[0] for path, state in _file_states(target).items() if before.get(path) != state}

@@ -203,6 +203,7 @@ class Pretrained(nn.Module):
         base: "Source | None" = None,
         ignore_mismatched_sizes: bool = False,
         image_size: int | Sequence[int] | None = None,
+        windows: str | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         revision: str | None = None,
@@ -227,6 +228,8 @@ class Pretrained(nn.Module):
             ignore_mismatched_sizes: modules whose tensors have another shape in the file get random weights, such as
                 the head for another `num_labels`; a head of the same size is kept.
             image_size: another native size in pixels, to which the position embeddings are resized.
+            windows: "sam2" gives a classic model the windows of SAM 2 in stages 3 and 4 and three blocks that see all
+                tokens: cheaper at high resolution, equal at 224 pixels. None keeps the model as it is.
             dtype: precision of the weights; None is float32, "auto" that of the file.
             device: the device of the weights; None is the CPU.
             revision, cache_dir, token, local_files_only: passed to the client of the Hub.
@@ -253,6 +256,7 @@ class Pretrained(nn.Module):
             base=base,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             image_size=image_size,
+            windows=windows,
             dtype=dtype,
             device=device,
             hub=HubOptions(revision, cache_dir, token, local_files_only),
