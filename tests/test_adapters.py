@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,13 @@ def test_an_adapter_in_a_pickle_is_opened(adapter: Path, tmp_path: Path) -> None
     torch.save(load_file(path), copy / "adapter_model.bin")
     path.unlink()
     assert torch.equal(logits(hierax.load(copy)), logits(hierax.load(adapter)))
+
+
+def test_opening_needs_no_peft(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = logits(hierax.load(adapter))
+    for name in ("peft", "accelerate", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert torch.equal(logits(hierax.load(adapter)), expected)
 
 
 def test_opening_draws_no_random_numbers(adapter: Path) -> None:
