@@ -50,6 +50,7 @@ GUIDES = (
     "checkpoints",
     "transformers",
     "integrations",
+    "dense",
     "README",
 )
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))
@@ -172,6 +173,9 @@ def make_models(place: Path) -> None:
         record = KINETICS.replace(num_frames=4) if model.config.is_video else hierax.Preprocessing()
         model.preprocessing = record.replace(size=73, crop_size=64)
         model.save_pretrained(place / name)
+    trunk = hierax.HieraBackbone(variant_config("sam2_hiera_tiny", fpn_hidden_size=16))
+    trunk.preprocessing = hierax.Preprocessing.for_model(trunk.config)
+    trunk.save_pretrained(place / "facebook/sam2.1-hiera-tiny")
     weights = hierax.create_model("hiera_tiny_224").state_dict()
     torch.save({"model": weights, "model_ema": weights, "epoch": 3}, place / "checkpoint.pth")
 
