@@ -184,7 +184,12 @@ def _say_model(model: str, extractor: FeatureExtractor) -> None:
     """Says what a user must know about the model."""
     say_license(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
-        say(f"{model}: this is the encoder of an MAE; its last norm was not trained. A fine-tuned model may be better")
+        what = (
+            "an encoder of SAM 2 has no norm at its end"
+            if extractor.config.is_windowed
+            else ("this is the encoder of an MAE; its last norm was not trained")
+        )
+        say(f"{model}: {what}. A fine-tuned model may be better")
 
 
 def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int:

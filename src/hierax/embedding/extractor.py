@@ -21,7 +21,7 @@ from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
-from hierax.model.tasks import HieraModel
+from hierax.model.tasks import HieraBackbone, HieraModel
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 from hierax.processing.defaults import preprocessing_for
@@ -82,12 +82,12 @@ class FeatureExtractor:
             "calibration": calibration,
             "max_pixels": max_pixels,
         }
-        given = _open(model, device=device, precision=precision, backend=backend, threads=threads)
+        self.layers, self.l2 = _layer_names(layers), l2
+        given = _open(model, self.layers, device=device, precision=precision, backend=backend, threads=threads)
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _absolute_source(source_name(model))
         loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
         self.untrained_norm = loaded is not None and "norm" in loaded.reinitialized
         self.record, self.max_pixels = _preprocessing_for(given, size, name=self.name), max_pixels
-        self.layers, self.l2 = _layer_names(layers), l2
         self.engine = (
             given
             if isinstance(given, Engine)
@@ -97,7 +97,7 @@ class FeatureExtractor:
                 precision=precision,
                 backend=backend,
                 threads=threads,
-                hidden_states=self.layers != (POOLED,),
+                hidden_states=self.layers != (POOLED,) and not isinstance(given, HieraBackbone),
                 processor=None if given.config.is_video else HieraImageProcessor(self.record, max_pixels=max_pixels),
                 calibration=calibration,
             )
@@ -208,14 +208,14 @@ def _absolute_source(source: str) -> str:
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
-def _open(model: Pretrained | str | os.PathLike[str], **settings: Any) -> Pretrained | Engine:
+def _open(model: Pretrained | str | os.PathLike[str], layers: Sequence[str], **settings: Any) -> Pretrained | Engine:
     """The model of a source. An export runs on an engine with these `settings`; a notice says how much it differs from
     its checkpoint.
     """
     if isinstance(model, Pretrained):
         return model
     if not is_export(model):
-        return _load_features(source_name(model))
+        return _load_features(source_name(model), layers)
     engine = Engine(os.fspath(model), **settings)
     assert engine.exported is not None
     notify(f"{model} is {engine.exported.describe()}; its vectors are compared only with vectors of this export")
@@ -227,9 +227,19 @@ def _digest(engine: Engine) -> str:
     return engine.exported.digest
 
 
-def _load_features(source: str) -> Pretrained:
-    """Loads a model for features. The encoder of an MAE gets a new norm, which does not change the pooled features."""
+def _load_features(source: str, layers: Sequence[str]) -> Pretrained:
+    """Loads a model for features. The encoder of an MAE gets a new norm, which does not change the pooled features.
+
+    Layers of a neck need a backbone, which returns no pooled features.
+    """
     opened = open_checkpoint(source)
+    names = {layer.removesuffix("_map") for layer in layers}
+    if names & {*opened.config.feature_names[opened.config.stages + 1 :]}:
+        if POOLED in names:
+            raise ValueError(f"layers is {', '.join(layers)}; {POOLED} and a layer of the neck need two collections")
+        return HieraBackbone.from_pretrained(
+            opened, out_features=[name for name in opened.config.feature_names if name in names]
+        )
     new = ("norm",) if "norm" not in opened.parts or "decoder" in opened.parts else ()
     return HieraModel.from_pretrained(opened, reinit=new)
 
