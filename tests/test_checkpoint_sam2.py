@@ -192,6 +192,21 @@ def test_a_model_of_transformers_is_read_with_equal_maps(tmp_path: Path) -> None
         torch.testing.assert_close(map_, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_trunk_of_a_checkpoint_with_a_neck_can_be_written_alone(to: str, tmp_path: Path) -> None:
+    backbone(fpn_hidden_size=16).save_pretrained(tmp_path / "whole")
+    trunk = hierax.HieraBackbone.from_pretrained(tmp_path / "whole", out_features=("stage1", "stage4"))
+    save_model(trunk, tmp_path / "trunk", dialect=to)
+    again = hierax.load(tmp_path / "trunk")
+    assert again.config.fpn_hidden_size is None
+    assert_same_maps(again, trunk)
+    encoder = hierax.Hiera.from_pretrained(tmp_path / "whole")
+    save_model(encoder, tmp_path / "encoder", dialect=to)
+    names = load_file(tmp_path / "trunk" / "model.safetensors").keys()
+    assert load_file(tmp_path / "encoder" / "model.safetensors").keys() == names
+    assert not any("neck" in name for name in names)
+
+
 @pytest.mark.parametrize("task", [hierax.HieraForImageClassification, hierax.HieraModel])
 def test_other_tasks_are_saved_in_the_format_of_hierax(task: Any, tmp_path: Path) -> None:
     model: Any = randomize(task(config_of(num_labels=3))).eval()

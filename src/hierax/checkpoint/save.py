@@ -46,9 +46,18 @@ def _folder(path: Path, given: Path | None = None) -> Iterator[None]:
 
 def _writer(model: "Pretrained", to: str) -> Dialect:
     """The format that `to` means for a model: for an encoder with windows that of SAM 2, if it can be written so."""
-    sam2, config = SAM_2[to], model.config
+    sam2, config = SAM_2[to], _of_tensors(model)
     fits = sam2.writes(config, task_of(type(model)), model.state_dict())
     return sam2 if fits or (config.is_windowed and to != "transformers") else DIALECTS[to]
+
+
+def _of_tensors(model: "Pretrained") -> HieraConfig:
+    """The configuration of a model, without a neck whose tensors it does not have."""
+    config = model.config
+    if config.fpn_hidden_size is None or any(name.startswith("pyramid.") for name in model.state_dict()):
+        return config
+    names = tuple(name for name in config.out_features or () if name in config.stage_names)
+    return config.replace(fpn_hidden_size=None, out_features=names or None)
 
 
 def named_tensors(
@@ -82,7 +91,8 @@ def named_tensors(
 
 
 def _config_values(model: "Pretrained", names: Dialect) -> dict[str, Any]:
-    values = names.config_values(model.config, task_of(type(model)))
+    config = _of_tensors(model) if names in SAM_2.values() else model.config
+    values = names.config_values(config, task_of(type(model)))
     if names.name.startswith("transformers"):
         values["dtype"] = str(model.dtype).removeprefix("torch.")
         values.pop("torch_dtype", None)
@@ -92,7 +102,7 @@ def _config_values(model: "Pretrained", names: Dialect) -> dict[str, Any]:
 def _notes(model: "Pretrained") -> str:
     """The metadata for formats that cannot express everything: the whole configuration and the preprocessing record."""
     record = model.preprocessing.to_dict() if model.preprocessing else None
-    return write_notes({**model.config.to_dict(), "architectures": [task_of(type(model)).architecture]}, record)
+    return write_notes({**_of_tensors(model).to_dict(), "architectures": [task_of(type(model)).architecture]}, record)
 
 
 def _json(values: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ class _Sam2(Dialect):
         last = f"encoder.blocks.{sum(config.depths) - 1}.norm1.weight"
         names = {task.prefix + name for name in tensors}
         neck = [name for name in names if name.startswith(_LEVEL)]
-        whole = last in names and len(neck) == (0 if config.fpn_hidden_size is None else 2 * config.stages)
+        whole = last in names and len(neck) in (0, 2 * config.stages)
         return whole and not any(n.startswith("norms.") for n in names) and all(self.expressible(config, task).values())
 
 
@@ -357,7 +357,7 @@ class TransformersSam2(_Sam2):
 
     def completed(self, tensors: dict[str, Tensor], config: HieraConfig) -> dict[str, Tensor]:
         """See the base class. A trunk alone has no prefix."""
-        if config.fpn_hidden_size is not None:
+        if any(self.neck.fullmatch(name) for name in tensors):
             return tensors
         return {name.removeprefix(self.trunk): tensor for name, tensor in tensors.items()}
 
