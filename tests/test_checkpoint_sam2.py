@@ -298,6 +298,10 @@ def test_a_configuration_states_windows_and_widths(size: str) -> None:
         ({"window_spec": [8, 4, 14, 7]}, "window_spec belongs to an early form of SAM 2's configuration"),
         ({"embed_dim_per_stage": [96, 192, 300, 768]}, "embed_dim_per_stage is .*; expected widths that double"),
         ({"window_size_per_stage": [8, 4, 14]}, "window_size_per_stage: window_sizes is .* expected 4 numbers"),
+        ({"blocks_per_stage": [1, 10**12, 3, 2], "global_attention_blocks": [5, 5]}, "global_blocks is .* ascending"),
+        ({"embed_dim_per_stage": 96}, "embed_dim_per_stage is 96; expected widths that double"),
+        ({"image_size": "x"}, "image_size is 'x'; expected"),
+        ({"num_attention_heads_per_stage": [5, 2, 4, 8]}, "num_heads is .* expected divisors of the widths"),
         ({"global_attention_blocks": [50]}, "global_attention_blocks: global_blocks is .* from 0 to 11"),
     ],
 )

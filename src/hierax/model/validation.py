@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -112,7 +113,7 @@ def _check_windows(config: HieraConfig) -> None:
             _require(config, size % factor == 0, "window_sizes",
                      f"a multiple of {factor} in stage {stage + 1}, after which tokens are pooled")  # fmt: skip
     fits = isinstance(blocks, tuple) and all(_is_integer(block, 0) for block in blocks)
-    fits = fits and list(blocks) == sorted({*blocks} & {*range(sum(config.depths))})
+    fits = fits and all(a < b for a, b in itertools.pairwise((-1, *blocks, sum(config.depths))))
     _require(config, fits, "global_blocks", f"numbers of blocks from 0 to {sum(config.depths) - 1}, ascending")
     _require(config, not blocks or sizes is not None, "global_blocks", "() without window_sizes")
 
