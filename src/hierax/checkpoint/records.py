@@ -106,7 +106,7 @@ _NOTE_TIMM_MAE: Final = (
     "MAE-pretrained encoder without its decoder; its head.norm normalized the fused maps of pretraining, "
     "so the norm before the head is new"
 )
-_NOTE_SAM2: Final = "frozen features are good at instances and weak at semantics: fine-tune it for classes"
+_NOTE_SAM2: Final = "frozen: good at instances, weak at semantics; fine-tune it for classes"
 _NOTE_IN12K: Final = "11,821 classes of ImageNet-12k, whose names are not packaged"
 
 
