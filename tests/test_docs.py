@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 
 import hierax
+from auto_classes import put_back
 from hierax.cli import main
 from hierax.model.config import VARIANTS, HieraConfig, variant_config
 from hierax.processing import KINETICS
@@ -317,9 +318,11 @@ def check_torchrun(words: list[str]) -> Recipe:
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_and_program_of_a_guide_runs(guide: str, small_world: Path) -> None:
     """An export to ONNX takes seconds even of a small model, and is done to another format where that is as good."""
-    run_guide(
-        guide, instead={} if guide in ("engine", "deploy") else {"onnx": "pt2" if guide == "finetune" else "openvino"}
-    )
+    with put_back():
+        run_guide(
+            guide,
+            instead={} if guide in ("engine", "deploy") else {"onnx": "pt2" if guide == "finetune" else "openvino"},
+        )
 
 
 def run_guide(guide: str, *, instead: dict[str, str]) -> None:

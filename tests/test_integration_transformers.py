@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import hierax
+from auto_classes import put_back
 from hierax.integrations.transformers import (
     HieraxBackbone,
     HieraxConfig,
@@ -81,15 +82,11 @@ def _registered() -> None:
 
 
 @pytest.fixture
-def replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def replaced() -> Iterator[None]:
     """`register(replace=True)`, undone after the test."""
-    autos = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, AutoBackbone)
-    before = [dict(auto._model_mapping._extra_content) for auto in autos]
-    register(replace=True)
-    yield
-    for auto, content in zip(autos, before, strict=True):
-        auto._model_mapping._extra_content.clear()
-        auto._model_mapping._extra_content.update(content)
+    with put_back():
+        register(replace=True)
+        yield
 
 
 def takes(task: Any, geometry: str) -> bool:

@@ -1,0 +1,19 @@
+"""`register(replace=True)` holds for the whole process; what it changes is put back here."""
+
+import contextlib
+from collections.abc import Iterator
+
+from transformers import AutoBackbone, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+
+
+@contextlib.contextmanager
+def put_back() -> Iterator[None]:
+    """Leaves transformers' own Hiera behind its model type at the end."""
+    autos = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, AutoBackbone)
+    before = [dict(auto._model_mapping._extra_content) for auto in autos]
+    try:
+        yield
+    finally:
+        for auto, content in zip(autos, before, strict=True):
+            auto._model_mapping._extra_content.clear()
+            auto._model_mapping._extra_content.update(content)
