@@ -17,6 +17,7 @@ import hierax
 import hierax.train
 from hierax.checkpoint.opened import DIALECTS
 from hierax.checkpoint.records import Task
+from hierax.checkpoint.windowed import WINDOWS
 from hierax.cli import _parser
 from hierax.collection.duplicates import Linkage
 from hierax.collection.projection import Method
@@ -107,6 +108,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "export.precision": PRECISIONS,
     "convert.to": DIALECTS,
     "convert.pos_embed": ("abswin",),
+    "convert.windows": WINDOWS,
     "duplicates.linkage": typing.get_args(Linkage),
     "map.method": typing.get_args(Method),
     "reconstruct.statistics": typing.get_args(Statistics),

@@ -35,7 +35,10 @@ pytest_plugins = ("command_line",)
         ("pretrain d --batch-size 8 -o x", "a setting is written as batch_size=8 (see hierax pretrain --help)"),
         ("pretrain d --mask-ratio", "a setting is written as mask_ratio=VALUE (see hierax pretrain --help)"),
         ("pretrain d --resum", "no option --resum; did you mean --resume? (see hierax pretrain --help)"),
-        ("models --task classificaton", "'classificaton' is not one of classification, features, mae; did you mean"),
+        (
+            "models --task classificaton",
+            "'classificaton' is not one of classification, features, mae, backbone; did you mean",
+        ),
         (
             "convert a b --to onnx",
             "transformers, official, timm; hierax export --format onnx writes ONNX",

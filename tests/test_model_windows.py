@@ -298,9 +298,9 @@ def test_weights_and_answers_of_attention_agree() -> None:
         torch.testing.assert_close(model(x, output_attentions=True).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (256, 320)])
-def test_models_with_windows_compile_as_one_graph_and_are_exported(size: tuple[int, int]) -> None:
-    model, x = model_of(hierax.HieraBackbone), torch.randn(2, 3, *size)
+def test_models_with_windows_compile_as_one_graph_and_are_exported() -> None:
+    model = model_of(hierax.HieraBackbone, depths=(1, 1, 2, 1), global_blocks=())
+    x = torch.randn(2, 3, 256, 96)
     batch = torch.export.Dim("batch", min=1, max=16)
     program = torch.export.export(copy.deepcopy(model), (x,), dynamic_shapes=({0: batch}, *[None] * 0))
     with torch.no_grad():

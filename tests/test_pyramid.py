@@ -97,7 +97,7 @@ def test_normalized_levels_have_a_norm_each() -> None:
 
 
 def test_a_backbone_with_a_neck_compiles_and_is_exported() -> None:
-    model, x = backbone(window_sizes=(8, 4, 14, 7), global_blocks=(4,)), torch.randn(2, 3, 96, 64)
+    model, x = backbone(depths=(1, 1, 1, 1)), torch.randn(2, 3, 96, 64)
     with torch.no_grad():
         expected = model(x).feature_maps
         compiled = torch.compile(model, backend="eager", fullgraph=True)(x).feature_maps
