@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import inspect
 import os
 import pickle
 import sys
@@ -113,7 +114,10 @@ class World:
             return objective
         ids = [self.device.index] if self.device.type == "cuda" else None
         # buffers hold the mean and standard deviation of the data, which never change
-        return nn.parallel.DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
+        ddp: Any = nn.parallel.DistributedDataParallel
+        known = inspect.signature(ddp).parameters  # PyTorch 2.13 renamed it, and warns of the former name
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return ddp(objective, device_ids=ids, **{option: False})
 
     @contextlib.contextmanager
     def accumulating(self, module: nn.Module, *, last: bool) -> Iterator[None]:
