@@ -3,7 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 
-from transformers import AutoBackbone, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+from transformers import (
+    CONFIG_MAPPING,
+    AutoBackbone,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+)
 
 
 @contextlib.contextmanager
@@ -17,3 +23,16 @@ def put_back() -> Iterator[None]:
         for auto, content in zip(autos, before, strict=True):
             auto._model_mapping._extra_content.clear()
             auto._model_mapping._extra_content.update(content)
+
+
+@contextlib.contextmanager
+def unregistered() -> Iterator[None]:
+    """Takes hierax's model type away from transformers, which any test before may have registered."""
+    known = CONFIG_MAPPING._extra_content
+    before = dict(known)
+    known.pop("hierax", None)
+    try:
+        yield
+    finally:
+        known.clear()
+        known.update(before)

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import hierax
+from auto_classes import unregistered
 from hierax import HieraBackbone, HieraForImageClassification, HieraForPreTraining, HieraModel
 from hierax.checkpoint.save import named_tensors
 from hierax.model.config import HieraConfig
@@ -215,7 +216,7 @@ FOREIGN: dict[str, Callable[[], HieraConfig]] = {
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_transformers_refuses_what_it_would_open_wrongly(kind: str, saved: Save) -> None:
     folder = saved(HieraForImageClassification, FOREIGN[kind]())
-    with pytest.raises(ValueError, match="hierax"):
+    with unregistered(), pytest.raises(ValueError, match="hierax"):
         transformers.AutoModel.from_pretrained(folder)
     for name in ("HieraModel", "HieraForImageClassification", "HieraBackbone"):
         with pytest.raises((ValueError, RuntimeError), match=r"ignore_mismatched_sizes|dimensions of the input image"):
