@@ -119,7 +119,8 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
     before = _read_config(arguments)
     data = data or before.get("data")
     if not data:
-        raise UserError("DATA is missing: a folder of images, tar shards, parquet files, a .npy file, or hub:ID")
+        why = f"{arguments.config} states no data; " if arguments.config else ""
+        raise UserError(f"{why}DATA is missing: a folder of images, tar shards, parquet files, a .npy file, or hub:ID")
     return RunArguments(
         str(data),
         arguments.out,
