@@ -29,23 +29,14 @@ from hierax.benchmark.contenders import multiply_accumulates
 from hierax.model.config import variant_config
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
-TRUNKS: dict[str, dict[str, Any]] = {  # differences from the classic variant of the same name
-    "tiny": {"global_blocks": (5, 7, 9)},
-    "small": {"global_blocks": (7, 10, 13)},
-    "base_plus": {"global_blocks": (12, 16, 20), "global_position_size": (14, 14)},
-    "large": {"global_blocks": (23, 33, 43), "window_sizes": (8, 4, 16, 8)},
-}
-WINDOWED: dict[str, Any] = {
-    "position_embedding": "abs_win", "position_antialias": False, "global_position_size": (7, 7),
-    "window_sizes": (8, 4, 14, 7),
-}  # fmt: skip
 OFFICIAL = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 
 
 def windowed(name: str, size: int) -> Any:
     """hierax's trunk of SAM 2."""
-    config = variant_config(f"hiera_{name}_224", image_size=(size, size), **{**WINDOWED, **TRUNKS[name]})
-    return hierax.HieraBackbone(config, out_features=STAGES).eval()
+    return hierax.HieraBackbone(
+        variant_config(f"sam2_hiera_{name}", image_size=(size, size)), out_features=STAGES
+    ).eval()
 
 
 def classic(name: str, size: int) -> Any:

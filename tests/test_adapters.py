@@ -19,23 +19,12 @@ from hierax.checkpoint.opened import DIALECTS
 from hierax.cli import main
 from hierax.integrations.transformers import HieraxForImageClassification
 from hierax.notices import Notice
-from small import image_config, randomize
 from test_checkpoint_hub import cache
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the libraries
 
+pytest_plugins = ("bases",)
 PIXELS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier of five classes, in a folder."""
-    folder = tmp_path_factory.mktemp("bases") / "base"
-    torch.manual_seed(0)
-    model = hierax.HieraForImageClassification(image_config())
-    randomize(model)
-    model.save_pretrained(folder)
-    return folder
 
 
 def logits(model: Any) -> Tensor:

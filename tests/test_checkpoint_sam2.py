@@ -17,15 +17,9 @@ from hierax.checkpoint.records import find_record, list_checkpoints
 from hierax.checkpoint.save import save_model
 from hierax.checkpoint.windowed import global_blocks
 from hierax.model.config import HieraConfig, list_models, variant_config
+from sam2_small import WINDOWS, sam_config
 from small import image_config, randomize
 
-WINDOWS: dict[str, Any] = {
-    "window_sizes": (8, 4, 14, 7),
-    "global_blocks": (4,),
-    "position_embedding": "abs_win",
-    "position_antialias": False,
-    "global_position_size": (7, 7),
-}
 FORMATS = ("transformers", "official", "timm")
 FOREIGN = (
     "sam_prompt_encoder.point.weight",
@@ -35,12 +29,8 @@ FOREIGN = (
 )
 
 
-def config_of(**changes: Any) -> HieraConfig:
-    return image_config(**{**WINDOWS, **changes})
-
-
 def backbone(**changes: Any) -> Any:
-    return randomize(hierax.HieraBackbone(config_of(**changes))).eval()
+    return randomize(hierax.HieraBackbone(sam_config(**changes))).eval()
 
 
 def maps_of(model: Any, x: Tensor) -> tuple[Tensor, ...]:
@@ -209,14 +199,14 @@ def test_the_trunk_of_a_checkpoint_with_a_neck_can_be_written_alone(to: str, tmp
 
 @pytest.mark.parametrize("task", [hierax.HieraForImageClassification, hierax.HieraModel])
 def test_other_tasks_are_saved_in_the_format_of_hierax(task: Any, tmp_path: Path) -> None:
-    model: Any = randomize(task(config_of(num_labels=3))).eval()
+    model: Any = randomize(task(sam_config(num_labels=3))).eval()
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "hierax"
     assert type(hierax.load(tmp_path)) is task
 
 
 def test_a_classifier_is_saved_for_timm(tmp_path: Path) -> None:
-    model: Any = randomize(hierax.HieraForImageClassification(config_of(num_labels=3))).eval()
+    model: Any = randomize(hierax.HieraForImageClassification(sam_config(num_labels=3))).eval()
     save_model(model, tmp_path, dialect="timm")
     again, x = hierax.load(tmp_path), torch.randn(1, 3, 64, 64)
     assert type(again) is hierax.HieraForImageClassification
@@ -233,7 +223,7 @@ def whole_model(model: Any, path: Path) -> None:
 
 def test_memory_prompts_and_masks_are_named_in_one_line_of_the_report(tmp_path: Path) -> None:
     whole_model(backbone(fpn_hidden_size=16), tmp_path)
-    model = hierax.load(tmp_path / "sam.pt", config=config_of(fpn_hidden_size=16))
+    model = hierax.load(tmp_path / "sam.pt", config=sam_config(fpn_hidden_size=16))
     report = model.loading_report
     assert report is not None
     assert report.unexpected == []
@@ -342,7 +332,7 @@ def test_a_trained_norm_of_timm_is_kept_and_an_untrained_one_is_not(tmp_path: Pa
     assert torch.equal(tensors["head.norm.weight"], torch.ones(64))
     trained = {**tensors, "head.norm.bias": torch.full((64,), 0.5)}
     save_file(trained, tmp_path / "y.safetensors")
-    assert hierax.open_checkpoint(tmp_path / "y.safetensors", config=config_of()).parts == {"encoder", "norm"}
+    assert hierax.open_checkpoint(tmp_path / "y.safetensors", config=sam_config()).parts == {"encoder", "norm"}
     assert hierax.open_checkpoint(tmp_path / "x").parts == {"encoder"}
 
 

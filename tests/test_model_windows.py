@@ -17,21 +17,10 @@ from hierax.model.plan import plan
 from hierax.model.tokens import UnitLayout, pool
 from hierax.model.windows import WindowLayout, layouts
 from plain import encoder, every_map, every_stage, plain_maps
+from sam2_small import sam_config, trunk_in_transformers
 from small import image_config, randomize, video_config
 
-SAM: dict[str, Any] = {
-    "window_sizes": (8, 4, 14, 7),
-    "global_blocks": (4,),
-    "position_embedding": "abs_win",
-    "position_antialias": False,
-    "global_position_size": (7, 7),
-}
 SIZES = [(64, 64), (224, 224), (256, 256), (320, 480), (96, 64), (33, 50)]
-
-
-def sam_config(**changes: Any) -> HieraConfig:
-    """As the small image model of the tests, with the windows of SAM 2."""
-    return image_config(**{**SAM, **changes})
 
 
 # -- configuration -------------------------------------------------------------------------------------------------
@@ -324,24 +313,11 @@ def test_a_model_is_saved_and_opened(tmp_path: Any) -> None:
 
 # -- transformers --------------------------------------------------------------------------------------------------
 
-WIDTHS = (8, 16, 32, 64)
-
 
 def of_transformers() -> Any:
-    from transformers import Sam2HieraDetConfig, Sam2HieraDetModel
+    from transformers import Sam2HieraDetModel
 
-    return Sam2HieraDetModel(
-        Sam2HieraDetConfig(
-            hidden_size=8,
-            embed_dim_per_stage=list(WIDTHS),
-            blocks_per_stage=[1, 2, 3, 2],
-            num_attention_heads=1,
-            num_attention_heads_per_stage=[1, 2, 4, 8],
-            window_size_per_stage=[8, 4, 14, 7],
-            global_attention_blocks=[4],
-            window_positional_embedding_background_size=[7, 7],
-        )
-    ).eval()
+    return Sam2HieraDetModel(trunk_in_transformers()).eval()
 
 
 RENAMED = {

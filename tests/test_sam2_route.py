@@ -7,6 +7,7 @@ import torch
 import transformers
 
 import hierax
+from sam2_small import trunk_in_transformers
 from small import randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
@@ -14,16 +15,7 @@ SIZE = 256
 
 
 def small_sam() -> Any:
-    trunk = transformers.Sam2HieraDetConfig(
-        hidden_size=8,
-        image_size=[SIZE, SIZE],
-        embed_dim_per_stage=[8, 16, 32, 64],
-        blocks_per_stage=[1, 2, 3, 2],
-        num_attention_heads=1,
-        num_attention_heads_per_stage=[1, 2, 4, 8],
-        window_size_per_stage=[8, 4, 14, 7],
-        global_attention_blocks=[4],
-    )
+    trunk = trunk_in_transformers(image_size=[SIZE, SIZE])
     vision = transformers.Sam2VisionConfig(
         backbone_config=trunk,
         backbone_channel_list=[64, 32, 16, 8],

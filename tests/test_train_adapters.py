@@ -18,22 +18,11 @@ from hierax.cli import main
 from hierax.integrations.transformers import HieraxForImageClassification
 from hierax.train import Recipe, evaluate, finetune
 from hierax.train.loop import Loop
-from small import image_config, randomize
 from training import same, toy, unfinished, weights
 from videos import action_set
 
-pytest_plugins = ("runs",)
+pytest_plugins = ("bases", "runs")
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the libraries
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bases") / "base"
-    torch.manual_seed(0)
-    model = hierax.HieraForImageClassification(image_config())
-    randomize(model)
-    model.save_pretrained(folder)
-    return folder
 
 
 def lora(**changes: Any) -> Recipe:

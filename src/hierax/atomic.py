@@ -32,7 +32,7 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
     Raises:
         OSError: the file cannot be written; the message names `path`.
     """
-    part = path.with_name(f".{_random_name()}.part{path.suffix}")
+    part = path.with_name(part_name(path))
     with name_in_errors(path, part):
         try:
             make_folder(path.parent, sync=sync)
@@ -48,6 +48,11 @@ def atomic_write(path: Path, *, sync: bool = True, keep: bool = False) -> Iterat
                 sync_folder(path.parent)
         finally:
             _remove(part)
+
+
+def part_name(path: Path) -> str:
+    """A new name for the temporary file that becomes `path`."""
+    return f".{_random_name()}.part{path.suffix}"
 
 
 def _random_name() -> str:

@@ -11,13 +11,12 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hierax.atomic import atomic_write, name_in_errors, sync_file, sync_folder
+from hierax.atomic import atomic_write, name_in_errors, part_name, sync_file, sync_folder
 from hierax.locking import NoLocks, hold_lock
 
 _RECORD, _LOCK = ".replacing.json", ".replacing.lock"
@@ -46,7 +45,7 @@ class Together:
     def write(self, name: str) -> Iterator[Path]:
         """Yields the temporary path of the file that will be called `name`. Errors name the file."""
         path = self.folder / name
-        part = self.news[name] = self.folder / _hidden(path)
+        part = self.news[name] = self.folder / part_name(path)
         with name_in_errors(path, part):
             part.touch(exist_ok=False)
             mode = part.stat().st_mode  # the mode of new files; the writer of safetensors sets another one
@@ -72,7 +71,7 @@ def replace_together(folder: Path, *, without: Sequence[str] = ()) -> Iterator[T
         with _alone(folder):
             _finish(folder)  # what was written before
             news = {**dict.fromkeys(without), **{name: part.name for name, part in together.news.items()}}
-            _commit(folder, [_Change(name, new, _hidden(folder / name)) for name, new in news.items()])
+            _commit(folder, [_Change(name, new, part_name(folder / name)) for name, new in news.items()])
     finally:
         if not os.path.lexists(folder / _RECORD):  # otherwise the files are needed to finish
             for part in together.news.values():
@@ -99,10 +98,6 @@ def finish_replacement(folder: Path) -> None:
             "open it once where the folder can be written to",
             str(folder),
         ) from error
-
-
-def _hidden(path: Path) -> str:
-    return f".{secrets.token_hex(8)}.part{path.suffix}"
 
 
 @contextlib.contextmanager

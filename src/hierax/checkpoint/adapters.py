@@ -277,7 +277,7 @@ def _config(
 def _fitted(base: Checkpoint, config: HieraConfig, *, replaces_head: bool) -> dict[str, Tensor]:
     """The tensors of the base model in float32, for the size and the channels of `config`."""
     report = LoadingReport(base.name, base.dialect.name)
-    parts = {"encoder", "norm", "head"} if replaces_head else base.parts  # without the decoder of a MAE
+    parts = {"encoder", "norm", "head"} if replaces_head else base.parts  # without the decoder of an MAE
     tensors = {n: t.float() for n, t in base.tensors.items() if part_of(n) in parts}
     tensors |= resize_positions(base, config, tensors, torch.float32, report)
     return tensors | fit_channels(base, config, tensors, report)

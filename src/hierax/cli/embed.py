@@ -184,11 +184,9 @@ def _say_model(model: str, extractor: FeatureExtractor) -> None:
     """Says what a user must know about the model."""
     say_license(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
-        what = (
-            "an encoder of SAM 2 has no norm at its end"
-            if extractor.config.is_windowed
-            else ("this is the encoder of an MAE; its last norm was not trained")
-        )
+        what = "this is the encoder of an MAE; its last norm was not trained"
+        if extractor.config.is_windowed:
+            what = "an encoder of SAM 2 has no norm at its end"
         say(f"{model}: {what}. A fine-tuned model may be better")
 
 

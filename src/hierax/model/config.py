@@ -254,6 +254,11 @@ class HieraConfig:
         """How often the tokens of `stage` (0 is the first) have been pooled."""
         return min(stage, self.num_query_pool)
 
+    def unit_size(self, stage: int) -> _Axes:
+        """Tokens of a mask unit in `stage` (0 is the first), per axis."""
+        strides = zip(self.masked_unit_size, self.query_stride, strict=True)
+        return tuple(tokens // stride ** self.pooled(stage) for tokens, stride in strides)
+
     def stage_stride(self, stage: int) -> _Axes:
         """Pixels per token of `stage` (0 is the first), per axis."""
         return tuple(p * q ** self.pooled(stage) for p, q in zip(self.patch_stride, self.query_stride, strict=True))

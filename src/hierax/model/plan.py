@@ -62,6 +62,4 @@ def _window(config: HieraConfig, stage: int) -> tuple[int, ...] | None:
     """Tokens per axis of the windows of a stage; None if its attention is over all tokens."""
     if config.window_sizes is not None:
         return (config.window_sizes[stage],) * config.axes if config.window_sizes[stage] else None
-    strides = zip(config.masked_unit_size, config.query_stride, strict=True)
-    unit = tuple(tokens // stride ** config.pooled(stage) for tokens, stride in strides)
-    return unit if config.masked_unit_attention[stage] else None
+    return config.unit_size(stage) if config.masked_unit_attention[stage] else None

@@ -39,15 +39,13 @@ class UnitLayout:
         There is one level per change of stage, as far as the unit's size allows. So the order of tokens does not depend
         on how many changes of stage pool. It is the published order, for classification and for MAE models.
         """
-        pooled = config.pooled(stage)
         levels = config.num_query_pool
         while levels < config.stages - 1 and all(
             unit % stride ** (levels + 1) == 0
             for unit, stride in zip(config.masked_unit_size, config.query_stride, strict=True)
         ):
             levels += 1
-        strides = zip(config.masked_unit_size, config.query_stride, strict=True)
-        return cls(tuple(unit // stride**pooled for unit, stride in strides), config.query_stride, levels - pooled)
+        return cls(config.unit_size(stage), config.query_stride, levels - config.pooled(stage))
 
     @property
     def positions(self) -> int:

@@ -47,8 +47,10 @@ def resolve_fields(config: HieraConfig) -> dict[str, Any]:
         defaults["global_position_size"] = 1
     for name, default in defaults.items():
         resolved[name] = _one_per_axis(name, getattr(config, name), axes, default, int(name != "patch_padding"))
-    lists = ("depths", "num_heads", "masked_unit_attention", "window_sizes", "global_blocks", "out_features")
-    lists = (*lists, "fpn_top_down_levels")
+    lists = (
+        "depths", "num_heads", "masked_unit_attention", "window_sizes", "global_blocks", "fpn_top_down_levels",
+        "out_features",
+    )  # fmt: skip
     resolved |= {name: tuple(getattr(config, name)) for name in lists if isinstance(getattr(config, name), list)}
     if config.target is None:
         resolved["target"] = "first_frame" if axes == 3 and resolved["query_stride"][0] == 1 else "all"
