@@ -18,16 +18,31 @@ weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model th
 )
 
 
+TASKS = ("classify",)
+"""The choices of `--task`; `run` starts the run of each."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     train.add_run(parser, start="hierax/femto")
     add = parser.add_argument
+    add(
+        "--task",
+        choices=TASKS,
+        default="classify",
+        help="what the model learns: classify learns a class for each image (default: classify)",
+    )
     add("--teacher", metavar="T", help="teacher network: an .onnx or .pt2 file, or a checkpoint")
     add("--teacher-cache", metavar="DIR", help="store the outputs of the teacher in this folder, to reuse them")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    return _finetune(arguments)
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    """A run of `hierax.train.finetune`; returns the exit code."""
     from hierax.train import TrainingStopped, finetune
 
     request = train.read_request(arguments)
