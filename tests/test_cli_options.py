@@ -18,7 +18,7 @@ import hierax.train
 from hierax.checkpoint.opened import DIALECTS
 from hierax.checkpoint.records import Task
 from hierax.checkpoint.windowed import WINDOWS
-from hierax.cli import _parser
+from hierax.cli import _parser, finetune
 from hierax.collection.duplicates import Linkage
 from hierax.collection.projection import Method
 from hierax.demo.demo import demo
@@ -117,6 +117,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "finetune.parallel": ("ddp", "fsdp"),
     "pretrain.weights": ("best", "last"),
     "finetune.weights": ("best", "last"),
+    "finetune.task": finetune.TASKS,
     "evaluate.weights": ("best", "last"),
     "evaluate.probe": ("linear", "knn"),
 }

@@ -51,6 +51,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
             request.data,
             source=request.source,
             out=request.out,
+            task=arguments.task,
             recipe=request.recipe,
             settings=request.settings,
             teacher=request.teacher,

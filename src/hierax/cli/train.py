@@ -67,7 +67,18 @@ def add_run(parser: argparse.ArgumentParser, *, start: str) -> None:
     add_overwrite(again)
 
 
-_OPTIONS = ("task", "recipe", "from", "config", "validation", "device", "parallel", "teacher", "teacher_cache", "output")
+_OPTIONS = (
+    "task",
+    "recipe",
+    "from",
+    "config",
+    "validation",
+    "device",
+    "parallel",
+    "teacher",
+    "teacher_cache",
+    "output",
+)
 """Options that users often write as settings."""
 
 

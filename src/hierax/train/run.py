@@ -59,10 +59,15 @@ def pretrain(
     return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
+TASKS: Mapping[str, str] = {"classify": "finetune"}
+"""The tasks of `finetune`, and the mode of each."""
+
+
 def finetune(
     data: PathOrHubId,
     *,
     out: PathOrHubId,
+    task: str = "classify",
     source: PathOrHubId | None = AUTO,
     recipe: str | Recipe | None = None,
     settings: Sequence[str] = (),
@@ -82,6 +87,7 @@ def finetune(
     classes are those of the teacher; if the teacher has no logits, a model of features is saved.
 
     Args:
+        task: "classify" learns a class for each image.
         source: a checkpoint or run; None starts from random weights. "auto" is `hierax/femto` for images, unless an
             architecture is named.
         teacher: an `.onnx` file, a `.pt2` file of `torch.export`, or a checkpoint of Hiera; see
@@ -91,7 +97,9 @@ def finetune(
 
     The other arguments, result and errors are those of `pretrain`.
     """
-    request = Request(MODES["finetune"], data, source, validation, recipe, settings, teacher, teacher_cache, columns)
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; expected {', '.join(TASKS)}")
+    request = Request(MODES[TASKS[task]], data, source, validation, recipe, settings, teacher, teacher_cache, columns)
     return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
