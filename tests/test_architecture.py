@@ -160,7 +160,8 @@ ORDER = {  # module of `model`: what of it that may import
     "pyramid": {"config", "layers"},
     "task": {"config", "encoder", "layers", "mae", "outputs", "pretrained"},
     "tasks": {"config", "tokens", "encoder", "layers", "mae", "outputs", "pretrained", "losses", "task", "pyramid"},
-    "registry": {"config", "encoder", "outputs", "pretrained", "tasks"},
+    "segmentation": {"config", "encoder", "layers", "losses", "outputs", "pretrained", "task"},
+    "registry": {"config", "encoder", "outputs", "pretrained", "tasks", "segmentation"},
     "inflate": {"config", "positions", "encoder", "tasks", "pretrained"},
 }
 

@@ -120,7 +120,9 @@ def test_a_decoder_can_start_anew_on_a_classifier(classifier: Path) -> None:
 
 
 def test_an_unknown_part_is_refused_with_those_there_are(features: Path) -> None:
-    with pytest.raises(ValueError, match=r"reinit names neck; expected encoder, head, norm, decoder, fusion"):
+    with pytest.raises(
+        ValueError, match=r"reinit names neck; expected encoder, head, norm, segmentation, decoder, fusion"
+    ):
         HieraModel.from_pretrained(features, reinit=("neck",))
 
 
@@ -255,9 +257,9 @@ def test_num_labels_makes_load_a_classifier(features: Path) -> None:
 def test_an_unknown_task_is_refused(classifier: Path) -> None:
     with pytest.raises(
         ValueError,
-        match="task is 'segmentation'; expected one of classification, video-classification, mae",
+        match="task is 'detection'; expected one of classification, video-classification, segmentation, mae",
     ):
-        load(classifier, task="segmentation")
+        load(classifier, task="detection")
 
 
 def test_a_class_of_ones_own_loads_and_saves_as_its_base(classifier: Path, tmp_path: Path) -> None:

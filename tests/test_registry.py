@@ -129,5 +129,5 @@ def test_every_row_is_found_by_its_name_its_class_and_its_part() -> None:
 
 
 def test_a_part_that_no_task_has_is_an_error() -> None:
-    with pytest.raises(ValueError, match="part is 'neck'; expected one of encoder, head, norm, decoder"):
+    with pytest.raises(ValueError, match="part is 'neck'; expected one of encoder, head, norm, segmentation, decoder"):
         task_with("neck", image_config())

@@ -33,9 +33,16 @@ if TYPE_CHECKING:
     from hierax.model.config import HieraConfig, list_models
     from hierax.model.encoder import Features, Hiera
     from hierax.model.inflate import inflate
-    from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, PreTrainingOutput
+    from hierax.model.outputs import (
+        BackboneOutput,
+        ClassifierOutput,
+        HieraModelOutput,
+        PreTrainingOutput,
+        SemanticSegmentationOutput,
+    )
     from hierax.model.pretrained import Pretrained
     from hierax.model.registry import create_model
+    from hierax.model.segmentation import HieraForSemanticSegmentation
     from hierax.model.tasks import (
         HieraBackbone,
         HieraForImageClassification,
@@ -81,6 +88,7 @@ __all__ = [
     "HieraConfig",
     "HieraForImageClassification",
     "HieraForPreTraining",
+    "HieraForSemanticSegmentation",
     "HieraForVideoClassification",
     "HieraImageProcessor",
     "HieraModel",
@@ -98,6 +106,7 @@ __all__ = [
     "Pretrained",
     "Reconstruction",
     "SearchResult",
+    "SemanticSegmentationOutput",
     "StreamResult",
     "VideoError",
     "bench",
@@ -141,7 +150,13 @@ _MODULES = {
     "hierax.engine": ("Engine",),
     "hierax.engine.signature": ("EngineOutput",),
     "hierax.engine.streaming": ("StreamResult",),
-    "hierax.model.outputs": ("BackboneOutput", "ClassifierOutput", "HieraModelOutput", "PreTrainingOutput"),
+    "hierax.model.outputs": (
+        "BackboneOutput",
+        "ClassifierOutput",
+        "HieraModelOutput",
+        "PreTrainingOutput",
+        "SemanticSegmentationOutput",
+    ),
     "hierax.model.pretrained": ("Pretrained",),
     "hierax.benchmark": ("BenchReport", "bench"),
     "hierax.engine.export.export": ("export",),
@@ -155,6 +170,7 @@ _MODULES = {
         "HieraModel",
     ),
     "hierax.model.registry": ("create_model",),
+    "hierax.model.segmentation": ("HieraForSemanticSegmentation",),
     "hierax.predict.classify": ("Classification", "Prediction", "classify"),
     "hierax.predict.features": ("FeatureFiles", "features"),
     "hierax.predict.reconstruct": ("Reconstruction", "reconstruct"),

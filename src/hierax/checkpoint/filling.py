@@ -76,7 +76,7 @@ def fill(
         if tensor is None:
             tensor = torch.empty_like(target, device=options.device, dtype=options.dtype or own)
         else:
-            _check_tensor(opened, name, tensor, target, options.device)
+            _check_tensor(opened, name, tensor, target, options.device, task)
         filled[name.removeprefix(prefix)] = _place(tensor, options)
     read = {name: tensors[name] for name in wanted if name not in absent}
     placed = {name: filled[name.removeprefix(prefix)] for name in read}
@@ -152,11 +152,14 @@ def _report_ignored(
         raise ValueError(f"{opened.source.weights}: the configuration has no place for {join_names(over, 6)}")
 
 
-def _check_tensor(opened: Checkpoint, name: str, tensor: Tensor, target: Tensor, device: torch.device) -> None:
+def _check_tensor(
+    opened: Checkpoint, name: str, tensor: Tensor, target: Tensor, device: torch.device, task: TaskSpec
+) -> None:
     where = f"{opened.source.weights}: {opened.theirs[name]}"
     if tensor.shape != target.shape:
         module = name.rpartition(".")[0]
-        hint = "num_labels= gives a new head" if module == "head" else f"reinit=({module!r},) gives it random weights"
+        of_labels = task.labels and _is_below(module, {task.classifier})
+        hint = "num_labels= gives a new head" if of_labels else f"reinit=({module!r},) gives it random weights"
         raise ValueError(f"{where} has shape {list(tensor.shape)}; expected {list(target.shape)}; {hint}")
     if not tensor.is_floating_point():
         raise ValueError(f"{where} has dtype {tensor.dtype}; expected floating-point weights")
@@ -171,7 +174,7 @@ def _lacking(opened: Checkpoint, lacking: Sequence[str], task: TaskSpec) -> str:
     if "encoder" in parts:
         return message
     names = ", ".join(repr(part) for part in parts)
-    or_labels = ", or num_labels=" if parts == ["head"] else ""
+    or_labels = ", or num_labels=" if task.labels and parts == [task.part] else ""
     other = f" (the file is for {opened.task})" if opened.task != task.name else ""
     return f"{message}{other}; pass reinit=({names},) for random weights{or_labels}"
 

@@ -16,11 +16,12 @@ from hierax.checkpoint.preprocessing import resize_record
 from hierax.checkpoint.report import LoadingReport
 from hierax.checkpoint.windowed import changed_fields, with_windows
 from hierax.model.config import HieraConfig
-from hierax.model.registry import TaskSpec, task_named, task_of, task_of_parts
+from hierax.model.registry import TASKS, TaskSpec, task_named, task_of, task_of_parts
 from hierax.transformers_arguments import token_of
 
 if TYPE_CHECKING:
     from hierax.model.pretrained import Pretrained
+    from hierax.model.segmentation import HieraForSemanticSegmentation
     from hierax.model.tasks import (
         HieraBackbone,
         HieraForImageClassification,
@@ -79,8 +80,10 @@ def load_model(
         given["image_size"] = image_size
     read = as_checkpoint(source, hub, variant, part=part, config=config, base=base)
     checkpoint = read if windows is None else with_windows(read, windows)
-    if given.get("num_labels") is not None and not (ignore_mismatched_sizes and "head" in checkpoint.parts):
-        reinitialized.add("head")
+    task = task_of(cls)
+    held = task.labels and task.part in checkpoint.parts
+    if given.get("num_labels") is not None and not (ignore_mismatched_sizes and held):
+        reinitialized.add(task.reinitialized_for_labels(checkpoint.parts))
     report = LoadingReport(
         checkpoint.name,
         checkpoint.dialect.name,
@@ -92,7 +95,6 @@ def load_model(
         changed=changed_fields(read.config, checkpoint.config),
         left_out=list(checkpoint.left_out),
     )
-    task = task_of(cls)
     made = _task_config(task, checkpoint, report, given)
     model = _built(cls, made, checkpoint, built_with)
     copying = CopyOptions(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and read is source)
@@ -148,7 +150,8 @@ def _task_config(task: TaskSpec, opened: Checkpoint, report: LoadingReport, give
     number of poolings changes.
     """
     before, changes = opened.config, dict(given)
-    if "num_query_pool" not in changes and task.part not in opened.parts and task.pools_last is not None:
+    alike = any(spec.pools_last == task.pools_last and spec.part in opened.parts for spec in TASKS.values())
+    if "num_query_pool" not in changes and task.pools_last is not None and not alike:
         fewer = min(before.num_query_pool, max(before.stages - 2, 0))
         changes["num_query_pool"] = _most_poolings(before) if task.pools_last else fewer
     after = before.replace(**changes)
@@ -179,6 +182,10 @@ def load(source: Source, *, task: Literal["classification"], **options: Any) -> 
 
 @overload
 def load(source: Source, *, task: Literal["video-classification"], **options: Any) -> "HieraForVideoClassification": ...
+
+
+@overload
+def load(source: Source, *, task: Literal["segmentation"], **options: Any) -> "HieraForSemanticSegmentation": ...
 
 
 @overload
@@ -214,12 +221,12 @@ def load(
 
     Args:
         source: a Hub id, a folder, or a file; "hierax/femto" and "hierax/femto.mae" are part of hierax.
-        task: "features", "backbone", "classification", "video-classification" or "mae"; None: see below.
+        task: "features", "backbone", "classification", "video-classification", "segmentation" or "mae"; None: see
+            below.
 
     Returns:
-        The model for the task. Without a task: a classifier if the checkpoint has a head, an MAE model if it has a
-            decoder,
-        otherwise a `HieraModel`.
+        The model for the task. Without a task: a classifier if the checkpoint has a head, a segmentation model if it
+            has a head for it, an MAE model if it has a decoder, otherwise a `HieraModel`.
     """
     given = None if task is None else task_named(task)  # an unknown task is an error before anything is read
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
@@ -243,4 +250,5 @@ def load(
 
 def detect_task(opened: Checkpoint, *, new_head: bool = False) -> TaskSpec:
     """The task of a checkpoint, from its tensors; if they are ambiguous, from the class in its configuration."""
-    return task_of_parts({*opened.parts, *(("head",) if new_head else ())}, opened.config)
+    has_head = any(spec.labels and spec.part in opened.parts for spec in TASKS.values())
+    return task_of_parts({*opened.parts, *(("head",) if new_head and not has_head else ())}, opened.config)

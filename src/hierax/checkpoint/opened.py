@@ -76,7 +76,7 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
-        """Its task: "features", "backbone", "classification", "video-classification" or "mae"."""
+        """Its task: "features", "backbone", "classification", "video-classification", "segmentation" or "mae"."""
         from hierax.checkpoint.load import detect_task
 
         return detect_task(self).name
@@ -98,7 +98,9 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of its classes, in order; empty without a head."""
-        return tuple(self.config.id2label.values()) if "head" in self.parts else ()
+        from hierax.model.registry import TASKS
+
+        return tuple(self.config.id2label.values()) if TASKS[self.task].labels else ()
 
     def model(self, task: str | None = None, **changes: Any) -> "Pretrained":
         """Creates a new model with these weights. The arguments are those of `hierax.load`. Models share no memory."""

@@ -16,7 +16,9 @@ _Axes = tuple[int, ...]
 _FROM_OTHERS: Any = None
 """The default of fields that `__post_init__` fills in from the others."""
 
-_SETTABLE = ("id2label", "problem_type", "license", "mask_ratio", "normalize_pixel_loss")
+_SETTABLE = (
+    "id2label", "problem_type", "license", "mask_ratio", "normalize_pixel_loss", "semantic_loss_ignore_index",
+)  # fmt: skip
 """Fields that may be assigned after a model was built: no module depends on them."""
 _DERIVED = {"label2id": "id2label", "out_indices": "out_features"}
 """Arguments that state the value of another field."""
@@ -49,6 +51,8 @@ class HieraConfig:
 
     `fpn_hidden_size` gives a `HieraBackbone` the neck of SAM 2, which returns `num_feature_levels` more maps of this
     width: `p1`, `p2`, …. Levels count from 0, the finest; those of `fpn_top_down_levels` receive the next coarser one.
+
+    `segmentation_head` ("fpn" of width `segmentation_hidden_size`, or "linear") is the head of semantic segmentation.
 
     Raises:
         ValueError: a value is wrong; the message names the field, its value and the expected values.
@@ -96,6 +100,9 @@ class HieraConfig:
     fpn_hidden_size: int | None = None
     fpn_top_down_levels: tuple[int, ...] = (2, 3)
     num_feature_levels: int = 3
+    segmentation_head: str = "fpn"
+    segmentation_hidden_size: int = 128
+    semantic_loss_ignore_index: int = 255
     target: str = _FROM_OTHERS  # "first_frame" for video, else "all"
     num_labels: int = _FROM_OTHERS  # as many as id2label, else 1000
     id2label: Mapping[int, str] = field(default=_FROM_OTHERS, hash=False)

@@ -1,4 +1,4 @@
-"""Losses of the classifiers."""
+"""Losses of the classifiers and of segmentation."""
 
 import torch
 from torch import Tensor
@@ -38,3 +38,33 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
             raise ValueError(f"labels holds {wrong[0]}; expected 0 to {logits.shape[-1] - 1}") from None
     labels = labels.to(logits.dtype)
     return F.mse_loss(logits, labels) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> Tensor:
+    """Mean cross entropy over the pixels whose label is not `config.semantic_loss_ignore_index`.
+
+    It is 0, with gradients of 0, if there are none.
+
+    Args:
+        logits: `[B, num_labels, height, width]`.
+        labels: integers `[B, height, width]`.
+
+    Raises:
+        ValueError: a label is not among the classes (on a GPU, an assertion of the device fails); or the number that
+            means "ignore" is 255, and the model has a class of this number.
+    """
+    ignored, classes = config.semantic_loss_ignore_index, config.num_labels
+    if ignored == 255 < classes:
+        raise ValueError(
+            f"semantic_loss_ignore_index is 255, which is one of the {classes} classes; expected another number, "
+            "such as -100"
+        )
+    logits, labels = logits if logits.dtype == torch.float64 else logits.float(), labels.long()
+    try:
+        total = F.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum")
+    except IndexError:
+        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)].tolist()[:1]
+        raise ValueError(
+            f"labels holds {wrong[0]}; expected 0 to {classes - 1}, or {ignored} for pixels that do not count"
+        ) from None
+    return total / (labels != ignored).sum().clamp(min=1)

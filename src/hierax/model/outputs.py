@@ -134,6 +134,23 @@ class ClassifierOutput(Output):
 
 
 @dataclass
+class SemanticSegmentationOutput(Output):
+    """Output of `HieraForSemanticSegmentation`.
+
+    Attributes:
+        loss: scalar, if `labels` were given.
+        logits: `[B, num_labels, height, width]` of the labels, else of the pixels, at least in float32.
+        hidden_states, attentions, reshaped_hidden_states: as in `HieraModelOutput`.
+    """
+
+    loss: Tensor | None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    reshaped_hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class PreTrainingOutput(Output):
     """Output of `HieraForPreTraining`.
 
@@ -154,6 +171,7 @@ class PreTrainingOutput(Output):
     reshaped_hidden_states: tuple[Tensor, ...] | None = None
 
 
-for _output in (HieraModelOutput, BackboneOutput, ClassifierOutput, PreTrainingOutput):
+_OUTPUTS = (HieraModelOutput, BackboneOutput, ClassifierOutput, SemanticSegmentationOutput, PreTrainingOutput)
+for _output in _OUTPUTS:
     # torch.export needs to know the parts of an output, and its name in a file
     torch.export.register_dataclass(_output, serialized_type_name=f"hierax.{_output.__name__}")

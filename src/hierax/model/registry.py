@@ -9,8 +9,16 @@ from typing import Any
 
 from hierax.model.config import HieraConfig, variant_config
 from hierax.model.encoder import Hiera
-from hierax.model.outputs import BackboneOutput, ClassifierOutput, HieraModelOutput, Output, PreTrainingOutput
+from hierax.model.outputs import (
+    BackboneOutput,
+    ClassifierOutput,
+    HieraModelOutput,
+    Output,
+    PreTrainingOutput,
+    SemanticSegmentationOutput,
+)
 from hierax.model.pretrained import Pretrained
+from hierax.model.segmentation import HieraForSemanticSegmentation
 from hierax.model.tasks import (
     HieraBackbone,
     HieraForImageClassification,
@@ -34,6 +42,7 @@ class TaskSpec:
             one is of this task.
         pipeline_tag: the Hub's name for the task, for model cards.
         labels: whether the model answers with classes, whose names its configuration has.
+        classifier: with `labels`, the part or module that has one output per class.
         masked: whether the model sees the visible mask units alone, and predicts the hidden ones.
         maps: whether the output has one map for each of the configuration's `out_features`.
         around: whether the model stands around a whole `HieraModel` in transformers' names (`hiera.` before them).
@@ -49,6 +58,7 @@ class TaskSpec:
     parts: tuple[str, ...]
     pipeline_tag: str = "image-feature-extraction"
     labels: bool = False
+    classifier: str = "head"
     masked: bool = False
     maps: bool = False
     around: bool = False
@@ -69,6 +79,10 @@ class TaskSpec:
     def architecture(self) -> str:
         """Name of the class."""
         return self.cls.__name__
+
+    def reinitialized_for_labels(self, parts: Collection[str]) -> str:
+        """The part or module that gets random weights for another `num_labels`, of a checkpoint with these `parts`."""
+        return self.classifier if self.part in parts or not self.labels else self.part
 
     def constructor_arguments(self, parts: Collection[str]) -> dict[str, Any]:
         """The arguments of the class, besides the configuration, for a checkpoint that holds these `parts`."""
@@ -103,6 +117,18 @@ TASKS: Mapping[str, TaskSpec] = {
             pipeline_tag="video-classification",
             clips=True,
             **_CLASSIFIER,
+        ),
+        TaskSpec(
+            name="segmentation",
+            cls=HieraForSemanticSegmentation,
+            output=partial(SemanticSegmentationOutput, loss=None),  # pyright: ignore[reportArgumentType]
+            outputs=("logits",),
+            parts=("segmentation",),
+            pipeline_tag="image-segmentation",
+            labels=True,
+            classifier="segmentation.classifier",
+            around=True,
+            pools_last=True,
         ),
         TaskSpec(
             name="mae",

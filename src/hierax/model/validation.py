@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu", "silu")
 POSITION_EMBEDDINGS = ("absolute", "separable", "abs_win")
 POSITION_RESIZES = ("bicubic", "window")
+SEGMENTATION_HEADS = ("linear", "fpn")
 TARGETS = ("first_frame", "all")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _LARGEST = 1_000_000  # limits of labels and factors: a damaged file must be refused before it fills the memory
@@ -70,6 +71,7 @@ def _require(config: HieraConfig, condition: bool, name: str, allowed: str) -> N
 def check(config: HieraConfig) -> None:
     """Raises a `ValueError` that names the first field with a wrong value; each field is checked separately."""
     counts = ("embed_dim", "num_channels", "decoder_hidden_size", "decoder_depth", "decoder_num_heads")
+    counts = (*counts, "segmentation_hidden_size")
     for name, lowest in {**dict.fromkeys(counts, 1), "num_labels": 0, "num_query_pool": 0}.items():
         _require(config, _is_integer(getattr(config, name), lowest), name, f"an integer of at least {lowest}")
     _require(config, config.num_labels <= _LARGEST, "num_labels", f"at most {_LARGEST}")
@@ -87,6 +89,7 @@ def check(config: HieraConfig) -> None:
         "hidden_act": ACTIVATIONS, "position_embedding": POSITION_EMBEDDINGS, "position_resize": POSITION_RESIZES,
         "target": TARGETS, "problem_type": (None, *PROBLEM_TYPES), "normalize_pixel_loss": (True, False),
         "pooled_shortcut": (True, False), "position_antialias": (True, False),
+        "segmentation_head": SEGMENTATION_HEADS,
     }.items():  # fmt: skip
         _require(config, getattr(config, name) in options, name, f"one of {', '.join(map(str, options))}")
     depths = config.depths
@@ -98,6 +101,8 @@ def check(config: HieraConfig) -> None:
         _require(config, fits, name, f"{len(depths)} values of type {kind.__name__}, one per stage")
     _check_windows(config)
     _check_neck(config)
+    ignored = config.semantic_loss_ignore_index
+    _require(config, _is_integer(ignored, -(2**63)), "semantic_loss_ignore_index", "an integer")
     _require(config, isinstance(config.license, (str, type(None))), "license", "a name")
     _check_together(config)
 

@@ -113,6 +113,7 @@ def with_shapes(config: HieraConfig, shapes: Shapes) -> HieraConfig:
         changes["fpn_hidden_size"] = neck_width(shapes)
     if "head.weight" in shapes:
         changes["num_labels"] = shapes["head.weight"][0]
+    changes |= _segmentation_fields(shapes)
     if "encoder.pos_embed.whole" in shapes:
         changes["global_position_size"] = tuple(shapes["encoder.pos_embed.whole"][2:])
     if "decoder.embed.weight" in shapes:
@@ -120,6 +121,14 @@ def with_shapes(config: HieraConfig, shapes: Shapes) -> HieraConfig:
         changes |= {"decoder_hidden_size": shapes["decoder.embed.weight"][0], "decoder_depth": len(blocks)}
     config = config.replace(**changes)
     return config.replace(image_size=_native_size(config, shapes))
+
+
+def _segmentation_fields(shapes: Shapes) -> dict[str, Any]:
+    """The fields that the tensors of a segmentation head state."""
+    linear, fpn = (shapes.get(f"segmentation.classifier.{end}") for end in ("stage1.weight", "weight"))
+    if linear is not None:
+        return {"segmentation_head": "linear", "num_labels": linear[0]}
+    return {} if fpn is None else {"num_labels": fpn[0], "segmentation_hidden_size": fpn[1]}
 
 
 def _native_size(config: HieraConfig, shapes: Shapes) -> tuple[int, ...]:

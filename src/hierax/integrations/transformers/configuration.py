@@ -63,6 +63,9 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
     global_position_size: _Numbers | None = None
     layer_scale_init: float | None = None
     pooled_shortcut: bool = False
+    segmentation_head: str = "fpn"
+    segmentation_hidden_size: int = 128
+    semantic_loss_ignore_index: int = 255
     target: str | None = None
     license: str | None = None
     backbone_norms: bool = False
