@@ -157,6 +157,7 @@ ORDER = {  # module of `model`: what of it that may import
     "blocks": {"config", "plan", "tokens", "windows", "positions", "layers"},
     "encoder": {"blocks", "config", "plan", "tokens", "windows", "positions", "layers", "pretrained"},
     "mae": {"blocks", "config", "plan", "tokens", "positions", "layers", "encoder"},
+    "class_map": set(),
     "pyramid": {"config", "layers"},
     "task": {"config", "encoder", "layers", "mae", "outputs", "pretrained"},
     "tasks": {"config", "tokens", "encoder", "layers", "mae", "outputs", "pretrained", "losses", "task", "pyramid"},

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from hierax.viz.fonts import drawable, drawable_names
     from hierax.viz.maps import enlarge, pca_image, principal_components, robust_scale, to_image
     from hierax.viz.reconstruction import Statistics, draw_units, hidden_statistics, reconstruct_pixels, statistics_note
+    from hierax.viz.segmentation import overlay, paint, palette, with_legend
     from hierax.viz.sheets import Tile, sheet
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "enlarge",
     "heat_image",
     "hidden_statistics",
+    "overlay",
+    "paint",
+    "palette",
     "pca_image",
     "principal_components",
     "reconstruct_pixels",
@@ -28,6 +32,7 @@ __all__ = [
     "sheet",
     "statistics_note",
     "to_image",
+    "with_legend",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -54,6 +59,12 @@ __getattr__, __dir__ = lazy_names(
             "hidden_statistics",
             "reconstruct_pixels",
             "statistics_note",
+        ),
+        "hierax.viz.segmentation": (
+            "overlay",
+            "paint",
+            "palette",
+            "with_legend",
         ),
         "hierax.viz.sheets": (
             "Tile",
