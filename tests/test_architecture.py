@@ -21,13 +21,12 @@ FLOORS = (  # a room imports only from rooms below it
     {"processing"},
     {"model", "data"},
     {"checkpoint", "collection", "viz"},
-    {"engine"},
+    {"engine", "integrations"},
     {"predict", "diagnosis"},
-    {"embedding", "benchmark", "demo"},
+    {"embedding", "benchmark", "demo", "detection"},
     {"serve"},
     {"train"},
     {"cli"},
-    {"integrations"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 SEPARATE = ({"train", "engine"}, {"train", "embedding"}, {"train", "serve"}, {"serve", "data"})

@@ -41,6 +41,10 @@ PACKAGES: dict[str, Package] = {
         "transformers>=5.23", "transformers", "hierax.integrations.transformers, and hierax bench --against"
     ),
     "timm": Package("timm>=1.0.31", "timm", "hierax.integrations.timm, and hierax bench --against"),
+    "scipy": Package("scipy>=1.13", "dense", "detection and instance segmentation"),
+    "accelerate": Package("accelerate>=1.1", "dense", "detection and instance segmentation"),
+    "faster_coco_eval": Package("faster-coco-eval>=1.6", "dense", "detection and instance segmentation"),
+    "yaml": Package("pyyaml>=6", "dense", "descriptions of YOLO data sets (data.yaml)"),
     "peft": Package("peft>=0.17", "adapters", "adapters (hierax finetune adapter=lora)"),
     "pillow_jxl": Package("pillow-jxl-plugin", "", "JPEG XL images"),
     "sklearn": Package("scikit-learn", "", "t-SNE in hierax map"),

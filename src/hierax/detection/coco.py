@@ -1,0 +1,305 @@
+"""Reads COCO files: `images`, `annotations` with boxes in pixels, and `categories`, whose ids may have gaps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hierax.detection.dataset import (
+    AnnotatedImage,
+    Box,
+    DetectionDataset,
+    ObjectAnnotation,
+    image_sizes,
+    note_boxes,
+    note_unreadable,
+)
+from hierax.notices import notify
+from hierax.processing import ImageError
+from hierax.processing.paths import opened_regular
+
+_TRIED = 20  # images that are looked for to find their folder
+_PREFIX = re.compile(r"^(?:instances|annotations|_annotations|labels)[_.-]?")
+_EXPECTED = "expected a COCO file with images, annotations and categories"
+
+
+def read_coco(file: Path, *, images: Path | None = None, masks: bool = False) -> DetectionDataset:
+    """Reads a COCO file.
+
+    The classes are numbered in the order of the ids of the categories. Images without annotations stay. Boxes are kept
+    as they are stated, also outside of their image.
+
+    Args:
+        file: the JSON file.
+        images: the folder of the images; None looks for it beside the file, under the usual names.
+        masks: whether to keep polygons and masks. Objects without them are then left out.
+
+    Raises:
+        ValueError: the file is not a COCO file; the message names the file, the annotation and what is expected.
+        OSError: it cannot be read.
+    """
+    values = _read(file)
+    ids, classes = _categories(file, values["categories"])
+    number = {category: label for label, category in enumerate(ids)}
+    rows = _images(file, values["images"])
+    objects = _annotations(file, values["annotations"], rows, number, masks=masks)
+    folder = _image_folder(file, [row["file_name"] for row in rows.values()], images)
+    found: list[AnnotatedImage] = []
+    unreadable: list[tuple[str, str]] = []
+    turned: list[str] = []
+    for key, row in rows.items():
+        path = _path_of(folder, row["file_name"]) or os.path.join(folder, row["file_name"])
+        try:
+            image = _placed(file, path, key, row, tuple(objects.get(key, ())))
+        except ImageError as error:
+            unreadable.append((path, error.problem))
+            continue
+        turned += [path] if image.as_stored else []
+        found.append(image)
+    note_unreadable(str(file), unreadable, total=len(rows))
+    if turned:
+        notify(
+            f"{file}: {len(turned):,} images, such as {turned[0]}, have an EXIF rotation that the annotations do not "
+            "follow (width and height are those of the stored pixels); they are used as stored"
+        )
+    _check_form(file, found)
+    note_boxes(str(file), found)
+    return DetectionDataset(str(file), tuple(found), classes, ids, tuple(unreadable))
+
+
+def is_coco(values: object) -> bool:
+    """Whether the content of a JSON file is that of a COCO file."""
+    return isinstance(values, dict) and values.keys() >= {"images", "annotations", "categories"}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with opened_regular(file) as stream:
+            values = json.loads(stream.read())
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{file}: not a JSON file ({reason}); {_EXPECTED}") from None
+    if isinstance(values, list):
+        raise ValueError(f"{file}: a list, as results have it; {_EXPECTED}")
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: holds a {type(values).__name__}; {_EXPECTED}")
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(values.get(name), list):
+            state = f"is a {type(values[name]).__name__}, not a list" if name in values else "is missing"
+            raise ValueError(f"{file}: {name} {state}; {_EXPECTED}")
+        for place, entry in enumerate(values[name]):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{file}: {name}[{place}] is {_short(entry)}; expected an object")
+    return values
+
+
+def _categories(file: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The ids, in ascending order, and the names."""
+    named: dict[int, str] = {}
+    for place, entry in enumerate(entries):
+        key, name = _id(file, f"categories[{place}]", entry, "id"), entry.get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{file}: categories[{place}]: name is {_short(name)}; expected a text")
+        if key in named:
+            raise ValueError(f"{file}: two categories have the id {key}, {named[key]!r} and {name!r}; expected one")
+        named[key] = name.strip()
+    names = [named[key] for key in sorted(named)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{file}: two categories have the name {twice[0]!r}; expected one of each name")
+    if not names:
+        raise ValueError(f"{file}: categories is empty; expected at least one category")
+    return tuple(sorted(named)), tuple(names)
+
+
+def _images(file: Path, entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """The entries of images by id."""
+    rows: dict[int, Mapping[str, Any]] = {}
+    for place, entry in enumerate(entries):
+        key = _id(file, f"images[{place}]", entry, "id")
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise ValueError(f"{file}: images[{place}]: file_name is {_short(name)}; expected the name of a file")
+        if key in rows:
+            raise ValueError(f"{file}: two images have the id {key}, {rows[key]['file_name']} and {name}; expected one")
+        rows[key] = entry
+    if not rows:
+        raise ValueError(f"{file}: images is empty; expected at least one image")
+    return rows
+
+
+def _annotations(
+    file: Path, entries: Sequence[Mapping[str, Any]], rows: Mapping[int, Any], number: Mapping[int, int], *, masks: bool
+) -> dict[int, list[ObjectAnnotation]]:
+    """The objects by the ids of their images."""
+    objects: dict[int, list[ObjectAnnotation]] = {}
+    without: list[str] = []
+    for place, entry in enumerate(entries):
+        where = f"annotations[{place}]" + (f" (id {entry['id']})" if isinstance(entry.get("id"), int) else "")
+        image, category = (_id(file, where, entry, name) for name in ("image_id", "category_id"))
+        if image not in rows:
+            raise ValueError(f"{file}: {where}: image_id is {image}, but no image has this id")
+        if category not in number:
+            raise ValueError(
+                f"{file}: {where}: category_id is {category}, but no category has this id; there are "
+                f"{_some(sorted(number))}"
+            )
+        box = _box(file, where, entry.get("bbox"))
+        segmentation = _segmentation(file, where, entry.get("segmentation")) if masks else None
+        if masks and segmentation is None:
+            without.append(where)
+            continue
+        crowd = entry.get("iscrowd", 0)
+        if crowd not in (0, 1, None):
+            raise ValueError(f"{file}: {where}: iscrowd is {_short(crowd)}; expected 0 or 1")
+        given: Any = entry.get("area")
+        area = float(given) if _is_number(given) and given >= 0 else box[2] * box[3]
+        objects.setdefault(image, []).append(ObjectAnnotation(box, number[category], area, bool(crowd), segmentation))
+    if without and not objects:
+        raise ValueError(
+            f"{file}: no annotation has a segmentation; expected polygons or masks (--task detect needs none)"
+        )
+    if without:
+        notify(f"{file}: {len(without):,} of {len(entries):,} annotations have no segmentation and are left out, such "
+               f"as {without[0]}")  # fmt: skip
+    return objects
+
+
+def _id(file: Path, where: str, entry: Mapping[str, Any], name: str) -> int:
+    value = entry.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value.isdecimal():  # of tools that write all ids as text
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        state = f"is {_short(value)}" if name in entry else "is missing"
+        raise ValueError(f"{file}: {where}: {name} {state}; expected a whole number")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _box(file: Path, where: str, value: object) -> Box:
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)) or min(value[2:]) < 0:
+        raise ValueError(
+            f"{file}: {where}: bbox is {_short(value)}; expected [x, y, width, height] in pixels, with no negative size"
+        )
+    left, top, wide, high = map(float, value)
+    return left, top, wide, high
+
+
+def _segmentation(file: Path, where: str, value: object) -> Any:
+    """Polygons or a run-length encoding, checked; None if there is none."""
+    if not value:
+        return None
+    if isinstance(value, dict):
+        size, counts = value.get("size"), value.get("counts")
+        sides = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+        runs = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts)
+        if sides and isinstance(size, list) and (isinstance(counts, str) or (isinstance(counts, list) and runs)):
+            if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
+                raise ValueError(
+                    f"{file}: {where}: the counts of the segmentation have {sum(counts)} pixels; expected "
+                    f"{size[0]} x {size[1]}, its size"
+                )
+            return value
+        raise ValueError(f"{file}: {where}: the segmentation has size {_short(size)} and counts {_short(counts)}; "
+                         "expected [height, width] and run lengths")  # fmt: skip
+    polygons = [value] if isinstance(value, list) and all(map(_is_number, value)) else value
+    if isinstance(polygons, list) and all(isinstance(p, list) and all(map(_is_number, p)) for p in polygons):
+        odd = [polygon for polygon in polygons if len(polygon) % 2]
+        if odd:
+            raise ValueError(
+                f"{file}: {where}: a polygon has {len(odd[0])} numbers; expected x and y of each point, an even number"
+            )
+        return [polygon for polygon in polygons if len(polygon) >= 6] or None  # fewer points have no area
+    raise ValueError(f"{file}: {where}: segmentation is {_short(value)}; expected polygons [[x, y, …]] or run lengths")
+
+
+def _placed(
+    file: Path, path: str, key: int, row: Mapping[str, Any], objects: tuple[ObjectAnnotation, ...]
+) -> AnnotatedImage:
+    """The image with its size, which is that of the annotations."""
+    upright, stored = image_sizes(path)
+    given = tuple(row.get(name) for name in ("width", "height"))
+    for found in objects:
+        encoded = found.segmentation
+        if isinstance(encoded, dict) and encoded["size"] not in ([*upright[::-1]], [*stored[::-1]]):
+            raise ValueError(
+                f"{file}: a mask of image {key}, {path}, has the size {encoded['size']}; expected [height, width] of "
+                f"the image, {[*upright[::-1]]}"
+            )
+    if all(value is None or value == 0 for value in given) or given == upright:
+        return AnnotatedImage(path, key, *upright, objects)
+    if given == stored:
+        return AnnotatedImage(path, key, *stored, objects, as_stored=True)
+    also = f" ({stored[0]} x {stored[1]} as stored)" if stored != upright else ""
+    raise ValueError(
+        f"{file}: image {key}, {path}, is {upright[0]} x {upright[1]} pixels{also}, but its width and height in the "
+        f"file are {_short(given[0])} x {_short(given[1])}; expected the image that was annotated"
+    )
+
+
+def _check_form(file: Path, images: Sequence[AnnotatedImage]) -> None:
+    """Raises `ValueError` if the boxes are not left, top, width and height in pixels."""
+    boxes = [(image, o.box) for image in images for o in image.objects]
+    if len(boxes) < 3:  # one object may be anywhere
+        return
+    if all(max(box) <= 1 for _, box in boxes) and any(0 < min(box[2:]) < 1 for _, box in boxes):
+        raise ValueError(
+            f"{file}: all boxes lie between 0 and 1, such as {list(boxes[0][1])}, so they seem to be relative to the "
+            "image; COCO states x, y, width, height in pixels"
+        )
+    outside = sum(x + w > image.width + 1 or y + h > image.height + 1 for image, (x, y, w, h) in boxes)
+    corners = all(x < w <= image.width + 1 and y < h <= image.height + 1 for image, (x, y, w, h) in boxes)
+    if corners and outside > len(boxes) / 10:
+        raise ValueError(
+            f"{file}: {outside} of {len(boxes)} boxes reach outside of their images, and all fit as two corners x1, "
+            f"y1, x2, y2, such as {list(boxes[0][1])}; COCO states x, y, width, height"
+        )
+
+
+def _image_folder(file: Path, names: Sequence[str], given: Path | None) -> str:
+    """The folder that holds the images of a file."""
+    split = _PREFIX.sub("", file.stem)
+    split = re.sub(r"[_.-]?(?:annotations|coco|labels)$", "", split)
+    here, above = file.parent, file.parent.parent
+    places = [given] if given is not None else [
+        place / name for place in (here, above) for name in ("", "images", split, f"images/{split}", f"{split}/images")
+    ]  # fmt: skip
+    tried = list(islice(names, _TRIED))
+    counts = [sum(_path_of(str(place), name) is not None for name in tried) for place in places]
+    best = max(range(len(places)), key=lambda i: (counts[i], -i))
+    if not counts[best]:
+        looked = dict.fromkeys(str(place) for place in places if place.is_dir())
+        raise ValueError(
+            f"{file}: its images, such as {names[0]}, are not in {', '.join(looked) or given}; expected them beside "
+            "the file, in images/, or in a folder with the name of the split"
+        )
+    return str(places[best])
+
+
+def _path_of(folder: str, name: str) -> str | None:
+    """The path of an image in a folder: with the folders of its name, or without them; None if it is not there."""
+    plain = name.replace("\\", "/")
+    for candidate in (name, plain, plain.rpartition("/")[2]):
+        path = os.path.join(folder, candidate)
+        if candidate and os.path.isfile(path):
+            return path
+    return None
+
+
+def _some(values: Sequence[int], most: int = 10) -> str:
+    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")
+
+
+def _short(value: object) -> str:
+    return f"{value!r:.60}"
