@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from hierax.model.config import HieraConfig
 from hierax.model.positions import AbsolutePosition, DecoderPosition, SeparablePosition, WindowPosition
+from hierax.model.products import linear
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that only `init_weights` initializes."""
+    """`nn.Linear` that only `init_weights` initializes, and that is faster on some CPUs."""
 
     def reset_parameters(self) -> None:
         """Does nothing."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`[..., C_in]` -> `[..., C_out]`."""
+        return linear(input, self.weight, self.bias)
 
 
 class LayerNorm(nn.LayerNorm):

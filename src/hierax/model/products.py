@@ -1,0 +1,103 @@
+"""Products of tokens and weights, by the library that is faster on this CPU.
+
+PyTorch computes float32 products with MKL, which does not use AVX-512 on CPUs of AMD. oneDNN does. It comes with
+PyTorch too, and computes the same product in half the time on Zen 5 (docs/log.md, 2026-11-29).
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+from hierax.model.positions import is_traced
+
+_LEAST = 1 << 25
+"""Multiply-accumulates of a product from which oneDNN saves, in one call, the time that it needs to prepare for new
+sizes (0.2 to 0.9 ms)."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear`: `[..., C_in]` -> `[..., C_out]`, for `weight` `[C_out, C_in]` and `bias` `[C_out]`."""
+    if not _suits(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (x, weight, bias)):
+        return _Product.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The product by oneDNN, without a gradient."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """The product by oneDNN with its gradients, which are such products too, so that they have gradients again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
+        found: list[Tensor | None] = [linear(grad, weight.t(), None) if of_x else None, None, None]
+        if of_weight:  # faster with the narrower side first
+            narrow = rows.shape[1] < grads.shape[1]
+            found[1] = linear(rows.t(), grads.t(), None).t() if narrow else linear(grads.t(), rows.t(), None)
+        if of_bias:
+            found[2] = grads.sum(0)
+        return tuple(found)
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether this is a large product of plain float32 tensors, and oneDNN is faster."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not is_traced()
+        and type(x) is Tensor
+        and x.ndim > 1
+        and x.numel() * weight.shape[0] >= _LEAST
+        and not torch.is_autocast_enabled("cpu")
+        and not _is_observed()
+        and onednn_is_faster()
+    )
+
+
+def _is_observed() -> bool:
+    """Whether something else than PyTorch itself sees the operators: a transform of functions, or a mode such as a FLOP
+    counter."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether float32 products of oneDNN are faster than those of MKL: on CPUs of AMD with AVX-512."""
+    try:
+        vendor = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return vendor and torch.backends.cpu.get_cpu_capability() == "AVX512" and _works()
+
+
+def _works() -> bool:
+    """Whether this PyTorch has the operator, with the arguments and the result that are expected."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x, weight, bias = torch.ones(2, 4), torch.eye(4)[:3], torch.arange(3.0)
+    try:
+        found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):  # a private operator: it may change
+        return False
+    return bool(torch.equal(found, F.linear(x, weight, bias)))
