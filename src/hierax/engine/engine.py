@@ -31,7 +31,7 @@ from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, to_output, typed_mae
 from hierax.engine.streaming import Item, StreamResult, stream_results
 from hierax.model.pretrained import Pretrained
-from hierax.model.registry import task_of
+from hierax.model.registry import TASKS, task_of
 from hierax.processing import HieraImageProcessor, ImageInput
 from hierax.processing.defaults import preprocessing_for
 
@@ -69,7 +69,7 @@ class Engine:
 
     Attributes:
         config, license: configuration and license of the model; `config.id2label` names a classifier's labels.
-        task: as in `hierax.load`: "classification", "video-classification", "features", "backbone" or "mae".
+        task: as in `hierax.load`: "classification", "segmentation", "features", "backbone", "mae", …
         source: the origin of the weights, or None if it is unknown.
         device, precision, backend: the ones in use.
         processor, preprocessing: the maker of pixels from images, and its record; `record` is None if the model states
@@ -223,13 +223,28 @@ class Engine:
             if noise is not None or keep is not None:
                 raise ValueError(f"noise and keep are for MAE models; this one's task is {self.signature.task}")
             encoder_of(self._model).unit_grid(pixels)  # checks the shape
-            return cast("EngineOutput", to_output(self.signature, self._run(pixels, None)))
+            found = to_output(self.signature, self._run(pixels, None), self._model, pixels.shape[2:])
+            return cast("EngineOutput", found)
         kept, ranks = mae_of(self._model).visible(pixels, keep=keep, noise=noise)
         tensors = self._run(pixels, kept)
         device = tensors[0].device
         pixels, kept, ranks = pixels.to(device), kept.to(device), None if ranks is None else ranks.to(device)
         made = typed_mae(self.signature, tensors, pixels=pixels, kept=kept, ranks=ranks, config=self.config)
         return cast("EngineOutput", made)
+
+    def coarse_logits(self, images: ImageInput | None = None, *, pixel_values: Tensor | None = None) -> Tensor:
+        """Logits `[B, num_labels, ceil(height / 4), ceil(width / 4)]` of a segmentation model, for the same arguments.
+
+        A call enlarges them to the image; see `HieraForSemanticSegmentation.enlarged`.
+
+        Raises:
+            ValueError: the model is for another task.
+        """
+        if not TASKS[self.task].dense:
+            raise ValueError(f"coarse_logits is for task 'segmentation'; the task of this engine is {self.task}")
+        pixels = self._pixels(images, pixel_values)
+        encoder_of(self._model).unit_grid(pixels)  # checks the shape
+        return self._run(pixels, None)[0]
 
     def stream(
         self,

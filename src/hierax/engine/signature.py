@@ -13,6 +13,7 @@ from hierax.model.mae import check_mae_size, masked_loss, visible_patches
 from hierax.model.outputs import Output, PreTrainingOutput
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS, task_of
+from hierax.model.task import Task
 from hierax.model.tasks import HieraForPreTraining
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Program(nn.Module):
             features, logits = self.model.predict(pixel_values, kept, hidden_states=self.states)
             maps = [features.grid(s) for s in range(self.model.config.stages + 1)] if self.states else []
             return tuple(t.float() for t in (logits, *maps))
-        out = self.model(pixel_values, output_hidden_states=self.states, output_attentions=False)
+        out = task_model(self.model).in_graph(pixel_values, hidden_states=self.states)
         return tuple(_field(out, name).float() for name in self.signature.outputs)
 
 
@@ -91,13 +92,13 @@ def _field(out: Any, name: str) -> Tensor:
     return value[int(index)] if index else value
 
 
-def to_output(signature: Signature, tensors: Sequence[Tensor]) -> Output:
-    """The typed output of a model that is not an MAE model, from a program's tensors."""
+def to_output(signature: Signature, tensors: Sequence[Tensor], model: Pretrained, size: Sequence[int]) -> Output:
+    """The typed output of a model that is not an MAE model, from a program's tensors for inputs of `size` pixels."""
     fields: dict[str, Any] = {}
     for name, tensor in zip(signature.outputs, tensors, strict=True):
         field, _, index = name.partition(".")
         fields[field] = (*fields.get(field, ()), tensor) if index else tensor
-    return TASKS[signature.task].output(**fields)
+    return task_model(model).after_graph(TASKS[signature.task].output(**fields), size)
 
 
 def typed_mae(
@@ -115,6 +116,12 @@ def typed_mae(
         ids_restore=ranks,
         reshaped_hidden_states=states,
     )
+
+
+def task_model(model: Pretrained) -> Task[Any]:
+    """The model, which is not the encoder alone."""
+    assert isinstance(model, Task)
+    return model
 
 
 def mae_of(model: Pretrained) -> HieraForPreTraining:

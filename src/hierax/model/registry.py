@@ -43,6 +43,7 @@ class TaskSpec:
         pipeline_tag: the Hub's name for the task, for model cards.
         labels: whether the model answers with classes, whose names its configuration has.
         classifier: with `labels`, the part or module that has one output per class.
+        dense: with `labels`, whether it names the class of every pixel, not of the input.
         masked: whether the model sees the visible mask units alone, and predicts the hidden ones.
         maps: whether the output has one map for each of the configuration's `out_features`.
         around: whether the model stands around a whole `HieraModel` in transformers' names (`hiera.` before them).
@@ -59,6 +60,7 @@ class TaskSpec:
     pipeline_tag: str = "image-feature-extraction"
     labels: bool = False
     classifier: str = "head"
+    dense: bool = False
     masked: bool = False
     maps: bool = False
     around: bool = False
@@ -127,6 +129,7 @@ TASKS: Mapping[str, TaskSpec] = {
             pipeline_tag="image-segmentation",
             labels=True,
             classifier="segmentation.classifier",
+            dense=True,
             around=True,
             pools_last=True,
         ),

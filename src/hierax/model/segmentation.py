@@ -1,5 +1,6 @@
 """Semantic segmentation: a class for every pixel, from the maps of all stages and a small head."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -163,6 +164,16 @@ class HieraForSemanticSegmentation(Task[SemanticSegmentationOutput]):
         whole = [-(-count * step * wanted // side) for count, step, side, wanted in cells]
         exact = coarse if coarse.dtype == torch.float64 else coarse.float()
         return F.interpolate(exact, whole, mode="bilinear", align_corners=False)[..., :height, :width]
+
+    def in_graph(self, pixel_values: Tensor, *, hidden_states: bool) -> SemanticSegmentationOutput:
+        """See the base class. The logits are the coarse ones, which are 16 times fewer numbers."""
+        features, coarse = self._coarse(pixel_values, states=hidden_states, attentions=False)
+        hidden, reshaped = states_of(features, hidden_states)
+        return SemanticSegmentationOutput(None, coarse, hidden_states=hidden, reshaped_hidden_states=reshaped)
+
+    def after_graph(self, out: SemanticSegmentationOutput, pixels: Sequence[int]) -> SemanticSegmentationOutput:
+        """See the base class."""
+        return dataclasses.replace(out, logits=self.enlarged(out.logits, pixels))
 
     def _coarse(self, pixels: Tensor, *, states: bool, attentions: bool) -> tuple[Features, Tensor]:
         """The features, and the logits on the grid of stage 1."""

@@ -36,6 +36,14 @@ class Task(Pretrained, Generic[_Output]):
         if self.device.type != "meta":
             init_weights(self, self.config, mae=self.mae)
 
+    def in_graph(self, pixel_values: Tensor, *, hidden_states: bool) -> _Output:
+        """The part of a call that engines and exports compute; `after_graph` makes the output of the call of it."""
+        return self(pixel_values, output_hidden_states=hidden_states, output_attentions=False)
+
+    def after_graph(self, out: _Output, pixels: Sequence[int]) -> _Output:
+        """The output of a call for images of these sizes in pixels, of that of `in_graph`."""
+        return out
+
     def _output_flags(self, hidden_states: bool | None, attentions: bool | None) -> tuple[bool, bool]:
         """Which outputs a call returns: as its arguments say, else as the configuration says."""
         config = self.config

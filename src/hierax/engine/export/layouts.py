@@ -104,7 +104,8 @@ def _arrange_transformers_js(contents: Contents) -> Path:
 
 def _arrange_triton(contents: Contents) -> Path:
     place = _move_version(contents)
-    labels = list(contents.config.id2label.values()) if contents.task.labels else []
+    named = contents.task.labels and not contents.task.dense  # Triton names the entries of a list of logits
+    labels = list(contents.config.id2label.values()) if named else []
     if labels:  # one line each, in the order of the logits
         lines = "".join(printable(label) + "\n" for label in labels)
         (place.parents[1] / _LABELS).write_text(lines, encoding="utf-8")

@@ -43,7 +43,9 @@ class ParityReport:
         compared: the output whose cosine is computed: "logits", "pooler_output" or "feature_maps".
         cosine, worst_cosine: mean and minimum of its cosine over the inputs.
         twin: relative difference between the outputs of the file and of its twin, which also gives the maps.
-        agreements: for how many inputs a classifier names the same class, or None.
+        agreements: for how many inputs a classifier names the same class, or a segmentation model for how many cells of
+            the coarse logits; None for other models.
+        cells: of a segmentation model, the number of these cells.
     """
 
     precision: str
@@ -56,6 +58,7 @@ class ParityReport:
     worst_cosine: float
     twin: float
     agreements: int | None
+    cells: int | None = None
 
     @property
     def largest_error(self) -> float:
@@ -92,7 +95,9 @@ class ParityReport:
             f"stage maps max rel. error {self.largest_error:.1e}".replace("e-0", "e-"),
             f"{self._compared} cosine {self.cosine:.4f} (worst {self.worst_cosine:.4f})",
         ]
-        if self.agreements is not None:
+        if self.agreements is not None and self.cells:
+            parts.append(f"same class in {100 * self.agreements / self.cells:.2f} % of the cells")
+        elif self.agreements is not None:
             parts.append(f"top-1 agreement {self.agreements}/{self.inputs}")
         verdict = "within the tolerance" if self.passed else "outside the tolerance"
         return f"{' · '.join(parts)} on {self.inputs} {self.kind}: {verdict}"
@@ -124,14 +129,15 @@ def measure(
         model: the unfolded model in float32 on the CPU.
         inputs: batches of pixels and, for an MAE model, of indices of visible mask units.
     """
-    backbone = TASKS[Signature.of(model).task].maps
+    task = TASKS[Signature.of(model).task]
+    backbone = task.maps
     given = Signature.of(model).outputs
     wanted = Signature.of(model, hidden_states=not backbone)
     maps = [name for name in wanted.outputs if name not in given or backbone]
     compared = given if backbone else given[:1]
     program, sums, count = Program(model, wanted).eval(), _Sums(), 0
     cosines: list[Tensor] = []
-    agreements = 0
+    agreements = answers = 0
     for batch in inputs:
         pixels, *units = batch
         kept = units[0] if units else None
@@ -145,9 +151,11 @@ def measure(
                 sums.add("twin", name, tensor, theirs[name])
         for name, tensor in theirs.items():
             sums.add("outputs", name, tensor, truth[name])
-        pairs = [(theirs[name].flatten(1).double(), truth[name].flatten(1).double()) for name in compared]
-        cosines += [torch.cosine_similarity(a, b, dim=1) for a, b in pairs]
-        agreements += sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in pairs)
+        pairs = [(theirs[name].double(), truth[name].double()) for name in compared]
+        cosines += [torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1) for a, b in pairs]
+        if task.labels:
+            same = torch.stack([a.argmax(1) == b.argmax(1) for a, b in pairs])
+            agreements, answers = agreements + int(same.sum()), answers + same.numel()
         count += len(pixels)
     values = torch.cat(cosines)
     return ParityReport(
@@ -160,7 +168,8 @@ def measure(
         cosine=float(values.mean()),
         worst_cosine=float(values.min()),  # NaN if one value is NaN
         twin=_largest(sums.errors("twin").values()),
-        agreements=agreements if TASKS[wanted.task].labels else None,
+        agreements=agreements if task.labels else None,
+        cells=answers if task.dense else None,
     )
 
 
