@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from hierax.data.dataset import Dataset, Sample, Subset
     from hierax.data.loader import Batch, TrainingLoader, evaluation_loader
     from hierax.data.order import Order, SampleKey
+    from hierax.data.segmentation.dataset import SegmentationDataset, palette_of
+    from hierax.data.segmentation.sources import open_segmentation, open_segmentation_splits
     from hierax.data.sources import open_dataset
     from hierax.data.split import open_splits
     from hierax.data.view import Augmentation, EvaluationView, TrainingView
@@ -20,12 +22,16 @@ __all__ = [
     "Order",
     "Sample",
     "SampleKey",
+    "SegmentationDataset",
     "Subset",
     "TrainingLoader",
     "TrainingView",
     "evaluation_loader",
     "open_dataset",
+    "open_segmentation",
+    "open_segmentation_splits",
     "open_splits",
+    "palette_of",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -45,6 +51,14 @@ __getattr__, __dir__ = lazy_names(
             "Draw",  # the former name of SampleKey
             "Order",
             "SampleKey",
+        ),
+        "hierax.data.segmentation.dataset": (
+            "SegmentationDataset",
+            "palette_of",
+        ),
+        "hierax.data.segmentation.sources": (
+            "open_segmentation",
+            "open_segmentation_splits",
         ),
         "hierax.data.sources": ("open_dataset",),
         "hierax.data.split": ("open_splits",),

@@ -6,7 +6,7 @@ All randomness comes from the given generator, so a run that was interrupted aug
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -39,6 +39,21 @@ def random_crop(
     aspect = min(max(width / height, ratio[0]), ratio[1])
     w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def jitter_crop(
+    random: np.random.Generator, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Like `random_crop`, for shares of the area that may be above 1. Such a crop reaches beyond the image, which is
+    anywhere in it; its top and left may be negative.
+    """
+    area = height * width * random.uniform(*scale)
+    aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    w, h = max(round(math.sqrt(area * aspect)), 1), max(round(math.sqrt(area / aspect)), 1)
+    top, left = (
+        int(random.integers(min(have - want, 0), max(have - want, 0) + 1)) for have, want in ((height, h), (width, w))
+    )
+    return top, left, h, w
 
 
 def center_crop(height: int, width: int, *, aspect: float) -> tuple[int, int, int, int]:
@@ -112,15 +127,30 @@ OPERATIONS: dict[str, _Op] = {
 """The operations of RandAugment in their "increasing" form: all change more with the magnitude (0 to 10)."""
 
 
-def rand_augment(image: Image.Image, random: np.random.Generator, *, magnitude: float, std: float) -> Image.Image:
+COLOR_OPERATIONS = tuple(name for name in OPERATIONS if not name.startswith(("rotate", "shear", "translate")))
+"""The operations that move no pixel: those for images whose pixels have classes."""
+
+
+def rand_augment(
+    image: Image.Image,
+    random: np.random.Generator,
+    *,
+    magnitude: float,
+    std: float,
+    names: Sequence[str] = tuple(OPERATIONS),
+) -> Image.Image:
     """Applies RandAugment to an RGB or gray image (Cubuk et al., 2020): two operations, each with probability 1/2.
 
     The magnitude is drawn from a normal distribution with mean `magnitude` and standard deviation `std`. As in the
-    recipes of MAE and Hiera (rand-m9-mstd0.5-inc1), the operations have their increasing form.
+    recipes of MAE and Hiera (rand-m9-mstd0.5-inc1), the operations have their increasing form. `names` are the
+    operations to choose from.
     """
-    names = list(OPERATIONS)
     for _ in range(2):
-        name, drawn, flip = names[random.integers(len(names))], random.normal(magnitude, std), random.random() < 0.5
+        name, drawn, flip = (
+            names[int(random.integers(len(names)))],
+            random.normal(magnitude, std),
+            random.random() < 0.5,
+        )
         if random.random() < 0.5:
             image = OPERATIONS[name](image, min(max(drawn, 0.0), _LEVELS), flip)
     return image

@@ -12,6 +12,9 @@ import numpy as np
 
 from hierax.data.labels import Label
 
+IGNORE = 255
+"""The value of the pixels of a target that have no class. They count neither in the loss nor in scores."""
+
 
 @dataclass(frozen=True)
 class VideoSegment:
@@ -33,11 +36,14 @@ class Sample:
         content: a path, the bytes of a file, a Pillow image, an array `[C, *size]` that is not an image, or a segment
             of a video (`VideoSegment`).
         label: the number of its class; float32 `[classes]` if it may have several classes; None without labels.
+        target: the class of each pixel of the upright image, uint8 or int64 `[H, W]`; `IGNORE` (255) for none. None
+            for data that is not for segmentation.
     """
 
     name: str
     content: Any
     label: Label | None = None
+    target: np.ndarray | None = None
 
 
 class Dataset(Protocol):
@@ -150,7 +156,7 @@ class Relabeled:
             label[list(self.numbers)] = sample.label
         elif sample.label is not None:
             label = self.numbers[sample.label]
-        return Sample(sample.name, sample.content, label)
+        return Sample(sample.name, sample.content, label, sample.target)
 
     def labels(self) -> list[int] | None:
         """See `Dataset`."""

@@ -33,6 +33,7 @@ class Batch:
         indices: int64 `[B]`, numbers of the samples in the dataset.
         bad: samples that could not be read; in training, the next sample of the part or of the dataset replaces each.
         first_only: files of which only the first frame or page was read; see `FirstOnly.take`.
+        targets: int64 `[B, H, W]`, the class of each pixel, 255 for none; None for data that is not for segmentation.
     """
 
     pixels: Tensor
@@ -41,14 +42,15 @@ class Batch:
     indices: Tensor
     bad: list[Unreadable] = field(default_factory=list)
     first_only: dict[str, list[str]] = field(default_factory=dict)
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory. The loader of PyTorch calls this."""
-        pinned = [t if t is None else t.pin_memory() for t in (self.pixels, self.labels, self.noise)]
-        return Batch(pinned[0], pinned[1], pinned[2], self.indices, self.bad, self.first_only)  # type: ignore[arg-type]
+        labels, noise, targets = (t if t is None else t.pin_memory() for t in (self.labels, self.noise, self.targets))
+        return Batch(self.pixels.pin_memory(), labels, noise, self.indices, self.bad, self.first_only, targets)
 
 
 def _stack_examples(examples: Sequence[Example], bad: list[Unreadable]) -> Batch:
@@ -60,8 +62,20 @@ def _stack_examples(examples: Sequence[Example], bad: list[Unreadable]) -> Batch
     noise = (
         None if first.noise is None else torch.from_numpy(np.stack([s.noise for s in examples if s.noise is not None]))
     )
+    targets = None
+    if first.target is not None:
+        _check_sizes(examples)
+        targets = torch.from_numpy(np.stack([s.target for s in examples if s.target is not None])).long()
     pixels = torch.from_numpy(np.stack([s.pixels for s in examples]))
-    return Batch(pixels, labels, noise, torch.tensor([s.index for s in examples]), bad, FIRST_ONLY.take())
+    indices = torch.tensor([s.index for s in examples])
+    return Batch(pixels, labels, noise, indices, bad, FIRST_ONLY.take(), targets)
+
+
+def _check_sizes(examples: Sequence[Example]) -> None:
+    """Raises `ValueError` if targets differ in size, as those of whole images do."""
+    sizes = {s.target.shape for s in examples if s.target is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"a batch of {len(examples)} images with masks of {len(sizes)} sizes; expected batch=1")
 
 
 def collate_training(part: MicroBatch) -> Batch | list[Unreadable]:

@@ -10,32 +10,37 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hierax.data.augment import center_crop, erase, rand_augment, random_crop
+from hierax.data.augment import COLOR_OPERATIONS, OPERATIONS, center_crop, erase, jitter_crop, rand_augment, random_crop
 from hierax.data.clips import evaluation_clips, training_clip
-from hierax.data.dataset import Dataset, Sample
+from hierax.data.dataset import IGNORE, Dataset, Sample
 from hierax.data.labels import Label
 from hierax.data.order import MASK, SampleKey
-from hierax.data.partial_decode import Box, read_crop
+from hierax.data.partial_decode import Box, Crop, read_part
+from hierax.data.segmentation.dataset import check_size, has_targets
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing, geometry
 from hierax.processing.reading import check_values, read_image
 from hierax.processing.resize import resize_crop_fast
 from hierax.processing.sampling import Sampling
 
 _MAX_RESIZED = 1 << 26  # pixels
+_MAX_SCALE = 4  # of a crop, as a fraction of the area of the image
 _NEIGHBORS = 64  # number of further samples to try if no sample of a micro-batch can be read
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """The settings of augmentation for training. All frames of a video are augmented in the same way. Arrays are only
-    cropped and mirrored.
+    cropped and mirrored. The classes of pixels are cropped and mirrored with their image, by nearest neighbor; such
+    images are neither erased nor moved by RandAugment, which then changes only colors.
 
     Attributes:
         size: pixels per axis of the result.
         channels: number of color channels, or of channels of an array.
         crop_scale: minimum and maximum fraction of the area for a random resized crop; its aspect ratio is 3/4 to 4/3
             of that of `size`. None: the largest part with the aspect ratio of `size`, at the center. For arrays, a part
-            of `size` is used: at a random position, or for None at the center.
+            of `size` is used: at a random position, or for None at the center. For images whose pixels have classes,
+            fractions up to 4 are possible: the image is then smaller than the crop, and the rest has the mean color
+            and no class.
         flip: mirror along the last axis with probability 1/2.
         rand_augment: magnitude (0 to 10) and its standard deviation, or None.
         erasing: probability of random erasing.
@@ -60,9 +65,10 @@ class Augmentation:
     sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
-        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= _MAX_SCALE:
             raise ValueError(
-                f"crop_scale is {self.crop_scale}; expected two numbers above 0 and at most 1, the lower one first"
+                f"crop_scale is {self.crop_scale}; expected two numbers above 0 and at most 1, the lower one first "
+                f"(at most {_MAX_SCALE} for segmentation)"
             )
         if self.rand_augment is not None:
             magnitude, std = self.rand_augment
@@ -86,6 +92,8 @@ class Example:
         label: as in `Sample`.
         noise: float32 `[mask_units]`, or None.
         name, index: name and number of the sample.
+        target: the class of each pixel, uint8 or int64 `[H, W]`, 255 for none; or None. In evaluation it has the size
+            of the image in its file, not that of `pixels`.
     """
 
     pixels: np.ndarray
@@ -93,6 +101,7 @@ class Example:
     noise: np.ndarray | None
     name: str
     index: int
+    target: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -118,23 +127,27 @@ class TrainingView:
     """The examples of a dataset for training, by `SampleKey`.
 
     Raises:
-        ValueError: the model does not take inputs with as many axes as the data has.
+        ValueError: the model does not take inputs with as many axes as the data has, or crops are larger than images
+            without classes of pixels.
     """
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, *, seed: int) -> None:
         check_axes(dataset, augmentation.size)
+        scale = augmentation.crop_scale
+        if scale is not None and scale[1] > 1 and not has_targets(dataset):
+            raise ValueError(f"crop_scale is {scale}; expected numbers of at most 1 for data without masks")
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
     def __getitem__(self, key: SampleKey) -> Example | Unreadable:
         sample = None
         try:
             sample = self.dataset.sample(key.index)
-            pixels = self._pixels(sample, key.random(self.seed))
+            pixels, target = self._example(sample, key.random(self.seed))
         except (OSError, ValueError) as error:  # an ImageError is a ValueError
             return Unreadable(sample.name if sample else f"sample {key.index}", key.index, _problem(error))
         units = self.augmentation.mask_units
         noise = key.random(self.seed, MASK).random(units, dtype=np.float32) if units else None
-        return Example(pixels, sample.label, noise, sample.name, key.index)
+        return Example(pixels, sample.label, noise, sample.name, key.index, target)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> MicroBatch:
         """A micro-batch. A sample that cannot be read is replaced by the next one in the micro-batch, the last by the
@@ -161,47 +174,67 @@ class TrainingView:
             examples.append(following)
         return MicroBatch(examples[::-1], bad)
 
+    def _example(self, sample: Sample, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        """The pixels and the target of an example."""
+        if not self.dataset.arrays and self.augmentation.sampling is None:
+            return self._image(sample, random)
+        if sample.target is not None:
+            raise ValueError("arrays and videos have no masks; expected images")
+        return self._pixels(sample, random), None
+
     def _pixels(self, sample: Sample, random: np.random.Generator) -> np.ndarray:
+        """The pixels of an array or a video."""
         how = self.augmentation
         if self.dataset.arrays:
             mirror = how.flip and random.random() < 0.5
             pixels = _array_part(sample, how.size, how.channels, None if how.crop_scale is None else random)
             return np.ascontiguousarray(pixels[..., ::-1] if mirror else pixels)
-        if how.sampling is not None:
-            height, width = how.size[-2:]
-            return training_clip(
-                sample,
-                random,
-                sampling=how.sampling,
-                size=(height, width),
-                crop_scale=how.crop_scale,
-                flip=how.flip,
-                augment=how.rand_augment,
-                erasing=how.erasing,
-            )
-        pixels = self._crop(sample, random)
+        assert how.sampling is not None
+        height, width = how.size[-2:]
+        return training_clip(
+            sample,
+            random,
+            sampling=how.sampling,
+            size=(height, width),
+            crop_scale=how.crop_scale,
+            flip=how.flip,
+            augment=how.rand_augment,
+            erasing=how.erasing,
+        )
+
+    def _image(self, sample: Sample, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        """The pixels and the target of an image: one part of both, mirrored or not. Only colors change further."""
+        how = self.augmentation
+        crop = self._crop(sample, random)
+        pixels = crop.pixels
+        target = None if sample.target is None else crop.of_target(sample.target, fill=IGNORE)
         if how.flip and random.random() < 0.5:
             pixels = pixels[:, ::-1]
+            target = None if target is None else np.ascontiguousarray(target[:, ::-1])
         if how.rand_augment is not None:
             image = Image.fromarray(np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]))
-            changed = np.asarray(rand_augment(image, random, magnitude=how.rand_augment[0], std=how.rand_augment[1]))
+            magnitude, std = how.rand_augment
+            names = tuple(OPERATIONS) if target is None else COLOR_OPERATIONS
+            changed = np.asarray(rand_augment(image, random, magnitude=magnitude, std=std, names=names))
             pixels = changed if changed.ndim == 3 else changed[:, :, None]
-        if how.erasing:
+        if how.erasing and target is None:
             pixels = erase(pixels, random, probability=how.erasing)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)), target
 
-    def _crop(self, sample: Sample, random: np.random.Generator) -> np.ndarray:
-        """A part of an image `[H, W, C]`, anywhere or at its center."""
+    def _crop(self, sample: Sample, random: np.random.Generator) -> Crop:
+        """A part of an image, anywhere or at its center."""
         how = self.augmentation
         height, width = how.size[-2:]
         aspect = width / height
 
         def part(rows: int, columns: int) -> Box:
+            check_size(sample, rows, columns)
             if how.crop_scale is None:
                 return center_crop(rows, columns, aspect=aspect)
-            return random_crop(random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect))
+            crop = random_crop if how.crop_scale[1] <= 1 else jitter_crop
+            return crop(random, rows, columns, scale=how.crop_scale, ratio=(3 / 4 * aspect, 4 / 3 * aspect))
 
-        return read_crop(
+        return read_part(
             sample.content,
             channels=how.channels,
             name=sample.name,
@@ -215,11 +248,12 @@ class TrainingView:
 class EvaluationView:
     """The examples of a dataset for evaluation, by index. Images are resized and cropped according to the record. For
     videos, the clip in the middle is used, or several `views` (clips, and crops of each clip). For arrays, the center
-    of `size` is used.
+    of `size` is used. Images whose pixels have classes may have any size after preprocessing; their targets have the
+    size of the image in its file.
 
     Raises:
-        ValueError: images have another size than `size` after preprocessing; or several views are requested, but the
-            data is not videos.
+        ValueError: other images have another size than `size` after preprocessing; or several views are requested, but
+            the data is not videos.
     """
 
     def __init__(
@@ -237,7 +271,7 @@ class EvaluationView:
         self.dataset, self.record, self.size, self.views = dataset, record, size, views
         self.max_pixels = max_pixels
         self.channels = _channels(dataset) if dataset.arrays else None
-        if dataset.arrays:
+        if dataset.arrays or has_targets(dataset):
             return
         edges = record.crop_size if record.do_center_crop else record.size if record.do_resize else {}
         if (edges.get("height"), edges.get("width")) != tuple(size[-2:]):
@@ -261,7 +295,7 @@ class EvaluationView:
                 pixels = self._pixels(sample)
         except (OSError, ValueError) as error:
             return Unreadable(sample.name if sample else f"sample {index}", index, _problem(error))
-        return Example(pixels, sample.label, None, sample.name, index)
+        return Example(pixels, sample.label, None, sample.name, index, sample.target)
 
     def _pixels(self, sample: Sample) -> np.ndarray:
         exact = not self.record.do_rescale
@@ -275,6 +309,7 @@ class EvaluationView:
         )
         check_values(image, self.record, name=sample.name)
         width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+        check_size(sample, height, width)
         plan = geometry(self.record, height=height, width=width)
         if plan.resized_height * plan.resized_width > max(_MAX_RESIZED, height * width):
             raise ImageError(sample.name, f"{width} x {height} pixels; this is too long and narrow to be resized")
