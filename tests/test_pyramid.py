@@ -1,9 +1,12 @@
 """The neck of SAM 2's image encoder: the maps `p1`, `p2`, … of a backbone, and their position encoding."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hierax
 from hierax.model.pyramid import sine_position_encoding
@@ -141,3 +144,28 @@ def test_the_neck_is_that_of_sam_2_in_transformers() -> None:
 def test_wrong_arguments_of_the_encoding_are_refused(grid: Any, width: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sine_position_encoding(grid, width)
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["checkpoint", "model"])
+def test_features_contain_the_levels_of_a_neck(tmp_path: Path, opened: bool) -> None:
+    model = backbone()
+    model.save_pretrained(tmp_path / "model")
+    draw = np.random.default_rng(0)
+    Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "image.png")
+    (files,) = hierax.features(
+        tmp_path / "image.png",
+        tmp_path / "maps",
+        model=model if opened else tmp_path / "model",
+        precision="auto" if opened else "fp32",
+        backend="auto" if opened else "torch",
+    )
+    assert files.arrays is not None
+    found = np.load(files.arrays)
+    assert sorted(found.files) == ["p1", "p2", "p3", "stage1", "stage2", "stage3", "stage4"]
+    assert [found[name].shape for name in ("p1", "p2", "p3")] == [(16, 16, 16), (16, 8, 8), (16, 4, 4)]
+    processor = hierax.AutoImageProcessor.from_pretrained(tmp_path / "model")
+    every = hierax.HieraBackbone.from_pretrained(tmp_path / "model", out_features=model.config.feature_names[1:])
+    with torch.inference_mode():
+        maps = every(**processor(tmp_path / "image.png", return_tensors="pt")).feature_maps
+    for name, expected in zip(every.out_features, maps, strict=True):
+        np.testing.assert_allclose(found[name], expected[0].numpy(), atol=1e-5)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hierax.predict.features import FeatureFiles
 
 SUMMARY = "write feature maps of images or videos, as arrays and as an image"
-EPILOG = """For each FILE, NAME.npz contains the maps stage1, stage2, ... (float32, channels x height x width).
+EPILOG = """For each FILE, NAME.npz contains the maps stage1, stage2, ... (float32, channels x height x width),
+and p1, p2, ... if the model has a neck.
 NAME.png shows them: the first three principal components as red, green and blue.
 Similar colors mean similar features, but only within one map.
 If images have the same name, their folders are added to the names of the files (a-cat, b-cat).

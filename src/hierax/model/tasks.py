@@ -180,7 +180,7 @@ class HieraBackbone(Task[BackboneOutput]):
             pixel_values, None, states=output_hidden_states, attentions=output_attentions, also=self.needed
         )
         hidden, _ = states_of(features, output_hidden_states)
-        maps = tuple(self._maps(features))
+        maps = tuple(self.maps_of(features))
         out = BackboneOutput(feature_maps=maps, hidden_states=hidden, attentions=features.attentions)
         return as_output_or_tuple(out, return_dict)
 
@@ -189,8 +189,8 @@ class HieraBackbone(Task[BackboneOutput]):
         known = inspect.signature(self.forward).parameters
         return self(*arguments, **{name: value for name, value in options.items() if name in known})
 
-    def _maps(self, features: Features) -> Iterator[Tensor]:
-        """The requested maps `[B, C, *grid]`."""
+    def maps_of(self, features: Features) -> Iterator[Tensor]:
+        """The requested maps `[B, C, *grid]`, from the features of the encoder."""
         levels: dict[int, Tensor] = {}
         if self.pyramid is not None:
             stages = (int(level) for level in self.pyramid.laterals)

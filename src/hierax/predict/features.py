@@ -41,13 +41,13 @@ class StageMaps:
 
     Attributes:
         size: pixels per axis of the input.
-        maps: the map `[C, *grid]` of each stage, by its number; the first stage is 1.
+        maps: the map `[C, *grid]` of each stage ("stage1", …), and of each level of a neck ("p1", …).
         attentions: weights `[1, N, windows, queries, keys]` of the last block of each stage, if requested.
     """
 
     config: HieraConfig
     size: tuple[int, ...]
-    maps: dict[int, Tensor]
+    maps: dict[str, Tensor]
     attentions: tuple[Tensor, ...] | None = None
 
 
@@ -124,8 +124,8 @@ def open_features(
     """Opens a model that returns feature maps. `engine`: see `open_predictor`."""
     if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
         model = open_checkpoint(model)
-        stages = model.config.stages
-        names = [f"stage{number}" for number in range(1, stages + 1)]
+        config = model.config
+        names = [*(config.feature_names if "pyramid" in model.parts else config.stage_names)[1:]]
         if attention:
             place = find_device(engine["device"])
             model = HieraBackbone.from_pretrained(model, out_features=names, device=place)
@@ -148,19 +148,21 @@ def stage_maps(predictor: Predictor, pixels: Tensor, *, attention: bool = False)
     config, size = predictor.config, tuple(pixels.shape[2:])
     attentions: tuple[Tensor, ...] | None = None
     if predictor.model is None:
-        numbers = [config.feature_names.index(name) for name in config.map_names]
-        by_stage = dict(zip(numbers, predictor.call(pixels).feature_maps, strict=True))
+        maps = dict(zip(config.map_names, predictor.call(pixels).feature_maps, strict=True))
     else:
-        encoder = predictor.model if isinstance(predictor.model, Hiera) else predictor.model.get_submodule("encoder")
-        place = predictor.model.device
-        output = encoder(pixels.to(place), stages=range(1, config.stages + 1), output_attentions=attention)
-        by_stage = {stage: output.map(stage) for stage in range(1, config.stages + 1)}
+        model = predictor.model
+        encoder = model if isinstance(model, Hiera) else model.get_submodule("encoder")
+        place = model.device
+        output = encoder(pixels.to(place), stages=range(config.stages + 1), output_attentions=attention)
+        maps = {name: output.map(stage) for stage, name in enumerate(config.stage_names)}
+        if isinstance(model, HieraBackbone) and model.pyramid is not None:
+            maps |= zip(model.out_features, model.maps_of(output), strict=True)
         attentions = output.attentions
     return [
         StageMaps(
             config,
             size,
-            {stage: maps[row].float().cpu() for stage, maps in by_stage.items() if stage > 0},
+            {name: values[row].float().cpu() for name, values in maps.items() if name != "stem"},
             None if attentions is None else tuple(weights[row : row + 1].cpu() for weights in attentions),
         )
         for row in range(len(pixels))
@@ -253,7 +255,7 @@ def _truncate(name: str, number: int) -> str:
 def _save_arrays(outputs: StageMaps, arrays: Path) -> None:
     import numpy as np
 
-    maps = {f"stage{stage}": values.numpy() for stage, values in outputs.maps.items()}
+    maps = {name: values.numpy() for name, values in outputs.maps.items()}
     with atomic_write(arrays, sync=False) as part:
         np.savez(part, **maps)  # type: ignore[arg-type]  # the stubs confuse names of arrays with the only option
 
@@ -294,11 +296,11 @@ def feature_tiles(outputs: StageMaps, pixels: torch.Tensor, *, record: Preproces
 
     config, size, image = outputs.config, outputs.size, to_image(pixels, record=record)
     row = [Tile(image, "image", "what the model sees")]
-    for stage, values in outputs.maps.items():
-        stride = config.stage_stride(stage - 1)
+    for name, values in outputs.maps.items():
+        stride = config.stage_stride(config.feature_stage(name))
         channels, height, width = values.shape
         note = f"stride {stride[0]}: {width} x {height}, {channels} channels"
-        row.append(Tile(pca_image(values, stride=stride, size=size), f"stage {stage}", note))
+        row.append(Tile(pca_image(values, stride=stride, size=size), name.replace("stage", "stage "), note))
     return [row] if outputs.attentions is None else [row, attention_tiles(outputs, image)]
 
 

@@ -102,12 +102,12 @@ def featured_clip(
 
     config, size = found.config, found.size
     columns, captions = [], [(title, f"{_times(size)} pixels")]
-    for stage, values in found.maps.items():
+    for name, values in found.maps.items():
         channels, times, height, width = values.shape
         colors = robust_scale(principal_components(values.reshape(channels, times * height, width)))
         cells = np.rint(colors * 255).astype(np.uint8).reshape(times, height, width, 3)
-        stride = config.stage_stride(stage - 1)[1:]
-        captions.append((f"stage {stage}", f"{_times((times, height, width))}, {channels} channels"))
+        stride = config.stage_stride(config.feature_stage(name))[1:]
+        captions.append((name.replace("stage", "stage "), f"{_times((times, height, width))}, {channels} channels"))
         columns.append([Image.fromarray(enlarge(frame, stride=stride, size=size[1:])) for frame in cells])
     every = pixels.shape[1] // len(columns[0])
     images = [to_image(pixels[:, number * every], record=record) for number in range(len(columns[0]))]

@@ -66,7 +66,7 @@ class _TaskView:
 
 
 class _BackboneView(_TaskView):
-    _maps, pyramid = tasks.HieraBackbone._maps, None
+    maps_of, pyramid = tasks.HieraBackbone.maps_of, None
 
 
 class _PreTrainingView(_TaskView):
