@@ -84,6 +84,7 @@ ONLY_OPTIONS = {
     "describes another run, or insists that there is one": "pretrain.config finetune.config pretrain.resume "
     "finetune.resume",
     "probe_features is a function of its own": "evaluate.probe evaluate.train",
+    "evaluate_segmentation is a function of its own": "evaluate.classes evaluate.reduce_labels evaluate.colors",
     "names one of the models of a run": "evaluate.weights",
     "the command opens the photos": "demo.max_pixels",
 }

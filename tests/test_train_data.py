@@ -22,7 +22,7 @@ def test_a_tiny_dataset_is_one_batch(tmp_path: Path) -> None:
 
 
 def test_weighted_classes_count_by_the_inverse_of_their_frequency() -> None:
-    from hierax.train.objective import balanced_class_weights
+    from hierax.train.class_weights import balanced_class_weights
 
     assert balanced_class_weights([0] * 6 + [1] * 2, 2).tolist() == pytest.approx([8 / 12, 8 / 4])
     assert balanced_class_weights([0, 0], 2).tolist() == [0.5, 1.0], "a class without samples weighs as one with one"

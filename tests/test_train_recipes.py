@@ -106,7 +106,7 @@ def test_a_recipe_of_the_paper_holds_the_values_of_its_tables(name: str) -> None
 
 def test_every_other_recipe_says_that_it_is_not_from_the_paper() -> None:
     others = [recipe(name) for name in RECIPES if name not in PAPER]
-    assert len(others) == 8
+    assert len(others) == 16
     assert all("not from the paper" in one.source for one in others)
     assert {name for mode in MODES.values() for name in mode.recipes.values()} <= {one.name for one in others}
 
@@ -196,7 +196,12 @@ def test_settings_are_read_as_json_or_as_text() -> None:
         ("layer_decay=0", "layer_decay is 0.0; expected above 0, at most 1"),
         ("precision=int8", "precision is 'int8'; expected fp32, bf16, fp16, fp64"),
         ("target=edges", "target is 'edges'; expected normalized, pixels, hog"),
-        ("class_weights=sqrt", "class_weights is 'sqrt'; expected balanced"),
+        ("class_weights=sqrt", "class_weights is 'sqrt'; expected balanced, or weights above 0 by class"),
+        (
+            'class_weights={"crack": -1}',
+            "class_weights is {'crack': -1}; expected balanced, or weights above 0 by class",
+        ),
+        ("class_weights={}", "class_weights is {}; expected balanced, or weights above 0 by class"),
         ("betas=0.9", "betas is 0.9; expected 2 numbers with a comma"),
         ("betas=[0.9, 1.0]", "betas is .*; expected two numbers"),
         ("crop_scale=[0.9, 0.5]", "crop_scale is .*; expected two numbers above 0"),

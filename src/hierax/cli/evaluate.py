@@ -1,4 +1,4 @@
-"""`hierax evaluate`: measures the accuracy of a classifier, or of a probe on frozen features."""
+"""`hierax evaluate`: measures a classifier, a segmentation model, or a probe on frozen features."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.clips import add_views
 from hierax.cli.columns import add_columns
 from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, count
+from hierax.cli.masks import add_masks, mask_options
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError, say_unreadable
 from hierax.console import ProgressDisplay, say, tell
@@ -20,12 +21,19 @@ from hierax.extras import require
 if TYPE_CHECKING:
     from hierax.engine import Engine
     from hierax.train.evaluation import Evaluation
+    from hierax.train.segmentation_evaluation import SegmentationEvaluation
 
-SUMMARY = "measure a classifier (top-1, per class, confusion), or probe frozen features"
+SUMMARY = "measure a classifier (top-1, per class, confusion) or a segmentation (IoU), or probe frozen features"
 EPILOG = """DATA is a labeled dataset. If it has train/ and val/, val/ is evaluated. --probe linear fits a linear
 classifier on the pooled map of each stage. --probe knn classifies by the nearest neighbors. Both use the
 training data of --train or DATA/train.
-For a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip."""
+For a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip.
+With a segmentation model, DATA is images with masks. All pixels count in one confusion matrix, those of 255 do not.
+IoU is the intersection of true and predicted pixels of a class, divided by their union. Images are computed one by
+one, because each has its own size."""
+
+
+_SHARES = {"IoU": "iou", "recall": "recall", "precision": "precision"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser, "path", "label")
     plots = output_file((".png", ".svg", ".pdf"), "a plot")
     parser.add_argument("--confusion", type=plots, metavar="FILE", help="draw the confusion matrix: .png, .svg or .pdf")
+    add_masks(parser)
     add_overwrite(parser)
     add_json(parser)
     add_device(parser)
@@ -78,7 +87,11 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     common["model"] = _model(arguments)
     writes = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
-    measure = _probe if arguments.probe else _classify
+    measure = _probe if arguments.probe else _segment if _segments(common["model"]) else _classify
+    if measure is not _segment:
+        given = next((name for name, value in mask_options(arguments).items() if value), None)
+        if given is not None:
+            raise UserError(f"--{given.replace('_', '-')} is for segmentation models; leave it out")
     bad = measure(arguments, common, writes=writes)
     if writes:
         say_unreadable(bad)
@@ -121,6 +134,46 @@ def _classify(arguments: argparse.Namespace, common: dict[str, Any], *, writes: 
     if arguments.confusion:
         say(f"wrote {found.draw_confusion(arguments.confusion)}")
     return found.predictions.bad
+
+
+def _segments(model: str | Engine) -> bool:
+    """Whether a model predicts a class for each pixel."""
+    from hierax.checkpoint.opened import open_checkpoint
+
+    return (open_checkpoint(model) if isinstance(model, str) else model).task == "segmentation"
+
+
+def _segment(arguments: argparse.Namespace, common: dict[str, Any], *, writes: bool) -> list[tuple[str, str]]:
+    """Measures a segmentation model; returns names and problems of what cannot be read."""
+    from hierax.train.segmentation_evaluation import evaluate_segmentation
+
+    if arguments.views != (1, 1):
+        raise UserError("--views is for classifiers of videos; leave it out")
+    if arguments.confusion and writes:
+        require("a plot", "matplotlib")
+        check_output(arguments.confusion, overwrite=arguments.overwrite)
+    given = {name: value for name, value in common.items() if name != "batch_size"}
+    with ProgressDisplay("sample", quiet=not writes) as display:
+        found = evaluate_segmentation(arguments.data, on_progress=display.update, **mask_options(arguments), **given)
+    if writes and found.note:
+        say(found.note)
+    if writes and arguments.json:
+        print(json.dumps(found.to_dict()))
+    elif writes:
+        _show_segmentation(found)
+    if writes and arguments.confusion:
+        say(f"wrote {found.draw_confusion(arguments.confusion)}")
+    return found.result.bad
+
+
+def _show_segmentation(found: SegmentationEvaluation) -> None:
+    from hierax.train.log import format_metrics
+
+    tell("   ".join(format_metrics(found.metrics)) + f"   on {found.count:,} samples")
+    width = max((len(entry["label"]) for entry in found.per_class), default=0)
+    for entry in found.per_class:
+        shares = "  ".join(f"{name} {_percent(entry[key])}" for name, key in _SHARES.items())
+        tell(f"  {entry['label']:<{width}}  {shares}  {entry['pixels']:>11,} pixels")
 
 
 def _model(arguments: argparse.Namespace) -> str | Engine:

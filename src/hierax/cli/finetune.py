@@ -1,24 +1,27 @@
-"""`hierax finetune`: trains a classifier on labeled data."""
+"""`hierax finetune`: trains a classifier on labeled data, or a segmentation model on images with masks."""
 
 from __future__ import annotations
 
 import argparse
 
 from hierax.cli import train
+from hierax.cli.masks import add_masks, mask_options
 from hierax.cli.terminal import UserError
 
-SUMMARY = "train a classifier on your labeled data, from a checkpoint or from scratch"
+SUMMARY = "train a classifier or a segmentation model on your labeled data, from a checkpoint or from scratch"
 EPILOG = (
     train.SETTINGS.format(command="finetune")
     + """
 --from scratch starts from random weights. With --teacher the model also learns the logits and features of another
 network, on the same augmented images (weights: teacher_logits, teacher_features, label_weight). Without labels, or
 with label_weight=0, the model learns only from the teacher. adapter=lora rank=8 trains small matrices beside the
-weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model the whole model. It needs peft."""
+weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model the whole model. It needs peft.
+--task segment learns a class for each pixel, from images and masks: two folders of files with equal names, the
+folders of ADE20K, Cityscapes or Pascal VOC, a COCO file, or tables with columns image and label."""
 )
 
 
-TASKS = ("classify",)
+TASKS = ("classify", "segment")
 """The choices of `--task`; `run` starts the run of each."""
 
 
@@ -30,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         choices=TASKS,
         default="classify",
-        help="what the model learns: classify learns a class for each image (default: classify)",
+        help="what the model learns: a class for each image (classify) or for each pixel (segment; default: classify)",
     )
     add("--teacher", metavar="T", help="teacher network: an .onnx or .pt2 file, or a checkpoint")
     add("--teacher-cache", metavar="DIR", help="store the outputs of the teacher in this folder, to reuse them")
+    add_masks(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,6 +62,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
             teacher_cache=arguments.teacher_cache,
             validation=request.validation,
             columns=request.columns,
+            **mask_options(arguments),
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hierax.train.progress import TrainingStopped
     from hierax.train.recipes import RECIPES, recipe
     from hierax.train.run import finetune, pretrain
+    from hierax.train.segmentation_evaluation import SegmentationEvaluation, evaluate_segmentation
     from hierax.train.settings import Recipe
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "Evaluation",
     "Recipe",
     "RunExists",
+    "SegmentationEvaluation",
     "TrainingStopped",
     "evaluate",
+    "evaluate_segmentation",
     "finetune",
     "pretrain",
     "probe_features",
@@ -35,6 +38,10 @@ __getattr__, __dir__ = lazy_names(
         ),
         "hierax.train.folder": ("RunExists",),
         "hierax.train.progress": ("TrainingStopped",),
+        "hierax.train.segmentation_evaluation": (
+            "SegmentationEvaluation",
+            "evaluate_segmentation",
+        ),
         "hierax.train.settings": ("Recipe",),
         "hierax.train.recipes": (
             "RECIPES",

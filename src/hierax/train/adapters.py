@@ -17,6 +17,7 @@ from hierax.checkpoint.save_adapter import AdapterFile, save_adapter
 from hierax.console import quantity
 from hierax.extras import require
 from hierax.model.pretrained import Pretrained
+from hierax.model.registry import task_of
 from hierax.train.settings import LAYERS, Recipe
 
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.(.+)")
@@ -141,7 +142,8 @@ def plan_adapter(recipe: Recipe, model: Pretrained, base: Checkpoint, *, labeled
     report = model.loading_report
     new_norm = report is not None and "norm" in report.reinitialized
     alpha = 2.0 * rank if recipe.alpha is None else recipe.alpha
-    full = ("head", "norm") if new_norm else ("head",)
+    part = task_of(type(model)).part
+    full = (part, "norm") if new_norm else (part,)
     return RunAdapter(base, tuple(layers), full, rank, alpha, recipe.adapter_dropout or 0.0)
 
 

@@ -14,15 +14,12 @@ from hierax.train.settings import Recipe, fields
 _FEMTO = frozenset(mode.start for mode in MODES.values())
 _STEPS, _LEAST_BATCH = 6, 4
 """Minimum number of steps per epoch, unless the batch would become too small."""
-_FEMTO_LR = 5e-4
-"""The learning rate for femto with a batch of 8. After 20 epochs on 60 images in three classes, 48 of 60 other images
-were right with 4e-4, and 46 with 1e-3.
-"""
 FEW_HELD = 50
 """With fewer validation samples, scores are not precise enough to choose the best weights."""
 _MANY = 50_000
 """With at least this number of samples, a run on a GPU starts with a larger network than femto."""
-_ARCHITECTURE = frozenset(f.name for f in dataclasses.fields(HieraConfig)) - {"num_channels", *fields()}
+_HEAD = {"segmentation_head", "segmentation_hidden_size", "semantic_loss_ignore_index"}  # of no matter to an encoder
+_ARCHITECTURE = frozenset(f.name for f in dataclasses.fields(HieraConfig)) - {"num_channels", *_HEAD, *fields()}
 
 
 @dataclass(frozen=True)
@@ -80,8 +77,9 @@ def choose(
     if source in _FEMTO or not pictures:
         chosen = chosen.replace(image_size=None)  # femto has its own size, and arrays have theirs
     if source in _FEMTO:
-        if MODES[mode].supervised:
-            chosen = chosen.replace(lr=_FEMTO_LR * (batch / 8) ** 0.5, scale_lr=False)
+        rate = MODES[mode].start_lr
+        if rate is not None:
+            chosen = chosen.replace(lr=rate * (batch / 8) ** 0.5, scale_lr=False)
     elif source is None and MODES[mode].supervised:
         chosen = chosen.replace(layer_decay=1.0)  # all layers are random, the first as well as the last
     if (round(samples * chosen.validation_fraction) if validation_samples is None else validation_samples) < FEW_HELD:

@@ -122,6 +122,15 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or good(value)
 
 
+def _is_masks(value: Any) -> bool:
+    if not isinstance(value, dict) or not set(value) <= {"classes", "reduce_labels", "colors"}:
+        return False
+    names = value.get("classes")
+    listed = names is None or (isinstance(names, list) and all(map(_is_text, names)))
+    colors = _or_none(_mapping(lambda color: isinstance(color, list) and all(map(_is_count, color))))
+    return listed and type(value.get("reduce_labels", False)) is bool and colors(value.get("colors"))
+
+
 _is_metrics = _or_none(_mapping(_or_none(_is_number)))
 _RESULT: dict[str, tuple[Callable[[Any], bool], bool]] = {  # and whether the field is required
     "steps": (_is_count, True),
@@ -150,6 +159,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "validation": (_or_none(_is_text), "a path or null"),
     "from": (_or_none(_is_text), "a path or null"),
     "teacher": (_or_none(_is_text), "a path or null"),
+    "masks": (_is_masks, "an object with classes, reduce_labels and colors"),
     "columns": (_or_none(_mapping(_is_text)), "an object of names"),
     "recipe": (lambda value: isinstance(value, dict), "an object of settings"),
     "chosen": (lambda value: isinstance(value, dict), "an object of settings"),

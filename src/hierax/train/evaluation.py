@@ -130,12 +130,12 @@ def evaluate(
     if isinstance(classifier, Pretrained):
         if not isinstance(classifier, (HieraForImageClassification, HieraForVideoClassification)):
             raise ValueError(f"the model is a {type(classifier).__name__}; expected a classifier, or a probe")
-    elif not TASKS[classifier.task].labels:
+    elif not TASKS[classifier.task].labels or classifier.task == "segmentation":
         raise ValueError(f"the model is for {classifier.task}; expected a classifier")
     config = classifier.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
     place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
-    trained = _run_trained_on(data, place)
+    trained = run_trained_on(data, place)
     columns = trained.get("columns") if columns is None else columns
     part, note = _held_out_by_run(data, trained, columns)
     dataset = _with_labels_of_model(_validation_of(data, columns) if part is None else part, labels)
@@ -143,7 +143,7 @@ def evaluate(
         if isinstance(classifier, Pretrained):
             classifier = classifier.to(world.device).eval()
         inputs = _model_inputs(dataset, classifier, views=views, max_pixels=max_pixels)
-        workers = _workers(dataset) if workers is None else workers
+        workers = worker_count(dataset) if workers is None else workers
         notices = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
         with explain_failures(lambda: "nothing was written"), notices:
             found = predict(classifier, inputs, world, batch=batch_size, workers=workers, on_progress=on_progress)
@@ -155,6 +155,10 @@ def _classifier(source: str) -> Pretrained:
     opened = open_checkpoint(source)
     parts = opened.parts
     if "head" not in parts:
+        if "segmentation" in parts:
+            raise ValueError(
+                f"{source} is a segmentation model; expected a classifier (evaluate_segmentation takes it)"
+            )
         kind = "a masked autoencoder" if "decoder" in parts else "an encoder without a head"
         raise ValueError(f"{source} is {kind}; expected a classifier, as hierax finetune makes them, or a probe")
     return opened.model()
@@ -201,7 +205,7 @@ def probe_features(
         with explain_failures(lambda: "nothing was written"), FIRST_ONLY.report_at_end(here=world.is_main):
             for dataset in (fit, validation):
                 inputs = _model_inputs(dataset, features, max_pixels=max_pixels)
-                processes = _workers(dataset) if workers is None else workers
+                processes = worker_count(dataset) if workers is None else workers
                 feature_sets.append(
                     extract_features(features, inputs, batch=batch_size, workers=processes, on_progress=on_progress)
                 )
@@ -210,7 +214,7 @@ def probe_features(
     return probe(kind, train_features, test_features, classes=len(fit.classes)), unreadable
 
 
-def _run_trained_on(data: PathOrHubId, model: PathOrHubId | None) -> dict[str, Any]:
+def run_trained_on(data: PathOrHubId, model: PathOrHubId | None) -> dict[str, Any]:
     """The description of the run `model`, if that was fine-tuned on `data`; else empty."""
     if model is None:
         return {}
@@ -243,7 +247,8 @@ def _held_out_by_run(
     )
 
 
-def _workers(dataset: Dataset) -> int:
+def worker_count(dataset: Dataset) -> int:
+    """Number of decoding processes for an evaluation: none for few samples."""
     return default_workers() if len(dataset) > _FEW else 0
 
 

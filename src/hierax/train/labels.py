@@ -28,6 +28,18 @@ def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
         )
 
 
+def check_targets(dataset: Dataset, first: Sample) -> None:
+    """Raises `ValueError` if the samples do not state a class for each pixel."""
+    if dataset.arrays or dataset.videos:
+        raise ValueError(
+            f"the data are {'arrays' if dataset.arrays else 'videos'}; segmentation takes images with masks"
+        )
+    if first.target is None:
+        raise ValueError("the data has no masks; segmentation learns from a class for each pixel")
+    if len(dataset.classes) < 2:
+        raise ValueError(f"the masks have {len(dataset.classes)} class; segmentation takes two or more")
+
+
 def is_multi_label(sample: Sample) -> bool:
     """Whether a sample may have several classes."""
     return isinstance(sample.label, np.ndarray)

@@ -23,8 +23,14 @@ _NAMES = {
     "top5": "top-5",
     "mean_average_precision": "mean average precision",
     "agreement5": "agreement-5",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "mean_accuracy": "mean accuracy",
 }
-_SHARES = ("top1", "top5", "balanced", "mean_average_precision", "agreement", "agreement5")
+_SEGMENTATION = ("mean_iou", "pixel_accuracy", "frequency_weighted_iou", "mean_accuracy")
+_SHARES = ("top1", "top5", "balanced", "mean_average_precision", "agreement", "agreement5", *_SEGMENTATION)
+_LESS = ("top5", "balanced", "agreement5", "frequency_weighted_iou", "mean_accuracy")  # not in a sentence
 
 
 class RunLog:
@@ -191,7 +197,7 @@ def result_sentence(result: Mapping[str, Any], samples: int) -> str:
     last = best is None or result.get("weights") == "last"
     step, metrics = (steps, result.get("last") or {}) if last else (best, result.get("best_metrics") or {})
     scores = {name: metrics[name] for name in (*_SHARES, "cosine", "loss") if name in metrics}
-    first = [name for name in scores if name not in ("top5", "balanced", "agreement5")]
+    first = [name for name in scores if name not in _LESS]
     told = format_metrics({name: scores[name] for name in first}, samples - int(metrics.get("unreadable", 0)))
     count = f" on {samples:,} samples" if told and "(" not in told[0] else ""
     which = ["the last weights"] if last and steps else []

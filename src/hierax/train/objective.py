@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -176,9 +175,3 @@ class Finetuning(Objective):
         if weights is not None:
             per_class = per_class * weights.to(logits.dtype)
         return -per_class.sum(-1).mean()
-
-
-def balanced_class_weights(labels: Sequence[int], classes: int) -> Tensor:
-    """Weights `[classes]`, inverse to the frequency of each class; their mean over the samples is 1."""
-    counts = np.bincount(np.asarray(labels), minlength=classes).clip(1)
-    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)

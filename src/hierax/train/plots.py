@@ -18,6 +18,8 @@ SCORES = {
     "balanced": "balanced",
     "mean_average_precision": "mean average precision",
     "agreement": "agreement with the teacher",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
 }
 """Metrics that are plotted besides the loss: shares, of which higher is better."""
 _NUMBERS = 40  # most classes for which the matrix shows its numbers
@@ -80,8 +82,9 @@ def _draw(axes: Any, curves: Mapping[str, list[tuple[int, float]]], label: str) 
     axes.grid(alpha=0.3)
 
 
-def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path:
-    """An image of a confusion matrix of counts `[true, predicted]`, colored by the share of the true class.
+def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path, *, pixels: bool = False) -> Path:
+    """An image of a confusion matrix of counts `[true, predicted]`, colored by the share of the true class. The numbers
+    in it are counts of samples, or for `pixels` the shares in percent.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -95,7 +98,9 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     right, count = int(table.trace()), int(table.sum())
-    axes.set_title(f"Confusion matrix: {right:,} of {count:,} right ({100 * right / max(count, 1):.1f} %)")
+    share = f"{100 * right / max(count, 1):.1f} %"
+    told = f"{share} of {count:,} pixels right" if pixels else f"{right:,} of {count:,} right ({share})"
+    axes.set_title(f"Confusion matrix: {told}")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(labels) <= 60:
@@ -108,7 +113,8 @@ def draw_confusion(table: np.ndarray, labels: Sequence[str], path: Path) -> Path
         for (true, said), number in np.ndenumerate(table):
             if number:
                 color = "white" if shares[true, said] > 0.5 else "black"
-                axes.text(said, true, f"{number:,}", ha="center", va="center", color=color, fontsize=8)
+                text = f"{100 * shares[true, said]:.1f}" if pixels else f"{number:,}"
+                axes.text(said, true, text, ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, label="share of the true class", fraction=0.046, pad=0.04)
     figure.tight_layout()
     with atomic_write(path) as part:

@@ -267,7 +267,12 @@ def unreadable_samples(part: Any) -> list[tuple[str, str]]:
     return [(item.name, item.problem) for item in (part.bad if isinstance(part, Batch) else part)]
 
 
-def normalize(pixels: Tensor, model: Pretrained | Runnable, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+class _OnDevice(Protocol):
+    @property
+    def device(self) -> torch.device: ...
+
+
+def normalize(pixels: Tensor, model: _OnDevice, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalized pixels on the model's device, in float64 for a model in float64, else in float32."""
     double = isinstance(model, Pretrained) and model.dtype == torch.float64
     kind: Any = torch.float64 if double else torch.float32

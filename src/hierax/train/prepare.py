@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hierax.checkpoint.inflation import inflate_for_videos
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
@@ -20,7 +21,8 @@ from hierax.model.mae import check_mae_size
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
 from hierax.train.adapters import RunAdapter, check_adapter, plan_adapter
-from hierax.train.labels import check_labels, is_multi_label
+from hierax.train.class_weights import class_weights_for
+from hierax.train.labels import check_labels, check_targets, is_multi_label
 from hierax.train.modes import mode_of
 from hierax.train.pixels import MAX_MEASURED_SAMPLES, pixel_mean_and_std, record_for, with_sampling
 from hierax.train.settings import Recipe
@@ -40,6 +42,7 @@ class PreparedRun:
         labeled: whether to learn from labels.
         teacher: the teacher, or None.
         adapter: the adapter that is trained, or None.
+        class_weights: float32 `[classes]`, the weight of each class in the loss, or None.
     """
 
     model: Pretrained
@@ -50,6 +53,7 @@ class PreparedRun:
     labeled: bool = True
     teacher: Teacher | None = None
     adapter: RunAdapter | None = None
+    class_weights: Tensor | None = None
 
 
 def prepare(
@@ -71,7 +75,9 @@ def prepare(
     opened = None if source is None else open_checkpoint(source)
     network = None if teacher is None else _load_teacher(recipe, dataset, opened, teacher, device)
     labeled = mode.supervised and bool(dataset.classes) and recipe.label_weight > 0
-    if mode.supervised and network is None:
+    if mode.targets:
+        check_targets(dataset, first)
+    elif mode.supervised and network is None:
         check_labels(recipe, dataset, first)
     classes = dataset.classes if labeled or network is None else _teacher_classes(recipe, network)
     model, notes = _load_model(recipe, dataset, first, opened, classes, multi_label=labeled and is_multi_label(first))
@@ -87,6 +93,8 @@ def prepare(
     if mode.masked:
         notes.append(_masking_note(model.config))
     record = record_for(recipe, dataset, first, model, notes)
+    if mode.targets:  # nothing is cropped, so that every pixel of a target has a logit
+        record = record.whole(min(model.config.image_size))
     if dataset.videos:
         record = with_sampling(record, recipe, model.config, notes)
     if dataset.arrays:
@@ -94,7 +102,8 @@ def prepare(
     model.preprocessing = record
     if network is not None and network.features and recipe.teacher_features:
         network.measure(EvaluationView(dataset, record, size=model.config.image_size, max_pixels=recipe.max_pixels))
-    return PreparedRun(model, record, *pixel_mean_and_std(record), tuple(notes), labeled, network, adapter)
+    weights = class_weights_for(recipe, dataset, pixels=mode.targets) if labeled else None
+    return PreparedRun(model, record, *pixel_mean_and_std(record), tuple(notes), labeled, network, adapter, weights)
 
 
 def _load_model(

@@ -16,6 +16,7 @@ from hierax.atomic import make_folder, name_in_errors
 from hierax.data.dataset import Dataset
 from hierax.data.loader import TrainingLoader
 from hierax.data.order import Order
+from hierax.data.segmentation.dataset import palette_of
 from hierax.data.split import with_validation
 from hierax.data.view import EvaluationView, TrainingView
 from hierax.processing.frames import FIRST_ONLY
@@ -29,6 +30,7 @@ from hierax.train.folder import RunExists, delete_run_files, read_previous
 from hierax.train.loop import Loop
 from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
+from hierax.train.overlays import OverlaySheet
 from hierax.train.parallel import World, default_workers
 from hierax.train.pixels import augmentation
 from hierax.train.predictions import Inputs
@@ -101,6 +103,14 @@ class RankRun:
         resumed = loop.resume()
 
         def start() -> None:
+            if mode_of(setup.recipe).targets and setup.validation is not None:
+                callback.overlays = OverlaySheet(
+                    self.folder,
+                    _validation_view(setup),
+                    setup.prepared.record,
+                    setup.train.classes,
+                    palette_of(setup.train),
+                )
             if _draws_reconstructions(setup):
                 callback.reconstructions = ReconstructionSheet(
                     self.folder, _validation_view(setup), setup.prepared.record

@@ -206,6 +206,31 @@ def _finetune_small_data(size: str, place: str) -> Recipe:
     )
 
 
+def _segment_small_data(size: str, place: str, *, frozen: bool) -> Recipe:
+    """Settings for semantic segmentation of some dozens to a few thousand images on one GPU or a CPU."""
+    cpu = place == "cpu"
+    return Recipe(
+        name=f"segment_{size}_small_data" + ("_frozen" if frozen else "") + ("_cpu" if cpu else ""),
+        mode="segment",
+        model=f"hiera_{size}_224",
+        image_size=(160, 160) if cpu else (512, 512),
+        epochs=40 if cpu else 100,
+        warmup_epochs=2 if cpu else 5,
+        batch_size=8 if cpu else 16,
+        lr=1e-3 if frozen else 5e-4,
+        reference_batch=8 if cpu else 16,
+        layer_decay=1.0 if frozen else 0.8,
+        clip_grad=1.0,
+        drop_path=0.0 if frozen else 0.1,
+        crop_scale=(0.25, 1.0),
+        freeze="all" if frozen else 0,
+        rand_augment=None,
+        precision="fp32" if cpu else "bf16",
+        validation_fraction=0.1,
+        source=_SMALL_DATA,
+    )
+
+
 def _all() -> dict[str, partial[Recipe]]:
     builders: list[partial[Recipe]] = []
 
@@ -216,6 +241,7 @@ def _all() -> dict[str, partial[Recipe]]:
         for size in ("tiny", "small", "base") if place == "gpu" else ("tiny",):
             add(_pretrain_small_data, size, place)
             add(_finetune_small_data, size, place)
+            builders += [partial(_segment_small_data, size, place, frozen=frozen) for frozen in (False, True)]
     for size in _SIZES:
         for epochs in (400, 1600):
             add(_pretrain_in1k, size, epochs)
@@ -256,4 +282,4 @@ def recipe(name: str) -> Recipe:
 def source_of(name: str) -> str:
     """A function that makes a recipe, with its arguments."""
     build = RECIPES[recipe(name).name]
-    return f"# {build.func.__name__}{build.args}\n{inspect.getsource(build.func)}"
+    return f"# {build.func.__name__}{build.args}{build.keywords or ''}\n{inspect.getsource(build.func)}"

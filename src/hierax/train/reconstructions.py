@@ -29,20 +29,26 @@ def is_due(epoch: int, epochs: int) -> bool:
     return epoch & (epoch - 1) == 0 or epoch % max(epochs // 10, 1) == 0 or epoch == epochs
 
 
+def spread_examples(view: EvaluationView, number: int) -> list[Example]:
+    """A number of readable samples spread over a dataset, because neighboring samples are often of one class."""
+    found: list[Example] = []
+    count = len(view.dataset)
+    spread = [count * place // number for place in range(number)]
+    for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
+        item = view[index]
+        if isinstance(item, Example):
+            found.append(item)
+        if len(found) == number:
+            break
+    return found
+
+
 class ReconstructionSheet:
     """Draws `reconstructions/step-N.png` in a run's folder: the image, what is visible, the reconstruction."""
 
     def __init__(self, folder: Path, view: EvaluationView, record: Preprocessing) -> None:
         self.folder, self.record = folder / "reconstructions", record
-        self.examples: list[Example] = []
-        count = len(view.dataset)
-        spread = [count * number // IMAGES for number in range(IMAGES)]  # neighboring samples are of one class
-        for index in [*dict.fromkeys(spread), *(i for i in range(min(count, _TRIED)) if i not in spread)]:
-            item = view[index]
-            if isinstance(item, Example):
-                self.examples.append(item)
-            if len(self.examples) == IMAGES:
-                break
+        self.examples = spread_examples(view, IMAGES)
         self.names = drawable_names([Path(item.name).name for item in self.examples])
 
     @torch.no_grad()

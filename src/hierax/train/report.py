@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from hierax.data.dataset import Dataset
@@ -27,8 +28,12 @@ from hierax.train.checkpoints import write_text
 from hierax.train.choice import FEW_HELD
 from hierax.train.description import DESCRIPTION, read_description, read_object
 from hierax.train.log import format_metrics, result_sentence
+from hierax.train.modes import mode_of
+from hierax.train.overlays import OVERLAYS
 from hierax.train.plots import SCORES, curve, read_log
 from hierax.train.predictions import Predictions
+from hierax.train.segmentation_metrics import SegmentationMatrix
+from hierax.train.settings import Recipe
 
 REPORT, _VALIDATION = "report.html", "validation.json"
 _MOST_CLASSES = 60
@@ -53,6 +58,11 @@ def keep_predictions(folder: Path, step: int, found: Predictions) -> None:
     write_text(folder / _VALIDATION, json.dumps({"step": step, **columns}) + "\n")
 
 
+def keep_matrix(folder: Path, step: int, matrix: SegmentationMatrix) -> None:
+    """Writes the confusion matrix of the held-out pixels to `validation.json`, for the report."""
+    write_text(folder / _VALIDATION, json.dumps({"step": step, "counts": matrix.counts.tolist()}) + "\n")
+
+
 def write_report(folder: Path, validation: Dataset | None) -> Path:
     """Writes `report.html` of a finished run; `validation` is its validation set."""
     run = read_description(folder / DESCRIPTION)
@@ -61,9 +71,16 @@ def write_report(folder: Path, validation: Dataset | None) -> Path:
     parts = [_curves(steps, checks, result["steps"] if result.get("weights") == "last" else result.get("best_step"))]
     table = _read_predictions(folder)
     labels = _labels(folder)
-    if table is not None and validation is not None and labels:
+    if table is not None and "counts" in table:
+        if table["counts"].shape == (len(labels),) * 2:
+            parts += [
+                _overlays(folder),
+                _matrix(table["counts"], labels, pixels=True),
+                _pixel_classes(table["counts"], labels),
+            ]
+    elif table is not None and validation is not None and labels:
         parts += [
-            _matrix(table, labels),
+            _matrix(_counts(table, len(labels)), labels),
             _classes(table, labels, run.get("classes") or {}),
             _wrong(table, labels, validation),
         ]
@@ -117,9 +134,10 @@ def _head(run: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
     count = f"{run.get('facts', {}).get('samples', 0):,} training samples, {validation:,} validation samples"
     lines.append(f'<p class="faded">{count}; {result["seconds"]:,.0f} s on {_text(_device(run))}</p>')
     if checks and validation < FEW_HELD:
+        changes = f": one sample changes top-1 by {100 / max(validation, 1):.0f} %"
+        changes = "" if mode_of(Recipe.from_dict(run["recipe"])).targets else changes
         lines.append(
-            f'<p class="warning">Only {validation} validation samples: one sample changes top-1 by '
-            f"{100 / max(validation, 1):.0f} %. Small differences are not reliable.</p>"
+            f'<p class="warning">Only {validation} validation samples{changes}. Small differences are not reliable.</p>'
         )
     return "\n".join(lines)
 
@@ -178,11 +196,13 @@ def _counts(table: Mapping[str, np.ndarray], classes: int) -> np.ndarray:
     return flat.reshape(classes, classes)
 
 
-def _matrix(table: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
-    counts = _counts(table, len(labels))
-    heading = "<h2>Confusion matrix</h2>\n<p class='faded'>Rows: the true class. Columns: the predicted class.</p>"
+def _matrix(counts: np.ndarray, labels: Sequence[str], *, pixels: bool = False) -> str:
+    """The confusion matrix of samples with their numbers, or of `pixels` with percentages of the true class."""
+    told = " The numbers are percentages of the pixels of the true class." if pixels else ""
+    note = f"<p class='faded'>Rows: the true class. Columns: the predicted class.{told}</p>"
+    heading = f"<h2>Confusion matrix</h2>\n{note}"
     if len(labels) > _MOST_CLASSES:
-        return "<h2>Most frequent confusions</h2>\n" + _pairs(counts, labels)
+        return "<h2>Most frequent confusions</h2>\n" + _pairs(counts, labels, unit="pixels" if pixels else "samples")
     head = "".join(f"<th>{_text(label)}</th>" for label in labels)
     rows = []
     for true, label in enumerate(labels):
@@ -190,14 +210,17 @@ def _matrix(table: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
         for said, number in enumerate(counts[true].tolist()):
             shade = 0 if not number else max(round(8 * number / counts[true].sum()), 1)
             kind = " ".join(filter(None, ("right" if true == said else "", f"s{shade}" if shade else "")))
-            content = number if number or true == said else ""
+            content: object = number if number or true == said else ""
+            if pixels:
+                share = 100 * number / max(counts[true].sum(), 1)
+                content = f"{share:.1f}" if share >= 0.05 or true == said else ""
             cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{content}</td>")
         rows.append(f"<tr><th>{_text(label)}</th>{''.join(cells)}</tr>")
     body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'{heading}\n<div class="wide"><table class="matrix">{body}</table></div>'
 
 
-def _pairs(counts: np.ndarray, labels: Sequence[str]) -> str:
+def _pairs(counts: np.ndarray, labels: Sequence[str], *, unit: str) -> str:
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
     rows = []
@@ -206,7 +229,7 @@ def _pairs(counts: np.ndarray, labels: Sequence[str]) -> str:
         if wrong[true, said]:
             names = "".join(f'<td class="text">{_text(str(labels[i]))}</td>' for i in (true, said))
             rows.append(f"<tr>{names}<td>{wrong[true, said]:,}</td></tr>")
-    head = "<tr><th>true class</th><th>predicted</th><th>samples</th></tr>"
+    head = f"<tr><th>true class</th><th>predicted</th><th>{unit}</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 
@@ -221,6 +244,29 @@ def _classes(table: Mapping[str, np.ndarray], labels: Sequence[str], trained: Ma
     names = ("class", "training samples", "validation samples", "correct", "recall", "precision")
     head = "".join(f"<th>{name}</th>" for name in names)
     return f'<h2>Classes</h2>\n<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _pixel_classes(counts: np.ndarray, labels: Sequence[str]) -> str:
+    rows = []
+    for entry in SegmentationMatrix(torch.from_numpy(counts)).per_class(tuple(labels)):
+        shares = [entry[name] for name in ("iou", "recall", "precision")]
+        cells = [*("-" if share is None else f"{100 * share:.1f} %" for share in shares), f"{entry['pixels']:,}"]
+        rows.append(f"<tr><th>{_text(entry['label'])}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("class", "IoU", "recall", "precision", "validation pixels"))
+    absent = len(labels) - len(rows)
+    left = "1 class has" if absent == 1 else f"{absent} classes have"
+    note = f"<p class='faded'>{left} no pixel, neither true nor predicted, and no IoU.</p>"
+    table = f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f"<h2>Classes</h2>\n{note if absent else ''}{table}"
+
+
+def _overlays(folder: Path) -> str:
+    """The image with held-out images and what is predicted for them; "" if there is none or it is damaged."""
+    try:
+        image = load_image(str(folder / OVERLAYS), max_pixels=None).convert("RGB")
+    except (OSError, ValueError):
+        return ""
+    return f"<h2>Held-out images</h2>\n<div class='wide'>{_inline(image, OVERLAYS)}</div>"
 
 
 def _wrong(table: Mapping[str, np.ndarray], labels: Sequence[str], validation: Dataset) -> str:
@@ -255,10 +301,15 @@ def _thumbnail(validation: Dataset, index: int) -> tuple[str, str]:
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     except (OSError, ValueError):
         return f"sample {index}", ""
+    return name, _inline(image, name)
+
+
+def _inline(image: Image.Image, name: str) -> str:
+    """An element with the image inside of the page."""
     content = io.BytesIO()
     image.save(content, "JPEG", quality=80)
     data = base64.b64encode(content.getvalue()).decode()
-    return name, f'<img src="data:image/jpeg;base64,{data}" alt="{_text(name)}">'
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{_text(name)}">'
 
 
 def _settings(run: Mapping[str, Any]) -> str:

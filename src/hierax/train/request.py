@@ -23,6 +23,40 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
+class MaskOptions:
+    """How the masks of data for segmentation are read; see `hierax.data.open_segmentation`."""
+
+    classes: tuple[str, ...] | None = None
+    reduce_labels: bool = False
+    colors: Mapping[str, tuple[int, ...]] | None = None
+
+    @classmethod
+    def of(
+        cls, *, classes: Sequence[str] | None, reduce_labels: bool, colors: Mapping[str, Sequence[int]] | None
+    ) -> MaskOptions | None:
+        """The options with these values; None if none is given."""
+        if classes is None and not reduce_labels and colors is None:
+            return None
+        table = None if colors is None else {name: tuple(color) for name, color in colors.items()}
+        return cls(None if classes is None else tuple(classes), reduce_labels, table)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any] | None) -> MaskOptions:
+        """The inverse of `to_dict`; None are the defaults."""
+        given = values or {}
+        found = cls.of(
+            classes=given.get("classes"), reduce_labels=given.get("reduce_labels", False), colors=given.get("colors")
+        )
+        return found or cls()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON values."""
+        colors = None if self.colors is None else {name: list(color) for name, color in self.colors.items()}
+        classes = None if self.classes is None else list(self.classes)
+        return {"classes": classes, "reduce_labels": self.reduce_labels, "colors": colors}
+
+
+@dataclass(frozen=True)
 class Request:
     """The request for a run: its arguments, as the caller gave them."""
 
@@ -35,6 +69,7 @@ class Request:
     teacher: PathOrHubId | None = None
     teacher_cache: PathOrHubId | None = None
     columns: Mapping[str, str] | None = None
+    masks: MaskOptions | None = None
 
     @property
     def base(self) -> Recipe | None:
@@ -55,20 +90,40 @@ class Request:
 
     def description(self, source: PathOrHubId | None, recipe: Recipe) -> dict[str, Any]:
         """The request as it is written to run.json; a repeated call is compared with that."""
+        masks = {"masks": (self.masks or MaskOptions()).to_dict()} if self.mode.targets else {}
         return {
             "mode": self.mode.name,
             **self.places(source),
             "columns": None if self.columns is None else dict(self.columns),
+            **masks,
             "recipe": recipe.to_dict(),
         }
 
 
 def open_data(request: Request, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """The training set, and the validation set if one is given or is found beside it."""
+    if request.mode.targets:
+        return open_masks(request.data, request.validation, request.masks or MaskOptions(), request.columns)
     labels = request.mode.supervised and (recipe.label_weight > 0 or request.teacher is None)
     return open_train_and_validation(
         request.data, validation=request.validation, labels=labels, columns=request.columns
     )
+
+
+def open_masks(
+    data: PathOrHubId,
+    validation: PathOrHubId | None,
+    masks: MaskOptions,
+    columns: Mapping[str, str] | None,
+) -> tuple[Dataset, Dataset | None]:
+    """Images with masks to train on, and to validate on; None if none are given and none are found beside them."""
+    from hierax.data.segmentation.sources import open_segmentation, open_segmentation_splits
+
+    how: dict[str, Any] = {"columns": columns, "reduce_labels": masks.reduce_labels, "colors": masks.colors}
+    train, held = open_segmentation_splits(data, fraction=0, seed=0, classes=masks.classes, **how)
+    if validation is None:
+        return train, held
+    return train, open_segmentation(validation, classes=masks.classes or train.classes, **how)
 
 
 def resolve_choice(

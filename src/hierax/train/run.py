@@ -9,10 +9,10 @@ from pathlib import Path
 from hierax.console import say
 from hierax.train.adapters import check_adapter
 from hierax.train.folder import check_folder, check_places, check_settings, read_previous
-from hierax.train.modes import MODES
+from hierax.train.modes import MODES, Mode
 from hierax.train.parallel import open_world
 from hierax.train.rank_run import RankRun
-from hierax.train.request import AUTO, PathOrHubId, Request, finished_message, open_data, resolve_choice
+from hierax.train.request import AUTO, MaskOptions, PathOrHubId, Request, finished_message, open_data, resolve_choice
 from hierax.train.settings import Recipe
 
 
@@ -59,7 +59,7 @@ def pretrain(
     return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
-TASKS: Mapping[str, str] = {"classify": "finetune"}
+TASKS: Mapping[str, str] = {"classify": "finetune", "segment": "segment"}
 """The tasks of `finetune`, and the mode of each."""
 
 
@@ -75,32 +75,50 @@ def finetune(
     teacher_cache: PathOrHubId | None = None,
     validation: PathOrHubId | None = None,
     columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    reduce_labels: bool = False,
+    colors: Mapping[str, Sequence[int]] | None = None,
     device: str = "auto",
     parallel: str = "ddp",
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Trains a classifier on labeled `data`, from the checkpoint or run `source`.
+    """Trains a classifier on labeled `data`, or a segmentation model on images with masks, from the checkpoint or run
+    `source`.
 
     With a `teacher`, the model also learns the teacher's outputs for the same crops and mixes that the model gets
     (arXiv 2106.05237). If the data has no labels or the recipe's `label_weight` is 0, it learns only these. Then its
     classes are those of the teacher; if the teacher has no logits, a model of features is saved.
 
     Args:
-        task: "classify" learns a class for each image.
+        task: "classify" learns a class for each image, "segment" a class for each pixel.
         source: a checkpoint or run; None starts from random weights. "auto" is `hierax/femto` for images, unless an
             architecture is named.
         teacher: an `.onnx` file, a `.pt2` file of `torch.export`, or a checkpoint of Hiera; see
             `hierax.train.teacher.open_teacher`.
         teacher_cache: folder that keeps the teacher's outputs for other runs and for repeated epochs
             (`distinct_epochs`).
+        classes, reduce_labels, colors: for "segment", how masks are read; see `hierax.data.open_segmentation`. If a run
+            is resumed and none of them is given, those from its start.
 
     The other arguments, result and errors are those of `pretrain`.
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}; expected {', '.join(TASKS)}")
-    request = Request(MODES[TASKS[task]], data, source, validation, recipe, settings, teacher, teacher_cache, columns)
+    mode = MODES[TASKS[task]]
+    masks = MaskOptions.of(classes=classes, reduce_labels=reduce_labels, colors=colors)
+    _check_options(mode, masks=masks, teacher=teacher)
+    request = Request(mode, data, source, validation, recipe, settings, teacher, teacher_cache, columns, masks)
     return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
+
+
+def _check_options(mode: Mode, *, masks: MaskOptions | None, teacher: PathOrHubId | None) -> None:
+    """Raises `ValueError` if an option has no meaning for the mode."""
+    if masks is not None and not mode.targets:
+        name = next(name for name, value in masks.to_dict().items() if value)
+        raise ValueError(f"{name} is for the task segment; expected none")
+    if teacher is not None and mode.targets:
+        raise ValueError(f"teacher is {str(teacher)!r}, but segmentation learns from masks alone; expected none")
 
 
 def train(
@@ -122,6 +140,8 @@ def train(
         previous = None if overwrite else world.all_gather(world.run_on_all_ranks(lambda: read_previous(run)))[0]
         if previous is not None and request.columns is None:
             request = replace(request, columns=previous.get("columns"))
+        if previous is not None and request.masks is None and request.mode.targets:
+            request = replace(request, masks=MaskOptions.read(previous.get("masks")))
         data = None if previous else world.run_on_all_ranks(lambda: open_data(request, first))
         chosen = world.run_on_all_ranks(lambda: resolve_choice(request, base, previous, data, world))
         recipe = request.overridden(chosen.recipe)

@@ -19,11 +19,13 @@ from hierax.train.description import DESCRIPTION, read_description
 from hierax.train.log import RunLog, finite_or_none, format_duration, result_sentence
 from hierax.train.loop import Loop
 from hierax.train.objective import Objective
+from hierax.train.overlays import OverlaySheet
 from hierax.train.plots import plot_losses
 from hierax.train.predictions import Predictions
 from hierax.train.progress import Progress, StepReport
 from hierax.train.reconstructions import ReconstructionSheet, is_due
-from hierax.train.report import keep_predictions, write_report
+from hierax.train.report import keep_matrix, keep_predictions, write_report
+from hierax.train.segmentation import SegmentationResult
 
 
 class RunRecorder(Callback):
@@ -41,7 +43,8 @@ class RunRecorder(Callback):
         self.folder, self.record, self.validation, self.quiet, self.adapter = folder, record, validation, quiet, adapter
         self._saved: Pretrained | None = None
         self.reconstructions: ReconstructionSheet | None = None
-        self.predictions: Predictions | None = None  # of the last evaluation
+        self.overlays: OverlaySheet | None = None
+        self.predictions: Predictions | SegmentationResult | None = None  # of the last evaluation
         self.unreadable_samples: dict[str, None] = {}
         self.steps_per_epoch, self.epochs, self.last = 1, 1, False
         self.log = RunLog(folder, total=0, quiet=quiet)
@@ -72,7 +75,12 @@ class RunRecorder(Callback):
         """See `Callback`."""
         self.log.evaluated(step, metrics, better)
         if self.predictions is not None and (better or self.last or not (self.folder / "validation.json").exists()):
-            keep_predictions(self.folder, step, self.predictions)
+            if isinstance(self.predictions, SegmentationResult):
+                keep_matrix(self.folder, step, self.predictions.matrix)
+            else:
+                keep_predictions(self.folder, step, self.predictions)
+            if self.overlays is not None:
+                self.overlays.draw(objective, step)
         if self.reconstructions is not None and is_due(step // self.steps_per_epoch, self.epochs):
             self.reconstructions.draw(objective, step)
 

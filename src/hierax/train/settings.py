@@ -28,7 +28,7 @@ class Recipe:
 
     Attributes:
         name: name of the recipe.
-        mode: "pretrain" (MAE) or "finetune".
+        mode: "pretrain" (MAE), "finetune" (a class for each image) or "segment" (a class for each pixel).
         model: the architecture if nothing is loaded: an official name, such as `mae_hiera_tiny_224`.
         overrides: other values for fields of `HieraConfig`.
         image_size: pixels per axis; None is the size of the architecture.
@@ -44,7 +44,9 @@ class Recipe:
         flip: whether to mirror along the last axis with probability 1/2. None mirrors images but not arrays: a mirrored
             signal would run backwards, and a mirrored volume would have its sides exchanged.
         mixup, cutmix, label_smoothing: for fine-tuning.
-        class_weights: "balanced" weighs classes by the inverse of their frequency; None does not.
+        class_weights: the weights of classes in the loss. "balanced" weighs a class of images by the inverse of its
+            frequency, and a class of pixels by 1 / ln(1.02 + its share of the pixels). An object has weights by name,
+            such as {"crack": 5}; the other classes weigh 1. None weighs all alike.
         label_weight: weight of the labels in the loss; with a teacher, 0 leaves labels out.
         teacher_logits, teacher_features, teacher_temperature: with a teacher, weights of the divergence from its logits
             at a temperature and of the cosine distance from its features.
@@ -105,7 +107,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     label_smoothing: float = 0.0
-    class_weights: str | None = None
+    class_weights: str | dict[str, float] | None = None
     label_weight: float = 1.0
     teacher_logits: float = 1.0
     teacher_features: float = 1.0
@@ -147,6 +149,7 @@ class Recipe:
                 if value is not None and not fits(value):
                     raise ValueError(f"{name} is {value!r}; expected {allowed}")
         self._check_adapter()
+        self._check_mixing()
         for name, instead in _DECIDED.items():
             if name in self.overrides:
                 raise ValueError(f"overrides has {name!r}, which {instead}")
@@ -158,6 +161,15 @@ class Recipe:
                 raise ValueError(f"{given} is {getattr(self, given)!r}, but adapter is none; expected adapter=lora")
         elif not MODES[self.mode].supervised:
             raise ValueError(f"adapter is {self.adapter!r}, but {self.mode} trains the whole model; expected none")
+
+    def _check_mixing(self) -> None:
+        if self.crop_scale is not None and self.crop_scale[1] > 1 and not MODES[self.mode].targets:
+            raise ValueError(f"crop_scale is {self.crop_scale}; expected two numbers above 0, the second at most 1")
+        for name in ("mixup", "cutmix", "erasing") if MODES[self.mode].targets else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name):g}, but {self.mode} learns a class for each pixel; expected 0"
+                )
 
     @property
     def adapted_layers(self) -> tuple[str, ...]:
@@ -262,6 +274,12 @@ def _in(low: float, high: float, text: str, *, above: bool = False) -> tuple[Cal
     return lambda value: (low < value if above else low <= value) and value <= high, text
 
 
+def _is_class_weights(value: Any) -> bool:
+    if isinstance(value, str):
+        return value == "balanced"
+    return bool(value) and all(type(weight) in (int, float) and 0 < weight <= 1e9 for weight in value.values())
+
+
 _MOST_PIXELS = 1 << 27  # of what a model sees; the memory for a step is thousands of bytes for each
 _MOST = 10**9  # of anything that is counted
 _COUNTS = (
@@ -296,7 +314,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("precision",), *_one_of(*PRECISIONS)),
     (("target",), *_one_of(*TARGETS)),
     (("optimizer",), *_one_of("adamw", "sgd")),
-    (("class_weights",), *_one_of("balanced")),
+    (("class_weights",), _is_class_weights, 'balanced, or weights above 0 by class, such as {"crack": 5}'),
     (("weights",), *_one_of("best", "last")),
     (("adapter",), *_one_of("none", "lora")),
     (("target_modules",), lambda v: len(v) > 0 and {*v} <= {*LAYERS, *_SHORT}, f"some of {', '.join(LAYERS)}"),
@@ -309,7 +327,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("layer_decay",), *_in(0, 1, "above 0, at most 1", above=True)),
     (("clip_grad", "teacher_temperature", "alpha"), *_in(0, 1e9, "above 0", above=True)),
     (("betas",), lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers, each 0 to below 1"),
-    (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two numbers above 0, the second at most 1"),
+    (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 4, "two numbers above 0, the second at most 4"),
     (("rand_augment",), lambda v: len(v) == 2 and min(v) >= 0, "magnitude and deviation, 0 or more"),
     (("image_size",), lambda v: 1 <= len(v) <= 3 and all(map(_count, v)), "one to three whole numbers above 0"),
     (("image_size",), lambda v: math.prod(v) <= _MOST_PIXELS, f"at most {_MOST_PIXELS:,} pixels in all"),

@@ -22,13 +22,16 @@ def _config_changes(
     recipe: Recipe, size: tuple[int, ...] | None, channels: int, *, multi_label: bool
 ) -> dict[str, Any]:
     """Fields of the configuration that the recipe and the data decide."""
-    pretraining = mode_of(recipe).masked
+    mode = mode_of(recipe)
+    pretraining = mode.masked
     wanted = {
         "image_size": size,
         "drop_path_rate": recipe.drop_path,
         "dropout": recipe.dropout,
         "mask_ratio": recipe.mask_ratio if pretraining else None,
-        "problem_type": None if pretraining else f"{'multi' if multi_label else 'single'}_label_classification",
+        "problem_type": None
+        if pretraining or mode.targets
+        else f"{'multi' if multi_label else 'single'}_label_classification",
     }
     stated = {field: value for field, value in wanted.items() if value is not None}
     changes: dict[str, Any] = {"num_channels": channels, **recipe.overrides, **stated}
@@ -78,7 +81,9 @@ def _loaded(
     task, labels = task_with(mode_of(recipe).part, opened.config), dict(enumerate(classes))
     new = tuple(part for part in task.parts if part not in opened.parts)
     if task.labels:
-        of_a_mae = ("norm",) if "decoder" in opened.parts else ()  # it normalized fused maps, not the last one
+        of_a_mae = (
+            ("norm",) if "decoder" in opened.parts and "norm" in task.parts else ()
+        )  # it normalized fused maps, not the last one
         new = (*(part for part in new if part != task.part), *of_a_mae)
         if task.part not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}

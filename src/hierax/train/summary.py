@@ -44,6 +44,8 @@ def about_classes(recipe: Recipe, train: Dataset, validation: Dataset | None) ->
     """The classes with the number of samples of each, including the held-out ones; None if no classes are learned."""
     if not mode_of(recipe).supervised or not train.classes:
         return None
+    if mode_of(recipe).targets:
+        return f"{len(train.classes)} classes of pixels: {_listed(train.classes)}"
     trained = class_counts(train)
     if trained is None:
         return f"{len(train.classes)} classes, of which several may be true: {_listed(train.classes)}"

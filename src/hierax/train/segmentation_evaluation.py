@@ -1,0 +1,204 @@
+"""Evaluation of a segmentation model on images with masks, for the command and for Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hierax.checkpoint.opened import open_checkpoint
+from hierax.data.dataset import Dataset
+from hierax.data.split import with_validation
+from hierax.data.view import EvaluationView
+from hierax.model.pretrained import Pretrained
+from hierax.model.segmentation import HieraForSemanticSegmentation
+from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.processing.defaults import preprocessing_for
+from hierax.processing.frames import FIRST_ONLY
+from hierax.train.evaluation import run_trained_on, worker_count
+from hierax.train.parallel import open_world
+from hierax.train.pixels import pixel_mean_and_std
+from hierax.train.plots import draw_confusion
+from hierax.train.predictions import Inputs
+from hierax.train.progress import explain_failures
+from hierax.train.request import MaskOptions, PathOrHubId, open_masks
+from hierax.train.segmentation import SegmentationEngine, SegmentationResult, segment_dataset
+from hierax.train.settings import Recipe
+
+_EXPECTED = "expected a segmentation model, as hierax finetune --task segment makes them"
+
+
+@dataclass(frozen=True)
+class SegmentationEvaluation:
+    """The comparison of a segmentation model with the masks of a dataset.
+
+    Attributes:
+        result: the confusion matrix of all pixels, the loss, and the images that could not be read.
+        labels: names of the classes.
+        note: a sentence about which images were evaluated, if this is not obvious.
+    """
+
+    result: SegmentationResult
+    labels: tuple[str, ...]
+    note: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of images that were evaluated."""
+        return self.result.images
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """loss, mean_iou, frequency_weighted_iou, pixel_accuracy and mean_accuracy."""
+        return {name: value for name, value in self.result.metrics().items() if name != "score"}
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """Label, iou, recall, precision and pixels of each class that occurs or is predicted."""
+        return self.result.matrix.per_class(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as a dict that can be written as JSON."""
+        return {
+            **self.metrics,
+            "samples": self.count,
+            "pixels": self.result.matrix.pixels,
+            "unreadable": len(self.result.bad),
+            "classes": self.per_class,
+        }
+
+    def draw_confusion(self, path: Path) -> Path:
+        """Draws the confusion matrix in percent of the true class, and returns the path. It needs matplotlib."""
+        return draw_confusion(self.result.matrix.counts.numpy(), self.labels, path, pixels=True)
+
+
+def evaluate_segmentation(
+    data: PathOrHubId,
+    *,
+    model: PathOrHubId | HieraForSemanticSegmentation | SegmentationEngine,
+    device: str = "auto",
+    workers: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    reduce_labels: bool = False,
+    colors: Mapping[str, Sequence[int]] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> SegmentationEvaluation:
+    """Compares the class that a model predicts for each pixel with the masks of `data`. All images count in one
+    confusion matrix; pixels with the value 255 do not count.
+
+    The image is resized as the preprocessing of the model says, and the logits are enlarged to the size of the mask.
+
+    Args:
+        data: a source for `hierax.data.open_segmentation`. If it has a validation set, that is used. Of the training
+            data of a run, the images that the run held out are used.
+        model: a segmentation model, or a checkpoint or run to load one from; or a `hierax.Engine`.
+        workers: number of decoding processes; None is 0 for few images, otherwise the number of cores minus one.
+        max_pixels: images with more pixels count as unreadable; None is no limit.
+        columns, classes, reduce_labels, colors: see `hierax.data.open_segmentation`. For the training data of a run,
+            they are those of the run if none is given.
+        on_progress: is called with the number of finished images, and with the number of all images.
+
+    Raises:
+        ValueError: the model is not for segmentation, or the data has other classes.
+        TrainingStopped: memory ran out, or a worker or another rank ended.
+    """
+    network = _segmentation_model(model) if isinstance(model, (str, os.PathLike)) else model
+    if isinstance(network, Pretrained) and not isinstance(network, HieraForSemanticSegmentation):
+        raise ValueError(f"the model is a {type(network).__name__}; {_EXPECTED}")
+    if not isinstance(network, Pretrained) and network.task != "segmentation":
+        raise ValueError(f"the model is for {network.task}; {_EXPECTED}")
+    config = network.config
+    labels = tuple(config.id2label[i] for i in range(config.num_labels))
+    place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
+    masks = MaskOptions.of(classes=classes, reduce_labels=reduce_labels, colors=colors)
+    trained = run_trained_on(data, place)
+    if trained:
+        masks = masks or MaskOptions.read(trained.get("masks"))
+        columns = trained.get("columns") if columns is None else columns
+    dataset, note = _evaluated(data, masks or MaskOptions(), columns, trained, labels)
+    with open_world(device) as world:
+        if isinstance(network, Pretrained):
+            network = network.to(world.device).eval()
+        inputs = segmentation_inputs(dataset, network, max_pixels=max_pixels)
+        workers = worker_count(dataset) if workers is None else workers
+        notices = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
+        with explain_failures(lambda: "nothing was written"), notices:
+            found = segment_dataset(network, inputs, world, workers=workers, on_progress=on_progress)
+    return SegmentationEvaluation(found, labels, note)
+
+
+def _segmentation_model(source: PathOrHubId) -> HieraForSemanticSegmentation:
+    """The segmentation model of a checkpoint or run.
+
+    Raises:
+        ValueError: it is a model of another task.
+    """
+    opened = open_checkpoint(os.fspath(source))
+    if opened.task != "segmentation":
+        raise ValueError(f"{os.fspath(source)} is a model for {opened.task}; {_EXPECTED}")
+    model = opened.model()
+    assert isinstance(model, HieraForSemanticSegmentation)
+    return model
+
+
+def segmentation_inputs(
+    dataset: Dataset, model: HieraForSemanticSegmentation | SegmentationEngine, *, max_pixels: int | None
+) -> Inputs:
+    """The images of a dataset as inputs of a model: whole images, with the aspect ratio that its record keeps."""
+    config = model.config
+    record = preprocessing_for(config, model.preprocessing if isinstance(model, Pretrained) else model.record)
+    record = record.whole() if record.do_center_crop else record
+    view = EvaluationView(dataset, record, size=config.image_size, max_pixels=max_pixels)
+    return Inputs(view, *pixel_mean_and_std(record))
+
+
+def _evaluated(
+    data: PathOrHubId,
+    masks: MaskOptions,
+    columns: Mapping[str, str] | None,
+    trained: Mapping[str, Any],
+    labels: tuple[str, ...],
+) -> tuple[Dataset, str | None]:
+    """The images to evaluate: the validation set, what a run held out, or all; and a note on that."""
+    train, validation = open_masks(data, None, masks, columns)
+    note = None
+    if validation is None and trained:
+        recipe = Recipe.from_dict(trained["recipe"])
+        fraction = 0.0 if trained.get("validation") else recipe.validation_fraction
+        rest, held = with_validation(train, None, fraction=fraction, seed=recipe.seed)
+        then = trained.get("facts", {})
+        if not trained.get("validation") and (len(rest), len(held or ())) != (
+            then.get("samples"),
+            then.get("held_out"),
+        ):
+            note = (
+                f"{data} is what the run was trained on, but has other samples now: which of them it saw is not known, "
+                "and these numbers may include images that it was trained on"
+            )
+        elif held is None:
+            note = f"{data} is what the run was trained on; these numbers say nothing about other images"
+        else:
+            validation = held
+            note = f"the run was trained on {data}; only the {len(held):,} samples that it held out are evaluated"
+    return _with_classes(train if validation is None else validation, labels), note
+
+
+def _with_classes(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
+    """The dataset, if its classes are those of the model: by name in the same order, or by number.
+
+    Raises:
+        ValueError: they are not.
+    """
+    own = dataset.classes
+    numbered = own == tuple(map(str, range(len(own))))
+    if own == labels[: len(own)] or (numbered and len(own) <= len(labels)):
+        return dataset
+    listed = [", ".join(names[:8]) + (", …" if len(names) > 8 else "") for names in (own, labels)]
+    raise ValueError(
+        f"the data has the classes {listed[0]}; the model {listed[1]}; expected the same classes in the same order "
+        "(--classes, in Python classes, states the names of numbers in masks)"
+    )
