@@ -144,6 +144,19 @@ def test_the_neck_is_not_written_for_timm(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_trunk_alone_of_a_checkpoint_with_a_neck_is_converted(to: str, tmp_path: Path) -> None:
+    model = backbone(fpn_hidden_size=16)
+    model.save_pretrained(tmp_path / "with")
+    hierax.convert(tmp_path / "with", tmp_path / "without", to=to, neck=False)
+    again = hierax.load(tmp_path / "without", task="backbone", out_features=model.config.stage_names[1:])
+    assert again.config.fpn_hidden_size is None
+    stages = hierax.HieraBackbone.from_pretrained(tmp_path / "with", out_features=model.config.stage_names[1:])
+    assert_same_maps(again, stages)
+    with pytest.raises(ValueError, match="without has no neck; expected one to leave out"):
+        hierax.convert(tmp_path / "without", tmp_path / "x", to=to, neck=False)
+
+
 @pytest.mark.parametrize("neck", [None, 16])
 def test_transformers_opens_what_was_saved_with_equal_maps(neck: int | None, tmp_path: Path) -> None:
     import transformers

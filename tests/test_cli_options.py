@@ -71,7 +71,7 @@ OTHER_NAMES = {
     "finetune.max_pixels=settings",
     "bench measures all combinations of several values": "bench.model=models bench.size=sizes "
     "bench.precision=precisions bench.backend=backends bench.batch_size=batches",
-    "a switch turns off what is on": "bench.no_memory=memory",
+    "a switch turns off what is on": "bench.no_memory=memory convert.no_neck=neck",
 }
 ONLY_OPTIONS = {
     "prints what the function returns": "*.json bench.markdown recipes.source classify.per_view",
@@ -98,7 +98,7 @@ ONLY_ARGUMENTS = {
 OTHER_DEFAULTS = {
     "an existing collection's value comes first": "embed.model embed.layer embed.batch_size",
     "a switch that is not given is None": "search.approximate duplicates.approximate",
-    "a switch turns off what is on": "bench.no_memory",
+    "a switch turns off what is on": "bench.no_memory convert.no_neck",
     "None is auto; scratch is None": "pretrain.source finetune.source",
     "see settings": "pretrain.weights finetune.weights pretrain.max_pixels finetune.max_pixels",
     "argparse has None for an empty list": "pretrain.settings finetune.settings",

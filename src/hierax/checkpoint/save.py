@@ -236,6 +236,7 @@ def convert(
     part: str | None = None,
     base: str | Path | None = None,
     windows: str | None = None,
+    neck: bool = True,
 ) -> "Pretrained":
     """Converts a checkpoint from any format to another, without loss, and returns the model.
 
@@ -248,6 +249,7 @@ def convert(
         part: which model to read if the file contains several, such as "model_ema".
         base: the base model of an adapter; None is the one that the adapter names.
         windows: "sam2" gives a classic model the windows of SAM 2; see `Pretrained.from_pretrained`.
+        neck: False writes the trunk alone of a checkpoint with a neck, which timm does not have.
 
     Raises:
         ValueError: the format is unknown, or cannot express the model.
@@ -262,7 +264,7 @@ def convert(
     target = Path(target)
     if target.suffix in TENSOR_SUFFIXES and not target.is_dir() and (to, target.suffix) != ("official", ".pth"):
         raise ValueError(f"{target}: expected a folder to write to, or with to='official' a .pth file")
-    model = _whole(source, variant, part, base, windows)
+    model = _whole(source, variant, part, base, windows, neck=neck)
     if pos_embed:
         model = to_abs_win(model)
     if target.suffix == ".pth" and not target.is_dir():
@@ -273,13 +275,23 @@ def convert(
 
 
 def _whole(
-    source: str | Path, variant: str | None, part: str | None, base: str | Path | None, windows: str | None
+    source: str | Path,
+    variant: str | None,
+    part: str | None,
+    base: str | Path | None,
+    windows: str | None,
+    *,
+    neck: bool,
 ) -> "Pretrained":
     """The model with all tensors of a checkpoint, in the precision of the file. Without a norm, only the encoder."""
     opened = open_checkpoint(source, variant=variant, part=part, base=base)
     task = detect_task(opened)
     cls = ENCODER.cls if task.name == "features" and task.part not in opened.parts else task.cls
     arguments = task.constructor_arguments(opened.parts)
+    if not neck:
+        if "pyramid" not in opened.parts:
+            raise ValueError(f"{opened.name} has no neck; expected one to leave out")
+        arguments["out_features"] = opened.config.stage_names[1:]
     return load_model(cls, opened, dtype="auto", overrides=arguments, windows=windows, copy=False)
 
 

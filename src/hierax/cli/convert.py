@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pos-embed", choices=("abswin",), help="change the type of position embedding")
     parser.add_argument("--windows", choices=("sam2",), help="give a classic model the windows of SAM 2")
+    parser.add_argument("--no-neck", action="store_true", help="of a checkpoint of SAM 2, write the trunk alone")
     parser.add_argument("--variant", metavar="V", help="architecture, if the tensors of a file fit none or several")
     parser.add_argument("--part", metavar="P", help="which model of a file with several models, such as model_ema")
     parser.add_argument("--base", metavar="SRC", help="base model of an adapter (default: the one that it names)")
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if target.is_dir() and not arguments.overwrite and any(target.iterdir()) and not (target / "config.json").exists():
         raise UserError(f"{target} is not empty and holds no model; choose another folder, or pass --overwrite")
     options = {name: getattr(arguments, name) for name in ("pos_embed", "variant", "part", "base", "windows")}
-    model = convert(arguments.source, target, to=arguments.to, **options)
+    model = convert(arguments.source, target, to=arguments.to, neck=not arguments.no_neck, **options)
     say_license(arguments.source, model.license)
     written = {path: state[0] for path, state in _file_states(target).items() if before.get(path) != state}
     if arguments.json:
