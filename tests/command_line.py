@@ -12,7 +12,7 @@ from PIL import Image
 import hierax
 from hierax.cli import main
 from hierax.processing import KINETICS
-from small import video_config
+from small import image_config, randomize, video_config
 
 TINY: dict[str, Any] = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "image_size": 64}
 LABELS = {0: "tabby, tabby cat", 1: "tench", 2: "crane", 3: "zebra", 4: "volcano"}
@@ -42,6 +42,18 @@ def mae_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save(hierax.HieraForVideoClassification(video_config()), tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="session")
+def segmenter_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that finds several of its five classes in noise, with the record that training writes."""
+    model = hierax.HieraForSemanticSegmentation(image_config(id2label=LABELS, segmentation_hidden_size=16))
+    torch.manual_seed(0)
+    randomize(model, 0.3)
+    model.preprocessing = hierax.Preprocessing().at(64).whole(64)
+    folder = tmp_path_factory.mktemp("segmenter")
+    model.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture

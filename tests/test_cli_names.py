@@ -41,10 +41,11 @@ def test_what_is_shown_is_one_line_of_visible_characters() -> None:
     assert printable("a\x1b[2J\nb\tü\u2028…\x9b") == "a\\x1b[2J\\nb\\tü\\u2028…\\x9b"
 
 
-def test_commands_over_files_escape_names(run: Run, nasty: Path, classifier_folder: str) -> None:
+def test_commands_over_files_escape_names(run: Run, nasty: Path, classifier_folder: str, segmenter_folder: str) -> None:
     for command in (
         ("classify", "nasty", "--model", classifier_folder),
         ("features", "nasty", "-o", "maps", "--model", classifier_folder),
+        ("segment", "nasty", "-o", "segmented", "--model", segmenter_folder),
         ("stats", "nasty"),
         ("embed", "nasty", "-o", "out", "--model", classifier_folder, "--workers", "0"),
         ("classify", "nasty/none\x1b[2J.png"),

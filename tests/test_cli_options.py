@@ -38,6 +38,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "models": hierax.list_checkpoints,
     "classify": hierax.classify,
     "features": hierax.features,
+    "segment": hierax.segment,
     "reconstruct": hierax.reconstruct,
     "convert": hierax.convert,
     "embed": hierax.embed,
@@ -75,7 +76,8 @@ OTHER_NAMES = {
 }
 ONLY_OPTIONS = {
     "prints what the function returns": "*.json bench.markdown recipes.source classify.per_view",
-    "writes what the function returns": "classify.output classify.overwrite reconstruct.output reconstruct.overwrite "
+    "writes what the function returns": "classify.output classify.overwrite segment.output segment.overwrite "
+    "reconstruct.output reconstruct.overwrite "
     "demo.output demo.overwrite bench.output bench.plot bench.overwrite evaluate.confusion evaluate.overwrite",
     "makes a page of what the function returns": "search.html search.overwrite search.fetch duplicates.html "
     "duplicates.overwrite outliers.html outliers.overwrite outliers.fetch outliers.max_pixels",
@@ -198,7 +200,7 @@ SENTENCES = {  # of options that mean the same in every command that has them; a
     "--max-pixels": 1,
     "--json": 2,  # one object, or one in each line
     "--views": 1,
-    "--size": 2,  # embed takes squares
+    "--size": 3,  # embed takes squares, segment the shorter side
     "--workers": 1,
     "--threads": 1,
     "--columns": 2,  # lists without labels

@@ -103,11 +103,16 @@ def told(text: str, data: Path) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["classify", "features", "reconstruct", "demo", "stats", "embed", "evaluate"])
-def test_commands_say_it_once(run: Run, data: Path, classifier_folder: str, mae_folder: str, command: str) -> None:
+@pytest.mark.parametrize(
+    "command", ["classify", "features", "segment", "reconstruct", "demo", "stats", "embed", "evaluate"]
+)
+def test_commands_say_it_once(
+    run: Run, data: Path, classifier_folder: str, mae_folder: str, segmenter_folder: str, command: str
+) -> None:
     rest = {
         "classify": ("--model", classifier_folder),
         "features": ("--model", classifier_folder, "-o", "out"),
+        "segment": ("--model", segmenter_folder, "-o", "out"),
         "reconstruct": ("--model", mae_folder, "-o", "made.png"),
         "demo": ("-o", "out"),
         "stats": (),

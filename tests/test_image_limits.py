@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("command_line",)
 READERS = (
-    "demo", "classify", "features", "reconstruct", "embed", "search", "duplicates", "outliers", "map", "export",
-    "stats", "pretrain", "finetune", "evaluate", "bench",
+    "demo", "classify", "features", "segment", "reconstruct", "embed", "search", "duplicates", "outliers", "map",
+    "export", "stats", "pretrain", "finetune", "evaluate", "bench",
 )  # fmt: skip
 TOO_LARGE = "larger than --max-pixels 7999"
 

@@ -110,13 +110,18 @@ def test_a_program_of_a_fixed_number_of_images_takes_any(tmp_path: Path) -> None
         open_network(tmp_path / "b.pt2", CPU)
 
 
-@pytest.mark.parametrize("command", ["classify", "features", "embed", "evaluate", "reconstruct"])
+@pytest.mark.parametrize("command", ["classify", "features", "segment", "embed", "evaluate", "reconstruct"])
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.pt2"])
 def test_commands_refuse_what_hierax_did_not_export(run: Run, here: Path, command: str, name: str) -> None:
     (here / "net").mkdir()
     (here / "net" / name).write_bytes(b"a network")
     (here / "net" / "model.bin").write_bytes(b"its weights")
-    rest = {"features": ("-o", "out"), "embed": ("-o", "out"), "reconstruct": ("-o", "out.png")}.get(command, ())
+    rest = {
+        "features": ("-o", "out"),
+        "segment": ("-o", "out"),
+        "embed": ("-o", "out"),
+        "reconstruct": ("-o", "out.png"),
+    }.get(command, ())
     for model in (f"net/{name}", "net"):
         code, _, err = run(command, "a", *rest, "--model", model)
         expected = f"net/{name}: is not an export of hierax (no export.json beside it); expected the folder that"

@@ -101,9 +101,14 @@ def test_an_engine_and_a_model_answer_as_their_checkpoint(here: Path, classifier
             assert math.isclose(ours.probability, theirs.probability, rel_tol=1e-4)
 
 
-@pytest.mark.parametrize("function", ["classify", "features", "reconstruct"])
+@pytest.mark.parametrize("function", ["classify", "features", "segment", "reconstruct"])
 def test_a_function_passes_the_number_of_its_images_so_that_few_run_on_pytorch(
-    function: str, here: Path, classifier_folder: str, mae_folder: str, monkeypatch: pytest.MonkeyPatch
+    function: str,
+    here: Path,
+    classifier_folder: str,
+    mae_folder: str,
+    segmenter_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
 
@@ -112,7 +117,7 @@ def test_a_function_passes_the_number_of_its_images_so_that_few_run_on_pytorch(
         return "torch"
 
     monkeypatch.setattr("hierax.predict.predictor.backend_for", noted)
-    model = mae_folder if function == "reconstruct" else classifier_folder
+    model = {"reconstruct": mae_folder, "segment": segmenter_folder}.get(function, classifier_folder)
     output = ("out",) if function == "features" else ()
     list(getattr(hierax, function)(["a/cat.jpg", "b/dog.png"], *output, model=model))
     list(

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from hierax.predict.classify import Classification, Prediction, classify
     from hierax.predict.features import FeatureFiles, features
     from hierax.predict.reconstruct import Reconstruction, reconstruct
+    from hierax.predict.segment import ClassArea, Segmentation, segment
+    from hierax.predict.segmentation_files import SegmentationFiles
     from hierax.processing import (
         AutoImageProcessor,
         BatchFeature,
@@ -72,6 +74,7 @@ __all__ = [
     "BenchReport",
     "Checkpoint",
     "CheckpointRecord",
+    "ClassArea",
     "Classification",
     "ClassifierOutput",
     "Clip",
@@ -106,6 +109,8 @@ __all__ = [
     "Pretrained",
     "Reconstruction",
     "SearchResult",
+    "Segmentation",
+    "SegmentationFiles",
     "SemanticSegmentationOutput",
     "StreamResult",
     "VideoError",
@@ -126,6 +131,7 @@ __all__ = [
     "outliers",
     "reconstruct",
     "search",
+    "segment",
     "stats",
     "write_map",
 ]
@@ -174,6 +180,8 @@ _MODULES = {
     "hierax.predict.classify": ("Classification", "Prediction", "classify"),
     "hierax.predict.features": ("FeatureFiles", "features"),
     "hierax.predict.reconstruct": ("Reconstruction", "reconstruct"),
+    "hierax.predict.segment": ("ClassArea", "Segmentation", "segment"),
+    "hierax.predict.segmentation_files": ("SegmentationFiles",),
     "hierax.processing": (
         "AutoImageProcessor",
         "BatchFeature",

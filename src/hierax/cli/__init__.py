@@ -36,6 +36,7 @@ from hierax.cli import (
     recipes,
     reconstruct,
     search,
+    segment,
     stats,
 )
 from hierax.cli import map as map_command
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "models": models,
     "classify": classify,
     "features": features,
+    "segment": segment,
     "reconstruct": reconstruct,
     "convert": convert,
     "embed": embed,

@@ -28,6 +28,8 @@ _MEANT = {
     "index": "embed",
     "embeddings": "embed",
     "query": "search",
+    "segmentation": "segment",
+    "masks": "segment",
     "similar": "search",
     "neighbours": "search",
     "neighbors": "search",

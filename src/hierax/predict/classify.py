@@ -132,9 +132,11 @@ def predictions(
     from hierax.processing import HieraVideoProcessor
 
     check_inputs(predictor.config, paths)
-    if not TASKS[predictor.task].labels:
+    task = TASKS[predictor.task]
+    if not task.labels or task.dense:
         example = CLASSIFIER if predictor.config.is_video else FEMTO
-        raise ValueError(f"this model is for {predictor.task}; classify needs a classifier, such as {example}")
+        also = "; segment takes this model" if task.dense else ""
+        raise ValueError(f"this model is for {task.name}; classify needs a classifier, such as {example}{also}")
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"top_k is {top_k!r}; expected a whole number, at least 1")
     processor = predictor.processor()

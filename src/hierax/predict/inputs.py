@@ -26,6 +26,7 @@ _EXPECTED_PATHS = "expected paths of images (hierax.Engine takes images, arrays 
 _CLIPS_AT_ONCE = 4  # clips per call of a model, which limits the memory for many views
 _READERS = 4  # threads that read files, if there are as many cores
 _Result = TypeVar("_Result")
+_Read = TypeVar("_Read")
 
 
 def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -104,7 +105,7 @@ def stream(
     """
     with FIRST_ONLY.report_at_end():
         waiting: list[Answer[_Result]] = []
-        for path, outcome in _read_ahead(paths, read, ahead=2 * batch_size + _READERS):
+        for path, outcome in read_ahead(paths, read, ahead=2 * batch_size + _READERS):
             pixels = outcome if isinstance(outcome, Tensor) else None
             full = [answer.pixels for answer in waiting if answer.pixels is not None]
             if pixels is not None and full and full[0].shape != pixels.shape:
@@ -132,12 +133,12 @@ def _answer(
         yield answer if answer.pixels is None else Answer(answer.path, answer.pixels, next(results))
 
 
-def _read_ahead(
-    paths: Sequence[Path], read: Callable[[Path], Tensor], *, ahead: int
-) -> Iterator[tuple[Path, Tensor | ImageError]]:
-    """Yields each path with its pixels or its error, in order. Up to `ahead` files are read in advance."""
+def read_ahead(
+    paths: Sequence[Path], read: Callable[[Path], _Read], *, ahead: int
+) -> Iterator[tuple[Path, _Read | ImageError]]:
+    """Yields each path with what `read` returns or its error, in order. Up to `ahead` files are read in advance."""
 
-    def outcome(path: Path) -> Tensor | ImageError:
+    def outcome(path: Path) -> _Read | ImageError:
         try:
             return read(path)
         except ImageError as error:
@@ -147,7 +148,7 @@ def _read_ahead(
 
     count = max(min(_READERS, available_cores() - 1), 1)  # more threads would use the cores of the model
     readers = ThreadPoolExecutor(count, thread_name_prefix="hierax-read")
-    pending, rest = deque[tuple[Path, "Future[Tensor | ImageError]"]](), iter(paths)
+    pending, rest = deque[tuple[Path, "Future[_Read | ImageError]"]](), iter(paths)
     try:
         while True:
             pending.extend((path, readers.submit(outcome, path)) for path in islice(rest, ahead - len(pending)))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.files import Source, locate
 from hierax.checkpoint.hub import HubOptions
@@ -21,9 +21,13 @@ from hierax.engine.signature import Signature
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
 from hierax.model.pretrained import Pretrained
+from hierax.model.segmentation import HieraForSemanticSegmentation
 from hierax.processing import HieraImageProcessor, HieraVideoProcessor, Preprocessing
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.defaults import preprocessing_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Size = int | Sequence[int]
 Model = str | os.PathLike[str] | Checkpoint | Pretrained | Engine
@@ -36,7 +40,7 @@ class Predictor:
     """An open model, ready to use.
 
     Attributes:
-        task: "classification", "features", "backbone" or "mae".
+        task: "classification", "segmentation", "features", "backbone" or "mae".
         preprocessing: how files become pixels, at the requested size.
         how: precision, backend and device, as text.
         batch_size: images per call. Each call has exactly this number, so the result for an image does not depend on
@@ -44,6 +48,7 @@ class Predictor:
         call: the model or engine: takes pixels `[B, C, *size]`, returns a typed output.
         model: the model itself, if no engine runs it.
         max_pixels: maximum number of pixels of an image; None: no limit.
+        engine: the engine, if one runs the model.
     """
 
     task: str
@@ -55,12 +60,20 @@ class Predictor:
     call: Callable[..., Any]
     model: Pretrained | None = None
     max_pixels: int | None = DEFAULT_MAX_PIXELS
+    engine: Engine | None = None
 
     def processor(self) -> HieraImageProcessor | HieraVideoProcessor:
         """The processor that reads the files which this model takes."""
         if self.config.is_video:
             return HieraVideoProcessor(self.preprocessing)
         return HieraImageProcessor(self.preprocessing, max_pixels=self.max_pixels)
+
+    def coarse_logits(self, pixels: Tensor) -> Tensor:
+        """Of a segmentation model: logits `[B, num_labels, ceil(H / 4), ceil(W / 4)]` of pixels `[B, C, H, W]`."""
+        if self.engine is not None:
+            return self.engine.coarse_logits(pixel_values=pixels)
+        assert isinstance(self.model, HieraForSemanticSegmentation)
+        return self.model.coarse_logits(pixels.to(self.model.device))
 
 
 def open_predictor(
@@ -128,6 +141,7 @@ def open_predictor(
         batch,
         lambda x, **o: engine(x, **o),
         max_pixels=max_pixels,
+        engine=engine,
     )
 
 

@@ -171,6 +171,18 @@ class HieraImageProcessor(RecordedProcessor):
         for image, name in zip(pictures, names or own, strict=True):
             yield self._read(image, name)
 
+    def levels(self, picture: Image.Image | np.ndarray, plan: Geometry) -> np.ndarray:
+        """An image that `decoded` returned, resized and cropped, `[height, width, channels]`: what `normalized` takes.
+        The crop must lie within the image.
+        """
+        return (resize_crop_fast if self.fast else resize_crop)(picture, plan, resample=self.record.resample)
+
+    def normalized(self, levels: np.ndarray) -> np.ndarray:
+        """The pixels `[C, h, w]` in float32 of a part of the `levels` of an image."""
+        out = np.empty((self.record.num_channels, *levels.shape[:2]), np.float32)
+        write_pixels(levels, out, self.record, self._table)
+        return out
+
     def _read(self, source: ImageInput, name: str) -> tuple[Image.Image | np.ndarray, Geometry]:
         record = self.record
         image = read_image(

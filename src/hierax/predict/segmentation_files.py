@@ -1,0 +1,88 @@
+"""The files of a segmentation: the mask, an overlay with a legend, and the areas of the classes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hierax.atomic import atomic_write
+from hierax.predict.features import output_names
+from hierax.predict.inputs import check_no_input
+from hierax.viz.segmentation import paint, with_legend
+
+_LONGEST_SIDE = 8192  # of an overlay in pixels; JPEG ends at 65,500, and programs that show images end before
+
+
+@dataclass(frozen=True)
+class SegmentationFiles:
+    """The paths of the files of an image: the mask (PNG), the overlay (JPEG) and the areas (JSON)."""
+
+    mask: Path
+    overlay: Path
+    areas: Path
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter((self.mask, self.overlay, self.areas))
+
+
+def files_in(folder: str | os.PathLike[str], name: str) -> SegmentationFiles:
+    """The files of the image of this name. Those of two names are never the same, because their suffixes differ."""
+    stem = os.path.join(folder, name)
+    return SegmentationFiles(Path(f"{stem}.png"), Path(f"{stem}-overlay.jpg"), Path(f"{stem}.json"))
+
+
+def segmentation_files(
+    images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> list[SegmentationFiles]:
+    """The files that `hierax segment` writes for each image.
+
+    Raises:
+        ValueError: a file exists and `overwrite` is False; or a file is one of the inputs; or `output` is a file.
+    """
+    files = [files_in(output, name) for name in output_names(images)]
+    check_new(files, images, overwrite=overwrite)
+    return files
+
+
+def check_new(files: Sequence[SegmentationFiles], images: Sequence[Path], *, overwrite: bool) -> None:
+    """Checks files before they are written; see `segmentation_files`."""
+    every = [file for one in files for file in one]
+    for folder in dict.fromkeys(file.parent for file in every):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; expected a folder to write to")
+    check_no_input(every, images)
+    existing = [file for file in every if file.exists()]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
+
+
+def write_files(
+    files: SegmentationFiles,
+    mask: np.ndarray,
+    drawn: Image.Image,
+    legend: Sequence[tuple[str, tuple[int, int, int]]],
+    values: Mapping[str, Any],
+) -> None:
+    """Writes the files, each completely or not at all. An overlay that is very large is made smaller.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with atomic_write(files.mask, sync=False) as part:
+        paint(mask).save(part)
+    if max(drawn.size) > _LONGEST_SIDE:
+        scale = _LONGEST_SIDE / max(drawn.size)
+        width, height = (max(1, round(side * scale)) for side in drawn.size)
+        drawn = drawn.resize((width, height), Image.Resampling.BOX)
+    with atomic_write(files.overlay, sync=False) as part:
+        with_legend(drawn, legend).save(part, quality=90)
+    with atomic_write(files.areas, sync=False) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
