@@ -102,6 +102,7 @@ OTHER_DEFAULTS = {
     "a switch that is not given is None": "search.approximate duplicates.approximate",
     "a switch turns off what is on": "bench.no_memory convert.no_neck",
     "None is auto; scratch is None": "pretrain.source finetune.source",
+    "None is the task of the recipe": "finetune.task",
     "see settings": "pretrain.weights finetune.weights pretrain.max_pixels finetune.max_pixels",
     "argparse has None for an empty list": "pretrain.settings finetune.settings",
 }

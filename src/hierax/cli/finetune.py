@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--task",
         choices=TASKS,
-        default="classify",
-        help="what the model learns: a class for each image (classify) or for each pixel (segment; default: classify)",
+        help="what the model learns: a class for each image (classify) or for each pixel (segment). "
+        "Default: that of the recipe, else classify",
     )
     add("--teacher", metavar="T", help="teacher network: an .onnx or .pt2 file, or a checkpoint")
     add("--teacher-cache", metavar="DIR", help="store the outputs of the teacher in this folder, to reuse them")
@@ -48,21 +48,26 @@ def run(arguments: argparse.Namespace) -> int:
 def _finetune(arguments: argparse.Namespace) -> int:
     """A run of `hierax.train.finetune`; returns the exit code."""
     from hierax.train import TrainingStopped, finetune
+    from hierax.train.run import TASKS as MODES_OF_TASKS
 
     request = train.read_request(arguments)
+    masks = mask_options(arguments)
+    if request.masks and not any(masks.values()):
+        masks = request.masks
+    task = next((task for task, mode in MODES_OF_TASKS.items() if mode == request.mode), "classify")
     try:
         finetune(
             request.data,
             source=request.source,
             out=request.out,
-            task=arguments.task,
+            task=arguments.task or task,
             recipe=request.recipe,
             settings=request.settings,
             teacher=request.teacher,
             teacher_cache=arguments.teacher_cache,
             validation=request.validation,
             columns=request.columns,
-            **mask_options(arguments),
+            **masks,
             device=arguments.device,
             parallel=arguments.parallel,
             overwrite=arguments.overwrite,

@@ -84,7 +84,9 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class RunArguments:
-    """The request that the arguments describe; see `hierax.train.finetune`."""
+    """The request that the arguments describe; see `hierax.train.finetune`. `mode` is that of the recipe, if one is
+    named, and `masks` how the run that `--config` names reads masks.
+    """
 
     data: str
     out: str
@@ -94,6 +96,8 @@ class RunArguments:
     validation: str | None
     teacher: str | None
     columns: dict[str, str] | None
+    mode: str | None
+    masks: dict[str, Any] | None
 
 
 def read_request(arguments: argparse.Namespace) -> RunArguments:
@@ -132,15 +136,18 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
     if not data:
         why = f"{arguments.config} states no data; " if arguments.config else ""
         raise UserError(f"{why}DATA is missing: a folder of images, tar shards, parquet files, a .npy file, or hub:ID")
+    recipe = _recipe(arguments, before)
     return RunArguments(
         str(data),
         arguments.out,
-        _recipe(arguments, before),
+        recipe,
         settings,
         _source(arguments, before),
         arguments.validation or before.get("validation"),
         getattr(arguments, "teacher", None) or before.get("teacher"),
         arguments.columns or before.get("columns"),
+        _mode(recipe),
+        before.get("masks"),
     )
 
 
@@ -163,6 +170,13 @@ def _recipe(arguments: argparse.Namespace, before: dict[str, Any]) -> Recipe | s
         return Recipe.from_dict(before["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{arguments.config}: not the description of a run: {error}") from error
+
+
+def _mode(recipe: Recipe | str | None) -> str | None:
+    """The mode of a recipe; None without a recipe."""
+    from hierax.train.recipes import recipe as named
+
+    return None if recipe is None else (named(recipe) if isinstance(recipe, str) else recipe).mode
 
 
 def _source(arguments: argparse.Namespace, before: dict[str, Any]) -> str | None:

@@ -76,7 +76,8 @@ class Request:
         """The recipe that was named."""
         found = named_recipe(self.recipe) if isinstance(self.recipe, str) else self.recipe
         if found is not None and found.mode != self.mode.name:
-            raise ValueError(f"recipe {found.name} is for {found.mode}, not for {self.mode.name}")
+            hint = "; task='segment' takes it" if found.mode == "segment" else ""
+            raise ValueError(f"recipe {found.name} is for {found.mode}, not for {self.mode.name}{hint}")
         return found
 
     def overridden(self, base: Recipe | None) -> Recipe:
