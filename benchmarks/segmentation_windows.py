@@ -8,8 +8,8 @@ it segments one large drawing without resizing: as a whole ("plain"), and in win
 
 - seams: a pixel is near a seam if it is at most 8 pixels from a border of a window that lies inside of the image.
   "differs" is the share of pixels that have another class than in the plain call, near seams and elsewhere. "false
-  edges" is the share of neighboring pixels of different classes, where the drawing has one class: across the middle of
-  an overlap (where the windows weigh the same), and anywhere.
+  edges" is the share of neighboring pixels of different classes, where the drawing has one class: across the middles
+  of overlaps (where two windows weigh the same), there in the plain call, and anywhere.
 - memory: the peak of a process that segments one image, minus that of a process that only opens it and the model; for
   a model with 150 classes too.
 - time: medians of interleaved calls, and the median of their ratios to the plain call.
@@ -157,11 +157,10 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
 def seams(predictor: Predictor, path: Path, truth: np.ndarray) -> dict[str, np.ndarray]:
     """Prints the seams of every choice of windows; returns masks to look at."""
     plain = classes_of(predictor, path, WHOLE)
-    print(
-        "\n| windows, px | overlap | mean IoU | differs near seams | elsewhere | false edges at overlaps | anywhere |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    print(f"| plain | | {iou(plain, truth):.3f} | | | | {false_edges(plain, truth, 320, 0.25)[1]:.3%} |")
+    columns = ("windows, px", "overlap", "mean IoU", "differs near seams", "elsewhere")
+    print(f"\n| {' | '.join((*columns, 'false edges at overlaps', 'plain there', 'anywhere'))} |")
+    print("|---|---|---|---|---|---|---|---|")
+    print(f"| plain | | {iou(plain, truth):.3f} | | | | | {false_edges(plain, truth, 320, 0.25)[1]:.3%} |")
     shown = {"truth": truth, "plain": plain}
     for window, overlap in WINDOWS:
         mask = classes_of(predictor, path, window, overlap)
@@ -169,7 +168,8 @@ def seams(predictor: Predictor, path: Path, truth: np.ndarray) -> dict[str, np.n
         near, other = near_seams(mask.shape, window, overlap), mask != plain
         edges = false_edges(mask, truth, window, overlap)
         seam, elsewhere = other[near].mean(), other[~near].mean()
-        shares = f"{seam:.2%} | {elsewhere:.2%} | {edges[0]:.3%} | {edges[1]:.3%}"
+        there = false_edges(plain, truth, window, overlap)[0]
+        shares = f"{seam:.2%} | {elsewhere:.2%} | {edges[0]:.3%} | {there:.3%} | {edges[1]:.3%}"
         print(f"| {window} | {overlap:g} | {iou(mask, truth):.3f} | {shares} |", flush=True)
     return shown
 
@@ -253,7 +253,7 @@ def draw(image: Image.Image, masks: dict[str, np.ndarray], file: Path) -> None:
     part = image.crop((left, top, left + side, top + side))
     tiles = [Tile(part, "image")]
     for name, mask in masks.items():
-        tiles.append(Tile(overlay(part, mask[top : top + side, left : left + side], opacity=0.6), name))
+        tiles.append(Tile(overlay(part, mask[top : top + side, left : left + side], opacity=1), name))
     sheet([tiles[i : i + 4] for i in range(0, len(tiles), 4)], heading=f"{side} pixels from ({left}, {top})").save(file)
 
 

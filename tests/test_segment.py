@@ -367,6 +367,24 @@ def test_files_are_replaced_only_when_told_to_and_inputs_never(run: Run, segment
     assert "is a file; expected a folder to write to" in err
 
 
+def test_masks_of_an_earlier_call_are_no_images(run: Run, segmenter_folder: str) -> None:
+    """The folder of the results may be the folder of the images, or lie in it."""
+    noise("photos/a.jpg", 64, 64)
+    noise("photos/b.png", 64, 64)
+    for output, left in (("photos/masks", 4), ("photos", 2)):
+        command = ("segment", "photos", "-o", output, "--model", segmenter_folder, *TORCH, "--overwrite")
+        if output == "photos":
+            Path("photos/b.png").unlink()  # its mask would replace it
+        assert run(*command)[0] == 0
+        before = sorted(path.name for path in Path(output).iterdir())
+        code, out, err = run(*command)
+        assert (code, len(out.splitlines())) == (0, 2 if left == 4 else 1)
+        assert "left out: masks and overlays that hierax segment wrote" in err
+        assert sorted(path.name for path in Path(output).iterdir()) == before
+    assert run("segment", "photos/a.png", "-o", "other", "--model", segmenter_folder, *TORCH)[0] == 0
+    assert Path("other/a.png").is_file()
+
+
 def test_results_can_be_saved_from_python(here: Path, model: Model) -> None:
     first, second, third = hierax.segment(["a/cat.jpg", "b/cat.jpg", "notes.txt"], model=model)
     assert [path.name for path in first.save("out")] == ["a-cat.png", "a-cat-overlay.jpg", "a-cat.json"]

@@ -85,10 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.predict.predictor import FoundModel
     from hierax.predict.segment import open_segmenter, segmentations
-    from hierax.predict.segmentation_files import segmentation_files
+    from hierax.predict.segmentation_files import segmentation_files, without_results
 
     model = FoundModel(arguments.model)
-    paths, problems = expand(arguments.images)
+    found, problems = expand(arguments.images)
+    paths = without_results(found, arguments.images)
     tally = Tally("" if arguments.json else "--json lists all")
     for problem in problems:
         tally.add(problem)

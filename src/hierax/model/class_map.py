@@ -52,7 +52,7 @@ class ClassMap:
             stop = min(start + step, ready)
             place = self._place[start:stop] - first
             above = place.floor().long()
-            share = (place - above).to(known.device, known.dtype)[:, None]
+            share = (place - above).to(known.dtype).to(known.device)[:, None]
             below = (above + 1).clamp(max=known.shape[1] - 1).to(known.device)
             rows = torch.lerp(known[:, above.to(known.device)], known[:, below], share)
             size = (stop - start, self._whole[1])

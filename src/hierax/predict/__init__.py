@@ -1,3 +1,3 @@
-"""What one model computes for images: labels, feature maps, reconstructions. The command line is a thin
+"""What one model computes for images: labels, masks, feature maps, reconstructions. The command line is a thin
 layer on top.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from hierax.atomic import atomic_write
+from hierax.console import quantity
+from hierax.notices import notify
 from hierax.predict.features import output_names
 from hierax.predict.inputs import check_no_input
 from hierax.viz.segmentation import paint, with_legend
@@ -49,6 +51,27 @@ def segmentation_files(
     files = [files_in(output, name) for name in output_names(images)]
     check_new(files, images, overwrite=overwrite)
     return files
+
+
+def without_results(images: Sequence[Path], named: Collection[str]) -> list[Path]:
+    """The images that are not masks or overlays of an earlier `hierax segment`: their folder may lie within the images.
+
+    Files that are `named` one by one are kept. A notice counts the others.
+    """
+    kept = [path for path in images if str(path) in named or not _is_result(path)]
+    if len(kept) < len(images):
+        left = quantity(len(images) - len(kept), "image")
+        notify(f"{left} left out: masks and overlays that hierax segment wrote")
+    return kept
+
+
+def _is_result(path: Path) -> bool:
+    """Whether an image is the mask or the overlay beside the other files of its image."""
+    name = path.name
+    for end in ("-overlay.jpg", ".png"):
+        if name.endswith(end) and name != end:
+            return all(file.is_file() for file in files_in(path.parent, name.removesuffix(end)))
+    return False
 
 
 def check_new(files: Sequence[SegmentationFiles], images: Sequence[Path], *, overwrite: bool) -> None:
