@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
 import hierax
 from hierax.integrations.transformers import HieraxBackbone, HieraxConfig, register
+from toy_shapes import CLASSES, Shapes, draw
 
-SIZE, BATCH, CLASSES = 128, 8, 3
+SIZE, BATCH = 128, 8
 LABELS: list[dict[str, Any]] = [{"num_labels": CLASSES}, {"num_labels": CLASSES + 1}]  # boxes; masks with a background
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
@@ -45,33 +45,18 @@ class Drawn:
     classes: Tensor
 
 
-def draw(random: np.random.RandomState) -> Drawn:
-    """One to three shapes of random colors; a later one covers an earlier one."""
-    coarse = np.kron(random.rand(8, 8, 3), np.ones((SIZE // 8, SIZE // 8, 1)))
-    image = Image.fromarray((127 * (coarse + random.rand(SIZE, SIZE, 3))).astype(np.uint8))
-    mask, boxes, classes = Image.new("L", (SIZE, SIZE)), [], []
-    for _ in range(random.randint(1, 4)):
-        kind, side = random.randint(CLASSES), random.randint(20, 50)
-        x, y = random.randint(0, SIZE - side, 2)
-        box = (int(x), int(y), int(x + side), int(y + side))
-        corners = [(box[0] + side // 2, box[1]), (box[0], box[3]), (box[2], box[3])]
-        for target, fill in ((image, tuple(map(int, random.randint(0, 255, 3)))), (mask, kind + 1)):
-            pen = ImageDraw.Draw(target)
-            if kind == 2:
-                pen.polygon(corners, fill=fill)
-            else:
-                (pen.ellipse, pen.rectangle)[kind](box, fill=fill)
-        boxes.append(box)
-        classes.append(kind)
-    pixels = hierax.HieraImageProcessor(size=SIZE, crop_size=SIZE)(image)["pixel_values"][0]
-    return Drawn(pixels, torch.from_numpy(np.array(mask)).long(), torch.tensor(boxes).float(), torch.tensor(classes))
+def drawn(shapes: Shapes) -> Drawn:
+    """Shapes as tensors."""
+    pixels = hierax.HieraImageProcessor(size=SIZE, crop_size=SIZE)(shapes.image)["pixel_values"][0]
+    mask = torch.from_numpy(np.array(shapes.mask)).long()
+    return Drawn(pixels, mask, torch.tensor(shapes.boxes).float(), torch.tensor(shapes.classes))
 
 
 @functools.cache
 def drawings(count: int, seed: int) -> list[Drawn]:
     """`count` drawings."""
     random = np.random.RandomState(seed)
-    return [draw(random) for _ in range(count)]
+    return [drawn(draw(random, SIZE)) for _ in range(count)]
 
 
 def stacked(samples: list[Drawn]) -> Tensor:

@@ -107,6 +107,23 @@ def test_a_box_and_a_mask_are_where_the_shape_is(script: Any) -> None:
         assert inside.any(1).all()
 
 
+def test_segmentation_is_trained_on_drawings(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("image_size=64", "segmentation_hidden_size=16")
+    script("segmentation_toys").main(["--seeds", "0", "--epochs", "1", "--images", "10", *small])
+    out = capsys.readouterr().out
+    assert all(f"{start}: mean IoU 0." in out for start in ("femto", "scratch", "frozen"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_segmentation_is_learned_on_drawings(seed: int, script: Any, tmp_path: Path) -> None:
+    toys = script("segmentation_toys")
+    data = toys.write_shapes(tmp_path / "shapes")
+    found = toys.train(data, "femto", seed=seed, settings=["epochs=3"], out=tmp_path / "run")
+    assert found["steps"] == 150
+    assert found["mean_iou"] > 0.45
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of transformers
 def test_a_detector_learns_on_our_maps(script: Any) -> None:

@@ -195,6 +195,31 @@ def test_the_head_is_kept_if_the_classes_are_the_same(run: Path, data: Path, tmp
     assert weights(other)["segmentation.classifier.weight"].shape[0] == 4
 
 
+def test_another_head_is_for_new_heads_alone(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = segment(epochs=1, lr=0.0, overrides={"segmentation_head": "linear"})
+    out = finetune(data, out=tmp_path / "run", task="segment", source=run, recipe=recipe, device="cpu")
+    assert same(weights(out), weights(run))
+    assert f"the head of {run}, fpn, is kept; segmentation_head=linear is for new heads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("adapted", ["linear", "fpn"])
+def test_an_adapter_is_trained_with_the_head(adapted: str, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    overrides = {"segmentation_head": adapted, "segmentation_hidden_size": 16}
+    recipe = segment(epochs=1, adapter="lora", rank=2, overrides=overrides)
+    options: Any = {"task": "segment", "device": "cpu", "quiet": True}
+    out = finetune(data, out=tmp_path / "run", source="hierax/femto", recipe=recipe, **options)
+    before, after = hierax.load("hierax/femto").state_dict(), hierax.load(out).state_dict()
+    moved = {name for name in before if name.startswith("encoder.blocks") and not before[name].equal(after[name])}
+    assert moved
+    assert all(name.endswith("attn.qkv.weight") for name in moved)
+    adapter: Any = hierax.load(out / "adapter", base="hierax/femto")
+    assert type(adapter) is HieraForSemanticSegmentation
+    assert all(torch.allclose(adapter.state_dict()[name], tensor, atol=1e-6) for name, tensor in after.items())
+
+
 @pytest.mark.parametrize("start", ["hierax/femto", "hierax/femto.mae"])
 def test_a_run_starts_from_a_checkpoint_of_any_task(start: str, data: Path, tmp_path: Path) -> None:
     recipe = segment(epochs=1, overrides={"segmentation_hidden_size": 16}, class_weights="balanced")

@@ -26,6 +26,7 @@ from hierax.checkpoint.opened import READ, Checkpoint, read_checkpoint
 from hierax.checkpoint.report import LoadingReport
 from hierax.digests import tensors_digest
 from hierax.model.config import HieraConfig
+from hierax.model.registry import TASKS
 
 ROOT = "base_model.model."
 """What PEFT writes before all names."""
@@ -149,7 +150,7 @@ def open_adapter(
     _check_digest(found, opened, notes, replaced)
     config = config or _config(path, opened, notes, adapter, ours)
     begin = inflate_for_videos(opened, config.image_size) if config.axes == 3 else opened
-    merged = _fitted(begin, config, replaces_head="head" in replaced)
+    merged = _fitted(begin, config, replaced)
     for name, tensor in adapter.replaced.items():
         merged[ours[name]] = tensor.float()
     try:
@@ -209,6 +210,7 @@ def _our_names(path: Path, adapter: Adapter, base: Checkpoint) -> dict[str, str]
         ValueError: the base model does not have a layer or a tensor; names it.
     """
     known = {*base.tensors, "head.weight", "head.bias", "norm.weight", "norm.bias"}
+    known |= {name for name in adapter.replaced if part_of(name) == TASKS["segmentation"].part}
     tried = [_named_by(dialect, adapter, base.config.depths) for dialect in READ]
     unknown = [[key for key, name in names.items() if not _holds(known, name)] for names in tried]
     best = min(range(len(tried)), key=lambda i: len(unknown[i]))
@@ -274,10 +276,13 @@ def _config(
         raise ValueError(f"{path}: {error}") from None
 
 
-def _fitted(base: Checkpoint, config: HieraConfig, *, replaces_head: bool) -> dict[str, Tensor]:
-    """The tensors of the base model in float32, for the size and the channels of `config`."""
+def _fitted(base: Checkpoint, config: HieraConfig, replaced: set[str]) -> dict[str, Tensor]:
+    """The tensors of the base model in float32, for the size and the channels of `config`. If the adapter has
+    `replaced` the head of a task, the model is for that task: without the decoder of an MAE, or another head.
+    """
     report = LoadingReport(base.name, base.dialect.name)
-    parts = {"encoder", "norm", "head"} if replaces_head else base.parts  # without the decoder of an MAE
+    task = next((spec for spec in TASKS.values() if spec.labels and spec.part in replaced), None)
+    parts = base.parts if task is None else {"encoder", *task.parts}
     tensors = {n: t.float() for n, t in base.tensors.items() if part_of(n) in parts}
     tensors |= resize_positions(base, config, tensors, torch.float32, report)
     return tensors | fit_channels(base, config, tensors, report)

@@ -79,6 +79,7 @@ def _loaded(
     own, channels = opened.config.num_channels, changes.pop("num_channels")
     changes = {"image_size": changes.pop("image_size", None), **changes}
     task, labels = task_with(mode_of(recipe).part, opened.config), dict(enumerate(classes))
+    notes = _kept_head(changes, opened) if task.part in opened.parts else []
     new = tuple(part for part in task.parts if part not in opened.parts)
     if task.labels:
         of_a_mae = (
@@ -89,7 +90,7 @@ def _loaded(
             changes |= {"num_labels": len(labels), "id2label": labels}
     model: Pretrained = task.cls.from_pretrained(opened, reinit=new, **changes)
     license = f", license of the weights: {model.license}" if model.license else ""
-    notes = [f"starts from {opened.name}{license}"]
+    notes = [f"starts from {opened.name}{license}", *notes]
     notes += [line.strip() for line in str(model.loading_report).splitlines()[1:]]
     if own != channels:
         model = with_channels(model, channels)
@@ -101,6 +102,16 @@ def _loaded(
     if opened.name not in (FEMTO, FEMTO_MAE) and (wanted.embed_dim, wanted.depths) != (found.embed_dim, found.depths):
         notes.append(f"the recipe names another model, {recipe.model}; the architecture of {opened.name} is used")
     return model, notes
+
+
+def _kept_head(changes: dict[str, Any], opened: Checkpoint) -> list[str]:
+    """Takes out of `changes` what describes another segmentation head than that of the checkpoint, which is kept; a
+    note if there was such a thing.
+    """
+    asked = {name: changes.pop(name) for name in ("segmentation_head", "segmentation_hidden_size") if name in changes}
+    own = opened.config.segmentation_head
+    others = [f"{name}={value}" for name, value in asked.items() if getattr(opened.config, name) != value]
+    return [f"the head of {opened.name}, {own}, is kept; {', '.join(others)} is for new heads"] if others else []
 
 
 def with_channels(model: Pretrained, channels: int) -> Pretrained:
