@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import hierax
+from hierax.console import ProgressDisplay
 from hierax.predict.segment import open_segmenter, segmentations
 from hierax.processing import ImageError
 from small import image_config, randomize
@@ -365,6 +366,23 @@ def test_files_are_replaced_only_when_told_to_and_inputs_never(run: Run, segment
     code, _, err = run("segment", "a", "-o", "notes.txt", "--model", segmenter_folder)
     assert code == 2
     assert "is a file; expected a folder to write to" in err
+
+
+def test_the_windows_of_a_large_image_have_a_progress_of_their_own(
+    run: Run, segmenter_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Display(ProgressDisplay):
+        def update(self, done: int, total: int, note: str = "") -> None:
+            seen.append((done, total))
+
+    monkeypatch.setattr("hierax.cli.segment.ProgressDisplay", Display)
+    command = ("segment", "a", "-o", "out", "--model", segmenter_folder, *TORCH, "--overwrite", "--full-size")
+    assert run(*command)[0] == 0
+    assert seen == []
+    assert run(*command, "--window", "32")[0] == 0
+    assert seen == [(number, 12) for number in range(1, 13)]
 
 
 def test_masks_of_an_earlier_call_are_no_images(run: Run, segmenter_folder: str) -> None:

@@ -24,7 +24,7 @@ _LONGEST = 1000
 """Maximum length of an error in characters; errors of compilers contain their whole input."""
 
 
-_FEW = 4
+FEW = 4
 """Up to this number of inputs, no progress is shown: they are done before it can be read."""
 
 
@@ -223,7 +223,7 @@ def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Ite
             yield result
             display.update(number, total)
 
-    with ProgressDisplay(what, quiet=total <= _FEW) as display:
+    with ProgressDisplay(what, quiet=total <= FEW) as display:
         yield followed(display)
 
 

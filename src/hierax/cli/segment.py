@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hierax.cli.inputs import add_images
@@ -18,10 +20,12 @@ from hierax.cli.loading import (
 )
 from hierax.cli.outputs import add_json, add_overwrite, output_folder
 from hierax.cli.terminal import Tally
-from hierax.console import percent, progress, tell
+from hierax.console import FEW, ProgressDisplay, percent, progress, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from hierax.predict.segment import Segmentation
     from hierax.predict.segmentation_files import SegmentationFiles
 
@@ -103,8 +107,22 @@ def run(arguments: argparse.Namespace) -> int:
         model.open(), full_size=arguments.full_size, **engine_options(arguments), inputs=len(paths)
     )
     say_model(arguments.model, predictor)
-    results = segmentations(predictor, paths, window=arguments.window, overlap=arguments.overlap)
-    with progress(zip(results, files, strict=True), total=len(paths), what="segmenting") as followed:
+    few = len(paths) <= FEW  # then no progress of images is shown
+    with _window_progress(quiet=not few) as on_window:
+        results = segmentations(
+            predictor, paths, window=arguments.window, overlap=arguments.overlap, on_window=on_window
+        )
+        _write(results, files, arguments, tally)
+    return tally.end()
+
+
+def _write(
+    results: Iterable[tuple[Segmentation, Image.Image | None]],
+    files: Sequence[SegmentationFiles],
+    arguments: argparse.Namespace,
+    tally: Tally,
+) -> None:
+    with progress(zip(results, files, strict=True), total=len(files), what="segmenting") as followed:
         for (result, image), places in followed:
             tally.add(result.error)
             if result.error is None:
@@ -113,7 +131,22 @@ def run(arguments: argparse.Namespace) -> int:
                 print(json.dumps(as_json(result, places)), flush=True)
             elif result.error is None:
                 tell(f"{result.path}: {places.mask}   {_largest(result)}")
-    return tally.end()
+
+
+@contextmanager
+def _window_progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that shows how many windows of an image are done, of images with many."""
+    with ExitStack() as stack:
+        shown: list[ProgressDisplay] = []
+
+        def update(done: int, total: int) -> None:
+            if quiet or total <= FEW:
+                return
+            if not shown:
+                shown.append(stack.enter_context(ProgressDisplay("window")))
+            shown[0].update(done, total)
+
+        yield update
 
 
 def as_json(result: Segmentation, files: SegmentationFiles) -> dict[str, Any]:

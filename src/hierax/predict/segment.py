@@ -201,15 +201,22 @@ def open_segmenter(model: Model, *, size: int | None = None, full_size: bool = F
 
 
 def segmentations(
-    predictor: Predictor, paths: Sequence[Path], *, window: int | None = None, overlap: float = OVERLAP
+    predictor: Predictor,
+    paths: Sequence[Path],
+    *,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    on_window: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Segmentation, Image.Image | None]]:
     """Like `segment`, with an open model of `open_segmenter`. Each result comes with the upright image in RGB.
+
+    `on_window` is called after each window with the number of windows of the image that are done, and of all.
 
     Raises:
         ValueError: the window or the overlap is wrong.
     """
     check_inputs(predictor.config, paths)
-    steps = _Steps(predictor, window=window, overlap=overlap)
+    steps = _Steps(predictor, window=window, overlap=overlap, on_window=on_window)
     return _segmentations(steps, paths)
 
 
@@ -239,8 +246,15 @@ class _Input:
 class _Steps:
     """From a file to its mask: the steps, with an open model."""
 
-    def __init__(self, predictor: Predictor, *, window: int | None, overlap: float) -> None:
-        self.predictor = predictor
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        window: int | None,
+        overlap: float,
+        on_window: Callable[[int, int], None] | None,
+    ) -> None:
+        self.predictor, self.on_window = predictor, on_window
         processor = predictor.processor()
         assert isinstance(processor, HieraImageProcessor)
         self.processor = processor
@@ -277,10 +291,13 @@ class _Steps:
         rows, columns = axes[::turn]
 
         def logits_of(boxes: Sequence[Box]) -> Iterator[Tensor]:
-            for logits in self._logits(read.levels, [box if turn == 1 else (box[1], box[0]) for box in boxes]):
+            windows = [box if turn == 1 else (box[1], box[0]) for box in boxes]
+            for number, logits in enumerate(self._logits(read.levels, windows), 1):
                 if (error := not_finite(path, [logits])) is not None:
                     raise error
                 yield logits if turn == 1 else logits.transpose(1, 2)
+                if self.on_window is not None:
+                    self.on_window(number, len(windows))
 
         found = ClassMap(
             (rows.cells, columns.cells),
