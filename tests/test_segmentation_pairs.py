@@ -92,8 +92,8 @@ def test_missing_partners_are_counted_and_named(tmp_path: Path) -> None:
     with pytest.warns(Notice) as found:
         assert names(open_segmentation(tmp_path)) == ["a.jpg"]
     told = [str(one.message) for one in found]
-    assert f"1 of 2 images have no mask and are not used, such as {tmp_path}/images/b.jpg" in told
-    assert f"1 of 2 masks have no image and are not used, such as {tmp_path}/masks/c.png" in told
+    assert f"1 of 2 images without mask, which are not used, such as {tmp_path}/images/b.jpg" in told
+    assert f"1 of 2 masks without image, which are not used, such as {tmp_path}/masks/c.png" in told
 
 
 def test_folders_whose_names_never_fit_are_refused_with_examples(tmp_path: Path) -> None:
@@ -124,7 +124,9 @@ def test_a_split_is_opened_by_its_name(tmp_path: Path) -> None:
 
 def test_a_folder_without_masks_says_what_is_expected(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="no folder of images with a folder of masks; expected folders of images and"):
+    with pytest.raises(
+        ValueError, match="1 images, but no masks beside images; expected folders of images and of masks"
+    ):
         open_segmentation(tmp_path)
-    with pytest.raises(ValueError, match=r"missing: no such folder"):
+    with pytest.raises(ValueError, match="missing: no file or folder of this name; expected folders"):
         open_segmentation(tmp_path / "missing")

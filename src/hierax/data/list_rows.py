@@ -97,6 +97,29 @@ def read_rows(
         raise EmptyList(path, wanted)
 
 
+def column_names(path: Path) -> tuple[str, ...]:
+    """The names of the columns of a list, as they are written; those of the first object of a `.jsonl`. A text whose
+    first line names files has none, but its cells are returned.
+
+    Raises:
+        ValueError: the list cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return tuple(pq.read_schema(path).names)
+    with open_text(path, newline="") as file:
+        first = next((line for line in file if line.strip()), "").rstrip("\r\n")
+    if suffix == ".jsonl":
+        try:
+            row = json.loads(first)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line 1: {error}; expected a JSON object in each line") from None
+        return tuple(map(str, row)) if isinstance(row, dict) else ()
+    return tuple(next(csv.reader([first], delimiter=_delimiter(path, first)), ()))
+
+
 def _rows(path: Path, given: Mapping[str, str] | None, *, any_entry: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":

@@ -110,16 +110,23 @@ def tables_of(
     text: str, *, labels: bool = True, columns: Mapping[str, str] | None = None
 ) -> dict[str, TableDataset] | None:
     """The splits of a source for the datasets library; None for other sources."""
+    if os.path.isdir(text):
+        check_no_collection(text)
+    files = table_files(text, columns)
+    return None if files is None else open_tables(text, files, labels=labels, columns=columns)
+
+
+def table_files(text: str, columns: Mapping[str, str] | None = None) -> list[Path] | None:
+    """The parquet files of a source for the datasets library; none for a dataset of the Hub or a saved one. None for
+    other sources.
+    """
     path = Path(text)
-    if path.is_dir():
-        check_no_collection(path)
     if text.startswith("hub:") or (path.is_dir() and any((path / name).is_file() for name in _SAVED)):
-        return open_tables(text, labels=labels, columns=columns)
+        return []
     if path.is_dir():
-        files = _parquet_below(path)
-        return open_tables(text, files, labels=labels, columns=columns) if files else None
+        return _parquet_below(path) or None
     if path.suffix.lower() == ".parquet" and not (path.is_file() and is_list_of_files(path, columns=columns)):
-        return open_tables(text, _files(text), labels=labels, columns=columns)
+        return _files(text)
     return None
 
 

@@ -42,12 +42,9 @@ class TableDataset:
 
     def sample(self, index: int) -> Sample:
         """See `Dataset`."""
-        content = self.rows[index][self.image]
-        if isinstance(content, dict):
-            content = content.get("bytes") or content.get("path")
-        if content is None:
-            raise ValueError(f"{self.name}[{index}]: no image in column {self.image}")
-        return Sample(f"{self.name}[{index}]", content, None if self.values is None else self.values[index])
+        name = f"{self.name}[{index}]"
+        content = content_of(self.rows[index][self.image], name, self.image)
+        return Sample(name, content, None if self.values is None else self.values[index])
 
     def labels(self) -> list[int] | None:
         """See `Dataset`."""
@@ -73,6 +70,20 @@ def open_tables(
         ImportError: the package datasets is missing.
         ValueError: the data cannot be read, has no column of images, or has labels of an unknown kind.
     """
+    datasets, found = load_splits(source, files)
+    return {
+        split: _table(datasets, name_of_split(source, split, len(found)), table, labels=labels, given=columns or {})
+        for split, table in found.items()
+    }
+
+
+def load_splits(source: str, files: Sequence[Path] = ()) -> tuple[Any, dict[str, Any]]:
+    """The package datasets, and the tables of a source of `open_tables` by the name of their split.
+
+    Raises:
+        ImportError: the package datasets is missing.
+        ValueError: the data cannot be read.
+    """
     datasets = load(f"{source} (a parquet or Hub dataset)", "datasets")
     try:
         found = _load(datasets, source, files)
@@ -81,13 +92,11 @@ def open_tables(
         raise ValueError(f"{source}: cannot be read as a dataset: {type(reason).__name__}: {reason}") from error
     if not isinstance(found, Mapping):
         found = {"train": found}
-    return {
-        str(split): _table(datasets, _named(source, split, len(found)), table, labels=labels, given=columns or {})
-        for split, table in found.items()
-    }
+    return datasets, {str(split): table for split, table in found.items()}
 
 
-def _named(source: str, split: object, splits: int) -> str:
+def name_of_split(source: str, split: str, splits: int) -> str:
+    """The name of a split in errors: that of the source, if it is the only one."""
     return source if splits == 1 else f"{source}/{split}"
 
 
@@ -143,16 +152,8 @@ def _table(datasets: Any, name: str, table: Any, *, labels: bool, given: Mapping
     for column in (given[kind] for kind in ("path", "label") if kind in given):
         if column not in columns:
             raise missing_column(name, column, tuple(columns))
-    image = given.get("path") or next((c for c in _IMAGE_COLUMNS if c in columns), None)
-    image = image or next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
-    if image is None:
-        raise ValueError(
-            f"{name}: no column of images among {', '.join(columns)}; expected one of type Image, or named "
-            + ", ".join(_IMAGE_COLUMNS)
-            + "; --columns path=NAME names another one"
-        )
-    if isinstance(columns[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))  # hierax decodes, so that errors name the file
+    image = given.get("path") or image_column(datasets, columns, name)
+    table = undecoded(datasets, table, image)
     label = given.get("label") or next((c for c in LABEL_COLUMNS if c in columns), None)
     label = label if labels else None
     values, classes = None, ()
@@ -162,6 +163,34 @@ def _table(datasets: Any, name: str, table: Any, *, labels: bool, given: Mapping
         if values is not None and len(classes) > values.classes and values.shares is None:
             values = Labels(len(classes), values.numbers, values.ends)  # the last classes may have no samples
     return TableDataset(name, table.select_columns([image]), image, values, classes, columns=tuple(columns))
+
+
+def image_column(datasets: Any, columns: Mapping[str, Any], name: str) -> str:
+    """The column of images among the features of a table. Raises `ValueError` if there is none."""
+    image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
+    image = image or next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
+    if image is None:
+        raise ValueError(
+            f"{name}: no column of images among {', '.join(columns)}; expected one of type Image, or named "
+            + ", ".join(_IMAGE_COLUMNS)
+            + "; --columns path=NAME names another one"
+        )
+    return image
+
+
+def undecoded(datasets: Any, table: Any, column: str) -> Any:
+    """The table with a column of images as files: hierax decodes them, so that errors name them."""
+    if isinstance(table.features[column], datasets.Image):
+        return table.cast_column(column, datasets.Image(decode=False))
+    return table
+
+
+def content_of(value: Any, name: str, column: str) -> Any:
+    """The bytes or the path in a cell of images. Raises `ValueError` if it is empty."""
+    content = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+    if content is None:
+        raise ValueError(f"{name}: no image in column {column}")
+    return content
 
 
 def _labels(table: Any, label: str, name: str) -> Labels | None:

@@ -65,13 +65,24 @@ class Numbering:
         Raises:
             ImageError: a value or color stands for no class.
         """
-        numbers = self.numbers_of(mask, name=name)
+        numbers = self.check(self.numbers_of(mask, name=name), name=name)
+        return np.ascontiguousarray(numbers.astype(np.uint8))
+
+    def check(self, numbers: np.ndarray, *, name: str, where: str = "") -> np.ndarray:
+        """The classes of numbers that a mask holds; `where` says in errors from where the classes are known.
+
+        Raises:
+            ImageError: a number is no class.
+        """
         if self.binary:
             numbers = np.where(numbers == IGNORE, 1, numbers)
         if self.reduce:
             numbers = np.where((numbers == 0) | (numbers == IGNORE), IGNORE, numbers.astype(np.int64) - 1)
-        self._check(numbers, name)
-        return np.ascontiguousarray(numbers.astype(np.uint8))
+        count = MAX_CLASSES if self.count is None else self.count
+        wrong = (numbers < 0) | ((numbers >= count) & (numbers != IGNORE))
+        if wrong.any():
+            raise self._no_class(int(numbers[wrong].max()), name, where)
+        return numbers
 
     def numbers_of(self, mask: Mask, *, name: str) -> np.ndarray:
         """The numbers that a mask holds, before they are reduced and checked: integers `[H, W]`.
@@ -133,27 +144,24 @@ class Numbering:
             raise ImageError(name, f"the value {values[found < 0][0]} stands for no class of this data")
         return found
 
-    def _check(self, numbers: np.ndarray, name: str) -> None:
-        count = MAX_CLASSES if self.count is None else self.count
-        wrong = (numbers < 0) | ((numbers >= count) & (numbers != IGNORE))
-        if not wrong.any():
-            return
-        most = int(numbers[wrong].max())
-        if self.count is None:
-            raise ImageError(
+    def _no_class(self, number: int, name: str, where: str) -> ImageError:
+        if self.count is None or number >= MAX_CLASSES or number < 0:
+            return ImageError(
                 name,
-                f"the value {most if most >= 0 else int(numbers.min())}; expected class numbers from 0 to "
-                f"{MAX_CLASSES - 1}, and 255 or 65535 for pixels without a class (larger values often number "
-                "objects or colors, not classes)",
+                f"the value {number + self.reduce}; expected class numbers from 0 to {MAX_CLASSES - 1}, and 255 or "
+                "65535 for pixels without a class (larger values often number objects or colors, not classes)",
             )
-        hint = (
-            "; if 0 means no class in these masks, --reduce-labels (in Python: reduce_labels) subtracts 1"
-            if most == count and not self.reduce
-            else ""
-        )
-        raise ImageError(
+        hint = ""
+        if number == self.count and not self.reduce:
+            hint = (
+                "; if 0 means no class in these masks, --reduce-labels (in Python: reduce_labels) subtracts 1; if it "
+                "is the background, name it first among the classes"
+            )
+        known = f" ({where})" if where else ""
+        return ImageError(
             name,
-            f"class {most} in a mask, but there are {count} classes; expected 0 to {count - 1}, or 255 for none{hint}",
+            f"class {number}, but there are {self.count} classes{known}; expected 0 to {self.count - 1}, or 255 for "
+            f"none{hint}",
         )
 
 

@@ -24,12 +24,14 @@ class Survey:
     Attributes:
         names: the masks that could be read.
         values: of each of these, the numbers in it, sorted.
+        palette: the first palette of a mask, uint8 `[n, 3]`; None if none has one.
         problems: the errors of the others.
         complete: whether all masks were looked at.
     """
 
     names: list[str]
     values: list[list[int]]
+    palette: np.ndarray | None
     problems: list[ValueError | OSError]
     complete: bool
 
@@ -49,19 +51,24 @@ def survey(images: Sequence[MaskedImages], numbering: Numbering, *, whole: bool)
     count = len(places) if whole else min(len(places), _ALL)
     chosen = [places[int(i)] for i in np.linspace(0, len(places) - 1, count).round()] if count else []
 
-    def look(place: tuple[MaskedImages, int]) -> list[int] | ValueError | OSError:
+    def look(place: tuple[MaskedImages, int]) -> tuple[list[int], np.ndarray | None] | ValueError | OSError:
         source, index = place
         try:
-            numbers = numbering.numbers_of(source.mask(index), name=source.mask_name(index))
+            mask = source.mask(index)
+            return values_in(numbering.numbers_of(mask, name=source.mask_name(index))), mask.palette
         except (ValueError, OSError) as error:
             return error
-        return values_in(numbers)
 
     with ThreadPoolExecutor(max(1, min(8, available_cores()))) as pool:
         found = list(pool.map(look, chosen))
-    good = [(source.mask_name(i), one) for (source, i), one in zip(chosen, found, strict=True) if isinstance(one, list)]
-    problems = [one for one in found if not isinstance(one, list)]
-    return Survey([name for name, _ in good], [one for _, one in good], problems, count == len(places))
+    good = [(place, one) for place, one in zip(chosen, found, strict=True) if isinstance(one, tuple)]
+    return Survey(
+        names=[source.mask_name(index) for (source, index), _ in good],
+        values=[values for _, (values, _) in good],
+        palette=next((palette for _, (_, palette) in good if palette is not None), None),
+        problems=[one for one in found if not isinstance(one, tuple)],
+        complete=count == len(places),
+    )
 
 
 def values_in(numbers: np.ndarray) -> list[int]:

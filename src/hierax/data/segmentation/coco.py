@@ -1,0 +1,200 @@
+"""Polygons and run lengths of COCO files as masks: class 0 is the background, the categories are 1 and up."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hierax.data.segmentation.class_tables import Entry
+from hierax.data.segmentation.masks import Mask
+from hierax.data.segmentation.numbering import MAX_CLASSES
+from hierax.data.segmentation.polygons import read_polygons, read_runs
+from hierax.data.segmentation.turned import check_pair
+from hierax.data.split_names import kind_of
+from hierax.notices import notify
+from hierax.processing import ImageError
+from hierax.processing.paths import walk
+
+_BACKGROUND = ("background", "_background_", "__background__")
+
+
+@dataclass(frozen=True, eq=False)
+class CocoMasks:
+    """The images of a COCO file and the masks that its polygons and run lengths draw.
+
+    Attributes:
+        file: the COCO file.
+        paths: of each image.
+        sizes: height and width of each image, as the file states them; None if it does not.
+        objects: of each image, the class and the outline of its objects; the last one is on top.
+    """
+
+    file: str
+    paths: Sequence[str]
+    sizes: Sequence[tuple[int, int] | None]
+    objects: Sequence[Sequence[tuple[int, Any]]]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """See `MaskedImages`."""
+        return self.paths[index]
+
+    def mask_name(self, index: int) -> str:
+        """See `MaskedImages`."""
+        return f"{self.file}, {self.paths[index]}"
+
+    def image(self, index: int) -> str:
+        """See `MaskedImages`."""
+        return self.paths[index]
+
+    def mask(self, index: int) -> Mask:
+        """See `MaskedImages`. Smaller objects are drawn over larger ones."""
+        size = self.sizes[index]
+        if size is None:
+            raise ImageError(self.mask_name(index), "no height and width of the image; expected both, in pixels")
+        values = np.zeros(size, np.uint8)
+        drawn: list[tuple[int, np.ndarray]] = []
+        for number, outline in self.objects[index]:
+            try:
+                inside = read_runs(outline, *size) if isinstance(outline, dict) else read_polygons(outline, *size)
+            except ValueError as error:
+                raise ImageError(self.mask_name(index), str(error)) from None
+            drawn.append((number, inside))
+        for number, inside in sorted(drawn, key=lambda one: -int(one[1].sum())):
+            values[inside] = number
+        found = Mask(values)
+        check_pair(self.paths[index], found, name=self.paths[index])
+        return found
+
+
+def open_coco(path: Path) -> tuple[CocoMasks, list[Entry]]:
+    """The images of a COCO file with their masks, and their classes: the background and the categories, by id.
+
+    Raises:
+        ValueError: the file is no COCO file with outlines, or its images are not found.
+    """
+    content = _read(path)
+    categories = sorted(content["categories"], key=lambda one: (isinstance(one["id"], str), one["id"]))
+    names = [str(one["name"]) for one in categories]
+    first = 0 if names and names[0].lower() in _BACKGROUND else 1
+    if len(names) + first > MAX_CLASSES:
+        raise ValueError(f"{path}: {len(names)} categories; expected at most {MAX_CLASSES - 1}")
+    number = {one["id"]: place + first for place, one in enumerate(categories)}
+    entries = [Entry("background", 0)] * first + [Entry(name, place + first) for place, name in enumerate(names)]
+    objects: dict[Any, list[tuple[int, Any]]] = {one["id"]: [] for one in content["images"]}
+    without = 0
+    for one in content["annotations"]:
+        outline = one.get("segmentation")
+        if not outline:
+            without += 1
+        elif one.get("category_id") not in number or one.get("image_id") not in objects:
+            raise ValueError(
+                f"{path}: the annotation {one.get('id')} names image {one.get('image_id')} and category "
+                f"{one.get('category_id')}; expected an image and a category of the file"
+            )
+        else:
+            objects[one["image_id"]].append((number[one["category_id"]], outline))
+    if without == len(content["annotations"]):
+        raise ValueError(
+            f"{path}: none of {without} annotations has an outline (segmentation); expected polygons or run lengths "
+            "(boxes alone are for detection)"
+        )
+    if without:
+        notify(f"{path}: {without:,} annotations have only a box and are not drawn")
+    return _masks(path, content["images"], objects), entries
+
+
+def _masks(path: Path, images: Sequence[Mapping[str, Any]], objects: Mapping[Any, list[tuple[int, Any]]]) -> CocoMasks:
+    folders = _image_folders(path)
+    images = sorted(images, key=lambda one: str(one["file_name"]))
+    places = [_find(str(one["file_name"]), folders) for one in images]
+    lost = [str(one["file_name"]) for one, place in zip(images, places, strict=True) if place is None]
+    if len(lost) == len(images):
+        raise ValueError(
+            f"{path}: none of its {len(images)} images is found, such as {lost[0] if lost else 'none'}; expected them "
+            f"in {', '.join(str(folder) for folder in folders[:4])}"
+        )
+    if lost:
+        notify(f"{path}: {len(lost):,} of {len(images):,} images are not found and not used, such as {lost[0]}")
+    used = [(one, place) for one, place in zip(images, places, strict=True) if place is not None]
+    empty = sum(not objects[one["id"]] for one, _ in used)
+    if empty:
+        notify(f"{path}: {empty:,} of {len(used):,} images have no objects; all of their pixels are background")
+    sizes = [
+        (int(one["height"]), int(one["width"])) if one.get("height") and one.get("width") else None for one, _ in used
+    ]
+    return CocoMasks(str(path), [place for _, place in used], sizes, [objects[one["id"]] for one, _ in used])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
+    wanted = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in wanted):
+        raise ValueError(f"{path}: no COCO file; expected JSON with lists of {', '.join(wanted)}")
+    if any(not isinstance(one, dict) for one in content["annotations"]):
+        raise ValueError(f"{path}: an annotation that is no JSON object")
+    if any("segments_info" in one for one in content["annotations"][:1]):
+        raise ValueError(f"{path}: a panoptic COCO file; expected one of instances, with polygons or run lengths")
+    for name, keys in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
+        for one in content[name]:
+            if not isinstance(one, dict) or not all(isinstance(one.get(key), (int, str)) for key in keys):
+                raise ValueError(f"{path}: an entry of {name} is {str(one)[:60]}; expected {' and '.join(keys)}")
+    return content
+
+
+def _image_folders(path: Path) -> list[Path]:
+    """The folders in which the images of a COCO file may be."""
+    split = path.stem.rpartition("_")[2]  # instances_train2017.json
+    here, above = path.parent, path.parent.parent
+    names = [split, f"images/{split}", "images", f"{split}/images"]
+    return [here, *(here / name for name in names), above, *(above / name for name in names)]
+
+
+def _find(name: str, folders: Sequence[Path]) -> str | None:
+    name = name.replace("\\", "/")
+    tries = [name, os.path.basename(name)] if "/" in name else [name]
+    return next((str(folder / one) for one in tries for folder in folders if (folder / one).is_file()), None)
+
+
+def find_coco(folder: Path) -> dict[str, Path]:
+    """The COCO files in a folder, by split; "" for one without a name of a split.
+
+    Raises:
+        ValueError: there are several that may be meant.
+    """
+    found: dict[str, list[Path]] = {}
+    for parent, names in walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if name.lower().endswith(".json") and _looks_like_coco(path):
+                parts = (path.stem.rpartition("_")[2], path.stem, path.parent.name)
+                found.setdefault(next((part for part in parts if kind_of(part)), ""), []).append(path)
+    chosen: dict[str, Path] = {}
+    for split, paths in found.items():
+        best = [path for path in paths if path.name.startswith("instances")] or paths
+        if len(best) > 1:
+            raise ValueError(f"{folder} holds {best[0].name} and {best[1].name}; expected one COCO file: pass it")
+        chosen[split] = best[0]
+    return chosen
+
+
+def _looks_like_coco(path: Path) -> bool:
+    """Whether a JSON file begins like one of COCO; its large lists may come in any order."""
+    with path.open("rb") as file:
+        start = file.read(1 << 12)
+        file.seek(max(os.path.getsize(path) - (1 << 12), 0))
+        end = file.read()
+    return start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") and any(
+        f'"{name}"'.encode() in start + end for name in ("images", "annotations", "categories", "licenses")
+    )

@@ -1,0 +1,89 @@
+"""Draws polygons and run lengths of COCO as masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The pixels whose centers lie inside of a polygon, boolean `[height, width]`.
+
+    Args:
+        points: `[n, 2]`, x and y in pixels; 0, 0 is the top left corner of the first pixel. Parts that the outline goes
+            around twice are outside.
+        height, width: size of the image. The rest of the polygon is cut off.
+    """
+    x, y = points[:, 0], points[:, 1]
+    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
+    # each edge crosses the centers of the rows first to last - 1
+    first = np.ceil(np.minimum(y, next_y) - 0.5).clip(0, height).astype(np.int64)
+    last = np.ceil(np.maximum(y, next_y) - 0.5).clip(0, height).astype(np.int64)
+    counts = np.maximum(last - first, 0)
+    edge = np.repeat(np.arange(len(x)), counts)
+    row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    slope = (next_x - x)[edge] / (next_y - y)[edge]
+    crossing = x[edge] + (row + 0.5 - y[edge]) * slope
+    column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
+    turns = np.zeros((height, width + 1), np.int64)
+    np.add.at(turns, (row, column), 1)
+    return (np.cumsum(turns, axis=1)[:, :width] & 1).astype(bool)
+
+
+def read_polygons(parts: Sequence[Any], height: int, width: int) -> np.ndarray:
+    """The pixels of an object that consists of polygons `[x1, y1, x2, y2, …]`, boolean `[height, width]`.
+
+    Raises:
+        ValueError: a part is no polygon of at least three points.
+    """
+    inside = np.zeros((height, width), bool)
+    for part in parts:
+        points = np.asarray(part if isinstance(part, (list, tuple)) else [], np.float64)
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+            raise ValueError(f"a polygon {str(part)[:60]}; expected x and y of at least three points")
+        inside |= fill_polygon(points.reshape(-1, 2), height, width)
+    return inside
+
+
+def read_runs(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """The pixels of run lengths `{"size": [height, width], "counts": …}`, boolean `[height, width]`. Runs go down the
+    columns; their lengths are a list of numbers, or the text of pycocotools.
+
+    Raises:
+        ValueError: the lengths do not fit the size, or the size is not that of the image.
+    """
+    if list(rle.get("size", ())) != [height, width]:
+        raise ValueError(f"run lengths of size {rle.get('size')}; expected [{height}, {width}], as of the image")
+    counts = rle.get("counts")
+    lengths = _compressed(counts) if isinstance(counts, (str, bytes)) else counts
+    if not isinstance(lengths, list) or not all(isinstance(n, int) and n >= 0 for n in lengths):
+        raise ValueError("run lengths that are no list of whole numbers, and no text of pycocotools")
+    if sum(lengths) != height * width:
+        raise ValueError(f"run lengths of {sum(lengths):,} pixels in all; expected {height * width:,}")
+    values = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return values.reshape(width, height).T
+
+
+def _compressed(text: str | bytes) -> list[int]:
+    """The lengths in a text: groups of 5 bits from the lowest ones on, each as a character from "0" on whose sixth bit
+    says that another one follows. From the fourth on, they are differences to the length two before.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for byte in text.encode("latin-1") if isinstance(text, str) else text:
+        digit = byte - 48
+        if not 0 <= digit < 64:
+            raise ValueError("run lengths that are no text of pycocotools")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:  # negative
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("run lengths that end too early")
+    return lengths
