@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 SNAPSHOT = Path(__file__).parent / "data" / "public_surface.txt"
-PACKAGES = ("hierax", "hierax.train", "hierax.data", "hierax.collection", "hierax.integrations.transformers")
+PACKAGES = (
+    "hierax",
+    "hierax.train",
+    "hierax.data",
+    "hierax.detection",
+    "hierax.collection",
+    "hierax.integrations.transformers",
+)
 
 
 def surface() -> str:

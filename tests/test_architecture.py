@@ -23,9 +23,10 @@ FLOORS = (  # a room imports only from rooms below it
     {"checkpoint", "collection", "viz"},
     {"engine", "integrations"},
     {"predict", "diagnosis"},
-    {"embedding", "benchmark", "demo", "detection"},
+    {"embedding", "benchmark", "demo"},
     {"serve"},
     {"train"},
+    {"detection"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -40,6 +40,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "features": hierax.features,
     "segment": hierax.segment,
     "reconstruct": hierax.reconstruct,
+    "detect": hierax.detection.detect,
     "convert": hierax.convert,
     "embed": hierax.embed,
     "search": hierax.search,
@@ -78,7 +79,8 @@ ONLY_OPTIONS = {
     "prints what the function returns": "*.json bench.markdown recipes.source classify.per_view",
     "writes what the function returns": "classify.output classify.overwrite segment.output segment.overwrite "
     "reconstruct.output reconstruct.overwrite "
-    "demo.output demo.overwrite bench.output bench.plot bench.overwrite evaluate.confusion evaluate.overwrite",
+    "demo.output demo.overwrite bench.output bench.plot bench.overwrite evaluate.confusion evaluate.overwrite "
+    "detect.output detect.overwrite",
     "makes a page of what the function returns": "search.html search.overwrite search.fetch duplicates.html "
     "duplicates.overwrite outliers.html outliers.overwrite outliers.fetch outliers.max_pixels",
     "the command refuses; the function replaces, as save_pretrained does": "convert.overwrite",
@@ -206,7 +208,7 @@ SENTENCES = {  # of options that mean the same in every command that has them; a
     "--threads": 1,
     "--columns": 2,  # lists without labels
     "--calibration": 1,
-    "--model": 4,  # bench takes variants and no exports; training starts from it; export has an argument MODEL
+    "--model": 5,  # bench takes variants and no exports; training starts from it; export has an argument MODEL
 }
 
 

@@ -139,6 +139,7 @@ __all__ = [
 _MODULES = {
     "hierax.collection": (),
     "hierax.data": (),
+    "hierax.detection": (),
     "hierax.train": (),
     "hierax.checkpoint.load": ("LoadingReport", "load"),
     "hierax.checkpoint.opened": ("Checkpoint", "open_checkpoint"),

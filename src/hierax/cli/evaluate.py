@@ -27,6 +27,7 @@ SUMMARY = "measure a classifier (top-1, per class, confusion) or a segmentation 
 EPILOG = """DATA is a labeled dataset. If it has train/ and val/, val/ is evaluated. --probe linear fits a linear
 classifier on the pooled map of each stage. --probe knn classifies by the nearest neighbors. Both use the
 training data of --train or DATA/train.
+A model of `hierax finetune --task detect` or `--task instances` is measured by COCO's twelve numbers (AP, AR).
 For a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip.
 With a segmentation model, DATA is images with masks. All pixels count in one confusion matrix, those of 255 do not.
 IoU is the intersection of true and predicted pixels of a class, divided by their union. Images are computed one by
@@ -67,12 +68,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    from hierax.detection.build import detector_folder
     from hierax.train import TrainingStopped
 
     try:
-        return _run(arguments)
+        folder = detector_folder(arguments.model)
+        return _run(arguments) if folder is None else _detection(arguments, folder)
     except TrainingStopped as error:
         raise UserError(str(error)) from error
+
+
+def _detection(arguments: argparse.Namespace, folder: Path) -> int:
+    """Measures a model of detection; returns the exit code."""
+    from hierax.detection.command import run_evaluate
+
+    bad = run_evaluate(arguments, folder)
+    say_unreadable(bad)
+    return 3 if bad else 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

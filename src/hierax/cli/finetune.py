@@ -17,11 +17,15 @@ network, on the same augmented images (weights: teacher_logits, teacher_features
 with label_weight=0, the model learns only from the teacher. adapter=lora rank=8 trains small matrices beside the
 weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model the whole model. It needs peft.
 --task segment learns a class for each pixel, from images and masks: two folders of files with equal names, the
-folders of ADE20K, Cityscapes or Pascal VOC, a COCO file, or tables with columns image and label."""
+folders of ADE20K, Cityscapes or Pascal VOC, a COCO file, or tables with columns image and label.
+--task detect learns boxes and --task instances also masks, from a COCO file, a folder with COCO files, or a YOLO folder
+(data.yaml, or images/ and labels/). They have recipes and settings of their own (head=d-fine image_size=512
+steps=3000 lr=5e-4) and need the packages of hierax[dense]."""
 )
 
 
-TASKS = ("classify", "segment")
+DETECTION = ("detect", "instances")
+TASKS = ("classify", "segment", *DETECTION)
 """The choices of `--task`; `run` starts the run of each."""
 
 
@@ -32,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--task",
         choices=TASKS,
-        help="what the model learns: a class for each image (classify) or for each pixel (segment). "
-        "Default: that of the recipe, else classify",
+        help="what the model learns: a class for each image (classify) or for each pixel (segment), boxes of objects "
+        "(detect), or their boxes and masks (instances). Default: that of the recipe, else classify",
     )
     add("--teacher", metavar="T", help="teacher network: an .onnx or .pt2 file, or a checkpoint")
     add("--teacher-cache", metavar="DIR", help="store the outputs of the teacher in this folder, to reuse them")
@@ -42,7 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    return _finetune(arguments)
+    from hierax.detection.command import implied_task
+
+    task = arguments.task or implied_task(arguments)
+    return _detection(arguments, task) if task in DETECTION else _finetune(arguments)
+
+
+def _detection(arguments: argparse.Namespace, task: str) -> int:
+    """A run of `hierax.detection.finetune_detection`; returns the exit code."""
+    from hierax.detection.command import run_finetune
+    from hierax.train import TrainingStopped
+
+    try:
+        return run_finetune(arguments, task)
+    except TrainingStopped as error:
+        raise UserError(str(error)) from error
 
 
 def _finetune(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,13 @@ are first used.
 from hierax.lazy import lazy_names
 
 _MODULES = {
+    "hierax.detection.build": ("Detector", "build_detector", "open_detector"),
     "hierax.detection.dataset": ("AnnotatedImage", "DetectionDataset", "ObjectAnnotation"),
+    "hierax.detection.evaluate": ("DetectionEvaluation", "evaluate_detection"),
+    "hierax.detection.objects": ("FoundObject",),
+    "hierax.detection.predict": ("Detection", "detect"),
+    "hierax.detection.recipes": ("DetectionRecipe",),
+    "hierax.detection.run": ("finetune_detection",),
     "hierax.detection.sources": ("open_detection", "open_detection_splits"),
 }
 __all__ = [name for names in _MODULES.values() for name in names]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -69,6 +69,8 @@ def read_description(path: Path) -> dict[str, Any]:
     values = read_object(path)
     if "task" in values:  # what the mode was called before
         values = {"mode": values.pop("task"), **values}
+    if values.get("mode") in ("detect", "instances"):
+        raise DamagedRun(f"{path} describes a run of --task {values['mode']}, not of this task")
     if "recipe" not in values:
         raise DamagedRun(f"{path} is damaged: recipe is missing; expected JSON with a recipe, as the run wrote it")
     for name, (good, expected) in _FIELDS.items():

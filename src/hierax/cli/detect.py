@@ -1,0 +1,89 @@
+"""`hierax detect`: finds objects in images with a model that `hierax finetune --task detect` trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from hierax.cli.inputs import add_images
+from hierax.cli.loading import add_batch_size, add_device, add_max_pixels
+from hierax.cli.outputs import add_json, add_overwrite, output_folder
+from hierax.cli.terminal import Tally
+from hierax.console import progress, say, tell
+from hierax.processing.inputs import expand
+
+SUMMARY = "find objects in images: boxes, or boxes and masks"
+EPILOG = """The model is a run of `hierax finetune --task detect` or `--task instances`, or a folder of transformers
+with RT-DETR, D-FINE or Mask2Former. For each IMAGE, DIR/NAME.png shows the objects. DIR/detections.json contains
+them in the form of a COCO file, with the category numbers of the training data and a score for each object.
+If images have the same name, their folders are added to the names of the files (a-cat, b-cat).
+It needs the packages of hierax[dense]. In Python: hierax.detection.detect.
+--json prints one object for each file (JSON Lines):
+  {"path": "street.jpg", "width": 640, "height": 480,
+   "objects": [{"label": "car", "score": 0.91, "bbox": [12.0, 40.5, 200.0, 90.0]}, ...], "overlay": "out/street.png"}"""
+
+
+def score(text: str) -> float:
+    """Parses a score from 0 to 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score; expected a number from 0 to 1")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    add_images(parser)
+    parser.add_argument(
+        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
+    )
+    parser.add_argument("--model", required=True, metavar="RUN", help="a run, or the folder of a model of detection")
+    parser.add_argument(
+        "--threshold", type=score, default=0.5, metavar="S", help="least score of an object (default: 0.5)"
+    )
+    add_overwrite(parser)
+    add_device(parser)
+    add_batch_size(parser, shown="1", default=1)
+    add_max_pixels(parser)
+    add_json(parser, lines=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.detection.build import open_detector
+    from hierax.detection.predict import detect, detection_files, write_detections
+    from hierax.devices import find_device
+
+    paths, problems = expand(arguments.images)
+    tally = Tally("" if arguments.json else "--json lists all")
+    for problem in problems:
+        tally.add(problem)
+        if arguments.json:
+            print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
+    if not paths:
+        return tally.end()
+    files = detection_files(paths, arguments.output, overwrite=arguments.overwrite)
+    detector = open_detector(arguments.model)
+    detector.model.to(find_device(arguments.device))
+    found = detect(
+        paths,
+        model=detector,
+        threshold=arguments.threshold,
+        batch_size=arguments.batch_size,
+        max_pixels=arguments.max_pixels,
+    )
+    written = write_detections(detector, found, files, max_pixels=arguments.max_pixels)
+    with progress(written, total=len(paths), what="detecting") as followed:
+        for result in followed:
+            tally.add(result.error)
+            if arguments.json:
+                print(json.dumps(result.to_dict()), flush=True)
+            elif result.error is None:
+                names = [f"{result.classes[one.label]} {one.score:.2f}" for one in result.objects]
+                tell(f"{result.path}: {', '.join(names) or 'no objects'}")
+    if tally.done:
+        say(f"wrote {files.results} and {tally.done} overlays")
+    return tally.end()

@@ -1,0 +1,189 @@
+"""Finds objects in images with a model of detection, and writes them as a COCO file with an overlay of each image."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hierax.atomic import atomic_write
+from hierax.detection.build import Detector, open_detector
+from hierax.detection.drawing import draw_objects
+from hierax.detection.masks import decode
+from hierax.detection.objects import FoundObject, find_objects
+from hierax.devices import find_device
+from hierax.predict.features import output_names
+from hierax.predict.inputs import check_no_input, image_paths
+from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
+
+RESULTS = "detections.json"
+"""The name of the COCO file in the output folder."""
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The objects in an image, or the error if it cannot be read.
+
+    Attributes:
+        path: the image.
+        width, height: pixels of the upright image.
+        objects: the objects, the highest scores first.
+        classes: the names of the classes of the model.
+        overlay: the image with the objects drawn on it, if that was written.
+        error: why the image cannot be read.
+    """
+
+    path: Path
+    width: int = 0
+    height: int = 0
+    objects: tuple[FoundObject, ...] = ()
+    classes: tuple[str, ...] = ()
+    overlay: Path | None = None
+    error: ImageError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        if self.error is not None:
+            return {"path": str(self.path), "error": self.error.problem}
+        objects = [
+            {"label": self.classes[one.label], "score": round(one.score, 4), "bbox": [round(n, 2) for n in one.box]}
+            for one in self.objects
+        ]
+        overlay = {} if self.overlay is None else {"overlay": str(self.overlay)}
+        return {"path": str(self.path), "width": self.width, "height": self.height, "objects": objects, **overlay}
+
+
+def detect(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    model: str | os.PathLike[str] | Detector,
+    threshold: float = THRESHOLD,
+    device: str = "auto",
+    batch_size: int = 1,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> Iterator[Detection]:
+    """Yields the objects in each image.
+
+    Args:
+        images: paths of images.
+        model: a run of `finetune_detection`, a folder of transformers, or an open model.
+        threshold: least score of an object.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images per call of the model.
+        max_pixels: larger images are an error; None is no limit.
+
+    Raises:
+        ValueError: the model is none of detection, or its files are damaged.
+    """
+    paths = image_paths(images)
+    if not isinstance(model, Detector):
+        model = open_detector(model)
+        model.model.to(find_device(device))
+    return _detections(model, paths, threshold, batch_size, max_pixels)
+
+
+def _detections(
+    detector: Detector, paths: Sequence[Path], threshold: float, batch_size: int, max_pixels: int | None
+) -> Iterator[Detection]:
+    waiting = iter(paths)
+    while batch := list(islice(waiting, batch_size)):
+        read: list[Image.Image | ImageError] = [_read(path, max_pixels) for path in batch]
+        images = [image for image in read if isinstance(image, Image.Image)]
+        found = iter(find_objects(detector, images, threshold=threshold) if images else ())
+        for path, image in zip(batch, read, strict=True):
+            if isinstance(image, ImageError):
+                yield Detection(path, error=image)
+            else:
+                yield Detection(path, *image.size, tuple(next(found)), detector.classes)
+
+
+def _read(path: Path, max_pixels: int | None) -> Image.Image | ImageError:
+    try:
+        return load_image(path, max_pixels=max_pixels)
+    except ImageError as error:
+        return error
+
+
+@dataclass(frozen=True)
+class DetectionFiles:
+    """The files that `write_detections` writes: the COCO file, and an overlay for each image."""
+
+    results: Path
+    overlays: tuple[Path, ...]
+
+
+def detection_files(
+    paths: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> DetectionFiles:
+    """The paths that are written for these images.
+
+    Raises:
+        ValueError: a file exists and `overwrite` is False; or a file is one of the inputs; or `output` is a file.
+    """
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"{os.fspath(output)} is a file; expected a folder to write to")
+    overlays = tuple(Path(output, f"{name}.png") for name in output_names(paths))
+    files = [Path(output, RESULTS), *overlays]
+    check_no_input(files, paths)
+    existing = [file for file in files if file.exists()]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
+    return DetectionFiles(files[0], overlays)
+
+
+def write_detections(
+    detector: Detector, detections: Iterable[Detection], files: DetectionFiles, *, max_pixels: int | None
+) -> Iterator[Detection]:
+    """Writes an overlay for each detection and yields the detection with its path; writes the COCO file at the end."""
+    done: list[Detection] = []
+    for found, overlay in zip(detections, files.overlays, strict=True):
+        if found.error is not None:
+            yield found
+            continue
+        image = load_image(found.path, max_pixels=max_pixels)
+        with atomic_write(overlay, sync=False) as part:
+            draw_objects(image, found.objects, detector.classes).save(part)
+        written = Detection(found.path, found.width, found.height, found.objects, found.classes, overlay)
+        done.append(written)
+        yield written
+    with atomic_write(files.results) as part:
+        part.write_text(json.dumps(coco_form(detector, done), indent=1) + "\n", encoding="utf-8")
+
+
+def coco_form(detector: Detector, detections: Sequence[Detection]) -> dict[str, Any]:
+    """Detections as a COCO file. Each annotation has a score too, and the numbers of the categories are those of the
+    training data.
+    """
+    images, annotations = [], list[dict[str, Any]]()
+    for number, found in enumerate(detections, start=1):
+        images.append({"id": number, "file_name": str(found.path), "width": found.width, "height": found.height})
+        for one in found.objects:
+            box = [round(value, 2) for value in one.box]
+            entry = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": detector.category_ids[one.label],
+                "bbox": box,
+                "area": round(box[2] * box[3], 2),
+                "iscrowd": 0,
+                "score": round(one.score, 5),
+            }
+            if one.mask is not None:
+                entry["segmentation"] = one.mask
+                entry["area"] = int(decode(one.mask, found.height, found.width).sum())
+            annotations.append(entry)
+    names = zip(detector.category_ids, detector.classes, strict=True)
+    return {
+        "info": {"description": "objects found by hierax detect"},
+        "images": images,
+        "categories": [{"id": key, "name": name} for key, name in names],
+        "annotations": annotations,
+    }
