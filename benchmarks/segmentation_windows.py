@@ -1,7 +1,7 @@
 """Sliding windows of `hierax segment` at 2048x1536 pixels: seams, memory, time, and the same classes from engines.
 
     python benchmarks/segmentation_windows.py [--steps 400] [--size 1536x2048] [--rounds 3] [--model FOLDER]
-        [--output DIR]
+        [--output DIR] [--parts seams,times,memory,engines]
 
 `hierax/femto` learns drawn shapes in crops of 160 pixels; `--model` takes the folder of an earlier call instead. Then
 it segments one large drawing without resizing: as a whole ("plain"), and in windows with several overlaps.
@@ -39,8 +39,9 @@ CROP, CLASSES, NEAR = 160, ("background", "circle", "square", "triangle"), 8
 WINDOWS = ((320, 0.0), (320, 0.25), (320, 0.5), (160, 0.25), (640, 0.25))
 WHOLE = 1 << 20  # a window that holds every image
 _MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
+from hierax.benchmark.contenders import peak_resident_mib
 from hierax.predict.segment import open_segmenter, segmentations
 from hierax.processing import load_image
 folder, path, window = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -49,7 +50,7 @@ if window:
     assert next(segmentations(predictor, [path], window=window))[0].error is None
 else:
     load_image(path)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_resident_mib())
 """
 
 
@@ -264,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", default="1536x2048", help="rows x columns")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--parts", default="seams,times,memory,engines", help="what to run (default: all)")
     parser.add_argument("--output", type=Path, default=Path("segmentation-windows"))
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -276,13 +278,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     image.save(path)
     image.resize((2 * width, 2 * height)).save(larger)
     predictor = _opened(folder, backend="torch", precision="fp32")
-    draw(image, seams(predictor, path, truth), arguments.output / "seams.png")
-    times(predictor, path, arguments.rounds)
+    parts = arguments.parts.split(",")
+    if "seams" in parts:
+        draw(image, seams(predictor, path, truth), arguments.output / "seams.png")
+    if "times" in parts:
+        times(predictor, path, arguments.rounds)
     many = hierax.HieraForSemanticSegmentation.from_pretrained(folder, num_labels=150)
     with tempfile.TemporaryDirectory() as place:
         many.save_pretrained(Path(place, "many"))
-        memory({"4 classes": folder, "150 classes": Path(place, "many")}, path, larger)
-        engines(folder, path, Path(place))
+        if "memory" in parts:
+            memory({"4 classes": folder, "150 classes": Path(place, "many")}, path, larger)
+        if "engines" in parts:
+            engines(folder, path, Path(place))
 
 
 if __name__ == "__main__":

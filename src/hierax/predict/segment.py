@@ -295,9 +295,9 @@ class _Steps:
             for number, logits in enumerate(self._logits(read.levels, windows), 1):
                 if (error := not_finite(path, [logits])) is not None:
                     raise error
-                yield logits if turn == 1 else logits.transpose(1, 2)
                 if self.on_window is not None:
                     self.on_window(number, len(windows))
+                yield logits if turn == 1 else logits.transpose(1, 2)
 
         found = ClassMap(
             (rows.cells, columns.cells),
