@@ -9,13 +9,15 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
 )
 
 
 @contextlib.contextmanager
 def put_back() -> Iterator[None]:
     """Leaves transformers' own Hiera behind its model type at the end."""
-    autos = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, AutoBackbone)
+    tasks = (AutoModelForImageClassification, AutoModelForPreTraining, AutoModelForSemanticSegmentation)
+    autos = (AutoModel, *tasks, AutoBackbone)
     before = [dict(auto._model_mapping._extra_content) for auto in autos]
     try:
         yield

@@ -110,14 +110,14 @@ def test_the_fpn_head_adds_each_level_to_the_finer_one() -> None:
     """A second implementation, on maps with channels first."""
     net, x = model(), torch.randn(2, 3, 64, 128)
     maps = net(x, output_hidden_states=True).reshaped_hidden_states[1:]
-    head, level = net.segmentation, torch.zeros(0)
+    head, level, total = net.segmentation, torch.zeros(0), torch.zeros(0)
     for name, rows in reversed(list(zip(EVERY[1:], maps, strict=True))):
         lateral = head.laterals[name](head.norms[name](rows)).permute(0, 3, 1, 2)
-        if name != "stage4":
-            lateral = lateral + F.interpolate(level, scale_factor=2, mode="bilinear")
-        level = F.conv2d(lateral.contiguous(), head.convs[name].weight, padding=1)
-        level = F.gelu(head.conv_norms[name](level.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-    expected = head.classifier(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        level = lateral if name == "stage4" else lateral + F.interpolate(level, scale_factor=2, mode="bilinear")
+        found = F.conv2d(level.contiguous(), head.convs[name].weight, padding=1)
+        found = F.gelu(head.conv_norms[name](found.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        total = found if name == "stage4" else found + F.interpolate(total, scale_factor=2, mode="bilinear")
+    expected = head.classifier(total.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     torch.testing.assert_close(net.coarse_logits(x), expected, atol=1e-5, rtol=1e-5)
 
 

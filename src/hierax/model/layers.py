@@ -90,12 +90,15 @@ def init_weights(module: nn.Module, config: HieraConfig, *, mae: bool, name: str
 
     Truncated normals are cut at the absolute values +-2, which changes nothing at these standard deviations. With
     `mae`, linear layers and the patch embedding are Xavier-uniform with zero biases, and norms start at 1 and 0.
-    Position embeddings and the mask token are always truncated normals. Convolution biases and the fusion's
-    convolutions have PyTorch's default. `name` is the name of `module` if it is part of a model.
+    Position embeddings and the mask token are always truncated normals. Convolution biases, the fusion's convolutions
+    and the head of segmentation have PyTorch's default: with the encoder's small weights, that head learns slowly.
+    `name` is the name of `module` if it is part of a model.
     """
     std = config.initializer_range
     for path, part in module.named_modules(prefix=name):
-        if isinstance(part, nn.Linear):
+        if path.split(".")[0] == "segmentation":
+            _init_as_pytorch(part)
+        elif isinstance(part, nn.Linear):
             _init_linear(part, std, mae=mae and not isinstance(part, Head))
             if isinstance(part, Head):
                 part.weight.mul_(0.001)
@@ -110,6 +113,17 @@ def init_weights(module: nn.Module, config: HieraConfig, *, mae: bool, name: str
         elif isinstance(part, (AbsolutePosition, SeparablePosition, WindowPosition, DecoderPosition, MaskToken)):
             for parameter in part.parameters(recurse=False):
                 nn.init.trunc_normal_(parameter, std=std)
+
+
+def _init_as_pytorch(part: nn.Module) -> None:
+    if isinstance(part, nn.LayerNorm):
+        nn.init.ones_(part.weight)
+        nn.init.zeros_(part.bias)
+    elif isinstance(part, (nn.Linear, nn.Conv2d)):
+        nn.init.kaiming_uniform_(part.weight, a=math.sqrt(5))
+        if part.bias is not None:
+            bound = 1 / math.sqrt(part.weight[0].numel())
+            nn.init.uniform_(part.bias, -bound, bound)
 
 
 def _init_linear(part: nn.Linear, std: float, *, mae: bool) -> None:

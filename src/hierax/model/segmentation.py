@@ -48,9 +48,9 @@ class LinearHead(nn.Module):
 class FpnHead(nn.Module):
     """A feature pyramid (Kirillov et al., CVPR 2019) of one width, from the last stage to the first.
 
-    The map of each stage is normalized and brought to the width, the coarser level is enlarged and added, and a 3x3
-    convolution, a norm and GELU follow. One linear layer gives the logits. Norms are over channels, so that the result
-    for a pixel does not depend on the size of the image.
+    The map of each stage is normalized and brought to the width, and the coarser level is enlarged and added. A 3x3
+    convolution, a norm and GELU follow at each level; their results are enlarged and summed, and one linear layer gives
+    the logits. Norms are over channels, so that the result for a pixel does not depend on the size of the image.
     """
 
     def __init__(self, config: HieraConfig) -> None:
@@ -67,17 +67,32 @@ class FpnHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits `[B, num_labels, *grid]` on the grid of the first of `maps` `[B, *grid, C]`, one per stage."""
-        level: Tensor | None = None  # `[B, width, *grid]`; in memory, channels are last
+        level: Tensor | None = None  # the pyramid, and the sum of what the convolutions find in it
+        total: Tensor | None = None  # both are `[B, width, *grid]`; in memory, channels are last
         for stage, (name, norm) in reversed([*enumerate(self.norms.items())]):
-            summed = self.laterals[name](norm(maps[stage])).movedim(-1, 1)
-            if level is not None:
-                summed = summed + _enlarged(level, self.strides[stage + 1], self.strides[stage], like=summed)
-            level = F.gelu(self.conv_norms[name](self.convs[name](summed).movedim(1, -1))).movedim(-1, 1)
-        assert level is not None
-        return self.classifier(self.dropout(level.movedim(1, -1))).movedim(-1, 1)
+            lateral = self.laterals[name](norm(maps[stage])).movedim(-1, 1)
+            level = lateral if level is None else lateral + self._finer(level, stage, like=lateral)
+            found = F.gelu(self.conv_norms[name](self.convs[name](level).movedim(1, -1))).movedim(-1, 1)
+            total = found if total is None else found + self._finer(total, stage, like=found)
+        assert total is not None
+        return self.classifier(self.dropout(total.movedim(1, -1))).movedim(-1, 1)
+
+    def _finer(self, coarser: Tensor, stage: int, *, like: Tensor) -> Tensor:
+        """The map of the stage after `stage`, on the grid of `stage`."""
+        return _enlarged(coarser, self.strides[stage + 1], self.strides[stage], like=like)
 
 
-_HEADS = {"linear": LinearHead, "fpn": FpnHead}
+def segmentation_head(config: HieraConfig) -> LinearHead | FpnHead:
+    """The head of `config.segmentation_head`.
+
+    Raises:
+        ValueError: the model is not for images, or has no labels.
+    """
+    if config.axes != 2:
+        raise ValueError(f"image_size is {config.image_size}; expected (height, width) for semantic segmentation")
+    if config.num_labels < 1:
+        raise ValueError("num_labels is 0; expected at least one label for semantic segmentation")
+    return LinearHead(config) if config.segmentation_head == "linear" else FpnHead(config)
 
 
 class HieraForSemanticSegmentation(Task[SemanticSegmentationOutput]):
@@ -90,12 +105,9 @@ class HieraForSemanticSegmentation(Task[SemanticSegmentationOutput]):
 
     def __init__(self, config: HieraConfig) -> None:
         require_config(config)
-        if config.axes != 2:
-            raise ValueError(f"image_size is {config.image_size}; expected (height, width) for semantic segmentation")
-        if config.num_labels < 1:
-            raise ValueError("num_labels is 0; expected at least one label for semantic segmentation")
+        head = segmentation_head(config)
         super().__init__(config)
-        self.segmentation = _HEADS[config.segmentation_head](config)
+        self.segmentation = head
         self.init_weights()
 
     def forward(

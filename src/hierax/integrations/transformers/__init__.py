@@ -19,12 +19,14 @@ from hierax.integrations.transformers.models import (  # noqa: E402
 )
 from hierax.integrations.transformers.processors import HieraxImageProcessor, HieraxVideoProcessor  # noqa: E402
 from hierax.integrations.transformers.registration import register  # noqa: E402
+from hierax.integrations.transformers.segmentation import HieraxForSemanticSegmentation  # noqa: E402
 
 __all__ = [
     "HieraxBackbone",
     "HieraxConfig",
     "HieraxForImageClassification",
     "HieraxForPreTraining",
+    "HieraxForSemanticSegmentation",
     "HieraxForVideoClassification",
     "HieraxImageProcessor",
     "HieraxModel",

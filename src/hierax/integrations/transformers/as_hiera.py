@@ -2,7 +2,7 @@
 
 import transformers
 
-from hierax.integrations.transformers import models
+from hierax.integrations.transformers import models, segmentation
 
 
 class HieraModel(models.HieraxModel):
@@ -13,6 +13,12 @@ class HieraModel(models.HieraxModel):
 
 class HieraForImageClassification(models.HieraxForImageClassification):
     """`HieraxForImageClassification` for the model type "hiera"."""
+
+    config_class = transformers.HieraConfig
+
+
+class HieraForSemanticSegmentation(segmentation.HieraxForSemanticSegmentation):
+    """`HieraxForSemanticSegmentation` for the model type "hiera"; transformers has no such class of its own."""
 
     config_class = transformers.HieraConfig
 

@@ -1,6 +1,6 @@
 """hierax's models as models of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -37,6 +37,8 @@ from hierax.model.task import Task
 _Model = TypeVar("_Model", bound="HieraxPreTrainedModel")
 _Theirs = TypeVar("_Theirs", bound=ModelOutput)
 
+_PARTS = ("fusion", "segmentation")
+
 
 class _EncoderView:
     """What `Hiera.forward` reads of an encoder, found in a tree with other names."""
@@ -55,7 +57,7 @@ class _EncoderView:
         self.stages, self.blocks = len(encoder.stages), encoder.blocks()
 
 
-class _TaskView:
+class TaskView:
     """What the `forward` of a task reads of its model."""
 
     _output_flags, _mask, _encode = Task._output_flags, Task._mask, Task._encode
@@ -65,11 +67,11 @@ class _TaskView:
         self.__dict__.update(parts)
 
 
-class _BackboneView(_TaskView):
+class _BackboneView(TaskView):
     maps_of, pyramid = tasks.HieraBackbone.maps_of, None
 
 
-class _PreTrainingView(_TaskView):
+class _PreTrainingView(TaskView):
     visible, predict = tasks.HieraForPreTraining.visible, tasks.HieraForPreTraining.predict
 
 
@@ -118,12 +120,13 @@ class HieraxPreTrainedModel(PreTrainedModel):
             for table in direct:
                 nn.init.trunc_normal_(table, std=own.initializer_range)
         else:
-            fusion = any(module is head for head in self._fusion_heads())
-            init_weights(module, own, mae=self.mae, name="fusion" if fusion else "")
+            part = next((name for name in _PARTS if any(module is m for m in self._modules_of(name))), "")
+            init_weights(module, own, mae=self.mae, name=part)
         for parameter, value in loaded.items():
             parameter.copy_(value)
 
-    def _fusion_heads(self) -> Sequence[nn.Module]:
+    def _modules_of(self, part: str) -> Iterable[nn.Module]:
+        """The modules of a part that is initialized in its own way, if this model has it."""
         return ()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -153,7 +156,7 @@ class HieraxPreTrainedModel(PreTrainedModel):
         """
         if not isinstance(model, cls.hierax_class):
             raise TypeError(f"model is a {type(model).__name__}; expected a {cls.hierax_class.__name__}")
-        if model.config.fpn_hidden_size is not None:
+        if any(name.startswith("pyramid.") for name in model.state_dict()):
             raise ValueError(
                 f"fpn_hidden_size is {model.config.fpn_hidden_size}, but {cls.__name__} has no neck; expected a model "
                 'without one: from_pretrained(…, out_features=("stage1", …), fpn_hidden_size=None)'
@@ -213,7 +216,7 @@ class HieraxModel(HieraxPreTrainedModel):
         """
         norm = nn.Identity() if self.pooler is None else self.pooler.layernorm
         out = tasks.HieraModel.forward(
-            cast("Any", _TaskView(self, norm=norm)),
+            cast("Any", TaskView(self, norm=norm)),
             self._pixels(pixel_values),
             noise=noise,
             **self._flags(output_hidden_states, output_attentions),
@@ -249,7 +252,7 @@ class _Classifier(HieraxPreTrainedModel):
         pooler = cast("Pooler", self.hiera.pooler)
         parts = {"norm": pooler.layernorm, "dropout": self.dropout, "head": self.classifier}
         out = self.hierax_class.forward(
-            cast("Any", _TaskView(self.hiera, config=self.hierax_config, **parts)),
+            cast("Any", TaskView(self.hiera, config=self.hierax_config, **parts)),
             self._pixels(pixel_values),
             labels=labels,
             **self._flags(output_hidden_states, output_attentions),
@@ -284,8 +287,8 @@ class HieraxForPreTraining(HieraxPreTrainedModel):
         self.decoder = PixelDecoder(own)
         self.post_init()
 
-    def _fusion_heads(self) -> Sequence[nn.Module]:
-        return list(self.multiscale_fusion.convs)
+    def _modules_of(self, part: str) -> Iterable[nn.Module]:
+        return list(self.multiscale_fusion.convs) if part == "fusion" else ()
 
     def forward(
         self,

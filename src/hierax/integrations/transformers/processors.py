@@ -1,7 +1,10 @@
 """hierax's processors as processors of transformers."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hierax.processing import HieraImageProcessor, HieraVideoProcessor
@@ -21,6 +24,34 @@ class HieraxImageProcessor(HieraImageProcessor, BaseImageProcessor):  # pyright:
     def from_pretrained(cls, source: Any, **options: Any) -> "HieraxImageProcessor":  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in hierax; what transformers' `Auto` classes add to the arguments changes nothing."""
         return super().from_pretrained(source, **_own(options))  # pyright: ignore[reportReturnType]
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Tensor]:
+        """The class of every pixel: a tensor `[height, width]` for each image of a segmentation model's output.
+
+        Args:
+            outputs: the output, with `logits` `[B, num_labels, height, width]`.
+            target_sizes: height and width of each image; None is the size of the logits.
+
+        Raises:
+            ValueError: the processor crops images, so the logits are not those of a whole image; or the number of sizes
+                is another than that of the images.
+        """
+        if self.record.do_center_crop:
+            raise ValueError(
+                "do_center_crop is True, so the logits are those of a part of the image; expected a processor that "
+                "resizes the whole image"
+            )
+        logits = outputs.logits
+        sizes = [tuple(logits.shape[2:])] * len(logits) if target_sizes is None else list(target_sizes)
+        if len(sizes) != len(logits):
+            raise ValueError(f"target_sizes has {len(sizes)} sizes; expected {len(logits)}, one for each image")
+        pairs = zip(logits, sizes, strict=True)
+        return [
+            functional.interpolate(one[None], tuple(size), mode="bilinear", align_corners=False)[0].argmax(0)
+            for one, size in pairs
+        ]
 
 
 class HieraxVideoProcessor(HieraVideoProcessor):

@@ -7,6 +7,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
     HieraConfig,
@@ -23,6 +24,7 @@ from hierax.integrations.transformers.models import (
     HieraxModel,
 )
 from hierax.integrations.transformers.processors import HieraxImageProcessor, HieraxVideoProcessor
+from hierax.integrations.transformers.segmentation import HieraxForSemanticSegmentation
 
 
 def register(*, replace: bool = False) -> None:
@@ -36,6 +38,7 @@ def register(*, replace: bool = False) -> None:
     for auto, ours, theirs in (
         (AutoModel, HieraxModel, as_hiera.HieraModel),
         (AutoModelForImageClassification, HieraxForImageClassification, as_hiera.HieraForImageClassification),
+        (AutoModelForSemanticSegmentation, HieraxForSemanticSegmentation, as_hiera.HieraForSemanticSegmentation),
         (AutoModelForPreTraining, HieraxForPreTraining, as_hiera.HieraForPreTraining),
         (AutoBackbone, HieraxBackbone, as_hiera.HieraBackbone),
         (AutoModelForVideoClassification, HieraxForVideoClassification, None),
