@@ -18,7 +18,7 @@ import hierax.train
 from hierax.checkpoint.opened import DIALECTS
 from hierax.checkpoint.records import Task
 from hierax.checkpoint.windowed import WINDOWS
-from hierax.cli import _parser, finetune
+from hierax.cli import _parser, finetune, stats
 from hierax.collection.duplicates import Linkage
 from hierax.collection.projection import Method
 from hierax.demo.demo import demo
@@ -89,6 +89,7 @@ ONLY_OPTIONS = {
     "finetune.resume",
     "probe_features is a function of its own": "evaluate.probe evaluate.train",
     "evaluate_segmentation is a function of its own": "evaluate.classes evaluate.reduce_labels evaluate.colors",
+    "segmentation_statistics is a function of its own": "stats.task stats.classes stats.reduce_labels stats.colors",
     "names one of the models of a run": "evaluate.weights",
     "the command opens the photos": "demo.max_pixels",
 }
@@ -124,6 +125,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "pretrain.weights": ("best", "last"),
     "finetune.weights": ("best", "last"),
     "finetune.task": finetune.TASKS,
+    "stats.task": stats.TASKS,
     "evaluate.weights": ("best", "last"),
     "evaluate.probe": ("linear", "knn"),
 }

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hierax.data.order import Order, SampleKey
     from hierax.data.segmentation.dataset import SegmentationDataset, palette_of
     from hierax.data.segmentation.sources import open_segmentation, open_segmentation_splits
+    from hierax.data.segmentation.stats import SegmentationStatistics, segmentation_statistics
     from hierax.data.sources import open_dataset
     from hierax.data.split import open_splits
     from hierax.data.view import Augmentation, EvaluationView, TrainingView
@@ -23,6 +24,7 @@ __all__ = [
     "Sample",
     "SampleKey",
     "SegmentationDataset",
+    "SegmentationStatistics",
     "Subset",
     "TrainingLoader",
     "TrainingView",
@@ -32,6 +34,7 @@ __all__ = [
     "open_segmentation_splits",
     "open_splits",
     "palette_of",
+    "segmentation_statistics",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -59,6 +62,10 @@ __getattr__, __dir__ = lazy_names(
         "hierax.data.segmentation.sources": (
             "open_segmentation",
             "open_segmentation_splits",
+        ),
+        "hierax.data.segmentation.stats": (
+            "SegmentationStatistics",
+            "segmentation_statistics",
         ),
         "hierax.data.sources": ("open_dataset",),
         "hierax.data.split": ("open_splits",),

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -118,7 +118,7 @@ class _Measure:
         sample = None
         try:
             sample = self.dataset.sample(index)
-            size, moments = _array_moments(sample) if self.dataset.arrays else _image_moments(sample, self.max_pixels)
+            size, moments = _array_moments(sample) if self.dataset.arrays else image_moments(sample, self.max_pixels)
             mode = None if self.dataset.arrays else _mode(sample)
             kind = stored_dtype(sample.content, name=sample.name)
         except (OSError, ValueError) as error:
@@ -178,11 +178,9 @@ def dataset_statistics(
     dataset, held = predefined_splits(source, columns=columns)
     if dataset.videos:
         raise ValueError(f"{source} holds videos; expected images or arrays")
-    if workers is None:
-        workers = available_cores() if len(dataset) > _FEW else 0
     total, unreadable = _Totals(len(dataset.classes)), list[tuple[str, str]]()
     FIRST_ONLY.take()  # earlier notes do not belong to this dataset
-    for number, found in enumerate(_measured(dataset, workers, max_pixels), 1):
+    for number, found in enumerate(measured(_Measure(dataset, max_pixels), workers), 1):
         if on_progress is not None:
             on_progress(number, len(dataset))
         if isinstance(found, tuple):
@@ -213,13 +211,29 @@ stats = dataset_statistics
 """`dataset_statistics` as `hierax.stats`, the name of its command."""
 
 
-def _measured(dataset: Dataset, workers: int, max_pixels: int | None) -> Iterator[_Measured | tuple[str, str]]:
-    measure: Any = _Measure(dataset, max_pixels)
+class Measure(Protocol):
+    """The measurements of samples, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def measured(measure: Measure, workers: int | None) -> Iterator[Any]:
+    """The measurements of all samples, in order.
+
+    Args:
+        measure: measures one sample.
+        workers: number of processes; None: one per core, or 0 if there are few samples.
+    """
+    if workers is None:
+        workers = available_cores() if len(measure) > _FEW else 0
     if not workers:
-        return (measure[index] for index in range(len(dataset)))
+        return (measure[index] for index in range(len(measure)))
     from torch.utils.data import DataLoader  # its processes end with this one; the import pays for many samples only
 
-    return iter(DataLoader(measure, batch_size=None, num_workers=workers, prefetch_factor=16, collate_fn=_as_it_is))
+    samples: Any = measure
+    return iter(DataLoader(samples, batch_size=None, num_workers=workers, prefetch_factor=16, collate_fn=_as_it_is))
 
 
 def _as_it_is(found: Any) -> Any:
@@ -251,7 +265,7 @@ def _named(image: Image.Image) -> str:
     return image.mode + "+transparency" * ("transparency" in image.info)
 
 
-def _image_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
+def image_moments(sample: Sample, max_pixels: int | None) -> tuple[tuple[int, ...], Moments]:
     """The size, and the moments per channel, of an image with values from 0 to 1. It counts the gray levels."""
     image = read_image(sample.content, channels=3, name=sample.name, fast=True, max_pixels=max_pixels)
     pixels = np.asarray(image)

@@ -182,9 +182,15 @@ def _stated(
             names, where = theirs, table[0]
         elif colors is None and (opened.by_name or (set(theirs) <= set(names) and theirs != names[: len(theirs)])):
             values = _by_name(theirs, names, values, reduce=reduce, of=table[0])
+        elif colors is None and theirs != names[: len(theirs)]:
+            notify(f"the classes of {table[0]} ({_few(theirs)}) are taken for {_few(names)}, by their numbers")
         if known is None and set(theirs) <= set(names):
             known = _colors_beside(table[1], names)
     return names, Numbering(colors=known, values=values, reduce=reduce), where
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _check_names(names: Sequence[str]) -> None:
