@@ -155,6 +155,13 @@ def make_data(place: Path) -> None:
         film.write_bytes(video(70, codec="mpeg4"))
     (place / "photos.csv").write_text("path,label\nlabeled/train/cat/0.png,cat\nphotos/0.jpg,dog\n")
     (place / "parts.csv").write_text("path,start,end,label\nclip.mp4,0,1,left\nclip.mp4,1,2,right\n")
+    for number in range(6):
+        part = f"{'train' if number < 4 else 'val'}/{number}"
+        _picture(place / "scenes" / "images" / f"{part}.jpg", random)
+        mask = place / "scenes" / "masks" / f"{part}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(random.integers(0, 3, (7, 9)), np.ones((10, 10))).astype(np.uint8)).save(mask)
+    (place / "scenes" / "classes.txt").write_text("background\ncat\ndog\n")
 
 
 def make_models(place: Path) -> None:

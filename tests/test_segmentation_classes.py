@@ -96,36 +96,31 @@ def write(folder: Path, values: object) -> Path:
     return folder
 
 
-def test_a_file_of_names_beside_the_data_is_used_and_a_notice_says_so(tmp_path: Path) -> None:
+def test_a_file_of_names_beside_the_data_is_used(tmp_path: Path) -> None:
     folder = write(tmp_path, [[0, 1]])
     (folder / "classes.txt").write_text("sky\nrose\nwall\n")
-    with pytest.warns(Notice, match=r"the names of the classes are read from .*classes.txt"):
-        data = open_segmentation(folder)
-    assert data.classes == ("sky", "rose", "wall")
+    assert open_segmentation(folder).classes == ("sky", "rose", "wall")
+    (folder / "classes.txt").write_text("a.jpg\nb.jpg\n")  # a list of files is none of names
+    assert open_segmentation(folder).classes == ("0", "1")
 
 
 def test_names_without_the_background_are_an_error_that_says_what_may_be_meant(tmp_path: Path) -> None:
     folder = write(tmp_path, [[0, 1, 2]])
     (folder / "classes.txt").write_text("cat\ndog\n")
-    with (
-        pytest.warns(Notice),
-        pytest.raises(
-            ValueError, match=r"a.png: class 2, but there are 2 classes \(.*classes.txt\).*is the background, name"
-        ),
+    with pytest.raises(
+        ValueError, match=r"a.png: class 2, but there are 2 classes \(.*classes.txt\).*is the background, name"
     ):
         open_segmentation(folder)
-    with pytest.warns(Notice):
-        assert open_segmentation(folder, reduce_labels=True).classes == ("cat", "dog")
+    assert open_segmentation(folder, reduce_labels=True).classes == ("cat", "dog")
 
 
 def test_given_names_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     """As those of a training set, for a validation set with its own table."""
     folder = write(tmp_path, [[0, 1]])
     (folder / "classes.txt").write_text("sky\nrose\n")
-    with pytest.warns(Notice):
-        data = open_segmentation(folder, classes=["wall", "rose", "sky"])
+    data = open_segmentation(folder, classes=["wall", "rose", "sky"])
     assert data.sample(0).target.tolist() == [[2, 1]]  # type: ignore[union-attr]
-    with pytest.warns(Notice):  # other names are names of the numbers
+    with pytest.warns(Notice, match=r"\(sky, rose\) are taken for Himmel, Rosen, by their numbers"):
         data = open_segmentation(folder, classes=["Himmel", "Rosen"])
     assert data.sample(0).target.tolist() == [[0, 1]]  # type: ignore[union-attr]
 
@@ -137,8 +132,7 @@ def test_a_label_map_of_cvat_is_all_that_its_export_needs(tmp_path: Path) -> Non
     Image.fromarray(np.array([[[0, 0, 0], [250, 50, 83]]], np.uint8)).save(tmp_path / "SegmentationClass" / "a.png")
     (tmp_path / "ImageSets" / "Segmentation" / "default.txt").write_text("a\n")
     (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:250,50,83::\n")
-    with pytest.warns(Notice):
-        data = open_segmentation(tmp_path)
+    data = open_segmentation(tmp_path)
     assert data.classes == ("background", "cat")
     assert data.palette.tolist() == [[0, 0, 0], [250, 50, 83]]  # type: ignore[union-attr]
     assert data.sample(0).target.tolist() == [[0, 1]]  # type: ignore[union-attr]
@@ -149,9 +143,7 @@ def test_a_table_of_ade20k_counts_from_1(tmp_path: Path) -> None:
     (folder / "objectInfo150.txt").write_text(
         "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t.1\t1\t1\t1\twall\n2\t.1\t1\t1\t1\tsky\n"
     )
-    with pytest.warns(Notice):
-        assert open_segmentation(folder).classes == ("0", "wall", "sky")
-    with pytest.warns(Notice):
-        data = open_segmentation(folder, reduce_labels=True)
+    assert open_segmentation(folder).classes == ("0", "wall", "sky")
+    data = open_segmentation(folder, reduce_labels=True)
     assert data.classes == ("wall", "sky")
     assert data.sample(0).target.tolist() == [[255, 0, 1]]  # type: ignore[union-attr]

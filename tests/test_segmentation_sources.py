@@ -203,8 +203,7 @@ def test_names_of_classes_are_beside_tables(tmp_path: Path) -> None:
     table(tmp_path / "train-0.parquet")
     table(tmp_path / "validation-0.parquet")
     (tmp_path / "id2label.json").write_text(json.dumps({"0": "sky", "1": "sea", "2": "land"}))
-    with pytest.warns(Notice, match="id2label.json"):
-        train, validation = open_segmentation_splits(tmp_path, fraction=0, seed=0)
+    train, validation = open_segmentation_splits(tmp_path, fraction=0, seed=0)
     assert validation is not None
     assert train.classes == validation.classes == ("sky", "sea", "land")
 

@@ -17,6 +17,7 @@ import numpy as np
 from hierax.data.dataset import IGNORE
 from hierax.data.list_rows import normalize_column, open_text
 from hierax.data.segmentation.numbering import MAX_CLASSES, Colors
+from hierax.processing.paths import IMAGE_SUFFIXES, suffix_of
 
 Color: TypeAlias = "tuple[int, int, int]"
 
@@ -85,7 +86,9 @@ def find_table(folders: Sequence[Path]) -> tuple[Path, list[Entry]] | None:
     for folder in folders:
         for name in BESIDE:
             if (folder / name).is_file():
-                return folder / name, _entries(folder / name)
+                entries = _entries(folder / name)
+                if not any(suffix_of(entry.name) in IMAGE_SUFFIXES for entry in entries):  # a list of files
+                    return folder / name, entries
     return None
 
 

@@ -121,7 +121,4 @@ def _file_of_hub(text: str) -> list[Path]:
 
 def _table_beside(folders: list[Path]) -> tuple[str, list[Entry]] | None:
     found = find_table([folder for folder in folders if folder.is_dir()])
-    if found is None:
-        return None
-    notify(f"the names of the classes are read from {found[0]}")
-    return str(found[0]), found[1]
+    return None if found is None else (str(found[0]), found[1])
