@@ -16,7 +16,7 @@ PACKAGE = Path(hierax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a room imports only from rooms below it
     {"lazy", "advice", "home", "notices", "memory", "telemetry", "transformers_arguments", "extras", "devices"},
-    {"atomic", "digests", "principal", "streams", "stopping", "locking"},
+    {"atomic", "digests", "principal", "sockets", "streams", "stopping", "locking"},
     {"console", "folders", "together"},
     {"processing"},
     {"model", "data"},

@@ -17,6 +17,7 @@ from hierax.data.order import Order, SampleKey, evaluation_indices, split_batch
 from hierax.data.view import EvaluationView, Example, MicroBatch, TrainingView, Unreadable
 from hierax.devices import available_cores
 from hierax.processing.frames import FIRST_ONLY
+from hierax.sockets import shorten_socket_folder
 from hierax.stopping import SIGNALS
 
 _MAX_WORKERS = 16
@@ -182,6 +183,8 @@ def evaluation_loader(
 
 
 def _loader(view: Any, batches: Any, collate: Any, workers: int, pin: bool) -> DataLoader[Any]:
+    if workers:
+        shorten_socket_folder()
     return DataLoader(
         view,
         batch_sampler=batches,

@@ -19,6 +19,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.reading import read_image, stored_dtype
+from hierax.sockets import shorten_socket_folder
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _FEW = 256
@@ -230,6 +231,7 @@ def measured(measure: Measure, workers: int | None) -> Iterator[Any]:
         workers = available_cores() if len(measure) > _FEW else 0
     if not workers:
         return (measure[index] for index in range(len(measure)))
+    shorten_socket_folder()
     from torch.utils.data import DataLoader  # its processes end with this one; the import pays for many samples only
 
     samples: Any = measure

@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from hierax.sockets import shorten_socket_folder
+
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
@@ -28,6 +30,7 @@ def prepare_processes() -> None:
 
     A signal to the process group reaches neither this process nor the processes that it creates.
     """
+    shorten_socket_folder()
     context = _context()
     if context.get_start_method() == "forkserver":
         from multiprocessing import forkserver, resource_tracker
