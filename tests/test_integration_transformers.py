@@ -280,6 +280,15 @@ def test_a_folder_is_a_pipeline_for_segmentation(tmp_path: Path) -> None:
         assert float((mask == (classes == model.config.label2id[one["label"]])).float().mean()) > 0.99
 
 
+def test_a_segmentation_model_of_a_checkpoint_with_a_neck_is_taken() -> None:
+    model = made(
+        hierax.HieraForSemanticSegmentation,
+        **GEOMETRIES["windows of SAM 2"], fpn_hidden_size=16, out_features=("stage2", "p1"),
+    )  # fmt: skip
+    same = HieraxForSemanticSegmentation.from_hierax(model)
+    assert_same(same(pixels(model)), model(pixels(model)))
+
+
 def test_logits_of_a_part_of_the_image_make_no_mask_of_it() -> None:
     model = HieraxForSemanticSegmentation.from_hierax(made(hierax.HieraForSemanticSegmentation))
     with pytest.raises(ValueError, match="do_center_crop is True, so the logits are those of a part of the image"):

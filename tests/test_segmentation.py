@@ -336,6 +336,10 @@ def test_other_classes_get_a_new_classifier_and_keep_the_rest_of_the_head(tmp_pa
 
 def test_another_head_is_made_on_request(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no place for segmentation.*; pass reinit=\('segmentation',\) for random"):
+        hierax.load(tmp_path, segmentation_head="linear")
+    wider: Any = hierax.load(tmp_path, num_labels=2, segmentation_hidden_size=24)
+    assert wider.loading_report.reinitialized == ["segmentation"]
     net: Any = hierax.load(tmp_path, segmentation_head="linear", reinit=("segmentation",))
     assert net.loading_report.reinitialized == ["segmentation"]
     assert type(net.segmentation).__name__ == "LinearHead"

@@ -149,7 +149,10 @@ def _report_ignored(
     known = [name for name in opened.tensors if not model.leaves_out(name) and part_of(name) in has - {"norms"}]
     over = [opened.theirs[name] for name in known if name not in wanted and not _is_below(name, reinitialized)]
     if over:  # the file and its configuration do not belong together
-        raise ValueError(f"{opened.source.weights}: the configuration has no place for {join_names(over, 6)}")
+        parts = {part_of(name) for name in known if name not in wanted}
+        part = min(parts)
+        hint = f"; pass reinit=({part!r},) for random weights" if parts == {part} != {"encoder"} else ""
+        raise ValueError(f"{opened.source.weights}: the configuration has no place for {join_names(over, 6)}{hint}")
 
 
 def _check_tensor(

@@ -83,7 +83,7 @@ def load_model(
     task = task_of(cls)
     held = task.labels and task.part in checkpoint.parts
     if given.get("num_labels") is not None and not (ignore_mismatched_sizes and held):
-        reinitialized.add(task.reinitialized_for_labels(checkpoint.parts))
+        reinitialized.add(task.reinitialized_for_labels(checkpoint.parts, checkpoint.config, given))
     report = LoadingReport(
         checkpoint.name,
         checkpoint.dialect.name,

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batches = parser.add_mutually_exclusive_group()
     add_batch_size(batches, shown="any number", former="--batch")
     batches.add_argument("--dynamic-batch", action="store_true", help="allow any number of images per call (default)")
-    add("--task", metavar="T", help="features, backbone, classification, video-classification or mae (default: the task of the checkpoint)")  # noqa: E501  # fmt: skip
+    add("--task", metavar="T", help="features, backbone, classification, video-classification, segmentation or mae (default: the task of the checkpoint)")  # noqa: E501  # fmt: skip
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
     add("--evaluate", metavar="DIR", help="images for the comparison, up to 1000 (default: 200 crops of one photo)")
     add_max_pixels(parser)

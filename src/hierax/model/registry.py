@@ -43,6 +43,7 @@ class TaskSpec:
         pipeline_tag: the Hub's name for the task, for model cards.
         labels: whether the model answers with classes, whose names its configuration has.
         classifier: with `labels`, the part or module that has one output per class.
+        fields: the fields of the configuration, besides `num_labels`, on which the shapes of its part depend.
         dense: with `labels`, whether it names the class of every pixel, not of the input.
         masked: whether the model sees the visible mask units alone, and predicts the hidden ones.
         maps: whether the output has one map for each of the configuration's `out_features`.
@@ -60,6 +61,7 @@ class TaskSpec:
     pipeline_tag: str = "image-feature-extraction"
     labels: bool = False
     classifier: str = "head"
+    fields: tuple[str, ...] = ()
     dense: bool = False
     masked: bool = False
     maps: bool = False
@@ -82,9 +84,12 @@ class TaskSpec:
         """Name of the class."""
         return self.cls.__name__
 
-    def reinitialized_for_labels(self, parts: Collection[str]) -> str:
-        """The part or module that gets random weights for another `num_labels`, of a checkpoint with these `parts`."""
-        return self.classifier if self.part in parts or not self.labels else self.part
+    def reinitialized_for_labels(self, parts: Collection[str], before: HieraConfig, changes: Mapping[str, Any]) -> str:
+        """The part or module that gets random weights for another `num_labels`, of a checkpoint with these `parts` and
+        the configuration `before`, of which the model has other fields, `changes`.
+        """
+        alike = all(changes.get(name) in (None, getattr(before, name)) for name in self.fields)
+        return self.classifier if (self.part in parts and alike) or not self.labels else self.part
 
     def constructor_arguments(self, parts: Collection[str]) -> dict[str, Any]:
         """The arguments of the class, besides the configuration, for a checkpoint that holds these `parts`."""
@@ -129,6 +134,7 @@ TASKS: Mapping[str, TaskSpec] = {
             pipeline_tag="image-segmentation",
             labels=True,
             classifier="segmentation.classifier",
+            fields=("segmentation_head", "segmentation_hidden_size"),
             dense=True,
             around=True,
             pools_last=True,

@@ -93,7 +93,8 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
     def from_hierax(cls, config: HieraConfig, **changes: Any) -> "HieraxConfig":
         """The same configuration for transformers; `changes` are other values for its fields."""
         names = {} if config.id2label == HieraConfig().id2label else {"id2label": dict(config.id2label)}
-        features = {} if config.out_features is None else {"out_features": list(config.out_features)}
+        stages = [name for name in config.out_features or () if name in config.stage_names]  # here is no neck
+        features = {"out_features": stages} if stages else {}
         values = {name: getattr(config, name) for name in _FIELDS}
         return cls(
             **{**values, "license": config.license, "num_labels": config.num_labels, **names, **features, **changes}
