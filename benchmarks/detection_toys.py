@@ -85,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("settings", nargs="*", help="other settings of the run, key=value")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_intermixed_args(words)
     data, run = arguments.folder / "shapes", arguments.folder / f"{arguments.task}-{arguments.seed}"
     if not data.exists():
         write(data, "train", count=400, seed=0)

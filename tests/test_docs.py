@@ -31,7 +31,9 @@ from PIL import Image
 
 import hierax
 from auto_classes import put_back
+from detection_sets import write_coco
 from hierax.cli import main
+from hierax.detection import DetectionRecipe
 from hierax.model.config import VARIANTS, HieraConfig, variant_config
 from hierax.processing import KINETICS
 from hierax.train import RECIPES, Recipe, recipe
@@ -52,6 +54,7 @@ GUIDES = (
     "transformers",
     "integrations",
     "dense",
+    "detection",
     "segmentation",
     "README",
 )
@@ -163,6 +166,9 @@ def make_data(place: Path) -> None:
         Image.fromarray(np.kron(random.integers(0, 3, (7, 9)), np.ones((10, 10))).astype(np.uint8)).save(mask)
     (place / "scenes" / "classes.txt").write_text("background\ncat\ndog\n")
 
+    for name in ("boxes", "masks"):
+        write_coco(place / name, train=6, val=4)
+
 
 def make_models(place: Path) -> None:
     """Folders named like the Hub's ids."""
@@ -238,6 +244,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(hierax.train, "pretrain", toy(hierax.train.pretrain))
     patch.setattr(hierax.train, "finetune", toy(hierax.train.finetune))
+    make_small_detectors(patch)
     load = datasets.load_dataset
 
     def load_dataset(path: str, *arguments: Any, **options: Any) -> Any:
@@ -250,6 +257,24 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
         return datasets.DatasetDict({"train": whole, "test": whole})
 
     patch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def make_small_detectors(patch: pytest.MonkeyPatch) -> None:
+    """Runs of detection get a small head, small images and two steps; the settings of the guide are checked."""
+    import hierax.detection.command as command
+
+    function = command.finetune_detection
+
+    def finetune_detection(data: Any, *, settings: Sequence[str], **options: Any) -> Path:
+        return function(data, settings=[*settings, *SMALL_DETECTOR], **options)
+
+    patch.setattr(command, "finetune_detection", finetune_detection)
+
+
+SMALL_DETECTOR = (
+    "image_size=64", "width=32", "heads=2", "queries=8", "feedforward=16", "decoder_layers=2", "batch_size=2",
+    "encoder_layers=1", "points=64", "steps=2",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -412,7 +437,9 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 def _parameters() -> set[str]:
     """Names of fields and arguments that documents may give a value to."""
-    fields = {f.name for cls in (Recipe, HieraConfig, hierax.Preprocessing) for f in dataclasses.fields(cls)}
+    fields = {
+        f.name for cls in (Recipe, DetectionRecipe, HieraConfig, hierax.Preprocessing) for f in dataclasses.fields(cls)
+    }
     functions = (
         hierax.Engine, hierax.load, hierax.HieraModel.from_pretrained, hierax.HieraBackbone, hierax.Engine.warm_up,
         hierax.HieraForPreTraining.forward, hierax.HieraModel.forward, hierax.inflate,

@@ -89,7 +89,7 @@ class DetectionTrainer(Trainer):
         self.unreadable: dict[str, None] = {}
         self.best: tuple[float, int] | None = None
         self.last: DetectionEvaluation | None = None
-        self.folder, self._before = folder, time.monotonic()
+        self.folder, self._before, self._waited = folder, time.monotonic(), 0.0
         self.samples = samples = Samples(train, TrainingView(recipe, detector.pixels), recipe.steps * recipe.batch_size)
         super().__init__(
             detector.model,
@@ -142,6 +142,13 @@ class DetectionTrainer(Trainer):
         state = torch.load(Path(resume_from_checkpoint, _WEIGHTS), map_location=place, weights_only=True)
         self.detector.model.load_state_dict(state)
 
+    def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
+        """The batch of a step; the time until it is there is measured."""
+        started = time.monotonic()
+        found = super().get_batch_samples(*arguments, **options)
+        self._waited = time.monotonic() - started
+        return found
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Records a step in the log of the run.
 
@@ -163,7 +170,7 @@ class DetectionTrainer(Trainer):
             lr=logs["learning_rate"],
             gradient_norm=logs.get("grad_norm", math.nan),
             seconds=now - self._before,
-            waited=0.0,
+            waited=self._waited,
             images=batch,
         )
         self._before = now
@@ -260,7 +267,7 @@ def _optimizer(detector: Detector, recipe: DetectionRecipe) -> tuple[Any, Any]:
         [
             {"params": parameters, "lr": recipe.backbone_lr if backbone else recipe.lr,
              "weight_decay": recipe.weight_decay if decayed else 0.0}
-            for (backbone, decayed), parameters in groups.items()
+            for (backbone, decayed), parameters in sorted(groups.items())  # the log shows the rate of the first
         ]
     )  # fmt: skip
     steps, warmup = recipe.steps, recipe.warmup_steps
