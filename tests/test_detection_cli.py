@@ -65,7 +65,7 @@ def test_a_run_says_what_it_does(place: Path, tmp_path: Path, run: Hierax) -> No
     assert (code, out) == (0, "")
     for text in (
         "6 images, 6 objects, 2 classes; 3 images to validate on",
-        "recipe detect_cpu: rt-detr, 64 pixels, 2 steps of 2 images (0.667 passes)",
+        "recipe detect_cpu: rt-detr, 64 pixels, 8 queries, 2 steps of 2 images (0.667 passes)",
         f"starts from {place / 'trunk'}",
         "model/ gets the last weights, because there are too few validation images to choose the best",
         f"done: {tmp_path / 'run' / 'model'}",
@@ -227,3 +227,12 @@ def test_overlays_show_boxes_masks_and_names() -> None:
     assert np.asarray(image).max() == 40, "the image itself is unchanged"
     colors = {color_of(label) for label in range(40)}
     assert len(colors) == 40
+
+
+@pytest.mark.parametrize("command", ["classify", "features"])
+def test_other_commands_say_what_takes_the_model(command: str, place: Path, tmp_path: Path, run: Hierax) -> None:
+    write_images(tmp_path / "a", 1)
+    output = ("-o", tmp_path / "out") if command == "features" else ()
+    code, _, err = run(command, tmp_path / "a", "--model", place / "detect", *output)
+    assert code == 2
+    assert "model_type is 'rt_detr'; expected 'hiera' (hierax detect and hierax evaluate take this model)" in err

@@ -279,6 +279,7 @@ def test_every_recipe_builds_its_model(name: str) -> None:
         (["epochs=3"], "epochs is not a setting of detect_cpu; expected name, task, head, model, image_size, steps"),
         (["width=30"], "width is 30 and heads is 4; expected a width that is a multiple of heads and of 4"),
         (["decoder_layers=1"], "decoder_layers is 1; expected 2 or more"),
+        (["queries=300", "image_size=96"], "queries is 300, but an image of 96 pixels has 189 cells; expected at most"),
         (["crop=0"], "crop is 0.0; expected above 0, at most 1"),
         (["task=segment"], "task is not a setting that can be changed"),
         (["steps"], "'steps' is not a setting; expected key=value, such as steps=300"),
@@ -298,8 +299,14 @@ def test_a_recipe_of_another_task_is_refused() -> None:
 def test_steps_follow_from_the_number_of_images() -> None:
     base = choose("detect", device="cpu")
     steps = [resolve(base, images=count, held=0, device="cpu").steps for count in (5, 60, 100, 10_000)]
-    assert steps == [300, 300, 500, 1500]
+    assert steps == [600, 600, 750, 3000]
     few = resolve(base, images=5, held=2, device="cpu")
-    assert (few.batch_size, few.weights, few.evaluate_every) == (5, "last", 60)
+    assert (few.batch_size, few.weights, few.evaluate_every) == (5, "last", 120)
     assert resolve(base, images=500, held=100, device="cpu").weights == "best"
+    assert [resolve(base, images=5, held=0, device="cpu", most_objects=n).queries for n in (3, 50, 900)] == [
+        30,
+        75,
+        300,
+    ]
+    assert resolve(base.replace(image_size=32), images=5, held=0, device="cpu", most_objects=50).queries == 21
     assert resolve(base.replace(steps=7), images=500, held=0, device="cpu").warmup_steps == 2

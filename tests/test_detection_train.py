@@ -16,6 +16,7 @@ import hierax
 from detection_sets import IDS, NAMES, coco_values, one_file, write_coco, write_images, write_yolo
 from hierax.detection import evaluate_detection, finetune_detection, open_detector
 from hierax.detection.steps import DetectionTrainer, last_whole
+from hierax.notices import Notice
 from hierax.train import TrainingStopped, finetune
 from hierax.train.folder import RunExists
 
@@ -69,6 +70,11 @@ def test_yolo_folders_and_single_files_are_trained_on(trunk: Path, tmp_path: Pat
     run = train(one_file(tmp_path / "file", count=5), tmp_path / "b", None, "model=hiera_tiny_224", "steps=1",
                 "validation_fraction=0")  # fmt: skip
     assert json.loads((run / "run.json").read_text())["facts"]["held_out"] == 0
+
+
+def test_fewer_queries_than_objects_give_a_notice(trunk: Path, tmp_path: Path) -> None:
+    with pytest.warns(Notice, match="an image has 2 objects, but the model has 1 queries and finds no more than that"):
+        train(write_coco(tmp_path / "set"), tmp_path / "run", trunk, "queries=1", "steps=1")
 
 
 class Killed(BaseException):

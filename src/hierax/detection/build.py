@@ -279,16 +279,20 @@ def _shared(recipe: DetectionRecipe, backbone: Any, names: dict[int, str]) -> di
         "encoder_ffn_dim": recipe.feedforward,
         "encoder_attention_heads": recipe.heads,
         "d_model": width,
-        "num_queries": recipe.queries,
+        "num_queries": _queries(recipe),
         "decoder_in_channels": [width] * 3,
         "decoder_ffn_dim": recipe.feedforward,
         "decoder_layers": recipe.decoder_layers,
         "decoder_attention_heads": recipe.heads,
-        "num_denoising": min(100, recipe.queries),
+        "num_denoising": min(100, _queries(recipe)),
         "anchor_image_size": None,
         "initializer_bias_prior_prob": 0.01,  # transformers' own default is 1 / (classes + 1), too high for few classes
         **_labels(names),
     }
+
+
+def _queries(recipe: DetectionRecipe) -> int:
+    return recipe.queries or min(100, recipe.cells)  # a run decides by its data
 
 
 def _labels(names: dict[int, str]) -> dict[str, Any]:
@@ -325,7 +329,7 @@ def mask2former(recipe: DetectionRecipe, backbone: Any, names: dict[int, str]) -
         decoder_layers=recipe.decoder_layers,
         dim_feedforward=recipe.feedforward,
         num_attention_heads=recipe.heads,
-        num_queries=recipe.queries,
+        num_queries=_queries(recipe),
         train_num_points=recipe.points,
         **_labels(names),
     )

@@ -22,6 +22,7 @@ from hierax.detection.recipes import recipe as named
 from hierax.detection.sources import open_detection_splits
 from hierax.devices import find_device
 from hierax.folders import atomic_folder
+from hierax.notices import notify
 from hierax.stopping import StopSignal
 from hierax.train.checkpoints import locked_folder, write_json
 from hierax.train.description import DESCRIPTION, DamagedRun, read_object
@@ -94,7 +95,13 @@ def finetune_detection(
     train, held = open_detection_splits(
         data, validation=validation, fraction=wanted.validation_fraction, seed=wanted.seed, masks=task == "instances"
     )
-    final = resolve(wanted, images=len(train), held=len(held or ()), device=place.type)
+    most = max(sum(not one.crowd for one in image.objects) for image in train.images)
+    final = resolve(wanted, images=len(train), held=len(held or ()), device=place.type, most_objects=most)
+    if final.queries is not None and most > final.queries:
+        notify(
+            f"an image has {most} objects, but the model has {final.queries} queries and finds no more than that; "
+            f"queries={most} or more finds all"
+        )
     facts = {"images": len(train), "objects": train.objects, "held_out": len(held or ()), "steps": final.steps}
     if previous is not None and previous.get("facts") != facts:
         then = previous.get("facts")
@@ -206,8 +213,9 @@ def _say_plan(recipe: DetectionRecipe, train: DetectionDataset, held: DetectionD
         f"{quantity(len(train.classes), 'class').replace('classs', 'classes')}; {validation}"
     )
     say(
-        f"recipe {recipe.name}: {recipe.head}, {recipe.image_size} pixels, {recipe.steps} steps of {recipe.batch_size} "
-        f"images ({passes:.3g} passes) (--recipe NAME and key=value change it)"
+        f"recipe {recipe.name}: {recipe.head}, {recipe.image_size} pixels, {recipe.queries} queries, "
+        f"{recipe.steps} steps of {recipe.batch_size} images ({passes:.3g} passes) (--recipe NAME and key=value change "
+        "it)"
     )
     if held is not None and len(held) < FEW_HELD:
         say("model/ gets the last weights, because there are too few validation images to choose the best")

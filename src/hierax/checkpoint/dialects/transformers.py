@@ -12,6 +12,7 @@ from hierax.checkpoint.dialects.shapes import config_from_shapes, is_mae, publis
 from hierax.model.config import HieraConfig
 from hierax.model.registry import TaskSpec
 
+_DETECTORS = ("rt_detr", "d_fine", "mask2former")
 _TABLE, _GLOBAL = "encoder.pos_embed.weight", "encoder.pos_embed.whole"
 
 
@@ -112,7 +113,8 @@ class Transformers(Dialect):
             return config_from_shapes(shapes, variant)
         model_type = values.get("model_type")
         if model_type not in ("hiera", "hierax", None):
-            raise ValueError(f"model_type is {model_type!r}; expected 'hiera'")
+            hint = " (hierax detect and hierax evaluate take this model)" if model_type in _DETECTORS else ""
+            raise ValueError(f"model_type is {model_type!r}; expected 'hiera'{hint}")
         if values.get("id2label") is None and "head.weight" in shapes:  # not the default of two
             values = {**values, "num_labels": shapes["head.weight"][0]}
         config = HieraConfig.from_dict(values)
