@@ -111,3 +111,13 @@ def test_what_does_not_fit_is_an_error_of_one_line(
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_an_export_is_evaluated_in_windows_of_its_size(trained: Path, run: "Run") -> None:
+    assert run("export", "run", "-o", "exported", "--format", "pt2", "--overwrite")[0] == 0
+    code, out, err = run("evaluate", "data", "--model", "exported", "--device", "cpu", "--json")
+    assert code == 0, err
+    whole = json.loads(run("evaluate", "data", "--model", "run", "--device", "cpu", "--json")[1])
+    found = json.loads(out)
+    assert found["pixels"] >= whole["pixels"], "an export does not know which images were held out, unless it says so"
+    assert 0 <= found["mean_iou"] <= 1

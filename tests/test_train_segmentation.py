@@ -262,3 +262,21 @@ def test_a_matrix_of_a_run_is_that_of_its_validation(run: Path) -> None:
     checks = {entry["step"]: entry["validation"] for entry in log(run) if "validation" in entry}
     metrics = SegmentationMatrix(torch.tensor(kept["counts"])).metrics()
     assert metrics == pytest.approx({name: checks[kept["step"]][name] for name in metrics})
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_long_images_are_computed_in_windows(fixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model().eval()
+    seen: list[tuple[int, ...]] = []
+    whole = network.coarse_logits
+
+    def watched(pixel_values: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(pixel_values.shape[2:]))
+        return whole(pixel_values)
+
+    monkeypatch.setattr(network, "coarse_logits", watched)
+    inputs = Inputs(EvaluationView(dataset(1, width=300), IMAGENET.whole(64), size=(64, 64)), MEAN, STD)
+    found = segment_dataset(network, inputs, ALONE, fixed=fixed)
+    assert set(seen) == {(64, 64) if fixed else (64, 128)}
+    assert len(seen) > 1
+    assert found.matrix.pixels == 64 * 300

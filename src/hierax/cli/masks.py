@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import csv
-from pathlib import Path
+import os
 from typing import Any
 
 
@@ -35,34 +34,23 @@ def mask_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _colors(text: str) -> dict[str, tuple[int, int, int]]:
-    """The color of each class in a file: a line name,red,green,blue for each."""
+    """The color of each class in a file."""
+    from hierax.data.segmentation.class_tables import read_colors
+
     try:
-        rows = list(csv.reader(Path(text).read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError, csv.Error) as error:
-        raise argparse.ArgumentTypeError(f"{text} is not a file of colors: {error}") from None
-    found: dict[str, tuple[int, int, int]] = {}
-    for number, row in enumerate(rows, start=1):
-        values = [value.strip() for value in row[1:]]
-        if not row or (number == 1 and values == ["red", "green", "blue"]):
-            continue
-        if len(values) != 3 or not all(value.isdecimal() and int(value) <= 255 for value in values):
-            raise argparse.ArgumentTypeError(f"{text}, line {number}: expected name,red,green,blue, from 0 to 255 each")
-        if row[0].strip() in found:
-            raise argparse.ArgumentTypeError(f"{text}, line {number}: the class {row[0].strip()!r} has a color already")
-        red, green, blue = map(int, values)
-        found[row[0].strip()] = (red, green, blue)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text} has no colors; expected a line name,red,green,blue for each class")
-    return found
+        return read_colors(text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _classes(text: str) -> tuple[str, ...]:
-    """The names in a file, one per line, or in a text with commas."""
-    path = Path(text)
+    """The names in a file, or in a text with commas."""
+    from hierax.data.segmentation.class_tables import read_class_names
+
     try:
-        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+        names = read_class_names(text) if os.path.isfile(text) else tuple(text.split(","))
     except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text} is not a file of names: {error}") from None
+        raise argparse.ArgumentTypeError(str(error)) from None
     found = tuple(name.strip() for name in names if name.strip())
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} has no names; expected names with commas, or a file of names")

@@ -22,12 +22,11 @@ from hierax.predict.features import output_names
 from hierax.predict.inputs import check_inputs, image_paths, not_finite, read_ahead
 from hierax.predict.predictor import Model, Predictor, open_predictor
 from hierax.predict.segmentation_files import SegmentationFiles, check_new, files_in, write_files
-from hierax.predict.sliding import Box, axis, merged_rows
+from hierax.predict.sliding import OVERLAP, Box, axis, default_window, merged_rows
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, ImageError, Preprocessing, load_image
 from hierax.processing.frames import FIRST_ONLY
 from hierax.viz.segmentation import overlay, palette
 
-OVERLAP = 0.25
 _AHEAD = 2  # images that are read while another one is computed; they are in memory at their own size
 _COUNTED = 1 << 22  # pixels that are counted at the same time
 
@@ -352,8 +351,9 @@ def _window(window: int | None, config: HieraConfig) -> tuple[int, ...]:
     """
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise ValueError(f"window is {window!r}; expected pixels, a whole number above 0")
-    side = 2 * max(config.image_size) if window is None else window
-    return tuple(-(-side // unit) * unit for unit in config.unit_pixels)
+    if window is None:
+        return default_window(config.image_size, config.unit_pixels)
+    return tuple(-(-window // unit) * unit for unit in config.unit_pixels)
 
 
 def _exported_window(window: int | None, predictor: Predictor) -> tuple[int, ...]:

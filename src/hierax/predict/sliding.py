@@ -10,6 +10,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+OVERLAP = 0.25
+"""The share of their side that windows have in common with the next one, if nothing else is stated."""
 Box = tuple[slice, slice]
 """Rows and columns of a window, in pixels of the model's input."""
 
@@ -60,6 +62,12 @@ class Axis:
         for first, weight in zip(ends, raw, strict=True):
             total[first : first + count] += weight
         return [(weight / total[first : first + count]).float() for first, weight in zip(ends, raw, strict=True)]
+
+
+def default_window(image_size: Sequence[int], unit: Sequence[int]) -> tuple[int, ...]:
+    """Height and width of the windows of a model for `image_size`: twice its longer side, in multiples of `unit`."""
+    side = 2 * max(image_size)
+    return tuple(-(-side // step) * step for step in unit)
 
 
 def axis(length: int, *, stride: int, window: int, overlap: float, fixed: bool = False) -> Axis:

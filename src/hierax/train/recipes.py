@@ -217,7 +217,6 @@ def _segment_small_data(size: str, place: str, *, frozen: bool) -> Recipe:
         epochs=40 if cpu else 100,
         warmup_epochs=2 if cpu else 5,
         batch_size=8 if cpu else 16,
-        overrides={"segmentation_head": "linear"} if cpu else {},
         lr=5e-3 if frozen else 1e-3 if cpu else 5e-4,
         reference_batch=8 if cpu else 16,
         layer_decay=1.0 if frozen else 0.8,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from hierax.data.loader import Batch
 from hierax.model.class_map import class_map
 from hierax.model.config import HieraConfig
 from hierax.model.pretrained import Pretrained
+from hierax.predict.sliding import OVERLAP, Box, axis, default_window, merged_rows
 from hierax.processing import Preprocessing
 from hierax.train.objective import Objective
 from hierax.train.parallel import World
@@ -85,8 +86,9 @@ class Segmenter(Protocol):
         """The device on which its outputs are."""
         ...
 
-    def coarse_logits(self, pixel_values: Tensor) -> Tensor:
-        """Logits `[B, classes, rows, columns]` on the grid of stage 1."""
+    @property
+    def coarse_logits(self) -> Callable[..., Tensor]:
+        """Gives logits `[B, classes, rows, columns]` on the grid of stage 1 for `pixel_values=`."""
         ...
 
 
@@ -97,8 +99,10 @@ class SegmentationEngine(Segmenter, Protocol):
         task: as in `hierax.load`.
         record: the preprocessing record, or None.
         source: the origin of the weights, or None if it is unknown.
+        exported: the export, which takes one size alone; None for other models.
     """
 
+    exported: object
     task: str
     record: Preprocessing | None
     source: str | None
@@ -131,12 +135,17 @@ def segment_dataset(
     inputs: Inputs,
     world: World,
     *,
+    fixed: bool = False,
     workers: int = 0,
     stop: Callable[[], bool] = never_stop,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> SegmentationResult:
     """Compares the predicted class of each pixel with the target, at the size of the target. Images are computed one by
-    one, because each has its own size. The counts of all ranks are added.
+    one, because each has its own size. Those that are much longer than the model's size are cut into windows, as
+    `hierax.segment` does it. The counts of all ranks are added.
+
+    Args:
+        fixed: whether the model takes its own size alone, as exports do. Then all images are cut into windows.
 
     Raises:
         ValueError: no sample can be read, samples have no target, or a target has a label that is no class.
@@ -152,7 +161,7 @@ def segment_dataset(
         if part.targets is None:
             raise ValueError("the data has no masks; the evaluation of a segmentation needs a class for each pixel")
         pixels = normalize(part.pixels, model, inputs.mean, inputs.std)
-        coarse, target = model.coarse_logits(pixels), part.targets[0].long()
+        coarse, target = _coarse_logits(model, pixels, fixed=fixed), part.targets[0].long()
         found = class_map(coarse[0], pixels=pixels.shape[2:], size=target.shape, stride=stride)
         counts = counts + count_pixels(found.long(), target, classes)
         losses.add(coarse, target, pixels.shape[2:], stride)
@@ -163,6 +172,24 @@ def segment_dataset(
     total, pixels, number = world.all_reduce_sum(losses.total, losses.pixels, float(images))
     matrix = SegmentationMatrix(summed.long().view(classes, classes))
     return SegmentationResult(matrix, total / max(pixels, 1), int(number), problems)
+
+
+def _coarse_logits(model: Segmenter, pixels: Tensor, *, fixed: bool) -> Tensor:
+    """The coarse logits `[1, classes, rows, columns]` of an image, in windows if it is large."""
+    config = model.config
+    window = config.image_size if fixed else default_window(config.image_size, config.unit_pixels)
+    rows, columns = (
+        axis(length, stride=step, window=side, overlap=OVERLAP, fixed=fixed)
+        for length, step, side in zip(pixels.shape[2:], config.stage_stride(0), window, strict=True)
+    )
+
+    def logits_of(boxes: Sequence[Box]) -> Iterator[Tensor]:
+        for down, across in boxes:
+            part = pixels[:, :, down, across]
+            below, right = down.stop - down.start - part.shape[2], across.stop - across.start - part.shape[3]
+            yield model.coarse_logits(pixel_values=F.pad(part, (0, right, 0, below)))[0]
+
+    return torch.cat([logits for _, logits in merged_rows(rows, columns, logits_of)], 1)[None]
 
 
 @dataclass

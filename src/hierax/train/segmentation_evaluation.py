@@ -111,6 +111,7 @@ def evaluate_segmentation(
         raise ValueError(f"the model is a {type(network).__name__}; {_EXPECTED}")
     if not isinstance(network, Pretrained) and network.task != "segmentation":
         raise ValueError(f"the model is for {network.task}; {_EXPECTED}")
+    fixed = not isinstance(network, Pretrained) and network.exported is not None
     config = network.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
     place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
@@ -127,7 +128,7 @@ def evaluate_segmentation(
         workers = worker_count(dataset) if workers is None else workers
         notices = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
         with explain_failures(lambda: "nothing was written"), notices:
-            found = segment_dataset(network, inputs, world, workers=workers, on_progress=on_progress)
+            found = segment_dataset(network, inputs, world, fixed=fixed, workers=workers, on_progress=on_progress)
     return SegmentationEvaluation(found, labels, note)
 
 
