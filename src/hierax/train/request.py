@@ -19,6 +19,10 @@ from hierax.train.recipes import recipe as named_recipe
 from hierax.train.settings import Recipe, setting_names
 
 PathOrHubId = str | os.PathLike[str]
+Classes = Sequence[str] | str | os.PathLike[str]
+"""Names of classes, or a file of them."""
+Colors = Mapping[str, Sequence[int]] | str | os.PathLike[str]
+"""The color of each class, or a file of them."""
 AUTO = "auto"
 
 
@@ -31,12 +35,16 @@ class MaskOptions:
     colors: Mapping[str, tuple[int, ...]] | None = None
 
     @classmethod
-    def of(
-        cls, *, classes: Sequence[str] | None, reduce_labels: bool, colors: Mapping[str, Sequence[int]] | None
-    ) -> MaskOptions | None:
+    def of(cls, *, classes: Classes | None, reduce_labels: bool, colors: Colors | None) -> MaskOptions | None:
         """The options with these values; None if none is given."""
         if classes is None and not reduce_labels and colors is None:
             return None
+        from hierax.data.segmentation.class_tables import read_class_names, read_colors
+
+        if isinstance(classes, (str, os.PathLike)):
+            classes = read_class_names(classes)
+        if isinstance(colors, (str, os.PathLike)):
+            colors = read_colors(colors)
         table = None if colors is None else {name: tuple(color) for name, color in colors.items()}
         return cls(None if classes is None else tuple(classes), reduce_labels, table)
 

@@ -12,7 +12,17 @@ from hierax.train.folder import check_folder, check_places, check_settings, read
 from hierax.train.modes import MODES, Mode
 from hierax.train.parallel import open_world
 from hierax.train.rank_run import RankRun
-from hierax.train.request import AUTO, MaskOptions, PathOrHubId, Request, finished_message, open_data, resolve_choice
+from hierax.train.request import (
+    AUTO,
+    Classes,
+    Colors,
+    MaskOptions,
+    PathOrHubId,
+    Request,
+    finished_message,
+    open_data,
+    resolve_choice,
+)
 from hierax.train.settings import Recipe
 
 
@@ -75,9 +85,9 @@ def finetune(
     teacher_cache: PathOrHubId | None = None,
     validation: PathOrHubId | None = None,
     columns: Mapping[str, str] | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Classes | None = None,
     reduce_labels: bool = False,
-    colors: Mapping[str, Sequence[int]] | None = None,
+    colors: Colors | None = None,
     device: str = "auto",
     parallel: str = "ddp",
     overwrite: bool = False,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hierax.train.pixels import pixel_mean_and_std
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs
 from hierax.train.progress import explain_failures
-from hierax.train.request import MaskOptions, PathOrHubId, open_masks
+from hierax.train.request import Classes, Colors, MaskOptions, PathOrHubId, open_masks
 from hierax.train.segmentation import SegmentationEngine, SegmentationResult, segment_dataset
 from hierax.train.settings import Recipe
 
@@ -82,9 +82,9 @@ def evaluate_segmentation(
     workers: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     columns: Mapping[str, str] | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Classes | None = None,
     reduce_labels: bool = False,
-    colors: Mapping[str, Sequence[int]] | None = None,
+    colors: Colors | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> SegmentationEvaluation:
     """Compares the class that a model predicts for each pixel with the masks of `data`. All images count in one
@@ -99,7 +99,7 @@ def evaluate_segmentation(
         workers: number of decoding processes; None is 0 for few images, otherwise the number of cores minus one.
         max_pixels: images with more pixels count as unreadable; None is no limit.
         columns, classes, reduce_labels, colors: see `hierax.data.open_segmentation`. For the training data of a run,
-            they are those of the run if none is given.
+            they are those of the run if none is given. Without classes, those of the model.
         on_progress: is called with the number of finished images, and with the number of all images.
 
     Raises:
@@ -120,7 +120,9 @@ def evaluate_segmentation(
     if trained:
         masks = masks or MaskOptions.read(trained.get("masks"))
         columns = trained.get("columns") if columns is None else columns
-    dataset, note = _evaluated(data, masks or MaskOptions(), columns, trained, labels)
+    masks = masks or MaskOptions()
+    masks = replace(masks, classes=masks.classes or labels)  # the data may state the same classes in another order
+    dataset, note = _evaluated(data, masks, columns, trained, labels)
     with open_world(device) as world:
         if isinstance(network, Pretrained):
             network = network.to(world.device).eval()
@@ -189,14 +191,13 @@ def _evaluated(
 
 
 def _with_classes(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
-    """The dataset, if its classes are those of the model: by name in the same order, or by number.
+    """The dataset, if its classes are those of the model.
 
     Raises:
         ValueError: they are not.
     """
     own = dataset.classes
-    numbered = own == tuple(map(str, range(len(own))))
-    if own == labels[: len(own)] or (numbered and len(own) <= len(labels)):
+    if own == labels:
         return dataset
     listed = [", ".join(names[:8]) + (", …" if len(names) > 8 else "") for names in (own, labels)]
     raise ValueError(
