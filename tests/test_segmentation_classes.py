@@ -143,7 +143,8 @@ def test_a_table_of_ade20k_counts_from_1(tmp_path: Path) -> None:
     (folder / "objectInfo150.txt").write_text(
         "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t.1\t1\t1\t1\twall\n2\t.1\t1\t1\t1\tsky\n"
     )
-    assert open_segmentation(folder).classes == ("0", "wall", "sky")
+    with pytest.warns(Notice, match=r"objectInfo150.txt names classes from 1 on, so 0 is a class of its own"):
+        assert open_segmentation(folder).classes == ("0", "wall", "sky")
     data = open_segmentation(folder, reduce_labels=True)
     assert data.classes == ("wall", "sky")
     assert data.sample(0).target.tolist() == [[255, 0, 1]]  # type: ignore[union-attr]

@@ -151,6 +151,14 @@ def test_masks_of_0_and_255_alone_are_two_classes_and_a_notice_says_so(tmp_path:
     assert targets(folder, classes=["a", "b", "c"]) == [[[0, 255]], [[0, 0]]]  # three classes: 255 is none of them
 
 
+def test_what_255_means_can_be_stated(tmp_path: Path) -> None:
+    """As for a validation set, which must be read as the training set is."""
+    folder = write(tmp_path, np.array([[0, 255]], np.uint8))
+    assert targets(folder, classes=["sky", "cat"], binary=False) == [[[0, 255]]]
+    assert targets(folder, classes=["sky", "cat"], binary=True) == [[[0, 1]]]
+    assert open_segmentation(folder, binary=True).numbering.binary
+
+
 def test_0_and_255_beside_1_mean_no_class(tmp_path: Path) -> None:
     folder = write(tmp_path, np.array([[0, 255]], np.uint8), np.array([[0, 1]], np.uint8))
     assert targets(folder) == [[[0, 255]], [[0, 1]]]
@@ -220,7 +228,7 @@ def test_masks_that_were_reduced_before_are_noticed(tmp_path: Path) -> None:
 def test_colors_without_a_table_are_refused_with_an_example(tmp_path: Path) -> None:
     folder = write(tmp_path, np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8))
     with pytest.raises(
-        ValueError, match=r"none of 1 masks can be used; the first: .*a.png: a mask in color, .*#ff0000"
+        ValueError, match=r"none of 1 images with masks can be used; the first: .*a.png: a mask in color, .*#ff0000"
     ):
         open_segmentation(folder)
 
@@ -313,7 +321,37 @@ def test_a_mask_with_the_orientation_of_its_photo_is_turned_with_it(tmp_path: Pa
 def test_some_masks_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     folder = write(tmp_path, VALUES, VALUES)
     (folder / "masks" / "b.png").write_bytes(REFUSED["JPEG"][0])
-    with pytest.warns(Notice, match=r"1 of 2 masks cannot be used; the first: .*b.png: a mask saved as JPEG"):
+    with pytest.warns(Notice, match=r"1 of 2 images with masks cannot be used; .*b.png: a mask saved as JPEG"):
         data = open_segmentation(folder)
     with pytest.raises(ValueError, match=r"b.png: a mask saved as JPEG"):
         data.sample(1)
+
+
+@pytest.mark.parametrize("tag", [1, 6])
+def test_a_tiff_is_turned_with_its_mask(tag: int, tmp_path: Path) -> None:
+    """Pillow turns a TIFF while it decodes."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    picture(2, 3).save(tmp_path / "images" / "a.tif", exif=orientation(tag))
+    png(VALUES).save(tmp_path / "masks" / "a.tif", exif=orientation(tag))
+    expected = VALUES if tag == 1 else np.rot90(VALUES, -1)
+    assert targets(tmp_path) == [expected.tolist()]
+    png(VALUES).save(tmp_path / "masks" / "a.tif")
+    if tag != 1:
+        with pytest.raises(ValueError, match=r"turned by its EXIF orientation \(6\), but its mask is not"):
+            open_segmentation(tmp_path)
+
+
+def test_a_mask_that_cannot_be_read_is_named_in_runs(tmp_path: Path) -> None:
+    from hierax.data import Augmentation, EvaluationView, SampleKey, TrainingView
+    from hierax.data.view import Unreadable
+    from hierax.processing import Preprocessing
+
+    folder = write(tmp_path, VALUES)
+    data = open_segmentation(folder)
+    (folder / "masks" / "a.png").write_bytes(REFUSED["JPEG"][0])
+    training = TrainingView(data, Augmentation((8, 8)), seed=0)[SampleKey(0, 0)]
+    for found in (training, EvaluationView(data, Preprocessing().whole(8), size=(8, 8))[0]):
+        assert isinstance(found, Unreadable)
+        assert found.name == str(folder / "masks" / "a.png")
+        assert found.problem.startswith("a mask saved as JPEG")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hierax.data import open_segmentation, open_segmentation_splits
-from hierax.data.segmentation.polygons import fill_polygon, read_polygons, read_runs
+from hierax.data import open_dataset, open_segmentation, open_segmentation_splits
+from hierax.data.segmentation.polygons import area_of, draw_outline, fill_polygon, read_runs
 from hierax.notices import Notice
 from samples import encoded, picture, write_parquet, write_pictures, write_tar
 
@@ -352,7 +352,9 @@ def test_run_lengths_and_polygons_are_those_of_faster_coco_eval() -> None:
         assert np.array_equal(read_runs(mask.encode(values), height, width), values.astype(bool))
     corners = [10.2, 8, 60, 12.5, 70, 66, 20, 50]
     theirs = mask.decode(mask.merge(mask.frPyObjects([corners], 80, 80))).astype(bool)
-    ours = read_polygons([corners], 80, 80)
+    ours = np.zeros((80, 80), bool)
+    draw_outline(ours, [corners], 1)
+    assert abs(area_of([corners]) - ours.sum()) < 20
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.98  # theirs counts half pixels at edges
 
 
@@ -381,3 +383,10 @@ def test_the_folder_of_images_alone_says_where_the_masks_are(tmp_path: Path) -> 
     save(tmp_path, "masks/a.png", VALUES)
     with pytest.raises(ValueError, match=r"images: images without masks; pass .*, which holds masks/ too"):
         open_segmentation(tmp_path / "images")
+
+
+@pytest.mark.parametrize("names", [("images", "masks"), ("labels", "imgs")])
+def test_images_and_masks_are_noticed_when_they_are_opened_as_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    write_pictures(tmp_path, *(f"{name}/a.png" for name in names))
+    with pytest.warns(Notice, match="are read as two classes of images; if they are images and masks, --task segment"):
+        open_dataset(tmp_path)

@@ -44,7 +44,7 @@ def test_mean_and_deviation_are_those_of_the_images(folder: Path) -> None:
 
 def test_what_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "images" / "a.png").write_bytes(b"bad")
-    with pytest.warns(match="1 of 3 masks cannot be used"):
+    with pytest.warns(match="1 of 3 images with masks cannot be used"):
         found = segmentation_statistics(folder)
     assert (found.samples, found.readable) == (3, 2)
     assert found.unreadable == [(str(folder / "images" / "a.png"), found.unreadable[0][1])]

@@ -13,10 +13,11 @@ import numpy as np
 from hierax.data.arrays import map_array
 from hierax.data.dataset import Dataset, Sample, VideoSegment
 from hierax.data.image_folder import METADATA
+from hierax.data.segmentation.folder_names import are_images_and_masks
 from hierax.data.split_names import find_splits, kind_of
 from hierax.data.strings import Strings
 from hierax.data.tar import COMPRESSED, open_shards
-from hierax.notices import LeftOut
+from hierax.notices import LeftOut, notify
 from hierax.processing.paths import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -207,5 +208,10 @@ def _by_class(folder: Path, paths: list[str], tops: list[str], folders: Collecti
     empty = [name for name in classes if name not in filled]
     if empty:
         raise ValueError(f"{folder / empty[0]} has no {kind} ({len(empty)} such); expected some in each class folder")
+    if are_images_and_masks(classes):
+        notify(
+            f"{folder}: {classes[0]} and {classes[1]} are read as two classes of images; if they are images and masks, "
+            "--task segment (in Python: open_segmentation) reads the classes of pixels"
+        )
     number = {name: i for i, name in enumerate(classes)}
     return FolderDataset(Strings(paths), np.fromiter((number[t] for t in tops), np.int64, len(tops)), classes, **how)

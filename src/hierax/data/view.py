@@ -144,7 +144,7 @@ class TrainingView:
             sample = self.dataset.sample(key.index)
             pixels, target = self._example(sample, key.random(self.seed))
         except (OSError, ValueError) as error:  # an ImageError is a ValueError
-            return Unreadable(sample.name if sample else f"sample {key.index}", key.index, _problem(error))
+            return _unreadable(sample, key.index, error)
         units = self.augmentation.mask_units
         noise = key.random(self.seed, MASK).random(units, dtype=np.float32) if units else None
         return Example(pixels, sample.label, noise, sample.name, key.index, target)
@@ -294,7 +294,7 @@ class EvaluationView:
             else:
                 pixels = self._pixels(sample)
         except (OSError, ValueError) as error:
-            return Unreadable(sample.name if sample else f"sample {index}", index, _problem(error))
+            return _unreadable(sample, index, error)
         return Example(pixels, sample.label, None, sample.name, index, sample.target)
 
     def _pixels(self, sample: Sample) -> np.ndarray:
@@ -342,9 +342,11 @@ def _channels(dataset: Dataset) -> int | None:
         return None
 
 
-def _problem(error: Exception) -> str:
+def _unreadable(sample: Sample | None, index: int, error: Exception) -> Unreadable:
+    """What cannot be read, by the name of the sample or of the file, such as its mask, that is the reason."""
+    name = sample.name if sample else error.source if isinstance(error, ImageError) else f"sample {index}"
     text = error.problem if isinstance(error, ImageError) else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return Unreadable(name, index, " ".join(text.split()) or type(error).__name__)
 
 
 def _array_part(

@@ -14,9 +14,10 @@ import numpy as np
 from hierax.data.segmentation.class_tables import Entry
 from hierax.data.segmentation.masks import Mask
 from hierax.data.segmentation.numbering import MAX_CLASSES
-from hierax.data.segmentation.polygons import read_polygons, read_runs
+from hierax.data.segmentation.polygons import area_of, draw_outline
 from hierax.data.segmentation.turned import check_pair
 from hierax.data.split_names import kind_of
+from hierax.data.strings import Strings
 from hierax.notices import notify
 from hierax.processing import ImageError
 from hierax.processing.paths import walk
@@ -32,13 +33,13 @@ class CocoMasks:
         file: the COCO file.
         paths: of each image.
         sizes: height and width of each image, as the file states them; None if it does not.
-        objects: of each image, the class and the outline of its objects; the last one is on top.
+        objects: of each image, the class and the outline of its objects, as JSON: worker processes would copy lists.
     """
 
     file: str
-    paths: Sequence[str]
+    paths: Strings
     sizes: Sequence[tuple[int, int] | None]
-    objects: Sequence[Sequence[tuple[int, Any]]]
+    objects: Strings
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,15 +62,12 @@ class CocoMasks:
         if size is None:
             raise ImageError(self.mask_name(index), "no height and width of the image; expected both, in pixels")
         values = np.zeros(size, np.uint8)
-        drawn: list[tuple[int, np.ndarray]] = []
-        for number, outline in self.objects[index]:
-            try:
-                inside = read_runs(outline, *size) if isinstance(outline, dict) else read_polygons(outline, *size)
-            except ValueError as error:
-                raise ImageError(self.mask_name(index), str(error)) from None
-            drawn.append((number, inside))
-        for number, inside in sorted(drawn, key=lambda one: -int(one[1].sum())):
-            values[inside] = number
+        try:
+            objects = [(number, outline, area_of(outline)) for number, outline in json.loads(self.objects[index])]
+            for number, outline, _ in sorted(objects, key=lambda one: -one[2]):
+                draw_outline(values, outline, number)
+        except ValueError as error:
+            raise ImageError(self.mask_name(index), str(error)) from None
         found = Mask(values)
         check_pair(self.paths[index], found, name=self.paths[index])
         return found
@@ -128,10 +126,18 @@ def _masks(path: Path, images: Sequence[Mapping[str, Any]], objects: Mapping[Any
     empty = sum(not objects[one["id"]] for one, _ in used)
     if empty:
         notify(f"{path}: {empty:,} of {len(used):,} images have no objects; all of their pixels are background")
-    sizes = [
-        (int(one["height"]), int(one["width"])) if one.get("height") and one.get("width") else None for one, _ in used
-    ]
-    return CocoMasks(str(path), [place for _, place in used], sizes, [objects[one["id"]] for one, _ in used])
+    return CocoMasks(
+        file=str(path),
+        paths=Strings(place for _, place in used),
+        sizes=[_size(one) for one, _ in used],
+        objects=Strings(json.dumps(objects[one["id"]]) for one, _ in used),
+    )
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    sides = image.get("height"), image.get("width")
+    height, width = (side if isinstance(side, int) and 0 < side <= 1 << 20 else None for side in sides)
+    return None if height is None or width is None else (height, width)
 
 
 def _read(path: Path) -> dict[str, Any]:

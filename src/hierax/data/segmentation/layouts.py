@@ -9,21 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hierax.data.folders import KINDS
+from hierax.data.segmentation.folder_names import IMAGE_FOLDERS, MASK_FOLDERS, plain_name
 from hierax.data.segmentation.pairs import FilePairs, pair_files, pair_stems, split_flat
 from hierax.data.split_names import kind_of
 from hierax.notices import LeftOut
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files, is_hidden, nothing_in, suffix_of, walk
 
-IMAGE_FOLDERS = (
-    "images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos", "photo", "pictures", "rgb", "inputs",
-    "input", "frames",
-)  # fmt: skip
-"""Usual names of folders of images, in lower case and without marks between words."""
-MASK_FOLDERS = (
-    "segmentationclass", "segmentationclassaug", "gtfine", "masks", "mask", "annotations", "annotation", "annots",
-    "labels", "label", "segmentations", "segmentation", "groundtruth", "gt", "targets", "target", "annot", "gtcoarse",
-)  # fmt: skip
-"""Usual names of folders of masks; the first one that holds images is used."""
 EXPECTED = (
     "expected folders of images and of masks with the same names (images/ and masks/, each with train/ and val/ or "
     "not; or train/images/ and train/masks/), a list with columns image and mask (.csv, .jsonl), a COCO file (.json), "
@@ -75,8 +66,8 @@ def find_places(folder: Path) -> dict[str, Place]:
 
 def nothing_found(folder: Path) -> ValueError:
     """The error for a folder without images that have masks; it names what the folder holds."""
-    masks = [name for name in _folders(folder.parent) if _plain(name) in MASK_FOLDERS]
-    if masks and _plain(folder.name) in IMAGE_FOLDERS:
+    masks = [name for name in _folders(folder.parent) if plain_name(name) in MASK_FOLDERS]
+    if masks and plain_name(folder.name) in IMAGE_FOLDERS:
         return ValueError(f"{folder}: images without masks; pass {folder.parent}, which holds {masks[0]}/ too")
     kinds: Counter[str] = Counter()
     for _, names in walk(folder):
@@ -98,7 +89,7 @@ def read_place(place: Place) -> FilePairs:
 
 def _pair_in(folder: Path) -> Place | None:
     """The folder of images and the folder of masks in a folder."""
-    plain = {_plain(name): name for name in reversed(_folders(folder))}
+    plain = {plain_name(name): name for name in reversed(_folders(folder))}
     images = next((plain[name] for name in IMAGE_FOLDERS if name in plain), None)
     if images is None:
         return None
@@ -144,10 +135,6 @@ def _has_images(folder: Path) -> bool:
 
 def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def _only_folder(folder: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -57,16 +57,18 @@ def read_mask(source: MaskInput, *, name: str, max_pixels: int | None = DEFAULT_
         if start.startswith(b"\x93NUMPY"):
             raise ImageError(name, "an array (.npy); expected an image, such as a PNG of one channel")
         stream.seek(0)
-        _check_format(read_header(stream, name=name, max_pixels=max_pixels), start, name)
+        header = read_header(stream, name=name, max_pixels=max_pixels)
+        _check_format(header, start, name)
+        tag = orientation(header)  # Pillow turns a TIFF while it decodes, and forgets how
     deep = read_values(source, name=name, exact=False, max_pixels=max_pixels)
     if deep is not None:
         values = deep if isinstance(deep, np.ndarray) else deep.values
-        return _deep_mask(values, name)
+        return replace(_deep_mask(values, name), orientation=tag)
     image = decode(source, name=name, max_pixels=max_pixels)
     bits, colors = (start[24], start[25]) if start.startswith(b"\x89PNG") else (8, 0)
     if bits == 16 and image.mode[0] != "I":
         raise ImageError(name, f"a mask of 16-bit colors ({image.mode}); expected class numbers in one channel")
-    return _mask(image, name, bits=8 if colors else bits)
+    return replace(_mask(image, name, bits=8 if colors else bits), orientation=tag)
 
 
 def _check_format(image: Image.Image, start: bytes, name: str) -> None:

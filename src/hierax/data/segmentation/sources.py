@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,6 +33,9 @@ ClassNames: TypeAlias = "Sequence[str] | str | os.PathLike[str] | None"
 ClassColors: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str] | None"
 """The color of each class by name, or a file with them."""
 
+_MANY = 2000
+"""Above this number of masks, a notice says that all of them are read."""
+
 
 def open_segmentation(
     source: str | os.PathLike[str],
@@ -42,6 +45,7 @@ def open_segmentation(
     columns: Mapping[str, str] | None = None,
     reduce_labels: bool = False,
     colors: ClassColors = None,
+    binary: bool | None = None,
 ) -> SegmentationDataset:
     """Opens images whose pixels have classes. The order of the samples depends only on names.
 
@@ -66,6 +70,7 @@ def open_segmentation(
         reduce_labels: whether 0 in masks means that a pixel has no class, and class k is stored as k + 1.
         colors: for masks in color, the color of each class by name, such as {"road": (128, 64, 128)}, or a file with
             them (see `read_colors`). Gray levels are possible too: {"road": 0, "tree": 128}.
+        binary: whether 255 is class 1, as in masks of 0 and 255; None: if the masks hold nothing else.
 
     Returns:
         The dataset. Its samples have a `target`, uint8 `[H, W]`.
@@ -77,7 +82,8 @@ def open_segmentation(
     text = os.fspath(source)
     opened = open_masks(text, check_segmentation_columns(columns))
     name = _wanted(list(opened.splits), split, of=text)
-    return _datasets(opened, [name], classes=classes, reduce_labels=reduce_labels, colors=colors, name=text)[0]
+    stated = _stated(opened, classes, colors, reduce=reduce_labels)
+    return _datasets(opened, [name], stated, binary=binary, name=text)[0]
 
 
 def open_segmentation_splits(
@@ -89,13 +95,14 @@ def open_segmentation_splits(
     columns: Mapping[str, str] | None = None,
     reduce_labels: bool = False,
     colors: ClassColors = None,
+    binary: bool | None = None,
 ) -> tuple[Dataset, Dataset | None]:
     """Opens a training set and a validation set, with the same classes.
 
     The validation set is the one that the data states; otherwise a `fraction` of the images, drawn with `seed`.
 
     Args:
-        source, classes, columns, reduce_labels, colors: see `open_segmentation`.
+        source, classes, columns, reduce_labels, colors, binary: see `open_segmentation`.
         fraction: fraction of the images to draw; 0: no validation set.
         seed: seed of the random numbers.
 
@@ -110,7 +117,8 @@ def open_segmentation_splits(
     training = _wanted(list(opened.splits), None, of=text)
     held = find_splits([name for name in opened.splits if name], of=text)[1]
     names = [training] if held in (None, training) else [training, held]
-    train, *rest = _datasets(opened, names, classes=classes, reduce_labels=reduce_labels, colors=colors, name=text)
+    stated = _stated(opened, classes, colors, reduce=reduce_labels)
+    train, *rest = _datasets(opened, names, stated, binary=binary, name=text)
     return (train, rest[0]) if rest else stratified_split(train, fraction=fraction, seed=seed)
 
 
@@ -128,42 +136,55 @@ def _wanted(splits: Sequence[str], split: str | None, *, of: str) -> str:
 
 
 def _datasets(
-    opened: OpenedMasks,
-    splits: Sequence[str],
-    *,
-    classes: ClassNames,
-    reduce_labels: bool,
-    colors: ClassColors,
-    name: str,
+    opened: OpenedMasks, splits: Sequence[str], stated: _Stated, *, binary: bool | None, name: str
 ) -> list[SegmentationDataset]:
     """Splits of one dataset, which are read in the same way."""
-    parts = [opened.splits[split] for split in splits]
-    names, numbering, where = _stated(opened, classes, colors, reduce=reduce_labels)
+    parts, names, numbering = [opened.splits[split] for split in splits], stated.names, stated.numbering
+    total = sum(map(len, parts))
+    if names is None and total > _MANY:
+        notify(f"{name}: all {total:,} masks are read to find the classes; stating their names (--classes) saves this")
     found = survey(parts, numbering, whole=names is None)
     if not found.names and found.problems:
-        raise ValueError(f"none of {len(found.problems):,} masks can be used; the first: {found.problems[0]}")
+        raise ValueError(
+            f"none of {len(found.problems):,} images with masks can be used; the first: {found.problems[0]}"
+        )
     if found.problems:
         looked = len(found.names) + len(found.problems)
-        notify(f"{len(found.problems):,} of {looked:,} masks cannot be used; the first: {found.problems[0]}")
+        notify(
+            f"{len(found.problems):,} of {looked:,} images with masks cannot be used; the first: {found.problems[0]}"
+        )
     count = None if names is None else len(names)
-    if numbering.colors is None and numbering.values is None:
-        if is_binary(found.found, count) and not found.complete:
+    if binary is None and numbering.colors is None and numbering.values is None and is_binary(found.found, count):
+        if not found.complete:
             found = survey(parts, numbering, whole=True)
-        if is_binary(found.found, count):
+        binary = is_binary(found.found, count)
+        if binary:
             notify(f"{name}: the masks hold only 0 and 255; 255 is taken as class 1, not as pixels without a class")
-            numbering = replace(numbering, binary=True)
+    numbering = replace(numbering, binary=bool(binary))
     if names is None:
         names = tuple(map(str, range(_count(found, numbering, name))))
     numbering = replace(numbering, count=len(names))
-    _check_values(found, numbering, where)
-    palette = _palette(found, numbering, len(names), opened)
+    _check_values(found, numbering, stated.source)
+    palette = _palette(found, numbering, len(names))
     return [SegmentationDataset(part, numbering, names, palette) for part in parts]
 
 
-def _stated(
-    opened: OpenedMasks, classes: ClassNames, colors: ClassColors, *, reduce: bool
-) -> tuple[tuple[str, ...] | None, Numbering, str]:
-    """The names of the classes that the user or the data states, how masks are read, and where the names are from."""
+@dataclass(frozen=True)
+class _Stated:
+    """What the user or the data states.
+
+    Attributes:
+        names: of the classes; None if they are not stated.
+        numbering: how masks are read.
+        source: where the names are from.
+    """
+
+    names: tuple[str, ...] | None
+    numbering: Numbering
+    source: str
+
+
+def _stated(opened: OpenedMasks, classes: ClassNames, colors: ClassColors, *, reduce: bool) -> _Stated:
     names = read_class_names(classes) if isinstance(classes, (str, os.PathLike)) else classes
     names = None if names is None else tuple(names)
     if names is not None:
@@ -180,13 +201,18 @@ def _stated(
         theirs = names_of_table(table[1], name=table[0], reduce=reduce)
         if names is None:
             names, where = theirs, table[0]
+            if not reduce and min((entry.number or 0 for entry in table[1]), default=0) == 1:
+                notify(
+                    f"{where} names classes from 1 on, so 0 is a class of its own; if 0 means that a pixel has no "
+                    "class, as in ADE20K, --reduce-labels (in Python: reduce_labels) says so"
+                )
         elif colors is None and (opened.by_name or (set(theirs) <= set(names) and theirs != names[: len(theirs)])):
             values = _by_name(theirs, names, values, reduce=reduce, of=table[0])
         elif colors is None and theirs != names[: len(theirs)]:
             notify(f"the classes of {table[0]} ({_few(theirs)}) are taken for {_few(names)}, by their numbers")
         if known is None and set(theirs) <= set(names):
             known = _colors_beside(table[1], names)
-    return names, Numbering(colors=known, values=values, reduce=reduce), where
+    return _Stated(names, Numbering(colors=known, values=values, reduce=reduce), where)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -261,7 +287,7 @@ def _check_values(found: Survey, numbering: Numbering, where: str) -> None:
         )
 
 
-def _palette(found: Survey, numbering: Numbering, count: int, opened: OpenedMasks) -> np.ndarray | None:
+def _palette(found: Survey, numbering: Numbering, count: int) -> np.ndarray | None:
     """The colors of the classes: of the table of colors, or of the palette of the masks."""
     if numbering.colors is not None:
         return palette_of_colors(numbering.colors, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from hierax.data.segmentation.dataset import size_error
 from hierax.data.segmentation.masks import Mask
@@ -13,6 +13,7 @@ from hierax.processing import ImageError
 from hierax.processing.color import orientation
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
 
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _REMEDY = "save both upright, without an EXIF orientation (Pillow: ImageOps.exif_transpose(image).save(path))"
 
 
@@ -31,17 +32,17 @@ def check_pair(content: Any, mask: Mask, *, name: str) -> None:
     found = _header(content, name)
     if found is None:
         return
-    (height, width), tag = found
-    upright = (width, height) if tag >= 5 else (height, width)
+    stored, tag = found
+    upright = stored[::-1] if tag >= 5 else stored
     if mask.size != upright:
-        if tag >= 5 and mask.orientation == 1 and mask.size == (height, width):
+        if tag >= 5 and mask.orientation == 1 and mask.size == stored:
             raise ImageError(
                 name, f"the image is turned by its EXIF orientation ({tag}), but its mask is not; {_REMEDY}"
             )
         raise size_error(name, upright, mask.size)
     turned = [one for one in (tag, mask.orientation) if one != 1]
     # a quarter turn of one that is not square would have another size
-    if len(turned) == 1 and (turned[0] < 5 or height == width):
+    if len(turned) == 1 and (turned[0] < 5 or stored[0] == stored[1]):
         which = ("image", "mask") if tag != 1 else ("mask", "image")
         raise ImageError(
             name,
@@ -53,9 +54,16 @@ def check_pair(content: Any, mask: Mask, *, name: str) -> None:
 def _header(content: Any, name: str) -> tuple[tuple[int, int], int] | None:
     """Height and width as stored, and the EXIF orientation."""
     if isinstance(content, Image.Image):
-        return (content.height, content.width), orientation(content)
+        return _stored_size(content), orientation(content)
     if not isinstance(content, (str, bytes, os.PathLike)):
         return None
     with open_source(content, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=None)
-        return (image.height, image.width), orientation(image)
+        return _stored_size(image), orientation(image)
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size is that of the upright image
+        tags = image.tag_v2
+        return tags.get(_TIFF_HEIGHT, image.height), tags.get(_TIFF_WIDTH, image.width)
+    return image.height, image.width
