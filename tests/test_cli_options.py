@@ -267,5 +267,5 @@ def test_features_prints_an_object_for_each_file(run: Run, classifier_folder: st
 
 def test_recipes_prints_all_settings_of_all_recipes(run: Run) -> None:
     found = json.loads(run("recipes", "--json")[1])
-    assert found.keys() == hierax.train.RECIPES.keys()
+    assert found.keys() == hierax.train.RECIPES.keys() | hierax.detection.recipes.RECIPES.keys()
     assert "--source needs the NAME of a recipe" in run("recipes", "--source")[2]

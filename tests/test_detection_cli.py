@@ -92,6 +92,7 @@ def test_the_task_follows_from_the_recipe_and_from_the_run(place: Path, tmp_path
         (("--teacher", "t.onnx"), "--teacher is not for --task detect; leave it out"),
         (("--columns", "path=x"), "--columns is not for --task detect; leave it out"),
         (("--reduce-labels",), "--reduce-labels is not for --task detect; leave it out"),
+        (("--parallel", "fsdp"), "--parallel fsdp is not for --task detect, which uses one process"),
         (("--recipe", "finetune_cpu"), "recipe is 'finetune_cpu'; expected detect_cpu or detect_gpu for --task detect"),
         (("epochs=3",), "epochs is not a setting of detect_cpu"),
         (("--from", "nowhere"), "nowhere"),
@@ -236,3 +237,11 @@ def test_other_commands_say_what_takes_the_model(command: str, place: Path, tmp_
     code, _, err = run(command, tmp_path / "a", "--model", place / "detect", *output)
     assert code == 2
     assert "model_type is 'rt_detr'; expected 'hiera' (hierax detect and hierax evaluate take this model)" in err
+
+
+def test_recipes_lists_those_of_detection(run: Hierax) -> None:
+    listed, (_, one, _) = run("recipes")[1], run("recipes", "detect_cpu")
+    assert "instances_gpu" in listed
+    assert json.loads(one)["head"] == "rt-detr"
+    assert json.loads(run("recipes", "--json")[1])["detect_cpu"] == json.loads(one)
+    assert run("recipes", "detect_gpu", "--source")[1].startswith("def detect_gpu()")

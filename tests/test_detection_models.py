@@ -271,7 +271,7 @@ def test_every_recipe_builds_its_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["image_size=100"], "image_size is 100; expected a multiple of 32 pixels, from 32 to 4096"),
+        (["image_size=100"], "image_size is 100; expected a multiple of 32 pixels, from 64 to 4096"),
         (["head=mask2former"], "head is 'mask2former'; expected rt-detr or d-fine for --task detect"),
         (["head=yolo"], "head is 'yolo'; expected rt-detr or d-fine"),
         (["steps=0"], "steps is 0; expected 1 or more"),
@@ -308,5 +308,5 @@ def test_steps_follow_from_the_number_of_images() -> None:
         75,
         300,
     ]
-    assert resolve(base.replace(image_size=32), images=5, held=0, device="cpu", most_objects=50).queries == 21
+    assert resolve(base.replace(image_size=64), images=5, held=0, device="cpu", most_objects=70).queries == 84
     assert resolve(base.replace(steps=7), images=500, held=0, device="cpu").warmup_steps == 2

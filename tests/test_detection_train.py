@@ -77,6 +77,15 @@ def test_fewer_queries_than_objects_give_a_notice(trunk: Path, tmp_path: Path) -
         train(write_coco(tmp_path / "set"), tmp_path / "run", trunk, "queries=1", "steps=1")
 
 
+def test_a_validation_set_without_objects_is_not_measured(trunk: Path, tmp_path: Path) -> None:
+    source = write_coco(tmp_path / "set")
+    file = source / "annotations" / "instances_val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    with pytest.warns(Notice, match=r"3 images to validate on, but no objects; the run is not measured"):
+        run = train(source, tmp_path / "run", trunk)
+    assert json.loads((run / "run.json").read_text())["result"]["last"] is None
+
+
 class Killed(BaseException):
     """A process that ends at once."""
 
@@ -219,6 +228,11 @@ def test_folders_of_other_runs_are_refused(trunk: Path, tmp_path: Path) -> None:
     for name, content, message in (
         ("a", {"run.json": '{"mode": "finetune", "recipe": {}}'}, "holds a run of another kind, not of detection"),
         ("b", {"run.json": "{"}, "is damaged"),
+        (
+            "d",
+            {"run.json": '{"mode": "detect", "recipe": {"lr": 1}}'},
+            "is damaged: recipe: the recipe lacks head, name",
+        ),
         ("c", {"photo.txt": ""}, "is not empty and contains no run"),
     ):
         (tmp_path / name).mkdir()

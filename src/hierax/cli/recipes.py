@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 
 from hierax.cli.outputs import add_json
@@ -23,22 +24,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    from hierax.detection.recipes import RECIPES as DETECTION
     from hierax.train.recipes import RECIPES, recipe, source_of
 
     if arguments.source and (arguments.json or not arguments.name):
         raise UserError("--source needs the NAME of a recipe, and has no --json")
+    if arguments.name in DETECTION:
+        if arguments.source:
+            print(inspect.getsource(DETECTION[arguments.name]), end="")
+        else:
+            print(json.dumps(DETECTION[arguments.name]().to_dict(), indent=2))
+        return 0
     if arguments.name:
         chosen = recipe(arguments.name)
         print(source_of(chosen.name) if arguments.source else json.dumps(chosen.to_dict(), indent=2))
         return 0
     made = [build() for build in RECIPES.values()]
+    detection = [build() for build in DETECTION.values()]
     if arguments.json:
-        print(json.dumps({one.name: one.to_dict() for one in made}, indent=2))
+        print(json.dumps({one.name: one.to_dict() for one in (*made, *detection)}, indent=2))
         return 0
     width = max(len(one.name) for one in made)
     for one in made:
         print(
             f"{one.name:<{width}}  {one.mode:<8}  {one.epochs:>4} epochs  batch {one.batch_size:>4}  "
             f"lr {one.lr:<7g} {one.source}"
+        )
+    for one in detection:
+        print(
+            f"{one.name:<{width}}  {one.task:<8}  steps by data  batch {one.batch_size:>4}  lr {one.lr:<7g} "
+            f"{one.head}, {one.image_size} pixels"
         )
     return 0

@@ -286,7 +286,6 @@ def _shared(recipe: DetectionRecipe, backbone: Any, names: dict[int, str]) -> di
         "decoder_attention_heads": recipe.heads,
         "num_denoising": min(100, _queries(recipe)),
         "anchor_image_size": None,
-        "initializer_bias_prior_prob": 0.01,  # transformers' own default is 1 / (classes + 1), too high for few classes
         **_labels(names),
     }
 

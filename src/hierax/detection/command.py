@@ -48,6 +48,8 @@ def run_finetune(arguments: argparse.Namespace, task: str) -> int:
     for name in _OF_OTHERS:
         if getattr(arguments, name, None):
             raise ValueError(f"--{name.replace('_', '-')} is not for --task {task}; leave it out")
+    if arguments.parallel != "ddp":
+        raise ValueError(f"--parallel {arguments.parallel} is not for --task {task}, which uses one process")
     if not arguments.out:
         raise ValueError("-o RUN is missing: the folder for checkpoints, log and model")
     data, settings = _data_and_settings(arguments)
@@ -66,7 +68,7 @@ def run_finetune(arguments: argparse.Namespace, task: str) -> int:
     source = arguments.source or (before.get("from", FEMTO) if before else FEMTO)
     recipe: str | DetectionRecipe | None = arguments.recipe
     if before:
-        recipe = DetectionRecipe.from_dict(before["recipe"])
+        recipe = _recipe(before, arguments.config or arguments.out)
     run = finetune_detection(
         data,
         out=arguments.out,
@@ -80,6 +82,14 @@ def run_finetune(arguments: argparse.Namespace, task: str) -> int:
     )
     number = last_signal()
     return 0 if number is None or read_object(run / DESCRIPTION).get("finished") else 128 + number
+
+
+def _recipe(described: dict[str, Any], path: str) -> DetectionRecipe:
+    """The recipe in a run.json."""
+    try:
+        return DetectionRecipe.from_dict(described["recipe"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not the description of a run: {error}") from None
 
 
 def _data_and_settings(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:

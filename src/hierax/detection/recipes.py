@@ -72,8 +72,8 @@ class DetectionRecipe:
     heads: int = 4
     feedforward: int = 128
     points: int = 1024
-    crop: float = 0.5
-    zoom_out: float = 1.5
+    crop: float = 1.0
+    zoom_out: float = 1.0
     flip: bool = True
     color: float = 0.2
     validation_fraction: float = 0.2
@@ -160,7 +160,7 @@ def _at_least(least: float) -> tuple[Callable[[Any], bool], str]:
 
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "image_size": (lambda v: v % 32 == 0 and 32 <= v <= 4096, "a multiple of 32 pixels, from 32 to 4096"),
+    "image_size": (lambda v: v % 32 == 0 and 64 <= v <= 4096, "a multiple of 32 pixels, from 64 to 4096"),
     **{n: _at_least(1) for n in ("steps", "batch_size", "width", "queries", "encoder_layers", "heads", "feedforward")},
     **{name: _at_least(1) for name in ("points", "evaluate_every", "checkpoint_every", "keep", "max_pixels")},
     **{name: _at_least(0) for name in ("lr", "backbone_lr", "weight_decay", "warmup_steps", "workers")},
@@ -187,13 +187,14 @@ def detect_gpu() -> DetectionRecipe:
     """RT-DETR at the size of its paper (arXiv 2304.08069: 640 pixels, 300 queries, 6 layers), for one GPU."""
     return DetectionRecipe(
         name="detect_gpu", task="detect", head="rt-detr", image_size=640, batch_size=16, lr=2e-4, backbone_lr=5e-5,
-        warmup_steps=300, clip_grad=0.1, width=256, queries=300, decoder_layers=6, heads=8, feedforward=1024,
+        warmup_steps=300, clip_grad=0.1, width=256, queries=300, decoder_layers=6, heads=8, feedforward=1024, crop=0.5,
+        zoom_out=1.5,
     )  # fmt: skip
 
 
 def instances_cpu() -> DetectionRecipe:
     """Small squares and a small Mask2Former, for a CPU."""
-    return DetectionRecipe(name="instances_cpu", task="instances", head="mask2former", encoder_layers=2, zoom_out=1.0)
+    return DetectionRecipe(name="instances_cpu", task="instances", head="mask2former", encoder_layers=2)
 
 
 def instances_gpu() -> DetectionRecipe:
@@ -201,7 +202,7 @@ def instances_gpu() -> DetectionRecipe:
     return DetectionRecipe(
         name="instances_gpu", task="instances", head="mask2former", image_size=512, batch_size=16, lr=1e-4,
         backbone_lr=2e-5, warmup_steps=300, weight_decay=0.05, clip_grad=0.01, width=256, queries=100,
-        encoder_layers=6, decoder_layers=10, heads=8, feedforward=2048, points=12544, zoom_out=1.0,
+        encoder_layers=6, decoder_layers=10, heads=8, feedforward=2048, points=12544, crop=0.5,
     )  # fmt: skip
 
 

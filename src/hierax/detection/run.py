@@ -95,6 +95,9 @@ def finetune_detection(
     train, held = open_detection_splits(
         data, validation=validation, fraction=wanted.validation_fraction, seed=wanted.seed, masks=task == "instances"
     )
+    if held is not None and not held.objects:
+        notify(f"{held.name}: {quantity(len(held), 'image')} to validate on, but no objects; the run is not measured")
+        held = None
     most = max(sum(not one.crowd for one in image.objects) for image in train.images)
     final = resolve(wanted, images=len(train), held=len(held or ()), device=place.type, most_objects=most)
     if final.queries is not None and most > final.queries:
@@ -210,7 +213,7 @@ def _say_plan(recipe: DetectionRecipe, train: DetectionDataset, held: DetectionD
     validation = f"{quantity(len(held), 'image')} to validate on" if held else "no validation set"
     say(
         f"{quantity(len(train), 'image')}, {quantity(train.objects, 'object')}, "
-        f"{quantity(len(train.classes), 'class').replace('classs', 'classes')}; {validation}"
+        f"{len(train.classes)} {'class' if len(train.classes) == 1 else 'classes'}; {validation}"
     )
     say(
         f"recipe {recipe.name}: {recipe.head}, {recipe.image_size} pixels, {recipe.queries} queries, "
@@ -256,7 +259,11 @@ def _previous(run: Path) -> dict[str, Any] | None:
 
 def _check_same(run: Path, previous: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
     """Raises `RunExists` if the run in the folder has other settings than requested; names all of them."""
-    then = {**DetectionRecipe.from_dict(previous["recipe"]).to_dict(), **{k: previous.get(k) for k in _SOURCES}}
+    try:
+        recipe = DetectionRecipe.from_dict(previous["recipe"])
+    except (ValueError, TypeError) as error:
+        raise RunExists(f"{run / DESCRIPTION} is damaged: recipe: {error}; {_OTHER}") from None
+    then = {**recipe.to_dict(), **{k: previous.get(k) for k in _SOURCES}}
     now = {**stated["recipe"], **{k: stated.get(k) for k in _SOURCES}}
     others = [
         f"{key} was {then.get(key)!r}, now {now[key]!r}"
