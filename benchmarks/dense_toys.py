@@ -234,6 +234,7 @@ KINDS = {
 
 def train(name: str, backbone: str, *, steps: int, seed: int, every: int = 150) -> dict[int, float]:
     """The measure on held-out drawings after each `every` steps, by step."""
+    register()
     torch.manual_seed(seed)
     kind, random = KINDS[name], np.random.RandomState(seed + 3)
     model, samples, held_out = kind.build(backbone), drawings(400, 0), drawings(80, 1)
@@ -271,7 +272,6 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(words)
     torch.set_num_threads(arguments.threads)
-    register()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     results = []
