@@ -40,8 +40,8 @@ def test_more_than_256_classes_become_an_image_of_16_bits(tmp_path: Path) -> Non
 
 def test_an_overlay_mixes_the_image_and_the_colors() -> None:
     image = Image.new("RGB", (2, 1), (100, 100, 100))
-    drawn = viz.overlay(image, np.array([[0, 1]], np.uint8), [(0, 0, 0), (200, 0, 50)], opacity=0.5)
-    assert np.asarray(drawn).tolist() == [[[50, 50, 50], [150, 50, 75]]]
+    drawn = viz.overlay(image, np.array([[0, 1]], np.uint8), [(0, 0, 50), (200, 0, 50)], opacity=0.5)
+    assert np.asarray(drawn).tolist() == [[[50, 50, 75], [150, 50, 75]]]
     assert np.asarray(viz.overlay(image, np.array([[1, 1]]), opacity=0)).tolist() == [[[100] * 3] * 2]
 
 
@@ -50,10 +50,10 @@ def test_an_overlay_takes_images_of_every_mode(mode: str) -> None:
     assert viz.overlay(Image.new(mode, (3, 2)), np.zeros((2, 3), np.uint8)).mode == "RGB"
 
 
-def test_where_a_class_has_no_color_the_image_is_unchanged() -> None:
-    image = Image.new("RGB", (2, 1), (100, 100, 100))
-    drawn = viz.overlay(image, np.array([[1, 255]], np.uint8), viz.palette(2))
-    assert np.asarray(drawn)[0, 1].tolist() == [100, 100, 100]
+def test_where_a_class_has_no_color_or_black_the_image_is_unchanged() -> None:
+    image = Image.new("RGB", (3, 1), (100, 100, 100))
+    drawn = viz.overlay(image, np.array([[1, 255, 0]], np.uint8), viz.palette(2))
+    assert np.asarray(drawn).tolist() == [[[114, 50, 50], [100, 100, 100], [100, 100, 100]]]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def overlay(
 
     Args:
         image: the image, of any mode.
-        mask: integers `[H, W]`, the class of each pixel. Where a class has no color, the image is unchanged.
+        mask: integers `[H, W]`, the class of each pixel. Where a class has no color, or black, the image is unchanged:
+            black is the color of the background, and would only darken it.
         colors: red, green and blue of each class, 0 to 255; None is `palette`.
         opacity: from 0, where only the image is seen, to 1, where only the classes are seen.
 
@@ -72,7 +73,9 @@ def overlay(
         raise ValueError(f"opacity is {opacity!r}; expected a number from 0 to 1")
     table, plain = _table(colors), image.convert("RGB")
     shown = array < len(table)
-    mixed = Image.blend(plain, Image.fromarray(table[np.where(shown, array, 0)]), opacity)
+    painted = table[np.where(shown, array, 0)]
+    shown &= painted.any(-1)
+    mixed = Image.blend(plain, Image.fromarray(painted), opacity)
     return mixed if shown.all() else Image.composite(mixed, plain, Image.fromarray(shown))
 
 
