@@ -148,3 +148,13 @@ def test_a_table_of_ade20k_counts_from_1(tmp_path: Path) -> None:
     data = open_segmentation(folder, reduce_labels=True)
     assert data.classes == ("wall", "sky")
     assert data.sample(0).target.tolist() == [[255, 0, 1]]  # type: ignore[union-attr]
+
+
+def test_a_file_of_names_or_colors_that_is_missing_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, [[0, 1]])
+    with pytest.raises(
+        ValueError, match=r"classes is 'sky,sea', which is no file; expected a list of names, or a file"
+    ):
+        open_segmentation(folder, classes="sky,sea")
+    with pytest.raises(ValueError, match=r"colors is 'lost.csv', which is no file; expected a color for each name"):
+        open_segmentation(folder, colors="lost.csv")

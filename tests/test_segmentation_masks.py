@@ -204,6 +204,8 @@ def test_such_a_mask_is_also_refused_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_numbers_of_objects_are_no_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a.png: the value 1007; expected class numbers from 0 to 254"):
+        open_segmentation(write(tmp_path, np.array([[0, 1007]], np.uint16)))
     folder = write(tmp_path, np.arange(997, 1006, dtype=np.uint16)[None])
     with pytest.raises(ValueError, match=r"a.png: the value 1005; expected class numbers from 0 to 254"):
         open_segmentation(folder)

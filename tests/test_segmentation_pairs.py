@@ -125,7 +125,7 @@ def test_a_split_is_opened_by_its_name(tmp_path: Path) -> None:
 def test_a_folder_without_masks_says_what_is_expected(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.jpg")
     with pytest.raises(
-        ValueError, match="1 images, but no masks beside images; expected folders of images and of masks"
+        ValueError, match=r"holds images \(1\), but no masks beside images; expected folders of images and"
     ):
         open_segmentation(tmp_path)
     with pytest.raises(ValueError, match="missing: no file or folder of this name; expected folders"):

@@ -368,8 +368,8 @@ def test_other_data_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"a.txt": b"x"})
     write_pictures(tmp_path / "classes", "cats/a.jpg", "dogs/b.jpg")
     for source, text in (
-        ("videos", "1 videos, but no masks beside images; expected folders of images and of masks"),
-        ("classes", "2 images, but no masks beside images"),
+        ("videos", r"holds videos \(1\), but no masks beside images; expected folders of images and of masks"),
+        ("classes", r"holds images \(2\), but no masks beside images"),
         ("a.npy", "a .npy file; expected folders"),
         ("a.tar", "a .tar file; expected folders"),
         ("missing", "no file or folder of this name; expected"),

@@ -72,8 +72,8 @@ def nothing_found(folder: Path) -> ValueError:
     kinds: Counter[str] = Counter()
     for _, names in walk(folder):
         kinds.update(KINDS[suffix_of(name)] for name in names if suffix_of(name) in KINDS)
-    held = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()) or "no images"
-    return ValueError(f"{folder}: {held}, but no masks beside images; {EXPECTED}")
+    held = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common()) or "no images"
+    return ValueError(f"{folder} holds {held}, but no masks beside images; {EXPECTED}")
 
 
 def read_place(place: Place) -> FilePairs:

@@ -92,7 +92,7 @@ def _mask(image: Image.Image, name: str, *, bits: int) -> Mask:
     if image.mode == "1":
         return Mask(_upright(values.astype(np.uint8), tag), None, tag)
     if image.mode == "L":
-        return Mask(_upright(values // _SCALES.get(bits, 1), tag), None, tag)
+        return Mask(_upright(values // _SCALES[bits] if bits in _SCALES else values, tag), None, tag)
     if image.mode == "RGB":
         return Mask(_upright(_one_channel(values), tag), None, tag)
     if image.mode[0] == "I" or image.mode == "F":

@@ -185,16 +185,19 @@ class _Stated:
 
 
 def _stated(opened: OpenedMasks, classes: ClassNames, colors: ClassColors, *, reduce: bool) -> _Stated:
-    names = read_class_names(classes) if isinstance(classes, (str, os.PathLike)) else classes
-    names = None if names is None else tuple(names)
+    if isinstance(classes, (str, os.PathLike)):
+        names = read_class_names(_file(classes, "classes", "a list of names, or a file with them"))
+    else:
+        names = None if classes is None else tuple(classes)
     if names is not None:
         _check_names(names)
     where = "" if names is None else "the classes that were given"
     table = opened.table
     known: Colors | None = None
     if colors is not None:
-        chosen = read_colors(colors) if isinstance(colors, (str, os.PathLike)) else colors
-        known, names = color_table(chosen, names, required=True)
+        if isinstance(colors, (str, os.PathLike)):
+            colors = read_colors(_file(colors, "colors", "a color for each name, or a file with them"))
+        known, names = color_table(colors, names, required=True)
         where = where or "the table of colors"
     values = opened.values
     if table is not None:
@@ -213,6 +216,12 @@ def _stated(opened: OpenedMasks, classes: ClassNames, colors: ClassColors, *, re
         if known is None and set(theirs) <= set(names):
             known = _colors_beside(table[1], names)
     return _Stated(names, Numbering(colors=known, values=values, reduce=reduce), where)
+
+
+def _file(path: str | os.PathLike[str], argument: str, expected: str) -> str | os.PathLike[str]:
+    if not os.path.isfile(path):
+        raise ValueError(f"{argument} is {os.fspath(path)!r}, which is no file; expected {expected}")
+    return path
 
 
 def _few(names: Sequence[str]) -> str:

@@ -86,4 +86,5 @@ def is_binary(values: Sequence[int], count: int | None) -> bool:
 def are_gray_levels(values: Sequence[int]) -> bool:
     """Whether numbers look like gray levels that were chosen to be seen, such as 0, 128 and 255."""
     classes = list(values)
-    return 2 <= len(classes) <= 16 and classes[0] == 0 and min(np.diff(classes).tolist()) > 12
+    few = 2 <= len(classes) <= 16 and classes[-1] <= IGNORE
+    return few and classes[0] == 0 and min(np.diff(classes).tolist()) > 12
