@@ -114,6 +114,15 @@ def test_segmentation_is_trained_on_drawings(script: Any, capsys: pytest.Capture
     assert all(f"{start}: mean IoU 0." in out for start in ("femto", "scratch", "frozen"))
 
 
+def test_seams_of_sliding_windows_are_measured(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--steps", "1", "--size", "200x400", "--rounds", "1", "--parts", "seams,times")
+    script("segmentation_windows").main([*small, "--output", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "| 320 | 0.25 | 0." in out
+    assert "| plain |" in out
+    assert (tmp_path / "seams.png").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_segmentation_is_learned_on_drawings(seed: int, script: Any, tmp_path: Path) -> None:
