@@ -28,7 +28,7 @@ def enlarged(coarse: Tensor, pixels: tuple[int, int], size: tuple[int, int]) -> 
         ((4, 64), (1, 1)),
     ],
 )
-@pytest.mark.parametrize("at_once", [1, 500, 1 << 22])
+@pytest.mark.parametrize("at_once", [1, 500, 1 << 20])
 def test_bands_of_rows_give_the_classes_of_logits_that_are_enlarged_at_once(
     pixels: tuple[int, int], size: tuple[int, int], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
