@@ -24,6 +24,7 @@ import pytest
 import torch
 
 import hierax
+from small import image_config
 
 pytestmark = pytest.mark.peers
 
@@ -99,6 +100,18 @@ def test_optimum_opens_its_layout(folder: Folder, cat: tuple[str, float]) -> Non
     assert found["both"] == ["last_hidden_state", "pooler_output"]
     assert found["maps"] == [3, 320, 5, 5]
     assert found["mae"][0] == 3
+
+
+def test_optimum_opens_a_segmentation_model(tmp_path: Path) -> None:
+    """The file has the coarse logits, as those of transformers' Segformer are."""
+    torch.manual_seed(0)
+    model = hierax.HieraForSemanticSegmentation(image_config(num_labels=3)).eval()
+    hierax.export(model, tmp_path / "export", layout="optimum")
+    found = answer_of(python_of("optimum"), HERE / "open_optimum_segmentation.py", tmp_path / "export")
+    with torch.no_grad():
+        coarse = model.coarse_logits(torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert found["shape"] == [3, 3, 16, 16]
+    torch.testing.assert_close(torch.tensor(found["logits"]), coarse[0, :, 0, 0], atol=1e-4, rtol=1e-4)
 
 
 def test_optimum_intel_opens_the_same_layout_in_openvino(folder: Folder, cat: tuple[str, float]) -> None:
