@@ -292,6 +292,8 @@ def test_a_model_for_another_task_is_refused(
         assert code == 2
         assert f"this model is for {task}; segment needs a segmentation model, such as the run of hierax fine" in err
     assert not Path("out").exists()
+    code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", segmenter_folder)
+    assert (code, "this model is for segmentation; reconstruct needs an MAE model" in err) == (2, True)
     code, _, err = run("classify", "a", "--model", segmenter_folder)
     assert code == 2
     assert "this model is for segmentation; classify needs a classifier, such as hierax/femto; segment takes" in err

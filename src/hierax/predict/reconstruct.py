@@ -103,7 +103,7 @@ def open_mae(model: Model, *, size: Size | None = None, **engine: Any) -> Predic
     """
     if isinstance(model, (str, os.PathLike, Checkpoint)) and not is_export(model):
         model = open_checkpoint(model)
-        if not {"decoder", "head"} & model.parts:
+        if not {task.part for task in TASKS.values() if task.labels or task.masked} & model.parts:
             raise ValueError(
                 f"{model.name} is an encoder without a decoder (as written by hierax.inflate, or by pretraining with "
                 f"target=hog); reconstruct needs an MAE model, such as {FEMTO_MAE}"
