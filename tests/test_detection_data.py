@@ -165,7 +165,7 @@ def test_what_is_wrong_with_a_coco_file_is_named(changes: dict[str, Any], messag
     [
         ("{", "not a JSON file"),
         ("[]", "a list, as results have it; expected a COCO file"),
-        ("3", "holds a int"),
+        ("3", "its content is of the type int"),
         ("{}", "images is missing"),
         ("[" * 100_000, "not a JSON file"),
     ],
@@ -262,7 +262,9 @@ def test_annotations_of_stored_pixels_belong_to_these(tmp_path: Path) -> None:
     values["images"][1].update(width=60, height=80)
     file = one_file(tmp_path, **values)
     _turned(tmp_path / "1.png")
-    with pytest.warns(Notice, match="1 images, such as .*1.png, have an EXIF rotation that the annotations do not"):
+    with pytest.warns(
+        Notice, match=r"1 image with an EXIF rotation that the annotations do not follow, such as .*1\.png"
+    ):
         image = open_detection(file).images[1]
     assert (image.width, image.height, image.as_stored) == (60, 80, True)
     assert image.load().size == (60, 80)
@@ -394,7 +396,7 @@ def test_lines_with_points_are_polygons(tmp_path: Path) -> None:
 def test_images_without_a_label_file_are_background(tmp_path: Path) -> None:
     source = write_yolo(tmp_path)
     (source / "labels" / "train" / "1.txt").unlink()
-    with pytest.warns(Notice, match="1 of 6 images have no label file and are used as background"):
+    with pytest.warns(Notice, match="1 of 6 images without a label file, which are used as background"):
         train = splits(source)[0]
     assert train.images[1].objects == ()
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hierax.console import quantity
 from hierax.detection.dataset import (
     AnnotatedImage,
     Box,
@@ -65,8 +66,8 @@ def read_coco(file: Path, *, images: Path | None = None, masks: bool = False) ->
     note_unreadable(str(file), unreadable, total=len(rows))
     if turned:
         notify(
-            f"{file}: {len(turned):,} images, such as {turned[0]}, have an EXIF rotation that the annotations do not "
-            "follow (width and height are those of the stored pixels); they are used as stored"
+            f"{file}: {quantity(len(turned), 'image')} with an EXIF rotation that the annotations do not follow, such "
+            f"as {turned[0]} (width and height are those of the stored pixels); used as stored"
         )
     _check_form(file, found)
     note_boxes(str(file), found)
@@ -88,7 +89,7 @@ def _read(file: Path) -> dict[str, Any]:
     if isinstance(values, list):
         raise ValueError(f"{file}: a list, as results have it; {_EXPECTED}")
     if not isinstance(values, dict):
-        raise ValueError(f"{file}: holds a {type(values).__name__}; {_EXPECTED}")
+        raise ValueError(f"{file}: its content is of the type {type(values).__name__}; {_EXPECTED}")
     for name in ("images", "annotations", "categories"):
         if not isinstance(values.get(name), list):
             state = f"is a {type(values[name]).__name__}, not a list" if name in values else "is missing"

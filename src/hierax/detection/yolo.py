@@ -158,7 +158,7 @@ def read_yolo(
             f"labels/{Path(paths[0]).stem}.txt for {paths[0]}"
         )
     if missing:
-        notify(f"{name}: {missing:,} of {len(paths):,} images have no label file and are used as background")
+        notify(f"{name}: {missing:,} of {len(paths):,} images without a label file, which are used as background")
     if classes is None:
         classes = [str(number) for number in range(highest + 1)]
         notify(f"{name}: no names of classes (data.yaml or classes.txt); their numbers are used")
