@@ -94,6 +94,11 @@ def test_the_task_is_that_of_the_run_or_of_the_recipe(trained: Path, run: "Run")
         (("evaluate", "data", "--model", "run", "--views", "2x1"), "--views is for classifiers of videos"),
         (("evaluate", "data", "--model", "run", "--classes", "a,b,c"), "the data has the classes a, b, c; the model"),
         (("finetune", "data", "-o", "x", "--classes", "a,b"), "classes is for the task segment"),
+        (
+            ("finetune", "data", "-o", "x", "--from", "scratch"),
+            "images and masks, which look like images",
+        ),
+        (("finetune", "data/images", "-o", "x", "--task", "segment"), "data/images"),
         (("finetune", "data", "-o", "x", "--colors", "none.csv"), "none.csv"),
         (("finetune", "data", "-o", "x", "task=segment"), "task is an option, not a setting: --task segment"),
         (("finetune", "data", "-o", "x", "--task", "segment", "--teacher", "t"), "teacher is 't'"),

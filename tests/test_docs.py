@@ -191,10 +191,6 @@ def make_models(place: Path) -> None:
     trunk = hierax.HieraBackbone(variant_config("sam2_hiera_tiny", fpn_hidden_size=16))
     trunk.preprocessing = hierax.Preprocessing.for_model(trunk.config)
     trunk.save_pretrained(place / "facebook/sam2.1-hiera-tiny")
-    names = {0: "background", 1: "cat", 2: "dog"}  # the run of the guide to segmentation
-    segmenter = hierax.HieraForSemanticSegmentation(variant_config("hiera_tiny_224", id2label=names))
-    segmenter.preprocessing = hierax.Preprocessing().at(64).whole(64)
-    segmenter.save_pretrained(place / "runs/segment")
     weights = hierax.create_model("hiera_tiny_224").state_dict()
     torch.save({"model": weights, "model_ema": weights, "epoch": 3}, place / "checkpoint.pth")
 

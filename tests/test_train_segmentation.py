@@ -16,7 +16,8 @@ from hierax import HieraForSemanticSegmentation
 from hierax.data.loader import Batch
 from hierax.data.view import EvaluationView
 from hierax.processing import IMAGENET
-from hierax.train import RunExists, finetune
+from hierax.train import RECIPES, RunExists, finetune
+from hierax.train.choice import choose
 from hierax.train.class_weights import balanced_pixel_weights, class_weights_for, pixel_counts
 from hierax.train.predictions import Inputs
 from hierax.train.segmentation import Segmentation, segment_dataset
@@ -280,3 +281,18 @@ def test_long_images_are_computed_in_windows(fixed: bool, monkeypatch: pytest.Mo
     assert set(seen) == {(64, 64) if fixed else (64, 128)}
     assert len(seen) > 1
     assert found.matrix.pixels == 64 * 300
+
+
+def test_the_default_on_a_cpu_is_femto_at_its_size_for_a_few_thousand_images() -> None:
+    chosen = choose("segment", device="cpu", samples=60, source="hierax/femto")
+    recipe = chosen.recipe
+    assert (recipe.name, recipe.image_size) == ("segment_tiny_small_data_cpu", None)
+    assert (recipe.epochs, recipe.batch_size, recipe.peak_lr, recipe.layer_decay) == (60, 8, 1e-3, 0.8)
+    assert recipe.weights == "last"
+    assert choose("segment", device="cpu", samples=10_000, source="hierax/femto").recipe.epochs == 3
+
+
+def test_the_recipes_for_frozen_encoders_train_the_head_alone() -> None:
+    frozen = {name for name, build in RECIPES.items() if build().mode == "segment" and build().freeze == "all"}
+    assert frozen == {name for name in RECIPES if name.startswith("segment_") and "frozen" in name}
+    assert len(frozen) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hierax.data.arrays import ArrayDataset
 from hierax.data.dataset import Dataset, Sample, Subset
 from hierax.data.file_lists import FileList
 from hierax.data.list_rows import LABELS
+from hierax.data.segmentation.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from hierax.data.tables import LABEL_COLUMNS, TableDataset
 from hierax.train.settings import Recipe
 
@@ -19,6 +21,12 @@ def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
     if not dataset.classes:
         teacher = "" if dataset.arrays else ", or a teacher (--teacher)"
         raise ValueError(f"the data has no classes; {labels_beside(dataset)}{teacher}")
+    if _are_masks(dataset.classes):
+        raise ValueError(
+            f"the classes would be {' and '.join(dataset.classes)}, which look like images and their masks; "
+            "--task segment (in Python task='segment') learns a class for each pixel from them. If they are classes, "
+            "rename one of the folders"
+        )
     if not recipe.label_weight:
         raise ValueError("label_weight is 0 and there is no teacher, so there is nothing to learn; expected above 0")
     if len(dataset.classes) < 2 and not is_multi_label(first):
@@ -26,6 +34,12 @@ def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
             f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more "
             "(if the classes are folders inside of that one, pass it)"
         )
+
+
+def _are_masks(classes: tuple[str, ...]) -> bool:
+    """Whether two class folders have the names of folders of images and of masks."""
+    names = {re.sub(r"[\W_]+", "", name).lower() for name in classes}
+    return len(classes) == 2 and not names.isdisjoint(IMAGE_FOLDERS) and not names.isdisjoint(MASK_FOLDERS)
 
 
 def check_targets(dataset: Dataset, first: Sample) -> None:

@@ -7,10 +7,12 @@ preprocessing and the augmentation (`pixels.py`), and the teacher (`teacher.py`)
 `run.py` makes the folder of the run (`folder.py`, `run_folder.py`) and this loop.
 
 In each step the loader (`data/loader.py`) gives a batch, in an order that can be repeated (`data/order.py`). The
-objective (`objective.py`, `distillation.py`, `hog.py`) computes the loss, the optimizer (`optimizer.py`) changes the
-weights, and the moving average (`ema.py`) follows them. Several processes share the work through `parallel.py`.
+objective (`objective.py`, `segmentation.py`, `distillation.py`, `hog.py`) computes the loss, the optimizer
+(`optimizer.py`) changes the weights, and the moving average (`ema.py`) follows them. Several processes share the work
+through `parallel.py`.
 
-After some steps the held-out samples are evaluated (`predictions.py`), `reconstructions.py` and `plots.py` draw, and
+After some steps the held-out samples are evaluated (`predictions.py`, or for masks `segmentation.py`),
+`reconstructions.py`, `overlays.py` and `plots.py` draw, and
 `checkpoints.py` saves everything that a resumed run needs. At the end `report.py` writes the report.
 """
 

@@ -192,7 +192,7 @@ MODES: Mapping[str, Mode] = {
             start_lr=1e-3,
             recipes={"cpu": "segment_tiny_small_data_cpu", "gpu": "segment_tiny_small_data"},
             epochs={
-                "cpu": Epochs(samples=4_000, least=3, most=40),
+                "cpu": Epochs(samples=6_000, least=3, most=60),
                 "gpu": Epochs(samples=200_000, least=20, most=200),
             },
             objective=_segmentation,

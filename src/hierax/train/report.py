@@ -314,7 +314,8 @@ def _inline(image: Image.Image, name: str) -> str:
 
 def _settings(run: Mapping[str, Any]) -> str:
     places = {name: run.get(name) for name in ("data", "validation", "from", "teacher")}
-    rows = {**places, **run["recipe"], **run.get("environment", {})}
+    masks = {name: value for name, value in (run.get("masks") or {}).items() if value}
+    rows = {**places, **masks, **run["recipe"], **run.get("environment", {})}
     cells = "".join(
         f'<tr><th>{_text(str(name)).replace("_", "_<wbr>")}</th><td class="text">{_text(_value(value))}</td></tr>'
         for name, value in rows.items()
