@@ -245,3 +245,12 @@ def test_recipes_lists_those_of_detection(run: Hierax) -> None:
     assert json.loads(one)["head"] == "rt-detr"
     assert json.loads(run("recipes", "--json")[1])["detect_cpu"] == json.loads(one)
     assert run("recipes", "detect_gpu", "--source")[1].startswith("def detect_gpu()")
+
+
+def test_data_with_boxes_has_a_hint_at_the_task(place: Path, tmp_path: Path, run: Hierax) -> None:
+    for data in (place / "set", place / "set" / "annotations" / "instances_train.json"):
+        code, _, err = run("finetune", data, "-o", tmp_path / "run", "--device", "cpu")
+        assert code == 2
+        assert "for boxes in COCO files or YOLO folders, add --task detect" in err
+    write_images(tmp_path / "photos", 2)
+    assert "--task detect" not in run("finetune", tmp_path / "photos", "-o", tmp_path / "run")[2]

@@ -92,4 +92,10 @@ def _finetune(arguments: argparse.Namespace) -> int:
         )
     except TrainingStopped as error:
         raise UserError(str(error)) from error
+    except ValueError as error:
+        from hierax.detection.sources import has_boxes
+
+        if arguments.task is None and has_boxes(request.data):
+            raise UserError(f"{error}; for boxes in COCO files or YOLO folders, add --task detect") from error
+        raise
     return train.exit_code(request.out)

@@ -90,6 +90,14 @@ def _drawn(train: DetectionDataset, fraction: float, seed: int) -> tuple[Detecti
     return kept, train.subset(np.sort(order[:count]).tolist())
 
 
+def has_boxes(source: str | os.PathLike[str]) -> bool:
+    """Whether a source seems to be one of annotated images. Its annotations are not read."""
+    try:
+        return bool(_find_sets(Path(source)))
+    except (ValueError, OSError):
+        return False
+
+
 def _find_sets(source: Path) -> dict[str, _Open]:
     """The sets of a source by name; "" for the only one."""
     text = os.fspath(source)
