@@ -125,6 +125,14 @@ def test_features_of_a_mae_come_with_a_note(run: Run, mae_folder: str) -> None:
     assert "the encoder of an MAE; its last norm was not trained" in err
 
 
+def test_features_of_a_segmentation_model_come_with_a_note(run: Run, classifier_folder: str) -> None:
+    hierax.load(classifier_folder, task="segmentation", num_labels=2).save_pretrained("segmenter")
+    code, out, err = run("embed", "a", "-o", "out", "--model", "segmenter", *FAST)
+    assert (code, out != "") == (0, True), err
+    assert "a segmentation model has no norm at its end" in err
+    assert "A classifier may be better" in err
+
+
 def test_a_collection_of_a_model_that_was_an_object_asks_for_its_name(run: Run, classifier_folder: str) -> None:
     hierax.embed(["a"], "out", model=hierax.HieraModel.from_pretrained(classifier_folder), workers=0)
     code, _, err = run("embed", "-o", "out", "--update", *FAST)

@@ -185,9 +185,12 @@ def _say_model(model: str, extractor: FeatureExtractor) -> None:
     say_license(model, extractor.license)
     if extractor.untrained_norm and "pooled" in extractor.layers:
         what = "this is the encoder of an MAE; its last norm was not trained"
-        if extractor.config.is_windowed:
+        if extractor.of_segmentation:
+            what = "a segmentation model has no norm at its end, and was trained to tell pixels apart, not images"
+        elif extractor.config.is_windowed:
             what = "an encoder of SAM 2 has no norm at its end"
-        say(f"{model}: {what}. A fine-tuned model may be better")
+        better = "classifier" if extractor.of_segmentation else "fine-tuned model"
+        say(f"{model}: {what}. A {better} may be better")
 
 
 def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int:

@@ -87,6 +87,7 @@ class FeatureExtractor:
         self.name = type(given).__name__ if isinstance(model, Pretrained) else _absolute_source(source_name(model))
         loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
         self.untrained_norm = loaded is not None and "norm" in loaded.reinitialized
+        self.of_segmentation = loaded is not None and TASKS["segmentation"].part in loaded.ignored
         self.record, self.max_pixels = _preprocessing_for(given, size, name=self.name), max_pixels
         self.engine = (
             given
