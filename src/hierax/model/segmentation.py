@@ -175,6 +175,9 @@ class HieraForSemanticSegmentation(Task[SemanticSegmentationOutput]):
         cells = zip(coarse.shape[2:], stride, pixels, (height, width), strict=True)
         whole = [-(-count * step * wanted // side) for count, step, side, wanted in cells]
         exact = coarse if coarse.dtype == torch.float64 else coarse.float()
+        # on a CPU, enlarging and argmax are faster with channels last, and the loss with channels first
+        order = torch.contiguous_format if exact.requires_grad else torch.channels_last
+        exact = exact.contiguous(memory_format=order)
         return F.interpolate(exact, whole, mode="bilinear", align_corners=False)[..., :height, :width]
 
     def in_graph(self, pixel_values: Tensor, *, hidden_states: bool) -> SemanticSegmentationOutput:
