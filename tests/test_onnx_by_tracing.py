@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from hierax import HieraBackbone, HieraForImageClassification, HieraForVideoClassification, HieraModel
+from hierax import (
+    HieraBackbone,
+    HieraForImageClassification,
+    HieraForSemanticSegmentation,
+    HieraForVideoClassification,
+    HieraModel,
+)
 from small import abs_win_config, image_config, pixels, randomize, video_config
 
 pytestmark = [
@@ -23,6 +29,8 @@ MODELS: dict[str, Any] = {
     "abs-win": lambda: HieraForImageClassification(abs_win_config(global_position_size=(16, 16))),
     "clips": lambda: HieraForVideoClassification(video_config()),
     "backbone": lambda: HieraBackbone(image_config(out_features=("stage2", "stage4"))),
+    "segmentation": lambda: HieraForSemanticSegmentation(image_config(image_size=(72, 50))),
+    "linear segmentation": lambda: HieraForSemanticSegmentation(image_config(segmentation_head="linear")),
 }
 
 

@@ -36,7 +36,7 @@ class LinearHead(nn.Module):
         """Logits `[B, num_labels, *grid]` on the grid of the first of `maps` `[B, *grid, C]`, one per stage."""
         total: Tensor | None = None
         for stage, (name, norm) in enumerate(self.norms.items()):
-            logits = self.classifier[name](self.dropout(norm(maps[stage]))).movedim(-1, 1)
+            logits = self.classifier[name](self.dropout(norm(maps[stage]))).permute(0, 3, 1, 2)
             if total is None:
                 total = logits
             else:
@@ -70,12 +70,12 @@ class FpnHead(nn.Module):
         level: Tensor | None = None  # the pyramid, and the sum of what the convolutions find in it
         total: Tensor | None = None  # both are `[B, width, *grid]`; in memory, channels are last
         for stage, (name, norm) in reversed([*enumerate(self.norms.items())]):
-            lateral = self.laterals[name](norm(maps[stage])).movedim(-1, 1)
+            lateral = self.laterals[name](norm(maps[stage])).permute(0, 3, 1, 2)
             level = lateral if level is None else lateral + self._finer(level, stage, like=lateral)
-            found = F.gelu(self.conv_norms[name](self.convs[name](level).movedim(1, -1))).movedim(-1, 1)
+            found = F.gelu(self.conv_norms[name](self.convs[name](level).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
             total = found if total is None else found + self._finer(total, stage, like=found)
         assert total is not None
-        return self.classifier(self.dropout(total.movedim(1, -1))).movedim(-1, 1)
+        return self.classifier(self.dropout(total.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
     def _finer(self, coarser: Tensor, stage: int, *, like: Tensor) -> Tensor:
         """The map of the stage after `stage`, on the grid of `stage`."""
