@@ -29,7 +29,7 @@ MODELS: dict[str, Any] = {
     "abs-win": lambda: HieraForImageClassification(abs_win_config(global_position_size=(16, 16))),
     "clips": lambda: HieraForVideoClassification(video_config()),
     "backbone": lambda: HieraBackbone(image_config(out_features=("stage2", "stage4"))),
-    "segmentation": lambda: HieraForSemanticSegmentation(image_config(image_size=(72, 50))),
+    "segmentation": lambda: HieraForSemanticSegmentation(image_config(image_size=(64, 96))),
     "linear segmentation": lambda: HieraForSemanticSegmentation(image_config(segmentation_head="linear")),
 }
 
