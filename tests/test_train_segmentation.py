@@ -20,6 +20,7 @@ from hierax.train import RECIPES, RunExists, finetune
 from hierax.train.choice import choose
 from hierax.train.class_weights import balanced_pixel_weights, class_weights_for, pixel_counts
 from hierax.train.predictions import Inputs
+from hierax.train.request import MaskOptions, open_masks
 from hierax.train.segmentation import Segmentation, segment_dataset
 from hierax.train.segmentation_metrics import SegmentationMatrix, count_pixels
 from shapes import dataset, pairs
@@ -296,3 +297,20 @@ def test_the_recipes_for_frozen_encoders_train_the_head_alone() -> None:
     frozen = {name for name, build in RECIPES.items() if build().mode == "segment" and build().freeze == "all"}
     assert frozen == {name for name in RECIPES if name.startswith("segment_") and "frozen" in name}
     assert len(frozen) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*only 0 and 255")
+@pytest.mark.parametrize("trained", [(0, 255), (0, 1, 255)])
+def test_255_means_the_same_in_training_and_in_validation(trained: tuple[int, ...], tmp_path: Path) -> None:
+    for name, values in (("train", trained), ("val", (0, 255))):
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "masks").mkdir()
+        mask = np.resize(np.array(values, np.uint8), (16, 16))
+        Image.fromarray(mask).save(tmp_path / name / "masks" / "0.png")
+        Image.new("RGB", (16, 16)).save(tmp_path / name / "images" / "0.png")
+    train, held = open_masks(tmp_path / "train", tmp_path / "val", MaskOptions(), None)
+    assert held is not None
+    target = held.sample(0).target
+    assert target is not None
+    assert set(np.unique(target)) == ({0, 1} if trained == (0, 255) else {0, 255})
+    assert held.classes == train.classes == ("0", "1")

@@ -126,13 +126,16 @@ def open_masks(
     columns: Mapping[str, str] | None,
 ) -> tuple[Dataset, Dataset | None]:
     """Images with masks to train on, and to validate on; None if none are given and none are found beside them."""
+    from hierax.data.segmentation.dataset import segmentation_of
     from hierax.data.segmentation.sources import open_segmentation, open_segmentation_splits
 
     how: dict[str, Any] = {"columns": columns, "reduce_labels": masks.reduce_labels, "colors": masks.colors}
     train, held = open_segmentation_splits(data, fraction=0, seed=0, classes=masks.classes, **how)
     if validation is None:
         return train, held
-    return train, open_segmentation(validation, classes=masks.classes or train.classes, **how)
+    found = segmentation_of(train)
+    binary = None if found is None else found.numbering.binary  # a few masks do not show whether 255 is a class
+    return train, open_segmentation(validation, classes=masks.classes or train.classes, binary=binary, **how)
 
 
 def resolve_choice(
