@@ -362,6 +362,8 @@ def run_guide(guide: str, *, instead: dict[str, str]) -> None:
     """Runs all blocks of a guide, with some words replaced."""
     if guide in ("finetune", "features"):  # they go on where the first guide ends
         assert run(["pretrain", "photos", "-o", "runs/mae"])[0] == 0
+    if guide == "integrations":  # it uses what the guide of segmentation trains
+        assert run(["finetune", "scenes", "-o", "runs/segment", "--task", "segment"])[0] == 0
     for block in blocks(guide):
         if block.kind == "python":
             if re.search(r"^import (timm|segmentation_models_pytorch)", block.text, flags=re.MULTILINE):

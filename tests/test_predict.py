@@ -331,3 +331,26 @@ def test_nothing_is_said_of_the_license_of_a_run_of_ones_own(run: Run, mae_folde
     _, _, err = run("reconstruct", "a", "-o", "x.png", "--model", "run/model")
     assert "license" not in err
     assert err.startswith("hierax: run/model: ")
+
+
+# -- threads
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size", "model", "small"),
+    [(1, None, "hierax/femto", False), (2, None, "hierax/femto", True), (2, 800, "hierax/femto", False)],
+)
+def test_a_small_model_leaves_cores_to_the_threads_that_read(
+    inputs: int, size: int | None, model: str, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr("hierax.predict.predictor.reading_threads", lambda: 3)
+    predictor = open_predictor(model, inputs=inputs, size=size, device="cpu", precision="fp32")
+    assert predictor.engine is not None
+    assert (predictor.engine.backend, predictor.engine.threads) == ("torch", 5 if small else None)
+
+
+def test_a_backend_by_name_keeps_all_threads() -> None:
+    predictor = open_predictor("hierax/femto", inputs=60, device="cpu", **EXACT)
+    assert predictor.engine is not None
+    assert predictor.engine.threads is None

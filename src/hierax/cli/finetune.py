@@ -8,7 +8,7 @@ from hierax.cli import train
 from hierax.cli.masks import add_masks, mask_options
 from hierax.cli.terminal import UserError
 
-SUMMARY = "train a classifier or a segmentation model on your labeled data, from a checkpoint or from scratch"
+SUMMARY = "train a classifier, a segmentation model or a detector on your labeled data"
 EPILOG = (
     train.SETTINGS.format(command="finetune")
     + """

@@ -14,7 +14,7 @@ from hierax.cli.outputs import add_json
 from hierax.cli.terminal import UserError, say_unreadable
 from hierax.console import ProgressDisplay, tell
 
-SUMMARY = "count the images or the pixels of a dataset; compute mean and standard deviation of each channel"
+SUMMARY = "count images, or pixels of classes; mean and standard deviation of each channel"
 EPILOG = """Mean and standard deviation of images are given in gray levels divided by 255. Values of arrays are not
 scaled. If DATA has train/ and val/, the training set is read. All images are counted as RGB. The line
 `modes` shows how they are stored: transparency is drawn on white, and gray becomes three equal channels.

@@ -133,6 +133,11 @@ def _answer(
         yield answer if answer.pixels is None else Answer(answer.path, answer.pixels, next(results))
 
 
+def reading_threads() -> int:
+    """The number of threads in which `read_ahead` reads. More would use the cores of the model."""
+    return max(min(_READERS, available_cores() - 1), 1)
+
+
 def read_ahead(
     paths: Sequence[Path], read: Callable[[Path], _Read], *, ahead: int
 ) -> Iterator[tuple[Path, _Read | ImageError]]:
@@ -146,8 +151,7 @@ def read_ahead(
         except OSError as error:
             return ImageError(str(path), error.strerror or str(error))
 
-    count = max(min(_READERS, available_cores() - 1), 1)  # more threads would use the cores of the model
-    readers = ThreadPoolExecutor(count, thread_name_prefix="hierax-read")
+    readers = ThreadPoolExecutor(reading_threads(), thread_name_prefix="hierax-read")
     pending, rest = deque[tuple[Path, "Future[_Read | ImageError]"]](), iter(paths)
     try:
         while True:

@@ -16,12 +16,13 @@ from hierax.checkpoint.opened import Checkpoint, open_checkpoint, read_checkpoin
 from hierax.checkpoint.preprocessing import located_preprocessing
 from hierax.engine import Engine
 from hierax.engine.backends.exported import export_preprocessing, is_export
-from hierax.engine.hardware import backend_for
+from hierax.engine.hardware import backend_for, threads_beside
 from hierax.engine.signature import Signature
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
 from hierax.model.pretrained import Pretrained
 from hierax.model.segmentation import HieraForSemanticSegmentation
+from hierax.predict.inputs import reading_threads
 from hierax.processing import HieraImageProcessor, HieraVideoProcessor, Preprocessing
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 from hierax.processing.defaults import preprocessing_for
@@ -116,14 +117,25 @@ def open_predictor(
         batch = batch_size or (1 if place.type == "cpu" else _ON_A_GPU)
         call = lambda x, **o: model(x.to(place), **o)  # noqa: E731
         return Predictor(kind, model.config, record, model.license, how, batch, call, model, max_pixels)
+    threads = None
     if inputs is not None and backend == "auto" and not isinstance(model, Engine) and not is_export(model):
         model = open_checkpoint(model)
         sides = None if size is None else _sides(size)
         backend = backend_for(inputs, model.config, backend=backend, precision=precision, size=sides)
+        if backend == "torch" and inputs > 1:
+            threads = threads_beside(reading_threads(), model.config, size=sides)
     engine = (
         model
         if isinstance(model, Engine)
-        else Engine(model, task=task, out_features=out_features, device=device, precision=precision, backend=backend)
+        else Engine(
+            model,
+            task=task,
+            out_features=out_features,
+            device=device,
+            precision=precision,
+            backend=backend,
+            threads=threads,
+        )
     )
     record = record_at(preprocessing_for(engine.config, engine.processor.record), size=size, whole=whole)
     batch = batch_size or (1 if engine.device.type == "cpu" else _ON_A_GPU)
