@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from hierax.model import products
-from hierax.model.layers import Linear
+from hierax.model.layers import Linear, activated
 from hierax.model.products import linear
 
 SHAPES = [(96, 288), (288, 96), (64, 64), (1, 7), (33, 1)]
@@ -25,7 +26,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     real = products._product
 
-    def count(*arguments: Tensor) -> Tensor:
+    def count(*arguments: Any) -> Tensor:
         counts.append(1)
         return real(*arguments)
 
@@ -162,3 +163,72 @@ def test_a_layer_trains_with_checkpointing(used: list[int]) -> None:
 def test_a_pytorch_without_the_operator_computes_with_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not products._works()
+
+
+# -- with GELU
+
+
+def mlp() -> tuple[Linear, nn.GELU, Tensor]:
+    x, weight, bias = tensors(16, 24, 6, grad=False)
+    layer = Linear(16, 24)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer.requires_grad_(False), nn.GELU(), x
+
+
+def test_gelu_is_part_of_the_product(used: list[int]) -> None:
+    layer, act, x = mlp()
+    assert_near(activated(layer, act, x), act(F.linear(x, layer.weight, layer.bias)))
+    assert len(used) == 1
+
+
+def test_where_a_gradient_is_needed_gelu_is_an_operation_of_its_own(used: list[int]) -> None:
+    layer, act, x = mlp()
+    found = activated(layer.requires_grad_(True), act, x)
+    found.sum().backward()
+    assert layer.weight.grad is not None
+
+
+def hook(module: nn.Module, *_: object) -> None:
+    seen.append(type(module).__name__)
+
+
+seen: list[str] = []
+
+
+@pytest.mark.parametrize("where", ["layer", "act", "before", "global", "forward"])
+def test_hooks_see_the_layer_and_its_activation(where: str, used: list[int]) -> None:
+    layer, act, x = mlp()
+    seen.clear()
+    handle = None
+    if where == "forward":  # as accelerate does it
+        plain = layer.forward
+        layer.forward = lambda input: (hook(layer), plain(input))[1]
+    elif where == "global":
+        handle = nn.modules.module.register_module_forward_hook(hook)
+    elif where == "before":
+        layer.register_forward_pre_hook(hook)
+    else:
+        (layer if where == "layer" else act).register_forward_hook(hook)
+    try:
+        assert_near(activated(layer, act, x), F.gelu(F.linear(x, layer.weight, layer.bias)))
+    finally:
+        if handle is not None:
+            handle.remove()
+    assert seen == {"act": ["GELU"], "global": ["Linear", "GELU"]}.get(where, ["Linear"])
+
+
+@pytest.mark.parametrize("act", [nn.GELU("tanh"), nn.ReLU(), nn.SiLU()], ids=["tanh", "relu", "silu"])
+def test_other_activations_stay_as_they_are(act: nn.Module, used: list[int]) -> None:
+    layer, _, x = mlp()
+    assert_near(activated(layer, act, x), act(F.linear(x, layer.weight, layer.bias)))
+
+
+def test_a_layer_of_another_kind_is_called(used: list[int]) -> None:
+    class Twice(Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    layer, act, x = mlp()
+    other = Twice(16, 24)
+    other.load_state_dict(layer.state_dict())
+    assert_near(activated(other, act, x), F.gelu(2 * F.linear(x, layer.weight, layer.bias)))

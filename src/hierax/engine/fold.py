@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from hierax.model.blocks import Block, attend, attend_in_windows
 from hierax.model.encoder import Hiera
-from hierax.model.layers import Linear
+from hierax.model.layers import Linear, activated
 from hierax.model.positions import AbsolutePosition, PositionEmbedding, SeparablePosition, WindowPosition
 from hierax.model.windows import WindowLayout, by_windows, pool_windows
 
@@ -88,7 +88,7 @@ class FoldedBlock(Block):
             y = attend(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
             y = y.unflatten(fold, (-1, units) if self.spec.window else (units, -1))
         x = shortcut + self.out(y)
-        return x + self.fc2(self.act(self.fc1(self.norm2(x))))
+        return x + self.fc2(activated(self.fc1, self.act, self.norm2(x)))
 
 
 def _after_norm(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:

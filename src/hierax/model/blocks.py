@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig
-from hierax.model.layers import CONVS, LayerNorm, Linear, Scale
+from hierax.model.layers import CONVS, LayerNorm, Linear, Scale, activated
 from hierax.model.plan import BlockSpec
 from hierax.model.positions import is_traced
 from hierax.model.tokens import pool, published_order, split_axis, unpublished_order
@@ -156,7 +156,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` -> `[..., C]`."""
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(activated(self.fc1, self.act, x))
 
 
 class Block(nn.Module):
@@ -190,13 +190,17 @@ class Block(nn.Module):
             return torch.cat([grouped.amax(2), grouped.mean(2)], dim=-1)
         return pool(x, self.spec.pool)
 
+    def _attended(self, x: Tensor, weights: bool, cut: WindowLayout | None) -> tuple[Tensor, Tensor | None]:
+        """The first half of `forward`, and the attention weights if they are requested."""
+        normed = self.norm1(x)
+        y, found = self.attn.with_weights(normed) if weights else (self.attn(normed, cut), None)
+        return by_windows(self._shortcut, cut, x, normed) + self._branch(y, self.ls1), found
+
     def forward(self, x: Tensor, output_attentions: bool = False, cut: WindowLayout | None = None) -> Any:
         """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`; with `output_attentions`, a pair of that and the attention
         weights. `cut` is the layout of the tokens if some windows lack tokens.
         """
-        normed = self.norm1(x)
-        y, weights = self.attn.with_weights(normed) if output_attentions else (self.attn(normed, cut), None)
-        x = by_windows(self._shortcut, cut, x, normed) + self._branch(y, self.ls1)
+        x, weights = self._attended(x, output_attentions, cut)
         x = x + self._branch(self.mlp(self.norm2(x)), self.ls2)
         return (x, weights) if output_attentions else x
 

@@ -9,10 +9,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from hierax.model.config import HieraConfig
 from hierax.model.positions import AbsolutePosition, DecoderPosition, SeparablePosition, WindowPosition
-from hierax.model.products import linear
+from hierax.model.products import linear, linear_and_gelu
 
 
 class Linear(nn.Linear):
@@ -24,6 +25,22 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """`[..., C_in]` -> `[..., C_out]`."""
         return linear(input, self.weight, self.bias)
+
+
+def activated(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+    """`act(layer(x))`, in one operation where that is possible and nothing has to see what is between."""
+    if type(layer) is Linear and type(act) is nn.GELU and act.approximate == "none" and not _is_seen(layer, act):
+        found = linear_and_gelu(x, layer.weight, layer.bias)
+        if found is not None:
+            return found
+    return act(layer(x))
+
+
+def _is_seen(*modules: nn.Module) -> bool:
+    """Whether calls of a module do more than its `forward`: hooks, also those of accelerate, which replace it."""
+    return bool(_has_any_global_hook()) or any(
+        part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in modules
+    )
 
 
 class LayerNorm(nn.LayerNorm):

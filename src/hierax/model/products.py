@@ -24,14 +24,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear`: `[..., C_in]` -> `[..., C_out]`, for `weight` `[C_out, C_in]` and `bias` `[C_out]`."""
     if not _suits(x, weight):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (x, weight, bias)):
+    if _needs_gradient(x, weight, bias):
         return _Product.apply(x, weight, bias)
     return _product(x, weight, bias)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_and_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """The exact GELU of `linear` in one operation, which needs half of the memory; None if there is no such operation
+    for these tensors.
+    """
+    if _needs_gradient(x, weight, bias) or not _suits(x, weight):
+        return None
+    return _product(x, weight, bias, "gelu", "none")
+
+
+def _needs_gradient(*parts: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none", algorithm: str = ""
+) -> Tensor:
     """The product by oneDNN, without a gradient."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
 
 
 class _Product(torch.autograd.Function):
@@ -97,7 +112,8 @@ def _works() -> bool:
         return False
     x, weight, bias = torch.ones(2, 4), torch.eye(4)[:3], torch.arange(3.0)
     try:
-        found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        found, activated = _product(x, weight, bias), _product(x, weight, bias, "gelu", "none")
     except (AttributeError, RuntimeError, TypeError):  # a private operator: it may change
         return False
-    return bool(torch.equal(found, F.linear(x, weight, bias)))
+    expected = F.linear(x, weight, bias)
+    return torch.equal(found, expected) and torch.allclose(activated, F.gelu(expected))
