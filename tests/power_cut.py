@@ -8,6 +8,7 @@ import contextlib
 import os
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,7 @@ class Disk:
         self.nodes: dict[int, _Node] = {root.stat().st_ino: self.top}
         self.events = 0
         self._found: dict[tuple[Any, ...], Tree] = {}
-        self._busy = False
+        self._busy, self._lock = False, threading.RLock()
         self._look()
         for node in self.nodes.values():  # what is there at first is on the disk
             node.entries, node.synced, node.pending = dict(node.now), node.live, []
@@ -75,29 +76,30 @@ class Disk:
 
     def event(self) -> None:
         """Notes the state before the next operation."""
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            self._look()
-            self._note()
-        finally:
-            self._busy = False
+        with self._lock:  # of several threads, each waits for its turn
+            if self._busy:  # an operation of this class itself
+                return
+            self._busy = True
+            try:
+                self._look()
+                self._note()
+            finally:
+                self._busy = False
 
     def _fsync(self, fsync: Any) -> Any:
         def synced(handle: Any) -> None:
             fsync(handle)
             number = handle if isinstance(handle, int) else handle.fileno()
-            self.event()
-            found = os.fstat(number)
-            node = self.nodes.get(found.st_ino)
-            if node is None:
-                return
-            if node.folder:
-                for change in list(node.pending):
-                    _settle(change)
-            node.synced = node.live
-            self.event()
+            with self._lock:
+                self.event()
+                node = self.nodes.get(os.fstat(number).st_ino)
+                if node is None:
+                    return
+                if node.folder:
+                    for change in list(node.pending):
+                        _settle(change)
+                node.synced = node.live
+                self.event()
 
         return synced
 

@@ -9,6 +9,7 @@ import pytest
 from hierax.train import RunExists, finetune, pretrain
 from hierax.train.choice import choose, default_source, epochs_for, largest_batch
 from hierax.train.recipes import recipe
+from hierax.train.request import finished_message
 from training import pictures
 
 TASKS = ("pretrain", "finetune")
@@ -100,3 +101,9 @@ def test_pretraining_of_a_named_recipe_starts_from_nothing_as_before(tmp_path: P
     named = recipe("mae_tiny_small_data_cpu")
     run = pretrain(data, out=tmp_path / "run", recipe=named, settings=(*tiny, *QUICK), device="cpu", quiet=True)
     assert json.loads((run / "run.json").read_text())["from"] is None
+
+
+def test_a_finished_run_without_facts_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    told = finished_message(tmp_path, {"result": {"steps": 3, "weights": "last", "last": {"top1": 0.5}}})
+    assert told.startswith(f"{tmp_path} is already finished: model: step 3 of 3, top-1 50.0 %")

@@ -267,3 +267,8 @@ def test_the_former_spelling_of_the_target_is_the_same_setting() -> None:
     pretraining = recipe("mae_tiny_small_data")
     assert pretraining.target == "normalized"
     assert pretraining.overridden(["target=normalised"]) == pretraining.replace(target="normalised") == pretraining
+
+
+def test_an_override_that_is_no_field_is_named() -> None:
+    with pytest.raises(ValueError, match="'a' is not a field of HieraConfig"):
+        recipe("mae_tiny_small_data").replace(overrides={"a": None})

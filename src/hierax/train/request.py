@@ -177,4 +177,5 @@ def finished_message(run: Path, previous: dict[str, Any]) -> str:
     """The message for a run that is already finished; it says which weights were kept."""
     if not (run / "model").is_dir():
         raise RunExists(f"{run} contains a finished run, but its model/ is missing; choose another folder with -o")
-    return f"{run} is already finished: {result_sentence(previous['result'], previous['facts'].get('held_out', 0))}"
+    held = previous.get("facts", {}).get("held_out", 0)
+    return f"{run} is already finished: {result_sentence(previous['result'], held)}"

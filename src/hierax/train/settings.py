@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from hierax.model.validation import require_fields
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.train.modes import MODES
 from hierax.train.setting_values import kinds, parse_value, typed_value
@@ -153,6 +154,10 @@ class Recipe:
         for name, instead in _DECIDED.items():
             if name in self.overrides:
                 raise ValueError(f"overrides has {name!r}, which {instead}")
+        if self.overrides:
+            from hierax.model.config import HieraConfig
+
+            require_fields(self.overrides, {f.name for f in dataclasses.fields(HieraConfig)})
 
     def _check_adapter(self) -> None:
         if self.adapter is None:
