@@ -204,9 +204,9 @@ def test_images_are_upright_and_results_do_not_depend_on_the_batch(place: Path, 
     paths = sorted((tmp_path / "a").iterdir())
     before = list(detect(paths, model=place / "detect", threshold=0, device="cpu"))
     together = list(detect(paths, model=place / "detect", threshold=0, device="cpu", batch_size=3))
-    for one, other in zip(before, together, strict=True):
-        assert [o.label for o in one.objects] == [o.label for o in other.objects]
-        np.testing.assert_allclose([o.box for o in one.objects], [o.box for o in other.objects], atol=1e-3)
+    for one, other in zip(before, together, strict=True):  # equal scores may change places
+        first, second = (sorted((o.label, *map(round, o.box)) for o in found.objects) for found in (one, other))
+        assert first == second
     with Image.open(paths[1]) as image:
         stored = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.detection.build import open_detector
-    from hierax.detection.predict import detect, detection_files, write_detections
+    from hierax.detection.predict import detection_files, detections, write_detections
     from hierax.devices import find_device
 
     paths, problems = expand(arguments.images)
@@ -68,14 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
     files = detection_files(paths, arguments.output, overwrite=arguments.overwrite)
     detector = open_detector(arguments.model)
     detector.model.to(find_device(arguments.device))
-    found = detect(
+    found = detections(
+        detector,
         paths,
-        model=detector,
         threshold=arguments.threshold,
         batch_size=arguments.batch_size,
         max_pixels=arguments.max_pixels,
     )
-    written = write_detections(detector, found, files, max_pixels=arguments.max_pixels)
+    written = write_detections(detector, found, files)
     with progress(written, total=len(paths), what="detecting") as followed:
         for result in followed:
             tally.add(result.error)

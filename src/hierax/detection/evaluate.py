@@ -16,10 +16,12 @@ from hierax.detection.masks import encode
 from hierax.detection.objects import FoundObject, find_objects
 from hierax.detection.sources import open_detection
 from hierax.devices import find_device
+from hierax.predict.inputs import read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers, in COCO's order."""
+_AHEAD = 2  # images that are read while the model runs
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,13 @@ def _predict(
     """The objects that the model finds, by the ids of the images; and what cannot be read."""
     found: dict[int, list[FoundObject]] = {}
     unreadable: list[tuple[str, str]] = []
-    waiting, done = iter(images), 0
     model.model.eval()
+    waiting, done = read_ahead(images, lambda image: image.load(max_pixels=max_pixels), ahead=batch_size + _AHEAD), 0
     while batch := list(islice(waiting, batch_size)):
-        read = []
-        for image in batch:
-            try:
-                read.append((image.id, image.load(max_pixels=max_pixels)))
-            except ImageError as error:  # noqa: PERF203  (the other images are still used)
-                unreadable.append((image.path, error.problem))
-        if read:
-            for (key, _), objects in zip(read, find_objects(model, [content for _, content in read]), strict=True):
-                found[key] = objects
+        unreadable += [(image.path, read.problem) for image, read in batch if isinstance(read, ImageError)]
+        good = [(image.id, read) for image, read in batch if not isinstance(read, ImageError)]
+        objects = find_objects(model, [read for _, read in good]) if good else ()
+        found.update(zip((key for key, _ in good), objects, strict=True))
         done += len(batch)
         if on_progress is not None:
             on_progress(done, len(images))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from hierax.detection.masks import decode
 from hierax.detection.objects import FoundObject, find_objects
 from hierax.devices import find_device
 from hierax.predict.features import output_names
-from hierax.predict.inputs import check_no_input, image_paths
+from hierax.predict.inputs import check_no_input, image_paths, read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 
 RESULTS = "detections.json"
 """The name of the COCO file in the output folder."""
 THRESHOLD = 0.5
+_AHEAD = 2  # images that are read while the model runs
 
 
 @dataclass(frozen=True)
@@ -86,29 +88,28 @@ def detect(
     if not isinstance(model, Detector):
         model = open_detector(model)
         model.model.to(find_device(device))
-    return _detections(model, paths, threshold, batch_size, max_pixels)
+    found = detections(model, paths, threshold=threshold, batch_size=batch_size, max_pixels=max_pixels)
+    return (one for one, _ in found)
 
 
-def _detections(
-    detector: Detector, paths: Sequence[Path], threshold: float, batch_size: int, max_pixels: int | None
-) -> Iterator[Detection]:
-    waiting = iter(paths)
+def detections(
+    detector: Detector,
+    paths: Sequence[Path],
+    *,
+    threshold: float = THRESHOLD,
+    batch_size: int = 1,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> Iterator[tuple[Detection, Image.Image | None]]:
+    """Like `detect`, with an open model. Each result comes with the upright image in RGB; None if it cannot be read."""
+    waiting = read_ahead(paths, partial(load_image, max_pixels=max_pixels), ahead=batch_size + _AHEAD)
     while batch := list(islice(waiting, batch_size)):
-        read: list[Image.Image | ImageError] = [_read(path, max_pixels) for path in batch]
-        images = [image for image in read if isinstance(image, Image.Image)]
+        images = [image for _, image in batch if isinstance(image, Image.Image)]
         found = iter(find_objects(detector, images, threshold=threshold) if images else ())
-        for path, image in zip(batch, read, strict=True):
+        for path, image in batch:
             if isinstance(image, ImageError):
-                yield Detection(path, error=image)
+                yield Detection(path, error=image), None
             else:
-                yield Detection(path, *image.size, tuple(next(found)), detector.classes)
-
-
-def _read(path: Path, max_pixels: int | None) -> Image.Image | ImageError:
-    try:
-        return load_image(path, max_pixels=max_pixels)
-    except ImageError as error:
-        return error
+                yield Detection(path, *image.size, tuple(next(found)), detector.classes), image
 
 
 @dataclass(frozen=True)
@@ -140,20 +141,20 @@ def detection_files(
 
 
 def write_detections(
-    detector: Detector, detections: Iterable[Detection], files: DetectionFiles, *, max_pixels: int | None
+    detector: Detector, found: Iterable[tuple[Detection, Image.Image | None]], files: DetectionFiles
 ) -> Iterator[Detection]:
-    """Writes an overlay for each detection and yields the detection with its path; writes the COCO file at the end."""
+    """Writes an overlay for each result of `detections`, and yields it with the path; writes the COCO file at the
+    end.
+    """
     done: list[Detection] = []
-    for found, overlay in zip(detections, files.overlays, strict=True):
-        if found.error is not None:
-            yield found
+    for (one, image), overlay in zip(found, files.overlays, strict=True):
+        if image is None:
+            yield one
             continue
-        image = load_image(found.path, max_pixels=max_pixels)
         with atomic_write(overlay, sync=False) as part:
-            draw_objects(image, found.objects, detector.classes).save(part)
-        written = Detection(found.path, found.width, found.height, found.objects, found.classes, overlay)
-        done.append(written)
-        yield written
+            draw_objects(image, one.objects, detector.classes).save(part)
+        done.append(replace(one, overlay=overlay))
+        yield done[-1]
     with atomic_write(files.results) as part:
         part.write_text(json.dumps(coco_form(detector, done), indent=1) + "\n", encoding="utf-8")
 

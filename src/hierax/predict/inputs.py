@@ -27,6 +27,7 @@ _CLIPS_AT_ONCE = 4  # clips per call of a model, which limits the memory for man
 _READERS = 4  # threads that read files, if there are as many cores
 _Result = TypeVar("_Result")
 _Read = TypeVar("_Read")
+_Item = TypeVar("_Item")
 
 
 def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -139,27 +140,29 @@ def reading_threads() -> int:
 
 
 def read_ahead(
-    paths: Sequence[Path], read: Callable[[Path], _Read], *, ahead: int
-) -> Iterator[tuple[Path, _Read | ImageError]]:
-    """Yields each path with what `read` returns or its error, in order. Up to `ahead` files are read in advance."""
+    items: Iterable[_Item], read: Callable[[_Item], _Read], *, ahead: int
+) -> Iterator[tuple[_Item, _Read | ImageError]]:
+    """Yields each item, such as a path, with what `read` returns or its error, in order. Up to `ahead` items are read
+    in advance.
+    """
 
-    def outcome(path: Path) -> _Read | ImageError:
+    def outcome(item: _Item) -> _Read | ImageError:
         try:
-            return read(path)
+            return read(item)
         except ImageError as error:
             return error
         except OSError as error:
-            return ImageError(str(path), error.strerror or str(error))
+            return ImageError(str(item), error.strerror or str(error))
 
     readers = ThreadPoolExecutor(reading_threads(), thread_name_prefix="hierax-read")
-    pending, rest = deque[tuple[Path, "Future[_Read | ImageError]"]](), iter(paths)
+    pending, rest = deque[tuple[_Item, "Future[_Read | ImageError]"]](), iter(items)
     try:
         while True:
-            pending.extend((path, readers.submit(outcome, path)) for path in islice(rest, ahead - len(pending)))
+            pending.extend((item, readers.submit(outcome, item)) for item in islice(rest, ahead - len(pending)))
             if not pending:
                 return
-            path, future = pending.popleft()
-            yield path, future.result()
+            item, future = pending.popleft()
+            yield item, future.result()
     finally:
         readers.shutdown(wait=False, cancel_futures=True)
 
