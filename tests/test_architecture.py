@@ -115,9 +115,9 @@ def test_a_room_imports_only_from_rooms_below_it(file: Path) -> None:
         assert {room, other} not in SEPARATE, f"{room} imports {other}"
 
 
-def test_every_room_has_a_floor_and_only_the_server_is_not_built_yet() -> None:
+def test_every_room_has_a_floor() -> None:
     here = {file.relative_to(PACKAGE).with_suffix("").parts[0] for file in FILES}
-    assert here - ALONE == FLOOR.keys() - {"serve"}
+    assert here - ALONE == FLOOR.keys()
 
 
 def test_the_functions_that_reach_for_files_are_the_known_ones() -> None:

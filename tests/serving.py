@@ -1,0 +1,64 @@
+"""A server for tests: an application around a service that needs no model, and clients of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+
+from hierax.serve.app import State, application
+from hierax.serve.bodies import Call, read_call
+from hierax.serve.limits import Limits
+
+router = APIRouter()
+
+
+@router.post("/v1/lengths")
+async def lengths(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
+    """The length of every file, computed by the batcher; the field `key` is the key."""
+    state: State = request.app.state.hierax
+    items = [await state.in_thread(len, upload.content) for upload in call.uploads]
+    key = call.fields.get("key", "")
+    found = [await state.batcher.submit(key, item, deadline=call.deadline) for item in items]
+    names = [upload.name for upload in call.uploads]
+    return await state.answer({"names": names, "lengths": found, "fields": call.fields})
+
+
+@router.get("/v1/broken")
+async def broken() -> Response:
+    """A fault."""
+    raise RuntimeError("a secret detail")
+
+
+class FakeService:
+    """Returns items as they are. `gate` holds calls back while it is closed."""
+
+    def __init__(self, *, seconds: float = 0.0, opening: Callable[[], object] = lambda: None) -> None:
+        self.seconds, self._opening = seconds, opening
+        self.gate = threading.Event()
+        self.gate.set()
+        self.calls: list[tuple[Any, list[Any]]] = []
+        self.closed = False
+
+    def open(self) -> None:
+        self._opening()
+
+    def run(self, work: Any, items: Sequence[Any]) -> Sequence[Any]:
+        self.calls.append((work, list(items)))
+        self.gate.wait(20)
+        time.sleep(self.seconds)
+        return list(items)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def fake_app(service: FakeService | None = None, *, limits: Limits | None = None, **options: Any) -> FastAPI:
+    """An application with the routes of this module."""
+    return application(service or FakeService(), limits=limits, routers=[router], **options)
