@@ -90,3 +90,32 @@ def write_yolo(folder: Path, *, train: int = 6, val: int = 3, polygons: bool = F
     text = "train: images/train\nval: images/val\nnames:\n" + "".join(f"  {i}: {n}\n" for i, n in enumerate(NAMES))
     (folder / "data.yaml").write_text(text)
     return folder
+
+
+def voc_text(number: int, *, first: int = 1) -> str:
+    """The XML file of a `drawn` image, with pixels counted from `first`."""
+    image, objects = drawn(number)
+    parts = [
+        f"<filename>{number}.png</filename><size><width>{image.width}</width><height>{image.height}</height></size>"
+    ]
+    for (left, top, wide, high), label in objects:
+        corners = {"xmin": left + first, "ymin": top + first, "xmax": left + wide, "ymax": top + high}
+        box = "".join(f"<{name}>{value}</{name}>" for name, value in corners.items())
+        parts.append(f"<object><name>{NAMES[label]}</name><bndbox>{box}</bndbox></object>")
+    return f"<annotation>{''.join(parts)}</annotation>"
+
+
+def write_voc(folder: Path, *, train: int = 6, val: int = 3) -> Path:
+    """`Annotations/`, `JPEGImages/` and the lists of `ImageSets/Main/`."""
+    write_images(folder / "JPEGImages", train + val)
+    (folder / "Annotations").mkdir()
+    for number in range(train + val):
+        (folder / "Annotations" / f"{number}.xml").write_text(voc_text(number))
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    sets = {"train": range(train), "val": range(train, train + val), "trainval": range(train + val)}
+    for name, numbers in sets.items():
+        (lists / f"{name}.txt").write_text("".join(f"{number}\n" for number in numbers))
+    (lists / "red_train.txt").write_text("0 -1\n1 1\n")
+    (lists / "test.txt").write_text("2008_000001\n")  # its annotations were never published
+    return folder

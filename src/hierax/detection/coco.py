@@ -57,18 +57,14 @@ def read_coco(file: Path, *, images: Path | None = None, masks: bool = False) ->
     for key, row in rows.items():
         path = _path_of(folder, row["file_name"]) or os.path.join(folder, row["file_name"])
         try:
-            image = _placed(file, path, key, row, tuple(objects.get(key, ())))
+            image = placed(file, path, key, row, tuple(objects.get(key, ())))
         except ImageError as error:
             unreadable.append((path, error.problem))
             continue
         turned += [path] if image.as_stored else []
         found.append(image)
     note_unreadable(str(file), unreadable, total=len(rows))
-    if turned:
-        notify(
-            f"{file}: {quantity(len(turned), 'image')} with an EXIF rotation that the annotations do not follow, such "
-            f"as {turned[0]} (width and height are those of the stored pixels); used as stored"
-        )
+    note_turned(str(file), turned)
     _check_form(file, found)
     note_boxes(str(file), found)
     return DetectionDataset(str(file), tuple(found), classes, ids, tuple(unreadable))
@@ -225,10 +221,24 @@ def _segmentation(file: Path, where: str, value: object) -> Any:
     raise ValueError(f"{file}: {where}: segmentation is {_short(value)}; expected polygons [[x, y, …]] or run lengths")
 
 
-def _placed(
+def note_turned(name: str, turned: Sequence[str]) -> None:
+    """Gives a notice about images whose annotations belong to the stored pixels."""
+    if turned:
+        notify(
+            f"{name}: {quantity(len(turned), 'image')} with an EXIF rotation that the annotations do not follow, such "
+            f"as {turned[0]} (width and height are those of the stored pixels); used as stored"
+        )
+
+
+def placed(
     file: Path, path: str, key: int, row: Mapping[str, Any], objects: tuple[ObjectAnnotation, ...]
 ) -> AnnotatedImage:
-    """The image with its size, which is that of the annotations."""
+    """The image with its size, which is that of the annotations; `row` states its `width` and `height`, or not.
+
+    Raises:
+        ValueError: the image has another size.
+        ImageError: it cannot be read.
+    """
     upright, stored = image_sizes(path)
     given = tuple(row.get(name) for name in ("width", "height"))
     for found in objects:

@@ -1,4 +1,6 @@
-"""Finds the sets of a source of annotated images: a COCO file, a YOLO description, or a folder that holds them."""
+"""Finds the sets of a source of annotated images: a COCO file, a YOLO description, or a folder that holds them, or
+annotations of Pascal VOC.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from hierax.data.order import SPLIT, random_stream
 from hierax.data.split_names import find_splits, kind_of
 from hierax.detection.coco import read_coco
 from hierax.detection.dataset import DetectionDataset
+from hierax.detection.voc import read_voc, voc_sets
 from hierax.detection.yolo import class_names, read_description, read_yolo
 from hierax.processing.paths import is_hidden
 
@@ -20,7 +23,8 @@ _Open = Callable[[bool], DetectionDataset]
 """Opens a set; the argument is whether masks are needed."""
 EXPECTED = (
     "expected a COCO file (.json), a folder with COCO files (annotations/instances_train.json, "
-    "train/_annotations.coco.json), a data.yaml of YOLO, or a folder with images/ and labels/"
+    "train/_annotations.coco.json), a data.yaml of YOLO, a folder with images/ and labels/, or "
+    "Annotations/ of Pascal VOC"
 )
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 """Beginnings of the names of COCO's files for other tasks."""
@@ -106,7 +110,7 @@ def _find_sets(source: Path) -> dict[str, _Open]:
     if not os.path.exists(source):
         raise ValueError(f"{text}: no such file or folder; {EXPECTED}")
     if source.is_dir():
-        found = _yaml_sets(source) or _coco_sets(source) or _label_sets(source)
+        found = _yaml_sets(source) or _coco_sets(source) or _label_sets(source) or _voc_sets(source)
         if not found:
             raise ValueError(f"{text}: no annotations of boxes in this folder; {EXPECTED}")
         return found
@@ -212,3 +216,14 @@ def _label_sets(folder: Path) -> dict[str, _Open]:
         for part in parts
         if kind_of(part.name)
     }
+
+
+def _voc_sets(folder: Path) -> dict[str, _Open]:
+    return {
+        name: partial(_open_voc, files, f"{folder} ({name})" if name else str(folder))
+        for name, files in voc_sets(folder).items()
+    }
+
+
+def _open_voc(files: list[Path], name: str, masks: bool) -> DetectionDataset:
+    return read_voc(files, name=name, masks=masks)

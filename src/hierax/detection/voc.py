@@ -1,0 +1,161 @@
+"""Reads Pascal VOC: for each image an XML file with the corners of its objects in pixels."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from hierax.data.split_names import kind_of
+from hierax.detection.coco import note_turned, placed
+from hierax.detection.dataset import AnnotatedImage, DetectionDataset, ObjectAnnotation, note_boxes, note_unreadable
+from hierax.processing import ImageError
+from hierax.processing.paths import IMAGE_SUFFIXES, is_hidden, opened_regular
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_EXPECTED = "expected <annotation> with <filename>, and for each <object> its <name> and <bndbox>"
+_FOLDERS = ("JPEGImages", "images", "Images", "")
+"""Where the images of a folder of annotations are."""
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """The content of an XML file: the stated name and size of the image, and names and corners of its objects."""
+
+    file: Path
+    image: str
+    size: Mapping[str, int]
+    objects: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+def voc_sets(folder: Path) -> dict[str, list[Path]]:
+    """The XML files of a folder by set; "" for the only set; empty if the folder is not one of Pascal VOC.
+
+    Sets are the lists of `ImageSets/Main`, or folders with the names of sets.
+
+    Raises:
+        ValueError: a list names an image that has no XML file.
+    """
+    annotations = folder / "Annotations"
+    if files := _xml_files(annotations):
+        lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
+        if "train" not in lists and "trainval" in lists:
+            lists["train"] = lists["trainval"]
+        found = {name: _listed(lists[name], annotations) for name in ("train", "val") if name in lists}
+        return found or {"": files}
+    if files := _xml_files(folder):
+        return {"": files}
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and kind_of(path.name))
+    found = {path.name: _xml_files(path / "Annotations") or _xml_files(path) for path in inside}
+    return {name: files for name, files in found.items() if files}
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".xml" and not is_hidden(path.name))
+
+
+def _listed(file: Path, annotations: Path) -> list[Path]:
+    """The XML files of a list of names."""
+    names = [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    paths = [annotations / f"{name}.xml" for name in names]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ValueError(f"{file}: {missing[0].stem} is in the list, but {missing[0]} does not exist")
+    return paths
+
+
+def read_voc(files: Sequence[Path], *, name: str, masks: bool = False) -> DetectionDataset:
+    """Reads annotations of Pascal VOC.
+
+    Corners are pixels that belong to the object, counted from 1. If a corner is 0, all are taken as counted from 0, as
+    some tools write them. The classes are the names of the objects, in alphabetical order. Objects that are marked as
+    difficult count like others.
+
+    Args:
+        files: the XML files.
+        name: the source, for messages.
+        masks: whether masks are needed.
+
+    Raises:
+        ValueError: a file is damaged, or masks are needed; the message names the file.
+    """
+    if masks:
+        raise ValueError(f"{name}: annotations of Pascal VOC have boxes alone; instances need polygons or masks")
+    read = [_annotation(file) for file in files]
+    corners = [corner for one in read for _, corner in one.objects]
+    first = 0 if any(min(corner[:2]) < 1 for corner in corners) else 1
+    classes = sorted({label for one in read for label, _ in one.objects})
+    number = {label: place for place, label in enumerate(classes)}
+    images: list[AnnotatedImage] = []
+    unreadable: list[tuple[str, str]] = []
+    for key, one in enumerate(read, start=1):
+        objects = tuple(_object(corner, number[label], first) for label, corner in one.objects)
+        path = _image_of(one)
+        try:
+            images.append(placed(one.file, path, key, one.size, objects))
+        except ImageError as error:
+            unreadable.append((path, error.problem))
+    note_unreadable(name, unreadable, total=len(read))
+    if not classes:
+        raise ValueError(f"{name}: none of {len(read):,} XML files has an object")
+    note_turned(name, [image.path for image in images if image.as_stored])
+    note_boxes(name, images)
+    return DetectionDataset(name, tuple(images), tuple(classes), tuple(range(len(classes))), tuple(unreadable))
+
+
+def _object(corner: Sequence[float], label: int, first: int) -> ObjectAnnotation:
+    left, top, right, bottom = corner
+    box = (left - first, top - first, right - left + first, bottom - top + first)
+    return ObjectAnnotation(box, label, box[2] * box[3])
+
+
+def _annotation(file: Path) -> _Annotation:
+    try:
+        with opened_regular(file) as stream:
+            root = ElementTree.fromstring(stream.read())
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{file}: not an XML file ({error}); {_EXPECTED}") from None
+    if root.tag != "annotation":
+        raise ValueError(f"{file}: its root is <{root.tag}>; {_EXPECTED}")
+    size = {name: int(_number(file, f"size/{name}", root.findtext(f"size/{name}"))) for name in ("width", "height")
+            if root.findtext(f"size/{name}")}  # fmt: skip
+    objects = []
+    for place, found in enumerate(root.findall("object"), start=1):
+        label = (found.findtext("name") or "").strip()
+        if not label:
+            raise ValueError(f"{file}: object {place} has no name; {_EXPECTED}")
+        corner = tuple(_number(file, f"object {place}: {edge}", found.findtext(f"bndbox/{edge}")) for edge in _CORNERS)
+        if corner[2] < corner[0] or corner[3] < corner[1]:
+            raise ValueError(f"{file}: object {place}: xmin, ymin, xmax, ymax are {corner}; expected the smaller first")
+        objects.append((label, corner))
+    return _Annotation(file, (root.findtext("filename") or "").strip(), size, tuple(objects))
+
+
+def _number(file: Path, name: str, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        state = "is missing" if text is None else f"is {text!r:.40}"
+        raise ValueError(f"{file}: {name} {state}; expected a number of pixels")
+    return value
+
+
+def _image_of(one: _Annotation) -> str:
+    """The path of the image with the stated name, else with that of the XML file; stated folders are ignored."""
+    stated = one.image.replace("\\", "/").rpartition("/")[2]
+    root = one.file.parent.parent if one.file.parent.name == "Annotations" else one.file.parent
+    suffixes = [Path(stated).suffix, *sorted(IMAGE_SUFFIXES)]
+    names = [stated, *(f"{one.file.stem}{end}" for suffix in suffixes for end in (suffix, suffix.upper()))]
+    for place in _FOLDERS:
+        for name in names:
+            path = os.path.join(root, place, name)
+            if name and os.path.isfile(path):
+                return path
+    return os.path.join(root, _FOLDERS[0] if root != one.file.parent else "", stated or f"{one.file.stem}.jpg")
