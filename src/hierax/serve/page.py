@@ -1,16 +1,15 @@
-"""The files of the page: what `/` and `/assets/…` answer. They are public, since the page must open to ask for a key."""
+"""The files of the page: `/` and `/assets/…`. They are public, since the page must open to ask for a key."""
 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
-from hierax.serve.errors import Refusal
+from hierax.serve.errors import refuse
 
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -33,35 +32,26 @@ class _File(NamedTuple):
     tag: str
 
 
-def _suffix(name: str) -> str:
-    return name[name.rfind(".") :] if "." in name else ""
-
-
-@lru_cache(maxsize=1)
-def _listed() -> dict[str, Traversable]:
+@cache
+def _listed() -> dict[str, Path]:
     """Every file of the page by its path below `/assets/`. What is not listed is not served."""
-    assets = files("hierax") / "assets"
+    assets = Path(__file__).parents[1] / "assets"
     found = {path.name: path for path in (assets / "serve").iterdir()}
     found |= {f"photos/{path.name}": path for path in (assets / "photos").iterdir()}
     found["photos/cat.jpg"] = assets / "cat.jpg"
-    return {name: path for name, path in found.items() if _suffix(name) in _TYPES}
+    return {name: path for name, path in found.items() if path.suffix in _TYPES}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _file(name: str) -> _File:
-    content = _listed()[name].read_bytes()
-    return _File(content, _TYPES[_suffix(name)], f'"{hashlib.sha256(content).hexdigest()[:24]}"')
+    path = _listed()[name]
+    content = path.read_bytes()
+    return _File(content, _TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:24]}"')
 
 
 def _answer(name: str, request: Request) -> Response:
     file = _file(name)
-    headers = {
-        "ETag": file.tag,
-        "Cache-Control": "no-cache",
-        "Content-Security-Policy": POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-    }
+    headers = {"ETag": file.tag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
     if file.tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(file.content, media_type=file.type, headers=headers)
@@ -73,15 +63,9 @@ def page(request: Request) -> Response:
     return _answer("index.html", request)
 
 
-@router.api_route("/favicon.ico", methods=["GET", "HEAD"])
-def icon(request: Request) -> Response:
-    """The icon, for programs that look for it at this address only."""
-    return _answer("icon.svg", request)
-
-
 @router.api_route("/assets/{name:path}", methods=["GET", "HEAD"])
 def asset(name: str, request: Request) -> Response:
     """A file of the page, or a bundled photo. Raises `Refusal` 404 for every other name."""
     if name not in _listed():
-        raise Refusal(404, "not_found", f"{request.url.path} is not a file of this page")
+        raise refuse("not_found", f"{request.url.path} is not a file of the page")
     return _answer(name, request)
