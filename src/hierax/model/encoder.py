@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from hierax.model.blocks import Block, PatchEmbed
 from hierax.model.config import HieraConfig
 from hierax.model.layers import init_weights
-from hierax.model.plan import plan
+from hierax.model.plan import BlockSpec, plan
 from hierax.model.positions import position_embedding
 from hierax.model.pretrained import Pretrained
 from hierax.model.tokens import (
@@ -127,6 +127,28 @@ class Features:
         margins = [n for t, p in zip(reversed(touching), reversed(layout.grid), strict=True) for n in (0, p - t)]
         weight = gather_units(layout.unroll(F.pad(weight, [0, 0, *margins])), self.kept)
         return (self.last * weight).sum((1, 2)) / weight.sum((1, 2))
+
+
+@dataclass(frozen=True)
+class BlockAttention:
+    """The attention weights of one block.
+
+    Attributes:
+        spec: the block.
+        weights: the mean over heads, `[B, windows, queries, keys]`, of which each row sums to 1. The tokens of a window
+            are in the published order.
+        before, after: the order of the block's input and output tokens.
+    """
+
+    spec: BlockSpec
+    weights: Tensor
+    before: WindowLayout
+    after: WindowLayout
+
+    @property
+    def windowed(self) -> bool:
+        """Whether attention stays within windows."""
+        return self.spec.window is not None
 
 
 class Hiera(Pretrained):
@@ -303,6 +325,21 @@ class Hiera(Pretrained):
         if any(missing):
             pixels = F.pad(pixels, [n for right in reversed(missing) for n in (0, right)])
         return pixels
+
+
+def block_attentions(encoder: Hiera, pixel_values: Tensor) -> Iterator[BlockAttention]:
+    """The attention weights of every block, for `pixel_values` `[B, channels, *size]`.
+
+    Raises:
+        ValueError: as a call of the encoder with `output_attentions`.
+    """
+    config, units, size = encoder.config, encoder.unit_grid(pixel_values), tuple(pixel_values.shape[2:])
+    layout = first_layout(config, config.token_grid(size))
+    x = encoder._embed(pixel_values.to(encoder.dtype), units, size, None)
+    for block in cast("Iterable[Block]", encoder.blocks):
+        before = layout_before(block.spec, layout, config)
+        (x, weights), layout = encoder._run(block, x, layout, True, recomputed=False)
+        yield BlockAttention(block.spec, weights.float().mean(1), before, layout)
 
 
 def require_units(config: HieraConfig) -> None:

@@ -7,6 +7,7 @@ from hierax.lazy import lazy_names
 if TYPE_CHECKING:
     from hierax.viz.attention import attention_map, heat_image
     from hierax.viz.fonts import drawable, drawable_names
+    from hierax.viz.heat import heat_overlay, with_heat_bar
     from hierax.viz.maps import enlarge, pca_image, principal_components, robust_scale, to_image
     from hierax.viz.reconstruction import Statistics, draw_units, hidden_statistics, reconstruct_pixels, statistics_note
     from hierax.viz.segmentation import overlay, paint, palette, with_legend
@@ -21,6 +22,7 @@ __all__ = [
     "drawable_names",
     "enlarge",
     "heat_image",
+    "heat_overlay",
     "hidden_statistics",
     "overlay",
     "paint",
@@ -32,6 +34,7 @@ __all__ = [
     "sheet",
     "statistics_note",
     "to_image",
+    "with_heat_bar",
     "with_legend",
 ]
 
@@ -45,6 +48,10 @@ __getattr__, __dir__ = lazy_names(
         "hierax.viz.fonts": (
             "drawable",
             "drawable_names",
+        ),
+        "hierax.viz.heat": (
+            "heat_overlay",
+            "with_heat_bar",
         ),
         "hierax.viz.maps": (
             "enlarge",

@@ -76,6 +76,12 @@ def _query_at(layout: WindowLayout, cell: tuple[int, ...], *, windows: int) -> t
     return (window, position) if windows > 1 else (0, position * count + window)
 
 
+def heat_colors(levels: np.ndarray) -> np.ndarray:
+    """Red, green and blue `[…, 3]`, 0 to 255, of levels `[…]` from 0 (black) to 1 (bright yellow)."""
+    places = levels * (len(_HEAT) - 1)
+    return np.stack([np.interp(places, np.arange(len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
+
+
 def heat_image(
     picture: Image.Image, heat: np.ndarray, *, stride: Sequence[int], at: Sequence[int] | None = None
 ) -> Image.Image:
@@ -86,8 +92,7 @@ def heat_image(
     """
     size = (picture.height, picture.width)
     top = max(4.0, float(np.percentile(heat, 99.5)))
-    levels = np.sqrt((heat / top).clip(0, 1)) * (len(_HEAT) - 1)
-    colors = np.stack([np.interp(levels, np.arange(len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
+    colors = heat_colors(np.sqrt((heat / top).clip(0, 1)))
     gray = np.asarray(picture.convert("L"), np.float32)[..., None]
     mixed = 0.3 * gray + 0.7 * enlarge(colors, stride=stride, size=size)
     drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
