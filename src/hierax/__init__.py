@@ -53,8 +53,9 @@ if TYPE_CHECKING:
     from hierax.predict.classify import Classification, Prediction, classify
     from hierax.predict.features import FeatureFiles, features
     from hierax.predict.reconstruct import Reconstruction, reconstruct
-    from hierax.predict.segment import ClassArea, Segmentation, segment
+    from hierax.predict.segment import Segmentation, segment
     from hierax.predict.segmentation_files import SegmentationFiles
+    from hierax.predict.segmenter import ClassArea
     from hierax.processing import (
         AutoImageProcessor,
         BatchFeature,
@@ -181,7 +182,8 @@ _MODULES = {
     "hierax.predict.classify": ("Classification", "Prediction", "classify"),
     "hierax.predict.features": ("FeatureFiles", "features"),
     "hierax.predict.reconstruct": ("Reconstruction", "reconstruct"),
-    "hierax.predict.segment": ("ClassArea", "Segmentation", "segment"),
+    "hierax.predict.segment": ("Segmentation", "segment"),
+    "hierax.predict.segmenter": ("ClassArea",),
     "hierax.predict.segmentation_files": ("SegmentationFiles",),
     "hierax.processing": (
         "AutoImageProcessor",

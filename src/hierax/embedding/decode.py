@@ -80,16 +80,25 @@ class Decoder:
         try:
             content = as_bytes(source.read(max_pixels=self.processor.max_pixels))
             digest = content_hash(content)
-            image, plan = next(self.processor.decoded(content, names=[path_text(source.path)]))
-            part = resize_crop_fast(image, plan, resample=self.record.resample)
-            if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats from 0 to 1
-                part = np.rint(part.clip(0, 1) * 255)
+            width, height = self.write(content, out, name=path_text(source.path))
         except Exception as error:  # readers, such as network clients, raise all kinds of errors
             return failed_item(source, digest, error)
+        return Item(source, digest, width, height)
+
+    def write(self, content: bytes, out: np.ndarray, *, name: str) -> tuple[int, int]:
+        """Writes the pixels of the bytes of a file into `out`, as a call does; returns width and height of the upright
+        image.
+
+        Raises:
+            ImageError: it cannot be read; `name` is its name in the error.
+        """
+        image, plan = next(self.processor.decoded(content, names=[name]))
+        part = resize_crop_fast(image, plan, resample=self.record.resample)
+        if part.dtype != np.uint8 and self.record.do_rescale:  # an array of floats from 0 to 1
+            part = np.rint(part.clip(0, 1) * 255)
         (top, bottom), (left, right) = plan.rows, plan.columns
         out[:, top - plan.top : bottom - plan.top, left - plan.left : right - plan.left] = np.moveaxis(part, -1, 0)
-        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
-        return Item(source, digest, width, height)
+        return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
 def dtype_of(record: Preprocessing) -> type[np.uint8] | type[np.float32]:

@@ -156,19 +156,24 @@ class FeatureExtractor:
             layer, layer, (width, *(-(-edge // s) for edge, s in zip(self.shape, stride, strict=True))), _POOLING["map"]
         )
 
-    def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """The vectors of each column, float32 `[B, width]`.
+    def __call__(
+        self, pixels: Tensor, *, layers: Sequence[str] | None = None, l2: bool | None = None
+    ) -> dict[str, np.ndarray]:
+        """The vectors of each column, float32 `[B, width]`, by the name of the column.
 
         Args:
             pixels: `[B, C, H, W]`, or `[B, C, T, H, W]` for clips, with the dtype that `dtype_of` returns.
+            layers: of the extractor's layers, those that are wanted; None: all.
+            l2: whether to divide each vector by its length; None: as the extractor was made.
         """
-        device = self.engine.device
+        device, scaled = self.engine.device, self.l2 if l2 is None else l2
         values = pixels.to(device, non_blocking=True).float()
         out = self.engine(pixel_values=(values - self._mean.to(device)) / self._std.to(device))
-        by_column = {}
+        by_column: dict[str, np.ndarray] = {}
         for column in self.columns:
-            vectors = self._vectors(out, column)
-            by_column[column.name] = (F.normalize(vectors, dim=1) if self.l2 else vectors).cpu().numpy()
+            if layers is None or column.layer in layers:
+                vectors = self._vectors(out, column)
+                by_column[column.name] = (F.normalize(vectors, dim=1) if scaled else vectors).cpu().numpy()
         return by_column
 
     def _vectors(self, out: Any, column: Column) -> Tensor:

@@ -151,13 +151,15 @@ def predictions(
     return (
         Classification(a.path, error=a.error)
         if a.result is None
-        else _name_classes(a.path, a.result, predictor.config, top_k)
+        else classification_of(a.path, a.result, predictor.config, top_k=top_k)
         for a in answers
     )
 
 
-def _name_classes(path: Path, scores: Tensor, config: HieraConfig, top_k: int) -> Classification:
-    """The most probable classes of a file, or an error if the model's output is not finite."""
+def classification_of(path: Path, scores: Tensor, config: HieraConfig, *, top_k: int) -> Classification:
+    """The `top_k` most probable classes of a file with the probabilities `scores` `[classes]`, or an error if they are
+    not finite.
+    """
     from hierax.predict.inputs import not_finite
 
     if (error := not_finite(path, [scores])) is not None:

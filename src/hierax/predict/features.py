@@ -169,6 +169,17 @@ def stage_maps(predictor: Predictor, pixels: Tensor, *, attention: bool = False)
     ]
 
 
+def similarity(feature_map: Tensor, cell: tuple[int, int]) -> Tensor:
+    """How similar every cell of a map `[C, h, w]` is to the one in row and column `cell`.
+
+    Returns:
+        The cosines `[h, w]` in float32, -1 to 1; 0 where a cell has only zeros.
+    """
+    cells = torch.nn.functional.normalize(feature_map.double().flatten(1), dim=0)
+    found = cells.T @ cells[:, cell[0] * feature_map.shape[2] + cell[1]]
+    return found.clamp(-1, 1).view(feature_map.shape[1:]).float()
+
+
 def write_features(
     predictor: Predictor, paths: Sequence[Path], files: Sequence[tuple[Path, Path]], *, attention: bool = False
 ) -> Iterator[FeatureFiles]:

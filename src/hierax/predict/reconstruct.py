@@ -17,7 +17,7 @@ from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units
-from hierax.model.mae import check_mae_size, random_keep
+from hierax.model.mae import check_mae_size, masked_loss, random_keep
 from hierax.model.registry import TASKS
 from hierax.predict.inputs import MAE, check_inputs, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
@@ -153,12 +153,9 @@ class _Steps:
 
     def predict(self, pixels: Tensor) -> Sequence[Tensor]:
         """The reconstructions `[C, *size]` of a batch."""
-        from hierax.viz.reconstruction import reconstruct_pixels
-
-        out = self.predictor.call(pixels, keep=self._keep(pixels).expand(len(pixels), -1))
-        logits, visible = out.logits.float().cpu(), out.bool_masked_pos.cpu()
-        config = self.predictor.config
-        return reconstruct_pixels(pixels, logits, visible, config=config, statistics=self.statistics).unbind()
+        keep = self._keep(pixels).expand(len(pixels), -1)
+        made = reconstruct_batch(self.predictor, pixels, keep, statistics=self.statistics)
+        return [image for image, _ in made]
 
     def draw(self, path: Path, pixels: Tensor, result: Tensor, *, title: str) -> Reconstruction:
         """The images of pixels `[1, C, *size]` and their reconstruction `made`."""
@@ -182,6 +179,28 @@ class _Steps:
 
     def _keep(self, pixels: Tensor) -> Tensor:
         return draw_keep(self.predictor.config, tuple(pixels.shape[2:]), mask_ratio=self.mask_ratio, seed=self.seed)
+
+
+def reconstruct_batch(
+    predictor: Predictor, pixels: Tensor, keep: Tensor, *, statistics: Statistics = "visible"
+) -> list[tuple[Tensor, float]]:
+    """The reconstruction `[C, *size]` of each image in `pixels` `[B, C, *size]`, and its loss: the mean squared error
+    over the hidden patches.
+
+    In `keep` `[B, U]`, True means that a mask unit is visible; every image keeps the same number.
+
+    Raises:
+        ValueError: a shape is wrong, or no unit or all units are hidden.
+    """
+    from hierax.viz.reconstruction import reconstruct_pixels
+
+    out = predictor.call(pixels, keep=keep)
+    logits, visible = out.logits.float().cpu(), out.bool_masked_pos.cpu()
+    pixels, config = pixels.cpu(), predictor.config
+    made = reconstruct_pixels(pixels, logits, visible, config=config, statistics=statistics)
+    rows = [slice(row, row + 1) for row in range(len(pixels))]
+    losses = [float(masked_loss(logits[row], pixels[row], visible[row], config)) for row in rows]
+    return list(zip(made.unbind(), losses, strict=True))
 
 
 def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float | None, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import IcoImagePlugin, Image, ImageFile
 
 from hierax.processing.color import orientation, upright_array
-from hierax.processing.errors import ImageError, RefusedError
+from hierax.processing.errors import ImageError, NotAnImageError, RefusedError, TooLargeError
 from hierax.processing.foreign import register_reader, unreadable_kind
 from hierax.processing.frames import note_frames
 from hierax.processing.jpeg import check_jpeg, check_scans, jpeg_array, simplejpeg
@@ -80,6 +80,16 @@ def decode_fast(
     return decode(source, name=name, max_pixels=max_pixels)
 
 
+def read_size(content: bytes, *, name: str) -> tuple[int, int]:
+    """Width and height of an image, from its header alone; the EXIF orientation is not applied.
+
+    Raises:
+        ImageError: Pillow cannot read the header. Some files that are read in another way have none that it knows.
+    """
+    with pillow_is_quiet():
+        return read_header(io.BytesIO(content), name=name, max_pixels=None).size
+
+
 @contextmanager
 def open_source(source: str | os.PathLike[str] | bytes, *, name: str) -> Iterator[BinaryIO]:
     """Opens the bytes of an image as a stream, which is closed at the end. Raises `ImageError` if this is
@@ -136,7 +146,7 @@ def read_header(stream: BinaryIO, *, name: str, max_pixels: int | None) -> Image
         return image
     if kind := unreadable_kind(start):
         raise RefusedError(name, kind)
-    raise ImageError(name, _NOT_AN_IMAGE)
+    raise NotAnImageError(name, _NOT_AN_IMAGE)
 
 
 def _open_png(stream: BinaryIO, factory: Callable[..., ImageFile.ImageFile]) -> ImageFile.ImageFile:
@@ -176,7 +186,7 @@ def check_pixels(size: tuple[int, int], *, name: str, max_pixels: int | None) ->
     if max(width, height) > _LONGEST:  # after resizing, the other side would have too many pixels
         raise ImageError(name, f"a side of {max(width, height):,} pixels; expected at most {_LONGEST:,}")
     if max_pixels is not None and width * height > max_pixels:
-        raise RefusedError(
+        raise TooLargeError(
             name, f"larger than --max-pixels {max_pixels} ({width} x {height} pixels; in Python: max_pixels)"
         )
 

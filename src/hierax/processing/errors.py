@@ -19,7 +19,15 @@ class ImageError(ValueError):
         return f"{self.source}: {self.problem}"
 
 
+class NotAnImageError(ImageError):
+    """A file that is no image of a known format."""
+
+
 class RefusedError(ImageError):
     """An image that is not read now, although it may be valid: it is larger than the limit, or its format needs another
     package. An update of a collection tries it again.
     """
+
+
+class TooLargeError(RefusedError):
+    """An image with more pixels than `max_pixels`."""
