@@ -42,9 +42,9 @@ class FeatureExtractor:
     """An engine, and those of its outputs that a collection stores.
 
     Args:
-        model: any Hiera model of images or clips, or a Hub id, folder or file. Or an export of task "features", which
-            returns "pooled", or of task "backbone", which returns its stages. An export and its checkpoint count as
-            different models.
+        model: any Hiera model of images or clips, or a Hub id, folder or file. Or an engine or export of task
+            "features", which returns "pooled", or of task "backbone", which returns its stages. An export and its
+            checkpoint count as different models.
         layers: one or several of "pooled", "stage1" to "stage4" (the mean of a stage's map), "stage3_map" (the whole
             map).
         l2: divide each vector by its length; not possible for maps.
@@ -58,7 +58,7 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        model: Pretrained | str | os.PathLike[str],
+        model: Pretrained | Engine | str | os.PathLike[str],
         *,
         layers: str | Sequence[str] = (POOLED,),
         l2: bool = False,
@@ -84,7 +84,7 @@ class FeatureExtractor:
         }
         self.layers, self.l2 = _layer_names(layers), l2
         given = _open(model, self.layers, device=device, precision=precision, backend=backend, threads=threads)
-        self.name = type(given).__name__ if isinstance(model, Pretrained) else _absolute_source(source_name(model))
+        self.name = _name_of(model)
         loaded = given.loading_report if isinstance(given, Pretrained) and given is not model else None
         self.untrained_norm = loaded is not None and "norm" in loaded.reinitialized
         self.of_segmentation = loaded is not None and TASKS["segmentation"].part in loaded.ignored
@@ -105,6 +105,7 @@ class FeatureExtractor:
         )
         self.config, self.license, self.precision = given.config, given.license, self.engine.precision
         self.weights = weights_digest(given) if isinstance(given, Pretrained) else _digest(given)
+        self._is_own = given is not model or isinstance(given, Pretrained)
         self.size = self.record.fixed_size
         frames = self.record.num_frames if given.config.is_video else None
         self.shape = (frames, *self.size) if frames else self.size
@@ -113,17 +114,17 @@ class FeatureExtractor:
         self._mean, self._std = _level_statistics(self.record, axes=len(self.shape))
 
     def _check_export(self) -> None:
-        """Raises `ValueError` if an export lacks a requested layer; the message lists the layers that it has."""
-        if self.engine.exported is None:
+        """Raises `ValueError` if an engine or export lacks a requested layer; the message lists those that it has."""
+        if self.engine.exported is None and not isinstance(self._settings["model"], Engine):
             return
-        task = TASKS[self.engine.task]
+        task, what = TASKS[self.engine.task], "an export" if self.engine.exported else "an engine"
         stages = self.config.map_names
         allowed = stages if task.maps else (POOLED,) if "pooler_output" in task.outputs else ()
         for layer in self.layers:
             if layer.removesuffix("_map") not in allowed:
                 gives = f"returns {', '.join(allowed)}" if allowed else "returns no features"
                 raise ValueError(
-                    f"layer is {layer!r}; {self.name} is an export for {self.engine.task} and {gives}; expected the "
+                    f"layer is {layer!r}; {self.name} is {what} for {self.engine.task} and {gives}; expected the "
                     f"checkpoint that it was made from, or an export made with --task "
                     f"{'features' if layer == POOLED else 'backbone'}"
                 )
@@ -188,8 +189,9 @@ class FeatureExtractor:
         return grid.movedim(-1, 1).flatten(1) if kind else grid.flatten(1, -2).mean(1)
 
     def close(self) -> None:
-        """Releases the memory and threads of the engine."""
-        self.engine.close()
+        """Releases the memory and threads of the engine, unless the caller gave it."""
+        if self._is_own:
+            self.engine.close()
 
 
 def extractor_like(
@@ -214,11 +216,19 @@ def _absolute_source(source: str) -> str:
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
-def _open(model: Pretrained | str | os.PathLike[str], layers: Sequence[str], **settings: Any) -> Pretrained | Engine:
+def _name_of(model: Pretrained | Engine | str | os.PathLike[str]) -> str:
+    if isinstance(model, Engine):
+        return model.source or "Engine"
+    return type(model).__name__ if isinstance(model, Pretrained) else _absolute_source(source_name(model))
+
+
+def _open(
+    model: Pretrained | Engine | str | os.PathLike[str], layers: Sequence[str], **settings: Any
+) -> Pretrained | Engine:
     """The model of a source. An export runs on an engine with these `settings`; a notice says how much it differs from
     its checkpoint.
     """
-    if isinstance(model, Pretrained):
+    if isinstance(model, (Pretrained, Engine)):
         return model
     if not is_export(model):
         return _load_features(source_name(model), layers)
@@ -229,8 +239,7 @@ def _open(model: Pretrained | str | os.PathLike[str], layers: Sequence[str], **s
 
 
 def _digest(engine: Engine) -> str:
-    assert engine.exported is not None
-    return engine.exported.digest
+    return "" if engine.exported is None else engine.exported.digest
 
 
 def _load_features(source: str, layers: Sequence[str]) -> Pretrained:

@@ -20,7 +20,7 @@ class ImageError(ValueError):
 
 
 class NotAnImageError(ImageError):
-    """A file that is no image of a known format."""
+    """A file that is not an image of a known format."""
 
 
 class RefusedError(ImageError):

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from hierax.console import one_line
-from hierax.processing.errors import ImageError
+from hierax.processing.errors import ImageError, NotAnImageError, RefusedError, TooLargeError
 
 STATUS: Mapping[str, int] = {
     "bad_argument": 400,
@@ -93,9 +93,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorBody, "description": "There is no such thing here"},
     405: {"model": ErrorBody, "description": "The method is not one of this route"},
     408: {"model": ErrorBody, "description": "The body did not arrive in time"},
-    413: {"model": ErrorBody, "description": "The request is too large"},
-    415: {"model": ErrorBody, "description": "The body is of a type that is not read"},
-    422: {"model": ErrorBody, "description": "An image is damaged, or too large when decoded"},
+    413: {"model": ErrorBody, "description": "The request, or an image when decoded, is too large"},
+    415: {"model": ErrorBody, "description": "A file is not an image, or the body is of a type that is not read"},
+    422: {"model": ErrorBody, "description": "An image is damaged"},
     429: {"model": ErrorBody, "description": "The queue is full: try again after Retry-After seconds"},
     500: {"model": ErrorBody, "description": "A fault of the server"},
     503: {"model": ErrorBody, "description": "The server is starting or stopping"},
@@ -123,10 +123,16 @@ def refusal_of(error: Exception) -> Refusal | None:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, ImageError):
-        return refuse("unreadable_image", one_line(error))
+        return refuse(_code_of(error), one_line(error))
     if isinstance(error, ValueError):
         return refuse("bad_argument", one_line(error))
     return None
+
+
+def _code_of(error: ImageError) -> str:
+    if isinstance(error, TooLargeError):
+        return "too_large"
+    return "unsupported_media" if isinstance(error, (NotAnImageError, RefusedError)) else "unreadable_image"
 
 
 def install(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""The routes of the server."""
+"""The routes under /v1. Each is a thin layer over the functions of `predict`, `embedding` and `collection`."""
 
 from __future__ import annotations
 
@@ -7,4 +7,6 @@ from fastapi import APIRouter
 
 def routers() -> list[APIRouter]:
     """The routers of all routes."""
-    return []
+    from hierax.serve.routes import classes, maps, models
+
+    return [models.router, classes.router, maps.router]
