@@ -276,9 +276,7 @@ def test_too_many_images_and_too_large_bodies_are_refused(client: Any) -> None:
     assert (status, "at most 8" in message) == ("413", True)
     status, message = refused(client, pixels(np.zeros((1, 3, 512, 512), np.float32)))
     assert (status, "too large" in message) == ("413", True)
-    status, _ = refused(
-        client, pixels(np.zeros((1, 3, 512, 512), np.float32)), request_compression_algorithm="gzip"
-    )
+    status, _ = refused(client, pixels(np.zeros((1, 3, 512, 512), np.float32)), request_compression_algorithm="gzip")
     assert status == "413"
 
 

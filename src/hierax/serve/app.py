@@ -261,9 +261,9 @@ def application(
 
 def _routers() -> Sequence[APIRouter]:
     """The routes of the package."""
-    from hierax.serve import docs, routes
+    from hierax.serve import docs, protocol, routes
 
-    return [*routes.routers(), docs.router]
+    return [*routes.routers(), protocol.router, docs.router]
 
 
 def _version() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hierax.serve.errors import Refusal
+from hierax.serve.errors import refuse
 from hierax.serve.protocol.tensors import (
     FLOATS,
     bad,
@@ -72,14 +72,14 @@ def decompressed(content: bytes, encoding: str | None, limit: int) -> bytes:
     if kind == "identity":
         return content
     if kind not in ("gzip", "x-gzip", "deflate"):
-        raise Refusal("unsupported_media", f"Content-Encoding is {kind[:40]!r}; expected gzip or deflate")
+        raise refuse("unsupported_media", f"Content-Encoding is {kind[:40]!r}; expected gzip or deflate")
     reader = zlib.decompressobj(wbits=zlib.MAX_WBITS + (0 if kind == "deflate" else 16))
     try:
         opened = reader.decompress(content, limit + 1)
     except zlib.error:
         raise bad(f"the body is not {kind}, as its Content-Encoding states") from None
     if len(opened) > limit:
-        raise Refusal("too_large", f"the body has more than {limit} bytes when it is decompressed")
+        raise refuse("too_large", f"the body has more than {limit} bytes when it is decompressed")
     if not reader.eof:
         raise bad(f"the body ends in the middle of its {kind}")
     return opened
@@ -124,7 +124,7 @@ def _header_bytes(content: bytes, stated: str | None) -> bytes:
     else:
         length = int(stated)
     if length > MOST_JSON:
-        raise Refusal("too_large", f"the JSON has {length} bytes; at most {MOST_JSON}: send tensors as bytes")
+        raise refuse("too_large", f"the JSON has {length} bytes; at most {MOST_JSON}: send tensors as bytes")
     return content[:length]
 
 

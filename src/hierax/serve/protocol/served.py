@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hierax.serve.errors import Refusal
+from hierax.serve.errors import refuse
 from hierax.serve.protocol.requests import Given, InferRequest, Wanted
 from hierax.serve.protocol.tensors import bad
 
@@ -61,9 +61,9 @@ class Served:
             Refusal: 404.
         """
         if name != self.name:
-            raise Refusal("not_found", f"there is no model {name[:200]!r} here; this server has {self.name!r}")
+            raise refuse("not_found", f"there is no model {name[:200]!r} here; this server has {self.name!r}")
         if version not in (None, VERSION):
-            raise Refusal("not_found", f"{name!r} has no version {version[:20]!r}; the only version is {VERSION!r}")
+            raise refuse("not_found", f"{name!r} has no version {version[:20]!r}; the only version is {VERSION!r}")
 
     def metadata(self) -> dict[str, Any]:
         """The answer of GET /v2/models/NAME. A request has one of the inputs."""
