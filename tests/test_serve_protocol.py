@@ -225,7 +225,7 @@ def test_statistics_count_images_and_failures(client: Any) -> None:
 def refused(client: Any, *given: Any, name: str = NAME, **options: Any) -> tuple[str, str]:
     with pytest.raises(InferenceServerException) as caught:
         client.infer(name, list(given), **options)
-    return caught.value.status(), caught.value.message()
+    return str(caught.value.status()), caught.value.message()
 
 
 GOOD = np.zeros((1, 3, 32, 32), np.float32)

@@ -66,7 +66,7 @@ def test_elements_in_json_are_base64() -> None:
 
 
 def test_the_bytes_of_several_inputs_follow_one_another() -> None:
-    first, second = np.float32([1]).tobytes(), texts_to_bytes([b"xy"])
+    first, second = np.array([1], np.float32).tobytes(), texts_to_bytes([b"xy"])
     head = {
         "id": "7",
         "inputs": [
@@ -176,7 +176,7 @@ def test_damaged_elements_of_bytes_are_refused(raw: bytes, shape: list[int], wor
 
 
 def test_pixels_of_bytes_that_are_not_finite_are_refused() -> None:
-    raw = np.float32([1, np.nan]).tobytes()
+    raw = np.array([1, np.nan], np.float32).tobytes()
     assert "not finite" in problem(*body(pixels(parameters={"binary_data_size": 8}), raw))
 
 
@@ -198,7 +198,7 @@ def test_an_unknown_compression_is_refused_and_none_is_none() -> None:
 
 
 def test_an_answer_has_the_bytes_after_the_json() -> None:
-    numbers = np.float32([[1.5, -2]])
+    numbers = np.array([[1.5, -2]], np.float32)
     answers = [Answer("logits", (1, 2), False, numbers), Answer("labels", (1, 1), True, texts=(b"0.5:3:cat",))]
     answers.append(Answer("stage1", (1, 2), True, numbers))
     content, length = encode("hierax/femto", answers, request_id="a\ud800")
@@ -213,6 +213,6 @@ def test_an_answer_has_the_bytes_after_the_json() -> None:
 
 
 def test_an_answer_of_json_alone_has_no_length_of_its_json() -> None:
-    content, length = encode("m", [Answer("logits", (1, 2), False, np.float32([[1.5, -2]]))], request_id=None)
+    content, length = encode("m", [Answer("logits", (1, 2), False, np.array([[1.5, -2]], np.float32))], request_id=None)
     assert length is None
     assert "id" not in json.loads(content)

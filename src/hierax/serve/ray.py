@@ -78,12 +78,14 @@ class Deployed:
 
 
 def _check_packages() -> None:
-    """Checks that Ray Serve is there.
+    """Checks that Ray Serve is there, and makes it quiet.
 
     Raises:
         MissingPackage: it is not; the message names the extra.
     """
     extras.require(_WHAT, "ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # copies that are lost are replaced without a long text
     try:
         import ray.serve  # noqa: F401
     except ImportError as error:
@@ -113,6 +115,8 @@ def deploy(settings: Mapping[str, Any], options: RayOptions | None = None) -> De
     from ray import serve
 
     options = options or RayOptions()
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     started = not ray.is_initialized()
     if started:
         ray.init(os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.WARNING)
@@ -131,7 +135,7 @@ def _application(settings: Mapping[str, Any], options: RayOptions, most: int) ->
     from ray import serve
 
     limits: Limits = settings.get("limits") or Limits()
-    made = serve.deployment(
+    made: Any = serve.deployment(
         serve.ingress(builder({"threads": options.cpus, **settings}))(),
         name=NAME,
         max_ongoing_requests=limits.queue_images,
