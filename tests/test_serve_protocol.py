@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from listening import running
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
-triton: Any = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
+pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
 
+import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 import hierax
