@@ -74,7 +74,8 @@ def pixels(values: np.ndarray, *, binary: bool = True) -> Any:
     return triton.InferInput("pixel_values", list(values.shape), "FP32").set_data_from_numpy(values, binary_data=binary)
 
 
-def close(found: np.ndarray, expected: torch.Tensor) -> None:
+def close(found: np.ndarray | None, expected: torch.Tensor) -> None:
+    assert found is not None
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2e-5)
 
 
@@ -193,9 +194,9 @@ def test_compressed_requests_are_answered(client: Any, algorithm: str) -> None:
 def test_many_threads_at_the_same_time_get_the_answers_to_their_own_images(address: str, engine: Any) -> None:
     contents = [picture(seed) for seed in range(24)]
 
-    def ask(content: bytes) -> np.ndarray:
+    def ask(content: bytes) -> Any:
         with triton.InferenceServerClient(address, network_timeout=60, connection_timeout=60) as client:
-            return client.infer(NAME, [images(content)]).as_numpy("logits")[0]
+            return client.infer(NAME, [images(content)]).as_numpy("logits")[0]  # type: ignore[index]
 
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         found = list(pool.map(ask, contents))
@@ -206,7 +207,8 @@ def test_many_threads_at_the_same_time_get_the_answers_to_their_own_images(addre
 def test_an_asynchronous_request_of_the_client_is_answered(address: str) -> None:
     with triton.InferenceServerClient(address, concurrency=3) as client:
         pending = [client.async_infer(NAME, [images(picture(seed))]) for seed in range(6)]
-        assert all(np.isfinite(one.get_result().as_numpy("logits")).all() for one in pending)
+        found: list[Any] = [one.get_result().as_numpy("logits") for one in pending]
+    assert all(np.isfinite(one).all() for one in found)
 
 
 def test_statistics_count_images_and_failures(client: Any) -> None:
