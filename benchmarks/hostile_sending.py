@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import random
+import re
 import socket
 import struct
 import time
@@ -185,7 +186,7 @@ def raw(address: Address, *parts: bytes, pause: float = 0.0, half: bool = False,
         except TimeoutError as error:
             if not content:
                 raise Finding("no answer, and the connection stays open") from error
-    return [int(line[9:12]) for line in content.split(b"\r\n") if line.startswith(b"HTTP/1.") and line[9:12].isdigit()]
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", content)]
 
 
 def head(method: str, path: str, *lines: str) -> bytes:
@@ -212,16 +213,17 @@ BYTES = {"Content-Type": "image/jpeg"}
 def good_answer(address: Address) -> Any:
     """The answer to a good request, without its time."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
+    status, content = 0, {}
     for _ in range(100):
         connection.request("POST", "/v1/classify?top_k=3", image_files()[0], BYTES)
         answer = connection.getresponse()
-        content = json.loads(answer.read())
-        if answer.status not in (429, 503):
+        status, content = answer.status, json.loads(answer.read())
+        if status not in (429, 503):
             break
         time.sleep(0.2)
     connection.close()
-    if answer.status != 200:
-        raise Finding(f"a good request got {answer.status}: {content}")
+    if status != 200:
+        raise Finding(f"a good request got {status}: {content}")
     return content["results"]
 
 
