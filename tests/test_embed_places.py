@@ -109,7 +109,7 @@ def test_without_ray_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        ImportError, match=r"the package ray: pip install 'ray\[data\]>=2.51' \(part of hierax\[ray\]\)"
+        ImportError, match=r"the package ray: pip install 'ray\[data,serve\]>=2.51' \(part of hierax\[ray\]\)"
     ):
         embed([originals], tmp_path / "out", model=model, ray=True, **OPTIONS)
     assert not (tmp_path / "out").exists()

@@ -35,7 +35,7 @@ PACKAGES: dict[str, Package] = {
     "av": Package("av>=17.1", "video", "videos"),
     "pyarrow": Package("pyarrow>=15", "embed", "collections of features (embed, search, duplicates, outliers, map)"),
     "faiss": Package("faiss-cpu>=1.9", "search", "approximate search"),
-    "ray": Package("ray[data]>=2.51", "ray", "embedding on a cluster"),
+    "ray": Package("ray[data,serve]>=2.51", "ray", "embedding and serving on a cluster"),
     "pillow_heif": Package("pillow-heif", "", "HEIC photos, such as those of an iPhone"),
     "transformers": Package(
         "transformers>=5.23", "transformers", "hierax.integrations.transformers, and hierax bench --against"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hierax import extras
-from hierax.serve.limits import Limits
+from hierax.console import quantity
+from hierax.serve.run import Settings, listen
+from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -18,38 +21,10 @@ if TYPE_CHECKING:
 NAME = "hierax"
 """The name of the application on the cluster."""
 _WHAT = "hierax serve --ray"
-_log = logging.getLogger("hierax.serve")
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """How the application is spread over a cluster.
-
-    Args:
-        host, port: where each machine listens.
-        least, most: number of copies (replicas); None for `most`: as many as the CPUs of the cluster suffice for.
-        cpus: CPUs that a copy reserves, and the threads of its engine.
-        gpus: GPUs that a copy reserves; a share of one is possible.
-        target: requests per copy that are worked on at the same time; above this, Ray starts another copy.
-
-    Raises:
-        ValueError: a number is too small.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    least: int = 1
-    most: int | None = None
-    cpus: int = 1
-    gpus: float = 0.0
-    target: float = 16.0
-
-    def __post_init__(self) -> None:
-        for name in ("least", "cpus"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number above 0")
-        if self.most is not None and self.most < self.least:
-            raise ValueError(f"most is {self.most}; expected at least {self.least}")
+_CPUS = 4
+"""CPUs of a copy, if the machines have as many and `threads` says nothing else."""
+_TARGET = 16
+"""Requests that a copy works on at the same time; above this, Ray starts another copy."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +33,16 @@ class Deployed:
 
     Attributes:
         address: such as http://127.0.0.1:8000.
-        most: the largest number of copies.
+        copies: the largest number of copies.
+        cpus, gpus: what each copy reserves.
         started: whether this process started the cluster.
     """
 
     address: str
-    most: int
-    started: bool = field(default=False)
+    copies: int
+    cpus: int
+    gpus: int
+    started: bool
 
     def close(self) -> None:
         """Ends the application: requests that were accepted are finished. A cluster that was started here ends too."""
@@ -73,8 +51,27 @@ class Deployed:
 
         serve.delete(NAME)
         if self.started:
-            serve.shutdown()
             ray.shutdown()
+
+
+def run(settings: Settings, *, say: Callable[[str], None]) -> int:
+    """Serves on a cluster until a signal arrives; returns the exit code, as `hierax.serve.run.run`.
+
+    Raises:
+        MissingPackage: Ray Serve is not installed.
+        ValueError, OSError: the address cannot be used, or no copy could be started.
+    """
+    deployed, stop = deploy(settings), StopSignal()
+    with stop.handle():  # not before: Ray sets handlers of its own
+        try:
+            each = quantity(deployed.cpus, "CPU") + (" and a GPU" if deployed.gpus else "")
+            most = quantity(deployed.copies, "replica")
+            say(f"{settings.sources['model']} on Ray: 1 to {most}, each with {each}")
+            say(f"page {deployed.address} · API {deployed.address}/docs · Ctrl-C to stop")
+            stop.wait()
+        finally:
+            deployed.close()
+    return 0 if stop.number in (None, signal.SIGTERM) else 128 + stop.number
 
 
 def _check_packages() -> None:
@@ -89,62 +86,81 @@ def _check_packages() -> None:
     try:
         import ray.serve  # noqa: F401
     except ImportError as error:
+        reason = str(error).partition(".")[0]
         raise extras.MissingPackage(
-            f"{_WHAT} needs Ray Serve, which cannot be imported ({str(error).partition('.')[0]}): "
-            f"{extras.install_line('ray')}",
-            name="ray",
+            f"{_WHAT} needs Ray Serve, which cannot be imported ({reason}): {extras.install_line('ray')}", name="ray"
         ) from error
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def deploy(settings: Mapping[str, Any], options: RayOptions | None = None) -> Deployed:
+def deploy(settings: Settings) -> Deployed:
     """Starts the application on a cluster, and returns when the first copy is ready.
 
-    The cluster is that of the variable RAY_ADDRESS; without it, Ray runs on this machine only. Folders of models and
-    collections must have the same path on all machines.
+    The cluster is that of the variable RAY_ADDRESS; without it, Ray runs on this machine only. Models and collections
+    need the same paths on all machines.
 
     Args:
-        settings: the arguments of `hierax.serve.create_app`.
-        options: how it is spread; default: `RayOptions()`.
+        settings: what is run. `workers` above 1 is the largest number of copies; else the CPUs of the cluster decide.
 
     Raises:
         MissingPackage: Ray Serve is not installed.
-        RuntimeError: no copy could be started; the message has the reason.
+        ValueError, OSError: the address cannot be used, or no copy could be started.
     """
+    if not settings.port:
+        raise ValueError("port is 0; expected a fixed port for a cluster")
     _check_packages()
+    with listen(settings.host, settings.port):
+        pass  # Ray tells of a port that is in use only in its logs
     import ray
     from ray import serve
 
-    options = options or RayOptions()
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     started = not ray.is_initialized()
     if started:
-        ray.init(os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.WARNING)
-    most = options.most or max(int(ray.cluster_resources().get("CPU", 1)) // options.cpus, options.least)
-    serve.start(http_options=_http(options, settings), logging_config={"log_level": "WARNING"})
-    serve.run(_application(settings, options, most), name=NAME, route_prefix="/")
-    return Deployed(f"http://{options.host}:{options.port}", most, started and "RAY_ADDRESS" not in os.environ)
+        ray.init(os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.ERROR)
+    deployed = _plan(settings, started=started and "RAY_ADDRESS" not in os.environ)
+    options = {"host": settings.host, "port": settings.port, "request_timeout_s": settings.limits.deadline_s + 10}
+    try:
+        serve.start(http_options=options, logging_config={"log_level": "WARNING"})
+        serve.run(_application(settings, deployed), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        deployed.close()
+        raise ValueError(f"no copy could be started: {error}") from error
+    return deployed
 
 
-def _http(options: RayOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
-    limits: Limits = settings.get("limits") or Limits()
-    return {"host": options.host, "port": options.port, "request_timeout_s": limits.deadline_s + 10}
+def _plan(settings: Settings, *, started: bool) -> Deployed:
+    """How many copies there may be, and what each reserves."""
+    import ray
+
+    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+    threads = settings.engine.get("threads")
+    cpus = int(threads or max(min(_CPUS, *(int(machine.get("CPU", 1)) for machine in machines)), 1))
+    device = str(settings.engine.get("device", "auto"))
+    gpus = int(device.startswith("cuda") or (device == "auto" and any(machine.get("GPU", 0) for machine in machines)))
+    room = sum(int(machine.get("CPU", 0)) // cpus for machine in machines)
+    if gpus:
+        room = min(room, sum(int(machine.get("GPU", 0)) for machine in machines))
+    copies = settings.workers if settings.workers > 1 else max(room, 1)
+    return Deployed(f"http://{settings.host}:{settings.port}", copies, cpus, gpus, started)
 
 
-def _application(settings: Mapping[str, Any], options: RayOptions, most: int) -> Any:
+def _application(settings: Settings, deployed: Deployed) -> Any:
+    """The application for `ray.serve.run`."""
     from ray import serve
 
-    limits: Limits = settings.get("limits") or Limits()
+    limits = settings.limits
+    each = replace(settings, engine={**settings.engine, "threads": deployed.cpus})
     made: Any = serve.deployment(
-        serve.ingress(builder({"threads": options.cpus, **settings}))(),
+        serve.ingress(builder(each))(),
         name=NAME,
         max_ongoing_requests=limits.queue_images,
         autoscaling_config={
-            "min_replicas": options.least,
-            "max_replicas": most,
-            "target_ongoing_requests": options.target,
+            "min_replicas": 1,
+            "max_replicas": deployed.copies,
+            "target_ongoing_requests": _TARGET,
         },
-        ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
+        ray_actor_options={"num_cpus": deployed.cpus, "num_gpus": deployed.gpus},
         graceful_shutdown_timeout_s=limits.grace_s,
         health_check_period_s=2,
         health_check_timeout_s=30,
@@ -152,14 +168,11 @@ def _application(settings: Mapping[str, Any], options: RayOptions, most: int) ->
     return made.bind()
 
 
-def builder(settings: Mapping[str, Any]) -> Callable[[], FastAPI]:
+def builder(settings: Settings) -> Callable[[], FastAPI]:
     """A function that a copy calls to make its application, whose start lasts until the model is open."""
-    given = dict(settings)
 
     def build() -> FastAPI:
-        from hierax.serve import create_app
-
-        app = create_app(**given)
+        app = settings.app()
         start = app.router.lifespan_context
 
         @contextlib.asynccontextmanager
