@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from command_line import Run
 
 pytest_plugins = ("command_line",)
-COMMANDS = ("demo", "models", "classify", "features", "segment", "reconstruct", "convert")
+COMMANDS = ("demo", "models", "classify", "features", "explain", "segment", "reconstruct", "convert")
 
 
 def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -45,6 +45,7 @@ def test_commands_over_files_escape_names(run: Run, nasty: Path, classifier_fold
     for command in (
         ("classify", "nasty", "--model", classifier_folder),
         ("features", "nasty", "-o", "maps", "--model", classifier_folder),
+        ("explain", "nasty", "-o", "heat", "--model", classifier_folder),
         ("segment", "nasty", "-o", "segmented", "--model", segmenter_folder),
         ("stats", "nasty"),
         ("embed", "nasty", "-o", "out", "--model", classifier_folder, "--workers", "0"),

@@ -26,6 +26,7 @@ from hierax.diagnosis import diagnose
 from hierax.engine.export.formats import FORMATS
 from hierax.engine.export.layouts import LAYOUTS
 from hierax.engine.hardware import PRECISIONS
+from hierax.predict.explain import METHODS
 from hierax.viz.reconstruction import Statistics
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "models": hierax.list_checkpoints,
     "classify": hierax.classify,
     "features": hierax.features,
+    "explain": hierax.explain,
     "segment": hierax.segment,
     "reconstruct": hierax.reconstruct,
     "detect": hierax.detection.detect,
@@ -62,7 +64,7 @@ OTHER_NAMES = {
     "the functions also take an index": "*.collection=folder",
     "the folder may be several": "*.also=folder",
     "the field's short name for a number of neighbors": "outliers.neighbors=k",
-    "the option is repeated": "embed.layer=layers",
+    "the option is repeated": "embed.layer=layers explain.label=labels",
     "a collection has columns of its own": "embed.columns=list_columns",
     "the folder of a collection or an export is the second argument": "embed.output=out export.output=folder "
     "convert.output=target",
@@ -117,6 +119,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "convert.pos_embed": ("abswin",),
     "convert.windows": WINDOWS,
     "duplicates.linkage": typing.get_args(Linkage),
+    "explain.method": METHODS,
     "map.method": typing.get_args(Method),
     "reconstruct.statistics": typing.get_args(Statistics),
     "models.task": typing.get_args(Task),
@@ -210,7 +213,7 @@ SENTENCES = {  # of options that mean the same in every command that has them; a
     "--threads": 1,
     "--columns": 2,  # lists without labels
     "--calibration": 1,
-    "--model": 5,  # bench takes variants and no exports; training starts from it; export has an argument MODEL
+    "--model": 6,  # bench takes variants, bench and explain no exports; training starts from it; export has an argument MODEL
 }
 
 

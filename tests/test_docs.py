@@ -56,6 +56,7 @@ GUIDES = (
     "dense",
     "detection",
     "segmentation",
+    "explain",
     "README",
 )
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))

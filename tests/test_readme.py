@@ -64,7 +64,7 @@ def _small_architectures_and_an_own_cache(
 def test_the_readme_has_its_programs_and_commands() -> None:
     assert len(PYTHON) >= 5
     assert {command.split()[1] for command in COMMANDS} == {
-        "models", "classify", "features", "reconstruct", "convert", "export", "bench",
+        "models", "classify", "features", "explain", "reconstruct", "convert", "export", "bench",
     }  # fmt: skip
 
 

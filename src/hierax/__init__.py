@@ -51,6 +51,8 @@ if TYPE_CHECKING:
         HieraModel,
     )
     from hierax.predict.classify import Classification, Prediction, classify
+    from hierax.predict.explain import Explanation, explain
+    from hierax.predict.explanation_files import ExplanationFiles
     from hierax.predict.features import FeatureFiles, features
     from hierax.predict.reconstruct import Reconstruction, reconstruct
     from hierax.predict.segment import Segmentation, segment
@@ -84,6 +86,8 @@ __all__ = [
     "EmbedReport",
     "Engine",
     "EngineOutput",
+    "Explanation",
+    "ExplanationFiles",
     "FeatureExtractor",
     "FeatureFiles",
     "Features",
@@ -121,6 +125,7 @@ __all__ = [
     "create_model",
     "duplicates",
     "embed",
+    "explain",
     "export",
     "features",
     "inflate",
@@ -180,6 +185,8 @@ _MODULES = {
     "hierax.model.registry": ("create_model",),
     "hierax.model.segmentation": ("HieraForSemanticSegmentation",),
     "hierax.predict.classify": ("Classification", "Prediction", "classify"),
+    "hierax.predict.explain": ("Explanation", "explain"),
+    "hierax.predict.explanation_files": ("ExplanationFiles",),
     "hierax.predict.features": ("FeatureFiles", "features"),
     "hierax.predict.reconstruct": ("Reconstruction", "reconstruct"),
     "hierax.predict.segment": ("Segmentation", "segment"),

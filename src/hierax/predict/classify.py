@@ -206,3 +206,34 @@ def _top_classes(probabilities: Tensor, config: HieraConfig, top_k: int) -> tupl
     values, indices = probabilities.topk(min(top_k, len(probabilities)))
     pairs = zip(values.tolist(), indices.tolist(), strict=True)
     return tuple(Prediction(config.id2label[index], index, value) for value, index in pairs)
+
+
+def label_index(config: HieraConfig, label: int | str) -> int:
+    """The index of a class, by its index (also as text) or its name.
+
+    Capital letters do not matter. Of a label with several names ("tabby, tabby cat"), one name is enough if no other
+    label has it.
+
+    Raises:
+        ValueError: there is no such class, or several have this name; the message says what is expected.
+    """
+    from hierax.advice import did_you_mean
+
+    count = config.num_labels
+    names = [config.id2label[index] for index in range(count)]
+    folded = [name.casefold().strip() for name in names]
+    wanted = str(label).casefold().strip()
+    if isinstance(label, str) and wanted in folded:
+        return folded.index(wanted)
+    parts = [[part.strip() for part in name.split(",")] for name in folded]
+    found = [index for index, split in enumerate(parts) if wanted in split]
+    if isinstance(label, str) and len(found) == 1:
+        return found[0]
+    if isinstance(label, str) and len(found) > 1:
+        raise ValueError(f"label is {label!r}, which classes {', '.join(map(str, found))} have; expected an index")
+    if not isinstance(label, bool) and wanted.isdecimal() and int(wanted) < count:
+        return int(wanted)
+    advice = did_you_mean(wanted, [part for split in parts for part in split]) if isinstance(label, str) else ""
+    raise ValueError(
+        f"label is {label!r}; expected one of the {count} labels, or an index from 0 to {count - 1}{advice}"
+    )

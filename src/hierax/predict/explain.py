@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hierax.advice import did_you_mean
 from hierax.checkpoint.bundled import FEMTO
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
@@ -23,14 +22,19 @@ from hierax.model.encoder import Hiera
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
 from hierax.predict.class_activation import class_activations, evaluating
-from hierax.predict.classify import probabilities
-from hierax.predict.inputs import check_inputs
+from hierax.predict.classify import label_index, probabilities
+from hierax.predict.features import feature_files
+from hierax.predict.inputs import check_inputs, image_paths
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.predict.rollout import rollout
 from hierax.processing import DEFAULT_MAX_PIXELS
 
+if TYPE_CHECKING:
+    from hierax.predict.explanation_files import ExplanationFiles
+
 Method = Literal["gradcam", "rollout"]
 METHODS: tuple[str, ...] = get_args(Method)
+_NO_LABEL = "rollout explains no label; expected None, or method 'gradcam'"
 _ON_A_GPU = 8  # images per call: the activations of all blocks are in memory
 
 
@@ -64,6 +68,76 @@ class Explanation:
             "stride": list(self.stride),
             "values": self.values.tolist(),
         }
+
+
+def explain(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    model: Model = FEMTO,
+    labels: int | str | Iterable[int | str] | None = None,
+    top_k: int = 1,
+    method: Method = "gradcam",
+    size: Size | None = None,
+    whole: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> Iterator[ExplanationFiles]:
+    """Writes which regions speak for a label, as `NAME.npz` and `NAME.png` (for a video `NAME.gif`), into the folder
+    `output`, and yields the explanations and the paths.
+
+    The model runs in PyTorch and fp32, because an engine has no gradients.
+
+    Args:
+        images: paths of images, or of videos for a video classifier.
+        output: the folder, created if missing.
+        model: a Hub id, folder or file of a checkpoint; or a model, which is used as it is.
+        labels: the classes to explain in every image, by index or name; see `label_index`. None: the most probable.
+        top_k: without `labels`, how many of the most probable classes to explain; all if the model has fewer.
+        method: "gradcam" is gradient-weighted class activation, of a classifier. "rollout" is attention rollout, of any
+            model; it says where the attention goes, and explains no label.
+        size: side of the square input in pixels, or rows and columns; default: the size of the checkpoint.
+        whole: use the whole image instead of its center; `size` is then its shorter side.
+        overwrite: replace existing files.
+        device: "auto" is CUDA or MPS if available, else the CPU; ignored for a model.
+        batch_size: images per call of the model; None: 1 on a CPU, otherwise 8, because all activations are in memory.
+        max_pixels: larger images are an error; None: no limit.
+
+    Raises:
+        ValueError: the method or a label is unknown; or the model is no classifier; or it is an engine or an export; or
+            a file already exists (checked before anything is written); see also `hierax.load`.
+        OSError: a file cannot be written; see also `hierax.load`.
+    """
+    from hierax.predict.explanation_files import write_explanations
+
+    paths = image_paths(images)
+    wanted = asked_labels(labels, top_k=top_k, method=method)
+    predictor = open_explainer(
+        model, method=method, size=size, whole=whole, device=device, batch_size=batch_size, max_pixels=max_pixels
+    )
+    files = feature_files(paths, output, overwrite=overwrite, clips=predictor.config.is_video)
+    return write_explanations(predictor, paths, files, labels=wanted, top_k=top_k, method=method)
+
+
+def asked_labels(labels: int | str | Iterable[int | str] | None, *, top_k: int, method: str) -> list[int | str] | None:
+    """The labels as a list; None if there are none.
+
+    Raises:
+        ValueError: the method is unknown, or rollout is given a label; or no label is in the list, or top_k is below 1.
+    """
+    _check_method(method)
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k is {top_k!r}; expected a whole number, at least 1")
+    if labels is None:
+        return None
+    if method == "rollout":
+        raise ValueError(f"labels is {labels!r}, but {_NO_LABEL}")
+    wanted = [labels] if isinstance(labels, (int, str)) else list(labels)
+    if not wanted:
+        raise ValueError("labels is empty; expected labels, or None for the most probable one")
+    return wanted
 
 
 def open_explainer(
@@ -153,7 +227,7 @@ def label_explanations(
     _check_method(method)
     if method == "rollout":
         if any(label is not None for label in labels):
-            raise ValueError("label is given, but rollout explains no label; expected no label, or method 'gradcam'")
+            raise ValueError(f"labels is {list(labels)}, but {_NO_LABEL}")
         return [[_spread(values, predictor.config)] for values in rollout(_encoder(predictor), pixels)]
     config, model = predictor.config, _check_classifier(predictor)
     wanted = [None if names is None else [label_index(config, name) for name in names] for names in labels]
@@ -170,35 +244,6 @@ def label_explanations(
         [_strengthened(heat, index, config, float(row[index])) for heat, index in zip(heat_rows, indices, strict=True)]
         for heat_rows, indices, row in zip(heats, chosen, probabilities(logits, config), strict=True)
     ]
-
-
-def label_index(config: HieraConfig, label: int | str) -> int:
-    """The index of a class, by its index (also as text) or its name.
-
-    Capital letters do not matter. Of a label with several names ("tabby, tabby cat"), one name is enough if no other
-    label has it.
-
-    Raises:
-        ValueError: there is no such class, or several have this name; the message says what is expected.
-    """
-    count = config.num_labels
-    names = [config.id2label[index] for index in range(count)]
-    folded = [name.casefold().strip() for name in names]
-    wanted = str(label).casefold().strip()
-    if isinstance(label, str) and wanted in folded:
-        return folded.index(wanted)
-    parts = [[part.strip() for part in name.split(",")] for name in folded]
-    found = [index for index, split in enumerate(parts) if wanted in split]
-    if isinstance(label, str) and len(found) == 1:
-        return found[0]
-    if isinstance(label, str) and len(found) > 1:
-        raise ValueError(f"label is {label!r}, which classes {', '.join(map(str, found))} have; expected an index")
-    if not isinstance(label, bool) and wanted.isdecimal() and int(wanted) < count:
-        return int(wanted)
-    advice = did_you_mean(wanted, [part for split in parts for part in split]) if isinstance(label, str) else ""
-    raise ValueError(
-        f"label is {label!r}; expected one of the {count} labels, or an index from 0 to {count - 1}{advice}"
-    )
 
 
 def _check_method(method: object) -> None:

@@ -34,7 +34,7 @@ def sheet(
     Images narrower than the first of `widths` are enlarged by a whole factor; images wider than the second are shrunk.
     Long texts are wrapped.
     """
-    tiles = [[_fitted(tile, *widths) for tile in row] for row in rows]
+    tiles = [[dataclasses.replace(tile, picture=fitted(tile.picture, *widths)) for tile in row] for row in rows]
     columns = max(len(row) for row in tiles)
     wide = [max(row[i].picture.width for row in tiles if i < len(row)) for i in range(columns)]
     lefts = [margin + sum(wide[:i]) + i * margin for i in range(columns)]
@@ -59,14 +59,15 @@ def sheet(
 _Line = tuple[str, Font, int, tuple[int, int, int]]  # text, font, size in points and color
 
 
-def _fitted(tile: Tile, least: int, most: int) -> Tile:
-    width, height = tile.picture.size
+def fitted(picture: Image.Image, least: int = 224, most: int = 512) -> Image.Image:
+    """The image as `sheet` shows it: enlarged by a whole factor if it is narrower than `least` pixels, shrunk if it is
+    wider than `most`.
+    """
+    width, height = picture.size
     if width > most:
-        resized = tile.picture.resize((most, max(1, height * most // width)), Image.Resampling.BOX)
-    else:
-        times = -(-least // width)
-        resized = tile.picture.resize((width * times, height * times), Image.Resampling.NEAREST)
-    return dataclasses.replace(tile, picture=resized)
+        return picture.resize((most, max(1, height * most // width)), Image.Resampling.BOX)
+    times = -(-least // width)
+    return picture.resize((width * times, height * times), Image.Resampling.NEAREST)
 
 
 def _caption(tile: Tile, width: int) -> list[_Line]:

@@ -1,0 +1,109 @@
+"""`hierax explain`: which regions of images or videos speak for a label."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from hierax.checkpoint.bundled import FEMTO
+from hierax.cli.inputs import add_images
+from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, add_size, positive, say_model
+from hierax.cli.outputs import add_json, add_overwrite, output_folder
+from hierax.cli.terminal import Tally, UserError
+from hierax.console import percent, progress, tell
+from hierax.processing.inputs import expand
+
+if TYPE_CHECKING:
+    from hierax.predict.explanation_files import ExplanationFiles
+
+SUMMARY = "show which regions of images or videos speak for a label"
+EPILOG = """For each FILE, NAME.png shows the image, and the heat of each label over it: bright cells speak for it.
+NAME.npz contains values (float32, labels x rows x columns, from 0 to 1), and labels, indices, probabilities, stride.
+If images have the same name, their folders are added to the names of the files (a-cat, b-cat).
+--label is a name, or an index; it can be repeated. Without it, the most probable label is explained:
+  hierax explain cat.jpg --label mammals --label people -o heat
+
+--method gradcam (the default) is gradient-weighted class activation. It needs a classifier.
+--method rollout follows the attention from the last stage to the cells of the first. It explains no label, and
+needs no classifier.
+The model runs in PyTorch and fp32, because gradients are needed. A video classifier explains the clip in the
+middle of a video (needs PyAV: pip install 'av>=17.1'), as an animation NAME.gif. In Python: hierax.explain.
+--json prints one object per file (JSON Lines):
+  {"path": "cat.jpg", "labels": [{"label": "mammals", "index": 14, "probability": 0.31}], "arrays": "heat/cat.npz",
+   "image": "heat/cat.png"}"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    add_images(parser, clips=True)
+    parser.add_argument(
+        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
+    )
+    add_overwrite(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--label", action="append", metavar="NAME", help="label to explain, or its index (default: the most probable)"
+    )
+    which.add_argument("--top-k", type=positive, default=1, metavar="K", help="explain the K most probable labels")
+    parser.add_argument(
+        "--method", choices=("gradcam", "rollout"), default="gradcam", help="gradcam (default) or rollout"
+    )
+    parser.add_argument(
+        "--model",
+        default=FEMTO,
+        metavar="M",
+        help=f"Hub id, folder or file of a checkpoint (default: {FEMTO}, part of the package)",
+    )
+    add_size(parser)
+    parser.add_argument("--whole", action="store_true", help="use the whole image, not the square in its center")
+    add_device(parser)
+    add_max_pixels(parser)
+    add_batch_size(parser, shown="1 on a CPU, else 8")
+    add_json(parser, lines=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from hierax.predict.explain import open_explainer
+    from hierax.predict.explanation_files import write_explanations
+    from hierax.predict.features import feature_files
+    from hierax.predict.predictor import FoundModel
+
+    if arguments.method == "rollout" and (arguments.label or arguments.top_k > 1):
+        raise UserError("--label and --top-k are for --method gradcam; rollout explains no label")
+    model = FoundModel(arguments.model)
+    video = model.takes_clips
+    paths, problems = expand(arguments.images, clips=video)
+    if video and arguments.whole:
+        raise UserError("--whole is for images, and this model takes clips")
+    tally = Tally("" if arguments.json else "--json lists all")
+    for problem in problems:
+        tally.add(problem)
+        if arguments.json:
+            print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
+    if not paths:
+        return tally.end()
+    # errors about files are reported before a model is downloaded
+    files = feature_files(paths, arguments.output, overwrite=arguments.overwrite, clips=video)
+    options = {name: getattr(arguments, name) for name in ("method", "size", "whole", "device")}
+    limits = {name: getattr(arguments, name) for name in ("batch_size", "max_pixels")}
+    predictor = open_explainer(model.open(), **options, **limits)
+    say_model(arguments.model, predictor)
+    results = write_explanations(
+        predictor, paths, files, labels=arguments.label, top_k=arguments.top_k, method=arguments.method
+    )
+    with progress(results, total=len(paths), what="explaining") as followed:
+        for result in followed:
+            tally.add(result.error)
+            if arguments.json:
+                print(json.dumps(result.to_dict()), flush=True)
+            elif result.error is None:
+                tell(f"{result.path}: {result.arrays}, {result.image}{_labels(result)}")
+    return tally.end()
+
+
+def _labels(result: ExplanationFiles) -> str:
+    """The labels that were explained, and their probabilities."""
+    shown = (f"{one.label} {percent(one.probability)}" for one in result.explanations if one.probability is not None)
+    return "".join(f"   {text}" for text in shown)
