@@ -166,6 +166,11 @@ def sized(record: Preprocessing, size: Size | None) -> Preprocessing:
         raise refuse("bad_argument", str(error), field="size") from None
 
 
+def sides_of(size: Size | None) -> tuple[int, int] | None:
+    """Rows and columns of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def check_units(size: Size | None, config: HieraConfig) -> None:
     """Raises a refusal if a masked autoencoder cannot have this size."""
     if size is not None:

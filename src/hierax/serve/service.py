@@ -188,6 +188,16 @@ class Service:
         opened = self.models.get("stages" if task == "joint" else role)
         return opened.preprocessing if isinstance(opened, Predictor) else opened.record
 
+    def prepare(self, tasks: Sequence[str]) -> None:
+        """Opens the models of tasks, which are otherwise opened by the first image."""
+        for task in tasks:
+            if task == "embed":
+                self.extractor("pooled")
+            elif task == "joint" and "head" in self.models.roles:
+                self.models.get("head")
+            else:
+                self.record(task)
+
     def pixels(self, upload: Upload, *, task: str, size: Size | None = None) -> Tensor:
         """Pixels `[1, C, H, W]` of an image as the model of a task takes them.
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 
 def routers() -> list[APIRouter]:
     """The routers of all routes."""
-    from hierax.serve.routes import classes, maps, models
+    from hierax.serve.routes import classes, explain, maps, masks, models, together
 
-    return [models.router, classes.router, maps.router]
+    modules = (models, classes, together, maps, explain, masks)
+    return [module.router for module in modules]

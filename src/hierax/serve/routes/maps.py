@@ -46,7 +46,8 @@ async def features(request: Request, call: Annotated[Call, Depends(read_call)]) 
     """
     images = Images(request, call, "features", _FEATURES)
     service, form = images.service, images.given["format"]
-    name, config, size = await images.prepare(_stage, service, images.given["stage"], images.given["size"])
+    name, config = await images.prepare(stage_of, service, images.given["stage"])
+    size = images.given["size"]
     check_answer(map_bytes(config, name, size or service.record("features").output_size), len(call.uploads))
 
     async def one(upload: Upload) -> Any:
@@ -73,7 +74,8 @@ async def similarity(request: Request, call: Annotated[Call, Depends(read_call)]
     """
     images = Images(request, call, "similarity", _SIMILARITY)
     service, given = images.service, images.given
-    name, config, size = await images.prepare(_stage, service, given["stage"], given["size"])
+    name, config = await images.prepare(stage_of, service, given["stage"])
+    size = given["size"]
 
     async def one(upload: Upload) -> Any:
         maps, shape, pixels = await maps_of(images, upload, size, pixels=True)
@@ -92,7 +94,7 @@ async def similarity(request: Request, call: Annotated[Call, Depends(read_call)]
     return await images.respond(found)
 
 
-def _stage(service: Service, stage: int, size: Any) -> tuple[str, HieraConfig, Any]:
+def stage_of(service: Service, stage: int) -> tuple[str, HieraConfig]:
     """The name of a stage, after the model was opened.
 
     Raises:
@@ -103,7 +105,7 @@ def _stage(service: Service, stage: int, size: Any) -> tuple[str, HieraConfig, A
     if predictor.model is None and name not in names:
         known = [other.removeprefix("stage") for other in names if other.startswith("stage")]
         raise refuse("bad_argument", f"stage is {stage}; expected one of {', '.join(known)}", field="stage")
-    return name, predictor.config, size
+    return name, predictor.config
 
 
 async def maps_of(images: Images, upload: Upload, size: Any, *, pixels: bool = False) -> Any:
