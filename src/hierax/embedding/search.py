@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,8 @@ from hierax.processing.inputs import expand
 if TYPE_CHECKING:
     from hierax.collection.index import Folders, Hit, Index
     from hierax.collection.source import Source
+    from hierax.embedding.extractor import FeatureExtractor
     from hierax.processing import ImageError
-if TYPE_CHECKING:
-    from hierax.collection.source import Source
 
 
 def embed_queries(
@@ -46,8 +45,27 @@ def embed_queries(
     """
     from hierax.embedding import extractor as features
 
+    extractor = open_queries(manifest, folder=folder, model=model, device=device, max_pixels=max_pixels)
+    try:
+        return features.vectors(paths, extractor, column, on_progress=on_progress)
+    finally:
+        extractor.close()
+
+
+def open_queries(
+    manifest: Manifest,
+    *,
+    folder: Path,
+    model: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    **settings: Any,
+) -> FeatureExtractor:
+    """The extractor that embeds queries with the settings of the collection in `folder`; see `embed_queries`."""
+    from hierax.embedding import extractor as features
+
     model = model or manifest.named(folder)
-    extractor = features.extractor_like(manifest, model, device=device, max_pixels=max_pixels)
+    extractor = features.extractor_like(manifest, model, device=device, max_pixels=max_pixels, **settings)
     try:
         made = dataclasses.replace(
             manifest,
@@ -58,9 +76,10 @@ def embed_queries(
             precision=extractor.precision,
         )
         manifest.check_same(made, folder=folder, advice="queries need the model that made the collection")
-        return features.vectors(paths, extractor, column, on_progress=on_progress)
-    finally:
+    except BaseException:
         extractor.close()
+        raise
+    return extractor
 
 
 @dataclass(frozen=True)

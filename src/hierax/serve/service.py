@@ -98,6 +98,7 @@ class Service:
             "explain": self._explain,
             "segment": self._segment,
             "joint": self._joint,
+            "search": self._search,
             "tensors": self._tensors,
         }
 
@@ -249,6 +250,13 @@ class Service:
             found += list(vectors)
         return [_checked(one, [torch.from_numpy(one)]) for one in found]
 
+    def _search(self, work: Work, items: Sequence[Tensor]) -> Sequence[Any]:
+        """The vectors of queries, in the column that is searched."""
+        assert self.collection is not None
+        extractor, column = self.collection.extractor, cast(str, work.options)
+        parts = self.in_parts(extractor.engine, items)
+        return [vector for part in parts for vector in extractor(torch.cat(part))[column]]
+
     def _features(self, work: Work, items: Sequence[Tensor]) -> Sequence[Any]:
         predictor = self.models.predictor("maps")
         parts = self.in_parts(predictor.engine, items)
@@ -322,6 +330,8 @@ class Service:
     def close(self) -> None:
         """Releases the engines."""
         self.models.close()
+        if self.collection is not None:
+            self.collection.close()
 
 
 def _checked(value: Any, tensors: Any) -> Any:

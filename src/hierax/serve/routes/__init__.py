@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 def routers() -> list[APIRouter]:
     """The routers of all routes."""
-    from hierax.serve.routes import classes, explain, maps, masks, models, together
+    from hierax.serve.routes import classes, collection, explain, maps, masks, models, together
 
-    modules = (models, classes, together, maps, explain, masks)
+    modules = (models, classes, together, maps, explain, masks, collection)
     return [module.router for module in modules]

@@ -46,7 +46,7 @@ class Images:
         self.service: Service = self.state.service
         self.service.need(task)
         self.call, self.task = call, task
-        self.given = parse(arguments, call.fields)
+        self.given = parse(arguments, call.fields, request.query_params)
         form = self.given.get("format", "json")
         if form != "json" and task != "embed":
             self.require_one(f"format is {form}")
@@ -102,9 +102,13 @@ class Images:
             else {"name": upload.name, **item}
             for upload, item in zip(self.call.uploads, found, strict=True)
         ]
-        milliseconds = round((time.perf_counter() - self.started) * 1000, 3)
-        answer = {"model": source or self.source, "results": results, "milliseconds": milliseconds}
+        answer = {"model": source or self.source, "results": results, "milliseconds": self.elapsed}
         return await self.state.answer(answer)
+
+    @property
+    def elapsed(self) -> float:
+        """Milliseconds since the request began."""
+        return round((time.perf_counter() - self.started) * 1000, 3)
 
     @property
     def source(self) -> str:

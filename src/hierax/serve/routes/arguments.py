@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from hierax.advice import did_you_mean
@@ -60,13 +61,20 @@ class Argument:
         return dict(self.schema) if self.default is None else {**self.schema, "default": self.default}
 
 
-def parse(arguments: Sequence[Argument], fields: Mapping[str, Any]) -> dict[str, Any]:
+def parse(
+    arguments: Sequence[Argument], fields: Mapping[str, Any], query: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """The values of all arguments, from the fields of a call.
+
+    Args:
+        query: the texts of the query. A text such as the id 12e4567890123456 is not the number that it looks like.
 
     Raises:
         Refusal: a field is no argument of the route, or has a wrong value (400).
     """
     known = {argument.name: argument for argument in arguments}
+    texts = [name for name in fields if name in query and name in known and known[name].schema.get("type") == "string"]
+    fields = {**fields, **{name: query[name] for name in texts}}
     for name in fields:
         if name not in known:
             advice = did_you_mean(name, known) or f"; expected {', '.join(known) if known else 'no arguments'}"
@@ -115,6 +123,7 @@ def choice(name: str, about: str, values: Sequence[str], *, default: str, exampl
     """One of several words."""
 
     def read(given: Any) -> str | None:
+        given = str(given).lower() if isinstance(given, bool) else given  # the word "true" in a form
         return given if isinstance(given, str) and given in values else None
 
     schema = {"type": "string", "enum": list(values)}

@@ -58,7 +58,6 @@ _SEGMENT = (
 )
 async def reconstruct(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
     """As `hierax reconstruct`: a masked autoencoder sees the mask units that are kept, and predicts the others."""
-    _words_of_statistics(call.fields)
     images = Images(request, call, "reconstruct", _RECONSTRUCT)
     service, given = images.service, images.given
     keep = await images.prepare(_keep, service, given)
@@ -74,12 +73,6 @@ async def reconstruct(request: Request, call: Annotated[Call, Depends(read_call)
 
     found = await images.each(one, weight=2 * service.weight("reconstruct", given["size"]))
     return images.binary(only(found), PNG) if given["format"] == "png" else await images.respond(found)
-
-
-def _words_of_statistics(fields: dict[str, Any]) -> None:
-    """`statistics=true` in a query is a word, but looks like JSON."""
-    if fields.get("statistics") is True:
-        fields["statistics"] = "true"
 
 
 def _keep(service: Service, given: dict[str, Any]) -> Tensor:
