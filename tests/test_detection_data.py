@@ -465,7 +465,7 @@ def test_sources_without_boxes_are_refused(tmp_path: Path) -> None:
         (tmp_path / "photos", "no annotations of boxes in this folder; expected a COCO file"),
         (tmp_path / "nowhere", "no such file or folder"),
         (tmp_path / "photos" / "0.png", "not a COCO file"),
-        (Path("hub:somebody/boxes"), "this kind of data has no boxes that are read"),
+        (tmp_path / "boxes.csv", "this kind of data has no boxes that are read"),
     ):
         with pytest.raises(ValueError, match=message):
             open_detection(source)

@@ -19,8 +19,9 @@ weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model th
 --task segment learns a class for each pixel, from images and masks: two folders of files with equal names, the
 folders of ADE20K, Cityscapes or Pascal VOC, a COCO file, or tables with columns image and label.
 --task detect learns boxes and --task instances also masks, from a COCO file, a folder with COCO files, or a YOLO folder
-(data.yaml, or images/ and labels/); boxes also from XML files of Pascal VOC. They have recipes and settings of their
-own (head=d-fine image_size=512 steps=3000 lr=5e-4) and need the packages of hierax[dense]."""
+(data.yaml, or images/ and labels/); boxes also from XML files of Pascal VOC; or tables with columns image and objects.
+They have recipes and settings of their own (head=d-fine image_size=512 steps=3000 lr=5e-4) and need the packages of
+hierax[dense]."""
 )
 
 

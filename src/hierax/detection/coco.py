@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def read_coco(file: Path, *, images: Path | None = None, masks: bool = False) ->
         found.append(image)
     note_unreadable(str(file), unreadable, total=len(rows))
     note_turned(str(file), turned)
-    _check_form(file, found)
+    check_form(str(file), found)
     note_boxes(str(file), found)
     return DetectionDataset(str(file), tuple(found), classes, ids, tuple(unreadable))
 
@@ -147,8 +147,8 @@ def _annotations(
                 f"{file}: {where}: category_id is {category}, but no category has this id; there are "
                 f"{_some(sorted(number))}"
             )
-        box = _box(file, where, entry.get("bbox"))
-        segmentation = _segmentation(file, where, entry.get("segmentation")) if masks else None
+        box = read_box(f"{file}: {where}", entry.get("bbox"))
+        segmentation = read_segmentation(f"{file}: {where}", entry.get("segmentation")) if masks else None
         if masks and segmentation is None:
             without.append(where)
             continue
@@ -184,16 +184,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _box(file: Path, where: str, value: object) -> Box:
+def read_box(where: str, value: object) -> Box:
+    """A box of COCO, checked. `where` names it in errors."""
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)) or min(value[2:]) < 0:
         raise ValueError(
-            f"{file}: {where}: bbox is {_short(value)}; expected [x, y, width, height] in pixels, with no negative size"
+            f"{where}: bbox is {_short(value)}; expected [x, y, width, height] in pixels, with no negative size"
         )
     left, top, wide, high = map(float, value)
     return left, top, wide, high
 
 
-def _segmentation(file: Path, where: str, value: object) -> Any:
+def read_segmentation(where: str, value: object) -> Any:
     """Polygons or a run-length encoding, checked; None if there is none."""
     if not value:
         return None
@@ -204,21 +205,21 @@ def _segmentation(file: Path, where: str, value: object) -> Any:
         if sides and isinstance(size, list) and (isinstance(counts, str) or (isinstance(counts, list) and runs)):
             if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
                 raise ValueError(
-                    f"{file}: {where}: the counts of the segmentation have {sum(counts)} pixels; expected "
+                    f"{where}: the counts of the segmentation have {sum(counts)} pixels; expected "
                     f"{size[0]} x {size[1]}, its size"
                 )
             return value
-        raise ValueError(f"{file}: {where}: the segmentation has size {_short(size)} and counts {_short(counts)}; "
+        raise ValueError(f"{where}: the segmentation has size {_short(size)} and counts {_short(counts)}; "
                          "expected [height, width] and run lengths")  # fmt: skip
     polygons = [value] if isinstance(value, list) and all(map(_is_number, value)) else value
     if isinstance(polygons, list) and all(isinstance(p, list) and all(map(_is_number, p)) for p in polygons):
         odd = [polygon for polygon in polygons if len(polygon) % 2]
         if odd:
             raise ValueError(
-                f"{file}: {where}: a polygon has {len(odd[0])} numbers; expected x and y of each point, an even number"
+                f"{where}: a polygon has {len(odd[0])} numbers; expected x and y of each point, an even number"
             )
         return [polygon for polygon in polygons if len(polygon) >= 6] or None  # fewer points have no area
-    raise ValueError(f"{file}: {where}: segmentation is {_short(value)}; expected polygons [[x, y, …]] or run lengths")
+    raise ValueError(f"{where}: segmentation is {_short(value)}; expected polygons [[x, y, …]] or run lengths")
 
 
 def note_turned(name: str, turned: Sequence[str]) -> None:
@@ -231,15 +232,22 @@ def note_turned(name: str, turned: Sequence[str]) -> None:
 
 
 def placed(
-    file: Path, path: str, key: int, row: Mapping[str, Any], objects: tuple[ObjectAnnotation, ...]
+    file: Path | str,
+    path: str,
+    key: int,
+    row: Mapping[str, Any],
+    objects: tuple[ObjectAnnotation, ...],
+    *,
+    read: Callable[[], Any] | None = None,
 ) -> AnnotatedImage:
-    """The image with its size, which is that of the annotations; `row` states its `width` and `height`, or not.
+    """The image with its size, which is that of the annotations; `row` states its `width` and `height`, or not. `read`
+    returns its file, if it is not at `path`.
 
     Raises:
         ValueError: the image has another size.
         ImageError: it cannot be read.
     """
-    upright, stored = image_sizes(path)
+    upright, stored = image_sizes(path if read is None else read(), name=path)
     given = tuple(row.get(name) for name in ("width", "height"))
     for found in objects:
         encoded = found.segmentation
@@ -249,9 +257,9 @@ def placed(
                 f"the image, {[*upright[::-1]]}"
             )
     if all(value is None or value == 0 for value in given) or given == upright:
-        return AnnotatedImage(path, key, *upright, objects)
+        return AnnotatedImage(path, key, *upright, objects, read=read)
     if given == stored:
-        return AnnotatedImage(path, key, *stored, objects, as_stored=True)
+        return AnnotatedImage(path, key, *stored, objects, as_stored=True, read=read)
     also = f" ({stored[0]} x {stored[1]} as stored)" if stored != upright else ""
     raise ValueError(
         f"{file}: image {key}, {path}, is {upright[0]} x {upright[1]} pixels{also}, but its width and height in the "
@@ -259,7 +267,7 @@ def placed(
     )
 
 
-def _check_form(file: Path, images: Sequence[AnnotatedImage]) -> None:
+def check_form(file: str, images: Sequence[AnnotatedImage]) -> None:
     """Raises `ValueError` if the boxes are not left, top, width and height in pixels."""
     boxes = [(image, o.box) for image in images for o in image.objects]
     if len(boxes) < 3:  # one object may be anywhere

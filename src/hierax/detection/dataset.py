@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hierax.notices import notify
-from hierax.processing import DEFAULT_MAX_PIXELS, load_image
+from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 from hierax.processing.color import orientation, to_rgb
 from hierax.processing.decode import decode, open_source, pillow_is_quiet, read_header
 
@@ -57,6 +57,7 @@ class AnnotatedImage:
         width, height: pixels, in the frame of the annotations.
         objects: its objects; an image without objects is an example of background.
         as_stored: the annotations belong to the pixels as they are stored, without the rotation of EXIF.
+        read: returns the content of the file, or its path, if it is a cell of a table; None reads `path`.
     """
 
     path: str
@@ -65,6 +66,7 @@ class AnnotatedImage:
     height: int
     objects: tuple[ObjectAnnotation, ...] = ()
     as_stored: bool = False
+    read: Callable[[], Any] | None = None
 
     def load(self, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
         """The pixels in RGB, in the frame of the annotations.
@@ -72,9 +74,13 @@ class AnnotatedImage:
         Raises:
             ImageError: the image cannot be read.
         """
-        if not self.as_stored:
-            return load_image(self.path, max_pixels=max_pixels)
-        return to_rgb(decode(self.path, name=self.path, max_pixels=max_pixels), name=self.path)
+        source = self.path if self.read is None else self.read()
+        if self.as_stored:
+            return to_rgb(decode(source, name=self.path, max_pixels=max_pixels), name=self.path)
+        try:
+            return load_image(source, max_pixels=max_pixels)
+        except ImageError as error:
+            raise ImageError(self.path, error.problem) from None
 
 
 @dataclass(frozen=True)
@@ -141,14 +147,14 @@ def _names(names: Sequence[str], most: int = 5) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def image_sizes(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
+def image_sizes(source: Any, *, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """Width and height of an image: upright, and as stored. Only its header is read.
 
     Raises:
         ImageError: the file is not an image.
     """
-    with open_source(path, name=path) as stream, pillow_is_quiet():
-        image = read_header(stream, name=path, max_pixels=None)
+    with open_source(source, name=name) as stream, pillow_is_quiet():
+        image = read_header(stream, name=name, max_pixels=None)
         stored = image.size
         upright = (stored[1], stored[0]) if orientation(image) in _SIDEWAYS else stored
     return upright, stored

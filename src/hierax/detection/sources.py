@@ -1,13 +1,14 @@
-"""Finds the sets of a source of annotated images: a COCO file, a YOLO description, or a folder that holds them, or
-annotations of Pascal VOC.
+"""Finds the sets of a source of annotated images: a COCO file, a YOLO description, annotations of Pascal VOC, a table,
+or a folder that holds them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +16,17 @@ from hierax.data.order import SPLIT, random_stream
 from hierax.data.split_names import find_splits, kind_of
 from hierax.detection.coco import read_coco
 from hierax.detection.dataset import DetectionDataset
+from hierax.detection.tables import read_table, table_splits
 from hierax.detection.voc import read_voc, voc_sets
 from hierax.detection.yolo import class_names, read_description, read_yolo
-from hierax.processing.paths import is_hidden
+from hierax.processing.paths import find_files, is_hidden
 
 _Open = Callable[[bool], DetectionDataset]
 """Opens a set; the argument is whether masks are needed."""
 EXPECTED = (
     "expected a COCO file (.json), a folder with COCO files (annotations/instances_train.json, "
-    "train/_annotations.coco.json), a data.yaml of YOLO, a folder with images/ and labels/, or "
-    "Annotations/ of Pascal VOC"
+    "train/_annotations.coco.json), a data.yaml of YOLO, a folder with images/ and labels/, "
+    "Annotations/ of Pascal VOC, or a table with columns image and objects (parquet, hub:ID)"
 )
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 """Beginnings of the names of COCO's files for other tasks."""
@@ -34,13 +36,14 @@ def open_detection(source: str | os.PathLike[str], *, masks: bool = False) -> De
     """Opens annotated images. Of a source with several sets, the validation set is opened.
 
     Args:
-        source: a COCO file, a `data.yaml` of YOLO, or a folder that holds them.
+        source: a COCO file, a `data.yaml` of YOLO, parquet files with columns image and objects, `hub:ID`, or a folder
+            that holds one of these or annotations of Pascal VOC.
         masks: whether polygons or masks are needed.
 
     Raises:
         ValueError: there are no annotations, or they are damaged; the message names the file and what is expected.
     """
-    sets = _find_sets(Path(source))
+    sets = _find_sets(source)
     training, held = find_splits(list(sets), of=os.fspath(source))
     return sets[held or training or next(iter(sets))](masks)
 
@@ -61,7 +64,7 @@ def open_detection_splits(
         ValueError: see `open_detection`; or the validation set has objects of other classes; or one of the sets would
             be empty.
     """
-    sets = _find_sets(Path(source))
+    sets = _find_sets(source)
     training, held = find_splits(list(sets), of=os.fspath(source))
     if training is None and len(sets) > 1:
         raise ValueError(f"{source} holds {', '.join(sets)}, but no training set; expected a set with the name train")
@@ -97,23 +100,33 @@ def _drawn(train: DetectionDataset, fraction: float, seed: int) -> tuple[Detecti
 def has_boxes(source: str | os.PathLike[str]) -> bool:
     """Whether a source seems to be one of annotated images. Its annotations are not read."""
     try:
-        return bool(_find_sets(Path(source)))
+        return bool(_find_sets(source))
     except (ValueError, OSError):
         return False
 
 
-def _find_sets(source: Path) -> dict[str, _Open]:
+def _find_sets(given: str | os.PathLike[str]) -> dict[str, _Open]:
     """The sets of a source by name; "" for the only one."""
-    text = os.fspath(source)
-    if text.startswith("hub:") or source.suffix.lower() in (".parquet", ".csv", ".tar", ".npy"):
+    text, source = os.fspath(given), Path(given)
+    if text.startswith("hub:"):
+        return _table_sets(text)
+    if source.suffix.lower() in (".csv", ".tar", ".npy"):
         raise ValueError(f"{text}: this kind of data has no boxes that are read; {EXPECTED}")
     if not os.path.exists(source):
         raise ValueError(f"{text}: no such file or folder; {EXPECTED}")
     if source.is_dir():
-        found = _yaml_sets(source) or _coco_sets(source) or _label_sets(source) or _voc_sets(source)
+        found = (
+            _yaml_sets(source)
+            or _coco_sets(source)
+            or _label_sets(source)
+            or _voc_sets(source)
+            or _table_folder(source)
+        )
         if not found:
             raise ValueError(f"{text}: no annotations of boxes in this folder; {EXPECTED}")
         return found
+    if source.suffix.lower() == ".parquet":
+        return _table_sets(text, [source])
     if source.suffix.lower() == ".json":
         return {"": lambda masks: read_coco(source, masks=masks)}
     if source.suffix.lower() in (".yaml", ".yml"):
@@ -227,3 +240,17 @@ def _voc_sets(folder: Path) -> dict[str, _Open]:
 
 def _open_voc(files: list[Path], name: str, masks: bool) -> DetectionDataset:
     return read_voc(files, name=name, masks=masks)
+
+
+def _table_folder(folder: Path) -> dict[str, _Open]:
+    """The sets of the parquet files in a folder."""
+    files = sorted(map(Path, find_files(folder, {".parquet"})))
+    return _table_sets(os.fspath(folder), files) if files else {}
+
+
+def _table_sets(source: str, files: Sequence[Path] = ()) -> dict[str, _Open]:
+    return {split: partial(_open_table, *parts) for split, parts in table_splits(source, files).items()}
+
+
+def _open_table(name: str, table: Any, image: str, objects: str, masks: bool) -> DetectionDataset:
+    return read_table(name, table, image, objects, masks=masks)

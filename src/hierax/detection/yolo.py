@@ -142,7 +142,7 @@ def read_yolo(
     missing, highest = 0, -1
     for number, path in enumerate(paths, start=1):
         try:
-            (width, height), _ = image_sizes(path)
+            (width, height), _ = image_sizes(path, name=path)
         except ImageError as error:
             unreadable.append((path, error.problem))
             continue
