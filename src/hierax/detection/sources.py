@@ -115,6 +115,8 @@ def _find_sets(given: str | os.PathLike[str]) -> dict[str, _Open]:
     if not os.path.exists(source):
         raise ValueError(f"{text}: no such file or folder; {EXPECTED}")
     if source.is_dir():
+        if any((source / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):  # of save_to_disk
+            return _table_sets(text)
         found = (
             _yaml_sets(source)
             or _coco_sets(source)
