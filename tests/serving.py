@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
@@ -15,6 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from hierax.serve.app import State, application
 from hierax.serve.bodies import Call, read_call
 from hierax.serve.limits import Limits
+from hierax.serve.run import Settings
 
 router = APIRouter()
 
@@ -28,6 +31,12 @@ async def lengths(request: Request, call: Annotated[Call, Depends(read_call)]) -
     found = [await state.batcher.submit(key, item, deadline=call.deadline) for item in items]
     names = [upload.name for upload in call.uploads]
     return await state.answer({"names": names, "lengths": found, "fields": call.fields})
+
+
+@router.get("/v1/process")
+async def process() -> dict[str, int]:
+    """The process that answers."""
+    return {"pid": os.getpid()}
 
 
 @router.get("/v1/broken")
@@ -55,8 +64,32 @@ class FakeService:
         time.sleep(self.seconds)
         return list(items)
 
+    def describe(self) -> dict[str, Any]:
+        model = {"source": "fake", "license": "Apache-2.0", "precision": "bf16", "device": "cpu", "backend": "openvino"}
+        return {"model": model}
+
     def close(self) -> None:
         self.closed = True
+
+
+@dataclass(frozen=True)
+class FakeSettings(Settings):
+    """Settings of a server around `FakeService`.
+
+    Attributes:
+        seconds: of one call of the service.
+        problem: the text of the error with which the model cannot be opened; "" if it can.
+    """
+
+    seconds: float = 0.0
+    problem: str = ""
+
+    def app(self) -> Any:
+        return fake_app(FakeService(seconds=self.seconds, opening=self._open), limits=self.limits)
+
+    def _open(self) -> None:
+        if self.problem:
+            raise ValueError(self.problem)
 
 
 def fake_app(service: FakeService | None = None, *, limits: Limits | None = None, **options: Any) -> FastAPI:

@@ -27,6 +27,7 @@ from hierax.engine.export.formats import FORMATS
 from hierax.engine.export.layouts import LAYOUTS
 from hierax.engine.hardware import PRECISIONS
 from hierax.predict.explain import METHODS
+from hierax.serve.app import create_app
 from hierax.viz.reconstruction import Statistics
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "evaluate": hierax.train.evaluate,
     "recipes": hierax.train.recipe,
     "doctor": diagnose,
+    "serve": create_app,
 }
 """The function behind each command."""
 # Stated exceptions. Every table is reason: "command.option …"; a `*` is every command.
@@ -76,6 +78,10 @@ OTHER_NAMES = {
     "bench measures all combinations of several values": "bench.model=models bench.size=sizes "
     "bench.precision=precisions bench.backend=backends bench.batch_size=batches",
     "a switch turns off what is on": "bench.no_memory=memory convert.no_neck=neck",
+    "fields of Limits": "serve.max_batch=limits serve.max_wait_ms=limits serve.queue=limits serve.deadline=limits "
+    "serve.grace=limits serve.max_pixels=limits",
+    "a server opens its collection itself": "serve.collection=collection",
+    "the option is repeated, or names a file": "serve.allow_origin=allow_origins serve.api_key_file=api_key",
 }
 ONLY_OPTIONS = {
     "prints what the function returns": "*.json bench.markdown recipes.source classify.per_view",
@@ -94,13 +100,14 @@ ONLY_OPTIONS = {
     "segmentation_statistics is a function of its own": "stats.task stats.classes stats.reduce_labels stats.colors",
     "names one of the models of a run": "evaluate.weights",
     "the command opens the photos": "demo.max_pixels",
+    "of the program around the application": "serve.host serve.port serve.workers",
 }
 ONLY_ARGUMENTS = {
     "the command shows it": "*.progress *.on_progress embed.on_stop embed.on_wait duplicates.on_unreadable demo.tell",
     "the command always shows the log": "pretrain.quiet finetune.quiet",
     "the variable HIERAX_CACHE": "bench.cache_dir",
     "follows from --batch-size": "embed.block_size",
-    "for programs": "embed.on_table models.variant models.dialect demo.seed",
+    "for programs": "serve.engine embed.on_table models.variant models.dialect demo.seed",
 }
 OTHER_DEFAULTS = {
     "an existing collection's value comes first": "embed.model embed.layer embed.batch_size",
@@ -109,6 +116,7 @@ OTHER_DEFAULTS = {
     "None is auto; scratch is None": "pretrain.source finetune.source",
     "None is the task of the recipe": "finetune.task",
     "see settings": "pretrain.weights finetune.weights pretrain.max_pixels finetune.max_pixels",
+    "see Limits": "serve.max_batch serve.max_wait_ms serve.queue serve.deadline serve.grace serve.max_pixels",
     "argparse has None for an empty list": "pretrain.settings finetune.settings",
 }
 CHOICES: dict[str, Iterable[str]] = {
@@ -209,11 +217,11 @@ SENTENCES = {  # of options that mean the same in every command that has them; a
     "--json": 2,  # one object, or one in each line
     "--views": 1,
     "--size": 3,  # embed takes squares, segment the shorter side
-    "--workers": 1,
+    "--workers": 2,  # serve has processes with engines
     "--threads": 1,
     "--columns": 2,  # lists without labels
     "--calibration": 1,
-    "--model": 6,  # bench takes variants, bench and explain no exports; training starts from it; export has an argument MODEL
+    "--model": 6,  # bench takes variants; bench and explain no exports; training starts from it; export has MODEL
 }
 
 
@@ -235,7 +243,7 @@ def test_what_a_command_writes_is_named_by_o_and_never_replaced_unless_asked(com
 def test_every_command_that_prints_a_result_prints_it_as_json() -> None:
     """The others write a file, a folder or a run, and print its name."""
     without = {c for c, parser in COMMANDS.items() if "--json" not in parser._option_string_actions}
-    assert without == {"demo", "reconstruct", "map", "pretrain", "finetune"}
+    assert without == {"demo", "reconstruct", "map", "pretrain", "finetune", "serve"}
 
 
 # -- former names, and the new --json ---------------------------------------------------------------------------------

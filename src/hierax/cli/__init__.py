@@ -39,6 +39,7 @@ from hierax.cli import (
     reconstruct,
     search,
     segment,
+    serve,
     stats,
 )
 from hierax.cli import map as map_command
@@ -65,6 +66,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "duplicates": duplicates,
     "outliers": outliers,
     "map": map_command,
+    "serve": serve,
     "export": export,
     "bench": bench,
     "stats": stats,

@@ -18,16 +18,29 @@ class Admission:
     Args:
         limits: the limits of the server.
         seconds_per_image: how long an image takes at present, for `Retry-After`.
+        changed: called with the images and bytes when they have changed.
 
     Attributes:
         images, bytes: of all requests that are not answered yet.
         draining: whether no request is accepted any more.
     """
 
-    def __init__(self, limits: Limits, seconds_per_image: Callable[[], float] = lambda: 0.0) -> None:
-        self._limits, self._seconds = limits, seconds_per_image
+    def __init__(
+        self,
+        limits: Limits,
+        seconds_per_image: Callable[[], float] = lambda: 0.0,
+        changed: Callable[[int, int], None] = lambda images, size: None,
+    ) -> None:
+        self._limits, self._seconds, self._changed = limits, seconds_per_image, changed
         self.images = self.bytes = 0
         self.draining = False
+
+    def add(self, images: int, size: int) -> None:
+        """Counts more images and bytes, or fewer."""
+        if images or size:
+            self.images += images
+            self.bytes += size
+            self._changed(self.images, self.bytes)
 
     def check(self, size: int = 0) -> None:
         """Checks that there is room for one more request, before its body is read.
@@ -80,7 +93,7 @@ class Reservation:
         if self._admission.bytes + count > self._limits.queue_bytes:
             raise self._admission.busy()
         self.bytes += count
-        self._admission.bytes += count
+        self._admission.add(0, count)
 
     def add_images(self, count: int) -> None:
         """Reserves `count` more images.
@@ -96,17 +109,17 @@ class Reservation:
         if self._admission.images + count > self._limits.queue_images:
             raise self._admission.busy()
         self.images += count
-        self._admission.images += count
+        self._admission.add(count, 0)
 
     def release_images(self) -> None:
         """Gives the images back, whose answers are ready."""
-        self._admission.images -= self.images
+        self._admission.add(-self.images, 0)
         self.images = 0
 
     def release(self) -> None:
         """Gives everything back; calling it again does nothing."""
         self.release_images()
-        self._admission.bytes -= self.bytes
+        self._admission.add(0, -self.bytes)
         self.bytes = 0
 
 

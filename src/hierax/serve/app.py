@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -15,12 +17,13 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.types import Scope
 
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
-from hierax.serve import errors
+from hierax.serve import errors, metrics
 from hierax.serve.admission import Admission
 from hierax.serve.batcher import Batcher
 from hierax.serve.errors import refuse
 from hierax.serve.guard import VISIT, Guard, Keys, Visit
 from hierax.serve.limits import Limits
+from hierax.serve.metrics import Metrics
 
 if TYPE_CHECKING:
     from hierax.engine import Engine
@@ -41,18 +44,25 @@ class State:
         service: the engines.
         batcher: runs images of several requests together: `await state.batcher.submit(work, item, deadline=…)`.
         limits, admission: what the server takes at most, and what of it is taken.
+        metrics: what is counted.
         status: "new", "loading", "ready", "draining" or "failed".
         error: why the model could not be opened.
+        is_stuck: whether a call of an engine did not end within `grace_s` after the end.
     """
 
     def __init__(self, service: Any, limits: Limits) -> None:
         self.service, self.limits = service, limits
+        self.metrics = Metrics()
         self.batcher: Batcher[Any, Any, Any] = Batcher(
-            service.run, max_batch=limits.max_batch, max_wait=limits.max_wait_ms / 1000
+            service.run,
+            max_batch=getattr(service, "most", None) or limits.max_batch,
+            max_wait=limits.max_wait_ms / 1000,
+            observe=self.metrics.batch,
         )
-        self.admission = Admission(limits, lambda: self.batcher.seconds_per_item)
+        self.admission = Admission(limits, lambda: self.batcher.seconds_per_item, changed=self.metrics.queue)
         self.status = "new"
         self.error: Exception | None = None
+        self.is_stuck = False
         self.opened: asyncio.Task[None] | None = None
         self._readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="hierax-reader")
 
@@ -64,7 +74,7 @@ class State:
 
     async def _open(self) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._readers, self.service.open)
+            await _in_new_thread(self.service.open)
             if self.status == "loading":
                 self.status = "ready"
         except Exception as error:
@@ -77,10 +87,15 @@ class State:
 
     async def close(self) -> None:
         """Finishes what was accepted, and frees the engines."""
+        loading = self.status == "loading"
         self.drain()
-        if self.opened is not None:
-            await asyncio.wait([self.opened])
-        await self.batcher.close()
+        if loading:  # the thread ends with the process
+            return
+        try:
+            await asyncio.wait_for(self.batcher.close(), self.limits.grace_s)
+        except asyncio.TimeoutError:  # a call takes longer
+            self.is_stuck = True
+            return
         self._readers.shutdown(wait=False, cancel_futures=True)
         self.service.close()
 
@@ -99,12 +114,20 @@ class State:
         """What is known of a request."""
         return scope[VISIT]
 
+    async def in_reader(self, function: Callable[_P, _R], *arguments: _P.args, **named: _P.kwargs) -> _R:
+        """Calls a function in one of the threads that decode images. No image follows from it; see `in_thread`."""
+        call = functools.partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+
     async def in_thread(self, function: Callable[_P, _R], *arguments: _P.args, **named: _P.kwargs) -> _R:
-        """Calls a function in a thread that decodes images. If the caller is cancelled before, it is not called."""
+        """Calls a function that makes an item for the batcher, in one of the threads that decode images.
+
+        If the caller is cancelled before, it is not called.
+        """
         loop = asyncio.get_running_loop()
         self.batcher.arriving += 1
         try:
-            return await loop.run_in_executor(self._readers, lambda: function(*arguments, **named))
+            return await self.in_reader(function, *arguments, **named)
         finally:
             loop.call_soon(self.batcher.arrived)  # after the caller has submitted what it got
 
@@ -113,11 +136,38 @@ class State:
         if _is_small(content):
             body = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
         else:
-            body = await asyncio.get_running_loop().run_in_executor(self._readers, to_json, content)
+            body = await self.in_reader(to_json, content)
         return Response(body, status, headers, media_type="application/json")
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts a request that is done."""
+        self.metrics.request(scope, status, seconds)
+
+
+async def _in_new_thread(function: Callable[[], object]) -> None:
+    """Calls a function in a thread that does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish(error: Exception | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def call() -> None:
+        error = None
+        try:
+            function()
+        except Exception as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish, error)
+
+    threading.Thread(target=call, daemon=True, name="hierax-open").start()
+    await done
 
 
 def _is_small(content: Any) -> bool:
@@ -177,7 +227,10 @@ def create_app(
     limits: Limits | None = None,
     api_key: str | Sequence[str] | None = None,
     allow_origins: Sequence[str] = (),
-    **engine_options: Any,
+    precision: str = "auto",
+    device: str = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> FastAPI:
     """The application that `hierax serve` runs. It can be mounted in another one.
 
@@ -192,7 +245,7 @@ def create_app(
         limits: sizes, numbers and times; default: `Limits()`.
         api_key: the key, or keys, of which each request must bring one; None: no key is needed.
         allow_origins: other sites whose pages may send requests, such as "https://example.org".
-        engine_options: `precision`, `device`, `backend` and `threads`, as for `hierax.Engine`.
+        precision, device, backend, threads: as for `hierax.Engine`.
 
     Raises:
         ValueError: an argument is wrong.
@@ -209,8 +262,11 @@ def create_app(
         mae=mae,
         segmentation=segmentation,
         collection=collection,
+        precision=precision,
+        device=device,
+        backend=backend,
+        threads=threads,
         max_pixels=limits.max_pixels,
-        **engine_options,
     )
     return application(service, limits=limits, api_key=api_key, allow_origins=allow_origins)
 
@@ -246,7 +302,7 @@ def application(
     )
     app.state.hierax = state
     errors.install(app)
-    for router in (_health, *(_routers() if routers is None else routers)):
+    for router in (_health, metrics.router, *(_routers() if routers is None else routers)):
         app.include_router(router)
     app.add_middleware(Guard, state=state, keys=keys, allow_origins=allow_origins)
     if allow_origins:
@@ -261,9 +317,9 @@ def application(
 
 def _routers() -> Sequence[APIRouter]:
     """The routes of the package."""
-    from hierax.serve import docs, protocol, routes
+    from hierax.serve import docs, page, protocol, routes
 
-    return [*routes.routers(), protocol.router, docs.router]
+    return [*routes.routers(), protocol.router, docs.router, page.router]
 
 
 def _version() -> str:

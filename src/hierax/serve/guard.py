@@ -127,10 +127,12 @@ class Guard:
                 raise refusal
             await self._app(scope, talk.receive, talk.send)
         except asyncio.CancelledError:
-            if not visit.ended_by:
+            if not visit.ended_by and self._state.status != "draining":
                 raise
             uncancel(task)
             await self._say(scope, talk, _ended(visit, talk.read))
+        except _ClientGoneError:
+            pass
         except Exception as error:
             await self._say(scope, talk, refusal_of(error) if isinstance(error, Refusal) else self._fault(scope, error))
             if visit.status and not isinstance(error, Refusal) and not talk.finished:
@@ -164,9 +166,15 @@ class Guard:
 def _ended(visit: Visit, read: bool) -> Refusal | None:
     if visit.ended_by == "client":
         return None
+    if not visit.ended_by:
+        return refuse("draining", "the server has stopped before there was an answer", retry_after=1)
     if not read:
         return refuse("timeout", "the body did not arrive before the deadline")
     return refuse("deadline", "the deadline has passed before there was an answer")
+
+
+class _ClientGoneError(Exception):
+    """The client has left while the response was sent."""
 
 
 class _Talk:
@@ -214,4 +222,9 @@ class _Talk:
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.finished = True
-        await self._send(message)
+        try:
+            await self._send(message)
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, OSError) or "closed" in str(error):  # uvloop raises a RuntimeError
+                raise _ClientGoneError from None
+            raise

@@ -1,0 +1,271 @@
+"""Runs the application with uvicorn: the socket, signals, the lines that a person reads, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from hierax import extras
+from hierax.checkpoint.bundled import FEMTO
+from hierax.console import quantity
+from hierax.serve.limits import Limits
+from hierax.stopping import give_back, take_signals
+
+if TYPE_CHECKING:
+    from hierax.serve.app import State
+
+_BACKLOG = 2048
+_KEEP_ALIVE = 75
+"""Seconds that a connection may be idle; longer than those of usual proxies, so that these close it."""
+_UNREAD_SECONDS = 60
+"""Seconds after which the system closes a connection whose client does not read its answer."""
+_NAMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "torch": "PyTorch", "compile": "torch.compile"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `hierax serve` runs.
+
+    Attributes:
+        host, port: the address; port 0 takes a free one.
+        workers: number of processes.
+        sources: arguments of `create_app`: `model`, `mae`, `segmentation`, `collection`.
+        engine: options of the engines: `precision`, `device`, `backend`, `threads`.
+        limits: sizes, numbers and times.
+        api_keys: the keys that are accepted; none: no key is needed.
+        allow_origins: see `create_app`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    sources: Mapping[str, Any] = field(default_factory=lambda: {"model": FEMTO})
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    api_keys: Sequence[str] = ()
+    allow_origins: Sequence[str] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine reach the server."""
+        if self.host == "localhost":
+            return True
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return False
+
+    def app(self) -> Any:
+        """The application."""
+        from hierax.serve.app import create_app
+
+        return create_app(
+            **self.sources,
+            limits=self.limits,
+            api_key=self.api_keys or None,
+            allow_origins=self.allow_origins,
+            **self.engine,
+        )
+
+
+def run(settings: Settings, *, say: Callable[[str], None]) -> int:
+    """Serves until a signal arrives; returns the exit code: 0 for SIGTERM, else 128 and the number of the signal.
+
+    Args:
+        settings: what is run.
+        say: writes a line for a person.
+
+    Raises:
+        ValueError, OSError, ImportError: the address cannot be used, or the model cannot be opened.
+    """
+    extras.require("hierax serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
+    raise_file_limit()
+    with listen(settings.host, settings.port) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])
+        if not settings.is_local and not settings.api_keys:
+            say(f"{settings.host} is reachable from other machines and no key is needed; --api-key-file asks for one")
+        if settings.workers > 1:
+            from hierax.serve.workers import supervise
+
+            return supervise(settings, listener, say=say)
+        return serve(settings, listener, say=say)
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    say: Callable[[str], None],
+    ready: Callable[[Sequence[str]], None] | None = None,
+) -> int:
+    """Serves in this process; as `run`.
+
+    Args:
+        settings: what is run.
+        listener: the socket.
+        say: writes a line for a person.
+        ready: called with the lines about the model, once it is open; default: `say` writes them.
+    """
+    import uvicorn
+
+    from hierax.serve.connection import protocol
+
+    app = settings.app()
+    config = uvicorn.Config(
+        app,
+        http=protocol(),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=max(round(settings.limits.grace_s), 1),
+    )
+    state: State = app.state.hierax
+
+    def announce(lines: Sequence[str]) -> None:
+        for line in lines:
+            say(line)
+
+    server = _server(config, state, settings, say=say, ready=ready or announce)
+    server.run([listener])
+    if state.error is not None:
+        raise state.error
+    code = 0 if server.number in (None, signal.SIGTERM) else 128 + server.number
+    if state.is_stuck:  # else Python waits for the call of the engine
+        say(f"a call of the model did not end within {settings.limits.grace_s:g} s")
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _server(
+    config: Any,
+    state: State,
+    settings: Settings,
+    *,
+    say: Callable[[str], None],
+    ready: Callable[[Sequence[str]], None],
+) -> Any:
+    """uvicorn's server with the signals and lines of the house."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Stops accepting at the first signal, finishes what was accepted, and raises no signal again."""
+
+        number: int | None = None
+        _following: asyncio.Task[None] | None = None
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Takes the signals while the server works."""
+            before = take_signals(self.handle_exit)
+            try:
+                yield
+            finally:
+                give_back(before)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """A signal: the first one stops the server, a second Ctrl-C at once."""
+            if self.number is not None and sig == signal.SIGINT:
+                self.force_exit = True
+            self.number = self.number or sig
+            self.should_exit = True
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Starts accepting while the model is being loaded."""
+            await super().startup(sockets=sockets)
+            self._following = asyncio.create_task(self._follow())
+
+        async def _follow(self) -> None:
+            """Says when the model is open; stops if it cannot be opened."""
+            assert state.opened is not None
+            await asyncio.wait([state.opened])
+            if state.error is not None:
+                self.should_exit = True
+            elif state.status == "ready":
+                ready(await state.in_reader(lines, state, settings))
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Stops accepting, and finishes what was accepted."""
+            state.drain()
+            if state.error is None and self.server_state.tasks:
+                count = quantity(len(self.server_state.tasks), "request")
+                say(f"finishing {count}, at most {settings.limits.grace_s:g} s; Ctrl-C again ends at once")
+            await super().shutdown(sockets=sockets)
+
+    return Server(config)
+
+
+def lines(state: State, settings: Settings) -> list[str]:
+    """The lines for a person once the models are open: their licenses, the engine, and the addresses."""
+    found = state.service.describe()
+    model = found["model"]
+    licenses = [(part["source"], part["license"]) for name in ("model", "mae") if (part := found.get(name))]
+    place = "CPU" if model["device"] == "cpu" else model["device"]
+    engine = f"{model['precision']} on {place} ({_NAMES.get(model['backend'], model['backend'])})"
+    home = url(settings.host, settings.port)
+    parts = [
+        engine,
+        *([quantity(settings.workers, "process").replace("processs", "processes")] * (settings.workers > 1)),
+    ]
+    return [
+        *(f"{source}: weights under {license}" for source, license in licenses if license),
+        " · ".join([*parts, f"page {home}", f"API {home}/docs", "Ctrl-C to stop"]),
+    ]
+
+
+def url(host: str, port: int) -> str:
+    """The address for a browser on this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        OSError: the address is in use, not of this machine, or not permitted.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(f"--host is {host!r}, which is not an address of this machine ({error.strerror})") from None
+    family, kind, _, _, address = found[0]
+    listener = socket.socket(family, kind)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, option, _UNREAD_SECONDS * 1000)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        advice = "; --port chooses another" if port else ""
+        raise OSError(f"{url(host, port)} cannot be used: {(error.strerror or str(error)).lower()}{advice}") from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def raise_file_limit() -> None:
+    """Allows as many open files, and so connections, as the system permits without other rights."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard == resource.RLIM_INFINITY or hard > 65_536:
+            hard = 65_536
+        if soft != resource.RLIM_INFINITY and soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
