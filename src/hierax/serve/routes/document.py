@@ -28,7 +28,7 @@ def extra(arguments: Sequence[Argument], *, example: Mapping[str, Any] | None = 
     """`openapi_extra` of a route with these arguments. `example` are the fields of a JSON body besides its image.
 
     Args:
-        image: whether a body must have an image; None if there is no body.
+        image: whether a body must have an image.
     """
     parameters = [argument.parameter() for argument in arguments if argument.in_query]
     return {"parameters": parameters, "requestBody": _body(arguments, example or {}, required=image)}

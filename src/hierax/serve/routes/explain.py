@@ -34,7 +34,7 @@ _EXPLAIN = (
     "/explain",
     summary="Which regions speak for a label",
     responses=answers(Answer[Explained], "The explanation of each image.", NPY, PNG),
-    openapi_extra=extra(_EXPLAIN, example={"label": 0}),
+    openapi_extra=extra(_EXPLAIN, example={"label": "0"}),
 )
 async def explain(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
     """As `hierax explain`: a value from 0 to 1 for each cell of the model's view. 1 speaks most for the label. The PNG
@@ -52,9 +52,7 @@ async def explain(request: Request, call: Annotated[Call, Depends(read_call)]) -
             return await images.prepare(_heat, service, found, pixels)
         if given["format"] == "npy":
             return npy(found.values)
-        fields = found.to_dict()
-        fields.pop("stride")
-        return {**fields, "image": list(pixels.shape[2:])}
+        return {**found.to_dict(), "image": list(pixels.shape[2:])}
 
     found = await images.each(one, weight=8 * service.weight("explain", given["size"], maps=True))
     if given["format"] != "json":

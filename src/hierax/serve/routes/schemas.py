@@ -87,6 +87,7 @@ class Explained(_Answer):
     index: int | None
     probability: float | None
     shape: list[int] = Field(description="[h, w]: rows and columns of the map")
+    stride: list[int] = Field(description="[vertical, horizontal]: pixels of the model's input per cell")
     image: list[int] = Field(description="[height, width] of the model's input, in pixels")
     values: list[list[float]] = Field(description="[h, w]: 0 to 1")
 
