@@ -258,14 +258,14 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
 
 def make_small_detectors(patch: pytest.MonkeyPatch) -> None:
     """Runs of detection get a small head, small images and two steps; the settings of the guide are checked."""
-    import hierax.detection.command as command
+    from hierax.detection import run
 
-    function = command.finetune_detection
+    function = run.finetune_detection
 
     def finetune_detection(data: Any, *, settings: Sequence[str], **options: Any) -> Path:
         return function(data, settings=[*settings, *SMALL_DETECTOR], **options)
 
-    patch.setattr(command, "finetune_detection", finetune_detection)
+    patch.setattr(run, "finetune_detection", finetune_detection)
 
 
 SMALL_DETECTOR = (

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _detection(arguments: argparse.Namespace, folder: Path) -> int:
     """Measures a model of detection; returns the exit code."""
-    from hierax.detection.command import run_evaluate
+    from hierax.cli.detection import run_evaluate
 
     bad = run_evaluate(arguments, folder)
     say_unreadable(bad)

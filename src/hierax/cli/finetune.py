@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.detection.command import implied_task
+    from hierax.cli.detection import implied_task
 
     task = arguments.task or implied_task(arguments)
     return _detection(arguments, task) if task in DETECTION else _finetune(arguments)
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _detection(arguments: argparse.Namespace, task: str) -> int:
     """A run of `hierax.detection.finetune_detection`; returns the exit code."""
-    from hierax.detection.command import run_finetune
+    from hierax.cli.detection import run_finetune
     from hierax.train import TrainingStopped
 
     try:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
+from hierax.cli.loading import MAX_PIXELS
 from hierax.console import ProgressDisplay, tell
-from hierax.detection.build import open_detector
-from hierax.detection.evaluate import DetectionEvaluation, evaluate_detection
-from hierax.detection.recipes import RECIPES, TASKS, DetectionRecipe
-from hierax.detection.run import finetune_detection
 from hierax.devices import find_device
-from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.stopping import last_signal
-from hierax.train.description import DESCRIPTION, DamagedRun, read_object
+
+if TYPE_CHECKING:
+    from hierax.detection.evaluate import DetectionEvaluation
+    from hierax.detection.recipes import DetectionRecipe
 
 _OF_OTHERS = ("teacher", "teacher_cache", "columns", "classes", "reduce_labels", "colors")
 
@@ -25,6 +24,9 @@ def implied_task(arguments: argparse.Namespace) -> str | None:
     """The task that the recipe of `hierax finetune` names, or the run that is resumed or repeated; None if it is none
     of detection.
     """
+    from hierax.detection.recipes import RECIPES, TASKS
+    from hierax.train.description import DESCRIPTION, DamagedRun, read_object
+
     if arguments.recipe in RECIPES:
         return RECIPES[arguments.recipe]().task
     path = Path(arguments.config or arguments.out or "")
@@ -45,6 +47,9 @@ def run_finetune(arguments: argparse.Namespace, task: str) -> int:
         ValueError: an argument is missing or does not fit the task.
         TrainingStopped: the run cannot continue.
     """
+    from hierax.detection.run import finetune_detection
+    from hierax.train.description import DESCRIPTION, read_object
+
     for name in _OF_OTHERS:
         if getattr(arguments, name, None):
             raise ValueError(f"--{name.replace('_', '-')} is not for --task {task}; leave it out")
@@ -54,7 +59,7 @@ def run_finetune(arguments: argparse.Namespace, task: str) -> int:
         raise ValueError("-o RUN is missing: the folder for checkpoints, log and model")
     data, settings = _data_and_settings(arguments)
     settings += [f"weights={arguments.weights}"] if arguments.weights else []
-    settings += [f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != DEFAULT_MAX_PIXELS else []
+    settings += [f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != MAX_PIXELS else []
     if arguments.resume and not Path(arguments.out, DESCRIPTION).exists():
         raise ValueError(f"{arguments.out} contains no run to resume")
     if arguments.recipe and arguments.config:
@@ -86,6 +91,8 @@ def run_finetune(arguments: argparse.Namespace, task: str) -> int:
 
 def _recipe(described: dict[str, Any], path: str) -> DetectionRecipe:
     """The recipe in a run.json."""
+    from hierax.detection.recipes import DetectionRecipe
+
     try:
         return DetectionRecipe.from_dict(described["recipe"])
     except (ValueError, TypeError) as error:
@@ -101,6 +108,8 @@ def _data_and_settings(arguments: argparse.Namespace) -> tuple[str | None, list[
 
 def _description(path: Path, task: str) -> dict[str, Any]:
     """The content of a run.json of this task."""
+    from hierax.train.description import DESCRIPTION, read_object
+
     file = path / DESCRIPTION if path.is_dir() else path
     try:
         values = read_object(file)
@@ -117,6 +126,9 @@ def run_evaluate(arguments: argparse.Namespace, folder: Path) -> list[tuple[str,
     Args:
         folder: the folder of the model, see `hierax.detection.build.detector_folder`.
     """
+    from hierax.detection.build import open_detector
+    from hierax.detection.evaluate import evaluate_detection
+
     for name in ("probe", "train", "confusion", "columns", "classes", "reduce_labels", "colors"):
         if getattr(arguments, name, None):
             raise ValueError(f"--{name.replace('_', '-')} does not work with a model of detection; leave it out")
