@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from hierax.cli.inputs import add_images
+from hierax.cli.inputs import add_images, tally_of
 from hierax.cli.loading import add_batch_size, add_device, add_max_pixels
-from hierax.cli.outputs import add_json, add_overwrite, output_folder
-from hierax.cli.terminal import Tally
+from hierax.cli.outputs import add_json, add_output_folder, add_overwrite
 from hierax.console import progress, say, tell
 from hierax.processing.inputs import expand
 
@@ -37,9 +36,7 @@ def score(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_images(parser)
-    parser.add_argument(
-        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
-    )
+    add_output_folder(parser)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run, or the folder of a model of detection")
     parser.add_argument(
         "--threshold", type=score, default=0.5, metavar="S", help="least score of an object (default: 0.5)"
@@ -58,11 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from hierax.devices import find_device
 
     paths, problems = expand(arguments.images)
-    tally = Tally("" if arguments.json else "--json lists all")
-    for problem in problems:
-        tally.add(problem)
-        if arguments.json:
-            print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
+    tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()
     files = detection_files(paths, arguments.output, overwrite=arguments.overwrite)

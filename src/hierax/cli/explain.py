@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.inputs import add_images
+from hierax.cli.inputs import add_images, tally_of
 from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, add_size, positive, say_model
-from hierax.cli.outputs import add_json, add_overwrite, output_folder
-from hierax.cli.terminal import Tally, UserError
+from hierax.cli.outputs import add_json, add_output_folder, add_overwrite
+from hierax.cli.terminal import UserError
 from hierax.console import percent, progress, tell
 from hierax.processing.inputs import expand
 
@@ -37,9 +37,7 @@ middle of a video (needs PyAV: pip install 'av>=17.1'), as an animation NAME.gif
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_images(parser, clips=True)
-    parser.add_argument(
-        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
-    )
+    add_output_folder(parser)
     add_overwrite(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -77,11 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths, problems = expand(arguments.images, clips=video)
     if video and arguments.whole:
         raise UserError("--whole is for images, and this model takes clips")
-    tally = Tally("" if arguments.json else "--json lists all")
-    for problem in problems:
-        tally.add(problem)
-        if arguments.json:
-            print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
+    tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()
     # errors about files are reported before a model is downloaded

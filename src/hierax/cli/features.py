@@ -6,10 +6,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.inputs import add_images
+from hierax.cli.inputs import add_images, tally_of
 from hierax.cli.loading import add_model, engine_options, say_model
-from hierax.cli.outputs import add_json, add_overwrite, output_folder
-from hierax.cli.terminal import Tally, UserError
+from hierax.cli.outputs import add_json, add_output_folder, add_overwrite
+from hierax.cli.terminal import UserError
 from hierax.console import progress, tell
 from hierax.processing.inputs import expand
 
@@ -33,9 +33,7 @@ Without --model the command uses hierax/femto, a small model that is part of the
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_images(parser, clips=True)
-    parser.add_argument(
-        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
-    )
+    add_output_folder(parser)
     add_overwrite(parser)
     add_model(parser)
     parser.add_argument("--whole", action="store_true", help="use the whole image, not the square in its center")
@@ -54,11 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths, problems = expand(arguments.images, clips=video)
     if video and (arguments.attention or arguments.whole):
         raise UserError("--attention and --whole are for images, and this model takes clips")
-    tally = Tally("" if arguments.json else "--json lists all")
-    for problem in problems:
-        tally.add(problem)
-        if arguments.json:
-            print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
+    tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()
     # errors about files are reported before a model is downloaded

@@ -36,6 +36,13 @@ def output_folder(text: str) -> str:
     return text
 
 
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+    """Declares `-o DIR`, which is required, in the same way for every command that writes files for each input."""
+    parser.add_argument(
+        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
+    )
+
+
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Checks that the result can be written to `path`, before the work starts.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hierax.cli.inputs import add_images
+from hierax.cli.inputs import add_images, tally_of
 from hierax.cli.loading import (
     add_batch_size,
     add_device,
@@ -18,7 +18,7 @@ from hierax.cli.loading import (
     positive,
     say_model,
 )
-from hierax.cli.outputs import add_json, add_overwrite, output_folder
+from hierax.cli.outputs import add_json, add_output_folder, add_overwrite
 from hierax.cli.terminal import Tally
 from hierax.console import FEW, ProgressDisplay, percent, progress, tell
 from hierax.processing.inputs import expand
@@ -62,9 +62,7 @@ def _overlap(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_images(parser)
-    parser.add_argument(
-        "-o", "--output", required=True, type=output_folder, metavar="DIR", help="output folder, created if missing"
-    )
+    add_output_folder(parser)
     add_overwrite(parser)
     parser.add_argument("--model", required=True, metavar="M", help="Hub id, folder, file or export")
     scale = parser.add_mutually_exclusive_group()
@@ -94,11 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = FoundModel(arguments.model)
     found, problems = expand(arguments.images)
     paths = without_results(found, arguments.images)
-    tally = Tally("" if arguments.json else "--json lists all")
-    for problem in problems:
-        tally.add(problem)
-        if arguments.json:
-            print(json.dumps({"path": problem.source, "error": problem.problem}), flush=True)
+    tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()
     # errors about files are reported before a model is downloaded
