@@ -13,6 +13,8 @@ Removed cells are replaced by the blurred image, or by the image's mean color. (
 1806.07421.) Besides the explanations there are random orders (the mean of three) and the distance from the center.
 Differences from random are paired by image; intervals are 95 % bootstrap intervals over images.
 
+The heat is computed in fp32, the curves by an engine (bf16 where the processor multiplies it).
+
 Then the test of Adebayo et al. (arXiv 1810.03292): the same heat with random weights, from the head down. The rank
 correlation of its cells with those of the trained model should be near 0.
 
@@ -101,7 +103,7 @@ def replacements(pixels: Tensor) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def curves(predictor: Predictor, pixels: Tensor, index: int, order: Tensor) -> dict[tuple[str, str], np.ndarray]:
+def curves(engine: hierax.Engine, pixels: Tensor, index: int, order: Tensor) -> dict[tuple[str, str], np.ndarray]:
     """The probability of a class after each step, for both replacements: of deletion and of insertion."""
     size = pixels.shape[2:]
     rank = torch.empty(len(order), dtype=torch.long)
@@ -112,7 +114,7 @@ def curves(predictor: Predictor, pixels: Tensor, index: int, order: Tensor) -> d
     made = []
     for other in replacements(pixels).values():
         made += [pixels * (1 - taken) + other * taken, pixels * taken + other * (1 - taken)]
-    chances = predictor.call(torch.cat(made)).logits.softmax(-1)[:, index].view(4, -1).numpy()
+    chances = engine(torch.cat(made)).logits.softmax(-1)[:, index].view(4, -1).numpy()
     names = [(name, what) for name in ("blur", "mean color") for what in ("deletion", "insertion")]
     return dict(zip(names, chances, strict=True))
 
@@ -130,7 +132,7 @@ def interval(values: np.ndarray, rounds: int = 2000) -> tuple[float, float, floa
 
 
 def measure(
-    predictor: Predictor, images: Sequence[Tensor], heats: Mapping[str, Heat]
+    predictor: Predictor, engine: hierax.Engine, images: Sequence[Tensor], heats: Mapping[str, Heat]
 ) -> dict[str, dict[tuple[str, str], np.ndarray]]:
     """The areas of each method, replacement and curve, by image."""
     generator = torch.Generator().manual_seed(0)
@@ -143,7 +145,7 @@ def measure(
         found["center"] = [center(size)]
         found["random"] = [torch.rand(len(found["center"][0]), generator=generator) for _ in range(RANDOM)]
         for name, rows in found.items():
-            every = [curves(predictor, pixels, index, orders(row, generator)) for row in rows]
+            every = [curves(engine, pixels, index, orders(row, generator)) for row in rows]
             for key in every[0]:
                 mean = float(np.mean([area(one[key]) for one in every]))
                 areas.setdefault(name, {}).setdefault(key, []).append(mean)
@@ -232,7 +234,8 @@ def main() -> None:
     chosen = random.Random(arguments.seed).sample(paths, min(arguments.count, len(paths)))
     images = [processor(path).pixel_values for path in chosen]  # pyright: ignore[reportAttributeAccessIssue]
     heats = {name: ours(name) for name in ("gradcam", "rollout")}
-    areas = measure(predictor, images, {**heats, **VARIANTS} if arguments.variants else heats)
+    with hierax.Engine(arguments.model, device="cpu") as engine:
+        areas = measure(predictor, engine, images, {**heats, **VARIANTS} if arguments.variants else heats)
     print(f"{len(images)} of {len(paths)} images of {arguments.folder.name}, {arguments.model}")
     show(areas)
     print("\nrank correlation with the heat of a model with random weights: mean (95 %)")
