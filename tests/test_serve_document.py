@@ -3,14 +3,14 @@
 import base64
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("pyarrow")
-jsonschema = pytest.importorskip("jsonschema")
+pytest.importorskip("jsonschema")
+import jsonschema
 from starlette.testclient import TestClient
 
 from answers import EXACT, encoded, picture, send, served

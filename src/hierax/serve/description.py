@@ -22,7 +22,7 @@ def describe(service: Service) -> dict[str, Any]:
         "model": {
             "source": models.source,
             "license": config.license,
-            "image_size": list(_view(service, "view")),
+            "image_size": list(service.record("view").output_size or config.image_size),
             "labels": labels,
             "precision": engine.precision,
             "backend": engine.backend,
@@ -35,20 +35,14 @@ def describe(service: Service) -> dict[str, Any]:
     }
 
 
-def _view(service: Service, task: str) -> tuple[int, ...]:
-    """Height and width of the input of a task's model."""
-    record = service.record(task)
-    return tuple(record.output_size or service.config(task).image_size)
-
-
 def _mae(service: Service) -> dict[str, Any] | None:
     if "mae" not in service.models.roles:
         return None
-    predictor = service.models.predictor("mae")
-    config, size = predictor.config, _view(service, "reconstruct")
+    facts = service.models.facts("mae")
+    config, size = facts.config, facts.record.output_size or facts.config.image_size
     return {
         "source": service.models.source_of("mae"),
-        "license": predictor.license,
+        "license": facts.license,
         "image_size": list(size),
         "unit": list(config.unit_pixels),
         "units": list(config.unit_grid(size)),
@@ -59,7 +53,7 @@ def _mae(service: Service) -> dict[str, Any] | None:
 def _segmentation(service: Service) -> dict[str, Any] | None:
     if "segmentation" not in service.models.roles:
         return None
-    config = service.models.predictor("segmentation").config
+    config = service.models.facts("segmentation").config
     labels = list(config.id2label.values())
     return {
         "source": service.models.source_of("segmentation"),

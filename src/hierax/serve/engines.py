@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,8 @@ from hierax.predict.features import open_features
 from hierax.predict.predictor import Predictor, open_predictor
 from hierax.predict.reconstruct import open_mae
 from hierax.predict.segment import open_segmenter
+from hierax.processing import Preprocessing
+from hierax.processing.defaults import preprocessing_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +49,16 @@ class Settings:
         return {"precision": self.precision, "device": self.device, "backend": self.backend, "threads": self.threads}
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model: its configuration, its preprocessing at its own size, its license, and its parts."""
+
+    config: HieraConfig
+    record: Preprocessing
+    license: str | None
+    parts: Set[str]
+
+
 class Models:
     """The models of a server, by their roles.
 
@@ -75,6 +87,8 @@ class Models:
         self._others = {"mae": mae, "segmentation": segmentation}
         self.checkpoint: Checkpoint | None = None
         self._opened: dict[str, Any] = {}
+        self._facts: dict[str, Facts] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -87,7 +101,42 @@ class Models:
         if self.config.axes != 2:
             kind = "clips" if self.config.is_video else f"{self.config.axes}-D inputs"
             raise ValueError(f"{self.source} takes {kind}; expected a model of images")
+        for role, source in self._others.items():
+            if source is not None:
+                self._check(role, self.facts(role), source)
         self.get(self.main)
+
+    def facts(self, role: str) -> Facts:
+        """What is known of the model of a role, without running it: an engine is not opened for it."""
+        if role not in self._facts:
+            given = self._others.get(role)
+            opened = self._opened.get(role) or (None if given is not None else self.engine)
+            if opened is None and given is not None and is_export(given):
+                opened = self.get(role)
+            if opened is not None:
+                task = opened.task
+                config, record, license_ = opened.config, opened.preprocessing, opened.license
+                self._facts[role] = Facts(config, preprocessing_for(config, record), license_, {TASKS[task].part})
+            else:
+                found = self.checkpoint if given is None else self._checkpoint(given)
+                assert found is not None
+                record = preprocessing_for(found.config, found.preprocessing)
+                self._facts[role] = Facts(found.config, record, found.license, found.parts)
+        return self._facts[role]
+
+    def _checkpoint(self, source: Source) -> Checkpoint:
+        """A checkpoint beside the main one, opened once."""
+        name = os.fspath(source)
+        if name not in self._checkpoints:
+            self._checkpoints[name] = open_checkpoint(source)
+        return self._checkpoints[name]
+
+    @staticmethod
+    def _check(role: str, facts: Facts, source: Source) -> None:
+        """Raises `ValueError` if a model is not for the role that it was given."""
+        if TASKS[role].part not in facts.parts or facts.config.axes != 2:
+            wanted = "a masked autoencoder of images" if role == "mae" else "a segmentation model of images"
+            raise ValueError(f"{role} is {os.fspath(source)}; expected {wanted}")
 
     @property
     def config(self) -> HieraConfig:
@@ -163,7 +212,7 @@ class Models:
     def _open(self, role: str) -> Any:
         given = self._others.get(role)
         if given is not None:
-            return self._task(role, open_checkpoint(given) if not is_export(given) else given)
+            return self._task(role, given if is_export(given) else self._checkpoint(given))
         if role not in self._own():
             raise ValueError(f"{self.source} is no model for {role}")
         if role in ("pooled", "stages"):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _NATIVE = 32
 """Images of the native size whose pixels a call of an engine takes at most."""
+_ROOM = 48_000_000
+"""Pixels of images that are decoded at the same time; a larger image is decoded alone."""
 _ROLES = {
     "classify": "classification",
     "features": "maps",
@@ -85,7 +87,7 @@ class Service:
     ) -> None:
         settings = Settings(precision, device, backend, threads, max_pixels)
         self.models = Models(model, engine=engine, mae=mae, segmentation=segmentation, settings=settings)
-        self.reader = Reader(room=max_pixels or DEFAULT_MAX_PIXELS, max_pixels=max_pixels)
+        self.reader = Reader(room=_ROOM, max_pixels=max_pixels)
         self.budget = Budget()
         self._folder = collection
         self.collection: Collection | None = None
@@ -181,7 +183,7 @@ class Service:
     def config(self, task: str) -> HieraConfig:
         """The configuration of the model of a task."""
         role = _ROLES.get(task)
-        return self.models.config if role is None else self.models.predictor(role).config
+        return self.models.config if role is None else self.models.facts(role).config
 
     def record(self, task: str) -> Preprocessing:
         """The preprocessing of a task's model, at its own size."""

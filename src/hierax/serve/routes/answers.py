@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 MOST_ANSWER = 128_000_000
 """Bytes of values of one answer."""
+_NAME = 255
+"""Characters of the name of an image."""
 Item = dict[str, Any]
 
 
@@ -45,7 +48,7 @@ class Images:
         self.state: State = request.app.state.hierax
         self.service: Service = self.state.service
         self.service.need(task)
-        self.call, self.task = call, task
+        self.call, self.task = replace(call, uploads=tuple(map(_shorter, call.uploads))), task
         self.given = parse(arguments, call.fields, request.query_params)
         form = self.given.get("format", "json")
         if form != "json" and task != "embed":
@@ -119,6 +122,11 @@ class Images:
         """A response of bytes."""
         named = {f"X-{name.title()}": value for name, value in headers.items()}
         return Response(content, headers={"X-Model": quote(self.source, safe="/:.@+ "), **named}, media_type=kind)
+
+
+def _shorter(upload: Upload) -> Upload:
+    """An upload whose name is at most as long as names of files are."""
+    return upload if len(upload.name) <= _NAME else replace(upload, name=f"{upload.name[:_NAME]}…")
 
 
 def only(found: Sequence[_T | Refusal]) -> _T:
