@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from hierax.serve.errors import RESPONSES
+
+
+class ErrorText(BaseModel):
+    """The body of an error of this protocol."""
+
+    error: str
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {**response, "model": ErrorText} for status, response in RESPONSES.items()
+}
+"""The responses that the OpenAPI document states for every route of this protocol."""
+EMPTY: dict[int | str, dict[str, Any]] = {200: {"description": "Yes", "content": {}}}
+"""The response of a route that says all by its status."""
 TINY = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8UaHBgA0wMeAAg1MCAB4nAXgllso1AAAAAElFTkSuQmCC"
 """An image of 8 by 8 pixels, in base64."""
 _PARAMETERS = {"type": "object", "additionalProperties": True}

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from hierax.serve.bodies import Body, read_body
 from hierax.serve.protocol.counted import Counted
-from hierax.serve.protocol.examples import INFER
+from hierax.serve.protocol.examples import EMPTY, ERRORS, INFER
 from hierax.serve.protocol.infer import infer
 from hierax.serve.protocol.requests import HEADER_LENGTH
 from hierax.serve.protocol.served import VERSION, Served, server_metadata
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"], responses=ERRORS)
 """All routes of the protocol."""
 
 _HEADER = "Inference-Header-Content-Length"
@@ -56,13 +56,13 @@ async def server() -> dict[str, Any]:
     return server_metadata()
 
 
-@router.get("/health/live", summary="Whether the server is alive")
+@router.get("/health/live", summary="Whether the server is alive", responses=EMPTY, response_class=Response)
 async def live() -> Response:
     """Always 200."""
     return Response()
 
 
-@router.get("/health/ready", summary="Whether the server takes requests")
+@router.get("/health/ready", summary="Whether the server takes requests", responses=EMPTY, response_class=Response)
 async def ready(request: Request) -> Response:
     """200, or 503 while the model loads and while the server stops."""
     request.app.state.hierax.check_ready()
@@ -81,8 +81,10 @@ async def index(request: Request) -> list[dict[str, str]]:
     return [{"name": _served(request).name, "version": VERSION, "state": "READY", "reason": ""}]
 
 
-@router.get(_NAME + "/ready", summary="Whether a model takes requests")
-@router.get(_VERSION + "/ready", summary="Whether a version of a model takes requests")
+@router.get(_NAME + "/ready", summary="Whether a model takes requests", responses=EMPTY, response_class=Response)
+@router.get(
+    _VERSION + "/ready", summary="Whether a version of a model takes requests", responses=EMPTY, response_class=Response
+)
 async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
     """200; 404 for another model, 503 while the server starts or stops."""
     _served(request).check(name, version)

@@ -1,0 +1,154 @@
+"""The files for systemd, containers and nginx: they start the server, and nginx in front of it changes no answer."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+import hierax
+from hierax.cli import _parser
+from hierax.cli.parsing import parse
+from hierax.serve import create_app
+from hierax.serve.protocol.requests import HEADER_LENGTH
+from listening import running
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+PHOTO = Path(hierax.__file__).parent / "assets" / "cat.jpg"
+MODEL = "/v2/models/hierax%2Ffemto"
+
+
+def test_the_unit_of_systemd_is_valid(tmp_path: Path) -> None:
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / "hierax.service"
+    program = tmp_path / "hierax"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    text = (DEPLOY / "hierax.service").read_text()
+    unit.write_text(text.replace("/opt/hierax/bin/hierax", str(program)))
+    done = subprocess.run([verify, "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_files_start_the_server_with_options_that_exist() -> None:
+    unit = re.search(r"^ExecStart=\S+/hierax serve (.*)$", (DEPLOY / "hierax.service").read_text(), re.MULTILINE)
+    container = re.search(r"exec hierax serve (.*?) \\?\"\$@", (DEPLOY / "Dockerfile").read_text())
+    assert unit
+    assert container
+    parse(*_parser(), ["serve", *shlex.split(unit[1])])
+    words = re.sub(r"\$\{[^}]*\}", "", container[1]).replace('\\"', "")
+    chosen = parse(*_parser(), ["serve", *shlex.split(words)])
+    assert chosen.host == "0.0.0.0"
+
+
+@contextlib.contextmanager
+def nginx(address: str, place: Path, port: int) -> Iterator[str]:
+    """nginx of the system with the file of the repository, in front of a server."""
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    site = (DEPLOY / "nginx.conf").read_text()
+    site = site.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("127.0.0.1:8000", address)
+    user = "" if os.getuid() else "user root; "  # else nginx's processes cannot write to the folder of the test
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = "".join(f"{kind}_temp_path {place}/{kind};\n" for kind in kinds)
+    (place / "site.conf").write_text(site)
+    (place / "nginx.conf").write_text(
+        f"{user}daemon off; worker_processes 1; pid {place}/pid; error_log {place}/error.log;\n"
+        f"events {{ worker_connections 64; }}\nhttp {{ access_log off; {folders} include {place}/site.conf; }}\n"
+    )
+    process = subprocess.Popen([program, "-p", str(place), "-c", str(place / "nginx.conf")], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def connect(address: str) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(address, timeout=60)
+
+
+def answer(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", **headers: str
+) -> tuple[int, bytes]:
+    connection.request(method, path, body, headers)
+    found = connection.getresponse()
+    return found.status, found.read()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_nginx_in_front_of_the_server_changes_no_answer(tmp_path: Path) -> None:
+    app = create_app(precision="fp32", backend="torch", threads=1)
+    image = {"Content-Type": "image/jpeg"}
+    with running(app) as direct, nginx(direct, tmp_path, free_port()) as proxied:
+        one, other = connect(direct), connect(proxied)
+        route = "/v1/embed?format=npy"
+        assert answer(other, "POST", route, PHOTO.read_bytes(), **image) == answer(
+            one, "POST", route, PHOTO.read_bytes(), **image
+        )
+        for path in (MODEL, MODEL.replace("%2F", "/"), "/v1/model", "/metrics/nothing"):
+            assert answer(other, "GET", path) == answer(one, "GET", path), path
+        kept = other.sock
+        content, length = large()
+        status, content = answer(other, "POST", MODEL + "/infer", content, **{HEADER_LENGTH: str(length)})
+        assert (status, len(content) > 4_000_000) == (200, True)
+        assert other.sock is kept  # the connection was used for all of them
+        status, _ = answer(other, "POST", "/v1/classify", bytes(64_000_001), **image)
+        assert status == 413
+        other.close()
+        other = connect(proxied)
+        status, content = answer(other, "POST", "/v1/classify", bytes(63_000_000), **image)
+        assert (status, json.loads(content)["error"]["code"]) == (422, "unreadable_image")
+        one.close()
+        other.close()
+
+
+def test_nginx_takes_a_slow_upload_for_the_server(tmp_path: Path) -> None:
+    app = create_app(precision="fp32", backend="torch", threads=1)
+    content = PHOTO.read_bytes()
+    with running(app) as direct, nginx(direct, tmp_path, free_port()) as proxied:
+        host, _, port = proxied.partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as client:
+            head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(content)}\r\n"
+            client.sendall(head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + content[:-1])
+            time.sleep(0.3)
+            assert app.state.hierax.admission.bytes == 0
+            client.sendall(content[-1:])
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def large() -> tuple[bytes, int]:
+    """A request whose answer does not fit into nginx's buffers, and how many of its bytes are JSON."""
+    pixels = np.zeros((8, 3, 224, 224), np.float32).tobytes()
+    entry = {"name": "pixel_values", "shape": [8, 3, 224, 224], "datatype": "FP32"}
+    wanted = [{"name": "stage1", "parameters": {"binary_data": True}}]
+    head = json.dumps(
+        {"inputs": [{**entry, "parameters": {"binary_data_size": len(pixels)}}], "outputs": wanted}
+    ).encode()
+    return head + pixels, len(head)

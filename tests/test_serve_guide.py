@@ -1,0 +1,136 @@
+"""The guide of the server: its commands, and its clients in three languages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+import hierax
+from hierax.cli import _parser
+from hierax.cli.parsing import parse
+from hierax.embedding import embed
+from hierax.serve import create_app
+from listening import running
+from test_docs import Block, blocks, check_printed, commands
+
+ASSETS = Path(hierax.__file__).parent / "assets"
+OPTIONS = {"precision": "fp32", "backend": "torch", "threads": 1}
+KEY = "a-key"
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the guide names."""
+    place = tmp_path_factory.mktemp("reader")
+    shutil.copy(ASSETS / "cat.jpg", place / "cat.jpg")
+    shutil.copy(sorted((ASSETS / "photos").glob("*.jpg"))[0], place / "dog.jpg")
+    (place / "notes.txt").write_text("no image")
+    embed([place / "cat.jpg", place / "dog.jpg"], place / "features", precision="fp32", backend="torch")
+    return place
+
+
+@pytest.fixture(scope="module")
+def address(reader: Path) -> Iterator[str]:
+    with running(create_app(collection=reader / "features", **OPTIONS)) as found:
+        yield found
+
+
+def shell(text: str, address: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command as the guide has it, but to the server of the test; HTTP errors are errors unless it shows one."""
+    command = text.replace("localhost:8000", address)
+    environment = {**os.environ, "KEY": KEY}
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def of_kind(*kinds: str) -> list[Block]:
+    return [block for block in blocks("serve") if block.kind in kinds]
+
+
+def lines(block: Block) -> list[str]:
+    return [line for line in block.text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+CURLS = [line for block in of_kind("sh") for line in lines(block) if not line.startswith("hierax")]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("line", CURLS)
+def test_every_curl_command_of_the_guide_is_answered(line: str, address: str, reader: Path) -> None:
+    if "request.json" in line and line.startswith("curl"):
+        shell(next(other for other in CURLS if other.startswith("echo")), address, reader)
+    done = shell(line.replace("curl ", "curl --silent --show-error --fail-with-body ", 1), address, reader)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"error"' not in done.stdout
+    if name := re.search(r" -o (\S+)", line):
+        start = {"png": b"\x89PNG", "npy": b"\x93NUMPY"}[name[1].rpartition(".")[2]]
+        assert (reader / name[1]).read_bytes().startswith(start)
+    elif line.startswith("curl") and "metrics" not in line and "health" not in line:
+        assert json.loads(done.stdout)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_what_the_guide_shows_is_printed(address: str, reader: Path) -> None:
+    shown = [(block, *found) for block in of_kind("console") for found in commands(block) if found[0][0] == "curl"]
+    assert shown
+    for block, words, printed in shown:
+        done = shell(shlex.join(words), address, reader)
+        check_printed(printed, done.stdout.splitlines(), place=block.place)
+
+
+def test_every_hierax_command_of_the_guide_has_options_that_exist() -> None:
+    texts = [line for block in of_kind("sh", "text") for line in lines(block)]
+    found = [line.partition("hierax serve")[2] for line in texts if "hierax serve" in line and "docker" not in line]
+    found += [line.partition("hierax-tiny ")[2] for line in texts if "docker run" in line and "hierax-tiny " in line]
+    assert len(found) >= 5
+    for line in found:
+        parse(*_parser(), ["serve", *shlex.split(line)])
+
+
+def test_the_clients_in_python_are_answered(
+    address: str, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(reader)
+    programs = [block for block in of_kind("python") if "localhost:8000" in block.text]
+    assert len(programs) == 2
+    for block in programs:
+        if "tritonclient" in block.text:
+            pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
+        exec(compile(block.text.replace("localhost:8000", address), block.place, "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out
+    assert "mammals: 0.31" in printed
+    assert "(1, 320)" in printed
+    assert ":mammals" in printed
+
+
+def test_the_client_in_javascript_is_answered(address: str, reader: Path, tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    (block,) = of_kind("js")
+    program = tmp_path / "client.mjs"
+    program.write_text(block.text.replace("localhost:8000", address))
+    done = subprocess.run([node, program], cwd=reader, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "mammals", done.stderr
+
+
+def test_the_application_of_the_guide_answers_below_its_path() -> None:
+    from starlette.testclient import TestClient
+
+    (block,) = [block for block in of_kind("python") if "create_app" in block.text]
+    place: dict[str, object] = {}
+    exec(compile(block.text, block.place, "exec"), place)
+    with TestClient(place["app"]) as client:  # type: ignore[arg-type]
+        assert client.get("/vision/healthz").json() == {"status": "alive"}
+        assert client.get("/vision/v1/model").status_code == 401
