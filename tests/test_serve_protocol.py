@@ -284,6 +284,22 @@ def test_too_many_images_and_too_large_bodies_are_refused(client: Any) -> None:
     assert status == "413"
 
 
+def test_large_maps_are_answered_as_bytes_only(client: Any) -> None:
+    values = np.zeros((1, 3, 416, 416), np.float32)
+    for names, binary in ((("stage1", "stage2"), True), (("stage4", "logits"), False)):
+        wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+        assert client.infer(NAME, [pixels(values)], outputs=wanted).as_numpy(names[0]) is not None
+    wanted = [triton.InferRequestedOutput("stage1", binary_data=False)]
+    status, message = refused(client, *[images(*[picture(1)] * 8)], outputs=wanted, parameters={"size": 512})
+    assert (status, "ask for binary_data" in message) == ("400", True)
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 1.5, "64", 100_000, 2**70])
+def test_a_wrong_size_of_the_view_is_refused(client: Any, size: Any) -> None:
+    status, message = refused(client, images(picture(1)), parameters={"size": size})
+    assert (status, "size is" in message) == ("400", True)
+
+
 def test_a_request_whose_time_is_over_is_refused(client: Any) -> None:
     status, message = refused(client, images(picture(1)), timeout=1)
     assert (status, "deadline" in message) == ("504", True)

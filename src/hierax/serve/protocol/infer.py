@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from hierax.serve.bodies import Body, Upload
 from hierax.serve.protocol.answers import Answer, encode
-from hierax.serve.protocol.requests import Given, InferRequest, Wanted, decompressed, read_request
+from hierax.serve.protocol.requests import MOST_VALUES, Given, InferRequest, Wanted, decompressed, read_request
 from hierax.serve.protocol.served import IMAGE, Served
 from hierax.serve.protocol.tensors import bad
+from hierax.serve.routes.answers import all_of, check_answer
 from hierax.serve.service import Work
 
 if TYPE_CHECKING:
@@ -42,10 +43,19 @@ async def infer(
     size = served.size(request, given)
     body.reservation.add_images(given.shape[0])
     deadline = min(body.deadline, asyncio.get_running_loop().time() + _timeout(request))
-    names = tuple(sorted({one.name for one in wanted}))
-    results = await _together(
-        [_tensors(state, given, number, size, names, deadline) for number in range(given.shape[0])]
-    )
+    names = tuple(sorted({output.name for output in wanted}))
+    sides = given.shape[2:] if given.name != IMAGE else (size, size) if size else served.view
+    weight = served.bytes_of(names, sides)
+    check_answer(weight, given.shape[0])
+    _check_json(served, wanted, sides, given.shape[0])
+
+    async def one(number: int) -> dict[str, np.ndarray]:
+        async with state.service.budget.hold(weight):
+            pixels = await state.in_thread(_pixels, state, given, number, size)
+            work = Work(TASK, tuple(pixels.shape[1:]), names)
+            return await state.batcher.submit(work, pixels, deadline=deadline)
+
+    results = await all_of([one(number) for number in range(given.shape[0])])
     answer, head = await state.in_thread(_encode, served, request, wanted, results)
     return answer, head, len(results)
 
@@ -58,23 +68,16 @@ def _timeout(request: InferRequest) -> float:
     return min(timeout, 10**12) / 1e6 if timeout else 1e9
 
 
-async def _together(work: Sequence) -> list:
-    """The results of coroutines in order; if one fails, the others are cancelled."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+def _check_json(served: Served, wanted: Sequence[Wanted], sides: Sequence[int], count: int) -> None:
+    """Checks that the answer has not too many values in JSON.
 
-
-async def _tensors(
-    state: State, given: Given, number: int, size: int | None, names: tuple[str, ...], deadline: float
-) -> dict[str, np.ndarray]:
-    """The outputs for one image."""
-    pixels = await state.in_thread(_pixels, state, given, number, size)
-    work = Work(TASK, tuple(pixels.shape[1:]), names)
-    return await state.batcher.submit(work, pixels, deadline=deadline)
+    Raises:
+        Refusal: it has; as bytes they can be had.
+    """
+    names = [one.name for one in wanted if not one.binary and not one.classes]
+    values = count * (served.bytes_of(names, sides) - served.bytes_of((), sides)) // 4
+    if names and values > MOST_VALUES:
+        raise bad(f"{', '.join(names)} have {values:,} values; at most {MOST_VALUES:,} in JSON: ask for binary_data")
 
 
 def _pixels(state: State, given: Given, number: int, size: int | None) -> Tensor:

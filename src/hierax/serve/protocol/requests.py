@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 HEADER_LENGTH = "inference-header-content-length"
 MOST_JSON = 32 << 20
-"""Bytes of JSON in one request. JSON takes many times its size in memory, bytes of tensors do not."""
-_MOST_LISTS = 200_000  # lists and objects in the JSON: each takes at least 56 bytes of memory for two of the body
+"""Bytes of JSON in one request."""
+MOST_VALUES = 2_000_000
+"""Values in the JSON of a request or an answer. Reading and writing them stops all other threads, and each takes up to
+64 bytes of memory; tensors as bytes do neither.
+"""
+_MOST_LISTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,9 @@ def _no_constant(name: str) -> Any:
 
 
 def _json(head: bytes) -> dict[str, Any]:
-    if head.count(b"[") + head.count(b"{") > _MOST_LISTS:
-        raise bad(f"the JSON has more than {_MOST_LISTS} lists and objects; send tensors as bytes or as flat lists")
+    for most, what, marks in ((MOST_VALUES, "values", b","), (_MOST_LISTS, "lists and objects", b"[{")):
+        if sum(head.count(mark) for mark in marks) > most:
+            raise refuse("too_large", f"the JSON has more than {most:,} {what}; send tensors as bytes")
     try:
         parsed = json.loads(head.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:

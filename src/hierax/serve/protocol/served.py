@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hierax.serve.errors import refuse
 from hierax.serve.protocol.requests import Given, InferRequest, Wanted
 from hierax.serve.protocol.tensors import bad
+from hierax.serve.reading import MOST_PIXELS
 
 if TYPE_CHECKING:
     from hierax.serve.service import Service
@@ -18,7 +20,6 @@ VERSION = "1"
 """The only version of a model."""
 PIXELS, IMAGE = "pixel_values", "image"
 _CLASSES = ("logits", "probabilities")
-_MOST_SIDE = 1 << 15
 
 
 def server_metadata() -> dict[str, Any]:
@@ -37,12 +38,16 @@ class Served:
         outputs: name and shape of each output for one image; -1 for what depends on the size.
         labels: the labels of a classifier, in the order of its logits; else empty.
         channels: channels of an image.
+        view: height and width of the view of an image.
+        strides: of the outputs that are maps: pixels of the input for each cell.
     """
 
     name: str
     outputs: Mapping[str, tuple[int, ...]]
     labels: Sequence[str]
     channels: int
+    view: tuple[int, int]
+    strides: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, service: Service) -> Served:
@@ -50,9 +55,25 @@ class Served:
         model = service.describe()["model"]
         source = str(model["source"] or "model")
         name = os.path.basename(source.rstrip("/\\")) if os.path.exists(source) else source
-        channels = service.engine.config.num_channels
-        labels = model.get("labels") or ()
-        return cls(name, service.tensor_names(), labels, channels)
+        config, outputs = service.engine.config, service.tensor_names()
+        stages = {name for name in (*config.stage_names, *config.map_names) if name in outputs}
+        strides = {name: config.stage_stride(config.feature_stage(name)) for name in stages}
+        height, width = model["image_size"]
+        return cls(name, outputs, model.get("labels") or (), config.num_channels, (height, width), strides)
+
+    def bytes_of(self, names: Sequence[str], size: Sequence[int]) -> int:
+        """The bytes of an image and of these outputs for it.
+
+        Args:
+            names: of outputs.
+            size: height and width of the input.
+        """
+        numbers = self.channels * math.prod(size)
+        for name in names:
+            stride = self.strides.get(name, (1,) * len(size))
+            cells = iter(-(-side // step) for side, step in zip(size, stride, strict=True))
+            numbers += math.prod(next(cells) if side < 0 else side for side in self.outputs[name])
+        return 4 * numbers
 
     def check(self, name: str, version: str | None = None) -> None:
         """Checks that a request is for this model.
@@ -122,21 +143,22 @@ class Served:
         if given.numbers is None:
             raise bad(f"datatype of {PIXELS} is BYTES; expected FP32", PIXELS)
         shape = given.shape
-        if len(shape) != 4 or shape[1] != self.channels or not all(1 <= side <= _MOST_SIDE for side in shape[2:]):
-            expected = f"[N, {self.channels}, H, W]"
+        if len(shape) != 4 or shape[1] != self.channels or 0 in shape[2:] or math.prod(shape[2:]) > MOST_PIXELS:
+            expected = f"[N, {self.channels}, H, W] of at most {MOST_PIXELS:,} pixels"
             raise bad(f"shape of {PIXELS} is {list(shape)}; expected {expected}", PIXELS)
 
     def size(self, request: InferRequest, given: Given) -> int | None:
         """The parameter `size` of a request: the side of the view of images in pixels.
 
         Raises:
-            Refusal: it is no whole number above 0, or the request has pixels, which have their size.
+            Refusal: it is no whole number, or too large, or the request has pixels, which have their size.
         """
         size = request.parameters.get("size")
         if size is None:
             return None
         if given.name != IMAGE:
             raise bad(f"size is given with {PIXELS}, which have their size; expected it with {IMAGE} only", "size")
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST_SIDE:
-            raise bad(f"size is {str(size)[:40]}; expected a whole number above 0", "size")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= math.isqrt(MOST_PIXELS):
+            most = math.isqrt(MOST_PIXELS)
+            raise bad(f"size is {str(size)[:40]}; expected a whole number from 1 to {most:,}", "size")
         return size
