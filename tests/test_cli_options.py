@@ -100,7 +100,7 @@ ONLY_OPTIONS = {
     "segmentation_statistics is a function of its own": "stats.task stats.classes stats.reduce_labels stats.colors",
     "names one of the models of a run": "evaluate.weights",
     "the command opens the photos": "demo.max_pixels",
-    "of the program around the application": "serve.host serve.port serve.workers",
+    "of the program around the application": "serve.host serve.port serve.workers serve.ray",
 }
 ONLY_ARGUMENTS = {
     "the command shows it": "*.progress *.on_progress embed.on_stop embed.on_wait duplicates.on_unreadable demo.tell",

@@ -124,7 +124,7 @@ def test_nginx_in_front_of_the_server_changes_no_answer(tmp_path: Path) -> None:
         other.close()
         other = connect(proxied)
         status, content = answer(other, "POST", "/v1/classify", bytes(63_000_000), **image)
-        assert (status, json.loads(content)["error"]["code"]) == (422, "unreadable_image")
+        assert (status, json.loads(content)["error"]["code"]) == (415, "unsupported_media")
         one.close()
         other.close()
 

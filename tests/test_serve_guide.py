@@ -133,4 +133,5 @@ def test_the_application_of_the_guide_answers_below_its_path() -> None:
     exec(compile(block.text, block.place, "exec"), place)
     with TestClient(place["app"]) as client:  # type: ignore[arg-type]
         assert client.get("/vision/healthz").json() == {"status": "alive"}
-        assert client.get("/vision/v1/model").status_code == 401
+        assert client.get("/vision/v1/model").json()["error"]["code"] == "unauthorized"
+        assert "KEY" in client.get("/vision/v2").json()["error"]  # the form of that protocol

@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--deadline", type=_seconds, default=30.0, metavar="S", help="seconds until a request gets 504 (default: 30)")
     add("--grace", type=_number, default=30.0, metavar="S", help="seconds to finish requests at the end (default: 30)")
     add("--api-key-file", type=Path, metavar="FILE", help="file with the keys that are accepted, one per line")
+    add("--ray", action="store_true", help="serve on a Ray cluster, with as many replicas as the load needs")
     add(
         "--allow-origin",
         type=_origin,
@@ -100,6 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     extras.require("hierax serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
     settings = settings_of(arguments)
+    if arguments.ray:
+        from hierax.serve.ray import run as run_on_ray
+
+        return run_on_ray(settings, say=say)
     from hierax.serve.run import run as run_server
 
     return run_server(settings, say=say)

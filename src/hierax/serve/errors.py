@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from hierax.console import one_line
 from hierax.processing.errors import ImageError, NotAnImageError, RefusedError, TooLargeError
@@ -104,6 +105,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 """The responses that the OpenAPI document states for every route."""
 
 
+def path_of(scope: Scope) -> str:
+    """The path of a request in this application, which may be mounted below a path of another one."""
+    path, below = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(below) :] or "/" if below and path.startswith(f"{below}/") else path
+
+
 def body_of(path: str, refusal: Refusal) -> bytes:
     """The body of an error in the form of the route at `path`."""
     if path == "/v2" or path.startswith("/v2/"):
@@ -141,7 +148,7 @@ def install(app: FastAPI) -> None:
     async def refused(request: Request, error: Exception) -> Response:
         refusal = refusal_of(error)
         assert refusal is not None
-        return response_for(request.url.path, refusal)
+        return response_for(path_of(request.scope), refusal)
 
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(ValueError, refused)
@@ -160,13 +167,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     problem = problem[:1].lower() + problem[1:]
     missing = found["type"] == "missing"
     message = f"{field or 'the body'} is missing" if missing else f"{field or 'the body'} is {shown}; {problem}"
-    return response_for(request.url.path, refuse("bad_argument", message, field=field))
+    return response_for(path_of(request.scope), refuse("bad_argument", message, field=field))
 
 
 async def _http(request: Request, error: Exception) -> Response:
     """An error of routing (404, 405), or of reading the body."""
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = path_of(request.scope)
     code = _CODES.get(error.status_code, "fault" if error.status_code >= 500 else "bad_argument")
     message = {
         "not_found": f"there is no {path[:_SHOWN]} here; GET /docs lists the routes",

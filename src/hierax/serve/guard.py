@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hierax.serve.admission import Reservation
 from hierax.serve.bodies import uncancel
-from hierax.serve.errors import Refusal, refusal_of, refuse, response_for
+from hierax.serve.errors import Refusal, path_of, refusal_of, refuse, response_for
 
 if TYPE_CHECKING:
     from hierax.serve.app import State
@@ -144,7 +144,7 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> Refusal | None:
         """Why a request may not pass."""
-        path = scope["path"]
+        path = path_of(scope)
         is_open = path in _OPEN or path.startswith(_OPEN_FOLDERS)
         if not is_open and not self._keys.accept(headers.get("authorization", "")):
             return refuse("unauthorized", "expected the header Authorization: Bearer KEY with a key of this server")
@@ -160,7 +160,7 @@ class Guard:
     async def _say(self, scope: Scope, talk: _Talk, refusal: Refusal | None) -> None:
         """Sends an error, unless the response has begun or the client has left."""
         if refusal is not None and not talk.visit.status:
-            await response_for(scope["path"], refusal)(scope, talk.receive, talk.send)
+            await response_for(path_of(scope), refusal)(scope, talk.receive, talk.send)
 
 
 def _ended(visit: Visit, read: bool) -> Refusal | None:
