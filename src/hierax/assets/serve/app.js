@@ -35,15 +35,17 @@ function route() {
   const name = VIEWS[named()] ? named() : first();
   const view = VIEWS[name];
   const has = view.has(about);
-  for (const section of document.querySelectorAll("main > .view")) section.hidden = section.id !== (has ? name : "missing");
+  for (const section of document.querySelectorAll("main > .view")) section.hidden = section.id !== `view-${has ? name : "missing"}`;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   find("#title").textContent = view.title;
   document.title = `${view.title} · hierax`;
-  find("#missing .lead").textContent = view.lacks;
+  find("#view-missing .lead").textContent = view.lacks;
+  const before = shown;
   shown = has ? name : "missing";
+  if (before && before !== shown) scrollTo(0, 0);
   document.body.dataset.view = shown;
   update();
 }

@@ -8,7 +8,7 @@ import { about, item, json, thumbnail } from "./server.js";
 import { Task } from "./task.js";
 import { Wall } from "./wall.js";
 
-const root = find("#collection");
+const root = find("#view-collection");
 const PAGE = 200; // rows of a request
 const GROUPS = 40; // groups that are shown at once
 const FIRST = { all: "collection", similar: "collection/image", duplicates: "collection/duplicates", map: "collection/map" };
@@ -126,7 +126,8 @@ async function search(image, id) {
   const query = { k: find("#collection-k").value, ...(image ? {} : { id }) };
   const found = await tasks.search.run((signal) => item("/v1/search", { query, images: image ? [image] : undefined, signal }));
   if (!found) return;
-  const hits = found.hits.map((hit) => ({ id: hit.id, score: hit.score, name: hit.name ?? hit.path?.split(/[\\/]/).pop() }));
+  const others = found.hits.filter((hit) => image || String(hit.id) !== id); // not the image itself
+  const hits = others.map((hit) => ({ id: hit.id, score: hit.score, name: hit.name ?? hit.path?.split(/[\\/]/).pop() }));
   for (const hit of hits) names.set(String(hit.id), hit.name);
   wall.use({ count: hits.length, get: (i) => hits[i], need: () => {}, open: (hit) => open(hit.id) });
 }

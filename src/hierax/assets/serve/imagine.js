@@ -5,7 +5,7 @@ import { current } from "./images.js";
 import { about, item } from "./server.js";
 import { Task } from "./task.js";
 
-const root = find("#imagine");
+const root = find("#view-imagine");
 const grid = find("#imagine-units");
 const state = { image: null, rows: 0, columns: 0, keep: [], random: true, at: 0 };
 let task;

@@ -6,7 +6,7 @@ import { drawHeat, fit, HEAT, range, similarity, unitVectors } from "./maps.js";
 import { about, ask, blob, item } from "./server.js";
 import { Task } from "./task.js";
 
-const root = find("#see");
+const root = find("#view-see");
 const frame = find("#see-frame");
 const heat = find("#see-heat");
 const state = { image: null, size: "", stage: 3, mode: "point", pin: [0.5, 0.5], hover: null, map: null, explained: null, pictures: {} };

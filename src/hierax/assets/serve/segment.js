@@ -5,7 +5,7 @@ import { current } from "./images.js";
 import { blob, item } from "./server.js";
 import { Task } from "./task.js";
 
-const root = find("#segment");
+const root = find("#view-segment");
 const MOST = 1400; // pixels of the longer side that are drawn
 const state = { image: null, answer: null, mask: null, alone: null };
 let task;

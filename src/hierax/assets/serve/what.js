@@ -6,7 +6,7 @@ import { choose, current, images, list, picture } from "./images.js";
 import { about, blob, item, json, sentence } from "./server.js";
 import { Task } from "./task.js";
 
-const root = find("#what");
+const root = find("#view-what");
 const UNREADABLE = [413, 415, 422];
 const answers = new Map(); // image -> {predictions, milliseconds} or {problem}
 let task;
@@ -18,7 +18,7 @@ const topK = () => Number(find("#what-count").value);
 
 export function start() {
   task = new Task(find(".notice", root), find(".answer", root));
-  others = new Task(find("#what-progress"));
+  others = new Task(find(".notice", root));
   seeing = new Task(element("p"));
   find("#what-count").addEventListener("change", () => {
     answers.clear();
