@@ -102,7 +102,7 @@ const loadRows = debounce(async (page) => {
 
 async function nameOf(id) {
   if (!names.has(String(id))) {
-    const found = await json("/v1/collection/rows", { query: { offset: id, limit: 1 } });
+    const found = await json("/v1/collection/rows", { query: { id } });
     if (String(found.rows[0]?.id) === String(id)) names.set(String(id), found.rows[0].name);
   }
   return names.get(String(id)) ?? `Image ${id}`;

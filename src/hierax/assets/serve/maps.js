@@ -33,14 +33,11 @@ export function similarity({ vectors, channels, height, width }, row, column) {
   return values;
 }
 
+// The range of the colors: from the value that a tenth of the cells lie below, so that a few odd cells do not
+// take all the contrast, to the largest.
 export function range(values) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return [low, high];
+  const sorted = Float32Array.from(values).sort();
+  return [sorted[Math.floor(0.1 * (sorted.length - 1))], sorted[sorted.length - 1]];
 }
 
 // Dark violet to pale yellow, even in lightness: readable without color vision, and in both themes.

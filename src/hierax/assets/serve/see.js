@@ -175,7 +175,7 @@ function draw() {
     if (point) Object.assign(cross.style, { left: `${100 * point[0]}%`, top: `${100 * point[1]}%` });
   }
   find(".legend", root).style.visibility = what ? "visible" : "hidden";
-  find("#see-low").textContent = what ? what.low.toFixed(2) : "";
+  find("#see-low").textContent = what ? `${state.mode === "point" ? "≤ " : ""}${what.low.toFixed(2)}` : "";
   find("#see-high").textContent = what ? what.high.toFixed(2) : "";
   read(what);
 }

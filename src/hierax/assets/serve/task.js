@@ -112,6 +112,7 @@ export class Task {
       const again = error.status === 401 ? "Enter the key" : "Try again";
       parts.push(element("button", { type: "button", class: "quiet", text: again, onclick: () => this.again() }));
     }
+    parts.push(element("button", { type: "button", class: "quiet", text: "Close", onclick: () => this.#say([]) }));
     this.#say(parts, "problem");
   }
 }
