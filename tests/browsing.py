@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi")
-sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: the page is NOT tested in a browser")
+pytest.importorskip("playwright", reason="no playwright: the page is NOT tested in a browser")
 import uvicorn
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 import hierax
 
@@ -25,9 +25,15 @@ CAT = ASSETS / "cat.jpg"
 PHOTOS = sorted((ASSETS / "photos").glob("*.jpg"))
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 SECONDS = 20
 """How long a test waits for what it expects."""
 
@@ -50,7 +56,7 @@ class Server:
 
     def start(self) -> None:
         """Starts it, and waits until it is ready."""
-        config = uvicorn.Config(self._make(), port=self.port, log_level="error", lifespan="on")
+        config = uvicorn.Config(self._make(), port=self.port, log_level="error", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -61,8 +67,8 @@ class Server:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Goes away, as after a crash: open connections are cut."""
-        self._server.should_exit = self._server.force_exit = True
+        """Goes away."""
+        self._server.should_exit = True
         self._thread.join()
 
 
@@ -73,7 +79,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         warnings.warn(pytest.PytestWarning("no Chromium on this machine"), stacklevel=2)
         pytest.skip("no Chromium on this machine: the page is NOT tested in a browser (apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=path, args=_OPTIONS)
         yield found
         found.close()
@@ -100,7 +106,7 @@ class Visitor:
     def open(self, view: str = "") -> Page:
         """Opens a view, when the server has answered what it has."""
         self.page.goto(self.url + (f"#{view}" if view else ""))
-        sync_api.expect(self.page.locator("nav a:visible").first).to_be_visible()
+        expect(self.page.locator("nav a:visible").first).to_be_visible()
         return self.page
 
     def give(self, *paths: Path) -> None:
@@ -158,8 +164,9 @@ def pixel(page: Page, selector: str, x: float, y: float) -> list[int]:
         """([selector, x, y]) => {
             const canvas = document.querySelector(selector);
             const at = (v, size) => Math.min(size - 1, Math.floor(v * size));
-            const context = canvas.getContext("2d");
-            return [...context.getImageData(at(x, canvas.width), at(y, canvas.height), 1, 1).data];
+            const copy = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+            copy.drawImage(canvas, -at(x, canvas.width), -at(y, canvas.height));
+            return [...copy.getImageData(0, 0, 1, 1).data];
         }""",
         [selector, x, y],
     )

@@ -6,24 +6,27 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
-from browsing import ASSETS, CAT, PHOTOS, Server, Visitor, browser, drop, pixel, visitors  # noqa: F401
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+import browsing
+from browsing import ASSETS, CAT, PHOTOS, Server, Visitor, drop, pixel
 from hierax.serve.app import create_app
 
 pytestmark = pytest.mark.browser
+browser, visitors = browsing.browser, browsing.visitors  # fixtures
 Visitors = Callable[..., Visitor]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmentation model with random weights, and a collection of 300 small images, 30 of them twice."""
+    """A segmentation model with random weights, and a collection of 300 small images, each at least twice."""
     from hierax import HieraForSemanticSegmentation
     from hierax.checkpoint.save import save_model
     from hierax.embedding import embed
@@ -31,19 +34,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("served")
     names = {0: "sky", 1: "fur", 2: "eye", 3: "nose", 4: "wood"}
-    save_model(
-        randomize(HieraForSemanticSegmentation(image_config(id2label=names))).eval(),
-        folder / "segmentation",
-        dialect="transformers",
-    )
+    model: Any = randomize(HieraForSemanticSegmentation(image_config(id2label=names))).eval()
+    save_model(model, folder / "segmentation", dialect="transformers")
     (folder / "images").mkdir()
     with Image.open(ASSETS / "gallery.jpg") as gallery:
         for number in range(300):
-            place = number % 90 if number < 210 else number % 30
-            column, row = place % 10, place // 10
+            row, column = divmod(number % 90, 10)
             tile = gallery.crop((96 * column, 96 * row, 96 * column + 96, 96 * row + 96))
-            tile.rotate(0 if number < 210 else 0, expand=False).save(folder / f"images/tile-{number:03d}.png")
-    embed([str(folder / "images")], folder / "collection", workers=0)
+            tile.save(folder / f"images/tile-{number:03d}.png")
+    embed([str(folder / "images")], folder / "collection", workers=0, backend="torch")
     return folder
 
 
@@ -51,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     """hierax/femto with everything that has a view."""
     server = Server(
-        lambda: create_app(segmentation=folder / "segmentation", collection=folder / "collection", threads=1)
+        lambda: create_app(
+            segmentation=folder / "segmentation", collection=folder / "collection", backend="torch", threads=1
+        )
     )
     yield server
     server.stop()
@@ -60,7 +61,7 @@ def server(folder: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Server]:
     """hierax/femto alone."""
-    server = Server(lambda: create_app(threads=1))
+    server = Server(lambda: create_app(backend="torch", threads=1))
     yield server
     server.stop()
 
@@ -117,7 +118,7 @@ def test_several_images_are_listed_and_saved_as_csv_that_no_spreadsheet_runs(
         page.click("#what-save")
     text = Path(saved.value.path()).read_text(encoding="utf-8-sig")
     table = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert table[0]["file"] == "'=cmd,\"x\".jpg"
+    assert table[0]["file"] == '\'=cmd,"x".jpg'
     assert table[0]["label"] == "mammals"
     assert len(table) == 5 * (len(PHOTOS) + 1) + 1
     assert table[-1]["error"].startswith("This image cannot be read")
@@ -139,7 +140,8 @@ def test_a_point_shows_where_the_image_is_similar_at_once(server: Server, visito
     page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] - 5)
     expect(page.locator("#see-read")).to_contain_text("row 10 of 10, column 10 of 10")
     assert pixel(page, "#see-heat", 0.01, 0.01) != near
-    assert pixel(page, "#see-heat", 0.995, 0.995)[:3] == near[:3], "the point itself has the color of 1"
+    here = pixel(page, "#see-heat", 0.995, 0.995)
+    assert max(abs(a - b) for a, b in zip(here, near, strict=True)) < 16, "the point itself has the color of 1"
     assert requests == []
 
 
@@ -151,7 +153,6 @@ def test_the_map_of_the_browser_is_that_of_the_server(server: Server, visitors: 
     differences = page.evaluate(
         """async () => {
             const {unitVectors, similarity} = await import("/assets/maps.js");
-            const {images} = await import("/assets/images.js");
             const {current} = await import("/assets/images.js");
             const {item} = await import("/assets/server.js");
             const found = await item("/v1/features", {images: [current()], query: {stage: 3}});
@@ -314,7 +315,9 @@ def test_a_class_is_shown_alone(server: Server, visitors: Visitors) -> None:
         return page.evaluate(
             """() => {
                 const canvas = document.querySelector("#segment-over");
-                const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
+                copy.drawImage(canvas, 0, 0);
+                const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
                 let count = 0;
                 for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
                 return count / (data.length / 4);
@@ -384,7 +387,7 @@ def test_near_duplicates_are_grouped(server: Server, visitors: Visitors) -> None
     expect(page.locator("#collection-groups > p")).to_contain_text("groups with")
     names = page.locator(".group").first.locator("button").evaluate_all("(all) => all.map((one) => one.title)")
     assert len(names) >= 2
-    assert len({int(name[5:8]) % 30 for name in names}) == 1
+    assert len({int(name[5:8]) % 90 for name in names}) == 1
     page.locator(".group button").first.click()
     expect(page.locator(".asked figcaption")).to_have_text(f"Similar to {names[0]}")
 
@@ -417,9 +420,7 @@ def test_views_that_the_server_lacks_say_how_to_start_it(plain: Server, visitors
 
 @pytest.mark.parametrize("view", ["what", "see", "imagine", "segment", "collection", "collection/map"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_view_is_wider_than_a_small_telephone(
-    server: Server, visitors: Visitors, view: str, scheme: str
-) -> None:
+def test_no_view_is_wider_than_a_small_telephone(server: Server, visitors: Visitors, view: str, scheme: str) -> None:
     visitor = visitors(server.url, viewport={"width": 360, "height": 740}, color_scheme=scheme)
     page = visitor.open(view)
     visitor.give(CAT, *PHOTOS)
