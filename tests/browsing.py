@@ -36,6 +36,7 @@ _OPTIONS = (
 )
 SECONDS = 20
 """How long a test waits for what it expects."""
+expect.set_options(timeout=SECONDS * 1000)
 
 
 def chromium() -> str | None:

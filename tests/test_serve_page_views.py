@@ -315,9 +315,10 @@ def test_a_class_is_shown_alone(server: Server, visitors: Visitors) -> None:
         return page.evaluate(
             """() => {
                 const canvas = document.querySelector("#segment-over");
-                const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
+                const {width, height} = canvas;
+                const copy = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
                 copy.drawImage(canvas, 0, 0);
-                const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
+                const {data} = copy.getImageData(0, 0, width, height);
                 let count = 0;
                 for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
                 return count / (data.length / 4);

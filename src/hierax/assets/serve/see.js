@@ -79,7 +79,7 @@ async function reload() {
   tasks.explain.stop();
   tasks.label.stop();
   for (const card of find("#see-stages").children) card.setAttribute("aria-busy", "true");
-  await tasks.main.run(async (signal) => {
+  const done = await tasks.main.run(async (signal) => {
     const view = blob("/v1/view", request(signal)).then((found) => show(find("#see-view"), found, `The model's view of ${state.image.name}`));
     await view;
     const stages = [...find("#see-stages").children].map(async (card) => {
@@ -90,7 +90,9 @@ async function reload() {
       card.removeAttribute("aria-busy");
     });
     await Promise.all([...stages, fetchMap(signal)]);
+    return true;
   });
+  if (!done) return;
   draw();
   if (state.mode === "label") labels();
 }

@@ -8,58 +8,69 @@ const BUSY_TRIES = 4;
 
 export class Task {
   #controller = null;
-  #work = null;
   #lost = false;
+  #retry = null; // tries again what failed
 
   // `notice` is an element with role="status"; `busy` is marked with aria-busy while a request runs.
   constructor(notice, busy = null) {
     this.notice = notice.appendChild(element("span", { class: "news" })); // several tasks may share a place
     this.busy = busy;
-    server.addEventListener("back", () => {
-      if (this.#lost) this.again();
-    });
-  }
-
-  again() {
-    if (this.#work) this.run(this.#work);
+    server.addEventListener("back", () => this.#lost && this.#retry?.());
   }
 
   stop(text = "") {
+    this.#end();
+    this.#say(text ? [element("span", { text })] : []);
+    if (text) setTimeout(() => this.notice.textContent === text && this.#say([]), 4000);
+  }
+
+  // Runs `work(signal)` and answers what it answers, if need be after it was tried again; undefined if it was stopped
+  // or another run has begun.
+  async run(work) {
+    this.#end();
+    const controller = new AbortController();
+    const { signal } = controller;
+    this.#controller = controller;
+    while (!signal.aborted) {
+      const slow = setTimeout(() => !signal.aborted && this.#slow(), SLOW);
+      this.busy?.setAttribute("aria-busy", "true");
+      try {
+        const answer = await this.#patiently(work, signal);
+        if (signal.aborted) return undefined;
+        this.#say([]);
+        return answer;
+      } catch (error) {
+        if (signal.aborted || error.name === "AbortError") return undefined;
+        this.#failed(error);
+      } finally {
+        clearTimeout(slow);
+        if (!signal.aborted) this.busy?.removeAttribute("aria-busy");
+      }
+      await this.#again(signal);
+    }
+    return undefined;
+  }
+
+  #end() {
     this.#controller?.abort();
     this.#controller = null;
     this.#lost = false;
-    this.#say(text ? [element("span", { text })] : []);
     this.busy?.removeAttribute("aria-busy");
   }
 
-  // Runs `work(signal)` and answers what it answers, or undefined if it failed, was stopped or became outdated.
-  async run(work) {
-    this.#controller?.abort();
-    const controller = new AbortController();
-    this.#controller = controller;
-    this.#work = work;
-    this.#lost = false;
-    const newest = () => this.#controller === controller;
-    const slow = setTimeout(() => newest() && this.#slow(), SLOW);
-    this.busy?.setAttribute("aria-busy", "true");
-    try {
-      const answer = await this.#patiently(work, controller.signal, newest);
-      if (newest()) this.#say([]);
-      return answer;
-    } catch (error) {
-      if (newest() && error.name !== "AbortError") this.#failed(error);
-      return undefined;
-    } finally {
-      clearTimeout(slow);
-      if (newest()) {
-        clearInterval(this.ticking);
-        this.busy?.removeAttribute("aria-busy");
-      }
-    }
+  #again(signal) {
+    return new Promise((resolve) => {
+      signal.addEventListener("abort", resolve, { once: true });
+      this.#retry = () => {
+        this.#lost = false;
+        this.#say([]);
+        resolve();
+      };
+    });
   }
 
   // A server that is busy says when to ask again.
-  async #patiently(work, signal, newest) {
+  async #patiently(work, signal) {
     for (let tries = 1; ; tries += 1) {
       try {
         return await work(signal);
@@ -67,7 +78,7 @@ export class Task {
         const patient = error instanceof Problem && error.wait > 0 && tries < BUSY_TRIES;
         if (!patient || signal.aborted) throw error;
         const seconds = Math.min(error.wait, 30);
-        if (newest()) this.#waiting(`${error.message} It is asked again in ${seconds === 1 ? "a second" : `${seconds} seconds`}.`);
+        this.#waiting(`${error.message} It is asked again in ${seconds === 1 ? "a second" : `${seconds} seconds`}.`);
         await new Promise((resolve) => {
           const timer = setTimeout(resolve, seconds * 1000);
           signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
@@ -110,9 +121,9 @@ export class Task {
     if (error.detail && error.detail !== text) parts.push(element("span", { class: "detail", text: error.detail }));
     if (!away) {
       const again = error.status === 401 ? "Enter the key" : "Try again";
-      parts.push(element("button", { type: "button", class: "quiet", text: again, onclick: () => this.again() }));
+      parts.push(element("button", { type: "button", class: "quiet", text: again, onclick: () => this.#retry?.() }));
     }
-    parts.push(element("button", { type: "button", class: "quiet", text: "Close", onclick: () => this.#say([]) }));
+    parts.push(element("button", { type: "button", class: "quiet", text: "Close", onclick: () => this.stop() }));
     this.#say(parts, "problem");
   }
 }

@@ -12,7 +12,8 @@ const answers = new Map(); // image -> {predictions, milliseconds} or {problem}
 let task;
 let others;
 let seeing;
-let shownFor = null;
+let shownFor = null; // the images whose labels and whose view are shown
+let seenFor = null;
 
 const topK = () => Number(find("#what-count").value);
 
@@ -46,7 +47,7 @@ export async function update() {
     find(".photo .frame", root).replaceChildren(picture(image, image.name));
     find(".photo figcaption", root).textContent = image.name;
     draw(answers.get(image));
-    if (!answers.get(image)?.predictions) await classify(image);
+    if (!answers.get(image)?.predictions) classify(image);
     lookAt(image);
   }
   classifyOthers();
@@ -60,12 +61,14 @@ async function classify(image) {
       return answer;
     } catch (error) {
       if (UNREADABLE.includes(error.status)) answers.set(image, { problem: error.message });
+      drawList();
       throw error;
     }
   });
-  if (current() !== image) return;
+  if (!found || current() !== image) return;
   draw(found);
   drawList();
+  if (seenFor === image) nameView(found.image);
 }
 
 function draw(answer) {
@@ -94,8 +97,13 @@ async function lookAt(image) {
   figure.hidden = !seen;
   if (!seen || current() !== image) return;
   show(find("img", figure), seen, "The part of the image that the model sees");
-  const [height, width] = answers.get(image)?.image ?? about.model.image_size;
-  find("figcaption", figure).textContent = `What the model sees: ${width} × ${height} pixels.`;
+  seenFor = image;
+  nameView(answers.get(image)?.image);
+}
+
+function nameView(size) {
+  const [height, width] = size ?? about.model.image_size;
+  find(".seen figcaption", root).textContent = `What the model sees: ${width} × ${height} pixels.`;
 }
 
 // Many images go in parts, so that answers appear while others are still computed.
