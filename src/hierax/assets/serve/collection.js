@@ -111,6 +111,7 @@ async function nameOf(id) {
 async function search(image, id) {
   const figure = find(".asked", root);
   const caption = find("figcaption", figure);
+  figure.dataset.row = id ?? "";
   find("#collection-wall").setAttribute("aria-label", "Similar images, the most similar first. Enter shows those similar to one.");
   wall.use({ count: 0, get: () => null, need: () => {}, open: () => {} });
   if (image) {
@@ -118,10 +119,11 @@ async function search(image, id) {
     caption.textContent = `Similar to ${image.name}`;
   } else {
     const asking = element("img", { alt: "The image whose neighbors are shown" });
+    asking.addEventListener("error", () => asking.replaceWith(element("span", { class: "no-image" })));
     thumbnail(asking, id);
     find(".frame", figure).replaceChildren(asking);
     caption.textContent = "Similar to this image";
-    nameOf(id).then((name) => find("img", figure) === asking && (caption.textContent = `Similar to ${name}`), () => {});
+    nameOf(id).then((name) => figure.dataset.row === id && (caption.textContent = `Similar to ${name}`), () => {});
   }
   const query = { k: find("#collection-k").value, ...(image ? {} : { id }) };
   const found = await tasks.search.run((signal) => item("/v1/search", { query, images: image ? [image] : undefined, signal }));

@@ -7,7 +7,7 @@ import { Task } from "./task.js";
 
 const root = find("#view-imagine");
 const grid = find("#imagine-units");
-const state = { image: null, rows: 0, columns: 0, keep: [], random: true, at: 0 };
+const state = { image: null, original: null, rows: 0, columns: 0, keep: [], random: true, at: 0 };
 let task;
 
 const HELPERS = {
@@ -18,12 +18,16 @@ const HELPERS = {
   "Checkerboard": (row, column) => (row + column) % 2 === 0,
   "Swap": (row, column) => !state.keep[row * state.columns + column],
   "Show all": () => true,
+  "Hide all": () => false,
 };
 
 const ask = debounce(() => reconstruct(), 40);
 
 export function start() {
   task = new Task(find(".notice", root), find(".twins", root));
+  const units = about.mae.units[0] * about.mae.units[1]; // at least one is hidden, and one is shown
+  find("#imagine-ratio").min = Math.ceil(100 / units);
+  find("#imagine-ratio").max = Math.floor(100 - 100 / units);
   find("#imagine-ratio").value = Math.round(100 * (about.mae.mask_ratio ?? 0.6));
   readRatio();
   makeGrid(...about.mae.units);
@@ -51,7 +55,7 @@ export function update() {
     task.stop();
     state.image = null;
   } else if (state.image !== image) {
-    state.image = image;
+    Object.assign(state, { image, original: null });
     reconstruct();
   }
 }
@@ -59,24 +63,45 @@ export function update() {
 const readRatio = () => (find("#imagine-ratio-read").textContent = `${find("#imagine-ratio").value} %`);
 
 async function reconstruct() {
-  const image = state.image;
+  const { image } = state;
   if (!image) return;
-  const query = state.random ? { mask_ratio: find("#imagine-ratio").value / 100, seed: Number(find("#imagine-seed").value || 0) } : {};
-  const fields = state.random ? {} : { keep: state.keep };
-  const found = await task.run((signal) => item("/v1/reconstruct", { images: [image], query, fields, signal }));
-  if (!found || state.image !== image) return;
+  const shown = state.keep.filter(Boolean).length;
+  if (!state.random && shown === 0) {
+    task.stop();
+    tell("Show at least one unit: the model needs something to start from.");
+  } else if (!state.random && shown === state.keep.length && state.original) {
+    task.stop();
+    showAnswer(state.original);
+    tell("Nothing is hidden. Hide a unit to see what the model imagines there.");
+  } else {
+    const random = state.random || shown === state.keep.length; // the original comes with any answer
+    const query = random ? { mask_ratio: find("#imagine-ratio").value / 100, seed: Number(find("#imagine-seed").value || 0) } : {};
+    const found = await task.run((signal) => item("/v1/reconstruct", { images: [image], query, fields: random ? {} : { keep: state.keep }, signal }));
+    if (found && state.image === image) take(found);
+  }
+}
+
+function take(found) {
+  const { image } = state;
   if (found.units[0] !== state.rows || found.units[1] !== state.columns) makeGrid(...found.units);
+  if (!state.original) {
+    state.original = imageOf(found.original);
+    show(find("#imagine-view"), state.original, `The model's view of ${image.name}`);
+    show(find("#imagine-original"), state.original, `The original of ${image.name}`);
+    find("#imagine-original").hidden = true;
+  }
+  if (!state.random && state.keep.every(Boolean)) { // it was asked for the original alone
+    reconstruct();
+    return;
+  }
   if (state.random) state.keep = [...found.keep];
   mark();
-  show(find("#imagine-view"), imageOf(found.original), `The model's view of ${image.name}`);
-  show(find("#imagine-original"), imageOf(found.original), `The original of ${image.name}`);
-  show(find("#imagine-answer"), imageOf(found.reconstruction), `Reconstruction of ${image.name}`);
-  find("#imagine-original").hidden = true;
-  const hidden = state.keep.filter((kept) => !kept).length;
-  find("#imagine-error").textContent = hidden && Number.isFinite(found.loss)
-    ? `Error ${found.loss.toFixed(3)} over the hidden units. Hold to see the original.`
-    : "Nothing is hidden. Hide a unit to see what the model imagines there.";
+  showAnswer(imageOf(found.reconstruction));
+  tell(Number.isFinite(found.loss) ? `Error ${found.loss.toFixed(3)} over the hidden units. Hold to see the original.` : "Hold to see the original.");
 }
+
+const showAnswer = (picture) => show(find("#imagine-answer"), picture, `Reconstruction of ${state.image.name}`);
+const tell = (text) => (find("#imagine-error").textContent = text);
 
 function makeGrid(rows, columns) {
   Object.assign(state, { rows, columns, keep: Array(rows * columns).fill(true), at: 0 });
