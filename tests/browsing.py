@@ -106,7 +106,8 @@ class Visitor:
 
     def open(self, view: str = "") -> Page:
         """Opens a view, when the server has answered what it has."""
-        self.page.goto(self.url + (f"#{view}" if view else ""))
+        answer = self.page.goto(self.url + (f"#{view}" if view else ""))
+        assert answer is None or answer.ok, answer.status
         expect(self.page.locator("nav a:visible").first).to_be_visible()
         return self.page
 

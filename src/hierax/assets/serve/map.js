@@ -29,6 +29,7 @@ export class PointMap {
 
   use(points) {
     this.#points = points;
+    this.canvas.dataset.points = points.length;
     this.#chosen = -1;
     this.#whole();
   }
