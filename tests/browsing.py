@@ -6,7 +6,6 @@ import shutil
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,6 @@ def browser() -> Iterator[Browser]:
     """A Chromium without a window."""
     path = chromium()
     if path is None:
-        warnings.warn(pytest.PytestWarning("no Chromium on this machine"), stacklevel=2)
         pytest.skip("no Chromium on this machine: the page is NOT tested in a browser (apt-get install chromium)")
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=path, args=_OPTIONS)

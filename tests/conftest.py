@@ -70,6 +70,14 @@ def _freeze() -> Iterator[None]:
 pytest.register_assert_rewrite("benches", "engines", "exports", "pictures")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a machine cannot test is said, and not only counted: the page without a browser."""
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
+    reasons = {where[2] for where in skipped if isinstance(where, tuple)}
+    for reason in sorted(reason for reason in reasons if "NOT tested" in reason):
+        terminalreporter.write_line(f"WARNING: {reason}", yellow=True, bold=True)
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
     """`saved(cls, config, dialect=…, **arguments)` saves a model with random weights and returns its folder.

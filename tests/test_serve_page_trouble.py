@@ -90,7 +90,7 @@ def test_a_broken_file_is_told_and_the_next_image_is_answered(
 def slow(page: Page, path: str) -> list[Route]:
     """Holds the requests to a route back."""
     held: list[Route] = []
-    page.route(path, lambda route: held.append(route))  # noqa: PLW0108
+    page.route(path, lambda route: held.append(route))
     return held
 
 
