@@ -64,6 +64,9 @@ class FakeService:
         time.sleep(self.seconds)
         return list(items)
 
+    def most(self, work: Any) -> int:
+        return 64
+
     def describe(self) -> dict[str, Any]:
         model = {"source": "fake", "license": "Apache-2.0", "precision": "bf16", "device": "cpu", "backend": "openvino"}
         return {"model": model}

@@ -55,7 +55,7 @@ class State:
         self.metrics = Metrics()
         self.batcher: Batcher[Any, Any, Any] = Batcher(
             service.run,
-            max_batch=getattr(service, "most", None) or limits.max_batch,
+            max_batch=lambda work: min(service.most(work), limits.max_batch),
             max_wait=limits.max_wait_ms / 1000,
             observe=self.metrics.batch,
         )

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _FIELDS = 64
 """Fields of a form that are not files, and of the query."""
 _JSON = 32_000_000
 """Bytes of a JSON body, which takes long to parse; files in a form may have more."""
+_ID = re.compile(r"[0-9a-f]{16}")
 _FORM = "curl -F image=@photo.jpg sends a form; --data-binary @photo.jpg needs -H 'Content-Type: image/jpeg' too"
 
 
@@ -336,9 +338,12 @@ def value_of(text: str) -> Any:
     if not first or (first.isalpha() and text not in ("true", "false", "null")):
         return text
     try:
-        return json.loads(text, parse_constant=str)
+        found = json.loads(text, parse_constant=str)
     except (ValueError, RecursionError):
         return text
+    if isinstance(found, float) and _ID.fullmatch(text):  # "12e4567890123456" is an id, and not the number infinity
+        return text
+    return found
 
 
 def merge(query: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
