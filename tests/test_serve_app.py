@@ -110,6 +110,22 @@ def test_a_wrong_body_is_refused(client: TestClient, body: bytes, kind: str, sta
     assert (found.status_code, words in error_of(found)["message"]) == (status, True), found.text
 
 
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_json_with_very_many_values_is_refused_before_it_is_parsed(kind: str) -> None:
+    values = b"[],[],[]," * 20_000
+    bodies = {"application/json": b'{"images": [' + values + b"[]]}"}
+    part = b'--x\r\nContent-Disposition: form-data; name="keep"\r\n\r\n[' + values[:90_000] + b"[]]\r\n"
+    bodies["multipart/form-data; boundary=x"] = part * 3 + b"--x--\r\n"
+    with TestClient(fake_app()) as client:
+        found = ready(client).post("/v1/lengths", content=bodies[kind], headers={"Content-Type": kind})
+    assert (found.status_code, "more than 100,000 values" in found.text) == (413, True), found.text
+
+
+def test_an_id_stays_a_text(client: TestClient) -> None:
+    for text in ("12e4567890123456", "0012345678901234"):
+        assert client.post(f"/v1/lengths?id={text}", files={"image": b"1"}).json()["fields"] == {"id": text}
+
+
 def test_a_body_without_a_length_is_measured_as_it_arrives(client: TestClient) -> None:
     parts = iter([b"x" * 600, b"x" * 600])
     found = client.post("/v1/lengths", content=parts, headers={"Content-Type": "image/png"})

@@ -110,6 +110,16 @@ class State:
         if self.status == "failed":
             raise refuse("not_ready", "the model could not be loaded")
 
+    def check_room(self, headers: Mapping[str, str]) -> None:
+        """Checks that a request with a body can be taken, before its body is read.
+
+        Raises:
+            Refusal: there is no room (429), the server starts or stops (503), or the body is too large (413).
+        """
+        self.check_ready()
+        length = headers.get("content-length", "")
+        self.admission.check(int(length) if length.isdecimal() and len(length) < 20 else 0)
+
     def visit(self, scope: Scope) -> Visit:
         """What is known of a request."""
         return scope[VISIT]

@@ -125,6 +125,8 @@ class Guard:
         try:
             if refusal is not None:
                 raise refusal
+            if scope["method"] == "POST":  # a full queue costs as little as it can
+                self._state.check_room(headers)
             await self._app(scope, talk.receive, talk.send)
         except asyncio.CancelledError:
             if not visit.ended_by and self._state.status != "draining":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -132,6 +133,8 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=max(round(settings.limits.grace_s), 1),
     )
+    for name in ("uvicorn.error", "multipart", "python_multipart"):  # a line for each request that is damaged
+        logging.getLogger(name).setLevel(logging.ERROR)
     state: State = app.state.hierax
 
     def announce(lines: Sequence[str]) -> None:
