@@ -1,14 +1,15 @@
 """Times `hierax serve` on loopback: throughput, latency, overload, and other servers of the same model.
 
-    python benchmarks/serving.py saturation [--rounds 5 --seconds 10 --connections 16]
-    python benchmarks/serving.py latency    [--rounds 5 --seconds 10]
-    python benchmarks/serving.py overload   [--seconds 300 --times 10]
+    python benchmarks/serving.py all        [--litserve PYTHON]      # everything below, in about 8 minutes
+    python benchmarks/serving.py saturation [--rounds 3 --seconds 10 --connections 16]
+    python benchmarks/serving.py latency    [--rounds 3 --seconds 10]
+    python benchmarks/serving.py overload   [--overload-seconds 60 --times 10]
     python benchmarks/serving.py beside     [--rounds 3 --seconds 10] [--litserve PYTHON]
 
 The model is hiera_tiny_224 with random weights, the images are JPEGs of 500 x 375 pixels, and the load comes from a
 second process (serving_load.py). The engine of the comparison is measured in a process of its own, on ready pixels,
-with the batch that is fastest for it; server and engine take turns, and a ratio is the median of the rounds. Nothing else
-should run on the machine. `--litserve` names a Python that has litserve and hierax.
+with the batch that is fastest for it; server and engine take turns, and a ratio is the median of the rounds. Nothing
+else should run on the machine. `--litserve` names a Python that has litserve and hierax.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def engine_process(model: Path, precision: str) -> Iterator[Any]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        print("engine:", json.loads(process.stdout.readline())["how"])
+        print("engine:", json.loads(process.stdout.readline())["how"], flush=True)
 
         def ask(batch: int, seconds: float) -> Any:
             assert process.stdin is not None
@@ -204,10 +205,10 @@ def overload(options: argparse.Namespace, folder: Path) -> None:
         most = answered(load(port, images, "closed", 10, connections=options.connections), 10)
         load(port, images, "open", 10, rate=most * options.times)  # memory of the queue that is full
         with memory(pid) as sizes:
-            found = load(port, images, "open", options.seconds, rate=most * options.times, check=True)
+            found = load(port, images, "open", options.overload_seconds, rate=most * options.times, check=True)
     refused = [took for status in (429, 503) for took in latencies(found, status=status)]
-    good = answered(found, options.seconds)
-    sent = len(found["rows"]) / options.seconds
+    good = answered(found, options.overload_seconds)
+    sent = len(found["rows"]) / options.overload_seconds
     first, last = statistics.median(sizes[: len(sizes) // 10 + 1]), statistics.median(sizes[-(len(sizes) // 10 + 1) :])
     codes = {code: sum(row[2] == code for row in found["rows"]) for code in sorted({row[2] for row in found["rows"]})}
     print(f"saturation {most:.1f}/s; sent {sent:.0f}/s ({sent / most:.1f}x; {found['unsent']} not sent); {codes}")
@@ -216,6 +217,10 @@ def overload(options: argparse.Namespace, folder: Path) -> None:
         f"refused: p50 {quantile(refused, 0.5):.1f} ms, p99 {quantile(refused, 0.99):.1f}, most {max(refused):.1f} ms"
     )
     print(f"answers: p50 {quantile(latencies(found), 0.5):.0f} ms, p99 {quantile(latencies(found), 0.99):.0f} ms")
+    slow = sorted(
+        (round(start, 1), round(took, 2)) for start, took, code, _ in found["rows"] if code == 429 and took > 0.05
+    )
+    print(f"refused later than 50 ms: {len(slow)} of {len(refused)}; the first: {slow[:5]}")
     print(f"memory: {first:.0f} -> {last:.0f} MiB ({last / first - 1:+.1%}), most {max(sizes):.0f}")
 
 
@@ -264,22 +269,26 @@ def beside(options: argparse.Namespace, folder: Path) -> None:
         print(f"{name}: {statistics.median(found):.1f}/s; hierax serve has {ratio:.2f} times as many")
 
 
+MEASURES = {"saturation": saturation, "latency": latency, "overload": overload, "beside": beside}
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("saturation", "latency", "overload", "beside"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("what", choices=("all", *MEASURES))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--overload-seconds", type=float, default=60.0)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--times", type=float, default=10.0)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--litserve")
     parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="more options of hierax serve")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        {"saturation": saturation, "latency": latency, "overload": overload, "beside": beside}[options.what](
-            options, Path(folder)
-        )
+    for name in MEASURES if options.what == "all" else [options.what]:
+        print(f"\n{name}: {' '.join(sys.argv)}")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            MEASURES[name](options, Path(folder))
 
 
 if __name__ == "__main__":

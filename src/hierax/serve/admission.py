@@ -55,8 +55,19 @@ class Admission:
             raise refuse("draining", "the server is stopping", retry_after=self.retry_after())
         if size > self._limits.max_body:
             raise too_large(self._limits)
-        if self.images >= self._limits.queue_images or self.bytes + size > self._limits.queue_bytes:
+        if self.images >= self._most_images() or self.bytes + size > self._limits.queue_bytes:
             raise self.busy()
+
+    def _most_images(self) -> int:
+        """The images that are accepted at most: no more than are done in half of the deadline, at the present pace.
+
+        Without this, a slow machine would work on images whose deadline passes while they wait.
+        """
+        seconds = self._seconds()
+        if not seconds:
+            return self._limits.queue_images
+        in_time = int(self._limits.deadline_s / 2 / seconds)
+        return min(self._limits.queue_images, max(in_time, self._limits.max_batch))
 
     def busy(self) -> Refusal:
         """The refusal of a request for which there is no room."""

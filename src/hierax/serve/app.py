@@ -47,6 +47,7 @@ class State:
         metrics: what is counted.
         status: "new", "loading", "ready", "draining" or "failed".
         error: why the model could not be opened.
+        tells_errors: whether such an error is logged; False if the one who runs the application tells it.
         is_stuck: whether a call of an engine did not end within `grace_s` after the end.
     """
 
@@ -62,6 +63,7 @@ class State:
         self.admission = Admission(limits, lambda: self.batcher.seconds_per_item, changed=self.metrics.queue)
         self.status = "new"
         self.error: Exception | None = None
+        self.tells_errors = True
         self.is_stuck = False
         self.opened: asyncio.Task[None] | None = None
         self._readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="hierax-reader")
@@ -78,8 +80,13 @@ class State:
             if self.status == "loading":
                 self.status = "ready"
         except Exception as error:
-            self.status, self.error = "failed", error
-            _log.error("the model cannot be opened: %s", error)
+            self.fail(error)
+            if self.tells_errors:
+                _log.error("the model cannot be opened: %s", error)
+
+    def fail(self, error: Exception) -> None:
+        """The model could not be opened: all requests are refused."""
+        self.status, self.error = "failed", error
 
     def drain(self) -> None:
         """Accepts no more requests; those that were accepted are finished."""

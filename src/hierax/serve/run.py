@@ -29,6 +29,8 @@ _KEEP_ALIVE = 75
 """Seconds that a connection may be idle; longer than those of usual proxies, so that these close it."""
 _UNREAD_SECONDS = 60
 """Seconds after which the system closes a connection whose client does not read its answer."""
+_SWITCH = 0.0005
+"""Seconds after which a thread of Python lets another one work; 5 ms would make the event loop wait for decoders."""
 _NAMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "torch": "PyTorch", "compile": "torch.compile"}
 
 
@@ -119,6 +121,7 @@ def serve(
 
     from hierax.serve.connection import protocol
 
+    sys.setswitchinterval(_SWITCH)
     app = settings.app()
     config = uvicorn.Config(
         app,
@@ -136,6 +139,7 @@ def serve(
     for name in ("uvicorn.error", "multipart", "python_multipart"):  # a line for each request that is damaged
         logging.getLogger(name).setLevel(logging.ERROR)
     state: State = app.state.hierax
+    state.tells_errors = False
 
     def announce(lines: Sequence[str]) -> None:
         for line in lines:
@@ -195,10 +199,13 @@ def _server(
             """Says when the model is open; stops if it cannot be opened."""
             assert state.opened is not None
             await asyncio.wait([state.opened])
+            try:
+                if state.status == "ready":
+                    ready(await state.in_reader(lines, state, settings))
+            except Exception as error:
+                state.fail(error)
             if state.error is not None:
                 self.should_exit = True
-            elif state.status == "ready":
-                ready(await state.in_reader(lines, state, settings))
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """Stops accepting, and finishes what was accepted."""
