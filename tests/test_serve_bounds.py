@@ -140,9 +140,9 @@ def test_a_long_name_is_cut(client: TestClient) -> None:
 
 
 def test_a_model_for_another_task_is_told_at_the_start() -> None:
-    with pytest.raises(ValueError, match=r"mae is hierax/femto; expected a masked autoencoder of images"):
+    with pytest.raises(ValueError, match="mae is hierax/femto, a model for classification; expected an MAE model"):
         Service("hierax/femto", mae="hierax/femto", **EXACT).open()
-    with pytest.raises(ValueError, match=r"segmentation is hierax/femto; expected a segmentation model of images"):
+    with pytest.raises(ValueError, match="segmentation is hierax/femto, a model for classification; expected a segm"):
         Service("hierax/femto", segmentation="hierax/femto", **EXACT).open()
     with pytest.raises(OSError, match="nothing"):
         Service("hierax/femto", mae="nothing/here/at-all", **EXACT).open()
@@ -160,3 +160,27 @@ def test_what_the_server_has_is_told_without_opening_every_engine(monkeypatch: p
     with served("hierax/femto", mae="hierax/femto.mae") as client:
         monkeypatch.setattr("hierax.serve.engines.Engine", None)
         assert client.get("/v1/model").json()["mae"]["source"] == "hierax/femto.mae"
+
+
+def test_a_server_does_not_tell_where_its_files_are(tmp_path: Path) -> None:
+    import shutil
+
+    from hierax.checkpoint.bundled import bundled_folder
+
+    folder = bundled_folder("hierax/femto")
+    assert folder is not None
+    shutil.copytree(folder, tmp_path / "mine")
+    with served(tmp_path / "mine") as client:
+        answers = [
+            client.get("/v1/model"),
+            send(client, "/v1/classify", encoded()),
+            send(client, "/v1/segment", encoded()),
+        ]
+        answers.append(send(client, "/v1/embed", encoded(), format="npy"))
+        assert (
+            answers[0].json()["model"]["source"]
+            == answers[1].json()["model"]
+            == answers[3].headers["x-model"]
+            == "mine"
+        )
+        assert not any(str(tmp_path) in answer.text for answer in answers)

@@ -21,7 +21,7 @@ from hierax.collection.index import Hit, Index
 from hierax.collection.mapped import RowInfo
 from hierax.collection.store import MANIFEST, CollectionError, has_windows, shards
 from hierax.embedding.search import open_queries
-from hierax.serve.description import folder_name
+from hierax.serve.engines import public_name
 from hierax.serve.errors import refuse
 
 if TYPE_CHECKING:
@@ -132,16 +132,16 @@ class Collection:
         index = self.current().index
         return {
             "count": len(index),
-            "name": folder_name(self.folders[0]),
+            "name": public_name(self.folders[0].absolute()),
             "columns": [{"name": c.name, "layer": c.layer, "shape": list(c.shape)} for c in index.manifest.columns],
-            "model": _public(index.manifest.model),
+            "model": public_name(index.manifest.model),
             "folders": len(self.folders),
         }
 
     @property
     def model(self) -> str:
         """The name of the model that made the collection."""
-        return _public(self.state.index.manifest.model)
+        return public_name(self.state.index.manifest.model)
 
     def search(self, vectors: np.ndarray, k: int) -> list[tuple[Hit, ...]]:
         """The `k` rows that are most similar to each vector of `[Q, D]`."""
@@ -279,8 +279,3 @@ def _file(path: str) -> str:
 def hit_fields(hit: Hit) -> dict[str, Any]:
     """A hit in an answer."""
     return {"id": hit.id, "name": _file(hit.path), "path": hit.path, "score": hit.score}
-
-
-def _public(model: str) -> str:
-    """The name of a model; of a path only the last part."""
-    return folder_name(model) if os.path.isabs(model) else model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from hierax.model.registry import TASKS
@@ -20,7 +19,7 @@ def describe(service: Service) -> dict[str, Any]:
     return {
         "tasks": service.tasks,
         "model": {
-            "source": models.source,
+            "source": models.source_of(models.main),
             "license": config.license,
             "image_size": list(service.record("view").output_size or config.image_size),
             "labels": labels,
@@ -61,8 +60,3 @@ def _segmentation(service: Service) -> dict[str, Any] | None:
         "labels": labels,
         "colors": palette(len(labels)).tolist(),
     }
-
-
-def folder_name(folder: str | os.PathLike[str]) -> str:
-    """The last part of a path: a server does not tell where its files are."""
-    return os.path.basename(os.path.normpath(os.fspath(folder)))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.embedding.extractor import POOLED, FeatureExtractor
 from hierax.engine import Engine
@@ -51,7 +52,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model: its configuration, its preprocessing at its own size, its license, and its parts."""
+    """What is known of a model: its task, its configuration, its preprocessing, its license, and its parts."""
+
+    task: str
 
     config: HieraConfig
     record: Preprocessing
@@ -116,12 +119,13 @@ class Models:
             if opened is not None:
                 task = opened.task
                 config, record, license_ = opened.config, opened.preprocessing, opened.license
-                self._facts[role] = Facts(config, preprocessing_for(config, record), license_, {TASKS[task].part})
+                record = preprocessing_for(config, record)
+                self._facts[role] = Facts(task, config, record, license_, {TASKS[task].part})
             else:
                 found = self.checkpoint if given is None else self._checkpoint(given)
                 assert found is not None
                 record = preprocessing_for(found.config, found.preprocessing)
-                self._facts[role] = Facts(found.config, record, found.license, found.parts)
+                self._facts[role] = Facts(found.task, found.config, record, found.license, found.parts)
         return self._facts[role]
 
     def _checkpoint(self, source: Source) -> Checkpoint:
@@ -135,8 +139,11 @@ class Models:
     def _check(role: str, facts: Facts, source: Source) -> None:
         """Raises `ValueError` if a model is not for the role that it was given."""
         if TASKS[role].part not in facts.parts or facts.config.axes != 2:
-            wanted = "a masked autoencoder of images" if role == "mae" else "a segmentation model of images"
-            raise ValueError(f"{role} is {os.fspath(source)}; expected {wanted}")
+            wanted = f"an MAE model of images, such as {FEMTO_MAE}"
+            if role == "segmentation":
+                wanted = "a segmentation model of images, such as the run of hierax finetune DATA --task segment"
+            kind = "clips" if facts.config.is_video else facts.task
+            raise ValueError(f"{role} is {os.fspath(source)}, a model for {kind}; expected {wanted}")
 
     @property
     def config(self) -> HieraConfig:
@@ -153,8 +160,12 @@ class Models:
         return os.fspath(self.model)
 
     def source_of(self, role: str) -> str:
-        """The name of the model of a role."""
-        return os.fspath(self._others.get(role) or self.source)
+        """The name of the model of a role, as clients see it: of an absolute path the last part."""
+        return public_name(self._others.get(role) or self.source)
+
+    def is_open(self, role: str) -> bool:
+        """Whether the model of a role is open."""
+        return role in self._opened
 
     @property
     def main(self) -> str:
@@ -276,6 +287,12 @@ class Models:
         for engine in [*engines, self.engine]:
             if engine is not None and engine is not self._given:
                 engine.close()
+
+
+def public_name(source: Source) -> str:
+    """The name of a model as clients see it: a server does not tell where its files are."""
+    name = os.fspath(source)
+    return os.path.basename(os.path.normpath(name)) if os.path.isabs(name) else name
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:

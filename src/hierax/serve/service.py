@@ -163,8 +163,7 @@ class Service:
 
     def source(self, task: str) -> str:
         """The name of the model of a task."""
-        role = _ROLES.get(task)
-        return self.models.source_of(role) if role in ("mae", "segmentation") else self.models.source
+        return self.models.source_of(_ROLES.get(task, self.models.main))
 
     def need(self, task: str) -> None:
         """Checks that this server has a task.
@@ -177,7 +176,7 @@ class Service:
                 "reconstruct": "it has no masked autoencoder (hierax serve --mae)",
                 "segment": "it has no segmentation model (hierax serve --segmentation)",
                 "search": "it has no collection (hierax serve --collection)",
-            }.get(task, f"its model {self.models.source} is not for this task")
+            }.get(task, f"its model {self.source(task)} is not for this task")
             raise refuse("not_found", f"this server does not answer /v1/{task}: {why}")
 
     def config(self, task: str) -> HieraConfig:
@@ -216,8 +215,11 @@ class Service:
 
     def extractor(self, layer: str) -> Any:
         """The extractor that computes a layer, "pooled" or a stage."""
-        role = "pooled" if layer == "pooled" and "pooled" in self.models.roles else "stages"
-        return self.models.extractor(role)
+        return self.models.extractor(self.role_of(layer))
+
+    def role_of(self, layer: str) -> str:
+        """The role that has a layer."""
+        return "pooled" if layer == "pooled" and "pooled" in self.models.roles else "stages"
 
     def run(self, work: Work, items: Sequence[Any]) -> Sequence[Any]:
         """The results of items of equal work; one may be an exception."""

@@ -64,6 +64,11 @@ class Images:
         """Opens what the task needs, in a thread, before images are read."""
         return await asyncio.to_thread(function, *arguments)
 
+    async def open(self, role: str) -> None:
+        """Opens the model of a role, if it is not, in a thread that reads no images."""
+        if not self.service.models.is_open(role):
+            await asyncio.to_thread(self.service.models.get, role)
+
     async def each(
         self, compute: Callable[[Upload], Coroutine[Any, Any, _T]], *, weight: int = 0
     ) -> list[_T | Refusal]:

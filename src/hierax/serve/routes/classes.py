@@ -75,6 +75,7 @@ async def embed(request: Request, call: Annotated[Call, Depends(read_call)]) -> 
     known = service.layers
     if layer not in known:
         raise refuse("bad_argument", f"layer is {layer[:60]!r}; expected one of {', '.join(known)}", field="layer")
+    await images.open(service.role_of(layer))
 
     async def one(upload: Upload) -> Any:
         levels = await images.state.in_thread(service.pixels, upload, task="embed", size=size)

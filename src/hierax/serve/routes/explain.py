@@ -69,7 +69,9 @@ def _label(service: Service, label: str | None, method: str) -> int | None:
     from hierax.predict.explain import label_index
 
     if method not in service.models.roles:
-        raise refuse("bad_argument", f"method is {method}; {service.models.source} is not a classifier", field="method")
+        raise refuse(
+            "bad_argument", f"method is {method}; {service.source('explain')} is not a classifier", field="method"
+        )
     if label is not None and method == "rollout":
         raise refuse("bad_argument", "label is given, but rollout explains no label", field="label")
     config = service.models.predictor(method).config
