@@ -213,3 +213,31 @@ def test_a_model_of_clips_is_refused(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="takes clips; expected a model of images"):
         Service(str(tmp_path)).open()
+
+
+def test_images_of_one_window_share_a_call_and_keep_their_masks(
+    segmenter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    from hierax.serve.bodies import Upload
+    from hierax.serve.service import Work
+
+    service = Service("hierax/femto", segmentation=segmenter, precision="fp32", backend="openvino", threads=1)
+    service.open()
+    predictor = service.models.predictor("segmentation")
+    uploads = [Upload("a", encoded(picture(90, 70, seed=seed))) for seed in range(3)]
+    items = [service.reader.whole(upload, predictor, size=None) for upload in uploads]
+    work = Work("segment", tuple(items[0][1].levels.shape))
+    alone = [service.run(work, [item])[0] for item in items]
+    calls: list[int] = []
+    coarse = Engine.coarse_logits
+
+    def counted(self: Any, *, pixel_values: Any) -> Any:
+        calls.append(len(pixel_values))
+        return coarse(self, pixel_values=pixel_values)
+
+    monkeypatch.setattr(Engine, "coarse_logits", counted)
+    together = service.run(work, items)
+    assert calls == [3]
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+    service.close()

@@ -17,7 +17,7 @@ from hierax.model.class_map import ClassMap
 from hierax.model.config import HieraConfig
 from hierax.predict.inputs import not_finite
 from hierax.predict.predictor import Predictor
-from hierax.predict.sliding import OVERLAP, Box, axis, default_window, merged_rows
+from hierax.predict.sliding import OVERLAP, Axis, Box, axis, default_window, merged_rows
 from hierax.processing import HieraImageProcessor, Preprocessing
 from hierax.viz.segmentation import palette
 
@@ -92,27 +92,43 @@ class Segmenter:
         levels = self.processor.levels(picture, plan)
         return ReadImage(_shown(picture, self.processor.record), levels)
 
+    def _axes(self, read: ReadImage) -> list[Axis]:
+        """The windows along the rows and the columns of an image."""
+        stride = self.predictor.config.patch_stride
+        return [
+            axis(length, stride=step, window=side, overlap=self.overlap, fixed=self.fixed)
+            for length, step, side in zip(read.levels.shape[:2], stride, self.window, strict=True)
+        ]
+
+    def one_window(self, read: ReadImage) -> Tensor | None:
+        """The pixels `[1, C, h, w]` of an image that is one window; None for a larger one."""
+        axes = self._axes(read)
+        if any(len(one.starts) > 1 for one in axes):
+            return None
+        height, width = (slice(0, one.side) for one in axes)
+        return torch.from_numpy(self._part(read.levels, (height, width)))[None]
+
     @torch.inference_mode()
-    def classes(self, path: Path, read: ReadImage) -> np.ndarray:
+    def classes(self, path: Path, read: ReadImage, *, logits: Tensor | None = None) -> np.ndarray:
         """The class of every pixel of the image, `[height, width]`; `path` is its name in errors.
 
         The bands of windows lie along the shorter side of the image, because the logits of one band are in memory.
 
+        Args:
+            logits: of an image that is one window, its coarse logits `[classes, cells, cells]` if they are known.
+
         Raises:
             ImageError: the output of the model is not finite.
         """
-        stride = self.predictor.config.patch_stride
+        stride, axes, known = self.predictor.config.patch_stride, self._axes(read), logits
         pixels, size = read.levels.shape[:2], (read.image.height, read.image.width)
-        axes = [
-            axis(length, stride=step, window=side, overlap=self.overlap, fixed=self.fixed)
-            for length, step, side in zip(pixels, stride, self.window, strict=True)
-        ]
         turn = -1 if pixels[1] > pixels[0] else 1
         rows, columns = axes[::turn]
 
         def logits_of(boxes: Sequence[Box]) -> Iterator[Tensor]:
             windows = [box if turn == 1 else (box[1], box[0]) for box in boxes]
-            for number, logits in enumerate(self._logits(read.levels, windows), 1):
+            given = self._logits(read.levels, windows) if known is None else iter([known])
+            for number, logits in enumerate(given, 1):
                 if (error := not_finite(path, [logits])) is not None:
                     raise error
                 if self.on_window is not None:

@@ -286,8 +286,15 @@ class Service:
         return [_checked(one, [torch.from_numpy(one.values)]) for one in found]
 
     def _segment(self, work: Work, items: Sequence[Any]) -> Sequence[Any]:
-        """Items are what `Reader.whole` returns."""
-        return [steps.classes(Path("image"), image) for steps, image in items]
+        """Items are what `Reader.whole` returns. Images of one window each share a call of the engine."""
+        predictor: Predictor = items[0][0].predictor
+        windows = [steps.one_window(image) for steps, image in items]
+        known: list[Tensor | None] = [None] * len(items)
+        if len(items) > 1 and all(pixels is not None for pixels in windows):
+            parts = self.in_parts(predictor.engine, windows)
+            known = [one for part in parts for one in predictor.coarse_logits(torch.cat(part)).float().unbind()]
+        asked = zip(items, known, strict=True)
+        return [steps.classes(Path("image"), image, logits=logits) for (steps, image), logits in asked]
 
     def _joint(self, work: Work, items: Sequence[Tensor]) -> Sequence[Any]:
         return self.joint(items)
