@@ -86,7 +86,6 @@ def image_files() -> tuple[bytes, ...]:
         ("PCX", base, {}),
         ("SGI", base, {}),
         ("DDS", base, {}),
-        ("IM", base, {}),
     ]
     for form, image, options in settings:
         stream = io.BytesIO()
