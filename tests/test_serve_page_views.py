@@ -128,17 +128,17 @@ def test_a_point_shows_where_the_image_is_similar_at_once(server: Server, visito
     visitor = visitors(server.url)
     page = visitor.open("see")
     visitor.give(CAT)
-    expect(page.locator("#see-read")).to_contain_text("row 6 of 10, column 6 of 10")
+    expect(page.locator("#see-read")).to_contain_text("row 11 of 20, column 11 of 20")
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     frame = page.locator("#see-frame")
     frame.hover(position={"x": 5, "y": 5})
-    expect(page.locator("#see-read")).to_contain_text("row 1 of 10, column 1 of 10")
+    expect(page.locator("#see-read")).to_contain_text("row 1 of 20, column 1 of 20")
     near = pixel(page, "#see-heat", 0.01, 0.01)
     box = frame.bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] - 5)
-    expect(page.locator("#see-read")).to_contain_text("row 10 of 10, column 10 of 10")
+    expect(page.locator("#see-read")).to_contain_text("row 20 of 20, column 20 of 20")
     assert pixel(page, "#see-heat", 0.01, 0.01) != near
     here = pixel(page, "#see-heat", 0.995, 0.995)
     assert max(abs(a - b) for a, b in zip(here, near, strict=True)) < 16, "the point itself has the color of 1"
@@ -149,7 +149,7 @@ def test_the_map_of_the_browser_is_that_of_the_server(server: Server, visitors: 
     visitor = visitors(server.url)
     page = visitor.open("see")
     visitor.give(CAT)
-    expect(page.locator("#see-read")).to_contain_text("row 6 of 10")
+    expect(page.locator("#see-read")).to_contain_text("row 11 of 20")
     differences = page.evaluate(
         """async () => {
             const {unitVectors, similarity} = await import("/assets/maps.js");
@@ -169,12 +169,12 @@ def test_arrow_keys_move_the_point_by_cells(server: Server, visitors: Visitors) 
     visitor = visitors(server.url)
     page = visitor.open("see")
     visitor.give(CAT)
-    expect(page.locator("#see-read")).to_contain_text("row 6 of 10, column 6 of 10")
+    expect(page.locator("#see-read")).to_contain_text("row 11 of 20, column 11 of 20")
     page.locator("#see-frame").focus()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowUp")
-    expect(page.locator("#see-read")).to_contain_text("row 4 of 10, column 5 of 10")
+    expect(page.locator("#see-read")).to_contain_text("row 9 of 20, column 10 of 20")
 
 
 def test_stages_and_input_sizes_are_chosen_and_saved(server: Server, visitors: Visitors) -> None:
@@ -184,13 +184,13 @@ def test_stages_and_input_sizes_are_chosen_and_saved(server: Server, visitors: V
     expect(page.locator("#see-stages img:visible")).to_have_count(4)
     page.locator('#see-stages [aria-checked="true"]').focus()
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#see-read")).to_contain_text("Stage 4: cosine similarity with the cell in row 3 of 5")
-    page.select_option("#see-size", "320")
-    expect(page.locator("#see-read")).to_contain_text("row 6 of 10")
+    expect(page.locator("#see-read")).to_contain_text("Stage 4: cosine similarity with the cell in row 6 of 10")
+    page.select_option("#see-size", label="160 pixels, as trained")
+    expect(page.locator("#see-read")).to_contain_text("row 3 of 5")
     with page.expect_download() as saved:
         page.click("#see-npy")
     assert saved.value.suggested_filename == "cat-stage4.npy"
-    assert np.load(saved.value.path()).shape == (320, 10, 10)
+    assert np.load(saved.value.path()).shape == (320, 5, 5)
     with page.expect_download() as saved:
         page.click("#see-png")
     with Image.open(saved.value.path()) as image:

@@ -1,6 +1,6 @@
 // Starts the page: learns what the server has, shows its views, follows the address.
 
-import { find } from "./dom.js";
+import { element, find } from "./dom.js";
 import * as collection from "./collection.js";
 import * as imagine from "./imagine.js";
 import * as images from "./images.js";
@@ -12,16 +12,18 @@ import * as what from "./what.js";
 // `has` says whether the server can do it; `lacks` is the sentence if it cannot.
 const VIEWS = {
   what: { title: "What is it", module: what, has: (about) => about.tasks.includes("classify"),
-    lacks: "The model of this server is not a classifier. Start the server with one: hierax serve --model MODEL." },
+    lacks: "The model of this server is not a classifier. Start it with one to see this view:", command: "hierax serve --model MODEL" },
   see: { title: "What does it see", module: see, has: (about) => about.tasks.includes("features"),
-    lacks: "The model of this server gives no feature maps." },
+    lacks: "The model of this server gives no feature maps.", command: "" },
   imagine: { title: "Imagine the rest", module: imagine, has: (about) => Boolean(about.mae),
-    lacks: "This server has no MAE model. Start it with one to see this view: hierax serve --mae MODEL." },
+    lacks: "This server has no MAE model. Start it with one to see this view:", command: "hierax serve --mae MODEL" },
   segment: { title: "Segment", module: segment, has: (about) => Boolean(about.segmentation),
-    lacks: "This server has no segmentation model. Start it with one to see this view: hierax serve --segmentation MODEL." },
+    lacks: "This server has no segmentation model. Start it with one to see this view:", command: "hierax serve --segmentation MODEL" },
   collection: { title: "My collection", module: collection, has: (about) => Boolean(about.collection),
-    lacks: "This server has no collection. Start it with a folder of hierax embed to see this view: hierax serve --collection FOLDER." },
+    lacks: "This server has no collection. Start it with a folder of hierax embed to see this view:", command: "hierax serve --collection FOLDER" },
 };
+
+const lacking = ({ lacks, command }) => [lacks, " ", command ? element("code", { text: command }) : ""];
 
 let about = null;
 let shown = "";
@@ -42,7 +44,7 @@ function route() {
   }
   find("#title").textContent = view.title;
   document.title = `${view.title} · hierax`;
-  find("#view-missing .lead").textContent = view.lacks;
+  find("#view-missing .lead").replaceChildren(...lacking(view));
   const before = shown;
   shown = has ? name : "missing";
   if (before && before !== shown) scrollTo(0, 0);
@@ -62,7 +64,7 @@ function describe() {
   const parts = [`hierax ${about.version}`, model.source, model.license, size && `trained at ${size}`, `${model.precision} on ${model.device}`];
   find("#about").textContent = parts.filter(Boolean).join(" · ");
   const missing = Object.values(VIEWS).filter((view) => !view.has(about));
-  find("#lacks").textContent = missing.map((view) => view.lacks).join(" ");
+  find("#lacks").replaceChildren(...missing.map((view) => element("span", {}, ...lacking(view))));
   for (const link of document.querySelectorAll("nav a")) link.hidden = !VIEWS[link.hash.slice(1)].has(about);
 }
 

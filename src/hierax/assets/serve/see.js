@@ -63,11 +63,14 @@ function makeStages() {
   }));
 }
 
-// The native size and larger ones, in steps of the mask unit.
+// The native size and larger ones, in steps of the mask unit. A small model has few cells at its native size: twice
+// that shows more.
 function makeSizes() {
   const native = Math.min(...about.model.image_size);
   const sizes = [...new Set([1, 1.5, 2, 3, 4].map((times) => Math.round((native * times) / 32) * 32))].filter((size) => size >= native && size <= 1024);
-  find("#see-size").replaceChildren(...sizes.map((size, i) => element("option", { value: i ? size : "", text: i ? `${size} pixels` : `${native} pixels, as trained` })));
+  const first = native < 200 ? 2 * native : native;
+  find("#see-size").replaceChildren(...sizes.map((size) =>
+    element("option", { value: size === native ? "" : size, selected: size === first, text: size === native ? `${size} pixels, as trained` : `${size} pixels` })));
 }
 
 async function reload() {

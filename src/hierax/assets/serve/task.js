@@ -9,6 +9,7 @@ const BUSY_TRIES = 4;
 export class Task {
   #controller = null;
   #lost = false;
+  #known = false; // whether it was answered once
   #retry = null; // tries again what failed
 
   // `notice` is an element with role="status"; `busy` is marked with aria-busy while a request runs.
@@ -38,6 +39,7 @@ export class Task {
         const answer = await this.#patiently(work, signal);
         if (signal.aborted) return undefined;
         this.#say([]);
+        this.#known = true;
         return answer;
       } catch (error) {
         if (signal.aborted || error.name === "AbortError") return undefined;
@@ -106,7 +108,8 @@ export class Task {
     if (this.notice.dataset.kind === "slow") return; // it already says why it waits
     const began = performance.now() - SLOW;
     const seconds = element("span", { "aria-hidden": "true", class: "number" });
-    this.#say([element("span", { text: "The server is still working on this." }), seconds, this.#cancel()], "slow");
+    const text = `The server is still working on this.${this.#known ? "" : " The first time, it prepares the model."}`;
+    this.#say([element("span", { text }), seconds, this.#cancel()], "slow");
     const tick = () => (seconds.textContent = `${Math.round((performance.now() - began) / 1000)} s`);
     tick();
     this.ticking = setInterval(tick, 1000);
