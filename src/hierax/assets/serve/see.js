@@ -130,7 +130,7 @@ function setMode(mode) {
 async function labels() {
   explain();
   const chips = find("#see-label .chips");
-  const found = await tasks.label.run((signal) => item("/v1/classify", { images: [state.image], query: { top_k: 5 }, signal }));
+  const found = await tasks.label.run((signal) => item("/v1/classify", request(signal, { top_k: 5 })));
   chips.replaceChildren(...(found?.predictions ?? []).map(({ label, probability }) =>
     element("button", { type: "button", class: "chip", "aria-pressed": "false", "data-label": label, onclick: () => {
       find("#see-name").value = label;
