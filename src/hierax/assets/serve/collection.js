@@ -22,7 +22,8 @@ let shown = "";
 let groups = [];
 
 export function start() {
-  for (const name of ["rows", "search", "duplicates", "map"]) tasks[name] = new Task(find(".notice", root));
+  const first = { rows: "", search: "", duplicates: "It compares all images.", map: "The first time, it computes the map." };
+  for (const [name, why] of Object.entries(first)) tasks[name] = new Task(find(".notice", root), null, why);
   wall = new Wall(find("#collection-wall"));
   map = new PointMap(find("#collection-map"), { open, name: nameOf });
   const { count, folders, model } = about.collection;

@@ -13,7 +13,9 @@ export class Task {
   #retry = null; // tries again what failed
 
   // `notice` is an element with role="status"; `busy` is marked with aria-busy while a request runs.
-  constructor(notice, busy = null) {
+  // `first` says why the first answer takes longer.
+  constructor(notice, busy = null, first = "The first time, it prepares the model.") {
+    this.first = first;
     this.notice = notice.appendChild(element("span", { class: "news" })); // several tasks may share a place
     this.busy = busy;
     server.addEventListener("back", () => this.#lost && this.#retry?.());
@@ -108,7 +110,7 @@ export class Task {
     if (this.notice.dataset.kind === "slow") return; // it already says why it waits
     const began = performance.now() - SLOW;
     const seconds = element("span", { "aria-hidden": "true", class: "number" });
-    const text = `The server is still working on this.${this.#known ? "" : " The first time, it prepares the model."}`;
+    const text = `The server is still working on this. ${this.#known ? "" : this.first}`;
     this.#say([element("span", { text }), seconds, this.#cancel()], "slow");
     const tick = () => (seconds.textContent = `${Math.round((performance.now() - began) / 1000)} s`);
     tick();
