@@ -129,6 +129,16 @@ def test_every_format_has_its_media_type(client: TestClient, path: str) -> None:
     assert not forms or {OF_FORMAT[form] for form in forms} == set(stated)
 
 
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda value: str(value))
+def test_the_examples_of_answers_have_the_form_of_the_document(method: str, path: str) -> None:
+    stated = operation(method, path)["responses"]["200"].get("content", {}).get("application/json", {})
+    if "example" in stated:
+        schema = {**stated["schema"], "components": DOCUMENT["components"]}
+        jsonschema.Draft202012Validator(schema).validate(stated["example"])
+    needs_none = ("/v1/model", "/v1/collection", "/v1/view", "/v1/collection/thumbnail/{row}")
+    assert "example" in stated or path in needs_none or not path.startswith("/v1/")
+
+
 def test_an_error_of_one_image_has_the_form_of_the_document(client: TestClient) -> None:
     for path in (
         "classify",

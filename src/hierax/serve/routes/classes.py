@@ -39,7 +39,11 @@ _VIEW = (a.size(),)
 @router.post(
     "/classify",
     summary="The most probable classes of images",
-    responses=answers(Answer[Classified], "The classes of each image, best first."),
+    responses=answers(
+        Answer[Classified],
+        "The classes of each image, best first.",
+        item={"image": [160, 160], "predictions": [{"label": "mammals", "index": 14, "probability": 0.62}]},
+    ),
     openapi_extra=extra(_CLASSIFY, example={"top_k": 2}),
 )
 async def classify(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
@@ -63,7 +67,7 @@ async def classify(request: Request, call: Annotated[Call, Depends(read_call)]) 
 @router.post(
     "/embed",
     summary="The vectors of images",
-    responses=answers(Answer[Embedded], "A vector for each image.", NPY, ARROW),
+    responses=answers(Answer[Embedded], "A vector for each image.", NPY, ARROW, item={"embedding": [0.12, -0.4, 1.7]}),
     openapi_extra=extra(_EMBED, example={"layer": "stage3", "l2": True}),
 )
 async def embed(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:

@@ -38,6 +38,9 @@ _DUPLICATES = (
     a.whole("limit", "Number of groups, the largest first.", least=1, most=10_000, default=1000),
 )
 _MAP = (a.whole("points", "Maximum number of points, evenly spaced.", least=1, most=5000, default=2000, example=50),)
+_HIT = {"id": "349fd8a97df370de", "name": "cat2.jpg", "path": "/images/cat2.jpg", "score": 0.97}
+_ROW = {"id": "349fd8a97df370de", "name": "cat2.jpg", "width": 500, "height": 375}
+_MEMBER = {"id": "349fd8a97df370de", "name": "cat2.jpg", "exact": True}
 _JPEG: dict[int | str, dict[str, Any]] = {200: {"description": "The image.", "content": {"image/jpeg": {}}}}
 
 
@@ -52,7 +55,7 @@ def _collection(request: Request) -> Collection:
 @router.post(
     "/search",
     summary="Images of the collection that are similar",
-    responses=answers(Answer[Found], "The hits of each image, best first."),
+    responses=answers(Answer[Found], "The hits of each image, best first.", item={"hits": [_HIT]}),
     openapi_extra=extra(_SEARCH, example={"k": 2}, image=False),
 )
 async def search(request: Request, call: Annotated[Call, Depends(read_any_call)]) -> Response:
@@ -90,7 +93,7 @@ async def _of_row(images: Images, collection: Collection) -> Response:
 @router.get(
     "/search",
     summary="Images of the collection that are similar to one of its rows",
-    responses=answers(Answer[Found], "The hits, best first."),
+    responses=answers(Answer[Found], "The hits, best first.", item={"hits": [_HIT]}),
     openapi_extra=parameters(_SEARCH),
 )
 async def search_id(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
@@ -112,7 +115,9 @@ async def collection(request: Request, call: Annotated[Call, Depends(read_call)]
 @router.get(
     "/collection/rows",
     summary="Rows of the collection",
-    responses=answers(Rows, "Some rows, in the order of the collection."),
+    responses=answers(
+        Rows, "Some rows, in the order of the collection.", example={"offset": 0, "count": 1, "rows": [_ROW]}
+    ),
     openapi_extra=parameters(_ROWS),
 )
 async def rows(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
@@ -142,7 +147,9 @@ async def thumbnail(request: Request, row: str, call: Annotated[Call, Depends(re
 @router.get(
     "/collection/duplicates",
     summary="Groups of near-duplicates",
-    responses=answers(Groups, "Groups, the largest first."),
+    responses=answers(
+        Groups, "Groups, the largest first.", example={"threshold": 0.95, "groups": [[{**_MEMBER, "score": 1.0}]]}
+    ),
     openapi_extra=parameters(_DUPLICATES),
 )
 async def duplicates(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
@@ -154,7 +161,11 @@ async def duplicates(request: Request, call: Annotated[Call, Depends(read_call)]
 @router.get(
     "/collection/map",
     summary="The collection in two dimensions",
-    responses=answers(Points, "A point for each row, or for a sample."),
+    responses=answers(
+        Points,
+        "A point for each row, or for a sample.",
+        example={"points": [{"id": _ROW["id"], "x": 0.25, "y": 1.0}], "count": 1, "method": "pca"},
+    ),
     openapi_extra=parameters(_MAP),
 )
 async def places(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:

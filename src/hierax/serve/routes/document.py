@@ -68,11 +68,24 @@ def _body(arguments: Sequence[Argument], example: Mapping[str, Any], *, required
     }
 
 
-def answers(model: type[BaseModel] | None, about: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
-    """The successful response of a route: JSON of a model, and other media types."""
+def answers(
+    model: type[BaseModel] | None, about: str, *kinds: str, example: Any = None, item: Any = None
+) -> dict[int | str, dict[str, Any]]:
+    """The successful response of a route: JSON of a model, and other media types.
+
+    Args:
+        model: the form of the JSON; None if there is none.
+        about: what is answered.
+        kinds: media types besides JSON.
+        example: an answer; or with `item` the result of one image in it.
+    """
     binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
     content = {kind: {**binary, "x-when": _KINDS[kind]} for kind in kinds}
     entry: dict[str, Any] = {"description": about}
+    if item is not None:
+        example = {"model": "hierax/femto", "results": [{"name": "cat.jpg", **item}], "milliseconds": 12.5}
+    if example is not None:
+        content["application/json"] = {"example": example}
     if model is not None:
         entry["model"] = model
     if content:

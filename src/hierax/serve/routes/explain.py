@@ -33,7 +33,21 @@ _EXPLAIN = (
 @router.post(
     "/explain",
     summary="Which regions speak for a label",
-    responses=answers(Answer[Explained], "The explanation of each image.", NPY, PNG),
+    responses=answers(
+        Answer[Explained],
+        "The explanation of each image.",
+        NPY,
+        PNG,
+        item={
+            "label": "mammals",
+            "index": 14,
+            "probability": 0.62,
+            "shape": [1, 2],
+            "stride": [32, 32],
+            "image": [32, 64],
+            "values": [[0.25, 1.0]],
+        },
+    ),
     openapi_extra=extra(_EXPLAIN, example={"label": "0"}),
 )
 async def explain(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:

@@ -37,7 +37,13 @@ _SIMILARITY = (
 @router.post(
     "/features",
     summary="The feature map of a stage",
-    responses=answers(Answer[Featured], "The map of each image.", NPY, PNG),
+    responses=answers(
+        Answer[Featured],
+        "The map of each image.",
+        NPY,
+        PNG,
+        item={"stage": 4, "shape": [2, 1, 1], "image": [32, 32], "data": "AACAPwAAAMA="},
+    ),
     openapi_extra=extra(_FEATURES, example={"stage": 4}),
 )
 async def features(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
@@ -65,7 +71,13 @@ async def features(request: Request, call: Annotated[Call, Depends(read_call)]) 
 @router.post(
     "/similarity",
     summary="How similar everything is to a point",
-    responses=answers(Answer[Similar], "The similarities of each image.", NPY, PNG),
+    responses=answers(
+        Answer[Similar],
+        "The similarities of each image.",
+        NPY,
+        PNG,
+        item={"stage": 4, "shape": [1, 2], "image": [32, 64], "cell": [0, 1], "values": [[0.4, 1.0]]},
+    ),
     openapi_extra=extra(_SIMILARITY, example={"stage": 3, "x": 0.25, "y": 0.75}),
 )
 async def similarity(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:

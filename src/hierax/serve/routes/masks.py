@@ -11,7 +11,7 @@ from hierax.serve.bodies import Call, Upload, read_call
 from hierax.serve.errors import refuse
 from hierax.serve.routes import arguments as a
 from hierax.serve.routes.answers import Images, only
-from hierax.serve.routes.document import JPEG, PNG, answers, extra
+from hierax.serve.routes.document import JPEG, PIXEL, PNG, answers, extra
 from hierax.serve.routes.schemas import Answer, Reconstructed, Segmented
 from hierax.serve.service import Service, Work, base64_text, png
 
@@ -53,7 +53,19 @@ _SEGMENT = (
 @router.post(
     "/reconstruct",
     summary="Imagine the hidden parts of an image",
-    responses=answers(Answer[Reconstructed], "The reconstruction of each image.", PNG),
+    responses=answers(
+        Answer[Reconstructed],
+        "The reconstruction of each image.",
+        PNG,
+        item={
+            "size": [32, 64],
+            "units": [1, 2],
+            "keep": [True, False],
+            "original": PIXEL,
+            "reconstruction": PIXEL,
+            "loss": 0.51,
+        },
+    ),
     openapi_extra=extra(_RECONSTRUCT, example={"mask_ratio": 0.4, "seed": 1}),
 )
 async def reconstruct(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:
@@ -131,7 +143,18 @@ def _fields(service: Service, pixels: Tensor, made: Tensor, keep: Tensor, loss: 
 @router.post(
     "/segment",
     summary="The class of every pixel",
-    responses=answers(Answer[Segmented], "The classes and the mask of each image.", PNG, JPEG),
+    responses=answers(
+        Answer[Segmented],
+        "The classes and the mask of each image.",
+        PNG,
+        JPEG,
+        item={
+            "width": 16,
+            "height": 16,
+            "areas": [{"label": "sky", "index": 2, "pixels": 256, "share": 1.0, "color": [0, 128, 0]}],
+            "mask": PIXEL,
+        },
+    ),
     openapi_extra=extra(_SEGMENT),
 )
 async def segment(request: Request, call: Annotated[Call, Depends(read_call)]) -> Response:

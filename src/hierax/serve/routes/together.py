@@ -34,6 +34,11 @@ _PREDICT = (
     responses=answers(
         Answer[Predicted],
         "The fields of all tasks, for each image.",
+        item={
+            "image": [160, 160],
+            "predictions": [{"label": "mammals", "index": 14, "probability": 0.62}],
+            "embedding": [0.12, -0.4, 1.7],
+        },
     ),
     openapi_extra=extra(_PREDICT, example={"tasks": "classify,embed,features", "stage": 4}),
 )
