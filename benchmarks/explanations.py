@@ -218,7 +218,7 @@ VARIANTS: dict[str, Heat] = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("folder", type=Path)
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", action="store_true")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     predictor = open_explainer(arguments.model, device="cpu")
     processor = predictor.processor()
     paths = sorted(path for path in arguments.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
