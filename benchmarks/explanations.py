@@ -212,8 +212,8 @@ def _blocks(start: int, stop: int) -> list[str]:
 
 VARIANTS: dict[str, Heat] = {
     "stage 2, layercam": variant([2], "layercam"),
-    **{f"stage 3, {kind}": variant([3], kind) for kind in KINDS},
-    "stage 4, layercam": variant([4], "layercam"),
+    **{f"stage 3, {kind}": variant([3], kind) for kind in ("hirescam", "layercam")},
+    **{f"stage 4, {kind}": variant([4], kind) for kind in ("gradcam", "layercam")},
     **{f"stages 3 x 4, {kind}": variant([3, 4], kind) for kind in KINDS},
 }
 

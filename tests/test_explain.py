@@ -130,8 +130,8 @@ def test_a_clip_has_values_over_time() -> None:
     predictor = open_explainer(classifier("video"))
     (found,) = explanations(predictor, pixels(predictor.config, 1), [2])
     assert found.index == 2
-    assert found.values.shape == (4, 2, 2)
-    assert found.stride == (2, 32, 32)
+    assert found.values.shape == (4, 4, 4)
+    assert found.stride == (2, 16, 16)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "rollout"])

@@ -239,7 +239,7 @@ def label_explanations(
         chosen.extend(top if given is None else given for top, given in zip(best, wanted, strict=True))
         return chosen
 
-    logits, heats = class_activations(model, pixels, choose, stage=config.stages)
+    logits, heats = class_activations(model, pixels, choose, stage=_stage(config))
     return [
         [_strengthened(heat, index, config, float(row[index])) for heat, index in zip(heat_rows, indices, strict=True)]
         for heat_rows, indices, row in zip(heats, chosen, probabilities(logits, config), strict=True)
@@ -270,11 +270,16 @@ def _encoder(predictor: Predictor) -> Hiera:
     return encoder
 
 
+def _stage(config: HieraConfig) -> int:
+    """The stage whose map is used: the one before the last, which was the best in the measurement (docs/explain.md)."""
+    return max(config.stages - 1, 1)
+
+
 def _strengthened(heat: Tensor, index: int, config: HieraConfig, probability: float) -> Explanation:
     """The heat of a class, divided by its largest value."""
     most = float(heat.max())
     values = (heat / most if most > 0 else heat).float().cpu().numpy()
-    return Explanation(index, config.id2label[index], probability, values, config.stage_stride(config.stages - 1))
+    return Explanation(index, config.id2label[index], probability, values, config.stage_stride(_stage(config) - 1))
 
 
 def _spread(cells: Tensor, config: HieraConfig) -> Explanation:
