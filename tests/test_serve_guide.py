@@ -10,17 +10,20 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 import hierax
+from hierax import HieraForSemanticSegmentation
 from hierax.cli import _parser
 from hierax.cli.parsing import parse
 from hierax.embedding import embed
 from hierax.serve import create_app
 from listening import running
+from small import image_config, randomize
 from test_docs import Block, blocks, check_printed, commands
 
 ASSETS = Path(hierax.__file__).parent / "assets"
@@ -41,7 +44,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(reader: Path) -> Iterator[str]:
-    with running(create_app(collection=reader / "features", **OPTIONS)) as found:
+    segmenter: Any = randomize(HieraForSemanticSegmentation(image_config(segmentation_hidden_size=16)), 0.3)
+    segmenter.save_pretrained(reader / "segmenter")
+    sources = {"segmentation": reader / "segmenter", "collection": reader / "features"}
+    with running(create_app(**sources, **OPTIONS)) as found:
         yield found
 
 
@@ -74,7 +80,7 @@ def test_every_curl_command_of_the_guide_is_answered(line: str, address: str, re
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"error"' not in done.stdout
     if name := re.search(r" -o (\S+)", line):
-        start = {"png": b"\x89PNG", "npy": b"\x93NUMPY"}[name[1].rpartition(".")[2]]
+        start = {"png": b"\x89PNG", "npy": b"\x93NUMPY", "jpg": b"\xff\xd8\xff"}[name[1].rpartition(".")[2]]
         assert (reader / name[1]).read_bytes().startswith(start)
     elif line.startswith("curl") and "metrics" not in line and "health" not in line:
         assert json.loads(done.stdout)
@@ -130,7 +136,8 @@ def test_the_application_of_the_guide_answers_below_its_path() -> None:
 
     (block,) = [block for block in of_kind("python") if "create_app" in block.text]
     place: dict[str, object] = {}
-    exec(compile(block.text, block.place, "exec"), place)
+    program = block.text.replace('api_key="secret"', 'api_key="secret", precision="fp32", backend="torch"')
+    exec(compile(program, block.place, "exec"), place)
     with TestClient(place["app"]) as client:  # type: ignore[arg-type]
         assert client.get("/vision/healthz").json() == {"status": "alive"}
         assert client.get("/vision/v1/model").json()["error"]["code"] == "unauthorized"

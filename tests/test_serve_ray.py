@@ -17,11 +17,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from hierax.serve.run import Settings
-
 from hierax import extras
 from hierax.serve import create_app
 from hierax.serve.ray import deploy
+from hierax.serve.run import Settings
 from listening import running
 
 PHOTO = Path(extras.__file__).parent / "assets" / "cat.jpg"
