@@ -80,8 +80,12 @@ def test_a_broken_file_is_told_and_the_next_image_is_answered(
     page = visitor.open(view)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(CAT.read_bytes()[:900])
+    visitor.give(PHOTOS[0])
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
     visitor.give(broken)
     expect(notice(page, view)).to_contain_text("This image cannot be read")
+    place = ".seen" if view == "what" else ".frame"
+    expect(page.locator(f"#view-{view} {place} img:visible")).to_have_count(0)  # nothing of the image before
     visitor.give(CAT)
     expect(notice(page, view)).to_be_empty()
     expect(page.locator("[aria-busy=true]")).to_have_count(0)

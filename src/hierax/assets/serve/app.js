@@ -75,7 +75,7 @@ function banner(text) {
 }
 
 async function open() {
-  const slow = setTimeout(() => banner("Waiting for the server …"), 1000);
+  const slow = setTimeout(() => find("#key").open || banner("Waiting for the server …"), 1000);
   try {
     about = await learn();
   } catch (error) {

@@ -56,6 +56,8 @@ export function update() {
     state.image = null;
   } else if (state.image !== image) {
     Object.assign(state, { image, original: null });
+    for (const picture of root.querySelectorAll(".frame img")) show(picture, null); // nothing of the image before stays
+    tell("\u00a0");
     reconstruct();
   }
 }

@@ -74,6 +74,7 @@ function makeSizes() {
 }
 
 async function reload() {
+  if (state.image !== current()) clear();
   Object.assign(state, { image: current(), size: find("#see-size").value, map: null, explained: null, pictures: {} });
   kept.clear();
   draw();
@@ -98,6 +99,12 @@ async function reload() {
   if (!done) return;
   draw();
   if (state.mode === "label") labels();
+}
+
+// Nothing of the image before stays, also if the new one cannot be shown.
+function clear() {
+  for (const image of root.querySelectorAll(".frame img")) show(image, null);
+  find("#see-label .chips").replaceChildren();
 }
 
 async function fetchMap(signal) {

@@ -93,8 +93,10 @@ function draw(answer) {
 // What the model sees of the image: the crop, small beside the labels.
 async function lookAt(image) {
   const figure = find(".seen", root);
+  show(find("img", figure), null);
+  find("figcaption", figure).textContent = "\u00a0";
+  figure.hidden = false;
   const seen = await seeing.run((signal) => blob("/v1/view", { images: [image], signal }));
-  figure.hidden = !seen;
   if (!seen || current() !== image) return;
   show(find("img", figure), seen, "The part of the image that the model sees");
   seenFor = image;
