@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         areas = measure(predictor, engine, images, {**heats, **VARIANTS} if arguments.variants else heats)
     print(f"{len(images)} of {len(paths)} images of {arguments.folder.name}, {arguments.model}")
     show(areas)
-    print("\nrank correlation with the heat of a model with random weights: mean (95 %)")
+    print("\nrank correlation with the heat of a model with random weights: mean (smallest to largest)")
     for method in heats:
         for name, values in randomization(predictor, images, method).items():
             print(f"  {method:10} {name:22} {interval(values)[0]:+.2f} ({values.min():+.2f} to {values.max():+.2f})")
