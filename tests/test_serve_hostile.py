@@ -30,7 +30,6 @@ CHECKS = (
     "content_type_conformance",
     "response_schema_conformance",
     "response_headers_conformance",
-    "negative_data_rejection",
 )
 
 
