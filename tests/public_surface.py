@@ -14,6 +14,7 @@ PACKAGES = (
     "hierax.data",
     "hierax.detection",
     "hierax.collection",
+    "hierax.serve",
     "hierax.integrations.transformers",
 )
 
