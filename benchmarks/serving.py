@@ -20,6 +20,7 @@ import io
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -89,7 +90,12 @@ def serving(command: Sequence[str], log: Path, **environment: str) -> Iterator[t
             if process.poll() is not None:
                 raise SystemExit(text)
             time.sleep(0.1)
-        yield int(text.partition("http://127.0.0.1:")[2].split()[0].split("/")[0]), process.pid
+        port = int(text.partition("http://127.0.0.1:")[2].split()[0].split("/")[0])
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        yield port, process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)

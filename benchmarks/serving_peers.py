@@ -4,8 +4,6 @@ python benchmarks/serving_peers.py plain MODEL       # FastAPI and transformers,
 python benchmarks/serving_peers.py litserve MODEL    # LitServe around hierax.Engine, batches of 16
 """
 
-from __future__ import annotations
-
 import io
 import socket
 import sys
@@ -25,9 +23,10 @@ def plain(model: str) -> None:
     import uvicorn
     from fastapi import FastAPI, UploadFile
     from PIL import Image
-    from transformers import AutoImageProcessor, HieraForImageClassification
+    from transformers import BitImageProcessor, HieraForImageClassification
 
-    processor, net = AutoImageProcessor.from_pretrained(model), HieraForImageClassification.from_pretrained(model)
+    processor = BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
+    net = HieraForImageClassification.from_pretrained(model)
     net.eval()  # pyright: ignore[reportAttributeAccessIssue]
     app = FastAPI()
 

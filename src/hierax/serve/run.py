@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -117,11 +118,14 @@ def serve(
         say: writes a line for a person.
         ready: called with the lines about the model, once it is open; default: `say` writes them.
     """
+    import torch
     import uvicorn
 
     from hierax.serve.connection import protocol
 
     sys.setswitchinterval(_SWITCH)
+    # several engines are compiled in threads, where the backends cannot silence it for themselves alone
+    warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
     app = settings.app()
     config = uvicorn.Config(
         app,
