@@ -253,10 +253,9 @@ def memory(pid: int) -> Iterator[list[float]]:
 def beside(options: argparse.Namespace, folder: Path) -> None:
     """Other servers of the same model; all run at once, and the load goes to one after another."""
     model, images = make_inputs(folder)
-    peers = HERE / "serving_peers.py"
-    others = {"FastAPI and transformers": [sys.executable, str(peers), "plain", str(model)]}
+    others = {"FastAPI and transformers": [sys.executable, str(HERE / "serving_peers.py"), str(model)]}
     if options.litserve:
-        others["LitServe, hierax engine"] = [options.litserve, str(peers), "litserve", str(model)]
+        others["LitServe, hierax engine"] = [options.litserve, str(HERE / "serving_litserve.py"), str(model)]
     commands = {"hierax serve": hierax_serve(model, options), **others}
     rates: dict[str, list[float]] = {name: [] for name in commands}
     with contextlib.ExitStack() as stack:

@@ -44,50 +44,5 @@ def plain(model: str) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def litserve(model: str) -> None:
-    """LitServe with batches, around the same engine."""
-    import litserve as ls  # pyright: ignore[reportMissingImports]
-    import torch
-
-    import hierax
-
-    class Api(ls.LitAPI):
-        """Decodes, computes and answers."""
-
-        def setup(self, device: str) -> None:
-            """Opens the engine."""
-            self.engine = hierax.Engine(model, precision="bf16", max_shapes=16).warm_up(batches=(1, 2, 4, 8, 16))
-
-        def decode_request(self, request: Any) -> Any:
-            """Pixels of an image."""
-            return self.engine.processor(request["image"].file.read()).pixel_values[0]
-
-        def batch(self, inputs: Any) -> Any:
-            """Pixels of several images."""
-            return torch.stack(list(inputs))
-
-        def predict(self, x: Any) -> Any:
-            """Probabilities."""
-            return self.engine(pixel_values=x).logits.softmax(-1)
-
-        def unbatch(self, output: Any) -> Any:
-            """Probabilities of each image."""
-            return list(output)
-
-        def encode_response(self, output: Any) -> Any:
-            """The answer."""
-            found = output.topk(5)
-            best = [
-                {"index": int(i), "probability": float(p)} for p, i in zip(found.values, found.indices, strict=True)
-            ]
-            return {"results": [{"name": "", "predictions": best}]}
-
-    port = free_port()
-    api = Api(max_batch_size=16, batch_timeout=0.002, api_path="/v1/classify")
-    server = ls.LitServer(api, accelerator="cpu", workers_per_device=1)
-    print(f"http://127.0.0.1:{port}", flush=True)
-    server.run(port=port, generate_client_file=False, log_level="warning")
-
-
 if __name__ == "__main__":
-    {"plain": plain, "litserve": litserve}[sys.argv[1]](sys.argv[2])
+    plain(sys.argv[1])
