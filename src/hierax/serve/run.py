@@ -125,7 +125,7 @@ def serve(
 
     sys.setswitchinterval(_SWITCH)
     # several engines are compiled in threads, where the backends cannot silence it for themselves alone
-    warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+    warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
     app = settings.app()
     config = uvicorn.Config(
         app,
