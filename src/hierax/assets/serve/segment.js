@@ -80,7 +80,9 @@ function draw() {
   const [r, g, b] = state.alone?.color ?? [];
   const pixels = new ImageData(new Uint8ClampedArray(data), width, height);
   for (let i = 0; i < data.length; i += 4) {
-    const shown = !state.alone || (data[i] === r && data[i + 1] === g && data[i + 2] === b);
+    const shown = state.alone
+      ? data[i] === r && data[i + 1] === g && data[i + 2] === b
+      : data[i] || data[i + 1] || data[i + 2]; // black, the background, would only darken the image
     pixels.data[i + 3] = shown ? alpha : 0;
   }
   Object.assign(canvas, { width, height });
