@@ -17,6 +17,7 @@ import hierax
 from answers import EXACT, encoded, error_of, picture, send, served
 from hierax.embedding.extractor import FeatureExtractor, vectors
 from hierax.predict.features import features
+from hierax.viz import to_image
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,21 @@ def test_the_view_is_the_crop_that_the_model_sees(client: TestClient, files: lis
     wanted = np.asarray(to_image(processor(files[0]).pixel_values[0], record=processor.record))
     found = Image.open(io.BytesIO(send(client, "/v1/view", contents(files)[0]).content))
     assert np.array_equal(np.asarray(found), wanted)
+
+
+def test_photos_are_decoded_fast_where_the_precision_is_lower_than_fp32() -> None:
+    photo = encoded(picture(500, 375), "JPEG")
+    model = hierax.create_model("hiera_femto_160", num_labels=5).eval()
+    views = []
+    for precision, fast in (("fp32", False), ("bf16", True)):
+        engine = hierax.Engine(model, precision=precision, backend="torch", threads=1)
+        with served(engine=engine) as client:
+            view = send(client, "/v1/view", photo).content
+        expected = hierax.HieraImageProcessor(engine.preprocessing, fast=fast)(photo).pixel_values[0]
+        found = np.asarray(Image.open(io.BytesIO(view)))
+        np.testing.assert_array_equal(found, np.asarray(to_image(expected, record=engine.preprocessing)))
+        views.append(view)
+    assert views[0] != views[1]
 
 
 def test_one_bad_image_of_several_is_an_entry_with_its_error(client: TestClient) -> None:

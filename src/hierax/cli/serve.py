@@ -100,6 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     from hierax import extras
 
     extras.require("hierax serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline")
+    if arguments.backend in ("auto", "openvino") and extras.is_installed("openvino"):
+        # PyTorch's threads, which reduce images, would wait for their next work in a loop, on the cores of OpenVINO
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     settings = settings_of(arguments)
     if arguments.ray:
         from hierax.serve.ray import run as run_on_ray

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from hierax.checkpoint.bundled import FEMTO_MAE
@@ -171,9 +172,10 @@ class Models:
     def main(self) -> str:
         """The role of the main model."""
         wanted = ("classification", "segmentation", "mae", "maps", "pooled")
-        own = self._own()
+        own = self._own
         return next(role for role in wanted if role in own and (role != "maps" or self.checkpoint is None))
 
+    @cached_property
     def _own(self) -> set[str]:
         """The roles that the main model has."""
         if self.engine is not None:
@@ -190,7 +192,7 @@ class Models:
     @property
     def roles(self) -> set[str]:
         """All roles that this server has."""
-        return self._own() | {role for role, source in self._others.items() if source is not None}
+        return self._own | {role for role, source in self._others.items() if source is not None}
 
     @property
     def joint(self) -> bool:
@@ -224,7 +226,7 @@ class Models:
         given = self._others.get(role)
         if given is not None:
             return self._task(role, given if is_export(given) else self._checkpoint(given))
-        if role not in self._own():
+        if role not in self._own:
             raise ValueError(f"{self.source} is no model for {role}")
         if role in ("pooled", "stages"):
             return self._extractor(role)

@@ -112,6 +112,7 @@ class Service:
             CollectionError: the collection is damaged, or was made by another model.
         """
         self.models.open()
+        self.reader.fast = self.engine.precision != "fp32"  # a gray level is less than what bf16 changes
         if self._folder is not None:
             from hierax.serve.collection import Collection
 
