@@ -22,7 +22,9 @@ pixels = np.load(file)
 def ask(batch, **options):
     given = InferInput("pixel_values", list(batch.shape), "FP32")
     given.set_data_from_numpy(batch)
-    return client.infer(name, [given], outputs=[InferRequestedOutput("logits", **options)]).as_numpy("logits")
+    found = client.infer(name, [given], outputs=[InferRequestedOutput("logits", **options)]).as_numpy("logits")
+    assert found is not None
+    return found
 
 
 print(

@@ -19,7 +19,7 @@ from starlette.types import Scope
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.serve import errors, metrics
 from hierax.serve.admission import Admission
-from hierax.serve.batcher import Batcher
+from hierax.serve.batcher import Batcher, give_way
 from hierax.serve.errors import refuse
 from hierax.serve.guard import VISIT, Guard, Keys, Visit
 from hierax.serve.limits import Limits
@@ -66,7 +66,7 @@ class State:
         self.tells_errors = True
         self.is_stuck = False
         self.opened: asyncio.Task[None] | None = None
-        self._readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="hierax-reader")
+        self._readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="hierax-reader", initializer=give_way)
 
     async def start(self) -> None:
         """Opens the service in a thread, once; requests are refused until it is ready."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
@@ -15,6 +19,8 @@ from hierax.serve.errors import refuse
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
+_NICER = 5
+"""Steps of niceness between the event loop and threads that compute."""
 
 
 @dataclass(eq=False)
@@ -56,7 +62,7 @@ class Batcher(Generic[K, T, R]):
         self._run, self._max_wait, self._observe = run, max_wait, observe
         self._max_batch = max_batch if callable(max_batch) else lambda _: max_batch
         self._waiting: OrderedDict[K, deque[_Entry[T]]] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine", initializer=give_way)
         self._running: asyncio.Task[None] | None = None
         self._woken: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
@@ -211,6 +217,15 @@ class Batcher(Generic[K, T, R]):
                 self._look()
             await self._empty.wait()
         self._thread.shutdown(wait=False)
+
+
+def give_way() -> None:
+    """Lowers the priority of a thread that computes, and of the threads it starts: the event loop comes first, so that
+    a server with much work still refuses at once.
+    """
+    if sys.platform == "linux":  # elsewhere, the priority of one thread cannot be changed
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
 
 
 def _expire(entry: _Entry[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -210,6 +211,8 @@ def _server(
                 state.fail(error)
             if state.error is not None:
                 self.should_exit = True
+            gc.collect()
+            gc.freeze()  # the collector would stop all requests while it looks at the objects of libraries
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """Stops accepting, and finishes what was accepted."""
