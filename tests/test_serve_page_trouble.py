@@ -13,7 +13,7 @@ from browsing import CAT, PHOTOS, Server, Visitor, answer, refusal
 from hierax.serve.app import create_app
 from hierax.serve.limits import Limits
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 browser, visitors = browsing.browser, browsing.visitors  # fixtures
 Visitors = Callable[..., Visitor]
 KEY = "a long secret key"

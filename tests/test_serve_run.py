@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("uvicorn")
 from hierax.serve.run import Settings, listen, url
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
 
 PROGRAM = """
     import sys
