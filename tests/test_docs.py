@@ -73,10 +73,13 @@ class Block:
 
 
 def text_of(guide: str) -> str:
-    """Of the README, the part on training and features; tests/test_readme.py runs the others."""
-    if guide == "README":
+    """Of the README, the part on training and features, or that on the server; tests/test_readme.py runs the others."""
+    if guide in ("README", "README, server"):
         whole = (ROOT / "README.md").read_text(encoding="utf-8")
-        return whole[whole.index("## Train on") : whole.index("## Checkpoints")]
+        server = whole.index("## Serve, ")
+        if guide == "README":
+            return whole[whole.index("## Train on") : server]
+        return whole[server : whole.index("## Checkpoints")]
     return (ROOT / "docs" / f"{guide}.md").read_text(encoding="utf-8")
 
 

@@ -35,7 +35,8 @@ KEY = "a-key"
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the guide names."""
     place = tmp_path_factory.mktemp("reader")
-    shutil.copy(ASSETS / "cat.jpg", place / "cat.jpg")
+    for name in ("cat.jpg", "photo.jpg"):
+        shutil.copy(ASSETS / "cat.jpg", place / name)
     shutil.copy(sorted((ASSETS / "photos").glob("*.jpg"))[0], place / "dog.jpg")
     (place / "notes.txt").write_text("no image")
     embed([place / "cat.jpg", place / "dog.jpg"], place / "features", precision="fp32", backend="torch")
@@ -61,14 +62,14 @@ def shell(text: str, address: str, folder: Path) -> subprocess.CompletedProcess[
 
 
 def of_kind(*kinds: str) -> list[Block]:
-    return [block for block in blocks("serve") if block.kind in kinds]
+    return [block for guide in ("serve", "README, server") for block in blocks(guide) if block.kind in kinds]
 
 
 def lines(block: Block) -> list[str]:
     return [line for line in block.text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-CURLS = [line for block in of_kind("sh") for line in lines(block) if not line.startswith("hierax")]
+CURLS = [line for block in of_kind("sh") for line in lines(block) if not line.startswith(("hierax", "pip install"))]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
