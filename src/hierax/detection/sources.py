@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from hierax.data.order import SPLIT, random_stream
+from hierax.data.sources import table_files
 from hierax.data.split_names import find_splits, kind_of
 from hierax.detection.coco import read_coco
 from hierax.detection.dataset import DetectionDataset
 from hierax.detection.tables import read_table, table_splits
 from hierax.detection.voc import read_voc, voc_sets
 from hierax.detection.yolo import class_names, read_description, read_yolo
-from hierax.processing.paths import find_files, is_hidden
+from hierax.processing.paths import is_hidden
 
 _Open = Callable[[bool], DetectionDataset]
 """Opens a set; the argument is whether masks are needed."""
@@ -108,27 +109,20 @@ def has_boxes(source: str | os.PathLike[str]) -> bool:
 def _find_sets(given: str | os.PathLike[str]) -> dict[str, _Open]:
     """The sets of a source by name; "" for the only one."""
     text, source = os.fspath(given), Path(given)
-    if text.startswith("hub:"):
-        return _table_sets(text)
+    files = table_files(text) if text.startswith("hub:") or os.path.exists(source) else None
+    if files is not None and not (files and source.is_dir()):  # a folder may hold more than its tables
+        return _table_sets(text, files)
     if source.suffix.lower() in (".csv", ".tar", ".npy"):
         raise ValueError(f"{text}: this kind of data has no boxes that are read; {EXPECTED}")
     if not os.path.exists(source):
         raise ValueError(f"{text}: no such file or folder; {EXPECTED}")
     if source.is_dir():
-        if any((source / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):  # of save_to_disk
-            return _table_sets(text)
-        found = (
-            _yaml_sets(source)
-            or _coco_sets(source)
-            or _label_sets(source)
-            or _voc_sets(source)
-            or _table_folder(source)
-        )
+        found = _yaml_sets(source) or _coco_sets(source) or _label_sets(source) or _voc_sets(source)
+        if not found and files:
+            return _table_sets(text, files)
         if not found:
             raise ValueError(f"{text}: no annotations of boxes in this folder; {EXPECTED}")
         return found
-    if source.suffix.lower() == ".parquet":
-        return _table_sets(text, [source])
     if source.suffix.lower() == ".json":
         return {"": lambda masks: read_coco(source, masks=masks)}
     if source.suffix.lower() in (".yaml", ".yml"):
@@ -244,13 +238,7 @@ def _open_voc(files: list[Path], name: str, masks: bool) -> DetectionDataset:
     return read_voc(files, name=name, masks=masks)
 
 
-def _table_folder(folder: Path) -> dict[str, _Open]:
-    """The sets of the parquet files in a folder."""
-    files = sorted(map(Path, find_files(folder, {".parquet"})))
-    return _table_sets(os.fspath(folder), files) if files else {}
-
-
-def _table_sets(source: str, files: Sequence[Path] = ()) -> dict[str, _Open]:
+def _table_sets(source: str, files: Sequence[Path]) -> dict[str, _Open]:
     return {split: partial(_open_table, *parts) for split, parts in table_splits(source, files).items()}
 
 
