@@ -26,6 +26,7 @@ from hierax.serve.reading import Reader, Size, check_units
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
     from hierax.engine import Engine
     from hierax.serve.bodies import Upload
@@ -213,6 +214,12 @@ class Service:
         if task == "reconstruct":
             check_units(size, self.config(task))
         return self.reader.pixels(upload, self.record(task), size=size)
+
+    def picture(self, pixels: Tensor, task: str) -> Image.Image:
+        """Pixels `[C, H, W]` of a task's model as an image that people can look at."""
+        from hierax.viz.maps import to_image
+
+        return to_image(pixels, record=self.record(task))
 
     def extractor(self, layer: str) -> Any:
         """The extractor that computes a layer, "pooled" or a stage."""

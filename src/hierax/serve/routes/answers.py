@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -101,6 +101,13 @@ class Images:
         """The result of an image: it is read in a thread, and computed together with others."""
         item = await self.state.in_thread(read, upload)
         return await self.state.batcher.submit(work(item), item, deadline=self.call.deadline)
+
+    async def finish(self, found: Sequence[Any], kinds: Mapping[str, str]) -> Response:
+        """The answer in the format of the request: JSON, or the bytes of the only image, of the media type that `kinds`
+        names for the format.
+        """
+        form = self.given["format"]
+        return await self.respond(found) if form == "json" else self.binary(only(found), kinds[form])
 
     async def respond(self, found: Sequence[Item | Refusal], source: str | None = None) -> Response:
         """The JSON of the answers, with the errors of single images in their places."""

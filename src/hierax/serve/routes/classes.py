@@ -132,10 +132,7 @@ async def view(request: Request, call: Annotated[Call, Depends(read_call)]) -> R
     service, size = images.service, images.given["size"]
 
     def drawn(upload: Upload) -> bytes:
-        from hierax.viz.maps import to_image
-
-        pixels = service.pixels(upload, task="view", size=size)
-        return png(to_image(pixels[0], record=service.record("view")))
+        return png(service.picture(service.pixels(upload, task="view", size=size)[0], "view"))
 
     async def one(upload: Upload) -> bytes:
         return await images.state.in_thread(drawn, upload)

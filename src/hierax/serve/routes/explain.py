@@ -10,7 +10,7 @@ from hierax.serve.bodies import Call, Upload, read_call
 from hierax.serve.engines import METHODS
 from hierax.serve.errors import refuse
 from hierax.serve.routes import arguments as a
-from hierax.serve.routes.answers import Images, npy, only
+from hierax.serve.routes.answers import Images, npy
 from hierax.serve.routes.document import NPY, PNG, answers, extra
 from hierax.serve.routes.maps import FORMAT
 from hierax.serve.routes.schemas import Answer, Explained
@@ -69,9 +69,7 @@ async def explain(request: Request, call: Annotated[Call, Depends(read_call)]) -
         return {**found.to_dict(), "image": list(pixels.shape[2:])}
 
     found = await images.each(one, weight=8 * service.weight("explain", given["size"], maps=True))
-    if given["format"] != "json":
-        return images.binary(only(found), PNG if given["format"] == "png" else NPY)
-    return await images.respond(found)
+    return await images.finish(found, {"png": PNG, "npy": NPY})
 
 
 def _label(service: Service, label: str | None, method: str) -> int | None:
@@ -97,7 +95,5 @@ def _label(service: Service, label: str | None, method: str) -> int | None:
 
 def _heat(service: Service, found: Any, pixels: Any) -> bytes:
     from hierax.viz import heat_overlay
-    from hierax.viz.maps import to_image
 
-    view = to_image(pixels[0], record=service.record("explain"))
-    return png(heat_overlay(view, found.values, stride=found.stride))
+    return png(heat_overlay(service.picture(pixels[0], "explain"), found.values, stride=found.stride))

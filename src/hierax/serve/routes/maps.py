@@ -10,7 +10,7 @@ from hierax.predict.features import similarity as similarities
 from hierax.serve.bodies import Call, Upload, read_call
 from hierax.serve.errors import refuse
 from hierax.serve.routes import arguments as a
-from hierax.serve.routes.answers import Images, check_answer, npy, only
+from hierax.serve.routes.answers import Images, check_answer, npy
 from hierax.serve.routes.document import NPY, PNG, answers, extra
 from hierax.serve.routes.schemas import Answer, Featured, Similar
 from hierax.serve.service import Service, Work, base64_text, png
@@ -63,9 +63,7 @@ async def features(request: Request, call: Annotated[Call, Depends(read_call)]) 
         return npy(maps[name].numpy()) if form == "npy" else await images.prepare(map_fields, maps[name], name, shape)
 
     found = await images.each(one, weight=service.weight("features", size, maps=True))
-    if form != "json":
-        return images.binary(only(found), PNG if form == "png" else NPY)
-    return await images.respond(found)
+    return await images.finish(found, {"png": PNG, "npy": NPY})
 
 
 @router.post(
@@ -101,9 +99,7 @@ async def similarity(request: Request, call: Annotated[Call, Depends(read_call)]
         return {**fields, "values": values.tolist()}
 
     found = await images.each(one, weight=service.weight("similarity", size, maps=True))
-    if given["format"] != "json":
-        return images.binary(only(found), PNG if given["format"] == "png" else NPY)
-    return await images.respond(found)
+    return await images.finish(found, {"png": PNG, "npy": NPY})
 
 
 def stage_of(service: Service, stage: int) -> tuple[str, HieraConfig]:
@@ -164,7 +160,5 @@ def _cell(config: HieraConfig, name: str, shape: tuple[int, ...], *, x: float, y
 
 def _heat(service: Service, values: Any, pixels: Tensor) -> bytes:
     from hierax.viz import heat_overlay
-    from hierax.viz.maps import to_image
 
-    view = to_image(pixels[0], record=service.record("similarity"))
-    return png(heat_overlay(view, values.clip(0, 1)))
+    return png(heat_overlay(service.picture(pixels[0], "similarity"), values.clip(0, 1)))

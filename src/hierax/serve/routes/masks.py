@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from hierax.serve.bodies import Call, Upload, read_call
 from hierax.serve.errors import refuse
 from hierax.serve.routes import arguments as a
-from hierax.serve.routes.answers import Images, only
+from hierax.serve.routes.answers import Images
 from hierax.serve.routes.document import JPEG, PIXEL, PNG, answers, extra
 from hierax.serve.routes.schemas import Answer, Reconstructed, Segmented
 from hierax.serve.service import Service, Work, base64_text, png
@@ -84,7 +84,7 @@ async def reconstruct(request: Request, call: Annotated[Call, Depends(read_call)
         return await images.prepare(_fields, service, pixels, made, keep, loss)
 
     found = await images.each(one, weight=2 * service.weight("reconstruct", given["size"]))
-    return images.binary(only(found), PNG) if given["format"] == "png" else await images.respond(found)
+    return await images.finish(found, {"png": PNG})
 
 
 def _keep(service: Service, given: dict[str, Any]) -> Tensor:
@@ -123,9 +123,7 @@ def _keep(service: Service, given: dict[str, Any]) -> Tensor:
 
 
 def _picture(service: Service, pixels: Tensor) -> bytes:
-    from hierax.viz.maps import to_image
-
-    return png(to_image(pixels, record=service.record("reconstruct")))
+    return png(service.picture(pixels, "reconstruct"))
 
 
 def _fields(service: Service, pixels: Tensor, made: Tensor, keep: Tensor, loss: float) -> dict[str, Any]:
@@ -174,9 +172,7 @@ async def segment(request: Request, call: Annotated[Call, Depends(read_call)]) -
             return await images.prepare(_segmented, steps, read.image, mask, given["format"])
 
     found = await images.each(one)
-    if given["format"] != "json":
-        return images.binary(only(found), PNG if given["format"] == "png" else JPEG)
-    return await images.respond(found)
+    return await images.finish(found, {"png": PNG, "overlay": JPEG})
 
 
 def _bytes_of(image: Image.Image) -> int:
