@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
-from hierax.cli.loading import MAX_PIXELS
+from hierax.cli.train import data_and_settings, settings_of_options
 from hierax.console import ProgressDisplay, tell
 from hierax.devices import find_device
 from hierax.stopping import last_signal
@@ -57,9 +57,8 @@ def run_finetune(arguments: argparse.Namespace, task: str) -> int:
         raise ValueError(f"--parallel {arguments.parallel} is not for --task {task}, which uses one process")
     if not arguments.out:
         raise ValueError("-o RUN is missing: the folder for checkpoints, log and model")
-    data, settings = _data_and_settings(arguments)
-    settings += [f"weights={arguments.weights}"] if arguments.weights else []
-    settings += [f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != MAX_PIXELS else []
+    data, settings = data_and_settings(arguments)
+    settings += settings_of_options(arguments)
     if arguments.resume and not Path(arguments.out, DESCRIPTION).exists():
         raise ValueError(f"{arguments.out} contains no run to resume")
     if arguments.recipe and arguments.config:
@@ -97,13 +96,6 @@ def _recipe(described: dict[str, Any], path: str) -> DetectionRecipe:
         return DetectionRecipe.from_dict(described["recipe"])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not the description of a run: {error}") from None
-
-
-def _data_and_settings(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
-    """DATA, which may come after settings, and the settings."""
-    words = [text for text in (arguments.data, *arguments.settings) if text is not None]
-    data = next((text for text in words if "=" not in text or Path(text).exists()), None)
-    return data, [text for text in words if text != data]
 
 
 def _description(path: Path, task: str) -> dict[str, Any]:

@@ -100,6 +100,25 @@ class RunArguments:
     masks: dict[str, Any] | None
 
 
+def data_and_settings(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """DATA, which may come after settings and options, and the settings."""
+    settings = list(arguments.settings)
+    data = arguments.data
+    if data is not None and "=" in data and not Path(data).exists():
+        settings.insert(0, data)
+        data = None
+    if data is None:
+        data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
+        settings = [text for text in settings if text != data]
+    return data, settings
+
+
+def settings_of_options(arguments: argparse.Namespace) -> list[str]:
+    """The settings that options state."""
+    settings = [f"weights={arguments.weights}"] if arguments.weights else []
+    return settings + ([f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != MAX_PIXELS else [])
+
+
 def read_request(arguments: argparse.Namespace) -> RunArguments:
     """Reads the arguments.
 
@@ -108,19 +127,11 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
     """
     if not arguments.out:
         raise UserError("-o RUN is missing: the folder for checkpoints, log and model")
-    settings = list(arguments.settings)
-    data = arguments.data
-    if data is not None and "=" in data and not Path(data).exists():
-        settings.insert(0, data)
-        data = None
-    if data is None:  # DATA may come after settings and options
-        data = next((text for text in settings if "=" not in text or Path(text).exists()), None)
-        settings = [text for text in settings if text != data]
+    data, settings = data_and_settings(arguments)
     for name, mark, value in (text.partition("=") for text in settings):
         if mark and name in _OPTIONS:
             raise UserError(f"{name} is an option, not a setting: --{name.replace('_', '-')} {value}")
-    settings += [f"weights={arguments.weights}"] if arguments.weights else []
-    settings += [f"max_pixels={arguments.max_pixels}"] if arguments.max_pixels != MAX_PIXELS else []
+    settings += settings_of_options(arguments)
     if getattr(arguments, "teacher_cache", None) and not (arguments.teacher or arguments.config or arguments.resume):
         raise UserError("--teacher-cache is for --teacher; add --teacher, or leave --teacher-cache out")
     if arguments.resume:
