@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint dist clean
 
 demo: $(VENV)/core
 	$(VENV)/bin/hierax demo
@@ -18,6 +18,9 @@ lint: $(VENV)/dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
+
+dist: $(VENV)/dev
+	$(VENV)/bin/python tools/dist.py
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
