@@ -5,8 +5,8 @@
 The file is SPDX 2.3. It lists weights, pictures and lists of class names, each with its license, its origin and a
 checksum. Authors, licenses and origins are read from `CREDITS.md` and `gallery.json` in `src/hierax/assets`; what these
 files do not cover is in `KNOWN` below. All other files of the package must be of a kind that the project writes itself
-(`OWN`), and must not contain a notice of copyright of somebody else. `--check` writes nothing and fails if the file is not
-up to date.
+(`OWN`), and must not contain a notice of copyright of somebody else. `--check` writes nothing, and fails if the file is
+not up to date.
 """
 
 import argparse
