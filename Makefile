@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow lint dist clean
+.PHONY: demo test slow lint docs dist clean
 
 demo: $(VENV)/core
 	$(VENV)/bin/hierax demo
@@ -21,6 +21,9 @@ lint: $(VENV)/dev
 
 dist: $(VENV)/dev
 	$(VENV)/bin/python tools/dist.py
+
+docs: $(VENV)/dev # the site, without a network: open build/site/index.html
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going -c docs/site -d build/site-cache . build/site
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -420,23 +420,6 @@ def test_a_line_for_several_processes_runs_on_two(words: list[str], small_world:
 # -- what documents say ----------------------------------------------------------------------------------------------
 
 
-def _anchors(text: str) -> set[str]:
-    heads = re.findall(r"^#+ (.*)$", prose(text), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_leads_somewhere(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(text)):
-        if "://" in target:
-            continue
-        name, _, anchor = target.partition("#")
-        path = document.parent / name if name else document
-        assert path.exists(), f"{document.name}: {target}"
-        assert not anchor or anchor in _anchors(path.read_text(encoding="utf-8")), f"{document.name}: {target}"
-
-
 def _parameters() -> set[str]:
     """Names of fields and arguments that documents may give a value to."""
     fields = {

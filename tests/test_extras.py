@@ -13,7 +13,9 @@ def declared() -> set[tuple[str, str]]:
     tomllib = pytest.importorskip("tomllib")
     found = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras_of = found["project"]["optional-dependencies"]
-    return {(name, extra) for extra, names in extras_of.items() if extra not in ("test", "dev") for name in names}
+    return {
+        (name, extra) for extra, names in extras_of.items() if extra not in ("test", "docs", "dev") for name in names
+    }
 
 
 def test_the_table_says_what_the_extras_of_the_project_install() -> None:
