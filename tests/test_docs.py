@@ -34,7 +34,8 @@ from auto_classes import put_back
 from detection_sets import write_coco
 from hierax.cli import main
 from hierax.detection import DetectionRecipe
-from hierax.model.config import VARIANTS, HieraConfig, variant_config
+from hierax.model.config import HieraConfig, variant_config
+from hierax.model.variants import VARIANTS
 from hierax.processing import KINETICS
 from hierax.train import RECIPES, Recipe, recipe
 from videos import action_set, video
