@@ -16,6 +16,7 @@ PACKAGE = Path(hierax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a room imports only from rooms below it
     {"lazy", "advice", "home", "notices", "memory", "telemetry", "transformers_arguments", "extras", "devices"},
+    {"reprs"},
     {"atomic", "digests", "principal", "sockets", "streams", "stopping", "locking"},
     {"console", "folders", "together"},
     {"processing"},
@@ -150,7 +151,8 @@ ORDER = {  # module of `model`: what of it that may import
     "outputs": set(),
     "losses": {"config"},
     "tokens": {"config"},
-    "pretrained": {"config"},
+    "summary": {"config", "variants"},
+    "pretrained": {"config", "summary"},
     "positions": {"config", "tokens"},
     "products": {"positions"},
     "layers": {"config", "positions", "products"},
@@ -192,7 +194,7 @@ def test_the_model_has_no_other_modules() -> None:
 
 def test_the_configuration_imports_nothing_but_the_standard_library() -> None:
     files = ("model/config.py", "model/plan.py", "model/variants.py", "model/validation.py", "advice.py")
-    ours = ("hierax.model.", "hierax.advice")
+    ours = ("hierax.model.", "hierax.advice", "hierax.reprs.text")
     names = {n for file in files for n in at_import(PACKAGE / file) if not n.startswith(ours)}
     assert all(name.split(".")[0] in sys.stdlib_module_names for name in names)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hierax.benchmark.settings import Settings
 from hierax.console import quantity
+from hierax.reprs.text import short_repr
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Machine:
         return f"{self.processor}, {quantity(self.threads, 'thread')}, {self.memory_gib:.0f} GiB, {self.system}"
 
 
+@short_repr()
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
     """The report of a whole run: machine, date, versions, and the cells."""

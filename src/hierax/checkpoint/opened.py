@@ -19,6 +19,7 @@ from hierax.checkpoint.files import ADAPTER_CONFIG, Source, TensorFile, is_adapt
 from hierax.checkpoint.hub import HubOptions
 from hierax.model.config import HieraConfig
 from hierax.notices import notify
+from hierax.reprs.text import never_raises
 
 if TYPE_CHECKING:
     from hierax.model.pretrained import Pretrained
@@ -63,6 +64,11 @@ class Checkpoint:
     prefix: str = ""
     base: str = ""
     left_out: list[str] = field(default_factory=list)
+
+    @never_raises
+    def __repr__(self) -> str:
+        facts = (self.task, f"{len(self.tensors):,} tensors", f"{self.dialect.name} format")
+        return f"Checkpoint({self.name!r}, {', '.join(facts)}, {self.license or 'no license stated'})"
 
     @property
     def parts(self) -> set[str]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from hierax.advice import did_you_mean
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE, bundled_labels, bundled_metrics, bundled_parameters
+from hierax.reprs.text import short_repr
 
 Task = Literal["classification", "features", "mae", "backbone"]
 Dialect = Literal["official", "transformers", "timm"]
@@ -24,6 +25,7 @@ CC_BY_NC: Final = "CC-BY-NC-4.0"
 APACHE: Final = "Apache-2.0"
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointRecord:
     """The facts about one checkpoint that are known before it is opened."""

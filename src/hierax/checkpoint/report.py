@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hierax.reprs.text import never_raises, short_repr
 
+
+@short_repr(changed=True)
 @dataclass
 class LoadingReport:
     """The report of loading a checkpoint; `str(report)` is a text for people.
@@ -42,6 +45,7 @@ class LoadingReport:
         """The former name of `reinitialized`."""
         return self.reinitialized
 
+    @never_raises
     def __str__(self) -> str:
         lines = [f"{self.source} ({self.dialect})"]
         if self.base:

@@ -21,6 +21,7 @@ from hierax.collection.store import MARK, has_windows
 from hierax.collection.verify import verify_pairs
 from hierax.folders import make_room
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from hierax.collection.approximate import Approximate
@@ -34,6 +35,7 @@ _NEIGHBORS = 5  # number of neighbors to request; faiss proposes fifty rows for 
 _WIDEST = 8192  # maximum number of values in a vector for whitening
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Member:
     """A row of a group.
@@ -53,6 +55,7 @@ class Member:
     blank: bool = False
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Group:
     """A group of duplicate images, of similar segments of videos, or of blank images, in the order of the

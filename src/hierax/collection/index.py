@@ -16,6 +16,7 @@ import numpy as np
 from hierax.collection.mapped import INDEX, RowInfo, Shard, unit
 from hierax.collection.store import Manifest, Rows, shards
 from hierax.notices import notify
+from hierax.reprs.text import never_raises, short_repr
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ Vectors: TypeAlias = "np.ndarray | torch.Tensor | Sequence[Sequence[float]]"
 Folders: TypeAlias = str | Path | Sequence[str | Path]
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Hit:
     """A hit: a row, and its cosine similarity to the query, rounded to six decimals."""
@@ -184,6 +186,7 @@ class Index:
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    @never_raises
     def __repr__(self) -> str:
         folders = ", ".join(map(str, self.folders))
         return f"Index({folders}: {len(self)} rows, {self.column.name} {list(self.column.shape)})"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hierax.collection.index import DIGITS, Index, nearest
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from hierax.collection.index import Folders
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _BLOCK = 512
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Outlier:
     """A row, and its distance from the nearest rows.

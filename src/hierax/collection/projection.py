@@ -10,6 +10,7 @@ import numpy as np
 from hierax.collection.index import Index
 from hierax.extras import missing_package
 from hierax.principal import principal_scores
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from hierax.collection.index import Folders
@@ -22,6 +23,7 @@ COMPONENTS = 50
 _EQUAL = 1e-6  # vectors of length 1 that differ less are equal except for rounding
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Point:
     """A row and its position: x and y are from 0 to 1."""
@@ -32,6 +34,7 @@ class Point:
     y: float
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Layout:
     """The positions of rows.

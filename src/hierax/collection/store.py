@@ -29,6 +29,7 @@ from hierax.collection.checked import (
     record_of,
     wrong,
 )
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +77,7 @@ class Column:
         return int(np.prod(self.shape))
 
 
+@short_repr(hidden=("config", "preprocessing"))
 @dataclass(frozen=True)
 class Manifest:
     """How a collection was made. Collections with different fingerprints are never mixed.
@@ -143,9 +145,8 @@ class Manifest:
                 f"{folder} was made by a {self.model} object, which has no name; pass its folder or Hub id with --model"
             )
         if Path(self.model).is_absolute() and not Path(self.model).exists():
-            raise CollectionError(
-                f"{folder} was made by {self.model}, which no longer exists; pass its new path with --model"
-            )
+            gone = f"{folder} was made by {self.model}, which no longer exists"
+            raise CollectionError(f"{gone}; pass its new path with --model")
         return self.model
 
     def check_same(self, other: Manifest, *, folder: Path, advice: str = "choose another folder") -> None:

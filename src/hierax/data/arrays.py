@@ -10,8 +10,10 @@ import numpy as np
 from hierax.data.dataset import Sample
 from hierax.data.labels import Labels, read_labels
 from hierax.processing.paths import check_regular
+from hierax.reprs.text import dataset_repr
 
 
+@dataset_repr
 @dataclass(frozen=True, eq=False)
 class ArrayDataset:
     """An array `[N, C, *size]` in a `.npy` file, memory-mapped; labels in `NAME.labels.npy` beside `NAME.npy`."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hierax.data.labels import Label
+from hierax.reprs.text import dataset_repr, short_repr
 
 IGNORE = 255
 """The value of the pixels of a target that have no class. They count neither in the loss nor in scores."""
@@ -27,6 +28,7 @@ class VideoSegment:
     end: Fraction | None = None
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Sample:
     """One entry of a dataset.
@@ -75,6 +77,7 @@ class Dataset(Protocol):
         ...
 
 
+@dataset_repr
 @dataclass(frozen=True, eq=False)
 class Subset:
     """A subset of a dataset.
@@ -120,6 +123,7 @@ class Subset:
         return None if labels_of_base is None else [labels_of_base[int(i)] for i in self.indices]
 
 
+@dataset_repr
 @dataclass(frozen=True, eq=False)
 class Relabeled:
     """A dataset with other class numbers.

@@ -27,6 +27,7 @@ from hierax.processing.paths import (
     suffix_of,
     walk,
 )
+from hierax.reprs.text import dataset_repr
 
 KINDS = (
     dict.fromkeys(IMAGE_SUFFIXES, "images")
@@ -41,6 +42,7 @@ ALLOWED = (
 _OTHERS = "videos, .tar shards, .parquet files or .npy arrays"  # in a folder without images
 
 
+@dataset_repr
 @dataclass(frozen=True, eq=False)
 class FolderDataset:
     """Images, videos, or arrays `[C, *size]`, in files: with classes if all are in subfolders, else without labels."""

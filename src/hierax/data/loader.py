@@ -17,12 +17,14 @@ from hierax.data.order import Order, SampleKey, evaluation_indices, split_batch
 from hierax.data.view import EvaluationView, Example, MicroBatch, TrainingView, Unreadable
 from hierax.devices import available_cores
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.text import short_repr
 from hierax.sockets import shorten_socket_folder
 from hierax.stopping import SIGNALS
 
 _MAX_WORKERS = 16
 
 
+@short_repr()
 @dataclass
 class Batch:
     """A micro-batch: the samples that one rank computes in one call of the model.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hierax.reprs.text import short_repr
+
 # Purposes of random numbers; each purpose has its own streams. 2 is for mixing of batches, in hierax.train.
 AUGMENT, MASK, ORDER, SPLIT = 0, 1, 3, 4
 
@@ -22,6 +24,7 @@ def random_stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+@short_repr()
 @dataclass(frozen=True)
 class SampleKey:
     """The key of one sample in one step. It determines all random numbers of that sample.
@@ -45,6 +48,7 @@ Draw = SampleKey
 """The former name of `SampleKey`."""
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Order:
     """The order of a training set: each epoch is one permutation, cut into global batches.

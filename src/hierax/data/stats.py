@@ -19,6 +19,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.reading import read_image, stored_dtype
+from hierax.reprs.text import short_repr
 from hierax.sockets import shorten_socket_folder
 
 _LEVELS = np.arange(256, dtype=np.float64)
@@ -26,6 +27,7 @@ _FEW = 256
 """Up to this number of samples, reading in this process is faster than starting worker processes."""
 
 
+@short_repr()
 @dataclass(frozen=True)
 class DatasetStatistics:
     """The statistics of a dataset.

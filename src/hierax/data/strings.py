@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from hierax.reprs.text import never_raises
+
 
 class Strings:
     """A list of strings, stored as one block of bytes and the end of each string.
@@ -29,6 +31,10 @@ class Strings:
         index %= len(self)
         first = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._bytes[first : int(self._ends[index])])
+
+    @never_raises
+    def __repr__(self) -> str:
+        return f"<{len(self):,} strings>"
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))

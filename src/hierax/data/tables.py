@@ -17,6 +17,7 @@ from hierax.data.labels import Labels, read_labels
 from hierax.data.list_rows import missing_column
 from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
+from hierax.reprs.text import dataset_repr
 
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
 """Names of columns of classes. The first one in a table is used."""
@@ -24,6 +25,7 @@ _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 _SPLIT = re.compile(r"[A-Za-z]+(?:[_-](?:set|split))?(?![A-Za-z])")  # the beginning of a name
 
 
+@dataset_repr
 @dataclass(frozen=True, eq=False)
 class TableDataset:
     """Rows with an image and, if there are labels, a label. `columns` are all columns of the table."""

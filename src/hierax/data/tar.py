@@ -17,6 +17,7 @@ from hierax.data.labels import Labels, read_labels
 from hierax.data.strings import Strings
 from hierax.notices import LeftOut
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
+from hierax.reprs.text import dataset_repr, short_repr
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
 """Suffixes of archives that must be unpacked first."""
@@ -30,6 +31,7 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2
 _LINKS = 40  # maximum number of links that are followed, one after the other
 
 
+@dataset_repr
 @dataclass(frozen=True, eq=False)
 class TarDataset:
     """Images or videos in tar shards. The suffix of a member is the part after its last dot; hidden files are left out.
@@ -71,6 +73,7 @@ class TarDataset:
         return None if single is None else single.tolist()
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Member:
     """A file in a shard: `size` bytes that start at `offset`. If the bytes are missing, `offset` is `ABSENT` or

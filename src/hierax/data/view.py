@@ -21,12 +21,14 @@ from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageErro
 from hierax.processing.reading import check_values, read_image
 from hierax.processing.resize import resize_crop_fast
 from hierax.processing.sampling import Sampling
+from hierax.reprs.text import short_repr
 
 _MAX_RESIZED = 1 << 26  # pixels
 _MAX_SCALE = 4  # of a crop, as a fraction of the area of the image
 _NEIGHBORS = 64  # number of further samples to try if no sample of a micro-batch can be read
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Augmentation:
     """The settings of augmentation for training. All frames of a video are augmented in the same way. Arrays are only

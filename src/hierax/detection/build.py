@@ -21,6 +21,7 @@ from hierax.model.config import HieraConfig, variant_config
 from hierax.model.tasks import HieraBackbone
 from hierax.processing import Preprocessing
 from hierax.processing.defaults import preprocessing_for
+from hierax.reprs.text import short_repr
 
 _TYPES = {"rt_detr": "detect", "d_fine": "detect", "mask2former": "instances"}
 """The model types of config.json, and their tasks."""
@@ -29,6 +30,7 @@ _STAGES = {"detect": ("stage2", "stage3", "stage4"), "instances": ("stage1", "st
 _LARGEST = 1 << 26  # bytes of a config.json
 
 
+@short_repr(hidden=("model", "pixels", "category_ids"))
 @dataclass
 class Detector:
     """A model with all that is needed to use it.

@@ -14,6 +14,7 @@ from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 from hierax.processing.color import orientation, to_rgb
 from hierax.processing.decode import decode, open_source, pillow_is_quiet, read_header
+from hierax.reprs.text import dataset_repr, short_repr
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels."""
@@ -21,6 +22,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class ObjectAnnotation:
     """An object in an image.
@@ -47,6 +49,7 @@ class ObjectAnnotation:
         return None if right <= left or bottom <= top else (left, top, right - left, bottom - top)
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class AnnotatedImage:
     """An image and its objects.
@@ -83,6 +86,7 @@ class AnnotatedImage:
             raise ImageError(self.path, error.problem) from None
 
 
+@dataset_repr
 @dataclass(frozen=True)
 class DetectionDataset:
     """Images with annotated objects.

@@ -18,12 +18,14 @@ from hierax.detection.sources import open_detection
 from hierax.devices import find_device
 from hierax.predict.inputs import read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
+from hierax.reprs.text import short_repr
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers, in COCO's order."""
 _AHEAD = 2  # images that are read while the model runs
 
 
+@short_repr()
 @dataclass(frozen=True)
 class DetectionEvaluation:
     """The result of an evaluation.

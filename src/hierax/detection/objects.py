@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from hierax.detection.build import Detector
 from hierax.detection.masks import box_of, encode
+from hierax.reprs.text import short_repr
 
 MOST = 100
 """Objects of an image that are kept: those with the highest scores, as many as COCO's evaluation looks at."""
 
 
+@short_repr()
 @dataclass(frozen=True)
 class FoundObject:
     """An object that a model found.

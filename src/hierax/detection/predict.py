@@ -22,6 +22,7 @@ from hierax.devices import find_device
 from hierax.predict.features import output_names
 from hierax.predict.inputs import check_no_input, image_paths, read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
+from hierax.reprs.text import short_repr
 
 RESULTS = "detections.json"
 """The name of the COCO file in the output folder."""
@@ -29,6 +30,7 @@ THRESHOLD = 0.5
 _AHEAD = 2  # images that are read while the model runs
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class Detection:
     """The objects in an image, or the error if it cannot be read.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.reprs.text import short_repr
 from hierax.train.setting_values import parse_value, typed_value
 
 TASKS = ("detect", "instances")
@@ -17,6 +18,7 @@ HEADS = {"detect": ("rt-detr", "d-fine"), "instances": ("mask2former",)}
 """The heads for each task."""
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True, kw_only=True)
 class DetectionRecipe:
     """The settings of a run.

@@ -26,6 +26,7 @@ from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.text import never_raises
 
 if TYPE_CHECKING:
     from hierax.collection.source import Source
@@ -134,6 +135,10 @@ class FeatureExtractor:
         return FeatureExtractor(**{**self._settings, **changes})
 
     again = clone  # the former name
+
+    @never_raises
+    def __repr__(self) -> str:
+        return f"FeatureExtractor({self.name!r}, {', '.join(self.layers)}, {self.engine!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles only the settings: another process loads its own engine."""

@@ -26,6 +26,7 @@ from hierax.embedding.update import mark_replaced
 from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.text import short_repr
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 BLOCK, BATCH = 512, 32
 
 
+@short_repr()
 @dataclass(frozen=True)
 class EmbedReport:
     """The result of a call of `embed`, and the state of the collection.

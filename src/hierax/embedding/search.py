@@ -14,6 +14,7 @@ import numpy as np
 from hierax.collection.store import Manifest
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.inputs import expand
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from hierax.collection.index import Folders, Hit, Index
@@ -82,6 +83,7 @@ def open_queries(
     return extractor
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class SearchResult:
     """The hits of a query, best first; or the error if the query cannot be read."""

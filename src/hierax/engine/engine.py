@@ -34,6 +34,7 @@ from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS, task_of
 from hierax.processing import HieraImageProcessor, ImageInput
 from hierax.processing.defaults import preprocessing_for
+from hierax.reprs.text import never_raises
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -386,11 +387,11 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @never_raises
     def __repr__(self) -> str:
-        return (
-            f"Engine({type(self._model).__name__}, {self.precision} on {self.device} by {self.backend}, "
-            f"{'x'.join(map(str, self.config.image_size))} pixels)"
-        )
+        size = "x".join(map(str, self.config.image_size))
+        name = type(self._model).__name__
+        return f"Engine({name}, {self.precision} on {self.device} by {self.backend}, {size} pixels)"
 
 
 def _check_counts(**counts: object) -> None:

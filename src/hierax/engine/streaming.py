@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hierax.devices import available_cores
 from hierax.model.outputs import Output
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from hierax.engine.engine import Engine
@@ -24,6 +25,7 @@ _MOST_WORKERS = 8  # decoding threads, if no other number is requested
 _AHEAD = 2  # batches that are decoded or are being decoded while one runs
 
 
+@short_repr()
 @dataclass(frozen=True)
 class StreamResult(Generic[Item]):
     """The result of an engine for one item.

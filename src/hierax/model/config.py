@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from hierax.advice import CONFIG, advised_class, did_you_mean
 from hierax.model.validation import check, labels_by_id, labels_from_json, require_fields, resolve_fields
 from hierax.model.variants import VARIANTS
+from hierax.reprs.text import short_repr
 
 _Axes = tuple[int, ...]
 _FROM_OTHERS: Any = None
@@ -26,6 +27,7 @@ OUTPUTS = ("output_hidden_states", "output_attentions")
 """Attributes that set the defaults of arguments of a model's call."""
 
 
+@short_repr(like=lambda config: HieraConfig(image_size=config.image_size))
 @advised_class(CONFIG)
 @dataclass(unsafe_hash=True, kw_only=True)
 class HieraConfig:

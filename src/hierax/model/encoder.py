@@ -26,10 +26,12 @@ from hierax.model.tokens import (
     unpublished_order,
 )
 from hierax.model.windows import WindowLayout, first_layout, layout_after, layout_before
+from hierax.reprs.text import short_repr
 
 _AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
+@short_repr(hidden=("config", "layouts", "states", "maps"))
 @dataclass(frozen=True)
 class Features:
     """Output of the encoder: tokens `[B, U, P, C]` by stage, and what is needed to make maps of them.

@@ -1,7 +1,7 @@
 """Outputs of the models: dataclasses that can also be read like the outputs of `transformers`.
 
 `out.logits`, `out["logits"]`, `out[0]`, `out[:2]` and `out.to_tuple()` work. Access by position and by key skips fields
-that are None, and iteration gives the keys.
+that are None, and iteration gives the keys. `repr` gives shapes and dtypes, not the numbers.
 """
 
 import dataclasses
@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from hierax.reprs.markup import card, html_repr, table
+from hierax.reprs.text import described, never_raises, short_repr
 
 
 class Output:
@@ -53,6 +56,10 @@ class Output:
     def __contains__(self, key: object) -> bool:
         return key in self.keys()
 
+    @html_repr
+    def _repr_html_(self) -> str:
+        return card(type(self).__name__, table((), [(name, described(value)) for name, value in self.items()]))
+
 
 class TracedOutput(tuple[Any, ...]):
     """The fields of an output that are not None, as a tuple whose entries also have names."""
@@ -71,7 +78,12 @@ class TracedOutput(tuple[Any, ...]):
     def __getitem__(self, key: Any) -> Any:
         return self._output[key]
 
+    @never_raises
+    def __repr__(self) -> str:
+        return f"Traced{self._output!r}"
 
+
+@short_repr()
 @dataclass
 class HieraModelOutput(Output):
     """Output of `HieraModel`.
@@ -96,6 +108,7 @@ class HieraModelOutput(Output):
     reshaped_hidden_states: tuple[Tensor, ...] | None = None
 
 
+@short_repr()
 @dataclass
 class BackboneOutput(Output, dict[str, Any]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Output of `HieraBackbone`. It is a `dict`, by which DETR and its relatives in transformers know such outputs.
@@ -116,6 +129,7 @@ class BackboneOutput(Output, dict[str, Any]):  # pyright: ignore[reportIncompati
                 setattr(self, name, value)
 
 
+@short_repr()
 @dataclass
 class ClassifierOutput(Output):
     """Output of the classifiers.
@@ -133,6 +147,7 @@ class ClassifierOutput(Output):
     reshaped_hidden_states: tuple[Tensor, ...] | None = None
 
 
+@short_repr()
 @dataclass
 class SemanticSegmentationOutput(Output):
     """Output of `HieraForSemanticSegmentation`.
@@ -150,6 +165,7 @@ class SemanticSegmentationOutput(Output):
     reshaped_hidden_states: tuple[Tensor, ...] | None = None
 
 
+@short_repr()
 @dataclass
 class PreTrainingOutput(Output):
     """Output of `HieraForPreTraining`.

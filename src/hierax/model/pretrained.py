@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hierax.model.config import HieraConfig
+from hierax.model.summary import model_html, model_text, within_a_tree
+from hierax.reprs.markup import html_repr
+from hierax.reprs.text import never_raises
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +29,9 @@ class Pretrained(nn.Module):
     """A model with a configuration that can be loaded and saved.
 
     Models do not read or write files: `from_pretrained`, `save_pretrained` and `push_to_hub` call `hierax.checkpoint`.
+
+    `repr(model)`, which a prompt shows, is one line. `print(model)` shows the tree of modules, as of any model of
+    PyTorch; so does printing a module that contains this one.
 
     Attributes:
         config: the `HieraConfig`.
@@ -46,6 +52,18 @@ class Pretrained(nn.Module):
         self.loading_report: LoadingReport | None = None
         self.preprocessing: Preprocessing | None = None
         self.gradient_checkpointing, self.recomputed_every = False, 1
+
+    @never_raises
+    def __repr__(self) -> str:
+        return super().__repr__() if within_a_tree() else model_text(self)
+
+    @never_raises
+    def __str__(self) -> str:
+        return super().__repr__()
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        return model_html(self)
 
     def init_weights(self) -> None:
         """Replaces all weights with random weights; does nothing on the meta device."""

@@ -16,8 +16,10 @@ from torch import Tensor
 from hierax.model.config import HieraConfig
 from hierax.model.plan import BlockSpec, plan
 from hierax.model.tokens import UnitLayout, pool, split_axis
+from hierax.reprs.text import short_repr
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Group:
     """Windows of the same size, which lie side by side.

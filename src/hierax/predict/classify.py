@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hierax.processing import Clip, HieraVideoProcessor, ImageError
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Prediction:
     """A class: its label, its index, and its probability from 0 to 1."""
@@ -32,6 +34,7 @@ class Prediction:
         return {"label": self.label, "index": self.index, "probability": self.probability}
 
 
+@short_repr()
 @dataclass(frozen=True)
 class View:
     """The predictions for one view of a video: crop number `crop` of the clip from `start` to `end`, in seconds."""
@@ -42,6 +45,7 @@ class View:
     predictions: tuple[Prediction, ...]
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class Classification:
     """The most probable classes of an image or video, best first; of a video also for each view. Or the error if it

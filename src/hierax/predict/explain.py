@@ -28,6 +28,7 @@ from hierax.predict.inputs import check_inputs, image_paths
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.predict.rollout import rollout
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from hierax.predict.explanation_files import ExplanationFiles
@@ -38,6 +39,7 @@ _NO_LABEL = "rollout explains no label; expected None, or method 'gradcam'"
 _ON_A_GPU = 8  # images per call: the activations of all blocks are in memory
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Explanation:
     """Which regions of an image speak for a label, or hold the model's attention.

@@ -18,6 +18,7 @@ from hierax.predict.explain import Explanation, label_explanations
 from hierax.predict.inputs import check_inputs, not_finite, read_pixels, stream
 from hierax.predict.predictor import Predictor
 from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +31,7 @@ _NOTES = {
 }
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class ExplanationFiles:
     """The explanations of an image or video, one per label, and the files that were written; or the error."""

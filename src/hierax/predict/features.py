@@ -26,6 +26,7 @@ from hierax.model.tasks import HieraBackbone
 from hierax.predict.inputs import check_inputs, check_no_input, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _LONGEST = 200  # maximum length in bytes of the name of an output, without its suffix
 
 
+@short_repr(hidden=("config",))
 @dataclass(frozen=True)
 class StageMaps:
     """The feature maps of one image or clip.
@@ -51,6 +53,7 @@ class StageMaps:
     attentions: tuple[Tensor, ...] | None = None
 
 
+@short_repr()
 @dataclass(frozen=True)
 class FeatureFiles:
     """The files that were written for an image, or the error if it cannot be read."""

@@ -22,6 +22,7 @@ from hierax.model.registry import TASKS
 from hierax.predict.inputs import MAE, check_inputs, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError
+from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
     from hierax.viz.animation import Animation
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hierax.viz.sheets import Tile
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class Reconstruction:
     """Three images with captions: the original, the visible part, the reconstruction. For a video, the same for its

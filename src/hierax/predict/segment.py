@@ -21,11 +21,13 @@ from hierax.predict.segmenter import ClassArea, Segmenter, read_shown
 from hierax.predict.sliding import OVERLAP
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.text import short_repr
 from hierax.viz.segmentation import overlay
 
 _AHEAD = 2  # images that are read while another one is computed; they are in memory at their own size
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True)
 class Segmentation:
     """The class of every pixel of an image, or the error if it cannot be read.

@@ -17,11 +17,13 @@ from hierax.console import quantity
 from hierax.notices import notify
 from hierax.predict.features import output_names
 from hierax.predict.inputs import check_no_input
+from hierax.reprs.text import short_repr
 from hierax.viz.segmentation import paint, with_legend
 
 _LONGEST_SIDE = 8192  # of an overlay in pixels; JPEG ends at 65,500, and programs that show images end before
 
 
+@short_repr()
 @dataclass(frozen=True)
 class SegmentationFiles:
     """The paths of the files of an image: the mask (PNG), the overlay (JPEG) and the areas (JSON)."""

@@ -19,11 +19,13 @@ from hierax.predict.inputs import not_finite
 from hierax.predict.predictor import Predictor
 from hierax.predict.sliding import OVERLAP, Axis, Box, axis, default_window, merged_rows
 from hierax.processing import HieraImageProcessor, Preprocessing
+from hierax.reprs.text import short_repr
 from hierax.viz.segmentation import palette
 
 _COUNTED = 1 << 22  # pixels that are counted at the same time
 
 
+@short_repr()
 @dataclass(frozen=True)
 class ClassArea:
     """A class in an image: its label, its index, its pixels, their share of the image from 0 to 1, and its color in

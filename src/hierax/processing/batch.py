@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hierax.reprs.markup import card, html_repr, table
+from hierax.reprs.text import call_text, described, never_raises
+
 if TYPE_CHECKING:
     import torch
 
 
 class BatchFeature(dict[str, Any]):
-    """The inputs of a model. Use `model(**batch)`, `batch["pixel_values"]` or `batch.pixel_values`."""
+    """The inputs of a model. Use `model(**batch)`, `batch["pixel_values"]` or `batch.pixel_values`.
+
+    `repr` gives shapes and dtypes, not the numbers.
+    """
 
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
         except KeyError:
             raise AttributeError(f"{name!r} is not in this batch; it contains {', '.join(self) or 'nothing'}") from None
+
+    @never_raises
+    def __repr__(self) -> str:
+        return call_text(type(self).__name__, self)
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        return card(type(self).__name__, table((), [(name, described(value)) for name, value in self.items()]))
 
     def to(
         self,

@@ -19,6 +19,7 @@ from hierax.processing.processor import RecordedProcessor, resolve_fast
 from hierax.processing.reading import ImageInput, check_values, read_image, source_name
 from hierax.processing.record import IMAGENET, Preprocessing
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
+from hierax.reprs.text import never_raises
 from hierax.transformers_arguments import token_of, without_foreign
 
 if TYPE_CHECKING:
@@ -244,6 +245,7 @@ class HieraImageProcessor(RecordedProcessor):
         )
         return cls(record, fast=fast, max_pixels=max_pixels, **overrides)
 
+    @never_raises
     def __repr__(self) -> str:
         """The arguments that differ from their defaults; they create an equal processor."""
         values = [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hierax.advice import RECORD, advice_on
 from hierax.atomic import atomic_write
 from hierax.processing.record_fields import FIELDS, OPTIONAL, RESAMPLING, is_list, positive_int, positive_number
+from hierax.reprs.text import never_raises
 
 if TYPE_CHECKING:
     from hierax.model.config import HieraConfig
@@ -80,6 +81,7 @@ class Preprocessing:
         if known:
             raise ValueError(f"extra has {known!r}; expected only keys that are not fields of the record")
 
+    @never_raises
     def __repr__(self) -> str:
         default = type(self)()
         shown = [name for name in FIELDS if getattr(self, name) != getattr(default, name)]

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from hierax.processing.errors import ImageError
+from hierax.reprs.text import short_repr
 
 _LONG = {
     1: "B",
@@ -52,6 +53,7 @@ _UNREAD = {33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "L
 _BYTES_APART = 3  # the predictor for floating-point samples
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Layout:
     """The layout of the first page of a TIFF.

@@ -25,6 +25,7 @@ from hierax.processing.resize import Geometry
 from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, moment, sampling_of, starts
 from hierax.processing.video_file import Frame, VideoFile
 from hierax.processing.views import check_views
+from hierax.reprs.text import never_raises, short_repr
 from hierax.transformers_arguments import token_of, without_foreign
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ of images, one for each frame.
 """
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Clip:
     """A clip of a video: the input of a model.
@@ -324,6 +326,7 @@ class HieraVideoProcessor(RecordedProcessor):
         )
         return cls(record, short=short, fast=fast, **overrides)
 
+    @never_raises
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.record!r}, short={self.short!r}, fast={self.fast})"
 

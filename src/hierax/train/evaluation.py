@@ -22,6 +22,7 @@ from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassif
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.text import short_repr
 from hierax.train.description import read_description
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
@@ -38,6 +39,7 @@ from hierax.train.summary import class_counts
 _FEW = 256  # up to this number of samples, reading in this process is faster than starting worker processes
 
 
+@short_repr()
 @dataclass(frozen=True)
 class Evaluation:
     """The predictions of a classifier for a dataset, and their metrics.

@@ -16,11 +16,13 @@ from hierax.data.view import EvaluationView
 from hierax.model.config import HieraConfig
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
+from hierax.reprs.text import short_repr
 from hierax.train.objective import Objective
 from hierax.train.parallel import World
 from hierax.train.progress import Interrupted
 
 
+@short_repr()
 @dataclass
 class Predictions:
     """The predictions of a classifier for a dataset, in the dataset's order.

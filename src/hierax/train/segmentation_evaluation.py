@@ -17,6 +17,7 @@ from hierax.model.segmentation import HieraForSemanticSegmentation
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.text import short_repr
 from hierax.train.evaluation import run_trained_on, worker_count
 from hierax.train.parallel import open_world
 from hierax.train.pixels import pixel_mean_and_std
@@ -30,6 +31,7 @@ from hierax.train.settings import Recipe
 _EXPECTED = "expected a segmentation model, as hierax finetune --task segment makes them"
 
 
+@short_repr()
 @dataclass(frozen=True)
 class SegmentationEvaluation:
     """The comparison of a segmentation model with the masks of a dataset.

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from hierax.data.dataset import IGNORE
+from hierax.reprs.text import short_repr
 
 
+@short_repr()
 @dataclass(frozen=True)
 class SegmentationMatrix:
     """A confusion matrix of pixels, and the metrics that follow from it.

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from hierax.model.validation import require_fields
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.reprs.text import short_repr
 from hierax.train.modes import MODES
 from hierax.train.setting_values import kinds, parse_value, typed_value
 
@@ -23,6 +24,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 TARGETS = ("normalized", "pixels", "hog")
 
 
+@short_repr(changed=True)
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The complete configuration of a run.

@@ -11,6 +11,7 @@ from hierax.data.dataset import Dataset, Relabeled, Sample, Subset
 from hierax.data.segmentation.masks import Mask
 from hierax.data.segmentation.numbering import Numbering
 from hierax.processing import ImageError
+from hierax.reprs.text import dataset_repr
 
 
 class MaskedImages(Protocol):
@@ -35,6 +36,7 @@ class MaskedImages(Protocol):
         ...
 
 
+@dataset_repr
 @dataclass(frozen=True, eq=False)
 class SegmentationDataset:
     """Images and the class of each of their pixels.

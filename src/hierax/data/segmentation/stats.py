@@ -16,8 +16,10 @@ from hierax.data.stats import Moments, image_moments, measured
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.text import short_repr
 
 
+@short_repr()
 @dataclass(frozen=True)
 class SegmentationStatistics:
     """The statistics of images and their masks.

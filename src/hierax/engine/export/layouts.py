@@ -17,6 +17,7 @@ from hierax.model.registry import TASKS, TaskSpec, task_of
 from hierax.notices import notify, printable
 from hierax.processing import Preprocessing
 from hierax.processing.record import FILE_NAME
+from hierax.reprs.text import short_repr
 
 _ASSETS = Path(__file__).parents[2] / "assets" / "layouts"
 _JS_FILES = {"fp32": ("model", "fp32"), "fp16": ("model_fp16", "fp16"), "int8": ("model_quantized", "q8")}
@@ -59,6 +60,7 @@ class Contents:
         return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip("-.") or "hiera"
 
 
+@short_repr()
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """One layout.

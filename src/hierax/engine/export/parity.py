@@ -20,6 +20,7 @@ from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units
 from hierax.model.registry import TASKS
 from hierax.processing import HieraImageProcessor
+from hierax.reprs.text import never_raises, short_repr
 
 LARGEST_ERROR = {"fp32": 1e-4}
 """Tolerances of the relative error of every map and output, by precision."""
@@ -30,6 +31,7 @@ _BATCH = 8  # inputs that are compared at once
 _NAMES = {"pooler_output": "pooled output", "feature_maps": "feature maps"}
 
 
+@short_repr()
 @dataclass(frozen=True)
 class ParityReport:
     """The comparison of an exported file, run by its own runtime, with the model in float32 on PyTorch.
@@ -90,6 +92,7 @@ class ParityReport:
     def _compared(self) -> str:
         return _NAMES.get(self.compared, self.compared)
 
+    @never_raises
     def __str__(self) -> str:
         parts = [
             f"stage maps max rel. error {self.largest_error:.1e}".replace("e-0", "e-"),
