@@ -27,7 +27,7 @@ OUTPUTS = ("output_hidden_states", "output_attentions")
 """Attributes that set the defaults of arguments of a model's call."""
 
 
-@short_repr(like=lambda config: HieraConfig(image_size=config.image_size))
+@short_repr(like=lambda config: type(config)(image_size=config.image_size))
 @advised_class(CONFIG)
 @dataclass(unsafe_hash=True, kw_only=True)
 class HieraConfig:
