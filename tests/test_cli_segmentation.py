@@ -118,6 +118,7 @@ def test_what_does_not_fit_is_an_error_of_one_line(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_export_is_evaluated_in_windows_of_its_size(trained: Path, run: "Run") -> None:
     assert run("export", "run", "-o", "exported", "--format", "pt2", "--overwrite")[0] == 0
     code, out, err = run("evaluate", "data", "--model", "exported", "--device", "cpu", "--json")

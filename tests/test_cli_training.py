@@ -54,6 +54,7 @@ def test_from_pictures_to_a_confusion_matrix(run: Run, data: Path) -> None:
     assert [line.split()[0] for line in out.splitlines()] == ["stage1", "stage2", "stage3", "stage4"]
 
 
+@pytest.mark.slow
 def test_settings_may_stand_anywhere(run: Run, data: Path) -> None:
     code, _, err = run("pretrain", *TINY[:4], *PRETRAIN, "data", "-o", "first", *TINY[4:])
     assert code == 0, err
@@ -62,6 +63,7 @@ def test_settings_may_stand_anywhere(run: Run, data: Path) -> None:
     assert same(weights(Path("first")), weights(Path("second")))
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_configuration(run: Run, data: Path) -> None:
     assert run("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)[0] == 0
     assert run("pretrain", "--config", "first/run.json", "-o", "second", "--device", "cpu")[0] == 0
@@ -180,6 +182,7 @@ def test_resume_goes_on_with_a_run_and_with_nothing_else(run: Run, data: Path) -
     assert "not allowed with argument" in err
 
 
+@pytest.mark.slow
 def test_a_run_s_folder_is_as_good_as_its_configuration(run: Run, data: Path) -> None:
     assert run("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)[0] == 0
     assert run("pretrain", "--config", "first", "-o", "second", "--device", "cpu")[0] == 0

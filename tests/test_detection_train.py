@@ -64,6 +64,7 @@ def test_a_run_writes_a_model_a_log_and_its_result(task: str, head: str, trunk: 
     assert len(list((run / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_yolo_folders_and_single_files_are_trained_on(trunk: Path, tmp_path: Path) -> None:
     run = train(write_yolo(tmp_path / "yolo"), tmp_path / "a", trunk)
     assert open_detector(run).category_ids == (0, 1)
@@ -121,6 +122,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_not_written_to_its_end_is_not_used(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_damaged_checkpoint_is_named(trunk: Path, tmp_path: Path, monkeypatch:
         train(source, run, trunk)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_run_after_its_step(trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, run = write_coco(tmp_path / "set"), tmp_path / "run"
     real = DetectionTrainer.training_step
@@ -173,6 +176,7 @@ def test_a_signal_ends_a_run_after_its_step(trunk: Path, tmp_path: Path, monkeyp
     assert equal(weights(run), weights(train(source, tmp_path / "whole", trunk)))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_its_last_step_is_finished(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +305,7 @@ def test_one_process_and_the_first_gpu_are_used(trunk: Path, tmp_path: Path, mon
         train(write_coco(tmp_path / "set"), tmp_path / "run", trunk)
 
 
+@pytest.mark.slow
 def test_photos_of_any_form_can_be_learned(trunk: Path, tmp_path: Path) -> None:
     """A gray photo, one with transparency, a narrow one, and one of a single pixel row."""
     folder = tmp_path / "set"

@@ -8,6 +8,7 @@ differ, and `…` stands for anything.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import inspect
@@ -61,6 +62,8 @@ GUIDES = (
     "README",
 )
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))
+LONG = ("deploy", "finetune", "pretrain", "engine", "recipes", "segmentation")
+"""Guides that take minutes: all of them run among the slow tests."""
 _ARGUMENTS = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
 
@@ -353,7 +356,7 @@ def check_torchrun(words: list[str]) -> Recipe:
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::UserWarning:lightning")  # of Lightning
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of PEFT
-@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("guide", [pytest.param(g, marks=pytest.mark.slow if g in LONG else ()) for g in GUIDES])
 def test_every_command_and_program_of_a_guide_runs(guide: str, small_world: Path) -> None:
     """An export to ONNX takes seconds even of a small model, and is done to another format where that is as good."""
     with put_back():
@@ -361,6 +364,27 @@ def test_every_command_and_program_of_a_guide_runs(guide: str, small_world: Path
             guide,
             instead={} if guide in ("engine", "deploy") else {"onnx": "pt2" if guide == "finetune" else "openvino"},
         )
+
+
+@pytest.mark.parametrize("guide", LONG)
+def test_commands_and_programs_of_a_long_guide_are_understood(guide: str) -> None:
+    """Commands have arguments that exist; programs can be compiled, and what they import exists."""
+    from hierax.cli import _parser
+    from hierax.cli.parsing import parse
+
+    understood = 0
+    for block in blocks(guide):
+        if block.kind == "python":
+            program = ast.parse(block.text, block.place)
+            imports = [node for node in ast.walk(program) if isinstance(node, (ast.Import, ast.ImportFrom))]
+            exec(compile(ast.Module(imports, []), block.place, "exec"), {})  # pyright: ignore[reportArgumentType]
+            understood += 1
+        elif block.kind in ("sh", "console"):
+            for words, printed in commands(block):
+                if words[0] == "hierax" and not any(line.startswith("hierax: ") for line in printed[:1]):
+                    assert parse(*_parser(), words[1:]).run, block.place
+                    understood += 1
+    assert understood > 3
 
 
 def run_guide(guide: str, *, instead: dict[str, str]) -> None:

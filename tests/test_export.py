@@ -99,6 +99,7 @@ def test_an_onnx_that_is_too_large_for_one_file_has_its_weights_beside_it(
     assert relative(run_file(tmp_path, "onnx", x)[0], truth(model, x)[0]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_model_that_is_too_large_for_one_file_is_exported_with_its_weights_beside_it(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

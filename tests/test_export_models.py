@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ from hierax.notices import Notice
 from hierax.train import evaluate
 from small import image_config
 
-FORMATS = ("pt2", "onnx", "openvino")
+FORMATS = (
+    "pt2",
+    pytest.param("onnx", marks=pytest.mark.slow),
+    pytest.param("openvino", marks=pytest.mark.slow),
+)
 SHALLOW: dict[str, Any] = {
     "depths": (1, 1), "num_heads": (1, 2), "masked_unit_attention": (True, False), "num_query_pool": 1,
 }  # fmt: skip
@@ -45,6 +51,18 @@ def made(cls: Any, folder: Path, **options: Any) -> tuple[Path, Any]:
 def exported(model: Any, folder: Path, format: str = "pt2") -> Path:
     hierax.export(model, folder / format, format=format)
     return folder / format
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]:
+    """The export of a model of a class, made once."""
+
+    @functools.cache
+    def export(cls: Any) -> Path:
+        folder = tmp_path_factory.mktemp(cls.__name__)
+        return exported(made(cls, folder)[1], folder)
+
+    return export
 
 
 @pytest.fixture
@@ -75,16 +93,18 @@ def test_an_export_is_evaluated_as_its_checkpoint(
         assert engine.record == RECORD
 
 
-def test_an_export_of_another_task_is_not_evaluated(photos: Path, tmp_path: Path) -> None:
-    folder = exported(made(HieraModel, tmp_path)[1], tmp_path)
-    with hierax.Engine(folder) as engine, pytest.raises(ValueError, match="is for features; expected a classifier"):
+def test_an_export_of_another_task_is_not_evaluated(photos: Path, shared: Callable[[Any], Path]) -> None:
+    with (
+        hierax.Engine(shared(HieraModel)) as engine,
+        pytest.raises(ValueError, match="is for features; expected a classifier"),
+    ):
         evaluate(photos, model=engine)
 
 
 def test_a_probe_of_an_export_says_what_it_needs(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, shared: Callable[[Any], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = exported(made(HieraModel, tmp_path)[1], tmp_path)
+    folder = shared(HieraModel)
     assert main(["evaluate", str(photos), "--model", str(folder), "--probe", "knn", "--train", str(photos)]) == 2
     assert "is an export; a probe needs the checkpoint that it was made from" in capsys.readouterr().err
 
@@ -106,6 +126,7 @@ def test_an_export_embeds_as_its_checkpoint_within_its_tolerance(format: str, ph
     assert other.manifest.preprocessing == RECORD.to_dict()
 
 
+@pytest.mark.slow
 def test_a_collection_of_a_checkpoint_takes_nothing_of_an_export(photos: Path, tmp_path: Path) -> None:
     checkpoint, model = made(HieraModel, tmp_path)
     hierax.embed(photos, tmp_path / "out", model=checkpoint, device="cpu", precision="fp32")
@@ -114,6 +135,7 @@ def test_a_collection_of_a_checkpoint_takes_nothing_of_an_export(photos: Path, t
         hierax.embed(photos, tmp_path / "out", model=folder, update=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hierax.notices.Notice")
 def test_stages_of_a_backbone_are_those_of_its_checkpoint(tmp_path: Path) -> None:
     checkpoint, model = made(HieraBackbone, tmp_path, out_features=("stage1", "stage2"))
@@ -150,19 +172,18 @@ def test_stages_of_a_backbone_are_those_of_its_checkpoint(tmp_path: Path) -> Non
     ids=str,
 )
 def test_what_an_export_cannot_give_is_said_before_anything_is_written(
-    cls: Any, given: dict[str, Any], problem: str, photos: Path, tmp_path: Path
+    cls: Any, given: dict[str, Any], problem: str, photos: Path, tmp_path: Path, shared: Callable[[Any], Path]
 ) -> None:
-    folder = exported(made(cls, tmp_path)[1], tmp_path)
     with pytest.raises(ValueError, match=problem):
-        hierax.embed(photos, tmp_path / "out", model=folder, **given)
+        hierax.embed(photos, tmp_path / "out", model=shared(cls), **given)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 @pytest.mark.filterwarnings("ignore::hierax.notices.Notice")
 def test_a_collection_of_an_export_is_searched_by_it(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, shared: Callable[[Any], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = exported(made(HieraModel, tmp_path)[1], tmp_path)
+    folder = shared(HieraModel)
     assert main(["embed", str(photos), "-o", str(tmp_path / "out"), "--model", str(folder)]) == 0
     query = save_noise(tmp_path / "query.png", seed=3)
     capsys.readouterr()

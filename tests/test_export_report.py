@@ -96,6 +96,7 @@ def test_the_report_of_an_export_is_what_its_engine_gives(exported: Exported) ->
     assert float(torch.cosine_similarity(found.double(), expected.double()).min()) == pytest.approx(report.worst_cosine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format", "precision"), [("openvino", "int8"), ("openvino", "fp16"), ("pt2", "bf16")])
 def test_lower_precisions_are_within_their_bar_and_not_exact(exported: Exported, format: str, precision: str) -> None:
     _, folder, report = exported("classifier", format, precision)

@@ -175,6 +175,7 @@ def test_an_actor_of_a_cluster_sends_its_notes(data: Path, classifier_folder: st
     assert told("\n".join(FIRST_ONLY.lines()), data) == []
 
 
+@pytest.mark.slow
 def test_an_export_tells_it_of_the_images_that_it_is_compared_on(
     data: Path, classifier_folder: str, here: Path
 ) -> None:

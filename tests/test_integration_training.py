@@ -228,6 +228,7 @@ def _train_on_two(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     multiprocessing.start_processes(  # pyright: ignore[reportPrivateImportUsage]
         _train_on_two, args=(tmp_path,), nprocs=2, start_method="spawn"

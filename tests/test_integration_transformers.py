@@ -496,6 +496,7 @@ def test_models_are_copied_and_pickled(task: Any, cls: Any) -> None:
 
 
 @pytest.mark.parametrize(("task", "cls"), [*PAIRS[:3], *PAIRS[4:]])
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["classic", "abs-win"])
 def test_models_compile_as_one_graph(task: Any, cls: Any, geometry: str) -> None:
     same = cls.from_hierax(made(task, **GEOMETRIES[geometry]))

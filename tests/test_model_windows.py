@@ -287,6 +287,7 @@ def test_weights_and_answers_of_attention_agree() -> None:
         torch.testing.assert_close(model(x, output_attentions=True).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_with_windows_compile_as_one_graph_and_are_exported() -> None:
     model = model_of(hierax.HieraBackbone, depths=(1, 1, 2, 1), global_blocks=())
     x = torch.randn(2, 3, 256, 96)
@@ -353,7 +354,7 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
-@pytest.mark.parametrize("size", [(64, 96), (256, 256)])
+@pytest.mark.parametrize("size", [(64, 96), pytest.param((256, 256), marks=pytest.mark.slow)])
 def test_engines_run_models_with_windows(backend: str, size: tuple[int, int]) -> None:
     model, x = (
         model_of(hierax.HieraBackbone, image_size=size, out_features=("stage2", "stage4")),

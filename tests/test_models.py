@@ -102,7 +102,7 @@ def test_half_precision_runs_forward_and_backward(kind: str, task: str, dtype: t
     sizes = [None, [n + 32 for n in model.config.image_size]]
     if task != "mae":
         sizes.append([n - 3 for n in model.config.image_size])
-    for size in sizes:
+    for size in sizes if model.config.axes < 3 else sizes[:1]:  # PyTorch computes 3-D convolutions in fp16 slowly
         x = pixels(model.config, size=size)
         mask = {"noise": torch.rand(2, units_of(model.config, size))} if task == "mae" else {}
         low = copy.deepcopy(model).to(dtype).train()

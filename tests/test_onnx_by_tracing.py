@@ -56,7 +56,10 @@ def session(model: nn.Module, x: torch.Tensor, path: Path) -> Any:
     return onnxruntime.InferenceSession(path, options)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+SLOW = [pytest.param(kind, marks=() if kind == "classifier" else pytest.mark.slow) for kind in MODELS]
+
+
+@pytest.mark.parametrize("kind", SLOW)
 def test_onnx_of_the_model_itself_follows_the_batch(kind: str, tmp_path: Path) -> None:
     model: Any = randomize(MODELS[kind]()).eval()
     found = session(model, pixels(model.config, batch=1), tmp_path / "m.onnx")

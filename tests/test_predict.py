@@ -280,6 +280,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory, classifier_folder: str, ma
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["", "/model.pt2"])
 def test_an_export_classifies_as_its_model(run: Run, exports: Path, classifier_folder: str, file: str) -> None:
     code, out, err = run("classify", "a", "b", "--model", f"{exports}/classes{file}", "--json")
@@ -291,6 +292,7 @@ def test_an_export_classifies_as_its_model(run: Run, exports: Path, classifier_f
         assert json.loads(ours)["predictions"][0]["label"] == json.loads(theirs)["predictions"][0]["label"]
 
 
+@pytest.mark.slow
 def test_an_export_gives_the_maps_that_it_holds(run: Run, exports: Path) -> None:
     code, _, err = run("features", "a", "-o", "out", "--model", str(exports / "maps"))
     assert code == 0, err
@@ -298,11 +300,13 @@ def test_an_export_gives_the_maps_that_it_holds(run: Run, exports: Path) -> None
         assert set(found) == {"stage1", "stage3"}
 
 
+@pytest.mark.slow
 def test_an_export_of_a_mae_reconstructs(run: Run, exports: Path) -> None:
     code, _, err = run("reconstruct", "a", "-o", "sheet.png", "--model", str(exports / "mae"))
     assert code == 0, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "model", "said"),
     [

@@ -99,6 +99,7 @@ def test_normalized_levels_have_a_norm_each() -> None:
     assert all(abs(m.mean().item()) < 0.05 and m.is_contiguous() for m in maps)
 
 
+@pytest.mark.slow
 def test_a_backbone_with_a_neck_compiles_and_is_exported() -> None:
     model, x = backbone(depths=(1, 1, 1, 1)), torch.randn(2, 3, 96, 64)
     with torch.no_grad():

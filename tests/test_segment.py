@@ -171,6 +171,7 @@ def test_an_output_that_is_not_finite_is_an_error_of_the_image(here: Path, model
     assert "the output of the model is not finite" in found.error.problem
 
 
+@pytest.mark.slow
 def test_an_engine_a_checkpoint_and_an_export_answer_as_the_model(
     here: Path, model: Model, segmenter_folder: str
 ) -> None:

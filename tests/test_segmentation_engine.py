@@ -76,6 +76,7 @@ def test_bf16_names_nearly_the_same_classes(backend: str) -> None:
         assert same_class(engine(pixel_values=x).logits, call(net, x).logits) > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_int8_names_nearly_the_same_classes(backend: str) -> None:
     net = model()
@@ -116,6 +117,7 @@ def test_an_export_holds_coarse_logits_and_an_engine_enlarges_them(format: str, 
         assert relative(engine.coarse_logits(pixel_values=x), net.coarse_logits(x)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_int8_exports_are_compared(format: str, tmp_path: Path) -> None:
     net = model("linear")
@@ -126,6 +128,7 @@ def test_int8_exports_are_compared(format: str, tmp_path: Path) -> None:
     assert report.agreements / report.cells > 0.9
 
 
+@pytest.mark.slow
 def test_layouts_of_servers_state_the_coarse_logits(tmp_path: Path) -> None:
     net = model()
     hierax.export(net, tmp_path / "triton", layout="triton", evaluate=few(net))
@@ -142,6 +145,7 @@ def test_the_layout_of_transformers_js_is_refused(tmp_path: Path) -> None:
         hierax.export(model(), tmp_path / "js", layout="transformers.js")
 
 
+@pytest.mark.slow
 def test_the_commands_convert_and_export_a_segmentation_model(tmp_path: Path, capsys: Any) -> None:
     net = model(num_labels=3, id2label={0: "sky", 1: "sea", 2: "sand"})
     net.save_pretrained(tmp_path / "model")

@@ -159,6 +159,7 @@ def test_a_batch_that_was_fitted_to_the_data_stays_when_its_parts_become_smaller
     assert json.loads((run / "run.json").read_text())["facts"]["batch"] == 10
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) -> None:
     process = stepwise_pretraining(data, tmp_path / "run")
     assert process.stdout is not None
