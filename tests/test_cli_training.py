@@ -164,6 +164,7 @@ def test_a_dataset_is_counted(run: Run, data: Path) -> None:
     assert json.loads(out)["classes"] == {"class0": 6, "class1": 6}
 
 
+@pytest.mark.slow
 def test_resume_goes_on_with_a_run_and_with_nothing_else(run: Run, data: Path) -> None:
     command = ("pretrain", "data", "-o", "first", *PRETRAIN, *TINY)
     assert run(*command, "--resume") == (2, "", "hierax: first contains no run to resume\n")

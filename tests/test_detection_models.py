@@ -191,6 +191,7 @@ def test_a_frozen_backbone_is_not_trained(trunk: Path) -> None:
         built(None, freeze=True)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_continued_with_other_classes(trunk: Path, tmp_path: Path) -> None:
     first = built(trunk)
     first.save(tmp_path / "run" / "model")

@@ -190,6 +190,7 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(
     assert equal(weights(run), weights(train(source, tmp_path / "whole", trunk)))
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept_beside_the_last(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,8 @@ def test_engines_of_abs_win_models_of_any_number_of_axes_agree_with_the_model(
 
 
 @pytest.mark.parametrize(
-    ("axes", "task", "format"), [(1, "features", "pt2"), (3, "mae", "openvino"), (3, "classification", "onnx")]
+    ("axes", "task", "format"),
+    [(1, "features", "pt2"), (3, "mae", "openvino"), pytest.param(3, "classification", "onnx", marks=pytest.mark.slow)],
 )
 def test_exports_of_abs_win_models_that_are_not_2_d_agree_with_the_model(
     axes: int, task: str, format: str, tmp_path: Path

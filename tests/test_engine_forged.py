@@ -35,7 +35,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("content", [b"", b"neither", b"\xff" * 64], ids=["empty", "text", "bytes"])
+@pytest.mark.parametrize(
+    "content", [b"", pytest.param(b"neither", marks=pytest.mark.slow), b"\xff" * 64], ids=["empty", "text", "bytes"]
+)
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_what_the_runtime_cannot_read_is_made_again(
     backend: str, content: bytes, cache: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -35,7 +35,7 @@ def same_class(a: Tensor, b: Tensor) -> float:
     return float((a.argmax(1) == b.argmax(1)).float().mean())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS[:2], pytest.param(BACKENDS[2], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("head", ["linear", "fpn"])
 def test_engines_give_the_logits_of_every_pixel(backend: str, head: str) -> None:
     net = model(head)
@@ -102,7 +102,7 @@ def test_a_stream_gives_the_logits_of_each_image() -> None:
         torch.testing.assert_close(one.output.logits[0], expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
 def test_an_export_holds_coarse_logits_and_an_engine_enlarges_them(format: str, tmp_path: Path) -> None:
     net = model()
     x = few(net)

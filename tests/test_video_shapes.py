@@ -75,7 +75,7 @@ def test_half_precision_is_near_full(shape: tuple[int, ...]) -> None:
     assert relative(half, full) < 0.05
 
 
-@pytest.mark.parametrize("shape", [(6, 160, 160), (16, 256, 320)], ids=str)
+@pytest.mark.parametrize("shape", [(6, 160, 160), pytest.param((16, 256, 320), marks=pytest.mark.slow)], ids=str)
 @torch.no_grad()
 def test_they_are_exported_with_a_dynamic_batch(shape: tuple[int, ...]) -> None:
     model = classifier().double()
