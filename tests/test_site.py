@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs" / "site"))
 
 from site_pages import CONTENTS  # noqa: E402  (after the path is set)
+from site_reference import public_names  # noqa: E402
 
 PAGES = ("README", *(page for part in CONTENTS.values() for page in part))
 
@@ -116,6 +117,12 @@ def test_the_built_site_is_complete_and_loads_nothing_from_elsewhere(site: Path)
     for style in site.rglob("*.css"):
         outside = re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^)'\"]*", style.read_text(encoding="utf-8"))
         assert outside == [], style.name
+
+
+@pytest.mark.slow
+def test_every_public_name_has_a_place_in_the_built_reference(site: Path) -> None:
+    places = {anchor for page in (site / "docs/reference").glob("*.html") for anchor in Built(page).anchors}
+    assert {full for full, _ in public_names().values()} - places == set()
 
 
 @pytest.mark.slow

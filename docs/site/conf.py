@@ -17,6 +17,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "site_pages",
+    "site_reference",
+    "site_commands",
 ]
 
 # The source folder is the root of the repository, so that relative links mean the same on GitHub and in the site.
@@ -34,11 +36,29 @@ include_patterns = [
 exclude_patterns = [".*", "build", "dist", "demo", "src", "tests"]
 
 nitpicky = True
+nitpick_ignore_regex = [
+    (
+        "py:class",
+        ".*",
+    ),  # types of signatures: the build needs no network, so there are no inventories of other projects
+    ("py:.*", r"(?!hierax\.).*"),
+]
+smartquotes = False  # an option begins with two hyphens
 suppress_warnings = ["myst.header"]  # CHANGELOG.md and the log have levels of their own
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist", "attrs_block"]
 myst_links_external_new_tab = False
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints_format = "short"
+autodoc_mock_imports = ["timm"]
+python_maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_param = False  # several names that share an explanation stay together
+napoleon_use_rtype = False
+
 highlight_language = "text"
 copybutton_prompt_text = "$ "
 

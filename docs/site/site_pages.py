@@ -9,35 +9,70 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-CONTENTS: dict[str, tuple[str, ...]] = {
-    "Jobs": (
-        "docs/features",
-        "docs/embed",
-        "docs/pretrain",
-        "docs/finetune",
-        "docs/recipes",
-        "docs/segmentation",
-        "docs/detection",
-        "docs/dense",
-        "docs/video",
-        "docs/serve",
-        "docs/explain",
-        "docs/engine",
-        "docs/deploy",
-        "docs/checkpoints",
-        "docs/integrations",
-        "docs/transformers",
-    ),
-    "Understand": ("docs/sizes", "docs/femto", "benchmarks/RESULTS", "docs/log"),
-    "Project": ("docs/stability", "CONTRIBUTING", "CHANGELOG", "SECURITY", "femto/README", "femto/SOURCES"),
+CONTENTS: dict[str, dict[str, str]] = {
+    "Jobs": {
+        "docs/features": "Features and maps",
+        "docs/embed": "Embed and search",
+        "docs/pretrain": "Pretrain",
+        "docs/finetune": "Fine-tune",
+        "docs/recipes": "Recipes",
+        "docs/segmentation": "Segment",
+        "docs/detection": "Detect",
+        "docs/dense": "Choose weights for both",
+        "docs/video": "Video",
+        "docs/serve": "Serve",
+        "docs/explain": "Explain",
+        "docs/engine": "Run fast, export",
+        "docs/deploy": "Deploy",
+        "docs/checkpoints": "Checkpoint files",
+        "docs/transformers": "Code written for transformers",
+        "docs/integrations": "Inside other libraries",
+    },
+    "Understand": {
+        "docs/sizes": "Any input size",
+        "docs/femto": "hierax/femto",
+        "benchmarks/RESULTS": "Results",
+        "docs/log": "Log",
+    },
+    "Reference": {
+        "docs/reference/commands": "Commands",
+        "docs/reference/predict": "Label, explain, segment",
+        "docs/reference/models": "Models",
+        "docs/reference/checkpoints": "Checkpoints",
+        "docs/reference/processing": "Images and videos to pixels",
+        "docs/reference/engine": "Engine and exports",
+        "docs/reference/collections": "Collections of features",
+        "docs/reference/train": "Training and evaluation",
+        "docs/reference/data": "Data",
+        "docs/reference/detection": "Detection",
+        "docs/reference/serve": "Server",
+        "docs/reference/integrations": "In other libraries",
+    },
+    "Project": {
+        "docs/stability": "Stability",
+        "CONTRIBUTING": "Contributing",
+        "CHANGELOG": "Changelog",
+        "SECURITY": "Security",
+        "femto/README": "How femto is made",
+        "femto/SOURCES": "Sources of its images",
+    },
 }
-"""The pages by part, in the order of the navigation. tests/test_site.py checks that every page is here."""
+"""The pages by part, each with its name in the navigation. tests/test_site.py checks that every page is here."""
 
 
 def contents() -> str:
     """The hidden trees of contents that Sphinx reads from the start page."""
     trees = (
-        "\n".join(("```{toctree}", ":hidden:", f":caption: {part}", "", *pages, "```"))
+        "\n".join(
+            (
+                "```{toctree}",
+                ":hidden:",
+                f":caption: {part}",
+                "",
+                *(f"{title} <{page}>" for page, title in pages.items()),
+                "```",
+            )
+        )
         for part, pages in CONTENTS.items()
     )
     return "\n\n" + "\n\n".join(trees) + "\n"

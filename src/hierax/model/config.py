@@ -377,7 +377,7 @@ def list_models(pattern: str = "*") -> tuple[str, ...]:
     """The names that `create_model` knows.
 
     Args:
-        pattern: only those that it fits, as "mae_*" or "*_16x224"; `*`, `?` and `[…]` are as for files.
+        pattern: only those that it fits, as `mae_*` or `*_16x224`; `*`, `?` and `[…]` are as for files.
     """
     return tuple(fnmatch.filter(VARIANTS, pattern))
 

@@ -42,8 +42,7 @@ class BatchFeature(dict[str, Any]):
         """Moves the tensors to a device, casts them to a dtype, or both, in place, and returns the batch.
 
         Examples: `batch.to("cuda")`, `batch.to(torch.bfloat16)`, `batch.to("cuda", torch.float16)`. A dtype applies
-            only
-        to floating-point tensors. Device and dtype can be in any order.
+        only to floating-point tensors. Device and dtype can be in any order.
 
         Raises:
             TypeError: an entry is not a tensor, because `return_tensors` was "np" or None.

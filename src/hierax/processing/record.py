@@ -204,8 +204,7 @@ class Preprocessing:
         """Creates a record from the keys of a `preprocessor_config.json`. Unknown keys are stored in `extra`.
 
         Fields that are missing or null get the defaults of this class. One exception: if `size` has a height and a
-            width,
-        and no crop is stated, the record does not crop. Raises ValueError for a wrong value.
+        width, and no crop is stated, the record does not crop. Raises ValueError for a wrong value.
         """
         given = {name: value for name, value in values.items() if name in FIELDS and value is not None}
         extra = {name: value for name, value in values.items() if name not in FIELDS}

@@ -2,6 +2,8 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # (timm needs torchvision, which is not part of the development environment)
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
