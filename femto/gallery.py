@@ -4,8 +4,9 @@
 
 PICTURES is the folder of femto/pictures.py, of which the sources and `femto/split.csv` are used. Written are, below the
 assets: `photos/NAME.jpg`, `gallery.jpg` with `gallery.json`, and the tables in `CREDITS.md`. Every picture is of the
-validation or the test set, or a photo that is held out; and everybody may use, change and sell it (no GPL, no "share
-alike"), so that the package as a whole stays what its license says. The same split makes the same files.
+validation or the test set, or a photo that no training used; and everybody may use, change and sell it (no GPL, no
+"share alike"), so that the package as a whole stays what its license says. The same split makes the same files. What is
+shown is in femto/shown.py.
 """
 
 import argparse
@@ -15,13 +16,14 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from compose import flattened, prepared, shorter_side
-from sources import Source, listed
+from shown import CAT, EMOJI, GALLERY, MORE, PHOTOS, Terms
+from sources import SHOWN, Source, fetch_packages, listed
 from split import Row, read_split, read_wrong
 
 HERE = Path(__file__).parent
@@ -33,48 +35,6 @@ LEFT_OUT = (  # beginnings of names: versions of what is there already, and what
     "airplane-014ebb", "crawfish1_bw", "fireman_enrique", "knot_", "olifant", "peak-0ca211", "soft_blue_couch",
     "turkey_platter",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Whose pictures are, under which license, and where that is said."""
-
-    author: str
-    license: str
-    source: str
-
-
-PUBLIC_DOMAIN, CC0, APACHE = "public domain", "CC0-1.0", "Apache-2.0"
-EMOJI = "fonts-noto-color-emoji"
-GALLERY: Mapping[str, Terms] = {  # packages whose pictures may all be used
-    "openclipart-png": Terms("contributors to openclipart.org", PUBLIC_DOMAIN, "Debian: openclipart-png"),
-    "pysiogame": Terms("Ireneusz Imiolek, openclipart.org, Tango", PUBLIC_DOMAIN, "Debian: pysiogame"),
-    EMOJI: Terms("Google", APACHE, "Debian: fonts-noto-color-emoji"),
-    "iso-flags-png-320x240": Terms("various", PUBLIC_DOMAIN, "Debian: iso-flags-png-320x240"),
-}
-_COMMONS = "https://commons.wikimedia.org/wiki/File:"
-_BERASATEGI = Terms("Aitzol Berasategi", "CC-BY-4.0", "Debian: lomiri-wallpapers-16.04")
-PHOTOS: Mapping[str, tuple[str, str, Terms]] = {  # package and path of single photos
-    "astronaut": ("scikit-image", "astronaut", Terms("NASA (Eileen Collins)", PUBLIC_DOMAIN, "PyPI: scikit-image")),
-    "coffee": ("scikit-image", "coffee", Terms("Rachel Michetti", CC0, "PyPI: scikit-image")),
-    "flower": (
-        "scikit-learn", "flower",
-        Terms("vultilion", "CC-BY-2.0", "PyPI: scikit-learn; https://www.flickr.com/photos/vultilion/6056698931"),
-    ),
-    "mountains": ("lomiri-wallpapers-16.04", "aitzgorri_by_Aitzol_Berasategi", _BERASATEGI),
-    "windmill": (
-        "gcompris-qt-data", "categorization/images/renewable/windmill",
-        Terms("G-Man", PUBLIC_DOMAIN, f"Debian: gcompris-qt-data; {_COMMONS}Chesterton_Windmill.jpg"),
-    ),
-}  # fmt: skip
-CAT = ("scikit-image", "chelsea")  # the photo that is there already
-MORE: Mapping[str, tuple[str, str, Terms]] = {  # photos for the gallery, beside what the packages of GALLERY hold
-    "great-wall": (
-        "gcompris-qt-data", "categorization/images/monuments/greatWall",
-        Terms("Hao Wei", "CC-BY-2.0", f"Debian: gcompris-qt-data; {_COMMONS}The_Great_wall_-_by_Hao_Wei.jpg"),
-    ),
-    "sunset": ("lomiri-wallpapers-16.04", "sunset_by_Aitzol_Berasategi", _BERASATEGI),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +66,8 @@ def held_out(folder: Path) -> Iterator[Item]:
         row = rows.get(mark, Row("", ""))
         if row.split in HELD_OUT:
             yield Item(source, below, path, mark, row.category)
+    for source, below, path in listed(folder, SHOWN):
+        yield Item(source, below, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16], "")
 
 
 def found(name: str, key: tuple[str, str], items: Mapping[tuple[str, str], Item]) -> Item:
@@ -123,8 +85,8 @@ def write_photos(place: Path, items: Mapping[tuple[str, str], Item]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for file in place.glob("*.jpg"):
         file.unlink()
-    for name, (package, below, _) in PHOTOS.items():
-        picture = Image.open(found(name, (package, below), items).path).convert("RGB")
+    for name, photo in PHOTOS.items():
+        picture = Image.open(found(name, photo.key, items).path).convert("RGB")
         least = min(PHOTO, *picture.size)
         shorter_side(picture, least).save(place / f"{name}.jpg", quality=85, optimize=True, progressive=True)
 
@@ -132,24 +94,29 @@ def write_photos(place: Path, items: Mapping[tuple[str, str], Item]) -> None:
 # -- the gallery -----------------------------------------------------------------------------------------------------
 
 
-def chosen(items: Sequence[Item]) -> list[tuple[Item, Terms]]:
+def chosen(items: Mapping[tuple[str, str], Item]) -> list[tuple[Item, Terms]]:
     """For each category the photos of `MORE`, then pictures of the packages in turn, emoji last, by their hashes."""
-    more = {(package, below): terms for package, below, terms in MORE.values()}
-    photos = {(package, below) for package, below, _ in PHOTOS.values()}
-    by_category: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
-    for item in sorted(items, key=lambda item: item.mark):
+    photos: dict[str, list[tuple[Item, Terms]]] = defaultdict(list)
+    for more in MORE:
+        item = found(more.below, more.key, items)
+        item = replace(item, category=more.label or item.category)
+        photos[item.category].append((item, more.terms))
+    single = {photo.key for photo in (*PHOTOS.values(), *MORE)}
+    drawings: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
+    for item in sorted(items.values(), key=lambda item: item.mark):
         free = item.source.package in GALLERY and not item.name.startswith(LEFT_OUT)
-        if item.category and item.key not in photos and (free or item.key in more):
-            by_category[item.category]["" if item.key in more else item.source.package].append(item)
+        if item.category and free and item.key not in single:
+            drawings[item.category][item.source.package].append(item)
     picked: list[tuple[Item, Terms]] = []
-    for category in sorted(by_category):
+    for category in sorted(drawings.keys() | photos.keys()):
         turns = [
-            (package != "", package == EMOJI, place, package, item)
-            for package, several in by_category[category].items()
+            (package == EMOJI, place, package, item)
+            for package, several in drawings[category].items()
             for place, item in enumerate(several)
         ]
-        for *_, item in sorted(turns, key=lambda turn: turn[:4])[:EACH]:
-            picked.append((item, more.get(item.key) or GALLERY[item.source.package]))
+        room = max(EACH - len(photos[category]), 0)
+        picked += photos[category]
+        picked += [(item, GALLERY[item.source.package]) for *_, item in sorted(turns, key=lambda t: t[:3])[:room]]
     return picked
 
 
@@ -192,8 +159,9 @@ def write_credits(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
         "| file | author | license | source |", "|---|---|---|---|",
         "| `cat.jpg` | Stéfan van der Walt (Chelsea the cat) | CC0-1.0 | PyPI: scikit-image, `chelsea` |",
     ]  # fmt: skip
-    for name, (_, below, terms) in PHOTOS.items():
-        lines.append(f"| `photos/{name}.jpg` | {terms.author} | {terms.license} | {terms.source}, `{below}` |")
+    for name, photo in PHOTOS.items():
+        terms = photo.terms
+        lines.append(f"| `photos/{name}.jpg` | {terms.author} | {terms.license} | {terms.source}, `{photo.below}` |")
     lines += [
         "", "All were made smaller and saved as JPEG. `gallery.jpg` contains small versions of the images below.",
         "`gallery.json` lists the author, license and source of each image.", "",
@@ -206,7 +174,8 @@ def write_credits(assets: Path, picked: Sequence[tuple[Item, Terms]]) -> None:
         f"| {counts[t]} | {t.author} | {t.license} | {t.source} |" for t in sorted(counts, key=lambda t: -counts[t])
     ]
     lines += [
-        "", "CC-BY-2.0: <https://creativecommons.org/licenses/by/2.0/>; CC-BY-4.0:",
+        "", "CC-BY-1.0: <https://creativecommons.org/licenses/by/1.0/>; CC-BY-2.0:",
+        "<https://creativecommons.org/licenses/by/2.0/>; CC-BY-4.0:",
         "<https://creativecommons.org/licenses/by/4.0/>; CC0-1.0:",
         "<https://creativecommons.org/publicdomain/zero/1.0/>. Apache-2.0 is also the license of hierax.",
     ]  # fmt: skip
@@ -220,10 +189,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--assets", type=Path, default=HERE.parent / "src" / "hierax" / "assets")
     arguments = parser.parse_args(argv)
     assets: Path = arguments.assets
-    items = list(held_out(arguments.folder))
-    by_key = {item.key: item for item in items}
+    fetch_packages(arguments.folder, SHOWN)
+    by_key = {item.key: item for item in held_out(arguments.folder)}
     write_photos(assets / "photos", by_key)
-    picked = chosen(items)
+    picked = chosen(by_key)
     write_gallery(assets, picked)
     write_credits(assets, picked)
     for file in (*sorted((assets / "photos").iterdir()), assets / "gallery.jpg", assets / "gallery.json"):

