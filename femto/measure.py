@@ -1,7 +1,7 @@
 """Measures the checkpoints that come with hierax on held-out pictures.
 
     python femto/measure.py all PICTURES --classifier RUN --mae RUN --teacher teacher.onnx -o OUT
-    python femto/measure.py accuracy|baselines|neighbors|masked|engines|parity|sizes …
+    python femto/measure.py accuracy|sure|baselines|neighbors|masked|engines|parity|sizes …
 
 PICTURES is the folder of femto/pictures.py: the test set is `labeled/test`, `held_out_photos` is what the masked
 autoencoder is measured on. OUT gets a JSON file per part, `tables.md`, `confusion.png` and `metrics.json`.
@@ -33,6 +33,7 @@ from hierax.processing import HieraImageProcessor
 from hierax.train.evaluation import Evaluation, evaluate
 from hierax.train.probe import linear
 from hierax.train.teacher import open_teacher
+from sure import sure, sure_metrics
 
 Json = dict[str, Any]
 DRAWS = 2000  # of the bootstrap
@@ -295,7 +296,7 @@ def sizes(a: argparse.Namespace) -> Json:
     return found
 
 
-PARTS = {f.__name__: f for f in (accuracy, baselines, neighbors, masked, engines, parity, sizes)}
+PARTS = {f.__name__: f for f in (accuracy, sure, baselines, neighbors, masked, engines, parity, sizes)}
 
 
 def metrics(out: Path) -> dict[str, Json]:
@@ -311,6 +312,8 @@ def metrics(out: Path) -> dict[str, Json]:
             "top5": values["top5"], "test_pictures": values["pictures"], "classes": len(values["labels"]),
             "data": "drawings and photos from free packages of Debian and PyPI, see femto/SOURCES.md",
         }  # fmt: skip
+    if (out / "sure.json").exists():
+        found.setdefault("femto", {}).update(sure_metrics(json.loads((out / "sure.json").read_text())))
     if (out / "masked.json").exists():
         values = json.loads((out / "masked.json").read_text())
         errors = {name.replace(" ", "_"): v for name, v in values["root mean square error"].items()}

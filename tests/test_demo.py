@@ -7,14 +7,18 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
 
 import hierax
+from hierax.checkpoint.bundled import bundled_metrics
 from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.demo import next_steps
+from hierax.demo.answers import answers_for, probabilities, side
 from hierax.demo.demo import demo
+from hierax.demo.filling import errors, fill_in
 from hierax.demo.images import gallery, photos
 from hierax.demo.sheet import SMALL, TILE, Row, demo_sheet
 
@@ -33,7 +37,7 @@ def test_there_are_six_to_eight_small_photos_and_the_cat_is_first() -> None:
     found = photos()
     assert 6 <= len(found) <= 8
     assert found[0].name == "cat.jpg"
-    assert all(230 <= min(photo.picture.size) <= 320 for photo in found)
+    assert all(220 <= min(photo.picture.size) <= 320 for photo in found)
     assert all(file.stat().st_size <= 60_000 for file in (ASSETS / "cat.jpg", *(ASSETS / "photos").iterdir()))
 
 
@@ -67,7 +71,8 @@ def test_no_photo_is_in_the_gallery_too() -> None:
 def rows(count: int) -> list[Row]:
     pictures = [Image.new("RGB", (10, 10), color) for color in COLORS[:5]]
     near = [(Image.new("RGB", (96, 96), COLORS[5]), "a label")] * 4
-    return [Row(f"{number}.jpg", pictures, [("yes", 0.5, "50 %")] * 3, near) for number in range(count)]
+    labels = [("yes", 0.5, "50 %")] * 3
+    return [Row(f"{number}.jpg", pictures, labels, near, note="error 3") for number in range(count)]
 
 
 def sheet(count: int) -> Image.Image:
@@ -105,8 +110,17 @@ def test_cells_of_a_map_stay_sharp() -> None:
 @pytest.mark.parametrize(("probability", "wide"), [(0.0, 1), (0.25, TILE // 4), (1.0, TILE)])
 def test_a_bar_is_as_long_as_its_label_is_probable(probability: float, wide: int) -> None:
     page = demo_sheet([Row("x", [], [("", probability, "")], [])], heading="", notes=[], columns=[("", ""), ("", "")])
-    shares = {x for x in range(page.width) for y in range(page.height) if page.getpixel((x, y)) == (203, 222, 248)}
-    assert len(shares) == wide
+    assert (np.asarray(page) == (203, 222, 248)).all(axis=2).any(axis=0).sum() == wide
+
+
+def test_the_sheet_gives_the_first_label_as_the_answer_only_if_the_model_is_sure() -> None:
+    labels = [("mammals", 0.9, "90 %"), ("birds", 0.1, "10 %")]
+    sure, unsure = (Row("x", [], labels, [], sure=sure) for sure in (True, False))
+    assert (sure.verdict, unsure.verdict) == ("mammals", "not sure")
+    pages = [demo_sheet([row], heading="", notes=[], columns=[("", ""), ("", "")]) for row in (sure, unsure)]
+    box = ImageChops.difference(*pages).getbbox()
+    assert box is not None  # only the line of the answer differs, not the bars
+    assert box[3] - box[1] < 50
 
 
 def test_words_that_do_not_fit_are_cut_and_signs_without_a_letter_are_no_error() -> None:
@@ -115,7 +129,7 @@ def test_words_that_do_not_fit_are_cut_and_signs_without_a_letter_are_no_error()
     assert page.width > TILE
     longer = Row("n" * 240 + ".jpg", [], long.answers, [])  # no name runs into what is beside it
     again = demo_sheet([longer], heading="…", notes=["é"], columns=[("", ""), ("", "")])
-    beside = (28 + 220 + TILE, 0, page.width, page.height)
+    beside = (32 + 260 + TILE, 0, page.width, page.height)
     assert again.crop(beside).tobytes() == page.crop(beside).tobytes()
 
 
@@ -137,8 +151,9 @@ def test_the_demo_prints_a_line_for_each_photo_and_writes_a_sheet_with_a_row_for
     labels = {label.replace("-", " ") for label in hierax.load("hierax/femto").config.id2label.values()}
     assert {other.label for other in gallery()} <= labels
     for line in lines[: len(names)]:
-        found = [re.sub(r" (\d+|<1) %$", "", part) for part in re.split(r" {3,}", line.strip())[1:]]
-        assert len(found) == 3
+        listed = re.split(r" {3,}", line.strip().replace("not sure: ", ""))[1:]
+        found = [re.sub(r" (\d+|<1) %$", "", part) for part in listed]
+        assert 1 <= len(found) <= 3
         assert set(found) <= labels
     done = lines[len(names)]
     assert re.fullmatch(
@@ -167,8 +182,52 @@ def test_the_demo_of_nothing_draws_nothing(run: Run, arguments: tuple[str, ...],
     assert not Path("demo").exists()
 
 
+def test_a_model_is_sure_from_the_threshold_on() -> None:
+    model = hierax.load("hierax/femto")
+    assert isinstance(model, hierax.HieraForImageClassification)
+    pictures = [photos()[0].picture]
+    (found,) = answers_for(model, pictures, threshold=0)
+    first = found.labels[0][1]
+    assert first == pytest.approx(probabilities(model, pictures).max().item())
+    assert [answers_for(model, pictures, threshold=t)[0].sure for t in (first, first + 1e-6)] == [True, False]
+    assert str(answers_for(model, pictures, threshold=1)[0]) == f"not sure: {found}"
+
+
+def test_the_threshold_of_the_bundled_classifier_is_a_measured_probability() -> None:
+    metrics = bundled_metrics("hierax/femto")
+    assert 0 < metrics["sure"] < 1
+    assert metrics["sure_side"] == side(hierax.load("hierax/femto"))  # type: ignore[arg-type]
+    assert 0 < metrics["sure_coverage"] < 100
+    assert metrics["top1"] < metrics["sure_precision"] <= 100
+
+
+def test_a_mirrored_photo_is_filled_in_as_the_mirror_image() -> None:
+    model = hierax.load("hierax/femto.mae")
+    assert isinstance(model, hierax.HieraForPreTraining)
+    pixels, keep = torch.randn(1, 3, 64, 96), torch.tensor([[True, False, False, True, True, False]])
+    mirrored = torch.tensor([[False, False, True, False, True, True]])
+    with torch.inference_mode():
+        made, other = fill_in(model, pixels, keep), fill_in(model, pixels.flip(-1), mirrored)
+    torch.testing.assert_close(other.flip(-1), made)
+    seen = torch.zeros(2, 3, dtype=torch.bool)
+    seen.view(-1)[:] = keep[0]
+    shown = seen.repeat_interleave(32, 0).repeat_interleave(32, 1)
+    assert torch.equal(made[..., shown], pixels[..., shown])
+    assert not torch.isclose(made[..., ~shown], pixels[..., ~shown]).all(dim=1).any()
+
+
+def test_the_errors_of_a_reconstruction_are_those_of_the_hidden_pixels() -> None:
+    truth = Image.new("RGB", (64, 64), (100, 100, 100))
+    truth.paste((160, 160, 160), (32, 0, 64, 64))
+    guess = truth.copy()
+    guess.paste((150, 160, 170), (32, 0, 64, 64))
+    visible = np.zeros((64, 64), bool)
+    visible[:, :32] = True
+    assert errors(truth, guess, visible) == pytest.approx(((200 / 3) ** 0.5, 60))
+
+
 def test_another_seed_hides_other_parts_and_changes_nothing_else() -> None:
-    one, same, other = (demo(seed=seed) for seed in (0, 0, 1))
+    one, same, other = (demo(photos()[:2], seed=seed) for seed in (0, 0, 1))
     assert one.tobytes() == same.tobytes()
     assert one.size == other.size
     left, _, right, _ = ImageChops.difference(one, other).getbbox() or (0, 0, 0, 0)

@@ -9,12 +9,18 @@ from PIL import Image, ImageDraw
 
 from hierax.viz.fonts import drawable, load_font
 
-TILE = 200
-"""Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20 and of 40 x 40."""
-_MARGIN, _GAP = 28, 20  # around the sheet, between images
-SMALL, _PITCH = 79, 124  # side of a neighbor, and distance between two of them, enough for the longest label
-_LINE, _BAR = 25, 21  # distance of the lines of labels, height of their bars
-_PAPER, _INK, _FADED, _SHARE, _RULE = (255, 255, 255), (24, 24, 27), (100, 100, 108), (203, 222, 248), (228, 228, 231)
+TILE = 240
+"""Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20, 40 x 40 and 80 x 80, and for a mask
+unit of 10 x 10."""
+SMALL = 114
+"""Side of a neighbor, in pixels."""
+NOT_SURE = "not sure"
+_MARGIN, _GAP = 32, 20  # around the sheet, between images
+_TALL = TILE + 48  # from one row to the next: an image, the line below it, and a gap
+_LINE, _BAR = 38, 31  # distance of the lines of labels, height of their bars
+# The sheet is made to be read at half its size, as on a page: no text is smaller than 18 points.
+_TITLE, _VERDICT, _COLUMN, _LABEL, _NOTE, _LEAST = 36, 34, 26, 21, 20, 18
+_PAPER, _INK, _FADED, _SHARE, _RULE = (255, 255, 255), (24, 24, 27), (100, 100, 108), (203, 222, 248), (244, 244, 246)
 _Color = tuple[int, int, int]
 
 
@@ -27,12 +33,21 @@ class Row:
         pictures: a square image for each column except the last; they are resized to `TILE`.
         answers: labels, their probabilities, and the probabilities as text; the most likely label is first.
         neighbors: images and their labels, the nearest first; four of them fill the last column.
+        sure: whether the first label is said to be the answer; if not, the sheet says "not sure".
+        note: a line below the last of the pictures.
     """
 
     name: str
     pictures: Sequence[Image.Image]
     answers: Sequence[tuple[str, float, str]]
     neighbors: Sequence[tuple[Image.Image, str]]
+    sure: bool = True
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The first label, or that the model is not sure."""
+        return "" if not self.answers else self.answers[0][0] if self.sure else NOT_SURE
 
 
 def demo_sheet(
@@ -43,24 +58,22 @@ def demo_sheet(
     """
     places = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns) + 1)]
     words, left = places[1], [places[0], *places[2:]]  # the labels of a photo are beside it
-    width = left[-1] + 2 * _PITCH + _MARGIN - 4
-    top = _MARGIN + 36 + 20 * len(notes) + 14
-    first, tall = top + 46, TILE + _GAP
-    page = Image.new("RGB", (width, first + tall * len(rows) + _MARGIN - _GAP), _PAPER)
+    top = _MARGIN + 52 + 28 * len(notes) + 16
+    first = top + 66
+    page = Image.new("RGB", (left[-1] + TILE + _MARGIN, first + _TALL * len(rows)), _PAPER)
     draw = ImageDraw.Draw(page)
-    _write(draw, heading, (_MARGIN, _MARGIN - 4), 28)
+    _write(draw, heading, (_MARGIN, _MARGIN - 6), _TITLE)
     for number, note in enumerate(notes):
-        _write(draw, note, (_MARGIN, _MARGIN + 34 + 20 * number), 16, _FADED)
+        _write(draw, note, (_MARGIN, _MARGIN + 46 + 28 * number), _NOTE, _FADED)
     for x, (title, note) in zip(left, columns, strict=True):
-        _write(draw, title, (x, top), 18)
-        _write(draw, note, (words if x == left[0] else x, top + 23), 14, _FADED)
+        _write(draw, title, (x, top), _COLUMN, room=TILE)
+        _write(draw, note, (words if x == left[0] else x, top + 34), _LEAST, _FADED, room=TILE)
     for number, row in enumerate(rows):
-        y = first + number * tall
+        y = first + number * _TALL
         for x, image in zip(left, row.pictures, strict=False):
             page.paste(_square(image), (x, y))
-        _write(draw, row.name, (words, y - 2), 15, _FADED, room=TILE)
-        for place, answer in enumerate(row.answers, start=1):
-            _answer(draw, *answer, (words, y + place * _LINE + 4))
+        _answers(draw, row, (words, y))
+        _write(draw, row.note, (left[-2], y + TILE + 3), _LEAST, _FADED, room=TILE)
         _neighbors(page, draw, row.neighbors, (left[-1], y))
     return page
 
@@ -71,23 +84,37 @@ def _square(picture: Image.Image, side: int = TILE) -> Image.Image:
     return picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST if cells else Image.Resampling.LANCZOS)
 
 
+def _answers(draw: ImageDraw.ImageDraw, row: Row, at: tuple[int, int]) -> None:
+    """Writes the name of the photo and the verdict, and below them the labels on their bars."""
+    x, y = at
+    _write(draw, row.name, (x, y - 5), _LEAST, _FADED, room=TILE)
+    verdict = drawable(row.verdict)
+    points = next((p for p in range(_VERDICT, _LEAST, -1) if load_font(verdict, p).getlength(verdict) <= TILE), _LEAST)
+    _write(draw, verdict, (x, y + 27), points, _INK if row.sure else _FADED, room=TILE)
+    for place, answer in enumerate(row.answers):
+        _answer(draw, *answer, (x, y + 90 + place * _LINE))
+
+
 def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: str, at: tuple[int, int]) -> None:
     """Draws a label on a bar; the length of the bar shows the probability."""
     x, y = at
-    draw.rectangle((x, y, x + TILE - 1, y + _BAR), fill=(244, 244, 246))
+    draw.rectangle((x, y, x + TILE - 1, y + _BAR), fill=_RULE)
     draw.rectangle((x, y, x + max(round(TILE * probability), 1) - 1, y + _BAR), fill=_SHARE)
-    _write(draw, share, (x + TILE - 5 - round(load_font(share, 15).getlength(share)), y + 1), 15)
-    _write(draw, label, (x + 5, y + 1), 15, room=TILE - 55)
+    _write(draw, share, (x + TILE - 7 - round(load_font(share, _LABEL).getlength(share)), y + 2), _LABEL)
+    _write(draw, label, (x + 7, y + 2), _LABEL, room=TILE - 75)
 
 
 def _neighbors(
     page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
 ) -> None:
-    """Draws four images in two rows, with their labels below."""
-    for number, (image, label) in enumerate(found[:4]):
-        x, y = at[0] + number % 2 * _PITCH, at[1] + number // 2 * (SMALL + 22)
+    """Draws four images in two rows, and below them how many of them have which label."""
+    for number, (image, _) in enumerate(found[:4]):
+        x, y = (place + step * (TILE - SMALL) for place, step in zip(at, (number % 2, number // 2), strict=True))
         page.paste(_square(image, SMALL), (x, y))
-        _write(draw, label, (x, y + SMALL + 1), 13, _FADED, room=_PITCH - 4)
+    labels = [label for _, label in found[:4]]
+    counts = sorted({label: labels.count(label) for label in labels}.items(), key=lambda pair: -pair[1])
+    listed = ", ".join(f"{count} {label}" for label, count in counts)
+    _write(draw, listed, (at[0], at[1] + TILE + 3), _LEAST, _FADED, room=TILE)
 
 
 def _write(
