@@ -13,10 +13,9 @@ import torch
 from PIL import Image, ImageChops
 
 import hierax
-from hierax.checkpoint.bundled import bundled_metrics
 from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.demo import next_steps
-from hierax.demo.answers import answers_for, probabilities, side
+from hierax.demo.answers import answers_for, probabilities
 from hierax.demo.demo import demo
 from hierax.demo.filling import errors, fill_in
 from hierax.demo.images import gallery, photos
@@ -191,14 +190,6 @@ def test_a_model_is_sure_from_the_threshold_on() -> None:
     assert first == pytest.approx(probabilities(model, pictures).max().item())
     assert [answers_for(model, pictures, threshold=t)[0].sure for t in (first, first + 1e-6)] == [True, False]
     assert str(answers_for(model, pictures, threshold=1)[0]) == f"not sure: {found}"
-
-
-def test_the_threshold_of_the_bundled_classifier_is_a_measured_probability() -> None:
-    metrics = bundled_metrics("hierax/femto")
-    assert 0 < metrics["sure"] < 1
-    assert metrics["sure_side"] == side(hierax.load("hierax/femto"))  # type: ignore[arg-type]
-    assert 0 < metrics["sure_coverage"] < 100
-    assert metrics["top1"] < metrics["sure_precision"] <= 100
 
 
 def test_a_mirrored_photo_is_filled_in_as_the_mirror_image() -> None:

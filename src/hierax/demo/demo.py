@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE, bundled_metrics
+from hierax.console import percent
 from hierax.notices import printable
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ def _notes(classifier: HieraForImageClassification, mae: HieraForPreTraining) ->
     known = f"{FEMTO} knows {classifier.config.num_labels} categories"
     if {"sure", "sure_precision", "sure_coverage"} <= metrics.keys():
         lines.append(
-            f"{known}. It says “not sure” if no label reaches {metrics['sure']:.0%}. On test images it answers "
-            f"{metrics['sure_coverage']:.0f} %, and {metrics['sure_precision']:.0f} % of these answers are right."
+            f"{known}. It says “not sure” if no label reaches {percent(metrics['sure'])}. It answers for "
+            f"{metrics['sure_coverage']:.0f} % of its test images, and {metrics['sure_precision']:.0f} % of these answers "
+            "are right."
         )
     else:
         lines.append(f"{known} and gives each photo one of them.")

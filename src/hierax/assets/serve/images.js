@@ -15,7 +15,9 @@ const SAMPLES = [
   ["coffee.jpg", "A cup of coffee on a table", "Rachel Michetti, CC0 1.0"],
   ["flower.jpg", "A flower", "vultilion, CC BY 2.0"],
   ["mountains.jpg", "Mountains under clouds", "Aitzol Berasategi, CC BY 4.0"],
-  ["windmill.jpg", "A windmill", "Chesterton Windmill. G-Man, public domain"],
+  ["bee.jpg", "A bee on a flower", "John Severns, public domain"],
+  ["citrus.jpg", "Slices of citrus fruits", "US Department of Agriculture, public domain"],
+  ["scissors.jpg", "A pair of scissors", "Modeha, CC BY 1.0"],
 ];
 
 export function add(files) {
