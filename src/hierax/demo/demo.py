@@ -115,8 +115,8 @@ def _notes(classifier: HieraForImageClassification, mae: HieraForPreTraining) ->
     if {"sure", "sure_precision", "sure_coverage"} <= metrics.keys():
         lines.append(
             f"{known}. It says “not sure” if no label reaches {percent(metrics['sure'])}. It answers for "
-            f"{metrics['sure_coverage']:.0f} % of its test images, and {metrics['sure_precision']:.0f} % of these answers "
-            "are right."
+            f"{metrics['sure_coverage']:.0f} % of its test images, and {metrics['sure_precision']:.0f} % of these "
+            "answers are right."
         )
     else:
         lines.append(f"{known} and gives each photo one of them.")
