@@ -1,8 +1,9 @@
 """When `hierax demo` says "not sure": the part `sure` of femto/measure.py.
 
-The threshold is for the probability of the first label, computed as the demo does it. It is the smallest multiple of
-0.01 at which `GOAL` of the answered pictures of the validation set are right; then it is measured on the test set, on
-its photos and drawings apart, and on photos that belong to no category. Pictures that are saved as JPEG are photos
+Probabilities are computed as the demo does it. Logits are divided by the temperature with the smallest cross-entropy
+on the validation set. The threshold is for the probability of the first label: the smallest multiple of 0.01 at which
+`GOAL` of the answered pictures of the validation set are right. Both are then measured on the test set, on its photos
+and drawings apart, and on photos that belong to no category. Pictures that are saved as JPEG are photos
 (femto/pictures.py).
 """
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from hierax.demo.answers import probabilities, side
+from hierax.demo.inputs import pooled
 from hierax.model.tasks import HieraForImageClassification
 
 Json = dict[str, Any]
@@ -32,12 +34,24 @@ class Answered:
         parts = []
         for start in range(0, len(files), _BATCH):
             pictures = [Image.open(file).convert("RGB") for file in files[start : start + _BATCH]]
-            parts.append(probabilities(model, pictures))
+            parts.append(probabilities(model, pooled(model, pictures, side(model))))
         self.probabilities = torch.cat(parts).double().numpy()
         self.labels = np.array(labels)
         self.photos = np.array([file.suffix == ".jpg" for file in files])
-        self.confidence = self.probabilities.max(1)
-        self.right = self.probabilities.argmax(1) == self.labels
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the first label `[N]`."""
+        return self.probabilities.max(1)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the first label is right `[N]`."""
+        return self.probabilities.argmax(1) == self.labels
+
+    def heat(self, temperature: float) -> None:
+        """Changes the probabilities to those of logits that are divided by a temperature."""
+        self.probabilities = heated(self.probabilities, temperature)
 
 
 def smallest_threshold(confidence: np.ndarray, right: np.ndarray, goal: float = GOAL) -> float:
@@ -97,40 +111,42 @@ def labeled(model: HieraForImageClassification, folder: Path) -> Answered:
 
 
 def sure(a: argparse.Namespace) -> Json:
-    """The threshold, and what it is worth."""
+    """The temperature and the threshold, chosen on the validation set, and what they are worth."""
     model = HieraForImageClassification.from_pretrained(str(a.classifier)).eval()
     validation, test = (labeled(model, a.pictures / "labeled" / part) for part in ("val", "test"))
     outside = sorted((a.pictures / "held_out_photos").iterdir())
     others = Answered(model, outside, [-1] * len(outside))
-    threshold = smallest_threshold(validation.confidence, validation.right)
+    before = {name: calibration_error(test.probabilities[chosen], test.labels[chosen]) for name, chosen in parts(test)}
     temperature = best_temperature(validation)
-    sets = {"all": np.ones_like(test.photos), "photos": test.photos, "drawings": ~test.photos}
-    unsure = answered_share(others, np.ones_like(others.photos), threshold)["answered"]
+    for found in (validation, test, others):
+        found.heat(temperature)
+    threshold = smallest_threshold(validation.confidence, validation.right)
+    unsure = [round(100 - v, 1) for v in answered_share(others, np.ones_like(others.photos), threshold)["answered"]]
+    after = {name: calibration_error(test.probabilities[chosen], test.labels[chosen]) for name, chosen in parts(test)}
     return {
-        "threshold": threshold, "goal": 100 * GOAL, "side": side(model),
-        "validation": {
-            name: answered_share(validation, chosen, threshold)
-            for name, chosen in (("all", np.ones_like(validation.photos)), ("photos", validation.photos))
-        },
-        "test": {name: answered_share(test, chosen, threshold) for name, chosen in sets.items()},
-        "photos of no category": {
-            "pictures": len(outside), "not sure": [round(100 - unsure[place], 1) for place in (0, 2, 1)],
-        },
+        "threshold": threshold,
         "temperature": temperature,
-        "calibration error": {
-            name: [
-                calibration_error(heated(test.probabilities[chosen], value), test.labels[chosen])
-                for value in (1, temperature)
-            ]
-            for name, chosen in sets.items()
-        },
-    }  # fmt: skip
+        "goal": 100 * GOAL,
+        "side": side(model),
+        "validation": {name: answered_share(validation, chosen, threshold) for name, chosen in parts(validation)},
+        "test": {name: answered_share(test, chosen, threshold) for name, chosen in parts(test)},
+        "photos of no category": {"pictures": len(outside), "not sure": [unsure[place] for place in (0, 2, 1)]},
+        "calibration error": {name: [before[name], after[name]] for name in before},
+    }
+
+
+def parts(found: Answered) -> list[tuple[str, np.ndarray]]:
+    """All pictures, the photos, the drawings: their names, and which they are."""
+    return [("all", np.ones_like(found.photos)), ("photos", found.photos), ("drawings", ~found.photos)]
 
 
 def sure_metrics(found: Json) -> Json:
     """What stands beside the weights of it (see `hierax.checkpoint.bundled`)."""
     test = found["test"]["all"]
     return {
-        "sure": found["threshold"], "sure_side": found["side"],
-        "sure_coverage": test["answered"][0], "sure_precision": test["right"][0],
-    }  # fmt: skip
+        "sure": found["threshold"],
+        "sure_temperature": found["temperature"],
+        "sure_side": found["side"],
+        "sure_coverage": test["answered"][0],
+        "sure_precision": test["right"][0],
+    }

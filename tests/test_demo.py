@@ -15,10 +15,11 @@ from PIL import Image, ImageChops
 import hierax
 from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.demo import next_steps
-from hierax.demo.answers import answers_for, probabilities
+from hierax.demo.answers import answers_for, probabilities, side
 from hierax.demo.demo import demo
 from hierax.demo.filling import errors, fill_in
 from hierax.demo.images import gallery, photos
+from hierax.demo.inputs import pooled
 from hierax.demo.sheet import SMALL, TILE, Row, demo_sheet
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_no_photo_is_in_the_gallery_too() -> None:
 
 def rows(count: int) -> list[Row]:
     pictures = [Image.new("RGB", (10, 10), color) for color in COLORS[:5]]
-    near = [(Image.new("RGB", (96, 96), COLORS[5]), "a label")] * 4
+    near = [Image.new("RGB", (96, 96), COLORS[5])] * 4
     labels = [("yes", 0.5, "50 %")] * 3
     return [Row(f"{number}.jpg", pictures, labels, near, note="error 3") for number in range(count)]
 
@@ -184,12 +185,15 @@ def test_the_demo_of_nothing_draws_nothing(run: Run, arguments: tuple[str, ...],
 def test_a_model_is_sure_from_the_threshold_on() -> None:
     model = hierax.load("hierax/femto")
     assert isinstance(model, hierax.HieraForImageClassification)
-    pictures = [photos()[0].picture]
-    (found,) = answers_for(model, pictures, threshold=0)
+    vectors = pooled(model, [photos()[0].picture], side(model))
+    (found,) = answers_for(model, vectors)
     first = found.labels[0][1]
-    assert first == pytest.approx(probabilities(model, pictures).max().item())
-    assert [answers_for(model, pictures, threshold=t)[0].sure for t in (first, first + 1e-6)] == [True, False]
-    assert str(answers_for(model, pictures, threshold=1)[0]) == f"not sure: {found}"
+    assert first == pytest.approx(probabilities(model, vectors).max().item())
+    assert [answers_for(model, vectors, threshold=t)[0].sure for t in (first, first + 1e-6)] == [True, False]
+    assert str(answers_for(model, vectors, threshold=1)[0]) == f"not sure: {found}"
+    (cooler,) = answers_for(model, vectors, temperature=0.5)
+    assert [label for label, *_ in cooler.labels[:1]] == [found.labels[0][0]]
+    assert cooler.labels[0][1] > first
 
 
 def test_a_mirrored_photo_is_filled_in_as_the_mirror_image() -> None:

@@ -9,7 +9,8 @@
     classes               number of categories of these images
     data                  a sentence about the data for training and measurement
     sure                  smallest probability of the first label at which `hierax demo` gives it as an answer
-    sure_side             side in pixels of the images for which `sure` was chosen
+    sure_temperature      by which logits are divided for `sure`
+    sure_side             side in pixels of the images for which both were chosen
     sure_coverage, sure_precision   share of test images with an answer, and of right answers among these, in percent
     loss                  for a masked autoencoder: the loss on held-out images
 """

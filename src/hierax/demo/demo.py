@@ -11,6 +11,7 @@ from hierax.notices import printable
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from hierax.demo.answers import Answer
     from hierax.demo.filling import Filled
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining
 
 _NEAREST = 4
+_GALLERY = 128  # pixels of the gallery's images, which are small; with 160 fewer neighbors are of the photo's category
 _STAGES = (2, 3)  # the stages with the maps that are shown
 _FINER = 4  # the size at which the maps are computed, divided by the model's own size: small maps look like noise
 _WIDE = 40  # columns of a terminal for the name of an image; after longer names the labels are not aligned
@@ -35,9 +37,10 @@ def demo(
         seed: seed of the random masks; each photo gets another mask.
         tell: a function that is called with each line of text: the model, then each photo with its labels.
     """
-    from hierax.demo.answers import answers_for
+    from hierax.demo.answers import answers_for, side
     from hierax.demo.filling import fill
     from hierax.demo.images import gallery, photos
+    from hierax.demo.inputs import pooled
     from hierax.demo.sheet import TILE, demo_sheet
     from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining
 
@@ -46,11 +49,17 @@ def demo(
     counted = f"{len(shown)} {'image' if len(shown) == 1 else 'images'}" if images else f"{len(shown)} bundled photos"
     tell(_heading(classifier, counted))
     pictures, gallery_pictures = ([photo.picture for photo in some] for some in (shown, others))
-    answers = answers_for(classifier, pictures, threshold=bundled_metrics(FEMTO).get("sure", 0.0))
+    vectors, calibrated = pooled(classifier, pictures, side(classifier)), bundled_metrics(FEMTO)
+    answers = answers_for(
+        classifier,
+        vectors,
+        temperature=calibrated.get("sure_temperature", 1),
+        threshold=calibrated.get("sure", 0),
+    )
     _tell_answers([photo.name for photo in shown], answers, tell)
     mae = HieraForPreTraining.from_pretrained(FEMTO_MAE)
     filled, visible = fill(mae, pictures, seed=seed, side=TILE)
-    near = [[others[i] for i in row] for row in _nearest(classifier, pictures, gallery_pictures)]
+    near = [[others[i] for i in row] for row in _nearest(vectors, pooled(classifier, gallery_pictures, _GALLERY))]
     return demo_sheet(
         _rows(shown, _maps(classifier, pictures), answers, filled, near),
         heading=f"What {FEMTO} makes of " + ("your images" if images else "photos that it was not trained on"),
@@ -75,7 +84,7 @@ def _rows(
             name,
             (*drawn, made.masked, made.made),
             answer.labels,
-            [(photo.picture, photo.label) for photo in others],
+            [photo.picture for photo in others],
             sure=answer.sure,
             note=f"error {made.error:.0f}; flat color {made.flat:.0f}",
         )
@@ -141,17 +150,11 @@ def _columns(model: HieraForImageClassification, *, visible: str, gallery: int) 
     ]
 
 
-def _nearest(
-    model: HieraForImageClassification, pictures: Sequence[Image.Image], others: Sequence[Image.Image]
-) -> list[list[int]]:
-    """The numbers of the `others` with the highest cosine similarity to each picture."""
+def _nearest(vectors: Tensor, others: Tensor) -> list[list[int]]:
+    """The numbers of the `others` with the highest cosine similarity to each vector."""
     from torch.nn.functional import normalize
 
-    from hierax.demo.inputs import pooled
-
-    size = model.config.image_size[0]
-    vectors, gallery = (normalize(pooled(model, some, size)) for some in (pictures, others))
-    return (vectors @ gallery.T).topk(_NEAREST).indices.tolist()
+    return (normalize(vectors) @ normalize(others).T).topk(_NEAREST).indices.tolist()
 
 
 def _maps(model: HieraForImageClassification, pictures: Sequence[Image.Image]) -> list[list[Image.Image]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from hierax.demo.inputs import pixels_of, preprocessing_at
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from hierax.model.tasks import HieraForPreTraining
 
-_TIMES = 2  # the size at which photos are filled in, divided by the model's own size: mask units are smaller then
+HIDDEN = 0.4  # share of the mask units that are hidden
+_SMOOTH = 4  # pixels: the standard deviation of the blur over hidden parts, which removes the edges of their patches
 
 
 @dataclass(frozen=True)
@@ -40,59 +41,62 @@ class Filled:
 def fill(
     model: HieraForPreTraining, pictures: Sequence[Image.Image], *, seed: int, side: int
 ) -> tuple[list[Filled], str]:
-    """Each photo, filled in; and a note with the number of visible units.
+    """Each photo, filled in, with `side` pixels; and a note with the number of visible units. Each photo gets another
+    mask.
 
-    The photo and its mirror image are filled in with the same mask, and the two results averaged. The photo that is
-    drawn with its mask units has `side` pixels; each photo gets another mask.
+    Hidden parts are filled in at the model's own size, where it is best, and enlarged. Errors are of that size.
     """
-    import torch
-
     from hierax.predict.reconstruct import draw_keep
     from hierax.viz.maps import to_image
     from hierax.viz.reconstruction import draw_units
 
-    config = model.config
-    size = tuple(_TIMES * length for length in config.image_size)
-    record, unit = preprocessing_at(model, size[0]), [side * length // size[0] for length in config.unit_pixels]
-    found, visible = [], ""
+    size, found, keep = model.config.image_size, [], None
+    record, unit = preprocessing_at(model, size[0]), [side * n // size[0] for n in model.config.unit_pixels]
     for number, picture in enumerate(pictures):
         before = pixels_of([picture], model, size[0])
-        keep = draw_keep(config, size, mask_ratio=None, seed=seed + number)
-        with torch.inference_mode():
-            after = fill_in(model, before, keep)
-        shown, made = (to_image(pixels[0], record=record) for pixels in (before, after))
-        large = shown.resize((side, side), Image.Resampling.LANCZOS)
-        error, flat = errors(shown, made, _pixel_mask(keep, model, size))
+        keep = draw_keep(model.config, size, mask_ratio=HIDDEN, seed=seed + number)
+        truth, guess = (to_image(pixels[0], record=record) for pixels in (before, fill_in(model, before, keep)))
+        guess = guess.filter(ImageFilter.GaussianBlur(_SMOOTH))
+        error, flat = errors(truth, guess, _shown(keep, model, size[0]))
+        large = to_image(pixels_of([picture], model, side)[0], record=record)
+        made = Image.composite(
+            large, guess.resize(large.size, Image.Resampling.BICUBIC), Image.fromarray(_shown(keep, model, side))
+        )
         found.append(Filled(draw_units(large, unit=unit, keep=keep[0].numpy()), made, error, flat))
-        visible = f"{int(keep.sum())} of {keep.numel()} parts are visible"
-    return found, visible
+    return found, "" if keep is None else f"{int(keep.sum())} of {keep.numel()} parts are visible"
 
 
 def fill_in(model: HieraForPreTraining, pixels: Tensor, keep: Tensor) -> Tensor:
-    """The pixels `[1, C, H, W]`; hidden parts as the model predicts them, from the photo and its mirror image."""
+    """The pixels `[1, C, H, W]`, with hidden parts as the model predicts them: the mean of what it predicts for
+    the photo and for its mirror image, under the same mask. `keep` `[1, U]` is True for visible mask units.
+    """
+    import torch
+
     from hierax.viz.reconstruction import reconstruct_pixels
 
-    grid = model.config.unit_grid(pixels.shape[2:])
-    mirrored = keep.view(1, *grid).flip(-1).reshape(keep.shape)
+    mirrored = keep.view(1, *model.config.unit_grid(pixels.shape[2:])).flip(-1).reshape(keep.shape)
     made = []
-    for given, shown in ((pixels, keep), (pixels.flip(-1), mirrored)):
-        out = model(given, keep=shown)
-        made.append(reconstruct_pixels(given, out.logits, out.bool_masked_pos, config=model.config))
+    with torch.inference_mode():
+        for given, shown in ((pixels, keep), (pixels.flip(-1), mirrored)):
+            out = model(given, keep=shown)
+            made.append(reconstruct_pixels(given, out.logits, out.bool_masked_pos, config=model.config))
     return (made[0] + made[1].flip(-1)) / 2
 
 
-def _pixel_mask(keep: Tensor, model: HieraForPreTraining, size: Sequence[int]) -> np.ndarray:
-    """Which pixels `[H, W]` are visible."""
-    units = keep.view(*model.config.unit_grid(size)).numpy()
-    return units.repeat(model.config.unit_pixels[0], 0).repeat(model.config.unit_pixels[1], 1)[: size[0], : size[1]]
-
-
-def errors(before: Image.Image, after: Image.Image, visible: np.ndarray) -> tuple[float, float]:
-    """Root mean square errors on hidden pixels: of `after`, and of the mean color of the visible pixels."""
-    truth, guess = (np.asarray(image, np.float32) for image in (before, after))
-    hidden = truth[~visible]
+def errors(truth: Image.Image, guess: Image.Image, visible: np.ndarray) -> tuple[float, float]:
+    """Root mean square errors on the pixels that are not `visible`: of `guess`, and of the mean color of the others."""
+    before, after = (np.asarray(image, np.float32) for image in (truth, guess))
+    hidden = before[~visible]
 
     def off(guessed: np.ndarray) -> float:
         return float(np.sqrt(np.mean((hidden - guessed) ** 2)))
 
-    return off(guess[~visible]), off(truth[visible].mean(0))
+    return off(after[~visible]), off(before[visible].mean(0))
+
+
+def _shown(keep: Tensor, model: HieraForPreTraining, side: int) -> np.ndarray:
+    """Which pixels `[side, side]` of an image are visible."""
+    size = model.config.image_size
+    units = keep.view(*model.config.unit_grid(size)).numpy()
+    tall, wide = (side * pixels // length for pixels, length in zip(model.config.unit_pixels, size, strict=True))
+    return units.repeat(tall, 0).repeat(wide, 1)

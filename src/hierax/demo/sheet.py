@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from hierax.viz.fonts import drawable, load_font
 
 TILE = 240
-"""Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20, 40 x 40 and 80 x 80, and for a mask
-unit of 10 x 10."""
+"""Side of an image on the sheet, in pixels: whole pixels for a cell of 20 x 20, 40 x 40 and 80 x 80, and for 5 x 5
+mask units."""
 SMALL = 114
 """Side of a neighbor, in pixels."""
 NOT_SURE = "not sure"
@@ -32,7 +32,7 @@ class Row:
         name: name of the photo's file.
         pictures: a square image for each column except the last; they are resized to `TILE`.
         answers: labels, their probabilities, and the probabilities as text; the most likely label is first.
-        neighbors: images and their labels, the nearest first; four of them fill the last column.
+        neighbors: images, the nearest first; four of them fill the last column.
         sure: whether the first label is said to be the answer; if not, the sheet says "not sure".
         note: a line below the last of the pictures.
     """
@@ -40,7 +40,7 @@ class Row:
     name: str
     pictures: Sequence[Image.Image]
     answers: Sequence[tuple[str, float, str]]
-    neighbors: Sequence[tuple[Image.Image, str]]
+    neighbors: Sequence[Image.Image]
     sure: bool = True
     note: str = ""
 
@@ -74,7 +74,7 @@ def demo_sheet(
             page.paste(_square(image), (x, y))
         _answers(draw, row, (words, y))
         _write(draw, row.note, (left[-2], y + TILE + 3), _LEAST, _FADED, room=TILE)
-        _neighbors(page, draw, row.neighbors, (left[-1], y))
+        _neighbors(page, row.neighbors, (left[-1], y))
     return page
 
 
@@ -104,17 +104,11 @@ def _answer(draw: ImageDraw.ImageDraw, label: str, probability: float, share: st
     _write(draw, label, (x + 7, y + 2), _LABEL, room=TILE - 75)
 
 
-def _neighbors(
-    page: Image.Image, draw: ImageDraw.ImageDraw, found: Sequence[tuple[Image.Image, str]], at: tuple[int, int]
-) -> None:
-    """Draws four images in two rows, and below them how many of them have which label."""
-    for number, (image, _) in enumerate(found[:4]):
+def _neighbors(page: Image.Image, found: Sequence[Image.Image], at: tuple[int, int]) -> None:
+    """Draws four images in two rows."""
+    for number, image in enumerate(found[:4]):
         x, y = (place + step * (TILE - SMALL) for place, step in zip(at, (number % 2, number // 2), strict=True))
         page.paste(_square(image, SMALL), (x, y))
-    labels = [label for _, label in found[:4]]
-    counts = sorted({label: labels.count(label) for label in labels}.items(), key=lambda pair: -pair[1])
-    listed = ", ".join(f"{count} {label}" for label, count in counts)
-    _write(draw, listed, (at[0], at[1] + TILE + 3), _LEAST, _FADED, room=TILE)
 
 
 def _write(
