@@ -34,7 +34,7 @@ class Row:
         answers: labels, their probabilities, and the probabilities as text; the most likely label is first.
         neighbors: images, the nearest first; four of them fill the last column.
         sure: whether the first label is said to be the answer; if not, the sheet says "not sure".
-        note: a line below the last of the pictures.
+        note: a line below the reconstruction, which is the last of `pictures`.
     """
 
     name: str
