@@ -59,6 +59,7 @@ GUIDES = (
     "detection",
     "segmentation",
     "explain",
+    "concepts",
     "README",
 )
 DOCUMENTS = (*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")))

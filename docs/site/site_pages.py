@@ -29,6 +29,7 @@ CONTENTS: dict[str, dict[str, str]] = {
         "docs/integrations": "Inside other libraries",
     },
     "Understand": {
+        "docs/concepts": "How Hiera works",
         "docs/sizes": "Any input size",
         "docs/femto": "hierax/femto",
         "benchmarks/RESULTS": "Results",
