@@ -62,7 +62,7 @@ def shell(text: str, address: str, folder: Path) -> subprocess.CompletedProcess[
 
 
 def of_kind(*kinds: str) -> list[Block]:
-    return [block for guide in ("serve", "README, server") for block in blocks(guide) if block.kind in kinds]
+    return [block for block in blocks("serve") if block.kind in kinds]
 
 
 def lines(block: Block) -> list[str]:

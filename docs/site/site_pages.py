@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 CONTENTS: dict[str, dict[str, str]] = {
+    "Start": {
+        "docs/install": "Install",
+        "docs/models": "Checkpoints and licenses",
+        "docs/transformers": "Coming from transformers",
+    },
     "Jobs": {
+        "docs/label": "Label",
         "docs/features": "Features and maps",
         "docs/embed": "Embed and search",
         "docs/pretrain": "Pretrain",
@@ -22,16 +28,20 @@ CONTENTS: dict[str, dict[str, str]] = {
         "docs/video": "Video",
         "docs/serve": "Serve",
         "docs/explain": "Explain",
-        "docs/engine": "Run fast, export",
+        "docs/engine": "Run fast and export",
         "docs/deploy": "Deploy",
         "docs/checkpoints": "Checkpoint files",
-        "docs/transformers": "Code written for transformers",
-        "docs/integrations": "Inside other libraries",
+        "docs/gpus": "GPUs",
+        "docs/machines": "Several machines",
+        "docs/offline": "Air-gapped machines",
+        "docs/channels": "Other channels and dimensions",
+        "docs/integrations": "Integrations",
     },
     "Understand": {
         "docs/concepts": "How Hiera works",
         "docs/sizes": "Any input size",
         "docs/femto": "hierax/femto",
+        "docs/comparison": "Comparison",
         "benchmarks/RESULTS": "Results",
         "docs/log": "Log",
     },
