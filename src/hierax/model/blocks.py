@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig
+from hierax.model.gradients import attention, learns
 from hierax.model.layers import CONVS, LayerNorm, Linear, Scale, activated
+from hierax.model.observed import is_traced
 from hierax.model.plan import BlockSpec
-from hierax.model.positions import is_traced
 from hierax.model.tokens import pool, published_order, split_axis, unpublished_order
 from hierax.model.windows import WindowLayout, by_windows, pool_windows
 
@@ -106,25 +107,39 @@ class Attention(nn.Module):
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
         self.heads, self.pool, self.windowed = spec.heads, spec.pool, spec.window is not None
+        # windows: each is a row of the batch; global attention: the tokens of all windows are one row
+        self.fold = 0 if self.windowed else 1
         self.qkv = Linear(spec.dim, 3 * spec.dim_out)
         self.proj = Linear(spec.dim_out, spec.dim_out)
 
-    def _project(self, x: Tensor, cut: WindowLayout | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `[B, U, P / pool, N, D]`, keys and values `[B, U, P, N, D]`."""
-        q, k, v = self.qkv(x).view(*x.shape[:-1], 3, self.heads, -1).unbind(3)
-        return pool_windows(q, self.pool, cut), k, v
+    def _parts(self, x: Tensor) -> Tensor:
+        """Queries, keys and values in one tensor `[B, U, P, 3, N, D]`."""
+        return self.qkv(x).view(*x.shape[:-1], 3, self.heads, -1)
+
+    def _learned(self, parts: Tensor) -> Tensor | None:
+        """The answers `[windows, queries, C_out]` by an operation that trains faster, if it suits."""
+        _, units, tokens, _, heads, _ = parts.shape
+        keys = tokens if self.windowed else units * tokens
+        scores = parts.shape[0] * units * tokens // self.pool * heads * keys
+        if parts.dtype not in _HALF or not (self.windowed or self.pool == 1) or not learns(parts):
+            return None
+        if scores > _MAX_EXPLICIT_SCORES_HALF:
+            return None
+        ordered = parts.flatten(self.fold, self.fold + 1).permute(2, 0, 3, 1, 4).contiguous()
+        return attention(ordered, self.pool).transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, cut: WindowLayout | None = None) -> Tensor:
         """`[B, U, P, C]` -> `[B, U, P / pool, C_out]`. `cut` is the layout if some windows lack tokens."""
-        q, k, v = self._project(x, cut)
-        if cut is not None and self.windowed:
-            _, key, value = self.qkv.bias.chunk(3)
-            return self.proj(attend_in_windows(q, k, v, (key, value), cut))
-        units = x.shape[1]
-        # windows: each is a row of the batch; global attention: the tokens of all windows are one row
-        fold = 0 if self.windowed else 1
-        q, k, v = (part.flatten(fold, fold + 1).transpose(1, 2) for part in (q, k, v))
-        y = attend(q, k, v).transpose(1, 2).flatten(2)
+        parts, units = self._parts(x), x.shape[1]
+        y = self._learned(parts) if cut is None else None
+        if y is None:
+            q, k, v = parts.unbind(3)
+            q = pool_windows(q, self.pool, cut)
+            if cut is not None and self.windowed:
+                _, key, value = self.qkv.bias.chunk(3)
+                return self.proj(attend_in_windows(q, k, v, (key, value), cut))
+            q, k, v = (part.flatten(self.fold, self.fold + 1).transpose(1, 2) for part in (q, k, v))
+            y = attend(q, k, v).transpose(1, 2).flatten(2)
         # a view, not unflatten: traced to ONNX, unflatten fixes the batch
         return self.proj(y.view(-1, units, *y.shape[1:]) if self.windowed else split_axis(y, 1, units))
 
@@ -133,8 +148,8 @@ class Attention(nn.Module):
 
         The weights are `[B, N, windows, queries, keys]`; the tokens of a window are in the published order.
         """
-        q, k, v = self._project(x)
-        units = q.shape[1]
+        q, k, v = self._parts(x).unbind(3)
+        q, units = pool_windows(q, self.pool, None), x.shape[1]
         if self.windowed:
             q, k, v = (part.permute(0, 3, 1, 2, 4) for part in (q, k, v))
         else:

@@ -13,14 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig
+from hierax.model.observed import is_traced
 from hierax.model.tokens import UnitLayout
 
 _CACHED_GRIDS = 8  # grids per model whose embeddings are cached
-
-
-def is_traced() -> bool:
-    """Whether PyTorch is recording the operations (compile, export, trace), not only running them."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _interpolate(table: Tensor, grid: Sequence[int], *, antialias: bool) -> Tensor:

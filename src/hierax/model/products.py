@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from hierax.model.positions import is_traced
+from hierax.model.observed import is_plain
 
 _LEAST = 1 << 25
 """Multiply-accumulates of a product from which oneDNN saves, in one call, the time that it needs to prepare for new
@@ -76,23 +75,11 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and not is_traced()
-        and type(x) is Tensor
         and x.ndim > 1
         and x.numel() * weight.shape[0] >= _LEAST
         and not torch.is_autocast_enabled("cpu")
-        and not _is_observed()
+        and is_plain(x)
         and onednn_is_faster()
-    )
-
-
-def _is_observed() -> bool:
-    """Whether something else than PyTorch itself sees the operators: a transform of functions, or a mode such as a FLOP
-    counter."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hierax.model.config import HieraConfig
+from hierax.model.gradients import maximum
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def pool(tokens: Tensor, neighbors: int, dim: int = 2) -> Tensor:
     """Maximum over the `neighbors` tokens that are pooled into one: `P` at `dim` becomes `P / neighbors`."""
     if neighbors == 1:
         return tokens
-    return split_axis(tokens, dim, neighbors).amax(dim)
+    return maximum(split_axis(tokens, dim, neighbors), dim)
 
 
 def published_order(tokens: Tensor) -> Tensor:

@@ -1,0 +1,27 @@
+"""Whether something sees the operators that run, so that they must stay those of PyTorch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_traced() -> bool:
+    """Whether PyTorch is recording the operations (compile, export, trace), not only running them."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def is_observed() -> bool:
+    """Whether something else than PyTorch itself sees the operators: a transform of functions, or a mode such as a FLOP
+    counter."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_plain(x: Tensor | Any) -> bool:
+    """Whether `x` is a tensor of PyTorch itself, and nothing records or sees what is done with it."""
+    return type(x) is Tensor and not is_traced() and not is_observed()
