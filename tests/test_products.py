@@ -111,6 +111,23 @@ def test_other_kinds_of_tensors_go_to_pytorch(used: list[int]) -> None:
     assert not used
 
 
+@pytest.mark.skipif(not products._works_in_half(), reason="a CPU without bfloat16")
+def test_under_autocast_a_product_that_is_learned_adds_its_bias(used: list[int]) -> None:
+    parts = tensors(16, 24, 6, 5)
+    weights = torch.linspace(-1, 1, 6 * 5 * 24).view(6, 5, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = linear(*parts), F.linear(*parts)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert len(used) == 1
+    gradients = (torch.autograd.grad(out.float(), parts, weights) for out in (found, expected))
+    for mine, theirs in zip(*gradients, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)
+    with torch.autocast("cpu", torch.bfloat16):
+        [slope] = torch.autograd.grad(linear(*parts).float().square().sum(), parts[0], create_graph=True)
+    assert torch.autograd.grad(slope.square().sum(), parts[1])[0].abs().max() > 0
+
+
 def test_small_products_go_to_pytorch(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_LEAST", 6 * 16 * 24)
     linear(*tensors(16, 24, 5, grad=False))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import sys
+from collections.abc import Iterator
 
 ENOUGH = 4_000_000_000
 """Bytes of address space that a command with a small model needs. PyTorch and a runtime alone need 1 to 3 GB."""
@@ -73,3 +75,31 @@ def spare_address_space() -> None:
         import ctypes
 
         ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
+
+
+_TRIM, _PAD, _MMAP = -1, -2, -3  # names of mallopt in glibc: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+_KEPT = {_MMAP: 1 << 30, _TRIM: (1 << 31) - 1, _PAD: 1 << 26}
+_USUAL = {_MMAP: 1 << 25, _TRIM: 1 << 26, _PAD: 1 << 17}
+"""What glibc arrives at by itself after it has freed large blocks."""
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keeps memory that is freed for the next allocation, instead of giving it back to the system.
+
+    Each step of a training run on a CPU allocates the same hundreds of megabytes. If the C library gives them back, the
+    system has to fill them with zeros again, page by page: a tenth of the step. At the end, free memory is given back.
+    Where the C library is not glibc, nothing is changed.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is None or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+        yield
+        return
+    for name, value in _KEPT.items():
+        library.mallopt(name, value)
+    try:
+        yield
+    finally:
+        for name, value in _USUAL.items():
+            library.mallopt(name, value)
+        library.malloc_trim(0)

@@ -21,6 +21,8 @@ sizes (0.2 to 0.9 ms)."""
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear`: `[..., C_in]` -> `[..., C_out]`, for `weight` `[C_out, C_in]` and `bias` `[C_out]`."""
+    if _suits_in_half(x, weight, bias):
+        return _Product.apply(*(None if part is None else part.to(torch.bfloat16) for part in (x, weight, bias)))
     if not _suits(x, weight):
         return F.linear(x, weight, bias)
     if _needs_gradient(x, weight, bias):
@@ -83,6 +85,24 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def _suits_in_half(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether this is a product in bfloat16 under autocast that needs a gradient. There, oneDNN adds the bias; PyTorch
+    first writes it into all rows of the result.
+    """
+    return (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and weight.dtype == torch.float32
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.ndim > 1
+        and x.numel() > 0
+        and _needs_gradient(x, weight, bias)
+        and is_plain(x)
+        and _works_in_half()
+    )
+
+
 @functools.cache
 def onednn_is_faster() -> bool:
     """Whether float32 products of oneDNN are faster than those of MKL: on CPUs of AMD with AVX-512."""
@@ -91,6 +111,15 @@ def onednn_is_faster() -> bool:
     except OSError:
         return False
     return vendor and torch.backends.cpu.get_cpu_capability() == "AVX512" and _works()
+
+
+@functools.cache
+def _works_in_half() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU, with the operator that is expected."""
+    try:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and _works()
+    except (AttributeError, RuntimeError):  # a private operator: it may change
+        return False
 
 
 def _works() -> bool:

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from hierax.data.loader import Batch, TrainingLoader
+from hierax.memory import freed_memory_kept
 from hierax.model.pretrained import Pretrained
 from hierax.stopping import StopSignal
 from hierax.train.callback import Callback, Metrics
@@ -113,7 +114,8 @@ class Loop:
                 disk, memory, workers or other ranks.
         """
         self._counted_at = time.monotonic()
-        with self.stop.handle(), explain_failures(self._recovery_note):
+        kept = freed_memory_kept() if self.world.device.type == "cpu" else contextlib.nullcontext()
+        with self.stop.handle(), explain_failures(self._recovery_note), kept:
             finished = self._run()
             if finished:
                 self._finish()
