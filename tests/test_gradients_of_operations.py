@@ -102,7 +102,7 @@ def loss_and_gradients(model: Any, x: Tensor, **options: Any) -> tuple[Tensor, l
 
 def of_model(kind: str) -> tuple[Any, Tensor, dict[str, Any]]:
     torch.manual_seed(0)
-    model = randomize(MODELS[kind](), 0.2).double()
+    model: Any = randomize(MODELS[kind](), 0.2).double()
     config = model.config
     x = torch.randn(2, config.num_channels, *config.image_size, dtype=torch.float64)
     units = 1
