@@ -92,14 +92,15 @@ def freed_memory_kept() -> Iterator[None]:
     Where the C library is not glibc, nothing is changed.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+    set_option, give_back = (getattr(library, name, None) for name in ("mallopt", "malloc_trim"))
+    if set_option is None or give_back is None:
         yield
         return
     for name, value in _KEPT.items():
-        library.mallopt(name, value)
+        set_option(name, value)
     try:
         yield
     finally:
         for name, value in _USUAL.items():
-            library.mallopt(name, value)
-        library.malloc_trim(0)
+            set_option(name, value)
+        give_back(0)
