@@ -12,6 +12,7 @@ import numpy as np
 
 from hierax.benchmark.settings import Settings
 from hierax.console import quantity
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 
@@ -131,6 +132,12 @@ class BenchReport:
     versions: Mapping[str, str]
     settings: Settings
     cells: tuple[Cell, ...]
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.benchmark.tables import bench_report
+
+        return bench_report(self)
 
     def to_json(self) -> str:
         """The report as JSON."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hierax.benchmark.results import BenchReport, Cell, Timing
+from hierax.reprs.markup import Markup, card, table
 
 COLUMNS = ("contender", "", "p50 ms", "p90 ms", "p99 ms", "images/s", "of ceiling", "MiB", "against")
 
@@ -64,6 +65,15 @@ def markdown(report: BenchReport) -> Iterator[str]:
         yield f"| {' | '.join(COLUMNS)} |"
         yield "|---" * len(COLUMNS) + "|"
         yield from (f"| {' | '.join(row(timing))} |" for timing in cell.timings)
+
+
+def bench_report(report: BenchReport) -> str:
+    """The report as HTML for a notebook: a table for each cell."""
+    parts: list[Markup] = []
+    for cell in report.cells:
+        rows = [tuple(row(timing)) for timing in cell.timings]
+        parts.append(Markup(card(cell.title, table(COLUMNS, rows), note="; ".join(legend(cell)))))
+    return card(f"BenchReport of {report.date}", *parts, note=str(report.machine))
 
 
 def short(value: float) -> str:

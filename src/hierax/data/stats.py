@@ -19,6 +19,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.reading import read_image, stored_dtype
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 from hierax.sockets import shorten_socket_folder
 
@@ -59,6 +60,12 @@ class DatasetStatistics:
     mean: list[float]
     std: list[float]
     unreadable: list[tuple[str, str]]
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.data.cards import statistics
+
+        return statistics(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The values as a dict that can be written as JSON."""

@@ -18,6 +18,7 @@ from hierax.detection.sources import open_detection
 from hierax.devices import find_device
 from hierax.predict.inputs import read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -43,6 +44,12 @@ class DetectionEvaluation:
     masks: bool
     images: int
     unreadable: list[tuple[str, str]]
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.detection.cards import detection_evaluation
+
+        return detection_evaluation(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON values."""

@@ -22,6 +22,7 @@ from hierax.devices import find_device
 from hierax.predict.features import output_names
 from hierax.predict.inputs import check_no_input, image_paths, read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 RESULTS = "detections.json"
@@ -51,6 +52,12 @@ class Detection:
     classes: tuple[str, ...] = ()
     overlay: Path | None = None
     error: ImageError | None = None
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.detection.cards import detection
+
+        return detection(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON values."""

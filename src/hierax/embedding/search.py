@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hierax.collection.store import Manifest
+from hierax.embedding.cards import HitImages
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.inputs import expand
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
@@ -86,11 +88,22 @@ def open_queries(
 @short_repr(changed=True)
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits of a query, best first; or the error if the query cannot be read."""
+    """The hits of a query, best first; or the error if the query cannot be read.
+
+    Attributes:
+        images: reads the images of the query and the hits, for a notebook.
+    """
 
     query: str
     hits: tuple[Hit, ...] = ()
     error: ImageError | None = None
+    images: HitImages | None = field(default=None, compare=False, repr=False)
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.embedding.cards import search_result
+
+        return search_result(self)
 
 
 def search(
@@ -178,7 +191,8 @@ def _search(
         name: tuple(hit for hit in some if hit.id != own.get(name))[:top_k]
         for name, some in zip(names, found, strict=True)
     }
-    return results + [SearchResult(name, hits[name]) for name in named if name in hits]
+    images = HitImages(index)
+    return results + [SearchResult(name, hits[name], images=images) for name in named if name in hits]
 
 
 def _resolve_queries(index: Index, queries: Sequence[str]) -> tuple[dict[str, int | Source], list[ImageError]]:

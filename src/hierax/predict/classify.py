@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ class Classification:
     predictions: tuple[Prediction, ...] = ()
     views: tuple[View, ...] = ()
     error: ImageError | None = None
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.predict.cards import classification
+
+        return classification(self)
 
     def to_dict(self, *, per_view: bool = False) -> dict[str, Any]:
         """A dict for JSON: `path`, and `predictions` or `error`. With `per_view` also `views`, if it is a video."""

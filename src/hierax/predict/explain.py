@@ -28,6 +28,7 @@ from hierax.predict.inputs import check_inputs, image_paths
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.predict.rollout import rollout
 from hierax.processing import DEFAULT_MAX_PIXELS
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class Explanation:
     values: np.ndarray = field(compare=False, repr=False)
     stride: tuple[int, ...]
     method: str = "gradcam"
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.predict.cards import explanation
+
+        return explanation(self)
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON: `label`, `index`, `probability`, `shape`, `stride` and `values`."""

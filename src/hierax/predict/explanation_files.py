@@ -18,6 +18,7 @@ from hierax.predict.explain import Explanation, label_explanations
 from hierax.predict.inputs import check_inputs, not_finite, read_pixels, stream
 from hierax.predict.predictor import Predictor
 from hierax.processing import HieraVideoProcessor, ImageError, Preprocessing
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class ExplanationFiles:
     arrays: Path | None = None
     image: Path | None = None
     error: ImageError | None = None
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.predict.cards import explanation_files
+
+        return explanation_files(self)
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON: `path`, and `labels`, `arrays` and `image`, or `error`. For "rollout", `labels` is empty."""

@@ -26,6 +26,7 @@ from hierax.model.tasks import HieraBackbone
 from hierax.predict.inputs import check_inputs, check_no_input, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class FeatureFiles:
     arrays: Path | None = None
     image: Path | None = None
     error: ImageError | None = None
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.predict.cards import feature_files
+
+        return feature_files(self)
 
     @property
     def picture(self) -> Path | None:

@@ -22,6 +22,7 @@ from hierax.model.registry import TASKS
 from hierax.predict.inputs import MAE, check_inputs, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class Reconstruction:
     tiles: tuple[Tile, ...] = ()
     animation: Animation | None = None
     error: ImageError | None = None
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.predict.cards import reconstruction
+
+        return reconstruction(self)
 
     @property
     def moving(self) -> Animation | None:

@@ -21,6 +21,7 @@ from hierax.predict.segmenter import ClassArea, Segmenter, read_shown
 from hierax.predict.sliding import OVERLAP
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 from hierax.viz.segmentation import overlay
 
@@ -50,6 +51,12 @@ class Segmentation:
     name: str = ""
     error: ImageError | None = None
     read: Callable[[], Image.Image] | None = field(default=None, compare=False, repr=False)
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.predict.cards import segmentation
+
+        return segmentation(self)
 
     def overlay(self, *, opacity: float = 0.5) -> Image.Image:
         """The colors of the classes over the upright image, which is read again, in its own size.

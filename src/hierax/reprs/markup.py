@@ -98,7 +98,8 @@ def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], *, total: int | 
     body = "".join(row(values, "td") for values in listed[:ROWS])
     left = (len(listed) if total is None else total) - min(len(listed), ROWS)
     more = f"<div style='opacity:.7'>… and {left:,} more</div>" if left > 0 else ""
-    return Markup(f"<table style='border-collapse:collapse;margin:0'>{top}<tbody>{body}</tbody></table>{more}")
+    style = "border-collapse:collapse;margin:0;color:inherit;font-size:inherit"
+    return Markup(f"<table style='{style}'>{top}<tbody>{body}</tbody></table>{more}")
 
 
 def bar(share: float, *, width: int = 140, color: str = _BLUE) -> Markup:
@@ -119,14 +120,18 @@ def swatch(color: Sequence[int]) -> Markup:
     )
 
 
-def image_tag(image: Image.Image, *, side: int = _SIDE, enlarge: int | None = None) -> Markup:
-    """An image, at most `side` pixels wide and high; `enlarge` shows small ones with sharp cells at this width."""
+def image_tag(image: Image.Image, *, side: int = _SIDE, enlarge: int | None = None, width: int | None = None) -> Markup:
+    """An image, at most `side` pixels wide and high.
+
+    `width` is the width in the notebook. `enlarge` is the same for a small image whose pixels are cells; their edges
+    stay sharp.
+    """
     shown = image.convert("RGB")
     content = io.BytesIO()
     if enlarge is None:
         shown.thumbnail((side, side), reducing_gap=2.0)
         shown.save(content, "JPEG", quality=85)
-        width, sharp = shown.width, ""
+        width, sharp = width or shown.width, ""
     else:
         shown.save(content, "PNG")
         width, sharp = enlarge, ";image-rendering:pixelated"

@@ -22,6 +22,7 @@ from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassif
 from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 from hierax.train.description import read_description
 from hierax.train.labels import labels_beside
@@ -55,6 +56,12 @@ class Evaluation:
     labels: tuple[str, ...]
     metrics: dict[str, float]
     note: str | None = None
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.train.cards import evaluation
+
+        return evaluation(self)
 
     @property
     def count(self) -> int:

@@ -17,6 +17,7 @@ from hierax.model.segmentation import HieraForSemanticSegmentation
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 from hierax.train.evaluation import run_trained_on, worker_count
 from hierax.train.parallel import open_world
@@ -45,6 +46,12 @@ class SegmentationEvaluation:
     result: SegmentationResult
     labels: tuple[str, ...]
     note: str | None = None
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.train.cards import segmentation_evaluation
+
+        return segmentation_evaluation(self)
 
     @property
     def count(self) -> int:

@@ -16,6 +16,7 @@ from hierax.data.stats import Moments, image_moments, measured
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.processing.frames import FIRST_ONLY
+from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
 
 
@@ -50,6 +51,12 @@ class SegmentationStatistics:
     mean: list[float]
     std: list[float]
     unreadable: list[tuple[str, str]]
+
+    @html_repr
+    def _repr_html_(self) -> str:
+        from hierax.data.cards import segmentation_statistics
+
+        return segmentation_statistics(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The values as a dict that can be written as JSON."""
