@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow lint docs dist clean
+.PHONY: demo test slow lint docs dist notebooks clean
 
 demo: $(VENV)/core
 	$(VENV)/bin/hierax demo
@@ -24,6 +24,9 @@ dist: $(VENV)/dev
 
 docs: $(VENV)/dev # the site, without a network: open build/site/index.html
 	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going -c docs/site -d build/site-cache . build/site
+
+notebooks: $(VENV)/dev # runs the lessons from top to bottom, and keeps their outputs
+	$(VENV)/bin/python notebooks/run.py -o build/notebooks
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from hierax.notices import Notice, printable
+from hierax.reprs.progress import NotebookBar, in_notebook
 from hierax.streams import give_up
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ _WIDE, _NARROW = 80, 40
 """Columns of a terminal: a bar has the note of the work only from the first on, counts and times from the second on."""
 
 
-_REDRAW = 0.1
-"""Minimum seconds between two states of a bar."""
+_REDRAW, _REDRAW_IN_NOTEBOOK = 0.1, 0.5
+"""Minimum seconds between two states of a bar, and before its first state in a notebook."""
 
 
 def tell(line: str = "") -> None:
@@ -46,9 +47,13 @@ def tell(line: str = "") -> None:
 
 
 def say(message: str) -> None:
-    """Writes one line to stderr, after the name of the program. If stderr cannot be written to, the line is lost."""
+    """Writes one line to stderr, after the name of the program. If stderr cannot be written to, the line is lost.
+
+    In a notebook it is stdout, because notebooks show stderr on red, as if it were an error.
+    """
     with _may_be_lost():
-        print(f"hierax: {printable(message)}", file=sys.stderr, flush=True)
+        stream = sys.stdout if in_notebook() else sys.stderr
+        print(f"hierax: {printable(message)}", file=stream, flush=True)
 
 
 @contextmanager
@@ -100,7 +105,8 @@ def quiet_libraries(*, debug: bool = False) -> Iterator[None]:
 
 class ProgressDisplay:
     """Shows the progress of long work on stderr: a bar on a terminal; elsewhere a line every 10 seconds, after an hour
-    every minute. A notebook, a file and a terminal that can only append (`TERM=dumb`) get lines.
+    every minute. A file and a terminal that can only append (`TERM=dumb`) get lines. A notebook gets one bar in the
+    output of the cell; the count and the time stay when it is closed.
 
     No thread redraws the bar: one could wake in the middle of what is timed, and would be missing after a fork.
 
@@ -115,11 +121,12 @@ class ProgressDisplay:
         self, what: str = "", *, done: int = 0, quiet: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._what, self._quiet, self._clock = what, quiet, clock
-        self._first, self._step = done, ""
+        self._first, self._step, self._count = done, "", ""
         self._total: int | None = None
         self._started = self._said = clock()
         self._bar: Progress | None = None
-        if not quiet and _is_terminal():
+        self._notebook = NotebookBar() if not quiet and in_notebook() else None
+        if not quiet and self._notebook is None and _is_terminal():
             with _may_be_lost():
                 self._bar = _start_bar(what, done)
 
@@ -135,17 +142,24 @@ class ProgressDisplay:
         if self._total not in (None, total):
             self._first, self._started = 0, now
         self._total = total
-        count, note = f"{done:,} of {total:,}", f" · {note}" if note else ""
+        self._count = count = f"{done:,} of {total:,}"
+        note = f" · {note}" if note else ""
         if self._bar is not None:
             if now - self._said >= _REDRAW or done == total:
                 self._said = now
                 self._draw(done, total, self._what, count + note if self._bar.console.width >= _WIDE else count)
+        elif self._notebook is not None:
+            if now - self._said >= _REDRAW_IN_NOTEBOOK:
+                self._said = now
+                left = self._left(done, total, now)
+                self._notebook.show(done / max(total, 1), f"{self._what} {count}{note} · {left} left".lstrip())
         elif not self._quiet and now - self._said >= min(max((now - self._started) / 60, _SAY_EVERY[0]), _SAY_EVERY[1]):
             self._said = now
-            from datetime import timedelta
+            say(f"{self._what} {count}{note} · {self._left(done, total, now)} left".lstrip())
 
-            left = (now - self._started) / max(done - self._first, 1) * (total - done)
-            say(f"{self._what} {count}{note} · {timedelta(seconds=round(left))} left".lstrip())
+    def _left(self, done: int, total: int, now: float) -> str:
+        """The time that is left."""
+        return _clock_text((now - self._started) / max(done - self._first, 1) * (total - done))
 
     def step(self, text: str, share: float) -> None:
         """Shows the current step, and the share of the work that is done, from 0 to 1. Elsewhere than on a terminal, a
@@ -153,9 +167,19 @@ class ProgressDisplay:
         """
         if self._bar is not None:
             self._draw(share, 1.0, printable(text), "")
+        elif self._notebook is not None:
+            self._step = text
+            self._notebook.show(share, text)
         elif not self._quiet and (step := text.partition(": ")[0]) != self._step:
             self._step = step
             say(step)
+
+    def report(self, text: str) -> None:
+        """Shows a result of the work as a line above the bar. In a notebook, the last few are below it."""
+        if self._notebook is not None:
+            self._notebook.report(text)
+        elif not self._quiet:
+            say(text)
 
     def _draw(self, done: float, total: float, what: str, note: str) -> None:
         assert self._bar is not None
@@ -164,18 +188,29 @@ class ProgressDisplay:
             self._bar.refresh()
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Removes the bar; in a notebook, the count and the time stay."""
+        if self._notebook is not None and self._notebook.shown:
+            done = f"{self._what} {self._count}".strip() or self._step
+            self._notebook.show(None, f"{done} · {_clock_text(self._clock() - self._started)}")
+            self._notebook = None
         if self._bar is not None:
             with _may_be_lost():
                 self._bar.stop()
             self._bar = None
 
 
+def _clock_text(seconds: float) -> str:
+    """Hours, minutes and seconds: `0:01:05`."""
+    from datetime import timedelta
+
+    return str(timedelta(seconds=round(seconds)))
+
+
 def _is_terminal() -> bool:
     """Whether stderr is a terminal on which a line can be redrawn."""
     if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         return False
-    return "ipykernel" not in sys.modules  # the streams of some notebooks claim to be terminals
+    return not in_notebook()  # the streams of some notebooks claim to be terminals
 
 
 def _start_bar(what: str, done: int) -> Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hierax.console import percent, quantity
-from hierax.reprs.markup import Cell, Markup, bar, card, ending, image_tag, swatch, table
+from hierax.reprs.markup import Cell, Markup, bar, card, image_tag, name_and_folder, swatch, table
 from hierax.viz.thumbnails import file_tag
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ def detection(found: Detection) -> str:
     """The image with the objects drawn on it, and a table of the objects."""
     from hierax.detection.drawing import color_of
 
-    path = ending(str(found.path))
+    name, folder = name_and_folder(found.path)
     if found.error is not None:
-        return card(path, found.error.problem)
+        return card(name, found.error.problem, note=f"in {folder}")
     rows = [
         (swatch(color_of(one.label)), found.classes[one.label], bar(one.score, width=80), percent(one.score))
         for one in found.objects
     ]
-    note = f"{found.width} x {found.height} pixels, {quantity(len(rows), 'object')}"
-    return card(path, _drawn(found), table((), rows) if rows else "", note=note)
+    note = f"in {folder}; {found.width} x {found.height} pixels, {quantity(len(rows), 'object')}"
+    return card(name, _drawn(found), table((), rows) if rows else "", note=note)
 
 
 def _drawn(found: Detection) -> Markup:

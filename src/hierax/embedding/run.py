@@ -26,7 +26,7 @@ from hierax.embedding.update import mark_replaced
 from hierax.model.pretrained import Pretrained
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.frames import FIRST_ONLY
-from hierax.reprs.text import short_repr
+from hierax.reprs.text import never_raises
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 BLOCK, BATCH = 512, 32
 
 
-@short_repr()
 @dataclass(frozen=True)
 class EmbedReport:
     """The result of a call of `embed`, and the state of the collection.
@@ -69,6 +68,12 @@ class EmbedReport:
     waited: float
     stopped: bool
     signal: int | None = None
+
+    @never_raises
+    def __repr__(self) -> str:
+        facts = [f"{self.rows:,} rows of {self.sources:,} sources", f"{self.images_per_second:.1f} images/s"]
+        facts += [f"{getattr(self, name):,} {name}" for name in ("errors", "pending", "gone") if getattr(self, name)]
+        return f"EmbedReport({str(self.out)!r}: {', '.join(facts)}{', stopped' if self.stopped else ''})"
 
     @property
     def images_per_second(self) -> float:

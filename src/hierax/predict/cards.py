@@ -9,7 +9,19 @@ import numpy as np
 from PIL import Image
 
 from hierax.console import percent
-from hierax.reprs.markup import Cell, Markup, bar, card, ending, escaped, figures, image_tag, swatch, table
+from hierax.reprs.markup import (
+    Cell,
+    Markup,
+    bar,
+    card,
+    ending,
+    escaped,
+    figures,
+    image_tag,
+    name_and_folder,
+    swatch,
+    table,
+)
 from hierax.viz.attention import heat_colors
 from hierax.viz.segmentation import overlay
 from hierax.viz.thumbnails import file_tag, moving_tag
@@ -27,9 +39,15 @@ _SIDE = 480
 """Maximum width and height of an image, in pixels."""
 
 
+def _card(path: Path, *parts: Cell, note: Cell = "") -> str:
+    """The name of a file, with its folder and a note, and parts."""
+    name, folder = name_and_folder(path)
+    return card(name, *parts, note="; ".join(str(text) for text in (f"in {folder}" if folder else "", note) if text))
+
+
 def problem(path: Path, error: ImageError) -> str:
     """An image that could not be read, and why."""
-    return card(ending(str(path)), error.problem)
+    return _card(path, error.problem)
 
 
 def classification(found: Classification) -> str:
@@ -38,8 +56,8 @@ def classification(found: Classification) -> str:
         return problem(found.path, found.error)
     best = _probable(found.predictions)
     if found.views:
-        return card(ending(str(found.path)), best, note=f"mean of {len(found.views)} views")
-    return card(ending(str(found.path)), _beside(file_tag(found.path, side=200), best))
+        return _card(found.path, best, note=f"mean of {len(found.views)} views")
+    return _card(found.path, _beside(file_tag(found.path, side=200), best))
 
 
 def _probable(predictions: tuple[Prediction, ...]) -> Markup:
@@ -67,7 +85,7 @@ def explanation_files(found: ExplanationFiles) -> str:
     if found.error is not None:
         return problem(found.path, found.error)
     shown = Markup("") if found.image is None else file_tag(found.image, side=900)
-    return card(ending(str(found.path)), shown, note=_written(found.image))
+    return _card(found.path, shown, note=_written(found.image))
 
 
 def feature_files(found: FeatureFiles) -> str:
@@ -75,7 +93,7 @@ def feature_files(found: FeatureFiles) -> str:
     if found.error is not None:
         return problem(found.path, found.error)
     shown = Markup("") if found.image is None else file_tag(found.image, side=1200)
-    return card(ending(str(found.path)), shown, note=_written(found.arrays))
+    return _card(found.path, shown, note=_written(found.arrays))
 
 
 def _written(path: Path | None) -> str:
@@ -87,10 +105,10 @@ def segmentation(found: Segmentation) -> str:
     if found.error is not None:
         return problem(found.path, found.error)
     if found.mask is None:
-        return card(ending(str(found.path)), "no mask")
+        return _card(found.path, "no mask")
     rows = [(swatch(area.color), area.label, bar(area.share), percent(area.share)) for area in found.areas]
     size = f"{found.mask.shape[1]} x {found.mask.shape[0]} pixels"
-    return card(ending(str(found.path)), _beside(_painted(found, found.mask), table((), rows)), note=size)
+    return _card(found.path, _beside(_painted(found, found.mask), table((), rows)), note=size)
 
 
 def _painted(found: Segmentation, mask: np.ndarray) -> Markup:
@@ -104,7 +122,7 @@ def _painted(found: Segmentation, mask: np.ndarray) -> Markup:
         image = Image.new("RGB", (mask.shape[1], mask.shape[0]), (128, 128, 128))
     image.thumbnail((_SIDE, _SIDE), reducing_gap=2.0)
     rows, columns = (np.arange(n) * full // n for n, full in zip(image.size[::-1], mask.shape, strict=True))
-    return image_tag(overlay(image, mask[rows][:, columns]), side=_SIDE)
+    return image_tag(overlay(image, mask[rows][:, columns]), side=_SIDE, width=max(image.width, 240))
 
 
 def reconstruction(found: Reconstruction) -> str:
@@ -113,11 +131,11 @@ def reconstruction(found: Reconstruction) -> str:
         return problem(found.path, found.error)
     if found.animation is None:
         tiles = [(image_tag(tile.picture, width=224), f"{tile.title}: {tile.note}") for tile in found.tiles]
-        return card(ending(str(found.path)), figures(tiles))
+        return _card(found.path, figures(tiles))
     moving = found.animation
     captions = [f"{title}: {note}" for title, note in moving.captions]
     shown = moving_tag([_joined(list(frame)) for frame in moving.frames], seconds=moving.seconds, side=600)
-    return card(ending(str(found.path)), shown, "; ".join(captions))
+    return _card(found.path, shown, "; ".join(captions))
 
 
 def _joined(images: list[Image.Image]) -> Image.Image:

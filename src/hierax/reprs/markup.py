@@ -11,6 +11,7 @@ import functools
 import html
 import io
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -63,6 +64,12 @@ def escaped(value: Cell) -> Markup:
     shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
     shown = printable(shown[: _TEXT + 1].encode("utf-8", "backslashreplace").decode())
     return Markup(html.escape(shown if len(shown) <= _TEXT else f"{shown[:_TEXT]}…"))
+
+
+def name_and_folder(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """The name of a file, and the end of the path of its folder."""
+    folder, name = os.path.split(os.fspath(path))
+    return name, ending(folder)
 
 
 def ending(text: str, most: int = 60) -> str:
@@ -144,7 +151,7 @@ def figures(entries: Iterable[tuple[Cell, Cell]]) -> Markup:
     """Images beside each other, with a caption below each."""
     parts = (
         "<figure style='margin:0;display:inline-block;vertical-align:top'>"
-        f"{escaped(image)}<figcaption style='max-width:320px;font-size:.9em'>{escaped(caption)}</figcaption></figure>"
+        f"{escaped(image)}<figcaption style='max-width:224px;font-size:.9em'>{escaped(caption)}</figcaption></figure>"
         for image, caption in entries
     )
     return Markup(f"<div style='display:flex;flex-wrap:wrap;gap:12px'>{''.join(parts)}</div>")

@@ -126,8 +126,9 @@ class RunLog:
     def evaluated(self, step: int, metrics: dict[str, float], better: bool) -> None:
         """Records one evaluation."""
         self._write({"step": step, "validation": finite_or_none(metrics), "best": better})
+        report = say if self._display is None else self._display.report
         if not self.quiet:
-            self.say(f"step {step}: {' · '.join(format_metrics(metrics))}{' (best so far)' if better else ''}")
+            report(f"step {step}: {' · '.join(format_metrics(metrics))}{' (best so far)' if better else ''}")
 
     def say(self, text: str) -> None:
         """Writes a line to the terminal, above the progress bar."""
