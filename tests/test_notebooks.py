@@ -51,11 +51,13 @@ def test_a_notebook_has_text_before_code_and_no_outputs(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_code_of_a_notebook_is_formatted_and_uses_only_names_that_it_defines(name: str) -> None:
-    source = "\n\n".join(code(name)) + "\n"
     rules = ["--select", "F,E501,B,UP", "--ignore", "B018", "--config", 'builtins=["display"]', "--line-length", "120"]
-    for command in (["check", "--isolated", *rules], ["format", "--isolated", "--check", "--line-length", "120"]):
-        done = subprocess.run(["ruff", *command, "-"], input=source, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    runs = [(["check", *rules], "\n\n".join(code(name)))]
+    runs += [(["format", "--check", "--line-length", "120"], cell) for cell in code(name)]
+    for command, source in runs:
+        given = [sys.executable, "-m", "ruff", *command, "--isolated", "-"]
+        done = subprocess.run(given, input=f"{source}\n", capture_output=True, text=True)
+        assert done.returncode == 0, f"{source}\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,7 +23,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
-from hierax.reprs.text import short_repr
+from hierax.reprs.text import never_raises
 from hierax.train.description import read_description
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
@@ -40,7 +40,6 @@ from hierax.train.summary import class_counts
 _FEW = 256  # up to this number of samples, reading in this process is faster than starting worker processes
 
 
-@short_repr()
 @dataclass(frozen=True)
 class Evaluation:
     """The predictions of a classifier for a dataset, and their metrics.
@@ -56,6 +55,11 @@ class Evaluation:
     labels: tuple[str, ...]
     metrics: dict[str, float]
     note: str | None = None
+
+    @never_raises
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items() if name != "score")
+        return f"Evaluation({self.count:,} samples of {len(self.labels):,} classes: {scores})"
 
     @html_repr
     def _repr_html_(self) -> str:

@@ -18,7 +18,7 @@ from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
-from hierax.reprs.text import short_repr
+from hierax.reprs.text import never_raises
 from hierax.train.evaluation import run_trained_on, worker_count
 from hierax.train.parallel import open_world
 from hierax.train.pixels import pixel_mean_and_std
@@ -32,7 +32,6 @@ from hierax.train.settings import Recipe
 _EXPECTED = "expected a segmentation model, as hierax finetune --task segment makes them"
 
 
-@short_repr()
 @dataclass(frozen=True)
 class SegmentationEvaluation:
     """The comparison of a segmentation model with the masks of a dataset.
@@ -46,6 +45,11 @@ class SegmentationEvaluation:
     result: SegmentationResult
     labels: tuple[str, ...]
     note: str | None = None
+
+    @never_raises
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items() if name != "score")
+        return f"SegmentationEvaluation({self.count:,} images of {len(self.labels):,} classes: {scores})"
 
     @html_repr
     def _repr_html_(self) -> str:
