@@ -27,9 +27,11 @@ def segmentation_evaluation(found: SegmentationEvaluation) -> str:
 def _card(found: Evaluation | SegmentationEvaluation, count: str, by: str, names: Sequence[str]) -> str:
     classes = sorted(found.per_class, key=lambda row: math.inf if row[by] is None else row[by])
     rows = [(row["label"], bar(row[by] or 0.0, width=100), *(_number(row[name]) for name in names)) for row in classes]
-    worst = f"the lowest {by} first" if rows else ""
+    worst = f"the lowest {_words(by)} first" if rows else ""
     title = f"{type(found).__name__} of {count}"
-    return card(title, metrics_table(found.metrics), table(("class", "", *names), rows) if rows else "", note=worst)
+    return card(
+        title, metrics_table(found.metrics), table(("class", "", *map(_words, names)), rows) if rows else "", note=worst
+    )
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Markup:
@@ -37,8 +39,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> Markup:
     rows: list[tuple[Cell, ...]] = []
     for name, value in metrics.items():
         if name != "score":
-            rows.append((name.replace("_", " "), "" if name == "loss" else bar(value), _number(value)))
+            rows.append((_words(name), "" if name == "loss" else bar(value), _number(value)))
     return table((), rows)
+
+
+def _words(name: str) -> str:
+    return {"top1": "top-1", "top5": "top-5"}.get(name, name.replace("_", " ").replace("iou", "IoU"))
 
 
 def _number(value: float | None) -> str | int:
