@@ -1,7 +1,6 @@
 """Runs the notebooks of this folder from top to bottom, and writes them with their outputs (`.ipynb`, `.html`).
 
-`python notebooks/run.py -o build/notebooks [NAME …]` runs all, or those of these names. It needs the extra `notebooks`;
-HTML needs nbconvert as well, and is left out without it.
+`python notebooks/run.py -o build/notebooks [NAME …]` runs all, or those of these names. It needs the extra `notebooks`.
 """
 
 from __future__ import annotations
@@ -46,19 +45,15 @@ def execute(name: str, *, timeout: int = TIMEOUT) -> NotebookNode:
 
 
 def write(notebook: NotebookNode, stem: Path) -> list[Path]:
-    """Writes the notebook as `.ipynb`, and as `.html` if nbconvert is installed."""
+    """Writes the notebook as `.ipynb` and as `.html`, and returns the paths."""
     import nbformat
+    from nbconvert import HTMLExporter
 
     stem.parent.mkdir(parents=True, exist_ok=True)
-    written = [stem.with_suffix(".ipynb")]
-    nbformat.write(notebook, written[0])
-    try:
-        from nbconvert import HTMLExporter
-    except ImportError:
-        return written
-    written.append(stem.with_suffix(".html"))
-    written[1].write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
-    return written
+    files = [stem.with_suffix(".ipynb"), stem.with_suffix(".html")]
+    nbformat.write(notebook, files[0])
+    files[1].write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
+    return files
 
 
 def main() -> None:
