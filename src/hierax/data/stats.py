@@ -217,8 +217,7 @@ def dataset_statistics(
     )
 
 
-stats = dataset_statistics
-"""`dataset_statistics` as `hierax.stats`, the name of its command."""
+stats = dataset_statistics  # `hierax.stats`: the name of its command
 
 
 class Measure(Protocol):
