@@ -23,7 +23,7 @@ dist: $(VENV)/dev
 	$(VENV)/bin/python tools/dist.py
 
 docs: $(VENV)/dev # the site, without a network: open build/site/index.html
-	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going -c docs/site -d build/site-cache . build/site
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --write-all -c docs/site -d build/site-cache . build/site
 
 notebooks: $(VENV)/dev # runs the lessons from top to bottom, and keeps their outputs
 	$(VENV)/bin/python notebooks/run.py -o build/notebooks
