@@ -43,7 +43,8 @@ def links(page: Path) -> Iterator[str]:
 
 
 def test_every_page_is_in_the_contents_once() -> None:
-    written = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    files = [path for folder in ("docs", "notebooks") for path in (ROOT / folder).rglob("*.md")]
+    written = {path.relative_to(ROOT).with_suffix("").as_posix() for path in files}
     assert written <= set(PAGES)
     assert len(PAGES) == len(set(PAGES))
     assert [page for page in PAGES if not (ROOT / f"{page}.md").is_file()] == []
@@ -62,6 +63,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_has_one_title_and_it_is_the_first_line(page: str) -> None:
     text = prose((ROOT / f"{page}.md").read_text(encoding="utf-8"))
+    text = re.sub(r"\A---\n.*?^---\n+", "", text, flags=re.DOTALL | re.MULTILINE)  # the head of a notebook
     assert text.startswith("# ")
     assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1
 

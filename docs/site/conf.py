@@ -31,6 +31,7 @@ include_patterns = [
     "docs/*.md",
     "docs/reference/*.md",
     "benchmarks/RESULTS.md",
+    "notebooks/*.md",
     "femto/*.md",
 ]
 exclude_patterns = [".*", "build", "dist", "demo", "src", "tests"]

@@ -15,6 +15,13 @@ CONTENTS: dict[str, dict[str, str]] = {
         "docs/models": "Checkpoints and licenses",
         "docs/transformers": "Coming from transformers",
     },
+    "Lessons": {
+        "notebooks/first_look": "A first look",
+        "notebooks/features_and_similarity": "Features and similarity",
+        "notebooks/finetune": "Fine-tune in five minutes",
+        "notebooks/segmentation": "From weights to a segmentation",
+        "notebooks/video": "Video",
+    },
     "Jobs": {
         "docs/label": "Label",
         "docs/features": "Features and maps",
