@@ -117,6 +117,8 @@ def sure(a: argparse.Namespace) -> Json:
     outside = sorted((a.pictures / "held_out_photos").iterdir())
     others = Answered(model, outside, [-1] * len(outside))
     before = {name: calibration_error(test.probabilities[chosen], test.labels[chosen]) for name, chosen in parts(test)}
+    plain = smallest_threshold(validation.confidence, validation.right)
+    unscaled = {"threshold": plain, **answered_share(test, np.ones_like(test.photos), plain)}
     temperature = best_temperature(validation)
     for found in (validation, test, others):
         found.heat(temperature)
@@ -131,6 +133,7 @@ def sure(a: argparse.Namespace) -> Json:
         "validation": {name: answered_share(validation, chosen, threshold) for name, chosen in parts(validation)},
         "test": {name: answered_share(test, chosen, threshold) for name, chosen in parts(test)},
         "photos of no category": {"pictures": len(outside), "not sure": [unsure[place] for place in (0, 2, 1)]},
+        "without temperature": unscaled,
         "calibration error": {name: [before[name], after[name]] for name in before},
     }
 

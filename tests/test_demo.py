@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageChops
 
 import hierax
+from hierax.checkpoint.bundled import bundled_metrics
 from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.demo import next_steps
 from hierax.demo.answers import answers_for, probabilities, side
@@ -76,7 +77,7 @@ def rows(count: int) -> list[Row]:
 
 
 def sheet(count: int) -> Image.Image:
-    columns = [(f"column {number}", "a note") for number in range(6)]
+    columns = [(f"column {number}", "a note") for number in range(7)]
     return demo_sheet(rows(count), heading="Heading", notes=["a note", "another"], columns=columns)
 
 
@@ -194,6 +195,14 @@ def test_a_model_is_sure_from_the_threshold_on() -> None:
     (cooler,) = answers_for(model, vectors, temperature=0.5)
     assert [label for label, *_ in cooler.labels[:1]] == [found.labels[0][0]]
     assert cooler.labels[0][1] > first
+
+
+def test_the_threshold_of_the_bundled_classifier_is_a_measured_probability() -> None:
+    metrics = bundled_metrics("hierax/femto")
+    assert 0 < metrics["sure"] < 1
+    assert metrics["sure_side"] == side(hierax.load("hierax/femto"))  # type: ignore[arg-type]
+    assert 0 < metrics["sure_coverage"] < 100
+    assert metrics["top1"] < metrics["sure_precision"] <= 100
 
 
 def test_a_mirrored_photo_is_filled_in_as_the_mirror_image() -> None:

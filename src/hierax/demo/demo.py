@@ -86,7 +86,7 @@ def _rows(
             answer.labels,
             [photo.picture for photo in others],
             sure=answer.sure,
-            note=f"error {made.error:.0f}; flat color {made.flat:.0f}",
+            note=f"error {made.error:.0f}; one flat color: {made.flat:.0f}",
         )
         for name, drawn, answer, made, others in zip(names, maps, answers, filled, near, strict=True)
     ]
@@ -139,7 +139,8 @@ def _columns(model: HieraForImageClassification, *, visible: str, gallery: int) 
     config, size = model.config, [_FINER * length for length in model.config.image_size]
     grids = [[side // stride for side, stride in zip(size, config.stage_stride(s - 1), strict=True)] for s in _STAGES]
     return [
-        ("photo", f"labels at {side(model)} px"),
+        ("photo", ""),
+        ("labels", f"of the photo at {side(model)} px"),
         *(
             (f"features, stage {stage}", f"{' x '.join(map(str, reversed(grid)))}; colors: PCA")
             for stage, grid in zip(_STAGES, grids, strict=True)

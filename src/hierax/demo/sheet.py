@@ -54,26 +54,26 @@ def demo_sheet(
     rows: Sequence[Row], *, heading: str, notes: Sequence[str], columns: Sequence[tuple[str, str]]
 ) -> Image.Image:
     """The sheet: all rows on white, under a heading and lines of notes; `columns` has the title and note of each
-    column.
+    column: the photo, its labels, the other images, the neighbors.
     """
-    places = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns) + 1)]
-    words, left = places[1], [places[0], *places[2:]]  # the labels of a photo are beside it
+    places = [_MARGIN + number * (TILE + _GAP) for number in range(len(columns))]
+    left = [places[0], *places[2:]]  # of images
     top = _MARGIN + 52 + 28 * len(notes) + 16
     first = top + 66
-    page = Image.new("RGB", (left[-1] + TILE + _MARGIN, first + _TALL * len(rows)), _PAPER)
+    page = Image.new("RGB", (places[-1] + TILE + _MARGIN, first + _TALL * len(rows)), _PAPER)
     draw = ImageDraw.Draw(page)
     _write(draw, heading, (_MARGIN, _MARGIN - 6), _TITLE)
     for number, note in enumerate(notes):
         _write(draw, note, (_MARGIN, _MARGIN + 46 + 28 * number), _NOTE, _FADED)
-    for x, (title, note) in zip(left, columns, strict=True):
+    for x, (title, note) in zip(places, columns, strict=True):
         _write(draw, title, (x, top), _COLUMN, room=TILE)
-        _write(draw, note, (words if x == left[0] else x, top + 34), _LEAST, _FADED, room=TILE)
+        _write(draw, note, (x, top + 34), _LEAST, _FADED, room=TILE)
     for number, row in enumerate(rows):
         y = first + number * _TALL
         for x, image in zip(left, row.pictures, strict=False):
             page.paste(_square(image), (x, y))
-        _answers(draw, row, (words, y))
-        _write(draw, row.note, (left[-2], y + TILE + 3), _LEAST, _FADED, room=TILE)
+        _answers(draw, row, (places[1], y))
+        _write(draw, row.note, (left[len(row.pictures) - 1], y + TILE + 3), _LEAST, _FADED, room=TILE)
         _neighbors(page, row.neighbors, (left[-1], y))
     return page
 
